@@ -1,0 +1,1 @@
+"""From raw text to an evaluated model in one recipe file."""

@@ -1,0 +1,251 @@
+"""The words the other modules speak: settings, places, stages, tasks and the context of a run."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+from hfpipe.errors import Problem
+from hfpipe.report import DataFacts, Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.metrics.metric import Metric
+
+    Rows = Mapping[str, Sequence[Any]]
+    Columns = Mapping[str, np.ndarray]
+    Batch = dict[str, torch.Tensor]
+
+T = TypeVar("T", bound=str)
+
+
+class Settings(BaseModel):
+    """Checked, frozen settings; the fields are the recipe's keys and their docstrings its reference."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class _Text(str):
+    """A string with a meaning of its own, so that it is found again inside any settings."""
+
+    pattern: ClassVar[str] = r"(?s).+"
+    meant: ClassVar[str] = "text"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def parse(text: str) -> _Text:
+            if not re.fullmatch(cls.pattern, text):
+                raise ValueError(f"{text!r} is not {cls.meant}")
+            return cls(text)
+
+        return core_schema.no_info_after_validator_function(
+            parse, core_schema.str_schema(strict=True), serialization=core_schema.to_string_ser_schema()
+        )
+
+
+class Place(_Text):
+    """Where something lies: `stage:NAME`, `package:DISTRIBUTION/path`, `./path`, `/path` or a Hub id."""
+
+    pattern = (
+        r"stage:[^\s:/]+|package:[^\s:/]+(/.+)?|\.{1,2}/.*|/.+|~/.+|[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?"
+    )
+    meant = "a place: write stage:NAME, package:DISTRIBUTION/path, ./path, /path or a Hub id"
+
+    @property
+    def stage(self) -> str | None:
+        """Name of the stage meant, if one is."""
+        return self[6:] if self.startswith("stage:") else None
+
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """Distribution and the path inside it, if a package is meant."""
+        if not self.startswith("package:"):
+            return None
+        distribution, _, inside = self[8:].partition("/")
+        return distribution, inside
+
+    @property
+    def path(self) -> str | None:
+        """Path on disk, relative to the recipe's folder, if one is meant."""
+        return str(self) if self.startswith((".", "/", "~")) else None
+
+    @property
+    def hub(self) -> tuple[str, str | None] | None:
+        """Hub id and revision (`owner/name@revision`), if the Hub is meant."""
+        if self.stage or self.package or self.path:
+            return None
+        name, _, revision = self.partition("@")
+        return name, revision or None
+
+
+class Code(_Text):
+    """One's own code: `file.py:name`, relative to the recipe; its text is part of the stage's key."""
+
+    pattern = r"[^:]+\.py:[A-Za-z_]\w*"
+    meant = "code of one's own: write file.py:name"
+
+    @property
+    def file(self) -> str:
+        """Path of the file, relative to the recipe's folder."""
+        return self.rpartition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """Name of the function or class inside the file."""
+        return self.rpartition(":")[2]
+
+
+class Glob(_Text):
+    """A path or pattern of local files, relative to the recipe; their content is part of the key."""
+
+
+def collect(value: Any, kind: type[T]) -> Iterator[T]:
+    """Yield every string of one kind (`Place`, `Code`, `Glob`) inside settings, in a fixed order."""
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from collect(getattr(value, name), kind)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from collect(item, kind)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from collect(item, kind)
+
+
+Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+"""`with progress("reading", total) as advance: advance(n)`; shows nothing when total is small or piped."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a stage is given beside its settings."""
+
+    name: str
+    """The stage's name in the recipe."""
+    folder: Path
+    """Where the stage's files belong; `folder / ".work"` is scratch that the store removes at the end."""
+    base: Path
+    """The recipe's folder, against which relative paths are read."""
+    seed: int
+    inputs: Mapping[str, Path]
+    """Name of a stage above → its finished folder."""
+    progress: Progress
+
+    @property
+    def work(self) -> Path:
+        """Scratch that survives a kill and is removed once the stage is done."""
+        return self.folder / ".work"
+
+
+class Stage(Settings, ABC):
+    """One step of a recipe: settings that know how to turn inputs into a folder and a report."""
+
+    version: ClassVar[int]
+    """Raised when the same settings come to mean another output."""
+    distributed: ClassVar[bool] = False
+    """Whether `run` is called in every process, one a device, under Accelerate."""
+    kind: str
+    """Which kind of stage this is."""
+
+    def check(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
+        """Yield what is wrong between this stage and the ones above it, paths relative to the stage.
+
+        `facts` has an entry for each data set stage that is already done.
+        """
+        return iter(())
+
+    def prepare(self, ctx: RunContext) -> None:
+        """Do the work of one process, before any process group exists; may be called again."""
+        return
+
+    @abstractmethod
+    def run(self, ctx: RunContext) -> Report:
+        """Write the stage's files into `ctx.folder`; the first process' report is kept."""
+
+
+class Counted(NamedTuple):
+    """A loss that adds up over micro-batches and processes: divide only at the end."""
+
+    total: torch.Tensor
+    """Sum over the targets, float32, 0-d, differentiable."""
+    count: torch.Tensor
+    """Number of targets, int64, 0-d."""
+
+
+class Task(Settings, ABC):
+    """What is learned: how rows become tensors, and outputs a loss and scores. One file a task."""
+
+    kind: str
+    """Which task this is, as Transformers' pipelines name it."""
+    stages: ClassVar[frozenset[str]] = frozenset({"finetune"})
+    """Kinds of stage that admit it (`pretrain`, `finetune`)."""
+    auto_class: ClassVar[str]
+    """Name of the Transformers auto class that builds the model, as `AutoModelForMaskedLM`."""
+    packed: ClassVar[bool] = False
+    """Whether training examples are cut from one stream of all documents, without padding."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data set that must be there."""
+
+    def check(self, facts: DataFacts) -> Iterator[Problem]:
+        """Yield what the data set lacks for this task, paths relative to the task."""
+        for column in self.columns:
+            if column not in facts.columns:
+                there = ", ".join(sorted(facts.columns))
+                yield Problem(f"the data set has no column {column!r}; it has {there}")
+
+    def head(self, facts: DataFacts) -> dict[str, Any]:
+        """Return the entries of the model's config that the data decide, as `num_labels`."""
+        return {}
+
+    @abstractmethod
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        """Turn a batch of rows into model inputs; pure. Adds `row`, the position within `rows`.
+
+        `input_ids` is a list of integer lists; targets take the column names of the model's forward.
+        A packed task returns whole documents; anything else is cut to the task's length here and
+        counts what it cuts in an integer column `truncated` (tokens a row).
+        """
+
+    @abstractmethod
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        """Pad a list of encoded examples into tensors; pure.
+
+        Each example carries `index` (its position in the encoded split) and `epoch`: anything random
+        is a function of (seed, epoch, index) in training and of (seed, index) in evaluation.
+        """
+
+    @abstractmethod
+    def count(self, batch: Batch) -> torch.Tensor:
+        """Return the number of targets in the batch, int64, 0-d, without running the model."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        """Return the summed loss in nats and its count, never a mean."""
+
+    @abstractmethod
+    def columns_out(self, outputs: Any, batch: Batch) -> Columns:
+        """Return one value a row of the batch: what metrics read and `predictions.parquet` holds."""
+
+    @abstractmethod
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        """Return the metrics that read `columns_out`."""

@@ -1,0 +1,1 @@
+"""Rows from anywhere, cleaned with every loss counted, and split by content."""

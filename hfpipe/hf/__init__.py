@@ -1,0 +1,1 @@
+"""The wall round Transformers, Datasets, Tokenizers and Accelerate."""

@@ -1,0 +1,1 @@
+"""Scores that merge: sums of statistics an example, and the intervals that come with them."""

@@ -1,0 +1,87 @@
+"""What a stage says when it is done: facts, counts that balance, and scores with their uncertainty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Base of everything written as JSON into a stage folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Comparison(Record):
+    """The difference between a model and one baseline on the same examples."""
+
+    baseline: str
+    """Name of the baseline as the recipe writes it."""
+    value: float
+    """The baseline's own score."""
+    low: float
+    """Lower end of the baseline's own interval."""
+    high: float
+    """Upper end of the baseline's own interval."""
+    difference: float
+    """Model minus baseline."""
+    difference_low: float
+    """Lower end of the interval of the difference, from the same resamples for both."""
+    difference_high: float
+    """Upper end of the interval of the difference."""
+    p_value: float
+    """Two-sided p of the paired bootstrap under no difference."""
+
+
+class Score(Record):
+    """One measured number, with the interval and the signature that make it comparable."""
+
+    metric: str
+    """Name of the metric, as in `require`."""
+    value: float
+    """The score over the whole split."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    n: int
+    """How many examples were counted."""
+    higher_is_better: bool
+    """Which way an improvement goes."""
+    signature: str
+    """How the number was made, in sacrebleu's `key:value|key:value` form."""
+    comparisons: list[Comparison] = []
+    """One entry a baseline."""
+
+
+class DataFacts(Record):
+    """What a data set holds, known once its stage is done; later stages are checked against it."""
+
+    columns: dict[str, str]
+    """Column → `string`, `int`, `float`, `label` (one class) or `labels` (a list of classes)."""
+    splits: dict[str, int]
+    """Split → number of rows."""
+    labels: dict[str, list[str]] = {}
+    """Column of classes → their names, in the order of their ids."""
+
+
+class Report(Record):
+    """`report.json`: written last, so that its presence means the stage is done."""
+
+    kind: str
+    """Kind of the stage."""
+    summary: str
+    """One line for the console."""
+    data: DataFacts | None = None
+    """Set by a data set stage."""
+    ledger: dict[str, Any] = {}
+    """Counts of what came in and where it went; they balance."""
+    facts: dict[str, Any] = {}
+    """Anything else worth keeping, as plain JSON."""
+    scores: list[Score] = []
+    """Set by an evaluate stage."""
+    seconds: float = 0.0
+    """Wall time of the stage; filled in by the runner."""
+    versions: dict[str, str] = {}
+    """Installed versions of the libraries that shaped the result; filled in by the runner."""
