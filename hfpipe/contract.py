@@ -1,17 +1,15 @@
-"""The words the other modules speak: settings, places, stages, tasks and the context of a run."""
+"""The words the other modules speak: settings, stages, tasks and the context of a run."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import core_schema
+from pydantic import BaseModel, ConfigDict
 
 from hfpipe.errors import Problem
 from hfpipe.report import DataFacts, Report
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     Columns = Mapping[str, np.ndarray]
     Batch = dict[str, torch.Tensor]
 
-T = TypeVar("T", bound=str)
-
 
 class Settings(BaseModel):
     """Checked, frozen settings; the fields are the recipe's keys and their docstrings its reference."""
@@ -36,95 +32,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
     )
-
-
-class _Text(str):
-    """A string with a meaning of its own, so that it is found again inside any settings."""
-
-    pattern: ClassVar[str] = r"(?s).+"
-    meant: ClassVar[str] = "text"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def parse(text: str) -> _Text:
-            if not re.fullmatch(cls.pattern, text):
-                raise ValueError(f"{text!r} is not {cls.meant}")
-            return cls(text)
-
-        return core_schema.no_info_after_validator_function(
-            parse, core_schema.str_schema(strict=True), serialization=core_schema.to_string_ser_schema()
-        )
-
-
-class Place(_Text):
-    """Where something lies: `stage:NAME`, `package:DISTRIBUTION/path`, `./path`, `/path` or a Hub id."""
-
-    pattern = (
-        r"stage:[^\s:/]+|package:[^\s:/]+(/.+)?|\.{1,2}/.*|/.+|~/.+|[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?"
-    )
-    meant = "a place: write stage:NAME, package:DISTRIBUTION/path, ./path, /path or a Hub id"
-
-    @property
-    def stage(self) -> str | None:
-        """Name of the stage meant, if one is."""
-        return self[6:] if self.startswith("stage:") else None
-
-    @property
-    def package(self) -> tuple[str, str] | None:
-        """Distribution and the path inside it, if a package is meant."""
-        if not self.startswith("package:"):
-            return None
-        distribution, _, inside = self[8:].partition("/")
-        return distribution, inside
-
-    @property
-    def path(self) -> str | None:
-        """Path on disk, relative to the recipe's folder, if one is meant."""
-        return str(self) if self.startswith((".", "/", "~")) else None
-
-    @property
-    def hub(self) -> tuple[str, str | None] | None:
-        """Hub id and revision (`owner/name@revision`), if the Hub is meant."""
-        if self.stage or self.package or self.path:
-            return None
-        name, _, revision = self.partition("@")
-        return name, revision or None
-
-
-class Code(_Text):
-    """One's own code: `file.py:name`, relative to the recipe; its text is part of the stage's key."""
-
-    pattern = r"[^:]+\.py:[A-Za-z_]\w*"
-    meant = "code of one's own: write file.py:name"
-
-    @property
-    def file(self) -> str:
-        """Path of the file, relative to the recipe's folder."""
-        return self.rpartition(":")[0]
-
-    @property
-    def attribute(self) -> str:
-        """Name of the function or class inside the file."""
-        return self.rpartition(":")[2]
-
-
-class Glob(_Text):
-    """A path or pattern of local files, relative to the recipe; their content is part of the key."""
-
-
-def collect(value: Any, kind: type[T]) -> Iterator[T]:
-    """Yield every string of one kind (`Place`, `Code`, `Glob`) inside settings, in a fixed order."""
-    if isinstance(value, kind):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from collect(getattr(value, name), kind)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from collect(item, kind)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from collect(item, kind)
 
 
 Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hfpipe.contract import Code, Glob, Place, RunContext, Settings, Stage
+from hfpipe.contract import RunContext, Settings, Stage
+from hfpipe.places import Code, Glob, Place
 from hfpipe.report import Report
 
 

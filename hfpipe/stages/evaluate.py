@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from hfpipe.contract import Place, RunContext, Settings, Stage, Task
+from hfpipe.contract import RunContext, Settings, Stage, Task
+from hfpipe.places import DataPlace, ModelPlace, Place
 from hfpipe.report import Report
 
 
@@ -25,9 +26,9 @@ class Evaluate(Stage):
     version: ClassVar[int] = 1
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
-    model: Place
+    model: ModelPlace
     """The model to measure."""
-    data: Place
+    data: DataPlace
     """Data set that has the split."""
     split: str = "test"
     """Split to measure on."""

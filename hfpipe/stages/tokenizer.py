@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hfpipe.contract import Place, RunContext, Stage
+from hfpipe.contract import RunContext, Stage
+from hfpipe.places import DataPlace, TokenizerPlace
 from hfpipe.report import Report
 
 
@@ -15,14 +16,19 @@ class Tokenizer(Stage):
 
     version: ClassVar[int] = 1
     kind: Literal["tokenizer"] = "tokenizer"
-    data: Place
+    data: DataPlace
     """Data set whose train split is learned from; validation text is what the report measures."""
     text: list[str] = ["text"]
     """Columns to read."""
     algorithm: Literal["wordpiece", "bpe", "unigram"] | None = None
     """How pieces are learned; `bpe` works on bytes and knows every text."""
-    tokenizer: Place | None = None
+    tokenizer: TokenizerPlace | None = None
     """An existing tokenizer to take instead of training one."""
+    style: Literal["bert", "gpt", "t5"] | None = None
+    """Special tokens: `bert` ([CLS] … [SEP], [MASK]), `gpt` (<|endoftext|>), `t5` (… </s>, <extra_id_0>).
+
+    By default the one that goes with the algorithm, in the order above.
+    """
     vocab_size: int = Field(default=8192, ge=16)
     """Pieces, special tokens included."""
     min_frequency: int = Field(default=2, ge=1)

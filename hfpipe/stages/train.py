@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from hfpipe.contract import Place, RunContext, Settings, Stage, Task
+from hfpipe.contract import RunContext, Settings, Stage, Task
+from hfpipe.places import DataPlace, ModelPlace, TokenizerPlace
 from hfpipe.report import Report
 
 
@@ -26,11 +27,11 @@ class _Train(Stage):
     distributed: ClassVar[bool] = True
     task: SerializeAsAny[Task]
     """What is learned: a task's name, or a mapping with `kind` and its options."""
-    data: Place
+    data: DataPlace
     """Data set with a train split; a validation split is evaluated where there is one."""
-    model: Place | dict[str, Any]
+    model: ModelPlace | dict[str, Any]
     """A place to go on from, or a mapping (`type` and config entries) for a model from nothing."""
-    tokenizer: Place | None = None
+    tokenizer: TokenizerPlace | None = None
     """Tokenizer; by default the one that lies with the model."""
     training: dict[str, Any] = {}
     """Transformers' TrainingArguments by name, and `budget`, `bf16: auto`, `compile: auto`."""

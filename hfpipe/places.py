@@ -1,0 +1,159 @@
+"""Where things lie: places, code and files as a recipe writes them, and the paths they mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+from hfpipe.errors import DataError
+
+T = TypeVar("T", bound=str)
+
+
+class _Text(str):
+    """A string with a meaning of its own, so that it is found again inside any settings."""
+
+    pattern: ClassVar[str] = r"(?s).+"
+    meant: ClassVar[str] = "text"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def parse(text: str) -> _Text:
+            if not re.fullmatch(cls.pattern, text):
+                raise ValueError(f"{text!r} is not {cls.meant}")
+            return cls(text)
+
+        return core_schema.no_info_after_validator_function(
+            parse, core_schema.str_schema(strict=True), serialization=core_schema.to_string_ser_schema()
+        )
+
+
+class Place(_Text):
+    """Where something lies: `stage:NAME`, `package:DISTRIBUTION/path`, `./path`, `/path` or a Hub id."""
+
+    pattern = (
+        r"stage:[^\s:/]+|package:[^\s:/]+(/.+)?|\.{1,2}/.*|/.+|~/.+|[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?"
+    )
+    kinds: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of stage that give what is asked for; empty when any does."""
+    meant = "a place: write stage:NAME, package:DISTRIBUTION/path, ./path, /path or a Hub id"
+
+    @property
+    def stage(self) -> str | None:
+        """Name of the stage meant, if one is."""
+        return self[6:] if self.startswith("stage:") else None
+
+    @property
+    def package(self) -> tuple[str, str] | None:
+        """Distribution and the path inside it, if a package is meant."""
+        if not self.startswith("package:"):
+            return None
+        distribution, _, inside = self[8:].partition("/")
+        return distribution, inside
+
+    @property
+    def path(self) -> str | None:
+        """Path on disk, relative to the recipe's folder, if one is meant."""
+        return str(self) if self.startswith((".", "/", "~")) else None
+
+    @property
+    def hub(self) -> tuple[str, str | None] | None:
+        """Hub id and revision (`owner/name@revision`), if the Hub is meant."""
+        if self.stage or self.package or self.path:
+            return None
+        name, _, revision = self.partition("@")
+        return name, revision or None
+
+
+class DataPlace(Place):
+    """A place of a data set."""
+
+    kinds = frozenset({"dataset"})
+
+
+class ModelPlace(Place):
+    """A place of a model."""
+
+    kinds = frozenset({"pretrain", "finetune"})
+
+
+class TokenizerPlace(Place):
+    """A place of a tokenizer; a trained model's folder holds one too."""
+
+    kinds = frozenset({"tokenizer", "pretrain", "finetune"})
+
+
+class Code(_Text):
+    """One's own code: `file.py:name`, relative to the recipe; its text is part of the stage's key."""
+
+    pattern = r"[^:]+\.py:[A-Za-z_]\w*"
+    meant = "code of one's own: write file.py:name"
+
+    @property
+    def file(self) -> str:
+        """Path of the file, relative to the recipe's folder."""
+        return self.rpartition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """Name of the function or class inside the file."""
+        return self.rpartition(":")[2]
+
+
+class Glob(_Text):
+    """A path or pattern of local files, relative to the recipe; their content is part of the key."""
+
+
+def collect(
+    value: Any, kind: type[T], path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], T]]:
+    """Yield (path of keys, string) for every string of one kind inside settings, in a fixed order."""
+    if isinstance(value, kind):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from collect(getattr(value, name), kind, (*path, name))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from collect(item, kind, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from collect(item, kind, (*path, number))
+
+
+def locate(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
+    """Return the file or folder a place means, or None for a Hub id; never touches the network.
+
+    `base` is the recipe's folder, `inputs` maps the stages above to their folders.
+    Raises DataError when a package is not installed or the path is not there.
+    """
+    if place.stage is not None:
+        return inputs[place.stage]
+    if place.package is not None:
+        return in_package(*place.package)
+    if place.path is None:
+        return None
+    path = (base / Path(place.path).expanduser()).resolve()
+    if not path.exists():
+        raise DataError(f"{place}: there is no {path}; mend the path, which is read relative to {base}")
+    return path
+
+
+def in_package(name: str, inside: str) -> Path:
+    """Return a file or folder inside an installed distribution, without importing it.
+
+    Raises DataError when the distribution is not installed or has no such file.
+    """
+    try:
+        path = Path(str(distribution(name).locate_file(inside)))
+    except PackageNotFoundError:
+        raise DataError(f"package:{name} is not installed; pip install {name}") from None
+    if not path.exists():
+        raise DataError(f"package:{name}/{inside}: {name} is installed but holds no {inside}")
+    return path
