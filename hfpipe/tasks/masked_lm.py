@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from hfpipe.contract import Counted, Task
+from hfpipe.contract import Task
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.metrics.metric import Metric
-    from hfpipe.report import DataFacts
+    pass
 
 
 class MaskedLM(Task):
