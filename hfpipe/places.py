@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from glob import glob
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,13 +22,15 @@ class _Text(str):
 
     pattern: ClassVar[str] = r"(?s).+"
     meant: ClassVar[str] = "text"
+    prefix: ClassVar[str] = ""
+    """Put in front where the key that holds the text already says it."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def parse(text: str) -> _Text:
             if not re.fullmatch(cls.pattern, text):
                 raise ValueError(f"{text!r} is not {cls.meant}")
-            return cls(text)
+            return cls(cls.prefix + text.removeprefix(cls.prefix))
 
         return core_schema.no_info_after_validator_function(
             parse, core_schema.str_schema(strict=True), serialization=core_schema.to_string_ser_schema()
@@ -75,6 +78,22 @@ class DataPlace(Place):
     """A place of a data set."""
 
     kinds = frozenset({"dataset"})
+
+
+class StageSource(DataPlace):
+    """A stage above, under a key that says so: `{stage: wiki}`."""
+
+    pattern = r"(stage:)?[^\s:/]+"
+    meant = "the name of a stage"
+    prefix = "stage:"
+
+
+class PackageSource(DataPlace):
+    """A data file inside an installed package, under a key that says so: `{package: DIST/path}`."""
+
+    pattern = r"(package:)?[^\s:/]+/.+"
+    meant = "a file inside a package: write DISTRIBUTION/path"
+    prefix = "package:"
 
 
 class ModelPlace(Place):
@@ -157,3 +176,9 @@ def in_package(name: str, inside: str) -> Path:
     if not path.exists():
         raise DataError(f"package:{name}/{inside}: {name} is installed but holds no {inside}")
     return path
+
+
+def matches(pattern: Glob, base: Path) -> list[Path]:
+    """Return the files a pattern means, sorted; empty when there are none."""
+    absolute = base / Path(pattern).expanduser()
+    return sorted(Path(path) for path in glob(str(absolute), recursive=True))

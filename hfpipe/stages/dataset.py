@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from hfpipe.contract import RunContext, Settings, Stage
-from hfpipe.places import Code, Glob, Place
+from hfpipe.places import Code, Glob, PackageSource, Place, StageSource
 from hfpipe.report import Report
 
 
@@ -22,13 +22,13 @@ class Source(Settings):
     """With `hub`: a branch, tag or commit."""
     files: Glob | list[Glob] | dict[str, Glob | list[Glob]] | None = None
     """Local files or patterns; a mapping of split → files keeps those splits."""
-    package: str | None = None
+    package: PackageSource | None = None
     """`DISTRIBUTION/path`: a data file inside an installed Python package."""
     python: Code | None = None
     """`file.py:function`: a function that yields rows as mappings."""
     reads: list[Place] = []
     """With `python`: places handed to the function as paths, one argument each; a change in them reruns."""
-    stage: str | None = None
+    stage: StageSource | None = None
     """Name of a data set stage above, to clean or split it further."""
     format: Literal["txt", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] | None = None
     """Format of the files; by default told from the ending."""
