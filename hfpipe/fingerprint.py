@@ -1,0 +1,74 @@
+"""Digests of local files and folders, remembered so that a large corpus is read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from hfpipe.errors import DataError
+
+SETTLED = 2_000_000_000
+"""Nanoseconds a file must have been left alone before its times vouch for its content (git's rule)."""
+
+
+class Digests:
+    """Content digests of files and folders, kept beside the runs and trusted while times and sizes agree."""
+
+    def __init__(self, memory: Path | None = None) -> None:
+        self._memory = memory
+        self._known: dict[str, list[str | int]] = {}
+        if memory is not None:
+            with suppress(OSError, ValueError):
+                self._known = json.loads(memory.read_text(encoding="utf-8"))
+
+    def of(self, path: Path) -> str:
+        """Return the sha256 (hex) of a file, or of a folder's relative paths and contents.
+
+        Raises DataError when a file cannot be read.
+        """
+        if not path.is_dir():
+            return self._of_file(path)
+        parts = [
+            f"{item.relative_to(path).as_posix()}\0{self._of_file(item)}\n"
+            for item in sorted(path.rglob("*"))
+            if item.is_file()
+        ]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def _of_file(self, path: Path) -> str:
+        try:
+            stat = path.stat()
+            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            known = self._known.get(str(path))
+            if known is not None and known[1:] == stamp:
+                return str(known[0])
+            digest = _sha256(path)
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); mend the path or its permissions"
+            ) from None
+        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED:
+            self._known[str(path)] = [digest, *stamp]
+        return digest
+
+    def save(self) -> None:
+        """Remember the digests for the next run; a folder that cannot be written is no failure."""
+        if self._memory is None or not self._known:
+            return
+        with suppress(OSError):
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            part = self._memory.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(self._known), encoding="utf-8")
+            part.replace(self._memory)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""Stages on disk: what names a folder, what makes it finished, and who may write it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from hfpipe.contract import Stage
+from hfpipe.errors import StageError
+from hfpipe.fingerprint import Digests
+from hfpipe.places import Code, Glob, Place, collect, locate, matches
+from hfpipe.report import Record, Report
+
+R = TypeVar("R", bound=Record)
+KEY_LENGTH = 12
+
+
+class Identity(Record):
+    """Everything that decides what a stage leaves behind."""
+
+    kind: str
+    """Kind of the stage."""
+    version: int
+    """Version of the stage's code."""
+    seed: int
+    """The recipe's seed."""
+    settings: dict[str, Any]
+    """The settings with every default filled in."""
+    files: dict[str, str]
+    """Local files, packages and own code, as the recipe writes them → digest of their content."""
+    inputs: dict[str, str]
+    """Stages above that are read → their keys."""
+
+    @property
+    def key(self) -> str:
+        """Hex key of the folder."""
+        text = json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+class StageFile(Record):
+    """`stage.json`: the identity, and what another process needs to take the stage up."""
+
+    name: str
+    """The stage's name in the recipe."""
+    base: str
+    """The recipe's folder, against which relative paths are read."""
+    folders: dict[str, str]
+    """Stages above that are read → their folders' names, beside this one."""
+    identity: Identity
+    """What the key is made of."""
+
+
+def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], digests: Digests) -> Identity:
+    """Return what decides the stage's output; `keys` has the key of every stage above.
+
+    Raises DataError when a local place is not there.
+    """
+    files: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    for _, place in collect(stage, Place):
+        if place.stage is not None:
+            inputs[place.stage] = keys[place.stage]
+        elif (path := locate(place, base, {})) is not None:
+            files[place] = digests.of(path)
+    for _, code in collect(stage, Code):
+        files[code.file] = digests.of(base / code.file)
+    for _, pattern in collect(stage, Glob):
+        for path in matches(pattern, base):
+            files[os.path.relpath(path, base)] = digests.of(path)
+    return Identity(
+        kind=stage.kind,
+        version=type(stage).version,
+        seed=seed,
+        settings=stage.model_dump(mode="json"),
+        files=dict(sorted(files.items())),
+        inputs=dict(sorted(inputs.items())),
+    )
+
+
+class Store:
+    """The folders of one recipe's stages, `ROOT/NAME-KEY`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: str, key: str) -> Path:
+        """Return where a stage with this key lies, whether it is there or not."""
+        return self.root / f"{name}-{key}"
+
+    def others(self, name: str, key: str) -> list[Path]:
+        """Return finished folders of the stage under other keys, newest first."""
+        found = [
+            path
+            for path in self.root.glob(f"{name}-{'[0-9a-f]' * KEY_LENGTH}")
+            if done(path) and path.name != f"{name}-{key}"
+        ]
+        return sorted(found, key=lambda path: (path / "report.json").stat().st_mtime, reverse=True)
+
+    @contextmanager
+    def lock(self, folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Hold the folder alone; calls `waiting` with who holds it when that is somebody else.
+
+        The operating system frees the lock when its holder dies, however it dies.
+        """
+        place = self.root / ".locks" / folder.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        owner = place.with_suffix(".owner")
+        lock = FileLock(place.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting(_read(owner) or "another process")
+            lock.acquire()
+        try:
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def begin(self, folder: Path, file: StageFile) -> None:
+        """Make the folder ready to be written: what an earlier try left there goes, its scratch stays."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for item in folder.iterdir():
+            if item.name == ".work":
+                continue
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        (folder / ".work").mkdir(exist_ok=True)
+        write_whole(folder / "stage.json", file.model_dump_json(indent=1))
+
+    def finish(self, folder: Path, report: Report) -> None:
+        """Write the report, which marks the stage as done, and remove its scratch."""
+        write_whole(folder / "report.json", report.model_dump_json(indent=1))
+        shutil.rmtree(folder / ".work", ignore_errors=True)
+
+
+def done(folder: Path) -> bool:
+    """Tell whether the stage in this folder was finished."""
+    return (folder / "report.json").is_file()
+
+
+def read_report(folder: Path) -> Report:
+    """Return a finished stage's report. Raises StageError when it is damaged."""
+    return _parse(folder / "report.json", Report)
+
+
+def read_stage(folder: Path) -> StageFile:
+    """Return what a stage folder was begun with. Raises StageError when it is damaged or no stage's."""
+    return _parse(folder / "stage.json", StageFile)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, even through a power cut."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _parse(path: Path, model: type[R]) -> R:
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"{path}: cannot be read ({_first_line(error)}); delete {path.parent} to make it anew"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
