@@ -8,6 +8,7 @@ sentence statistics (Post, 2018).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -24,9 +25,14 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool] = True
 
     @property
+    def family(self) -> Hashable:
+        """Metrics of one family have the same `stats`, which a tally then makes and keeps only once."""
+        return self.name
+
+    @property
     @abstractmethod
     def signature(self) -> str:
-        """How the number is made, as `key:value|key:value`, library versions included."""
+        """What defines the number, as `name|key:value|key:value`; a tally adds interval and version."""
 
     @abstractmethod
     def stats(self, columns: Columns) -> np.ndarray:
@@ -35,3 +41,41 @@ class Metric(ABC):
     @abstractmethod
     def value(self, sums: np.ndarray) -> np.ndarray:
         """Turn summed statistics into scores: shape (..., k) → (...)."""
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Divide, with 0 for 0/0, as scikit-learn's `zero_division` does by default."""
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
+
+
+class Mean(Metric):
+    """Base of the scores that are a mean over examples."""
+
+    @abstractmethod
+    def each(self, columns: Columns) -> np.ndarray:
+        """Return the number whose mean is the score: one an example, shape (n,)."""
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}|average:examples"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        each = np.asarray(self.each(columns), dtype=np.float64)
+        return np.stack([each, np.ones_like(each)], axis=1)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 0], sums[..., 1])
+
+
+class Loss(Mean):
+    """The mean loss of an example in nats, from the column `nats`."""
+
+    higher_is_better = False
+    name = "loss"
+
+    @property
+    def signature(self) -> str:
+        return "loss|unit:nats|average:examples"
+
+    def each(self, columns: Columns) -> np.ndarray:
+        return columns["nats"]

@@ -1,0 +1,89 @@
+"""Scores of language models, masked or causal: always a sum over a sum, never a mean of means."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from math import log
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hfpipe.metrics.metric import Metric, ratio
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+
+
+def language_modelling(*, bytes_known: bool = False) -> list[Metric]:
+    """Return the metrics of a language model.
+
+    They read `nats` (summed loss), `tokens` (targets) and `correct` (targets guessed right), all of shape
+    (n,); with `bytes_known` also `bytes` (UTF-8 bytes of the text, all of whose tokens must be targets).
+    """
+    metrics: list[Metric] = [Perplexity(), TokenLoss(), TokenAccuracy()]
+    return [*metrics, BitsPerByte()] if bytes_known else metrics
+
+
+class _Tokens(Metric):
+    """Base of the scores a target token."""
+
+    @property
+    def family(self) -> Hashable:
+        return "tokens"
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}|average:tokens"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        return np.stack([columns["nats"], columns["correct"], columns["tokens"]], axis=1).astype(np.float64)
+
+
+class Perplexity(_Tokens):
+    """exp of the summed nats over the number of target tokens."""
+
+    higher_is_better = False
+    name = "perplexity"
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return np.exp(sums[..., 0] / sums[..., 2])
+
+
+class TokenLoss(_Tokens):
+    """Nats a target token."""
+
+    higher_is_better = False
+    name = "loss"
+
+    @property
+    def signature(self) -> str:
+        return "loss|unit:nats|average:tokens"
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return sums[..., 0] / sums[..., 2]
+
+
+class TokenAccuracy(_Tokens):
+    """Share of target tokens guessed right."""
+
+    name = "accuracy"
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 1], sums[..., 2])
+
+
+class BitsPerByte(Metric):
+    """Bits needed for a byte of the text, which compares models over tokenizers."""
+
+    higher_is_better = False
+    name = "bits_per_byte"
+
+    @property
+    def signature(self) -> str:
+        return "bits_per_byte|average:bytes"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        return np.stack([columns["nats"], columns["bytes"]], axis=1).astype(np.float64)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return sums[..., 0] / sums[..., 1] / log(2)
