@@ -69,10 +69,12 @@ class Stage(Settings, ABC):
     kind: str
     """Which kind of stage this is."""
 
-    def check(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
+    def check(
+        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    ) -> Iterator[Problem]:
         """Yield what is wrong between this stage and the ones above it, paths relative to the stage.
 
-        `facts` has an entry for each data set stage that is already done.
+        `facts` has an entry for each data set stage that is already done; `base` is the recipe's folder.
         """
         return iter(())
 

@@ -1,0 +1,68 @@
+"""Finds and loads a person's own code, named as `file.py:name` in a recipe; nothing else is executed."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from hfpipe.errors import DataError
+from hfpipe.places import Code
+
+
+def find_code(code: Code, base: Path) -> Path:
+    """Return the file of one's own code once it is known to define the name; executes nothing.
+
+    `base` is the recipe's folder. Raises DataError when the file is missing, is not Python or lacks the name.
+    """
+    file = (base / code.file).resolve()
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{code}: there is no {file}; mend the path, read relative to {base}") from None
+    except OSError as error:
+        raise DataError(f"{code}: {file} cannot be read: {error.strerror}") from None
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise DataError(f"{code}: {file}{line} is not Python: {getattr(error, 'msg', error)}") from None
+    names = _defined(tree)
+    if code.attribute not in names:
+        close = difflib.get_close_matches(code.attribute, names, n=1)
+        tail = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"{code}: {file} defines no {code.attribute!r}{tail}")
+    return file
+
+
+def load_code(code: Code, base: Path) -> Any:
+    """Execute the file and return the function or class named; raises DataError in one line."""
+    file = find_code(code, base)
+    # The path is part of the name, so that two recipes' `task.py` do not stand in for one another.
+    name = f"hfpipe_own_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, code.attribute)
+    except Exception as error:  # whatever the person's code raises, they get one line
+        raise DataError(f"{code}: {file} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Return the names a module binds at its top level."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        else:
+            names |= {
+                n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+            }
+            names |= {n.name for n in ast.walk(node) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    return names

@@ -1,0 +1,161 @@
+"""Names from other tools and older Transformers, and what they are called here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hfpipe.recipe.words import Keys
+
+
+@dataclass(frozen=True)
+class Name:
+    """Where a foreign name belongs in a recipe."""
+
+    target: str = ""
+    """The key to write, from the stage on, as `training.learning_rate`; empty when there is none."""
+    note: str = ""
+    """What else to know: another meaning, or why there is no such key."""
+
+
+_BATCH = Name("training.per_device_train_batch_size")
+_EVAL_BATCH = Name("training.per_device_eval_batch_size")
+_LENGTH = Name("task.length")
+_EPOCHS = Name("training.num_train_epochs")
+_RATE = Name("training.learning_rate")
+_MODEL = Name("model")
+_HUB_DATA = Name("source.hub", "in a stage of kind dataset")
+_FILES = Name("source.files", "in a stage of kind dataset")
+_SPLIT = Name("split", "in a stage of kind dataset")
+_ADAPTER = Name("", "hfpipe trains all weights and has no adapters; delete it")
+_QUANTIZED = Name("", "hfpipe does not train quantized models; delete it")
+_BY_LENGTH = Name("", "hfpipe groups by length by itself; delete it")
+_FOLDER = Name("", "each stage has its own folder under --runs; delete it")
+_HARDWARE = Name("", "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE")
+
+NAMES: dict[str, Name] = {
+    "micro_batch_size": _BATCH,
+    "batch_size": _BATCH,
+    "train_batch_size": _BATCH,
+    "per_gpu_train_batch_size": _BATCH,
+    "per_gpu_eval_batch_size": _EVAL_BATCH,
+    "eval_batch_size": _EVAL_BATCH,
+    "sequence_len": _LENGTH,
+    "sequence_length": _LENGTH,
+    "seq_length": _LENGTH,
+    "seq_len": _LENGTH,
+    "cutoff_len": _LENGTH,
+    "max_seq_length": _LENGTH,
+    "max_seq_len": _LENGTH,
+    "max_length": _LENGTH,
+    "max_source_length": _LENGTH,
+    "block_size": _LENGTH,
+    "num_epochs": _EPOCHS,
+    "epochs": _EPOCHS,
+    "num_steps": Name("training.max_steps"),
+    "max_steps_per_epoch": Name("training.max_steps"),
+    "lr": _RATE,
+    "lr_scheduler": Name("training.lr_scheduler_type"),
+    "scheduler": Name("training.lr_scheduler_type"),
+    "warmup_ratio": Name("training.warmup_steps", "a number below 1 is a share, as warmup_steps: 0.06"),
+    "num_warmup_steps": Name("training.warmup_steps"),
+    "optimizer": Name("training.optim"),
+    "gradient_accumulation": Name("training.gradient_accumulation_steps"),
+    "grad_accum": Name("training.gradient_accumulation_steps"),
+    "accumulate_grad_batches": Name("training.gradient_accumulation_steps"),
+    "clip_grad_norm": Name("training.max_grad_norm"),
+    "gradient_clipping": Name("training.max_grad_norm"),
+    "evaluation_strategy": Name("training.eval_strategy"),
+    "evals_per_epoch": Name("training.eval_steps"),
+    "saves_per_epoch": Name("training.save_steps"),
+    "val_set_size": Name("split.validation", "in a stage of kind dataset"),
+    "val_size": Name("split.validation", "in a stage of kind dataset"),
+    "validation_split_percentage": Name("split.validation", "in a stage of kind dataset, as 0.05"),
+    "early_stopping_patience": Name("early_stopping.patience"),
+    "early_stopping_threshold": Name("early_stopping.threshold"),
+    "base_model": _MODEL,
+    "model_name": _MODEL,
+    "model_name_or_path": _MODEL,
+    "pretrained_model_name_or_path": _MODEL,
+    "config_name": Name("model.type"),
+    "model_type": Name("model.type"),
+    "config_overrides": Name("model", "write the entries of the config there as a mapping"),
+    "tokenizer_name": Name("tokenizer"),
+    "tokenizer_config": Name("tokenizer"),
+    "tokenizer_type": Name("tokenizer"),
+    "dataset": Name("data"),
+    "dataset_name": _HUB_DATA,
+    "datasets": _HUB_DATA,
+    "dataset_config_name": Name("source.config", "in a stage of kind dataset"),
+    "task_name": _HUB_DATA,
+    "train_file": _FILES,
+    "validation_file": _FILES,
+    "test_file": _FILES,
+    "data_files": _FILES,
+    "text_column_name": Name("columns.text", "in a stage of kind dataset"),
+    "text_column_names": Name("columns.text", "in a stage of kind dataset"),
+    "label_column_name": Name("columns.label", "in a stage of kind dataset"),
+    "max_train_samples": Name("limit", "in a stage of kind dataset"),
+    "max_samples": Name("limit", "in a stage of kind dataset"),
+    "mlm_probability": Name("task.mask"),
+    "mlm": Name("task.kind", "as masked-lm"),
+    "objective": Name("task.kind"),
+    "stage": Name("task.kind"),
+    "line_by_line": Name("", "pretraining packs whole documents; delete it"),
+    "pad_to_max_length": Name("", "hfpipe pads as little as it can; delete it"),
+    "sample_packing": Name("", "pretraining packs without padding by itself; delete it"),
+    "packing": Name("", "pretraining packs without padding by itself; delete it"),
+    "group_by_length": _BY_LENGTH,
+    "output_dir": _FOLDER,
+    "overwrite_output_dir": _FOLDER,
+    "overwrite_cache": Name("", "what has changed is made again by itself; delete it"),
+    "logging_dir": Name("", "Transformers 5 has no such argument; set TENSORBOARD_LOGGING_DIR or delete it"),
+    "save_safetensors": Name("", "weights are always safetensors; delete it"),
+    "save_strategy_steps": Name("training.save_steps"),
+    "no_cuda": _HARDWARE,
+    "num_gpus": _HARDWARE,
+    "num_processes": _HARDWARE,
+    "device": _HARDWARE,
+    "deepspeed_config": _HARDWARE,
+    "sharded_ddp": _HARDWARE,
+    "fp16_opt_level": Name("training.fp16"),
+    "fp16_backend": Name("training.fp16"),
+    "half_precision_backend": Name("training.bf16"),
+    "mixed_precision": Name("training.bf16"),
+    "use_mps_device": Name("", "the device is found by itself; delete it"),
+    "jit_mode_eval": Name("training.compile"),
+    "torchdynamo": Name("training.compile"),
+    "flash_attention": Name("model.attn_implementation", "with model a mapping"),
+    "flash_attn": Name("model.attn_implementation", "with model a mapping"),
+    "wandb_project": Name("training.report_to", "wandb; the project is WANDB_PROJECT in the environment"),
+    "use_wandb": Name("training.report_to", "as wandb"),
+    "use_auth_token": Name("training.hub_token"),
+    "push_to_hub_model_id": Name("training.hub_model_id"),
+    "push_to_hub_token": Name("training.hub_token"),
+    "adapter": _ADAPTER,
+    "finetuning_type": _ADAPTER,
+    "lora_r": _ADAPTER,
+    "lora_rank": _ADAPTER,
+    "lora_alpha": _ADAPTER,
+    "lora_dropout": _ADAPTER,
+    "lora_target": _ADAPTER,
+    "lora_target_modules": _ADAPTER,
+    "lora_target_linear": _ADAPTER,
+    "peft": _ADAPTER,
+    "load_in_4bit": _QUANTIZED,
+    "load_in_8bit": _QUANTIZED,
+    "quantization_bit": _QUANTIZED,
+}
+
+
+def hint(name: str, above: Keys) -> str | None:
+    """Say what a foreign name is called here, seen from the mapping it stands in; None when unknown."""
+    known = NAMES.get(name.lower())
+    if known is None:
+        return None
+    if not known.target:
+        return known.note
+    section, _, key = known.target.rpartition(".")
+    target = key if section and str(above[-1:][0] if above else "") == section else known.target
+    if target == name:
+        return None
+    return f"write {target!r}" + (f" ({known.note})" if known.note else "")

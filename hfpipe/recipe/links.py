@@ -1,0 +1,100 @@
+"""Follows every place a recipe names: stages above, local paths, packages, code and Hub ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hfpipe.contract import Stage
+from hfpipe.errors import DataError, Problem
+from hfpipe.own_code import find_code
+from hfpipe.places import Code, Place, collect, locate
+from hfpipe.recipe.source import Document
+from hfpipe.recipe.words import Keys, listed, meant
+
+
+def problems(document: Document, stages: Mapping[str, Stage], base: Path) -> Iterator[Problem]:
+    """Yield what leads nowhere; a stage that is itself wrong has only its `stage:` names followed."""
+    raw = document.data.get("stages")
+    if not isinstance(raw, dict):
+        return
+    kinds = {name: entry.get("kind") if isinstance(entry, dict) else None for name, entry in raw.items()}
+    above: list[str] = []
+    for name in raw:
+        path = ("stages", name)
+        stage = stages.get(name)
+        found = collect(stage, Place) if stage else _stage_names(raw[name], ())
+        for keys, place in found:
+            yield from _place(place, (*path, *keys), above, kinds, base)
+        for keys, code in collect(stage, Code):
+            yield from _code(code, (*path, *keys), base)
+        above.append(name)
+
+
+def _stage_names(value: Any, path: Keys) -> Iterator[tuple[Keys, Place]]:
+    if isinstance(value, str) and value.startswith("stage:"):
+        yield path, Place(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _stage_names(item, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _stage_names(item, (*path, number))
+
+
+def _place(
+    place: Place, path: Keys, above: list[str], kinds: Mapping[str, Any], base: Path
+) -> Iterator[Problem]:
+    if place.stage is not None:
+        yield from _stage(place, place.stage, path, above, kinds)
+        return
+    try:
+        found = locate(place, base, {})
+    except DataError as error:
+        yield Problem(str(error), path)
+        return
+    if found is None and place.hub is not None:
+        yield from _hub(place, *place.hub, path, base)
+
+
+def _stage(
+    place: Place, name: str, path: Keys, above: list[str], kinds: Mapping[str, Any]
+) -> Iterator[Problem]:
+    if name == path[1]:
+        yield Problem(f"stage {name!r} names itself; name a stage above", path)
+    elif name not in kinds:
+        fit = [other for other in above if not place.kinds or kinds[other] in place.kinds]
+        tail = meant(name, above) if above else "; no stage stands above this one"
+        yield Problem(f"there is no stage {name!r} above{tail if fit or not above else ''}", path)
+    elif name not in above:
+        yield Problem(f"stage {name!r} stands below; move it above {path[1]!r}", path)
+    elif place.kinds and isinstance(kinds[name], str) and kinds[name] not in place.kinds:
+        wanted = listed(sorted(place.kinds), "or")
+        yield Problem(f"stage {name!r} is of kind {kinds[name]!r}; {path[2]!r} takes {wanted}", path)
+
+
+def _code(code: Code, path: Keys, base: Path) -> Iterator[Problem]:
+    try:
+        find_code(code, base)
+    except DataError as error:
+        yield Problem(str(error), path)
+
+
+def _hub(place: Place, name: str, revision: str | None, path: Keys, base: Path) -> Iterator[Problem]:
+    """A Hub id cannot be checked without a network, but a slip or a missing copy can."""
+    if (base / name).exists():
+        yield Problem(
+            f"{place!r} is a Hub id, but {name} lies beside the recipe; did you mean './{name}'?", path
+        )
+    elif os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        for file in ("config.json", "tokenizer_config.json", "README.md"):
+            if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
+                return
+        cache = constants.HF_HUB_CACHE
+        yield Problem(
+            f"{place}: HF_HUB_OFFLINE is set and {cache} holds no copy; download it once, or unset it", path
+        )

@@ -1,0 +1,199 @@
+"""Turns a recipe file into checked stages, or into every problem it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hfpipe.contract import Stage, Task
+from hfpipe.errors import DataError, Problem, RecipeError, Spot
+from hfpipe.own_code import load_code
+from hfpipe.places import Code
+from hfpipe.recipe import links, model, source, training
+from hfpipe.recipe.overrides import apply
+from hfpipe.recipe.settings import mistakes, unknown
+from hfpipe.recipe.source import Document, KeyProblem
+from hfpipe.recipe.words import Keys, described, dotted, inside, listed, meant
+from hfpipe.report import DataFacts
+
+_KEYS = ("name", "seed", "stages")
+_SEED = 42  # the Trainer's own default
+_PASSED_ON = {"training": training.problems, "model": model.problems}
+"""Settings that are passed on to Transformers, and so are checked against the installed version."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe whose every key is known and whose stages fit together."""
+
+    path: Path
+    name: str
+    seed: int
+    stages: dict[str, Stage]
+    """In the order in which they run."""
+    document: Document = field(repr=False, compare=False)
+
+    @property
+    def base(self) -> Path:
+        """The recipe's folder, against which paths in it are read."""
+        return self.path.parent
+
+    def spot(self, path: Keys) -> Spot | None:
+        """Return where a key or value stands in the file, or its nearest ancestor that is there."""
+        return self.document.spot(path)
+
+
+def load(
+    path: Path,
+    *,
+    kinds: Mapping[str, type[Stage]],
+    tasks: Mapping[str, type[Task]],
+    overrides: Sequence[str] = (),
+    facts: Mapping[str, DataFacts] | None = None,
+) -> Recipe:
+    """Read and check a recipe; `overrides` are `stage.key=value`, `facts` what finished data sets hold.
+
+    Raises RecipeError with every problem found, in the order of the file.
+    """
+    document = source.read(path)
+    apply(document, overrides)
+    reader = _Reader(document, kinds, tasks)
+    name, seed, stages = reader.read()
+    recipe = Recipe(path, name, seed, stages, document)
+    problems = [*document.problems, *reader.problems]
+    problems += [document.place(problem) for problem in links.problems(document, stages, recipe.base)]
+    problems += check_facts(recipe, facts or {})
+    if problems:
+        raise RecipeError(sorted(problems, key=_order))
+    return recipe
+
+
+def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]:
+    """Return what is wrong between stages, given what the data sets that are done hold."""
+    problems: list[Problem] = []
+    above: dict[str, Stage] = {}
+    for name, stage in recipe.stages.items():
+        for problem in stage.check(above, facts, recipe.base):
+            placed = replace(problem, path=("stages", name, *problem.path))
+            problems.append(recipe.document.place(placed))
+        above[name] = stage
+    return sorted(problems, key=_order)
+
+
+def _order(problem: Problem) -> tuple[bool, int, int]:
+    spot = problem.spot
+    return (spot is None, spot.line, spot.column) if spot else (True, 0, 0)
+
+
+class _Reader:
+    """One reading of a document; what is wrong is gathered in `problems`, each with its spot."""
+
+    def __init__(
+        self, document: Document, kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]
+    ) -> None:
+        self.document, self.kinds, self.tasks = document, kinds, tasks
+        self.problems: list[Problem] = []
+
+    def read(self) -> tuple[str, int, dict[str, Stage]]:
+        data = self.document.data
+        for key in data:
+            if key not in _KEYS:
+                self.add(unknown((key,), _KEYS))
+        name, seed = data.get("name", self.document.file.stem), data.get("seed", _SEED)
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+            rule = "it becomes a folder's name: use letters, digits, '-', '_' and '.'"
+            self.add(Problem(f"name: {described(name)} cannot name a run; {rule}", ("name",)))
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            wanted = "a whole number from 0 to 4294967295"
+            self.add(Problem(f"seed: expected {wanted}, got {described(seed)}", ("seed",)))
+        return name, seed, self.stages(data)
+
+    def stages(self, data: Mapping[str, Any]) -> dict[str, Stage]:
+        raw = data.get("stages")
+        if "stages" not in data:
+            self.add(Problem("missing key 'stages'"))
+        elif not isinstance(raw, dict) or not raw:
+            message = f"stages: expected a mapping of stage names, got {described(raw)}"
+            self.add(Problem(message if raw != {} else "stages: name at least one stage", ("stages",)))
+        stages: dict[str, Stage] = {}
+        for name, settings in raw.items() if isinstance(raw, dict) else ():
+            if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+                rule = "it becomes a folder's name: use a-z, 0-9, '-' and '_'"
+                self.add(KeyProblem(f"{name!r} cannot name a stage; {rule}", ("stages", name)))
+            stage = self.stage(("stages", name), settings)
+            if stage is not None:
+                stages[str(name)] = stage
+        return stages
+
+    def stage(self, path: Keys, raw: Any) -> Stage | None:
+        cls = self.choose(path, raw, self.kinds, "kind of stage")
+        if cls is None:
+            return None
+        settings, before = dict(raw), len(self.problems)
+        lost = False
+        if "task" in cls.model_fields and isinstance(raw.get("task"), (str, dict)):
+            settings["task"] = self.task((*path, "task"), raw["task"])
+            lost = settings["task"] is None
+        if lost:
+            del settings["task"]  # what is wrong with it has been said
+        for key, check in _PASSED_ON.items():
+            if key in cls.model_fields and isinstance(raw.get(key), dict):
+                self.add(*check(raw[key], (*path, key)))
+        stage = self.validate(cls, settings, path, lost=("task",) if lost else ())
+        return stage if len(self.problems) == before else None
+
+    def task(self, path: Keys, raw: str | dict[str, Any]) -> Task | None:
+        """Build the task that a name or a mapping means."""
+        settings = {"kind": raw} if isinstance(raw, str) else raw
+        kind = settings.get("kind")
+        if isinstance(kind, str) and re.fullmatch(Code.pattern, kind):
+            cls = self.own_task((*path, "kind"), Code(kind))
+        else:
+            cls = self.choose(path, settings, self.tasks, "task")
+        return self.validate(cls, settings, path) if cls is not None else None
+
+    def own_task(self, path: Keys, code: Code) -> type[Task] | None:
+        try:
+            cls = load_code(code, self.document.file.parent)
+        except DataError as error:
+            self.add(Problem(str(error), path))
+            return None
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        if not isinstance(cls, type) or not issubclass(cls, Task):
+            self.add(Problem(f"{code} is no subclass of hfpipe.Task", path))
+        elif missing:
+            self.add(Problem(f"{code} cannot be used yet; it must still define {listed(missing)}", path))
+        else:
+            return cls
+        return None
+
+    def choose(self, path: Keys, raw: Any, table: Mapping[str, Any], what: str) -> Any:
+        """Return the class that `kind` names in a table."""
+        if not isinstance(raw, dict):
+            self.add(Problem(f"{dotted(path)}: expected a mapping, got {described(raw)}", path))
+            return None
+        kind = raw.get("kind")
+        if "kind" not in raw:
+            self.add(KeyProblem(f"missing key 'kind'{inside(path)}; write {listed(table, 'or')}", path))
+        elif not isinstance(kind, str) or kind not in table:
+            given = repr(kind) if isinstance(kind, str) else described(kind)
+            self.add(Problem(f"there is no {what} {given}{meant(str(kind), table)}", (*path, "kind")))
+        else:
+            return table[kind]
+        return None
+
+    def validate(self, cls: Any, data: Mapping[str, Any], path: Keys, lost: Keys = ()) -> Any:
+        """Build settings; `lost` names keys left out of `data` because they are wrong themselves."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            self.add(*mistakes(cls, data, path, error, lost))
+        return None
+
+    def add(self, *problems: Problem) -> None:
+        self.problems += [self.document.place(problem) for problem in problems]

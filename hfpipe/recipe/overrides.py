@@ -1,0 +1,79 @@
+"""Applies `--set stage.key=value` to a parsed recipe, before anything is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hfpipe.errors import Problem
+from hfpipe.recipe.source import Document, parse
+from hfpipe.recipe.words import Keys, described, dotted, meant
+
+_TOP = ("name", "seed")
+
+
+class _OverrideError(Exception):
+    """One override cannot be applied."""
+
+
+def apply(document: Document, overrides: Sequence[str]) -> None:
+    """Change the document's data in place; what cannot be applied goes to its problems."""
+    for text in overrides:
+        _apply(document, text)
+
+
+def _apply(document: Document, text: str) -> None:
+    try:
+        path = _path(document, text)
+        document.overrides[_set(document.data, path, _value(text))] = text
+    except _OverrideError as wrong:
+        document.problems.append(Problem(f"--set {text}: {wrong}"))
+
+
+def _path(document: Document, text: str) -> Keys:
+    name, equals, _ = text.partition("=")
+    if not equals:
+        raise _OverrideError("expected stage.key=value; there is no '='")
+    first, *rest = name.strip().split(".")
+    if first == "stages" and rest:
+        first, *rest = rest
+    if not rest and first in _TOP:
+        return (first,)
+    stages = document.data.get("stages")
+    known = [key for key in stages if isinstance(key, str)] if isinstance(stages, dict) else []
+    if first not in known:
+        raise _OverrideError(f"there is no stage {first!r}{meant(first, [*known, *_TOP])}")
+    if not rest or not all(rest):
+        raise _OverrideError("expected stage.key=value; name the key")
+    return ("stages", first, *rest)
+
+
+def _value(text: str) -> Any:
+    given = parse(text.partition("=")[2], Path("--set"))
+    if given.problems:
+        raise _OverrideError(given.problems[0].message)
+    return given.data
+
+
+def _set(data: Any, path: Keys, value: Any) -> Keys:
+    """Put the value in its place, making mappings on the way; return the path with indexes as numbers."""
+    done: list[str | int] = []
+    for key in path[:-1]:
+        if isinstance(data, dict) and key == "task" and isinstance(data.get(key), str):
+            data[key] = {"kind": data[key]}  # the short form, written out to take an option
+        if isinstance(data, dict) and data.get(key) is None:
+            data[key] = {}
+        done.append(key if isinstance(data, dict) else _index(data, key, tuple(done)))
+        data = data[done[-1]]
+    done.append(path[-1] if isinstance(data, dict) else _index(data, path[-1], tuple(done)))
+    data[done[-1]] = value
+    return tuple(done)
+
+
+def _index(data: Any, key: str | int, path: Keys) -> int:
+    if not isinstance(data, list):
+        raise _OverrideError(f"{dotted(path)} is {described(data)} and has no keys")
+    if not str(key).isdecimal() or int(key) >= len(data):
+        raise _OverrideError(f"{dotted(path)} is a list; write an index from 0 to {len(data) - 1}")
+    return int(key)

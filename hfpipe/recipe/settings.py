@@ -1,0 +1,189 @@
+"""Checks a mapping against a settings class, and says in plain words what pydantic finds."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from hfpipe.errors import Problem
+from hfpipe.recipe import foreign
+from hfpipe.recipe.source import KeyProblem
+from hfpipe.recipe.words import Keys, described, dotted, inside, listed, meant, nearest
+
+_WANTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "none_required": "nothing",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def unknown(path: Keys, known: typing.Iterable[str]) -> Problem:
+    """Return the problem of a key that nothing reads, with the name meant."""
+    *above, name = path
+    names = list(known)
+    hint = foreign.hint(str(name), tuple(above))
+    tail = f"; {hint}" if hint and nearest(str(name), names) is None else meant(str(name), names)
+    return KeyProblem(f"unknown key {name!r}{inside(tuple(above))}{tail}", path)
+
+
+def mistakes(
+    cls: type[BaseModel], data: Mapping[str, Any], path: Keys, error: ValidationError, lost: Keys = ()
+) -> list[Problem]:
+    """Put every error of one validation in words, each once.
+
+    `path` is where `data` stands; keys in `lost` are known to be missing for a reason.
+    """
+    details = [d for d in error.errors(include_url=False) if d["type"] != "missing" or d["loc"] not in [lost]]
+    found = [_Mistake(cls, data, path, detail) for detail in details]
+    problems: list[Problem] = []
+    for group in _grouped(found):
+        wanted = list(dict.fromkeys(mistake.wanted for mistake in group if mistake.wanted))
+        if len(group) > 1 and wanted:
+            problems.append(group[0].expected(wanted))
+        else:
+            problems.append(group[0].problem())
+    return problems
+
+
+class _Mistake:
+    """One pydantic error, with its place in the data instead of pydantic's own location."""
+
+    def __init__(self, cls: type[BaseModel], data: Any, base: Keys, detail: ErrorDetails) -> None:
+        self.cls, self.detail, self.kind = cls, detail, detail["type"]
+        self.steps, self.branch = _steps(data, detail)
+        self.path = (*base, *self.steps)
+        self.wanted = self._wanted()
+
+    def _wanted(self) -> str | None:
+        if self.kind == "literal_error":
+            return str(self.detail["ctx"]["expected"])
+        return _WANTED.get(self.kind)
+
+    def expected(self, wanted: list[str]) -> Problem:
+        given = described(self.detail["input"])
+        return Problem(f"{dotted(self.path)}: expected {' or '.join(wanted)}, got {given}", self.path)
+
+    def problem(self) -> Problem:
+        if self.kind == "missing":
+            *above, name = self.path
+            return KeyProblem(f"missing key {name!r}{inside(tuple(above))}", tuple(above))
+        if self.kind == "extra_forbidden":
+            return unknown(self.path, _fields(self.cls, self.steps[:-1]))
+        if self.kind == "literal_error":
+            return self._choice()
+        if self.wanted is not None:
+            return self.expected([self.wanted])
+        return Problem(f"{dotted(self.path)}: {self._refusal()}", self.path)
+
+    def _refusal(self) -> str:
+        detail = self.detail
+        if self.kind in _BOUNDS:
+            name, words = _BOUNDS[self.kind]
+            return f"must be {words} {detail['ctx'][name]}, got {detail['input']!r}"
+        if self.kind == "value_error":
+            return str(detail["ctx"]["error"])
+        return detail["msg"][:1].lower() + detail["msg"][1:]
+
+    def _choice(self) -> Problem:
+        known = _choices(str(self.detail["ctx"]["expected"]))
+        given = self.detail["input"]
+        close = nearest(given, known) if isinstance(given, str) else None
+        tail = f"; did you mean {close!r}?" if close else ""
+        message = f"{dotted(self.path)}: expected {listed(known, 'or')}, got {described(given)}{tail}"
+        return Problem(message, self.path)
+
+
+def _choices(expected: str) -> list[str]:
+    """Read pydantic's `'a', 'b' or 'c'` back into names."""
+    return [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
+
+
+def _steps(data: Any, detail: ErrorDetails) -> tuple[Keys, str | None]:
+    """Drop the names of union members from pydantic's location, and return the first of them."""
+    steps: list[str | int] = []
+    branch = None
+    location = detail["loc"]
+    for number, key in enumerate(location):
+        last_missing = detail["type"] == "missing" and number == len(location) - 1
+        if isinstance(data, Mapping) and (key in data or last_missing):
+            steps.append(key)
+            data = data.get(key)
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            steps.append(key)
+            data = data[key]
+        elif branch is None:
+            branch = str(key)
+    return tuple(steps), branch
+
+
+def _grouped(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
+    """Group what belongs to one value: of a union's members only those that fit best are kept."""
+    left = list(mistakes)
+    while left:
+        first = left.pop(0)
+        if first.branch is None:
+            yield [first]
+            continue
+        at = _union_at(first)
+        same = [first, *[m for m in left if m.branch is not None and _union_at(m) == at]]
+        left = [m for m in left if not any(m is other for other in same)]
+        deeper = [m for m in same if len(m.steps) > len(at) or m.wanted is None]
+        if not deeper:
+            yield same
+        else:
+            best = deeper[-1].branch if all(m.wanted for m in deeper) else deeper[0].branch
+            yield from ([m] for m in deeper if m.branch == best)
+
+
+def _union_at(mistake: _Mistake) -> Keys:
+    """Return the path of the value that has a union type: what stands before the member's name."""
+    location = mistake.detail["loc"]
+    number = next(n for n, key in enumerate(location) if str(key) == mistake.branch)
+    return tuple(mistake.steps[:number])
+
+
+def _fields(cls: Any, steps: Keys) -> list[str]:
+    """Return the keys a settings class admits at a path inside it."""
+    candidates = [cls]
+    for step in steps:
+        candidates = [below for candidate in candidates for below in _below(candidate, step)]
+    models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+    return [name for model in models for name in model.model_fields]
+
+
+def _below(annotation: Any, step: str | int) -> Iterator[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(step))
+        yield from _members(field.annotation) if field else ()
+    else:
+        arguments = typing.get_args(annotation)
+        yield from _members(arguments[-1]) if arguments else ()
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _members(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation

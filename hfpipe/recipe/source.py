@@ -1,0 +1,270 @@
+"""Reads a recipe as YAML 1.2 and remembers where every key and value stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.reader import ReaderError
+
+from hfpipe.errors import Problem, RecipeError, Spot
+from hfpipe.recipe.words import Keys, dotted, inside
+
+_TAG = "tag:yaml.org,2002:"
+_MOST_NODES = 100_000  # aliases of aliases grow without bound; no recipe comes near
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the YAML 1.2 core schema: `5e-4` is a number, `no` and dates are texts."""
+
+    yaml_implicit_resolvers = {
+        None: [
+            (_TAG + "null", re.compile(r"(~|null|Null|NULL|)\Z")),
+            (_TAG + "bool", re.compile(r"(true|True|TRUE|false|False|FALSE)\Z")),
+            (_TAG + "int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")),
+            (
+                _TAG + "float",
+                re.compile(
+                    r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+                    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
+                ),
+            ),
+            (_TAG + "merge", re.compile(r"<<\Z")),
+        ]
+    }
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "!!str": str,
+    "!!merge": str,
+    "!!null": lambda _: None,
+    "!!bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "!!int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    "!!float": lambda text: float(re.sub(r"\.(inf|nan)\Z", r"\1", text.lower())),
+}
+
+
+class KeyProblem(Problem):
+    """A problem with a key itself, and not with its value."""
+
+
+@dataclass
+class Document:
+    """A parsed recipe: its data, and where each part stands."""
+
+    file: Path
+    lines: list[str]
+    data: Any = None
+    keys: dict[Keys, Spot] = field(default_factory=dict)
+    """Path → where the key stands; list items have none."""
+    values: dict[Keys, Spot] = field(default_factory=dict)
+    """Path → where the value stands; behind an alias, where its anchor does."""
+    overrides: dict[Keys, str] = field(default_factory=dict)
+    """Path → the `stage.key=value` that set it."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def here(self, line: int, column: int) -> Spot:
+        """Return the spot of a line and column counted from 0."""
+        source = self.lines[line] if line < len(self.lines) else ""
+        return Spot(self.file, line + 1, column + 1, source)
+
+    def spot(self, path: Keys, *, key: bool = False) -> Spot | None:
+        """Return where a key or its value stands, or the nearest ancestor's place.
+
+        The value's place is given when it begins on the key's line, as a person looks there.
+        """
+        for length in range(len(path), -1, -1):
+            name, value = self.keys.get(path[:length]), self.values.get(path[:length])
+            if name is not None and (key or value is None or value.line != name.line):
+                return name
+            if value is not None:
+                return value
+            key = True  # whatever is missing, it is the mapping's name that leads there
+        return None
+
+    def place(self, problem: Problem) -> Problem:
+        """Give a problem its spot, or the `--set` that brought it in."""
+        if problem.spot is not None:
+            return problem
+        for path, text in self.overrides.items():
+            if problem.path[: len(path)] == path:
+                return replace(problem, message=f"--set {text}: {problem.message}")
+        return replace(problem, spot=self.spot(problem.path, key=isinstance(problem, KeyProblem)))
+
+
+def read(file: Path) -> Document:
+    """Read a recipe file; raises RecipeError when it cannot be read or is no YAML mapping."""
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError:
+        raise RecipeError([Problem(f"{file}: there is no such file")]) from None
+    except OSError as error:
+        raise RecipeError([Problem(f"{file}: cannot be read: {error.strerror}")]) from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = f"{file}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        raise RecipeError([Problem(message)]) from None
+    document = parse(text, file)
+    if document.data is None and not document.problems:
+        document.problems.append(Problem("the recipe is empty; it needs at least 'stages'"))
+    elif not isinstance(document.data, dict) and not document.problems:
+        message = "a recipe is a mapping with 'name', 'seed' and 'stages'"
+        document.problems.append(Problem(message, spot=document.here(0, 0)))
+    if not isinstance(document.data, dict):
+        raise RecipeError([replace(p, spot=p.spot or Spot(file, 1, 1)) for p in document.problems])
+    return document
+
+
+def parse(text: str, file: Path) -> Document:
+    """Parse YAML text; what is broken goes to the document's problems, with `data` None."""
+    document = Document(file, _BREAK.split(text))
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            document.data = _Builder(document).value(node, (), ())
+    except ReaderError as error:
+        before = _BREAK.split(text[: error.position])
+        message = f"broken YAML: the character #x{ord(str(error.character)):04x} is not allowed"
+        document.problems.append(Problem(message, spot=document.here(len(before) - 1, len(before[-1]))))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        spot = document.here(mark.line, mark.column) if mark else None
+        document.problems.append(Problem(_broken(error), spot=spot))
+    except RecursionError:
+        document.problems.append(Problem("broken YAML: nested too deep", spot=document.here(0, 0)))
+    except _StopError as stop:
+        document.problems.append(stop.problem)
+    return document
+
+
+def _broken(error: yaml.MarkedYAMLError) -> str:
+    """Say in one line what PyYAML found."""
+    problem = str(error.problem)
+    if r"'\t'" in problem:
+        return "broken YAML: a tab cannot stand here; indent with spaces"
+    if "single document" in str(error.context):
+        return "broken YAML: a recipe is one document; remove the second '---'"
+    where = ""
+    if (
+        error.context
+        and error.context_mark
+        and error.context_mark.line != getattr(error.problem_mark, "line", None)
+    ):
+        where = f" ({error.context} that begins on line {error.context_mark.line + 1})"
+    return f"broken YAML: {problem}{where}"
+
+
+class _StopError(Exception):
+    """Ends the reading of a document that cannot be taken in at all."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class _Builder:
+    """Turns YAML nodes into plain data; an alias gives a copy, so that `--set` changes one place only."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.nodes = 0
+
+    def value(self, node: yaml.Node, path: Keys, above: tuple[yaml.Node, ...]) -> Any:
+        spot = self._spot(node)
+        self.document.values.setdefault(path, spot)
+        self.nodes += 1
+        if self.nodes > _MOST_NODES:
+            raise _StopError(
+                Problem(f"more than {_MOST_NODES} values once every alias is filled in", spot=spot)
+            )
+        if any(node is other for other in above):
+            raise _StopError(Problem("an alias stands inside its own anchor", spot=spot))
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self._mapping(node, path, (*above, node))
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.value(item, (*path, n), (*above, node)) for n, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        return self._refuse(f"the tag {_short(node.tag)} is not allowed in a recipe", path, spot)
+
+    def _mapping(self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]) -> dict[Any, Any]:
+        data: dict[Any, Any] = {}
+        for key_node, value_node in self._pairs(node, path, above):
+            spot = self._spot(key_node)
+            key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
+            if isinstance(key, bool) or not isinstance(key, (str, int)):
+                self._refuse(f"a key must be a text{inside(path)}; put it in quotes", path, spot)
+                continue
+            below = (*path, key)
+            self.document.keys[below] = spot
+            data[key] = self.value(value_node, below, above)
+        return data
+
+    def _pairs(
+        self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]
+    ) -> list[tuple[yaml.Node, yaml.Node]]:
+        """Return the pairs of a mapping with `<<` filled in; its own keys come first and win."""
+        own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        merged: list[tuple[yaml.Node, yaml.Node]] = []
+        for key, value in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            if key.tag == _TAG + "merge":
+                merged += self._merged(value, path, above)
+            elif name in own:
+                self._twice(key, self._spot(own[name][0]), path)
+            else:
+                own[name] = (key, value)
+        for key, value in merged:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            own.setdefault(name, (key, value))
+        return list(own.values())
+
+    def _merged(
+        self, value: yaml.Node, path: Keys, above: tuple[yaml.Node, ...]
+    ) -> list[tuple[yaml.Node, yaml.Node]]:
+        parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        pairs: list[tuple[yaml.Node, yaml.Node]] = []
+        for part in parts:
+            if any(part is other for other in above):
+                raise _StopError(Problem("an alias stands inside its own anchor", spot=self._spot(part)))
+            if isinstance(part, yaml.MappingNode):
+                pairs += self._pairs(part, path, (*above, part))
+            else:
+                self._refuse("'<<' takes a mapping or a list of mappings", path, self._spot(part))
+        return pairs
+
+    def _twice(self, key: yaml.Node, first: Spot, path: Keys) -> None:
+        if path == ("stages",):
+            message = f"two stages are named {key.value!r}, the first on line {first.line}; rename one"
+        else:
+            message = (
+                f"key {key.value!r} is given twice{inside(path)}, first on line {first.line}; remove one"
+            )
+        self._refuse(message, path, self._spot(key))
+
+    def _scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
+        kind = _short(node.tag)
+        if kind not in _SCALARS:
+            return self._refuse(f"the tag {kind} is not allowed in a recipe", path, self._spot(node))
+        try:
+            return _SCALARS[kind](node.value)
+        except (KeyError, ValueError):
+            return self._refuse(f"{dotted(path)}: {node.value[:40]!r} is no {kind}", path, self._spot(node))
+
+    def _spot(self, node: yaml.Node) -> Spot:
+        return self.document.here(node.start_mark.line, node.start_mark.column)
+
+    def _refuse(self, message: str, path: Keys, spot: Spot) -> None:
+        self.document.problems.append(Problem(message, path, spot))
+
+
+def _short(tag: str) -> str:
+    return tag.replace(_TAG, "!!", 1)

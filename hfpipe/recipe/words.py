@@ -1,0 +1,58 @@
+"""The few phrases that every message about a recipe is built from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+Keys = tuple["str | int", ...]
+"""The keys that lead to a value inside a recipe."""
+
+
+def dotted(path: Keys) -> str:
+    """Write a path as a person would: `stages.wiki.clean[0]`."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text
+
+
+def inside(path: Keys) -> str:
+    """Return ` in stages.wiki`, or nothing at the top of the recipe."""
+    return f" in {dotted(path)}" if path else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant, if one is close."""
+    folded = {entry.lower().replace("-", "_"): entry for entry in known}
+    close = difflib.get_close_matches(str(name).lower().replace("-", "_"), folded, n=1, cutoff=0.7)
+    return folded[close[0]] if close else None
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` when one name is close, what there is when they are few, or nothing."""
+    names = list(known)
+    close = nearest(name, names)
+    if close is not None:
+        return f"; did you mean {close!r}?"
+    return f"; there is {listed(names)}" if 0 < len(names) <= 8 else ""  # more would bury the message
+
+
+def listed(names: Iterable[str], last: str = "and") -> str:
+    """Join names as `'a', 'b' and 'c'`."""
+    *head, tail = [repr(name) for name in names]
+    return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def described(value: Any) -> str:
+    """Say what a YAML value is: `the text '5e-4x'`, `the number 3`, `a list`."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"the number {value!r}" if abs(value) < 10**20 else "a huge number"
+    if isinstance(value, str):
+        return f"the text {value if len(value) <= 40 else value[:37] + '...'!r}"
+    return "a mapping" if isinstance(value, dict) else "a list"
