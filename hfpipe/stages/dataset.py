@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from hfpipe.contract import RunContext, Settings, Stage
-from hfpipe.places import Code, Glob, PackageSource, Place, StageSource
+from hfpipe.data.steps import Clean
+from hfpipe.errors import DataError
+from hfpipe.own_code import find_code, load_code
+from hfpipe.places import Code, Glob, PackageSource, Place, StageSource, locate, matches
 from hfpipe.report import Report
+
+if TYPE_CHECKING:
+    from hfpipe.data.rows import Given
+
+Files = Glob | list[Glob]
+KINDS = ("hub", "files", "package", "python", "stage")
 
 
 class Source(Settings):
@@ -20,7 +31,7 @@ class Source(Settings):
     """With `hub`: the data set's configuration (subset)."""
     revision: str | None = None
     """With `hub`: a branch, tag or commit."""
-    files: Glob | list[Glob] | dict[str, Glob | list[Glob]] | None = None
+    files: Files | dict[str, Files] | None = None
     """Local files or patterns; a mapping of split → files keeps those splits."""
     package: PackageSource | None = None
     """`DISTRIBUTION/path`: a data file inside an installed Python package."""
@@ -35,6 +46,13 @@ class Source(Settings):
     encoding: str = "utf-8"
     """Text encoding of the files."""
 
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"write exactly one of {', '.join(KINDS)}, not {' and '.join(given) or 'none'}")
+        return self
+
 
 class Dataset(Stage):
     """Loads rows, maps columns, cleans, removes duplicates and splits; the ledger must balance."""
@@ -45,12 +63,71 @@ class Dataset(Stage):
     """Where the rows come from."""
     columns: dict[str, str] = {}
     """Column wanted → column of the source; when empty, all columns are kept under their own names."""
-    clean: list[Any] = []
+    text: list[str] = []
+    """Columns of text, which cleaning acts on and duplicates are told by.
+
+    By default those whose names begin with `text`, or else every column of strings besides labels and `id`.
+    """
+    labels: dict[str, Literal["class", "classes", "number"]] = {}
+    """Column of labels → what it holds: a class, a list of classes, or a number for regression.
+
+    By default `label` and `labels` are labels: strings, whole numbers and booleans are classes, lists are
+    lists of classes, other numbers are numbers. Files of csv and tsv hold strings, so say `number` there.
+    """
+    clean: list[Clean] = []
     """Cleaning steps, in order."""
-    split: dict[str, float] = {}
-    """Split → share of the rows, by a hash of the content; what is left is `train`."""
+    split: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    """Split → share of the rows, by a hash of the text; what is left is `train`.
+
+    Splits that the source gives stay as they are; only those it lacks are carved, out of its `train`.
+    """
     limit: int | None = Field(default=None, ge=1)
-    """Keep at most this many rows of the source, for a quick look."""
+    """Keep at most this many rows of the source, of each split where it has splits, for a quick look."""
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Self:
+        if sum(self.split.values()) >= 1 or "train" in self.split:
+            raise ValueError(
+                "`split` names the held-out shares; together they are less than 1, the rest is train"
+            )
+        return self
 
     def run(self, ctx: RunContext) -> Report:
-        raise NotImplementedError
+        from hfpipe.data.build import Plan, build
+
+        plan = Plan(self.columns, self.text, self.labels, self.clean, self.split, self.limit)
+        return build(_open(self.source, ctx), plan, ctx)
+
+
+def _open(source: Source, ctx: RunContext) -> Given:
+    from hfpipe.data import sources
+
+    if source.hub is not None:
+        return sources.from_hub(source.hub, source.config, source.revision)
+    if source.stage is not None:
+        return sources.from_folder(_located(source.stage, ctx), source.stage)
+    if source.python is not None:
+        function = load_code(source.python, ctx.base)
+        file = find_code(source.python, ctx.base)
+        return sources.from_function(function, [_located(place, ctx) for place in source.reads], file)
+    if source.package is not None:
+        path = _located(source.package, ctx)
+        return sources.from_files({None: {source.package: [path]}}, source.format, source.encoding)
+    return sources.from_files(_patterns(source, ctx.base), source.format, source.encoding)
+
+
+def _located(place: Place, ctx: RunContext) -> Path:
+    path = locate(place, ctx.base, ctx.inputs)
+    if path is None:
+        raise DataError(f"{place}: a Hub id cannot be read as a path; write ./{place} for a file")
+    return path
+
+
+def _patterns(source: Source, base: Path) -> dict[str | None, dict[str, list[Path]]]:
+    files = source.files if isinstance(source.files, dict) else {None: source.files or []}
+    return {
+        split: {
+            pattern: matches(pattern, base) for pattern in (globs if isinstance(globs, list) else [globs])
+        }
+        for split, globs in files.items()
+    }

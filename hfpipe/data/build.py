@@ -1,0 +1,112 @@
+"""Builds a data set: rows from a source become cleaned, labelled, split Arrow files and a balanced ledger."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from hfpipe.contract import RunContext
+from hfpipe.data.clean import clean
+from hfpipe.data.columns import MISSING, select, take_texts, text_columns
+from hfpipe.data.labels import Kind, find_labels
+from hfpipe.data.ledger import Ledger
+from hfpipe.data.rows import Given, Row
+from hfpipe.data.split import TRAIN, Ids, splitter
+from hfpipe.data.steps import Clean
+from hfpipe.data.write import ROWS, Writer, schema
+from hfpipe.errors import DataError, StageError
+from hfpipe.hf.tables import facts_of
+from hfpipe.report import Report
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of the rows, as the settings of the stage say."""
+
+    columns: Mapping[str, str]
+    text: Sequence[str]
+    labels: Mapping[str, Kind]
+    steps: Sequence[Clean]
+    shares: Mapping[str, float]
+    limit: int | None
+
+
+def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
+    """Write the data set into `ctx.folder`, loadable by `load_from_disk`, and return its report.
+
+    Streams: of all rows, only digests (for ids and exact duplicates), MinHashes (for near duplicates) and
+    label ids are held in memory. Raises DataError with the place of the first row that cannot be used.
+    """
+    ledger = Ledger()
+    with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance:
+        rows = select(_counted(given.rows(plan.limit), advance), plan.columns)
+        head = list(islice(rows, ROWS))
+        if not head:
+            raise DataError("the source gave no rows; mend the source")
+        labels = find_labels(list(head[0].values), plan.labels, given.names)
+        texts = text_columns(head, [label.column for label in labels], plan.text)
+        cleaned = clean(take_texts(chain(head, rows), texts, ledger), plan.steps, ledger)
+        choose, ids = splitter(plan.shares, given.splits, ctx.seed), Ids()
+        scratch = ctx.work / "rows"
+        with _disk_errors(ctx.folder), Writer(scratch, schema(head, texts, labels), labels) as writer:
+            for row in cleaned:
+                split = choose(row)
+                row.values |= zip(texts, row.texts, strict=True)
+                row.values["id"] = ids.of(row)
+                row.values |= {label.column: label.encode(row, split) for label in labels}
+                writer.add(row, split)
+                ledger.keep(row, split)
+            reasons = list(dict.fromkeys([MISSING, *(step.reason for step in plan.steps)]))
+            closed = ledger.close(reasons)
+            _expect_train(ledger, given)
+            for label in labels:
+                label.check()
+            data = writer.save(ctx.folder)
+    found = facts_of(data)
+    del data  # it maps the scratch files
+    shutil.rmtree(scratch)
+    return Report(
+        kind="dataset",
+        summary=_summary(ledger, found.splits),
+        data=found,
+        ledger=closed,
+        facts={"text": texts},
+    )
+
+
+def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> Iterator[Row]:
+    for number, row in enumerate(rows, 1):
+        if number % ROWS == 0:
+            advance(ROWS)
+        yield row
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise StageError(
+            f"{folder}: the disk is full or the file too large ({error.strerror}); make room and run again"
+        ) from None
+
+
+def _expect_train(ledger: Ledger, given: Given) -> None:
+    if ledger.splits[TRAIN] or not {None, TRAIN} & given.splits.keys():
+        return
+    gone = ledger.losses()
+    held = ", ".join(f"{split} got {count:,}" for split, count in ledger.splits.items())
+    where = "; ".join(filter(None, (gone, held)))
+    raise DataError(f"no training rows are left of {ledger.rows_in:,} ({where}); loosen `clean` or `split`")
+
+
+def _summary(ledger: Ledger, splits: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{split} {rows:,}" for split, rows in splits.items())
+    return f"{ledger.splits.total():,} rows ({parts}), {ledger.rows_lost.total():,} dropped"

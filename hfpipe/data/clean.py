@@ -1,0 +1,46 @@
+"""Runs the cleaning steps over rows, and tells the ledger what each one cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from hfpipe.data.ledger import Ledger
+from hfpipe.data.rows import Row
+from hfpipe.data.steps import Clean, Edit, Keep
+
+Apply = Callable[[Row], bool]
+
+
+def clean(rows: Iterable[Row], steps: Sequence[Clean], ledger: Ledger) -> Iterator[Row]:
+    """Yield the rows that pass every step, in order, with their texts edited."""
+    stages = [
+        _editing(one.step, one.reason, ledger)
+        if isinstance(one.step, Edit)
+        else _filtering(one.step.start(), one.reason, ledger)
+        for one in steps
+    ]
+    for row in rows:
+        if all(stage(row) for stage in stages):
+            yield row
+
+
+def _editing(step: Edit, reason: str, ledger: Ledger) -> Apply:
+    def apply(row: Row) -> bool:
+        texts = [step.edit(text) for text in row.texts]
+        if texts != row.texts:
+            before = row.characters
+            row.texts = texts
+            ledger.change(reason, before - row.characters)
+        return True
+
+    return apply
+
+
+def _filtering(keep: Keep, reason: str, ledger: Ledger) -> Apply:
+    def apply(row: Row) -> bool:
+        kept = keep(row)
+        if not kept:
+            ledger.drop(reason, row.characters)
+        return kept
+
+    return apply

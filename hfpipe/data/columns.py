@@ -1,0 +1,108 @@
+"""Columns: which of the source's become which of ours, and which of them are text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hfpipe.data.ledger import Ledger
+from hfpipe.data.rows import Row, listed
+from hfpipe.errors import DataError
+
+MISSING = "missing text"
+"""The ledger's word for rows whose text is null."""
+_ABSENT = object()
+
+
+def select(rows: Iterable[Row], wanted: Mapping[str, str]) -> Iterator[Row]:
+    """Yield rows with the wanted columns only (wanted → source), or all columns when none are named.
+
+    `a.b` reaches into nested objects. Raises DataError for a column that is not there, and, when no
+    columns are named, for a row whose columns differ from the first row's.
+    """
+    return _named(rows, wanted) if wanted else _alike(rows)
+
+
+def _named(rows: Iterable[Row], wanted: Mapping[str, str]) -> Iterator[Row]:
+    pairs = list(wanted.items())
+    for row in rows:
+        values = row.values
+        try:
+            row.values = {ours: values[theirs] for ours, theirs in pairs}
+        except KeyError:
+            row.values = {ours: _reach(row, theirs) for ours, theirs in pairs}
+        yield row
+
+
+def _reach(row: Row, name: str) -> Any:
+    value = row.values.get(name, _ABSENT)
+    if value is not _ABSENT:
+        return value
+    value = row.values
+    for part in name.split("."):
+        value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
+    if value is _ABSENT:
+        raise DataError(
+            f"{row.place}: there is no column {name!r}; it has {listed(list(row.values))}: mend `columns`"
+        )
+    return value
+
+
+def _alike(rows: Iterable[Row]) -> Iterator[Row]:
+    first: Row | None = None
+    for row in rows:
+        first = first or row
+        if row.values.keys() != first.values.keys():
+            raise DataError(
+                f"{row.place}: the columns are {listed(list(row.values))}, but {first.place} has "
+                f"{listed(list(first.values))}; name those wanted with `columns`"
+            )
+        yield row
+
+
+def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
+    """Return the columns that hold text: those named, or else those called `text…`, or else every string.
+
+    `head` are the first rows, which tell what a column holds; labels and `id` are never text.
+    Raises DataError when a column named is not there, or there is no text at all.
+    """
+    columns = list(head[0].values)
+    missing = [name for name in named if name not in columns]
+    if missing:
+        raise DataError(
+            f"{head[0].place}: `text` names {missing[0]!r}, but the columns are {listed(columns)}"
+        )
+    if named:
+        return list(named)
+    strings = [name for name in columns if name not in {*labels, "id"} and _holds_strings(head, name)]
+    texts = [name for name in strings if name.startswith("text")] or strings
+    if not texts:
+        raise DataError(
+            f"{head[0].place}: no column holds text; they are {listed(columns)}: map one with `columns: {{text: …}}`"
+        )
+    return texts
+
+
+def _holds_strings(rows: Sequence[Row], name: str) -> bool:
+    values = [row.values[name] for row in rows]
+    return any(isinstance(value, str) for value in values) and all(
+        value is None or isinstance(value, str) for value in values
+    )
+
+
+def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> Iterator[Row]:
+    """Move the text columns into `row.texts` and enter the rows in the ledger; null texts are dropped."""
+    for row in rows:
+        texts = [row.values[name] for name in columns]
+        for name, text in zip(columns, texts, strict=True):
+            if text is not None and not isinstance(text, str):
+                raise DataError(
+                    f"{row.place}: {name!r} is {text!r:.40}, not a string; write it in quotes, or name the text "
+                    "columns with `text`"
+                )
+        row.texts = [text for text in texts if text is not None]
+        ledger.enter(row.characters)
+        if len(row.texts) < len(texts):
+            ledger.drop(MISSING, row.characters)
+        else:
+            yield row

@@ -1,0 +1,64 @@
+"""The ledger of a data set: every row and character that came in, kept or lost to a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hfpipe.data.rows import Row
+from hfpipe.errors import StageError
+
+
+class Ledger:
+    """Counts rows and characters in, kept, and lost by reason; what comes in must be accounted for."""
+
+    def __init__(self) -> None:
+        self.rows_in = 0
+        self.characters_in = 0
+        self.splits: Counter[str] = Counter()
+        self.characters_kept = 0
+        self.rows_lost: Counter[str] = Counter()
+        self.characters_lost: Counter[str] = Counter()
+        self.rows_changed: Counter[str] = Counter()
+
+    def enter(self, characters: int) -> None:
+        """Count a row that came in."""
+        self.rows_in += 1
+        self.characters_in += characters
+
+    def drop(self, reason: str, characters: int) -> None:
+        """Count a row that goes no further."""
+        self.rows_lost[reason] += 1
+        self.characters_lost[reason] += characters
+
+    def change(self, reason: str, shorter: int) -> None:
+        """Count a row whose text became shorter (or, below zero, longer)."""
+        self.rows_changed[reason] += 1
+        self.characters_lost[reason] += shorter
+
+    def keep(self, row: Row, split: str) -> None:
+        """Count a row that was written."""
+        self.splits[split] += 1
+        self.characters_kept += row.characters
+
+    def close(self, reasons: list[str]) -> dict[str, Any]:
+        """Return the ledger as JSON; `in` equals the sum of the other entries, for rows and characters.
+
+        `reasons` are listed even where they took nothing. Raises StageError when it does not balance.
+        """
+        rows = {"kept": self.splits.total(), **{why: self.rows_lost[why] for why in reasons}}
+        characters = {"kept": self.characters_kept, **{why: self.characters_lost[why] for why in reasons}}
+        if sum(rows.values()) != self.rows_in or sum(characters.values()) != self.characters_in:
+            raise StageError(
+                f"the ledger does not balance: {self.rows_in} rows and {self.characters_in} characters came in, "
+                f"{rows} and {characters} are accounted for; this is a fault of hfpipe, please report it"
+            )
+        return {
+            "rows": {"in": self.rows_in, **rows},
+            "characters": {"in": self.characters_in, **characters},
+            "changed": dict(self.rows_changed),
+        }
+
+    def losses(self) -> str:
+        """Return the reasons that took rows, most first, as `min_chars: 40 took 10, …`."""
+        return ", ".join(f"{why} took {count:,}" for why, count in self.rows_lost.most_common())

@@ -1,0 +1,69 @@
+"""One row on its way from a source to a split, with the place that an error message names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+
+@dataclass(slots=True)
+class Row:
+    """Values by column, and where they were read."""
+
+    values: dict[str, Any]
+    origin: str
+    """What `number` counts, as `a.jsonl, line`."""
+    number: int
+    """Counted from 1."""
+    split: str | None = None
+    """The split the source gives, if it gives splits."""
+    texts: list[str] = field(default_factory=list)
+    """The text columns, which cleaning edits in place."""
+
+    @property
+    def place(self) -> str:
+        """Where the row was read, as `a.jsonl, line 812`."""
+        return f"{self.origin} {self.number}"
+
+    @property
+    def characters(self) -> int:
+        """Code points in all text columns."""
+        return sum(map(len, self.texts))
+
+    def digest(self) -> bytes:
+        """Return 16 bytes that tell the texts apart; lengths go in so that columns cannot run together."""
+        content = blake2b(digest_size=16)
+        for text in self.texts:
+            data = text.encode("utf-8", "surrogatepass")
+            content.update(len(data).to_bytes(8, "little"))
+            content.update(data)
+        return content.digest()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a source gives: rows, by split where it has splits, and class names where it knows them."""
+
+    splits: dict[str | None, Iterable[Row]]
+    """Split → rows; the key is None when the source has no splits."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """Column → names of its classes, in the order of their ids."""
+
+    def rows(self, limit: int | None) -> Iterator[Row]:
+        """Yield the rows of all splits, train last, at most `limit` of each.
+
+        Held-out splits come first because the first of two duplicates stays: a duplicate then leaves
+        the training rows, and a test set is scored whole.
+        """
+        for split in sorted(self.splits, key=lambda name: name == "train"):
+            for row in islice(self.splits[split], limit):
+                row.split = split
+                yield row
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message, quoted, in the order given."""
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,133 @@
+"""Rows from each kind of source: local files, one's own function, the Hub, and a stage above."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hfpipe.data.files import read
+from hfpipe.data.rows import Given, Row
+from hfpipe.errors import DataError
+from hfpipe.hf.tables import open_data, quiet
+
+BATCH = 1000
+
+
+def from_files(
+    patterns: Mapping[str | None, Mapping[str, list[Path]]],
+    format: str | None,
+    encoding: str,
+) -> Given:
+    """Read files: split (or None) → pattern as written → its files.
+
+    Raises DataError when a pattern matches nothing.
+    """
+    for found in patterns.values():
+        for pattern, paths in found.items():
+            if not paths:
+                raise DataError(
+                    f"{pattern}: no file matches; mend the pattern, which is read relative to the recipe"
+                )
+    return Given({split: _files(found, format, encoding) for split, found in patterns.items()})
+
+
+def _files(found: Mapping[str, list[Path]], kind: str | None, encoding: str) -> Iterator[Row]:
+    for paths in found.values():
+        for path in paths:
+            yield from read(path, path.name, kind, encoding)
+
+
+def from_function(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path) -> Given:
+    """Call one's own function with paths; it yields mappings."""
+    return Given({None: _calls(function, paths, file)})
+
+
+def _calls(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path) -> Iterator[Row]:
+    name = f"{file.name}:{function.__name__}"
+    try:
+        for number, record in enumerate(function(*paths), 1):
+            if not isinstance(record, Mapping):
+                raise DataError(
+                    f"{name}, row {number}: is {record!r:.40} ({type(record).__name__}), not a mapping; "
+                    'yield {"text": …}'
+                )
+            yield Row(dict(record), f"{name}, row", number)
+    except DataError:
+        raise
+    except Exception as error:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
+        ]
+        cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise DataError(
+            f"{file.name}:{lines[-1] if lines else 1}: {function.__name__} failed with {cause}"
+        ) from error
+
+
+def from_folder(folder: Path, name: str) -> Given:
+    """Read every split of a data set on disk."""
+    return _from_data(open_data(folder), name)
+
+
+def from_hub(name: str, config: str | None, revision: str | None) -> Given:
+    """Load a data set of the Hub, or of its cache. Raises DataError when it cannot be had."""
+    try:
+        with quiet():
+            data = datasets.load_dataset(name, config, revision=revision)
+    except Exception as error:
+        raise DataError(_hub_failure(name, error)) from error
+    if not isinstance(data, datasets.DatasetDict):
+        data = datasets.DatasetDict(train=data)
+    return _from_data(data, name)
+
+
+def _hub_failure(name: str, error: Exception) -> str:
+    cause = str(error).partition("\n")[0]
+    if "scripts are no longer supported" in cause:
+        return (
+            f"hub:{name}: is a script, which Datasets no longer runs; add `revision: refs/convert/parquet`, "
+            "or name a data set of parquet or jsonl files"
+        )
+    if isinstance(error, (ConnectionError, OSError)) and "doesn't exist on the Hub" not in cause:
+        return (
+            f"hub:{name}: cannot be reached and is not in the cache {datasets.config.HF_DATASETS_CACHE}; go online "
+            "once, or point HF_HOME at a cache that has it"
+        )
+    return f"hub:{name}: {cause}"
+
+
+def _from_data(data: datasets.DatasetDict, name: str) -> Given:
+    features = next(iter(data.values())).features
+    classes = {
+        column: one.names for column, feature in features.items() if (one := _class(feature)) is not None
+    }
+    return Given(
+        {str(split): _data_rows(rows, f"{name}, {split} row") for split, rows in data.items()}, classes
+    )
+
+
+def _class(feature: Any) -> datasets.ClassLabel | None:
+    inner = getattr(feature, "feature", feature)
+    return inner if isinstance(inner, datasets.ClassLabel) else None
+
+
+def _data_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
+    named = {column: one for column, feature in rows.features.items() if (one := _class(feature)) is not None}
+    number = 0
+    for batch in rows.with_format("arrow").iter(BATCH):
+        for record in batch.to_pylist():
+            number += 1
+            for column, classes in named.items():
+                record[column] = _names(record[column], classes)
+            yield Row(record, origin, number)
+
+
+def _names(value: Any, classes: datasets.ClassLabel) -> Any:
+    """Return class names for ids; the Hub writes -1 where a label is held back."""
+    if isinstance(value, list):
+        return [_names(item, classes) for item in value]
+    return None if value is None or value < 0 else classes.names[value]

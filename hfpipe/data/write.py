@@ -1,0 +1,146 @@
+"""Writes rows to disk as they come, and turns them into the data set that later stages open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from hfpipe.data.labels import Label
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+from hfpipe.hf.tables import quiet
+
+ROWS = 1000
+"""Rows a record batch."""
+CHARACTERS = 16_000_000
+"""Characters a record batch, so that few long documents do not fill the memory."""
+
+
+def schema(
+    head: Sequence[Row], texts: Sequence[str], labels: Sequence[Label]
+) -> dict[str, pa.DataType | None]:
+    """Return each column's Arrow type, as far as the first rows tell; a label's is known only later."""
+    fixed: dict[str, pa.DataType | None] = {"id": pa.string()}
+    fixed |= dict.fromkeys(texts, pa.string())
+    fixed |= {label.column: None for label in labels}
+    rest = [name for name in head[0].values if name not in fixed]
+    types = {name: _infer([row.values[name] for row in head], name, head) for name in rest}
+    return {"id": fixed["id"]} | {name: (fixed | types)[name] for name in head[0].values}
+
+
+def _infer(values: list[Any], name: str, rows: Sequence[Row]) -> pa.DataType:
+    try:
+        kind = pa.array(values).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+        raise _misfit(rows, name, None) from None
+    return pa.string() if pa.types.is_null(kind) else kind
+
+
+def _misfit(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataError:
+    """Find the row whose value does not fit, and say so."""
+    for row in rows:
+        value = row.values[name]
+        try:
+            array = pa.array([value], kind)
+            kind = kind or (None if value is None else array.type)
+        except UnicodeEncodeError:
+            return DataError(
+                f"{row.place}: {name!r} holds half a character (a lone surrogate); add `unicode` to `clean`"
+            )
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return DataError(
+                f"{row.place}: {name!r} is {value!r:.40}, but {kind} before; write all rows alike, or leave the "
+                "column out with `columns`"
+            )
+    return DataError(f"column {name!r} mixes types; write all rows alike, or leave it out with `columns`")
+
+
+class Writer:
+    """Appends rows to one Arrow file a split under a scratch folder; finishes them as a data set."""
+
+    def __init__(self, scratch: Path, types: dict[str, pa.DataType | None], labels: Sequence[Label]) -> None:
+        self._scratch = scratch
+        self._types = types
+        self._labels = {label.column: label for label in labels}
+        self._open: dict[str, pa.RecordBatchStreamWriter] = {}
+        self._waiting: dict[str, list[Row]] = {}
+        self._characters = 0
+        self._stack = ExitStack()
+        scratch.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def add(self, row: Row, split: str) -> None:
+        """Take a row whose values are final, save for labels, which carry provisional ids."""
+        waiting = self._waiting.setdefault(split, [])
+        waiting.append(row)
+        self._characters += row.characters
+        if len(waiting) >= ROWS:
+            self._flush(split)
+        elif self._characters >= CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        for split in self._waiting:
+            self._flush(split)
+        self._characters = 0
+
+    def _flush(self, split: str) -> None:
+        rows, self._waiting[split] = self._waiting[split], []
+        if not rows:
+            return
+        types = {name: kind or self._labels[name].arrow for name, kind in self._types.items()}
+        batch = pa.record_batch([_array(rows, *item) for item in types.items()], names=list(types))
+        if split not in self._open:
+            sink = self._stack.enter_context(pa.OSFile(str(self._scratch / f"{split}.arrow"), "wb"))
+            self._open[split] = self._stack.enter_context(pa.ipc.new_stream(sink, batch.schema))
+        self._open[split].write_batch(batch)
+
+    def save(self, folder: Path) -> datasets.DatasetDict:
+        """Close the scratch files, give classes their final ids and save all splits into `folder`."""
+        self.flush()
+        self._stack.close()
+        saved = {split: self._final(split) for split in sorted(self._open, key=_usual_order)}
+        with quiet():
+            datasets.DatasetDict(saved).save_to_disk(str(folder))
+        return datasets.DatasetDict(saved)
+
+    def _final(self, split: str) -> datasets.Dataset:
+        # Memory-mapped: only the label columns are made anew.
+        table = pa.ipc.open_stream(pa.memory_map(str(self._scratch / f"{split}.arrow"))).read_all()
+        features = datasets.Features.from_arrow_schema(table.schema)
+        for column, label in self._labels.items():
+            table = table.set_column(table.schema.get_field_index(column), column, label.final(table[column]))
+            features[column] = label.feature
+        # Datasets would pickle the whole table to name it.
+        name = sha256(f"{split} {features}".encode()).hexdigest()[:16]
+        info = datasets.DatasetInfo(features=features)
+        return datasets.Dataset(
+            table.cast(features.arrow_schema), info, datasets.NamedSplit(split), fingerprint=name
+        )
+
+
+def _usual_order(split: str) -> tuple[int, str]:
+    usual = ("train", "validation", "test")
+    return (usual.index(split) if split in usual else len(usual), split)
+
+
+def _array(rows: Sequence[Row], name: str, kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array([row.values[name] for row in rows], kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+        raise _misfit(rows, name, kind) from None
