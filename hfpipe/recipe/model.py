@@ -1,4 +1,4 @@
-"""Checks a `model:` mapping against the installed config classes."""
+"""Checks a `model:` mapping against the installed config class of its type."""
 
 from __future__ import annotations
 
@@ -6,9 +6,58 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe.words import Keys
+from hfpipe.recipe.installed import Config, config, model_types
+from hfpipe.recipe.settings import unknown
+from hfpipe.recipe.source import KeyProblem
+from hfpipe.recipe.words import Keys, described, dotted, inside, meant
+
+_FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
+"""Entries that free the size of a head from `hidden_size`."""
 
 
 def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield what the installed config class would not take."""
-    return iter(())
+    """Yield what the config class of `type` would not take."""
+    kind = given.get("type")
+    if "model_type" in given and "type" not in given:
+        yield unknown((*path, "model_type"), ["type"])
+        return
+    if "type" not in given:
+        yield KeyProblem(f"missing key 'type'{inside(path)}; it names the architecture, as modernbert", path)
+        return
+    known = config(kind) if isinstance(kind, str) else None
+    if known is None:
+        given_as = repr(kind) if isinstance(kind, str) else described(kind)
+        yield Problem(f"there is no model type {given_as}{meant(str(kind), model_types())}", (*path, "type"))
+        return
+    for key, value in given.items():
+        if key != "type":
+            yield from _entry(str(key), value, known, (*path, key))
+    yield from _heads(given, known, path)
+
+
+def _entry(key: str, value: Any, known: Config, here: Keys) -> Iterator[Problem]:
+    field = known.fields.get(known.aliases.get(key, key))
+    if field is not None:
+        refusal = field.form.refusal(value, loose=False)
+        if refusal is not None:
+            yield Problem(f"{dotted(here)}: {refusal}", here)
+    elif known.whole:
+        yield unknown(here, ["type", *known.fields, *known.aliases])
+
+
+def _heads(given: Mapping[str, Any], known: Config, path: Keys) -> Iterator[Problem]:
+    """Attention cuts the hidden size into heads; Transformers says so only once the model is built."""
+    if any(name in known.fields or name in known.aliases or name in given for name in _FREE_HEADS):
+        return
+    size, heads = known.value(given, "hidden_size"), known.value(given, "num_attention_heads")
+    if isinstance(size, int) and isinstance(heads, int) and (heads < 1 or size % heads):
+        message = f"hidden_size {size} is not a multiple of num_attention_heads {heads}{inside(path)}"
+        own = next(
+            (
+                k
+                for k in ("num_attention_heads", "hidden_size")
+                if known.aliases.get(k, k) in given or k in given
+            ),
+            "",
+        )
+        yield Problem(f"{message}; change one", (*path, own) if own in given else path)

@@ -1,4 +1,4 @@
-"""Checks `training:` against the installed TrainingArguments."""
+"""Checks `training:` against the installed TrainingArguments, and the words hfpipe adds or keeps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,123 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe.words import Keys
+from hfpipe.recipe import budget
+from hfpipe.recipe.installed import Field, training_arguments
+from hfpipe.recipe.settings import unknown
+from hfpipe.recipe.source import KeyProblem
+from hfpipe.recipe.words import Keys, described, dotted, inside
+
+_ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE"
+_OWN_ORDER = "hfpipe orders and batches the examples itself; delete it"
+_OWN_EVAL = "hfpipe runs evaluation itself, in one streaming pass; delete it"
+_OWN_STAGES = "the kinds of stage say what is done; delete it"
+
+MANAGED: dict[str, str] = {
+    "output_dir": "each stage has its own folder under --runs; delete it",
+    "seed": "write the recipe's 'seed'",
+    "data_seed": "write the recipe's 'seed'; order and masks follow from it",
+    "fsdp": _ACCELERATE,
+    "fsdp_config": _ACCELERATE,
+    "deepspeed": _ACCELERATE,
+    "parallelism_config": _ACCELERATE,
+    "accelerator_config": _ACCELERATE,
+    "use_cpu": _ACCELERATE,
+    "local_rank": _ACCELERATE,
+    "ddp_backend": _ACCELERATE,
+    "do_train": _OWN_STAGES,
+    "do_eval": _OWN_STAGES,
+    "do_predict": _OWN_STAGES,
+    "resume_from_checkpoint": "an unfinished stage is taken up again by itself; delete it",
+    "ignore_data_skip": "a resumed run sees the data it would have seen; delete it",
+    "remove_unused_columns": "the task chooses the columns; delete it",
+    "label_names": "the task names its labels; delete it",
+    "prediction_loss_only": _OWN_EVAL,
+    "include_for_metrics": _OWN_EVAL,
+    "batch_eval_metrics": _OWN_EVAL,
+    "eval_do_concat_batches": _OWN_EVAL,
+    "eval_accumulation_steps": _OWN_EVAL,
+    "eval_use_gather_object": _OWN_EVAL,
+    "torch_compile": "write 'compile: true' or 'compile: auto'",
+    "auto_find_batch_size": "the batch size is part of the result; set per_device_train_batch_size",
+    "train_sampling_strategy": _OWN_ORDER,
+    "length_column_name": _OWN_ORDER,
+    "dataloader_drop_last": _OWN_ORDER,
+}
+"""Arguments that hfpipe sets itself, and what to write instead."""
+
+WORDS: dict[str, str] = {
+    "budget": "How long to train: a time (4min, 90s, 2h) or an amount (20M tokens, 3 epochs, 500 steps).",
+    "bf16": "bfloat16 training: true, false, or auto for where the processor has it.",
+    "compile": "torch.compile: true, false, or auto for where it pays.",
+}
+"""The words hfpipe adds to TrainingArguments, with their help."""
+
+_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+
+
+def names() -> list[str]:
+    """Return every key that `training:` takes."""
+    return [*WORDS, *(name for name in training_arguments() if name not in MANAGED and name not in WORDS)]
 
 
 def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield what the installed TrainingArguments would not take, or would take another way."""
-    return iter(())
+    """Yield what the installed TrainingArguments would not take, or would take another way than meant."""
+    known = training_arguments()
+    for key, value in given.items():
+        here = (*path, key)
+        if key in MANAGED:
+            yield KeyProblem(f"{key!r} cannot be set{inside(path)}: {MANAGED[key]}", here)
+        elif key in WORDS:
+            yield from _word(key, value, here)
+        elif key in known:
+            yield from _argument(key, value, known[key], here)
+        else:
+            yield unknown(here, names())
+    yield from _contradictions(given, path)
+
+
+def _word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
+    if key == "budget":
+        try:
+            budget.parse(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield Problem(f"{dotted(here)}: {error}; got {described(value)}", here)
+    elif not isinstance(value, bool) and value != "auto":
+        yield Problem(f"{dotted(here)}: expected true, false or 'auto', got {described(value)}", here)
+
+
+def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:
+    refusal = field.form.refusal(value, loose=True)
+    if refusal is None and isinstance(value, (int, float)) and not isinstance(value, bool):
+        least = 1 if key in _AT_LEAST_ONE else 0
+        # A negative default, as of max_steps, is Transformers' way to say "not set".
+        if value < least and not (isinstance(field.default, int) and field.default < 0):
+            refusal = f"must be at least {least}, got {value!r}"
+    if refusal is not None:
+        yield Problem(f"{dotted(here)}: {refusal}", here)
+
+
+def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+    """Yield pairs of arguments of which one would be ignored or would stop the training later."""
+    for other in ("num_train_epochs", "max_steps"):
+        if "budget" in given and other in given:
+            yield KeyProblem(
+                f"'budget' and {other!r} both say how long to train{inside(path)}; keep one", (*path, other)
+            )
+    for half in ("fp16", "fp16_full_eval"):
+        whole = half.replace("fp16", "bf16")
+        if given.get(half) is True and given.get(whole) is True:
+            yield KeyProblem(f"{half!r} and {whole!r} are both true{inside(path)}; keep one", (*path, half))
+    if given.get("push_to_hub") is True and "hub_model_id" not in given:
+        yield KeyProblem(f"'push_to_hub'{inside(path)} needs 'hub_model_id'", (*path, "push_to_hub"))
+    saves, evaluates = given.get("save_strategy"), given.get("eval_strategy")
+    if (
+        given.get("load_best_model_at_end") is True
+        and saves
+        and evaluates
+        and saves not in ("best", evaluates)
+    ):
+        message = (
+            f"'load_best_model_at_end'{inside(path)} needs 'save_strategy' and 'eval_strategy' to be the same"
+        )
+        yield KeyProblem(message, (*path, "load_best_model_at_end"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 Keys = tuple["str | int", ...]
@@ -24,10 +24,17 @@ def inside(path: Keys) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that was probably meant, if one is close."""
-    folded = {entry.lower().replace("-", "_"): entry for entry in known}
-    close = difflib.get_close_matches(str(name).lower().replace("-", "_"), folded, n=1, cutoff=0.7)
+    """Return the known name that was probably meant, if one is close or begins with it."""
+    given = _folded(name)
+    folded = {_folded(entry): entry for entry in known}
+    longer = [entry for entry in folded if len(given) > 2 and entry.startswith(given)]
+    close = get_close_matches(given, folded, n=1, cutoff=0.8) or longer[:1]
+    close = close or get_close_matches(given, folded, n=1, cutoff=0.7)
     return folded[close[0]] if close else None
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def meant(name: str, known: Iterable[str]) -> str:

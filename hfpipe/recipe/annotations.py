@@ -1,0 +1,105 @@
+"""Reads type annotations of Transformers' source as what a YAML value may be, without importing them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hfpipe.recipe.words import described, listed, nearest
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping",
+}
+_FORMS = {
+    "None": "null",
+    "tuple": "list",
+    "set": "list",
+    "List": "list",
+    "Sequence": "list",
+    "Dict": "dict",
+    "Mapping": "dict",
+    "dtype": "str",
+} | {name: name for name in _WORDS}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a value may be; no kinds at all means anything."""
+
+    kinds: frozenset[str] = frozenset()
+    """Of `int`, `float`, `bool`, `str`, `list`, `dict`, `null`."""
+    choices: tuple[str, ...] = ()
+    """The texts allowed, when only some are."""
+
+    def refusal(self, value: Any, *, loose: bool) -> str | None:
+        """Say why a value does not fit, or None; `loose` lets a whole number stand for any number."""
+        kinds = self.kinds
+        if not kinds or _kind(value) in (kinds | {"int"} if loose and "float" in kinds else kinds):
+            if not self.choices or not isinstance(value, str) or value in self.choices:
+                return None
+            return f"expected {self._choice(value)}"
+        if kinds - {"null"} == {"float"} and _kind(value) == "int":
+            return f"expected a number with a point, as {float(value)!r}, got {described(value)}"
+        return f"expected {self.wanted()}, got {described(value)}"
+
+    def wanted(self) -> str:
+        """Say in words what fits."""
+        if self.choices and len(self.choices) <= 8:
+            return listed(self.choices, "or")
+        kinds = self.kinds - {"int"} if "float" in self.kinds else self.kinds
+        return " or ".join(words for kind, words in _WORDS.items() if kind in kinds) or "nothing"
+
+    def _choice(self, value: str) -> str:
+        close = nearest(value, self.choices)
+        names = listed(self.choices, "or") if len(self.choices) <= 8 else "one of the known names"
+        return f"{names}, got {described(value)}" + (f"; did you mean {close!r}?" if close else "")
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def read(node: ast.expr | None, enums: Mapping[str, tuple[str, ...]]) -> Form:
+    """Read an annotation; names that are neither plain types nor in `enums` admit anything."""
+    forms = [_one(part, enums) for part in _parts(node)]
+    if not forms or any(not form.kinds for form in forms):
+        return Form()
+    choices = tuple(dict.fromkeys(choice for form in forms for choice in form.choices))
+    return Form(frozenset().union(*(form.kinds for form in forms)), choices)
+
+
+def _parts(node: ast.expr | None) -> list[ast.expr]:
+    """Flatten `A | B`, `Union[A, B]` and `Optional[A]` into members."""
+    if isinstance(node, ast.BinOp):
+        return [*_parts(node.left), *_parts(node.right)]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return _parts(ast.parse(node.value, mode="eval").body)
+    if isinstance(node, ast.Subscript) and _name(node.value) in ("Union", "Optional"):
+        members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        none = [ast.Constant(None)] if _name(node.value) == "Optional" else []
+        return [part for member in members for part in _parts(member)] + list(none)
+    return [node] if node is not None else []
+
+
+def _one(node: ast.expr, enums: Mapping[str, tuple[str, ...]]) -> Form:
+    if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
+        members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        values = [member.value for member in members if isinstance(member, ast.Constant)]
+        return Form(frozenset(_kind(v) for v in values), tuple(v for v in values if isinstance(v, str)))
+    name = _name(node.value if isinstance(node, ast.Subscript) else node)
+    if name in enums:
+        return Form(frozenset({"str"}), enums[name])
+    return Form(frozenset({_FORMS[name]})) if name in _FORMS else Form()
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")

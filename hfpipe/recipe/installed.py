@@ -1,0 +1,222 @@
+"""What the installed Transformers takes, read from its source so that nothing heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hfpipe.recipe.annotations import Form, read
+
+_KWARGS_READERS = ("__post_init__", "convert_rope_params_to_dict")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One argument: what it may be, its default and its help."""
+
+    form: Form
+    default: Any = None
+    """None as well when the default is worked out while running."""
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The entries of one model type's config."""
+
+    fields: Mapping[str, Field]
+    aliases: Mapping[str, str]
+    """Common name → this model's own, as `hidden_size` → `n_embd` of GPT-2."""
+    whole: bool
+    """Whether every class it builds on was found; if not, other names may be right too."""
+
+    def value(self, given: Mapping[str, Any], name: str) -> Any:
+        """Return an entry under its common name: as given, or the default."""
+        own = self.aliases.get(name, name)
+        field = self.fields.get(own)
+        return given.get(name, given.get(own, field.default if field else None))
+
+
+@lru_cache(maxsize=1)
+def training_arguments() -> Mapping[str, Field]:
+    """Return the fields of TrainingArguments, in their order."""
+    root = _root()
+    module = _module(root / "training_args.py")
+    enums: dict[str, tuple[str, ...]] = {}
+    for tree in (module, _module(root / "trainer_utils.py")):
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        enums |= {
+            cls.name: _texts(cls) for cls in classes if any("Enum" in ast.unparse(base) for base in cls.bases)
+        }
+    return dict(_fields(_class(module, "TrainingArguments"), enums))
+
+
+@lru_cache(maxsize=1)
+def model_types() -> Mapping[str, str]:
+    """Return model type → name of its config class."""
+    return dict(_table("CONFIG_MAPPING_NAMES"))
+
+
+@lru_cache(maxsize=32)
+def config(model_type: str) -> Config | None:
+    """Return what a model type's config takes, or None when there is no such type."""
+    name = model_types().get(model_type)
+    if name is None:
+        return None
+    module = dict(_table("SPECIAL_MODEL_TYPE_TO_MODULE_NAME")).get(model_type, model_type.replace("-", "_"))
+    file = _root() / "models" / module / f"configuration_{module}.py"
+    fields: dict[str, Field] = {}
+    aliases: dict[str, str] = {}
+    whole = True
+    for cls in reversed(list(_ancestry(file, name))):
+        if cls is None:
+            whole = False
+            continue
+        fields |= dict(_fields(cls, {}))
+        aliases |= _aliases(cls)
+        fields = _defaults(cls, fields)
+        for key in _kwargs(cls, "rope_parameters" in fields):
+            fields.setdefault(key, Field(Form()))
+    return Config(fields, aliases, whole)
+
+
+def _root() -> Path:
+    spec = find_spec("transformers")  # does not import a top-level package
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+@lru_cache(maxsize=32)
+def _module(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _class(module: ast.Module, name: str) -> ast.ClassDef:
+    return next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name)
+
+
+def _texts(cls: ast.ClassDef) -> tuple[str, ...]:
+    """Return the values of an enumeration of texts."""
+    values = [node.value for node in cls.body if isinstance(node, ast.Assign)]
+    return tuple(v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str))
+
+
+def _fields(cls: ast.ClassDef, enums: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Field]]:
+    """Yield the annotated fields of a dataclass, and the arguments of an `__init__` if it has one."""
+    doc = ast.get_docstring(cls) or ""
+    for node in cls.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            if "ClassVar" not in ast.unparse(node.annotation) and not node.target.id.startswith("_"):
+                yield node.target.id, _field(node, enums, doc)
+        elif isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            for argument in [*node.args.args[1:], *node.args.kwonlyargs]:
+                yield argument.arg, Field(read(argument.annotation, enums))
+
+
+def _field(node: ast.AnnAssign, enums: Mapping[str, tuple[str, ...]], doc: str) -> Field:
+    assert isinstance(node.target, ast.Name)
+    form, value = read(node.annotation, enums), node.value
+    if not isinstance(value, ast.Call):
+        return Field(form, _literal(value), _documented(node.target.id, doc))
+    given = {keyword.arg: keyword.value for keyword in value.keywords}
+    metadata = given.get("metadata")
+    entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+    notes = {_literal(key): _literal(entry) for key, entry in entries}
+    if isinstance(notes.get("choices"), list):
+        form = replace(form, choices=tuple(notes["choices"]))
+    return Field(form, _literal(given.get("default")), str(notes.get("help") or "").replace("%%", "%"))
+
+
+def _literal(node: ast.expr | None) -> Any:
+    try:
+        return ast.literal_eval(node) if node is not None else None
+    except ValueError:
+        return None
+
+
+def _documented(name: str, doc: str) -> str:
+    """Return what a class docstring says of one argument."""
+    match = re.search(rf"^(\s*){name} \(.*\):\n((\1\s+.*\n?)+)", doc, re.MULTILINE)
+    return " ".join(match[2].split()) if match else ""
+
+
+def _ancestry(file: Path, name: str) -> Iterator[ast.ClassDef | None]:
+    """Yield a class and what it builds on, nearest first; None for one whose source was not found."""
+    module = _module(file) if file.is_file() else ast.Module([], [])
+    cls = next((n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+    if cls is not None or not name.endswith("Mixin"):  # a mixin that is not found brings no fields
+        yield cls
+    for base in cls.bases if cls else ():
+        known = ast.unparse(base)
+        origin = next((source for names, source in _imports(module, file) if known in names), file)
+        if known == "PreTrainedConfig":
+            origin = _root() / "configuration_utils.py"
+        yield from _ancestry(origin, known)
+
+
+def _imports(module: ast.Module, file: Path) -> Iterator[tuple[list[str], Path]]:
+    """Yield the names that each relative import brings in, and the file they come from."""
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
+            folder = file.parents[node.level - 1].joinpath(*node.module.split("."))
+            source = folder.with_suffix(".py")
+            yield [a.name for a in node.names], source if source.is_file() else folder / "__init__.py"
+
+
+def _aliases(cls: ast.ClassDef) -> dict[str, str]:
+    for node in cls.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "attribute_map":
+            return _literal(node.value) or {}
+    return {}
+
+
+def _defaults(cls: ast.ClassDef, fields: dict[str, Field]) -> dict[str, Field]:
+    """Apply what a class sets again without an annotation."""
+    plain = {ast.unparse(n.targets[0]): n.value for n in cls.body if isinstance(n, ast.Assign)}
+    again = {name: replace(fields[name], default=_literal(v)) for name, v in plain.items() if name in fields}
+    return fields | again
+
+
+def _kwargs(cls: ast.ClassDef, rope: bool) -> Iterator[str]:
+    """Yield names that a config takes beside its fields, for older checkpoints' sake."""
+    for function in cls.body:
+        if not isinstance(function, ast.FunctionDef) or function.name not in _KWARGS_READERS:
+            continue
+        if "rope" in function.name and not rope:
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("kwargs.pop", "kwargs.get"):
+                name = _literal(node.args[0]) if node.args else None
+                if isinstance(name, str) and not name.startswith("_"):
+                    yield name
+
+
+def _table(name: str) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of strings of one of the auto classes' tables, additions included."""
+    auto = _root() / "models" / "auto"
+    for file in ("auto_mappings.py", "configuration_auto.py"):
+        for node in _module(auto / file).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else _updated(node)
+            if isinstance(target, ast.Name) and target.id == name:
+                yield from _pairs(node)
+
+
+def _updated(node: ast.stmt) -> ast.expr | None:
+    """Return `table` of a statement `table.update(...)`."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    return call.func.value if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) else None
+
+
+def _pairs(node: ast.AST) -> Iterator[tuple[str, str]]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Dict):
+            yield from ((_literal(k), _literal(v)) for k, v in zip(part.keys, part.values, strict=True))
+        elif isinstance(part, ast.Tuple) and len(part.elts) == 2:
+            yield _literal(part.elts[0]), _literal(part.elts[1])
