@@ -50,13 +50,12 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
             raise DataError("the source gave no rows; mend the source")
         labels = find_labels(list(head[0].values), plan.labels, given.names)
         texts = text_columns(head, [label.column for label in labels], plan.text)
-        cleaned = clean(take_texts(chain(head, rows), texts, ledger), plan.steps, ledger)
+        cleaned = clean(take_texts(chain(head, rows), texts, ledger), texts, plan.steps, ledger)
         choose, ids = splitter(plan.shares, given.splits, ctx.seed), Ids()
         scratch = ctx.work / "rows"
         with _disk_errors(ctx.folder), Writer(scratch, schema(head, texts, labels), labels) as writer:
             for row in cleaned:
                 split = choose(row)
-                row.values |= zip(texts, row.texts, strict=True)
                 row.values["id"] = ids.of(row)
                 row.values |= {label.column: label.encode(row, split) for label in labels}
                 writer.add(row, split)

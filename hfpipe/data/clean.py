@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from hfpipe.data.edits import Edit
+from hfpipe.data.filters import Keep
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
-from hfpipe.data.steps import Clean, Edit, Keep
+from hfpipe.data.steps import Clean
 
 Apply = Callable[[Row], bool]
 
 
-def clean(rows: Iterable[Row], steps: Sequence[Clean], ledger: Ledger) -> Iterator[Row]:
-    """Yield the rows that pass every step, in order, with their texts edited."""
+def clean(
+    rows: Iterable[Row], columns: Sequence[str], steps: Sequence[Clean], ledger: Ledger
+) -> Iterator[Row]:
+    """Yield the rows that pass every step, in order, with the text columns edited."""
     stages = [
-        _editing(one.step, one.reason, ledger)
+        _editing(one.step, one.reason, columns, ledger)
         if isinstance(one.step, Edit)
         else _filtering(one.step.start(), one.reason, ledger)
         for one in steps
@@ -24,12 +28,13 @@ def clean(rows: Iterable[Row], steps: Sequence[Clean], ledger: Ledger) -> Iterat
             yield row
 
 
-def _editing(step: Edit, reason: str, ledger: Ledger) -> Apply:
+def _editing(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger) -> Apply:
     def apply(row: Row) -> bool:
         texts = [step.edit(text) for text in row.texts]
         if texts != row.texts:
             before = row.characters
             row.texts = texts
+            row.values |= zip(columns, texts, strict=True)
             ledger.change(reason, before - row.characters)
         return True
 

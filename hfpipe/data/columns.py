@@ -78,7 +78,8 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
     texts = [name for name in strings if name.startswith("text")] or strings
     if not texts:
         raise DataError(
-            f"{head[0].place}: no column holds text; they are {listed(columns)}: map one with `columns: {{text: …}}`"
+            f"{head[0].place}: no column holds text; they are "
+            f"{listed(columns)}: map one with `columns: {{text: …}}`"
         )
     return texts
 
@@ -97,8 +98,8 @@ def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> I
         for name, text in zip(columns, texts, strict=True):
             if text is not None and not isinstance(text, str):
                 raise DataError(
-                    f"{row.place}: {name!r} is {text!r:.40}, not a string; write it in quotes, or name the text "
-                    "columns with `text`"
+                    f"{row.place}: {name!r} is {text!r:.40}, not a string; write it in quotes, or name the "
+                    "text columns with `text`"
                 )
         row.texts = [text for text in texts if text is not None]
         ledger.enter(row.characters)

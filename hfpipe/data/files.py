@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfpipe.data.rows import Row, listed
+from hfpipe.data.streams import COMPRESSION, text_stream
 from hfpipe.errors import DataError
 
-COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 Reader = Callable[[TextIO, str], Iterator[Row]]
 
 
@@ -43,56 +40,14 @@ def _format(path: Path, name: str) -> str:
     ending = Path(path.stem if path.suffix in COMPRESSION else path.name).suffix[1:].lower()
     if ending not in {*READERS, "parquet", "arrow"}:
         raise DataError(
-            f"{name}: its ending tells no format; write `format:` txt, jsonl, json, csv, tsv, parquet or arrow"
+            f"{name}: its ending tells no format; add `format:` txt, jsonl, json, csv, tsv, parquet or arrow"
         )
     return ending
 
 
-@contextmanager
-def _decompressed(path: Path, name: str) -> Iterator[pa.NativeFile]:
-    try:
-        with pa.input_stream(str(path), compression=COMPRESSION.get(path.suffix)) as stream:
-            yield stream
-    except OSError as error:
-        raise DataError(f"{name}: {_cause(error, path)}") from None
-
-
-def _cause(error: OSError, path: Path) -> str:
-    if "Truncated" in str(error):
-        return f"is cut off: the {COMPRESSION[path.suffix]} stream has no end; copy or download it again"
-    if error.errno is None and path.suffix in COMPRESSION:
-        return f"is no {COMPRESSION[path.suffix]} file, or damaged; copy or download it again"
-    return f"cannot be read ({error.strerror or str(error).partition(chr(10))[0]}); mend the path or its permissions"
-
-
 def _text(path: Path, name: str, kind: str, encoding: str) -> Iterator[Row]:
-    # A byte-order mark is no part of the first column's name.
-    codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    with _decompressed(path, name) as stream:
-        file = io.TextIOWrapper(stream, encoding=codec, newline="" if kind in ("csv", "tsv") else None)
-        try:
-            yield from READERS[kind](file, name)
-        except UnicodeDecodeError:
-            raise _undecodable(path, name, codec) from None
-
-
-def _undecodable(path: Path, name: str, encoding: str) -> DataError:
-    """Find the byte that cannot be decoded, counted in the decompressed text."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    done = 0
-    with pa.input_stream(str(path), compression=COMPRESSION.get(path.suffix)) as stream:
-        while True:
-            chunk = stream.read(1 << 20)
-            held = len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                at = done - held + error.start
-                return DataError(
-                    f"{name}: byte {at:,} ({error.object[error.start]:#04x}) is no {encoding.removesuffix('-sig')}; "
-                    "name the file's `encoding`, as latin-1 or cp1252"
-                )
-            done += len(chunk)
+    with text_stream(path, name, encoding, newline="" if kind in ("csv", "tsv") else None) as file:
+        yield from READERS[kind](file, name)
 
 
 def _lines(file: TextIO, name: str) -> Iterator[Row]:
@@ -119,7 +74,8 @@ def _json(file: TextIO, name: str) -> Iterator[Row]:
         data = json.load(file)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{name}, line {error.lineno}: broken JSON ({error.msg}); mend it, or write `format: jsonl` for a record a line"
+            f"{name}, line {error.lineno}: broken JSON ({error.msg}); mend it, or add "
+            "`format: jsonl` if each line is a record"
         ) from None
     if not isinstance(data, (list, dict)):
         raise _no_record(name, data)
@@ -145,7 +101,7 @@ def _csv(file: TextIO, name: str, **dialect: Any) -> Iterator[Row]:
 
 def _fields(reader: Any, name: str) -> Iterator[Row]:
     try:
-        header = next(reader, [])
+        header: list[str] = next(reader, [])
         if len(set(header)) < len(header):
             twice = next(field for field in header if header.count(field) > 1)
             raise DataError(f"{name}, line 1: the header has {twice!r} twice; rename one")

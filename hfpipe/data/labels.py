@@ -38,7 +38,7 @@ class Label:
 
         Raises DataError for a label that is missing, not a number, or of another type than those before.
         """
-        value = row.values[self.column]
+        value: Any = row.values[self.column]
         if isinstance(value, (np.generic, np.ndarray)):
             value = value.tolist()
         if value is None:
@@ -67,7 +67,7 @@ class Label:
 
     def _id(self, value: Any, row: Row, split: str) -> int:
         self._type = self._type or type(value)
-        if type(value) is not self._type or self._type not in (str, int, bool):
+        if type(value) is not self._type or not isinstance(value, (str, int)):
             raise self._mixed(value, row)
         number = self._ids.setdefault(value, len(self._ids))
         self._first.setdefault(number, row)

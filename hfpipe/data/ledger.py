@@ -50,8 +50,10 @@ class Ledger:
         characters = {"kept": self.characters_kept, **{why: self.characters_lost[why] for why in reasons}}
         if sum(rows.values()) != self.rows_in or sum(characters.values()) != self.characters_in:
             raise StageError(
-                f"the ledger does not balance: {self.rows_in} rows and {self.characters_in} characters came in, "
-                f"{rows} and {characters} are accounted for; this is a fault of hfpipe, please report it"
+                f"the ledger does not balance: {self.rows_in} rows and "
+                f"{self.characters_in} characters "
+                f"came in, {rows} and {characters} are accounted for; this is a fault of "
+                "hfpipe, please report it"
             )
         return {
             "rows": {"in": self.rows_in, **rows},

@@ -19,7 +19,7 @@ BATCH = 1000
 
 def from_files(
     patterns: Mapping[str | None, Mapping[str, list[Path]]],
-    format: str | None,
+    kind: str | None,
     encoding: str,
 ) -> Given:
     """Read files: split (or None) → pattern as written → its files.
@@ -32,7 +32,7 @@ def from_files(
                 raise DataError(
                     f"{pattern}: no file matches; mend the pattern, which is read relative to the recipe"
                 )
-    return Given({split: _files(found, format, encoding) for split, found in patterns.items()})
+    return Given({split: _files(found, kind, encoding) for split, found in patterns.items()})
 
 
 def _files(found: Mapping[str, list[Path]], kind: str | None, encoding: str) -> Iterator[Row]:
@@ -94,8 +94,8 @@ def _hub_failure(name: str, error: Exception) -> str:
         )
     if isinstance(error, (ConnectionError, OSError)) and "doesn't exist on the Hub" not in cause:
         return (
-            f"hub:{name}: cannot be reached and is not in the cache {datasets.config.HF_DATASETS_CACHE}; go online "
-            "once, or point HF_HOME at a cache that has it"
+            f"hub:{name}: cannot be reached and is not in the cache {datasets.config.HF_DATASETS_CACHE}; go "
+            "online once, or point HF_HOME at a cache that has it"
         )
     return f"hub:{name}: {cause}"
 

@@ -58,7 +58,8 @@ class Ids:
         name = str(value)
         if name in self._seen:
             raise DataError(
-                f"{row.place}: the `id` {name!r} was given before; make ids unique, or leave them out with `columns`"
+                f"{row.place}: the `id` {name!r} was given before; make ids unique, or leave them "
+                "out with `columns`"
             )
         self._seen.add(name)
         return name

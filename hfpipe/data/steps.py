@@ -1,232 +1,28 @@
-"""The cleaning steps a recipe can name: each a few settings and what they do to a row."""
+"""The names under which a recipe asks for cleaning steps."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    RootModel,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from hfpipe.contract import Settings
-from hfpipe.data.rows import Row
-
-Keep = Callable[[Row], bool]
-"""Whether a row stays; may remember the rows it saw."""
-
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_PLAIN = ConfigDict(frozen=True, strict=True)
-
-
-class Edit(ABC):
-    """A step that changes text and keeps every row."""
-
-    @abstractmethod
-    def edit(self, text: str) -> str:
-        """Return the text as it should be; pure."""
-
-
-class Filter(ABC):
-    """A step that drops rows."""
-
-    @abstractmethod
-    def start(self) -> Keep:
-        """Return a fresh test for the rows of one run."""
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-    return pattern
-
-
-Count = Annotated[int, Field(ge=1)]
-Pattern = Annotated[str, AfterValidator(_compiles)]
-Secret = Literal["email", "phone", "ip", "card"]
-
-
-class Short(Settings):
-    """Base of the steps whose first setting may stand alone: `{script: Latin}`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {next(iter(cls.model_fields)): value}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        long = handler(core)
-        first = handler.resolve_ref_schema(long)["properties"][next(iter(cls.model_fields))]
-        return {"anyOf": [first, long]}
-
-
-class Unicode(Settings, Edit):
-    """Brings text to NFC and removes control characters and stray surrogates; newline and tab stay."""
-
-    def edit(self, text: str) -> str:
-        return _CONTROL.sub("", text if text.isascii() else unicodedata.normalize("NFC", text))
-
-
-class Html(Settings, Edit):
-    """Strips tags, comments, scripts and styles, and decodes entities."""
-
-    def edit(self, text: str) -> str:
-        from hfpipe.data.html import strip
-
-        return strip(text)
-
-
-class MaskPII(RootModel[list[Secret]], Edit):
-    """Replaces e-mail addresses, phone numbers, IP addresses and card numbers by <EMAIL>, <PHONE>, …"""
-
-    model_config = _PLAIN
-    root: list[Secret] = Field(min_length=1)
-
-    def edit(self, text: str) -> str:
-        from hfpipe.data.pii import mask
-
-        return mask(text, self.root)
-
-
-class MinChars(RootModel[Count], Filter):
-    """Drops rows with fewer characters, all text columns together."""
-
-    model_config = _PLAIN
-
-    def start(self) -> Keep:
-        return lambda row: row.characters >= self.root
-
-
-class MaxChars(RootModel[Count], Filter):
-    """Drops rows with more characters, all text columns together."""
-
-    model_config = _PLAIN
-
-    def start(self) -> Keep:
-        return lambda row: row.characters <= self.root
-
-
-def _words(row: Row) -> int:
-    return sum(len(text.split()) for text in row.texts)
-
-
-class MinWords(RootModel[Count], Filter):
-    """Drops rows with fewer words (runs between white space), all text columns together."""
-
-    model_config = _PLAIN
-
-    def start(self) -> Keep:
-        return lambda row: _words(row) >= self.root
-
-
-class MaxWords(RootModel[Count], Filter):
-    """Drops rows with more words (runs between white space), all text columns together."""
-
-    model_config = _PLAIN
-
-    def start(self) -> Keep:
-        return lambda row: _words(row) <= self.root
-
-
-class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
-    """Drops rows that hold one of the values in a column; `null` drops rows that have none."""
-
-    model_config = _PLAIN
-
-    def start(self) -> Keep:
-        def keep(row: Row) -> bool:
-            return not any(row.values.get(column) in values for column, values in self.root.items())
-
-        return keep
-
-
-class KeepMatching(RootModel[Pattern], Filter):
-    """Keeps rows in which some text column matches the regular expression somewhere."""
-
-    model_config = _PLAIN
-
-    def start(self) -> Keep:
-        search = re.compile(self.root).search
-        return lambda row: any(map(search, row.texts))
-
-
-class DropMatching(RootModel[Pattern], Filter):
-    """Drops rows in which some text column matches the regular expression somewhere."""
-
-    model_config = _PLAIN
-
-    def start(self) -> Keep:
-        search = re.compile(self.root).search
-        return lambda row: not any(map(search, row.texts))
-
-
-def _script(name: str) -> str:
-    import regex
-
-    try:
-        regex.compile(rf"\p{{Script={name}}}")
-    except regex.error:
-        raise ValueError(f"{name!r} is no Unicode script; write Latin, Cyrillic, Han, Arabic …") from None
-    return name
-
-
-class Script(Short, Filter):
-    """Keeps rows whose letters are mostly of one Unicode script; drops rows without letters."""
-
-    name: Annotated[str, AfterValidator(_script)]
-    """Unicode's name of the script, as `Latin`."""
-    share: float = Field(default=0.8, gt=0, le=1)
-    """Least share of the letters."""
-
-    def start(self) -> Keep:
-        import regex
-
-        others = regex.compile(r"\P{L}+")
-        foreign = regex.compile(rf"\P{{Script={self.name}}}+")
-
-        def keep(row: Row) -> bool:
-            letters = others.sub("", "".join(row.texts))
-            return len(foreign.sub("", letters)) >= self.share * len(letters) > 0
-
-        return keep
-
-
-class Dedup(Short, Filter):
-    """Drops rows whose text was seen before, in any split; the first stays, and held-out splits come first."""
-
-    kind: Literal["exact", "near"] = "exact"
-    """`exact`: equal after the steps above; `near`: similar by MinHash (Broder, 1997)."""
-    threshold: float = Field(default=0.8, gt=0, lt=1)
-    """With `near`: estimated Jaccard similarity of the word 5-grams from which two texts are the same."""
-
-    def start(self) -> Keep:
-        if self.kind == "near":
-            from hfpipe.data.near import NearDuplicates
-
-            return NearDuplicates(self.threshold).is_new
-        seen: set[bytes] = set()
-
-        def keep(row: Row) -> bool:
-            before = len(seen)
-            seen.add(row.digest())
-            return len(seen) > before
-
-        return keep
+from hfpipe.data.edits import Edit, Html, MaskPII, Secret, Unicode
+from hfpipe.data.filters import (
+    Dedup,
+    Drop,
+    DropMatching,
+    Filter,
+    KeepMatching,
+    MaxChars,
+    MaxWords,
+    MinChars,
+    MinWords,
+    Script,
+    Short,
+)
 
 
 class Clean(Settings):
@@ -277,7 +73,7 @@ class Clean(Settings):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"enum": ["unicode", "html", "mask_pii"]}, handler(core)]}
+        return {"anyOf": [{"enum": ["unicode", "html", "mask_pii", "dedup"]}, handler(core)]}
 
     @property
     def step(self) -> Edit | Filter:
@@ -287,10 +83,14 @@ class Clean(Settings):
     @property
     def reason(self) -> str:
         """The step as the ledger names it, as `min_chars: 40` or `dedup: exact`."""
-        name = next(iter(self.model_fields_set))
-        value = getattr(self, name).model_dump(mode="json")
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(value)
-        return f"{name}: {value}" if value else name
+        name, step = next(iter(self.model_fields_set)), self.step
+        value: Any = step.model_dump(mode="json")
+        if isinstance(step, Short):
+            value = [item for item in value.values() if item is not None]
+        return f"{name}: {_said(value)}" if value else name
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_said(item)}" for key, item in value.items())
+    return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)

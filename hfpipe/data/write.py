@@ -56,8 +56,8 @@ def _misfit(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataErr
             )
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             return DataError(
-                f"{row.place}: {name!r} is {value!r:.40}, but {kind} before; write all rows alike, or leave the "
-                "column out with `columns`"
+                f"{row.place}: {name!r} is {value!r:.40}, but {kind} before; write all rows alike, or leave "
+                "the column out with `columns`"
             )
     return DataError(f"column {name!r} mixes types; write all rows alike, or leave it out with `columns`")
 

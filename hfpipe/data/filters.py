@@ -1,0 +1,202 @@
+"""Cleaning steps that drop rows."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    RootModel,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+from typing_extensions import Self
+
+from hfpipe.contract import Settings
+from hfpipe.data.rows import Row, listed
+from hfpipe.errors import DataError
+
+Keep = Callable[[Row], bool]
+"""Whether a row stays; may remember the rows it saw."""
+
+_PLAIN = ConfigDict(frozen=True, strict=True)
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return pattern
+
+
+Count = Annotated[int, Field(ge=1)]
+Pattern = Annotated[str, AfterValidator(_compiles)]
+
+
+class Filter(BaseModel, ABC):
+    """A step that drops rows."""
+
+    @abstractmethod
+    def start(self) -> Keep:
+        """Return a fresh test for the rows of one run."""
+
+
+class Short(Filter, Settings, ABC):
+    """Base of the steps whose first setting may stand alone: `{script: Latin}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {next(iter(cls.model_fields)): value}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        long = handler(core)
+        first = handler.resolve_ref_schema(long)["properties"][next(iter(cls.model_fields))]
+        return {"anyOf": [first, long]}
+
+
+class MinChars(RootModel[Count], Filter):
+    """Drops rows with fewer characters, all text columns together."""
+
+    model_config = _PLAIN
+
+    def start(self) -> Keep:
+        return lambda row: row.characters >= self.root
+
+
+class MaxChars(RootModel[Count], Filter):
+    """Drops rows with more characters, all text columns together."""
+
+    model_config = _PLAIN
+
+    def start(self) -> Keep:
+        return lambda row: row.characters <= self.root
+
+
+def _words(row: Row) -> int:
+    return sum(len(text.split()) for text in row.texts)
+
+
+class MinWords(RootModel[Count], Filter):
+    """Drops rows with fewer words (runs between white space), all text columns together."""
+
+    model_config = _PLAIN
+
+    def start(self) -> Keep:
+        return lambda row: _words(row) >= self.root
+
+
+class MaxWords(RootModel[Count], Filter):
+    """Drops rows with more words (runs between white space), all text columns together."""
+
+    model_config = _PLAIN
+
+    def start(self) -> Keep:
+        return lambda row: _words(row) <= self.root
+
+
+class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
+    """Drops rows that hold one of the values in a column; `null` drops rows that have none."""
+
+    model_config = _PLAIN
+
+    def start(self) -> Keep:
+        def keep(row: Row) -> bool:
+            try:
+                return not any(row.values[column] in values for column, values in self.root.items())
+            except KeyError as error:
+                there = listed(list(row.values))
+                raise DataError(
+                    f"{row.place}: `drop` names {error.args[0]!r}, but the columns are {there}"
+                ) from None
+
+        return keep
+
+
+class KeepMatching(RootModel[Pattern], Filter):
+    """Keeps rows in which some text column matches the regular expression somewhere."""
+
+    model_config = _PLAIN
+
+    def start(self) -> Keep:
+        search = re.compile(self.root).search
+        return lambda row: any(map(search, row.texts))
+
+
+class DropMatching(RootModel[Pattern], Filter):
+    """Drops rows in which some text column matches the regular expression somewhere."""
+
+    model_config = _PLAIN
+
+    def start(self) -> Keep:
+        search = re.compile(self.root).search
+        return lambda row: not any(map(search, row.texts))
+
+
+def _script(name: str) -> str:
+    import regex
+
+    try:
+        regex.compile(rf"\p{{Script={name}}}")
+    except regex.error:
+        raise ValueError(f"{name!r} is no Unicode script; write Latin, Cyrillic, Han, Arabic …") from None
+    return name
+
+
+class Script(Short):
+    """Keeps rows whose letters are mostly of one Unicode script; drops rows without letters."""
+
+    name: Annotated[str, AfterValidator(_script)]
+    """Unicode's name of the script, as `Latin`."""
+    share: float = Field(default=0.8, gt=0, le=1)
+    """Least share of the letters."""
+
+    def start(self) -> Keep:
+        import regex
+
+        others = regex.compile(r"\P{L}+")
+        foreign = regex.compile(rf"\P{{Script={self.name}}}+")
+
+        def keep(row: Row) -> bool:
+            letters = others.sub("", "".join(row.texts))
+            return len(foreign.sub("", letters)) >= self.share * len(letters) > 0
+
+        return keep
+
+
+class Dedup(Short):
+    """Drops rows whose text was seen before in any split; the first stays, held-out splits come first."""
+
+    kind: Literal["exact", "near"] = "exact"
+    """`exact`: equal after the steps above; `near`: similar by MinHash (Broder, 1997)."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """With `near`: estimated Jaccard similarity of word 5-grams that makes two texts the same; else 0.8."""
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        if self.kind == "exact" and self.threshold is not None:
+            raise ValueError("`threshold` goes with `kind: near`")
+        return self
+
+    def start(self) -> Keep:
+        if self.kind == "near":
+            from hfpipe.data.near import NearDuplicates
+
+            return NearDuplicates(self.threshold or 0.8).is_new
+        seen: set[bytes] = set()
+
+        def keep(row: Row) -> bool:
+            before = len(seen)
+            seen.add(row.digest())
+            return len(seen) > before
+
+        return keep
