@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from hfpipe.errors import Problem
+from hfpipe.places import Code
 from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:
@@ -99,12 +100,14 @@ class Counted(NamedTuple):
 class Task(Settings, ABC):
     """What is learned: how rows become tensors, and outputs a loss and scores. One file a task."""
 
-    kind: str
-    """Which task this is, as Transformers' pipelines name it."""
+    kind: Code | str
+    """Which task this is, as Transformers' pipelines name it; one's own is written `file.py:Class`."""
     stages: ClassVar[frozenset[str]] = frozenset({"finetune"})
     """Kinds of stage that admit it (`pretrain`, `finetune`)."""
     auto_class: ClassVar[str]
     """Name of the Transformers auto class that builds the model, as `AutoModelForMaskedLM`."""
+    length: int
+    """Tokens an example has at most."""
     packed: ClassVar[bool] = False
     """Whether training examples are cut from one stream of all documents, without padding."""
 
@@ -143,6 +146,10 @@ class Task(Settings, ABC):
         is a function of (seed, epoch, index) in training and of (seed, index) in evaluation.
         """
 
+    def positions(self, batch: Batch) -> torch.Tensor | None:
+        """Return the flat positions whose vocabulary logits the loss needs, int64; None for all."""
+        return None
+
     @abstractmethod
     def count(self, batch: Batch) -> torch.Tensor:
         """Return the number of targets in the batch, int64, 0-d, without running the model."""
@@ -152,8 +159,8 @@ class Task(Settings, ABC):
         """Return the summed loss in nats and its count, never a mean."""
 
     @abstractmethod
-    def columns_out(self, outputs: Any, batch: Batch) -> Columns:
-        """Return one value a row of the batch: what metrics read and `predictions.parquet` holds."""
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        """Return one value (or row of values) a row of the batch: what metrics read, and predictions keep."""
 
     @abstractmethod
     def metrics(self, facts: DataFacts) -> list[Metric]:

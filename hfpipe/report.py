@@ -81,6 +81,8 @@ class Report(Record):
     """Anything else worth keeping, as plain JSON."""
     scores: list[Score] = []
     """Set by an evaluate stage."""
+    unmet: list[str] = []
+    """Bounds of `require` that a score missed, in words; the run then ends with exit code 1."""
     seconds: float = 0.0
     """Wall time of the stage; filled in by the runner."""
     versions: dict[str, str] = {}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from hfpipe.contract import Stage
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.tasks import revive_task
 
 KINDS: dict[str, type[Stage]] = {
     "dataset": Dataset,
@@ -15,3 +20,11 @@ KINDS: dict[str, type[Stage]] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
 }
+
+
+def revive(settings: Mapping[str, Any], base: Path) -> Stage:
+    """Return the stage whose settings `stage.json` holds; one's own task is loaded from beside the recipe."""
+    given = dict(settings)
+    if isinstance(given.get("task"), Mapping):
+        given["task"] = revive_task(given["task"], base)
+    return KINDS[given["kind"]].model_validate(given)

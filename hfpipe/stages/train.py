@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Settings, Stage, Task
-from hfpipe.places import DataPlace, ModelPlace, TokenizerPlace
-from hfpipe.report import Report
+from hfpipe.errors import StageError
+from hfpipe.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate
+from hfpipe.report import DataFacts, Report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.hf.encoding import Examples
 
 
 class EarlyStopping(Settings):
@@ -40,8 +47,85 @@ class _Train(Stage):
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
 
+    def prepare(self, ctx: RunContext) -> None:
+        from hfpipe.hf.tables import facts
+
+        problems = list(self.task.check(facts(_data(self, ctx))))
+        if problems:
+            raise StageError(f"stage {ctx.name}: {problems[0].message}")
+        self._encoded(ctx, self._tokenizer(ctx))
+
     def run(self, ctx: RunContext) -> Report:
-        raise NotImplementedError
+        from hfpipe.hf.tables import facts
+        from hfpipe.hf.training import Training, train
+
+        tokenizer = self._tokenizer(ctx)
+        examples, ledger = self._encoded(ctx, tokenizer)
+        data = facts(_data(self, ctx))
+        parts = Training(
+            task=self.task,
+            model=self._model(ctx, tokenizer, data),
+            tokenizer=tokenizer,
+            train=examples["train"],
+            validation=examples.get("validation"),
+            metrics=self.task.metrics(data),
+        )
+        early = self.early_stopping
+        found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
+        return Report(kind=self.kind, summary=_summary(found), ledger=ledger, facts=found)
+
+    def _tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
+        from hfpipe.hf.tokenizer import load_tokenizer
+
+        place = self.tokenizer if self.tokenizer is not None else self.model
+        assert isinstance(place, Place)  # the recipe asks for a tokenizer beside a model from nothing
+        found = locate(place, ctx.base, ctx.inputs)
+        return load_tokenizer(found or place, trust_remote_code=self.trust_remote_code)
+
+    def _encoded(
+        self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[dict[str, Examples], dict[str, Any]]:
+        from hfpipe.hf.encoding import encode
+        from hfpipe.hf.tables import facts, open_data
+
+        folder = _data(self, ctx)
+        data, known = open_data(folder), facts(folder)
+        examples: dict[str, Examples] = {}
+        ledger: dict[str, Any] = {}
+        for split in ("train", "validation"):
+            if split not in data:
+                continue
+            with ctx.progress(f"{ctx.name}: encoding {split}", len(data[split])) as advance:
+                path = ctx.work / "encoded" / f"{split}.arrow"
+                packed = split == "train"
+                examples[split], ledger[split] = encode(
+                    self.task, data[split], tokenizer, known, path, packed=packed, advance=advance
+                )
+        return examples, ledger
+
+    def _model(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> PreTrainedModel:
+        from hfpipe.hf.loading import load_model, new_config, new_model
+
+        head = self.task.head(data)
+        if isinstance(self.model, dict):
+            return new_model(self.task.auto_class, new_config(self.model, tokenizer, head), ctx.seed)
+        place = locate(self.model, ctx.base, ctx.inputs) or str(self.model)
+        return load_model(
+            self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
+        )
+
+
+def _data(stage: _Train, ctx: RunContext) -> Path:
+    path = locate(stage.data, ctx.base, ctx.inputs)
+    if path is None:
+        raise StageError(f"stage {ctx.name}: {stage.data} is a Hub id; load it with a dataset stage, source: {{hub: …}}")
+    return path
+
+
+def _summary(found: dict[str, Any]) -> str:
+    scores = [f"{name} {value:.4g}" for name, value in found["validation"].items() if name in ("loss", "accuracy")]
+    size = f"{found['parameters'] / 1e6:.1f}M parameters, {found['steps']:,} steps, {found['tokens'] / 1e6:.1f}M tokens"
+    return size + (f"; validation {', '.join(scores)}" if scores else "")
 
 
 class Pretrain(_Train):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from hfpipe.contract import Task
+from hfpipe.own_code import load_code
+from hfpipe.places import Code
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.text_classification import TextClassification
 
@@ -10,3 +16,10 @@ TASKS: dict[str, type[Task]] = {
     "masked-lm": MaskedLM,
     "text-classification": TextClassification,
 }
+
+
+def revive_task(settings: Mapping[str, Any], base: Path) -> Task:
+    """Return the task whose settings a stage was begun with."""
+    kind = str(settings["kind"])
+    cls: type[Task] = TASKS[kind] if kind in TASKS else load_code(Code(kind), base)
+    return cls.model_validate(dict(settings))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hfpipe.contract import Task
+from hfpipe.contract import Counted, Task
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
-    pass
+    from hfpipe.contract import Batch, Rows
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
 
 
 class MaskedLM(Task):
@@ -28,9 +32,58 @@ class MaskedLM(Task):
     """Share of tokens hidden in training (Wettig et al., 2023)."""
     eval_mask: float = Field(default=0.15, gt=0, lt=1)
     """Share of tokens hidden in evaluation, the same ones each time."""
-    next_sentence: bool = False
-    """BERT's second objective: whether the second sentence follows the first."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.text,)
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        encoded = tokenizer(
+            list(rows[self.text]), return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
+        return {"input_ids": encoded["input_ids"], "row": range(len(rows[self.text]))}
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        from hfpipe.hf.collating import inputs, pad
+        from hfpipe.hf.losses import IGNORED
+        from hfpipe.hf.masking import generator, mask
+
+        share = self.mask if train else self.eval_mask
+        masked = [
+            mask(
+                example["input_ids"],
+                tokenizer,
+                share,
+                generator(seed, example["epoch"] if train else None, example["index"]),
+            )
+            for example in examples
+        ]
+        labels = pad([labels for _, labels in masked], IGNORED, tokenizer.padding_side)
+        return inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
+
+    def positions(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import target_positions
+
+        return target_positions(batch["labels"])
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import IGNORED
+
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.hf.losses import token_loss
+
+        return token_loss(outputs.logits, batch["labels"], smoothing)
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.hf.losses import token_columns
+
+        return token_columns(outputs.logits, batch["labels"])
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.language import language_modelling
+
+        return language_modelling()

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hfpipe.contract import Task
+from hfpipe.contract import Counted, Task
+from hfpipe.errors import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch, Rows
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
+
+PROBLEM_TYPES = {"label": "single_label_classification", "labels": "multi_label_classification", "float": "regression"}
+"""Type of the label's column → what Transformers calls the problem."""
 
 
 class TextClassification(Task):
@@ -26,3 +39,74 @@ class TextClassification(Task):
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.text, self.label) if self.text_pair is None else (self.text, self.text_pair, self.label)
+
+    def check(self, facts: DataFacts) -> Iterator[Problem]:
+        yield from super().check(facts)
+        kind = facts.columns.get(self.label)
+        if kind is not None and kind not in PROBLEM_TYPES:
+            yield Problem(
+                f"column {self.label!r} holds {kind} values, which are no labels; name a column of classes or floats",
+                ("label",),
+            )
+
+    def head(self, facts: DataFacts) -> dict[str, Any]:
+        names = facts.labels.get(self.label, ["LABEL_0"])
+        return {
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: number for number, name in enumerate(names)},
+            "problem_type": PROBLEM_TYPES[facts.columns[self.label]],
+        }
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.hf.encoding import cut
+
+        pairs = list(rows[self.text_pair]) if self.text_pair is not None else None
+        encoded = cut(tokenizer, list(rows[self.text]), pairs, self.length)
+        return encoded | {"label": self._targets(rows[self.label], facts), "row": range(len(rows[self.label]))}
+
+    def _targets(self, labels: Any, facts: DataFacts) -> list[Any]:
+        if facts.columns[self.label] != "labels":
+            return list(labels)
+        classes = range(len(facts.labels[self.label]))
+        return [[float(number in row) for number in classes] for row in labels]
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        import numpy as np
+        import torch
+
+        from hfpipe.hf.collating import inputs, pad
+
+        batch = inputs([example["input_ids"] for example in examples], tokenizer)
+        if "token_type_ids" in examples[0]:
+            types = [example["token_type_ids"] for example in examples]
+            batch["token_type_ids"] = pad(types, 0, tokenizer.padding_side)
+        labels = torch.from_numpy(np.asarray([example["label"] for example in examples]))
+        return batch | {"labels": labels.float() if labels.is_floating_point() else labels.long()}
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        import torch
+
+        return torch.tensor(batch["labels"].numel())
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.hf.losses import label_loss
+
+        return label_loss(outputs.logits, batch["labels"], smoothing)
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.hf.losses import label_columns
+
+        return label_columns(outputs.logits, batch["labels"])
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.classification import multi_label, single_label
+        from hfpipe.metrics.regression import regression
+
+        kind = facts.columns[self.label]
+        if kind == "float":
+            return regression()
+        names = facts.labels[self.label]
+        return single_label(names) if kind == "label" else multi_label(names)

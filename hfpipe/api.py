@@ -1,0 +1,77 @@
+"""What the command line and the notebooks call: one function a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hfpipe import recipe as recipes
+from hfpipe import runner
+from hfpipe.contract import Progress
+from hfpipe.recipe import Recipe
+from hfpipe.results import Run, newest, read_run
+from hfpipe.runner import Launch, Step
+from hfpipe.stages import KINDS
+from hfpipe.tasks import TASKS
+
+RUNS = Path("runs")
+
+
+@contextmanager
+def silent(_: str, __: int | None) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda _: None
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; `overrides` are written `stage.key=value`.
+
+    Raises RecipeError with every problem.
+    """
+    return recipes.load(Path(path), kinds=KINDS, tasks=TASKS, overrides=overrides)
+
+
+def plan(recipe: Recipe, runs: str | Path = RUNS, *, until: str | None = None) -> list[Step]:
+    """Return each stage with whether it is done, and if not, why not. Starts nothing."""
+    return runner.plan(recipe, Path(runs), until)
+
+
+def run(
+    recipe: Recipe,
+    runs: str | Path = RUNS,
+    *,
+    until: str | None = None,
+    launch: Launch = Launch(),  # noqa: B008 - frozen
+    say: Callable[[str], None] = print,
+    progress: Progress = silent,
+) -> Run:
+    """Run what is not done yet and return all of it.
+
+    Raises RecipeError before anything starts when the recipe is wrong; DataError or StageError when a
+    stage fails, which leaves what is finished as it is.
+    """
+    steps = runner.run(recipe, Path(runs), until=until, launch=launch, say=say, progress=progress)
+    return read_run({step.name: step.folder for step in steps})
+
+
+def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hfpipe.open reads well
+    """Open what a recipe left behind, or the newest of each stage in a run's folder."""
+    path = Path(target)
+    if path.is_dir():
+        return newest(path)
+    return read_run({step.name: step.folder for step in plan(load(path), runs)})
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe."""
+    return recipes.schema(KINDS, TASKS)
+
+
+def run_stage(folder: str | Path, progress: Progress = silent) -> None:
+    """Be one process of a prepared stage, as `accelerate launch -m hfpipe stage` starts it."""
+    runner.run_stage(Path(folder), progress)
+
+
+first_process = runner.first_process

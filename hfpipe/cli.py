@@ -1,0 +1,149 @@
+"""The command line: reads arguments, calls one function, prints. The only place that prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hfpipe.errors import HfpipeError, RecipeError
+
+DESCRIPTION = "From raw text to an evaluated model in one recipe file."
+EXITS = "exit codes: 0 done, 1 a stage failed or a requirement was not met, 2 the recipe or the arguments are wrong"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except HfpipeError as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"hfpipe: {error}" if not isinstance(error, RecipeError) else error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("hfpipe: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"hfpipe: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hfpipe", description=DESCRIPTION, epilog=EXITS)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the full trace of an error")
+    recipe = argparse.ArgumentParser(add_help=False)
+    recipe.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)")
+    recipe.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a setting")
+    recipe.add_argument("--until", metavar="STAGE|KIND", help="stop after this stage, or the last of this kind")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", parents=[common, recipe], help="run what is not done yet, print the scores")
+    run.add_argument("recipe", type=Path)
+    devices = run.add_mutually_exclusive_group()
+    devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
+    devices.add_argument("--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", parents=[common], help="find every error of a recipe in one pass")
+    check.add_argument("recipes", type=Path, nargs="+", metavar="recipe")
+    check.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a setting")
+    check.set_defaults(command=_check)
+
+    plan = commands.add_parser("plan", parents=[common, recipe], help="say what is done, what would run and why")
+    plan.add_argument("recipe", type=Path)
+    plan.add_argument("--sizes", action="store_true", help="add parameters, tokens, steps, FLOPs, memory and disk")
+    plan.set_defaults(command=_plan)
+
+    report = commands.add_parser("report", parents=[common], help="print the scores of a recipe or a run again")
+    report.add_argument("target", type=Path, metavar="RECIPE|RUN-DIR")
+    report.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)")
+    report.add_argument("--format", choices=("table", "json", "html"), default="table")
+    report.set_defaults(command=_report)
+
+    schema = commands.add_parser("schema", parents=[common], help="print the JSON Schema of a recipe")
+    schema.set_defaults(command=_schema)
+
+    stage = commands.add_parser("stage", parents=[common], help="one prepared stage, for accelerate launch")
+    stage.add_argument("folder", type=Path)
+    stage.set_defaults(command=_stage)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+
+    recipe = api.load(options.recipe, options.set)
+    launch = api.Launch(options.processes, options.accelerate)
+    with console.progress() as progress:
+        result = api.run(
+            recipe, options.runs, until=options.until, launch=launch, say=console.say, progress=progress
+        )
+    if not api.first_process():
+        return 0
+    console.scores(result)
+    return 1 if any(report.unmet for report in result.reports.values()) else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+
+    problems = []
+    for recipe in options.recipes:
+        try:
+            api.load(recipe, options.set)
+        except RecipeError as error:
+            problems += error.problems
+        else:
+            console.say(f"{recipe}: fine")
+    if problems:
+        raise RecipeError(problems)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+
+    recipe = api.load(options.recipe, options.set)
+    steps = api.plan(recipe, options.runs, until=options.until)
+    console.plan(steps)
+    if options.sizes:
+        console.sizes(api.sizes(recipe, steps))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+
+    result = api.open(options.target, options.runs)
+    if options.format == "json":
+        print(json.dumps(result.as_json(), indent=1))
+    elif options.format == "html":
+        print(console.html(result))
+    else:
+        console.scores(result)
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from hfpipe import api
+
+    print(json.dumps(api.schema(), indent=1))
+    return 0
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+
+    with console.progress() as progress:
+        api.run_stage(options.folder, progress)
+    return 0

@@ -1,0 +1,96 @@
+"""Which examples a step sees: a function of the seed, the epoch and the global batch, on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from hfpipe.errors import StageError
+
+WINDOW = 50
+"""Global batches within which fine-tuning sorts by length, as Transformers' LengthGroupedSampler does."""
+
+Key = tuple[int, int]
+"""(epoch, index of the example)."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the examples of one optimizer step are shared out; their product is the same on any machine."""
+
+    micro: int
+    """Examples a forward pass in each process."""
+    accumulation: int
+    """Forward passes a step."""
+    world: int
+    """Processes."""
+
+    @property
+    def total(self) -> int:
+        """Examples a step."""
+        return self.micro * self.accumulation * self.world
+
+
+def share_out(per_device: int, accumulation: int, world: int) -> Shares:
+    """Split the step of one process, `per_device * accumulation` examples, over `world` processes.
+
+    Accumulation is what gives way first, so that `per_device` keeps its meaning as long as it can.
+    Raises StageError when the examples cannot be shared out evenly.
+    """
+    total = per_device * accumulation
+    if total % world:
+        raise StageError(
+            f"a step of {total} examples (per_device_train_batch_size {per_device} × "
+            f"gradient_accumulation_steps {accumulation}) cannot be shared by {world} processes; "
+            f"make their product a multiple of {world}"
+        )
+    each = total // world
+    micro = max(size for size in range(1, min(per_device, each) + 1) if each % size == 0)
+    return Shares(micro, each // micro, world)
+
+
+def order(lengths: np.ndarray, total: int, seed: int, epoch: int, *, grouped: bool) -> np.ndarray:
+    """Return the examples of every step of an epoch: int64, shape (steps, total).
+
+    Every example occurs; the last step is filled up from the epoch's beginning. `grouped` puts examples
+    of like length into a step, longest first within it.
+    """
+    random = np.random.Generator(np.random.Philox(key=(seed, epoch)))
+    shuffled = random.permutation(len(lengths))
+    steps = -(-len(lengths) // total)
+    filled = np.resize(shuffled, steps * total)
+    if not grouped:
+        return filled.reshape(steps, total)
+    window = WINDOW * total
+    parts = [filled[start : start + window] for start in range(0, len(filled), window)]
+    ordered = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+    return ordered.reshape(steps, total)[random.permutation(steps)]
+
+
+class StepBatches(Sampler[list[Key]]):
+    """The forward passes of one process, epoch by epoch; resuming skips by index and reads nothing."""
+
+    def __init__(self, lengths: np.ndarray, shares: Shares, rank: int, seed: int, *, grouped: bool) -> None:
+        self.lengths = lengths
+        self.shares = shares
+        self.rank = rank
+        self.seed = seed
+        self.grouped = grouped
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is iterated next; called by Trainer."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.shares.total) * self.shares.accumulation
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        shares = self.shares
+        steps = order(self.lengths, shares.total, self.seed, self.epoch, grouped=self.grouped)
+        for step in steps.reshape(-1, shares.accumulation, shares.world, shares.micro):
+            for part in step[:, self.rank]:
+                yield [(self.epoch, index) for index in part.tolist()]

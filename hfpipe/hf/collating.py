@@ -1,0 +1,36 @@
+"""Lists of ids → padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch
+
+
+def pad(sequences: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Tensor:
+    """Return the sequences as one int64 tensor (rows, longest), filled up with `value`."""
+    out = np.full((len(sequences), max(map(len, sequences))), value, dtype=np.int64)
+    for row, ids in zip(out, sequences, strict=True):
+        start = len(row) - len(ids) if side == "left" else 0
+        row[start : start + len(ids)] = ids
+    return torch.from_numpy(out)
+
+
+def inputs(sequences: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Return `input_ids` and `attention_mask`, int64 (rows, longest).
+
+    The mask is made from lengths, not from ids: padding may share its id with a token that means something.
+    """
+    side = tokenizer.padding_side
+    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return {
+        "input_ids": pad(sequences, fill, side),
+        "attention_mask": pad([np.ones(len(ids), dtype=np.int64) for ids in sequences], 0, side),
+    }

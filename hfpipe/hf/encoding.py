@@ -1,0 +1,162 @@
+"""Text → model inputs on disk: made once, in one process, memory-mapped ever after, no token lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch.utils.data import Dataset
+
+from hfpipe.errors import StageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.contract import Rows, Task
+    from hfpipe.hf.batches import Key
+    from hfpipe.report import DataFacts
+
+ROWS_AT_ONCE = 1000
+
+
+class Examples(Dataset[dict[str, Any]]):
+    """Encoded examples of one split, read from disk as they are asked for."""
+
+    def __init__(self, table: datasets.Dataset) -> None:
+        self.table = table.with_format("numpy")
+        column = table.data.column("input_ids")
+        self.lengths: np.ndarray = pc.list_value_length(column).to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Position in the data set's split of each example, int64; a long row has several examples."""
+        return self.table.data.column("row").to_numpy()
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        columns = self.table[[index for _, index in keys]]
+        return [
+            {name: column[number] for name, column in columns.items()} | {"epoch": epoch, "index": index}
+            for number, (epoch, index) in enumerate(keys)
+        ]
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        return self.__getitems__([key])[0]
+
+
+def encode(
+    task: Task,
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: DataFacts,
+    path: Path,
+    *,
+    packed: bool,
+    advance: Callable[[int], None],
+) -> tuple[Examples, dict[str, int]]:
+    """Encode a split into an Arrow file at `path`, or open it when it is there; return it and its ledger.
+
+    `packed` lays all documents end to end and cuts every `task.length` tokens, so that nothing is padded
+    (only the last example may be shorter); otherwise longer documents become several examples.
+    The ledger counts rows read, tokens written, tokens the task truncated, and examples.
+    Raises StageError when no example is left.
+    """
+    ledger_file = path.with_suffix(".json")
+    if not ledger_file.exists():
+        batches = _encoded(task, rows, tokenizer, facts, advance)
+        if task.packed:
+            batches = _packed(batches, task.length) if packed else _windows(batches, task.length)
+        ledger = _write(batches, path)
+        ledger_file.write_text(json.dumps(ledger), encoding="utf-8")
+    ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
+    if ledger["examples"] == 0:
+        raise StageError(f"no example is left after encoding {len(rows)} rows; look at the data set's ledger")
+    return Examples(datasets.Dataset.from_file(str(path))), ledger
+
+
+Encoded = dict[str, Any]
+"""Columns of a batch: `input_ids` a list of integer lists, the others one value or list a row."""
+
+
+def _encoded(
+    task: Task,
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: DataFacts,
+    advance: Callable[[int], None],
+) -> Iterator[Encoded]:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        batch = rows[start : start + ROWS_AT_ONCE]
+        encoded = dict(task.encode(batch, tokenizer, facts))
+        encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + start
+        yield encoded
+        advance(min(ROWS_AT_ONCE, len(rows) - start))
+
+
+def _packed(batches: Iterator[Encoded], length: int) -> Iterator[Encoded]:
+    rest = np.empty(0, dtype=np.int32)
+    for batch in batches:
+        stream = np.concatenate([rest, *(np.asarray(ids, dtype=np.int32) for ids in batch["input_ids"])])
+        whole = len(stream) - len(stream) % length
+        yield {"input_ids": list(stream[:whole].reshape(-1, length)), "rows": len(batch["row"])}
+        rest = stream[whole:]
+    yield {"input_ids": [rest] if len(rest) else [], "rows": 0}
+
+
+def _windows(batches: Iterator[Encoded], length: int) -> Iterator[Encoded]:
+    for batch in batches:
+        pieces = [
+            (row, ids[start : start + length])
+            for row, ids in zip(batch["row"], batch["input_ids"], strict=True)
+            for start in range(0, len(ids), length)
+        ]
+        yield {"input_ids": [ids for _, ids in pieces], "row": [row for row, _ in pieces], "rows": len(batch["row"])}
+
+
+def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger = dict.fromkeys(("rows", "tokens", "truncated", "examples"), 0)
+    writer: pa.RecordBatchStreamWriter | None = None
+    try:
+        for batch in batches:
+            ledger["rows"] += batch.pop("rows", len(batch["input_ids"]))
+            ledger["truncated"] += sum(batch.pop("truncated", ()))
+            ledger["tokens"] += sum(map(len, batch["input_ids"]))
+            ledger["examples"] += len(batch["input_ids"])
+            table = pa.table({name: _array(name, column) for name, column in batch.items()})
+            writer = writer or pa.ipc.new_stream(str(path), table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return ledger
+
+
+def _array(name: str, column: Any) -> pa.Array:
+    if name == "input_ids":
+        return pa.array(column, type=pa.list_(pa.int32()))
+    return pa.array(column)
+
+
+def cut(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, length: int
+) -> dict[str, Any]:
+    """Tokenize texts, or pairs of texts, to at most `length` tokens, longest first; counts what that cuts."""
+    wanted = {"return_attention_mask": False, "verbose": False}
+    encoded = dict(tokenizer(texts, pairs, **wanted))
+    whole = [len(ids) for ids in encoded["input_ids"]]
+    for row, tokens in enumerate(whole):
+        if tokens > length:
+            pair = pairs[row] if pairs is not None else None
+            shorter = tokenizer(texts[row], pair, truncation="longest_first", max_length=length, **wanted)
+            for name in encoded:
+                encoded[name][row] = shorter[name]
+    return encoded | {"truncated": [n - len(ids) for n, ids in zip(whole, encoded["input_ids"], strict=True)]}

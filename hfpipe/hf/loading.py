@@ -1,0 +1,78 @@
+"""Models from a place or from nothing, with the errors of Transformers turned into one line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel, set_seed
+
+from hfpipe.errors import StageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
+
+
+def new_config(
+    settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, head: dict[str, Any]
+) -> transformers.PretrainedConfig:
+    """Return the config of a model from nothing: what the recipe says, sized and wired for the tokenizer.
+
+    Special token ids default to the tokenizer's: a config's own would point at other pieces.
+    Raises StageError when Transformers refuses a value.
+    """
+    entries = {key: value for key, value in settings.items() if key != "type"}
+    tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
+    try:
+        return AutoConfig.for_model(
+            settings["type"], **({"vocab_size": len(tokenizer)} | tokens | head | entries)
+        )
+    except Exception as error:
+        raise StageError(f"model: Transformers refuses {settings['type']} with these entries: {one_line(error)}") from error
+
+
+def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
+    """Return a model from nothing, float32, its weights a function of the seed."""
+    set_seed(seed)
+    model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+    return model
+
+
+def load_model(
+    auto_class: str, place: Path | str, seed: int, *, head: dict[str, Any] | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Return a trained model, float32; weights a new head lacks are a function of the seed.
+
+    A path never touches the network; weights are read from safetensors only.
+    Raises StageError when it cannot be loaded.
+    """
+    set_seed(seed)
+    name, revision = (str(place), None) if isinstance(place, Path) else split_hub(place)
+    try:
+        model: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
+            name,
+            revision=revision or "main",
+            dtype=torch.float32,
+            local_files_only=isinstance(place, Path),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            **(head or {}),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise StageError(f"model {place}: {one_line(error)}") from error
+    return model
+
+
+def split_hub(place: str) -> tuple[str, str | None]:
+    """Return the Hub id and revision of `owner/name@revision`."""
+    name, _, revision = place.partition("@")
+    return name, revision or None
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

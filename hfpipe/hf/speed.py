@@ -1,0 +1,32 @@
+"""What makes this machine fast: settings that change seconds, not results beyond rounding."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+
+
+def bf16_pays() -> bool:
+    """Tell whether the processor multiplies bfloat16 natively."""
+    if _on_cpu():
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def compiles() -> bool:
+    """Tell whether torch.compile has what it needs here: Triton on a GPU, a C++ compiler on the CPU."""
+    if _on_cpu():
+        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return bool(torch.utils._triton.has_triton())
+
+
+def compile_body(model: Any) -> None:
+    """Compile the layers in place, which keeps the names of the weights; the head sees varying shapes."""
+    model.base_model.compile(dynamic=False)
+
+
+def _on_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()

@@ -1,0 +1,175 @@
+"""`transformers.Trainer`, subclassed once: our loss, our order of examples, our checkpoints' seal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from hfpipe.errors import StageError
+from hfpipe.hf.batches import Shares, StepBatches
+from hfpipe.hf.checkpoints import seal
+from hfpipe.hf.losses import forward
+from hfpipe.hf.scoring import score
+from hfpipe.metrics.tally import Tally
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch, Task
+    from hfpipe.hf.encoding import Examples
+    from hfpipe.metrics.metric import Metric
+
+
+class EpochLoader(DataLoader[Any]):
+    """A loader that passes the epoch on to its batches, as Trainer expects of one."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is iterated next."""
+        assert isinstance(self.batch_sampler, StepBatches)
+        self.batch_sampler.set_epoch(epoch)
+
+
+class TaskTrainer(Trainer):
+    """Trains a task: every TrainingArguments field keeps its meaning.
+
+    The loss of a step is the sum over all its targets divided by their number, over all processes and
+    accumulation steps; Trainer's own is not for heads that build a mean (see Transformers issue #34242).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: TrainingArguments,
+        *,
+        train: Examples,
+        validation: Examples | None,
+        shares: Shares,
+        metrics: list[Metric],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            processing_class=tokenizer,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=lambda examples: task.collate(examples, tokenizer, arguments.seed, train=True),
+        )
+        self.task = task
+        self.tokenizer = tokenizer
+        self.shares = shares
+        self.metrics = metrics
+        self.loss_is_scaled_for_ga = True
+        self.head = model.get_output_embeddings()
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return this process' batches; they are shared out here, not by Accelerate."""
+        arguments = self.args
+        seed = arguments.data_seed if arguments.data_seed is not None else arguments.seed
+        batches = StepBatches(
+            self.train_dataset.lengths,
+            self.shares,
+            arguments.process_index,
+            seed,
+            grouped=not self.task.packed,
+        )
+        return EpochLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=arguments.dataloader_num_workers,
+            pin_memory=arguments.dataloader_pin_memory and arguments.device.type == "cuda",
+            persistent_workers=arguments.dataloader_persistent_workers,
+            prefetch_factor=arguments.dataloader_prefetch_factor,
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """Return the batches of a step and the number of targets in them, over all processes."""
+        batches = list(islice(epoch_iterator, num_batches))
+        count = sum((self.task.count(batch) for batch in batches), torch.tensor(0)).to(device)
+        return batches, self.accelerator.reduce(count, reduction="sum")
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
+        outputs = forward(model, inputs, self.task.positions(inputs), self.head)
+        total, count = self.task.loss(outputs, inputs, self.args.label_smoothing_factor)
+        over_all = count if num_items_in_batch is None else num_items_in_batch
+        loss = total / over_all.clamp(min=1) * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Train on one micro-batch. Raises StageError at the first loss that is no number."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            self._dump(inputs)
+            raise StageError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower learning_rate, "
+                f"or look at the batch in {self._bad_batch}; checkpoints from before it are whole"
+            )
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the validation split in one streaming pass, the same on any number of processes."""
+        started = time.monotonic()
+        tally = score(
+            self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model,
+            eval_dataset if eval_dataset is not None else self.eval_dataset,
+            self.task,
+            self.tokenizer,
+            Tally(self.metrics, 0, self.args.seed),
+            self.accelerator,
+            batch_size=self.args.per_device_eval_batch_size,
+            seed=self.args.seed,
+        )
+        scores = {f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in self.metrics}
+        scores[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
+        self.log(scores)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
+        return scores
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    @property
+    def _bad_batch(self) -> Path:
+        return Path(self.args.output_dir) / f"bad-batch-{self.args.process_index}.json"
+
+    def _dump(self, inputs: Batch) -> None:
+        texts = self.tokenizer.batch_decode(inputs["input_ids"].cpu())
+        self._bad_batch.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+class Steps(TrainerCallback):
+    """Tells a progress bar of every step, those of an earlier try included."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance(1)

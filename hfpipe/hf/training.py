@@ -1,0 +1,119 @@
+"""One training from its encoded data to a plain Transformers folder, taken up again where it was killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback
+
+from hfpipe.hf.arguments import Course, arguments, compiled, precision, shares_of, steps_of
+from hfpipe.hf.checkpoints import newest
+from hfpipe.hf.pace import steps_within
+from hfpipe.hf.speed import compile_body
+from hfpipe.hf.trainer import Steps, TaskTrainer
+from hfpipe.recipe import budget
+from hfpipe.store import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.contract import RunContext, Task
+    from hfpipe.hf.encoding import Examples
+    from hfpipe.metrics.metric import Metric
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training is made of, beside its arguments."""
+
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    train: Examples
+    validation: Examples | None
+    metrics: list[Metric]
+
+
+def train(
+    parts: Training, training: Mapping[str, Any], early: tuple[int, float] | None, ctx: RunContext
+) -> dict[str, Any]:
+    """Train, save model and tokenizer into `ctx.folder`, and return the facts of the training.
+
+    `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
+    """
+    course = _course(parts, training, ctx)
+    validated = parts.validation is not None
+    args = arguments(training, ctx.work, ctx.seed, course, validated=validated, early=early is not None)
+    if course.compiled:
+        compile_body(parts.model)
+    trainer = TaskTrainer(
+        parts.task,
+        parts.model,
+        parts.tokenizer,
+        args,
+        train=parts.train,
+        validation=parts.validation,
+        shares=course.shares,
+        metrics=parts.metrics,
+    )
+    if early is not None:
+        trainer.add_callback(EarlyStoppingCallback(*early))
+    checkpoint = _checkpoint(ctx)
+    with ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance:
+        trainer.add_callback(Steps(advance))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(ctx.folder))
+    (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
+    return _facts(trainer, course)
+
+
+def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Course:
+    """Decide how long to train; what a time budget came to is kept for when the run is taken up again."""
+    shares = shares_of(training)
+    tokens = int(parts.train.lengths.sum())
+    decided = ctx.work / "steps.json"
+    steps = steps_of(training, len(parts.train), tokens, shares.total)
+    bf16 = precision(training)
+    if steps is None and decided.exists():
+        steps = int(json.loads(decided.read_text(encoding="utf-8")))
+    if steps is None:
+        seconds = budget.parse(training["budget"]).seconds
+        assert seconds is not None
+        steps = steps_within(seconds, parts, shares, ctx.seed, bf16=bf16)
+        write_whole(decided, json.dumps(steps))
+    seen = steps * shares.total * tokens // len(parts.train)
+    return Course(shares, steps, bf16, compiled(training, seen))
+
+
+def _checkpoint(ctx: RunContext) -> Path | None:
+    checkpoint, passed = newest(ctx.work)
+    for reason in passed:
+        log.warning("%s and is passed over", reason)
+    if checkpoint is not None:
+        log.info("goes on from %s", checkpoint.name)
+    return checkpoint
+
+
+def _facts(trainer: TaskTrainer, course: Course) -> dict[str, Any]:
+    history = trainer.state.log_history
+    seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
+    evaluated = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
+    lengths = trainer.train_dataset.lengths
+    return {
+        "parameters": trainer.model.num_parameters(),
+        "steps": trainer.state.global_step,
+        "examples_a_step": course.shares.total,
+        "tokens": round(trainer.state.global_step * course.shares.total * float(lengths.mean())),
+        "bf16": course.bf16,
+        "compiled": course.compiled,
+        "train_seconds": round(seconds, 1),
+        "validation": {name.removeprefix("eval_"): value for name, value in evaluated.items() if "eval_" in name},
+        "history": history,
+    }

@@ -1,0 +1,9 @@
+"""Plan and run: which stages are done, which would run and why, and running them."""
+
+from __future__ import annotations
+
+from hfpipe.runner.execute import run, run_stage
+from hfpipe.runner.launch import Launch, first_process
+from hfpipe.runner.plan import Step, plan
+
+__all__ = ["Launch", "Step", "first_process", "plan", "run", "run_stage"]

@@ -1,0 +1,188 @@
+"""Running what is not done yet, in order, alone or as one of several processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfpipe.contract import Progress, RunContext
+from hfpipe.errors import HfpipeError, StageError
+from hfpipe.recipe import Recipe
+from hfpipe.runner.launch import Launch, check_launch, check_world, launched, rank, start
+from hfpipe.runner.plan import Step, check_known, plan
+from hfpipe.stages import revive
+from hfpipe.store import StageFile, Store, done, read_report, read_stage, write_whole
+
+if TYPE_CHECKING:
+    from hfpipe.report import Report
+
+POLL = 0.2
+"""Seconds between looks at the file system while another process works."""
+LIBRARIES = ("hfpipe", "torch", "transformers", "datasets", "tokenizers", "accelerate", "scikit-learn", "sacrebleu")
+
+
+def run(
+    recipe: Recipe,
+    runs: Path,
+    *,
+    until: str | None = None,
+    launch: Launch = Launch(),  # noqa: B008 - frozen
+    say: Callable[[str], None],
+    progress: Progress,
+) -> list[Step]:
+    """Run every stage that is not done, up to `until`, and return the finished plan.
+
+    Raises RecipeError before anything starts when the recipe is wrong, StageError or DataError when a
+    stage fails; what was finished before stays as it is.
+    """
+    check_launch(launch)
+    check_world()
+    steps = plan(recipe, runs, until)
+    for step in steps:
+        if not done(step.folder):
+            if rank() == 0:
+                _lead(recipe, runs, step, launch, say, progress)
+            else:
+                _follow(step, progress)
+            check_known(recipe, steps)
+        if rank() == 0:
+            report = read_report(step.folder)
+            say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
+    return plan(recipe, runs, until)
+
+
+def run_stage(folder: Path, progress: Progress) -> None:
+    """Be one of the processes of a stage that `run` has prepared and launched.
+
+    Raises StageError when the folder is no prepared stage, or the processes are not those asked for.
+    """
+    check_world()
+    file = read_stage(folder)
+    stage = revive(file.identity.settings, Path(file.base))
+    ctx = _context(file, folder, progress)
+    try:
+        with _logged(ctx):
+            report = stage.run(ctx)
+    except HfpipeError as error:
+        write_whole(ctx.work / "error", f"process {rank()}, stage {file.name}: {error}")
+        raise
+    if rank() == 0:
+        write_whole(ctx.work / "result.json", report.model_dump_json())
+
+
+def _lead(
+    recipe: Recipe, runs: Path, step: Step, launch: Launch, say: Callable[[str], None], progress: Progress
+) -> None:
+    store = Store(runs / recipe.name)
+    with store.lock(step.folder, lambda owner: say(f"{step.name}: waiting for {owner}, which is making it")):
+        if done(step.folder):
+            return
+        folders = {name: store.folder(name, key).name for name, key in step.identity.inputs.items()}
+        file = StageFile(name=step.name, base=str(recipe.base), folders=folders, identity=step.identity)
+        store.begin(step.folder, file)
+        ctx = _context(file, step.folder, progress)
+        started = time.monotonic()
+        with _logged(ctx), _told(ctx):
+            step.stage.prepare(ctx)
+            report = _run_here_or_launched(step, ctx, launch)
+        store.finish(step.folder, _complete(report, time.monotonic() - started))
+
+
+def _run_here_or_launched(step: Step, ctx: RunContext, launch: Launch) -> Report:
+    from hfpipe.report import Report
+
+    if step.stage.distributed and not launch.here:
+        start(launch, ctx.folder)
+        return Report.model_validate_json((ctx.work / "result.json").read_text(encoding="utf-8"))
+    if step.stage.distributed and launched():
+        write_whole(ctx.work / "ready", _attempt())
+    return step.stage.run(ctx)
+
+
+def _follow(step: Step, progress: Progress) -> None:
+    ready = step.folder / ".work" / "ready"
+    while not done(step.folder):
+        if step.stage.distributed and ready.is_file() and ready.read_text(encoding="utf-8") == _attempt():
+            ctx = _context(read_stage(step.folder), step.folder, progress)
+            step.stage.run(ctx)
+            break
+        time.sleep(POLL)
+    while not done(step.folder):
+        time.sleep(POLL)
+
+
+def _attempt() -> str:
+    """Name this start of the launcher, so that what a killed one left behind is not taken for ready."""
+    single = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
+    return json.dumps([os.getppid() if single else 0, *(os.environ.get(name, "") for name in names)])
+
+
+def _context(file: StageFile, folder: Path, progress: Progress) -> RunContext:
+    return RunContext(
+        name=file.name,
+        folder=folder,
+        base=Path(file.base),
+        seed=file.identity.seed,
+        inputs={name: folder.parent / other for name, other in file.folders.items()},
+        progress=progress,
+    )
+
+
+def _complete(report: Report, seconds: float) -> Report:
+    versions: dict[str, str] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return report.model_copy(update={"seconds": round(seconds, 3), "versions": versions})
+
+
+@contextmanager
+def _told(ctx: RunContext) -> Iterator[None]:
+    """Turn what the machine refuses into one line with a mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        free = shutil.disk_usage(ctx.folder).free / 1e9
+        where = error.filename or ctx.folder
+        raise StageError(
+            f"stage {ctx.name}: {where}: {error.strerror} ({free:.1f} GB free); mend that and run again, "
+            "what is finished stays"
+        ) from error
+    except MemoryError as error:
+        raise StageError(f"stage {ctx.name}: out of memory; use a smaller batch, length or model") from error
+
+
+@contextmanager
+def _logged(ctx: RunContext) -> Iterator[None]:
+    """Keep what hfpipe and the libraries say, and the trace of a failure, in the stage's log file."""
+    handler = logging.FileHandler(ctx.folder / "stage.log", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter(f"%(asctime)s [{rank()}] %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    logger = logging.getLogger("hfpipe")
+    before = logger.level
+    root.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException:
+        logger.debug("stopped", exc_info=True)
+        root.handle(root.makeRecord("hfpipe", logging.ERROR, __file__, 0, "stopped", (), sys.exc_info()))
+        raise
+    finally:
+        root.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()

@@ -1,0 +1,109 @@
+"""Starting one process a device under Accelerate, and noticing when there are fewer than asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hfpipe.errors import Problem, RecipeError, StageError
+
+ASKED = "HFPIPE_PROCESSES"
+"""Environment variable that tells a launched process how many there should be."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the distributed stages are started; never part of a key."""
+
+    processes: int | None = None
+    """Processes on this machine."""
+    config: Path | None = None
+    """An Accelerate config file, in place of `processes`."""
+
+    @property
+    def here(self) -> bool:
+        """Whether stages run in this very process."""
+        return self.config is None and (self.processes or 1) == 1
+
+
+def check_launch(launch: Launch) -> None:
+    """Raise RecipeError when what was asked for cannot be started."""
+    if launch.processes is not None and launch.processes < 1:
+        raise RecipeError([Problem(f"--processes {launch.processes}: at least 1 is needed")])
+    if launched() and not launch.here:
+        raise RecipeError([Problem("--processes and --accelerate are for plain `hfpipe run`, not under a launcher")])
+    if launch.config is not None and _read(launch.config).get("num_machines", 1) > 1:
+        command = f"accelerate launch --config_file {launch.config} -m hfpipe run RECIPE"
+        raise RecipeError([Problem(f"--accelerate {launch.config}: for several machines run, on each, {command}")])
+
+
+def launched() -> bool:
+    """Tell whether a launcher (accelerate, torchrun, Slurm with either) started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """Return this process' number among all, 0 for the first."""
+    return int(os.environ.get("RANK", "0")) if launched() else 0
+
+
+def first_process() -> bool:
+    """Tell whether this process is the only one or the first of several, and so the one that prints."""
+    return rank() == 0
+
+
+def check_world(environ: Mapping[str, str] = os.environ) -> None:
+    """Compare the processes asked for with those there are. Raises StageError when they differ.
+
+    Accelerate 1.15 starts a single process for `--cpu --num_processes 2`, without a word; what gives it
+    away is a rendezvous port with no world size.
+    """
+    there = int(environ.get("WORLD_SIZE", "1"))
+    asked = int(environ.get(ASKED, there))
+    if asked != there:
+        raise StageError(f"{asked} processes were asked for, {there} started; check the Accelerate config")
+    silent = "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ and "WORLD_SIZE" not in environ
+    if silent:
+        raise StageError(
+            "accelerate launch was asked for several processes but started one, as it does with --cpu; "
+            "use --multi_gpu (which runs on CPU too), recipes/accelerate/ddp-cpu.yaml, or hfpipe run --processes N"
+        )
+
+
+def start(launch: Launch, folder: Path) -> None:
+    """Run one stage in several processes and wait. Raises StageError when one of them fails."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    environ = dict(os.environ)
+    if launch.config is not None:
+        settings = _read(launch.config)
+        command += ["--config_file", str(launch.config)]
+        asked = settings.get("num_processes", 1)
+        if settings.get("use_cpu"):
+            environ["ACCELERATE_USE_CPU"] = "true"  # accelerate itself only says so to a single process
+    else:
+        asked = launch.processes
+        command += ["--multi_gpu", "--num_processes", str(asked), "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    environ[ASKED] = str(asked)
+    failure = folder / ".work" / "error"
+    failure.unlink(missing_ok=True)
+    code = subprocess.run([*command, "-m", "hfpipe", "stage", str(folder)], env=environ, check=False).returncode
+    if code != 0:
+        cause = failure.read_text(encoding="utf-8") if failure.exists() else f"a process ended with code {code}"
+        raise StageError(f"{cause}; the log is {folder / 'stage.log'}")
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RecipeError([Problem(f"--accelerate {config}: cannot be read ({reason})")]) from None
+    return settings if isinstance(settings, dict) else {}

@@ -1,0 +1,114 @@
+"""What is done, what would run, and which change makes it so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfpipe.contract import Stage
+from hfpipe.errors import Problem, RecipeError
+from hfpipe.fingerprint import Digests
+from hfpipe.recipe import Recipe, check_facts
+from hfpipe.report import DataFacts
+from hfpipe.store import Identity, Store, done, identify, read_report, read_stage
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan."""
+
+    name: str
+    stage: Stage
+    identity: Identity
+    folder: Path
+    done: bool
+    why: tuple[str, ...]
+    """What changed since the stage last ran, a line each; empty when it is done."""
+
+
+def plan(recipe: Recipe, runs: Path, until: str | None = None) -> list[Step]:
+    """Return every stage in order with its state; imports no heavy library.
+
+    Raises RecipeError when a finished data set lacks what the recipe asks for, or `until` names nothing.
+    """
+    store = Store(runs / recipe.name)
+    digests = Digests(runs / ".digests.json")
+    keys: dict[str, str] = {}
+    steps: list[Step] = []
+    for name, stage in upto(recipe.stages, until).items():
+        identity = identify(stage, recipe.seed, recipe.base, keys, digests)
+        keys[name] = identity.key
+        folder = store.folder(name, identity.key)
+        why = () if done(folder) else tuple(_reasons(store, folder, name, identity))
+        steps.append(Step(name, stage, identity, folder, done(folder), why))
+    digests.save()
+    check_known(recipe, steps)
+    return steps
+
+
+def upto(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
+    """Return the stages up to the one named, or up to the last of the kind named."""
+    if until is None:
+        return dict(stages)
+    last = [number for number, (name, stage) in enumerate(stages.items()) if until in (name, stage.kind)]
+    if not last:
+        there = ", ".join(dict.fromkeys([*stages, *(stage.kind for stage in stages.values())]))
+        raise RecipeError([Problem(f"--until {until}: no such stage or kind; there are {there}")])
+    return dict(list(stages.items())[: last[-1] + 1])
+
+
+def check_known(recipe: Recipe, steps: list[Step]) -> None:
+    """Raise RecipeError when a data set that is done lacks what a stage below asks of it."""
+    facts: dict[str, DataFacts] = {}
+    for step in steps:
+        if done(step.folder) and (data := read_report(step.folder).data) is not None:
+            facts[step.name] = data
+    if problems := check_facts(recipe, facts):
+        raise RecipeError(problems)
+
+
+def _reasons(store: Store, folder: Path, name: str, identity: Identity) -> Iterator[str]:
+    if (folder / "stage.json").is_file():
+        yield "was begun and goes on"
+        return
+    others = store.others(name, identity.key)
+    if not others:
+        yield "has not run yet"
+        return
+    before = read_stage(others[0]).identity
+    yield from _changes("settings", before.settings, identity.settings)
+    yield from _changes("input", before.inputs, identity.inputs)
+    for file in sorted(before.files.keys() | identity.files.keys()):
+        old, new = before.files.get(file), identity.files.get(file)
+        if old != new:
+            yield f"file {file}: " + ("content changed" if old and new else "added" if new else "removed")
+    if before.seed != identity.seed:
+        yield f"seed: {before.seed} → {identity.seed}"
+    if before.version != identity.version:
+        yield f"hfpipe's own code for {identity.kind} changed: version {before.version} → {identity.version}"
+
+
+def _changes(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    old, new = dict(_flat(before)), dict(_flat(after))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key, _MISSING) != new.get(key, _MISSING):
+            label = key if what == "settings" else f"{what} {key}"
+            yield f"{label}: {_show(old.get(key, _MISSING))} → {_show(new.get(key, _MISSING))}"
+
+
+_MISSING = object()
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is _MISSING else value if isinstance(value, str) else json.dumps(value)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
