@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from hfpipe.data.rows import Row
+from hfpipe.data.rows import Row, listed
 from hfpipe.data.split import TRAIN
 from hfpipe.errors import DataError
 
@@ -31,7 +31,7 @@ class Label:
         self._first: dict[int, Row] = {}
         self._counts: dict[str, Counter[int]] = {}
         self._type: type | None = None
-        self._start: Row | None = None
+        self._start = ""
 
     def encode(self, row: Row, split: str) -> int | float | list[int]:
         """Return the row's label: a number, or provisional ids of its classes.
@@ -46,8 +46,9 @@ class Label:
                 f"{row.place}: {self.column!r} is missing; fill it in, or drop such rows with "
                 f"`clean: [{{drop: {{{self.column}: [null]}}}}]`"
             )
-        if self._start is None:
-            self._start, self.kind = row, self.kind or _kind(value)
+        if not self._start:
+            self._start = f"{value!r:.40} at {row.place}"
+            self.kind = self.kind or _kind(value)
         if self.kind == "number":
             return self._number(value, row)
         if self.kind == "classes":
@@ -75,10 +76,9 @@ class Label:
         return number
 
     def _mixed(self, value: Any, row: Row) -> DataError:
-        start = self._start or row
         return DataError(
             f"{row.place}: {self.column!r} is {value!r:.40} ({type(value).__name__}), but "
-            f"{start.values[self.column]!r:.40} at {start.place}; write all alike, or say what it holds with "
+            f"{self._start}; write all alike, or say what it holds with "
             f"`labels: {{{self.column}: class | classes | number}}`"
         )
 
@@ -149,6 +149,6 @@ def find_labels(
     """
     for column in named:
         if column not in columns:
-            raise DataError(f"`labels` names {column!r}, but the columns are {', '.join(columns)}")
+            raise DataError(f"`labels` names {column!r}, but the columns are {listed(columns)}")
     wanted: dict[str, Kind | None] = dict(named) or {column: None for column in USUAL if column in columns}
     return [Label(column, kind, names.get(column, ())) for column, kind in wanted.items()]

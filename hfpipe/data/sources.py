@@ -19,10 +19,11 @@ BATCH = 1000
 
 def from_files(
     patterns: Mapping[str | None, Mapping[str, list[Path]]],
+    base: Path,
     kind: str | None,
     encoding: str,
 ) -> Given:
-    """Read files: split (or None) → pattern as written → its files.
+    """Read files: split (or None) → pattern as written → its files; messages name them relative to `base`.
 
     Raises DataError when a pattern matches nothing.
     """
@@ -32,13 +33,17 @@ def from_files(
                 raise DataError(
                     f"{pattern}: no file matches; mend the pattern, which is read relative to the recipe"
                 )
-    return Given({split: _files(found, kind, encoding) for split, found in patterns.items()})
+    return Given({split: _files(found, base, kind, encoding) for split, found in patterns.items()})
 
 
-def _files(found: Mapping[str, list[Path]], kind: str | None, encoding: str) -> Iterator[Row]:
+def _files(found: Mapping[str, list[Path]], base: Path, kind: str | None, encoding: str) -> Iterator[Row]:
     for paths in found.values():
         for path in paths:
-            yield from read(path, path.name, kind, encoding)
+            yield from read(path, _name(path, base), kind, encoding)
+
+
+def _name(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
 
 
 def from_function(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path) -> Given:
@@ -48,6 +53,7 @@ def from_function(function: Callable[..., Iterable[Any]], paths: list[Path], fil
 
 def _calls(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path) -> Iterator[Row]:
     name = f"{file.name}:{function.__name__}"
+    number = 0
     try:
         for number, record in enumerate(function(*paths), 1):
             if not isinstance(record, Mapping):
@@ -56,6 +62,8 @@ def _calls(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path
                     'yield {"text": …}'
                 )
             yield Row(dict(record), f"{name}, row", number)
+        if not number:
+            raise DataError(f"{name}: gave no rows; mend the function")
     except DataError:
         raise
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -10,10 +11,10 @@ from typing_extensions import Self
 
 from hfpipe.contract import RunContext, Settings, Stage
 from hfpipe.data.steps import Clean
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, Problem
 from hfpipe.own_code import find_code, load_code
 from hfpipe.places import Code, Glob, PackageSource, Place, StageSource, locate, matches
-from hfpipe.report import Report
+from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:
     from hfpipe.data.rows import Given
@@ -92,6 +93,13 @@ class Dataset(Stage):
             )
         return self
 
+    def check(
+        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    ) -> Iterator[Problem]:
+        from hfpipe.stages import checks  # which reads the stages' classes
+
+        return checks.dataset(self)
+
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.data.build import Plan, build
 
@@ -112,8 +120,8 @@ def _open(source: Source, ctx: RunContext) -> Given:
         return sources.from_function(function, [_located(place, ctx) for place in source.reads], file)
     if source.package is not None:
         path = _located(source.package, ctx)
-        return sources.from_files({None: {source.package: [path]}}, source.format, source.encoding)
-    return sources.from_files(_patterns(source, ctx.base), source.format, source.encoding)
+        return sources.from_files({None: {source.package: [path]}}, ctx.base, source.format, source.encoding)
+    return sources.from_files(_patterns(source, ctx.base), ctx.base, source.format, source.encoding)
 
 
 def _located(place: Place, ctx: RunContext) -> Path:

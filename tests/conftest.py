@@ -1,0 +1,48 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfpipe.contract import RunContext
+from hfpipe.report import Report
+
+
+@contextmanager
+def no_progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Stand in for progress bars."""
+    yield lambda n: None
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Callable[..., RunContext]:
+    """Return a maker of run contexts whose recipe lies in `tmp_path`."""
+
+    def make(name: str = "data", seed: int = 17, inputs: dict[str, Path] | None = None) -> RunContext:
+        folder = tmp_path / "runs" / name
+        (folder / ".work").mkdir(parents=True, exist_ok=True)
+        return RunContext(name, folder, tmp_path, seed, inputs or {}, no_progress)
+
+    return make
+
+
+@pytest.fixture
+def make_data(context: Callable[..., RunContext]) -> Callable[..., tuple[Report, Path]]:
+    """Return a function that runs a data set stage and gives its report and folder."""
+
+    def make(
+        settings: dict[str, Any], name: str = "data", seed: int = 17, inputs: dict[str, Path] | None = None
+    ) -> tuple[Report, Path]:
+        from hfpipe.stages.dataset import Dataset
+
+        ctx = context(name, seed, inputs)
+        report = Dataset.model_validate(settings).run(ctx)
+        (ctx.folder / "report.json").write_text(report.model_dump_json(), encoding="utf-8")
+        return report, ctx.folder
+
+    return make
