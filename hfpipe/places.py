@@ -102,6 +102,17 @@ class ModelPlace(Place):
     kinds = frozenset({"pretrain", "finetune"})
 
 
+class BaselinePlace(ModelPlace):
+    """A model to compare with, or a trivial one by its name."""
+
+    trivial: ClassVar[frozenset[str]] = frozenset({"majority", "tfidf"})
+
+    @property
+    def hub(self) -> tuple[str, str | None] | None:
+        """Hub id and revision, if the Hub is meant."""
+        return None if self in self.trivial else super().hub
+
+
 class TokenizerPlace(Place):
     """A place of a tokenizer; a trained model's folder holds one too."""
 

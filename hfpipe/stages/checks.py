@@ -1,0 +1,146 @@
+"""What can be wrong between stages, found before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfpipe.contract import Stage, Task
+from hfpipe.errors import Problem
+from hfpipe.places import Place
+from hfpipe.recipe.source import KeyProblem
+from hfpipe.recipe.words import Keys, listed, meant, nearest
+from hfpipe.report import DataFacts
+from hfpipe.stages import known
+from hfpipe.tasks import TASKS
+
+if TYPE_CHECKING:
+    from hfpipe.stages.dataset import Dataset
+    from hfpipe.stages.evaluate import Evaluate
+    from hfpipe.stages.tokenizer import Tokenizer
+    from hfpipe.stages.train import _Train
+
+Above = Mapping[str, Stage]
+Facts = Mapping[str, DataFacts]
+
+
+def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
+    """Yield what keeps a training stage from starting, or from ending well."""
+    if stage.kind not in stage.task.stages:
+        fit = listed([name for name, task in TASKS.items() if stage.kind in task.stages], "or")
+        yield Problem(f"task {stage.task.kind!r} is not one for {stage.kind}, which takes {fit}", ("task",))
+    if stage.tokenizer is None and not isinstance(stage.model, Place):
+        yield Problem("missing key 'tokenizer'; a model from nothing brings none", ("model",))
+    yield from _task(stage.task, stage.data, above, facts)
+    yield from _model(stage, above, base)
+    yield from _validation(stage, above, facts)
+
+
+def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
+    task, model = stage.task, known.model(stage.model, above, base)
+    pieces = known.pieces(stage.tokenizer or stage.model, above, base)
+    where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
+    if task.auto_class == "AutoModelForMaskedLM" and pieces.mask is False:
+        yield Problem(f"{task.kind} needs a mask token, and this tokenizer has none; use style: bert", where)
+    if model is None:
+        return
+    length = getattr(task, "length", None)
+    if length is not None and model.positions is not None and length > model.positions:
+        message = f"length {length} is more than the {model.positions} positions of the model ({model.kind})"
+        yield Problem(f"{message}; shorten it", ("task", "length"))
+    if getattr(task, "next_sentence", False) and model.token_types < 2:
+        message = (
+            f"next_sentence needs a model that tells two sentences apart; {model.kind} has no token types"
+        )
+        yield Problem(f"{message}, bert has", ("task", "next_sentence"))
+    size = model.given.get("vocab_size")
+    if isinstance(size, int) and pieces.size is not None and pieces.size > size:
+        message = f"the tokenizer has {pieces.size} pieces and the model room for {size}"
+        own = isinstance(stage.model, dict)
+        yield Problem(
+            f"{message}; {'leave vocab_size out' if own else 'take the tokenizer that lies with it'}",
+            ("model", "vocab_size") if own else where,
+        )
+
+
+def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
+    strategy = stage.training.get("eval_strategy")
+    if stage.early_stopping is not None and strategy == "no":
+        yield Problem(
+            "early_stopping needs evaluations, and eval_strategy is 'no'; delete one", ("early_stopping",)
+        )
+    found = known.splits(stage.data, above, facts)
+    if found is None or "validation" in found:
+        return
+    asking: list[Keys] = [("early_stopping",)] if stage.early_stopping is not None else []
+    asking += [("training", "eval_strategy")] if strategy not in (None, "no") else []
+    for path in asking:
+        message = f"{path[-1]} needs a validation split, and {stage.data} has only {listed(sorted(found))}"
+        yield Problem(f"{message}; give that stage split: {{validation: 0.05}}", path)
+
+
+def _task(
+    task: Task, data: Place, above: Above, facts: Facts, at: tuple[str, ...] = ("task",)
+) -> Iterator[Problem]:
+    """Check the columns a task reads: against the facts once known, or what the data stage says it gives."""
+    if data.stage is not None and data.stage in facts:
+        yield from (replace(p, path=(*at, *p.path)) for p in task.check(facts[data.stage]))
+        return
+    there = known.columns(data, above, facts)
+    for column in task.columns if there is not None else ():
+        if there is not None and column not in there:
+            keys = [key for key, value in task if value == column and key in task.model_fields_set]
+            yield Problem(_missing("column", column, data, there), (*at, *keys[:1]))
+
+
+def _missing(what: str, name: str, data: Place, there: set[str]) -> str:
+    close = nearest(name, there)
+    tail = f"; did you mean {close!r}?" if close else f"; it has {listed(sorted(there))}"
+    return f"{data} has no {what} {name!r}{tail}"
+
+
+def dataset(stage: Dataset) -> Iterator[Problem]:
+    """Yield columns that cleaning, text or labels name and the data set will not have."""
+    if not stage.columns:
+        return  # whatever the source has is kept, and known only once it is read
+    named: list[tuple[Keys, str]] = [(("text", number), column) for number, column in enumerate(stage.text)]
+    named += [(("labels", column), column) for column in stage.labels]
+    for number, step in enumerate(stage.clean):
+        dropped = step.drop.root if step.drop is not None else {}
+        named += [(("clean", number, "drop", column), column) for column in dropped]
+    for path, column in named:
+        if column not in stage.columns:
+            yield KeyProblem(f"there is no column {column!r}{meant(column, stage.columns)}", path)
+
+
+def tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]:
+    """Yield columns to read that the data set lacks."""
+    there = known.columns(stage.data, above, facts)
+    for number, column in enumerate(stage.text) if there is not None else ():
+        if there is not None and column not in there:
+            path = ("text", number) if "text" in stage.model_fields_set else ("data",)
+            yield Problem(_missing("column", column, stage.data, there), path)
+
+
+def evaluate(stage: Evaluate, above: Above, facts: Facts) -> Iterator[Problem]:
+    """Yield what keeps a model from being measured."""
+    found = known.splits(stage.data, above, facts)
+    if found is not None and stage.split not in found:
+        path = ("split",) if "split" in stage.model_fields_set else ("data",)
+        yield Problem(_missing("split", stage.split, stage.data, found), path)
+    trained = above.get(stage.model.stage or "")
+    task = stage.task or getattr(trained, "task", None)
+    if isinstance(task, Task):
+        yield from _task(task, stage.data, above, facts, ("task",) if stage.task else ("data",))
+    elif stage.model.hub is not None:
+        yield Problem(
+            "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)
+        )
+    for number, baseline in enumerate(stage.baselines):
+        close = nearest(baseline, baseline.trivial) if baseline.hub is not None else None
+        if close is not None:
+            yield Problem(
+                f"there is no baseline {str(baseline)!r}{meant(baseline, [close])}", ("baselines", number)
+            )

@@ -1,0 +1,147 @@
+"""What is known of models, tokenizers and data sets before any of them is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfpipe.contract import Stage
+from hfpipe.errors import DataError
+from hfpipe.hf.styles import STYLES
+from hfpipe.places import Place, locate
+from hfpipe.recipe.installed import Config, config
+from hfpipe.report import DataFacts
+from hfpipe.stages.dataset import Dataset
+from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
+
+_OFFSET = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
+)
+"""Model types that count positions from behind the padding id, as fairseq did."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's config: what is given, over the installed defaults of its type."""
+
+    kind: str
+    given: Mapping[str, Any]
+    config: Config
+
+    @property
+    def positions(self) -> int | None:
+        """Longest input, or None where the architecture sets no limit."""
+        most = self.config.value(self.given, "max_position_embeddings")
+        if not isinstance(most, int):
+            return None
+        padding = self.config.value(self.given, "pad_token_id")
+        return most - (padding or 0) - 1 if self.kind in _OFFSET else most
+
+    @property
+    def token_types(self) -> int:
+        """How many kinds of segment the model tells apart."""
+        found = self.config.value(self.given, "type_vocab_size")
+        return found if isinstance(found, int) else 0
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What is known of a tokenizer; None where it is not."""
+
+    mask: bool | None = None
+    """Whether it has a mask token."""
+    size: int | None = None
+    """How many pieces it has at most."""
+
+
+def model(value: Place | Mapping[str, Any], above: Mapping[str, Stage], base: Path) -> Model | None:
+    """Return what is known of a model that is a mapping, a stage above, a folder or in the Hub's cache."""
+    if isinstance(value, Mapping):
+        return _model(value.get("type"), value)
+    if value.stage is not None:
+        return model(getattr(above.get(value.stage), "model", {}), above, base)
+    given = _json(value, "config.json", base)
+    return _model(given.get("model_type"), given)
+
+
+def _model(kind: Any, given: Mapping[str, Any]) -> Model | None:
+    known = config(kind) if isinstance(kind, str) else None
+    return Model(kind, given, known) if known is not None and known.fields else None
+
+
+def pieces(place: Any, above: Mapping[str, Stage], base: Path) -> Pieces:
+    """Return what is known of the tokenizer at a place."""
+    if not isinstance(place, Place):
+        return Pieces()
+    if place.stage is None:
+        return _stored(place, base)
+    stage = above.get(place.stage)
+    if isinstance(stage, Tokenizer):
+        if stage.algorithm is None:
+            return pieces(stage.tokenizer, above, base)
+        style = STYLES[stage.style or BY_ALGORITHM[stage.algorithm]]
+        return Pieces("mask_token" in style.roles, stage.vocab_size)
+    return pieces(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), above, base)
+
+
+def _stored(place: Place, base: Path) -> Pieces:
+    """Read a saved tokenizer; older ones name their mask token only in the library's code."""
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if _json(place, file, base).get("mask_token"):
+            return Pieces(mask=True)
+    saved = _json(place, "tokenizer.json", base)
+    if not saved:
+        return Pieces()
+    added = [str(token.get("content")) for token in saved.get("added_tokens", [])]
+    vocabulary = saved.get("model", {}).get("vocab", ())
+    size = max(len(vocabulary), *(token["id"] + 1 for token in saved["added_tokens"])) if added else None
+    return Pieces(any("mask" in token.lower() for token in added), size)
+
+
+def _json(place: Place, name: str, base: Path) -> Mapping[str, Any]:
+    """Return a JSON file that lies with a model; empty when it is not on this machine."""
+    try:
+        folder = locate(place, base, {})
+        file = folder / name if folder is not None else _cached(place, name)
+        found = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
+    except (DataError, OSError, ValueError):
+        return {}  # a missing place is told where places are checked, a broken file when it is loaded
+    return found if isinstance(found, dict) else {}
+
+
+def _cached(place: Place, name: str) -> Path | None:
+    if place.hub is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    hub, revision = place.hub
+    found = try_to_load_from_cache(hub, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def columns(place: Place, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> set[str] | None:
+    """Return the columns of a data set, or None while they are not known."""
+    name = place.stage or ""
+    stage = above.get(name)
+    if name in facts:
+        return set(facts[name].columns)
+    return set(stage.columns) or None if isinstance(stage, Dataset) else None
+
+
+def splits(place: Place, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> set[str] | None:
+    """Return the splits of a data set, or None while they are not known."""
+    name = place.stage or ""
+    stage = above.get(name)
+    if name in facts:
+        return set(facts[name].splits)
+    if not isinstance(stage, Dataset):
+        return None
+    source = stage.source
+    if isinstance(source.files, dict):
+        return {*source.files, *stage.split}
+    if source.files is not None or source.package is not None or source.python is not None:
+        return {"train", *stage.split}
+    return None  # the Hub, or another stage, may bring splits of its own
