@@ -86,12 +86,19 @@ class _Mistake:
             *above, name = self.path
             return KeyProblem(f"missing key {name!r}{inside(tuple(above))}", tuple(above))
         if self.kind == "extra_forbidden":
-            return unknown(self.path, _fields(self.cls, self.steps[:-1]))
+            return self._unknown()
         if self.kind == "literal_error":
             return self._choice()
         if self.wanted is not None:
             return self.expected([self.wanted])
         return Problem(f"{dotted(self.path)}: {self._refusal()}", self.path)
+
+    def _unknown(self) -> Problem:
+        name = self.detail["loc"][-1]
+        if self.steps[-1:] == (name,):
+            return unknown(self.path, _fields(self.cls, self.steps[:-1]))
+        problem = unknown((*self.path, name), _fields(self.cls, self.steps))
+        return Problem(problem.message, self.path)  # a short form, which has no key of its own
 
     def _refusal(self) -> str:
         detail = self.detail

@@ -1,0 +1,146 @@
+"""The JSON Schema of a recipe, so that an editor completes keys, explains them and marks slips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hfpipe.contract import Stage, Task
+from hfpipe.places import Code
+from hfpipe.recipe import training
+from hfpipe.recipe.annotations import Form
+from hfpipe.recipe.installed import Field, config, model_types, training_arguments
+
+_TYPES = {
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "str": "string",
+    "list": "array",
+    "dict": "object",
+    "null": "null",
+}
+_SPELT_OUT = (
+    "bert",
+    "roberta",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "gpt2",
+    "llama",
+    "qwen3",
+    "t5",
+    "bart",
+)
+_STAGE_NAME = "^[a-z0-9][a-z0-9_-]*$"
+
+
+def schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
+    """Return the schema (draft 2020-12) of a recipe made of these kinds of stage and tasks."""
+    shared: dict[str, Any] = {"task": _task(tasks), "training": _training(), "model": _model()}
+    stages = []
+    for name, kind in kinds.items():
+        own = kind.model_json_schema(ref_template="#/$defs/{model}")
+        for definition, value in own.pop("$defs", {}).items():
+            if definition != Task.__name__:  # the tasks stand in a definition of their own
+                shared.setdefault(definition, value)
+        stages.append(_stage(name, own))
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hfpipe recipe",
+        "type": "object",
+        "required": ["stages"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {
+                "type": "string",
+                "description": "Names the folder of the run; by default the file's name.",
+            },
+            "seed": {"type": "integer", "minimum": 0, "description": "Where all that is random starts from."},
+            "stages": {
+                "type": "object",
+                "description": "Name of a stage → its settings, in the order in which they run.",
+                "propertyNames": {"pattern": _STAGE_NAME},
+                "minProperties": 1,
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["kind"],
+                    "properties": {"kind": {"enum": list(kinds)}},
+                    "allOf": stages,
+                },
+            },
+        },
+        "$defs": shared,
+    }
+
+
+def _stage(name: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Apply one kind's settings only where `kind` names it, so that messages are about that kind alone."""
+    for key, reference in (("task", "task"), ("training", "training")):
+        if key in own["properties"]:
+            own["properties"][key] = _described(own["properties"][key], {"$ref": f"#/$defs/{reference}"})
+    model = own["properties"].get("model", {})
+    if "anyOf" in model:
+        mapping = {"$ref": "#/$defs/model"}
+        model["anyOf"] = [mapping if part.get("type") == "object" else part for part in model["anyOf"]]
+    own["properties"]["kind"] = {"const": name, "description": own.get("description", "")}
+    return {"if": {"properties": {"kind": {"const": name}}}, "then": own}
+
+
+def _described(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {"description": old["description"], **new} if "description" in old else new
+
+
+def _task(tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
+    options = []
+    for name, task in tasks.items():
+        own = task.model_json_schema(ref_template="#/$defs/{model}")
+        own.pop("$defs", None)
+        own["properties"]["kind"] = {"const": name}
+        options.append({"if": {"properties": {"kind": {"const": name}}}, "then": own})
+    code = {"type": "string", "pattern": f"^{Code.pattern}$"}
+    named: dict[str, Any] = {"anyOf": [{"enum": list(tasks)}, code]}
+    mapping = {"type": "object", "required": ["kind"], "properties": {"kind": named}, "allOf": options}
+    return {"anyOf": [named, mapping]}
+
+
+def _training() -> dict[str, Any]:
+    properties: dict[str, Any] = {name: {"description": text} for name, text in training.WORDS.items()}
+    properties["budget"]["type"] = "string"
+    for name in ("bf16", "compile"):
+        properties[name]["enum"] = [True, False, "auto"]
+    known = training_arguments()
+    for name in training.names():
+        properties.setdefault(name, _field(known[name]) if name in known else {})
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _field(field: Field) -> dict[str, Any]:
+    entry = _form(field.form)
+    if field.help:
+        entry["description"] = field.help
+    if field.default is not None:
+        entry["default"] = field.default
+    return entry
+
+
+def _form(form: Form) -> dict[str, Any]:
+    types = [_TYPES[kind] for kind in sorted(form.kinds)]
+    if form.choices:
+        others = [{"type": kind} for kind in types if kind != "string"]
+        return {"anyOf": [{"enum": list(form.choices)}, *others]} if others else {"enum": list(form.choices)}
+    return {"type": types[0] if len(types) == 1 else types} if types else {}
+
+
+def _model() -> dict[str, Any]:
+    """Return the mapping of a new model; entries are spelt out for the types most used with text."""
+    kinds = {"enum": list(model_types()), "description": "Architecture, as Transformers names it."}
+    branches = []
+    for kind in _SPELT_OUT:
+        known = config(kind)
+        if known is not None:
+            properties = {"type": {"const": kind}, **{name: _field(f) for name, f in known.fields.items()}}
+            properties |= {name: _field(known.fields[own]) for name, own in known.aliases.items()}
+            then = {"additionalProperties": not known.whole, "properties": properties}
+            branches.append({"if": {"properties": {"type": {"const": kind}}}, "then": then})
+    return {"type": "object", "required": ["type"], "properties": {"type": kinds}, "allOf": branches}
