@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hfpipe.api import Launch, load, open, plan, run, schema
+from hfpipe.api import load, open, plan, run, schema  # noqa: A004 - hfpipe.open reads well
 from hfpipe.errors import DataError, HfpipeError, RecipeError, StageError
 from hfpipe.results import Run
+from hfpipe.runner import Launch
 
 __all__ = [
     "DataError",

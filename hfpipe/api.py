@@ -66,12 +66,11 @@ def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hf
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe."""
-    return recipes.schema(KINDS, TASKS)
+    from hfpipe.recipe.schema import schema as of
+
+    return of(KINDS, TASKS)
 
 
 def run_stage(folder: str | Path, progress: Progress = silent) -> None:
     """Be one process of a prepared stage, as `accelerate launch -m hfpipe stage` starts it."""
     runner.run_stage(Path(folder), progress)
-
-
-first_process = runner.first_process

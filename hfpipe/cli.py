@@ -42,12 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the full trace of an error")
     recipe = argparse.ArgumentParser(add_help=False)
-    recipe.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)")
-    recipe.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a setting")
-    recipe.add_argument("--until", metavar="STAGE|KIND", help="stop after this stage, or the last of this kind")
+    recipe.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)"
+    )
+    recipe.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a setting"
+    )
+    recipe.add_argument(
+        "--until", metavar="STAGE|KIND", help="stop after this stage, or the last of this kind"
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", parents=[common, recipe], help="run what is not done yet, print the scores")
+    run = commands.add_parser(
+        "run", parents=[common, recipe], help="run what is not done yet, print the scores"
+    )
     run.add_argument("recipe", type=Path)
     devices = run.add_mutually_exclusive_group()
     devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
@@ -56,17 +64,27 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", parents=[common], help="find every error of a recipe in one pass")
     check.add_argument("recipes", type=Path, nargs="+", metavar="recipe")
-    check.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a setting")
+    check.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a setting"
+    )
     check.set_defaults(command=_check)
 
-    plan = commands.add_parser("plan", parents=[common, recipe], help="say what is done, what would run and why")
+    plan = commands.add_parser(
+        "plan", parents=[common, recipe], help="say what is done, what would run and why"
+    )
     plan.add_argument("recipe", type=Path)
-    plan.add_argument("--sizes", action="store_true", help="add parameters, tokens, steps, FLOPs, memory and disk")
+    plan.add_argument(
+        "--sizes", action="store_true", help="add parameters, tokens, steps, FLOPs, memory and disk"
+    )
     plan.set_defaults(command=_plan)
 
-    report = commands.add_parser("report", parents=[common], help="print the scores of a recipe or a run again")
+    report = commands.add_parser(
+        "report", parents=[common], help="print the scores of a recipe or a run again"
+    )
     report.add_argument("target", type=Path, metavar="RECIPE|RUN-DIR")
-    report.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)")
+    report.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)"
+    )
     report.add_argument("--format", choices=("table", "json", "html"), default="table")
     report.set_defaults(command=_report)
 
@@ -81,14 +99,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from hfpipe import api, console
+    from hfpipe.runner import Launch, first_process
 
     recipe = api.load(options.recipe, options.set)
-    launch = api.Launch(options.processes, options.accelerate)
+    launch = Launch(options.processes, options.accelerate)
     with console.progress() as progress:
         result = api.run(
             recipe, options.runs, until=options.until, launch=launch, say=console.say, progress=progress
         )
-    if not api.first_process():
+    if not first_process():
         return 0
     console.scores(result)
     return 1 if any(report.unmet for report in result.reports.values()) else 0

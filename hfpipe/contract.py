@@ -18,7 +18,7 @@ from hfpipe.report import DataFacts, Report
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from hfpipe.metrics.metric import Metric
 
@@ -93,7 +93,7 @@ class Counted(NamedTuple):
 
     total: torch.Tensor
     """Sum over the targets, float32, 0-d, differentiable."""
-    count: torch.Tensor
+    targets: torch.Tensor
     """Number of targets, int64, 0-d."""
 
 
@@ -106,6 +106,8 @@ class Task(Settings, ABC):
     """Kinds of stage that admit it (`pretrain`, `finetune`)."""
     auto_class: ClassVar[str]
     """Name of the Transformers auto class that builds the model, as `AutoModelForMaskedLM`."""
+    baselines: ClassVar[tuple[str, ...]] = ()
+    """Names of the trivial baselines that `fit_baseline` knows."""
     length: int
     """Tokens an example has at most."""
     packed: ClassVar[bool] = False
@@ -126,6 +128,10 @@ class Task(Settings, ABC):
     def head(self, facts: DataFacts) -> dict[str, Any]:
         """Return the entries of the model's config that the data decide, as `num_labels`."""
         return {}
+
+    def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
+        """Yield why a trained model cannot be measured on the data set."""
+        return iter(())
 
     @abstractmethod
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
@@ -165,3 +171,11 @@ class Task(Settings, ABC):
     @abstractmethod
     def metrics(self, facts: DataFacts) -> list[Metric]:
         """Return the metrics that read `columns_out`."""
+
+    def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
+        """Return the columns as `predictions.parquet` holds them, classes by name."""
+        return columns
+
+    def fit_baseline(self, name: str, train: Rows, facts: DataFacts) -> Callable[[Rows], Columns]:
+        """Fit one of `baselines` on the train split; the result turns rows into `columns_out`'s columns."""
+        raise NotImplementedError

@@ -95,7 +95,7 @@ def _encoded(
 ) -> Iterator[Encoded]:
     for start in range(0, len(rows), ROWS_AT_ONCE):
         batch = rows[start : start + ROWS_AT_ONCE]
-        encoded = dict(task.encode(batch, tokenizer, facts))
+        encoded: Encoded = dict(task.encode(batch, tokenizer, facts))
         encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + start
         yield encoded
         advance(min(ROWS_AT_ONCE, len(rows) - start))
@@ -118,7 +118,11 @@ def _windows(batches: Iterator[Encoded], length: int) -> Iterator[Encoded]:
             for row, ids in zip(batch["row"], batch["input_ids"], strict=True)
             for start in range(0, len(ids), length)
         ]
-        yield {"input_ids": [ids for _, ids in pieces], "row": [row for row, _ in pieces], "rows": len(batch["row"])}
+        yield {
+            "input_ids": [ids for _, ids in pieces],
+            "row": [row for row, _ in pieces],
+            "rows": len(batch["row"]),
+        }
 
 
 def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:

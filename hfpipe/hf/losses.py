@@ -59,7 +59,9 @@ def token_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counte
     """
     positions = target_positions(labels)
     targets = labels.reshape(-1)[positions]
-    total = F.cross_entropy(target_logits(logits, positions), targets, reduction="sum", label_smoothing=smoothing)
+    total = F.cross_entropy(
+        target_logits(logits, positions), targets, reduction="sum", label_smoothing=smoothing
+    )
     return Counted(total, torch.tensor(len(positions), device=labels.device))
 
 

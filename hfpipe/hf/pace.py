@@ -24,10 +24,12 @@ def steps_within(seconds: float, parts: Training, shares: Shares, seed: int, *, 
     The passes run on a copy of the model and the first batches of the first epoch; nothing is trained.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = copy.deepcopy(parts.model).to(device).train()
+    copied = copy.deepcopy(parts.model)
+    model: torch.nn.Module = copied
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     batches = iter(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
-    head = model.get_output_embeddings()
+    head = copied.get_output_embeddings()
     started = time.monotonic()
     for number in range(WARM_UP + TIMED):
         if number == WARM_UP:

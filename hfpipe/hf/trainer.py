@@ -65,6 +65,9 @@ class TaskTrainer(Trainer):
             data_collator=lambda examples: task.collate(examples, tokenizer, arguments.seed, train=True),
         )
         self.task = task
+        self.folder = Path(str(arguments.output_dir))
+        self.examples = train
+        self.validation = validation
         self.tokenizer = tokenizer
         self.shares = shares
         self.metrics = metrics
@@ -77,14 +80,14 @@ class TaskTrainer(Trainer):
         arguments = self.args
         seed = arguments.data_seed if arguments.data_seed is not None else arguments.seed
         batches = StepBatches(
-            self.train_dataset.lengths,
+            self.examples.lengths,
             self.shares,
             arguments.process_index,
             seed,
             grouped=not self.task.packed,
         )
         return EpochLoader(
-            self.train_dataset,
+            self.examples,
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=arguments.dataloader_num_workers,
@@ -106,12 +109,12 @@ class TaskTrainer(Trainer):
         model: Any,
         inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
         outputs = forward(model, inputs, self.task.positions(inputs), self.head)
-        total, count = self.task.loss(outputs, inputs, self.args.label_smoothing_factor)
-        over_all = count if num_items_in_batch is None else num_items_in_batch
+        total, targets = self.task.loss(outputs, inputs, self.args.label_smoothing_factor)
+        over_all = targets if num_items_in_batch is None else num_items_in_batch
         loss = total / over_all.clamp(min=1) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
@@ -131,9 +134,11 @@ class TaskTrainer(Trainer):
     ) -> dict[str, float]:
         """Score the validation split in one streaming pass, the same on any number of processes."""
         started = time.monotonic()
+        examples = self.validation if eval_dataset is None else eval_dataset
+        assert examples is not None  # Trainer refuses to evaluate without
         tally = score(
             self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model,
-            eval_dataset if eval_dataset is not None else self.eval_dataset,
+            examples,
             self.task,
             self.tokenizer,
             Tally(self.metrics, 0, self.args.seed),
@@ -141,7 +146,9 @@ class TaskTrainer(Trainer):
             batch_size=self.args.per_device_eval_batch_size,
             seed=self.args.seed,
         )
-        scores = {f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in self.metrics}
+        scores = {
+            f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in self.metrics
+        }
         scores[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
         self.log(scores)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
@@ -151,11 +158,11 @@ class TaskTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            seal(self.folder / f"checkpoint-{self.state.global_step}")
 
     @property
     def _bad_batch(self) -> Path:
-        return Path(self.args.output_dir) / f"bad-batch-{self.args.process_index}.json"
+        return self.folder / f"bad-batch-{self.args.process_index}.json"
 
     def _dump(self, inputs: Batch) -> None:
         texts = self.tokenizer.batch_decode(inputs["input_ids"].cpu())

@@ -71,7 +71,7 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(ctx.folder))
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
-    return _facts(trainer, course)
+    return _facts(trainer, parts.model, course)
 
 
 def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Course:
@@ -101,19 +101,21 @@ def _checkpoint(ctx: RunContext) -> Path | None:
     return checkpoint
 
 
-def _facts(trainer: TaskTrainer, course: Course) -> dict[str, Any]:
+def _facts(trainer: TaskTrainer, model: PreTrainedModel, course: Course) -> dict[str, Any]:
     history = trainer.state.log_history
     seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
     evaluated = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
-    lengths = trainer.train_dataset.lengths
+    lengths = trainer.examples.lengths
     return {
-        "parameters": trainer.model.num_parameters(),
+        "parameters": model.num_parameters(),
         "steps": trainer.state.global_step,
         "examples_a_step": course.shares.total,
         "tokens": round(trainer.state.global_step * course.shares.total * float(lengths.mean())),
         "bf16": course.bf16,
         "compiled": course.compiled,
         "train_seconds": round(seconds, 1),
-        "validation": {name.removeprefix("eval_"): value for name, value in evaluated.items() if "eval_" in name},
+        "validation": {
+            name.removeprefix("eval_"): value for name, value in evaluated.items() if "eval_" in name
+        },
         "history": history,
     }

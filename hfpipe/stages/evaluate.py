@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Settings, Stage, Task
-from hfpipe.places import DataPlace, ModelPlace, Place
-from hfpipe.report import Report
+from hfpipe.errors import Problem, StageError
+from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate
+from hfpipe.report import DataFacts, Report, Score
+from hfpipe.stages.inputs import folder_of
+from hfpipe.store import read_stage
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.hf.encoding import Examples
+    from hfpipe.hf.measuring import Ground
+    from hfpipe.metrics.tally import Tally
 
 
 class Bound(Settings):
@@ -34,7 +49,7 @@ class Evaluate(Stage):
     """Split to measure on."""
     task: SerializeAsAny[Task] | None = None
     """What the model does; by default what its stage trained it for."""
-    baselines: list[Place] = []
+    baselines: list[BaselinePlace] = []
     """Trivial ones by name (`majority`, `tfidf`), any other model by its place."""
     require: dict[str, Bound] = {}
     """Metric → bounds; the stage fails when a score misses them."""
@@ -45,5 +60,145 @@ class Evaluate(Stage):
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
 
+    def check(
+        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    ) -> Iterator[Problem]:
+        from hfpipe.stages import checks  # which reads the stages' classes
+
+        return checks.evaluate(self, above, facts)
+
+    def prepare(self, ctx: RunContext) -> None:
+        ground = self._ground(ctx)
+        for system in self._systems(ctx):
+            problems = list(system.task.check(ground.facts))
+            if problems:
+                raise StageError(f"stage {ctx.name}: {problems[0].message}")
+            self._examples(system, ground, ctx)
+        self._measure_trivial(self._systems(ctx)[0].task, ground, ctx)
+
     def run(self, ctx: RunContext) -> Report:
-        raise NotImplementedError
+        from hfpipe.hf.measuring import load, new_accelerator
+        from hfpipe.metrics.tally import compare
+
+        accelerator, ground = new_accelerator(), self._ground(ctx)
+        model, *others = self._systems(ctx)
+        mine = self._measure(model, ground, accelerator, ctx)
+        comparisons = {}
+        for name in self.baselines:
+            if name in model.task.baselines:
+                theirs = load(ground.tally(model.task), ctx.work / f"{name}.npz")
+            else:
+                system = next(other for other in others if other.place == name)
+                theirs = self._measure(system, ground, accelerator, ctx)
+            comparisons[name] = compare(mine, theirs, name)
+        scores = [
+            score.model_copy(
+                update={
+                    "comparisons": [
+                        found[score.metric] for found in comparisons.values() if score.metric in found
+                    ]
+                }
+            )
+            for score in mine.scores()
+        ]
+        unmet = list(self._unmet(scores))
+        return Report(kind=self.kind, summary=_summary(scores, len(ground.rows)), scores=scores, unmet=unmet)
+
+    def _ground(self, ctx: RunContext) -> Ground:
+        from hfpipe.hf.measuring import Ground
+        from hfpipe.hf.tables import facts, open_split
+
+        folder = folder_of(self.data, ctx)
+        return Ground(
+            open_split(folder, self.split), facts(folder), ctx.seed, self.resamples, self.batch_size
+        )
+
+    def _systems(self, ctx: RunContext) -> list[System]:
+        """Return the model, then every baseline that is a model too."""
+        task = self.task or self._trained_for(self.model, ctx)
+        if task is None:
+            raise StageError(
+                f"stage {ctx.name}: {self.model} does not say what it was trained for; add task:"
+            )
+        models = [place for place in self.baselines if place not in task.baselines]
+        others = [System(place, self._trained_for(place, ctx) or task) for place in models]
+        return [System(self.model, task), *others]
+
+    def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
+        from hfpipe.tasks import revive_task
+
+        path = locate(place, ctx.base, ctx.inputs)
+        if path is None or not (path / "stage.json").is_file():
+            return None
+        return revive_task(read_stage(path).identity.settings["task"], ctx.base)
+
+    def _measure_trivial(self, task: Task, ground: Ground, ctx: RunContext) -> None:
+        from hfpipe.hf.measuring import measure_baseline, save
+        from hfpipe.hf.tables import open_split
+
+        names = [name for name in self.baselines if name in task.baselines]
+        train = open_split(folder_of(self.data, ctx), "train")[:] if names else {}
+        for name in names:
+            with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
+                guess = task.fit_baseline(name, train, ground.facts)
+                out = ctx.folder / f"predictions-{name}.parquet"
+                save(measure_baseline(guess, task, ground, out, advance), ctx.work / f"{name}.npz")
+
+    def _measure(self, system: System, ground: Ground, accelerator: Accelerator, ctx: RunContext) -> Tally:
+        from hfpipe.hf.loading import load_model
+        from hfpipe.hf.measuring import measure_model
+
+        place = locate(system.place, ctx.base, ctx.inputs) or str(system.place)
+        task = system.task
+        model = load_model(task.auto_class, place, ctx.seed, trust_remote_code=self.trust_remote_code)
+        for problem in task.fits(model.config, ground.facts):
+            raise StageError(f"stage {ctx.name}: {system.place}: {problem.message}")
+        tokenizer, examples = self._examples(system, ground, ctx)
+        name = "predictions" if system.place == self.model else f"predictions-{slug(system.place)}"
+        with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
+            out = ctx.folder / f"{name}.parquet"
+            return measure_model(model, task, tokenizer, examples, ground, accelerator, out, advance)
+
+    def _examples(
+        self, system: System, ground: Ground, ctx: RunContext
+    ) -> tuple[PreTrainedTokenizerBase, Examples]:
+        from hfpipe.hf.encoding import encode
+        from hfpipe.hf.tokenizer import load_tokenizer
+
+        found = locate(system.place, ctx.base, ctx.inputs)
+        tokenizer = load_tokenizer(found or system.place, trust_remote_code=self.trust_remote_code)
+        path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
+        with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(ground.rows)) as advance:
+            examples, _ = encode(
+                system.task, ground.rows, tokenizer, ground.facts, path, packed=False, advance=advance
+            )
+        return tokenizer, examples
+
+    def _unmet(self, scores: list[Score]) -> Iterator[str]:
+        there = {score.metric: score.value for score in scores}
+        for name, bound in self.require.items():
+            if name not in there:
+                raise StageError(f"require: there is no score {name!r}; there are {', '.join(there)}")
+            value = there[name]
+            if bound.min is not None and value < bound.min:
+                yield f"require: {name} is {value:.4g}, below {bound.min:g}"
+            if bound.max is not None and value > bound.max:
+                yield f"require: {name} is {value:.4g}, above {bound.max:g}"
+
+
+@dataclass(frozen=True)
+class System:
+    """A model to measure and what it does."""
+
+    place: Place
+    task: Task
+
+
+def slug(place: str) -> str:
+    """Return a place as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", place).strip("-.")
+
+
+def _summary(scores: list[Score], rows: int) -> str:
+    shown = [f"{score.metric} {score.value:.4g} [{score.low:.4g}, {score.high:.4g}]" for score in scores[:2]]
+    return f"{', '.join(shown)} on {rows:,} rows"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Settings, Stage, Task
-from hfpipe.errors import StageError
+from hfpipe.errors import Problem, StageError
 from hfpipe.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate
+from hfpipe.stages.inputs import folder_of
 from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:
@@ -47,10 +49,17 @@ class _Train(Stage):
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
 
+    def check(
+        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    ) -> Iterator[Problem]:
+        from hfpipe.stages import checks  # which reads the stages' classes
+
+        return checks.train(self, above, facts, base)
+
     def prepare(self, ctx: RunContext) -> None:
         from hfpipe.hf.tables import facts
 
-        problems = list(self.task.check(facts(_data(self, ctx))))
+        problems = list(self.task.check(facts(folder_of(self.data, ctx))))
         if problems:
             raise StageError(f"stage {ctx.name}: {problems[0].message}")
         self._encoded(ctx, self._tokenizer(ctx))
@@ -61,7 +70,7 @@ class _Train(Stage):
 
         tokenizer = self._tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer)
-        data = facts(_data(self, ctx))
+        data = facts(folder_of(self.data, ctx))
         parts = Training(
             task=self.task,
             model=self._model(ctx, tokenizer, data),
@@ -88,7 +97,7 @@ class _Train(Stage):
         from hfpipe.hf.encoding import encode
         from hfpipe.hf.tables import facts, open_data
 
-        folder = _data(self, ctx)
+        folder = folder_of(self.data, ctx)
         data, known = open_data(folder), facts(folder)
         examples: dict[str, Examples] = {}
         ledger: dict[str, Any] = {}
@@ -115,15 +124,10 @@ class _Train(Stage):
         )
 
 
-def _data(stage: _Train, ctx: RunContext) -> Path:
-    path = locate(stage.data, ctx.base, ctx.inputs)
-    if path is None:
-        raise StageError(f"stage {ctx.name}: {stage.data} is a Hub id; load it with a dataset stage, source: {{hub: …}}")
-    return path
-
-
 def _summary(found: dict[str, Any]) -> str:
-    scores = [f"{name} {value:.4g}" for name, value in found["validation"].items() if name in ("loss", "accuracy")]
+    scores = [
+        f"{name} {value:.4g}" for name, value in found["validation"].items() if name in ("loss", "accuracy")
+    ]
     size = f"{found['parameters'] / 1e6:.1f}M parameters, {found['steps']:,} steps, {found['tokens'] / 1e6:.1f}M tokens"
     return size + (f"; validation {', '.join(scores)}" if scores else "")
 

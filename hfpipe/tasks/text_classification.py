@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -12,13 +12,17 @@ from hfpipe.errors import Problem
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from hfpipe.contract import Batch, Rows
+    from hfpipe.contract import Batch, Columns, Rows
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
 
-PROBLEM_TYPES = {"label": "single_label_classification", "labels": "multi_label_classification", "float": "regression"}
+PROBLEM_TYPES = {
+    "label": "single_label_classification",
+    "labels": "multi_label_classification",
+    "float": "regression",
+}
 """Type of the label's column → what Transformers calls the problem."""
 
 
@@ -27,6 +31,7 @@ class TextClassification(Task):
 
     kind: Literal["text-classification"] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    baselines: ClassVar[tuple[str, ...]] = ("majority", "tfidf")
     text: str = "text"
     """Column to read."""
     text_pair: str | None = None
@@ -58,12 +63,22 @@ class TextClassification(Task):
             "problem_type": PROBLEM_TYPES[facts.columns[self.label]],
         }
 
+    def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
+        names = list((config.id2label or {}).values())
+        if self.label in facts.labels and names != facts.labels[self.label]:
+            yield Problem(
+                f"its classes are {', '.join(names)}; the data's are {', '.join(facts.labels[self.label])}"
+            )
+
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.encoding import cut
 
         pairs = list(rows[self.text_pair]) if self.text_pair is not None else None
         encoded = cut(tokenizer, list(rows[self.text]), pairs, self.length)
-        return encoded | {"label": self._targets(rows[self.label], facts), "row": range(len(rows[self.label]))}
+        return encoded | {
+            "label": self._targets(rows[self.label], facts),
+            "row": range(len(rows[self.label])),
+        }
 
     def _targets(self, labels: Any, facts: DataFacts) -> list[Any]:
         if facts.columns[self.label] != "labels":
@@ -110,3 +125,29 @@ class TextClassification(Task):
             return regression()
         names = facts.labels[self.label]
         return single_label(names) if kind == "label" else multi_label(names)
+
+    def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
+        if facts.columns[self.label] != "label":
+            return columns
+        names = facts.labels[self.label]
+        return dict(columns) | {
+            name: [names[number] for number in columns[name]] for name in ("gold", "guess")
+        }
+
+    def fit_baseline(self, name: str, train: Rows, facts: DataFacts) -> Callable[[Rows], Columns]:
+        from hfpipe.metrics.baselines import Majority, Tfidf
+
+        kind = facts.columns[self.label]
+        baseline = {"majority": Majority, "tfidf": Tfidf}[name](kind, len(facts.labels.get(self.label, [])))
+        baseline.fit(*self._texts(train, facts))
+        return lambda rows: baseline.columns(*self._texts(rows, facts))
+
+    def _texts(self, rows: Rows, facts: DataFacts) -> tuple[list[str], Any]:
+        import numpy as np
+
+        texts = list(rows[self.text])
+        if self.text_pair is not None:
+            texts = [
+                f"{first} [SEP] {second}" for first, second in zip(texts, rows[self.text_pair], strict=True)
+            ]
+        return texts, np.asarray(self._targets(rows[self.label], facts))

@@ -1,0 +1,118 @@
+"""Systems side by side on one split: models in every process, trivial baselines once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from hfpipe.hf.encoding import ROWS_AT_ONCE
+from hfpipe.hf.predictions import Predictions, joined
+from hfpipe.hf.scoring import score
+from hfpipe.metrics.tally import Tally
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.contract import Columns, Rows, Task
+    from hfpipe.hf.encoding import Examples
+    from hfpipe.report import DataFacts
+
+
+def new_accelerator() -> Accelerator:
+    """Return Accelerate's handle for full precision, whatever a training before used in this process."""
+    AcceleratorState._reset_state()  # Accelerate refuses a second precision otherwise
+    return Accelerator(mixed_precision="no")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every system is measured on, and how."""
+
+    rows: datasets.Dataset
+    facts: DataFacts
+    seed: int
+    resamples: int
+    batch_size: int
+
+    def tally(self, task: Task) -> Tally:
+        """Return empty counts of the task's metrics."""
+        return Tally(task.metrics(self.facts), self.resamples, self.seed)
+
+
+def measure_model(
+    model: PreTrainedModel,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    ground: Ground,
+    accelerator: Accelerator,
+    out: Path,
+    advance: Callable[[int], None],
+) -> Tally:
+    """Return the counts of a model over the split, and write its predictions to `out`.
+
+    Raises StageError when an example was not counted exactly once.
+    """
+    parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
+    positions = examples.rows
+    with Predictions(parts[accelerator.process_index]) as predictions:
+
+        def keep(index: np.ndarray, columns: Columns) -> None:
+            if len(index):
+                ids = ground.rows[positions[index].tolist()]["id"]
+                predictions.add(ids, task.shown(columns, ground.facts))
+
+        total = score(
+            model.to(accelerator.device),
+            examples,
+            task,
+            tokenizer,
+            ground.tally(task),
+            accelerator,
+            batch_size=ground.batch_size,
+            seed=ground.seed,
+            keep=keep,
+            advance=advance,
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        joined(parts, out)
+        for part in parts:
+            part.unlink(missing_ok=True)
+    return total
+
+
+def measure_baseline(
+    guess: Callable[[Rows], Columns], task: Task, ground: Ground, out: Path, advance: Callable[[int], None]
+) -> Tally:
+    """Return the counts of a trivial baseline over the split, and write its predictions to `out`."""
+    tally = ground.tally(task)
+    with Predictions(out) as predictions:
+        for start in range(0, len(ground.rows), ROWS_AT_ONCE):
+            batch = ground.rows[start : start + ROWS_AT_ONCE]
+            columns = guess(batch)
+            tally.add(np.arange(start, start + len(batch["id"])), columns)
+            predictions.add(batch["id"], task.shown(columns, ground.facts))
+            advance(len(batch["id"]))
+    return tally
+
+
+def save(tally: Tally, path: Path) -> None:
+    """Keep a tally's sums for the processes that run the models."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, *tally.arrays())
+
+
+def load(tally: Tally, path: Path) -> Tally:
+    """Return a tally of the same metrics with the sums kept in `path`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        kept: Sequence[np.ndarray] = [arrays[name] for name in arrays.files]
+    return tally.merged(kept)
