@@ -52,5 +52,7 @@ def newest(root: Path) -> Run:
     found = sorted(root.glob("*/report.json"), key=lambda path: path.stat().st_mtime)
     folders = {read_stage(path.parent).name: path.parent for path in found}
     if not folders:
-        raise RecipeError([Problem(f"{root}: holds no finished stage; give a recipe or a folder such as runs/demo")])
+        raise RecipeError(
+            [Problem(f"{root}: holds no finished stage; give a recipe or a folder such as runs/demo")]
+        )
     return read_run(dict(sorted(folders.items(), key=lambda item: (item[1] / "report.json").stat().st_mtime)))

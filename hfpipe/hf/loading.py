@@ -32,7 +32,9 @@ def new_config(
             settings["type"], **({"vocab_size": len(tokenizer)} | tokens | head | entries)
         )
     except Exception as error:
-        raise StageError(f"model: Transformers refuses {settings['type']} with these entries: {one_line(error)}") from error
+        raise StageError(
+            f"model: Transformers refuses {settings['type']} with these entries: {one_line(error)}"
+        ) from error
 
 
 def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
@@ -43,7 +45,12 @@ def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int)
 
 
 def load_model(
-    auto_class: str, place: Path | str, seed: int, *, head: dict[str, Any] | None = None, trust_remote_code: bool = False
+    auto_class: str,
+    place: Path | str,
+    seed: int,
+    *,
+    head: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Return a trained model, float32; weights a new head lacks are a function of the seed.
 

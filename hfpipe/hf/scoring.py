@@ -76,7 +76,9 @@ def _passes(
     for turn in range(-(-len(batches) // accelerator.num_processes)):
         number = turn * accelerator.num_processes + accelerator.process_index
         index = batches[min(number, len(batches) - 1)]
-        batch = task.collate(examples.__getitems__([(0, i) for i in index.tolist()]), tokenizer, seed, train=False)
+        batch = task.collate(
+            examples.__getitems__([(0, i) for i in index.tolist()]), tokenizer, seed, train=False
+        )
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         outputs = forward(model, batch, task.positions(batch), bare.get_output_embeddings())
         columns = {name: tensor.cpu().numpy() for name, tensor in task.columns_out(outputs, batch).items()}

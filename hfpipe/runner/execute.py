@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
 POLL = 0.2
 """Seconds between looks at the file system while another process works."""
-LIBRARIES = ("hfpipe", "torch", "transformers", "datasets", "tokenizers", "accelerate", "scikit-learn", "sacrebleu")
+LIBRARIES = (
+    "hfpipe",
+    "torch",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "accelerate",
+    "scikit-learn",
+    "sacrebleu",
+)
 
 
 def run(
@@ -123,7 +132,13 @@ def _follow(step: Step, progress: Progress) -> None:
 def _attempt() -> str:
     """Name this start of the launcher, so that what a killed one left behind is not taken for ready."""
     single = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
+    names = (
+        "TORCHELASTIC_RUN_ID",
+        "TORCHELASTIC_RESTART_COUNT",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "SLURM_JOB_ID",
+    )
     return json.dumps([os.getppid() if single else 0, *(os.environ.get(name, "") for name in names)])
 
 

@@ -38,10 +38,14 @@ def check_launch(launch: Launch) -> None:
     if launch.processes is not None and launch.processes < 1:
         raise RecipeError([Problem(f"--processes {launch.processes}: at least 1 is needed")])
     if launched() and not launch.here:
-        raise RecipeError([Problem("--processes and --accelerate are for plain `hfpipe run`, not under a launcher")])
+        raise RecipeError(
+            [Problem("--processes and --accelerate are for plain `hfpipe run`, not under a launcher")]
+        )
     if launch.config is not None and _read(launch.config).get("num_machines", 1) > 1:
         command = f"accelerate launch --config_file {launch.config} -m hfpipe run RECIPE"
-        raise RecipeError([Problem(f"--accelerate {launch.config}: for several machines run, on each, {command}")])
+        raise RecipeError(
+            [Problem(f"--accelerate {launch.config}: for several machines run, on each, {command}")]
+        )
 
 
 def launched() -> bool:
@@ -69,7 +73,9 @@ def check_world(environ: Mapping[str, str] = os.environ) -> None:
     asked = int(environ.get(ASKED, there))
     if asked != there:
         raise StageError(f"{asked} processes were asked for, {there} started; check the Accelerate config")
-    silent = "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ and "WORLD_SIZE" not in environ
+    silent = (
+        "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ and "WORLD_SIZE" not in environ
+    )
     if silent:
         raise StageError(
             "accelerate launch was asked for several processes but started one, as it does with --cpu; "
@@ -94,9 +100,13 @@ def start(launch: Launch, folder: Path) -> None:
     environ[ASKED] = str(asked)
     failure = folder / ".work" / "error"
     failure.unlink(missing_ok=True)
-    code = subprocess.run([*command, "-m", "hfpipe", "stage", str(folder)], env=environ, check=False).returncode
+    code = subprocess.run(
+        [*command, "-m", "hfpipe", "stage", str(folder)], env=environ, check=False
+    ).returncode
     if code != 0:
-        cause = failure.read_text(encoding="utf-8") if failure.exists() else f"a process ended with code {code}"
+        cause = (
+            failure.read_text(encoding="utf-8") if failure.exists() else f"a process ended with code {code}"
+        )
         raise StageError(f"{cause}; the log is {folder / 'stage.log'}")
 
 
