@@ -49,13 +49,15 @@ def _reach(row: Row, name: str) -> Any:
 
 
 def _alike(rows: Iterable[Row]) -> Iterator[Row]:
-    first: Row | None = None
+    columns: dict[str, Any] = {}
+    place = ""
     for row in rows:
-        first = first or row
-        if row.values.keys() != first.values.keys():
+        if not place:
+            columns, place = dict(row.values), row.place
+        if row.values.keys() != columns.keys():
             raise DataError(
-                f"{row.place}: the columns are {listed(list(row.values))}, but {first.place} has "
-                f"{listed(list(first.values))}; name those wanted with `columns`"
+                f"{row.place}: the columns are {listed(list(row.values))}, but {place} has "
+                f"{listed(list(columns))}; name those wanted with `columns`"
             )
         yield row
 

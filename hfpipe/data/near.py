@@ -20,7 +20,8 @@ class NearDuplicates:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+        # The index only proposes, so it errs on the side of proposing; the sketches decide.
+        self._index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         self._known: list[np.ndarray] = []
 
     def is_new(self, row: Row) -> bool:
@@ -28,7 +29,6 @@ class NearDuplicates:
         sketch = MinHash(num_perm=PERMUTATIONS, seed=1)
         sketch.update_batch(_grams("\n".join(row.texts)))
         values = sketch.hashvalues
-        # The index only proposes: below the threshold it is wrong too often to drop rows on its word.
         if any(
             np.mean(self._known[place] == values) >= self._threshold for place in self._index.query(sketch)
         ):

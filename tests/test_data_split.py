@@ -1,0 +1,65 @@
+"""Splits and ids depend on a row's text and the seed, never on the rows around it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfpipe.data.rows import Row
+from hfpipe.data.split import Ids, splitter
+
+SHARES = {"validation": 0.1, "test": 0.2}
+
+
+def row(*texts: str, split: str | None = None, **values: str) -> Row:
+    return Row(values, "row", 1, split, list(texts))
+
+
+@given(st.text(), st.integers(min_value=0, max_value=2**32), st.sampled_from([None, "train"]))
+def test_equal_texts_never_straddle_two_splits(text: str, seed: int, split: str | None) -> None:
+    choose = splitter(SHARES, {split}, seed)
+    assert choose(row(text, label="a", split=split)) == choose(row(text, label="b", split=split))
+
+
+@given(st.lists(st.text(max_size=5), unique=True), st.lists(st.text(min_size=6, max_size=9)))
+def test_adding_rows_moves_no_row_to_another_split(old: list[str], new: list[str]) -> None:
+    before = {text: splitter(SHARES, {None}, 1)(row(text)) for text in old}
+    choose = splitter(SHARES, {None}, 1)
+    after = {text: choose(row(text)) for text in [*new, *old]}
+    assert {text: after[text] for text in old} == before
+
+
+@given(st.text())
+def test_a_larger_share_takes_rows_from_train_only(text: str) -> None:
+    small, large = splitter({"test": 0.2}, {None}, 3), splitter({"test": 0.4}, {None}, 3)
+    assert (small(row(text)), large(row(text))) != ("test", "train")
+
+
+def test_shares_are_met_within_sampling_error() -> None:
+    n = 20_000
+    choose = splitter(SHARES, {None}, 17)
+    counts = Counter(choose(row(f"text {number}")) for number in range(n))
+    for split, share in {**SHARES, "train": 0.7}.items():
+        assert abs(counts[split] / n - share) < 4 * (share * (1 - share) / n) ** 0.5
+
+
+def test_another_seed_gives_another_split() -> None:
+    one, two = splitter(SHARES, {None}, 1), splitter(SHARES, {None}, 2)
+    assert any(one(row(str(number))) != two(row(str(number))) for number in range(100))
+
+
+def test_given_splits_stay_as_they_are() -> None:
+    choose = splitter({"test": 0.99}, {"train", "test"}, 1)
+    assert {choose(row(str(number), split="train")) for number in range(50)} == {"train"}
+    assert splitter({"validation": 0.99}, {"train", "test"}, 1)(row("a", split="test")) == "test"
+
+
+@given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3))))
+def test_ids_are_unique_and_a_text_of_its_own_keeps_its_id(pairs: list[tuple[str, str]]) -> None:
+    ids = Ids()
+    given_ids = [ids.of(row(*pair)) for pair in pairs]
+    assert len(set(given_ids)) == len(pairs)
+    first = dict(zip(reversed(pairs), reversed(given_ids), strict=True))
+    assert all(first[pair] == Ids().of(row(*pair)) for pair in first)
