@@ -1,0 +1,67 @@
+# Every task round a recipe in one word, the same on a laptop and in continuous integration.
+# RECIPE= names another recipe, ARGS= is passed on: make demo ARGS='--processes 2', make test ARGS='-k store'.
+
+PYTHON ?= python3
+RECIPE ?= recipes/demo.yaml
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+RECIPES = $(filter-out recipes/accelerate/%,$(sort $(shell find recipes -name '*.yaml')))
+
+.DEFAULT_GOAL := help
+.PHONY: install demo pretrain finetune eval report notebook check test test-all bench clean help
+
+install: $(INSTALLED) ## Make .venv and install hfpipe into it, at the tested versions
+
+$(INSTALLED): pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "hfpipe needs Python 3.10 or newer; this is $$($(PYTHON) --version 2>&1). Name another: make install PYTHON=python3.12" >&2; \
+		exit 1; }
+	@test -x $(BIN)/pip || { echo "making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
+	@echo "installing hfpipe and what it needs into .venv; this takes a few minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=22.3'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[demo,dev]'
+	@touch $@
+	@echo "installed; try: make demo, or $(BIN)/hfpipe --help"
+
+demo: $(INSTALLED) ## Run a recipe from raw text to a table of scores
+	@$(BIN)/hfpipe run $(RECIPE) $(ARGS)
+
+pretrain: $(INSTALLED) ## Run a recipe as far as its last pretraining
+	@$(BIN)/hfpipe run $(RECIPE) --until pretrain $(ARGS)
+
+finetune: $(INSTALLED) ## Run a recipe as far as its last fine-tuning
+	@$(BIN)/hfpipe run $(RECIPE) --until finetune $(ARGS)
+
+eval: $(INSTALLED) ## Run a recipe as far as its last evaluation
+	@$(BIN)/hfpipe run $(RECIPE) --until evaluate $(ARGS)
+
+report: $(INSTALLED) ## Print the scores of a recipe again
+	@$(BIN)/hfpipe report $(RECIPE) $(ARGS)
+
+notebook: ## Open the notebooks (there are none yet)
+	@echo "make notebook: there are no notebooks yet" >&2; exit 1
+
+check: $(INSTALLED) ## Format, lint, types, direction of imports, and every recipe
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hfpipe check $(RECIPES)
+	$(BIN)/pre-commit run whitespace --all-files
+
+test: $(INSTALLED) ## Run every test, the slow ones too, as continuous integration does
+	$(BIN)/pytest -m "" $(ARGS)
+
+test-all: check test ## Check and test everything
+
+bench: ## Measure speed and memory (there are no benchmarks yet)
+	@echo "make bench: there are no benchmarks yet" >&2; exit 1
+
+clean: ## Remove caches and build products; runs/ and .venv stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find . -name .venv -prune -o -name runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
