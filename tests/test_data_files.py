@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from pydantic import ValidationError
 
 from hfpipe.errors import DataError
 from hfpipe.hf.tables import facts, open_data, open_split
 from hfpipe.report import DataFacts, Report
+from hfpipe.stages.dataset import Dataset
 
 Make = Callable[..., tuple[Report, Path]]
 RECORDS = [
@@ -217,6 +219,54 @@ def test_class_names_keep_the_order_the_source_gives_them(tmp_path: Path, make_d
     assert report.data.labels == {"label": ["positive", "neutral", "negative"]}
     assert open_split(folder, "train")["label"][:] == [2, 0, 1]
     assert facts(above) == report.data.model_copy(update={"columns": {"text": "string", "label": "label"}})
+
+
+def test_a_hub_data_set_is_loaded_with_its_splits(
+    tmp_path: Path, make_data: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder of files goes the same way through `load_dataset` as a repository of the Hub.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "train.csv").write_text("text,label\na,1\nb,0\n")
+    (tmp_path / "repo" / "test.csv").write_text("text,label\nc,1\n")
+    report, _ = make_data({"source": {"hub": str(tmp_path / "repo")}})
+    assert report.data is not None
+    assert report.data.splits == {"train": 2, "test": 1}
+    assert report.data.labels == {"label": ["0", "1"]}
+
+
+def test_a_label_that_the_hub_holds_back_is_missing(tmp_path: Path, make_data: Make) -> None:
+    data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]})
+    above = tmp_path / "above"
+    data.cast(datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(2))).save_to_disk(
+        str(above)
+    )
+    with pytest.raises(DataError, match=r"train row 2: 'label' is missing"):
+        make_data({"source": {"stage": "above"}}, inputs={"above": above})
+    settings = {"source": {"stage": "above"}, "clean": [{"drop": {"label": [None]}}]}
+    report, _ = make_data(settings, inputs={"above": above})
+    assert report.ledger["rows"] == {"in": 2, "kept": 1, "missing text": 0, "drop: label None": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({}, "write exactly one of hub, files, package, python, stage, not none"),
+        (
+            {"hub": "a/b", "stage": "c"},
+            "write exactly one of hub, files, package, python, stage, not hub and stage",
+        ),
+        ({"stage": "c", "revision": "main"}, "`revision` does not go with `stage`"),
+        (
+            {"files": "a.txt", "encoding": "utf-9"},
+            "'utf-9' is no encoding; write utf-8, latin-1, cp1252, utf-16 …",
+        ),
+    ],
+)
+def test_a_source_is_one_thing_with_its_own_options(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Dataset.model_validate({"source": source})
+    assert caught.value.errors()[0]["msg"] == f"Value error, {message}"
 
 
 def test_facts_come_from_the_report_or_else_from_the_features(tmp_path: Path, make_data: Make) -> None:

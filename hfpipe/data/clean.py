@@ -33,8 +33,7 @@ def _editing(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger) ->
         texts = [step.edit(text) for text in row.texts]
         if texts != row.texts:
             before = row.characters
-            row.texts = texts
-            row.values |= zip(columns, texts, strict=True)
+            row.rewrite(columns, texts)
             ledger.change(reason, before - row.characters)
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ class Label:
         self._order = list(names)
         self._ids: dict[str | int | bool, int] = {}
         self._first: dict[int, Row] = {}
-        self._counts: dict[str, Counter[int]] = {}
+        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self._type: type | None = None
         self._start = ""
 
@@ -72,7 +72,7 @@ class Label:
             raise self._mixed(value, row)
         number = self._ids.setdefault(value, len(self._ids))
         self._first.setdefault(number, row)
-        self._counts.setdefault(split, Counter())[number] += 1
+        self._counts[split][number] += 1
         return number
 
     def _mixed(self, value: Any, row: Row) -> DataError:
@@ -92,9 +92,9 @@ class Label:
 
     def check(self) -> None:
         """Raise DataError when a class is found in a held-out split but not in train."""
-        train = self._counts.get(TRAIN)
-        if train is None:
+        if TRAIN not in self._counts:
             return
+        train = self._counts[TRAIN]
         for split, counts in self._counts.items():
             for value, number in self._ids.items():
                 if counts[number] and not train[number]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 
@@ -21,7 +21,8 @@ class Row:
     split: str | None = None
     """The split the source gives, if it gives splits."""
     texts: list[str] = field(default_factory=list)
-    """The text columns, which cleaning edits in place."""
+    """What the text columns hold; changed by `rewrite`."""
+    _digest: bytes = b""
 
     @property
     def place(self) -> str:
@@ -33,14 +34,18 @@ class Row:
         """Code points in all text columns."""
         return sum(map(len, self.texts))
 
+    def rewrite(self, columns: Sequence[str], texts: list[str]) -> None:
+        """Put new texts into the text columns."""
+        self.texts, self._digest = texts, b""
+        self.values |= zip(columns, texts, strict=True)
+
     def digest(self) -> bytes:
         """Return 16 bytes that tell the texts apart; lengths go in so that columns cannot run together."""
-        content = blake2b(digest_size=16)
-        for text in self.texts:
-            data = text.encode("utf-8", "surrogatepass")
-            content.update(len(data).to_bytes(8, "little"))
-            content.update(data)
-        return content.digest()
+        if not self._digest:
+            parts = [text.encode("utf-8", "surrogatepass") for text in self.texts]
+            lengths = [len(part).to_bytes(8, "little") for part in parts]
+            self._digest = blake2b(b"".join(chain(lengths, parts)), digest_size=16).digest()
+        return self._digest
 
 
 @dataclass(frozen=True)

@@ -38,19 +38,19 @@ class Ids:
     """Gives each row an id: its own `id` if it has one, or else a digest of its text and a number."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
-        self._repeats: dict[str, int] = {}
+        self._seen: set[str | bytes] = set()
+        self._repeats: dict[bytes, int] = {}
 
     def of(self, row: Row) -> str:
         """Return the row's id. Raises DataError when the row's own is missing or was given before."""
         if "id" in row.values:
             return self._own(row, row.values["id"])
-        digest = row.digest().hex()
+        digest = row.digest()
         if digest not in self._seen:
             self._seen.add(digest)
-            return digest
+            return digest.hex()
         self._repeats[digest] = self._repeats.get(digest, 1) + 1
-        return f"{digest}-{self._repeats[digest]}"
+        return f"{digest.hex()}-{self._repeats[digest]}"
 
     def _own(self, row: Row, value: Any) -> str:
         if value is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.contract import RunContext, Settings, Stage
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
     from hfpipe.data.rows import Given
 
 Files = Glob | list[Glob]
-KINDS = ("hub", "files", "package", "python", "stage")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "hub": ("config", "revision"),
+    "files": ("format", "encoding"),
+    "package": ("format", "encoding"),
+    "python": ("reads",),
+    "stage": (),
+}
+"""Kind of source → the settings that go with it."""
 
 
 class Source(Settings):
@@ -47,11 +55,25 @@ class Source(Settings):
     encoding: str = "utf-8"
     """Text encoding of the files."""
 
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            codecs.lookup(name)
+        except LookupError:
+            raise ValueError(f"{name!r} is no encoding; write utf-8, latin-1, cp1252, utf-16 …") from None
+        return name
+
     @model_validator(mode="after")
     def _one(self) -> Self:
-        given = [name for name in KINDS if getattr(self, name) is not None]
+        given = [name for name in OPTIONS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"write exactly one of {', '.join(KINDS)}, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"write exactly one of {', '.join(OPTIONS)}, not {' and '.join(given) or 'none'}"
+            )
+        for name in {option for options in OPTIONS.values() for option in options} - {*OPTIONS[given[0]]}:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` does not go with `{given[0]}`")
         return self
 
 
