@@ -16,9 +16,9 @@ from hfpipe.own_code import load_code
 from hfpipe.places import Code
 from hfpipe.recipe import links, model, source, training
 from hfpipe.recipe.overrides import apply
-from hfpipe.recipe.settings import mistakes, unknown
+from hfpipe.recipe.settings import missing, mistakes, unknown
 from hfpipe.recipe.source import Document, KeyProblem
-from hfpipe.recipe.words import Keys, described, dotted, inside, listed, meant
+from hfpipe.recipe.words import Keys, described, dotted, listed, meant
 from hfpipe.report import DataFacts
 
 _KEYS = ("name", "seed", "stages")
@@ -163,11 +163,11 @@ class _Reader:
         except DataError as error:
             self.add(Problem(str(error), path))
             return None
-        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        lacks = sorted(getattr(cls, "__abstractmethods__", ()))
         if not isinstance(cls, type) or not issubclass(cls, Task):
             self.add(Problem(f"{code} is no subclass of hfpipe.Task", path))
-        elif missing:
-            self.add(Problem(f"{code} cannot be used yet; it must still define {listed(missing)}", path))
+        elif lacks:
+            self.add(Problem(f"{code} cannot be used yet; it must still define {listed(lacks)}", path))
         else:
             return cls
         return None
@@ -177,12 +177,13 @@ class _Reader:
         if not isinstance(raw, dict):
             self.add(Problem(f"{dotted(path)}: expected a mapping, got {described(raw)}", path))
             return None
-        kind = raw.get("kind")
+        kind, here = raw.get("kind"), (*path, "kind")
         if "kind" not in raw:
-            self.add(KeyProblem(f"missing key 'kind'{inside(path)}; write {listed(table, 'or')}", path))
-        elif not isinstance(kind, str) or kind not in table:
-            given = repr(kind) if isinstance(kind, str) else described(kind)
-            self.add(Problem(f"there is no {what} {given}{meant(str(kind), table)}", (*path, "kind")))
+            self.add(missing("kind", raw, path, f"write {listed(table, 'or')}"))
+        elif not isinstance(kind, str):
+            self.add(Problem(f"{dotted(here)}: expected {listed(table, 'or')}, got {described(kind)}", here))
+        elif kind not in table:
+            self.add(Problem(f"there is no {what} {kind!r}{meant(kind, table)}", here))
         else:
             return table[kind]
         return None

@@ -7,8 +7,7 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.installed import Config, config, model_types
-from hfpipe.recipe.settings import unknown
-from hfpipe.recipe.source import KeyProblem
+from hfpipe.recipe.settings import missing, unknown
 from hfpipe.recipe.words import Keys, described, dotted, inside, meant
 
 _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
@@ -18,11 +17,11 @@ _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
 def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield what the config class of `type` would not take."""
     kind = given.get("type")
-    if "model_type" in given and "type" not in given:
-        yield unknown((*path, "model_type"), ["type"])
-        return
     if "type" not in given:
-        yield KeyProblem(f"missing key 'type'{inside(path)}; it names the architecture, as modernbert", path)
+        if "model_type" in given:
+            yield unknown((*path, "model_type"), ["type"])
+        else:
+            yield missing("type", given, path, "it names the architecture, as modernbert")
         return
     known = config(kind) if isinstance(kind, str) else None
     if known is None:

@@ -74,6 +74,8 @@ def _set(data: Any, path: Keys, value: Any) -> Keys:
 def _index(data: Any, key: str | int, path: Keys) -> int:
     if not isinstance(data, list):
         raise _OverrideError(f"{dotted(path)} is {described(data)} and has no keys")
+    if not data:
+        raise _OverrideError(f"{dotted(path)} is an empty list; write the whole list")
     if not str(key).isdecimal() or int(key) >= len(data):
         raise _OverrideError(f"{dotted(path)} is a list; write an index from 0 to {len(data) - 1}")
     return int(key)

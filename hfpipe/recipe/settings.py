@@ -16,7 +16,7 @@ from hfpipe.recipe.source import KeyProblem
 from hfpipe.recipe.words import Keys, described, dotted, inside, listed, meant, nearest
 
 _WANTED = {
-    "string_type": "text",
+    "string_type": "a text",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -38,10 +38,17 @@ _BOUNDS = {
 def unknown(path: Keys, known: typing.Iterable[str]) -> Problem:
     """Return the problem of a key that nothing reads, with the name meant."""
     *above, name = path
-    names = list(known)
     hint = foreign.hint(str(name), tuple(above))
-    tail = f"; {hint}" if hint and nearest(str(name), names) is None else meant(str(name), names)
+    tail = f"; {hint}" if hint else meant(str(name), known)
     return KeyProblem(f"unknown key {name!r}{inside(tuple(above))}{tail}", path)
+
+
+def missing(name: str, given: Mapping[Any, Any], path: Keys, mend: str) -> Problem:
+    """Return the problem of a key that decides all others, found misspelt where one is close."""
+    slip = nearest(name, [key for key in given if isinstance(key, str)])
+    if slip is not None:
+        return unknown((*path, slip), [name])
+    return KeyProblem(f"missing key {name!r}{inside(path)}; {mend}", path)
 
 
 def mistakes(

@@ -132,7 +132,7 @@ def parse(text: str, file: Path) -> Document:
             document.data = _Builder(document).value(node, (), ())
     except ReaderError as error:
         before = _BREAK.split(text[: error.position])
-        message = f"broken YAML: the character #x{ord(str(error.character)):04x} is not allowed"
+        message = f"broken YAML: the character #x{ord(text[error.position]):04x} is not allowed"
         document.problems.append(Problem(message, spot=document.here(len(before) - 1, len(before[-1]))))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -193,7 +193,7 @@ class _Builder:
             return [self.value(item, (*path, n), (*above, node)) for n, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
-        return self._refuse(f"the tag {_short(node.tag)} is not allowed in a recipe", path, spot)
+        raise _StopError(Problem(f"the tag {_short(node.tag)} is not allowed in a recipe", path, spot))
 
     def _mapping(self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]) -> dict[Any, Any]:
         data: dict[Any, Any] = {}
@@ -253,7 +253,7 @@ class _Builder:
     def _scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
         kind = _short(node.tag)
         if kind not in _SCALARS:
-            return self._refuse(f"the tag {kind} is not allowed in a recipe", path, self._spot(node))
+            raise _StopError(Problem(f"the tag {kind} is not allowed in a recipe", path, self._spot(node)))
         try:
             return _SCALARS[kind](node.value)
         except (KeyError, ValueError):

@@ -29,7 +29,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     folded = {_folded(entry): entry for entry in known}
     longer = [entry for entry in folded if len(given) > 2 and entry.startswith(given)]
     close = get_close_matches(given, folded, n=1, cutoff=0.8) or longer[:1]
-    close = close or get_close_matches(given, folded, n=1, cutoff=0.7)
+    close = close or get_close_matches(given, folded, n=1, cutoff=0.66)
     return folded[close[0]] if close else None
 
 

@@ -43,7 +43,10 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     pieces = known.pieces(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
     if task.auto_class == "AutoModelForMaskedLM" and pieces.mask is False:
-        yield Problem(f"{task.kind} needs a mask token, and this tokenizer has none; use style: bert", where)
+        mend = (
+            "give its stage style: bert" if (stage.tokenizer or "").startswith("stage:") else "take another"
+        )
+        yield Problem(f"{task.kind} needs a mask token, and this tokenizer has none; {mend}", where)
     if model is None:
         return
     length = getattr(task, "length", None)
@@ -89,7 +92,7 @@ def _task(
         yield from (replace(p, path=(*at, *p.path)) for p in task.check(facts[data.stage]))
         return
     there = known.columns(data, above, facts)
-    for column in task.columns if there is not None else ():
+    for column in task.columns:
         if there is not None and column not in there:
             keys = [key for key, value in task if value == column and key in task.model_fields_set]
             yield Problem(_missing("column", column, data, there), (*at, *keys[:1]))
@@ -101,24 +104,35 @@ def _missing(what: str, name: str, data: Place, there: set[str]) -> str:
     return f"{data} has no {what} {name!r}{tail}"
 
 
-def dataset(stage: Dataset) -> Iterator[Problem]:
-    """Yield columns that cleaning, text or labels name and the data set will not have."""
-    if not stage.columns:
+def dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
+    """Yield columns that the settings name and the source, or the data set itself, will not have."""
+    source = stage.source.stage
+    given = known.columns(source, above, facts) if source is not None else None
+    if source is not None and given is not None:
+        for ours, theirs in stage.columns.items():
+            if theirs.partition(".")[0] not in given:
+                yield Problem(_missing("column", theirs, source, given), ("columns", ours))
+    there = set(stage.columns) or given
+    if there is None:
         return  # whatever the source has is kept, and known only once it is read
-    named: list[tuple[Keys, str]] = [(("text", number), column) for number, column in enumerate(stage.text)]
-    named += [(("labels", column), column) for column in stage.labels]
+    for path, column in _named(stage):
+        if column not in there:
+            yield KeyProblem(f"there is no column {column!r}{meant(column, sorted(there))}", path)
+
+
+def _named(stage: Dataset) -> Iterator[tuple[Keys, str]]:
+    """Yield the columns that `text`, `labels` and `clean` name, and where."""
+    yield from ((("text", number), column) for number, column in enumerate(stage.text))
+    yield from ((("labels", column), column) for column in stage.labels)
     for number, step in enumerate(stage.clean):
         dropped = step.drop.root if step.drop is not None else {}
-        named += [(("clean", number, "drop", column), column) for column in dropped]
-    for path, column in named:
-        if column not in stage.columns:
-            yield KeyProblem(f"there is no column {column!r}{meant(column, stage.columns)}", path)
+        yield from ((("clean", number, "drop", column), column) for column in dropped)
 
 
 def tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]:
     """Yield columns to read that the data set lacks."""
     there = known.columns(stage.data, above, facts)
-    for number, column in enumerate(stage.text) if there is not None else ():
+    for number, column in enumerate(stage.text):
         if there is not None and column not in there:
             path = ("text", number) if "text" in stage.model_fields_set else ("data",)
             yield Problem(_missing("column", column, stage.data, there), path)
