@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from hfpipe.contract import RunContext, Stage
-from hfpipe.places import DataPlace, TokenizerPlace
-from hfpipe.report import Report
+from hfpipe.errors import Problem, StageError
+from hfpipe.hf.styles import STYLES, Style
+from hfpipe.places import DataPlace, TokenizerPlace, locate
+from hfpipe.report import DataFacts, Report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.hf.texts import Texts
+
+BY_ALGORITHM = {"wordpiece": "bert", "bpe": "gpt", "unigram": "t5"}
+FOR_TRAINING = frozenset({"style", "vocab_size", "min_frequency", "lowercase", "max_bytes"})
+MEASURED_BYTES = 10_000_000
+"""Bytes of text behind the rates in the report."""
 
 
 class Tokenizer(Stage):
@@ -40,5 +54,98 @@ class Tokenizer(Stage):
     max_bytes: int = Field(default=200_000_000, ge=1000)
     """Bytes of text to learn from; more is sampled, the same rows each time."""
 
+    def check(
+        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    ) -> Iterator[Problem]:
+        from hfpipe.stages import checks  # which reads the stages' classes
+
+        if (self.algorithm is None) == (self.tokenizer is None):
+            yield Problem(
+                "write one of `algorithm` (wordpiece, bpe, unigram) and `tokenizer` (an existing one)"
+            )
+        elif self.algorithm is None:
+            for key in sorted(self.model_fields_set & FOR_TRAINING):
+                yield Problem(f"{key} is for training a tokenizer; an existing one has its own", (key,))
+        else:
+            yield from self._check_training(self.algorithm)
+        yield from checks.tokenizer(self, above, facts)
+
+    def _check_training(self, algorithm: str) -> Iterator[Problem]:
+        style = self._special(algorithm)
+        if algorithm != "bpe" and "unk_token" not in style.roles:
+            yield Problem(
+                f"{algorithm} needs an unknown token, which style gpt lacks; use bert or t5", ("style",)
+            )
+        least = len({*style.tokens, *self.special_tokens}) + (256 if algorithm == "bpe" else 8)
+        if self.vocab_size < least:
+            yield Problem(
+                f"{self.vocab_size} pieces are too few: special tokens and single characters take {least}",
+                ("vocab_size",),
+            )
+
     def run(self, ctx: RunContext) -> Report:
-        raise NotImplementedError
+        from hfpipe.hf.tables import open_data
+        from hfpipe.hf.texts import Texts
+        from hfpipe.hf.tokenizer import measure
+
+        folder = locate(self.data, ctx.base, ctx.inputs)
+        if folder is None:
+            raise StageError(f"data: {self.data} is on the Hub; load it by a stage of kind dataset")
+        data = open_data(folder)
+        if "train" not in data:
+            raise StageError(f"{self.data}: there is no train split to learn from; it has {', '.join(data)}")
+        texts = Texts(data["train"], self.text, self.max_bytes, ctx.progress)
+        tokenizer = self._existing(ctx) if self.algorithm is None else self._learned(texts)
+        tokenizer.save_pretrained(str(ctx.folder))
+        split = "validation" if "validation" in data else "train"
+        rates = measure(tokenizer, Texts(data[split], self.text, MEASURED_BYTES, ctx.progress))
+        facts = {"vocab_size": len(tokenizer), "measured_on": split, **rates}
+        ledger = {}
+        if self.algorithm is not None:
+            facts["sample_bytes"] = texts.taken_bytes
+            ledger = texts.ledger()
+        return Report(kind=self.kind, summary=self._summary(facts), ledger=ledger, facts=facts)
+
+    def _special(self, algorithm: str) -> Style:
+        return STYLES[self.style or BY_ALGORITHM[algorithm]]
+
+    def _existing(self, ctx: RunContext) -> PreTrainedTokenizerBase:
+        from hfpipe.hf.tokenizer import load_tokenizer
+
+        assert self.tokenizer is not None
+        tokenizer = load_tokenizer(locate(self.tokenizer, ctx.base, ctx.inputs) or self.tokenizer)
+        if self.special_tokens:
+            tokenizer.add_special_tokens(
+                {"extra_special_tokens": self.special_tokens}, replace_extra_special_tokens=False
+            )
+        return tokenizer
+
+    def _learned(self, texts: Texts) -> PreTrainedTokenizerBase:
+        from hfpipe.hf.tokenizer import complete
+        from hfpipe.hf.vocabulary import Learner
+
+        assert self.algorithm is not None
+        style = self._special(self.algorithm)
+        learner = Learner(
+            algorithm=self.algorithm,
+            style=style,
+            extra=self.special_tokens,
+            vocab_size=self.vocab_size,
+            min_frequency=self.min_frequency,
+            lowercase=self.algorithm == "wordpiece" if self.lowercase is None else self.lowercase,
+        )
+        backend = learner.learn(texts)
+        if not texts.taken:
+            raise StageError(
+                f"text: there is no text to learn from in {', '.join(self.text)} of the train split"
+            )
+        return complete(backend, style, self.special_tokens)
+
+    def _summary(self, facts: Mapping[str, Any]) -> str:
+        size = f"{facts['vocab_size']:,}"
+        if self.algorithm is not None and facts["vocab_size"] < self.vocab_size:
+            size += f" (of {self.vocab_size:,}: the text has no more)"
+        return (
+            f"{self.algorithm or self.tokenizer}, {size} pieces; {facts['fertility']:.2f} pieces a word, "
+            f"{facts['unknown_rate']:.1%} unknown, {facts['bytes_per_token']:.1f} bytes a token"
+        )

@@ -1,0 +1,79 @@
+"""Loads, completes and measures tokenizers: the one way the stages get at them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hfpipe.errors import StageError
+from hfpipe.hf.loading import one_line, split_hub
+from hfpipe.hf.styles import Style
+
+TEXTS_AT_ONCE = 256
+
+
+def load_tokenizer(place: Path | str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, never touching the network, or by Hub id (`owner/name@revision`).
+
+    Raises StageError when there is none or it cannot be read.
+    """
+    name, revision = (str(place), None) if isinstance(place, Path) else split_hub(place)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name,
+            revision=revision or "main",
+            local_files_only=isinstance(place, Path),
+            trust_remote_code=trust_remote_code,
+        )
+    except Exception as error:  # Tokenizers raises bare Exceptions
+        raise StageError(f"tokenizer {place}: cannot be loaded: {one_line(error)}") from error
+    return tokenizer
+
+
+def complete(backend: Backend, style: Style, extra: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens."""
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        extra_special_tokens=[*style.extra, *extra],
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+        **style.roles,
+    )
+
+
+def measure(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float]:
+    """Return how a tokenizer cuts texts up, special tokens left aside.
+
+    `fertility` is pieces a word (a word being what white space parts), `bytes_per_token` counts UTF-8,
+    `unknown_rate` is the share of pieces that are unknown and `coverage` the share of characters that are
+    not, which only fast tokenizers tell.
+    """
+    counts: Counter[str] = Counter()
+    texts = iter(texts)
+    while batch := list(islice(texts, TEXTS_AT_ONCE)):
+        counts.update(words=sum(len(text.split()) for text in batch), characters=sum(map(len, batch)))
+        counts.update(bytes=sum(len(text.encode()) for text in batch))
+        encoded = tokenizer(
+            batch, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False
+        )
+        spans = encoded.get("offset_mapping") or [[(0, 0)] * len(ids) for ids in encoded["input_ids"]]
+        for ids, offsets in zip(encoded["input_ids"], spans, strict=True):
+            unknown = [
+                span for piece, span in zip(ids, offsets, strict=True) if piece == tokenizer.unk_token_id
+            ]
+            counts.update(
+                pieces=len(ids), unknown=len(unknown), lost=sum(end - start for start, end in unknown)
+            )
+    rates = {
+        "fertility": counts["pieces"] / max(1, counts["words"]),
+        "unknown_rate": counts["unknown"] / max(1, counts["pieces"]),
+        "bytes_per_token": counts["bytes"] / max(1, counts["pieces"]),
+    }
+    if tokenizer.is_fast:
+        rates["coverage"] = 1 - counts["lost"] / max(1, counts["characters"])
+    return rates
