@@ -270,6 +270,12 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "data.jsonl, line 1: `drop` names 'topic', but the columns are 'text', 'label'",
     ),
     (
+        "labels that are all empty",
+        {"data.jsonl": lines({"text": "x", "labels": []}, {"text": "y", "labels": []})},
+        FILES,
+        "'labels' holds no class in any row; mend it, or leave it out with `columns`",
+    ),
+    (
         "no text at all",
         {"data.jsonl": lines({"n": 1, "label": "a"})},
         FILES,

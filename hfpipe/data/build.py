@@ -18,7 +18,7 @@ from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Given, Row
 from hfpipe.data.split import TRAIN, Ids, splitter
 from hfpipe.data.steps import Clean
-from hfpipe.data.write import ROWS, Writer, schema
+from hfpipe.data.write import CHARACTERS, ROWS, Writer, schema
 from hfpipe.errors import DataError, StageError
 from hfpipe.hf.tables import facts_of
 from hfpipe.report import Report
@@ -45,7 +45,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     ledger = Ledger()
     with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance:
         rows = select(_counted(given.rows(plan.limit), advance), plan.columns)
-        head = list(islice(rows, ROWS))
+        head = list(_first(rows))
         if not head:
             raise DataError("the source gave no rows; mend the source")
         labels = find_labels(list(head[0].values), plan.labels, given.names)
@@ -85,16 +85,25 @@ def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> Iterator[Ro
         yield row
 
 
+def _first(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the first rows, which tell the types of columns; fewer where they are long."""
+    characters = 0
+    for row in islice(rows, ROWS):
+        yield row
+        characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
+        if characters > CHARACTERS:
+            return
+
+
 @contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise StageError(
-            f"{folder}: the disk is full or the file too large ({error.strerror}); make room and run again"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "the disk is full or the file too large" if full else "cannot be written"
+        mend = "make room" if full else "mend its permissions"
+        raise StageError(f"{folder}: {what} ({error.strerror or error}); {mend} and run again") from None
 
 
 def _expect_train(ledger: Ledger, given: Given) -> None:

@@ -91,7 +91,11 @@ class Label:
         return sorted(self._ids, key=lambda value: (known.get(str(value), len(known)), value))
 
     def check(self) -> None:
-        """Raise DataError when a class is found in a held-out split but not in train."""
+        """Raise DataError when there is no class at all, or one in a held-out split that train lacks."""
+        if self.kind != "number" and not self._ids:
+            raise DataError(
+                f"{self.column!r} holds no class in any row; mend it, or leave it out with `columns`"
+            )
         if TRAIN not in self._counts:
             return
         train = self._counts[TRAIN]

@@ -46,13 +46,17 @@ def _name(path: Path, base: Path) -> str:
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
 
 
-def from_function(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path) -> Given:
-    """Call one's own function with paths; it yields mappings."""
-    return Given({None: _calls(function, paths, file)})
+def from_function(
+    function: Callable[..., Iterable[Any]], paths: list[Path], file: Path, written: str
+) -> Given:
+    """Call one's own function with paths; it yields mappings. Messages name its file as `written`."""
+    return Given({None: _calls(function, paths, file, written)})
 
 
-def _calls(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path) -> Iterator[Row]:
-    name = f"{file.name}:{function.__name__}"
+def _calls(
+    function: Callable[..., Iterable[Any]], paths: list[Path], file: Path, written: str
+) -> Iterator[Row]:
+    name = f"{written}:{function.__name__}"
     number = 0
     try:
         for number, record in enumerate(function(*paths), 1):
@@ -72,7 +76,7 @@ def _calls(function: Callable[..., Iterable[Any]], paths: list[Path], file: Path
         ]
         cause = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise DataError(
-            f"{file.name}:{lines[-1] if lines else 1}: {function.__name__} failed with {cause}"
+            f"{written}:{lines[-1] if lines else 1}: {function.__name__} failed with {cause}"
         ) from error
 
 

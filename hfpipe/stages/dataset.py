@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.contract import RunContext, Settings, Stage
@@ -20,6 +21,14 @@ from hfpipe.report import DataFacts, Report
 if TYPE_CHECKING:
     from hfpipe.data.rows import Given
 
+
+def _word(name: str) -> str:
+    if not re.fullmatch(r"\w+(\.\w+)*", name):
+        raise ValueError(f"{name!r} is no name of a split; write letters, digits and _, as `validation`")
+    return name
+
+
+Split = Annotated[str, AfterValidator(_word)]
 Files = Glob | list[Glob]
 OPTIONS: dict[str, tuple[str, ...]] = {
     "hub": ("config", "revision"),
@@ -40,7 +49,7 @@ class Source(Settings):
     """With `hub`: the data set's configuration (subset)."""
     revision: str | None = None
     """With `hub`: a branch, tag or commit."""
-    files: Files | dict[str, Files] | None = None
+    files: Files | dict[Split, Files] | None = None
     """Local files or patterns; a mapping of split → files keeps those splits."""
     package: PackageSource | None = None
     """`DISTRIBUTION/path`: a data file inside an installed Python package."""
@@ -99,7 +108,7 @@ class Dataset(Stage):
     """
     clean: list[Clean] = []
     """Cleaning steps, in order."""
-    split: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    split: dict[Split, Annotated[float, Field(gt=0, lt=1)]] = {}
     """Split → share of the rows, by a hash of the text; what is left is `train`.
 
     Splits that the source gives stay as they are; only those it lacks are carved, out of its `train`.
@@ -120,7 +129,7 @@ class Dataset(Stage):
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
 
-        return checks.dataset(self)
+        return checks.dataset(self, above, facts)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.data.build import Plan, build
@@ -139,7 +148,8 @@ def _open(source: Source, ctx: RunContext) -> Given:
     if source.python is not None:
         function = load_code(source.python, ctx.base)
         file = find_code(source.python, ctx.base)
-        return sources.from_function(function, [_located(place, ctx) for place in source.reads], file)
+        paths = [_located(place, ctx) for place in source.reads]
+        return sources.from_function(function, paths, file, source.python.file)
     if source.package is not None:
         path = _located(source.package, ctx)
         return sources.from_files({None: {source.package: [path]}}, ctx.base, source.format, source.encoding)
