@@ -147,9 +147,11 @@ def _report(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(json.dumps(result.as_json(), indent=1))
     elif options.format == "html":
-        print(console.html(result))
+        from hfpipe.html import page
+
+        print(page(result))
     else:
-        console.scores(result)
+        console.report(result)
     return 0
 
 

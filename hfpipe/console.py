@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -16,17 +18,28 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from hfpipe.report import Comparison, Score
+from hfpipe import wording
+from hfpipe.report import Report, Score
 from hfpipe.results import Run
-from hfpipe.runner import Step
+from hfpipe.store import read_stage
+
+if TYPE_CHECKING:
+    from hfpipe.runner import Step
+    from hfpipe.sizes import Size
 
 Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+ROOMY = 100
+"""Columns from which the interval of a difference is shown too."""
+PIPELINES = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "denoising": "text2text-generation"}
+"""Tasks whose Transformers pipeline has another name."""
 
 
 def say(text: str) -> None:
-    """Print one line as it is."""
-    _out().print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print text as it is, without wrapping."""
+    lines = "\n".join(map(wording.plain, text.split("\n")))
+    Console().print(lines, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -34,7 +47,7 @@ def progress() -> Iterator[Shown]:
     """Yield what stages call to show how far they are; quiet under `CI` or in a pipe."""
     err = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -63,38 +76,104 @@ def plan(steps: Sequence[Step]) -> None:
             say(f"    {reason}")
 
 
+def sizes(found: Sequence[Size]) -> None:
+    """Print what each stage takes, and what is not known yet."""
+    say("\nsizes (≈ is an estimate)")
+    for size in found:
+        say(size.stage)
+        for line in size.lines():
+            say(f"    {line}")
+
+
+def report(run: Run) -> None:
+    """Print each stage with its time and its summary, then the scores."""
+    table = _table("stage", "kind", "time", "summary")
+    for name, said in run.reports.items():
+        _add(table, name, said.kind, wording.duration(said.seconds), said.summary)
+    _show(table)
+    scores(run)
+
+
 def scores(run: Run) -> None:
-    """Print a table of scores for each evaluate stage, and where the model lies."""
-    for stage, report in run.reports.items():
-        if not report.scores:
-            continue
-        _out().print(_table(stage, report.scores))
-        for miss in report.unmet:
-            say(f"{stage}: {miss}")
-        say(f"model: {run.model(stage)}")
+    """Print a table of scores for each evaluate stage, how good that is, and where the model lies."""
+    measured = [stage for stage, said in run.reports.items() if said.scores]
+    for stage in measured:
+        said = run.reports[stage]
+        say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals, difference = model - baseline")
+        _show(_scores(said, roomy=Console().is_terminal and Console().width >= ROOMY))
+        for line in _classes(said.scores):
+            say(line)
+        say("")
+        for miss in said.unmet:
+            say(f"not met: {miss}")
+        say("result: " + f"\n{' ' * 8}".join(wording.verdict(said.scores[0])))
+        _model(run, stage)
+    if not measured and run.trained:
+        say("")
+        _model(run, run.trained[-1])
 
 
-def _table(stage: str, measured: Sequence[Score]) -> Table:
-    baselines = [comparison.baseline for comparison in measured[0].comparisons]
-    table = Table(title=f"{stage} (n = {measured[0].n:,}, 95 % intervals)", title_justify="left", box=None)
-    for name in ("score", "model", *baselines):
-        table.add_column(name, no_wrap=True)
-    for score in measured:
-        if "[" in score.metric:  # one class of many: in `report --format json`
+def _scores(said: Report, *, roomy: bool) -> Table:
+    table = _table("score", "system", "value", "difference", "p")
+    for score in said.scores:
+        if wording.split_class(score.metric)[1] is not None:
             continue
-        cells = {comparison.baseline: _versus(comparison) for comparison in score.comparisons}
-        own = f"{_number(score.value)} [{_number(score.low)}, {_number(score.high)}]".replace("[", r"\[")
-        table.add_row(score.metric, own, *(cells.get(name, "") for name in baselines))
+        _add(table, score.metric, "model", wording.interval(score.value, score.low, score.high), "", "")
+        for other in score.comparisons:
+            gap = wording.difference(other)
+            if roomy:
+                gap += f" [{wording.number(other.difference_low)}, {wording.number(other.difference_high)}]"
+            p_value = wording.chance(other.p_value).removeprefix("p ")
+            value = wording.interval(other.value, other.low, other.high)
+            _add(table, "", other.baseline, value, gap, p_value)
     return table
 
 
-def _versus(comparison: Comparison) -> str:
-    return f"{_number(comparison.value)} ({comparison.difference:+.3f}, p {comparison.p_value:.3f})"
+def _classes(measured: Sequence[Score]) -> Iterator[str]:
+    """Fold the scores of single classes into a line a metric: the worst and the best."""
+    groups: dict[str, list[tuple[float, str]]] = {}
+    for score in measured:
+        metric, label = wording.split_class(score.metric)
+        if label is not None:
+            groups.setdefault(metric, []).append((score.value, label))
+    for metric, found in groups.items():
+        (low, worst), (high, best) = min(found), max(found)
+        yield (
+            f"{metric} by class ({len(found)}): {wording.number(low)} {worst} to {wording.number(high)} "
+            f"{best}; all with --format json or html"
+        )
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+def _model(run: Run, stage: str) -> None:
+    place = run.model(stage)
+    say(f"model:  {place}")
+    pipeline = _pipeline(run, stage)
+    if pipeline is not None:
+        say(f'use:    transformers.pipeline("{pipeline}", "{place}")')
 
 
-def _out() -> Console:
-    return Console()
+def _pipeline(run: Run, stage: str) -> str | None:
+    """Return the Transformers pipeline that uses a model; None where its task is not known or one's own."""
+    settings = run.made(stage).identity.settings
+    if settings.get("task") is None and str(settings["model"]).startswith("stage:"):
+        settings = read_stage(Path(run.model(stage))).identity.settings
+    kind = (settings.get("task") or {}).get("kind", ":")
+    return None if ":" in kind else PIPELINES.get(kind, kind)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(wording.plain(cell)) for cell in cells))  # a Text has no markup to inject
+
+
+def _show(table: Table) -> None:
+    """Print a table at its own width: rich would cut numbers off to fit a pipe's 80 columns."""
+    console = Console()
+    wanted = Console(width=10_000).measure(table).maximum
+    Console(width=max(console.width, wanted)).print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.places import Place
 from hfpipe.report import Report, Score
-from hfpipe.store import done, read_report, read_stage
+from hfpipe.store import StageFile, done, read_report, read_stage
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,29 @@ class Run:
         """Return the scores of an evaluate stage."""
         return self.reports[stage].scores
 
+    def made(self, stage: str) -> StageFile:
+        """Return what a stage was begun with: its settings, seed and inputs."""
+        return read_stage(self.folders[stage])
+
     def model(self, stage: str) -> str:
-        """Return where the model lies that an evaluate stage measured."""
-        place = Place(read_stage(self.folders[stage]).identity.settings["model"])
-        return str(self.folders[place.stage]) if place.stage is not None else str(place)
+        """Return where the model lies that an evaluate stage measured, or a training stage made."""
+        if self.reports[stage].kind != "evaluate":
+            return str(self.folders[stage])
+        made = self.made(stage)
+        place = Place(made.identity.settings["model"])
+        if place.stage is None:
+            return str(place)
+        return str(self.folders[stage].parent / made.folders[place.stage])
+
+    @property
+    def trained(self) -> list[str]:
+        """The stages that made a model."""
+        return [name for name, report in self.reports.items() if report.kind in ("pretrain", "finetune")]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything the stages said, as plain JSON."""
+        """Return everything the stages said, as plain JSON; a number that is none is null."""
         return {
-            name: {"folder": str(self.folders[name])} | report.model_dump(mode="json")
+            name: {"folder": str(self.folders[name])} | json.loads(report.model_dump_json())
             for name, report in self.reports.items()
         }
 
@@ -50,9 +65,13 @@ def newest(root: Path) -> Run:
     Raises RecipeError when there is none.
     """
     found = sorted(root.glob("*/report.json"), key=lambda path: path.stat().st_mtime)
-    folders = {read_stage(path.parent).name: path.parent for path in found}
+    folders: dict[str, Path] = {}
+    for path in found:
+        name = read_stage(path.parent).name
+        folders.pop(name, None)  # a later one takes its place in the order too
+        folders[name] = path.parent
     if not folders:
         raise RecipeError(
             [Problem(f"{root}: holds no finished stage; give a recipe or a folder such as runs/demo")]
         )
-    return read_run(dict(sorted(folders.items(), key=lambda item: (item[1] / "report.json").stat().st_mtime)))
+    return read_run(folders)

@@ -1,0 +1,95 @@
+"""Numbers as people read them, the same in a terminal and on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hfpipe.report import Comparison, Score
+
+
+def number(value: float) -> str:
+    """Return a score with the digits that are worth reading: three decimals, fewer for large values."""
+    size = abs(value)
+    if size < 10:
+        return f"{value:.3f}"
+    if size < 1000:
+        return f"{value:.{2 if size < 100 else 1}f}"
+    return f"{value:,.0f}" if size < 1e6 else f"{value:.3g}"
+
+
+def large(value: float) -> str:
+    """Return a count with three digits and its scale, as 1.23M; whole below a thousand."""
+    return _scaled(value, ("", "k", "M", "B", "T"))
+
+
+def memory(size: float) -> str:
+    """Return bytes with three digits in decimal units, as 12.3 MB."""
+    return _scaled(size, (" B", " kB", " MB", " GB", " TB"))
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:,.3g}{units[-1]}" if value < 999.5 else f"{value:,.0f}{units[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as 0.9 s, 42 s, 3 min 5 s or 2 h 10 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Return a number with its interval, as 0.884 [0.866, 0.901]."""
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def difference(comparison: Comparison) -> str:
+    """Return how far the model is from a baseline, with a sign."""
+    sign = "-" if comparison.difference < 0 else "+"
+    return sign + number(abs(comparison.difference))
+
+
+def chance(p_value: float) -> str:
+    """Return a p-value as `p 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
+
+
+def verdict(score: Score) -> list[str]:
+    """Return how good, with interval and n, then a line for what it is better or worse than."""
+    against: dict[str, list[str]] = {}
+    for comparison in score.comparisons:
+        found = f"{comparison.baseline} ({difference(comparison)})"
+        against.setdefault(_side(comparison, score), []).append(found)
+    return [
+        f"{score.metric} {interval(score.value, score.low, score.high)} on {score.n:,} examples",
+        *(f"{side} {', '.join(names)}" for side, names in sorted(against.items())),
+    ]
+
+
+def _side(comparison: Comparison, score: Score) -> str:
+    """Say who wins, where the interval of the difference leaves no doubt."""
+    if comparison.difference_low <= 0 <= comparison.difference_high:
+        return "no clear difference from"
+    return "better than" if (comparison.difference > 0) == score.higher_is_better else "worse than"
+
+
+def plain(text: str) -> str:
+    """Return a text on one line without characters that steer a terminal."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def split_class(metric: str) -> tuple[str, str | None]:
+    """Return `f1` and `Science` of `f1[Science]`; None for a metric of the whole split."""
+    name, bracket, label = metric.partition("[")
+    return (name, label.removesuffix("]")) if bracket else (metric, None)
