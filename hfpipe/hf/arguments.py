@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, share_out
 from hfpipe.hf.loading import one_line
-from hfpipe.hf.speed import bf16_pays, compiles
+from hfpipe.hf.speed import bf16_pays, compiles, on_cpu
 from hfpipe.recipe import budget
 
 OWN = ("budget", "bf16", "compile")
@@ -95,6 +95,7 @@ def arguments(
         "seed": seed,
         "max_steps": course.steps,
         "bf16": course.bf16,
+        "use_cpu": on_cpu(),
         "per_device_train_batch_size": course.shares.micro,
         "gradient_accumulation_steps": course.shares.accumulation,
         "remove_unused_columns": False,

@@ -11,14 +11,14 @@ import torch
 
 def bf16_pays() -> bool:
     """Tell whether the processor multiplies bfloat16 natively."""
-    if _on_cpu():
+    if on_cpu():
         return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def compiles() -> bool:
     """Tell whether torch.compile has what it needs here: Triton on a GPU, a C++ compiler on the CPU."""
-    if _on_cpu():
+    if on_cpu():
         return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
     return bool(torch.utils._triton.has_triton())
 
@@ -28,7 +28,8 @@ def compile_body(model: Any) -> None:
     model.base_model.compile(dynamic=False)
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """Tell whether there is no accelerator, or Accelerate was told to leave it."""
     return (
         os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         or not torch.cuda.is_available()

@@ -166,6 +166,8 @@ def poisson(index: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     A row is a pure function of the seed and the example's index: stretch `index` of the Philox counter,
     16 bits a weight, so that probabilities are exact to 2⁻¹⁶; more resamples append to the row.
     """
+    if resamples == 0:
+        return np.empty((len(index), 0), dtype=np.uint8)
     words = -(-resamples // 4)
     raw = np.fromiter(_words(index, words, seed), dtype=np.dtype((np.uint64, words)), count=len(index))
     return _inverse_poisson()[raw.astype("<u8").view("<u2")[:, :resamples]]
