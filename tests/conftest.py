@@ -14,7 +14,6 @@ import pytest
 from hfpipe.contract import RunContext
 from hfpipe.report import Report
 
-
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
