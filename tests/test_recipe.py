@@ -291,16 +291,45 @@ STAGE = st.dictionaries(WORDS, VALUES, max_size=5).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VALUES | st.dictionaries(st.sampled_from("ab"), STAGE).map(lambda stages: {"stages": stages}))
 def test_any_yaml_gives_a_recipe_or_its_problems(value: Any):
     either(yaml.safe_dump(value, allow_unicode=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="stagekind:{}[]-&*!<>|'\"#%@`,? \n\t\\0x1e", max_size=40))
 def test_any_text_gives_a_recipe_or_its_problems(text: str):
     either(text)
+
+
+ODD = yaml.safe_load(
+    """[null, true, -1, .inf, 99999999999999999999, '', "./a\\0b", 'stage:', 'stage:texts', 'stage:lm', 'package:a/b',
+    'x.py:y', a b, masked-lm, 5e-4x, [], {}, [[]], {kind: [1]}, {1: 2}, [null], {type: [1]}, {stage: texts}]"""
+)
+JUNK = st.sampled_from(ODD)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(min_value=0), JUNK | VALUES, st.booleans())
+def test_a_good_recipe_with_anything_anywhere_gives_a_recipe_or_its_problems(
+    place: int, junk: Any, named: bool
+):
+    data = yaml.safe_load(RECIPE)
+    spots = list(inner(data))
+    above, key = spots[place % len(spots)]
+    if named and isinstance(above, dict):
+        above["x"] = above.pop(key)
+    else:
+        above[key] = junk
+    either(yaml.safe_dump(data, sort_keys=False))
+
+
+def inner(value: Any) -> Any:
+    """Yield every (mapping or list, key or index) inside a value."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from inner(value[key])
 
 
 def either(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,22 @@ from hfpipe.contract import Stage
 from hfpipe.errors import DataError, Problem
 from hfpipe.own_code import find_code
 from hfpipe.places import Code, Place, collect, locate
-from hfpipe.recipe.source import Document
-from hfpipe.recipe.words import Keys, listed, meant
+from hfpipe.recipe.document import Document
+from hfpipe.recipe.words import Keys, dotted, listed, meant
 
 
-def problems(document: Document, stages: Mapping[str, Stage], base: Path) -> Iterator[Problem]:
-    """Yield what leads nowhere; a stage that is itself wrong has only its `stage:` names followed."""
+def problems(
+    document: Document, stages: Mapping[str, Stage], known: Container[str], base: Path
+) -> Iterator[Problem]:
+    """Yield what leads nowhere; a stage that is itself wrong has only its `stage:` names followed.
+
+    `known` are the kinds of stage there are: what is wrong with a kind has been said where it stands.
+    """
     raw = document.data.get("stages")
     if not isinstance(raw, dict):
         return
-    kinds = {name: entry.get("kind") if isinstance(entry, dict) else None for name, entry in raw.items()}
+    given = {name: entry.get("kind") if isinstance(entry, dict) else None for name, entry in raw.items()}
+    kinds = {name: kind if isinstance(kind, str) and kind in known else None for name, kind in given.items()}
     above: list[str] = []
     for name in raw:
         path = ("stages", name)
@@ -45,32 +51,32 @@ def _stage_names(value: Any, path: Keys) -> Iterator[tuple[Keys, Place]]:
 
 
 def _place(
-    place: Place, path: Keys, above: list[str], kinds: Mapping[str, Any], base: Path
+    place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None], base: Path
 ) -> Iterator[Problem]:
     if place.stage is not None:
         yield from _stage(place, place.stage, path, above, kinds)
         return
     try:
         found = locate(place, base, {})
+        if found is None and place.hub is not None:
+            yield from _hub(place, *place.hub, path, base)
     except DataError as error:
         yield Problem(str(error), path)
-        return
-    if found is None and place.hub is not None:
-        yield from _hub(place, *place.hub, path, base)
+    except OSError as error:
+        yield Problem(f"{dotted(path)}: cannot be looked up: {error.strerror}", path)
 
 
 def _stage(
-    place: Place, name: str, path: Keys, above: list[str], kinds: Mapping[str, Any]
+    place: Place, name: str, path: Keys, above: list[str], kinds: Mapping[str, str | None]
 ) -> Iterator[Problem]:
     if name == path[1]:
         yield Problem(f"stage {name!r} names itself; name a stage above", path)
     elif name not in kinds:
-        fit = [other for other in above if not place.kinds or kinds[other] in place.kinds]
         tail = meant(name, above) if above else "; no stage stands above this one"
-        yield Problem(f"there is no stage {name!r} above{tail if fit or not above else ''}", path)
+        yield Problem(f"there is no stage {name!r} above{tail}", path)
     elif name not in above:
         yield Problem(f"stage {name!r} stands below; move it above {path[1]!r}", path)
-    elif place.kinds and isinstance(kinds[name], str) and kinds[name] not in place.kinds:
+    elif place.kinds and kinds[name] not in (None, *place.kinds):
         wanted = listed(sorted(place.kinds), "or")
         yield Problem(f"stage {name!r} is of kind {kinds[name]!r}; {path[2]!r} takes {wanted}", path)
 

@@ -15,9 +15,9 @@ from hfpipe.errors import DataError, Problem, RecipeError, Spot
 from hfpipe.own_code import load_code
 from hfpipe.places import Code
 from hfpipe.recipe import links, model, source, training
+from hfpipe.recipe.document import Document, KeyProblem
 from hfpipe.recipe.overrides import apply
 from hfpipe.recipe.settings import missing, mistakes, unknown
-from hfpipe.recipe.source import Document, KeyProblem
 from hfpipe.recipe.words import Keys, described, dotted, listed, meant
 from hfpipe.report import DataFacts
 
@@ -66,7 +66,7 @@ def load(
     name, seed, stages = reader.read()
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
-    problems += [document.place(problem) for problem in links.problems(document, stages, recipe.base)]
+    problems += [document.place(problem) for problem in links.problems(document, stages, kinds, recipe.base)]
     problems += check_facts(recipe, facts or {})
     if problems:
         raise RecipeError(sorted(problems, key=_order))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe.source import Document, parse
+from hfpipe.recipe.document import Document
+from hfpipe.recipe.source import parse
 from hfpipe.recipe.words import Keys, described, dotted, meant
 
 _TOP = ("name", "seed")

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from hfpipe.errors import Problem
 from hfpipe.recipe import foreign
-from hfpipe.recipe.source import KeyProblem
+from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.words import Keys, described, dotted, inside, listed, meant, nearest
 
 _WANTED = {

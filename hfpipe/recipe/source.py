@@ -1,10 +1,10 @@
-"""Reads a recipe as YAML 1.2 and remembers where every key and value stands."""
+"""Reads YAML 1.2 and remembers where every key and value stands."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from yaml.reader import ReaderError
 
 from hfpipe.errors import Problem, RecipeError, Spot
+from hfpipe.recipe.document import Document
 from hfpipe.recipe.words import Keys, dotted, inside
 
 _TAG = "tag:yaml.org,2002:"
@@ -49,52 +50,27 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 }
 
 
-class KeyProblem(Problem):
-    """A problem with a key itself, and not with its value."""
-
-
-@dataclass
-class Document:
-    """A parsed recipe: its data, and where each part stands."""
-
-    file: Path
-    lines: list[str]
-    data: Any = None
-    keys: dict[Keys, Spot] = field(default_factory=dict)
-    """Path → where the key stands; list items have none."""
-    values: dict[Keys, Spot] = field(default_factory=dict)
-    """Path → where the value stands; behind an alias, where its anchor does."""
-    overrides: dict[Keys, str] = field(default_factory=dict)
-    """Path → the `stage.key=value` that set it."""
-    problems: list[Problem] = field(default_factory=list)
-
-    def here(self, line: int, column: int) -> Spot:
-        """Return the spot of a line and column counted from 0."""
-        source = self.lines[line] if line < len(self.lines) else ""
-        return Spot(self.file, line + 1, column + 1, source)
-
-    def spot(self, path: Keys, *, key: bool = False) -> Spot | None:
-        """Return where a key or its value stands, or the nearest ancestor's place.
-
-        The value's place is given when it begins on the key's line, as a person looks there.
-        """
-        for length in range(len(path), -1, -1):
-            name, value = self.keys.get(path[:length]), self.values.get(path[:length])
-            if name is not None and (key or value is None or value.line != name.line):
-                return name
-            if value is not None:
-                return value
-            key = True  # whatever is missing, it is the mapping's name that leads there
-        return None
-
-    def place(self, problem: Problem) -> Problem:
-        """Give a problem its spot, or the `--set` that brought it in."""
-        if problem.spot is not None:
-            return problem
-        for path, text in self.overrides.items():
-            if problem.path[: len(path)] == path:
-                return replace(problem, message=f"--set {text}: {problem.message}")
-        return replace(problem, spot=self.spot(problem.path, key=isinstance(problem, KeyProblem)))
+def parse(text: str, file: Path) -> Document:
+    """Parse YAML text; what is broken goes to the document's problems, with `data` None."""
+    document = Document(file, _BREAK.split(text))
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            document.data = _Builder(document).value(node, (), ())
+    except ReaderError as error:
+        before = _BREAK.split(text[: error.position])
+        message = f"broken YAML: the character #x{ord(text[error.position]):04x} is not allowed"
+        document.problems.append(Problem(message, spot=document.here(len(before) - 1, len(before[-1]))))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        spot = document.here(mark.line, mark.column) if mark else None
+        document.problems.append(Problem(_broken(error), spot=spot))
+    except RecursionError:
+        document.problems.append(Problem("broken YAML: nested too deep", spot=document.here(0, 0)))
+    except _StopError as stop:
+        document.problems.append(stop.problem)
+    return document
 
 
 def read(file: Path) -> Document:
@@ -119,29 +95,6 @@ def read(file: Path) -> Document:
         document.problems.append(Problem(message, spot=document.here(0, 0)))
     if not isinstance(document.data, dict):
         raise RecipeError([replace(p, spot=p.spot or Spot(file, 1, 1)) for p in document.problems])
-    return document
-
-
-def parse(text: str, file: Path) -> Document:
-    """Parse YAML text; what is broken goes to the document's problems, with `data` None."""
-    document = Document(file, _BREAK.split(text))
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is not None:
-            document.data = _Builder(document).value(node, (), ())
-    except ReaderError as error:
-        before = _BREAK.split(text[: error.position])
-        message = f"broken YAML: the character #x{ord(text[error.position]):04x} is not allowed"
-        document.problems.append(Problem(message, spot=document.here(len(before) - 1, len(before[-1]))))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        spot = document.here(mark.line, mark.column) if mark else None
-        document.problems.append(Problem(_broken(error), spot=spot))
-    except RecursionError:
-        document.problems.append(Problem("broken YAML: nested too deep", spot=document.here(0, 0)))
-    except _StopError as stop:
-        document.problems.append(stop.problem)
     return document
 
 
@@ -254,6 +207,11 @@ class _Builder:
         kind = _short(node.tag)
         if kind not in _SCALARS:
             raise _StopError(Problem(f"the tag {kind} is not allowed in a recipe", path, self._spot(node)))
+        if (
+            "\0" in node.value
+        ):  # no path, name or column can hold it, and the system's messages for it are poor
+            self._refuse(f"{dotted(path)}: the text holds a zero byte", path, self._spot(node))
+            return node.value.replace("\0", "")
         try:
             return _SCALARS[kind](node.value)
         except (KeyError, ValueError):

@@ -7,9 +7,9 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe import budget
+from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import Field, training_arguments
 from hfpipe.recipe.settings import unknown
-from hfpipe.recipe.source import KeyProblem
 from hfpipe.recipe.words import Keys, described, dotted, inside
 
 _ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE"

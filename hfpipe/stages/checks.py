@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
 from hfpipe.places import Place
-from hfpipe.recipe.source import KeyProblem
+from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.words import Keys, listed, meant, nearest
 from hfpipe.report import DataFacts
 from hfpipe.stages import known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def model(value: Place | Mapping[str, Any], above: Mapping[str, Stage], base: Pa
     if isinstance(value, Mapping):
         return _model(value.get("type"), value)
     if value.stage is not None:
-        return model(getattr(above.get(value.stage), "model", {}), above, base)
+        stage, before = above.get(value.stage), _before(above, value.stage)
+        return model(getattr(stage, "model", {}), before, base)
     given = _json(value, "config.json", base)
     return _model(given.get("model_type"), given)
 
@@ -78,13 +80,18 @@ def pieces(place: Any, above: Mapping[str, Stage], base: Path) -> Pieces:
         return Pieces()
     if place.stage is None:
         return _stored(place, base)
-    stage = above.get(place.stage)
+    stage, before = above.get(place.stage), _before(above, place.stage)
     if isinstance(stage, Tokenizer):
         if stage.algorithm is None:
-            return pieces(stage.tokenizer, above, base)
+            return pieces(stage.tokenizer, before, base)
         style = STYLES[stage.style or BY_ALGORITHM[stage.algorithm]]
         return Pieces("mask_token" in style.roles, stage.vocab_size)
-    return pieces(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), above, base)
+    return pieces(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), before, base)
+
+
+def _before(above: Mapping[str, Stage], name: str) -> dict[str, Stage]:
+    """Return the stages above one of them, so that a recipe that goes in circles comes to an end."""
+    return dict(takewhile(lambda entry: entry[0] != name, above.items()))
 
 
 def _stored(place: Place, base: Path) -> Pieces:
