@@ -37,7 +37,7 @@ def load_tokenizer(place: Path | str, *, trust_remote_code: bool = False) -> Pre
 
 def complete(backend: Backend, style: Style, extra: Iterable[str]) -> PreTrainedTokenizerFast:
     """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens."""
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         extra_special_tokens=[*style.extra, *extra],
         clean_up_tokenization_spaces=False,

@@ -1,0 +1,88 @@
+"""Trivial baselines learn what a simple estimator can, in the columns that the metrics read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hfpipe.errors import StageError
+from hfpipe.metrics.baselines import Baseline, Majority, Tfidf
+from hfpipe.metrics.classification import multi_label, single_label
+from hfpipe.metrics.regression import regression
+from hfpipe.metrics.tally import Tally
+
+SPORTS = [
+    "The team won the cup final.",
+    "A goal in the last minute won the match.",
+    "The cup match was lost.",
+]
+SCIENCE = ["The atom has a nucleus.", "Cells divide and grow.", "A nucleus lies in the cells of animals."]
+TEXTS, GOLD = (SPORTS + SCIENCE) * 4, np.array(([0] * 3 + [2] * 3) * 4)
+TOPICS = ["Sports", "Arts", "Science"]
+
+
+def scored(baseline: Baseline, metrics, texts, gold):
+    tally = Tally(metrics, 100, 17)
+    tally.add(np.arange(len(texts)), baseline.columns(texts, gold))
+    return {score.metric: score.value for score in tally.scores()}
+
+
+def fitted(baseline: Baseline, gold=GOLD) -> Baseline:
+    baseline.fit(TEXTS, gold)
+    return baseline
+
+
+def test_words_tell_topics_apart_and_the_majority_does_not():
+    tfidf = scored(fitted(Tfidf("label", 3)), single_label(TOPICS), SPORTS + SCIENCE, GOLD[:6])
+    majority = scored(fitted(Majority("label", 3)), single_label(TOPICS), SPORTS + SCIENCE, GOLD[:6])
+    assert (tfidf["accuracy"], majority["accuracy"]) == (1, 0.5)
+    assert tfidf["loss"] < majority["loss"] == pytest.approx(np.log(2))
+
+
+def test_a_class_that_only_the_test_split_has_costs_much_but_is_finite():
+    for baseline in (Majority("label", 3), Tfidf("label", 3)):
+        columns = fitted(baseline).columns(["A painting in oil."], np.array([1]))
+        assert columns["scores"].sum() == pytest.approx(1)
+        assert 30 < columns["nats"][0] < 40
+
+
+def test_several_labels_are_learned_one_by_one_even_those_no_text_has():
+    gold = np.zeros((len(TEXTS), 3))
+    gold[:, 0], gold[:, 2] = GOLD == 0, GOLD == 2
+    tfidf = scored(fitted(Tfidf("labels", 3), gold), multi_label(TOPICS), TEXTS, gold)
+    majority = scored(fitted(Majority("labels", 3), gold), multi_label(TOPICS), TEXTS, gold)
+    assert tfidf["subset_accuracy"] == 1
+    assert majority["loss"] == pytest.approx(2 * np.log(2))
+
+
+@pytest.mark.parametrize("make", [Majority, Tfidf])
+def test_a_single_label_that_may_be_there_or_not_works_too(make):
+    gold = (GOLD == 2).astype(float)[:, None]
+    columns = fitted(make("labels", 1), gold).columns(TEXTS, gold)
+    assert columns["scores"].shape == columns["guess"].shape == gold.shape
+
+
+def test_the_trivial_regression_is_the_mean_and_words_do_better():
+    gold = GOLD + 0.5
+    tfidf = scored(fitted(Tfidf("float", 0), gold), regression(), TEXTS, gold)
+    majority = scored(fitted(Majority("float", 0), gold), regression(), TEXTS, gold)
+    assert majority["mse"] == pytest.approx(gold.var())
+    assert tfidf["mse"] < majority["mse"] / 4
+    assert (majority["pearson"], tfidf["pearson"] > 0.9) == (0, True)
+
+
+def test_a_train_split_of_one_class_is_guessed_whatever_the_text():
+    baseline = fitted(Tfidf("label", 3), np.full(len(TEXTS), 2))
+    assert baseline.columns(["Anything."], np.array([0]))["guess"].tolist() == [2]
+
+
+def test_texts_without_words_are_an_error_of_one_line():
+    with pytest.raises(
+        StageError, match="baseline tfidf: cannot learn from the train split: empty vocabulary"
+    ):
+        Tfidf("label", 2).fit(["!", "?"], np.array([0, 1]))
+
+
+def test_the_same_rows_give_the_same_guesses():
+    one, other = (fitted(Tfidf("label", 3)).columns(SPORTS, GOLD[:3])["scores"] for _ in range(2))
+    assert np.array_equal(one, other)
