@@ -304,8 +304,9 @@ def test_any_text_gives_a_recipe_or_its_problems(text: str):
 
 
 ODD = yaml.safe_load(
-    """[null, true, -1, .inf, 99999999999999999999, '', "./a\\0b", 'stage:', 'stage:texts', 'stage:lm', 'package:a/b',
-    'x.py:y', a b, masked-lm, 5e-4x, [], {}, [[]], {kind: [1]}, {1: 2}, [null], {type: [1]}, {stage: texts}]"""
+    """[null, true, -1, .inf, 99999999999999999999, '', "./a\\0b", 'stage:', 'stage:texts', 'stage:lm',
+    'package:a/b', 'x.py:y', a b, masked-lm, 5e-4x, [], {}, [[]], {kind: [1]}, {1: 2}, [null],
+    {type: [1]}, {stage: texts}]"""
 )
 JUNK = st.sampled_from(ODD)
 
@@ -389,6 +390,7 @@ def test_a_hub_id_that_is_not_cached_is_refused_while_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     text = RECIPE.replace("model: stage:lm", "model: someone/some-model")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert read(text, tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (problem,) = problems(text, tmp_path)

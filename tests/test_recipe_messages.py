@@ -29,7 +29,9 @@ FILES = {
     "broken.py": "def rows(:\n",
     "fails.py": "import no_such_module\n\nclass Task: ...\n",
     "saved/config.json": json.dumps({"model_type": "bert", "max_position_embeddings": 512}),
-    "saved/tokenizer.json": json.dumps({"added_tokens": [{"id": 0, "content": "<pad>"}], "model": {}}),
+    "saved/tokenizer.json": json.dumps(
+        {"added_tokens": [{"id": 0, "content": "<pad>"}], "model": {"vocab": ["a"]}}
+    ),
 }
 
 

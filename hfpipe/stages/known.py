@@ -100,12 +100,12 @@ def _stored(place: Place, base: Path) -> Pieces:
         if _json(place, file, base).get("mask_token"):
             return Pieces(mask=True)
     saved = _json(place, "tokenizer.json", base)
-    if not saved:
-        return Pieces()
-    added = [str(token.get("content")) for token in saved.get("added_tokens", [])]
-    vocabulary = saved.get("model", {}).get("vocab", ())
-    size = max(len(vocabulary), *(token["id"] + 1 for token in saved["added_tokens"])) if added else None
-    return Pieces(any("mask" in token.lower() for token in added), size)
+    try:
+        added = {token["content"]: token["id"] for token in saved["added_tokens"]}
+        size = max(len(saved["model"]["vocab"]), *(number + 1 for number in added.values()))
+        return Pieces(any("mask" in token.lower() for token in added), size)
+    except (AttributeError, KeyError, TypeError):
+        return Pieces()  # not there, or of another make
 
 
 def _json(place: Place, name: str, base: Path) -> Mapping[str, Any]:
