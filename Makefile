@@ -20,8 +20,8 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 		exit 1; }
 	@test -x $(BIN)/pip || { echo "making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
 	@echo "installing hfpipe and what it needs into .venv; this takes a few minutes the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=22.3'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[demo,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'pip>=22.3'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c .ci/constraints.txt -e '.[demo,dev]'
 	@touch $@
 	@echo "installed; try: make demo, or $(BIN)/hfpipe --help"
 
