@@ -481,7 +481,9 @@ def test_reading_a_recipe_imports_nothing_heavy():
 @pytest.mark.slow
 def test_what_is_read_from_the_source_is_what_the_installed_classes_take():
     from transformers import AutoConfig, TrainingArguments
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+    assert dict(installed.model_types()) == dict(CONFIG_MAPPING_NAMES)
     assert list(installed.training_arguments()) == [
         field.name for field in dataclasses.fields(TrainingArguments)
     ]

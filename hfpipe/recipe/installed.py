@@ -199,24 +199,12 @@ def _kwargs(cls: ast.ClassDef, rope: bool) -> Iterator[str]:
 
 
 def _table(name: str) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of strings of one of the auto classes' tables, additions included."""
-    auto = _root() / "models" / "auto"
+    """Yield the pairs of one of the auto classes' tables, additions included.
+
+    By a pattern, since the tables are long lists of pairs of strings that take ten times as long to parse.
+    """
+    block = re.compile(rf"^{name}(?: = OrderedDict|\.update)\((?:\n(?:.*\n)*?\)|.*)", re.MULTILINE)
     for file in ("auto_mappings.py", "configuration_auto.py"):
-        for node in _module(auto / file).body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else _updated(node)
-            if isinstance(target, ast.Name) and target.id == name:
-                yield from _pairs(node)
-
-
-def _updated(node: ast.stmt) -> ast.expr | None:
-    """Return `table` of a statement `table.update(...)`."""
-    call = node.value if isinstance(node, ast.Expr) else None
-    return call.func.value if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) else None
-
-
-def _pairs(node: ast.AST) -> Iterator[tuple[str, str]]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Dict):
-            yield from ((_literal(k), _literal(v)) for k, v in zip(part.keys, part.values, strict=True))
-        elif isinstance(part, ast.Tuple) and len(part.elts) == 2:
-            yield _literal(part.elts[0]), _literal(part.elts[1])
+        text = (_root() / "models" / "auto" / file).read_text(encoding="utf-8")
+        for found in block.findall(text):
+            yield from re.findall(r'"([\w.-]+)"(?:, |: )"([\w.-]+)"', found)
