@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfpipe import recipe as recipes
 from hfpipe import runner
@@ -16,6 +16,9 @@ from hfpipe.results import Run, newest, read_run
 from hfpipe.runner import Launch, Step
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
+
+if TYPE_CHECKING:
+    from hfpipe.sizes import Size
 
 RUNS = Path("runs")
 
@@ -37,6 +40,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def plan(recipe: Recipe, runs: str | Path = RUNS, *, until: str | None = None) -> list[Step]:
     """Return each stage with whether it is done, and if not, why not. Starts nothing."""
     return runner.plan(recipe, Path(runs), until)
+
+
+def sizes(recipe: Recipe, steps: Sequence[Step]) -> list[Size]:
+    """Return what each stage of a plan takes, as far as it is known; starts nothing, allocates no model."""
+    from hfpipe.sizes import sizes as of
+
+    return of(recipe, steps)
 
 
 def run(

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from hfpipe import wording
 from hfpipe.report import Report, Score
-from hfpipe.results import Run
+from hfpipe.results import TRAINED, Run
 from hfpipe.store import read_stage
 
 if TYPE_CHECKING:
@@ -77,12 +77,21 @@ def plan(steps: Sequence[Step]) -> None:
 
 
 def sizes(found: Sequence[Size]) -> None:
-    """Print what each stage takes, and what is not known yet."""
+    """Print what each stage takes, a column a training stage, and what is not known yet."""
     say("\nsizes (≈ is an estimate)")
+    trained = [size for size in found if size.kind in TRAINED]
     for size in found:
-        say(size.stage)
-        for line in size.lines():
-            say(f"    {line}")
+        if size.kind not in TRAINED and size.amounts:
+            say(f"{size.stage}: {', '.join(f'{amount} {name}' for name, amount in size.amounts.items())}")
+    if trained:
+        table = _table("", *(size.stage for size in trained))
+        for name in dict.fromkeys(name for size in trained for name in size.amounts):
+            _add(table, name, *(str(size.amounts.get(name, "")) for size in trained))
+        say("")
+        _show(table)
+    for size in found:
+        for note in size.notes:
+            say(f"{size.stage}: {note}")
 
 
 def report(run: Run) -> None:

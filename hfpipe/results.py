@@ -12,6 +12,9 @@ from hfpipe.places import Place
 from hfpipe.report import Report, Score
 from hfpipe.store import StageFile, done, read_report, read_stage
 
+TRAINED = ("pretrain", "finetune")
+"""Kinds of stage that make a model."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -43,7 +46,7 @@ class Run:
     @property
     def trained(self) -> list[str]:
         """The stages that made a model."""
-        return [name for name, report in self.reports.items() if report.kind in ("pretrain", "finetune")]
+        return [name for name, report in self.reports.items() if report.kind in TRAINED]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything the stages said, as plain JSON; a number that is none is null."""

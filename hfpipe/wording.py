@@ -17,8 +17,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if size < 1e6 else f"{value:.3g}"
 
 
-def large(value: float) -> str:
-    """Return a count with three digits and its scale, as 1.23M; whole below a thousand."""
+def count(value: float) -> str:
+    """Return a count in full below 100,000, and above with three digits and its scale, as 1.23M."""
+    if value < 1e5:
+        return f"{value:,.0f}"
     return _scaled(value, ("", "k", "M", "B", "T"))
 
 

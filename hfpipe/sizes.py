@@ -1,0 +1,247 @@
+"""What each stage of a plan takes: parameters, tokens, steps, FLOPs, memory and disk, before it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfpipe import wording
+from hfpipe.errors import HfpipeError
+from hfpipe.recipe import Recipe, budget
+from hfpipe.runner import Step
+from hfpipe.sizes_known import Known
+from hfpipe.stages.dataset import Dataset
+from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.tokenizer import Tokenizer
+from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.store import read_report
+from hfpipe.tasks.masked_lm import MaskedLM
+
+if TYPE_CHECKING:
+    from hfpipe.hf.counting import Encoded, Shape
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number, what it counts, and how sure it is."""
+
+    value: float
+    bytes: bool = False
+    estimated: bool = False
+
+    def __str__(self) -> str:
+        text = wording.memory(self.value) if self.bytes else wording.count(self.value)
+        return f"≈ {text}" if self.estimated else text
+
+
+@dataclass(frozen=True)
+class Size:
+    """What one stage takes; what is not known yet is no amount but a note."""
+
+    stage: str
+    kind: str
+    amounts: dict[str, Amount] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def sizes(recipe: Recipe, steps: Sequence[Step]) -> list[Size]:
+    """Return the size of each stage; allocates no model and never touches the network."""
+    known = Known(recipe.base, steps)
+    return [_size(step, known) for step in steps]
+
+
+def _size(step: Step, known: Known) -> Size:
+    size = Size(step.name, step.stage.kind)
+    try:
+        if isinstance(step.stage, (Pretrain, Finetune)):
+            _Training(step, step.stage, known, size).fill()
+        else:
+            size.amounts.update(_plain(step, known))
+    except HfpipeError as error:
+        size.notes.append(str(error))
+    if not size.amounts and not size.notes:
+        size.notes.append("not known before it is made")
+    return size
+
+
+def _plain(step: Step, known: Known) -> Iterator[tuple[str, Amount]]:
+    """Yield what is known of a stage that trains no model."""
+    stage = step.stage
+    if isinstance(stage, Evaluate):
+        data = known.facts(stage.data)
+        if data is not None and stage.split in data.splits:
+            yield "rows", Amount(data.splits[stage.split])
+            yield "models", Amount(1 + sum(place not in place.trivial for place in stage.baselines))
+    if isinstance(stage, Tokenizer) and not step.done and stage.algorithm is not None:
+        yield "pieces", Amount(stage.vocab_size, estimated=True)
+    if not step.done:
+        return
+    report = read_report(step.folder)
+    if isinstance(stage, Dataset) and report.data is not None:
+        yield "rows", Amount(sum(report.data.splits.values()))
+        yield "characters", Amount(report.ledger["characters"]["kept"])
+    if isinstance(stage, Tokenizer):
+        yield "pieces", Amount(report.facts["vocab_size"])
+    yield "disk", Amount(_on_disk(step.folder), bytes=True)
+
+
+def _on_disk(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+class _Training:
+    """Fills in the size of a training stage, as far as what lies above it is known."""
+
+    def __init__(self, step: Step, stage: Pretrain | Finetune, known: Known, size: Size) -> None:
+        self.step, self.stage, self.known, self.size = step, stage, known, size
+        self.predicted = stage.task.mask if isinstance(stage.task, MaskedLM) else 1.0
+        """Share of tokens whose vocabulary logits are made."""
+
+    def fill(self) -> None:
+        """Add what is known, in an order where each figure follows from those before it."""
+        from hfpipe.hf.counting import shape_of
+
+        encoded = self._encoded()
+        steps = self._steps(encoded)
+        config, exact = self.known.config(self.stage, self.stage.task)
+        if config is None:
+            self.size.notes.append(
+                f"model: {self.stage.model} is not on this machine, so only tokens are known"
+            )
+        shape = shape_of(self.stage.task.auto_class, config) if config is not None else None
+        if shape is not None:
+            self._add("parameters", shape.parameters, estimated=not exact)
+        self._tokens(encoded, steps, shape)
+        if shape is not None:
+            self._memory(shape, estimated=not exact)
+            self._disk(shape, encoded, steps, estimated=not exact)
+
+    def _add(self, name: str, value: float, *, estimated: bool, memory: bool = False) -> None:
+        self.size.amounts[name] = Amount(value, bytes=memory, estimated=estimated)
+
+    def _encoded(self) -> Encoded | None:
+        """Return the train split as the model sees it: counted where it was encoded, else from a sample."""
+        from hfpipe.hf.counting import Encoded, sampled
+        from hfpipe.hf.tables import open_split
+
+        made = self.step.folder / ".work" / "encoded" / "train.json"
+        ledger = read_report(self.step.folder).ledger.get("train") if self.step.done else _read(made)
+        if ledger:
+            return Encoded(ledger["examples"], ledger["tokens"], estimated=False)
+        folder, facts = self.known.folder(self.stage.data), self.known.facts(self.stage.data)
+        tokenizer = self.known.tokenizer(self.stage)
+        if folder is not None and facts is not None and tokenizer is not None:
+            return sampled(self.stage.task, open_split(folder, "train"), tokenizer, facts)
+        missing = self.stage.data if folder is None else self.stage.tokenizer or self.stage.model
+        self.size.notes.append(f"tokens an epoch are not known before {missing} is made")
+        return None
+
+    def _steps(self, encoded: Encoded | None) -> int | None:
+        """Return the optimizer steps, or None while they are not known."""
+        from hfpipe.hf.arguments import shares_of, steps_of
+
+        training, task = self.stage.training, self.stage.task
+        if self.step.done:
+            return int(read_report(self.step.folder).facts["steps"])
+        total = shares_of(training).total
+        if encoded is not None:
+            steps = steps_of(training, encoded.examples, encoded.tokens, total)
+        elif _says_how_long(training) and task.packed:
+            steps = steps_of(training, 1, task.length, total)  # each example is full
+        else:
+            return None
+        if steps is None:
+            steps = _read(self.step.folder / ".work" / "steps.json") or None
+        if steps is None:
+            self.size.notes.append(
+                f"steps: as many as fit into {training['budget']}, measured when it starts"
+            )
+        if self.stage.early_stopping is not None:
+            self.size.notes.append("steps: at most, as it may stop early")
+        return steps
+
+    def _tokens(self, encoded: Encoded | None, steps: int | None, shape: Shape | None) -> None:
+        from hfpipe.hf.arguments import shares_of
+        from hfpipe.hf.counting import flops
+
+        estimated = encoded is None or encoded.estimated
+        length = float(self.stage.task.length) if encoded is None else encoded.tokens / encoded.examples
+        if encoded is not None:
+            self._add("tokens an epoch", encoded.tokens, estimated=estimated)
+        if steps is None:
+            return
+        tokens = steps * shares_of(self.stage.training).total * length
+        self._add("tokens in all", tokens, estimated=estimated)
+        self._add("optimizer steps", steps, estimated=estimated and not self.step.done)
+        if shape is not None:
+            self._add("training FLOPs", flops(shape, tokens, length, self.predicted), estimated=True)
+
+    def _memory(self, shape: Shape, *, estimated: bool) -> None:
+        """Add the memory of one device that holds the whole model, which FSDP and ZeRO share out."""
+        from hfpipe.hf.arguments import precision, shares_of
+        from hfpipe.hf.counting import FLOAT, activations, optimizer_state
+
+        training = self.stage.training
+        state = optimizer_state(shape, training.get("optim"))
+        kept = activations(
+            shape,
+            shares_of(training).micro,
+            self.stage.task.length,
+            self.predicted,
+            bf16=precision(training),
+            recomputed=training.get("gradient_checkpointing", False),
+        )
+        weights = shape.parameters * FLOAT
+        self._add("weights", weights, estimated=estimated, memory=True)
+        self._add("gradients", weights, estimated=estimated, memory=True)
+        if state is None:
+            self.size.notes.append(f"optimizer state: that of {training['optim']} is not known here")
+        else:
+            self._add("optimizer state", state, estimated=estimated, memory=True)
+        self._add("activations", kept, estimated=True, memory=True)
+        self._add("memory a device", 2 * weights + (state or 0) + kept, estimated=True, memory=True)
+
+    def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
+        """Add the most that lies on disk at once: one checkpoint more than are kept, while it is written."""
+        from hfpipe.hf.arguments import DEFAULTS
+        from hfpipe.hf.counting import FLOAT, optimizer_state
+
+        training = DEFAULTS | self.stage.training
+        weights = shape.parameters * FLOAT
+        state = 0 if training.get("save_only_model") else optimizer_state(shape, training.get("optim")) or 0
+        saves = _saves(training, steps)
+        limit = training["save_total_limit"]
+        checkpoints = (saves if limit is None else min(saves, limit + 1)) * (weights + state)
+        self._add("checkpoints", checkpoints, estimated=estimated, memory=True)
+        ids = 4 * encoded.tokens if encoded is not None else 0
+        self._add("disk", weights + checkpoints + ids, estimated=True, memory=True)
+
+
+def _saves(training: Mapping[str, Any], steps: int | None) -> int:
+    """Return how many checkpoints a training writes, the one at its end included."""
+    if training["save_strategy"] == "no":
+        return 0
+    if training["save_strategy"] == "epoch":
+        return math.ceil(training.get("num_train_epochs", 3))
+    every = training["save_steps"]
+    if every < 1:
+        return math.ceil(1 / every)
+    return math.ceil((steps or every) / every)
+
+
+def _says_how_long(training: Mapping[str, Any]) -> bool:
+    """Tell whether the length of a training does not depend on how much data there is."""
+    if "budget" in training:
+        return budget.parse(training["budget"]).epochs is None
+    return bool(training.get("max_steps", -1) > 0)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

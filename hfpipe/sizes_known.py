@@ -1,0 +1,88 @@
+"""What can be opened already of the places a plan names: finished stages, local folders, the Hub's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from hfpipe.contract import Task
+from hfpipe.places import Place, locate
+from hfpipe.report import DataFacts
+from hfpipe.runner import Step
+from hfpipe.stages import known
+from hfpipe.stages.train import Finetune, Pretrain
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+class Known:
+    """Opens what the stages of a plan read, where it is there; None where it is not."""
+
+    def __init__(self, base: Path, steps: Sequence[Step]) -> None:
+        self.base = base
+        self.stages = {step.name: step.stage for step in steps}
+        self.done = {step.name: step.folder for step in steps if step.done}
+
+    def folder(self, place: Place) -> Path | None:
+        """Return where a place lies on this machine. Raises DataError for a path that is not there."""
+        if place.stage is not None:
+            return self.done.get(place.stage)
+        return locate(place, self.base, {}) if place.hub is None else _cached(*place.hub)
+
+    def facts(self, data: Place) -> DataFacts | None:
+        """Return what a data set holds."""
+        from hfpipe.hf.tables import facts
+
+        folder = self.folder(data)
+        return facts(folder) if folder is not None else None
+
+    def tokenizer(self, stage: Pretrain | Finetune) -> PreTrainedTokenizerBase | None:
+        """Return the tokenizer of a training stage; that of the stage it goes on from, if need be."""
+        from hfpipe.hf.tokenizer import load_tokenizer
+
+        place = _tokenizer_place(stage)
+        folder = self.folder(place) if place is not None else None
+        if folder is not None:
+            return load_tokenizer(folder)
+        below = self.stages.get(place.stage or "") if place is not None else None
+        return self.tokenizer(below) if isinstance(below, (Pretrain, Finetune)) else None
+
+    def config(self, stage: Pretrain | Finetune, task: Task) -> tuple[PretrainedConfig | None, bool]:
+        """Return the config of the model that a stage trains for a task, and whether that is certain.
+
+        It is not while the tokenizer or the classes are not known; the recipe's `vocab_size` then stands in.
+        """
+        from hfpipe.hf.counting import Unmade, stored_config
+        from hfpipe.hf.loading import new_config
+
+        data = self.facts(stage.data)
+        head = task.head(data) if data is not None else {}
+        if isinstance(stage.model, dict):
+            made = self.tokenizer(stage)
+            pieces = known.pieces(_tokenizer_place(stage), self.stages, self.base).size
+            if made is None and pieces is None:
+                return None, False
+            stand_in = cast("PreTrainedTokenizerBase", Unmade(pieces or 0))
+            return new_config(stage.model, made or stand_in, head), made is not None and data is not None
+        folder = self.folder(stage.model)
+        if folder is not None:
+            return stored_config(folder, head), data is not None
+        below = self.stages.get(stage.model.stage or "")
+        return self.config(below, task) if isinstance(below, (Pretrain, Finetune)) else (None, False)
+
+
+def _tokenizer_place(stage: Pretrain | Finetune) -> Place | None:
+    place = stage.tokenizer or stage.model
+    return place if isinstance(place, Place) else None
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None

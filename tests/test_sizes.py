@@ -1,0 +1,277 @@
+"""What `hfpipe plan --sizes` promises, held against what really happens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedTokenizerFast
+
+from hfpipe import api
+from hfpipe.cli import main
+from hfpipe.hf import counting
+from hfpipe.hf.arguments import steps_of
+from hfpipe.hf.encoding import encode
+from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.tables import facts, open_data
+from hfpipe.hf.tokenizer import load_tokenizer
+from hfpipe.sizes import Size
+from hfpipe.stages.train import Pretrain
+
+TEXT = "the river runs past old mills and new bridges towards a harbour where ships wait for grain"
+WORDS = TEXT.split()
+MODELS: dict[str, dict[str, Any]] = {
+    "modernbert": {"num_attention_heads": 4, "intermediate_size": 96},
+    "bert": {"num_attention_heads": 2, "intermediate_size": 128},
+    "distilbert": {"n_heads": 2, "hidden_dim": 128},
+}
+AUTO = ["AutoModelForMaskedLM", "AutoModelForSequenceClassification"]
+
+RECIPE = """\
+name: small
+seed: 5
+stages:
+  data:
+    kind: dataset
+    source: {files: rows.jsonl}
+    columns: {text: text, label: label}
+    split: {validation: 0.2}
+  words: {kind: tokenizer, data: stage:data, algorithm: wordpiece, vocab_size: 120}
+  pretrain:
+    kind: pretrain
+    task: {kind: masked-lm, length: 16}
+    data: stage:data
+    tokenizer: stage:words
+    model: {type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
+    training: {per_device_train_batch_size: 4, TRAINING}
+  topics:
+    kind: finetune
+    task: {kind: text-classification, length: 24}
+    data: stage:data
+    model: stage:pretrain
+    training: {per_device_train_batch_size: 8, num_train_epochs: 2}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path):
+    """Return a maker of a recipe over short rows."""
+
+    def make(training: str = "num_train_epochs: 3", rows: int = 60) -> api.Recipe:
+        texts = [f"{number} {' '.join(WORDS[number % 9 :][: 4 + number % 7])}" for number in range(rows)]
+        lines = [json.dumps({"text": text, "label": "ab"[len(text) % 2]}) for text in texts]
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        file = tmp_path / "recipe.yaml"
+        file.write_text(RECIPE.replace("TRAINING", training), encoding="utf-8")
+        return api.load(file)
+
+    return make
+
+
+def sized(recipe: api.Recipe, runs: Path) -> dict[str, Size]:
+    return {size.stage: size for size in api.sizes(recipe, api.plan(recipe, runs))}
+
+
+def shaped(kind: str, auto_class: str, layers: int = 2) -> tuple[Any, counting.Shape]:
+    base = {"type": kind, "hidden_size": 64, "num_hidden_layers": layers}
+    config = new_config(base | MODELS[kind], counting.Unmade(300), {"num_labels": 3})
+    return config, counting.shape_of(auto_class, config)
+
+
+@pytest.mark.parametrize("auto_class", AUTO)
+@pytest.mark.parametrize("kind", MODELS)
+def test_parameters_are_those_of_the_model_that_is_built(kind, auto_class):
+    config, shape = shaped(kind, auto_class)
+    assert shape.parameters == new_model(auto_class, config, seed=1).num_parameters()
+
+
+def test_counting_allocates_nothing():
+    config = new_config({"type": "llama", "num_hidden_layers": 80}, counting.Unmade(32_000), {})
+    assert counting.shape_of("AutoModelForCausalLM", config).parameters > 1e10
+
+
+@pytest.mark.parametrize("auto_class", AUTO)
+@pytest.mark.parametrize("kind", ["modernbert", "bert"])
+def test_flops_are_near_those_that_torch_counts(kind, auto_class):
+    config, shape = shaped(kind, auto_class)
+    config._attn_implementation = "eager"  # torch does not count inside the fused kernels of a CPU
+    model = new_model(auto_class, config, seed=1)
+    ids = torch.randint(10, 300, (4, 64))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids).logits.sum().backward()
+    assert counting.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("adamw_torch", torch.optim.AdamW),
+        ("adamw_torch_fused", torch.optim.AdamW),
+        (None, torch.optim.AdamW),
+        ("sgd", torch.optim.SGD),
+        ("adagrad", torch.optim.Adagrad),
+        ("rmsprop", torch.optim.RMSprop),
+    ],
+)
+def test_weights_gradients_and_optimizer_state_are_what_a_step_leaves(name, make):
+    config, shape = shaped("bert", "AutoModelForMaskedLM")
+    model = new_model("AutoModelForMaskedLM", config, seed=1)
+    optimizer = make(model.parameters(), lr=1e-3)
+    model(input_ids=torch.randint(10, 300, (2, 8))).logits.sum().backward()
+    optimizer.step()
+
+    tensors = [value for state in optimizer.state.values() for value in state.values()]
+    state = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim() > 0)
+    gradients = sum(weight.grad.nbytes for weight in model.parameters() if weight.grad is not None)
+    assert counting.optimizer_state(shape, name) == state
+    assert shape.parameters * counting.FLOAT == gradients == sum(w.nbytes for w in model.parameters())
+
+
+def test_adafactor_keeps_rows_and_columns():
+    from transformers.optimization import Adafactor
+
+    config, shape = shaped("bert", "AutoModelForMaskedLM")
+    model = new_model("AutoModelForMaskedLM", config, seed=1)
+    optimizer = Adafactor(model.parameters(), lr=1e-3, relative_step=False, scale_parameter=False)
+    model(input_ids=torch.randint(10, 300, (2, 8))).logits.sum().backward()
+    optimizer.step()
+    tensors = [value for state in optimizer.state.values() for value in state.values()]
+    kept = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim() > 0)
+    assert counting.optimizer_state(shape, "adafactor") == kept
+
+
+def test_an_optimizer_that_is_not_known_is_not_guessed():
+    _, shape = shaped("bert", "AutoModelForMaskedLM")
+    assert counting.optimizer_state(shape, "galore_adamw") is None
+    assert counting.optimizer_state(shape, "adamw_bnb_8bit") == 2 * shape.parameters
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("length", [32, 128])
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_activation_estimate_is_within_a_factor_of_two(kind, length, bf16):
+    config, shape = shaped(kind, "AutoModelForSequenceClassification", layers=4)
+    model = new_model("AutoModelForSequenceClassification", config, seed=1).train()
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # holds it, so that no address is used twice
+        return tensor
+
+    ids = torch.randint(10, 300, (8, length))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    measured = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+    estimate = counting.activations(shape, 8, length, 1.0, bf16=bf16, recomputed=False)
+    assert logits.requires_grad
+    assert measured / 2 <= estimate <= measured * 2
+
+
+def test_recomputing_keeps_less():
+    _, shape = shaped("bert", "AutoModelForMaskedLM", layers=4)
+    kept = [counting.activations(shape, 8, 64, 0.15, bf16=False, recomputed=each) for each in (True, False)]
+    assert kept[0] < kept[1]
+
+
+@pytest.mark.parametrize(
+    "training", ["num_train_epochs: 3", "budget: 2k tokens", "max_steps: 7", "budget: 1.5 epochs"]
+)
+def test_a_small_split_is_counted_so_that_steps_are_those_of_the_training(recipe, tmp_path, training):
+    made = recipe(training)
+    api.run(made, tmp_path / "runs", until="words", say=lambda _: None)
+    found = sized(made, tmp_path / "runs")["pretrain"].amounts
+
+    steps = {step.name: step for step in api.plan(made, tmp_path / "runs")}
+    stage, data = steps["pretrain"].stage, steps["data"].folder
+    assert isinstance(stage, Pretrain)
+    examples, ledger = encode(
+        stage.task,
+        open_data(data)["train"],
+        load_tokenizer(steps["words"].folder),
+        facts(data),
+        tmp_path / "train.arrow",
+        packed=True,
+        advance=lambda _: None,
+    )
+    assert found["tokens an epoch"].value == ledger["tokens"]
+    assert not found["tokens an epoch"].estimated
+    wanted = steps_of(stage.training, len(examples), ledger["tokens"], 4)
+    assert found["optimizer steps"].value == wanted
+    assert not found["optimizer steps"].estimated
+
+
+def test_what_is_not_made_yet_is_said_and_not_guessed(recipe, tmp_path):
+    found = sized(recipe(), tmp_path / "runs")
+    assert "tokens in all" not in found["pretrain"].amounts
+    assert found["pretrain"].notes == ["tokens an epoch are not known before stage:data is made"]
+    assert found["data"].notes == ["not known before it is made"]
+    assert found["pretrain"].amounts["parameters"].estimated
+    assert found["topics"].amounts["parameters"].estimated
+
+
+def test_a_budget_in_tokens_is_known_before_there_are_data(recipe, tmp_path):
+    found = sized(recipe("budget: 64k tokens"), tmp_path / "runs")["pretrain"].amounts
+    assert found["optimizer steps"].value == 64_000 / (4 * 16)
+    assert found["tokens in all"].value == 64_000
+
+
+def test_a_time_budget_is_left_open(recipe, tmp_path):
+    found = sized(recipe("budget: 2min"), tmp_path / "runs")["pretrain"]
+    assert "optimizer steps" not in found.amounts
+    assert "parameters" in found.amounts
+
+
+def test_a_large_split_is_sampled_and_marked(recipe, tmp_path):
+    made = recipe(rows=3000)
+    api.run(made, tmp_path / "runs", until="words", say=lambda _: None)
+    steps = {step.name: step for step in api.plan(made, tmp_path / "runs")}
+    task, data = steps["topics"].stage.task, steps["data"].folder
+    train, tokenizer = open_data(data)["train"], load_tokenizer(steps["words"].folder)
+    about = sized(made, tmp_path / "runs")["topics"].amounts["tokens an epoch"]
+    exact = sum(map(len, task.encode(train[:], tokenizer, facts(data))["input_ids"]))
+    assert about.estimated
+    assert about.value == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.slow
+def test_sizes_of_a_finished_training_are_what_it_reported(recipe, tmp_path):
+    made = recipe("max_steps: 6, save_steps: 2, save_total_limit: 1")
+    before = sized(made, tmp_path / "runs")["pretrain"].amounts
+    run = api.run(made, tmp_path / "runs", until="pretrain", say=lambda _: None)
+    after = sized(made, tmp_path / "runs")["pretrain"].amounts
+    report = run.reports["pretrain"]
+    assert after["parameters"].value == report.facts["parameters"]
+    assert after["optimizer steps"].value == before["optimizer steps"].value == report.facts["steps"] == 6
+    assert after["tokens an epoch"].value == report.ledger["train"]["tokens"]
+    weights = (run.folders["pretrain"] / "model.safetensors").stat().st_size
+    assert after["weights"].value == pytest.approx(weights, rel=0.1)
+
+
+def test_the_command_prints_a_table(recipe, tmp_path, capsys):
+    recipe()
+    assert main(["plan", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--sizes"]) == 0
+    out = capsys.readouterr().out
+    assert "parameters" in out
+    assert "memory a device" in out
+    assert "pretrain: tokens an epoch are not known before stage:data is made" in out
+
+
+def test_a_saved_tokenizer_counts_as_its_stand_in(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    vocabulary = {f"w{number}": number for number in range(50)}
+    real = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "w0")))
+    base = {"type": "bert", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    shapes = [
+        counting.shape_of("AutoModelForMaskedLM", new_config(base, tokenizer, {}))
+        for tokenizer in (real, counting.Unmade(len(real)))
+    ]
+    assert shapes[0] == shapes[1]
