@@ -38,45 +38,59 @@ class Tally:
         self.resamples = resamples
         self.seed = seed
         self._families: dict[Hashable, Metric] = {metric.family: metric for metric in reversed(self.metrics)}
-        self._counts = np.zeros(resamples + 1)
-        self._sums: dict[Hashable, np.ndarray] = {}
+        self._widths: list[int] | None = None
+        self._sums = np.zeros((resamples + 1, 0))
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._rows_waiting = 0
 
     def add(self, index: np.ndarray, columns: Columns) -> None:
         """Count some examples, each once: `index` is their place in the split, int64, shape (n,).
 
         `columns` maps names to arrays with one row an example.
         """
-        stats = {family: metric.stats(columns) for family, metric in self._families.items()}
-        for family, each in stats.items():
-            if each.shape[0] != len(index):
-                raise ValueError(f"{family}: {each.shape[0]} rows of statistics for {len(index)} examples")
-            self._sums.setdefault(family, np.zeros((self.resamples + 1, each.shape[1])))
+        stats = [np.ones((len(index), 1)), *(metric.stats(columns) for metric in self._families.values())]
+        if self._widths is None:
+            self._widths = [each.shape[1] for each in stats]
+            self._sums = np.zeros((self.resamples + 1, sum(self._widths)))
+        self._waiting.append((np.asarray(index), np.concatenate(stats, axis=1)))
+        self._rows_waiting += len(index)
+        if self._rows_waiting >= ROWS_AT_ONCE:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Add what waits to the sums; together, for small batches cost four times as much one by one."""
+        if not self._waiting:
+            return
+        index, stats = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         for start in range(0, len(index), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             weights = np.ones((len(index[rows]), self.resamples + 1))
             weights[:, 1:] = poisson(index[rows], self.resamples, self.seed)
-            self._counts += weights.sum(axis=0)
-            for family, each in stats.items():
-                self._sums[family] += weights.T @ each[rows]
+            self._sums += weights.T @ stats[rows]
+        self._waiting.clear()
+        self._rows_waiting = 0
 
     def arrays(self) -> list[np.ndarray]:
-        """Return the float64 sums, to be added up over processes; every process has the same shapes.
+        """Return the float64 sums, to be added up over processes: how many examples, then each family's.
 
-        A process that saw no example calls `add` with empty columns first, so that shapes are known.
+        A process that saw no example must have called `add` with empty columns, which tell the shapes.
         """
-        return [self._counts, *(self._sums[family] for family in self._families)]
+        self._settle()
+        if self._widths is None:
+            raise ValueError("nothing was added yet, not even empty columns: the shapes are not known")
+        return np.split(self._sums, np.cumsum(self._widths)[:-1], axis=1)
 
     def merged(self, arrays: Sequence[np.ndarray]) -> Tally:
         """Return a tally of the same metrics that holds `arrays`, as added up over processes."""
         tally = Tally(self.metrics, self.resamples, self.seed)
-        tally._counts = np.asarray(arrays[0])
-        tally._sums = dict(zip(self._families, map(np.asarray, arrays[1:]), strict=True))
+        tally._widths = [each.shape[1] for each in arrays]
+        tally._sums = np.concatenate(list(arrays), axis=1)
         return tally
 
     @property
     def n(self) -> int:
         """How many examples were counted."""
-        return round(self._counts[0])
+        return 0 if self._widths is None else round(self.arrays()[0][0, 0])
 
     def values(self, metric: Metric) -> np.ndarray:
         """Return a metric's score over all examples, then over each resample: shape (resamples + 1,).
@@ -86,8 +100,10 @@ class Tally:
         """
         if self.n == 0:
             raise StageError(f"{metric.name}: no example was counted; the split is empty")
+        counts, *sums = self.arrays()
+        mine = sums[list(self._families).index(metric.family)]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            values = np.where(self._counts > 0, metric.value(self._sums[metric.family]), np.nan)
+            values = np.where(counts[:, 0] > 0, metric.value(mine), np.nan)
         if not np.isfinite(values[0]):
             raise StageError(f"{metric.name} is {values[0]}: the model's outputs are not finite numbers")
         return values
