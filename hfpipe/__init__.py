@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfpipe.api import load, open, plan, run, schema  # noqa: A004 - hfpipe.open reads well
+from hfpipe.api import load, open, plan, run, schema, sizes  # noqa: A004 - hfpipe.open reads well
 from hfpipe.errors import DataError, HfpipeError, RecipeError, StageError
 from hfpipe.results import Run
 from hfpipe.runner import Launch
@@ -19,4 +19,5 @@ __all__ = [
     "plan",
     "run",
     "schema",
+    "sizes",
 ]

@@ -44,7 +44,7 @@ def page(run: Run) -> str:
     sections = [
         *(_scores(run, stage, report) for stage, report in run.reports.items() if report.scores),
         _stages(run),
-        *(_curves(stage, report) for stage, report in run.reports.items()),
+        *(_training(run, stage) for stage in run.trained),
         *(_ledger(stage, report) for stage, report in run.reports.items()),
         _settings(run),
         _versions(run),
@@ -124,16 +124,15 @@ def _stages(run: Run) -> str:
     return "<h2>Stages</h2>" + _table(("stage", "kind", "time", "summary", "folder"), rows)
 
 
-def _curves(stage: str, report: Report) -> str:
-    history = report.facts.get("history", [])
+def _training(run: Run, stage: str) -> str:
+    history = run.reports[stage].facts.get("history", [])
     lines = [
         Curve(name, points)
         for name, key in (("train", "loss"), ("validation", "eval_loss"))
         if (points := _points(history, key))
     ]
-    if not lines:
-        return ""
-    return f"<h2>Training: {escape(stage)}</h2>" + curves(lines, "optimizer step", "loss (nats)")
+    head = f"<h2>Training: {escape(stage)}</h2><p>Model: <code>{escape(run.model(stage))}</code></p>"
+    return head + (curves(lines, "optimizer step", "loss (nats)") if lines else "")
 
 
 def _points(history: Any, key: str) -> list[tuple[float, float]]:
@@ -189,5 +188,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -
 
 
 def _cell(text: str) -> str:
-    kind = ' class="n"' if text[:1] in "+-0123456789" and len(text) < 24 else ""
+    kind = ' class="n"' if text[:1] in "<+-0123456789" and len(text) < 24 else ""
     return f"<td{kind}>{escape(text)}</td>"
