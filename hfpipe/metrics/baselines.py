@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -19,16 +19,16 @@ from hfpipe.errors import StageError
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
 
-Kind = Literal["label", "labels", "float"]
-"""What is guessed, as a data set's facts call it: one class, any number of classes, or a number."""
-
 
 class Baseline(ABC):
-    """Guesses by a simple estimator, in the columns that the metrics of a model read."""
+    """Guesses by a simple estimator, in the columns that the metrics of a model read.
+
+    `kind` is what a data set's facts call the label: `label` (one class), `labels` (any number) or `float`.
+    """
 
     name: str
 
-    def __init__(self, kind: Kind, classes: int) -> None:
+    def __init__(self, kind: str, classes: int) -> None:
         self.kind = kind
         self.classes = classes
 
