@@ -1,0 +1,148 @@
+"""What the README, the Makefile and the recipes say of themselves is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import hfpipe
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+IGNORED = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()]
+PROMISED = "install demo pretrain finetune eval report notebook check test test-all bench clean help"
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
+
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Return the words of every command line that the README shows."""
+    lines = "".join(blocks("sh")).splitlines()
+    return [words for line in lines if (words := shlex.split(line.partition(" > ")[0], comments=True))]
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+
+
+def test_the_makefile_has_the_promised_targets() -> None:
+    assert targets() == set(PROMISED.split())
+
+
+def test_every_target_has_a_line_of_help() -> None:
+    make = shutil.which("make")
+    assert make is not None
+    done = subprocess.run([make, "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = {line.split()[1] for line in done.stdout.splitlines() if len(line.split()) > 2}
+    assert shown == targets()
+
+
+def test_every_target_the_readme_names_exists() -> None:
+    named = {words[1] for words in commands() if words[0] == "make"} | set(
+        re.findall(r"`make ([a-z-]+)", README)
+    )
+    assert len(named) > 5
+    assert named <= targets()
+
+
+def test_every_command_the_readme_shows_is_understood() -> None:
+    """Options are read, and recipes looked for, without running anything."""
+    from hfpipe.cli import _parser
+
+    shown = [words[1:] for words in commands() if words[0] == "hfpipe"]
+    shown += [words[words.index("hfpipe") + 1 :] for words in commands() if words[0] == "accelerate"]
+    assert len(shown) > 5
+    for words in shown:
+        options = vars(_parser().parse_args(words))
+        for path in (options.get("recipe"), *options.get("recipes", []), options.get("accelerate")):
+            assert path is None or (ROOT / path).is_file(), f"{shlex.join(words)}: there is no {path}"
+
+
+def tree() -> dict[str, set[str]]:
+    """Return what the README says is in each folder whose content it lists; `.` is the top."""
+    [block] = [block for block in blocks("text") if "pyproject.toml" in block]
+    folders: dict[str, set[str]] = {".": set()}
+    above: list[str] = []
+    for line in block.splitlines():
+        entry = re.fullmatch(r"((?:  )*)(\S+)  +(\S.*)", line)
+        assert entry is not None, f"no name and comment: {line!r}"
+        above = [*above[: len(entry[1]) // 2], entry[2].rstrip("/")]
+        folders.setdefault("/".join(above[:-1]) or ".", set()).add(entry[2])
+    return folders
+
+
+def real(folder: Path) -> set[str]:
+    """Return the names in a folder as the tree writes them; a package's own file is the folder's line."""
+    return {
+        path.name + "/" * path.is_dir()
+        for path in folder.iterdir()
+        if path.name not in {".git", "__init__.py"} and not any(fnmatch(path.name, name) for name in IGNORED)
+        if path.is_file() or any(path.iterdir())
+    }
+
+
+@pytest.mark.parametrize("folder", sorted(tree()))
+def test_the_tree_of_the_readme_is_the_real_one(folder: str) -> None:
+    assert tree()[folder] == real(ROOT / folder)
+
+
+def test_the_tree_opens_the_package() -> None:
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "hfpipe").rglob("*.py")}
+    assert folders <= set(tree())
+
+
+def test_there_are_recipes() -> None:
+    assert "demo" in [path.stem for path in RECIPES]
+
+
+@each_recipe
+def test_the_recipe_is_right(recipe: Path) -> None:
+    assert hfpipe.load(recipe).stages
+
+
+@each_recipe
+def test_the_recipe_says_how_to_run_it(recipe: Path) -> None:
+    header = re.match(r"(#.*\n)+", recipe.read_text(encoding="utf-8"))
+    assert header is not None
+    assert f"hfpipe run {recipe.relative_to(ROOT).as_posix()}" in header[0]
+
+
+def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "recipes" / "sources", tmp_path / "sources")
+    (tmp_path / "readme.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    assert list(hfpipe.load(tmp_path / "readme.yaml").stages) == [
+        "wiki",
+        "words",
+        "pretrain",
+        "topics",
+        "score",
+    ]
+
+
+def test_the_task_that_the_readme_adds_is_taken(tmp_path: Path) -> None:
+    [code] = [block for block in blocks("python") if "class FirstWords" in block]
+    (tmp_path / "first_words.py").write_text(code, encoding="utf-8")
+    shutil.copytree(ROOT / "recipes" / "sources", tmp_path / "sources")
+    own = next(block for block in blocks("yaml") if "FirstWords" in block).strip()
+    recipe = blocks("yaml")[0].replace("task: text-classification ", own + " ")
+    (tmp_path / "readme.yaml").write_text(recipe, encoding="utf-8")
+    task = hfpipe.load(tmp_path / "readme.yaml").stages["topics"].task
+    assert task.words == 10
+
+
+def test_python_of_the_readme_compiles() -> None:
+    for block in blocks("python"):
+        compile(block, "README.md", "exec")
