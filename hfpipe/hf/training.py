@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback
 from hfpipe.hf.arguments import Course, arguments, compiled, precision, shares_of, steps_of
 from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.pace import steps_within
+from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import compile_body
 from hfpipe.hf.trainer import Steps, TaskTrainer
 from hfpipe.recipe import budget
@@ -66,10 +67,10 @@ def train(
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
-    with ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance:
+    with quiet(), ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance:
         trainer.add_callback(Steps(advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(ctx.folder))
+        trainer.save_model(str(ctx.folder))
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
     return _facts(trainer, parts.model, course)
 
