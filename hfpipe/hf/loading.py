@@ -10,6 +10,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hfpipe.errors import StageError
+from hfpipe.hf.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,15 +61,16 @@ def load_model(
     set_seed(seed)
     name, revision = (str(place), None) if isinstance(place, Path) else split_hub(place)
     try:
-        model: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
-            name,
-            revision=revision or "main",
-            dtype=torch.float32,
-            local_files_only=isinstance(place, Path),
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            **(head or {}),
-        )
+        with quiet():
+            model: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
+                name,
+                revision=revision or "main",
+                dtype=torch.float32,
+                local_files_only=isinstance(place, Path),
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                **(head or {}),
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error
     return model

@@ -1,20 +1,25 @@
-"""Holds back what the libraries print by themselves, and leaves their settings as they were."""
+"""Sends what Transformers says to the stage's log in place of the screen, and leaves its settings as they were."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Run without the progress bars of Transformers."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    """Run without the progress bars and the screen output of Transformers; warnings reach the root logger."""
+    logger = logging.getLogger("transformers")
+    handlers, propagate = logger.handlers[:], logger.propagate
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    logger.handlers, logger.propagate = [logging.NullHandler()], True
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        logger.handlers, logger.propagate = handlers, propagate
+        if bars:
+            transformers_logging.enable_progress_bar()

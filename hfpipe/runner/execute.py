@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -191,11 +190,12 @@ def _logged(ctx: RunContext) -> Iterator[None]:
     before = logger.level
     root.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.info("stage %s begins in process %d", ctx.name, os.getpid())
     try:
         yield
+        logger.info("stage %s is done", ctx.name)
     except BaseException:
-        logger.debug("stopped", exc_info=True)
-        root.handle(root.makeRecord("hfpipe", logging.ERROR, __file__, 0, "stopped", (), sys.exc_info()))
+        logger.info("stopped", exc_info=True)
         raise
     finally:
         root.removeHandler(handler)
