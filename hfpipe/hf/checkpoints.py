@@ -39,7 +39,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         reason = fault(checkpoint)
         if reason is None:
             return checkpoint, passed
-        passed.append(f"{checkpoint.name} {reason}")
+        passed.append(f"{checkpoint.name}: {reason}")
     return None, passed
 
 

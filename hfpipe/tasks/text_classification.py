@@ -54,6 +54,9 @@ class TextClassification(Task):
                 ("label",),
             )
 
+        if len(facts.labels.get(self.label, ("", ""))) < 2:
+            yield Problem(f"column {self.label!r} has a single class; there is nothing to tell apart", ("label",))
+
     def head(self, facts: DataFacts) -> dict[str, Any]:
         names = facts.labels.get(self.label, ["LABEL_0"])
         return {

@@ -1,0 +1,52 @@
+"""Several processes give what one gives, however they are started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+
+import hfpipe
+from hfpipe.results import Run
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """Return every number of a run: loss and gradient norm by step, and the scores."""
+    steps = {
+        stage: [(step["loss"], step["grad_norm"]) for step in small.history(run.reports[stage].model_dump())]
+        for stage in ("pretrain", "topics")
+    }
+    return steps | {score.metric: (score.value, score.low, score.high, score.n) for score in run.scores("score")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["bert", "modernbert"])
+def test_two_processes_give_the_losses_gradients_and_scores_of_one(tmp_path: Path, model: str) -> None:
+    path = small.write(tmp_path, small.recipe(model))
+    alone = outcome(hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None))
+    ways: dict[str, tuple[list[str], tuple[str, ...]]] = {"processes": (["--processes", "2"], ())}
+    if model == "modernbert":
+        config = str(small.ROOT / "recipes/accelerate/ddp-cpu.yaml")
+        launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+        ways |= {"accelerate": (["--accelerate", config], ()), "launch": ([], launch)}
+    for name, (arguments, launcher) in ways.items():
+        done = small.hfpipe("run", path, "--runs", tmp_path / name, *arguments, launcher=launcher)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "result: accuracy" in done.stdout
+        assert done.stdout.count("result: accuracy") == 1
+        together = outcome(hfpipe.open(path, tmp_path / name))
+        assert together.keys() == alone.keys()
+        for key, value in alone.items():
+            assert len(together[key]) == len(value)
+            for mine, theirs in zip(together[key], value, strict=True):
+                assert mine == pytest.approx(theirs, abs=1e-4), (name, key)
+
+
+@pytest.mark.slow
+def test_a_step_that_the_processes_cannot_share_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = small.write(tmp_path, small.recipe(per_device_train_batch_size=7))
+    done = small.hfpipe("run", path, "--runs", tmp_path / "runs", "--processes", "2")
+    assert done.returncode == 1
+    assert "cannot be shared by 2 processes; make their product a multiple of 2" in done.stderr.splitlines()[-1]

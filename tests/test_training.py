@@ -1,0 +1,133 @@
+"""One recipe from text to scores, and the promise that it gives the same numbers however it is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+
+import hfpipe
+from hfpipe.results import Run
+
+SILENT = {"say": lambda _: None}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of runs, shared so that data and tokenizer are made once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def made(tmp_path: Path, runs: Path, recipe: dict[str, Any], until: str | None = None) -> Run:
+    return hfpipe.run(hfpipe.load(small.write(tmp_path, recipe)), runs, until=until, **SILENT)
+
+
+def logged(run: Run, stage: str) -> list[tuple[float, float]]:
+    """Return loss and gradient norm of every step."""
+    steps = small.history(run.reports[stage].model_dump())
+    return [(step["loss"], step["grad_norm"]) for step in steps]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["bert", "modernbert"])
+@pytest.mark.parametrize("shape", [(4, 2), (1, 8)], ids=str)
+def test_accumulation_changes_neither_loss_nor_gradient_norm_nor_weights(
+    tmp_path: Path, runs: Path, model: str, shape: tuple[int, int]
+) -> None:
+    whole = made(tmp_path, runs, small.recipe(model), "topics")
+    micro, accumulation = shape
+    cut = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
+    pieces = made(tmp_path, runs, small.recipe(model, **cut), "topics")
+    for stage in ("pretrain", "topics"):
+        assert whole.folders[stage] != pieces.folders[stage]
+        assert len(logged(whole, stage)) == 6
+        assert logged(pieces, stage) == [pytest.approx(step, abs=1e-4) for step in logged(whole, stage)]
+
+
+@pytest.mark.slow
+def test_a_run_leaves_folders_that_plain_transformers_opens(tmp_path: Path, runs: Path) -> None:
+    from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
+
+    run = made(tmp_path, runs, small.recipe())
+    pretrained, topics = str(run.folders["pretrain"]), str(run.folders["topics"])
+    assert AutoModelForMaskedLM.from_pretrained(pretrained).num_parameters() > 0
+    classifier = AutoModelForSequenceClassification.from_pretrained(topics)
+    assert sorted(classifier.config.label2id) == run.reports["wiki"].data.labels["label"]
+    guess = pipeline("text-classification", topics)("The sun is a star.")[0]
+    assert guess["label"] in classifier.config.label2id
+    assert len(pipeline("fill-mask", pretrained, top_k=3)("The [MASK] is a star.")) == 3
+    assert not list(run.folders["topics"].rglob("*.bin"))
+
+
+@pytest.mark.slow
+def test_a_classifier_of_one_class_is_refused_before_it_is_trained(tmp_path: Path, runs: Path) -> None:
+    recipe = small.recipe()
+    recipe["stages"]["wiki"]["limit"] = 300
+    with pytest.raises(hfpipe.RecipeError, match="has a single class"):
+        made(tmp_path, runs, recipe)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_the_stage_and_shows_the_batch(tmp_path: Path, runs: Path) -> None:
+    recipe = small.recipe(learning_rate=1e30, max_grad_norm=0.0)
+    with pytest.raises(hfpipe.StageError, match=r"the loss is nan at step \d+; lower learning_rate") as caught:
+        made(tmp_path, runs, recipe, "pretrain")
+    batch = Path(str(caught.value).partition("look at the batch in ")[2].partition(";")[0])
+    assert len(json.loads(batch.read_text())) == 8
+    unfinished = batch.parent.parent
+    assert not (unfinished / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_the_validation_loss_falls_and_the_best_model_is_kept(tmp_path: Path, runs: Path) -> None:
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "max_steps": 40, "eval_steps": 10}
+    recipe = small.recipe(**best, save_steps=10)
+    report = made(tmp_path, runs, recipe, "pretrain").reports["pretrain"]
+    losses = [entry["eval_loss"] for entry in report.facts["history"] if "eval_loss" in entry]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_early_stopping_ends_a_training_that_no_longer_improves(tmp_path: Path, runs: Path) -> None:
+    recipe = small.recipe(learning_rate=0.0, max_steps=40, eval_steps=5, save_steps=5)
+    recipe["stages"]["pretrain"]["early_stopping"] = {"patience": 2}
+    report = made(tmp_path, runs, recipe, "pretrain").reports["pretrain"]
+    assert report.facts["steps"] == 15
+
+
+@pytest.mark.slow
+def test_scores_do_not_depend_on_the_evaluation_batch(tmp_path: Path, runs: Path) -> None:
+    found = []
+    for size in (1, 7, 64):
+        recipe = small.recipe()
+        recipe["stages"]["score"]["batch_size"] = size
+        found.append({score.metric: score for score in made(tmp_path, runs, recipe).scores("score")})
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for name, score in found[0].items():
+            assert other[name].n == score.n
+            assert other[name].value == pytest.approx(score.value, abs=1e-6)
+            assert other[name].low == pytest.approx(score.low, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_predictions_hold_every_example_once_and_agree_with_the_score(tmp_path: Path, runs: Path) -> None:
+    import pyarrow.parquet as pq
+    from datasets import load_from_disk
+
+    run = made(tmp_path, runs, small.recipe())
+    test = load_from_disk(run.folders["wiki"])["test"]
+    for name in ("predictions", "predictions-majority", "predictions-tfidf"):
+        table = pq.read_table(run.folders["score"] / f"{name}.parquet").to_pylist()
+        assert sorted(row["id"] for row in table) == sorted(test["id"])
+    table = pq.read_table(run.folders["score"] / "predictions.parquet").to_pylist()
+    right = sum(row["gold"] == row["guess"] for row in table)
+    accuracy = next(score for score in run.scores("score") if score.metric == "accuracy")
+    assert right / len(table) == pytest.approx(accuracy.value)
+    gold = dict(zip(test["id"], test["label"], strict=True))
+    names = test.features["label"].names
+    assert all(row["gold"] == names[gold[row["id"]]] for row in table)
