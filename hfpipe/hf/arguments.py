@@ -13,15 +13,13 @@ from transformers import TrainingArguments
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, share_out
 from hfpipe.hf.loading import one_line
-from hfpipe.hf.speed import bf16_pays, compiles, on_cpu
+from hfpipe.hf.speed import bf16_pays, compiling_pays, on_cpu
 from hfpipe.recipe import budget
 
 OWN = ("budget", "bf16", "compile")
 """Words of `training:` that are hfpipe's own, or mean more than TrainingArguments lets them."""
 EPOCHS = 3.0
 """TrainingArguments' own default."""
-WORTH_COMPILING = 5_000_000
-"""Tokens of a training above which compilation is taken to pay."""
 DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.02,
     "logging_nan_inf_filter": False,
@@ -31,7 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "report_to": "none",
 }
 """Where hfpipe starts from another value than TrainingArguments: fractions are of all steps."""
-EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.2}
+EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.2, "per_device_eval_batch_size": 64}
 """Further defaults where there is a validation split."""
 
 
@@ -79,7 +77,7 @@ def precision(training: Mapping[str, Any]) -> bool:
 def compiled(training: Mapping[str, Any], tokens: int) -> bool:
     """Return whether to compile: asked for, or where the training is long enough to earn it back."""
     wanted = training.get("compile", "auto")
-    return compiles() and tokens >= WORTH_COMPILING if wanted == "auto" else bool(wanted)
+    return compiling_pays(tokens) if wanted == "auto" else bool(wanted)
 
 
 def arguments(

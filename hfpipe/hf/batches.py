@@ -1,4 +1,4 @@
-"""Which examples a step sees: a function of the seed, the epoch and the global batch, on any number of processes."""
+"""Which examples a step sees: a function of seed, epoch and batch size, on any number of processes."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from hfpipe.errors import StageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.contract import Rows, Task
+    from hfpipe.contract import Task
     from hfpipe.hf.batches import Key
     from hfpipe.report import DataFacts
 
@@ -161,6 +161,6 @@ def cut(
         if tokens > length:
             pair = pairs[row] if pairs is not None else None
             shorter = tokenizer(texts[row], pair, truncation="longest_first", max_length=length, **wanted)
-            for name in encoded:
-                encoded[name][row] = shorter[name]
+            for name, column in encoded.items():
+                column[row] = shorter[name]
     return encoded | {"truncated": [n - len(ids) for n, ids in zip(whole, encoded["input_ids"], strict=True)]}

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hfpipe.errors import StageError
 from hfpipe.hf.quiet import quiet
+from hfpipe.places import Place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int)
 
 def load_model(
     auto_class: str,
-    place: Path | str,
+    place: Path | Place,
     seed: int,
     *,
     head: dict[str, Any] | None = None,
@@ -59,7 +60,7 @@ def load_model(
     Raises StageError when it cannot be loaded.
     """
     set_seed(seed)
-    name, revision = (str(place), None) if isinstance(place, Path) else split_hub(place)
+    name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
     try:
         with quiet():
             model: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
@@ -74,12 +75,6 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error
     return model
-
-
-def split_hub(place: str) -> tuple[str, str | None]:
-    """Return the Hub id and revision of `owner/name@revision`."""
-    name, _, revision = place.partition("@")
-    return name, revision or None
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Masks for masked-lm: a pure function of the seed, the epoch and the example, never of a generator's past."""
+"""Masks for masked-lm: a pure function of seed, epoch and example, never of a generator's past."""
 
 from __future__ import annotations
 

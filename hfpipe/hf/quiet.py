@@ -1,4 +1,4 @@
-"""Sends what Transformers says to the stage's log in place of the screen, and leaves its settings as they were."""
+"""Sends what Transformers says to the stage's log, not the screen; its settings stay as they were."""
 
 from __future__ import annotations
 

@@ -11,18 +11,19 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hfpipe.errors import StageError
-from hfpipe.hf.loading import one_line, split_hub
+from hfpipe.hf.loading import one_line
 from hfpipe.hf.styles import Style
+from hfpipe.places import Place
 
 TEXTS_AT_ONCE = 256
 
 
-def load_tokenizer(place: Path | str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, never touching the network, or by Hub id (`owner/name@revision`).
 
     Raises StageError when there is none or it cannot be read.
     """
-    name, revision = (str(place), None) if isinstance(place, Path) else split_hub(place)
+    name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name,

@@ -94,6 +94,8 @@ class TaskTrainer(Trainer):
             pin_memory=arguments.dataloader_pin_memory and arguments.device.type == "cuda",
             persistent_workers=arguments.dataloader_persistent_workers,
             prefetch_factor=arguments.dataloader_prefetch_factor,
+            multiprocessing_context=arguments.dataloader_multiprocessing_context,
+            in_order=arguments.dataloader_in_order,
         )
 
     def get_batch_samples(

@@ -67,7 +67,10 @@ def train(
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
-    with quiet(), ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance:
+    with (
+        quiet(),
+        ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
+    ):
         trainer.add_callback(Steps(advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(ctx.folder))

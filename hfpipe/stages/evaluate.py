@@ -148,7 +148,7 @@ class Evaluate(Stage):
         from hfpipe.hf.loading import load_model
         from hfpipe.hf.measuring import measure_model
 
-        place = locate(system.place, ctx.base, ctx.inputs) or str(system.place)
+        place = locate(system.place, ctx.base, ctx.inputs) or system.place
         task = system.task
         model = load_model(task.auto_class, place, ctx.seed, trust_remote_code=self.trust_remote_code)
         for problem in task.fits(model.config, ground.facts):

@@ -11,8 +11,8 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, StageError
 from hfpipe.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate
-from hfpipe.stages.inputs import folder_of
 from hfpipe.report import DataFacts, Report
+from hfpipe.stages.inputs import folder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,7 +118,7 @@ class _Train(Stage):
         head = self.task.head(data)
         if isinstance(self.model, dict):
             return new_model(self.task.auto_class, new_config(self.model, tokenizer, head), ctx.seed)
-        place = locate(self.model, ctx.base, ctx.inputs) or str(self.model)
+        place = locate(self.model, ctx.base, ctx.inputs) or self.model
         return load_model(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
@@ -128,7 +128,8 @@ def _summary(found: dict[str, Any]) -> str:
     scores = [
         f"{name} {value:.4g}" for name, value in found["validation"].items() if name in ("loss", "accuracy")
     ]
-    size = f"{found['parameters'] / 1e6:.1f}M parameters, {found['steps']:,} steps, {found['tokens'] / 1e6:.1f}M tokens"
+    millions = [f"{found[name] / 1e6:.1f}M {name}" for name in ("parameters", "tokens")]
+    size = f"{', '.join(millions)}, {found['steps']:,} steps"
     return size + (f"; validation {', '.join(scores)}" if scores else "")
 
 
