@@ -32,9 +32,7 @@ class _Text(str):
                 raise ValueError(f"{text!r} is not {cls.meant}")
             return cls(cls.prefix + text.removeprefix(cls.prefix))
 
-        return core_schema.no_info_after_validator_function(
-            parse, core_schema.str_schema(strict=True), serialization=core_schema.to_string_ser_schema()
-        )
+        return core_schema.no_info_after_validator_function(parse, core_schema.str_schema(strict=True))
 
 
 class Place(_Text):

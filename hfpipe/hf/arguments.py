@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "save_steps": 0.2,
     "save_total_limit": 2,
     "report_to": "none",
+    "ddp_find_unused_parameters": False,
 }
 """Where hfpipe starts from another value than TrainingArguments: fractions are of all steps."""
 EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.2, "per_device_eval_batch_size": 64}

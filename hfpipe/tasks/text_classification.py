@@ -50,12 +50,14 @@ class TextClassification(Task):
         kind = facts.columns.get(self.label)
         if kind is not None and kind not in PROBLEM_TYPES:
             yield Problem(
-                f"column {self.label!r} holds {kind} values, which are no labels; name a column of classes or floats",
+                f"column {self.label!r} holds {kind} values, no labels; name a column of classes or floats",
                 ("label",),
             )
 
         if len(facts.labels.get(self.label, ("", ""))) < 2:
-            yield Problem(f"column {self.label!r} has a single class; there is nothing to tell apart", ("label",))
+            yield Problem(
+                f"column {self.label!r} has a single class; there is nothing to tell apart", ("label",)
+            )
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         names = facts.labels.get(self.label, ["LABEL_0"])
