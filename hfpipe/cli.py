@@ -13,7 +13,10 @@ from pathlib import Path
 from hfpipe.errors import HfpipeError, RecipeError
 
 DESCRIPTION = "From raw text to an evaluated model in one recipe file."
-EXITS = "exit codes: 0 done, 1 a stage failed or a requirement was not met, 2 the recipe or the arguments are wrong"
+EXITS = (
+    "exit codes: 0 done, 1 a stage failed or a requirement was not met, "
+    "2 the recipe or the arguments are wrong"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()  # so that a reader that went away is noticed here, not while shutting down
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except HfpipeError as error:
         if options.debug:
             traceback.print_exc()

@@ -23,7 +23,8 @@ class Digests:
         self._known: dict[str, list[str | int]] = {}
         if memory is not None:
             with suppress(OSError, ValueError):
-                self._known = json.loads(memory.read_text(encoding="utf-8"))
+                known = json.loads(memory.read_text(encoding="utf-8"))
+                self._known = known if isinstance(known, dict) else {}
 
     def of(self, path: Path) -> str:
         """Return the sha256 (hex) of a file, or of a folder's relative paths and contents.
@@ -44,7 +45,7 @@ class Digests:
             stat = path.stat()
             stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             known = self._known.get(str(path))
-            if known is not None and known[1:] == stamp:
+            if isinstance(known, list) and known[1:] == stamp:
                 return str(known[0])
             digest = _sha256(path)
         except OSError as error:

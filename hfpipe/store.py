@@ -76,7 +76,8 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
         files[code.file] = digests.of(base / code.file)
     for _, pattern in collect(stage, Glob):
         for path in matches(pattern, base):
-            files[os.path.relpath(path, base)] = digests.of(path)
+            absolute = Path(pattern).expanduser().is_absolute()
+            files[str(path) if absolute else os.path.relpath(path, base)] = digests.of(path)
     return Identity(
         kind=stage.kind,
         version=type(stage).version,
@@ -134,7 +135,7 @@ class Store:
         for item in folder.iterdir():
             if item.name == ".work":
                 continue
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
+            shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         (folder / ".work").mkdir(exist_ok=True)
         write_whole(folder / "stage.json", file.model_dump_json(indent=1))
 
@@ -161,7 +162,7 @@ def read_stage(folder: Path) -> StageFile:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all, even through a power cut."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

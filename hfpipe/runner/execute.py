@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfpipe.contract import Progress, RunContext
-from hfpipe.errors import HfpipeError, StageError
+from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe
-from hfpipe.runner.launch import Launch, check_launch, check_world, launched, rank, start
+from hfpipe.runner.launch import (
+    Launch,
+    check_launch,
+    check_world,
+    end_with_parent,
+    launched,
+    rank,
+    report_failure,
+    start,
+)
 from hfpipe.runner.plan import Step, check_known, plan
 from hfpipe.stages import revive
 from hfpipe.store import StageFile, Store, done, read_report, read_stage, write_whole
@@ -60,12 +70,12 @@ def run(
             if rank() == 0:
                 _lead(recipe, runs, step, launch, say, progress)
             else:
-                _follow(step, progress)
+                _follow(recipe, step, progress)
             check_known(recipe, steps)
         if rank() == 0:
             report = read_report(step.folder)
             say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
-    return plan(recipe, runs, until)
+    return [replace(step, done=True, why=()) for step in steps]
 
 
 def run_stage(folder: Path, progress: Progress) -> None:
@@ -75,31 +85,31 @@ def run_stage(folder: Path, progress: Progress) -> None:
     """
     check_world()
     file = read_stage(folder)
-    stage = revive(file.identity.settings, Path(file.base))
     ctx = _context(file, folder, progress)
-    try:
-        with _logged(ctx):
-            report = stage.run(ctx)
-    except HfpipeError as error:
-        write_whole(ctx.work / "error", f"process {rank()}, stage {file.name}: {error}")
-        raise
-    if rank() == 0:
-        write_whole(ctx.work / "result.json", report.model_dump_json())
+    if done(folder) or not ctx.work.is_dir():
+        raise StageError(f"{folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this")
+    end_with_parent()
+    with report_failure(folder, file.name), _told(ctx), _logged(ctx):
+        report = revive(file.identity.settings, Path(file.base)).run(ctx)
+        if rank() == 0:
+            write_whole(ctx.work / "result.json", report.model_dump_json())
 
 
 def _lead(
     recipe: Recipe, runs: Path, step: Step, launch: Launch, say: Callable[[str], None], progress: Progress
 ) -> None:
-    store = Store(runs / recipe.name)
-    with store.lock(step.folder, lambda owner: say(f"{step.name}: waiting for {owner}, which is making it")):
+    store, file = Store(runs / recipe.name), _file(recipe, step)
+    ctx = _context(file, step.folder, progress)
+
+    def waiting(owner: str) -> None:
+        say(f"{step.name}: waiting for {owner}, which is making it")
+
+    with _told(ctx), store.lock(step.folder, waiting):
         if done(step.folder):
             return
-        folders = {name: store.folder(name, key).name for name, key in step.identity.inputs.items()}
-        file = StageFile(name=step.name, base=str(recipe.base), folders=folders, identity=step.identity)
         store.begin(step.folder, file)
-        ctx = _context(file, step.folder, progress)
         started = time.monotonic()
-        with _logged(ctx), _told(ctx):
+        with _logged(ctx):
             step.stage.prepare(ctx)
             report = _run_here_or_launched(step, ctx, launch)
         store.finish(step.folder, _complete(report, time.monotonic() - started))
@@ -116,16 +126,21 @@ def _run_here_or_launched(step: Step, ctx: RunContext, launch: Launch) -> Report
     return step.stage.run(ctx)
 
 
-def _follow(step: Step, progress: Progress) -> None:
-    ready = step.folder / ".work" / "ready"
-    while not done(step.folder):
-        if step.stage.distributed and ready.is_file() and ready.read_text(encoding="utf-8") == _attempt():
-            ctx = _context(read_stage(step.folder), step.folder, progress)
-            step.stage.run(ctx)
-            break
+def _follow(recipe: Recipe, step: Step, progress: Progress) -> None:
+    ctx = _context(_file(recipe, step), step.folder, progress)
+    while not done(step.folder) and not (step.stage.distributed and _ready(ctx)):
         time.sleep(POLL)
+    if not done(step.folder):
+        step.stage.run(ctx)
     while not done(step.folder):
         time.sleep(POLL)
+
+
+def _ready(ctx: RunContext) -> bool:
+    """Tell whether the first process of this very start has prepared the stage."""
+    with suppress(OSError):  # not there yet, or another run has just finished the stage
+        return (ctx.work / "ready").read_text(encoding="utf-8") == _attempt()
+    return False
 
 
 def _attempt() -> str:
@@ -139,6 +154,12 @@ def _attempt() -> str:
         "SLURM_JOB_ID",
     )
     return json.dumps([os.getppid() if single else 0, *(os.environ.get(name, "") for name in names)])
+
+
+def _file(recipe: Recipe, step: Step) -> StageFile:
+    folders = {name: f"{name}-{key}" for name, key in step.identity.inputs.items()}
+    base = str(recipe.base.absolute())
+    return StageFile(name=step.name, base=base, folders=folders, identity=step.identity)
 
 
 def _context(file: StageFile, folder: Path, progress: Progress) -> RunContext:
@@ -170,10 +191,10 @@ def _told(ctx: RunContext) -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise
-        free = shutil.disk_usage(ctx.folder).free / 1e9
-        where = error.filename or ctx.folder
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cause = f"{error.filename or ctx.folder}: {error.strerror}"
         raise StageError(
-            f"stage {ctx.name}: {where}: {error.strerror} ({free:.1f} GB free); mend that and run again, "
+            f"stage {ctx.name}: {cause}; {'make room' if full else 'mend that'} and run again, "
             "what is finished stays"
         ) from error
     except MemoryError as error:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import yaml
 
-from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.errors import HfpipeError, Problem, RecipeError, StageError
+from hfpipe.store import write_whole
 
 ASKED = "HFPIPE_PROCESSES"
 """Environment variable that tells a launched process how many there should be."""
+PARENT = "HFPIPE_PARENT"
+"""Environment variable that tells a launched process who started the launcher."""
+FAILURE = "error"
+"""File among a stage's scratch that says why a launched process failed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ def check_launch(launch: Launch) -> None:
 
 
 def launched() -> bool:
-    """Tell whether a launcher (accelerate, torchrun, Slurm with either) started this process as one of several."""
+    """Tell whether a launcher (accelerate, torchrun) started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -79,7 +88,8 @@ def check_world(environ: Mapping[str, str] = os.environ) -> None:
     if silent:
         raise StageError(
             "accelerate launch was asked for several processes but started one, as it does with --cpu; "
-            "use --multi_gpu (which runs on CPU too), recipes/accelerate/ddp-cpu.yaml, or hfpipe run --processes N"
+            "use --multi_gpu (which runs on CPU too), recipes/accelerate/ddp-cpu.yaml, "
+            "or hfpipe run --processes N"
         )
 
 
@@ -97,17 +107,59 @@ def start(launch: Launch, folder: Path) -> None:
         asked = launch.processes
         command += ["--multi_gpu", "--num_processes", str(asked), "--num_machines", "1"]
         command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    environ[ASKED] = str(asked)
-    failure = folder / ".work" / "error"
+    environ |= {ASKED: str(asked), PARENT: str(os.getpid())}
+    failure = folder / ".work" / FAILURE
     failure.unlink(missing_ok=True)
-    code = subprocess.run(
-        [*command, "-m", "hfpipe", "stage", str(folder)], env=environ, check=False
-    ).returncode
+    code = _spoken([*command, "-m", "hfpipe", "stage", str(folder)], environ, failure)
     if code != 0:
         cause = (
             failure.read_text(encoding="utf-8") if failure.exists() else f"a process ended with code {code}"
         )
         raise StageError(f"{cause}; the log is {folder / 'stage.log'}")
+
+
+def _spoken(command: list[str], environ: dict[str, str], failure: Path) -> int:
+    """Run a command and pass its stderr on until a process has said why it failed; return its exit code.
+
+    What follows is the launcher's own trace, fifty lines that name no cause.
+    """
+    if sys.stderr.isatty():
+        environ = {**environ, "TTY_COMPATIBLE": "1", "COLUMNS": str(get_terminal_size().columns)}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while chunk := os.read(process.stderr.fileno(), 1 << 16):
+            if not failure.exists():
+                os.write(2, chunk)
+    return process.returncode
+
+
+@contextmanager
+def report_failure(folder: Path, stage: str) -> Iterator[None]:
+    """Leave word of what stops this process for the one that started it; the first to fail is heard."""
+    try:
+        yield
+    except Exception as error:
+        failure = folder / ".work" / FAILURE
+        cause = str(error) if isinstance(error, HfpipeError) else f"{type(error).__name__}: {error}"
+        if not failure.exists():
+            write_whole(failure, f"process {rank()}, stage {stage}: {cause}")
+        raise
+
+
+def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
+    """End this process soon after `hfpipe run` dies, which else would leave it at work on a free folder."""
+    if PARENT not in environ:
+        return
+    parent = int(environ[PARENT])
+
+    def watch() -> None:
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(parent, 0)
+                time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _read(config: Path) -> dict[str, Any]:

@@ -12,8 +12,12 @@ from hfpipe.contract import Stage
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.fingerprint import Digests
 from hfpipe.recipe import Recipe, check_facts
+from hfpipe.recipe.words import listed, nearest
 from hfpipe.report import DataFacts
 from hfpipe.store import Identity, Store, done, identify, read_report, read_stage
+
+REWRITTEN = "its settings are written in another way"
+"""Said when what changed does not show, as null in place of a key that is left out."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def plan(recipe: Recipe, runs: Path, until: str | None = None) -> list[Step]:
         identity = identify(stage, recipe.seed, recipe.base, keys, digests)
         keys[name] = identity.key
         folder = store.folder(name, identity.key)
-        why = () if done(folder) else tuple(_reasons(store, folder, name, identity))
+        why = () if done(folder) else tuple(_reasons(store, folder, name, identity)) or (REWRITTEN,)
         steps.append(Step(name, stage, identity, folder, done(folder), why))
     digests.save()
     check_known(recipe, steps)
@@ -55,8 +59,10 @@ def upto(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
         return dict(stages)
     last = [number for number, (name, stage) in enumerate(stages.items()) if until in (name, stage.kind)]
     if not last:
-        there = ", ".join(dict.fromkeys([*stages, *(stage.kind for stage in stages.values())]))
-        raise RecipeError([Problem(f"--until {until}: no such stage or kind; there are {there}")])
+        there = list(dict.fromkeys([*stages, *(stage.kind for stage in stages.values())]))
+        close = nearest(until, there)
+        mend = f"did you mean {close!r}?" if close else f"there is {listed(there)}"
+        raise RecipeError([Problem(f"--until {until}: no such stage or kind; {mend}")])
     return dict(list(stages.items())[: last[-1] + 1])
 
 
@@ -94,21 +100,20 @@ def _reasons(store: Store, folder: Path, name: str, identity: Identity) -> Itera
 def _changes(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     old, new = dict(_flat(before)), dict(_flat(after))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key, _MISSING) != new.get(key, _MISSING):
+        if old.get(key) != new.get(key):
             label = key if what == "settings" else f"{what} {key}"
-            yield f"{label}: {_show(old.get(key, _MISSING))} → {_show(new.get(key, _MISSING))}"
-
-
-_MISSING = object()
+            yield f"{label}: {_show(old.get(key))} → {_show(new.get(key))}"
 
 
 def _show(value: Any) -> str:
-    return "not set" if value is _MISSING else value if isinstance(value, str) else json.dumps(value)
+    if value is None:
+        return "not set"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
-        if isinstance(item, Mapping) and item:
+        if isinstance(item, Mapping):
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
