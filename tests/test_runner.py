@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -188,7 +189,7 @@ def test_the_plan_says_which_setting_changed(
 
 
 def test_the_plan_says_which_input_changed(recipe: Path, tmp_path: Path) -> None:
-    old, new = (plan(toys.read(recipe, over), tmp_path / "runs") for over in ([], ["words.size=5"]))
+    old, new = (toys.steps(recipe, tmp_path / "runs", over) for over in ([], ["words.size=5"]))
     assert new[2].why == (f"input words: {old[1].identity.key} → {new[1].identity.key}",)
 
 
@@ -293,14 +294,14 @@ def test_a_killed_run_is_taken_up_by_the_next(tmp_path: Path) -> None:
 
 
 def test_the_report_is_written_last_and_the_scratch_removed(recipe: Path, tmp_path: Path) -> None:
-    for step in plan(toys.read(recipe), tmp_path / "runs"):
+    for step in toys.steps(recipe, tmp_path / "runs"):
         times = {item.name: item.stat().st_mtime_ns for item in step.folder.iterdir()}
         assert max(times.values()) == times["report.json"]
         assert ".work" not in times
 
 
 def test_a_report_says_how_long_it_took_and_with_which_libraries(recipe: Path, tmp_path: Path) -> None:
-    report = read_report(plan(toys.read(recipe), tmp_path / "runs")[0].folder)
+    report = read_report(toys.steps(recipe, tmp_path / "runs")[0].folder)
     assert report.seconds > 0
     assert {"hfpipe", "torch", "transformers"} <= report.versions.keys()
 
@@ -348,8 +349,54 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     assert [": done · " in line for line in said] == [True, True, False, False]
 
 
+REFUSED = {
+    "a full disk": (
+        OSError(errno.ENOSPC, "No space left on device", "/runs/model.safetensors"),
+        "/runs/model.safetensors: No space left on device; make room and run again, what is finished stays",
+    ),
+    "a full disk, told by a library in Rust": (
+        Exception("I/O error: No space left on device (os error 28)"),
+        "FOLDER: No space left on device; make room and run again, what is finished stays",
+    ),
+    "a file that may not be read": (
+        PermissionError(errno.EACCES, "Permission denied", "/corpus.txt"),
+        "/corpus.txt: Permission denied; mend that and run again, what is finished stays",
+    ),
+    "no memory": (
+        MemoryError(),
+        "out of memory; use a smaller per_device_train_batch_size, length or model",
+    ),
+    "no memory, told by torch": (
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 TB"),
+        "out of memory; use a smaller per_device_train_batch_size, length or model",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "line"), REFUSED.values(), ids=REFUSED)
+def test_what_the_machine_refuses_is_one_line_with_a_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(self: toys.Words, ctx: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(toys.Words, "run", fail)
+    path, runs = toys.write(tmp_path), tmp_path / "runs"
+    with pytest.raises(StageError) as caught:
+        toys.make(path, runs)
+    folder = toys.steps(path, runs)[1].folder
+    assert str(caught.value) == f"stage words: {line.replace('FOLDER', str(folder))}"
+    assert "Traceback" in (folder / "stage.log").read_text(encoding="utf-8")
+
+
+def test_an_error_of_ones_own_code_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toys.Words, "run", lambda self, ctx: {}["label"])
+    with pytest.raises(KeyError, match="label"):
+        toys.make(toys.write(tmp_path), tmp_path / "runs")
+
+
 def test_a_damaged_report_of_a_finished_stage_is_one_line(recipe: Path, tmp_path: Path) -> None:
-    folder = plan(toys.read(recipe), tmp_path / "runs")[0].folder
+    folder = toys.steps(recipe, tmp_path / "runs")[0].folder
     (folder / "report.json").write_text("{")
     with pytest.raises(StageError, match=f"delete {folder} to make it anew") as caught:
         toys.make(recipe, tmp_path / "runs")

@@ -14,7 +14,7 @@ from hfpipe.own_code import load_code
 from hfpipe.places import Code, DataPlace, Glob, ModelPlace, TokenizerPlace, matches
 from hfpipe.recipe import Recipe, load
 from hfpipe.report import DataFacts, Report
-from hfpipe.runner import plan, run
+from hfpipe.runner import Step, plan, run
 
 TOPICS = """\
 The Nile	river
@@ -154,6 +154,11 @@ def make(path: Path, runs: Path, overrides: Sequence[str] = (), **options: Any) 
     return said
 
 
+def steps(path: Path, runs: Path, overrides: Sequence[str] = ()) -> list[Step]:
+    """Plan a recipe of toys."""
+    return plan(read(path, overrides), runs)
+
+
 def reasons(path: Path, runs: Path, overrides: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
     """Return the stages that would run, and why."""
-    return {step.name: step.why for step in plan(read(path, overrides), runs) if not step.done}
+    return {step.name: step.why for step in steps(path, runs, overrides) if not step.done}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe
+from hfpipe.runner.failures import logged, told
 from hfpipe.runner.launch import (
     Launch,
     check_launch,
@@ -89,7 +88,7 @@ def run_stage(folder: Path, progress: Progress) -> None:
     if done(folder) or not ctx.work.is_dir():
         raise StageError(f"{folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this")
     end_with_parent()
-    with report_failure(folder, file.name), _told(ctx), _logged(ctx):
+    with report_failure(folder, file.name), told(ctx), logged(ctx):
         report = revive(file.identity.settings, Path(file.base)).run(ctx)
         if rank() == 0:
             write_whole(ctx.work / "result.json", report.model_dump_json())
@@ -104,12 +103,12 @@ def _lead(
     def waiting(owner: str) -> None:
         say(f"{step.name}: waiting for {owner}, which is making it")
 
-    with _told(ctx), store.lock(step.folder, waiting):
+    with told(ctx), store.lock(step.folder, waiting):
         if done(step.folder):
             return
         store.begin(step.folder, file)
         started = time.monotonic()
-        with _logged(ctx):
+        with logged(ctx):
             step.stage.prepare(ctx)
             report = _run_here_or_launched(step, ctx, launch)
         store.finish(step.folder, _complete(report, time.monotonic() - started))
@@ -181,44 +180,3 @@ def _complete(report: Report, seconds: float) -> Report:
         except PackageNotFoundError:
             continue
     return report.model_copy(update={"seconds": round(seconds, 3), "versions": versions})
-
-
-@contextmanager
-def _told(ctx: RunContext) -> Iterator[None]:
-    """Turn what the machine refuses into one line with a mend."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.strerror is None:
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        cause = f"{error.filename or ctx.folder}: {error.strerror}"
-        raise StageError(
-            f"stage {ctx.name}: {cause}; {'make room' if full else 'mend that'} and run again, "
-            "what is finished stays"
-        ) from error
-    except MemoryError as error:
-        raise StageError(f"stage {ctx.name}: out of memory; use a smaller batch, length or model") from error
-
-
-@contextmanager
-def _logged(ctx: RunContext) -> Iterator[None]:
-    """Keep what hfpipe and the libraries say, and the trace of a failure, in the stage's log file."""
-    handler = logging.FileHandler(ctx.folder / "stage.log", encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s [{rank()}] %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    logger = logging.getLogger("hfpipe")
-    before = logger.level
-    root.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.info("stage %s begins in process %d", ctx.name, os.getpid())
-    try:
-        yield
-        logger.info("stage %s is done", ctx.name)
-    except BaseException:
-        logger.info("stopped", exc_info=True)
-        raise
-    finally:
-        root.removeHandler(handler)
-        logger.setLevel(before)
-        handler.close()

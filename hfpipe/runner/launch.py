@@ -50,7 +50,13 @@ def check_launch(launch: Launch) -> None:
         raise RecipeError(
             [Problem("--processes and --accelerate are for plain `hfpipe run`, not under a launcher")]
         )
-    if launch.config is not None and _read(launch.config).get("num_machines", 1) > 1:
+    if launch.config is None:
+        return
+    settings = _read(launch.config)
+    if "distributed_type" not in settings:
+        cause = "is no Accelerate config, which has a distributed_type; see recipes/accelerate"
+        raise RecipeError([Problem(f"--accelerate {launch.config}: {cause}")])
+    if settings.get("num_machines", 1) > 1:
         command = f"accelerate launch --config_file {launch.config} -m hfpipe run RECIPE"
         raise RecipeError(
             [Problem(f"--accelerate {launch.config}: for several machines run, on each, {command}")]
@@ -153,7 +159,7 @@ def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
     parent = int(environ[PARENT])
 
     def watch() -> None:
-        with suppress(ProcessLookupError):
+        with suppress(OSError):
             while True:
                 os.kill(parent, 0)
                 time.sleep(1)
@@ -166,6 +172,6 @@ def _read(config: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise RecipeError([Problem(f"--accelerate {config}: cannot be read ({reason})")]) from None
     return settings if isinstance(settings, dict) else {}

@@ -1,0 +1,78 @@
+"""What goes wrong while a stage runs: one line for the person, and the whole trace in the stage's log."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from hfpipe.contract import RunContext
+from hfpipe.errors import HfpipeError, StageError
+from hfpipe.runner.launch import rank
+
+
+@contextmanager
+def told(ctx: RunContext) -> Iterator[None]:
+    """Turn what the machine refuses into one line with a mend. Raises StageError."""
+    try:
+        yield
+    except HfpipeError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            line = "out of memory; use a smaller per_device_train_batch_size, length or model"
+        elif (refused := refusal(error)) is not None:
+            mend = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+            where = refused.filename or ctx.folder
+            line = f"{where}: {refused.strerror}; {mend} and run again, what is finished stays"
+        else:
+            raise
+        raise StageError(f"stage {ctx.name}: {line}") from error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; torch has an error of its own for devices, and none for the CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def refusal(error: Exception) -> OSError | None:
+    """Return what the operating system said, if it did; libraries in Rust put it into words."""
+    if isinstance(error, OSError):
+        return error if error.strerror else None
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+@contextmanager
+def logged(ctx: RunContext) -> Iterator[None]:
+    """Keep what hfpipe and the libraries say, and the trace of a failure, in the stage's log file."""
+    handler = _Log(ctx.folder / "stage.log", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter(f"%(asctime)s [{rank()}] %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    logger = logging.getLogger("hfpipe")
+    before = logger.level
+    root.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.info("stage %s begins in process %d", ctx.name, os.getpid())
+    try:
+        yield
+        logger.info("stage %s is done", ctx.name)
+    except BaseException:
+        logger.info("stopped", exc_info=True)
+        raise
+    finally:
+        root.removeHandler(handler)
+        logger.setLevel(before)
+        with suppress(OSError):
+            handler.close()
+
+
+class _Log(logging.FileHandler):
+    """A log that stops nothing when it cannot be written, and prints no trace of it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        return
