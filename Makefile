@@ -56,8 +56,8 @@ test: $(INSTALLED) ## Run every test, the slow ones too, as continuous integrati
 
 test-all: check test ## Check and test everything
 
-bench: ## Measure speed and memory (there are no benchmarks yet)
-	@echo "make bench: there are no benchmarks yet" >&2; exit 1
+bench: $(INSTALLED) ## Measure speed
+	@for file in tests/bench/*.py; do echo "$$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
 
 clean: ## Remove caches and build products; runs/ and .venv stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
