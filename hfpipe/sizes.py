@@ -193,7 +193,7 @@ class _Training:
             self.stage.task.length,
             self.predicted,
             bf16=precision(training),
-            recomputed=training.get("gradient_checkpointing", False),
+            recomputed=any(training.get(f"{what}_checkpointing") for what in ("activation", "gradient")),
         )
         weights = shape.parameters * FLOAT
         self._add("weights", weights, estimated=estimated, memory=True)
@@ -212,7 +212,7 @@ class _Training:
 
         training = DEFAULTS | self.stage.training
         weights = shape.parameters * FLOAT
-        state = 0 if training.get("save_only_model") else optimizer_state(shape, training.get("optim")) or 0
+        state = optimizer_state(shape, training.get("optim")) or 0
         saves = _saves(training, steps)
         limit = training["save_total_limit"]
         checkpoints = (saves if limit is None else min(saves, limit + 1)) * (weights + state)

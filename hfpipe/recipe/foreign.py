@@ -30,6 +30,7 @@ _ADAPTER = Name("", "hfpipe trains all weights and has no adapters; delete it")
 _QUANTIZED = Name("", "hfpipe does not train quantized models; delete it")
 _BY_LENGTH = Name("", "hfpipe groups by length by itself; delete it")
 _FOLDER = Name("", "each stage has its own folder under --runs; delete it")
+_UPLOAD = Name("", "a finished stage is a plain folder: hf upload NAME FOLDER sends it; delete it")
 _HARDWARE = Name("", "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE")
 
 NAMES: dict[str, Name] = {
@@ -128,9 +129,9 @@ NAMES: dict[str, Name] = {
     "flash_attn": Name("model.attn_implementation", "with model a mapping"),
     "wandb_project": Name("training.report_to", "wandb; the project is WANDB_PROJECT in the environment"),
     "use_wandb": Name("training.report_to", "as wandb"),
-    "use_auth_token": Name("training.hub_token"),
-    "push_to_hub_model_id": Name("training.hub_model_id"),
-    "push_to_hub_token": Name("training.hub_token"),
+    "use_auth_token": _UPLOAD,
+    "push_to_hub_model_id": _UPLOAD,
+    "push_to_hub_token": _UPLOAD,
     "adapter": _ADAPTER,
     "finetuning_type": _ADAPTER,
     "lora_r": _ADAPTER,

@@ -16,6 +16,9 @@ _ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accel
 _OWN_ORDER = "hfpipe orders and batches the examples itself; delete it"
 _OWN_EVAL = "hfpipe runs evaluation itself, in one streaming pass; delete it"
 _OWN_STAGES = "the kinds of stage say what is done; delete it"
+_OWN_COMPILE = "write 'compile: true' or 'compile: auto'"
+_OWN_LOSS = "the loss is a mean over all targets of a step, and stops the stage if it is no number; delete it"
+_OWN_HUB = "a finished stage is a plain folder: hf upload NAME FOLDER sends it; delete it"
 
 MANAGED: dict[str, str] = {
     "output_dir": "each stage has its own folder under --runs; delete it",
@@ -34,6 +37,8 @@ MANAGED: dict[str, str] = {
     "do_predict": _OWN_STAGES,
     "resume_from_checkpoint": "an unfinished stage is taken up again by itself; delete it",
     "ignore_data_skip": "a resumed run sees the data it would have seen; delete it",
+    "save_only_model": "a resumed run needs the optimizer as well; delete it",
+    "restore_callback_states_from_checkpoint": "a resumed run counts on from where it stopped; delete it",
     "remove_unused_columns": "the task chooses the columns; delete it",
     "label_names": "the task names its labels; delete it",
     "prediction_loss_only": _OWN_EVAL,
@@ -42,11 +47,26 @@ MANAGED: dict[str, str] = {
     "eval_do_concat_batches": _OWN_EVAL,
     "eval_accumulation_steps": _OWN_EVAL,
     "eval_use_gather_object": _OWN_EVAL,
-    "torch_compile": "write 'compile: true' or 'compile: auto'",
+    "bf16_full_eval": _OWN_EVAL,
+    "fp16_full_eval": _OWN_EVAL,
+    "average_tokens_across_devices": _OWN_LOSS,
+    "logging_nan_inf_filter": _OWN_LOSS,
+    "torch_compile": _OWN_COMPILE,
+    "torch_compile_backend": _OWN_COMPILE,
+    "torch_compile_mode": _OWN_COMPILE,
+    "disable_tqdm": "hfpipe shows its own progress, and none under CI or a pipe; delete it",
     "auto_find_batch_size": "the batch size is part of the result; set per_device_train_batch_size",
     "train_sampling_strategy": _OWN_ORDER,
     "length_column_name": _OWN_ORDER,
     "dataloader_drop_last": _OWN_ORDER,
+    "dataloader_in_order": _OWN_ORDER,
+    "push_to_hub": _OWN_HUB,
+    "hub_model_id": _OWN_HUB,
+    "hub_strategy": _OWN_HUB,
+    "hub_token": _OWN_HUB,
+    "hub_private_repo": _OWN_HUB,
+    "hub_always_push": _OWN_HUB,
+    "hub_revision": _OWN_HUB,
 }
 """Arguments that hfpipe sets itself, and what to write instead."""
 
@@ -57,6 +77,11 @@ WORDS: dict[str, str] = {
 }
 """The words hfpipe adds to TrainingArguments, with their help."""
 
+_OF_WORKERS = (
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+)
 _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 
 
@@ -109,12 +134,11 @@ def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
             yield KeyProblem(
                 f"'budget' and {other!r} both say how long to train{inside(path)}; keep one", (*path, other)
             )
-    for half in ("fp16", "fp16_full_eval"):
-        whole = half.replace("fp16", "bf16")
-        if given.get(half) is True and given.get(whole) is True:
-            yield KeyProblem(f"{half!r} and {whole!r} are both true{inside(path)}; keep one", (*path, half))
-    if given.get("push_to_hub") is True and "hub_model_id" not in given:
-        yield KeyProblem(f"'push_to_hub'{inside(path)} needs 'hub_model_id'", (*path, "push_to_hub"))
+    if given.get("fp16") is True and given.get("bf16") is True:
+        yield KeyProblem(f"'fp16' and 'bf16' are both true{inside(path)}; keep one", (*path, "fp16"))
+    for key in _OF_WORKERS:
+        if given.get(key) and not given.get("dataloader_num_workers"):
+            yield KeyProblem(f"{key!r}{inside(path)} needs 'dataloader_num_workers'", (*path, key))
     saves, evaluates = given.get("save_strategy"), given.get("eval_strategy")
     if (
         given.get("load_best_model_at_end") is True
