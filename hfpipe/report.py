@@ -10,9 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class Record(BaseModel):
     """Base of everything written as JSON into a stage folder."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Comparison(Record):
