@@ -63,3 +63,11 @@ def test_ids_are_unique_and_a_text_of_its_own_keeps_its_id(pairs: list[tuple[str
     assert len(set(given_ids)) == len(pairs)
     first = dict(zip(reversed(pairs), reversed(given_ids), strict=True))
     assert all(first[pair] == Ids().of(row(*pair)) for pair in first)
+
+
+@given(st.permutations([("validation", 0.2), ("test", 0.3), ("later", 0.1)]), st.text())
+def test_the_order_in_which_shares_are_written_moves_no_row(
+    shares: list[tuple[str, float]], text: str
+) -> None:
+    as_written = splitter({"validation": 0.2, "test": 0.3, "later": 0.1}, [None], 1)
+    assert splitter(dict(shares), [None], 1)(row(text)) == as_written(row(text))

@@ -18,7 +18,8 @@ def splitter(shares: Mapping[str, float], given: Collection[str | None], seed: i
     A split the source gives stays as it is; `shares` carve those it lacks out of train. Rows of equal
     text get the same split, and a row keeps its split when others are added.
     """
-    wanted = [(name, share) for name, share in shares.items() if name not in given]
+    # In an order of its own: keys of a recipe may be swapped, and the rows must not move with them.
+    wanted = sorted(((name, share) for name, share in shares.items() if name not in given), reverse=True)
     salt = seed.to_bytes(8, "little", signed=True)
 
     def choose(row: Row) -> str:

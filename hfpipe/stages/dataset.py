@@ -169,5 +169,5 @@ def _patterns(source: Source, base: Path) -> dict[str | None, dict[str, list[Pat
         split: {
             pattern: matches(pattern, base) for pattern in (globs if isinstance(globs, list) else [globs])
         }
-        for split, globs in files.items()
+        for split, globs in sorted(files.items(), key=str)  # as written, or swapped: duplicates fall alike
     }
