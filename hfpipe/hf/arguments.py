@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
@@ -16,13 +16,15 @@ from hfpipe.hf.loading import one_line
 from hfpipe.hf.speed import bf16_pays, compiling_pays, on_cpu
 from hfpipe.recipe import budget
 
+if TYPE_CHECKING:
+    from hfpipe.metrics.metric import Metric
+
 OWN = ("budget", "bf16", "compile")
 """Words of `training:` that are hfpipe's own, or mean more than TrainingArguments lets them."""
 EPOCHS = 3.0
 """TrainingArguments' own default."""
 DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.02,
-    "logging_nan_inf_filter": False,
     "save_strategy": "steps",
     "save_steps": 0.2,
     "save_total_limit": 2,
@@ -32,6 +34,13 @@ DEFAULTS: dict[str, Any] = {
 """Where hfpipe starts from another value than TrainingArguments: fractions are of all steps."""
 EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.2, "per_device_eval_batch_size": 64}
 """Further defaults where there is a validation split."""
+TOGETHER = {
+    "eval_strategy": "save_strategy",
+    "save_strategy": "eval_strategy",
+    "eval_steps": "save_steps",
+    "save_steps": "eval_steps",
+}
+"""Argument → the one that it has to agree with where the best model is kept, and so defaults to."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +90,39 @@ def compiled(training: Mapping[str, Any], tokens: int) -> bool:
     return compiling_pays(tokens) if wanted == "auto" else bool(wanted)
 
 
+def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metric:
+    """Return the metric that tells the best model: the one named, else the loss, else the task's first.
+
+    Raises StageError when the task has no metric of that name.
+    """
+    named = {metric.name: metric for metric in metrics}
+    wanted = training.get("metric_for_best_model")
+    if wanted is None:
+        return named.get("loss", metrics[0])
+    name = str(wanted).removeprefix("eval_")
+    if name not in named:
+        raise StageError(f"metric_for_best_model: the task has no {name!r}; it has {', '.join(named)}")
+    return named[name]
+
+
 def arguments(
-    training: Mapping[str, Any], folder: Path, seed: int, course: Course, *, validated: bool, early: bool
+    training: Mapping[str, Any], folder: Path, seed: int, course: Course, best: Metric | None, *, early: bool
 ) -> TrainingArguments:
-    """Return the TrainingArguments of one process. Raises StageError when Transformers refuses them."""
+    """Return the TrainingArguments of one process.
+
+    `best` tells the best model, and is None where there is no validation split.
+    Raises StageError when Transformers refuses them.
+    """
     given = {name: value for name, value in training.items() if name not in OWN}
-    settings = DEFAULTS | (EVALUATED if validated else {})
+    settings = dict(DEFAULTS)
+    if best is not None:
+        # Transformers takes every metric whose name does not end in "loss" for one that should rise.
+        settings |= EVALUATED | {"greater_is_better": best.higher_is_better}
+        given["metric_for_best_model"] = best.name
     if early:
-        settings |= {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+        settings["load_best_model_at_end"] = True
+    if (settings | given).get("load_best_model_at_end") and given.get("save_strategy") != "best":
+        settings |= {name: given[other] for name, other in TOGETHER.items() if other in given}
     settings |= given | {
         "output_dir": str(folder),
         "seed": seed,
@@ -98,9 +132,15 @@ def arguments(
         "per_device_train_batch_size": course.shares.micro,
         "gradient_accumulation_steps": course.shares.accumulation,
         "remove_unused_columns": False,
+        "restore_callback_states_from_checkpoint": True,
+        "logging_nan_inf_filter": False,
         "disable_tqdm": True,
     }
     try:
-        return TrainingArguments(**settings)
+        made = TrainingArguments(**settings)
     except (TypeError, ValueError, ImportError) as error:
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
+    made._n_gpu = min(
+        made.n_gpu, 1
+    )  # a process without a launcher would else share batches out by DataParallel
+    return made

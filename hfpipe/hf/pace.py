@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import torch
 
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.losses import forward
+from hfpipe.hf.speed import on_cpu
 
 if TYPE_CHECKING:
     from hfpipe.hf.training import Training
@@ -23,26 +26,30 @@ def steps_within(seconds: float, parts: Training, shares: Shares, seed: int, *, 
 
     The passes run on a copy of the model and the first batches of the first epoch; nothing is trained.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu" if on_cpu() else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     copied = copy.deepcopy(parts.model)
     model: torch.nn.Module = copied
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    batches = iter(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
+    batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
     head = copied.get_output_embeddings()
-    started = time.monotonic()
-    for number in range(WARM_UP + TIMED):
+    started = 0.0
+    for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
         if number == WARM_UP:
-            started = time.monotonic()
-        keys = next(batches, None)
-        if keys is None:
-            break
+            started = _now(device)
         batch = parts.task.collate(parts.train.__getitems__(keys), parts.tokenizer, seed, train=True)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bf16):
             outputs = forward(model, batch, parts.task.positions(batch), head)
             parts.task.loss(outputs, batch).total.backward()
         optimizer.step()
         optimizer.zero_grad()
-    pace = (time.monotonic() - started) / TIMED * shares.accumulation
+    pace = (_now(device) - started) / TIMED * shares.accumulation
     return max(1, int(seconds / max(pace, 1e-6)))
+
+
+def _now(device: str) -> float:
+    """Return the time once the device has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.monotonic()

@@ -44,7 +44,8 @@ def score(
     bare = accelerator.unwrap_model(model)
     model.eval()
     rows = examples.rows
-    with torch.inference_mode(), accelerator.autocast():
+    # Not inference_mode: what FSDP gathers and models cache in it could not be trained with afterwards.
+    with torch.no_grad(), accelerator.autocast():
         for index, columns in _passes(model, bare, examples, task, tokenizer, accelerator, batch_size, seed):
             tally.add(rows[index], columns)
             if keep is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +64,7 @@ class TaskTrainer(Trainer):
             processing_class=tokenizer,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=lambda examples: task.collate(examples, tokenizer, arguments.seed, train=True),
+            data_collator=partial(task.collate, tokenizer=tokenizer, seed=arguments.seed, train=True),
         )
         self.task = task
         self.folder = Path(str(arguments.output_dir))
@@ -74,16 +76,16 @@ class TaskTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.head = model.get_output_embeddings()
         self.remove_callback(PrinterCallback)
+        self.add_callback(Ended())
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process' batches; they are shared out here, not by Accelerate."""
         arguments = self.args
-        seed = arguments.data_seed if arguments.data_seed is not None else arguments.seed
         batches = StepBatches(
             self.examples.lengths,
             self.shares,
             arguments.process_index,
-            seed,
+            arguments.seed,
             grouped=not self.task.packed,
         )
         return EpochLoader(
@@ -95,13 +97,17 @@ class TaskTrainer(Trainer):
             persistent_workers=arguments.dataloader_persistent_workers,
             prefetch_factor=arguments.dataloader_prefetch_factor,
             multiprocessing_context=arguments.dataloader_multiprocessing_context,
-            in_order=arguments.dataloader_in_order,
         )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
-        """Return the batches of a step and the number of targets in them, over all processes."""
+        """Return the batches of a step and the number of targets in them, over all processes.
+
+        There are none once training is over, which Trainer itself asks only after a step.
+        """
+        if self.control.should_training_stop:
+            return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
         count = sum((self.task.count(batch) for batch in batches), torch.tensor(0)).to(device)
         return batches, self.accelerator.reduce(count, reduction="sum")
@@ -156,6 +162,16 @@ class TaskTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
         return scores
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Return the norm, not used yet. Raises StageError when it is no number; fp16 skips such a step."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and self.accelerator.scaler is None and not math.isfinite(norm):
+            raise StageError(
+                f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; "
+                "lower learning_rate; checkpoints from before it are whole"
+            )
+        return norm
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -169,6 +185,16 @@ class TaskTrainer(Trainer):
     def _dump(self, inputs: Batch) -> None:
         texts = self.tokenizer.batch_decode(inputs["input_ids"].cpu())
         self._bad_batch.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+class Ended(TrainerCallback):
+    """Trains no further when a run is taken up again that was killed after its last step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        kept = state.stateful_callbacks.get("TrainerControl", {})
+        if kept.get("args", {}).get("should_training_stop"):
+            control.should_training_stop = True
+            control.should_evaluate = control.should_save = False
 
 
 class Steps(TrainerCallback):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback
 
-from hfpipe.hf.arguments import Course, arguments, compiled, precision, shares_of, steps_of
+from hfpipe.errors import StageError
+from hfpipe.hf.arguments import Course, arguments, best_metric, compiled, precision, shares_of, steps_of
 from hfpipe.hf.checkpoints import newest
+from hfpipe.hf.loading import one_line
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import compile_body
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
 
 log = logging.getLogger(__name__)
+
+POLL = 0.2
+"""Seconds between looks for what the first process decided."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,7 @@ def train(
     `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
     """
     course = _course(parts, training, ctx)
-    validated = parts.validation is not None
-    args = arguments(training, ctx.work, ctx.seed, course, validated=validated, early=early is not None)
-    if course.compiled:
-        compile_body(parts.model)
-    trainer = TaskTrainer(
-        parts.task,
-        parts.model,
-        parts.tokenizer,
-        args,
-        train=parts.train,
-        validation=parts.validation,
-        shares=course.shares,
-        metrics=parts.metrics,
-    )
+    trainer = _trainer(parts, training, course, ctx, early=early is not None)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
@@ -75,23 +70,68 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(ctx.folder))
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
+    if trainer.is_world_process_zero():
+        _complete(ctx)
     return _facts(trainer, parts.model, course)
 
 
+def _trainer(
+    parts: Training, training: Mapping[str, Any], course: Course, ctx: RunContext, *, early: bool
+) -> TaskTrainer:
+    best = best_metric(training, parts.metrics) if parts.validation is not None else None
+    args = arguments(training, ctx.work, ctx.seed, course, best, early=early)
+    if course.compiled:
+        compile_body(parts.model)
+    try:
+        return TaskTrainer(
+            parts.task,
+            parts.model,
+            parts.tokenizer,
+            args,
+            train=parts.train,
+            validation=parts.validation,
+            shares=course.shares,
+            metrics=parts.metrics,
+        )
+    except (
+        ValueError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # as a tracker of report_to that is not installed
+        raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
+
+
+def _complete(ctx: RunContext) -> None:
+    """Keep what trackers wrote, and see that there are weights. Raises StageError when there are none."""
+    if (ctx.work / "runs").is_dir():
+        shutil.copytree(ctx.work / "runs", ctx.folder / "runs", dirs_exist_ok=True)
+    if not any(ctx.folder.glob("*.safetensors")):
+        raise StageError(
+            f"{ctx.folder}: no weights were saved; let the Accelerate config gather them: "
+            "fsdp_state_dict_type: FULL_STATE_DICT, or zero3_save_16bit_model: true"
+        )
+
+
 def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Course:
-    """Decide how long to train; what a time budget came to is kept for when the run is taken up again."""
+    """Decide how long to train; what a time budget came to is kept for when the run is taken up again.
+
+    Every process measures, as they will share the machine, and all take the number of the first.
+    """
     shares = shares_of(training)
     tokens = int(parts.train.lengths.sum())
     decided = ctx.work / "steps.json"
     steps = steps_of(training, len(parts.train), tokens, shares.total)
     bf16 = precision(training)
-    if steps is None and decided.exists():
-        steps = int(json.loads(decided.read_text(encoding="utf-8")))
     if steps is None:
-        seconds = budget.parse(training["budget"]).seconds
-        assert seconds is not None
-        steps = steps_within(seconds, parts, shares, ctx.seed, bf16=bf16)
-        write_whole(decided, json.dumps(steps))
+        if not decided.exists():
+            seconds = budget.parse(training["budget"]).seconds
+            assert seconds is not None
+            measured = steps_within(seconds, parts, shares, ctx.seed, bf16=bf16)
+            if int(os.environ.get("RANK", "0")) == 0:
+                write_whole(decided, json.dumps(measured))
+        while not decided.exists():  # there is no process group yet; if the first fails, all are ended
+            time.sleep(POLL)
+        steps = int(json.loads(decided.read_text(encoding="utf-8")))
     seen = steps * shares.total * tokens // len(parts.train)
     return Course(shares, steps, bf16, compiled(training, seen))
 
@@ -108,7 +148,7 @@ def _checkpoint(ctx: RunContext) -> Path | None:
 def _facts(trainer: TaskTrainer, model: PreTrainedModel, course: Course) -> dict[str, Any]:
     history = trainer.state.log_history
     seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
-    evaluated = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
+    evaluated = _evaluated(trainer)
     lengths = trainer.examples.lengths
     return {
         "parameters": model.num_parameters(),
@@ -123,3 +163,17 @@ def _facts(trainer: TaskTrainer, model: PreTrainedModel, course: Course) -> dict
         },
         "history": history,
     }
+
+
+def _evaluated(trainer: TaskTrainer) -> dict[str, Any]:
+    """Return the last scores on the validation split of the model that is kept; empty when there are none."""
+    state = trainer.state
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    return next(
+        (
+            entry
+            for entry in reversed(state.log_history)
+            if "eval_runtime" in entry and entry["step"] == (best or state.global_step)
+        ),
+        {},
+    )

@@ -18,7 +18,7 @@ class Budget:
     """How long to train: exactly one of the four is set."""
 
     seconds: float | None = None
-    """Wall time of training, evaluation and saving included."""
+    """Wall time of the steps; evaluation and saving come on top."""
     tokens: int | None = None
     """Tokens seen, repeats included."""
     epochs: float | None = None

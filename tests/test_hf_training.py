@@ -1,0 +1,200 @@
+"""What a training keeps to whatever its arguments: the best model, its end, and both when taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from hfpipe.contract import RunContext
+from hfpipe.errors import StageError
+from hfpipe.hf import training as hf_training
+from hfpipe.hf.arguments import Course, arguments, best_metric
+from hfpipe.hf.batches import share_out
+from hfpipe.hf.checkpoints import newest
+from hfpipe.hf.encoding import encode
+from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.styles import STYLES
+from hfpipe.hf.tables import facts_of
+from hfpipe.hf.tokenizer import complete
+from hfpipe.hf.vocabulary import Learner
+from hfpipe.metrics.classification import multi_label, single_label
+from hfpipe.metrics.language import language_modelling
+from hfpipe.metrics.regression import regression
+from hfpipe.tasks.masked_lm import MaskedLM
+
+Make = Callable[..., RunContext]
+TEXTS = [
+    "The Nile is a river in Africa that flows north into the Mediterranean Sea.",
+    "Everest is the highest mountain above the sea, on the border of Nepal and China.",
+    "The Amazon carries more water than any other river.",
+    "K2 is the second highest mountain and harder to climb than Everest.",
+    "The Danube flows through ten countries into the Black Sea.",
+]
+MODEL = {
+    "type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+STEADY = {"lr_scheduler_type": "constant", "learning_rate": 1e-2, "logging_steps": 1, "bf16": False}
+
+
+def parts(folder: Path) -> hf_training.Training:
+    """Return a small training of masked-lm, model and all made anew."""
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    learner = Learner("wordpiece", STYLES["bert"], (), 200, 1, lowercase=True)
+    tokenizer = complete(learner.learn(TEXTS), STYLES["bert"], ())
+    task, facts = MaskedLM(length=8), facts_of(datasets.DatasetDict(train=rows))
+
+    def encoded(split: str) -> Any:
+        path = folder / f"{split}.arrow"
+        return encode(task, rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None)[0]
+
+    return hf_training.Training(
+        task=task,
+        model=new_model(task.auto_class, new_config(MODEL, tokenizer, {}), 3),
+        tokenizer=tokenizer,
+        train=encoded("train"),
+        validation=encoded("validation"),
+        metrics=task.metrics(facts),
+    )
+
+
+def weights(ctx: RunContext) -> str:
+    return hashlib.sha256((ctx.folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def made(folder: Path, *, early: bool = False, metrics: Any = None, **training: Any) -> Any:
+    best = best_metric(training, metrics) if metrics is not None else None
+    course = Course(share_out(8, 1, 1), steps=100, bf16=False, compiled=False)
+    return arguments(training, folder, 3, course, best, early=early)
+
+
+@pytest.mark.parametrize(
+    ("metric", "metrics", "rises"),
+    [
+        ("perplexity", language_modelling(), False),
+        ("accuracy", language_modelling(), True),
+        ("brier", single_label(["a", "b"]), False),
+        ("eval_f1_macro", single_label(["a", "b"]), True),
+        ("hamming_loss", multi_label(["a", "b"]), False),
+        (None, regression(), False),
+        (None, single_label(["a", "b"]), False),
+    ],
+)
+def test_the_best_model_is_the_one_whose_metric_is_best(
+    tmp_path: Path, metric: str | None, metrics: Any, rises: bool
+) -> None:
+    given = {"load_best_model_at_end": True} | ({"metric_for_best_model": metric} if metric else {})
+    found = made(tmp_path, metrics=metrics, **given)
+    assert found.greater_is_better is rises
+    assert found.metric_for_best_model in {each.name for each in metrics}
+
+
+def test_a_metric_for_the_best_model_that_the_task_lacks_is_told_with_those_it_has() -> None:
+    with pytest.raises(StageError, match="the task has no 'bleu'; it has mse, mae, pearson"):
+        best_metric({"metric_for_best_model": "bleu"}, regression())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"eval_steps": 7}, {"save_steps": 7}, {"eval_strategy": "epoch"}, {"save_strategy": "epoch"}],
+    ids=str,
+)
+def test_saving_follows_evaluation_where_the_best_model_is_kept(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    found = made(tmp_path, early=True, metrics=regression(), **given)
+    assert found.eval_strategy.value == found.save_strategy.value
+    assert found.eval_steps == found.save_steps
+    assert all(getattr(found, name) == value for name, value in given.items())
+
+
+def test_saving_only_the_best_model_needs_no_word_of_when_to_evaluate(tmp_path: Path) -> None:
+    found = made(tmp_path, metrics=regression(), save_strategy="best", load_best_model_at_end=True)
+    assert (found.save_strategy.value, found.eval_strategy.value) == ("best", "steps")
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_steps_that_fit_into_a_time(
+    context: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx, few = context("timed"), {"per_device_train_batch_size": 16}  # one batch an epoch
+    first = hf_training._course(parts(tmp_path), few | {"budget": "1s"}, ctx).steps
+    monkeypatch.setenv("RANK", "1")
+    assert hf_training._course(parts(tmp_path), few | {"budget": "1h"}, ctx).steps == first >= 1
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_last_step_trains_no_further(context: Make, tmp_path: Path) -> None:
+    ctx = context("whole")
+    given = STEADY | {"max_steps": 7, "save_steps": 3, "per_device_train_batch_size": 2}
+    found = hf_training.train(parts(tmp_path), given, None, ctx)
+    before = weights(ctx)
+    (ctx.folder / "model.safetensors").unlink()
+    assert newest(ctx.work)[0] == ctx.work / "checkpoint-7"
+    again = hf_training.train(parts(tmp_path), given, None, ctx)
+    assert (again["steps"], weights(ctx)) == (found["steps"], before) == (7, before)
+    assert again["validation"].keys() == found["validation"].keys() > {"loss", "perplexity"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [4, 8])
+def test_patience_is_counted_on_when_a_run_is_taken_up_again(
+    context: Make, tmp_path: Path, killed_at: int
+) -> None:
+    ctx = context("patient")
+    given = STEADY | {"learning_rate": 0.0, "max_steps": 40, "eval_steps": 2, "save_total_limit": None}
+    assert hf_training.train(parts(tmp_path), given, (3, 0.0), ctx)["steps"] == 8
+    for checkpoint in ctx.work.glob("checkpoint-*"):
+        if int(checkpoint.name.rpartition("-")[2]) > killed_at:
+            shutil.rmtree(checkpoint)
+    assert hf_training.train(parts(tmp_path), given, (3, 0.0), ctx)["steps"] == 8
+
+
+@pytest.mark.slow
+def test_validation_scores_are_those_of_the_model_that_is_kept(context: Make, tmp_path: Path) -> None:
+    ctx = context("best")
+    given = STEADY | {"learning_rate": 0.5, "max_steps": 6, "eval_steps": 1, "load_best_model_at_end": True}
+    found = hf_training.train(parts(tmp_path), given | {"metric_for_best_model": "perplexity"}, None, ctx)
+    seen = [entry["eval_perplexity"] for entry in found["history"] if "eval_perplexity" in entry]
+    assert found["validation"]["perplexity"] == min(seen) < seen[-1]
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_no_number_stops_before_the_weights_are_spoilt(
+    context: Make, tmp_path: Path
+) -> None:
+    made_anew = parts(tmp_path)
+    made_anew.model.cls.predictions.decoder.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(StageError, match="the gradient norm is nan at step 1; lower learning_rate"):
+        hf_training.train(made_anew, STEADY | {"max_steps": 2}, None, context("spoilt"))
+    assert all(parameter.isfinite().all() for parameter in made_anew.model.parameters())
+
+
+@pytest.mark.slow
+def test_a_tracker_that_is_not_installed_is_named_in_one_line(context: Make, tmp_path: Path) -> None:
+    with pytest.raises(
+        StageError, match=r"training: Transformers refuses these arguments: .*comet"
+    ) as caught:
+        hf_training.train(parts(tmp_path), STEADY | {"report_to": "comet_ml"}, None, context("tracked"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_give_the_batches_of_the_process_itself(
+    context: Make, tmp_path: Path
+) -> None:
+    found = []
+    for workers in ({}, {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}):
+        ctx = context(f"workers-{len(found)}")
+        hf_training.train(parts(tmp_path), STEADY | {"max_steps": 3} | workers, None, ctx)
+        found.append(weights(ctx))
+    assert found[0] == found[1]
