@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -100,7 +101,7 @@ class Counted(NamedTuple):
 class Task(Settings, ABC):
     """What is learned: how rows become tensors, and outputs a loss and scores. One file a task."""
 
-    kind: Code | str
+    kind: str
     """Which task this is, as Transformers' pipelines name it; one's own is written `file.py:Class`."""
     stages: ClassVar[frozenset[str]] = frozenset({"finetune"})
     """Kinds of stage that admit it (`pretrain`, `finetune`)."""
@@ -112,6 +113,11 @@ class Task(Settings, ABC):
     """Tokens an example has at most."""
     packed: ClassVar[bool] = False
     """Whether training examples are cut from one stream of all documents, without padding."""
+
+    @property
+    def code(self) -> Code | None:
+        """Where the task comes from, when it is one's own."""
+        return Code(self.kind) if re.fullmatch(Code.pattern, self.kind) else None
 
     @property
     @abstractmethod

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from hfpipe.contract import Stage
+from hfpipe.contract import Stage, Task
 from hfpipe.errors import StageError
 from hfpipe.fingerprint import Digests
 from hfpipe.places import Code, Glob, Place, collect, locate, matches
@@ -72,7 +72,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
             inputs[place.stage] = keys[place.stage]
         elif (path := locate(place, base, {})) is not None:
             files[place] = digests.of(path)
-    for _, code in collect(stage, Code):
+    for code in _code(stage):
         files[code.file] = digests.of(base / code.file)
     for _, pattern in collect(stage, Glob):
         for path in matches(pattern, base):
@@ -86,6 +86,13 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
         files=dict(sorted(files.items())),
         inputs=dict(sorted(inputs.items())),
     )
+
+
+def _code(stage: Stage) -> Iterator[Code]:
+    yield from (code for _, code in collect(stage, Code))
+    for _, value in stage:
+        if isinstance(value, Task) and value.code is not None:
+            yield value.code
 
 
 class Store:
