@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from hfpipe.errors import StageError
+from hfpipe.store import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
 
 ROWS_AT_ONCE = 1000
+TYPES = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()), "row": pa.int64()}
+"""Column → how it lies on disk; Arrow infers the others from their first batch."""
 
 
 class Examples(Dataset[dict[str, Any]]):
@@ -75,10 +78,12 @@ def encode(
         if task.packed:
             batches = _packed(batches, task.length) if packed else _windows(batches, task.length)
         ledger = _write(batches, path)
-        ledger_file.write_text(json.dumps(ledger), encoding="utf-8")
+        write_whole(ledger_file, json.dumps(ledger))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
     if ledger["examples"] == 0:
-        raise StageError(f"no example is left after encoding {len(rows)} rows; look at the data set's ledger")
+        raise StageError(
+            f"{path.stem}: no example is left after encoding {len(rows)} rows; look at the data set's ledger"
+        )
     return Examples(datasets.Dataset.from_file(str(path))), ledger
 
 
@@ -135,7 +140,7 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
             ledger["truncated"] += sum(batch.pop("truncated", ()))
             ledger["tokens"] += sum(map(len, batch["input_ids"]))
             ledger["examples"] += len(batch["input_ids"])
-            table = pa.table({name: _array(name, column) for name, column in batch.items()})
+            table = pa.table({name: pa.array(column, TYPES.get(name)) for name, column in batch.items()})
             writer = writer or pa.ipc.new_stream(str(path), table.schema)
             writer.write_table(table)
     finally:
@@ -144,17 +149,15 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
     return ledger
 
 
-def _array(name: str, column: Any) -> pa.Array:
-    if name == "input_ids":
-        return pa.array(column, type=pa.list_(pa.int32()))
-    return pa.array(column)
-
-
 def cut(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, length: int
 ) -> dict[str, Any]:
-    """Tokenize texts, or pairs of texts, to at most `length` tokens, longest first; counts what that cuts."""
-    wanted = {"return_attention_mask": False, "verbose": False}
+    """Tokenize texts, or pairs of texts, to at most `length` tokens, longest first; counts what that cuts.
+
+    Token types tell the two texts of a pair apart, where the tokenizer has them.
+    """
+    typed = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    wanted = {"return_attention_mask": False, "return_token_type_ids": typed, "verbose": False}
     encoded = dict(tokenizer(texts, pairs, **wanted))
     whole = [len(ids) for ids in encoded["input_ids"]]
     for row, tokens in enumerate(whole):

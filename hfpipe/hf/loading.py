@@ -52,19 +52,21 @@ def load_model(
     seed: int,
     *,
     head: dict[str, Any] | None = None,
+    whole: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Return a trained model, float32; weights a new head lacks are a function of the seed.
 
     A path never touches the network; weights are read from safetensors only.
-    Raises StageError when it cannot be loaded.
+    Raises StageError when it cannot be loaded, or lacks weights that a `whole` one has.
     """
     set_seed(seed)
     name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
     try:
         with quiet():
-            model: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
+            model, found = getattr(transformers, auto_class).from_pretrained(
                 name,
+                output_loading_info=True,
                 revision=revision or "main",
                 dtype=torch.float32,
                 local_files_only=isinstance(place, Path),
@@ -74,7 +76,13 @@ def load_model(
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error
-    return model
+    if whole and found["missing_keys"]:
+        lacking = ", ".join(sorted(found["missing_keys"])[:3])
+        raise StageError(
+            f"model {place}: was not trained for this task, it lacks {lacking}; finetune it first"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def one_line(error: BaseException) -> str:

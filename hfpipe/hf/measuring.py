@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from hfpipe.hf.encoding import ROWS_AT_ONCE
 from hfpipe.hf.predictions import Predictions, joined
 from hfpipe.hf.scoring import score
+from hfpipe.hf.speed import on_cpu
 from hfpipe.metrics.tally import Tally
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def new_accelerator() -> Accelerator:
     """Return Accelerate's handle for full precision, whatever a training before used in this process."""
     AcceleratorState._reset_state()  # Accelerate refuses a second precision otherwise
-    return Accelerator(mixed_precision="no")
+    return Accelerator(mixed_precision="no", cpu=on_cpu())
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Ground:
     seed: int
     resamples: int
     batch_size: int
+
+    def ids(self, positions: Sequence[int]) -> list[str]:
+        """Return the ids of some rows; those of a data set that hfpipe did not make are their positions."""
+        if "id" not in self.rows.column_names:
+            return [str(position) for position in positions]
+        return self.rows[list(positions)]["id"]
 
     def tally(self, task: Task) -> Tally:
         """Return empty counts of the task's metrics."""
@@ -66,8 +73,7 @@ def measure_model(
 
         def keep(index: np.ndarray, columns: Columns) -> None:
             if len(index):
-                ids = ground.rows[positions[index].tolist()]["id"]
-                predictions.add(ids, task.shown(columns, ground.facts))
+                predictions.add(ground.ids(positions[index].tolist()), task.shown(columns, ground.facts))
 
         total = score(
             model.to(accelerator.device),
@@ -98,9 +104,10 @@ def measure_baseline(
         for start in range(0, len(ground.rows), ROWS_AT_ONCE):
             batch = ground.rows[start : start + ROWS_AT_ONCE]
             columns = guess(batch)
-            tally.add(np.arange(start, start + len(batch["id"])), columns)
-            predictions.add(batch["id"], task.shown(columns, ground.facts))
-            advance(len(batch["id"]))
+            index = range(start, min(start + ROWS_AT_ONCE, len(ground.rows)))
+            tally.add(np.asarray(index), columns)
+            predictions.add(ground.ids(index), task.shown(columns, ground.facts))
+            advance(len(index))
     return tally
 
 

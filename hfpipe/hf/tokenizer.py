@@ -37,9 +37,15 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
 
 
 def complete(backend: Backend, style: Style, extra: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens."""
+    """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens.
+
+    It gives token types where the style numbers the second of two texts, as BERT's own does; models that know
+    none ignore them.
+    """
+    types = ["token_type_ids"] if ":1" in style.pair else []
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
+        model_input_names=["input_ids", *types, "attention_mask"],
         extra_special_tokens=[*style.extra, *extra],
         clean_up_tokenization_spaces=False,
         padding_side="right",

@@ -33,7 +33,8 @@ def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Pro
         yield Problem(f"task {stage.task.kind!r} is not one for {stage.kind}, which takes {fit}", ("task",))
     if stage.tokenizer is None and not isinstance(stage.model, Place):
         yield Problem("missing key 'tokenizer'; a model from nothing brings none", ("model",))
-    yield from _task(stage.task, stage.data, above, facts)
+    misfits = list(_task(stage.task, stage.data, above, facts))
+    yield from misfits or _smoothing(stage, facts)
     yield from _model(stage, above, base)
     yield from _validation(stage, above, facts)
 
@@ -68,6 +69,19 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
         )
 
 
+def _smoothing(stage: _Train, facts: Facts) -> Iterator[Problem]:
+    data = facts.get(stage.data.stage or "")
+    if data is None or not stage.training.get("label_smoothing_factor"):
+        return
+    problem = stage.task.head(data).get("problem_type")
+    if problem in ("multi_label_classification", "regression"):
+        what = problem.replace("_", " ")
+        message = (
+            f"label_smoothing_factor takes from one class for the others, which {what} knows not; delete it"
+        )
+        yield Problem(message, ("training", "label_smoothing_factor"))
+
+
 def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     strategy = stage.training.get("eval_strategy")
     if stage.early_stopping is not None and strategy == "no":
@@ -88,8 +102,9 @@ def _task(
     task: Task, data: Place, above: Above, facts: Facts, at: tuple[str, ...] = ("task",)
 ) -> Iterator[Problem]:
     """Check the columns a task reads: against the facts once known, or what the data stage says it gives."""
-    if data.stage is not None and data.stage in facts:
-        yield from (replace(p, path=(*at, *p.path)) for p in task.check(facts[data.stage]))
+    name = data.stage or ""
+    if name in facts:
+        yield from (replace(p, path=(*at, *p.path)) for p in task.check(facts[name]))
         return
     there = known.columns(data, above, facts)
     for column in task.columns:

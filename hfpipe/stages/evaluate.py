@@ -68,13 +68,17 @@ class Evaluate(Stage):
         return checks.evaluate(self, above, facts)
 
     def prepare(self, ctx: RunContext) -> None:
-        ground = self._ground(ctx)
-        for system in self._systems(ctx):
-            problems = list(system.task.check(ground.facts))
-            if problems:
-                raise StageError(f"stage {ctx.name}: {problems[0].message}")
+        ground, systems = self._ground(ctx), self._systems(ctx)
+        for system in systems:
+            for problem in system.task.check(ground.facts):
+                raise StageError(f"stage {ctx.name}: {problem.message}")
+        names = [metric.name for metric in systems[0].task.metrics(ground.facts)]
+        for name in self.require:
+            if name not in names:
+                raise StageError(f"require: there is no score {name!r}; there are {', '.join(names)}")
+        for system in systems:
             self._examples(system, ground, ctx)
-        self._measure_trivial(self._systems(ctx)[0].task, ground, ctx)
+        self._measure_trivial(systems[0].task, ground, ctx)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.hf.measuring import load, new_accelerator
@@ -130,7 +134,8 @@ class Evaluate(Stage):
         path = locate(place, ctx.base, ctx.inputs)
         if path is None or not (path / "stage.json").is_file():
             return None
-        return revive_task(read_stage(path).identity.settings["task"], ctx.base)
+        file = read_stage(path)
+        return revive_task(file.identity.settings["task"], Path(file.base))
 
     def _measure_trivial(self, task: Task, ground: Ground, ctx: RunContext) -> None:
         from hfpipe.hf.measuring import measure_baseline, save
@@ -150,7 +155,9 @@ class Evaluate(Stage):
 
         place = locate(system.place, ctx.base, ctx.inputs) or system.place
         task = system.task
-        model = load_model(task.auto_class, place, ctx.seed, trust_remote_code=self.trust_remote_code)
+        model = load_model(
+            task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
+        )
         for problem in task.fits(model.config, ground.facts):
             raise StageError(f"stage {ctx.name}: {system.place}: {problem.message}")
         tokenizer, examples = self._examples(system, ground, ctx)
@@ -177,8 +184,6 @@ class Evaluate(Stage):
     def _unmet(self, scores: list[Score]) -> Iterator[str]:
         there = {score.metric: score.value for score in scores}
         for name, bound in self.require.items():
-            if name not in there:
-                raise StageError(f"require: there is no score {name!r}; there are {', '.join(there)}")
             value = there[name]
             if bound.min is not None and value < bound.min:
                 yield f"require: {name} is {value:.4g}, below {bound.min:g}"

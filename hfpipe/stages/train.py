@@ -57,12 +57,14 @@ class _Train(Stage):
         return checks.train(self, above, facts, base)
 
     def prepare(self, ctx: RunContext) -> None:
+        from hfpipe.hf.arguments import best_metric
         from hfpipe.hf.tables import facts
 
-        problems = list(self.task.check(facts(folder_of(self.data, ctx))))
-        if problems:
-            raise StageError(f"stage {ctx.name}: {problems[0].message}")
-        self._encoded(ctx, self._tokenizer(ctx))
+        data = facts(folder_of(self.data, ctx))
+        tokenizer = self._tokenizer(ctx)
+        self._check_loaded(ctx, data)
+        best_metric(self.training, self.task.metrics(data))
+        self._encoded(ctx, tokenizer)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.hf.tables import facts
@@ -71,9 +73,11 @@ class _Train(Stage):
         tokenizer = self._tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer)
         data = facts(folder_of(self.data, ctx))
+        model = self._model(ctx, tokenizer, data)
+        self._check_loaded(ctx, data)
         parts = Training(
             task=self.task,
-            model=self._model(ctx, tokenizer, data),
+            model=model,
             tokenizer=tokenizer,
             train=examples["train"],
             validation=examples.get("validation"),
@@ -82,6 +86,13 @@ class _Train(Stage):
         early = self.early_stopping
         found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
         return Report(kind=self.kind, summary=_summary(found), ledger=ledger, facts=found)
+
+    def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
+        """Raise StageError at what the recipe did not show, of data in a folder or a model from the Hub."""
+        from hfpipe.stages import checks
+
+        for problem in checks.train(self, {}, {self.data.stage or "": data}, ctx.base):
+            raise StageError(f"stage {ctx.name}: {problem.message}")
 
     def _tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
         from hfpipe.hf.tokenizer import load_tokenizer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from hfpipe.contract import Counted, Task
+from hfpipe.errors import StageError
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ class MaskedLM(Task):
         return (self.text,)
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        if tokenizer.mask_token_id is None:
+            raise StageError("masked-lm needs a mask token, and this tokenizer has none; take another")
         encoded = tokenizer(
             list(rows[self.text]), return_attention_mask=False, return_token_type_ids=False, verbose=False
         )

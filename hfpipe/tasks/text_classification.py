@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from hfpipe.contract import Counted, Task
-from hfpipe.errors import Problem
+from hfpipe.errors import DataError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -86,10 +87,25 @@ class TextClassification(Task):
         }
 
     def _targets(self, labels: Any, facts: DataFacts) -> list[Any]:
-        if facts.columns[self.label] != "labels":
+        """Return labels as the loss takes them. Raises DataError at the first one that it cannot take."""
+        kind = facts.columns[self.label]
+        if kind == "float":
+            self._refuse((each for each in labels if each is None or not isfinite(each)), "a number")
             return list(labels)
         classes = range(len(facts.labels[self.label]))
+        wanted = f"a class from 0 to {len(classes) - 1}"
+        if kind == "label":
+            self._refuse((each for each in labels if each not in classes), wanted)
+            return list(labels)
+        self._refuse(
+            (each for row in labels for each in ([None] if row is None else row) if each not in classes),
+            wanted,
+        )
         return [[float(number in row) for number in classes] for row in labels]
+
+    def _refuse(self, wrong: Iterable[Any], wanted: str) -> None:
+        for label in wrong:
+            raise DataError(f"column {self.label!r} holds {label} where {wanted} belongs; drop such rows")
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool

@@ -1,0 +1,207 @@
+"""What models, tokenizers and data must be like, told before anything is trained or measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from hfpipe.contract import RunContext
+from hfpipe.errors import DataError, HfpipeError, StageError
+from hfpipe.hf.encoding import cut, encode
+from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.styles import STYLES
+from hfpipe.hf.tables import facts_of
+from hfpipe.hf.tokenizer import complete, load_tokenizer
+from hfpipe.hf.vocabulary import Learner
+from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.train import Finetune
+from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.text_classification import TextClassification
+
+Make = Callable[..., RunContext]
+TEXTS = [
+    "The Nile flows north.",
+    "Everest is high.",
+    "The Amazon carries more water than any other river.",
+    "K2 is the second highest mountain and harder to climb than Everest.",
+]
+KINDS = {
+    "label": datasets.ClassLabel(names=["river", "mountain"]),
+    "labels": datasets.List(datasets.ClassLabel(names=["river", "mountain"])),
+    "float": datasets.Value("float64"),
+}
+LABELS: dict[str, list[Any]] = {
+    "label": [0, 1, 0, 1],
+    "labels": [[0], [1], [], [0, 1]],
+    "float": [1.0, 2, 3, 4],
+}
+BERT = {
+    "type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+
+
+def tokenizer(style: str = "bert", extra: tuple[str, ...] = ()) -> Any:
+    learner = Learner("wordpiece" if style == "bert" else "bpe", STYLES[style], extra, 300, 1, lowercase=True)
+    return complete(learner.learn(TEXTS), STYLES[style], extra)
+
+
+def rows(kind: str = "label") -> datasets.Dataset:
+    features = datasets.Features({"text": datasets.Value("string"), "label": KINDS[kind]})
+    return datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS[kind]}, features=features)
+
+
+def saved(folder: Path, kind: str = "label", head: str = "AutoModelForMaskedLM", **splits: Any) -> None:
+    """Leave a data set and a model that no stage of hfpipe made."""
+    made = {"train": rows(kind)} | splits
+    datasets.DatasetDict(made).save_to_disk(folder / "data")
+    words = tokenizer()
+    words.save_pretrained(folder / "model")
+    entries = {"problem_type": None, "id2label": {0: "river", 1: "mountain"}} if "Sequence" in head else {}
+    new_model(head, new_config(BERT, words, entries), 3).save_pretrained(folder / "model")
+
+
+def encoded(path: Path, texts: list[str], words: Any, *, packed: bool = True) -> tuple[Any, dict[str, int]]:
+    table = datasets.Dataset.from_dict({"text": texts})
+    facts = facts_of(datasets.DatasetDict(train=table))
+    return encode(MaskedLM(length=8), table, words, facts, path, packed=packed, advance=lambda _: None)
+
+
+def test_the_two_texts_of_a_pair_are_told_apart_by_token_types(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path)
+    words = load_tokenizer(tmp_path)
+    pair = cut(words, TEXTS[:2], TEXTS[2:], 12)
+    assert [len(types) for types in pair["token_type_ids"]] == [len(ids) for ids in pair["input_ids"]]
+    assert all(set(types) == {0, 1} for types in pair["token_type_ids"])
+    assert "token_type_ids" not in cut(words, TEXTS, None, 12)
+    assert "token_type_ids" not in cut(tokenizer("gpt"), TEXTS[:2], TEXTS[2:], 12)
+
+
+def test_an_encoding_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    words = tokenizer()
+    whole, ledger = encoded(tmp_path / "train.arrow", TEXTS, words)
+    (tmp_path / "train.json").unlink()
+    (tmp_path / "train.arrow").write_bytes((tmp_path / "train.arrow").read_bytes()[:100])
+    again, same = encoded(tmp_path / "train.arrow", TEXTS, words)
+    assert same == ledger == json.loads((tmp_path / "train.json").read_text())
+    assert again.lengths.tolist() == whole.lengths.tolist()
+
+
+def test_rows_without_a_token_come_to_no_harm_however_many_there_are(tmp_path: Path) -> None:
+    words = tokenizer("gpt", ("[MASK]",))
+    words.add_special_tokens({"mask_token": "[MASK]"})
+    examples, ledger = encoded(tmp_path / "test.arrow", [""] * 1000 + TEXTS, words, packed=False)
+    assert ledger["rows"] == 1004
+    assert set(examples.rows.tolist()) == {1000, 1001, 1002, 1003}
+    with pytest.raises(StageError, match="none: no example is left after encoding 1 rows"):
+        encoded(tmp_path / "none.arrow", [""], words)
+
+
+def test_masked_lm_says_that_a_tokenizer_has_no_mask(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="masked-lm needs a mask token, and this tokenizer has none"):
+        encoded(tmp_path / "train.arrow", TEXTS, tokenizer("gpt"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "message"),
+    [
+        ("label", [0, -1, 1, 0], "holds -1 where a class from 0 to 1 belongs"),
+        ("label", [0, None, 1, 0], "holds None where a class from 0 to 1 belongs"),
+        ("label", [0, 2, 1, 0], "holds 2 where a class from 0 to 1 belongs"),
+        ("labels", [[], None, [1], [0]], "holds None where a class from 0 to 1 belongs"),
+        ("labels", [[], [7], [1], [0]], "holds 7 where a class from 0 to 1 belongs"),
+        ("float", [0.5, float("nan"), 1.0, 2.0], "holds nan where a number belongs"),
+        ("float", [0.5, None, 1.0, 2.0], "holds None where a number belongs"),
+    ],
+)
+def test_a_label_that_is_none_is_told_and_not_trained_on(kind: str, labels: list[Any], message: str) -> None:
+    facts = facts_of(datasets.DatasetDict(train=rows(kind)))
+    with pytest.raises(DataError, match=f"column 'label' {message}; drop such rows"):
+        TextClassification().encode({"text": TEXTS, "label": labels}, tokenizer(), facts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_of_every_kind_are_encoded_one_a_row(kind: str) -> None:
+    facts = facts_of(datasets.DatasetDict(train=rows(kind)))
+    found = TextClassification().encode({"text": TEXTS, "label": LABELS[kind]}, tokenizer(), facts)["label"]
+    assert found == ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]] if kind == "labels" else LABELS[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (
+            "labels",
+            {"training": {"label_smoothing_factor": 0.1}},
+            "label_smoothing_factor takes from one class",
+        ),
+        ("float", {"training": {"label_smoothing_factor": 0.1}}, "which regression knows not; delete it"),
+        (
+            "label",
+            {"training": {"metric_for_best_model": "bleu"}},
+            "metric_for_best_model: the task has no 'bleu'",
+        ),
+        ("label", {"early_stopping": {"patience": 2}}, "early_stopping needs a validation split"),
+        ("label", {"training": {"eval_strategy": "epoch"}}, "eval_strategy needs a validation split"),
+        ("label", {"task": {"length": 600}}, "length 600 is more than the 512 positions of the model"),
+        ("label", {"task": {"label": "topic"}}, "the data set has no column 'topic'; it has label, text"),
+    ],
+)
+def test_what_a_training_cannot_do_with_a_folder_is_told_before_it_encodes(
+    context: Make, tmp_path: Path, kind: str, settings: dict[str, Any], message: str
+) -> None:
+    saved(tmp_path, kind)
+    task = TextClassification(**settings.pop("task", {}))
+    stage = Finetune.model_validate(
+        {"kind": "finetune", "task": task, "data": "./data", "model": "./model"} | settings
+    )
+    ctx = context("topics")
+    with pytest.raises(HfpipeError, match=message):
+        stage.prepare(ctx)
+    assert not (ctx.work / "encoded").exists()
+
+
+def measured(ctx: RunContext, task: Any, **settings: Any) -> Any:
+    given = {"kind": "evaluate", "model": "./model", "data": "./data", "split": "train", "task": task}
+    stage = Evaluate.model_validate(given | settings)
+    stage.prepare(ctx)
+    return stage.run(ctx)
+
+
+def test_a_score_to_require_that_there_is_not_is_told_before_anything_is_measured(
+    context: Make, tmp_path: Path
+) -> None:
+    saved(tmp_path)
+    ctx = context("score")
+    with pytest.raises(StageError, match="there is no score 'bleu'; there are accuracy, f1_macro"):
+        measured(ctx, TextClassification(), require={"bleu": {"min": 0.5}})
+    assert not (ctx.work / "encoded").exists()
+
+
+def test_a_model_without_a_trained_head_is_not_measured(context: Make, tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(
+        StageError, match=r"was not trained for this task, it lacks .*classifier.*; finetune it first"
+    ):
+        measured(context("score"), TextClassification())
+
+
+def test_rows_of_a_data_set_without_ids_are_known_by_their_position(context: Make, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    saved(tmp_path, head="AutoModelForSequenceClassification")
+    ctx = context("score")
+    assert measured(ctx, TextClassification(), baselines=["majority"], resamples=100).scores[0].n == len(
+        TEXTS
+    )
+    for name in ("predictions", "predictions-majority"):
+        ids = pq.read_table(ctx.folder / f"{name}.parquet").column("id").to_pylist()
+        assert sorted(ids) == ["0", "1", "2", "3"]
