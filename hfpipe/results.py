@@ -49,7 +49,7 @@ class Run:
         return [name for name, report in self.reports.items() if report.kind in TRAINED]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything the stages said, as plain JSON; a number that is none is null."""
+        """Return everything the stages said, as plain JSON; a number that is none is the text "NaN"."""
         return {
             name: {"folder": str(self.folders[name])} | json.loads(report.model_dump_json())
             for name, report in self.reports.items()

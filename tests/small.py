@@ -46,7 +46,12 @@ def recipe(model: str = "modernbert", **training: Any) -> dict[str, Any]:
                 "clean": ["unicode", {"keep_matching": "^The "}, {"max_chars": 360}],
                 "split": {"validation": 0.1, "test": 0.2},
             },
-            "words": {"kind": "tokenizer", "data": "stage:wiki", "algorithm": "wordpiece", "vocab_size": 1000},
+            "words": {
+                "kind": "tokenizer",
+                "data": "stage:wiki",
+                "algorithm": "wordpiece",
+                "vocab_size": 1000,
+            },
             "pretrain": {
                 "kind": "pretrain",
                 "task": {"kind": "masked-lm", "length": 32},

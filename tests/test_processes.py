@@ -18,7 +18,9 @@ def outcome(run: Run) -> dict[str, Any]:
         stage: [(step["loss"], step["grad_norm"]) for step in small.history(run.reports[stage].model_dump())]
         for stage in ("pretrain", "topics")
     }
-    return steps | {score.metric: (score.value, score.low, score.high, score.n) for score in run.scores("score")}
+    return steps | {
+        score.metric: (score.value, score.low, score.high, score.n) for score in run.scores("score")
+    }
 
 
 @pytest.mark.slow
@@ -29,7 +31,14 @@ def test_two_processes_give_the_losses_gradients_and_scores_of_one(tmp_path: Pat
     ways: dict[str, tuple[list[str], tuple[str, ...]]] = {"processes": (["--processes", "2"], ())}
     if model == "modernbert":
         config = str(small.ROOT / "recipes/accelerate/ddp-cpu.yaml")
-        launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+        launch = (
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            "0",
+        )
         ways |= {"accelerate": (["--accelerate", config], ()), "launch": ([], launch)}
     for name, (arguments, launcher) in ways.items():
         done = small.hfpipe("run", path, "--runs", tmp_path / name, *arguments, launcher=launcher)
@@ -49,4 +58,6 @@ def test_a_step_that_the_processes_cannot_share_is_refused_in_one_line(tmp_path:
     path = small.write(tmp_path, small.recipe(per_device_train_batch_size=7))
     done = small.hfpipe("run", path, "--runs", tmp_path / "runs", "--processes", "2")
     assert done.returncode == 1
-    assert "cannot be shared by 2 processes; make their product a multiple of 2" in done.stderr.splitlines()[-1]
+    assert (
+        "cannot be shared by 2 processes; make their product a multiple of 2" in done.stderr.splitlines()[-1]
+    )

@@ -206,7 +206,7 @@ def test_a_bound_that_was_missed_is_said(tmp_path, capsys):
     assert "not met: require: accuracy is 0.88, below 0.9" in capsys.readouterr().out
 
 
-def test_json_holds_all_of_it_and_a_number_that_is_none_is_null(tmp_path, capsys):
+def test_json_holds_all_of_it_and_a_number_that_is_none_is_text(tmp_path, capsys):
     root = make_run(tmp_path / "demo")
     broken = Report(kind="finetune", summary="", facts={"history": [{"step": 1, "loss": float("nan")}]})
     finish(root, "topics", {"kind": "finetune", "task": {"kind": "text-classification"}}, ["wiki"], broken)
@@ -214,7 +214,7 @@ def test_json_holds_all_of_it_and_a_number_that_is_none_is_null(tmp_path, capsys
     assert main(["report", str(root), "--format", "json"]) == 0
 
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert found["topics"]["facts"]["history"] == [{"step": 1, "loss": None}]
+    assert found["topics"]["facts"]["history"] == [{"step": 1, "loss": "NaN"}]
     assert [score["metric"] for score in found["score"]["scores"]] == [
         "accuracy",
         "loss",

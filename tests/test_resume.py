@@ -38,9 +38,12 @@ def weights(folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, workers: int) -> None:
+def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
+    tmp_path: Path, workers: int
+) -> None:
     path = small.write(
-        tmp_path, small.recipe("bert", max_steps=60, save_steps=15, dataloader_num_workers=workers, num_train_epochs=4)
+        tmp_path,
+        small.recipe("bert", max_steps=60, save_steps=15, dataloader_num_workers=workers, num_train_epochs=4),
     )
     straight = hfpipe.run(hfpipe.load(path), tmp_path / "straight", say=lambda _: None)
     killed_after("checkpoint-15", "pretrain", path, tmp_path / "killed")

@@ -73,7 +73,9 @@ def test_a_classifier_of_one_class_is_refused_before_it_is_trained(tmp_path: Pat
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_stage_and_shows_the_batch(tmp_path: Path, runs: Path) -> None:
     recipe = small.recipe(learning_rate=1e30, max_grad_norm=0.0)
-    with pytest.raises(hfpipe.StageError, match=r"the loss is nan at step \d+; lower learning_rate") as caught:
+    with pytest.raises(
+        hfpipe.StageError, match=r"the loss is nan at step \d+; lower learning_rate"
+    ) as caught:
         made(tmp_path, runs, recipe, "pretrain")
     batch = Path(str(caught.value).partition("look at the batch in ")[2].partition(";")[0])
     assert len(json.loads(batch.read_text())) == 8
@@ -83,7 +85,12 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_shows_the_batch(tmp_path: 
 
 @pytest.mark.slow
 def test_the_validation_loss_falls_and_the_best_model_is_kept(tmp_path: Path, runs: Path) -> None:
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "max_steps": 40, "eval_steps": 10}
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "max_steps": 40,
+        "eval_steps": 10,
+    }
     recipe = small.recipe(**best, save_steps=10)
     report = made(tmp_path, runs, recipe, "pretrain").reports["pretrain"]
     losses = [entry["eval_loss"] for entry in report.facts["history"] if "eval_loss" in entry]
