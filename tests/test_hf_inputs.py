@@ -194,6 +194,29 @@ def test_a_model_without_a_trained_head_is_not_measured(context: Make, tmp_path:
         measured(context("score"), TextClassification())
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_decoder_whose_tokenizer_has_no_padding_is_measured_alike_in_any_batch(
+    context: Make, tmp_path: Path, kind: str
+) -> None:
+    saved(tmp_path)
+    words = tokenizer("gpt")
+    words.pad_token = None
+    words.save_pretrained(tmp_path / "model")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} | (
+        {"intermediate_size": 16} if kind == "llama" else {}
+    )
+    entries = {"id2label": {0: "river", 1: "mountain"}, "pad_token_id": None}
+    model = new_model(
+        "AutoModelForSequenceClassification", new_config({"type": kind} | small, words, entries), 3
+    )
+    model.save_pretrained(tmp_path / "model")
+    found = [
+        measured(context(f"by-{size}"), TextClassification(), batch_size=size, resamples=100).scores
+        for size in (1, 3)
+    ]
+    assert [score.value for score in found[0]] == pytest.approx([score.value for score in found[1]], abs=1e-6)
+
+
 def test_rows_of_a_data_set_without_ids_are_known_by_their_position(context: Make, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -16,6 +16,7 @@ from hfpipe.hf.encoding import ROWS_AT_ONCE
 from hfpipe.hf.predictions import Predictions, joined
 from hfpipe.hf.scoring import score
 from hfpipe.hf.speed import on_cpu
+from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.metrics.tally import Tally
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def measure_model(
 
     Raises StageError when an example was not counted exactly once.
     """
+    tell_padding(model, tokenizer)
     parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
     positions = examples.rows
     with Predictions(parts[accelerator.process_index]) as predictions:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -15,12 +16,16 @@ from hfpipe.hf.loading import one_line
 from hfpipe.hf.styles import Style
 from hfpipe.places import Place
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 TEXTS_AT_ONCE = 256
 
 
 def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, never touching the network, or by Hub id (`owner/name@revision`).
 
+    One without padding pads with its end of text, which is learned all the same: masks are made from lengths.
     Raises StageError when there is none or it cannot be read.
     """
     name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
@@ -33,7 +38,15 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
         )
     except Exception as error:  # Tokenizers raises bare Exceptions
         raise StageError(f"tokenizer {place}: cannot be loaded: {one_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def tell_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a model that classifies by the last token of a text know what is padding, if it does not."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def complete(backend: Backend, style: Style, extra: Iterable[str]) -> PreTrainedTokenizerFast:

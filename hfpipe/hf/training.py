@@ -21,6 +21,7 @@ from hfpipe.hf.loading import one_line
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import compile_body
+from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import Steps, TaskTrainer
 from hfpipe.recipe import budget
 from hfpipe.store import write_whole
@@ -57,6 +58,7 @@ def train(
 
     `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
     """
+    tell_padding(parts.model, parts.tokenizer)
     course = _course(parts, training, ctx)
     trainer = _trainer(parts, training, course, ctx, early=early is not None)
     if early is not None:
