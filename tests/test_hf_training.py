@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import pytest
+import torch
 
 from hfpipe.contract import RunContext
 from hfpipe.errors import StageError
@@ -22,6 +23,7 @@ from hfpipe.hf.loading import new_config, new_model
 from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tables import facts_of
 from hfpipe.hf.tokenizer import complete
+from hfpipe.hf.training import mended
 from hfpipe.hf.vocabulary import Learner
 from hfpipe.metrics.classification import multi_label, single_label
 from hfpipe.metrics.language import language_modelling
@@ -177,6 +179,16 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_spoilt(
     with pytest.raises(StageError, match="the gradient norm is nan at step 1; lower learning_rate"):
         hf_training.train(made_anew, STEADY | {"max_steps": 2}, None, context("spoilt"))
     assert all(parameter.isfinite().all() for parameter in made_anew.model.parameters())
+
+
+def test_a_full_memory_or_disk_is_told_with_a_mend(context: Make) -> None:
+    ctx = context("full")
+    with pytest.raises(StageError, match="out of memory; halve per_device_train_batch_size"), mended(ctx):
+        torch.empty(10**15)
+    with pytest.raises(StageError, match="no space is left on the disk; make room"), mended(ctx):
+        torch.save(torch.zeros(10**5), "/dev/full")
+    with pytest.raises(RuntimeError, match="size"), mended(ctx):
+        torch.zeros(2) + torch.zeros(3)
 
 
 @pytest.mark.slow

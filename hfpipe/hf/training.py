@@ -7,11 +7,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import EarlyStoppingCallback
 
 from hfpipe.errors import StageError
@@ -66,6 +68,7 @@ def train(
     checkpoint = _checkpoint(ctx)
     with (
         quiet(),
+        mended(ctx),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))
@@ -75,6 +78,26 @@ def train(
     if trainer.is_world_process_zero():
         _complete(ctx)
     return _facts(trainer, parts.model, course)
+
+
+@contextmanager
+def mended(ctx: RunContext) -> Iterator[None]:
+    """Turn what torch and safetensors say of a full memory or disk into one line with a mend."""
+    try:
+        yield
+    except Exception as error:  # safetensors has an exception of its own, and is no dependency
+        cause = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in cause:
+            mend = (
+                "halve per_device_train_batch_size and double gradient_accumulation_steps: no result changes"
+            )
+            raise StageError(f"stage {ctx.name}: out of memory; {mend}") from error
+        if "No space left on device" in cause or "inline_container" in cause:  # the latter by torch.save
+            mend = "make room, or write save_total_limit: 1; then run again, and it goes on"
+            raise StageError(
+                f"stage {ctx.name}: {ctx.folder}: no space is left on the disk; {mend}"
+            ) from error
+        raise
 
 
 def _trainer(
