@@ -13,7 +13,7 @@ import pytest
 from hfpipe.contract import RunContext
 from hfpipe.errors import DataError, HfpipeError, StageError
 from hfpipe.hf.encoding import cut, encode
-from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.loading import load_model, new_config, new_model
 from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tables import facts_of
 from hfpipe.hf.tokenizer import complete, load_tokenizer
@@ -192,6 +192,26 @@ def test_a_model_without_a_trained_head_is_not_measured(context: Make, tmp_path:
         StageError, match=r"was not trained for this task, it lacks .*classifier.*; finetune it first"
     ):
         measured(context("score"), TextClassification())
+
+
+def test_a_classifier_goes_on_to_other_classes_with_a_new_head_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, head="AutoModelForSequenceClassification")
+    head = {"num_labels": 3, "id2label": {0: "river", 1: "mountain", 2: "lake"}}
+    with caplog.at_level("INFO", "hfpipe"):
+        model = load_model("AutoModelForSequenceClassification", tmp_path / "model", 3, head=head)
+    assert model.classifier.out_features == 3
+    assert "weights made anew: classifier.bias, classifier.weight" in caplog.text
+
+
+def test_a_model_that_has_no_such_task_is_told_without_the_list_of_all_that_have() -> None:
+    words = tokenizer()
+    with pytest.raises(
+        StageError, match="model: gpt2 cannot be built: Unrecognized configuration class"
+    ) as caught:
+        new_model("AutoModelForMaskedLM", new_config({"type": "gpt2", "n_layer": 1}, words, {}), 3)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

@@ -124,6 +124,13 @@ def test_saving_only_the_best_model_needs_no_word_of_when_to_evaluate(tmp_path: 
     assert (found.save_strategy.value, found.eval_strategy.value) == ("best", "steps")
 
 
+def test_precision_is_that_of_the_recipe_whatever_an_accelerate_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert made(tmp_path).mixed_precision == "no"
+
+
 @pytest.mark.slow
 def test_processes_agree_on_the_steps_that_fit_into_a_time(
     context: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

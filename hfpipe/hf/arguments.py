@@ -140,6 +140,8 @@ def arguments(
         made = TrainingArguments(**settings)
     except (TypeError, ValueError, ImportError) as error:
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
+    # Precision is part of the recipe; an Accelerate config would have its own way here.
+    made.mixed_precision = "fp16" if made.fp16 else "bf16" if made.bf16 else "no"
     made._n_gpu = min(
         made.n_gpu, 1
     )  # a process without a launcher would else share batches out by DataParallel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from hfpipe.places import Place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
 
@@ -40,9 +43,15 @@ def new_config(
 
 
 def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
-    """Return a model from nothing, float32, its weights a function of the seed."""
+    """Return a model from nothing, float32, its weights a function of the seed.
+
+    Raises StageError when Transformers has no such model for the task, or refuses the config.
+    """
     set_seed(seed)
-    model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+    try:
+        model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+    except (ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
     return model
 
 
@@ -55,7 +64,7 @@ def load_model(
     whole: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Return a trained model, float32; weights a new head lacks are a function of the seed.
+    """Return a trained model, float32; what a new head lacks, or has in another shape, is made from the seed.
 
     A path never touches the network; weights are read from safetensors only.
     Raises StageError when it cannot be loaded, or lacks weights that a `whole` one has.
@@ -67,6 +76,7 @@ def load_model(
             model, found = getattr(transformers, auto_class).from_pretrained(
                 name,
                 output_loading_info=True,
+                ignore_mismatched_sizes=head is not None,
                 revision=revision or "main",
                 dtype=torch.float32,
                 local_files_only=isinstance(place, Path),
@@ -76,6 +86,9 @@ def load_model(
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error
+    anew = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if anew:
+        log.info("%s: weights made anew: %s", place, ", ".join(anew))
     if whole and found["missing_keys"]:
         lacking = ", ".join(sorted(found["missing_keys"])[:3])
         raise StageError(
@@ -86,5 +99,6 @@ def load_model(
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's text on one line, without the hundreds of classes that an auto class knows."""
+    text = " ".join(str(error).split()).partition(" Model type should be one of")[0]
+    return text or type(error).__name__
