@@ -23,6 +23,7 @@ from hfpipe.hf.loading import new_config, new_model
 from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tables import facts_of
 from hfpipe.hf.tokenizer import complete
+from hfpipe.hf.trainer import Training
 from hfpipe.hf.training import mended
 from hfpipe.hf.vocabulary import Learner
 from hfpipe.metrics.classification import multi_label, single_label
@@ -48,7 +49,7 @@ MODEL = {
 STEADY = {"lr_scheduler_type": "constant", "learning_rate": 1e-2, "logging_steps": 1, "bf16": False}
 
 
-def parts(folder: Path) -> hf_training.Training:
+def parts(folder: Path) -> Training:
     """Return a small training of masked-lm, model and all made anew."""
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     learner = Learner("wordpiece", STYLES["bert"], (), 200, 1, lowercase=True)
@@ -59,7 +60,7 @@ def parts(folder: Path) -> hf_training.Training:
         path = folder / f"{split}.arrow"
         return encode(task, rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None)[0]
 
-    return hf_training.Training(
+    return Training(
         task=task,
         model=new_model(task.auto_class, new_config(MODEL, tokenizer, {}), 3),
         tokenizer=tokenizer,

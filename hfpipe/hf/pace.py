@@ -15,7 +15,7 @@ from hfpipe.hf.losses import forward
 from hfpipe.hf.speed import on_cpu
 
 if TYPE_CHECKING:
-    from hfpipe.hf.training import Training
+    from hfpipe.hf.trainer import Training
 
 WARM_UP, TIMED = 3, 8
 """Forward and backward passes that are run, and how many of them count."""

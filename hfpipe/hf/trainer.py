@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,18 @@ class EpochLoader(DataLoader[Any]):
         self.batch_sampler.set_epoch(epoch)
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a training is made of, beside its arguments."""
+
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    train: Examples
+    validation: Examples | None
+    metrics: list[Metric]
+
+
 class TaskTrainer(Trainer):
     """Trains a task: every TrainingArguments field keeps its meaning.
 
@@ -46,35 +59,25 @@ class TaskTrainer(Trainer):
     accumulation steps; Trainer's own is not for heads that build a mean (see Transformers issue #34242).
     """
 
-    def __init__(
-        self,
-        task: Task,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        *,
-        train: Examples,
-        validation: Examples | None,
-        shares: Shares,
-        metrics: list[Metric],
-    ) -> None:
+    def __init__(self, parts: Training, arguments: TrainingArguments, shares: Shares) -> None:
+        task, tokenizer = parts.task, parts.tokenizer
         super().__init__(
-            model=model,
+            model=parts.model,
             args=arguments,
             processing_class=tokenizer,
-            train_dataset=train,
-            eval_dataset=validation,
+            train_dataset=parts.train,
+            eval_dataset=parts.validation,
             data_collator=partial(task.collate, tokenizer=tokenizer, seed=arguments.seed, train=True),
         )
         self.task = task
         self.folder = Path(str(arguments.output_dir))
-        self.examples = train
-        self.validation = validation
+        self.examples = parts.train
+        self.validation = parts.validation
         self.tokenizer = tokenizer
         self.shares = shares
-        self.metrics = metrics
+        self.metrics = parts.metrics
         self.loss_is_scaled_for_ga = True
-        self.head = model.get_output_embeddings()
+        self.head = parts.model.get_output_embeddings()
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
 

@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,33 +23,19 @@ from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import compile_body
 from hfpipe.hf.tokenizer import tell_padding
-from hfpipe.hf.trainer import Steps, TaskTrainer
+from hfpipe.hf.trainer import Steps, TaskTrainer, Training
 from hfpipe.recipe import budget
 from hfpipe.store import write_whole
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    from hfpipe.contract import RunContext, Task
-    from hfpipe.hf.encoding import Examples
-    from hfpipe.metrics.metric import Metric
+    from hfpipe.contract import RunContext
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2
 """Seconds between looks for what the first process decided."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training is made of, beside its arguments."""
-
-    task: Task
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    train: Examples
-    validation: Examples | None
-    metrics: list[Metric]
 
 
 def train(
@@ -61,7 +46,8 @@ def train(
     `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
     """
     tell_padding(parts.model, parts.tokenizer)
-    course = _course(parts, training, ctx)
+    with mended(ctx):
+        course = _course(parts, training, ctx)
     trainer = _trainer(parts, training, course, ctx, early=early is not None)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
@@ -108,16 +94,7 @@ def _trainer(
     if course.compiled:
         compile_body(parts.model)
     try:
-        return TaskTrainer(
-            parts.task,
-            parts.model,
-            parts.tokenizer,
-            args,
-            train=parts.train,
-            validation=parts.validation,
-            shares=course.shares,
-            metrics=parts.metrics,
-        )
+        return TaskTrainer(parts, args, course.shares)
     except (
         ValueError,
         RuntimeError,

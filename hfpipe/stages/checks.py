@@ -93,6 +93,7 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
         return
     asking: list[Keys] = [("early_stopping",)] if stage.early_stopping is not None else []
     asking += [("training", "eval_strategy")] if strategy not in (None, "no") else []
+    asking += [("training", "load_best_model_at_end")] if stage.training.get("load_best_model_at_end") else []
     for path in asking:
         message = f"{path[-1]} needs a validation split, and {stage.data} has only {listed(sorted(found))}"
         yield Problem(f"{message}; give that stage split: {{validation: 0.05}}", path)

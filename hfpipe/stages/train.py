@@ -68,7 +68,8 @@ class _Train(Stage):
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.hf.tables import facts
-        from hfpipe.hf.training import Training, train
+        from hfpipe.hf.trainer import Training
+        from hfpipe.hf.training import train
 
         tokenizer = self._tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer)
