@@ -24,11 +24,11 @@ from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tables import facts_of
 from hfpipe.hf.tokenizer import complete
 from hfpipe.hf.trainer import Training
-from hfpipe.hf.training import mended
 from hfpipe.hf.vocabulary import Learner
 from hfpipe.metrics.classification import multi_label, single_label
 from hfpipe.metrics.language import language_modelling
 from hfpipe.metrics.regression import regression
+from hfpipe.runner.failures import told
 from hfpipe.tasks.masked_lm import MaskedLM
 
 Make = Callable[..., RunContext]
@@ -191,11 +191,11 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_spoilt(
 
 def test_a_full_memory_or_disk_is_told_with_a_mend(context: Make) -> None:
     ctx = context("full")
-    with pytest.raises(StageError, match="out of memory; halve per_device_train_batch_size"), mended(ctx):
+    with pytest.raises(StageError, match="out of memory; halve per_device_train_batch_size"), told(ctx):
         torch.empty(10**15)
-    with pytest.raises(StageError, match="no space is left on the disk; make room"), mended(ctx):
+    with pytest.raises(StageError, match="No space left on device; make room"), told(ctx):
         torch.save(torch.zeros(10**5), "/dev/full")
-    with pytest.raises(RuntimeError, match="size"), mended(ctx):
+    with pytest.raises(RuntimeError, match="size"), told(ctx):
         torch.zeros(2) + torch.zeros(3)
 
 

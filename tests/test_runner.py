@@ -364,11 +364,13 @@ REFUSED = {
     ),
     "no memory": (
         MemoryError(),
-        "out of memory; use a smaller per_device_train_batch_size, length or model",
+        "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
+        "or lower batch_size to evaluate: no result changes",
     ),
     "no memory, told by torch": (
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 TB"),
-        "out of memory; use a smaller per_device_train_batch_size, length or model",
+        "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
+        "or lower batch_size to evaluate: no result changes",
     ),
 }
 

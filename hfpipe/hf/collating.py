@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from hfpipe.contract import Batch
 
 
-def pad(sequences: Sequence[np.ndarray], value: int, side: str = "right") -> torch.Tensor:
-    """Return the sequences as one int64 tensor (rows, longest), filled up with `value`."""
+def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:
+    """Return the sequences as one int64 tensor (rows, longest), filled up with `value` on the right.
+
+    On the left, models with absolute positions would see other positions in another batch.
+    """
     out = np.full((len(sequences), max(map(len, sequences))), value, dtype=np.int64)
     for row, ids in zip(out, sequences, strict=True):
-        start = len(row) - len(ids) if side == "left" else 0
-        row[start : start + len(ids)] = ids
+        row[: len(ids)] = ids
     return torch.from_numpy(out)
 
 
@@ -28,9 +30,8 @@ def inputs(sequences: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) 
 
     The mask is made from lengths, not from ids: padding may share its id with a token that means something.
     """
-    side = tokenizer.padding_side
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return {
-        "input_ids": pad(sequences, fill, side),
-        "attention_mask": pad([np.ones(len(ids), dtype=np.int64) for ids in sequences], 0, side),
+        "input_ids": pad(sequences, fill),
+        "attention_mask": pad([np.ones(len(ids), dtype=np.int64) for ids in sequences], 0),
     }

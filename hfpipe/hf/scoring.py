@@ -38,22 +38,26 @@ def score(
 ) -> Tally:
     """Return `tally` with every example of all processes counted, the same in each process.
 
-    Intervals resample the rows of the data set, of which a long one may have several examples.
+    Rows of the data set are counted and resampled; a long one may have been cut into several examples.
     Raises StageError when an example was counted twice or not at all.
     """
     bare = accelerator.unwrap_model(model)
     model.eval()
     rows = examples.rows
+    first = np.concatenate([[True], rows[1:] != rows[:-1]])
+    counted = 0
     # Not inference_mode: what FSDP gathers and models cache in it could not be trained with afterwards.
     with torch.no_grad(), accelerator.autocast():
         for index, columns in _passes(model, bare, examples, task, tokenizer, accelerator, batch_size, seed):
-            tally.add(rows[index], columns)
+            tally.add(rows[index], columns, first[index])
+            counted += len(index)
             if keep is not None:
                 keep(index, columns)
             advance(len(index))
     total = tally.merged([_summed(array, accelerator) for array in tally.arrays()])
-    if total.n != len(examples):
-        raise StageError(f"{total.n} examples were counted of {len(examples)}; this is a fault of hfpipe")
+    everywhere = int(_summed(np.array([counted]), accelerator)[0])
+    if everywhere != len(examples):
+        raise StageError(f"{everywhere} examples were counted of {len(examples)}; this is a fault of hfpipe")
     return total
 
 

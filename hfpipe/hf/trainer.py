@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, StepBatches
@@ -176,10 +177,14 @@ class TaskTrainer(Trainer):
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             seal(self.folder / f"checkpoint-{self.state.global_step}")
+            # Only now, or a kill in between would leave no checkpoint that is whole.
+            rotate_checkpoints(str(self.folder), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     @property
     def _bad_batch(self) -> Path:

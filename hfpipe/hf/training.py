@@ -7,12 +7,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import EarlyStoppingCallback
 
 from hfpipe.errors import StageError
@@ -46,15 +44,13 @@ def train(
     `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
     """
     tell_padding(parts.model, parts.tokenizer)
-    with mended(ctx):
-        course = _course(parts, training, ctx)
+    course = _course(parts, training, ctx)
     trainer = _trainer(parts, training, course, ctx, early=early is not None)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
     with (
         quiet(),
-        mended(ctx),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))
@@ -66,26 +62,6 @@ def train(
     return _facts(trainer, parts.model, course)
 
 
-@contextmanager
-def mended(ctx: RunContext) -> Iterator[None]:
-    """Turn what torch and safetensors say of a full memory or disk into one line with a mend."""
-    try:
-        yield
-    except Exception as error:  # safetensors has an exception of its own, and is no dependency
-        cause = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in cause:
-            mend = (
-                "halve per_device_train_batch_size and double gradient_accumulation_steps: no result changes"
-            )
-            raise StageError(f"stage {ctx.name}: out of memory; {mend}") from error
-        if "No space left on device" in cause or "inline_container" in cause:  # the latter by torch.save
-            mend = "make room, or write save_total_limit: 1; then run again, and it goes on"
-            raise StageError(
-                f"stage {ctx.name}: {ctx.folder}: no space is left on the disk; {mend}"
-            ) from error
-        raise
-
-
 def _trainer(
     parts: Training, training: Mapping[str, Any], course: Course, ctx: RunContext, *, early: bool
 ) -> TaskTrainer:
@@ -95,11 +71,7 @@ def _trainer(
         compile_body(parts.model)
     try:
         return TaskTrainer(parts, args, course.shares)
-    except (
-        ValueError,
-        RuntimeError,
-        ImportError,
-    ) as error:  # as a tracker of report_to that is not installed
+    except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
 
 

@@ -23,7 +23,10 @@ def told(ctx: RunContext) -> Iterator[None]:
         raise
     except Exception as error:
         if out_of_memory(error):
-            line = "out of memory; use a smaller per_device_train_batch_size, length or model"
+            line = (
+                "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
+                "or lower batch_size to evaluate: no result changes"
+            )
         elif (refused := refusal(error)) is not None:
             mend = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
             where = refused.filename or ctx.folder
@@ -40,9 +43,11 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def refusal(error: Exception) -> OSError | None:
-    """Return what the operating system said, if it did; libraries in Rust put it into words."""
+    """Return what the operating system said, if it did; torch and libraries in Rust put it into words."""
     if isinstance(error, OSError):
         return error if error.strerror else None
+    if "inline_container" in str(error):  # all that torch.save says of a disk that is full
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     found = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 

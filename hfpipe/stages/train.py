@@ -138,7 +138,9 @@ class _Train(Stage):
 
 def _summary(found: dict[str, Any]) -> str:
     scores = [
-        f"{name} {value:.4g}" for name, value in found["validation"].items() if name in ("loss", "accuracy")
+        f"{name} {value:.4g}"
+        for name, value in found["validation"].items()
+        if name in ("loss", "accuracy", "mse")
     ]
     millions = [f"{found[name] / 1e6:.1f}M {name}" for name in ("parameters", "tokens")]
     size = f"{', '.join(millions)}, {found['steps']:,} steps"

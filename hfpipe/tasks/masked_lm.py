@@ -63,7 +63,7 @@ class MaskedLM(Task):
             )
             for example in examples
         ]
-        labels = pad([labels for _, labels in masked], IGNORED, tokenizer.padding_side)
+        labels = pad([labels for _, labels in masked], IGNORED)
         return inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
 
     def positions(self, batch: Batch) -> torch.Tensor:

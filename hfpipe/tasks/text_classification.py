@@ -118,7 +118,7 @@ class TextClassification(Task):
         batch = inputs([example["input_ids"] for example in examples], tokenizer)
         if "token_type_ids" in examples[0]:
             types = [example["token_type_ids"] for example in examples]
-            batch["token_type_ids"] = pad(types, 0, tokenizer.padding_side)
+            batch["token_type_ids"] = pad(types, 0)
         labels = torch.from_numpy(np.asarray([example["label"] for example in examples]))
         return batch | {"labels": labels.float() if labels.is_floating_point() else labels.long()}
 
