@@ -130,7 +130,8 @@ def _follow(recipe: Recipe, step: Step, progress: Progress) -> None:
     while not done(step.folder) and not (step.stage.distributed and _ready(ctx)):
         time.sleep(POLL)
     if not done(step.folder):
-        step.stage.run(ctx)
+        with told(ctx), logged(ctx):
+            step.stage.run(ctx)
     while not done(step.folder):
         time.sleep(POLL)
 

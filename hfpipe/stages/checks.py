@@ -168,9 +168,15 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts) -> Iterator[Problem]:
         yield Problem(
             "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)
         )
+    yield from _baselines(stage, task if isinstance(task, Task) else None)
+
+
+def _baselines(stage: Evaluate, task: Task | None) -> Iterator[Problem]:
     for number, baseline in enumerate(stage.baselines):
+        path = ("baselines", number)
         close = nearest(baseline, baseline.trivial) if baseline.hub is not None else None
         if close is not None:
-            yield Problem(
-                f"there is no baseline {str(baseline)!r}{meant(baseline, [close])}", ("baselines", number)
-            )
+            yield Problem(f"there is no baseline {str(baseline)!r}{meant(baseline, [close])}", path)
+        if task is not None and baseline in baseline.trivial and baseline not in task.baselines:
+            has = ", ".join(task.baselines) or "no trivial baseline, only other models"
+            yield Problem(f"{str(baseline)!r} is no baseline of {task.kind}, which has {has}", path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, StageError
 from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate
-from hfpipe.report import DataFacts, Report, Score
+from hfpipe.report import Comparison, DataFacts, Report, Score
 from hfpipe.stages.inputs import folder_of
 from hfpipe.store import read_stage
 
@@ -95,16 +95,7 @@ class Evaluate(Stage):
                 system = next(other for other in others if other.place == name)
                 theirs = self._measure(system, ground, accelerator, ctx)
             comparisons[name] = compare(mine, theirs, name)
-        scores = [
-            score.model_copy(
-                update={
-                    "comparisons": [
-                        found[score.metric] for found in comparisons.values() if score.metric in found
-                    ]
-                }
-            )
-            for score in mine.scores()
-        ]
+        scores = [_beside(score, comparisons.values()) for score in mine.scores()]
         unmet = list(self._unmet(scores))
         return Report(kind=self.kind, summary=_summary(scores, len(ground.rows)), scores=scores, unmet=unmet)
 
@@ -202,6 +193,12 @@ class System:
 def slug(place: str) -> str:
     """Return a place as part of a file's name."""
     return re.sub(r"[^\w.-]+", "-", place).strip("-.")
+
+
+def _beside(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
+    """Return the score with what each baseline has of it."""
+    found = [comparisons[score.metric] for comparisons in systems if score.metric in comparisons]
+    return score.model_copy(update={"comparisons": found})
 
 
 def _summary(scores: list[Score], rows: int) -> str:
