@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -147,38 +146,3 @@ def test_slurm_refuses_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     done = slurm(tmp_path, "recipes/missing.yaml")
     assert done.returncode == 2
     assert "usage: sbatch" in done.stderr
-
-
-RECIPE = """
-name: toy
-stages:
-  toy: {kind: dataset, source: {files: toy.jsonl}}
-  words: {kind: tokenizer, data: stage:toy, algorithm: wordpiece, vocab_size: 100, min_frequency: 1}
-  animals:
-    kind: finetune
-    task: text-classification
-    data: stage:toy
-    tokenizer: stage:words
-    model: {type: modernbert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
-    training: {max_steps: 2, per_device_train_batch_size: 4, logging_steps: 1}
-"""
-
-
-@pytest.mark.slow
-def test_a_recipe_trains_the_same_on_one_process_and_on_ddp_cpu(tmp_path: Path) -> None:
-    rows = [
-        {"text": f"number {n} is about {('cats', 'dogs')[n % 2]}", "label": "ab"[n % 2]} for n in range(40)
-    ]
-    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "toy.yaml").write_text(RECIPE, encoding="utf-8")
-    losses = {}
-    for config in ("single", "ddp-cpu"):
-        command = [sys.executable, "-m", "hfpipe", "run", str(tmp_path / "toy.yaml")]
-        command += ["--runs", str(tmp_path / config), "--accelerate", str(FOLDER / f"{config}.yaml")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-        assert done.returncode == 0, done.stderr
-        [report] = tmp_path.glob(f"{config}/toy/animals-*/report.json")
-        history = json.loads(report.read_text(encoding="utf-8"))["facts"]["history"]
-        losses[config] = [entry["loss"] for entry in history if "loss" in entry]
-    assert len(losses["single"]) == 2
-    assert losses["ddp-cpu"] == pytest.approx(losses["single"], rel=1e-4)

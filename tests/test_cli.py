@@ -337,8 +337,13 @@ def test_a_run_that_waited_for_one_that_was_killed_takes_its_place(gated: Path) 
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(gated: Path) -> None:
+def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(
+    gated: Path,
+) -> None:
+    # A shell's background job ignores the signal, and so would what is started here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with running(gated) as run:
+        signal.signal(signal.SIGINT, before)
         until((gated.parent / "began").exists)
         run.send_signal(signal.SIGINT)
         _, stderr = run.communicate(timeout=60)
