@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-ASKED_FOR = {"evaluate", "sacrebleu"}
+ASKED_FOR = {"evaluate"}
 """Declared for the metrics of tasks to come."""
 
 
