@@ -1,0 +1,133 @@
+"""N-gram language models over token ids: what a model must beat to have learned more than short habits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+TOKENS_AT_ONCE = 2**20
+"""Tokens counted together, at least; their n-grams take 8 MB."""
+FALLBACK = (0.5, 1.0, 1.5)
+"""Discounts where there are too few n-grams to estimate them, as in KenLM."""
+
+Ids = Sequence[int]
+
+
+class NGrams:
+    """An interpolated modified Kneser-Ney model of any small order; of order 1 a smoothed unigram model.
+
+    The formulas are those of Chen & Goodman (1998): at every order one discount each for counts of 1, 2
+    and more, estimated from the counts, and the uniform distribution below the unigrams. Lower orders
+    count the ids that precede an n-gram; one that begins a document has none and keeps its own count
+    (Heafield et al., 2013). After any context the probabilities of the ids 0 … vocabulary - 1 add up to 1.
+
+    Time is that of sorting; memory is a few numbers for each distinct n-gram.
+    Raises ValueError when an n-gram does not fit into 63 bits, or an id is not one of the vocabulary.
+    """
+
+    def __init__(self, order: int, vocabulary: int) -> None:
+        self.order = order
+        self.vocabulary = vocabulary
+        self._begin = vocabulary  # stands before a document; never predicted
+        self._base = vocabulary + 1
+        if self._base**order >= 2**63:
+            raise ValueError(f"{order}-grams over {vocabulary} ids cannot be numbered in 63 bits")
+        self._levels: list[_Level] = []
+
+    def fit(self, documents: Iterable[Ids]) -> NGrams:
+        """Learn from documents, each a list of ids with whatever ends it; return the model itself."""
+        grams, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+        waiting: list[Ids] = []
+        tokens = 0
+        for ids in documents:
+            waiting.append(ids)
+            tokens += len(ids)
+            if tokens >= max(TOKENS_AT_ONCE, len(grams)):  # so that what is known is seldom sorted again
+                grams, counts = self._counted(waiting, grams, counts)
+                waiting, tokens = [], 0
+        grams, counts = self._counted(waiting, grams, counts)
+        self._levels = [*self._made(grams, counts)][::-1]
+        return self
+
+    def nats(self, documents: Sequence[Ids]) -> list[np.ndarray]:
+        """Return -log p of every id of each document after the ids before it: float64, shape (length,)."""
+        grams = self._numbered(documents)
+        probability = np.full(len(grams), 1 / self.vocabulary)
+        for order, level in enumerate(self._levels, start=1):
+            probability = level.over(probability, grams % self._base**order)
+        return np.split(-np.log(probability), np.cumsum([len(ids) for ids in documents], dtype=int))[:-1]
+
+    def _numbered(self, documents: Sequence[Ids]) -> np.ndarray:
+        """Return the n-gram that ends at each id of the documents, as one number each."""
+        begin = np.full(self.order - 1, self._begin)
+        parts = [part for ids in documents for part in (begin, np.asarray(ids, np.int64))]
+        stream = np.concatenate([np.empty(0, np.int64), *parts])
+        ends = np.flatnonzero(stream != self._begin)
+        if len(ends) < sum(map(len, documents)) or stream.max(initial=0) > self._begin or (stream < 0).any():
+            raise ValueError(f"an id is not from 0 to {self.vocabulary - 1}")
+        grams = np.zeros(len(ends), np.int64)
+        for back in reversed(range(self.order)):
+            grams = grams * self._base + stream[ends - back]
+        return grams
+
+    def _counted(
+        self, documents: Sequence[Ids], grams: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        more = self._numbered(documents)
+        return _summed(np.concatenate([grams, more]), np.concatenate([counts, np.ones_like(more)]))
+
+    def _made(self, grams: np.ndarray, counts: np.ndarray) -> Iterator[_Level]:
+        """Yield the levels from the highest order down; none when there are no n-grams."""
+        if not len(grams):
+            return
+        yield _Level(grams, counts, self._base)
+        for order in range(self.order - 1, 0, -1):
+            shorter = grams % self._base**order
+            begins = shorter // self._base ** (order - 1) == self._begin
+            grams, counts = _summed(shorter, np.where(begins, counts, 1))
+            yield _Level(grams, counts, self._base)
+
+
+class _Level:
+    """The n-grams of one order and what their contexts leave to the order below."""
+
+    def __init__(self, grams: np.ndarray, counts: np.ndarray, base: int) -> None:
+        self._base = base
+        self._grams = grams
+        taken = np.array([0, *discounts(counts)])[np.minimum(counts, 3)]
+        self._kept = counts - taken
+        self._contexts, starts = np.unique(grams // base, return_index=True)
+        self._totals = np.add.reduceat(counts, starts)
+        self._left = np.add.reduceat(taken, starts) / self._totals
+
+    def over(self, below: np.ndarray, grams: np.ndarray) -> np.ndarray:
+        """Return p of each n-gram's last id after the others, given what the order below says."""
+        context, known = _found(self._contexts, grams // self._base)
+        gram, seen = _found(self._grams, grams)
+        here = np.where(seen, self._kept[gram] / self._totals[context], 0) + self._left[context] * below
+        return np.where(known, here, below)
+
+
+def discounts(counts: np.ndarray) -> tuple[float, ...]:
+    """Return what is taken from n-grams seen once, twice and more often: D1, D2 and D3+ of Chen & Goodman."""
+    one, two, three, four = (int((counts == number).sum()) for number in (1, 2, 3, 4))
+    if not (one and two and three):
+        return FALLBACK
+    share = one / (one + 2 * two)
+    found = (1 - 2 * share * two / one, 2 - 3 * share * three / two, 3 - 4 * share * four / three)
+    usable = all(0 < each <= seen for seen, each in enumerate(found, start=1))
+    return found if usable else FALLBACK
+
+
+def _summed(numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct numbers, ascending, and the sum of each one's counts."""
+    order = np.argsort(numbers, kind="stable")
+    distinct, starts = np.unique(numbers[order], return_index=True)
+    return distinct, np.add.reduceat(counts[order], starts) if len(starts) else counts
+
+
+def _found(there: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each wanted number is among ascending ones (anywhere, if not there), and whether it is."""
+    place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
+    return place, there[place] == wanted
