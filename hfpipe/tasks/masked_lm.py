@@ -33,6 +33,10 @@ class MaskedLM(Task):
     """Share of tokens hidden in training (Wettig et al., 2023)."""
     eval_mask: float = Field(default=0.15, gt=0, lt=1)
     """Share of tokens hidden in evaluation, the same ones each time."""
+    whole_words: bool = False
+    """Hide a word in all its pieces or in none."""
+    static: bool = False
+    """Hide the same pieces in every epoch, as BERT did; by default others each time (Liu et al., 2019)."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,15 +58,11 @@ class MaskedLM(Task):
         from hfpipe.hf.masking import generator, mask
 
         share = self.mask if train else self.eval_mask
-        masked = [
-            mask(
-                example["input_ids"],
-                tokenizer,
-                share,
-                generator(seed, example["epoch"] if train else None, example["index"]),
-            )
-            for example in examples
-        ]
+        masked = []
+        for example in examples:
+            epoch = (0 if self.static else example["epoch"]) if train else None
+            random = generator(seed, epoch, example["index"])
+            masked.append(mask(example["input_ids"], tokenizer, share, random, whole_words=self.whole_words))
         labels = pad([labels for _, labels in masked], IGNORED)
         return inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
 
