@@ -143,11 +143,7 @@ def _points(history: Any, key: str) -> list[tuple[float, float]]:
 
 
 def _ledger(stage: str, report: Report) -> str:
-    groups = {name: counts for name, counts in report.ledger.items() if isinstance(counts, Mapping)}
-    plain = {name: count for name, count in report.ledger.items() if name not in groups}
-    if plain:
-        groups[""] = plain
-    groups = {name: counts for name, counts in groups.items() if counts}
+    groups = report.parts
     if not groups:
         return ""
     entries = list(dict.fromkeys(entry for counts in groups.values() for entry in counts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -87,3 +88,10 @@ class Report(Record):
     """Wall time of the stage; filled in by the runner."""
     versions: dict[str, str] = {}
     """Installed versions of the libraries that shaped the result; filled in by the runner."""
+
+    @property
+    def parts(self) -> dict[str, Mapping[str, Any]]:
+        """The ledger by its parts, those that count anything; what belongs to none has the name ``."""
+        parts = {name: counts for name, counts in self.ledger.items() if isinstance(counts, Mapping)}
+        rest = {name: count for name, count in self.ledger.items() if name not in parts}
+        return {name: counts for name, counts in {**parts, "": rest}.items() if counts}

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hfpipe import frames
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.places import Place
-from hfpipe.report import Report, Score
+from hfpipe.recipe.words import meant
+from hfpipe.report import Report
 from hfpipe.store import StageFile, done, read_report, read_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL = "model"
+"""Name of the model among the systems of an evaluate stage."""
 
 TRAINED = ("pretrain", "finetune")
 """Kinds of stage that make a model."""
@@ -25,28 +34,73 @@ class Run:
     reports: dict[str, Report]
     """Stage → what it said."""
 
-    def scores(self, stage: str) -> list[Score]:
-        """Return the scores of an evaluate stage."""
-        return self.reports[stage].scores
+    def folder(self, stage: str) -> Path:
+        """Return a stage's folder: a data set, tokenizer or model that its library opens.
+
+        Raises RecipeError when there is no such stage.
+        """
+        if stage not in self.folders:
+            raise RecipeError([Problem(f"{stage}: there is no such stage{meant(stage, self.folders)}")])
+        return self.folders[stage]
 
     def made(self, stage: str) -> StageFile:
         """Return what a stage was begun with: its settings, seed and inputs."""
-        return read_stage(self.folders[stage])
+        return read_stage(self.folder(stage))
 
     def model(self, stage: str) -> str:
         """Return where the model lies that an evaluate stage measured, or a training stage made."""
+        folder = self.folder(stage)
         if self.reports[stage].kind != "evaluate":
-            return str(self.folders[stage])
+            return str(folder)
         made = self.made(stage)
         place = Place(made.identity.settings["model"])
         if place.stage is None:
             return str(place)
-        return str(self.folders[stage].parent / made.folders[place.stage])
+        return str(folder.parent / made.folders[place.stage])
 
     @property
     def trained(self) -> list[str]:
         """The stages that made a model."""
         return [name for name, report in self.reports.items() if report.kind in TRAINED]
+
+    @property
+    def stages(self) -> pd.DataFrame:
+        """A row a stage, in order: kind, seed, key, seconds, summary, folder."""
+        return frames.stages(self)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """A row a stage, metric and system: `model`, and each baseline as the recipe writes it.
+
+        `value` has its interval in `low` and `high`; `difference` is model - baseline, with its own interval
+        and `p_value`.
+        """
+        return frames.scores(self.reports)
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row a training stage and step: epoch, loss in nats, learning_rate, grad_norm, `eval_` scores."""
+        return frames.curves(self.reports)
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """A row a stage, part (a split, or what is counted) and entry, with its count."""
+        return frames.ledger(self.reports)
+
+    def predictions(self, stage: str, system: str = MODEL) -> pd.DataFrame:
+        """Return what the model of an evaluate stage, or one of its baselines, said of each example.
+
+        Rows are ordered by `id`, which is that of the data set's row, so those of two systems stand side by
+        side. Raises RecipeError when there is no such stage or system.
+        """
+        path = predicted(self.folder(stage), system)
+        if not path.is_file():
+            baselines = [
+                other.baseline for score in self.reports[stage].scores[:1] for other in score.comparisons
+            ]
+            tail = meant(system, baselines)
+            raise RecipeError([Problem(f"{stage}: there are no predictions of {system!r}{tail}")])
+        return frames.predictions(path)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything the stages said, as plain JSON; a number that is none is the text "NaN"."""
@@ -78,3 +132,9 @@ def newest(root: Path) -> Run:
             [Problem(f"{root}: holds no finished stage; give a recipe or a folder such as runs/demo")]
         )
     return read_run(folders)
+
+
+def predicted(folder: Path, system: str) -> Path:
+    """Return the file in which an evaluate stage keeps the predictions of its model or a baseline."""
+    tail = "" if system == MODEL else "-" + re.sub(r"[^\w.-]+", "-", system).strip("-.")
+    return folder / f"predictions{tail}.parquet"

@@ -19,7 +19,7 @@ def outcome(run: Run) -> dict[str, Any]:
         for stage in ("pretrain", "topics")
     }
     return steps | {
-        score.metric: (score.value, score.low, score.high, score.n) for score in run.scores("score")
+        score.metric: (score.value, score.low, score.high, score.n) for score in run.reports["score"].scores
     }
 
 

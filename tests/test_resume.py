@@ -55,8 +55,8 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
         assert small.history(resumed.reports[stage].model_dump()) == small.history(
             straight.reports[stage].model_dump()
         )
-    assert [score.value for score in resumed.scores("score")] == [
-        score.value for score in straight.scores("score")
+    assert [score.value for score in resumed.reports["score"].scores] == [
+        score.value for score in straight.reports["score"].scores
     ]
     assert not list((tmp_path / "killed").rglob(".work"))
 

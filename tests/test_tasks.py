@@ -86,7 +86,7 @@ def test_a_classifier_learns_is_measured_and_opens_elsewhere(tmp_path: Path, run
     assert losses[-1] < losses[0]
     ledger = report.ledger["train"]
     assert ledger["rows"] == run.reports["wiki"].data.splits["train"] == ledger["examples"]
-    scores = {score.metric: score for score in run.scores("score")}
+    scores = {score.metric: score for score in run.reports["score"].scores}
     assert scores[metric].n == run.reports["wiki"].data.splits["test"]
     assert {comparison.baseline for comparison in scores[metric].comparisons} == {"majority", "tfidf"}
     assert AutoConfig.from_pretrained(run.folders["topics"]).problem_type == problem

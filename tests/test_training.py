@@ -112,7 +112,7 @@ def test_scores_do_not_depend_on_the_evaluation_batch(tmp_path: Path, runs: Path
     for size in (1, 7, 64):
         recipe = small.recipe()
         recipe["stages"]["score"]["batch_size"] = size
-        found.append({score.metric: score for score in made(tmp_path, runs, recipe).scores("score")})
+        found.append({score.metric: score for score in made(tmp_path, runs, recipe).reports["score"].scores})
     for other in found[1:]:
         assert other.keys() == found[0].keys()
         for name, score in found[0].items():
@@ -133,7 +133,7 @@ def test_predictions_hold_every_example_once_and_agree_with_the_score(tmp_path: 
         assert sorted(row["id"] for row in table) == sorted(test["id"])
     table = pq.read_table(run.folders["score"] / "predictions.parquet").to_pylist()
     right = sum(row["gold"] == row["guess"] for row in table)
-    accuracy = next(score for score in run.scores("score") if score.metric == "accuracy")
+    accuracy = next(score for score in run.reports["score"].scores if score.metric == "accuracy")
     assert right / len(table) == pytest.approx(accuracy.value)
     gold = dict(zip(test["id"], test["label"], strict=True))
     names = test.features["label"].names

@@ -1,0 +1,102 @@
+"""What the stages of a run said, as pandas DataFrames for notebooks: tidy, a row a thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hfpipe.report import Report
+    from hfpipe.results import Run
+
+    Reports = Mapping[str, Report]
+
+STAGES = ("stage", "kind", "seed", "key", "seconds", "summary", "folder")
+SYSTEM = ("value", "low", "high")
+DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value")
+SCORES = ("stage", "metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature")
+CURVES = ("stage", "step", "epoch", "loss", "learning_rate", "grad_norm")
+LEDGER = ("stage", "part", "entry", "count")
+
+
+def stages(run: Run) -> pd.DataFrame:
+    """Return a row a stage, in order; `folder` is a path and `seconds` its wall time."""
+    return _frame((_stage(run, name, report) for name, report in run.reports.items()), STAGES)
+
+
+def _stage(run: Run, name: str, report: Report) -> dict[str, Any]:
+    made = run.made(name).identity
+    return {
+        "stage": name,
+        "kind": report.kind,
+        "seed": made.seed,
+        "key": made.key,
+        "seconds": report.seconds,
+        "summary": report.summary,
+        "folder": run.folders[name],
+    }
+
+
+def scores(reports: Reports) -> pd.DataFrame:
+    """Return a row a stage, metric and system; the differences of `model` from itself are missing."""
+    return _frame((row for stage, report in reports.items() for row in _scores(stage, report)), SCORES)
+
+
+def _scores(stage: str, report: Report) -> Iterator[dict[str, Any]]:
+    for score in report.scores:
+        metric = {"stage": stage} | {
+            name: getattr(score, name) for name in ("metric", "n", "higher_is_better", "signature")
+        }
+        yield metric | {"system": "model"} | {name: getattr(score, name) for name in SYSTEM}
+        for other in score.comparisons:
+            values = {name: getattr(other, name) for name in (*SYSTEM, *DIFFERENCE)}
+            yield metric | {"system": other.baseline} | values
+
+
+def curves(reports: Reports) -> pd.DataFrame:
+    """Return a row a stage and step, with all that was logged at that step; the rest is missing."""
+    import pandas as pd
+
+    frame = _frame((row for stage, report in reports.items() for row in _history(stage, report)), CURVES)
+    for name in frame.columns.drop("stage"):  # a number that was none is kept as text
+        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    return frame
+
+
+def _history(stage: str, report: Report) -> Iterator[dict[str, Any]]:
+    """Merge what was logged at the same step, leaving out the totals that Trainer logs at the end."""
+    history = report.facts.get("history")
+    steps: dict[Any, dict[str, Any]] = {}
+    for entry in history if isinstance(history, list) else []:
+        if isinstance(entry, Mapping) and "step" in entry and "train_runtime" not in entry:
+            steps.setdefault(entry["step"], {"stage": stage}).update(entry)
+    yield from steps.values()
+
+
+def ledger(reports: Reports) -> pd.DataFrame:
+    """Return a row a stage, part (a split, or what is counted) and entry, with its count."""
+    rows = (
+        {"stage": stage, "part": part, "entry": entry, "count": count}
+        for stage, report in reports.items()
+        for part, counts in report.parts.items()
+        for entry, count in counts.items()
+    )
+    return _frame(rows, LEDGER)
+
+
+def predictions(path: Path) -> pd.DataFrame:
+    """Return what a system said of each example, ordered by `id`, which is the same for every system."""
+    import pandas as pd
+
+    return pd.read_parquet(path).sort_values("id", ignore_index=True)
+
+
+def _frame(rows: Iterator[dict[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:
+    """Return the rows with these columns first, which are there even without a row."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows))
+    return frame.reindex(columns=[*first, *(name for name in frame.columns if name not in first)])
