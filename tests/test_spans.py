@@ -1,0 +1,116 @@
+"""Exact match and F1 of answers follow the rules of the official SQuAD scripts, worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfpipe.metrics.spans import answering, best, exact_match, f1, normalized
+from hfpipe.metrics.tally import Tally
+
+# The example of the paper on SQuAD 1.1, whose three crowd workers marked different spans.
+GOLD = ["Denver Broncos", "the Denver Broncos", "Broncos"]
+
+
+def scores(pairs: list[tuple[str, list[str]]], *, version_2: bool) -> dict[str, float]:
+    gold = np.empty(len(pairs), dtype=object)
+    gold[:] = [golds for _, golds in pairs]
+    guess = np.array([said for said, _ in pairs], dtype=object)
+    tally = Tally(answering(version_2=version_2), 0, 17)
+    tally.add(np.arange(len(pairs)), {"gold": gold, "guess": guess})
+    return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Denver\nBroncos!", "denver broncos"),
+        ("U.S.", "us"),
+        ("an apple a day", "apple day"),
+        ("theatre", "theatre"),
+        ("a-theist", "atheist"),  # punctuation goes before articles
+        ("$4,000", "4000"),
+        ("“The” Beatles", "“ ” beatles"),  # only ASCII punctuation goes
+        ("The.", ""),
+    ],
+)
+def test_answers_are_normalized_as_the_scripts_do(text: str, expected: str) -> None:
+    assert normalized(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("guess", "gold", "expected"),
+    [
+        ("the Denver Broncos", "Denver Broncos", 1.0),
+        ("Broncos", "Denver Broncos", 2 / 3),
+        ("Denver Denver Broncos", "Denver Broncos", 4 / 5),  # a word counts as often as both have it
+        ("Carolina Panthers", "Denver Broncos", 0.0),
+        ("", "Denver Broncos", 0.0),
+    ],
+)
+@pytest.mark.parametrize("version_2", [False, True])
+def test_f1_is_over_shared_words(guess: str, gold: str, expected: float, version_2: bool) -> None:
+    assert f1(guess, gold, version_2=version_2) == pytest.approx(expected)
+
+
+def test_the_gold_answer_that_suits_best_counts() -> None:
+    assert best("Broncos", GOLD) == (1, 1)
+    assert best("Denver Broncos of Denver", GOLD) == pytest.approx((0, 2 / 3))
+
+
+def test_answers_that_normalize_to_nothing_match_but_share_words_in_version_2_alone() -> None:
+    assert exact_match("The", "a") == 1
+    assert f1("The", "a") == 0
+    assert f1("The", "a", version_2=True) == 1
+
+
+def test_saying_nothing_is_right_where_there_is_no_answer() -> None:
+    assert best("", [], version_2=True) == (1, 1)
+    assert best("Denver", [], version_2=True) == (0, 0)
+    assert best("", ["the"], version_2=True) == (1, 1)  # what is left of this answer is nothing
+
+
+def test_version_1_gives_two_numbers_in_percent() -> None:
+    pairs = [("Broncos", GOLD), ("Santa Clara", ["Santa Clara, California"]), ("gold", ["Levi's Stadium"])]
+    assert scores(pairs, version_2=False) == pytest.approx(
+        {"exact_match": 100 / 3, "f1": 100 * (1 + 4 / 5) / 3}
+    )
+
+
+def test_version_2_tells_questions_with_and_without_an_answer_apart() -> None:
+    pairs = [
+        ("Broncos", GOLD),
+        ("", ["Santa Clara, California"]),
+        ("", []),
+        ("1066", []),
+        ("", []),
+    ]
+    assert scores(pairs, version_2=True) == pytest.approx(
+        {
+            "exact_match": 60,
+            "f1": 60,
+            "exact_match[has_answer]": 50,
+            "f1[has_answer]": 50,
+            "exact_match[no_answer]": 200 / 3,
+            "f1[no_answer]": 200 / 3,
+        }
+    )
+
+
+def test_a_signature_names_the_rule() -> None:
+    assert [metric.signature for metric in answering(version_2=True)][:2] == [
+        "exact_match|rule:squad-2.0|unit:percent",
+        "f1|rule:squad-2.0|unit:percent",
+    ]
+    assert answering()[0].signature == "exact_match|rule:squad-1.1|unit:percent"
+
+
+@given(st.text(max_size=20), st.text(max_size=20), st.booleans())
+def test_f1_does_not_mind_which_is_gold_and_is_1_for_an_exact_match_of_words(
+    one: str, other: str, version_2: bool
+) -> None:
+    assert f1(one, other, version_2=version_2) == f1(other, one, version_2=version_2)
+    if exact_match(one, other) and normalized(one):
+        assert f1(one, other, version_2=version_2) == pytest.approx(1)
