@@ -105,14 +105,20 @@ class Task(Settings, ABC):
     """Which task this is, as Transformers' pipelines name it; one's own is written `file.py:Class`."""
     stages: ClassVar[frozenset[str]] = frozenset({"finetune"})
     """Kinds of stage that admit it (`pretrain`, `finetune`)."""
-    auto_class: ClassVar[str]
-    """Name of the Transformers auto class that builds the model, as `AutoModelForMaskedLM`."""
     baselines: ClassVar[tuple[str, ...]] = ()
     """Names of the trivial baselines that `fit_baseline` knows."""
     length: int
     """Tokens an example has at most."""
-    packed: ClassVar[bool] = False
-    """Whether training examples are cut from one stream of all documents, without padding."""
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the Transformers auto class that builds the model, as `AutoModelForMaskedLM`."""
+        raise NotImplementedError
+
+    @property
+    def packed(self) -> bool:
+        """Whether training examples are cut from one stream of all documents, without padding."""
+        return False
 
     @property
     def code(self) -> Code | None:
@@ -123,6 +129,11 @@ class Task(Settings, ABC):
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Columns of the data set that must be there."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Those of the columns that a prediction needs; the others hold what is to be learned."""
+        return self.columns[:1]
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         """Yield what the data set lacks for this task, paths relative to the task."""
@@ -139,13 +150,24 @@ class Task(Settings, ABC):
         """Yield why a trained model cannot be measured on the data set."""
         return iter(())
 
+    def known(self, config: PretrainedConfig) -> DataFacts:
+        """Return what a trained model tells of its data: types of the columns, names of the classes."""
+        return DataFacts(columns=dict.fromkeys(self.columns, "string"), splits={})
+
+    def placeholder(self, column: str, rows: Rows, facts: DataFacts) -> Sequence[Any]:
+        """Return what stands in a column that is not among `inputs` when rows are only predicted."""
+        empty: Mapping[str, Any] = {"label": 0, "labels": [], "int": 0, "float": 0.0, "string": ""}
+        return [empty[facts.columns[column]]] * len(rows[self.inputs[0]])
+
     @abstractmethod
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         """Turn a batch of rows into model inputs; pure. Adds `row`, the position within `rows`.
 
         `input_ids` is a list of integer lists; targets take the column names of the model's forward.
         A packed task returns whole documents; anything else is cut to the task's length here and
-        counts what it cuts in an integer column `truncated` (tokens a row).
+        counts what it cuts in an integer column `truncated` (tokens a row), or gives a long row as
+        several examples, which follow one another and have its `row`.
+        Further columns are kept with the examples, for `collate`.
         """
 
     @abstractmethod
@@ -156,6 +178,7 @@ class Task(Settings, ABC):
 
         Each example carries `index` (its position in the encoded split) and `epoch`: anything random
         is a function of (seed, epoch, index) in training and of (seed, index) in evaluation.
+        The model is given all entries but `labels` and those whose names begin with `_`.
         """
 
     def positions(self, batch: Batch) -> torch.Tensor | None:
@@ -171,17 +194,53 @@ class Task(Settings, ABC):
         """Return the summed loss in nats and its count, never a mean."""
 
     @abstractmethod
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
-        """Return one value (or row of values) a row of the batch: what metrics read, and predictions keep."""
+    def columns_out(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor | list[Any]]:
+        """Return what a forward pass says of each example: one value, or row of values, an example."""
+
+    def generates(self, *, training: bool) -> bool:
+        """Tell whether the model is measured by what it generates, in evaluation or during training."""
+        return False
+
+    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+        """Return what stands in for `columns_out` where the task `generates`."""
+        raise NotImplementedError
+
+    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        """Return one value a row: what metrics read and predictions keep.
+
+        `columns` holds one value an example. `pieces`, int64 (examples,), ascending, tells for each its
+        place in `rows`, the data set's own rows; all examples of a row come together.
+        Numbers add up over the examples of a row, unless a task knows better.
+        """
+        import numpy as np
+
+        starts = np.flatnonzero(np.diff(pieces, prepend=-1))
+        if len(starts) == len(pieces):
+            return columns
+        return {name: np.add.reduceat(column, starts) for name, column in columns.items()}
 
     @abstractmethod
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        """Return the metrics that read `columns_out`."""
+        """Return the metrics that read `by_row`'s columns."""
+
+    def validation_metrics(self, facts: DataFacts) -> list[Metric]:
+        """Return the metrics of the validation split during training."""
+        return self.metrics(facts)
 
     def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
         """Return the columns as `predictions.parquet` holds them, classes by name."""
         return columns
 
-    def fit_baseline(self, name: str, train: Rows, facts: DataFacts) -> Callable[[Rows], Columns]:
-        """Fit one of `baselines` on the train split; the result turns rows into `columns_out`'s columns."""
+    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        """Return what a prediction says of each row, ready for JSON, named as Transformers' pipelines do."""
+        shown = self.shown(columns, facts)
+        return [{"answer": answer} for answer in shown["guess"]]
+
+    def fit_baseline(
+        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Rows], Columns]:
+        """Fit one of `baselines` on the train split; the result turns rows into the columns metrics read.
+
+        `tokenizer` is the measured model's.
+        """
         raise NotImplementedError

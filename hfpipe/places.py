@@ -103,7 +103,9 @@ class ModelPlace(Place):
 class BaselinePlace(ModelPlace):
     """A model to compare with, or a trivial one by its name."""
 
-    trivial: ClassVar[frozenset[str]] = frozenset({"majority", "tfidf"})
+    trivial: ClassVar[frozenset[str]] = frozenset(
+        {"majority", "tfidf", "unigram", "trigram", "lead", "copy", "gazetteer", "frequent"}
+    )
 
     @property
     def hub(self) -> tuple[str, str | None] | None:

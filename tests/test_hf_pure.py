@@ -166,8 +166,8 @@ def test_the_loss_at_the_targets_alone_is_transformers_own(kind: str) -> None:
     labels = torch.where(torch.rand(4, 12) < 0.4, ids, IGNORED)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     with torch.no_grad():
-        sparse = forward(model, batch, target_positions(labels), model.get_output_embeddings())
-        dense = forward(model, batch, None, None)
+        sparse = forward(model, batch, target_positions(labels))
+        dense = forward(model, batch, None)
         mine, full = token_loss(sparse.logits, labels), token_loss(dense.logits, labels)
         assert int(mine.targets) == int((labels != IGNORED).sum())
         assert float(mine.total) == pytest.approx(float(full.total), rel=1e-5)

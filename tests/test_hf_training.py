@@ -66,7 +66,7 @@ def parts(folder: Path) -> Training:
         tokenizer=tokenizer,
         train=encoded("train"),
         validation=encoded("validation"),
-        metrics=task.metrics(facts),
+        facts=facts,
     )
 
 

@@ -31,8 +31,9 @@ TYPES = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()
 class Examples(Dataset[dict[str, Any]]):
     """Encoded examples of one split, read from disk as they are asked for."""
 
-    def __init__(self, table: datasets.Dataset) -> None:
+    def __init__(self, table: datasets.Dataset, source: datasets.Dataset) -> None:
         self.table = table.with_format("numpy")
+        self.source = source
         column = table.data.column("input_ids")
         self.lengths: np.ndarray = pc.list_value_length(column).to_numpy()
 
@@ -84,7 +85,7 @@ def encode(
         raise StageError(
             f"{path.stem}: no example is left after encoding {len(rows)} rows; look at the data set's ledger"
         )
-    return Examples(datasets.Dataset.from_file(str(path))), ledger
+    return Examples(datasets.Dataset.from_file(str(path)), rows), ledger
 
 
 Encoded = dict[str, Any]

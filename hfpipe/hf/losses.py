@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hfpipe.contract import Counted
+from hfpipe.errors import StageError
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from hfpipe.contract import Batch
 
 IGNORED = -100
@@ -22,15 +26,23 @@ def target_positions(labels: Tensor) -> Tensor:
     return (labels.reshape(-1) != IGNORED).nonzero().squeeze(-1)
 
 
-def forward(model: Any, batch: Batch, positions: Tensor | None, head: nn.Module | None) -> Any:
+def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
     """Run the model on everything but the labels; with vocabulary logits at `positions` only, if given.
 
-    `positions` are flat, int64 (targets,); `head` is the model's output embedding. It then sees hidden
-    states (targets, hidden) in place of (rows, length, hidden): the loss is the same, the largest matrix
+    `positions` are flat, int64 (targets,); the model's output embedding then sees hidden states
+    (targets, hidden) in place of (rows, length, hidden): the loss is the same, the largest matrix
     product and tensor of the step shrink by the share of positions without a target. A model that gets
-    its logits otherwise computes them all.
+    its logits otherwise computes them all. A decoder beside an encoder reads the labels, shifted.
     """
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    bare = extract_model_from_parallel(model)
+    head = bare.get_output_embeddings()
+    inputs: dict[str, Any] = {
+        name: tensor for name, tensor in batch.items() if name != "labels" and not name.startswith("_")
+    }
+    if head is not None and bare.config.is_encoder_decoder:
+        inputs.setdefault("decoder_input_ids", shifted(batch["labels"], bare.config))
+    if bare.can_generate():
+        inputs["use_cache"] = False  # nothing is generated here, and a cache hides packed documents
     if positions is None or head is None:
         return model(**inputs)
 
@@ -43,6 +55,21 @@ def forward(model: Any, batch: Batch, positions: Tensor | None, head: nn.Module 
         return model(**inputs)
     finally:
         hook.remove()
+
+
+def shifted(labels: Tensor, config: PretrainedConfig) -> Tensor:
+    """Return what a decoder reads to say `labels`, int64 (rows, length): they, one to the right.
+
+    Raises StageError when the model does not know the token that a decoder begins with.
+    """
+    start = config.decoder_start_token_id
+    if start is None:
+        raise StageError(
+            "model: its config has no decoder_start_token_id; name the token a decoder begins with"
+        )
+    before = labels.roll(1, dims=1)
+    before[:, 0] = start
+    return before.masked_fill(before == IGNORED, config.pad_token_id)
 
 
 def target_logits(logits: Tensor, positions: Tensor) -> Tensor:

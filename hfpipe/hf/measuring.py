@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from hfpipe.hf.encoding import ROWS_AT_ONCE
 from hfpipe.hf.predictions import Predictions, joined
-from hfpipe.hf.scoring import score
+from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import on_cpu
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.metrics.tally import Tally
@@ -66,26 +66,24 @@ def measure_model(
 ) -> Tally:
     """Return the counts of a model over the split, and write its predictions to `out`.
 
-    Raises StageError when an example was not counted exactly once.
+    Raises StageError when a row was not counted exactly once.
     """
     tell_padding(model, tokenizer)
     parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
-    positions = examples.rows
     with Predictions(parts[accelerator.process_index]) as predictions:
 
-        def keep(index: np.ndarray, columns: Columns) -> None:
-            if len(index):
-                predictions.add(ground.ids(positions[index].tolist()), task.shown(columns, ground.facts))
+        def keep(positions: np.ndarray, columns: Columns) -> None:
+            if len(positions):
+                shown = task.shown(columns, ground.facts)
+                predictions.add(ground.ids(positions.tolist()), positions, shown)
 
         total = score(
             model.to(accelerator.device),
             examples,
-            task,
-            tokenizer,
+            Reading(task, ground.facts, tokenizer, ground.seed),
             ground.tally(task),
             accelerator,
             batch_size=ground.batch_size,
-            seed=ground.seed,
             keep=keep,
             advance=advance,
         )
@@ -106,10 +104,10 @@ def measure_baseline(
         for start in range(0, len(ground.rows), ROWS_AT_ONCE):
             batch = ground.rows[start : start + ROWS_AT_ONCE]
             columns = guess(batch)
-            index = range(start, min(start + ROWS_AT_ONCE, len(ground.rows)))
-            tally.add(np.asarray(index), columns)
-            predictions.add(ground.ids(index), task.shown(columns, ground.facts))
-            advance(len(index))
+            positions = np.arange(start, min(start + ROWS_AT_ONCE, len(ground.rows)))
+            tally.add(positions, columns)
+            predictions.add(ground.ids(positions.tolist()), positions, task.shown(columns, ground.facts))
+            advance(len(positions))
     return tally
 
 

@@ -27,12 +27,10 @@ def steps_within(seconds: float, parts: Training, shares: Shares, seed: int, *, 
     The passes run on a copy of the model and the first batches of the first epoch; nothing is trained.
     """
     device = "cpu" if on_cpu() else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    copied = copy.deepcopy(parts.model)
-    model: torch.nn.Module = copied
+    model: torch.nn.Module = copy.deepcopy(parts.model)
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
-    head = copied.get_output_embeddings()
     started = 0.0
     for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
         if number == WARM_UP:
@@ -40,7 +38,7 @@ def steps_within(seconds: float, parts: Training, shares: Shares, seed: int, *, 
         batch = parts.task.collate(parts.train.__getitems__(keys), parts.tokenizer, seed, train=True)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bf16):
-            outputs = forward(model, batch, parts.task.positions(batch), head)
+            outputs = forward(model, batch, parts.task.positions(batch))
             parts.task.loss(outputs, batch).total.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What a model said of each example, written as it is said: `predictions.parquet`."""
+"""What a model said of each row, written as it is said: `predictions.parquet`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,10 +23,10 @@ class Predictions:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
-    def add(self, ids: Sequence[str], columns: Mapping[str, Any]) -> None:
-        """Append examples: their ids, and one value or list of values an example in each column."""
+    def add(self, ids: Sequence[str], positions: np.ndarray, columns: Mapping[str, Any]) -> None:
+        """Append rows: ids, positions in the split (column `row`), one value or list of values each."""
         table = pa.table(
-            {"id": pa.array(ids, pa.string())}
+            {"id": pa.array(ids, pa.string()), "row": pa.array(positions, pa.int64())}
             | {name: pa.array(list(each)) for name, each in columns.items()}
         )
         if self._writer is None:

@@ -1,8 +1,9 @@
-"""One streaming pass over a split: every example counted once, on any number of processes."""
+"""One streaming pass over a split: every row counted once, on any number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,83 +15,135 @@ from hfpipe.metrics.tally import Tally
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from hfpipe.contract import Columns, Task
     from hfpipe.hf.encoding import Examples
+    from hfpipe.report import DataFacts
 
 Keep = Callable[[np.ndarray, "Columns"], None]
-"""Called with the indices and columns of each batch, to write predictions."""
+"""Called with the positions of some rows in the split and their columns, to write predictions."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How examples are given to a model and what it says of them is read."""
+
+    task: Task
+    facts: DataFacts
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    training: bool = False
+    """Whether this is the validation during a training."""
+
+    def said(self, model: Any, examples: Examples, index: np.ndarray, device: torch.device) -> Columns:
+        """Return what the model says of some examples: one value an example in each column."""
+        keys = [(0, number) for number in index.tolist()]
+        batch = self.task.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        if self.task.generates(training=self.training):
+            return self.task.generate(model, batch, self.tokenizer)
+        outputs = forward(model, batch, self.task.positions(batch))
+        return {name: _array(column) for name, column in self.task.columns_out(outputs, batch).items()}
+
+    def rows(self, said: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
+        """Return the positions of the rows that the examples are of, and the columns by row."""
+        positions, pieces = np.unique(examples.rows[index], return_inverse=True)
+        return positions, self.task.by_row(said, pieces, examples.source[positions], self.facts)
 
 
 def score(
     model: Any,
     examples: Examples,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
+    reading: Reading,
     tally: Tally,
     accelerator: Accelerator,
     *,
     batch_size: int,
-    seed: int,
     keep: Keep | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tally:
-    """Return `tally` with every example of all processes counted, the same in each process.
+    """Return `tally` with every row of all processes counted, the same in each process.
 
     Rows of the data set are counted and resampled; a long one may have been cut into several examples.
-    Raises StageError when an example was counted twice or not at all.
+    Raises StageError when a row was counted twice or not at all.
     """
-    bare = accelerator.unwrap_model(model)
     model.eval()
-    rows = examples.rows
-    first = np.concatenate([[True], rows[1:] != rows[:-1]])
     counted = 0
     # Not inference_mode: what FSDP gathers and models cache in it could not be trained with afterwards.
     with torch.no_grad(), accelerator.autocast():
-        for index, columns in _passes(model, bare, examples, task, tokenizer, accelerator, batch_size, seed):
-            tally.add(rows[index], columns, first[index])
-            counted += len(index)
+        for positions, columns, passed in _shared(model, examples, reading, accelerator, batch_size):
+            tally.add(positions, columns)
+            counted += len(positions)
             if keep is not None:
-                keep(index, columns)
-            advance(len(index))
+                keep(positions, columns)
+            advance(passed)
     total = tally.merged([_summed(array, accelerator) for array in tally.arrays()])
     everywhere = int(_summed(np.array([counted]), accelerator)[0])
-    if everywhere != len(examples):
-        raise StageError(f"{everywhere} examples were counted of {len(examples)}; this is a fault of hfpipe")
+    there = len(np.unique(examples.rows))
+    if everywhere != there:
+        raise StageError(f"{everywhere} rows were counted of {there}; this is a fault of hfpipe")
     return total
 
 
-def _passes(
-    model: Any,
-    bare: PreTrainedModel,
-    examples: Examples,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    accelerator: Accelerator,
-    batch_size: int,
-    seed: int,
-) -> Iterator[tuple[np.ndarray, Columns]]:
-    """Yield this process' share, longest first.
+def _shared(
+    model: Any, examples: Examples, reading: Reading, accelerator: Accelerator, batch_size: int
+) -> Iterator[tuple[np.ndarray, Columns, int]]:
+    """Yield this process' share of the rows, longest first: positions, columns, examples passed.
 
-    Every process runs the same number of forward passes, as a sharded model needs; one that has no batch
-    left repeats another and yields none of it, so that its columns still tell the shape of the sums.
+    Every process runs the same number of forward passes, as a sharded model needs; one that has no rows
+    left repeats others and yields none of them, so that its columns still tell the shape of the sums.
     """
-    ordered = np.argsort(-examples.lengths, kind="stable")
-    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    for turn in range(-(-len(batches) // accelerator.num_processes)):
-        number = turn * accelerator.num_processes + accelerator.process_index
-        index = batches[min(number, len(batches) - 1)]
-        batch = task.collate(
-            examples.__getitems__([(0, i) for i in index.tolist()]), tokenizer, seed, train=False
-        )
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        outputs = forward(model, batch, task.positions(batch), bare.get_output_embeddings())
-        columns = {name: tensor.cpu().numpy() for name, tensor in task.columns_out(outputs, batch).items()}
-        if number < len(batches):
-            yield index, columns
+    groups = together(examples.rows, examples.lengths, batch_size)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    for turn in range(0, len(groups), world):
+        peers = groups[turn : turn + world]
+        index = peers[min(rank, len(peers) - 1)]
+        passes = max(-(-len(group) // batch_size) for group in peers)
+        said = []
+        for number in range(passes):
+            part = index[number * batch_size : (number + 1) * batch_size]
+            columns = reading.said(model, examples, part if len(part) else index[:1], accelerator.device)
+            said += [columns] if len(part) else []
+        positions, columns = reading.rows(joined(said), examples, index)
+        if rank < len(peers):
+            yield positions, columns, len(index)
         else:
-            yield index[:0], {name: column[:0] for name, column in columns.items()}
+            yield positions[:0], {name: column[:0] for name, column in columns.items()}, 0
+
+
+def together(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Return groups of example indices, whole rows each, longest rows first.
+
+    `rows` (n,) ascending and `lengths` (n,) are of the examples. A group has at most `batch_size`
+    examples, unless a single row has more.
+    """
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    ends = np.append(starts[1:], len(rows))
+    longest = np.maximum.reduceat(lengths, starts)
+    groups: list[list[np.ndarray]] = []
+    room = 0
+    for number in np.argsort(-longest, kind="stable").tolist():
+        piece = np.arange(starts[number], ends[number])
+        if len(piece) > room:
+            groups.append([])
+            room = batch_size
+        groups[-1].append(piece)
+        room -= len(piece)
+    return [np.sort(np.concatenate(group)) for group in groups]
+
+
+def joined(said: list[Columns]) -> Columns:
+    """Return the columns of several batches as one."""
+    return {name: np.concatenate([columns[name] for columns in said]) for name in said[0]}
+
+
+def _array(column: torch.Tensor | list[Any]) -> np.ndarray:
+    if isinstance(column, torch.Tensor):
+        return column.cpu().numpy()
+    array = np.empty(len(column), dtype=object)
+    array[:] = column
+    return array
 
 
 def _summed(array: np.ndarray, accelerator: Accelerator) -> np.ndarray:

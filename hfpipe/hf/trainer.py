@@ -21,7 +21,7 @@ from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.checkpoints import seal
 from hfpipe.hf.losses import forward
-from hfpipe.hf.scoring import score
+from hfpipe.hf.scoring import Reading, score
 from hfpipe.metrics.tally import Tally
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hfpipe.contract import Batch, Task
     from hfpipe.hf.encoding import Examples
     from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
 
 
 class EpochLoader(DataLoader[Any]):
@@ -50,7 +51,12 @@ class Training:
     tokenizer: PreTrainedTokenizerBase
     train: Examples
     validation: Examples | None
-    metrics: list[Metric]
+    facts: DataFacts
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics of the validation split."""
+        return self.task.validation_metrics(self.facts)
 
 
 class TaskTrainer(Trainer):
@@ -76,9 +82,9 @@ class TaskTrainer(Trainer):
         self.validation = parts.validation
         self.tokenizer = tokenizer
         self.shares = shares
+        self.facts = parts.facts
         self.metrics = parts.metrics
         self.loss_is_scaled_for_ga = True
-        self.head = parts.model.get_output_embeddings()
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
 
@@ -124,7 +130,7 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
-        outputs = forward(model, inputs, self.task.positions(inputs), self.head)
+        outputs = forward(model, inputs, self.task.positions(inputs))
         total, targets = self.task.loss(outputs, inputs, self.args.label_smoothing_factor)
         over_all = targets if num_items_in_batch is None else num_items_in_batch
         loss = total / over_all.clamp(min=1) * self.accelerator.num_processes
@@ -151,12 +157,10 @@ class TaskTrainer(Trainer):
         tally = score(
             self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model,
             examples,
-            self.task,
-            self.tokenizer,
+            Reading(self.task, self.facts, self.tokenizer, self.args.seed, training=True),
             Tally(self.metrics, 0, self.args.seed),
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
-            seed=self.args.seed,
         )
         scores = {
             f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in self.metrics

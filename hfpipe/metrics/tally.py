@@ -43,14 +43,12 @@ class Tally:
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._rows_waiting = 0
 
-    def add(self, index: np.ndarray, columns: Columns, first: np.ndarray | None = None) -> None:
+    def add(self, index: np.ndarray, columns: Columns) -> None:
         """Count some examples, each once: `index` is their place in the split, int64, shape (n,).
 
-        `columns` maps names to arrays with one row an example. Where an example was cut into pieces, all
-        have its index, and `first` (bool, shape (n,)) marks the one that counts as the example.
+        `columns` maps names to arrays with one row an example.
         """
-        counted = np.ones(len(index)) if first is None else first.astype(np.float64)
-        stats = [counted[:, None], *(metric.stats(columns) for metric in self._families.values())]
+        stats = [np.ones((len(index), 1)), *(metric.stats(columns) for metric in self._families.values())]
         if self._widths is None:
             self._widths = [each.shape[1] for each in stats]
             self._sums = np.zeros((self.resamples + 1, sum(self._widths)))

@@ -76,9 +76,8 @@ class Evaluate(Stage):
         for name in self.require:
             if name not in names:
                 raise StageError(f"require: there is no score {name!r}; there are {', '.join(names)}")
-        for system in systems:
-            self._examples(system, ground, ctx)
-        self._measure_trivial(systems[0].task, ground, ctx)
+        tokenizers = [self._examples(system, ground, ctx)[0] for system in systems]
+        self._measure_trivial(systems[0].task, tokenizers[0], ground, ctx)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.hf.measuring import load, new_accelerator
@@ -128,7 +127,9 @@ class Evaluate(Stage):
         file = read_stage(path)
         return revive_task(file.identity.settings["task"], Path(file.base))
 
-    def _measure_trivial(self, task: Task, ground: Ground, ctx: RunContext) -> None:
+    def _measure_trivial(
+        self, task: Task, tokenizer: PreTrainedTokenizerBase, ground: Ground, ctx: RunContext
+    ) -> None:
         from hfpipe.hf.measuring import measure_baseline, save
         from hfpipe.hf.tables import open_split
 
@@ -136,7 +137,7 @@ class Evaluate(Stage):
         train = open_split(folder_of(self.data, ctx), "train")[:] if names else {}
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
-                guess = task.fit_baseline(name, train, ground.facts)
+                guess = task.fit_baseline(name, train, ground.facts, tokenizer)
                 out = ctx.folder / f"predictions-{name}.parquet"
                 save(measure_baseline(guess, task, ground, out, advance), ctx.work / f"{name}.npz")
 

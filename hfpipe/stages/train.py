@@ -63,7 +63,7 @@ class _Train(Stage):
         data = facts(folder_of(self.data, ctx))
         tokenizer = self._tokenizer(ctx)
         self._check_loaded(ctx, data)
-        best_metric(self.training, self.task.metrics(data))
+        best_metric(self.training, self.task.validation_metrics(data))
         self._encoded(ctx, tokenizer)
 
     def run(self, ctx: RunContext) -> Report:
@@ -82,7 +82,7 @@ class _Train(Stage):
             tokenizer=tokenizer,
             train=examples["train"],
             validation=examples.get("validation"),
-            metrics=self.task.metrics(data),
+            facts=data,
         )
         early = self.early_stopping
         found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)

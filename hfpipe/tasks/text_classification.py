@@ -155,7 +155,9 @@ class TextClassification(Task):
             name: [names[number] for number in columns[name]] for name in ("gold", "guess")
         }
 
-    def fit_baseline(self, name: str, train: Rows, facts: DataFacts) -> Callable[[Rows], Columns]:
+    def fit_baseline(
+        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Rows], Columns]:
         from hfpipe.metrics.baselines import Majority, Tfidf
 
         kind = facts.columns[self.label]

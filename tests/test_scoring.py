@@ -1,0 +1,34 @@
+"""How examples are put together for a pass over a split: whole rows, each once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfpipe.hf.losses import IGNORED, shifted
+from hfpipe.hf.scoring import together
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 7), st.randoms())
+def test_the_pieces_of_a_row_always_come_together(counts: list[int], batch_size: int, random: object) -> None:
+    rows = np.repeat(np.arange(0, 3 * len(counts), 3), counts)
+    lengths = np.array([random.randint(1, 50) for _ in rows])
+    groups = together(rows, lengths, batch_size)
+    assert np.sort(np.concatenate(groups)).tolist() == list(range(len(rows)))
+    seen: set[int] = set()
+    for group in groups:
+        mine = set(rows[group].tolist())
+        assert not mine & seen
+        assert len(group) <= batch_size or len(mine) == 1
+        assert (np.diff(rows[group]) >= 0).all()
+        seen |= mine
+
+
+def test_a_decoder_reads_what_it_is_to_say_one_step_later() -> None:
+    class Config:
+        decoder_start_token_id, pad_token_id = 7, 0
+
+    labels = torch.tensor([[5, 6, 1], [4, 1, IGNORED]])
+    assert shifted(labels, Config()).tolist() == [[7, 5, 6], [7, 4, 1]]
