@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "bert": {"num_attention_heads": 2, "intermediate_size": 128},
     "distilbert": {"n_heads": 2, "hidden_dim": 128},
 }
+SEQ2SEQ = "AutoModelForSeq2SeqLM"
 AUTO = ["AutoModelForMaskedLM", "AutoModelForSequenceClassification"]
 
 RECIPE = """\
@@ -82,6 +84,20 @@ def shaped(kind: str, auto_class: str, layers: int = 2) -> tuple[Any, counting.S
     return config, counting.shape_of(auto_class, config)
 
 
+def saved(model: torch.nn.Module, forward: Callable[[], Any]) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, beside the weights."""
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # holds it, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        assert forward().logits.requires_grad
+    return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+
+
 @pytest.mark.parametrize("auto_class", AUTO)
 @pytest.mark.parametrize("kind", MODELS)
 def test_parameters_are_those_of_the_model_that_is_built(kind, auto_class):
@@ -104,6 +120,27 @@ def test_flops_are_near_those_that_torch_counts(kind, auto_class):
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids).logits.sum().backward()
     assert counting.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart", "marian"])
+def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
+    base = {"type": kind, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base |= {"d_ff": 96} if kind == "t5" else {"encoder_ffn_dim": 96}
+    config = new_config(base, counting.Unmade(300), {})
+    config._attn_implementation = "eager"
+    shape, model = counting.shape_of(SEQ2SEQ, config), new_model(SEQ2SEQ, config, seed=1).train()
+    ids = torch.randint(10, 300, (4, 64))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs).logits.sum().backward()
+    assert shape.parameters == model.num_parameters()
+    assert counting.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    config._attn_implementation = "sdpa"
+    model = new_model(SEQ2SEQ, config, seed=1).train()
+    measured = saved(model, lambda: model(**inputs))
+    assert (
+        measured / 2 <= counting.activations(shape, 4, 64, 1.0, bf16=False, recomputed=False) <= measured * 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,22 +193,10 @@ def test_an_optimizer_that_is_not_known_is_not_guessed():
 def test_the_activation_estimate_is_within_a_factor_of_two(kind, length, bf16):
     config, shape = shaped(kind, "AutoModelForSequenceClassification", layers=4)
     model = new_model("AutoModelForSequenceClassification", config, seed=1).train()
-    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor  # holds it, so that no address is used twice
-        return tensor
-
     ids = torch.randint(10, 300, (8, length))
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-    ):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    measured = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        measured = saved(model, lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
     estimate = counting.activations(shape, 8, length, 1.0, bf16=bf16, recomputed=False)
-    assert logits.requires_grad
     assert measured / 2 <= estimate <= measured * 2
 
 

@@ -77,15 +77,16 @@ def test_a_tokenizer_loads_as_a_fast_one_and_knows_its_train_text(algorithm, pro
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "single", "pair"),
+    ("algorithm", "style", "single", "pair"),
     [
-        ("wordpiece", "[CLS] a [SEP]", "[CLS] a [SEP] in [SEP]"),
-        ("bpe", "a", "a in"),
-        ("unigram", "a </s>", "a </s> in </s>"),
+        ("wordpiece", None, "[CLS] a [SEP]", "[CLS] a [SEP] in [SEP]"),
+        ("bpe", None, "a", "a in"),
+        ("bpe", "bart", "<s> a </s>", "<s> a </s> </s> in </s>"),
+        ("unigram", None, "a </s>", "a </s> in </s>"),
     ],
 )
-def test_special_tokens_stand_where_the_style_puts_them(algorithm, single, pair, prose, tmp_path):
-    run(prose, tmp_path, algorithm=algorithm)
+def test_special_tokens_stand_where_the_style_puts_them(algorithm, style, single, pair, prose, tmp_path):
+    run(prose, tmp_path, algorithm=algorithm, style=style)
     tokenizer = load_tokenizer(tmp_path)
 
     def pieces(*texts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, TrainingArguments
 
 from hfpipe.errors import StageError
-from hfpipe.hf.loading import TOKEN_IDS, one_line
+from hfpipe.hf.loading import one_line
+from hfpipe.hf.wiring import TOKEN_IDS
 
 if TYPE_CHECKING:
     import datasets
@@ -28,7 +30,9 @@ FLOAT = 4
 """Bytes of a float32, which weights, gradients and optimizer state are kept in."""
 STATE = {"adamw": 8.0, "sgd": 0.0, "adagrad": 4.0, "rmsprop": 4.0, "lion": 4.0}
 """Optimizer, as its name begins → bytes a parameter of its state in float32."""
-DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
+DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "dropout_rate")
+INNER = ("intermediate_size", "encoder_ffn_dim", "d_ff", "hidden_dim", "n_inner")
+DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Unmade:
     def __init__(self, size: int) -> None:
         self._size = size
         for name in TOKEN_IDS:
-            setattr(self, name, None)
+            setattr(self, name, 0)  # some configs take no model without them
 
     def __len__(self) -> int:
         return self._size
@@ -66,6 +70,9 @@ class Shape:
     """Numbers that Adafactor keeps: a row and a column for each matrix (Shazeer and Stern, 2018)."""
     vocabulary: int
     layers: int
+    """Those of the encoder and of the decoder."""
+    crossed: int
+    """Layers that attend to an encoder's states as well."""
     hidden: int
     inner: int
     """Width of the feed-forward layers."""
@@ -99,15 +106,17 @@ def shape_of(auto_class: str, config: PretrainedConfig) -> Shape:
     tied = output is not None and id(output.weight) in looked_up
     parameters = model.num_parameters()
     text = config.get_text_config()
+    crossed = _first(text, DECODER_LAYERS) or text.num_hidden_layers if text.is_encoder_decoder else 0
     return Shape(
         parameters=parameters,
         body=parameters - sum(looked_up.values()) - (0 if tied else head),
         head=head,
         factored=sum(map(_factored, model.parameters())),
         vocabulary=text.vocab_size,
-        layers=text.num_hidden_layers,
+        layers=text.num_hidden_layers + crossed,
+        crossed=crossed,
         hidden=text.hidden_size,
-        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        inner=_first(text, INNER) or 4 * text.hidden_size,
         heads=text.num_attention_heads,
         drops_attention=any(getattr(text, name, 0) for name in DROPOUTS),
     )
@@ -119,8 +128,10 @@ def flops(shape: Shape, tokens: float, length: float, predicted: float) -> float
     6 for every weight and token: 2 forward, 4 backward (Kaplan et al., 2020, section 2.1), and
     12 · layers · hidden · length a token for attention (Chowdhery et al., 2022, appendix B). The vocabulary
     head counts for the share `predicted` of tokens that it sees. Lookups, norms and recomputation do not.
+    In an encoder-decoder a token stands for one of the source and one of the target, as if both were as long.
     """
-    each = 6 * shape.body + 12 * shape.layers * shape.hidden * length + 6 * shape.head * predicted
+    attended = 12 * (shape.layers + shape.crossed) * shape.hidden * length
+    each = 6 * shape.body + attended + 6 * shape.head * predicted
     return tokens * each
 
 
@@ -148,12 +159,15 @@ def activations(
     kept. A number takes 4 bytes, and 3 on average under bfloat16 autocast, whose norms, softmax and dropout
     stay in float32 and which makes a copy of the weights. Each predicted token keeps a float32 for every
     piece of the vocabulary, and its gradient. With gradient checkpointing (`recomputed`) only the input of
-    each layer is kept, and one layer is whole at a time. Kernels decide the rest: it is an estimate.
+    each layer is kept, and one layer is whole at a time. A layer that attends to an encoder as well keeps
+    5 · hidden numbers a token more, and weights again. Kernels decide the rest: it is an estimate.
     """
     width, tokens = (3 if bf16 else 4), batch * length
     attention = 2.5 * shape.heads * length if shape.drops_attention else 0.0
     layer = width * tokens * (9 * shape.hidden + 2 * shape.inner + attention)
-    kept = width * tokens * shape.hidden * shape.layers + layer if recomputed else layer * shape.layers
+    cross = width * tokens * (5 * shape.hidden + attention)
+    whole = layer * shape.layers + cross * shape.crossed
+    kept = width * tokens * shape.hidden * shape.layers + layer + cross if recomputed else whole
     logits = 2 * FLOAT * tokens * predicted * shape.vocabulary if shape.head else 0.0
     return kept + logits + (2 * shape.parameters if bf16 else 0)
 
@@ -168,6 +182,11 @@ def sampled(
     tokens = round(sum(map(len, ids)) * scale)
     examples = math.ceil(tokens / task.length) if task.packed else round(len(ids) * scale)
     return Encoded(max(1, examples), max(1, tokens), estimated=scale > 1)
+
+
+def _first(config: PretrainedConfig, names: Sequence[str]) -> int | None:
+    """Return the entry under the first of the names that the config knows and says."""
+    return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
 def _factored(weight: torch.Tensor) -> int:

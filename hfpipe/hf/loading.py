@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import CONFIG_MAPPING, PreTrainedModel, set_seed
 
 from hfpipe.errors import StageError
 from hfpipe.hf.quiet import quiet
+from hfpipe.hf.wiring import sizes, special_tokens
 from hfpipe.places import Place
 
 if TYPE_CHECKING:
@@ -19,26 +20,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
-
 
 def new_config(
     settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, head: dict[str, Any]
 ) -> transformers.PretrainedConfig:
     """Return the config of a model from nothing: what the recipe says, sized and wired for the tokenizer.
 
-    Special token ids default to the tokenizer's: a config's own would point at other pieces.
     Raises StageError when Transformers refuses a value.
     """
+    kind = settings["type"]
     entries = {key: value for key, value in settings.items() if key != "type"}
-    tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
     try:
-        return AutoConfig.for_model(
-            settings["type"], **({"vocab_size": len(tokenizer)} | tokens | head | entries)
-        )
+        made: Any = CONFIG_MAPPING[kind]
+        filled = special_tokens(made, tokenizer) | head | sizes(made, entries)
+        return made(**({"vocab_size": len(tokenizer)} | filled))
     except Exception as error:
         raise StageError(
-            f"model: Transformers refuses {settings['type']} with these entries: {one_line(error)}"
+            f"model: Transformers refuses {kind} with these entries: {one_line(error)}"
         ) from error
 
 
@@ -50,7 +48,7 @@ def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int)
     set_seed(seed)
     try:
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (ValueError, KeyError, RuntimeError, ImportError, AssertionError) as error:
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
     return model
 

@@ -39,6 +39,20 @@ STYLES = {
     "gpt": Style(
         {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}, "", ""
     ),
+    # In fairseq's order, whose ids are the defaults of the configs of BART and RoBERTa.
+    "bart": Style(
+        {
+            "bos_token": "<s>",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "mask_token": "<mask>",
+            "cls_token": "<s>",
+            "sep_token": "</s>",
+        },
+        "<s> $A </s>",
+        "<s> $A </s> </s> $B </s>",
+    ),
     "t5": Style(
         {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
         "$A </s>",

@@ -32,7 +32,7 @@ from hfpipe.hf.styles import Style
 LONGEST = 4096
 """Characters read together: trainers take quadratic time over a text without white space."""
 
-BLANKS = ("[MASK]",)
+BLANKS = ("[MASK]", "<mask>")
 """Special tokens that stand for a word, and so swallow the space before it."""
 
 

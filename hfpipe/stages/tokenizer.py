@@ -38,10 +38,11 @@ class Tokenizer(Stage):
     """How pieces are learned; `bpe` works on bytes and knows every text."""
     tokenizer: TokenizerPlace | None = None
     """An existing tokenizer to take instead of training one."""
-    style: Literal["bert", "gpt", "t5"] | None = None
-    """Special tokens: `bert` ([CLS] … [SEP], [MASK]), `gpt` (<|endoftext|>), `t5` (… </s>, <extra_id_0>).
+    style: Literal["bert", "bart", "gpt", "t5"] | None = None
+    """Special tokens: `bert` ([CLS] … [SEP], [MASK]) for encoders, `gpt` (<|endoftext|>) for decoders.
 
-    By default the one that goes with the algorithm, in the order above.
+    For encoder-decoders `t5` (… </s>, <extra_id_0>), for Marian as well, or `bart` (<s> … </s>, <mask>), for
+    RoBERTa as well. By default wordpiece goes with `bert`, bpe with `gpt`, unigram with `t5`.
     """
     vocab_size: int = Field(default=8192, ge=16)
     """Pieces, special tokens included."""
@@ -74,7 +75,7 @@ class Tokenizer(Stage):
         style = self._special(algorithm)
         if algorithm != "bpe" and "unk_token" not in style.roles:
             yield Problem(
-                f"{algorithm} needs an unknown token, which style gpt lacks; use bert or t5", ("style",)
+                f"{algorithm} needs an unknown token, which style gpt lacks; use bert, bart or t5", ("style",)
             )
         least = len({*style.tokens, *self.special_tokens}) + (256 if algorithm == "bpe" else 8)
         if self.vocab_size < least:

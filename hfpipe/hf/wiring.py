@@ -1,0 +1,72 @@
+"""What a model from nothing needs and its recipe leaves out: special tokens, derived sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
+STAND_INS = {"bos_token_id": "cls_token_id", "eos_token_id": "sep_token_id"}
+"""In tokenizers of BERT's style these open and close a text, and nothing else does."""
+SHARED_OUT = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+FORCED = ("forced_bos_token_id", "forced_eos_token_id")
+
+
+def special_tokens(
+    defaults: type[PretrainedConfig], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, int | list[int] | None]:
+    """Return the config entries of special tokens: the tokenizer's ids, since a type's own mean other pieces.
+
+    What a decoder starts from, and what ends a text that grows too long, keep the role that they have in the
+    defaults of the type: BART starts from its end of text, Marian and T5 from padding.
+    """
+    ids = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
+    for name, stand_in in STAND_INS.items():
+        if ids[name] is None:
+            ids[name] = ids[stand_in]
+    for name in FORCED:
+        if getattr(defaults, name, None) is not None:
+            ids[name] = ids.get(_role(defaults, name))
+    if defaults.is_encoder_decoder:
+        start = ids.get(_role(defaults, "decoder_start_token_id"))
+        ids["decoder_start_token_id"] = start if start is not None else ids["pad_token_id"]
+    return ids
+
+
+def _role(defaults: type[PretrainedConfig], name: str) -> str:
+    """Return the special token that an entry of the defaults means; empty where it means none of them."""
+    value = getattr(defaults, name, None)
+    return next(
+        (role for role in TOKEN_IDS if value is not None and getattr(defaults, role, None) == value), ""
+    )
+
+
+def sizes(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dict[str, Any]:
+    """Return `entries` under the type's own names, and with them the sizes that have to go with them.
+
+    A decoder is as deep and wide as its encoder, heads share out the hidden size, and whole heads share keys.
+    Some types see to this themselves; others would keep the sizes of their largest model.
+    """
+    own = {_named(defaults, name): value for name, value in entries.items()}
+    own = _decoder(defaults, own) | own
+    width, heads, keys, head = (_named(defaults, name) for name in SHARED_OUT)
+    hidden, parts = (own.get(name, getattr(defaults, name, None)) for name in (width, heads))
+    if not {width, heads} & own.keys() or not isinstance(hidden, int) or not isinstance(parts, int):
+        return own
+    if parts % (getattr(defaults, keys, None) or parts):
+        own.setdefault(keys, parts)
+    if getattr(defaults, head, None) is not None and hidden % parts == 0:
+        own.setdefault(head, hidden // parts)
+    return own
+
+
+def _decoder(defaults: type[PretrainedConfig], own: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of the encoder, for the decoder."""
+    sides = {name: name.replace("encoder_", "decoder_", 1) for name in own if name.startswith("encoder_")}
+    return {decoder: own[encoder] for encoder, decoder in sides.items() if hasattr(defaults, decoder)}
+
+
+def _named(defaults: type[PretrainedConfig], name: str) -> str:
+    return str(defaults.attribute_map.get(name, name))
