@@ -19,7 +19,7 @@ from hfpipe.report import DataFacts, Report
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.metrics.metric import Metric
 
@@ -150,6 +150,10 @@ class Task(Settings, ABC):
         """Yield why a trained model cannot be measured on the data set."""
         return iter(())
 
+    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        """Yield why a model cannot learn the task as it is set, where its config does not tell."""
+        return iter(())
+
     def known(self, config: PretrainedConfig) -> DataFacts:
         """Return what a trained model tells of its data: types of the columns, names of the classes."""
         return DataFacts(columns=dict.fromkeys(self.columns, "string"), splits={})
@@ -169,6 +173,19 @@ class Task(Settings, ABC):
         several examples, which follow one another and have its `row`.
         Further columns are kept with the examples, for `collate`.
         """
+
+    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        """Turn a batch of rows into what a packed task is measured on; pure, in the form of `encode`.
+
+        By default the documents that `encode` returns, cut every `length` tokens. Every row has an example.
+        """
+        encoded = self.encode(rows, tokenizer, facts)
+        pieces = [
+            (row, ids[start : start + self.length])
+            for row, ids in zip(encoded["row"], encoded["input_ids"], strict=True)
+            for start in range(0, max(1, len(ids)), self.length)
+        ]
+        return {"input_ids": [ids for _, ids in pieces], "row": [row for row, _ in pieces]}
 
     @abstractmethod
     def collate(
@@ -225,6 +242,10 @@ class Task(Settings, ABC):
 
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
         """Return the metrics of the validation split during training."""
+        return self.metrics(facts)
+
+    def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
+        """Return those of the metrics whose columns a trivial baseline gives."""
         return self.metrics(facts)
 
     def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from hfpipe.store import write_whole
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.contract import Task
+    from hfpipe.contract import Rows, Task
     from hfpipe.hf.batches import Key
     from hfpipe.report import DataFacts
 
@@ -69,16 +69,16 @@ def encode(
     """Encode a split into an Arrow file at `path`, or open it when it is there; return it and its ledger.
 
     `packed` lays all documents end to end and cuts every `task.length` tokens, so that nothing is padded
-    (only the last example may be shorter); otherwise longer documents become several examples.
+    (only the last example may be shorter); otherwise a packed task is cut into its `windows`.
     The ledger counts rows read, tokens written, tokens the task truncated, and examples.
     Raises StageError when no example is left.
     """
     ledger_file = path.with_suffix(".json")
     if not ledger_file.exists():
-        batches = _encoded(task, rows, tokenizer, facts, advance)
-        if task.packed:
-            batches = _packed(batches, task.length) if packed else _windows(batches, task.length)
-        ledger = _write(batches, path)
+        laid_end_to_end = task.packed and packed
+        made = task.encode if laid_end_to_end or not task.packed else task.windows
+        batches = _encoded(made, rows, tokenizer, facts, advance)
+        ledger = _write(_packed(batches, task.length) if laid_end_to_end else batches, path)
         write_whole(ledger_file, json.dumps(ledger))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
     if ledger["examples"] == 0:
@@ -89,11 +89,11 @@ def encode(
 
 
 Encoded = dict[str, Any]
-"""Columns of a batch: `input_ids` a list of integer lists, the others one value or list a row."""
+"""Columns of a batch, `input_ids` a list of integer lists, and under `rows` how many rows they are of."""
 
 
 def _encoded(
-    task: Task,
+    made: Callable[..., Rows],
     rows: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     facts: DataFacts,
@@ -101,10 +101,11 @@ def _encoded(
 ) -> Iterator[Encoded]:
     for start in range(0, len(rows), ROWS_AT_ONCE):
         batch = rows[start : start + ROWS_AT_ONCE]
-        encoded: Encoded = dict(task.encode(batch, tokenizer, facts))
+        count = min(ROWS_AT_ONCE, len(rows) - start)
+        encoded: Encoded = dict(made(batch, tokenizer, facts)) | {"rows": count}
         encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + start
         yield encoded
-        advance(min(ROWS_AT_ONCE, len(rows) - start))
+        advance(count)
 
 
 def _packed(batches: Iterator[Encoded], length: int) -> Iterator[Encoded]:
@@ -112,23 +113,9 @@ def _packed(batches: Iterator[Encoded], length: int) -> Iterator[Encoded]:
     for batch in batches:
         stream = np.concatenate([rest, *(np.asarray(ids, dtype=np.int32) for ids in batch["input_ids"])])
         whole = len(stream) - len(stream) % length
-        yield {"input_ids": list(stream[:whole].reshape(-1, length)), "rows": len(batch["row"])}
+        yield {"input_ids": list(stream[:whole].reshape(-1, length)), "rows": batch["rows"]}
         rest = stream[whole:]
     yield {"input_ids": [rest] if len(rest) else [], "rows": 0}
-
-
-def _windows(batches: Iterator[Encoded], length: int) -> Iterator[Encoded]:
-    for batch in batches:
-        pieces = [
-            (row, ids[start : start + length])
-            for row, ids in zip(batch["row"], batch["input_ids"], strict=True)
-            for start in range(0, len(ids), length)
-        ]
-        yield {
-            "input_ids": [ids for _, ids in pieces],
-            "row": [row for row, _ in pieces],
-            "rows": len(batch["row"]),
-        }
 
 
 def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
@@ -137,7 +124,7 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
     writer: pa.RecordBatchStreamWriter | None = None
     try:
         for batch in batches:
-            ledger["rows"] += batch.pop("rows", len(batch["input_ids"]))
+            ledger["rows"] += batch.pop("rows")
             ledger["truncated"] += sum(batch.pop("truncated", ()))
             ledger["tokens"] += sum(map(len, batch["input_ids"]))
             ledger["examples"] += len(batch["input_ids"])

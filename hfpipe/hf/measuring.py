@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hfpipe.contract import Columns, Rows, Task
     from hfpipe.hf.encoding import Examples
+    from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
 
 
@@ -49,9 +50,9 @@ class Ground:
             return [str(position) for position in positions]
         return self.rows[list(positions)]["id"]
 
-    def tally(self, task: Task) -> Tally:
-        """Return empty counts of the task's metrics."""
-        return Tally(task.metrics(self.facts), self.resamples, self.seed)
+    def tally(self, metrics: Sequence[Metric]) -> Tally:
+        """Return empty counts of some metrics."""
+        return Tally(metrics, self.resamples, self.seed)
 
 
 def measure_model(
@@ -81,7 +82,7 @@ def measure_model(
             model.to(accelerator.device),
             examples,
             Reading(task, ground.facts, tokenizer, ground.seed),
-            ground.tally(task),
+            ground.tally(task.metrics(ground.facts)),
             accelerator,
             batch_size=ground.batch_size,
             keep=keep,
@@ -96,10 +97,14 @@ def measure_model(
 
 
 def measure_baseline(
-    guess: Callable[[Rows], Columns], task: Task, ground: Ground, out: Path, advance: Callable[[int], None]
+    guess: Callable[[Rows], Columns],
+    task: Task,
+    tally: Tally,
+    ground: Ground,
+    out: Path,
+    advance: Callable[[int], None],
 ) -> Tally:
-    """Return the counts of a trivial baseline over the split, and write its predictions to `out`."""
-    tally = ground.tally(task)
+    """Return `tally` with a trivial baseline's guesses over the split, which are written to `out`."""
     with Predictions(out) as predictions:
         for start in range(0, len(ground.rows), ROWS_AT_ONCE):
             batch = ground.rows[start : start + ROWS_AT_ONCE]

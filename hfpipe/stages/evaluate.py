@@ -89,7 +89,8 @@ class Evaluate(Stage):
         comparisons = {}
         for name in self.baselines:
             if name in model.task.baselines:
-                theirs = load(ground.tally(model.task), ctx.work / f"{name}.npz")
+                empty = ground.tally(model.task.baseline_metrics(name, ground.facts))
+                theirs = load(empty, ctx.work / f"{name}.npz")
             else:
                 system = next(other for other in others if other.place == name)
                 theirs = self._measure(system, ground, accelerator, ctx)
@@ -139,7 +140,9 @@ class Evaluate(Stage):
             with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
                 guess = task.fit_baseline(name, train, ground.facts, tokenizer)
                 out = ctx.folder / f"predictions-{name}.parquet"
-                save(measure_baseline(guess, task, ground, out, advance), ctx.work / f"{name}.npz")
+                tally = ground.tally(task.baseline_metrics(name, ground.facts))
+                measured = measure_baseline(guess, task, tally, ground, out, advance)
+                save(measured, ctx.work / f"{name}.npz")
 
     def _measure(self, system: System, ground: Ground, accelerator: Accelerator, ctx: RunContext) -> Tally:
         from hfpipe.hf.loading import load_model

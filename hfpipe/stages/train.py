@@ -76,6 +76,8 @@ class _Train(Stage):
         data = facts(folder_of(self.data, ctx))
         model = self._model(ctx, tokenizer, data)
         self._check_loaded(ctx, data)
+        for problem in self.task.suits(model):
+            raise StageError(f"stage {ctx.name}: {problem.message}")
         parts = Training(
             task=self.task,
             model=model,
