@@ -1,0 +1,191 @@
+"""What every task of the table must hold, asked of each in the same way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import small
+from cases import CASES, recipe
+
+import hfpipe
+from hfpipe.contract import Task
+from hfpipe.errors import StageError
+from hfpipe.hf.tables import facts, open_split
+from hfpipe.hf.tokenizer import load_tokenizer
+from hfpipe.results import Run
+from hfpipe.tasks import TASKS, revive_task
+
+pytestmark = pytest.mark.slow
+each_task = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def made(runs: Path) -> Callable[[str], Run]:
+    """Return a task's run, made once."""
+
+    def run(name: str) -> Run:
+        folder = runs.parent / f"recipe-{name}"
+        folder.mkdir(exist_ok=True)
+        return hfpipe.run(hfpipe.load(small.write(folder, recipe(name))), runs, say=lambda _: None)
+
+    return run
+
+
+def task_of(run: Run, name: str) -> Task:
+    return revive_task(run.made(f"{name}-learn").identity.settings["task"], small.ROOT)
+
+
+def outcome(run: Run, stage: str) -> dict[str, tuple[float, float, float, int]]:
+    return {s.metric: (s.value, s.low, s.high, s.n) for s in run.reports[stage].scores}
+
+
+def weights(run: Run, stage: str) -> str:
+    return hashlib.sha256((run.folders[stage] / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_every_task_of_the_table_is_held_to_this() -> None:
+    assert sorted(CASES) == sorted(TASKS)
+
+
+@each_task
+def test_a_task_learns_from_real_text(made: Callable[[str], Run], name: str) -> None:
+    report = made(name).reports[f"{name}-learn"]
+    losses = [step["loss"] for step in small.history(report.model_dump())]
+    assert len(losses) == 30
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert "loss" in report.facts["validation"]
+
+
+@each_task
+def test_a_batch_is_encoded_purely_and_no_token_is_lost_silently(
+    made: Callable[[str], Run], name: str
+) -> None:
+    run = made(name)
+    task, tokenizer = task_of(run, name), load_tokenizer(run.folders[f"{name}-pieces"])
+    rows = open_split(run.folders[f"{name}-rows"], "train")[:40]
+    known = facts(run.folders[f"{name}-rows"])
+    first, second = task.encode(rows, tokenizer, known), task.encode(rows, tokenizer, known)
+    assert first.keys() == second.keys()
+    assert all(list(first[column]) == list(second[column]) for column in first)
+    assert sorted(set(first["row"])) == list(range(40))
+    assert list(first["row"]) == sorted(first["row"])
+    roomy = task.model_copy(update={"length": 4096}).encode(rows, tokenizer, known)
+    whole = sum(map(len, roomy["input_ids"]))
+    assert sum(map(len, first["input_ids"])) + sum(first.get("truncated", ())) >= whole
+    assert sum(roomy.get("truncated", ())) == 0
+    ledger = run.reports[f"{name}-learn"].ledger["train"]
+    assert ledger["rows"] == run.reports[f"{name}-rows"].data.splits["train"]
+
+
+@each_task
+def test_plain_transformers_opens_what_a_task_trained(made: Callable[[str], Run], name: str) -> None:
+    import transformers
+
+    run = made(name)
+    folder = run.folders[f"{name}-learn"]
+    model, found = getattr(transformers, task_of(run, name).auto_class).from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
+    assert model.num_parameters() == run.reports[f"{name}-learn"].facts["parameters"]
+    assert len(transformers.AutoTokenizer.from_pretrained(folder)) <= model.config.vocab_size
+
+
+def predictions(run: Run, stage: str) -> list[dict[str, Any]]:
+    return sorted(
+        pq.read_table(run.folders[stage] / "predictions.parquet").to_pylist(), key=lambda row: row["row"]
+    )
+
+
+@each_task
+def test_scores_and_predictions_are_the_same_at_any_batch_size(
+    made: Callable[[str], Run], name: str
+) -> None:
+    run = made(name)
+    whole = outcome(run, f"{name}-score-64")
+    rows = predictions(run, f"{name}-score-64")
+    assert len(rows) == run.reports[f"{name}-rows"].data.splits["test"]
+    for size in (1, 7):
+        other = outcome(run, f"{name}-score-{size}")
+        assert other.keys() == whole.keys()
+        for metric, values in whole.items():
+            assert other[metric] == pytest.approx(values, rel=1e-6, abs=1e-6), (metric, size)
+        for mine, theirs in zip(predictions(run, f"{name}-score-{size}"), rows, strict=True):
+            assert mine.keys() == theirs.keys()
+            for column, value in theirs.items():
+                exact = value is None or isinstance(value, str)
+                assert mine[column] == (value if exact else like(value)), (column, size)
+
+
+def like(value: Any) -> Any:
+    """Return what compares equal to a value up to rounding, inside lists and mappings as well."""
+    if isinstance(value, list):
+        return [like(each) for each in value]
+    if isinstance(value, dict):
+        return {key: like(each) for key, each in value.items()}
+    return value if value is None or isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-5)
+
+
+def test_scores_are_the_same_on_two_processes(made: Callable[[str], Run], runs: Path, tmp_path: Path) -> None:
+    alone = {name: outcome(made(name), f"{name}-score-64") for name in CASES}
+    path = small.write(tmp_path, recipe(*CASES, batch_sizes=(5,)))
+    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    done = small.hfpipe("run", path, "--runs", runs, launcher=launch)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count(": nothing to do") + done.stdout.count("done") > 0
+    together = hfpipe.open(path, runs)
+    for name, values in alone.items():
+        shared = outcome(together, f"{name}-score-5")
+        assert shared.keys() == values.keys()
+        for metric, value in values.items():
+            assert shared[metric] == pytest.approx(value, rel=1e-6, abs=1e-6), (name, metric)
+
+
+@each_task
+def test_a_training_that_fails_half_way_goes_on_bit_for_bit(
+    made: Callable[[str], Run], tmp_path: Path, name: str
+) -> None:
+    straight = made(name)
+    path = small.write(tmp_path, recipe(name, batch_sizes=()))
+
+    @contextmanager
+    def failing(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        steps = 0
+
+        def advance(number: int) -> None:
+            nonlocal steps
+            steps += number
+            if description == f"{name}-learn" and steps == 25:
+                raise StageError("the power went off")
+
+        yield advance
+
+    with pytest.raises(StageError, match="the power went off"):
+        hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None, progress=failing)
+    resumed = hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None)
+    assert "goes on from checkpoint-20" in (resumed.folders[f"{name}-learn"] / "stage.log").read_text()
+    assert weights(resumed, f"{name}-learn") == weights(straight, f"{name}-learn")
+
+
+@each_task
+def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None:
+    run = made(name)
+    task = task_of(run, name)
+    rows = open_split(run.folders[f"{name}-rows"], "test")[:5]
+    asked = [{column: rows[column][number] for column in task.inputs} for number in range(5)]
+    answers = list(hfpipe.predict(str(run.folders[f"{name}-learn"]), asked))
+    assert len(answers) == 5
+    assert all(answers)
