@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+SHOWN = 120
+"""Characters of a line that are shown round a fault; JSON may be a single line."""
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -37,7 +40,9 @@ class Problem:
         head = f"{self.spot}: {self.message}"
         if not self.spot.source.strip():
             return head
-        return f"{head}\n    {self.spot.source}\n    {' ' * (self.spot.column - 1)}^"
+        start = max(0, self.spot.column - SHOWN // 2) if len(self.spot.source) > SHOWN else 0
+        line = self.spot.source[start : start + SHOWN]
+        return f"{head}\n    {line}\n    {' ' * (self.spot.column - 1 - start)}^"
 
 
 class HfpipeError(Exception):

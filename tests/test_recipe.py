@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfpipe.errors import RecipeError
+from hfpipe.errors import Problem, RecipeError, Spot
 from hfpipe.places import Code
 from hfpipe.recipe import Recipe, budget, check_facts, foreign, installed, load, schema, training
 from hfpipe.recipe.source import parse
@@ -502,3 +502,10 @@ def test_code_is_found_without_running_it(tmp_path: Path):
 
     (tmp_path / "mine.py").write_text("raise SystemExit\ndef rows(): ...\n")
     assert find_code(Code("mine.py:rows"), tmp_path) == tmp_path / "mine.py"
+
+
+def test_of_a_very_long_line_the_part_round_the_fault_is_shown() -> None:
+    line = "x" * 300 + "wrong" + "y" * 300
+    shown = str(Problem("no such key", spot=Spot(Path("r.yaml"), 1, 301, line))).splitlines()
+    assert len(shown[1]) < 130
+    assert shown[1][shown[2].index("^") :].startswith("wrongy")
