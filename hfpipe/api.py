@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from hfpipe import recipe as recipes
 from hfpipe import runner
 from hfpipe.contract import Progress
-from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe import Recipe
-from hfpipe.results import Run, newest, read_run
+from hfpipe.results import Run, read_run
 from hfpipe.runner import Launch, Step
 from hfpipe.stages import KINDS
+from hfpipe.targets import open_run
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -68,17 +68,11 @@ def run(
 
 
 def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hfpipe.open reads well
-    """Open what a recipe left behind, or the newest of each stage in a run's folder.
+    """Open what a recipe left behind, the newest of each stage in a run's folder, or a single stage's folder.
 
     Raises RecipeError when nothing of it is done.
     """
-    path = Path(target)
-    if path.is_dir():
-        return newest(path)
-    found = read_run({step.name: step.folder for step in plan(load(path), runs)})
-    if not found.reports:
-        raise RecipeError([Problem(f"{path}: nothing of it is done under {runs}; hfpipe run {path} first")])
-    return found
+    return open_run(Path(target), Path(runs))
 
 
 def schema() -> dict[str, Any]:

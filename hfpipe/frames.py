@@ -88,10 +88,10 @@ def ledger(reports: Reports) -> pd.DataFrame:
 
 
 def predictions(path: Path) -> pd.DataFrame:
-    """Return what a system said of each example, ordered by `id`, which is the same for every system."""
+    """Return what a system said of each row, in the order of the split."""
     import pandas as pd
 
-    return pd.read_parquet(path).sort_values("id", ignore_index=True)
+    return pd.read_parquet(path).sort_values("row", ignore_index=True)
 
 
 def _frame(rows: Iterator[dict[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:

@@ -193,3 +193,8 @@ def matches(pattern: Glob, base: Path) -> list[Path]:
     """Return the files a pattern means, sorted; empty when there are none."""
     absolute = base / Path(pattern).expanduser()
     return sorted(Path(path) for path in glob(str(absolute), recursive=True))
+
+
+def slug(place: str) -> str:
+    """Return a place as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", place).strip("-.")

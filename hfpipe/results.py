@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfpipe import frames
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.places import Place
+from hfpipe.places import Place, slug
 from hfpipe.recipe.words import meant
 from hfpipe.report import Report
 from hfpipe.store import StageFile, done, read_report, read_stage
@@ -88,10 +87,10 @@ class Run:
         return frames.ledger(self.reports)
 
     def predictions(self, stage: str, system: str = MODEL) -> pd.DataFrame:
-        """Return what the model of an evaluate stage, or one of its baselines, said of each example.
+        """Return what the model of an evaluate stage, or one of its baselines, said of each row of the split.
 
-        Rows are ordered by `id`, which is that of the data set's row, so those of two systems stand side by
-        side. Raises RecipeError when there is no such stage or system.
+        Rows are in the order of the split, and `id` is that of the data set, so that those of two systems
+        stand side by side. Raises RecipeError when there is no such stage or system.
         """
         path = predicted(self.folder(stage), system)
         if not path.is_file():
@@ -136,5 +135,5 @@ def newest(root: Path) -> Run:
 
 def predicted(folder: Path, system: str) -> Path:
     """Return the file in which an evaluate stage keeps the predictions of its model or a baseline."""
-    tail = "" if system == MODEL else "-" + re.sub(r"[^\w.-]+", "-", system).strip("-.")
+    tail = "" if system == MODEL else f"-{slug(system)}"
     return folder / f"predictions{tail}.parquet"

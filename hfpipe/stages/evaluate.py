@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, StageError
-from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate
+from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
 from hfpipe.report import Comparison, DataFacts, Report, Score
+from hfpipe.results import MODEL, predicted
 from hfpipe.stages.inputs import folder_of
 from hfpipe.store import read_stage
 
@@ -97,7 +97,13 @@ class Evaluate(Stage):
             comparisons[name] = compare(mine, theirs, name)
         scores = [_beside(score, comparisons.values()) for score in mine.scores()]
         unmet = list(self._unmet(scores))
-        return Report(kind=self.kind, summary=_summary(scores, len(ground.rows)), scores=scores, unmet=unmet)
+        return Report(
+            kind=self.kind,
+            summary=_summary(scores, len(ground.rows)),
+            facts={"task": model.task.model_dump(mode="json"), "data": ground.facts.model_dump(mode="json")},
+            scores=scores,
+            unmet=unmet,
+        )
 
     def _ground(self, ctx: RunContext) -> Ground:
         from hfpipe.hf.measuring import Ground
@@ -139,7 +145,7 @@ class Evaluate(Stage):
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
                 guess = task.fit_baseline(name, train, ground.facts, tokenizer)
-                out = ctx.folder / f"predictions-{name}.parquet"
+                out = predicted(ctx.folder, name)
                 tally = ground.tally(task.baseline_metrics(name, ground.facts))
                 measured = measure_baseline(guess, task, tally, ground, out, advance)
                 save(measured, ctx.work / f"{name}.npz")
@@ -156,9 +162,9 @@ class Evaluate(Stage):
         for problem in task.fits(model.config, ground.facts):
             raise StageError(f"stage {ctx.name}: {system.place}: {problem.message}")
         tokenizer, examples = self._examples(system, ground, ctx)
-        name = "predictions" if system.place == self.model else f"predictions-{slug(system.place)}"
+        name = MODEL if system.place == self.model else system.place
         with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
-            out = ctx.folder / f"{name}.parquet"
+            out = predicted(ctx.folder, name)
             return measure_model(model, task, tokenizer, examples, ground, accelerator, out, advance)
 
     def _examples(
@@ -192,11 +198,6 @@ class System:
 
     place: Place
     task: Task
-
-
-def slug(place: str) -> str:
-    """Return a place as part of a file's name."""
-    return re.sub(r"[^\w.-]+", "-", place).strip("-.")
 
 
 def _beside(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
