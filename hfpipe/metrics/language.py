@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from hfpipe.contract import Columns
 
 
-def language_modelling(*, bytes_known: bool = False) -> list[Metric]:
+def language_modelling(*, correct_known: bool = True, bytes_known: bool = False) -> list[Metric]:
     """Return the metrics of a language model.
 
-    They read `nats` (summed loss), `tokens` (targets) and `correct` (targets guessed right), all of shape
-    (n,); with `bytes_known` also `bytes` (UTF-8 bytes of the text, all of whose tokens must be targets).
+    They read `nats` (summed loss) and `tokens` (targets), shape (n,) each; with `correct_known` also
+    `correct` (targets guessed right), with `bytes_known` also `bytes` (UTF-8 bytes of the text, all of
+    whose tokens must be targets).
     """
-    metrics: list[Metric] = [Perplexity(), TokenLoss(), TokenAccuracy()]
+    metrics: list[Metric] = [Perplexity(), TokenLoss()]
+    metrics += [TokenAccuracy()] if correct_known else []
     return [*metrics, BitsPerByte()] if bytes_known else metrics
 
 
 class _Tokens(Metric):
-    """Base of the scores a target token."""
+    """Base of the scores made from the loss of target tokens."""
 
     @property
     def family(self) -> Hashable:
@@ -36,7 +38,7 @@ class _Tokens(Metric):
         return f"{self.name}|average:tokens"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        return np.stack([columns["nats"], columns["correct"], columns["tokens"]], axis=1).astype(np.float64)
+        return np.stack([columns["nats"], columns["tokens"]], axis=1).astype(np.float64)
 
 
 class Perplexity(_Tokens):
@@ -46,7 +48,7 @@ class Perplexity(_Tokens):
     name = "perplexity"
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return np.exp(sums[..., 0] / sums[..., 2])
+        return np.exp(sums[..., 0] / sums[..., 1])
 
 
 class TokenLoss(_Tokens):
@@ -60,16 +62,23 @@ class TokenLoss(_Tokens):
         return "loss|unit:nats|average:tokens"
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return sums[..., 0] / sums[..., 2]
+        return sums[..., 0] / sums[..., 1]
 
 
-class TokenAccuracy(_Tokens):
+class TokenAccuracy(Metric):
     """Share of target tokens guessed right."""
 
     name = "accuracy"
 
+    @property
+    def signature(self) -> str:
+        return "accuracy|average:tokens"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        return np.stack([columns["correct"], columns["tokens"]], axis=1).astype(np.float64)
+
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., 1], sums[..., 2])
+        return ratio(sums[..., 0], sums[..., 1])
 
 
 class BitsPerByte(Metric):
