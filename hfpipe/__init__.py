@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hfpipe import metrics
 from hfpipe.api import load, open, plan, run, schema, sizes  # noqa: A004 - hfpipe.open reads well
 from hfpipe.errors import DataError, HfpipeError, RecipeError, StageError
 from hfpipe.results import Run
@@ -15,6 +16,7 @@ __all__ = [
     "Run",
     "StageError",
     "load",
+    "metrics",
     "open",
     "plan",
     "run",

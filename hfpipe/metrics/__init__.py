@@ -1,1 +1,28 @@
 """Scores that merge: sums of statistics an example, and the intervals that come with them."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from hfpipe.errors import DataError
+
+MODULES = Path(__file__).parent / "modules"
+
+
+def path(name: str) -> str:
+    """Return where a metric lies as a module of `evaluate`: `evaluate.load(path("bits_per_byte"))`.
+
+    Raises DataError when there is none of that name.
+    """
+    names = modules()
+    if name not in names:
+        close = get_close_matches(name, names, n=1)
+        tail = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+        raise DataError(f"there is no metric {name!r}; {tail}")
+    return str(MODULES / f"{name}.py")
+
+
+def modules() -> list[str]:
+    """Return the names of all metrics that are modules of `evaluate`, sorted."""
+    return sorted(file.stem for file in MODULES.glob("[a-z]*.py"))

@@ -1,0 +1,192 @@
+"""Metrics as modules of `evaluate`: what a module is given becomes the columns that our metric reads.
+
+The files in `modules/` choose the metric; no formula stands there. `evaluate.load` copies such a file into
+its cache and imports it from there: it is the installed package that computes. It takes the first module
+that it finds by a name of its own in the file, so that the files import no base by its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from inspect import getdoc
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import evaluate
+import numpy as np
+from datasets import Features, List, Value
+
+from hfpipe.metrics.confusion import F1
+from hfpipe.metrics.metric import Metric
+from hfpipe.metrics.overlap import several
+from hfpipe.metrics.whole import WholeMetric
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+
+INTEGER, NUMBER, TEXT = Value("int64"), Value("float64"), Value("string")
+INTEGERS, NUMBERS, TEXTS = List(INTEGER), List(NUMBER), List(TEXT)
+
+
+class Module(evaluate.Metric, ABC):  # type: ignore[misc] # evaluate is untyped
+    """Base of the modules: `compute` returns each score by its metric's name."""
+
+    options: ClassVar[Sequence[Mapping[str, Any]]]
+    """What `compute` takes, by name → type of one entry, in one or several ways."""
+    metric: ClassVar[Callable[..., Metric | WholeMetric]]
+    """Class of the metric, where `metrics` is left as it is."""
+
+    @abstractmethod
+    def columns(self, **inputs: list[Any]) -> Columns:
+        """Return what `compute` was given as the columns that the metrics read."""
+
+    def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
+        """Return the metrics, which may depend on what the columns hold."""
+        return [self.metric()]
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = [Features(dict(option)) for option in self.options]
+        about = getdoc(type(self)) or ""
+        return evaluate.MetricInfo(
+            description=about, citation="", inputs_description=about, features=features, license="Apache-2.0"
+        )
+
+    def _compute(self, **inputs: Any) -> dict[str, float]:
+        columns = self.columns(**{name: list(each) for name, each in inputs.items() if each is not None})
+        return {metric.name: value(metric, columns) for metric in self.metrics(columns)}
+
+
+def value(metric: Metric | WholeMetric, columns: Columns) -> float:
+    """Return a metric's score over all rows of the columns; NaN where it is not defined."""
+    if isinstance(metric, WholeMetric):
+        rows = len(columns[metric.reads[0]])
+        return float(metric.value(columns, np.ones((rows, 1), dtype=np.uint8))[0])
+    return float(metric.value(metric.stats(columns).sum(axis=0)))
+
+
+class OfClasses(Module):
+    """Base of the scores of guessed classes.
+
+    `predictions` and `references` are classes by number or by name, one an example; with several labels an
+    example, lists of 0 and 1, one a class.
+    """
+
+    options = [
+        {"predictions": INTEGER, "references": INTEGER},
+        {"predictions": INTEGERS, "references": INTEGERS},
+        {"predictions": TEXT, "references": TEXT},
+    ]
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        guess, gold = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
+        if gold.ndim > 1:
+            return {"labels": np.arange(gold.shape[1]), "gold": gold, "guess": guess}
+        labels, ids = np.unique(np.concatenate([gold, guess]), return_inverse=True)
+        return {"labels": labels, "gold": ids[: len(gold)], "guess": ids[len(gold) :]}
+
+    def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
+        return [self.metric(len(columns["labels"]))]
+
+
+class OfLabels(OfClasses):
+    """Base of the scores of several labels an example: lists of 0 and 1, one a class."""
+
+    options = [{"predictions": INTEGERS, "references": INTEGERS}]
+
+    def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
+        return [self.metric()]
+
+
+class AveragedF1(OfClasses):
+    """Base of F1 averaged over classes; with several labels an example an absent class counts as 0."""
+
+    average: ClassVar[Literal["macro", "micro", "weighted"]]
+
+    def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
+        absent: Literal["zero", "left_out"] = "zero" if columns["gold"].ndim > 1 else "left_out"
+        return [F1(self.average, len(columns["labels"]), absent)]
+
+
+class OfProbabilities(Module):
+    """Base of the scores of probabilities.
+
+    `predictions` are a list of probabilities an example, one a class, or one number, that of class 1;
+    `references` are the classes by number, or lists of 0 and 1 with several labels an example.
+    """
+
+    options = [
+        {"predictions": NUMBER, "references": INTEGER},
+        {"predictions": NUMBERS, "references": INTEGER},
+        {"predictions": NUMBERS, "references": INTEGERS},
+    ]
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        scores, gold = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
+        if scores.ndim == 1:
+            scores = np.stack([1 - scores, scores], axis=1)
+        return {"gold": gold, "guess": scores.argmax(axis=1), "scores": scores}
+
+
+class OfRanked(OfProbabilities):
+    """Base of the scores of the order that probabilities give."""
+
+    def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
+        return [self.metric(range(columns["scores"].shape[1]))]
+
+
+class OfNumbers(Module):
+    """Base of the scores of guessed numbers: `predictions` and `references`, one an example."""
+
+    options = [{"predictions": NUMBER, "references": NUMBER}]
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        return {"gold": np.asarray(inputs["references"]), "guess": np.asarray(inputs["predictions"])}
+
+
+class OfTexts(Module):
+    """Base of the scores of written texts.
+
+    `predictions` are texts; `references` are texts too, or lists of texts, all of them right.
+    """
+
+    options = [
+        {"predictions": TEXT, "references": TEXT},
+        {"predictions": TEXT, "references": TEXTS},
+    ]
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        names = {"gold": "references", "guess": "predictions"}
+        return {ours: things(inputs[theirs]) for ours, theirs in names.items() if theirs in inputs}
+
+
+class OfTranslations(OfTexts):
+    """Base of sacrebleu's scores, which count the references: each prediction has as many."""
+
+    def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
+        return [self.metric(max(map(len, map(several, columns["gold"])), default=1))]
+
+
+class OfTags(OfTexts):
+    """Base of the scores of tagged words: a list of tags a sentence in `predictions` and `references`."""
+
+    options = [{"predictions": TEXTS, "references": TEXTS}]
+
+
+class OfAnswers(OfTexts):
+    """Base of the scores of answers: `predictions` are texts, `references` lists of the right ones."""
+
+    options = [{"predictions": TEXT, "references": TEXTS}]
+
+
+class OfCounts(Module):
+    """Base of the scores of numbers that a model gives beside its answers, each under its own name."""
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        return {name: np.asarray(column) for name, column in inputs.items()}
+
+
+def things(values: Sequence[Any]) -> np.ndarray:
+    """Return values of any kind, lists too, as an object array of shape (n,)."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column

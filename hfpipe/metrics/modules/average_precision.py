@@ -1,0 +1,11 @@
+"""Average precision, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module, ranking
+
+
+class AveragePrecision(module.OfRanked):
+    """Precision at each example of a class, averaged, one class against the rest."""
+
+    metric = ranking.AveragePrecision

@@ -1,0 +1,12 @@
+"""Bits per byte, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import language, module
+
+
+class BitsPerByte(module.OfCounts):
+    """Bits for a byte of text, of the summed `nats` and UTF-8 `bytes` of each text."""
+
+    options = [{"nats": module.NUMBER, "bytes": module.INTEGER}]
+    metric = language.BitsPerByte

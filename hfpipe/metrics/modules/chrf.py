@@ -1,0 +1,11 @@
+"""chrF, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module, overlap
+
+
+class Chrf(module.OfTranslations):
+    """sacrebleu's chrF, from 0 to 100."""
+
+    metric = overlap.Chrf

@@ -1,0 +1,21 @@
+"""The scores of filled blanks, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfpipe.metrics import module
+from hfpipe.metrics.cloze import cloze
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
+
+
+class Cloze(module.OfCounts):
+    """Exact match, top 5 and mean reciprocal rank, of each right answer's `rank`: from 1, 0 for none."""
+
+    options = [{"rank": module.INTEGER}]
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        return cloze()

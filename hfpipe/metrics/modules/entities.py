@@ -1,0 +1,20 @@
+"""Precision, recall and F1 of entities, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfpipe.metrics import module
+from hfpipe.metrics.entities import tagging
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
+
+
+class Entities(module.OfTags):
+    """Entities found whole and with the right type, as seqeval counts them; F1 of each type too."""
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        tags = {tag for name in ("gold", "guess") for sentence in columns[name] for tag in sentence}
+        return tagging(sorted(tags))

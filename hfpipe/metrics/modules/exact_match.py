@@ -1,0 +1,11 @@
+"""Exact matches, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module, written
+
+
+class ExactMatch(module.OfTexts):
+    """Share of texts that equal a reference, but for space at the ends."""
+
+    metric = written.ExactMatch

@@ -1,0 +1,20 @@
+"""F1 of each class, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfpipe.metrics import module
+from hfpipe.metrics.confusion import ClassF1
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
+
+
+class F1ByClass(module.OfClasses):
+    """F1 of each class by its name, 0 where the class occurs nowhere."""
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        labels = list(map(str, columns["labels"]))
+        return [ClassF1(number, label, len(labels)) for number, label in enumerate(labels)]

@@ -1,0 +1,11 @@
+"""F1, weighted average, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module
+
+
+class F1Weighted(module.AveragedF1):
+    """F1 of the classes, weighted average, as `sklearn.metrics.f1_score`."""
+
+    average = "weighted"

@@ -1,0 +1,11 @@
+"""The absolute error, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module, regression
+
+
+class Mae(module.OfNumbers):
+    """Mean absolute error."""
+
+    metric = regression.AbsoluteError

@@ -1,0 +1,11 @@
+"""Matthews' correlation, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import confusion, module
+
+
+class Matthews(module.OfClasses):
+    """Matthews' correlation for any number of classes."""
+
+    metric = confusion.Matthews

@@ -1,0 +1,11 @@
+"""Pearson's correlation, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module, regression
+
+
+class Pearson(module.OfNumbers):
+    """Pearson's correlation, 0 where one side is constant."""
+
+    metric = regression.Pearson

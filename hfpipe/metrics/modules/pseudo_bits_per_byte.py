@@ -1,0 +1,12 @@
+"""Bits per byte of the pseudo-likelihood, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import language, module
+
+
+class PseudoBitsPerByte(module.OfCounts):
+    """Bits for a byte of text, of the `nats` of tokens guessed each from all the others."""
+
+    options = [{"nats": module.NUMBER, "bytes": module.INTEGER}]
+    metric = language.PseudoBitsPerByte

@@ -1,0 +1,12 @@
+"""Pseudo-perplexity, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import language, module
+
+
+class PseudoPerplexity(module.OfCounts):
+    """exp of the summed `nats` over the `tokens` of texts, each token guessed from all the others."""
+
+    options = [{"nats": module.NUMBER, "tokens": module.INTEGER}]
+    metric = language.PseudoPerplexity

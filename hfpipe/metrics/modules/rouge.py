@@ -1,0 +1,19 @@
+"""ROUGE, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfpipe.metrics import module
+from hfpipe.metrics.written import summary_scores
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
+
+
+class Rouge(module.OfTexts):
+    """ROUGE-1, -2, -L and -Lsum by rouge-score with stemming, from 0 to 1."""
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        return summary_scores()

@@ -1,0 +1,11 @@
+"""Spearman's correlation, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module, ranking
+
+
+class Spearman(module.OfNumbers):
+    """Spearman's rank correlation, ties at their mean rank."""
+
+    metric = ranking.Spearman

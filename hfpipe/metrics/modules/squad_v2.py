@@ -1,0 +1,19 @@
+"""The scores of SQuAD 2.0, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfpipe.metrics import module
+from hfpipe.metrics.spans import answering
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
+
+
+class SquadV2(module.OfAnswers):
+    """Exact match and F1 in percent, also of questions with and without an answer."""
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        return answering(version_2=True)

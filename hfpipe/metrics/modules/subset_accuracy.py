@@ -1,0 +1,11 @@
+"""Accuracy over sets of labels, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import classification, module
+
+
+class SubsetAccuracy(module.OfLabels):
+    """Share of examples whose labels are all guessed right; each is a list of 0 and 1."""
+
+    metric = classification.SubsetAccuracy

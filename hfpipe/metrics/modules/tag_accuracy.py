@@ -1,0 +1,11 @@
+"""Accuracy over words, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import entities, module
+
+
+class TagAccuracy(module.OfTags):
+    """Share of words whose tag is guessed right, those outside of entities included."""
+
+    metric = entities.TagAccuracy

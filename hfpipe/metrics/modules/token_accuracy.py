@@ -1,0 +1,12 @@
+"""Accuracy over tokens, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import language, module
+
+
+class TokenAccuracy(module.OfCounts):
+    """Share of `tokens` that were guessed right (`correct`), one number of each a text."""
+
+    options = [{"correct": module.INTEGER, "tokens": module.INTEGER}]
+    metric = language.TokenAccuracy

@@ -1,0 +1,12 @@
+"""The loss a token, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import language, module
+
+
+class TokenLoss(module.OfCounts):
+    """Nats a target token, of the `nats` and the number of `tokens` of each text."""
+
+    options = [{"nats": module.NUMBER, "tokens": module.INTEGER}]
+    metric = language.TokenLoss

@@ -1,0 +1,12 @@
+"""Words an output, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from hfpipe.metrics import module, written
+
+
+class Words(module.OfTexts):
+    """Mean number of words of the `predictions`, between spaces."""
+
+    options = [{"predictions": module.TEXT}]
+    metric = written.Words
