@@ -9,10 +9,12 @@ from typing import Any
 from hfpipe.contract import Task
 from hfpipe.own_code import load_code
 from hfpipe.places import Code
+from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.text_classification import TextClassification
 
 TASKS: dict[str, type[Task]] = {
+    "causal-lm": CausalLM,
     "masked-lm": MaskedLM,
     "text-classification": TextClassification,
 }

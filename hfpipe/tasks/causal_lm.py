@@ -1,0 +1,172 @@
+"""Causal language modelling: say the next token, and be measured by how well each was foreseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from hfpipe.contract import Counted, Task
+from hfpipe.errors import Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch, Columns, Rows
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
+
+ORDERS = {"unigram": 1, "trigram": 3}
+"""Trivial baseline → order of its n-grams."""
+
+
+class CausalLM(Task):
+    """Learns to continue texts.
+
+    In training all documents lie end to end, each with the token that ends it. In evaluation each is read on
+    its own after the token that begins it, and every token of the text is foreseen once. Its end is learned,
+    but not measured: no text says where it ends.
+    """
+
+    kind: Literal["causal-lm"] = "causal-lm"
+    stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
+    baselines: ClassVar[tuple[str, ...]] = tuple(ORDERS)
+    text: str = "text"
+    """Column to read."""
+    length: int = Field(default=128, ge=8)
+    """Tokens that the model reads at once."""
+    stride: int | None = Field(default=None, ge=1)
+    """Tokens from one window to the next over texts longer than `length` in evaluation; by default `length`.
+
+    Every token has at least `length` - `stride` others before it in its window, as far as the text has
+    them: a smaller stride takes longer and is fairer to the model.
+    """
+    documents: Literal["packed", "separate"] = "packed"
+    """Whether in training a document sees those before it in its example (`packed`) or only itself."""
+
+    @model_validator(mode="after")
+    def _leaves_no_gap(self) -> CausalLM:
+        if self.stride is not None and self.stride > self.length:
+            raise ValueError(f"stride {self.stride} would pass over tokens; it may not exceed {self.length}")
+        return self
+
+    @property
+    def auto_class(self) -> str:
+        return "AutoModelForCausalLM"
+
+    @property
+    def packed(self) -> bool:
+        return True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        from hfpipe.hf.documents import kept_apart
+
+        if self.documents == "separate" and not kept_apart(model):
+            message = "documents: separate needs a model that keeps packed documents apart"
+            yield Problem(f"{message}; {model.config.model_type} does not, leave it out", ("documents",))
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.hf.documents import bare, bounds
+
+        begin, end = bounds(tokenizer)
+        opening = [begin] if begin != end else []  # one token between two documents is enough
+        documents = [[*opening, *ids, end] for ids in bare(tokenizer, rows[self.text])]
+        return {"input_ids": documents, "row": range(len(documents))}
+
+    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.hf.documents import bare, bounds, windows
+
+        begin, _ = bounds(tokenizer)
+        stride = self.stride or self.length
+        pieces = [
+            (row, *window)
+            for row, ids in enumerate(bare(tokenizer, rows[self.text]))
+            for window in windows(ids, begin, self.length, stride)
+        ]
+        numbers, read, said = zip(*pieces, strict=True)
+        return {"input_ids": read, "labels": said, "row": numbers}
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        from hfpipe.hf.collating import inputs, pad
+        from hfpipe.hf.documents import bounds, following, places
+        from hfpipe.hf.losses import IGNORED
+
+        ids = [example["input_ids"] for example in examples]
+        batch = inputs(ids, tokenizer)
+        if "labels" in examples[0]:
+            return batch | {"labels": pad([example["labels"] for example in examples], IGNORED)}
+        begin, end = bounds(tokenizer)
+        batch["labels"] = pad([following(each, begin, end) for each in ids], IGNORED)
+        if self.documents == "separate":
+            del batch["attention_mask"]  # in its absence positions tell documents apart, and padding too
+            batch["position_ids"] = pad([places(each, begin) for each in ids], 0)
+        return batch
+
+    def positions(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import target_positions
+
+        return target_positions(batch["labels"])
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import IGNORED
+
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.hf.losses import token_loss
+
+        return token_loss(outputs.logits, batch["labels"], smoothing)
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.hf.losses import token_columns
+
+        return token_columns(outputs.logits, batch["labels"])
+
+    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        return {**super().by_row(columns, pieces, rows, facts), "bytes": utf8(rows[self.text])}
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.language import language_modelling
+
+        return language_modelling(bytes_known=True)
+
+    def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.language import language_modelling
+
+        return language_modelling(correct_known=False, bytes_known=True)
+
+    def fit_baseline(
+        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Rows], Columns]:
+        import numpy as np
+
+        from hfpipe.hf.documents import bare, closed
+        from hfpipe.metrics.ngrams import NGrams
+
+        model = NGrams(ORDERS[name], len(tokenizer)).fit(closed(tokenizer, train[self.text]))
+
+        def guess(rows: Rows) -> Columns:
+            nats = model.nats(bare(tokenizer, rows[self.text]))
+            return {
+                "nats": np.array([each.sum() for each in nats]),
+                "tokens": np.array([len(each) for each in nats]),
+                "bytes": utf8(rows[self.text]),
+            }
+
+        return guess
+
+
+def utf8(texts: Sequence[str]) -> np.ndarray:
+    """Return the bytes of each text: int64, shape (n,)."""
+    import numpy as np
+
+    return np.array([len(text.encode()) for text in texts], dtype=np.int64)
