@@ -90,7 +90,11 @@ class Stage(Settings, ABC):
 
 
 class Counted(NamedTuple):
-    """A loss that adds up over micro-batches and processes: divide only at the end."""
+    """A loss that adds up over micro-batches and processes: divide only at the end.
+
+    A task of several objectives has one entry for each, shape (objectives,): each is divided by its own
+    count, and their means are added up.
+    """
 
     total: torch.Tensor
     """Sum over the targets, float32, 0-d, differentiable."""
@@ -204,7 +208,7 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def count(self, batch: Batch) -> torch.Tensor:
-        """Return the number of targets in the batch, int64, 0-d, without running the model."""
+        """Return the number of targets in the batch, as `loss` counts them, without running the model."""
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:

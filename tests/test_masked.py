@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfpipe.errors import StageError
-from hfpipe.hf.losses import IGNORED
+from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.losses import IGNORED, forward
 from hfpipe.hf.masking import generator, mask
+from hfpipe.hf.pairs import FOLLOWS, RANDOM, sentence_pairs
 from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tokenizer import complete
 from hfpipe.hf.vocabulary import Learner
 from hfpipe.hf.words import words
+from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
 
+if TYPE_CHECKING:
+    from hfpipe.contract import Batch
+
+SIZE: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+SIZES = {
+    "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+    "electra": SIZE | {"embedding_size": 8},
+}
+"""Type of model → the sizes of a tiny one, where they are called otherwise."""
 TEXTS = [
     "The Sun is a star at the centre of the Solar System, isn't it?",
     "A star is a luminous sphere of plasma (held together by self-gravity).",
@@ -112,3 +133,135 @@ def test_the_task_hides_whole_words_when_asked() -> None:
     hidden = labels != IGNORED
     assert hidden.any()
     assert all(hidden[number == word].all() for word in number[hidden])
+
+
+def test_every_sentence_is_in_a_pair_and_half_of_the_pairs_follow() -> None:
+    tokenizer = learned("wordpiece", 160)
+    random = np.random.default_rng(1)
+    sentences = ["The Sun is a star.", "A star is a sphere!", "It goes round.", "Is it held together?"]
+    texts = [" ".join(random.choice(sentences, random.integers(1, 9))) for _ in range(400)] + [""]
+    pairs = sentence_pairs(texts, tokenizer, 32)
+    assert pairs == sentence_pairs(texts, tokenizer, 32)
+    labels = np.array(pairs["next_sentence_label"])
+    assert abs((labels[labels != IGNORED] == RANDOM).mean() - 0.5) < 0.06
+    said: dict[int, list[int]] = {row: [] for row in range(len(texts))}
+    for ids, types, label, row in zip(*pairs.values(), strict=True):
+        assert len(ids) == len(types) <= 32
+        assert types == sorted(types)
+        first = ids[1 : types.index(1) - 1] if 1 in types else ids[1:-1]
+        assert [ids[0], ids[-1]] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+        assert (1 in types) == (label != IGNORED)
+        second = [piece for piece, kind in zip(ids, types, strict=True) if kind][:-1]
+        said[row] += first + (second if label == FOLLOWS else [])
+    assert all(
+        said[row] == tokenizer(text, add_special_tokens=False)["input_ids"] for row, text in enumerate(texts)
+    )
+
+
+def test_a_text_without_another_beside_it_gives_only_pairs_that_follow() -> None:
+    tokenizer = learned("wordpiece", 160)
+    assert sentence_pairs([TEXTS[0] + " " + TEXTS[1]], tokenizer, 64)["next_sentence_label"] == [FOLLOWS]
+    assert sentence_pairs(TEXTS[:1], tokenizer, 64)["next_sentence_label"] == [IGNORED]
+
+
+def tiny(kind: str, tokenizer: PreTrainedTokenizerFast, task: MaskedLM) -> PreTrainedModel:
+    """Return a model of a type from nothing, without dropout."""
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = new_config(
+        {"type": kind, "max_position_embeddings": 140} | quiet | SIZES.get(kind, SIZE), tokenizer, {}
+    )
+    return new_model(task.auto_class, config, 3)
+
+
+def batch_of(
+    task: MaskedLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], *, train: bool = True
+) -> Batch:
+    rows = {"text": texts}
+    facts = DataFacts(columns={"text": "string"}, splits={"train": len(texts)})
+    encoded = task.encode(rows, tokenizer, facts)
+    examples = [
+        {name: np.asarray(column[number]) for name, column in encoded.items()} | {"epoch": 0, "index": number}
+        for number in range(len(encoded["input_ids"]))
+    ]
+    return task.collate(examples, tokenizer, 1, train=train)
+
+
+def test_the_losses_of_both_objectives_are_means_of_their_own_and_those_of_transformers() -> None:
+    tokenizer = learned("wordpiece", 160)
+    task = MaskedLM(length=48, next_sentence=True)
+    model = tiny("bert", tokenizer, task).eval()
+    texts = [f"{first} {second} {first}" for first in TEXTS for second in TEXTS]
+    batch = batch_of(task, tokenizer, texts)
+    with torch.no_grad():
+        outputs = forward(model, batch, task.positions(batch))
+        total, targets = task.loss(outputs, batch)
+        inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("_")}
+        theirs = model(**inputs, next_sentence_label=batch["_next_sentence"]).loss
+    assert torch.equal(targets, task.count(batch))
+    assert targets[1] == (batch["_next_sentence"] != IGNORED).sum() > 1
+    assert float((total / targets).sum()) == pytest.approx(float(theirs), rel=1e-5)
+    columns = task.columns_out(outputs, batch)
+    assert float(columns["next_sentence_nats"].sum()) == pytest.approx(float(total[1]), rel=1e-5)
+
+
+def test_a_model_that_knows_no_pairs_is_refused() -> None:
+    tokenizer = learned("wordpiece", 160)
+    task = MaskedLM(length=48, next_sentence=True)
+    assert not list(task.suits(tiny("bert", tokenizer, task)))
+    [problem] = task.suits(tiny("electra", tokenizer, task))
+    assert "electra has no head for sentence pairs" in problem.message
+
+
+def test_pseudo_perplexity_is_that_of_a_plain_loop_whatever_the_batch() -> None:
+    tokenizer = learned("wordpiece", 160)
+    task = MaskedLM(length=48, pseudo_perplexity=True)
+    model = tiny("bert", tokenizer, task).eval()
+    texts = [*TEXTS, TEXTS[0] * 6 + "☃"]
+    with torch.no_grad():
+        together = task.generate(model, batch_of(task, tokenizer, texts, train=False), tokenizer)
+        alone = [
+            task.generate(model, batch_of(task, tokenizer, [text], train=False), tokenizer) for text in texts
+        ]
+        exact = model.double()
+        for number, text in enumerate(texts):
+            ids = torch.tensor(tokenizer(text)["input_ids"])
+            nats = 0.0
+            for place in range(1, len(ids) - 1):
+                shown = ids.clone()
+                shown[place] = tokenizer.mask_token_id
+                nats -= float(exact(shown[None]).logits[0, place].log_softmax(-1)[ids[place]])
+            assert together["nats"][number] == pytest.approx(nats, rel=1e-5)
+            assert together["tokens"][number] == len(ids) - 2
+            assert {name: column[0] for name, column in alone[number].items()} == {
+                name: column[number] for name, column in together.items()
+            }
+
+
+def test_pseudo_perplexity_and_next_sentence_are_not_asked_of_one_task() -> None:
+    with pytest.raises(ValidationError, match="give evaluation its own task"):
+        MaskedLM(next_sentence=True, pseudo_perplexity=True)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"])
+def test_a_type_of_model_learns_masked_text_and_is_the_same_after_saving(kind: str, tmp_path: Path) -> None:
+    tokenizer = learned("wordpiece", 160)
+    task = MaskedLM(length=48)
+    model = tiny(kind, tokenizer, task)
+    batch = batch_of(task, tokenizer, TEXTS)
+
+    def loss(positions: torch.Tensor | None) -> torch.Tensor:
+        total, targets = task.loss(forward(model, batch, positions), batch)
+        return total / targets
+
+    model.eval()
+    before = loss(task.positions(batch))
+    assert float(before.detach()) == pytest.approx(float(loss(None).detach()), rel=1e-5)
+    assert float(before.detach()) == pytest.approx(float(model(**batch).loss.detach()), rel=1e-5)
+    before.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+    torch.optim.SGD(model.parameters(), lr=0.05).step()
+    after = float(loss(task.positions(batch)).detach())
+    assert after < float(before.detach())
+    model.save_pretrained(tmp_path)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    assert float(loss(task.positions(batch)).detach()) == pytest.approx(after, rel=1e-6)

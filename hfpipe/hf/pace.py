@@ -39,7 +39,7 @@ def steps_within(seconds: float, parts: Training, shares: Shares, seed: int, *, 
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bf16):
             outputs = forward(model, batch, parts.task.positions(batch))
-            parts.task.loss(outputs, batch).total.backward()
+            parts.task.loss(outputs, batch).total.sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     pace = (_now(device) - started) / TIMED * shares.accumulation

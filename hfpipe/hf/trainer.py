@@ -133,7 +133,7 @@ class TaskTrainer(Trainer):
         outputs = forward(model, inputs, self.task.positions(inputs))
         total, targets = self.task.loss(outputs, inputs, self.args.label_smoothing_factor)
         over_all = targets if num_items_in_batch is None else num_items_in_batch
-        loss = total / over_all.clamp(min=1) * self.accelerator.num_processes
+        loss = (total / over_all.clamp(min=1)).sum() * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -26,6 +26,14 @@ def language_modelling(*, correct_known: bool = True, bytes_known: bool = False)
     return [*metrics, BitsPerByte()] if bytes_known else metrics
 
 
+def pseudo_likelihood() -> list[Metric]:
+    """Return the metrics of a masked model of which every piece was hidden once, all others seen.
+
+    They read the columns of `language_modelling` and `bytes`.
+    """
+    return [PseudoPerplexity(), TokenLoss(), TokenAccuracy(), PseudoBitsPerByte()]
+
+
 class _Tokens(Metric):
     """Base of the scores made from the loss of target tokens."""
 
@@ -96,3 +104,20 @@ class BitsPerByte(Metric):
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         return sums[..., 0] / sums[..., 1] / log(2)
+
+
+class PseudoPerplexity(Perplexity):
+    """`exp` of the mean nats of a piece given all the others (Salazar et al., 2020, section 2.4).
+
+    To be compared between masked models with one tokenizer only: it is no perplexity of the text.
+    """
+
+    name = "pseudo_perplexity"
+
+
+class PseudoBitsPerByte(BitsPerByte):
+    """Bits of the pseudo-likelihood a byte: fewer than any code needs, since each piece sees what follows."""
+
+    @property
+    def signature(self) -> str:
+        return "bits_per_byte|likelihood:pseudo|average:bytes"

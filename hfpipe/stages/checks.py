@@ -43,7 +43,7 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     task, model = stage.task, known.model(stage.model, above, base)
     pieces = known.pieces(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
-    if task.auto_class == "AutoModelForMaskedLM" and pieces.mask is False:
+    if task.auto_class in ("AutoModelForMaskedLM", "AutoModelForPreTraining") and pieces.mask is False:
         mend = (
             "give its stage style: bert" if (stage.tokenizer or "").startswith("stage:") else "take another"
         )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from hfpipe.contract import Counted, Task
-from hfpipe.errors import StageError
+from hfpipe.errors import Problem, StageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hfpipe.contract import Batch, Rows
+    from hfpipe.contract import Batch, Columns, Rows
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
 
@@ -23,8 +26,6 @@ class MaskedLM(Task):
 
     kind: Literal["masked-lm"] = "masked-lm"
     stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
-    auto_class: ClassVar[str] = "AutoModelForMaskedLM"
-    packed: ClassVar[bool] = True
     text: str = "text"
     """Column to read."""
     length: int = Field(default=128, ge=8)
@@ -37,22 +38,55 @@ class MaskedLM(Task):
     """Hide a word in all its pieces or in none."""
     static: bool = False
     """Hide the same pieces in every epoch, as BERT did; by default others each time (Liu et al., 2019)."""
+    next_sentence: bool = False
+    """Learn also whether a second segment follows the first; needs a model of BERT's kind."""
+    pseudo_perplexity: bool = False
+    """Evaluate by hiding each piece once and showing all others, in place of `eval_mask`; slower."""
+
+    @model_validator(mode="after")
+    def _one_evaluation(self) -> Self:
+        if self.next_sentence and self.pseudo_perplexity:
+            raise ValueError(
+                "`pseudo_perplexity` reads whole texts, `next_sentence` pairs; give evaluation its own task"
+            )
+        return self
+
+    @property
+    def auto_class(self) -> str:
+        return "AutoModelForPreTraining" if self.next_sentence else "AutoModelForMaskedLM"
+
+    @property
+    def packed(self) -> bool:
+        return not self.next_sentence
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.text,)
 
+    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        from hfpipe.hf.pairs import judges_pairs
+
+        if self.next_sentence and not judges_pairs(model):
+            yield Problem(
+                f"{model.config.model_type} has no head for sentence pairs, bert has; or delete next_sentence"
+            )
+
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.hf.pairs import sentence_pairs
+
         if tokenizer.mask_token_id is None:
             raise StageError("masked-lm needs a mask token, and this tokenizer has none; take another")
-        encoded = tokenizer(
-            list(rows[self.text]), return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )
-        return {"input_ids": encoded["input_ids"], "row": range(len(rows[self.text]))}
+        texts = list(rows[self.text])
+        if self.next_sentence:
+            return sentence_pairs(texts, tokenizer, self.length)
+        encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+        return {"input_ids": encoded["input_ids"], "row": range(len(texts))}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
+        import torch
+
         from hfpipe.hf.collating import inputs, pad
         from hfpipe.hf.losses import IGNORED
         from hfpipe.hf.masking import generator, mask
@@ -64,7 +98,12 @@ class MaskedLM(Task):
             random = generator(seed, epoch, example["index"])
             masked.append(mask(example["input_ids"], tokenizer, share, random, whole_words=self.whole_words))
         labels = pad([labels for _, labels in masked], IGNORED)
-        return inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
+        batch = inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
+        if self.next_sentence:
+            follows = [int(example["next_sentence_label"]) for example in examples]
+            batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
+            batch["_next_sentence"] = torch.tensor(follows)
+        return batch
 
     def positions(self, batch: Batch) -> torch.Tensor:
         from hfpipe.hf.losses import target_positions
@@ -72,21 +111,56 @@ class MaskedLM(Task):
         return target_positions(batch["labels"])
 
     def count(self, batch: Batch) -> torch.Tensor:
+        import torch
+
         from hfpipe.hf.losses import IGNORED
 
-        return (batch["labels"] != IGNORED).sum()
+        names = ("labels", "_next_sentence") if self.next_sentence else ("labels",)
+        counts = [(batch[name] != IGNORED).sum() for name in names]
+        return torch.stack(counts) if self.next_sentence else counts[0]
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         from hfpipe.hf.losses import token_loss
+        from hfpipe.hf.pairs import both, pair_loss
 
-        return token_loss(outputs.logits, batch["labels"], smoothing)
+        if not self.next_sentence:
+            return token_loss(outputs.logits, batch["labels"], smoothing)
+        pairs = pair_loss(outputs.seq_relationship_logits, batch["_next_sentence"])
+        return both(token_loss(outputs.prediction_logits, batch["labels"], smoothing), pairs)
 
     def columns_out(self, outputs: Any, batch: Batch) -> Batch:
         from hfpipe.hf.losses import token_columns
+        from hfpipe.hf.pairs import pair_columns
 
-        return token_columns(outputs.logits, batch["labels"])
+        if not self.next_sentence:
+            return token_columns(outputs.logits, batch["labels"])
+        pairs = pair_columns(outputs.seq_relationship_logits, batch["_next_sentence"])
+        return token_columns(outputs.prediction_logits, batch["labels"]) | pairs
+
+    def generates(self, *, training: bool) -> bool:
+        return self.pseudo_perplexity and not training
+
+    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+        from hfpipe.hf.pseudo import each_hidden
+
+        return each_hidden(model, batch, tokenizer)
+
+    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        import numpy as np
+
+        summed = super().by_row(columns, pieces, rows, facts)
+        if not self.pseudo_perplexity:
+            return summed
+        return {**summed, "bytes": np.array([len(text.encode()) for text in rows[self.text]])}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        from hfpipe.metrics.language import language_modelling
+        from hfpipe.metrics.language import pseudo_likelihood
 
-        return language_modelling()
+        return pseudo_likelihood() if self.pseudo_perplexity else self.validation_metrics(facts)
+
+    def validation_metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.language import language_modelling
+        from hfpipe.metrics.sentences import NextSentenceAccuracy, NextSentenceLoss
+
+        pairs = [NextSentenceLoss(), NextSentenceAccuracy()] if self.next_sentence else []
+        return [*language_modelling(), *pairs]

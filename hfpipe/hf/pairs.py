@@ -1,0 +1,102 @@
+"""A text and the text to be written for it → ids, in the way that generation will meet them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfpipe.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+PLACE = "{source}"
+"""What stands for the text in a prompt."""
+_PLAIN = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+
+Ids = list[list[int]]
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that ends a text. Raises StageError when the tokenizer has none."""
+    for end in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if end is not None:
+            return end
+    raise StageError("this tokenizer has no token that ends a text; take one with an eos_token")
+
+
+def targets(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int, *, alone: bool
+) -> tuple[Ids, list[int]]:
+    """Return the ids of what is to be written, each ended, `length` at most, and how many were cut of each.
+
+    `alone` adds the special tokens that open a text of its own, as a decoder beside an encoder writes them;
+    what follows a prompt has none.
+    """
+    end = end_token(tokenizer)
+    found = tokenizer(text_target=list(texts), add_special_tokens=alone, **_PLAIN)["input_ids"]
+    whole = [ids if ids[-1:] == [end] else [*ids, end] for ids in found]
+    kept = [ids if len(ids) <= length else [*ids[: length - 1], end] for ids in whole]
+    return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
+
+
+def prompts(
+    tokenizer: PreTrainedTokenizerBase, template: str, texts: Sequence[str], length: int
+) -> tuple[Ids, list[int]]:
+    """Return the ids of the template with each text in it, `length` at most, and how many were cut of each.
+
+    Only the text is cut, at its end. Raises StageError when the template alone is too long.
+    """
+    opened = [_opened(tokenizer, template.replace(PLACE, text)) for text in texts]
+    kept = [
+        ids if len(ids) <= length else _shortened(tokenizer, template, text, length)
+        for ids, text in zip(opened, texts, strict=True)
+    ]
+    return kept, [len(ids) - len(each) for ids, each in zip(opened, kept, strict=True)]
+
+
+def _opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of a prompt: opened as the tokenizer opens texts, but not ended, and never empty."""
+    end = end_token(tokenizer)
+    ids: list[int] = tokenizer(text, **_PLAIN)["input_ids"]
+    ids = ids[:-1] if ids[-1:] == [end] else ids
+    return ids or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
+
+
+def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, length: int) -> list[int]:
+    pieces: list[int] = tokenizer(text, add_special_tokens=False, **_PLAIN)["input_ids"]
+    keep = len(pieces)
+    while keep > 0:
+        ids = _opened(tokenizer, template.replace(PLACE, str(tokenizer.decode(pieces[:keep]))))
+        if len(ids) <= length:
+            return ids
+        keep -= len(ids) - length
+    ids = _opened(tokenizer, template.replace(PLACE, ""))
+    if len(ids) > length:
+        raise StageError(f"prompt: has {len(ids)} tokens without any text, more than length {length}")
+    return ids
+
+
+def speak(tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None) -> int | None:
+    """Set the languages of a tokenizer of several; return the token its model is to begin with, if any.
+
+    Raises StageError when the tokenizer has no languages, or not this one.
+    """
+    for name, language in (("src_lang", source), ("tgt_lang", target)):
+        if language is None:
+            continue
+        if not hasattr(tokenizer, name):
+            raise StageError(f"{name}: this tokenizer knows no languages; delete it")
+        if _language(tokenizer, language) is None:
+            raise StageError(
+                f"{name}: this tokenizer does not know {language!r}; write it as the tokenizer does"
+            )
+        setattr(tokenizer, name, language)
+    return _language(tokenizer, target) if target is not None else None
+
+
+def _language(tokenizer: PreTrainedTokenizerBase, language: str) -> int | None:
+    """Return the id of a language's token, which M2M100 writes in a way of its own."""
+    vocabulary = tokenizer.get_vocab()
+    return vocabulary.get(language, vocabulary.get(f"__{language}__"))
