@@ -60,7 +60,8 @@ class DataFacts(Record):
     """What a data set holds, known once its stage is done; later stages are checked against it."""
 
     columns: dict[str, str]
-    """Column → `string`, `int`, `float`, `label` (one class) or `labels` (a list of classes)."""
+    """Column → `string`, `strings` (a list of them), `int`, `float`, `label` (one class), `labels` (a list of
+    classes), or `nested` (objects, other lists)."""
     splits: dict[str, int]
     """Split → number of rows."""
     labels: dict[str, list[str]] = {}

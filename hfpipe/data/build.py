@@ -48,7 +48,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
         head = list(_first(rows))
         if not head:
             raise DataError("the source gave no rows; mend the source")
-        labels = find_labels(list(head[0].values), plan.labels, given.names)
+        labels = find_labels(list(head[0].values), plan.labels, _names(given, plan))
         texts = text_columns(head, [label.column for label in labels], plan.text)
         cleaned = clean(take_texts(chain(head, rows), texts, ledger), texts, plan.steps, ledger)
         choose, ids = splitter(plan.shares, given.splits, ctx.seed), Ids()
@@ -76,6 +76,13 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
         ledger=closed,
         facts={"text": texts},
     )
+
+
+def _names(given: Given, plan: Plan) -> dict[str, list[str]]:
+    """Return the source's class names by the columns they are in now."""
+    if not plan.columns:
+        return given.names
+    return {ours: given.names[theirs] for ours, theirs in plan.columns.items() if theirs in given.names}
 
 
 def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hfpipe.data.ledger import Ledger
@@ -65,7 +65,8 @@ def _alike(rows: Iterable[Row]) -> Iterator[Row]:
 def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
     """Return the columns that hold text: those named, or else those called `text…`, or else every string.
 
-    `head` are the first rows, which tell what a column holds; labels and `id` are never text.
+    Where there is no string, lists of words are text. `head` are the first rows, which tell what a column
+    holds; labels and `id` are never text.
     Raises DataError when a column named is not there, or there is no text at all.
     """
     columns = list(head[0].values)
@@ -76,8 +77,10 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
         )
     if named:
         return list(named)
-    strings = [name for name in columns if name not in {*labels, "id"} and _holds_strings(head, name)]
+    others = [name for name in columns if name not in {*labels, "id"}]
+    strings = [name for name in others if _all(head, name, lambda value: isinstance(value, str))]
     texts = [name for name in strings if name.startswith("text")] or strings
+    texts = texts or [name for name in others if _all(head, name, is_words)]
     if not texts:
         raise DataError(
             f"{head[0].place}: no column holds text; they are "
@@ -86,26 +89,34 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
     return texts
 
 
-def _holds_strings(rows: Sequence[Row], name: str) -> bool:
-    values = [row.values[name] for row in rows]
-    return any(isinstance(value, str) for value in values) and all(
-        value is None or isinstance(value, str) for value in values
-    )
+def _all(rows: Sequence[Row], name: str, fits: Callable[[Any], bool]) -> bool:
+    values = [row.values[name] for row in rows if row.values[name] is not None]
+    return bool(values) and all(map(fits, values))
+
+
+def is_words(value: Any) -> bool:
+    """Tell whether a value is a list of strings."""
+    return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
 
 
 def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> Iterator[Row]:
     """Move the text columns into `row.texts` and enter the rows in the ledger; null texts are dropped."""
     for row in rows:
-        texts = [row.values[name] for name in columns]
-        for name, text in zip(columns, texts, strict=True):
-            if text is not None and not isinstance(text, str):
-                raise DataError(
-                    f"{row.place}: {name!r} is {text!r:.40}, not a string; write it in quotes, or name the "
-                    "text columns with `text`"
-                )
-        row.texts = [text for text in texts if text is not None]
+        row.texts = [text for name in columns for text in _texts(row, name)]
         ledger.enter(row.characters)
-        if len(row.texts) < len(texts):
+        if any(row.values[name] is None for name in columns):
             ledger.drop(MISSING, row.characters)
         else:
             yield row
+
+
+def _texts(row: Row, name: str) -> Sequence[str]:
+    value = row.values[name]
+    if isinstance(value, str):
+        return (value,)
+    if value is None or is_words(value):
+        return value or ()
+    raise DataError(
+        f"{row.place}: {name!r} is {value!r:.40}, not a string; write it in quotes, or name the "
+        "text columns with `text`"
+    )

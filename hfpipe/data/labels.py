@@ -16,16 +16,19 @@ from hfpipe.data.split import TRAIN
 from hfpipe.errors import DataError
 
 Kind = Literal["class", "classes", "number"]
-USUAL = ("label", "labels")
-"""Columns that are labels unless the recipe says otherwise."""
+USUAL: dict[str, str | None] = {"label": None, "labels": None, "tags": "words"}
+"""Columns that are labels unless the recipe says otherwise → the column they need beside them, one a word."""
 
 
 class Label:
     """One column of labels: gives classes provisional ids as they come, and final ones at the end."""
 
-    def __init__(self, column: str, kind: Kind | None, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, column: str, kind: Kind | None, names: Sequence[str] = (), beside: str | None = None
+    ) -> None:
         self.column = column
         self.kind = kind
+        self.beside = beside
         self._order = list(names)
         self._ids: dict[str | int | bool, int] = {}
         self._first: dict[int, Row] = {}
@@ -36,7 +39,8 @@ class Label:
     def encode(self, row: Row, split: str) -> int | float | list[int]:
         """Return the row's label: a number, or provisional ids of its classes.
 
-        Raises DataError for a label that is missing, not a number, or of another type than those before.
+        Raises DataError for a label that is missing, not a number, or of another type than those before,
+        and for tags that are not as many as the words.
         """
         value: Any = row.values[self.column]
         if isinstance(value, (np.generic, np.ndarray)):
@@ -54,8 +58,16 @@ class Label:
         if self.kind == "classes":
             if not isinstance(value, (list, tuple)):
                 raise self._mixed(value, row)
+            self._check_beside(len(value), row)
             return [self._id(item, row, split) for item in value]
         return self._id(value, row, split)
+
+    def _check_beside(self, count: int, row: Row) -> None:
+        words = row.values[self.beside] if self.beside is not None else None
+        if isinstance(words, (list, tuple)) and len(words) != count:
+            raise DataError(
+                f"{row.place}: {len(words)} {self.beside} but {count} {self.column}; write one for each"
+            )
 
     def _number(self, value: Any, row: Row) -> float:
         try:
@@ -154,5 +166,12 @@ def find_labels(
     for column in named:
         if column not in columns:
             raise DataError(f"`labels` names {column!r}, but the columns are {listed(columns)}")
-    wanted: dict[str, Kind | None] = dict(named) or {column: None for column in USUAL if column in columns}
-    return [Label(column, kind, names.get(column, ())) for column, kind in wanted.items()]
+    wanted: dict[str, Kind | None] = dict(named) or {
+        column: None for column, beside in USUAL.items() if column in columns and beside in (None, *columns)
+    }
+    return [
+        Label(
+            column, kind, names.get(column, ()), beside if (beside := USUAL.get(column)) in columns else None
+        )
+        for column, kind in wanted.items()
+    ]

@@ -21,7 +21,7 @@ class Row:
     split: str | None = None
     """The split the source gives, if it gives splits."""
     texts: list[str] = field(default_factory=list)
-    """What the text columns hold; changed by `rewrite`."""
+    """What the text columns hold, each word of a list of words by itself; changed by `rewrite`."""
     _digest: bytes = b""
 
     @property
@@ -35,9 +35,12 @@ class Row:
         return sum(map(len, self.texts))
 
     def rewrite(self, columns: Sequence[str], texts: list[str]) -> None:
-        """Put new texts into the text columns."""
+        """Put new texts into the text columns, as many as there were."""
         self.texts, self._digest = texts, b""
-        self.values |= zip(columns, texts, strict=True)
+        rest = iter(texts)
+        for name in columns:
+            old = self.values[name]
+            self.values[name] = next(rest) if isinstance(old, str) else list(islice(rest, len(old)))
 
     def digest(self) -> bytes:
         """Return 16 bytes that tell the texts apart; lengths go in so that columns cannot run together."""

@@ -28,11 +28,16 @@ def schema(
 ) -> dict[str, pa.DataType | None]:
     """Return each column's Arrow type, as far as the first rows tell; a label's is known only later."""
     fixed: dict[str, pa.DataType | None] = {"id": pa.string()}
-    fixed |= dict.fromkeys(texts, pa.string())
+    fixed |= {name: _text(head, name) for name in texts}
     fixed |= {label.column: None for label in labels}
     rest = [name for name in head[0].values if name not in fixed]
     types = {name: _infer([row.values[name] for row in head], name, head) for name in rest}
     return {"id": fixed["id"]} | {name: (fixed | types)[name] for name in head[0].values}
+
+
+def _text(head: Sequence[Row], name: str) -> pa.DataType:
+    words = any(isinstance(row.values[name], (list, tuple)) for row in head)
+    return pa.list_(pa.string()) if words else pa.string()
 
 
 def _infer(values: list[Any], name: str, rows: Sequence[Row]) -> pa.DataType:

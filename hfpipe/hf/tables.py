@@ -74,7 +74,10 @@ def _type(feature: object) -> str:
     if _classes(feature) is not None:
         return "label" if isinstance(feature, datasets.ClassLabel) else "labels"
     if not isinstance(feature, datasets.Value):
-        return "nested"
+        words = (
+            isinstance(feature, (datasets.List, datasets.LargeList)) and _type(feature.feature) == "string"
+        )
+        return "strings" if words else "nested"
     for name in ("string", "int", "float"):
         if name in feature.dtype:
             return name

@@ -46,7 +46,8 @@ class Texts:
             if feature is None:
                 there = ", ".join(self.split.column_names)
                 raise DataError(f"text: the data set has no column {column!r}; it has {there}")
-            if getattr(feature, "dtype", None) not in ("string", "large_string"):
+            one = feature.feature if isinstance(feature, (datasets.List, datasets.LargeList)) else feature
+            if getattr(one, "dtype", None) not in ("string", "large_string"):
                 raise DataError(f"text: column {column!r} does not hold text; name one that does")
 
     def ledger(self) -> dict[str, int]:
@@ -83,4 +84,6 @@ class Texts:
     def _chunks(self) -> Iterator[pa.ChunkedArray]:
         split = self.split.select_columns(list(self.columns)).with_format("arrow")
         for batch in split.iter(batch_size=ROWS_AT_ONCE):
-            yield from batch.itercolumns()
+            for column in batch.itercolumns():
+                words = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+                yield pc.binary_join(column, " ") if words else column

@@ -98,13 +98,15 @@ class Dataset(Stage):
     text: list[str] = []
     """Columns of text, which cleaning acts on and duplicates are told by.
 
-    By default those whose names begin with `text`, or else every column of strings besides labels and `id`.
+    By default those whose names begin with `text`, or else every column of strings besides labels and `id`,
+    or else every column of lists of words, each of which is then cleaned by itself.
     """
     labels: dict[str, Literal["class", "classes", "number"]] = {}
     """Column of labels → what it holds: a class, a list of classes, or a number for regression.
 
-    By default `label` and `labels` are labels: strings, whole numbers and booleans are classes, lists are
-    lists of classes, other numbers are numbers. Files of csv and tsv hold strings, so say `number` there.
+    By default `label` and `labels` are labels, and `tags` beside `words`: strings, whole numbers and booleans
+    are classes, lists are lists of classes, other numbers are numbers. Files of csv and tsv hold strings, so
+    say `number` there.
     """
     clean: list[Clean] = []
     """Cleaning steps, in order."""
