@@ -48,6 +48,22 @@ class Case:
 CASES: dict[str, Case] = {
     "masked-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, ENCODER, kind="pretrain"),
     "text-classification": Case("abstracts", {"text": "extract", "label": "topic"}, {"length": 32}, ENCODER),
+    "summarization": Case(
+        "abstracts",
+        {"text": "extract", "summary": "description"},
+        {"length": 64, "target_length": 96, "generation": {"max_new_tokens": 12, "num_beams": 2}},
+        BOTH,
+        style="t5",
+        text=["text", "summary"],
+    ),
+    "translation": Case(
+        "abstracts",
+        {"source": "title", "target": "description"},
+        {"prompt": "{source}:", "length": 32, "target_length": 96, "generation": {"max_new_tokens": 12}},
+        DECODER,
+        style="gpt",
+        text=["source", "target"],
+    ),
 }
 
 

@@ -11,12 +11,16 @@ from hfpipe.own_code import load_code
 from hfpipe.places import Code
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.summarization import Summarization
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
     "causal-lm": CausalLM,
     "masked-lm": MaskedLM,
+    "summarization": Summarization,
     "text-classification": TextClassification,
+    "translation": Translation,
 }
 
 
