@@ -95,7 +95,7 @@ class TextToText(Task):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.encoding import cut
-        from hfpipe.hf.pairs import prompts, targets
+        from hfpipe.hf.source_target import prompts, targets
 
         self.speak(tokenizer)
         texts = [self.prefix + text for text in rows[self.source]]

@@ -29,7 +29,7 @@ class Translation(TextToText):
     """How BLEU cuts words, as sacrebleu calls it; `zh` for Chinese, `char` where nothing parts words."""
 
     def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        from hfpipe.hf.pairs import speak
+        from hfpipe.hf.source_target import speak
 
         return speak(tokenizer, self.src_lang, self.tgt_lang)
 
