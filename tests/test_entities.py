@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from seqeval import metrics as reference
 from seqeval import scheme as schemes
 
-from hfpipe.metrics.entities import Entity, Scheme, entities, tagging
+from hfpipe.metrics.entities import Entity, apart, entities, tagging
 from hfpipe.metrics.gazetteer import Gazetteer
+from hfpipe.metrics.metric import objects
 from hfpipe.metrics.tally import Tally
 
-PREFIXES: dict[Scheme | None, str] = {
+PREFIXES: dict[str | None, str] = {
     None: "BIES",
     "IOB1": "BI",
     "IOB2": "BI",
@@ -29,23 +31,17 @@ TYPES = ("PER", "LOC", "MISC-X")
 Sentences = Sequence[Sequence[str]]
 
 
-def names(scheme: Scheme | None) -> list[str]:
+def names(scheme: str | None) -> list[str]:
     return ["O", *(f"{prefix}-{kind}" for prefix in PREFIXES[scheme] for kind in TYPES)]
 
 
-def column(sentences: Sentences) -> np.ndarray:
-    found = np.empty(len(sentences), dtype=object)
-    found[:] = [list(tags) for tags in sentences]
-    return found
-
-
-def scores(gold: Sentences, guess: Sentences, tags: Sequence[str], scheme: Scheme | None) -> dict[str, float]:
+def scores(gold: Sentences, guess: Sentences, tags: Sequence[str], scheme: str | None) -> dict[str, float]:
     tally = Tally(tagging(tags, scheme), 0, 17)
-    tally.add(np.arange(len(gold)), {"gold": column(gold), "guess": column(guess)})
+    tally.add(np.arange(len(gold)), {"gold": objects(gold), "guess": objects(guess)})
     return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
 
 
-def by_seqeval(gold: Sentences, guess: Sentences, scheme: Scheme | None) -> dict[str, float]:
+def by_seqeval(gold: Sentences, guess: Sentences, scheme: str | None) -> dict[str, float]:
     how = {} if scheme is None else {"mode": "strict", "scheme": getattr(schemes, scheme)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # seqeval warns where it sets 0
@@ -63,7 +59,7 @@ def by_seqeval(gold: Sentences, guess: Sentences, scheme: Scheme | None) -> dict
 
 
 @st.composite
-def tagged(draw: st.DrawFn, scheme: Scheme | None) -> tuple[list[list[str]], list[list[str]]]:
+def tagged(draw: st.DrawFn, scheme: str | None) -> tuple[list[list[str]], list[list[str]]]:
     """Draw gold tags and guesses of some sentences: often the same, often against the scheme."""
     tag = st.sampled_from(names(scheme))
     gold = draw(st.lists(st.lists(tag, min_size=1, max_size=8), min_size=1, max_size=5))
@@ -72,7 +68,7 @@ def tagged(draw: st.DrawFn, scheme: Scheme | None) -> tuple[list[list[str]], lis
 
 
 @pytest.mark.parametrize("scheme", PREFIXES)
-def test_scores_equal_those_of_seqeval(scheme: Scheme | None) -> None:
+def test_scores_equal_those_of_seqeval(scheme: str | None) -> None:
     @settings(deadline=None, max_examples=60)
     @given(tagged(scheme))
     def check(case: tuple[list[list[str]], list[list[str]]]) -> None:
@@ -122,7 +118,7 @@ def test_a_signature_names_mode_and_scheme() -> None:
 
 
 def test_a_gazetteer_tags_the_longest_entity_it_knows() -> None:
-    gazetteer = Gazetteer()
+    gazetteer = Gazetteer(entities)
     gazetteer.fit(
         [
             ["Ada", "Lovelace", "was", "born", "in", "London"],
@@ -143,18 +139,24 @@ def test_a_gazetteer_tags_the_longest_entity_it_knows() -> None:
 
 
 def test_a_gazetteer_writes_entities_as_the_train_split_does() -> None:
-    gazetteer = Gazetteer("IOBES")
+    gazetteer = Gazetteer(partial(entities, scheme="IOBES"))
     gazetteer.fit([["New", "York", "and", "Rome"]], [["B-LOC", "E-LOC", "O", "S-LOC"]])
     assert gazetteer.tag(["Rome", "New", "York"]) == ["S-LOC", "B-LOC", "E-LOC"]
 
 
 def test_a_gazetteer_gives_a_string_of_several_types_the_most_frequent_one() -> None:
-    gazetteer = Gazetteer()
+    gazetteer = Gazetteer(entities)
     gazetteer.fit([["Paris"]] * 3, [["B-LOC"], ["B-PER"], ["B-PER"]])
     assert gazetteer.tag(["Paris"]) == ["B-PER"]
 
 
 def test_a_gazetteer_without_entities_tags_nothing() -> None:
-    gazetteer = Gazetteer()
+    gazetteer = Gazetteer(entities)
     gazetteer.fit([["No", "names"]], [["O", "O"]])
     assert gazetteer.tag(["No", "names"]) == ["O", "O"]
+
+
+def test_a_gazetteer_of_tags_that_mark_no_entities_knows_each_word() -> None:
+    gazetteer = Gazetteer(apart)
+    gazetteer.fit([["Ships", "sail", "seas"], ["ships", "sail"]], [["N", "V", "N"], ["N", "V"]])
+    assert gazetteer.tag(["ships", "sail", "home"]) == ["N", "V", "N"]

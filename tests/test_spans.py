@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hfpipe.metrics.metric import objects
 from hfpipe.metrics.spans import answering, best, exact_match, f1, normalized
 from hfpipe.metrics.tally import Tally
 
@@ -15,9 +16,7 @@ GOLD = ["Denver Broncos", "the Denver Broncos", "Broncos"]
 
 
 def scores(pairs: list[tuple[str, list[str]]], *, version_2: bool) -> dict[str, float]:
-    gold = np.empty(len(pairs), dtype=object)
-    gold[:] = [golds for _, golds in pairs]
-    guess = np.array([said for said, _ in pairs], dtype=object)
+    gold, guess = objects(golds for _, golds in pairs), objects(said for said, _ in pairs)
     tally = Tally(answering(version_2=version_2), 0, 17)
     tally.add(np.arange(len(pairs)), {"gold": gold, "guess": guess})
     return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}

@@ -19,9 +19,6 @@ from hfpipe.metrics.metric import Metric, ratio
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
 
-Scheme = Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"]
-"""A way to write entities as tags, by seqeval's names."""
-
 
 class Entity(NamedTuple):
     """Some words that are one entity."""
@@ -33,11 +30,11 @@ class Entity(NamedTuple):
     """Position after the last word."""
 
 
-def entities(tags: Sequence[str], scheme: Scheme | None = None) -> list[Entity]:
+def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
     """Return the entities of one sentence, as seqeval finds them.
 
-    With a scheme only what that scheme allows is an entity (seqeval's strict mode); without one, BIO, IOB1
-    and BIOES are read as conlleval reads them (its default mode), so that a stray `I-` begins an entity.
+    With a scheme, by seqeval's name for it, only what it allows is an entity (its strict mode); without one,
+    BIO, IOB1 and BIOES are read as conlleval reads them (its default mode): a stray `I-` begins an entity.
     """
     if scheme is None:
         return [Entity(kind, first, last + 1) for kind, first, last in get_entities(list(tags))]
@@ -45,7 +42,12 @@ def entities(tags: Sequence[str], scheme: Scheme | None = None) -> list[Entity]:
     return [Entity(entity.tag, entity.start, entity.end) for entity in found]
 
 
-def tagging(tags: Sequence[str], scheme: Scheme | None = None) -> list[Metric]:
+def apart(tags: Sequence[str]) -> list[Entity]:
+    """Return every word of a sentence as an entity of its own, for tags that are no parts of entities."""
+    return [Entity(tag, place, place + 1) for place, tag in enumerate(tags)]
+
+
+def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     """Return the metrics of a tagger whose tags mark entities; `tags` are all there are.
 
     They read `gold` and `guess`: object arrays of shape (n,), each entry the tags of one sentence, as many in
@@ -73,7 +75,7 @@ class EntityScore(Metric):
         self,
         what: Literal["precision", "recall", "f1"],
         types: Sequence[str],
-        scheme: Scheme | None,
+        scheme: str | None,
         of: str | None = None,
     ) -> None:
         self.name = what if of is None else f"{what}[{of}]"

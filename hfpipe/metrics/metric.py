@@ -8,8 +8,8 @@ sentence statistics (Post, 2018).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +41,14 @@ class Metric(ABC):
     @abstractmethod
     def value(self, sums: np.ndarray) -> np.ndarray:
         """Turn summed statistics into scores: shape (..., k) → (...)."""
+
+
+def objects(values: Iterable[Any]) -> np.ndarray:
+    """Return an array with each value as it is, lists too: object, shape (n,)."""
+    listed = list(values)
+    array = np.empty(len(listed), dtype=object)
+    array[:] = listed
+    return array
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

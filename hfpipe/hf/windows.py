@@ -1,0 +1,94 @@
+"""Long texts as windows that overlap, so that nothing is cut away; each piece knows its characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hfpipe.errors import DataError, StageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+"""Position of the first character, and the one after the last."""
+
+
+class Window(NamedTuple):
+    """A stretch of a text that fits the model, with its special tokens and what stands before it."""
+
+    row: int
+    """Position of the text among those given."""
+    input_ids: list[int]
+    token_type_ids: list[int]
+    """Empty where the tokenizer has none."""
+    spans: list[Span | None]
+    """Characters of the text that each piece stands for; None for what is no part of the text."""
+
+
+def windows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    length: int,
+    stride: int,
+    before: Sequence[str] | None = None,
+) -> list[Window]:
+    """Return the windows of some texts in order, each of at most `length` tokens, at least one a text.
+
+    Neighbours share `stride` pieces. `before` are texts that stand whole in front of every window, as
+    questions do; where one leaves little room, fewer pieces are shared.
+    Raises StageError when the tokenizer does not know characters, DataError when there is no room.
+    """
+    if not tokenizer.is_fast:
+        raise StageError("this tokenizer does not tell where its pieces stand in the text; take a fast one")
+    shared = [stride] * len(texts)
+    if before is not None:
+        shared = [min(stride, room // 2) for room in _rooms(tokenizer, before, length)]
+    found: list[Window] = []
+    # All texts of a call overlap alike, so that those whose questions are long go by themselves.
+    for overlap, group in groupby(sorted(range(len(texts)), key=shared.__getitem__), shared.__getitem__):
+        rows = list(group)
+        pairs = [before[row] for row in rows] if before is not None else None
+        found += _windows(tokenizer, rows, [texts[row] for row in rows], pairs, length, overlap)
+    return sorted(found, key=lambda window: window.row)
+
+
+def _rooms(tokenizer: PreTrainedTokenizerBase, before: Sequence[str], length: int) -> Iterator[int]:
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    encoded = tokenizer(list(before), add_special_tokens=False, verbose=False)
+    for text, ids in zip(before, encoded["input_ids"], strict=True):
+        room = length - special - len(ids)
+        if room < 2:
+            raise DataError(
+                f"{text!r:.60} takes {len(ids)} of {length} tokens and leaves no room; raise `length`"
+            )
+        yield room
+
+
+def _windows(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[int],
+    texts: list[str],
+    before: list[str] | None,
+    length: int,
+    stride: int,
+) -> Iterator[Window]:
+    both: tuple[Any, ...] = (texts,) if before is None else (before, texts)
+    encoded = tokenizer(
+        *both,
+        truncation=True if before is None else "only_second",
+        max_length=length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    mine = len(both) - 1
+    types = encoded.get("token_type_ids") or [[]] * len(encoded["input_ids"])
+    for number, text in enumerate(encoded["overflow_to_sample_mapping"]):
+        pieces = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
+        spans = [span if sequence == mine and span[0] < span[1] else None for sequence, span in pieces]
+        # A text without pieces from a tokenizer without special tokens would be nothing at all.
+        ids = encoded["input_ids"][number] or [tokenizer.pad_token_id or 0]
+        yield Window(rows[text], ids, types[number], spans or [None])
