@@ -104,7 +104,7 @@ class BaselinePlace(ModelPlace):
     """A model to compare with, or a trivial one by its name."""
 
     trivial: ClassVar[frozenset[str]] = frozenset(
-        {"majority", "tfidf", "unigram", "trigram", "lead", "copy", "gazetteer", "frequent"}
+        {"majority", "tfidf", "unigram", "trigram", "lead", "copy", "gazetteer", "frequent", "sentence"}
     )
 
     @property

@@ -24,7 +24,7 @@ class Window(NamedTuple):
     token_type_ids: list[int]
     """Empty where the tokenizer has none."""
     spans: list[Span | None]
-    """Characters of the text that each piece stands for; None for what is no part of the text."""
+    """Characters of the text that each piece stands for, without space; None where there are none."""
 
 
 def windows(
@@ -88,7 +88,13 @@ def _windows(
     types = encoded.get("token_type_ids") or [[]] * len(encoded["input_ids"])
     for number, text in enumerate(encoded["overflow_to_sample_mapping"]):
         pieces = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
-        spans = [span if sequence == mine and span[0] < span[1] else None for sequence, span in pieces]
+        spans = [_trimmed(texts[text], *span) if sequence == mine else None for sequence, span in pieces]
         # A text without pieces from a tokenizer without special tokens would be nothing at all.
         ids = encoded["input_ids"][number] or [tokenizer.pad_token_id or 0]
         yield Window(rows[text], ids, types[number], spans or [None])
+
+
+def _trimmed(text: str, start: int, end: int) -> Span | None:
+    piece = text[start:end]
+    start, end = end - len(piece.lstrip()), start + len(piece.rstrip())
+    return (start, end) if start < end else None

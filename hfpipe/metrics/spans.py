@@ -73,6 +73,12 @@ def best(guess: str, golds: Sequence[str], *, version_2: bool = False) -> tuple[
     )
 
 
+def nearest_sentence(question: str, context: str) -> str:
+    """Return the sentence that has most words of the question, the first of equal ones: a trivial answer."""
+    asked = set(normalized(question).split())
+    return max(re.split(r"(?<=[.!?])\s+", context), key=lambda text: len(asked & {*normalized(text).split()}))
+
+
 class SpanScore(Metric):
     """Exact match or F1 of answers, over all questions, or those that have an answer or none."""
 

@@ -11,15 +11,19 @@ from hfpipe.own_code import load_code
 from hfpipe.places import Code
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.summarization import Summarization
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.token_classification import TokenClassification
 from hfpipe.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
     "causal-lm": CausalLM,
     "masked-lm": MaskedLM,
+    "question-answering": QuestionAnswering,
     "summarization": Summarization,
     "text-classification": TextClassification,
+    "token-classification": TokenClassification,
     "translation": Translation,
 }
 
