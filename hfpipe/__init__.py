@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hfpipe import metrics
-from hfpipe.api import load, open, plan, run, schema, sizes  # noqa: A004 - hfpipe.open reads well
+from hfpipe.api import load, open, plan, predict, run, schema, sizes  # noqa: A004 - hfpipe.open reads well
 from hfpipe.errors import DataError, HfpipeError, RecipeError, StageError
 from hfpipe.results import Run
 from hfpipe.runner import Launch
@@ -19,6 +19,7 @@ __all__ = [
     "metrics",
     "open",
     "plan",
+    "predict",
     "run",
     "schema",
     "sizes",

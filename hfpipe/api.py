@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from hfpipe.targets import open_run
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
+    from hfpipe.data.asked import Given
     from hfpipe.sizes import Size
 
 RUNS = Path("runs")
@@ -73,6 +74,52 @@ def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hf
     Raises RecipeError when nothing of it is done.
     """
     return open_run(Path(target), Path(runs))
+
+
+def predict(
+    model: str | Path,
+    asked: Given,
+    *,
+    task: str | None = None,
+    options: Sequence[str] = (),
+    batch_size: int = 32,
+    runs: str | Path = RUNS,
+) -> list[dict[str, Any]]:
+    """Return what a trained model says of each text or row, named as by Transformers' pipelines.
+
+    `model` is a stage's folder, a run or recipe (with `:STAGE` where it has several models), a path, a
+    package place or a Hub id. `asked` is a text, texts, rows that hold the columns the task reads, or the
+    path of a file of such rows. `task` is by default what the model was trained for; `options` are settings
+    of the task, written `key=value`.
+
+    Raises RecipeError when there is no such model or no telling what to ask it, DataError when a row lacks
+    what the model reads, StageError when the model cannot be loaded.
+    """
+    found = answers(model, asked, task=task, options=options, batch_size=batch_size, runs=runs)
+    return [answer for _, answer in found]
+
+
+def answers(
+    model: str | Path,
+    asked: Given,
+    *,
+    task: str | None = None,
+    options: Sequence[str] = (),
+    batch_size: int = 32,
+    runs: str | Path = RUNS,
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Yield each row with what `predict` returns of it, in order; `asked` may be an open file too."""
+    from hfpipe.data.asked import complete, rows
+    from hfpipe.trained import find
+
+    trained = find(str(model), Path(runs), task, options)
+    given = rows(asked, trained.task.inputs)  # before the model is loaded, which takes its time
+
+    from hfpipe.hf.predicting import Predictor
+
+    predictor = Predictor(trained.place, trained.task, batch_size)
+    checked = complete(given, trained.task.inputs, predictor.reading.facts)
+    return predictor.answers(row.values for row in checked)
 
 
 def schema() -> dict[str, Any]:

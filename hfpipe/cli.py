@@ -9,8 +9,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from hfpipe.errors import HfpipeError, RecipeError
+from hfpipe.errors import HfpipeError, Problem, RecipeError
 
 DESCRIPTION = "From raw text to an evaluated model in one recipe file."
 EXITS = (
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--format", choices=("table", "json", "html"), default="table")
     report.set_defaults(command=_report)
 
+    _add_predict(commands, common)
     schema = commands.add_parser("schema", parents=[common], help="print the JSON Schema of a recipe")
     schema.set_defaults(command=_schema)
 
@@ -103,6 +105,34 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("folder", type=Path)
     stage.set_defaults(command=_stage)
     return parser
+
+
+def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
+    predict = commands.add_parser(
+        "predict", parents=[common], help="classify, fill a blank, translate, generate: whatever a model can"
+    )
+    predict.add_argument("model", metavar="MODEL", help="RUN[:STAGE], a stage's folder, a path or a Hub id")
+    predict.add_argument("text", nargs="*", metavar="TEXT", help="by default the lines of standard input")
+    predict.add_argument(
+        "--input", type=Path, metavar="FILE", help="rows to read: jsonl, csv, parquet … (instead of TEXT)"
+    )
+    predict.add_argument("--output", type=Path, metavar="FILE", help="write jsonl there")
+    predict.add_argument("--task", metavar="KIND", help="what to ask it, where it does not say")
+    predict.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, as length=64"
+    )
+    predict.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="rows at once (32)")
+    predict.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)"
+    )
+    predict.set_defaults(command=_predict)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -160,6 +190,32 @@ def _report(options: argparse.Namespace) -> int:
         print(page(result))
     else:
         console.report(result)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+    from hfpipe.store import write_parts
+
+    if options.text and options.input:
+        raise RecipeError([Problem("predict: give TEXT or --input, not both")])
+    found = api.answers(
+        options.model,
+        options.text or options.input or sys.stdin,
+        task=options.task,
+        options=options.set,
+        batch_size=options.batch_size,
+        runs=options.runs,
+    )
+    if options.output is None and sys.stdout.isatty():
+        for row, answer in found:
+            console.answer(row, answer)
+        return 0
+    lines = (json.dumps({**row, "prediction": answer}, ensure_ascii=False) + "\n" for row, answer in found)
+    if options.output is None:
+        sys.stdout.writelines(lines)
+    else:
+        write_parts(options.output, lines)
     return 0
 
 

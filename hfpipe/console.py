@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,7 @@ from hfpipe import wording
 from hfpipe.report import Report, Score
 from hfpipe.results import TRAINED, Run
 from hfpipe.store import read_stage
+from hfpipe.trained import PIPELINES
 
 if TYPE_CHECKING:
     from hfpipe.runner import Step
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
-PIPELINES = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "denoising": "text2text-generation"}
-"""Tasks whose Transformers pipeline has another name."""
+SHORT = 100
+"""Characters of a text that are shown again above what a model says of it."""
 
 
 def say(text: str) -> None:
@@ -113,6 +114,8 @@ def scores(run: Run) -> None:
         for line in _classes(said.scores):
             say(line)
         say("")
+        for missing in said.facts.get("left_out", []):
+            say(f"left out: {missing}")
         for miss in said.unmet:
             say(f"not met: {miss}")
         say("result: " + f"\n{' ' * 8}".join(wording.verdict(said.scores[0])))
@@ -168,6 +171,14 @@ def _pipeline(run: Run, stage: str) -> str | None:
         settings = read_stage(Path(run.model(stage))).identity.settings
     kind = (settings.get("task") or {}).get("kind", ":")
     return None if ":" in kind else PIPELINES.get(kind, kind)
+
+
+def answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    """Print the beginning of what a model was asked, and below it what it said."""
+    asked = "  ".join(map(str, row.values()))
+    say(asked if len(asked) <= SHORT else asked[: SHORT - 1] + "…")
+    for line in wording.answer(said):
+        say(f"    {line}")
 
 
 def _table(*columns: str) -> Table:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -169,12 +169,20 @@ def read_stage(folder: Path) -> StageFile:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all, even through a power cut."""
+    write_parts(path, [text])
+
+
+def write_parts(path: Path, parts: Iterable[str]) -> None:
+    """Write texts as they come to a file that is there whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _parse(path: Path, model: type[R]) -> R:

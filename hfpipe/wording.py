@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hfpipe.report import Comparison, Score
 
@@ -95,3 +96,16 @@ def split_class(metric: str) -> tuple[str, str | None]:
     """Return `f1` and `Science` of `f1[Science]`; None for a metric of the whole split."""
     name, bracket, label = metric.partition("[")
     return (name, label.removesuffix("]")) if bracket else (metric, None)
+
+
+def answer(said: Mapping[str, Any]) -> list[str]:
+    """Return what a model said, a line for each thing: `Geography  0.981`, or a text as it was written."""
+    parts = [part for value in said.values() if isinstance(value, list) for part in value]
+    if any(isinstance(value, list) for value in said.values()):
+        return [_said(part) for part in parts] or ["nothing"]
+    return _said(said).splitlines() or [""]
+
+
+def _said(part: Any) -> str:
+    values = part.values() if isinstance(part, Mapping) else [part]
+    return "  ".join(number(value) if isinstance(value, float) else str(value) for value in values)

@@ -72,7 +72,7 @@ def score(
     counted = 0
     # Not inference_mode: what FSDP gathers and models cache in it could not be trained with afterwards.
     with torch.no_grad(), accelerator.autocast():
-        for positions, columns, passed in _shared(model, examples, reading, accelerator, batch_size):
+        for positions, columns, passed in shared(model, examples, reading, accelerator, batch_size):
             tally.add(positions, columns)
             counted += len(positions)
             if keep is not None:
@@ -86,7 +86,7 @@ def score(
     return total
 
 
-def _shared(
+def shared(
     model: Any, examples: Examples, reading: Reading, accelerator: Accelerator, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Columns, int]]:
     """Yield this process' share of the rows, longest first: positions, columns, examples passed.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hfpipe.errors import Problem
+from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.document import Document
 from hfpipe.recipe.source import parse
 from hfpipe.recipe.words import Keys, described, dotted, meant
@@ -22,6 +22,25 @@ def apply(document: Document, overrides: Sequence[str]) -> None:
     """Change the document's data in place; what cannot be applied goes to its problems."""
     for text in overrides:
         _apply(document, text)
+
+
+def choose(settings: dict[str, Any], options: Sequence[str]) -> None:
+    """Change a mapping of settings in place by options written `key=value` or `key.inner=value`.
+
+    Raises RecipeError with every one that cannot be applied.
+    """
+    problems = []
+    for text in options:
+        name, equals, _ = text.partition("=")
+        keys = name.strip().split(".")
+        try:
+            if not equals or not all(keys):
+                raise _OverrideError("expected key=value")
+            _set(settings, tuple(keys), _value(text))
+        except _OverrideError as wrong:
+            problems.append(Problem(f"--set {text}: {wrong}"))
+    if problems:
+        raise RecipeError(problems)
 
 
 def _apply(document: Document, text: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
+from hfpipe.report import DataFacts
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from hfpipe.contract import Batch, Columns, Rows
     from hfpipe.metrics.metric import Metric
+    from hfpipe.metrics.whole import WholeMetric
     from hfpipe.report import DataFacts
 
 PROBLEM_TYPES = {
@@ -45,6 +47,10 @@ class TextClassification(Task):
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.text, self.label) if self.text_pair is None else (self.text, self.text_pair, self.label)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.columns[:-1]
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
@@ -75,6 +81,13 @@ class TextClassification(Task):
             yield Problem(
                 f"its classes are {', '.join(names)}; the data's are {', '.join(facts.labels[self.label])}"
             )
+
+    def known(self, config: PretrainedConfig) -> DataFacts:
+        names = [name for _, name in sorted((config.id2label or {}).items())]
+        problem = config.problem_type or ("regression" if len(names) == 1 else PROBLEM_TYPES["label"])
+        kind = next(kind for kind, known in PROBLEM_TYPES.items() if known == problem)
+        columns = {**dict.fromkeys(self.inputs, "string"), self.label: kind}
+        return DataFacts(columns=columns, splits={}, labels={} if kind == "float" else {self.label: names})
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.encoding import cut
@@ -147,6 +160,14 @@ class TextClassification(Task):
         names = facts.labels[self.label]
         return single_label(names) if kind == "label" else multi_label(names)
 
+    def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
+        from hfpipe.metrics.ranking import AveragePrecision, RocAuc, Spearman
+
+        if facts.columns[self.label] == "float":
+            return [Spearman()]
+        names = facts.labels[self.label]
+        return [RocAuc(names), AveragePrecision(names)]
+
     def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
         if facts.columns[self.label] != "label":
             return columns
@@ -154,6 +175,18 @@ class TextClassification(Task):
         return dict(columns) | {
             name: [names[number] for number in columns[name]] for name in ("gold", "guess")
         }
+
+    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        kind = facts.columns[self.label]
+        if kind == "float":
+            return [{"score": float(guess)} for guess in columns["guess"]]
+        each = [
+            [{"label": facts.labels[self.label][number], "score": float(scores[number])} for number in best]
+            for scores, best in zip(columns["scores"], (-columns["scores"]).argsort(axis=1), strict=True)
+        ]
+        if kind == "label":
+            return [found[0] for found in each]
+        return [{"labels": [label for label in found if label["score"] > 0.5]} for found in each]
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase

@@ -1,0 +1,110 @@
+"""Asks a trained model, row by row, along the path by which it is measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import torch
+from transformers import AutoConfig
+
+from hfpipe.errors import StageError
+from hfpipe.hf.encoding import encode
+from hfpipe.hf.loading import load_model, one_line
+from hfpipe.hf.measuring import new_accelerator
+from hfpipe.hf.quiet import quiet
+from hfpipe.hf.scoring import Reading, shared
+from hfpipe.hf.tokenizer import load_tokenizer, tell_padding
+from hfpipe.places import Place
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Task
+    from hfpipe.hf.encoding import Examples
+
+log = logging.getLogger(__name__)
+
+Asked = Mapping[str, Any]
+"""A row that holds at least what the task reads."""
+BATCHES_AT_ONCE = 8
+"""Batches read before the first is run: among so many rows, those of like length are put together."""
+
+
+def architecture(place: Path | Place) -> str:
+    """Return the class that a config names, or nothing. Raises StageError when there is no config."""
+    name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                name, revision=revision or "main", local_files_only=isinstance(place, Path)
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(f"model {place}: {one_line(error)}") from error
+    return next(iter(config.architectures or []), "")
+
+
+class Predictor:
+    """A model in memory, ready to be asked."""
+
+    def __init__(self, place: Path | Place, task: Task, batch_size: int) -> None:
+        tokenizer = load_tokenizer(place)
+        self.accelerator = new_accelerator()
+        self.model = load_model(task.auto_class, place, seed=0, whole=True)
+        self.model.to(self.accelerator.device).eval()
+        tell_padding(self.model, tokenizer)
+        self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
+        self.batch_size = batch_size
+
+    def answers(self, rows: Iterable[Asked]) -> Iterator[tuple[Asked, dict[str, Any]]]:
+        """Yield each row with what the model says of it, in order, holding only some batches in memory.
+
+        Raises StageError when a row is too short to be read.
+        """
+        rows, truncated = iter(rows), 0
+        while chunk := list(islice(rows, BATCHES_AT_ONCE * self.batch_size)):
+            found, cut = self._chunk(chunk)
+            truncated += cut
+            yield from zip(chunk, found, strict=True)
+        if truncated:
+            length = self.reading.task.length
+            log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
+
+    def _chunk(self, chunk: Sequence[Asked]) -> tuple[list[dict[str, Any]], int]:
+        reading = self.reading
+        table = datasets.Dataset.from_dict(self._columns(chunk))
+        with TemporaryDirectory() as folder:
+            examples, ledger = encode(
+                reading.task,
+                table,
+                reading.tokenizer,
+                reading.facts,
+                Path(folder) / "asked.arrow",
+                packed=False,
+                advance=lambda _: None,
+            )
+            found = dict(self._said(examples))
+        if len(found) < len(chunk):
+            raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows hold nothing for the model")
+        return [found[number] for number in range(len(chunk))], ledger["truncated"]
+
+    def _columns(self, chunk: Sequence[Asked]) -> dict[str, Sequence[Any]]:
+        """Return what the task reads of the rows, with placeholders for what it would learn."""
+        task, facts = self.reading.task, self.reading.facts
+        given = {name: [row[name] for row in chunk] for name in task.inputs}
+        others = [name for name in task.columns if name not in task.inputs]
+        return given | {name: task.placeholder(name, given, facts) for name in others}
+
+    def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
+        reading = self.reading
+        with torch.no_grad():
+            for positions, columns, _ in shared(
+                self.model, examples, reading, self.accelerator, self.batch_size
+            ):
+                rows = examples.source[positions]
+                yield from zip(
+                    positions.tolist(), reading.task.answers(columns, rows, reading.facts), strict=True
+                )
