@@ -1,0 +1,113 @@
+"""Noise for denoising: which tokens of a text are hidden from an encoder, and what its decoder has to say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hfpipe.errors import StageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Frame(NamedTuple):
+    """The ids that a tokenizer puts round a text, the last of which ends it."""
+
+    before: list[int]
+    after: list[int]
+
+    def around(self, ids: np.ndarray) -> np.ndarray:
+        """Return ids, int64, with those before and after them."""
+        return np.concatenate([self.before, ids, self.after]).astype(np.int64)
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """Return what stands round a text. Raises StageError when the tokenizer has nothing that ends one."""
+    ids = tokenizer("a", return_special_tokens_mask=True)
+    text = [place for place, special in enumerate(ids["special_tokens_mask"]) if not special]
+    before, after = ids["input_ids"][: text[0]], ids["input_ids"][text[-1] + 1 :]
+    if not after and tokenizer.eos_token_id is None:
+        raise StageError(
+            "denoising needs a token that ends a text, and this tokenizer has none; take another"
+        )
+    return Frame(before, after or [tokenizer.eos_token_id])
+
+
+def sentinels(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndarray:
+    """Return the ids of <extra_id_0> and so on, which stand for hidden spans, int64 (number,).
+
+    Raises StageError when the tokenizer has fewer.
+    """
+    ids: Any = tokenizer.convert_tokens_to_ids([f"<extra_id_{place}>" for place in range(number)])
+    known = [each for each in ids if each is not None and each != tokenizer.unk_token_id]
+    if len(known) < number:
+        raise StageError(
+            f"denoising needs {number} tokens <extra_id_0> … for the spans it hides, and this tokenizer has "
+            f"{len(known)}; give its stage style: t5, shorten `length`, or write noise: infilling"
+        )
+    return np.array(known, dtype=np.int64)
+
+
+def counts(length: int, share: float, span: float) -> tuple[int, int]:
+    """Return how many of `length` tokens are hidden, and in how many spans, as T5's reference has it.
+
+    At least one token is hidden and one is not, and there is text before each span.
+    """
+    length = max(length, 2)
+    hidden = min(max(round(length * share), 1), length - 1)
+    return hidden, min(max(round(hidden / span), 1), length - hidden)
+
+
+def spans(length: int, share: float, span: float, random: np.random.Generator) -> np.ndarray:
+    """Draw which tokens are hidden, bool (length,): `random_spans_noise_mask` of T5's reference.
+
+    Text and hidden spans take turns, text first, and each is one of all partitions of its tokens, equally
+    likely (Raffel et al., 2020, section 3.1.4).
+    """
+    hidden, number = counts(length, share, span)
+    kept = _partition(max(length, 2) - hidden, number, random)
+    turns = np.stack([kept, _partition(hidden, number, random)], axis=1).reshape(-1)
+    mask: np.ndarray = np.repeat(np.arange(2 * number) % 2 == 1, turns)
+    return mask[:length]
+
+
+def _partition(items: int, parts: int, random: np.random.Generator) -> np.ndarray:
+    """Draw the sizes of `parts` parts of at least one item each, int64 (parts,)."""
+    cuts = np.sort(random.permutation(items - 1)[: parts - 1]) + 1
+    return np.diff(cuts, prepend=0, append=items)
+
+
+def hide(ids: np.ndarray, mask: np.ndarray, stand_ins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is read and what is to be said: the text, each with sentinels for the other's spans."""
+    return _stood_in(ids, mask, stand_ins), _stood_in(ids, ~mask, stand_ins)
+
+
+def _stood_in(ids: np.ndarray, mask: np.ndarray, stand_ins: np.ndarray) -> np.ndarray:
+    starts = np.diff(mask.astype(np.int8), prepend=0) > 0
+    numbered = stand_ins[np.maximum(np.cumsum(starts) - 1, 0)]
+    return np.where(starts, numbered, ids)[~mask | starts]
+
+
+def infill(
+    ids: np.ndarray, share: float, span: float, mask_id: int, random: np.random.Generator
+) -> np.ndarray:
+    """Return ids with spans replaced by one mask each (Lewis et al., 2020, section 2.2, text infilling).
+
+    Lengths of spans are drawn from Poisson(`span`) until the share of tokens is hidden, the last one cut to
+    fit; a span of length 0 is a mask where nothing is missing. Spans may touch.
+    """
+    if len(ids) < 2:
+        return ids
+    hidden, _ = counts(len(ids), share, span)
+    lengths = random.poisson(span, hidden + 1)
+    while lengths.sum() < hidden:
+        lengths = np.append(lengths, random.poisson(span, hidden))
+    ends = np.minimum(np.cumsum(lengths), hidden)
+    lengths = np.diff(ends[: np.searchsorted(ends, hidden) + 1], prepend=0)
+    gaps = np.sort(random.integers(0, len(ids) - hidden + 1, len(lengths)))
+    kept = np.ones(len(ids), dtype=bool)
+    kept[np.repeat(gaps, lengths) + np.arange(hidden)] = False
+    starts = gaps + np.cumsum(lengths) - lengths
+    return np.insert(ids, starts, mask_id)[np.insert(kept, starts, True)]
