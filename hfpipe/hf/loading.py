@@ -11,6 +11,7 @@ import transformers
 from transformers import CONFIG_MAPPING, PreTrainedModel, set_seed
 
 from hfpipe.errors import StageError
+from hfpipe.hf.adapters import adapter_at, base_of, merged, whole_config
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.wiring import sizes, special_tokens
 from hfpipe.places import Place
@@ -64,36 +65,80 @@ def load_model(
 ) -> PreTrainedModel:
     """Return a trained model, float32; what a new head lacks, or has in another shape, is made from the seed.
 
-    A path never touches the network; weights are read from safetensors only.
+    An adapter comes merged into its base. A path never touches the network, unless it holds an adapter whose
+    base is on the Hub; weights are read from safetensors only.
     Raises StageError when it cannot be loaded, or lacks weights that a `whole` one has.
     """
-    set_seed(seed)
+    model, anew = load_parts(auto_class, place, seed, head=head, trust_remote_code=trust_remote_code)
+    if whole and anew:
+        raise StageError(
+            f"model {place}: was not trained for this task, it lacks {', '.join(anew[:3])}; finetune it first"
+        )
+    return model
+
+
+def load_parts(
+    auto_class: str,
+    place: Path | Place,
+    seed: int,
+    *,
+    head: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return what `load_model` does, and the names of the weights that were made anew."""
     name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
+    local = isinstance(place, Path)
     try:
         with quiet():
-            model, found = getattr(transformers, auto_class).from_pretrained(
-                name,
+            adapter = adapter_at(name, revision, local=local)
+            if adapter is None:
+                opener = getattr(transformers, auto_class)
+                source = {"pretrained_model_name_or_path": name, "use_safetensors": True, **(head or {})}
+                source |= {"revision": revision or "main", "local_files_only": local}
+            else:
+                base = _base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
+                opener, source = _again(auto_class, merged(base, name, revision, local=local), head or {})
+            set_seed(seed)
+            model, found = opener.from_pretrained(
+                **source,
                 output_loading_info=True,
                 ignore_mismatched_sizes=head is not None,
-                revision=revision or "main",
                 dtype=torch.float32,
-                local_files_only=isinstance(place, Path),
                 trust_remote_code=trust_remote_code,
-                use_safetensors=True,
-                **(head or {}),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error
     anew = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if anew:
         log.info("%s: weights made anew: %s", place, ", ".join(anew))
-    if whole and found["missing_keys"]:
-        lacking = ", ".join(sorted(found["missing_keys"])[:3])
-        raise StageError(
-            f"model {place}: was not trained for this task, it lacks {lacking}; finetune it first"
-        )
-    loaded: PreTrainedModel = model
-    return loaded
+    return model, anew
+
+
+def _base(
+    adapter: dict[str, Any], auto_class: str, folder: Path, seed: int, *, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Return the model that an adapter lies on, of the class and with the head that it was trained with."""
+    trained = (adapter.get("auto_mapping") or {}).get("base_model_class", auto_class)
+    config = whole_config(folder)
+    return load_parts(
+        trained,
+        base_of(adapter, folder),
+        seed,
+        head={"config": config} if config is not None else None,
+        trust_remote_code=trust_remote_code,
+    )[0]
+
+
+def _again(auto_class: str, model: PreTrainedModel, head: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the class that a task wants of a model in memory, and what its `from_pretrained` takes."""
+    with torch.device("meta"):
+        wanted = type(getattr(transformers, auto_class).from_config(model.config))
+    model.config.update(head)
+    return wanted, {
+        "pretrained_model_name_or_path": None,
+        "config": model.config,
+        "state_dict": model.state_dict(),
+    }
 
 
 def one_line(error: BaseException) -> str:

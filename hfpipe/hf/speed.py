@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+from transformers.trainer_utils import unwrap_peft_model
 
 
 def bf16_pays() -> bool:
@@ -25,7 +26,7 @@ def compiling_pays(tokens: int) -> bool:
 
 def compile_body(model: Any) -> None:
     """Compile the layers in place, which keeps the names of the weights; the head sees varying shapes."""
-    model.base_model.compile()
+    unwrap_peft_model(model).base_model.compile()
 
 
 def on_cpu() -> bool:

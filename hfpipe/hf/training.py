@@ -49,6 +49,7 @@ def train(
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
+    trained = parts.model.num_parameters(only_trainable=True)
     with (
         quiet(),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
@@ -59,7 +60,7 @@ def train(
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
     if trainer.is_world_process_zero():
         _complete(ctx)
-    return _facts(trainer, parts.model, course)
+    return {"trained_parameters": trained} | _facts(trainer, parts.model, course)
 
 
 def _trainer(

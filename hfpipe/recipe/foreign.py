@@ -26,7 +26,11 @@ _MODEL = Name("model")
 _HUB_DATA = Name("source.hub", "in a stage of kind dataset")
 _FILES = Name("source.files", "in a stage of kind dataset")
 _SPLIT = Name("split", "in a stage of kind dataset")
-_ADAPTER = Name("", "hfpipe trains all weights and has no adapters; delete it")
+_ADAPTER = Name("adapter", "as {type: lora, r: 16}")
+_RANK = Name("adapter.r")
+_ALPHA = Name("adapter.lora_alpha")
+_DROPOUT = Name("adapter.lora_dropout")
+_TARGETS = Name("adapter.target_modules")
 _QUANTIZED = Name("", "hfpipe does not train quantized models; delete it")
 _BY_LENGTH = Name("", "hfpipe groups by length by itself; delete it")
 _FOLDER = Name("", "each stage has its own folder under --runs; delete it")
@@ -132,16 +136,20 @@ NAMES: dict[str, Name] = {
     "use_auth_token": _UPLOAD,
     "push_to_hub_model_id": _UPLOAD,
     "push_to_hub_token": _UPLOAD,
-    "adapter": _ADAPTER,
     "finetuning_type": _ADAPTER,
-    "lora_r": _ADAPTER,
-    "lora_rank": _ADAPTER,
-    "lora_alpha": _ADAPTER,
-    "lora_dropout": _ADAPTER,
-    "lora_target": _ADAPTER,
-    "lora_target_modules": _ADAPTER,
-    "lora_target_linear": _ADAPTER,
     "peft": _ADAPTER,
+    "lora": _ADAPTER,
+    "lora_r": _RANK,
+    "lora_rank": _RANK,
+    "rank": _RANK,
+    "alpha": _ALPHA,
+    "lora_alpha": _ALPHA,
+    "lora_dropout": _DROPOUT,
+    "lora_target": _TARGETS,
+    "lora_target_modules": _TARGETS,
+    "lora_target_linear": Name("adapter.target_modules", "all-linear is the default"),
+    "lora_modules_to_save": Name("adapter.modules_to_save"),
+    "merge_and_unload": Name("adapter.merge"),
     "load_in_4bit": _QUANTIZED,
     "load_in_8bit": _QUANTIZED,
     "quantization_bit": _QUANTIZED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from hfpipe.recipe.words import Keys, listed, meant, nearest
 from hfpipe.report import DataFacts
 from hfpipe.stages import known
 from hfpipe.tasks import TASKS
+from hfpipe.tasks.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from hfpipe.stages.dataset import Dataset
@@ -36,6 +38,7 @@ def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Pro
     misfits = list(_task(stage.task, stage.data, above, facts))
     yield from misfits or _smoothing(stage, facts)
     yield from _model(stage, above, base)
+    yield from _adapter(stage, above, base)
     yield from _validation(stage, above, facts)
 
 
@@ -50,6 +53,7 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
         yield Problem(f"{task.kind} needs a mask token, and this tokenizer has none; {mend}", where)
     if model is None:
         return
+    yield from _architecture(task, model)
     length = getattr(task, "length", None)
     if length is not None and model.positions is not None and length > model.positions:
         message = f"length {length} is more than the {model.positions} positions of the model ({model.kind})"
@@ -67,6 +71,35 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
             f"{message}; {'leave vocab_size out' if own else 'take the tokenizer that lies with it'}",
             ("model", "vocab_size") if own else where,
         )
+
+
+def _architecture(task: Task, model: known.Model) -> Iterator[Problem]:
+    """Check what Transformers would refuse late, or take as something else: a decoder cut out of a pair."""
+    both = bool(model.config.value(model.given, "is_encoder_decoder"))
+    prompted = isinstance(task, TextToText)
+    path = ("task",) if prompted else ("model",)
+    if task.auto_class == "AutoModelForSeq2SeqLM" and not both:
+        message = f"{task.kind} needs an encoder-decoder, as t5, and {model.kind} is none"
+        mend = 'or give the task a prompt, as "{source}\\nFrench:"' if prompted else "take another"
+        yield Problem(f"{message}; {mend}", path)
+    elif task.auto_class == "AutoModelForCausalLM" and both:
+        message = f"{task.kind} takes a decoder here, and {model.kind} has an encoder beside it"
+        yield Problem(f"{message}; {'delete prompt' if prompted else 'take another'}", path)
+
+
+def _adapter(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
+    if stage.adapter is None:
+        return
+    if find_spec("peft") is None:
+        yield Problem("adapter needs peft, which is not installed; pip install 'hfpipe[lora]'", ("adapter",))
+    if not isinstance(stage.model, Place):
+        message = (
+            "an adapter is trained beside weights that are frozen, and a model from nothing has none yet"
+        )
+        yield Problem(f"{message}; name a model, or delete adapter", ("adapter",))
+    elif known.is_adapter(stage.model, above, base):
+        mend = "give its stage adapter: {type: lora, merge: true}" if stage.model.stage else "merge it first"
+        yield Problem(f"{stage.model} is an adapter itself, which cannot carry another; {mend}", ("model",))
 
 
 def _smoothing(stage: _Train, facts: Facts) -> Iterator[Problem]:

@@ -74,6 +74,14 @@ def _model(kind: Any, given: Mapping[str, Any]) -> Model | None:
     return Model(kind, given, known) if known is not None and known.fields else None
 
 
+def is_adapter(place: Place, above: Mapping[str, Stage], base: Path) -> bool:
+    """Tell whether a place holds an adapter, without the weights that it lies on."""
+    if place.stage is None:
+        return bool(_json(place, "adapter_config.json", base))
+    adapter = getattr(above.get(place.stage), "adapter", None)
+    return adapter is not None and not adapter.merge
+
+
 def pieces(place: Any, above: Mapping[str, Stage], base: Path) -> Pieces:
     """Return what is known of the tokenizer at a place."""
     if not isinstance(place, Place):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field, SerializeAsAny
 
@@ -29,6 +30,27 @@ class EarlyStopping(Settings):
     """How much counts as an improvement."""
 
 
+class Adapter(Settings):
+    """Trains small matrices beside frozen weights; the names are those of PEFT's LoraConfig."""
+
+    type: Literal["lora"]
+    """Which kind of adapter: low-rank matrices (Hu et al., 2021)."""
+    r: int = Field(default=8, ge=1)
+    """Rank of the matrices."""
+    lora_alpha: int = Field(default=16, ge=1)
+    """What they add is multiplied by `lora_alpha / r`."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of their inputs that is dropped in training."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers that get one, by the ends of their names; `all-linear` means all but the output layer."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained as well."""
+    modules_to_save: list[str] = []
+    """Layers to train whole and save with the adapter; a head that is new is always among them."""
+    merge: bool = False
+    """Save a whole model with the adapter added into its weights, in place of adapter and base."""
+
+
 class _Train(Stage):
     """Fields and behaviour of both training kinds."""
 
@@ -44,6 +66,8 @@ class _Train(Stage):
     """Tokenizer; by default the one that lies with the model."""
     training: dict[str, Any] = {}
     """Transformers' TrainingArguments by name, and `budget`, `bf16: auto`, `compile: auto`."""
+    adapter: Adapter | None = None
+    """Train an adapter in place of all weights, as `{type: lora, r: 16}`; needs `hfpipe[lora]`."""
     early_stopping: EarlyStopping | None = None
     """Stop early; needs a validation split."""
     trust_remote_code: bool = False
@@ -88,6 +112,8 @@ class _Train(Stage):
         )
         early = self.early_stopping
         found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
+        if self.adapter is not None and int(os.environ.get("RANK", "0")) == 0:
+            self._finish_adapter(self.adapter, model, ctx)
         return Report(kind=self.kind, summary=_summary(found), ledger=ledger, facts=found)
 
     def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
@@ -127,15 +153,31 @@ class _Train(Stage):
         return examples, ledger
 
     def _model(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> PreTrainedModel:
-        from hfpipe.hf.loading import load_model, new_config, new_model
+        from hfpipe.hf.adapters import adapted
+        from hfpipe.hf.loading import load_parts, new_config, new_model
 
         head = self.task.head(data)
         if isinstance(self.model, dict):
             return new_model(self.task.auto_class, new_config(self.model, tokenizer, head), ctx.seed)
         place = locate(self.model, ctx.base, ctx.inputs) or self.model
-        return load_model(
+        model, anew = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
+        if self.adapter is None:
+            return model
+        settings = self.adapter.model_dump(exclude={"type", "merge"})
+        return cast("PreTrainedModel", adapted(model, settings, anew, place, ctx.seed))
+
+    def _finish_adapter(self, adapter: Adapter, model: Any, ctx: RunContext) -> None:
+        """Leave what opens again: base and adapter as one model if asked for, else what joins them."""
+        from hfpipe.hf.adapters import keep_config, replace_adapter
+        from hfpipe.hf.loading import load_model
+
+        keep_config(model, ctx.folder)
+        if adapter.merge:
+            remote = self.trust_remote_code
+            whole = load_model(self.task.auto_class, ctx.folder, ctx.seed, trust_remote_code=remote)
+            replace_adapter(ctx.folder, whole)
 
 
 def _summary(found: dict[str, Any]) -> str:
@@ -145,6 +187,8 @@ def _summary(found: dict[str, Any]) -> str:
         if name in ("loss", "accuracy", "mse")
     ]
     millions = [f"{found[name] / 1e6:.1f}M {name}" for name in ("parameters", "tokens")]
+    if found["trained_parameters"] != found["parameters"]:
+        millions[0] += f" ({found['trained_parameters'] / 1e6:.1f}M trained)"
     size = f"{', '.join(millions)}, {found['steps']:,} steps"
     return size + (f"; validation {', '.join(scores)}" if scores else "")
 

@@ -1,0 +1,120 @@
+"""LoRA adapters by PEFT: small matrices learn beside weights that stay as they are (Hu et al., 2021)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from hfpipe.errors import StageError
+from hfpipe.places import Place
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
+"""What PEFT writes for an adapter."""
+WHOLE = "model"
+"""Folder beside them with the config of the model that base and adapter make: its head may be another."""
+
+
+def adapted(
+    model: PreTrainedModel, settings: Mapping[str, Any], anew: Sequence[str], place: Path | Place, seed: int
+) -> PeftModel:
+    """Freeze a model and put adapters beside its layers, which are changed in place.
+
+    `settings` are arguments of PEFT's LoraConfig; `anew` names weights that the place did not hold: their
+    modules are trained whole and saved with the adapter. Raises StageError when PEFT refuses the settings,
+    or is not installed.
+    """
+    peft = _peft()
+    name, revision = _named(place)
+    model.name_or_path = name
+    modules = sorted({weight.rpartition(".")[0] for weight in anew} | set(settings["modules_to_save"] or ()))
+    set_seed(seed)
+    try:
+        with _quiet():
+            wanted = peft.LoraConfig(**{**settings, "modules_to_save": modules or None}, revision=revision)
+            return peft.get_peft_model(model, wanted)
+    except (ValueError, TypeError) as error:
+        raise StageError(f"adapter: PEFT refuses these settings: {' '.join(str(error).split())}") from error
+
+
+def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:
+    """Return the config of the adapter in a folder or under a Hub id; None when a whole model is there."""
+    found = find_adapter_config_file(name, revision=revision, local_files_only=local)
+    return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
+
+
+def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
+    """Return the place of the model that an adapter lies on.
+
+    Runs may have been moved since: a base that is gone is looked for beside the adapter's own folder.
+    """
+    name = str(adapter["base_model_name_or_path"])
+    if not Path(name).is_absolute():
+        return Place(f"{name}@{adapter['revision']}" if adapter.get("revision") else name)
+    beside = folder.parent / Path(name).name
+    return beside if not Path(name).exists() and beside.exists() else Path(name)
+
+
+def whole_config(folder: Path) -> PretrainedConfig | None:
+    """Return the config that `keep_config` left in a folder, if it did."""
+    path = folder / WHOLE
+    return AutoConfig.from_pretrained(str(path), local_files_only=True) if path.is_dir() else None
+
+
+def merged(base: PreTrainedModel, name: str, revision: str | None, *, local: bool) -> PreTrainedModel:
+    """Return a base with an adapter added into its weights: a plain model, equal up to rounding."""
+    peft = _peft()
+    with _quiet():
+        together = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
+        whole: PreTrainedModel = together.merge_and_unload()
+    return whole
+
+
+def keep_config(model: PeftModel, folder: Path) -> None:
+    """Save the config of base and adapter together, with the classes that a new head has."""
+    whole = cast("PreTrainedModel", model.get_base_model())
+    whole.config.architectures = [type(whole).__name__]
+    whole.config.save_pretrained(str(folder / WHOLE))
+
+
+def replace_adapter(folder: Path, whole: PreTrainedModel) -> None:
+    """Save a merged model in place of the adapter that was saved in its folder."""
+    whole.save_pretrained(str(folder))
+    for file in FILES:
+        (folder / file).unlink(missing_ok=True)
+    shutil.rmtree(folder / WHOLE, ignore_errors=True)
+
+
+def _named(place: Path | Place) -> tuple[str, str | None]:
+    """Return how an adapter names its base: a path that holds anywhere on this machine, or a Hub id."""
+    if isinstance(place, Path):
+        return str(place.resolve()), None
+    return place.hub or (str(place), None)
+
+
+def _peft() -> Any:
+    """Import PEFT, which is not installed with hfpipe itself."""
+    try:
+        import peft
+    except ImportError:
+        raise StageError("adapters need peft, which is not installed; pip install 'hfpipe[lora]'") from None
+    return peft
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Run PEFT without its warnings of names that will go, and of weights that GPT-2 keeps transposed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        yield

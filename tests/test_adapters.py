@@ -1,0 +1,214 @@
+"""Adapters train what they say, leave their base alone, and open wherever a model does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+from test_processes import outcome
+from test_resume import killed_after
+
+import hfpipe
+from hfpipe.errors import RecipeError, StageError
+
+LORA = {"type": "lora", "r": 4, "lora_alpha": 8}
+
+
+def recipe(**adapter: Any) -> dict[str, Any]:
+    """Return the small recipe with its classifier trained by an adapter."""
+    made = small.recipe("bert")
+    made["stages"]["topics"]["adapter"] = LORA | adapter
+    made["stages"]["topics"]["training"]["learning_rate"] = 5e-3
+    return made
+
+
+def logits(model: Any) -> Any:
+    import torch
+
+    ids = torch.tensor([[2, 70, 80, 90, 3]])
+    with torch.no_grad():
+        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+def opened(folder: Path, **options: Any) -> Any:
+    """Open a model as somebody would who knows nothing of hfpipe."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(folder, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The small recipe with an adapter, its merged twin, and models that go on from the adapter."""
+    made, folder = recipe(), tmp_path_factory.mktemp("adapters")
+    stages = made["stages"]
+    stages["merged"] = stages["topics"] | {"adapter": LORA | {"merge": True}}
+    stages["on"] = {name: value for name, value in stages["topics"].items() if name != "adapter"} | {
+        "model": "stage:topics"
+    }
+    stages["back"] = stages["pretrain"] | {"kind": "finetune", "model": "stage:topics"}
+    stages["upon"] = stages["topics"] | {"model": "stage:merged"}
+    stages["score"]["baselines"] = ["stage:merged", "stage:on", "stage:upon"]
+    stages["score"] = stages.pop("score")
+    return hfpipe.run(hfpipe.load(small.write(folder, made)), folder / "runs", say=lambda _: None)
+
+
+@pytest.mark.slow
+def test_only_the_adapter_and_a_new_head_are_trained(trained: Any) -> None:
+    from safetensors.torch import load_file
+
+    facts = trained.reports["topics"].facts
+    kept = load_file(trained.folders["topics"] / "adapter_model.safetensors")
+    assert facts["trained_parameters"] == sum(weight.numel() for weight in kept.values())
+    assert facts["trained_parameters"] < facts["parameters"] / 4
+    assert {name.split(".")[-2] for name in kept} == {"lora_A", "lora_B", "classifier", "dense"}
+    assert f"({facts['trained_parameters'] / 1e6:.1f}M trained)" in trained.reports["topics"].summary
+    losses = [step["loss"] for step in small.history(trained.reports["topics"].model_dump())]
+    assert losses[-1] < losses[0]
+
+    base = load_file(trained.folders["pretrain"] / "model.safetensors")
+    merged = load_file(trained.folders["merged"] / "model.safetensors")
+    trunk = {name for name in merged.keys() & base.keys() if "pooler" not in name}
+    learned = {name for name in trunk if not merged[name].equal(base[name])}
+    assert learned == {
+        name.removeprefix("base_model.model.").replace("lora_A.", "") for name in kept if "lora_A" in name
+    }
+    assert len(learned) == 12
+    for name in learned:
+        down, up = (
+            kept[f"base_model.model.{name.removesuffix('weight')}lora_{side}.weight"] for side in "AB"
+        )
+        assert merged[name] == pytest.approx(base[name] + up @ down * 8 / 4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_folder_opens_in_plain_transformers_and_says_the_same(trained: Any) -> None:
+    from transformers import AutoTokenizer
+
+    from hfpipe.hf.loading import load_model
+
+    classes = len(trained.reports["wiki"].data.labels["label"])
+    ours = load_model("AutoModelForSequenceClassification", trained.folders["topics"], 1, whole=True)
+    assert len(ours.config.id2label) == classes
+    theirs = opened(trained.folders["topics"], num_labels=classes)
+    assert logits(theirs) == pytest.approx(logits(ours), abs=1e-5)
+    assert len(AutoTokenizer.from_pretrained(trained.folders["topics"])) > 100
+    assert not (trained.folders["merged"] / "adapter_config.json").exists()
+    merged = opened(trained.folders["merged"])
+    assert merged.config.architectures == ["BertForSequenceClassification"]
+    assert logits(merged) == pytest.approx(logits(ours), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_measured_and_gone_on_from_as_any_model(trained: Any) -> None:
+    [accuracy] = [score for score in trained.reports["score"].scores if score.metric == "accuracy"]
+    by_name = {comparison.baseline: comparison for comparison in accuracy.comparisons}
+    assert by_name["stage:merged"].value == accuracy.value
+    assert set(by_name) == {"stage:merged", "stage:on", "stage:upon"}
+    first = {
+        stage: small.history(trained.reports[stage].model_dump())[0]["loss"]
+        for stage in ("topics", "on", "upon")
+    }
+    assert first["on"] < first["topics"]
+    assert first["upon"] == pytest.approx(first["on"], abs=1e-4)
+    assert trained.reports["on"].facts["trained_parameters"] == trained.reports["on"].facts["parameters"]
+    log = (trained.folders["back"] / "stage.log").read_text(encoding="utf-8")
+    assert "weights made anew: cls.predictions" in log
+
+
+@pytest.mark.slow
+def test_runs_that_were_moved_still_open(trained: Any, tmp_path: Path) -> None:
+    from hfpipe.hf.loading import load_model
+
+    shutil.copytree(trained.folders["topics"], tmp_path / trained.folders["topics"].name)
+    shutil.copytree(trained.folders["pretrain"], tmp_path / trained.folders["pretrain"].name)
+    moved = tmp_path / trained.folders["topics"].name
+    file = moved / "adapter_config.json"
+    config = json.loads(file.read_text())
+    gone = Path("/gone") / Path(config["base_model_name_or_path"]).name
+    file.write_text(json.dumps(config | {"base_model_name_or_path": str(gone)}))
+    ours = load_model("AutoModelForSequenceClassification", moved, 1, whole=True)
+    there = load_model("AutoModelForSequenceClassification", trained.folders["topics"], 1, whole=True)
+    assert logits(ours).equal(logits(there))
+
+
+@pytest.mark.slow
+def test_a_killed_adapter_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    made = recipe(lora_dropout=0.1)
+    made["stages"]["topics"]["training"] |= {"max_steps": 30, "save_steps": 10}
+    path = small.write(tmp_path, made)
+    straight = hfpipe.run(hfpipe.load(path), tmp_path / "straight", say=lambda _: None)
+    killed_after("checkpoint-10", "topics", path, tmp_path / "killed")
+    resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
+    assert "goes on from checkpoint-" in (resumed.folders["topics"] / "stage.log").read_text()
+    one, other = (run.folders["topics"] / "adapter_model.safetensors" for run in (straight, resumed))
+    assert one.read_bytes() == other.read_bytes()
+    assert [score.value for score in resumed.reports["score"].scores] == [
+        score.value for score in straight.reports["score"].scores
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_adapter_of_one(tmp_path: Path) -> None:
+    path = small.write(tmp_path, recipe(merge=True))
+    alone = outcome(hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None))
+    done = small.hfpipe("run", path, "--runs", tmp_path / "together", "--processes", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    together = outcome(hfpipe.open(path, tmp_path / "together"))
+    assert together.keys() == alone.keys()
+    for key, value in alone.items():
+        for mine, theirs in zip(together[key], value, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-4), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [{"activation_checkpointing": True}, {"load_best_model_at_end": True}])
+def test_training_arguments_keep_their_meaning(tmp_path: Path, option: dict[str, Any]) -> None:
+    made = recipe()
+    made["stages"]["topics"]["training"] |= option
+    run = hfpipe.run(hfpipe.load(small.write(tmp_path, made)), tmp_path, until="topics", say=lambda _: None)
+    facts = run.reports["topics"].facts
+    assert all(step["grad_norm"] > 0 for step in small.history({"facts": facts}))
+    assert 0 < facts["trained_parameters"] < facts["parameters"]
+
+
+def problems(tmp_path: Path, made: dict[str, Any]) -> str:
+    with pytest.raises(RecipeError) as caught:
+        hfpipe.load(small.write(tmp_path, made))
+    return str(caught.value)
+
+
+def test_an_adapter_beside_a_model_from_nothing_is_refused(tmp_path: Path) -> None:
+    made = recipe()
+    made["stages"]["pretrain"]["adapter"] = LORA
+    assert "a model from nothing has none yet; name a model, or delete adapter" in problems(tmp_path, made)
+
+
+def test_an_adapter_on_an_adapter_is_refused_unless_that_is_merged(tmp_path: Path) -> None:
+    made = recipe()
+    made["stages"]["more"] = made["stages"]["topics"] | {"model": "stage:topics"}
+    assert "stage:topics is an adapter itself" in problems(tmp_path, made)
+    made["stages"]["topics"] = made["stages"]["topics"] | {"adapter": LORA | {"merge": True}}
+    assert hfpipe.load(small.write(tmp_path, made)).stages["more"]
+
+
+def test_names_of_other_tools_are_led_to_ours(tmp_path: Path) -> None:
+    made = recipe(alpha=8)
+    made["stages"]["topics"]["lora_r"] = 4
+    found = problems(tmp_path, made)
+    assert "unknown key 'alpha' in stages.topics.adapter; write 'lora_alpha'" in found
+    assert "write 'adapter.r'" in found
+
+
+def test_a_missing_peft_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfpipe.hf.adapters import merged
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert "peft, which is not installed; pip install 'hfpipe[lora]'" in problems(tmp_path, recipe())
+    with pytest.raises(StageError, match=r"pip install 'hfpipe\[lora\]'"):
+        merged(None, "folder", None, local=True)  # type: ignore[arg-type]
