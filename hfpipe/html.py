@@ -69,6 +69,7 @@ def _scores(run: Run, stage: str, report: Report) -> str:
     parts = [
         f"<h2>Scores: {escape(stage)}</h2><p>{escape('; '.join(wording.verdict(report.scores[0])))}</p>",
         *(f'<p class="unmet">Not met: {escape(miss)}</p>' for miss in report.unmet),
+        *(f"<p>Left out: {escape(missing)}</p>" for missing in report.facts.get("left_out", [])),
         f"<p>Model: <code>{escape(run.model(stage))}</code></p>",
         _chart(whole[0]) if whole else "",
         _table(

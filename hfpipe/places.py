@@ -113,6 +113,13 @@ class BaselinePlace(ModelPlace):
         return None if self in self.trivial else super().hub
 
 
+class MetricPlace(Place):
+    """A place of a metric of `evaluate`, which no stage makes."""
+
+    pattern = Place.pattern.partition("|")[2]
+    meant = "a metric: write ./file.py, a folder, package:DISTRIBUTION/path or a Hub id"
+
+
 class TokenizerPlace(Place):
     """A place of a tokenizer; a trained model's folder holds one too."""
 

@@ -48,3 +48,30 @@ def joined(parts: Sequence[Path], path: Path) -> None:
             with pq.ParquetFile(part) as file:
                 for number in range(file.num_row_groups):
                     writer.write_table(file.read_row_group(number))
+
+
+def read(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the rows' positions in the split, ascending, and each column in that order.
+
+    Numbers and lists of equally many numbers become arrays of shape (n,) and (n, k), all else objects.
+    """
+    table = pq.read_table(path).sort_by("row")
+    columns = {name: _column(table[name].combine_chunks()) for name in table.column_names}
+    return columns.pop("row"), columns
+
+
+def _column(values: pa.Array) -> np.ndarray:
+    kind = values.type
+    if pa.types.is_list(kind) and _numeric(kind.value_type) and not values.null_count:
+        lengths = set(values.value_lengths().to_pylist())
+        if len(lengths) == 1:
+            return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), lengths.pop())
+    if _numeric(kind) and not values.null_count:
+        return values.to_numpy(zero_copy_only=False)
+    column = np.empty(len(values), dtype=object)
+    column[:] = values.to_pylist()
+    return column
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from math import exp, factorial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -113,18 +113,40 @@ class Tally:
         return [self._score(metric, confidence) for metric in self.metrics]
 
     def _score(self, metric: Metric, confidence: float) -> Score:
-        values = self.values(metric)
-        low, high = interval(values[1:], confidence)
-        how = f"interval:poisson-percentile-{confidence:.0%}|resamples:{self.resamples}|seed:{self.seed}"
-        return Score(
-            metric=metric.name,
-            value=float(values[0]),
-            low=low,
-            high=high,
-            n=self.n,
-            higher_is_better=metric.higher_is_better,
-            signature=f"{metric.signature}|{how}|hfpipe:{version('hfpipe')}",
+        better, signature = metric.higher_is_better, metric.signature
+        return scored(
+            Series(metric.name, self.values(metric), self.n, better, signature, self.seed), confidence
         )
+
+
+class Series(NamedTuple):
+    """One score over all examples and over each resample."""
+
+    name: str
+    values: np.ndarray
+    """Shape (resamples + 1,), all examples first; NaN where a resample has no value."""
+    n: int
+    """Number of examples."""
+    higher_is_better: bool
+    signature: str
+    """What defines the number; the interval and the version are added to it."""
+    seed: int
+
+
+def scored(series: Series, confidence: float = 0.95) -> Score:
+    """Return a score with its percentile interval."""
+    low, high = interval(series.values[1:], confidence)
+    resamples = len(series.values) - 1
+    how = f"interval:poisson-percentile-{confidence:.0%}|resamples:{resamples}|seed:{series.seed}"
+    return Score(
+        metric=series.name,
+        value=float(series.values[0]),
+        low=low,
+        high=high,
+        n=series.n,
+        higher_is_better=series.higher_is_better,
+        signature=f"{series.signature}|{how}|hfpipe:{version('hfpipe')}",
+    )
 
 
 def compare(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> dict[str, Comparison]:
@@ -144,13 +166,14 @@ def compare(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> d
             raise StageError(f"{name}: cannot be compared, its {what} is {theirs} and the model's is {ours}")
     shared = {metric.name for metric in other.metrics}
     return {
-        metric.name: _compared(mine.values(metric), other.values(metric), name, confidence)
+        metric.name: compared(mine.values(metric), other.values(metric), name, confidence)
         for metric in mine.metrics
         if metric.name in shared
     }
 
 
-def _compared(mine: np.ndarray, other: np.ndarray, name: str, confidence: float) -> Comparison:
+def compared(mine: np.ndarray, other: np.ndarray, name: str, confidence: float = 0.95) -> Comparison:
+    """Return the difference between two systems from their values over the same resamples."""
     differences = mine - other
     measured, resampled = differences[0], differences[1:][np.isfinite(differences[1:])]
     # Rounding makes equal systems differ by 1e-16; without the slack that would pass for an effect.

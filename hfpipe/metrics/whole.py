@@ -7,11 +7,12 @@ scores that add up, so that intervals and paired differences mean the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hfpipe.metrics.tally import poisson
+from hfpipe.metrics.tally import Series, poisson
 
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
@@ -48,13 +49,25 @@ class WholeMetric(ABC):
         """
 
 
-def resampled(
-    metric: WholeMetric, columns: Columns, index: np.ndarray, resamples: int, seed: int
-) -> np.ndarray:
-    """Return a metric's score over all examples, then over each resample: shape (resamples + 1,).
+def measured(
+    metrics: Sequence[WholeMetric], columns: Columns, index: np.ndarray, resamples: int, seed: int
+) -> Iterator[Series]:
+    """Yield each metric whose columns are there, over all examples and over each resample.
 
     `index` is each example's place in the split, int64, shape (n,), on which its weights depend.
     """
+    resamples = affordable(resamples, len(index))
+    for metric in metrics:
+        if set(metric.reads) <= set(columns):
+            values = resampled(metric, columns, index, resamples, seed)
+            better, signature = metric.higher_is_better, metric.signature
+            yield Series(metric.name, values, len(index), better, signature, seed)
+
+
+def resampled(
+    metric: WholeMetric, columns: Columns, index: np.ndarray, resamples: int, seed: int
+) -> np.ndarray:
+    """Return a metric's score over all examples, then over each resample: shape (resamples + 1,)."""
     plain = metric.value(columns, np.ones((len(index), 1), dtype=np.uint8))
     weights = poisson(index, resamples, seed)
     step = max(1, WEIGHTS_AT_ONCE // max(len(index), 1))

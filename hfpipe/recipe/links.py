@@ -10,7 +10,7 @@ from typing import Any
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError, Problem
 from hfpipe.own_code import find_code
-from hfpipe.places import Code, Place, collect, locate
+from hfpipe.places import Code, MetricPlace, Place, collect, locate
 from hfpipe.recipe.document import Document
 from hfpipe.recipe.words import Keys, dotted, listed, meant
 
@@ -97,10 +97,23 @@ def _hub(place: Place, name: str, revision: str | None, path: Keys, base: Path) 
     elif os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         from huggingface_hub import constants, try_to_load_from_cache
 
+        if isinstance(place, MetricPlace):
+            yield from _metric(place, name, path, Path(constants.HF_HOME))
+            return
         for file in ("config.json", "tokenizer_config.json", "README.md"):
             if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
                 return
         cache = constants.HF_HUB_CACHE
         yield Problem(
             f"{place}: HF_HUB_OFFLINE is set and {cache} holds no copy; download it once, or unset it", path
+        )
+
+
+def _metric(place: Place, name: str, path: Keys, home: Path) -> Iterator[Problem]:
+    """The library evaluate keeps its metrics as modules, in a folder of its own."""
+    modules = Path(os.environ.get("HF_MODULES_CACHE", home / "modules")) / "evaluate_modules" / "metrics"
+    kept = name.replace("/", "--") if "/" in name else f"evaluate-*--{name}"
+    if not any(modules.glob(kept)):
+        yield Problem(
+            f"{place}: HF_HUB_OFFLINE is set and {modules} holds no copy; load it once, or unset it", path
         )

@@ -14,7 +14,9 @@ from hfpipe.errors import Problem, StageError
 from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
 from hfpipe.report import Comparison, DataFacts, Report, Score
 from hfpipe.results import MODEL, predicted
+from hfpipe.stages import named
 from hfpipe.stages.inputs import folder_of
+from hfpipe.stages.named import Named
 from hfpipe.store import read_stage
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Evaluate(Stage):
     """What the model does; by default what its stage trained it for."""
     baselines: list[BaselinePlace] = []
     """Trivial ones by name (`majority`, `tfidf`), any other model by its place."""
+    metrics: list[Named] = []
+    """Metrics of `evaluate` to compute beside those of the task, by path or Hub id."""
     require: dict[str, Bound] = {}
     """Metric → bounds; the stage fails when a score misses them."""
     batch_size: int = Field(default=64, ge=1)
@@ -58,26 +62,35 @@ class Evaluate(Stage):
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples behind each interval."""
     trust_remote_code: bool = False
-    """Run the code that comes with a model from the Hub."""
+    """Run the code that comes with a model or a metric from the Hub."""
 
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
 
-        return checks.evaluate(self, above, facts)
+        yield from checks.evaluate(self, above, facts)
+        yield from named.check(self.metrics, base, trusted=self.trust_remote_code)
 
     def prepare(self, ctx: RunContext) -> None:
         ground, systems = self._ground(ctx), self._systems(ctx)
         for system in systems:
             for problem in system.task.check(ground.facts):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
-        names = [metric.name for metric in systems[0].task.metrics(ground.facts)]
-        for name in self.require:
-            if name not in names:
-                raise StageError(f"require: there is no score {name!r}; there are {', '.join(names)}")
+        self._check_required(systems[0].task, ground.facts)
+        for metric in self.metrics:
+            metric.load(ctx)  # before anything is measured
         tokenizers = [self._examples(system, ground, ctx)[0] for system in systems]
         self._measure_trivial(systems[0].task, tokenizers[0], ground, ctx)
+
+    def _check_required(self, task: Task, facts: DataFacts) -> None:
+        names = [metric.name for metric in task.metrics(facts)]
+        names += [metric.name for metric in task.whole_metrics(facts)]
+        prefixes = [metric.prefix for metric in self.metrics]
+        for name in self.require:
+            if name not in names and name.partition("/")[0] not in prefixes:
+                there = ", ".join([*names, *(f"{prefix}/…" for prefix in prefixes)])
+                raise StageError(f"require: there is no score {name!r}; there are {there}")
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.hf.measuring import load, new_accelerator
@@ -96,14 +109,31 @@ class Evaluate(Stage):
                 theirs = self._measure(system, ground, accelerator, ctx)
             comparisons[name] = compare(mine, theirs, name)
         scores = [_beside(score, comparisons.values()) for score in mine.scores()]
+        left_out: list[str] = []
+        if accelerator.is_main_process:
+            more, left_out = self._afterwards(model.task, ground, ctx)
+            scores += more
         unmet = list(self._unmet(scores))
         return Report(
             kind=self.kind,
             summary=_summary(scores, len(ground.rows)),
-            facts={"task": model.task.model_dump(mode="json"), "data": ground.facts.model_dump(mode="json")},
+            facts={
+                "task": model.task.model_dump(mode="json"),
+                "data": ground.facts.model_dump(mode="json"),
+                "left_out": left_out,
+            },
             scores=scores,
             unmet=unmet,
         )
+
+    def _afterwards(self, task: Task, ground: Ground, ctx: RunContext) -> tuple[list[Score], list[str]]:
+        from hfpipe.hf.afterwards import Afterwards
+
+        metrics = [metric.load(ctx) for metric in self.metrics]
+        after = Afterwards(task.whole_metrics(ground.facts), metrics, ground)
+        with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
+            files = {str(name): predicted(ctx.folder, name) for name in self.baselines}
+            return after.scores(predicted(ctx.folder, MODEL), files)
 
     def _ground(self, ctx: RunContext) -> Ground:
         from hfpipe.hf.measuring import Ground
@@ -185,7 +215,10 @@ class Evaluate(Stage):
     def _unmet(self, scores: list[Score]) -> Iterator[str]:
         there = {score.metric: score.value for score in scores}
         for name, bound in self.require.items():
-            value = there[name]
+            value = there.get(name)
+            if value is None:
+                yield f"require: {name} has no value"
+                continue
             if bound.min is not None and value < bound.min:
                 yield f"require: {name} is {value:.4g}, below {bound.min:g}"
             if bound.max is not None and value > bound.max:

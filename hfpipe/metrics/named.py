@@ -1,0 +1,194 @@
+"""Metrics of `evaluate` that a recipe names: loaded without a word to anybody, scored as our own are."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from math import isfinite
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Value
+from evaluate.module import temp_seed
+
+from hfpipe.errors import StageError
+from hfpipe.metrics.tally import Series, poisson
+from hfpipe.metrics.whole import affordable
+
+COMPUTED_AT_MOST = 2**20
+"""Examples times resamples that a metric is asked for; more examples than that allows get fewer resamples."""
+USUAL = {"predictions": "guess", "references": "gold"}
+"""Inputs of a metric → the columns of the predictions that they are, unless the recipe says otherwise."""
+Column = Callable[[str], "Sequence[Any] | np.ndarray | None"]
+"""Returns a column by name, in the order of the rows, or None when there is none."""
+
+
+@dataclass(frozen=True)
+class NamedMetric:
+    """A loaded module of `evaluate` and what it is given."""
+
+    name: str
+    """Stands before each number's own name, as in `rouge/rouge1`."""
+    module: Any
+    inputs: Mapping[str, str]
+    """Inputs of the metric → columns, where they are not the usual ones."""
+    arguments: Mapping[str, Any]
+    """What `compute` is given beside the inputs."""
+    higher_is_better: bool
+
+    @property
+    def signature(self) -> str:
+        """What defines the numbers: the text of the metric and what it was given."""
+        text = Path(inspect.getfile(type(self.module))).read_bytes()
+        given = {**self.inputs, **self.arguments}
+        options = [f"{key}:{given[key]}" for key in sorted(given)]
+        parts = [f"sha256:{sha256(text).hexdigest()[:12]}", *options, f"evaluate:{version('evaluate')}"]
+        return "|".join(parts)
+
+    def measured(
+        self, column: Column, labels: Sequence[Sequence[str]], index: np.ndarray, resamples: int, seed: int
+    ) -> Iterator[Series]:
+        """Yield each number of the metric, over all examples and over each resample.
+
+        `labels` are the names of classes that a column may hold where the metric wants their numbers;
+        `index` is each example's place in the split, int64, shape (n,), on which its weights depend.
+        Raises StageError when a column is missing, or when the metric cannot use what it is given.
+        """
+        inputs = {name: self._input(name, column, labels) for name in self._wanted()}
+        try:
+            plain, given = self._computed(inputs)
+        except Exception as error:  # whatever somebody's metric raises, the person gets one line
+            raise StageError(f"metrics: {self.name} failed: {_line(error)}") from error
+        if not plain:
+            raise StageError(f"metrics: {self.name} gives no number, which alone can be a score")
+        weights = poisson(index, affordable(resamples, len(index), COMPUTED_AT_MOST), seed)
+        found = [plain, *(self._repeated(given, weight) for weight in weights.T)]
+        for name in plain:
+            values = np.array([each.get(name, np.nan) for each in found])
+            signature = f"{self.name}/{name}|{self.signature}"
+            yield Series(f"{self.name}/{name}", values, len(index), self.higher_is_better, signature, seed)
+
+    def _wanted(self) -> dict[str, list[Any]]:
+        """Return the metric's inputs, each with the types it may have."""
+        features = self.module.features
+        options = features if isinstance(features, list) else [features]
+        return {name: [option[name] for option in options] for name in options[0]}
+
+    def _input(self, name: str, column: Column, labels: Sequence[Sequence[str]]) -> list[Any]:
+        ours = self.inputs.get(name, USUAL.get(name, name))
+        values = column(ours)
+        if values is None:
+            raise StageError(
+                f"metrics: {self.name} takes {name!r}, and there is no column {ours!r}; "
+                f"say which it is, as inputs: {{{name}: COLUMN}}"
+            )
+        texts = any(isinstance(kind, Value) and kind.dtype == "string" for kind in self._wanted()[name])
+        if texts or not all(isinstance(value, str) for value in values):
+            return [_plain(value) for value in values]
+        named = next((names for names in labels if set(values) <= set(names)), None)
+        return list(values) if named is None else [named.index(value) for value in values]
+
+    def _computed(self, inputs: Mapping[str, list[Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return the numbers over all examples, and the inputs as the metric's own code was given them."""
+        given: dict[str, Any] = {}
+        compute = self.module._compute
+
+        def keep(**everything: Any) -> Any:
+            given.update({name: everything[name] for name in inputs})
+            return compute(**everything)
+
+        self.module._compute = keep
+        try:
+            with _unwarned():
+                return _numbers(self.module.compute(**inputs, **self.arguments)), given
+        finally:
+            self.module._compute = compute
+
+    def _repeated(self, given: Mapping[str, Any], weight: np.ndarray) -> dict[str, float]:
+        """Return the numbers with each example repeated by its weight; none where they are not defined.
+
+        Asks the metric's own code: what `compute` does before, ten milliseconds of it, needs no doing again.
+        """
+        if not weight.any():
+            return {}
+        rows = np.repeat(np.arange(len(weight)), weight)
+        repeated = {
+            name: values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows.tolist()]
+            for name, values in given.items()
+        }
+        try:
+            with _unwarned(), temp_seed(self.module.seed):
+                return _numbers(self.module._compute(**repeated, **self.arguments))
+        except Exception:  # as of a resample that lacks a class
+            return {}
+
+
+def load(place: str, found: Path | None, revision: str | None, seed: int) -> Any:
+    """Return a metric's module from a file or folder, or from the Hub's copy or the Hub itself.
+
+    Raises StageError when there is no such metric, or when its code cannot be loaded.
+    """
+    try:
+        with _quiet(), _unwarned():
+            return evaluate.load(
+                str(found or place), revision=revision, keep_in_memory=True, seed=seed % 2**32
+            )
+    except FileNotFoundError as error:
+        if found is not None:
+            raise StageError(f"metrics: {place} cannot be loaded: {_line(error)}") from error
+        offline = "no network may be used" if _offline() else "it is not on the Hub, or the Hub not reached"
+        raise StageError(
+            f"metrics: {place} was not loaded: there is no copy of it here, and {offline}; "
+            "name a local file, or load it once with a network"
+        ) from error
+    except Exception as error:  # whatever somebody's code raises
+        raise StageError(f"metrics: {place} cannot be loaded: {_line(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `evaluate` from counting the load on a server, and from asking one where that was forbidden."""
+    config, logger = evaluate.config, logging.getLogger("evaluate")
+    before = config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE, logger.level
+    config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE = False, _offline()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE = before[:2]
+        logger.setLevel(before[2])
+
+
+def _offline() -> bool:
+    names = ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE")
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: each for name, each in found.items() if isinstance(each, Real | np.number)}
+    return {name: float(each) for name, each in numbers.items() if isfinite(float(each))}
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a thousand times the same
+        yield
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,78 @@
+"""Metrics of `evaluate` as an evaluate stage names them: by place alone, or with what they are given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
+
+from hfpipe.contract import RunContext, Settings
+from hfpipe.errors import DataError, Problem
+from hfpipe.places import MetricPlace, locate
+
+if TYPE_CHECKING:
+    from hfpipe.metrics.named import NamedMetric
+
+
+class Named(Settings):
+    """One metric of `evaluate`: a bare place, or a mapping with more."""
+
+    place: MetricPlace
+    """`./file.py`, a folder that holds a file of its name, `package:…`, or a Hub id."""
+    name: str | None = None
+    """What its scores begin with, as in `rouge/rouge1`; by default the last part of the place."""
+    inputs: dict[str, str] = {}
+    """Its inputs → columns of predictions or data; `predictions: guess` and `references: gold` unasked."""
+    arguments: dict[str, str | int | float | bool] = {}
+    """What it is given beside, as `{average: macro}`."""
+    higher_is_better: bool = True
+    """Which way an improvement goes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"place": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its scores begin with."""
+        last = re.split(r"[/:]", self.place.partition("@")[0].rstrip("/"))[-1]
+        return self.name or last.removesuffix(".py")
+
+    def load(self, ctx: RunContext) -> NamedMetric:
+        """Return the metric, ready to compute. Raises StageError when it cannot be loaded."""
+        from hfpipe.metrics.named import NamedMetric, load
+
+        _, revision = self.place.hub or (None, None)
+        found = locate(self.place, ctx.base, ctx.inputs)
+        module = load(self.place.partition("@")[0], found, revision, ctx.seed)
+        return NamedMetric(self.prefix, module, self.inputs, self.arguments, self.higher_is_better)
+
+
+def check(metrics: Sequence[Named], base: Path, *, trusted: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the metrics that a stage names, paths relative to the stage."""
+    prefixes: list[str] = []
+    for number, metric in enumerate(metrics):
+        at: tuple[str | int, ...] = ("metrics", number)
+        if metric.place.hub is not None and not trusted:
+            message = f"{metric.place} is somebody's code from the Hub; add trust_remote_code: true to run it"
+            yield Problem(message, at)
+        if metric.prefix in prefixes:
+            yield Problem(f"two metrics are called {metric.prefix!r}; give one a name:", at)
+        prefixes.append(metric.prefix)
+        try:
+            found = locate(metric.place, base, {})
+        except DataError:
+            continue  # which is said of every place
+        if found is not None and not (found.suffix == ".py" or (found / f"{found.name}.py").is_file()):
+            yield Problem(
+                f"{metric.place} is no metric: name a .py file, or a folder that holds {found.name}.py", at
+            )
