@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.metrics.metric import Metric
+    from hfpipe.metrics.whole import WholeMetric
 
     Rows = Mapping[str, Sequence[Any]]
     Columns = Mapping[str, np.ndarray]
@@ -247,6 +248,10 @@ class Task(Settings, ABC):
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
         """Return the metrics of the validation split during training."""
         return self.metrics(facts)
+
+    def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
+        """Return the metrics of an evaluation that need every row at once; they read what is `shown`."""
+        return []
 
     def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
         """Return those of the metrics whose columns a trivial baseline gives."""
