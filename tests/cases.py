@@ -46,6 +46,7 @@ class Case:
 
 
 CASES: dict[str, Case] = {
+    "denoising": Case("abstracts", {"text": "extract"}, {"length": 32}, BOTH, style="t5", kind="pretrain"),
     "masked-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, ENCODER, kind="pretrain"),
     "text-classification": Case("abstracts", {"text": "extract", "label": "topic"}, {"length": 32}, ENCODER),
     "summarization": Case(

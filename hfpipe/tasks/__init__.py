@@ -10,6 +10,7 @@ from hfpipe.contract import Task
 from hfpipe.own_code import load_code
 from hfpipe.places import Code
 from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.summarization import Summarization
@@ -19,6 +20,7 @@ from hfpipe.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
     "causal-lm": CausalLM,
+    "denoising": Denoising,
     "masked-lm": MaskedLM,
     "question-answering": QuestionAnswering,
     "summarization": Summarization,
