@@ -1,0 +1,330 @@
+"""Perplexity is exp of all nats over all tokens, each once, whatever batch, padding, packing or processes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import small
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+import hfpipe
+from hfpipe.errors import StageError
+from hfpipe.hf.documents import bare, windows
+from hfpipe.hf.encoding import Examples, encode
+from hfpipe.hf.losses import IGNORED, forward
+from hfpipe.hf.measuring import new_accelerator
+from hfpipe.hf.scoring import Reading, score
+from hfpipe.hf.styles import STYLES
+from hfpipe.hf.tokenizer import complete
+from hfpipe.hf.vocabulary import Learner
+from hfpipe.metrics.tally import Tally
+from hfpipe.report import DataFacts
+from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.tasks.masked_lm import MaskedLM
+
+TEXTS = [
+    "The Sun is the star at the centre of the Solar System. It is a nearly perfect sphere of hot plasma.",
+    "A star is a luminous spheroid of plasma held together by self-gravity.",
+    "Ångström, Celsius, наука: 星.",
+    "",
+    "The Moon is Earth's only natural satellite. It orbits at an average distance of 384,399 km, "
+    "about 30 times the diameter of Earth. Tidal forces between Earth and the Moon have synchronized them.",
+    "Ox",
+    "Jupiter is the fifth planet from the Sun and the largest in the Solar System.",
+    "Plasma is one of the four fundamental states of matter.",
+]
+FACTS = DataFacts(columns={"text": "string"}, splits={"train": len(TEXTS)})
+ROWS = datasets.Dataset.from_dict({"text": TEXTS})
+MODELS: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 32,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+    },
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 48,
+    },
+    "bert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    },
+}
+MODELS["qwen3"] = MODELS["llama"] | {"head_dim": 16}
+MODELS["opt"] = {
+    "hidden_size": 32,
+    "word_embed_proj_dim": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "ffn_dim": 48,
+}
+
+causal = pytest.mark.parametrize("kind", ["gpt2", "llama"])
+separable = pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return complete(
+        Learner("bpe", STYLES["gpt"], [], 320, 1, lowercase=False).learn(TEXTS), STYLES["gpt"], []
+    )
+
+
+@pytest.fixture(scope="module")
+def pieces() -> PreTrainedTokenizerFast:
+    learner = Learner("wordpiece", STYLES["bert"], [], 200, 1, lowercase=True)
+    return complete(learner.learn(TEXTS), STYLES["bert"], [])
+
+
+def model(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Return an untrained model whose guesses are far from even, so that a slip shows."""
+    torch.manual_seed(0)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "initializer_range": 0.3}
+    config = AutoConfig.for_model(kind, **(ids | sizes | MODELS[kind]))
+    auto = AutoModelForMaskedLM if kind == "bert" else AutoModelForCausalLM
+    return auto.from_config(config).eval()
+
+
+def encoded(task: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, *, packed: bool) -> Examples:
+    path = folder / f"{packed}.arrow"
+    return encode(task, ROWS, tokenizer, FACTS, path, packed=packed, advance=lambda _: None)[0]
+
+
+def measured(
+    task: Any, model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, batch_size: int
+) -> dict[str, float]:
+    examples = encoded(task, tokenizer, folder, packed=False)
+    tally = Tally(task.metrics(FACTS), 0, 1)
+    reading = Reading(task, FACTS, tokenizer, 1)
+    found = score(model, examples, reading, tally, new_accelerator(), batch_size=batch_size)
+    assert found.n == len(TEXTS)
+    return {metric.name: float(found.values(metric)[0]) for metric in found.metrics}
+
+
+def plain(model: Any, tokenizer: PreTrainedTokenizerFast, length: int, stride: int) -> tuple[float, int]:
+    """Return nats and tokens of all texts, token by token, each from a forward pass of its own in float64."""
+    exact = model.double()
+    nats, tokens = 0.0, 0
+    for ids in bare(tokenizer, TEXTS):
+        read = [tokenizer.eos_token_id, *ids]
+        for at, said in enumerate(ids):
+            turn = max(0, -(-(at + 1 - length) // stride))
+            seen = torch.tensor([read[turn * stride : at + 1]])
+            assert seen.shape[1] <= length
+            with torch.no_grad():
+                nats -= float(exact(seen).logits[0, -1].log_softmax(-1)[said])
+            tokens += 1
+    model.float()
+    return nats, tokens
+
+
+@causal
+@pytest.mark.parametrize(("length", "stride"), [(64, None), (16, None), (16, 4)])
+def test_perplexity_is_that_of_a_plain_loop_in_float64(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, kind: str, length: int, stride: int | None
+) -> None:
+    tiny = model(kind, tokenizer)
+    nats, tokens = plain(tiny, tokenizer, length, stride or length)
+    found = measured(CausalLM(length=length, stride=stride), tiny, tokenizer, tmp_path, 7)
+    assert found["perplexity"] == pytest.approx(exp(nats / tokens), rel=1e-6)
+    assert found["loss"] == pytest.approx(nats / tokens, rel=1e-6)
+    size = sum(len(text.encode()) for text in TEXTS)
+    assert found["bits_per_byte"] == pytest.approx(nats / size / log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+def test_no_batch_and_no_side_of_padding_changes_a_score(
+    tokenizer: PreTrainedTokenizerFast, pieces: PreTrainedTokenizerFast, tmp_path: Path, kind: str
+) -> None:
+    words = deepcopy(pieces if kind == "bert" else tokenizer)
+    task = MaskedLM(length=16) if kind == "bert" else CausalLM(length=16, stride=8)
+    tiny = model(kind, words)
+    alone = measured(task, tiny, words, tmp_path, 1)
+    for batch_size in (7, 32):
+        for side in ("right", "left"):
+            words.padding_side = side
+            found = measured(task, tiny, words, tmp_path, batch_size)
+            assert found == pytest.approx(alone, rel=1e-6), (batch_size, side)
+    assert measured(task, tiny, words, tmp_path, 7) == measured(task, tiny, words, tmp_path, 7)
+
+
+@given(ids=st.lists(st.integers(0, 99), max_size=80), length=st.integers(1, 20), share=st.floats(0, 1))
+def test_every_token_is_said_once_and_sees_as_much_as_was_promised(
+    ids: list[int], length: int, share: float
+) -> None:
+    stride = max(1, round(share * length))
+    said: list[int] = []
+    for number, (read, new) in enumerate(windows(ids, 100, length, stride)):
+        assert len(read) == len(new) <= length
+        places = [place for place, each in enumerate(new) if each != IGNORED]
+        assert read == [100, *ids][number * stride : number * stride + len(read)]
+        if number:
+            assert all(place + 1 >= length - stride + 1 for place in places)
+        for place in places:
+            assert [100, *ids][: len(said) + 1][-place - 1 :] == read[: place + 1]
+            said.append(new[place])
+    assert said == ids
+
+
+@given(length=st.integers(8, 40))
+def test_packing_loses_nothing_and_ends_every_document(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory, length: int
+) -> None:
+    task = CausalLM(length=length)
+    examples = encoded(task, tokenizer, tmp_path_factory.mktemp("packed"), packed=True)
+    stream = [each for number in range(len(examples)) for each in examples[0, number]["input_ids"].tolist()]
+    assert stream == [each for ids in bare(tokenizer, TEXTS) for each in (*ids, tokenizer.eos_token_id)]
+
+
+@pytest.mark.parametrize("padding", ["<|pad|>", "<|endoftext|>"])
+def test_the_end_is_learned_even_where_it_is_padding_as_well(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, padding: str
+) -> None:
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.pad_token = padding
+    task, end = CausalLM(length=64), tokenizer.eos_token_id
+    examples = encoded(task, tokenizer, tmp_path, packed=True)
+    batch = task.collate(
+        examples.__getitems__([(0, n) for n in range(len(examples))]), tokenizer, 1, train=True
+    )
+    ids, labels = batch["input_ids"], batch["labels"]
+    assert batch["attention_mask"].sum() == examples.lengths.sum() < ids.numel()
+    assert (labels == end).sum() == len(TEXTS)
+    assert (labels[:, :-1][labels[:, :-1] != IGNORED] == ids[:, 1:][labels[:, :-1] != IGNORED]).all()
+    assert task.count(batch) == examples.lengths.sum() - len(examples)
+    assert (labels[-1, examples.lengths[-1] - 1 :] == IGNORED).all()
+
+
+def loss(task: CausalLM, model: Any, batch: dict[str, torch.Tensor]) -> float:
+    with torch.no_grad():
+        return float(task.loss(forward(model, batch, task.positions(batch)), batch).total)
+
+
+@separable
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("begin", [None, "<|pad|>"])
+def test_the_loss_of_packed_documents_is_that_of_each_alone(
+    tokenizer: PreTrainedTokenizerFast, kind: str, attention: str, begin: str | None
+) -> None:
+    """Once with a token of its own to begin a document, once with the one that ends it."""
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.bos_token = begin or tokenizer.bos_token
+    tiny = model(kind, tokenizer)
+    tiny.set_attn_implementation(attention)
+    apart, seen = CausalLM(length=512, documents="separate"), CausalLM(length=512)
+    halves = []
+    for texts in (TEXTS[:4], TEXTS[4:]):
+        ids = [each for row in apart.encode({"text": texts}, tokenizer, FACTS)["input_ids"] for each in row]
+        begun = ids[:1] == [tokenizer.bos_token_id]
+        halves.append({"input_ids": np.array(ids if begun else [tokenizer.bos_token_id, *ids])})
+    together = loss(apart, tiny, apart.collate(halves, tokenizer, 1, train=True))
+    alone = 0.0
+    for text in bare(tokenizer, TEXTS):
+        one = {"input_ids": np.array([tokenizer.bos_token_id, *text, tokenizer.eos_token_id])}
+        alone += loss(seen, tiny, seen.collate([one], tokenizer, 1, train=True))
+    crossing = loss(seen, tiny, seen.collate(halves, tokenizer, 1, train=True))
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert abs(crossing - alone) > 5e-4 * alone
+
+
+def test_a_model_that_cannot_keep_documents_apart_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    apart = CausalLM(documents="separate")
+    for kind in ("gpt2", "llama", "qwen3"):
+        assert not list(apart.suits(model(kind, tokenizer)))
+    [problem] = apart.suits(model("opt", tokenizer))
+    assert "keeps packed documents apart; opt does not" in problem.message
+    assert not list(CausalLM().suits(model("opt", tokenizer)))
+
+
+def test_a_tokenizer_that_ends_nothing_is_refused(pieces: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(StageError, match="no bos_token and no eos_token"):
+        CausalLM().encode({"text": TEXTS}, pieces, FACTS)
+
+
+def test_a_stride_that_passes_over_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride 17 would pass over tokens"):
+        CausalLM(length=16, stride=17)
+
+
+@pytest.mark.parametrize("name", CausalLM.baselines)
+def test_baselines_are_counted_over_the_tokens_of_the_model(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    task = CausalLM(length=16, stride=8)
+    guess = task.fit_baseline(name, {"text": TEXTS}, FACTS, tokenizer)({"text": TEXTS})
+    assert {"nats", "tokens", "bytes"} == guess.keys()
+    examples = encoded(task, tokenizer, tmp_path, packed=False)
+    said = [examples[0, number]["labels"] for number in range(len(examples))]
+    targets = np.bincount(examples.rows, [(labels != IGNORED).sum() for labels in said])
+    assert guess["tokens"].tolist() == targets.tolist()
+    assert guess["bytes"].tolist() == [len(text.encode()) for text in TEXTS]
+    names = {metric.name for metric in task.baseline_metrics(name, FACTS)}
+    assert names == {metric.name for metric in task.metrics(FACTS)} - {"accuracy"}
+
+
+def recipe(kind: str) -> dict[str, Any]:
+    """Return a recipe that trains a causal model on real text for a few steps and measures it."""
+    content = small.recipe()
+    stages = content["stages"]
+    stages["words"] |= {"algorithm": "bpe", "vocab_size": 600}
+    stages["pretrain"] |= {
+        "task": {"kind": "causal-lm", "length": 32, "stride": 16, "documents": "separate"},
+        "model": {"type": kind, **MODELS[kind]},
+    }
+    stages["score"] = {
+        "kind": "evaluate",
+        "model": "stage:pretrain",
+        "data": "stage:wiki",
+        "baselines": ["unigram", "trigram"],
+        "batch_size": 7,
+    }
+    del stages["topics"]
+    return content
+
+
+@pytest.mark.slow
+def test_two_or_three_processes_give_the_perplexity_of_one(tmp_path: Path) -> None:
+    path = small.write(tmp_path, recipe("gpt2"))
+    run = hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None)
+    alone = {score.metric: score for score in run.reports["score"].scores}
+    assert list(alone) == ["perplexity", "loss", "accuracy", "bits_per_byte"]
+    assert [each.baseline for each in alone["bits_per_byte"].comparisons] == ["unigram", "trigram"]
+    assert not alone["accuracy"].comparisons
+    assert alone["perplexity"].n == run.reports["wiki"].data.splits["test"]
+    for processes in (2, 3):
+        runs = tmp_path / f"{processes}"
+        runs.mkdir()
+        for stage in (
+            "wiki",
+            "words",
+            "pretrain",
+        ):  # the very same weights, so that only the measuring differs
+            folder = run.folders[stage]
+            (runs / folder.parent.name).mkdir(exist_ok=True)
+            (runs / folder.parent.name / folder.name).symlink_to(folder, target_is_directory=True)
+        done = small.hfpipe("run", path, "--runs", runs, "--processes", str(processes))
+        assert done.returncode == 0, done.stderr[-3000:]
+        for score_ in hfpipe.open(path, runs).reports["score"].scores:
+            theirs = alone[score_.metric]
+            assert (score_.value, score_.low, score_.high) == pytest.approx(
+                (theirs.value, theirs.low, theirs.high), rel=1e-6
+            )
+            assert score_.n == theirs.n
