@@ -110,10 +110,13 @@ class Task(Settings, ABC):
     """Which task this is, as Transformers' pipelines name it; one's own is written `file.py:Class`."""
     stages: ClassVar[frozenset[str]] = frozenset({"finetune"})
     """Kinds of stage that admit it (`pretrain`, `finetune`)."""
-    baselines: ClassVar[tuple[str, ...]] = ()
-    """Names of the trivial baselines that `fit_baseline` knows."""
     length: int
     """Tokens an example has at most."""
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the trivial baselines that `fit_baseline` knows."""
+        return ()
 
     @property
     def auto_class(self) -> str:

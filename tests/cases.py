@@ -47,6 +47,7 @@ class Case:
 
 CASES: dict[str, Case] = {
     "denoising": Case("abstracts", {"text": "extract"}, {"length": 32}, BOTH, style="t5", kind="pretrain"),
+    "fill-mask": Case("cloze", {"text": "text", "answer": "answer"}, {"length": 32}, ENCODER),
     "masked-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, ENCODER, kind="pretrain"),
     "text-classification": Case("abstracts", {"text": "extract", "label": "topic"}, {"length": 32}, ENCODER),
     "summarization": Case(

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfpipe.errors import DataError
+from hfpipe.hf.filling import likeliest
+from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.losses import forward
+from hfpipe.hf.styles import STYLES
+from hfpipe.hf.tokenizer import complete
+from hfpipe.hf.vocabulary import Learner
 from hfpipe.metrics.cloze import Frequent, cloze, ranks
 from hfpipe.metrics.tally import Tally
+from hfpipe.report import DataFacts
+from hfpipe.tasks.fill_mask import FillMask
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Batch
 
 
 def scored(rank: list[int]) -> dict[str, float]:
@@ -46,3 +63,223 @@ def test_the_most_frequent_answers_are_the_first_guesses() -> None:
     assert filler.rank("moon", ["earth", "moon", "sun"]) == 2
     assert filler.rank("earth", ["earth", "moon", "sun"]) == 3
     assert filler.rank("star", ["earth", "moon"]) == 0
+
+
+SENTENCES = [
+    "The Sun is a [MASK] at the centre of the Solar System.",
+    "A star is a [MASK] sphere of plasma.",
+    "[MASK] goes round the Earth in 27 days.",
+]
+ANSWERS = ["star", "luminous", "Moon"]
+FACTS = DataFacts(columns={"text": "string", "answer": "string"}, splits={"train": 3})
+
+
+@pytest.fixture(
+    scope="module", params=[("wordpiece", 160), ("bpe", 330), ("unigram", 150)], ids=lambda p: p[0]
+)
+def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
+    algorithm, pieces = request.param
+    learner = Learner(algorithm, STYLES["bert"], [], pieces, 1, lowercase=False)
+    whole = [text.replace("[MASK]", answer) for text, answer in zip(SENTENCES, ANSWERS, strict=True)]
+    return complete(learner.learn(whole * 2), STYLES["bert"], [])
+
+
+def tiny(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    entries = {"type": "bert", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | sizes
+    return new_model("AutoModelForMaskedLM", new_config(entries, tokenizer, {}), 3)
+
+
+def batch_of(
+    task: FillMask, tokenizer: PreTrainedTokenizerFast, rows: dict, facts: DataFacts = FACTS
+) -> Batch:
+    encoded = task.encode(rows, tokenizer, facts)
+    examples = [
+        {name: np.asarray(column[number]) for name, column in encoded.items()} | {"epoch": 0, "index": number}
+        for number in range(len(encoded["input_ids"]))
+    ]
+    return task.collate(examples, tokenizer, 1, train=True)
+
+
+def taught(
+    task: FillMask, tokenizer: PreTrainedTokenizerFast, rows: dict, facts: DataFacts = FACTS
+) -> PreTrainedModel:
+    model = tiny(tokenizer).train()
+    batch = batch_of(task, tokenizer, rows, facts)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        total, targets = task.loss(forward(model, batch, task.positions(batch)), batch)
+        optimizer.zero_grad()
+        (total / targets).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_a_blank_holds_the_pieces_that_the_whole_text_has_there(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = FillMask().encode({"text": SENTENCES, "answer": ANSWERS}, tokenizer, FACTS)
+    for number, (text, answer) in enumerate(zip(SENTENCES, ANSWERS, strict=True)):
+        ids, target, place = (encoded[name][number] for name in ("input_ids", "target", "blank"))
+        assert ids[place : place + len(target)] == [tokenizer.mask_token_id] * len(target)
+        filled = [*ids[:place], *target, *ids[place + len(target) :]]
+        assert filled == tokenizer(text.replace("[MASK]", answer))["input_ids"]
+
+
+def test_a_long_text_is_cut_far_from_its_blank_and_what_it_loses_is_counted(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    task = FillMask(length=24)
+    before, after = SENTENCES[0].split("[MASK]")
+    texts = [before * left + "[MASK]" + after * right for left in (1, 3, 9) for right in (1, 3, 9)]
+    encoded = task.encode({"text": texts, "answer": ["star"] * len(texts)}, tokenizer, FACTS)
+    whole = FillMask(length=1000).encode({"text": texts, "answer": ["star"] * len(texts)}, tokenizer, FACTS)
+    for ids, place, lost, all_ids in zip(
+        encoded["input_ids"], encoded["blank"], encoded["truncated"], whole["input_ids"], strict=True
+    ):
+        assert len(ids) + lost == len(all_ids)
+        assert len(ids) == min(24, len(all_ids))
+        assert ids[place] == tokenizer.mask_token_id
+        assert [ids[0], ids[-1]] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+
+
+@pytest.mark.parametrize("text", ["no blank at all", "[MASK] and [MASK]"])
+def test_a_text_without_just_one_blank_is_refused(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    with pytest.raises(DataError, match="where one belongs"):
+        FillMask().encode({"text": [text], "answer": ["star"]}, tokenizer, FACTS)
+
+
+def test_a_blank_of_ones_own_leaves_no_mask_token_beside_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    task = FillMask(blank="___")
+    with pytest.raises(DataError, match="beside its blank"):
+        task.encode({"text": ["A [MASK] is a ___."], "answer": ["star"]}, tokenizer, FACTS)
+
+
+def test_words_are_learned_and_found_again_and_alone_as_in_a_batch(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    task = FillMask(length=48)
+    rows = {"text": SENTENCES, "answer": ANSWERS}
+    model = taught(task, tokenizer, rows)
+    with torch.no_grad():
+        columns = task.generate(model, batch_of(task, tokenizer, rows), tokenizer)
+        one = {"text": SENTENCES[1:2], "answer": ANSWERS[1:2]}
+        alone = task.generate(model, batch_of(task, tokenizer, one), tokenizer)
+    assert columns["rank"].tolist() == [1, 1, 1]
+    assert columns["nats"].max() < 0.5
+    assert [fills[0] for fills in columns["fills"]] == ANSWERS
+    assert alone["fills"][0] == columns["fills"][1]
+    assert alone["nats"][0] == pytest.approx(columns["nats"][1], rel=1e-3)
+    answers = task.answers(columns, rows, FACTS)
+    assert answers[0].get("token_str") == "star"
+    assert answers[0]["sequence"] == SENTENCES[0].replace("[MASK]", "star")
+    assert len(answers[0]["fills"]) == 5
+
+
+def test_the_likeliest_sequences_are_those_of_all_that_there_are() -> None:
+    said = torch.from_numpy(np.random.default_rng(5).normal(size=(3, 6))).log_softmax(-1)
+    scores, fillings = likeliest(said, 20)
+    every = {
+        (a, b, c): float(said[0, a] + said[1, b] + said[2, c])
+        for a in range(6)
+        for b in range(6)
+        for c in range(6)
+    }
+    best = sorted(every, key=every.__getitem__, reverse=True)[:20]
+    assert [tuple(filling) for filling in fillings.tolist()] == best
+    assert scores.tolist() == pytest.approx([every[filling] for filling in best])
+
+
+def test_choices_are_scored_by_a_plain_loop_over_their_pieces(tokenizer: PreTrainedTokenizerFast) -> None:
+    task = FillMask(choices="choices")
+    choices = [["luminous", "star", "Solar System"], ["luminous", "sphere"], ["Moon", "Earth", "star"]]
+    facts = DataFacts(columns={**FACTS.columns, "choices": "strings"}, splits={})
+    rows = {"text": SENTENCES, "answer": ANSWERS, "choices": choices}
+    model = tiny(tokenizer).double().eval()
+    with torch.no_grad():
+        columns = task.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)
+        for row, (text, words) in enumerate(zip(SENTENCES, choices, strict=True)):
+            expected = []
+            for word in words:
+                whole = torch.tensor(tokenizer(text.replace("[MASK]", word))["input_ids"])
+                seen = FillMask().encode({"text": [text], "answer": [word]}, tokenizer, FACTS)
+                hidden = torch.tensor(seen["input_ids"][0])
+                said = model(hidden[None]).logits[0].log_softmax(-1)
+                places = (hidden == tokenizer.mask_token_id).nonzero().squeeze(-1)
+                expected.append(float(said[places, whole[places]].mean()))
+            assert columns["choice_scores"][row] == pytest.approx(expected, rel=1e-5)
+            place = words.index(ANSWERS[row])
+            assert columns["rank"][row] == sum(score >= expected[place] for score in expected)
+            best = max(zip(expected, words, strict=True))[1]
+            assert columns["fills"][row][0] == best
+
+
+def test_answers_that_are_classes_are_each_others_candidates(tokenizer: PreTrainedTokenizerFast) -> None:
+    facts = DataFacts(
+        columns={"text": "string", "answer": "label"}, splits={}, labels={"answer": sorted(ANSWERS)}
+    )
+    rows = {"text": SENTENCES, "answer": [sorted(ANSWERS).index(answer) for answer in ANSWERS]}
+    task = FillMask()
+    with torch.no_grad():
+        columns = task.generate(tiny(tokenizer).eval(), batch_of(task, tokenizer, rows, facts), tokenizer)
+    assert all(sorted(fills) == sorted(ANSWERS) for fills in columns["fills"])
+    assert set(columns["rank"]) <= {1, 2, 3}
+    ranked = task.fit_baseline("frequent", rows, facts, tokenizer)(rows)
+    assert ranked["rank"].tolist() == [3, 2, 1]
+
+
+VIEWS = {
+    "text": ["star star star", "sphere of plasma", "star in plasma", "sphere sphere in days"],
+    "label": [1, 0, 1, 0],
+}
+SORTED = FillMask(pattern="{text}: a [MASK].", verbalizer={"round": "luminous sphere", "bright": "Sun"})
+
+
+def test_a_pattern_classifies_by_the_word_that_fits(tokenizer: PreTrainedTokenizerFast) -> None:
+    facts = DataFacts(
+        columns={"text": "string", "label": "label"}, splits={}, labels={"label": ["round", "bright"]}
+    )
+    assert not list(SORTED.check(facts))
+    model = taught(SORTED, tokenizer, VIEWS, facts)
+    with torch.no_grad():
+        columns = SORTED.generate(model, batch_of(SORTED, tokenizer, VIEWS, facts), tokenizer)
+    assert columns["gold"].tolist() == columns["guess"].tolist() == VIEWS["label"]
+    assert columns["scores"].sum(axis=1) == pytest.approx(1)
+    assert columns["nats"] == pytest.approx(-np.log(columns["scores"][np.arange(4), VIEWS["label"]]))
+    assert SORTED.shown(columns, facts)["guess"] == ["bright", "round", "bright", "round"]
+    assert [answer["label"] for answer in SORTED.answers(columns, VIEWS, facts)] == SORTED.shown(
+        columns, facts
+    )["guess"]
+    for name in SORTED.baselines:
+        guessed = SORTED.fit_baseline(name, VIEWS, facts, tokenizer)(VIEWS)
+        assert guessed["gold"].tolist() == VIEWS["label"]
+
+
+def test_a_blank_or_a_brace_in_a_rows_own_text_is_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    facts = DataFacts(
+        columns={"text": "string", "label": "label"}, splits={}, labels={"label": ["round", "bright"]}
+    )
+    rows = {"text": ["a {star} [MASK]"], "label": [0]}
+    ids = batch_of(SORTED, tokenizer, rows, facts)["input_ids"][0]
+    masks = len(tokenizer(" luminous sphere", add_special_tokens=False)["input_ids"])
+    assert int((ids == tokenizer.mask_token_id).sum()) == masks
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pattern": "{text} [MASK]"}, "go together"),
+        ({"pattern": "{text}", "verbalizer": {"a": "b"}}, "one blank"),
+        ({"pattern": "It is [MASK]", "verbalizer": {"a": "b"}}, "a column in braces"),
+        ({"pattern": "{text} [MASK]", "verbalizer": {"a": "b", "c": "b"}}, "one word for two classes"),
+    ],
+)
+def test_a_pattern_that_cannot_be_filled_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FillMask(**settings)
+
+
+def test_classes_that_the_verbalizer_lacks_are_named() -> None:
+    facts = DataFacts(
+        columns={"text": "string", "label": "label"}, splits={}, labels={"label": ["round", "dark"]}
+    )
+    [problem] = SORTED.check(facts)
+    assert problem.message == "the classes are round, dark; the verbalizer has round, bright"

@@ -11,6 +11,7 @@ from hfpipe.own_code import load_code
 from hfpipe.places import Code
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
+from hfpipe.tasks.fill_mask import FillMask
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.summarization import Summarization
@@ -21,6 +22,7 @@ from hfpipe.tasks.translation import Translation
 TASKS: dict[str, type[Task]] = {
     "causal-lm": CausalLM,
     "denoising": Denoising,
+    "fill-mask": FillMask,
     "masked-lm": MaskedLM,
     "question-answering": QuestionAnswering,
     "summarization": Summarization,

@@ -1,0 +1,120 @@
+"""Blanks in texts, laid out as mask tokens with what belongs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hfpipe.errors import DataError, StageError
+from hfpipe.hf.collating import inputs, pad
+from hfpipe.hf.losses import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch
+
+
+def encode_blanks(
+    texts: Sequence[str],
+    blank: str,
+    answers: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> dict[str, list[Any]]:
+    """Lay out each text with as many mask tokens as its answer has pieces.
+
+    The space before a blank belongs to the word in it. A text longer than `length` loses tokens far from
+    the blank, so that the longest of answer and choices has room. `choices` holds the candidates of each
+    row, none where any filling is one.
+
+    Returns `input_ids`, `target` (the answer's pieces), `blank` (position of the first mask), `choices` (all
+    pieces in a row) with their `sizes`, `gold` (place of the answer among the choices, -1 for none),
+    `truncated` and `row`. Raises DataError where a text has not one blank, StageError without a mask token.
+    """
+    if tokenizer.mask_token is None:
+        raise StageError("fill-mask needs a mask token, and this tokenizer has none; take another")
+    spell = _speller(tokenizer)
+    names = ("input_ids", "target", "blank", "choices", "sizes", "gold", "truncated", "row")
+    out: dict[str, list[Any]] = {name: [] for name in names}
+    for row, (text, answer, words) in enumerate(zip(texts, answers, choices, strict=True)):
+        before, after = _parted(text, blank)
+        lead = " " if before[-1:].isspace() else ""
+        target, *spelled = (spell(lead + word) if word else [] for word in (answer, *words))
+        longest = max(1, len(target), *map(len, spelled))
+        ids, place, lost = _cut(before.rstrip() + tokenizer.mask_token + after, tokenizer, length, longest)
+        out["input_ids"].append(
+            [*ids[:place], *[tokenizer.mask_token_id] * max(1, len(target)), *ids[place + 1 :]]
+        )
+        out["target"].append(target)
+        out["blank"].append(place)
+        out["choices"].append([piece for pieces in spelled for piece in pieces])
+        out["sizes"].append([len(pieces) for pieces in spelled])
+        known = answer in words and tokenizer.unk_token_id not in target
+        out["gold"].append(words.index(answer) if known else -1)
+        out["truncated"].append(lost)
+        out["row"].append(row)
+    return out
+
+
+def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+    @cache
+    def spell(word: str) -> list[int]:
+        ids: list[int] = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    return spell
+
+
+def _parted(text: str, blank: str) -> tuple[str, str]:
+    before, found, after = text.partition(blank)
+    if not found or blank in after:
+        raise DataError(
+            f"{text[:60]!r} has {text.count(blank)} blanks {blank!r} where one belongs; drop such rows"
+        )
+    return before, after
+
+
+def _cut(
+    text: str, tokenizer: PreTrainedTokenizerBase, length: int, longest: int
+) -> tuple[list[int], int, int]:
+    """Return the ids of a text with one mask, the mask's position, and how many tokens were cut off.
+
+    There is room for `longest` masks in `length`; what is kept lies evenly round them, if there is enough.
+    """
+    encoded = tokenizer(text, return_special_tokens_mask=True, verbose=False)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    if ids.count(tokenizer.mask_token_id) != 1:
+        raise DataError(f"{text[:60]!r} holds the mask token beside its blank; take such rows out")
+    place = ids.index(tokenizer.mask_token_id)
+    start = next((n for n in range(place) if not special[n]), place)
+    end = next((n for n in range(len(ids), place + 1, -1) if not special[n - 1]), place + 1)
+    room = length - start - (len(ids) - end) - longest
+    if room < 0:
+        raise StageError(f"length {length} has no room for a blank of {longest} pieces; raise it")
+    left, right = place - start, end - place - 1
+    kept_left = min(left, max(room // 2, room - right))
+    kept_right = min(right, room - kept_left)
+    kept = [*ids[:start], *ids[place - kept_left : place + 1 + kept_right], *ids[end:]]
+    return kept, start + kept_left, left + right - kept_left - kept_right
+
+
+def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Pad encoded blanks into tensors; the answer's pieces are the labels of its masks."""
+    batch = inputs([example["input_ids"] for example in examples], tokenizer)
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    for row, example in zip(labels, examples, strict=True):
+        target = torch.as_tensor(example["target"], dtype=torch.int64)
+        row[int(example["blank"]) :][: len(target)] = target
+    numbers = {name: torch.tensor([int(example[name]) for example in examples]) for name in ("blank", "gold")}
+    return batch | {
+        "labels": labels,
+        "_blank": numbers["blank"],
+        "_gold": numbers["gold"],
+        "_choices": pad([example["choices"] for example in examples], IGNORED),
+        "_sizes": pad([example["sizes"] for example in examples], 0),
+    }

@@ -1,0 +1,247 @@
+"""Filling blanks: the word that belongs into a text, or a class told by the word that fits a pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from hfpipe.contract import Counted, Task
+from hfpipe.errors import Problem, StageError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch, Columns, Rows
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
+
+
+class FillMask(Task):
+    """Learns to put the right words into blanks.
+
+    A blank becomes as many mask tokens as its answer has pieces. The candidates for it are those in
+    `choices`, or else all answers of the train split where `answer` is a column of classes, or else
+    all words. With `pattern` and `verbalizer` it classifies: the class is the one whose word is likeliest
+    in the pattern's blank (Schick and Schütze, 2021).
+    """
+
+    kind: Literal["fill-mask"] = "fill-mask"
+    text: str = "text"
+    """Column of the texts with a blank."""
+    blank: str = Field(default="[MASK]", min_length=1)
+    """What stands for the blank in text or pattern."""
+    answer: str = "answer"
+    """Column of the words that belong into the blanks: texts, or classes."""
+    choices: str | None = None
+    """Column with a list of candidates for each blank."""
+    pattern: str | None = None
+    """Sentence with columns in braces and a blank, as `{text} It was [MASK].`, to classify by."""
+    verbalizer: dict[str, str] | None = None
+    """Class → the word that stands for it in the pattern's blank."""
+    label: str = "label"
+    """Column of the class, for a pattern."""
+    length: int = Field(default=128, ge=8)
+    """Tokens at most; longer texts are cut far from the blank, and the ledger says what that costs."""
+
+    @model_validator(mode="after")
+    def _whole_pattern(self) -> Self:
+        if (self.pattern is None) != (self.verbalizer is None):
+            raise ValueError("`pattern` and `verbalizer` go together")
+        if self.pattern is not None and (self.pattern.count(self.blank) != 1 or not self._fields):
+            raise ValueError(f"`pattern` needs one blank {self.blank!r} and a column in braces, as {{text}}")
+        if len(set(self._words)) < len(self._words):
+            raise ValueError("`verbalizer` has one word for two classes")
+        return self
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        """Columns that the pattern reads."""
+        return tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(self.pattern or "") if name))
+
+    @property
+    def _words(self) -> list[str]:
+        return list((self.verbalizer or {}).values())
+
+    @property
+    def auto_class(self) -> str:
+        return "AutoModelForMaskedLM"
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        return ("majority", "tfidf") if self.pattern is not None else ("frequent",)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self._fields if self.pattern is not None else (self.text,)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        if self.pattern is not None:
+            return (*self._fields, self.label)
+        return (self.text, self.answer, *([self.choices] if self.choices else []))
+
+    def check(self, facts: DataFacts) -> Iterator[Problem]:
+        yield from super().check(facts)
+        kind = facts.columns.get(self.choices or "", "strings")
+        if kind not in ("strings", "labels"):
+            yield Problem(f"column {self.choices!r} holds {kind} values; it should list words", ("choices",))
+        if self.verbalizer is None or self.label not in facts.columns:
+            return
+        classes = facts.labels.get(self.label)
+        if classes is None or facts.columns[self.label] != "label":
+            yield Problem(f"column {self.label!r} holds no classes; name one that does", ("label",))
+        elif set(classes) != set(self.verbalizer):
+            there, named = ", ".join(classes), ", ".join(self.verbalizer)
+            yield Problem(f"the classes are {there}; the verbalizer has {named}", ("verbalizer",))
+
+    def known(self, config: PretrainedConfig) -> DataFacts:
+        from hfpipe.report import DataFacts
+
+        if self.verbalizer is None:
+            columns = {self.text: "string", self.answer: "string"}
+            return DataFacts(columns=columns | ({self.choices: "labels"} if self.choices else {}), splits={})
+        columns = dict.fromkeys(self._fields, "string") | {self.label: "label"}
+        return DataFacts(columns=columns, splits={}, labels={self.label: list(self.verbalizer)})
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.hf.blanks import encode_blanks
+
+        texts, answers, choices = self._texts(rows), self._answers(rows, facts), self._choices(rows, facts)
+        encoded = encode_blanks(texts, self.blank, answers, choices, tokenizer, self.length)
+        if self.verbalizer is not None and -1 in encoded["gold"]:
+            word = answers[encoded["gold"].index(-1)]
+            raise StageError(f"verbalizer: the tokenizer does not know {word!r}; take another word")
+        return encoded
+
+    def _texts(self, rows: Rows) -> list[str]:
+        if self.pattern is None:
+            return list(rows[self.text])
+        columns = [rows[name] for name in self._fields]
+        filled = [dict(zip(self._fields, values, strict=True)) for values in zip(*columns, strict=True)]
+        # A blank inside the row's own text is none.
+        parts = self.pattern.split(self.blank)
+        return [
+            self.blank.join(
+                part.format(**{k: str(v).replace(self.blank, " ") for k, v in row.items()}) for part in parts
+            )
+            for row in filled
+        ]
+
+    def _answers(self, rows: Rows, facts: DataFacts) -> list[str]:
+        if self.verbalizer is not None:
+            return [self.verbalizer[facts.labels[self.label][number]] for number in rows[self.label]]
+        return _named(rows[self.answer], facts.labels.get(self.answer))
+
+    def _choices(self, rows: Rows, facts: DataFacts) -> list[list[str]]:
+        """Return the candidates of each row; none where any word is one."""
+        if self.choices is not None and self.pattern is None:
+            return [_named(row, facts.labels.get(self.choices)) for row in rows[self.choices]]
+        if self.verbalizer is not None:
+            names = [self.verbalizer[name] for name in facts.labels[self.label]]
+        else:
+            names = facts.labels.get(self.answer, [])
+        return [names] * len(rows[self.columns[0]])
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        from hfpipe.hf.blanks import collate_blanks
+
+        return collate_blanks(examples, tokenizer)
+
+    def positions(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import target_positions
+
+        return target_positions(batch["labels"])
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import IGNORED
+
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.hf.losses import token_loss
+
+        return token_loss(outputs.logits, batch["labels"], smoothing)
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.hf.losses import token_columns
+
+        return token_columns(outputs.logits, batch["labels"])
+
+    def generates(self, *, training: bool) -> bool:
+        return True
+
+    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+        from hfpipe.hf.filling import classified, fill
+
+        filled = fill(model, batch, tokenizer)
+        return filled if self.verbalizer is None else classified(filled, batch["_gold"].cpu().numpy())
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.classification import single_label
+        from hfpipe.metrics.cloze import cloze
+        from hfpipe.metrics.metric import Loss
+
+        return [*cloze(), Loss()] if self.verbalizer is None else single_label(facts.labels[self.label])
+
+    def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.cloze import cloze
+
+        return cloze() if name == "frequent" else self.metrics(facts)
+
+    def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
+        if self.verbalizer is None:
+            return columns
+        names = facts.labels[self.label]
+        return dict(columns) | {
+            name: [names[number] for number in columns[name]] for name in ("gold", "guess")
+        }
+
+    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        if self.verbalizer is not None:
+            guesses = self.shown(columns, facts)["guess"]
+            best = columns["scores"].max(axis=1).tolist()
+            return [{"label": label, "score": score} for label, score in zip(guesses, best, strict=True)]
+        texts = self._texts(rows)
+        return [
+            {**fills[0], "fills": fills}
+            for fills in (
+                [
+                    {"score": score, "token_str": word, "sequence": text.replace(self.blank, word)}
+                    for word, score in zip(words, scores, strict=True)
+                ]
+                for text, words, scores in zip(texts, columns["fills"], columns["fill_scores"], strict=True)
+            )
+        ]
+
+    def fit_baseline(
+        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Rows], Columns]:
+        import numpy as np
+
+        from hfpipe.metrics.baselines import Majority, Tfidf
+        from hfpipe.metrics.cloze import Frequent
+
+        if name == "frequent":
+            frequent = Frequent(self._answers(train, facts))
+
+            def ranked(rows: Rows) -> Columns:
+                choices = self._choices(rows, facts)
+                pairs = zip(self._answers(rows, facts), choices, strict=True)
+                return {"rank": np.array([frequent.rank(answer, words or None) for answer, words in pairs])}
+
+            return ranked
+        baseline = {"majority": Majority, "tfidf": Tfidf}[name]("label", len(self._words))
+        baseline.fit(self._texts(train), np.asarray(train[self.label]))
+        return lambda rows: baseline.columns(self._texts(rows), np.asarray(rows[self.label]))
+
+
+def _named(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+    """Return words, which a column of classes holds by number."""
+    return [names[value] for value in values] if names is not None else list(values)
