@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from transformers import PreTrainedTokenizerFast
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.hf.loading import new_config
+from hfpipe.hf.loading import new_config, new_model
 from hfpipe.hf.losses import IGNORED, shifted
 from hfpipe.hf.masking import generator
 from hfpipe.hf.noising import counts, frame, hide, infill, sentinels, spans
 from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tokenizer import complete
 from hfpipe.hf.vocabulary import Learner
+from hfpipe.places import Place, locate
 from hfpipe.report import DataFacts
 from hfpipe.tasks.denoising import Denoising
 
@@ -193,8 +195,6 @@ def test_a_tokenizer_that_cannot_hide_is_refused(style: str, options: dict[str, 
 
 
 def test_a_text_longer_than_the_model_is_refused(words: dict[str, PreTrainedTokenizerFast]) -> None:
-    from hfpipe.hf.loading import new_model
-
     entries = {"type": "bart", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     model = new_model(
         "AutoModelForSeq2SeqLM",
@@ -256,3 +256,32 @@ def test_it_learns_and_is_measured_the_same_twice(noise: str, model: str, tmp_pa
     [said] = hfpipe.predict(str(run.folders["pretrain"]), [{"text": text}], options=ask)
     assert set(said) == {"generated_text"}
     assert scores("again") == pytest.approx(scores("score"), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_shipped_recipe_runs_on_a_few_local_rows(tmp_path: Path) -> None:
+    file = locate(Place(small.SUMMARIES), Path(), {})
+    assert file is not None
+    rows = json.loads(file.read_text(encoding="utf-8")).values()
+    articles = [{"article": row["extract"][:300], "highlights": row["description"]} for row in rows]
+    lines = [json.dumps(row) for row in articles[:300] if row["highlights"]]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    words = tokenizer("t5")
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
+    tiny = new_model("AutoModelForSeq2SeqLM", new_config({"type": "t5"} | sizes, words, {}), seed=1)
+    tiny.save_pretrained(tmp_path / "tiny")
+    words.save_pretrained(tmp_path / "tiny")
+    short = "{max_steps: 3, per_device_train_batch_size: 4, bf16: false}"
+    task = "{kind: summarization, prefix: 'summarize: ', length: 48, target_length: 12}"
+    overrides = [
+        f"news.source={{files: {tmp_path}/rows.jsonl}}",
+        "news.split={validation: 0.1, test: 0.1}",
+        "denoise.task.length=48",
+        *(f"{stage}.training={short}" for stage in ("denoise", "summarize", "straight")),
+        *(f"{stage}.model={tmp_path}/tiny" for stage in ("denoise", "straight")),
+        *(f"{stage}.task={task}" for stage in ("summarize", "straight")),
+    ]
+    recipe = hfpipe.load(small.ROOT / "recipes" / "t5-denoise-summarize.yaml", overrides)
+    run = hfpipe.run(recipe, tmp_path / "runs", say=lambda _: None)
+    scores = {score.metric: score for score in run.reports["score"].scores}
+    assert {comparison.baseline for comparison in scores["rouge1"].comparisons} == {"lead", "stage:straight"}
