@@ -46,6 +46,7 @@ class Case:
 
 
 CASES: dict[str, Case] = {
+    "causal-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, DECODER, style="gpt", kind="pretrain"),
     "denoising": Case("abstracts", {"text": "extract"}, {"length": 32}, BOTH, style="t5", kind="pretrain"),
     "fill-mask": Case("cloze", {"text": "text", "answer": "answer"}, {"length": 32}, ENCODER),
     "masked-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, ENCODER, kind="pretrain"),
