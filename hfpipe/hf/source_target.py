@@ -98,5 +98,5 @@ def speak(tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | 
 
 def _language(tokenizer: PreTrainedTokenizerBase, language: str) -> int | None:
     """Return the id of a language's token, which M2M100 writes in a way of its own."""
-    vocabulary = tokenizer.get_vocab()
-    return vocabulary.get(language, vocabulary.get(f"__{language}__"))
+    added = tokenizer.get_added_vocab()
+    return added.get(language, added.get(f"__{language}__"))
