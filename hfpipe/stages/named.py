@@ -27,7 +27,7 @@ class Named(Settings):
     """What its scores begin with, as in `rouge/rouge1`; by default the last part of the place."""
     inputs: dict[str, str] = {}
     """Its inputs → columns of predictions or data; `predictions: guess` and `references: gold` unasked."""
-    arguments: dict[str, str | int | float | bool] = {}
+    arguments: dict[str, Any] = {}
     """What it is given beside, as `{average: macro}`."""
     higher_is_better: bool = True
     """Which way an improvement goes."""

@@ -1,0 +1,309 @@
+"""Scores made after the pass: of ranks, and of any metric of `evaluate` that a recipe names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import small
+
+import hfpipe
+from hfpipe.hf.afterwards import Afterwards
+from hfpipe.hf.measuring import Ground
+from hfpipe.hf.predictions import Predictions, read
+from hfpipe.metrics.confusion import F1
+from hfpipe.metrics.named import NamedMetric, load
+from hfpipe.metrics.ranking import RocAuc
+from hfpipe.metrics.tally import Tally, compare
+from hfpipe.report import DataFacts
+
+TOPICS = ["Arts", "History", "Science"]
+METRIC = """
+import datasets
+import evaluate
+
+
+class Shares(evaluate.Metric):
+    def _info(self):
+        kind = datasets.Value("KIND")
+        features = datasets.Features({"predictions": kind, "references": kind})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references, scale=1.0):
+        pairs = list(zip(predictions, references, strict=True))
+        return {
+            "right": scale * sum(guess == gold for guess, gold in pairs) / len(pairs),
+            "first": sum(guess == FIRST for guess, _ in pairs),
+            "names": ["not", "a", "number"],
+        }
+"""
+
+
+def guessed(n: int = 60, skill: float = 1.0):
+    """What a classifier says, as predictions hold it: classes by name."""
+    random = np.random.default_rng(5)
+    gold = np.arange(n) % len(TOPICS)
+    logits = random.normal(size=(n, len(TOPICS)))
+    logits[np.arange(n), gold] += skill
+    scores = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    ids = {"gold": gold, "guess": scores.argmax(axis=1)}
+    return ids, {name: [TOPICS[number] for number in column] for name, column in ids.items()} | {
+        "scores": scores
+    }
+
+
+def written(path: Path, columns, order=None) -> Path:
+    n = len(columns["gold"])
+    with Predictions(path) as predictions:
+        for rows in np.array_split(np.arange(n) if order is None else order, 3):
+            batch = {name: [column[row] for row in rows] for name, column in columns.items()}
+            predictions.add([str(row) for row in rows], rows, batch)
+    return path
+
+
+def ground(n: int = 60, resamples: int = 100) -> Ground:
+    rows = datasets.Dataset.from_dict({"text": [f"text {number}" for number in range(n)]})
+    facts = DataFacts(columns={"label": "label"}, splits={"test": n}, labels={"label": TOPICS})
+    return Ground(rows, facts, 17, resamples, 8)
+
+
+def metric(folder: Path, kind: str = "int32", first: str = "0", **options) -> NamedMetric:
+    """The metric above, as a person's own file."""
+    file = folder / f"shares_{kind}.py"
+    file.write_text(METRIC.replace("KIND", kind).replace("FIRST", first))
+    given = {"name": "shares", "inputs": {}, "arguments": {}, "higher_is_better": True} | options
+    return NamedMetric(module=load(f"./{file.name}", file, None, 17), **given)
+
+
+def test_predictions_are_read_in_the_order_of_the_split(tmp_path):
+    _, columns = guessed(20)
+    order = np.random.default_rng(1).permutation(20)
+    index, found = read(
+        written(tmp_path / "p.parquet", columns | {"tags": [["a"] * k for k in range(20)]}, order)
+    )
+    assert index.tolist() == list(range(20))
+    assert found["gold"].tolist() == columns["gold"]
+    assert found["scores"].shape == (20, 3)
+    assert found["scores"].tolist() == columns["scores"].tolist()
+    assert found["tags"][3] == ["a"] * 3
+
+
+def test_whole_metrics_are_compared_on_the_same_resamples(tmp_path):
+    _, good = guessed(skill=2.0)
+    _, poor = guessed(skill=0.2)
+    model, baseline = written(tmp_path / "a.parquet", good), written(tmp_path / "b.parquet", poor)
+    after = Afterwards([RocAuc(TOPICS)], [], ground())
+    [score], left_out = after.scores(model, {"poor": baseline, "itself": model})
+    assert left_out == []
+    assert score.n == 60
+    assert score.low < score.value < score.high
+    assert "interval:poisson-percentile-95%|resamples:100|seed:17" in score.signature
+    poor_one, itself = score.comparisons
+    assert (poor_one.baseline, itself.baseline) == ("poor", "itself")
+    assert poor_one.difference == pytest.approx(score.value - poor_one.value)
+    assert poor_one.difference_low > 0
+    assert (itself.difference_low, itself.difference_high, itself.p_value) == (0, 0, 1)
+    [alone], _ = after.scores(baseline, {})
+    assert (poor_one.value, poor_one.low, poor_one.high) == (alone.value, alone.low, alone.high)
+
+
+def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
+    _, columns = guessed()
+    order = np.random.default_rng(3).permutation(60)
+    after = Afterwards([RocAuc(TOPICS)], [metric(tmp_path)], ground())
+    one, _ = after.scores(written(tmp_path / "a.parquet", columns), {})
+    assert len(one) == 3
+    assert after.scores(written(tmp_path / "b.parquet", columns, order), {})[0] == one
+
+
+def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
+    _, columns = guessed()
+    columns["gold"] = ["Arts"] * 60
+    scores, left_out = Afterwards([RocAuc(TOPICS)], [], ground()).scores(
+        written(tmp_path / "a.parquet", columns), {}
+    )
+    assert scores == []
+    assert left_out == ["roc_auc has no value: the split has a single class"]
+
+
+def test_a_baseline_without_the_columns_is_not_compared(tmp_path):
+    _, columns = guessed()
+    bare = {name: columns[name] for name in ("gold", "guess")}
+    after = Afterwards([RocAuc(TOPICS)], [metric(tmp_path)], ground())
+    scores, _ = after.scores(
+        written(tmp_path / "a.parquet", columns), {"bare": written(tmp_path / "b.parquet", bare)}
+    )
+    assert {score.metric: len(score.comparisons) for score in scores} == {
+        "roc_auc": 0,
+        "shares/right": 1,
+        "shares/first": 1,
+    }
+
+
+def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path):
+    """F1, once as sums that merge and once as a module asked for each resample."""
+    ids, shown = guessed(skill=2.0)
+    other_ids, other_shown = guessed(skill=0.2)
+    module = load("f1", Path(hfpipe.metrics.path("f1_macro")), None, 17)
+    named = NamedMetric("f1", module, {}, {}, higher_is_better=True)
+    [theirs], _ = Afterwards([], [named], ground()).scores(
+        written(tmp_path / "a.parquet", shown), {"poor": written(tmp_path / "b.parquet", other_shown)}
+    )
+    tallies = []
+    for columns in (ids, other_ids):
+        tally = Tally([F1("macro", 3)], 100, 17)
+        tally.add(np.arange(60), columns)
+        tallies.append(tally)
+    [ours] = tallies[0].scores()
+    assert (theirs.value, theirs.low, theirs.high) == pytest.approx((ours.value, ours.low, ours.high))
+    assert theirs.comparisons[0].model_dump() == pytest.approx(
+        compare(*tallies, "poor")["f1_macro"].model_dump()
+    )
+
+
+@pytest.mark.parametrize(("kind", "first"), [("int32", "0"), ("string", "'Arts'")])
+def test_classes_come_as_the_metric_wants_them(tmp_path, kind, first):
+    ids, columns = guessed()
+    named = metric(tmp_path, kind, first, arguments={"scale": 100.0})
+    scores, _ = Afterwards([], [named], ground()).scores(written(tmp_path / "a.parquet", columns), {})
+    right, arts = scores
+    assert (right.metric, arts.metric) == ("shares/right", "shares/first")
+    assert right.value == pytest.approx(100 * np.mean(ids["gold"] == ids["guess"]))
+    assert arts.value == (ids["guess"] == 0).sum()
+    assert "|scale:100.0|" in right.signature
+    assert "|sha256:" in right.signature
+
+
+def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
+    _, columns = guessed()
+    inputs = {"predictions": "text", "references": "gold"}
+    named = metric(tmp_path, "string", "'text 3'", inputs=inputs)
+    _, arts = Afterwards([], [named], ground()).scores(written(tmp_path / "a.parquet", columns), {})[0]
+    assert arts.value == 1
+
+
+def test_many_rows_get_fewer_resamples_and_the_signature_says_so(tmp_path):
+    _, columns = guessed(9000)
+    named = metric(tmp_path)
+    scores, _ = Afterwards([], [named], ground(9000, resamples=1000)).scores(
+        written(tmp_path / "a.parquet", columns), {}
+    )
+    assert "|resamples:116|" in scores[0].signature
+
+
+def test_what_a_metric_lacks_is_said_in_one_line(tmp_path):
+    _, columns = guessed()
+    path = written(tmp_path / "a.parquet", columns)
+    named = metric(tmp_path, inputs={"references": "answer"})
+    with pytest.raises(hfpipe.StageError) as caught:
+        Afterwards([], [named], ground()).scores(path, {})
+    assert str(caught.value) == (
+        "metrics: shares takes 'references', and there is no column 'answer'; "
+        "say which it is, as inputs: {references: COLUMN}"
+    )
+    named = metric(tmp_path, arguments={"scale": "much"})
+    with pytest.raises(hfpipe.StageError, match=r"^metrics: shares failed: TypeError: [^\n]*$"):
+        Afterwards([], [named], ground()).scores(path, {})
+
+
+def test_a_metric_that_cannot_be_loaded_is_said_in_one_line(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("import no_such_module\n")
+    with pytest.raises(hfpipe.StageError, match=r"^metrics: \./broken\.py cannot be loaded: [^\n]+$"):
+        load("./broken.py", file, None, 17)
+
+
+def test_without_a_network_a_metric_of_the_hub_is_not_said_to_be_missing_there():
+    with pytest.raises(hfpipe.StageError) as caught:
+        load("accuracy", None, None, 17)
+    message = str(caught.value)
+    assert message.startswith("metrics: accuracy was not loaded: there is no copy of it here, and no network")
+    assert "exist" not in message
+    assert "\n" not in message
+
+
+def recipe(**settings):
+    content = small.recipe()
+    content["stages"]["score"] |= settings
+    return content
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metrics": ["accuracy"]}, "accuracy is somebody's code from the Hub; add trust_remote_code: true"),
+        ({"metrics": ["accuracy"], "trust_remote_code": True}, "accuracy: HF_HUB_OFFLINE is set and"),
+        ({"metrics": ["./absent.py"]}, "./absent.py: there is no "),
+        (
+            {"metrics": ["./folder"]},
+            "./folder is no metric: name a .py file, or a folder that holds",
+        ),
+        ({"metrics": ["./shares.py", "./shares.py"]}, "two metrics are called 'shares'; give one a name:"),
+        ({"metrics": ["stage:words"]}, "'stage:words' is not a metric: write ./file.py, a folder, package:"),
+        ({"metrics": [{"place": "./shares.py", "input": {}}]}, "unknown key 'input'"),
+        ({"metrics": [{"name": "x"}]}, "missing key 'place'"),
+    ],
+)
+def test_a_wrong_metric_is_found_where_it_stands(tmp_path, settings, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "shares.py").write_text(METRIC)
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps(recipe(**settings), indent=1))
+    with pytest.raises(hfpipe.RecipeError) as caught:
+        hfpipe.load(path)
+    [problem] = [problem for problem in caught.value.problems if message in problem.message]
+    named = path.read_text().splitlines().index('   "metrics": [') + 1
+    assert problem.spot.line > named
+
+
+def test_metrics_are_named_by_place_or_with_more(tmp_path):
+    (tmp_path / "shares.py").write_text(METRIC)
+    long = {
+        "place": "./shares.py",
+        "name": "mine",
+        "inputs": {"predictions": "guess"},
+        "arguments": {"scale": 2.0},
+    }
+    stage = hfpipe.load(small.write(tmp_path, recipe(metrics=["./shares.py", long]))).stages["score"]
+    assert [metric.prefix for metric in stage.metrics] == ["shares", "mine"]
+
+
+def test_the_text_of_a_metric_is_part_of_the_key(tmp_path):
+    (tmp_path / "shares.py").write_text(METRIC)
+    path = small.write(tmp_path, recipe(metrics=["./shares.py"]))
+
+    def keys():
+        return {step.name: step.folder.name for step in hfpipe.plan(hfpipe.load(path), tmp_path / "runs")}
+
+    before = keys()
+    (tmp_path / "shares.py").write_text(METRIC.replace("1.0", "2.0"))
+    assert {name for name, key in keys().items() if key != before[name]} == {"score"}
+
+
+@pytest.mark.slow
+def test_a_recipe_may_name_a_metric_and_require_it(tmp_path):
+    (tmp_path / "shares.py").write_text(METRIC.replace("KIND", "int32").replace("FIRST", "0"))
+    content = recipe(
+        metrics=["./shares.py"],
+        require={"shares/right": {"max": -1}, "shares/other": {"min": 0}, "roc_auc": {"min": 0}},
+    )
+    del content["stages"]["pretrain"]
+    content["stages"]["topics"] |= {"tokenizer": "stage:words", "model": small.MODELS["bert"]}
+    path = small.write(tmp_path, content)
+    run = hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None)
+    report = run.reports["score"]
+    scores = {score.metric: score for score in report.scores}
+    assert scores["shares/right"].value == scores["accuracy"].value
+    assert scores["shares/right"].comparisons == scores["accuracy"].comparisons
+    assert {each.baseline for each in scores["roc_auc"].comparisons} == {"majority", "tfidf"}
+    assert scores["roc_auc"].comparisons[0].value == 0.5
+    assert report.unmet == [
+        f"require: shares/right is {scores['accuracy'].value:.4g}, above -1",
+        "require: shares/other has no value",
+    ]
+    content["stages"]["score"]["require"] = {"precision": {"min": 0}}
+    with pytest.raises(hfpipe.StageError, match=r"no score 'precision'; there are accuracy, .*shares/…"):
+        hfpipe.run(hfpipe.load(small.write(tmp_path, content)), tmp_path / "runs", say=lambda _: None)
