@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hfpipe import metrics
-from hfpipe.api import load, open, plan, predict, run, schema, sizes  # noqa: A004 - hfpipe.open reads well
+from hfpipe.api import compare, load, open, plan, predict, run, schema, sizes  # noqa: A004 - hfpipe.open reads well
 from hfpipe.errors import DataError, HfpipeError, RecipeError, StageError
 from hfpipe.results import Run
 from hfpipe.runner import Launch
@@ -15,6 +15,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "StageError",
+    "compare",
     "load",
     "metrics",
     "open",

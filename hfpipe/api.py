@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfpipe import comparing, runner
 from hfpipe import recipe as recipes
-from hfpipe import runner
+from hfpipe.comparing import Compared
 from hfpipe.contract import Progress
 from hfpipe.recipe import Recipe
 from hfpipe.results import Run, read_run
@@ -74,6 +75,17 @@ def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hf
     Raises RecipeError when nothing of it is done.
     """
     return open_run(Path(target), Path(runs))
+
+
+def compare(*evaluated: str | Path, runs: str | Path = RUNS) -> Compared:
+    """Return the scores of the first of several evaluated models beside the others', on the rows they share.
+
+    Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
+    Differences are by the paired bootstrap, p is corrected for the number of others by Holm.
+
+    Raises RecipeError when there are fewer than two, or nothing that they have in common.
+    """
+    return comparing.compare([str(target) for target in evaluated], Path(runs))
 
 
 def predict(

@@ -97,6 +97,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--format", choices=("table", "json", "html"), default="table")
     report.set_defaults(command=_report)
 
+    compare = commands.add_parser(
+        "compare", parents=[common], help="set evaluated models side by side, with a paired test"
+    )
+    compare.add_argument(
+        "targets", nargs="+", metavar="RUN[:STAGE]", help="a run, a recipe or an evaluate stage's folder"
+    )
+    compare.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)"
+    )
+    compare.add_argument("--format", choices=("table", "json", "html"), default="table")
+    compare.set_defaults(command=_compare)
+
     _add_predict(commands, common)
     schema = commands.add_parser("schema", parents=[common], help="print the JSON Schema of a recipe")
     schema.set_defaults(command=_schema)
@@ -190,6 +202,21 @@ def _report(options: argparse.Namespace) -> int:
         print(page(result))
     else:
         console.report(result)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+
+    found = api.compare(*options.targets, runs=options.runs)
+    if options.format == "json":
+        print(found.model_dump_json(indent=1))
+    elif options.format == "html":
+        from hfpipe.html import compared
+
+        print(compared(found))
+    else:
+        console.compared(found)
     return 0
 
 

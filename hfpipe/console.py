@@ -21,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hfpipe import wording
-from hfpipe.report import Report, Score
-from hfpipe.results import TRAINED, Run
+from hfpipe.report import Score
+from hfpipe.results import MODEL, TRAINED, Run
 from hfpipe.store import read_stage
 from hfpipe.trained import PIPELINES
 
 if TYPE_CHECKING:
+    from hfpipe.comparing import Compared
     from hfpipe.runner import Step
     from hfpipe.sizes import Size
 
@@ -110,10 +111,7 @@ def scores(run: Run) -> None:
     for stage in measured:
         said = run.reports[stage]
         say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals, difference = model - baseline")
-        _show(_scores(said, roomy=Console().is_terminal and Console().width >= ROOMY))
-        for line in _classes(said.scores):
-            say(line)
-        say("")
+        _measured(said.scores, MODEL)
         for missing in said.facts.get("left_out", []):
             say(f"left out: {missing}")
         for miss in said.unmet:
@@ -125,12 +123,31 @@ def scores(run: Run) -> None:
         _model(run, run.trained[-1])
 
 
-def _scores(said: Report, *, roomy: bool) -> Table:
+def compared(found: Compared) -> None:
+    """Print the scores of several systems, how sure their differences are, and what was left out."""
+    others = len(found.systems) - 1
+    corrected = f", p corrected for {others} comparisons (Holm)" if others > 1 else ""
+    say(f"n = {found.n:,}, 95 % intervals, difference = {found.systems[0]} - the other{corrected}")
+    _measured(found.scores, found.systems[0])
+    for name, rows in found.left_out.items():
+        say(f"left out: {rows:,} rows of {name} that not all were measured on")
+    say("result: " + f"\n{' ' * 8}".join(wording.verdict(found.scores[0])))
+
+
+def _measured(scores: Sequence[Score], first: str) -> None:
+    """Print a table of scores; those of single classes as a line a metric below it."""
+    _show(_scores(scores, first, roomy=Console().is_terminal and Console().width >= ROOMY))
+    for line in _classes(scores):
+        say(line)
+    say("")
+
+
+def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
     table = _table("score", "system", "value", "difference", "p")
-    for score in said.scores:
+    for score in scores:
         if wording.split_class(score.metric)[1] is not None:
             continue
-        _add(table, score.metric, "model", wording.interval(score.value, score.low, score.high), "", "")
+        _add(table, score.metric, first, wording.interval(score.value, score.low, score.high), "", "")
         for other in score.comparisons:
             gap = wording.difference(other)
             if roomy:

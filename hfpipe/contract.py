@@ -260,9 +260,23 @@ class Task(Settings, ABC):
         """Return those of the metrics whose columns a trivial baseline gives."""
         return self.metrics(facts)
 
+    def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        """Return the columns that hold ids of classes, each with the names that the ids mean."""
+        return {}
+
     def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
         """Return the columns as `predictions.parquet` holds them, classes by name."""
-        return columns
+        classes = {name: names for name, names in self.class_names(facts).items() if name in columns}
+        named = {name: [names[number] for number in columns[name]] for name, names in classes.items()}
+        return {**columns, **named}
+
+    def recalled(self, shown: Columns, facts: DataFacts) -> Columns:
+        """Return the columns that `shown` was made from."""
+        import numpy as np
+
+        classes = {name: names for name, names in self.class_names(facts).items() if name in shown}
+        ids = {name: {label: number for number, label in enumerate(names)} for name, names in classes.items()}
+        return {**shown, **{name: np.array([of[label] for label in shown[name]]) for name, of in ids.items()}}
 
     def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         """Return what a prediction says of each row, ready for JSON, named as Transformers' pipelines do."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hfpipe.report import Report
+    from hfpipe.report import Report, Score
     from hfpipe.results import Run
 
     Reports = Mapping[str, Report]
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STAGES = ("stage", "kind", "seed", "key", "seconds", "summary", "folder")
 SYSTEM = ("value", "low", "high")
 DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value")
-SCORES = ("stage", "metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature")
+SCORES = ("metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature")
 CURVES = ("stage", "step", "epoch", "loss", "learning_rate", "grad_norm")
 LEDGER = ("stage", "part", "entry", "count")
 
@@ -42,15 +42,21 @@ def _stage(run: Run, name: str, report: Report) -> dict[str, Any]:
 
 def scores(reports: Reports) -> pd.DataFrame:
     """Return a row a stage, metric and system; the differences of `model` from itself are missing."""
-    return _frame((row for stage, report in reports.items() for row in _scores(stage, report)), SCORES)
+    rows = (
+        {"stage": stage} | row for stage, report in reports.items() for row in _scores(report.scores, "model")
+    )
+    return _frame(rows, ("stage", *SCORES))
 
 
-def _scores(stage: str, report: Report) -> Iterator[dict[str, Any]]:
-    for score in report.scores:
-        metric = {"stage": stage} | {
-            name: getattr(score, name) for name in ("metric", "n", "higher_is_better", "signature")
-        }
-        yield metric | {"system": "model"} | {name: getattr(score, name) for name in SYSTEM}
+def compared(scores: Iterable[Score], first: str) -> pd.DataFrame:
+    """Return a row a metric and system; `first` is the one that the others are compared with."""
+    return _frame(_scores(scores, first), SCORES)
+
+
+def _scores(scores: Iterable[Score], first: str) -> Iterator[dict[str, Any]]:
+    for score in scores:
+        metric = {name: getattr(score, name) for name in ("metric", "n", "higher_is_better", "signature")}
+        yield metric | {"system": first} | {name: getattr(score, name) for name in SYSTEM}
         for other in score.comparisons:
             values = {name: getattr(other, name) for name in (*SYSTEM, *DIFFERENCE)}
             yield metric | {"system": other.baseline} | values

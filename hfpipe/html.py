@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from hfpipe import wording
 from hfpipe.charts import Bar, Curve, curves, intervals
 from hfpipe.report import Report, Score
-from hfpipe.results import Run
+from hfpipe.results import MODEL, Run
+
+if TYPE_CHECKING:
+    from hfpipe.comparing import Compared
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2128; --soft: #5b6570; --line: #d8dde3; --paper: #fff;
@@ -40,7 +43,6 @@ SCORED = ("score", "system", "value", "95 % interval", "difference", "95 % inter
 
 def page(run: Run) -> str:
     """Return a whole HTML page; every text in it is escaped, and it loads nothing."""
-    title = escape(_title(run))
     sections = [
         *(_scores(run, stage, report) for stage, report in run.reports.items() if report.scores),
         _stages(run),
@@ -49,6 +51,24 @@ def page(run: Run) -> str:
         _settings(run),
         _versions(run),
     ]
+    return _document(_title(run), sections)
+
+
+def compared(found: Compared) -> str:
+    """Return a page of several systems side by side, made as `page` is."""
+    first, *others = found.systems
+    corrected = f"; p corrected for {len(others)} comparisons (Holm)" if len(others) > 1 else ""
+    lines = [
+        f"{'; '.join(wording.verdict(found.scores[0]))}.",
+        f"{found.n:,} rows that all were measured on; difference = {first} - the other{corrected}.",
+        *(f"Left out: {rows:,} rows of {name}." for name, rows in found.left_out.items()),
+    ]
+    told = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return _document(", ".join(found.systems), [told + _measured(found.scores, first)])
+
+
+def _document(title: str, sections: Iterable[str]) -> str:
+    title = escape(title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -64,20 +84,22 @@ def _title(run: Run) -> str:
 
 
 def _scores(run: Run, stage: str, report: Report) -> str:
-    whole = [score for score in report.scores if wording.split_class(score.metric)[1] is None]
-    classes = [score for score in report.scores if score not in whole]
     parts = [
         f"<h2>Scores: {escape(stage)}</h2><p>{escape('; '.join(wording.verdict(report.scores[0])))}</p>",
         *(f'<p class="unmet">Not met: {escape(miss)}</p>' for miss in report.unmet),
         *(f"<p>Left out: {escape(missing)}</p>" for missing in report.facts.get("left_out", [])),
         f"<p>Model: <code>{escape(run.model(stage))}</code></p>",
-        _chart(whole[0]) if whole else "",
-        _table(
-            ("score", "system", "value", "95 % interval", "difference", "95 % interval", "p"), _rows(whole)
-        ),
     ]
+    return "".join(parts) + _measured(report.scores, MODEL)
+
+
+def _measured(scores: Sequence[Score], first: str) -> str:
+    """Return chart and table of the scores, the rest of the charts and the signatures folded up."""
+    whole = [score for score in scores if wording.split_class(score.metric)[1] is None]
+    classes = [score for score in scores if score not in whole]
+    parts = [_chart(whole[0], first) if whole else "", _table(SCORED, _rows(whole, first))]
     if len(whole) > 1:
-        charts = "".join(_chart(score) for score in whole[1:])
+        charts = "".join(_chart(score, first) for score in whole[1:])
         parts.append(f"<details><summary>Charts of the other scores</summary>{charts}</details>")
     if classes:
         parts.append(f"<details><summary>Scores by class</summary>{''.join(_by_class(classes))}</details>")
@@ -85,8 +107,8 @@ def _scores(run: Run, stage: str, report: Report) -> str:
     return "".join(parts) + f"<details><summary>Signatures</summary>{signatures}</details>"
 
 
-def _chart(score: Score) -> str:
-    own = Bar("model", score.value, score.low, score.high, own=True)
+def _chart(score: Score, first: str) -> str:
+    own = Bar(first, score.value, score.low, score.high, own=True)
     others = [Bar(each.baseline, each.value, each.low, each.high) for each in score.comparisons]
     better = "higher" if score.higher_is_better else "lower"
     return intervals([own, *others], f"{score.metric} ({better} is better, 95 % intervals)")
@@ -101,10 +123,10 @@ def _by_class(scores: Sequence[Score]) -> Iterator[str]:
         yield intervals(bars, f"{metric} by class")
 
 
-def _rows(scores: Iterable[Score]) -> Iterator[tuple[str, ...]]:
+def _rows(scores: Iterable[Score], first: str) -> Iterator[tuple[str, ...]]:
     number = wording.number
     for score in scores:
-        yield (score.metric, "model", number(score.value), _span(score.low, score.high), "", "", "")
+        yield (score.metric, first, number(score.value), _span(score.low, score.high), "", "", "")
         for other in score.comparisons:
             gap = _span(other.difference_low, other.difference_high)
             p_value = wording.chance(other.p_value).removeprefix("p ")

@@ -195,13 +195,9 @@ class FillMask(Task):
 
         return cloze() if name == "frequent" else self.metrics(facts)
 
-    def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
-        if self.verbalizer is None:
-            return columns
-        names = facts.labels[self.label]
-        return dict(columns) | {
-            name: [names[number] for number in columns[name]] for name in ("gold", "guess")
-        }
+    def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        names = facts.labels.get(self.label, [])
+        return {} if self.verbalizer is None else {"gold": names, "guess": names}
 
     def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         if self.verbalizer is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -168,13 +168,9 @@ class TextClassification(Task):
         names = facts.labels[self.label]
         return [RocAuc(names), AveragePrecision(names)]
 
-    def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
-        if facts.columns[self.label] != "label":
-            return columns
-        names = facts.labels[self.label]
-        return dict(columns) | {
-            name: [names[number] for number in columns[name]] for name in ("gold", "guess")
-        }
+    def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        names = facts.labels.get(self.label, [])
+        return {"gold": names, "guess": names} if facts.columns[self.label] == "label" else {}
 
     def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         kind = facts.columns[self.label]
