@@ -181,9 +181,7 @@ class QuestionAnswering(Task):
 
         starts = np.flatnonzero(np.diff(pieces, prepend=-1))
         parts = np.split(np.arange(len(pieces)), starts[1:])
-        chosen = np.array(
-            [part[columns["best"][part].argmax()] for part in parts if len(part)], dtype=np.int64
-        )
+        chosen = np.array([part[columns["best"][part].argmax()] for part in parts])
         best, total = columns["best"][chosen], np.logaddexp.reduceat(columns["total"], starts)
         none = ~np.isfinite(best)
         if self.version_2:
@@ -191,12 +189,13 @@ class QuestionAnswering(Task):
             none |= nothing > best
             best, total = np.where(none, nothing, best), np.logaddexp(total, nothing)
         start, end = (np.where(none, 0, columns[name][chosen]) for name in ("start", "end"))
+        sure = np.subtract(best, total, out=np.full(len(best), -np.inf), where=np.isfinite(best))
         return {
             "gold": objects(list(answers["text"]) for answers in rows[self.answer]),
             "guess": objects(
                 context[a:b] for context, a, b in zip(rows[self.context], start, end, strict=True)
             ),
-            "score": np.where(np.isfinite(best), np.exp(best - total, where=np.isfinite(best)), 0.0),
+            "score": np.exp(sure),
             "start": start,
             "end": end,
             "nats": np.add.reduceat(columns["nats"], starts) / np.diff(starts, append=len(pieces)),
