@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from math import exp, log
 from pathlib import Path
@@ -328,3 +329,40 @@ def test_two_or_three_processes_give_the_perplexity_of_one(tmp_path: Path) -> No
                 (theirs.value, theirs.low, theirs.high), rel=1e-6
             )
             assert score_.n == theirs.n
+
+
+@pytest.mark.slow
+def test_a_training_of_separate_documents_stops_where_the_model_mixes_them(tmp_path: Path) -> None:
+    path = small.write(tmp_path, recipe("opt"))
+    with pytest.raises(StageError, match="stage pretrain: documents: separate needs a model that"):
+        hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2-wikitext", "perplexity-of-a-hub-model"])
+def test_the_recipes_on_hub_data_run_on_rows_of_ones_own(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    files = {}
+    for split in ("train", "validation", "test"):
+        files[split] = str(tmp_path / f"{split}.txt")
+        Path(files[split]).write_text("\n".join([*TEXTS, split, "= A heading ="] * 5), encoding="utf-8")
+    sets = [f"wikitext.source={json.dumps({'files': files})}"]
+    if name == "gpt2-wikitext":
+        tiny = {"type": "gpt2", **MODELS["gpt2"]}
+        train = {"max_steps": 3, "per_device_train_batch_size": 4}
+        sets += [
+            "words.vocab_size=320",
+            f"pretrain.model={json.dumps(tiny)}",
+            f"pretrain.training={json.dumps(train)}",
+            "pretrain.task.length=64",
+        ]
+    else:
+        for part in (model("gpt2", tokenizer), tokenizer):
+            part.save_pretrained(tmp_path / "model")
+        sets += [f"score.model={tmp_path / 'model'}"]
+    recipe = hfpipe.load(small.ROOT / "recipes" / f"{name}.yaml", overrides=sets)
+    [score, *_] = hfpipe.run(recipe, tmp_path / "runs", say=lambda _: None).reports["score"].scores
+    assert score.metric == "perplexity"
+    assert score.n == 5 * (len(TEXTS) + 2 - 1)  # all lines but the empty one
+    assert [comparison.baseline for comparison in score.comparisons] == ["unigram", "trigram"]
