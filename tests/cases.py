@@ -46,10 +46,19 @@ class Case:
 
 
 CASES: dict[str, Case] = {
-    "causal-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, DECODER, style="gpt", kind="pretrain"),
+    "causal-lm": Case(
+        "abstracts", {"text": "extract"}, {"length": 32}, DECODER, style="gpt", kind="pretrain"
+    ),
     "denoising": Case("abstracts", {"text": "extract"}, {"length": 32}, BOTH, style="t5", kind="pretrain"),
     "fill-mask": Case("cloze", {"text": "text", "answer": "answer"}, {"length": 32}, ENCODER),
     "masked-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, ENCODER, kind="pretrain"),
+    "question-answering": Case(
+        "questions",
+        {name: name for name in ("question", "context", "answers")},
+        {"length": 96, "stride": 16},
+        ENCODER,
+        text=["question", "context"],
+    ),
     "text-classification": Case("abstracts", {"text": "extract", "label": "topic"}, {"length": 32}, ENCODER),
     "summarization": Case(
         "abstracts",
@@ -58,6 +67,9 @@ CASES: dict[str, Case] = {
         BOTH,
         style="t5",
         text=["text", "summary"],
+    ),
+    "token-classification": Case(
+        "tagged", {"words": "words", "tags": "tags"}, {"length": 24, "stride": 8}, ENCODER, text=["words"]
     ),
     "translation": Case(
         "abstracts",

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pieces
+import pyarrow.parquet as pq
 import pytest
 import small
 import torch
@@ -20,6 +21,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfi
 import hfpipe
 from hfpipe.errors import DataError
 from hfpipe.hf.answering import likeliest, located, span_loss
+from hfpipe.hf.predictions import Predictions
 from hfpipe.hf.windows import windows
 from hfpipe.metrics.spans import nearest_sentence
 from hfpipe.metrics.tally import Tally
@@ -231,6 +233,9 @@ SAID: dict[str, list[float]] = {
     "nats": [1.0, 3.0, 5.0],
 }
 """Two windows of the first row, one of the second."""
+ONE = [
+    (np.zeros(1, dtype=np.int64), {name: [each[row]] for name, each in TWO.items()}, FACTS) for row in (0, 1)
+]
 
 
 def test_the_best_window_answers_and_version_2_may_say_nothing() -> None:
@@ -308,6 +313,17 @@ def test_answers_come_through_a_data_set_as_they_are(
     assert datasets.load_from_disk(str(copy))["train"].to_list() == [none, *ROWS]
     assert again.data is not None
     assert again.data.columns == report.data.columns
+
+
+def test_predictions_may_begin_with_questions_without_an_answer(tmp_path: Path) -> None:
+    task, path = QuestionAnswering(version_2=True), tmp_path / "predictions.parquet"
+    with Predictions(path) as predictions:
+        for number in (1, 0):
+            columns = task.by_row(
+                {name: np.asarray(each)[[number + 1]] for name, each in SAID.items()}, *ONE[number]
+            )
+            predictions.add([str(number)], np.array([number]), columns)
+    assert [each["gold"] for each in pq.read_table(path).to_pylist()] == [[], ["Oslo"]]
 
 
 @pytest.mark.slow

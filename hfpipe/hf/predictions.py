@@ -30,14 +30,22 @@ class Predictions:
             | {name: pa.array(list(each)) for name, each in columns.items()}
         )
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema)
-        self._writer.write_table(table)
+            told = pa.schema([field.with_type(_told(field.type)) for field in table.schema])
+            self._writer = pq.ParquetWriter(self._path, told)
+        self._writer.write_table(table.cast(self._writer.schema))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _told(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column whose first values may all be missing, or empty lists: text by then."""
+    if pa.types.is_list(kind):
+        return pa.list_(_told(kind.value_type))
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def joined(parts: Sequence[Path], path: Path) -> None:
