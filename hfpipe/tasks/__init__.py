@@ -16,6 +16,7 @@ from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.summarization import Summarization
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.token_classification import TokenClassification
 from hfpipe.tasks.translation import Translation
 
@@ -27,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
     "question-answering": QuestionAnswering,
     "summarization": Summarization,
     "text-classification": TextClassification,
+    "text-generation": TextGeneration,
     "token-classification": TokenClassification,
     "translation": Translation,
 }

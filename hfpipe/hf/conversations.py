@@ -1,0 +1,136 @@
+"""Prompts and conversations → ids, and which of them are to be learned: answers, each to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hfpipe.errors import DataError, StageError
+from hfpipe.hf.source_target import end_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+ASSISTANT = "assistant"
+
+Messages = Sequence[dict[str, Any]]
+"""Mappings with at least `role` and `content`."""
+
+
+class Piece(NamedTuple):
+    """One example."""
+
+    ids: list[int]
+    learned: list[bool]
+    """Which of the ids the model is to say by itself."""
+    prompt: int
+    """How many ids come before the last answer."""
+    lost: int
+    """Tokens that were cut."""
+
+
+class Limits(NamedTuple):
+    """Tokens at most."""
+
+    prompt: int
+    answer: int
+
+
+def completion(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, limits: Limits) -> Piece:
+    """Return a prompt and the answer that goes on from it, ended.
+
+    The prompt is opened as the tokenizer opens texts, and never empty. Raises StageError when the tokenizer
+    has no token that ends a text.
+    """
+    end = end_token(tokenizer)
+    opened: list[int] = tokenizer(prompt, **PLAIN)["input_ids"]
+    opened = opened[:-1] if opened[-1:] == [end] else opened
+    opened = opened or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
+    return _piece(tokenizer, opened, [*_ids(tokenizer, answer), end], limits)
+
+
+def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits) -> list[Piece]:
+    """Return the examples of a conversation that has an answer; every answer in it is learned once.
+
+    What the chat template writes is found by writing the conversation up to each answer, and on to its end.
+    One example holds them all where the template writes an answer alike whatever follows, and it is short
+    enough; otherwise, as with templates that leave earlier reasoning out, each answer is an example with
+    what came before it. Raises StageError when the template has no place where an answer begins.
+    """
+    turns = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
+    befores = [written(tokenizer, messages[:number], asking=True) for number in turns]
+    afters = [written(tokenizer, messages[: number + 1], asking=False) for number in turns]
+    for before, after in zip(befores, afters, strict=True):
+        if not after.startswith(before):
+            raise StageError(
+                "chat template: an answer does not begin where its add_generation_prompt ends; mend the "
+                "template, or set chat: false and a template of your own"
+            )
+    if all(afters[-1].startswith(after) for after in afters):
+        piece = _together(tokenizer, befores, afters)
+        if len(piece.ids) <= sum(limits) and piece.prompt <= limits.prompt:
+            return [piece]
+    return [
+        _piece(tokenizer, _ids(tokenizer, before), _answer(tokenizer, after[len(before) :]), limits)
+        for before, after in zip(befores, afters, strict=True)
+    ]
+
+
+def question(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits) -> Piece:
+    """Return what a model is asked by a conversation, the answer that it may end with left aside."""
+    while messages and messages[-1]["role"] == ASSISTANT:
+        messages = messages[:-1]
+    return _piece(tokenizer, _ids(tokenizer, written(tokenizer, messages, asking=True)), [], limits)
+
+
+def written(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, asking: bool) -> str:
+    """Return a conversation as the chat template writes it; `asking` goes on to where an answer begins.
+
+    Raises StageError when the tokenizer has no chat template, DataError when that refuses the messages.
+    """
+    if tokenizer.chat_template is None:
+        raise StageError("this tokenizer has no chat template; set chat: false and a template of your own")
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
+    except Exception as error:  # a template raises what it likes
+        raise DataError(f"the chat template refuses {list(messages)!r:.200}: {error}") from error
+    return str(text)
+
+
+def _together(tokenizer: PreTrainedTokenizerBase, befores: list[str], afters: list[str]) -> Piece:
+    """Return one example with every answer, cut into ids at the same places where generation begins."""
+    ids: list[int] = []
+    learned: list[bool] = []
+    start = prompt = 0
+    for before, after in zip(befores, afters, strict=True):
+        given, said = _ids(tokenizer, before[start:]), _answer(tokenizer, after[len(before) :])
+        prompt = len(ids) + len(given)
+        rest = _ids(tokenizer, after[len(before) :])[len(said) :]
+        ids += [*given, *said, *rest]
+        learned += [False] * len(given) + [True] * len(said) + [False] * len(rest)
+        start = len(after)
+    return Piece(ids, learned, prompt, 0)
+
+
+def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of an answer to the token that ends its turn, without the space behind that."""
+    ids = _ids(tokenizer, text)
+    ends = [number for number, token in enumerate(ids) if token == tokenizer.eos_token_id]
+    return ids[: ends[-1] + 1] if ends else ids
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int], limits: Limits) -> Piece:
+    """Return an example cut to the limits: a prompt at its beginning, an answer at its end."""
+    kept = prompt
+    if len(prompt) > limits.prompt:
+        opening = prompt[:1] if prompt[0] == tokenizer.bos_token_id else []
+        kept = [*opening, *prompt[len(prompt) - limits.prompt + len(opening) :]]
+    said = answer[: limits.answer]
+    lost = len(prompt) - len(kept) + len(answer) - len(said)
+    return Piece([*kept, *said], [False] * len(kept) + [True] * len(said), len(kept), lost)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, **PLAIN)["input_ids"]
+    return ids

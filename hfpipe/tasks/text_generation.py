@@ -1,0 +1,197 @@
+"""Text generation: answer a prompt, or take part in a conversation."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from string import Formatter
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hfpipe.errors import DataError, Problem
+from hfpipe.generation import Sampling
+from hfpipe.report import DataFacts
+from hfpipe.tasks.writing import Writing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch, Columns, Rows
+    from hfpipe.hf.conversations import Piece
+    from hfpipe.metrics.metric import Metric
+
+REASONING = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+"""What a model may write before its answer, and is no part of it."""
+
+
+class TextGeneration(Writing):
+    """Answers a prompt; only answers are learned, each to the token that ends it."""
+
+    kind: Literal["text-generation"] = "text-generation"
+    baselines: ClassVar[tuple[str, ...]] = ("majority",)
+    answer: ClassVar[str] = "generated_text"
+    template: str = "{prompt}"
+    """What the model reads, with names of columns in braces, as `{instruction}\\n{context}\\n`."""
+    completion: str = "completion"
+    """Column of the answer."""
+    messages: str | None = None
+    """Column of whole conversations, lists of {role, content}, in place of template and completion."""
+    chat: bool = False
+    """Write prompt and answer as the tokenizer's chat template does a conversation; `messages` always are."""
+    length: int = Field(default=512, ge=4)
+    """Tokens of the prompt at most, cut at its beginning; the ledger says what longer ones lost."""
+    target_length: int = Field(default=256, ge=4)
+    """Tokens of an answer at most, its end included; the ledger counts what is cut here, too."""
+    generation: Sampling = Sampling()
+    """How it writes; as many new tokens as `target_length` where max_new_tokens is not set."""
+    tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
+    """How BLEU cuts words, as sacrebleu calls it; `zh` for Chinese, `char` where nothing parts words."""
+
+    @field_validator("template")
+    @classmethod
+    def _names_columns(cls, template: str) -> str:
+        try:
+            parts = list(Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(f"template: {error}; write {{{{ for a brace") from None
+        if not any(name for _, name, *_ in parts) or any(name == "" for _, name, *_ in parts):
+            raise ValueError("template: name a column in braces, as {prompt}; write {{ for a brace")
+        return template
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TextGeneration:
+        also = self.model_fields_set & {"template", "completion"}
+        if self.messages is not None and also:
+            raise ValueError(f"messages hold prompts and answers; delete {' and '.join(sorted(also))}")
+        if self.messages is None and self.completion in self.inputs:
+            raise ValueError(f"template: {{{self.completion}}} is the answer itself; leave it out")
+        return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        if self.messages is not None:
+            return (self.messages,)
+        return tuple(dict.fromkeys(name for _, name, *_ in Formatter().parse(self.template) if name))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.inputs if self.messages is not None else (*self.inputs, self.completion)
+
+    def check(self, facts: DataFacts) -> Iterator[Problem]:
+        yield from super().check(facts)
+        wanted = ("string", "texts") if self.messages is None else ("nested", "lists of {role, content}")
+        for column in self.columns:
+            kind = facts.columns.get(column, wanted[0])
+            if kind != wanted[0]:
+                yield Problem(f"column {column!r} holds {kind} values where {wanted[1]} belong; name another")
+
+    def known(self, config: PretrainedConfig) -> DataFacts:
+        kind = "string" if self.messages is None else "nested"
+        return DataFacts(columns=dict.fromkeys(self.columns, kind), splits={})
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        # A trained model's own facts have no splits: nothing is to be learned, the rows are only asked.
+        learning = bool(facts.splits)
+        count = len(rows[self.columns[0]])
+        pieces = [
+            (row, piece)
+            for row in range(count)
+            for piece in self._pieces({name: rows[name][row] for name in self.columns}, tokenizer, learning)
+        ]
+        return {
+            "input_ids": [piece.ids for _, piece in pieces],
+            "learned": [piece.learned for _, piece in pieces],
+            "prompt": [piece.prompt for _, piece in pieces],
+            "truncated": [piece.lost for _, piece in pieces],
+            "row": [row for row, _ in pieces],
+        }
+
+    def _pieces(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, learning: bool) -> list[Piece]:
+        from hfpipe.hf.conversations import ASSISTANT, Limits, completion, conversation, question
+
+        limits = Limits(self.length, self.target_length)
+        if self.messages is None and not self.chat:
+            return [completion(tokenizer, self._prompt(row), row[self.completion], limits)]
+        messages = self._said(row)
+        if not learning:
+            return [question(tokenizer, messages, limits)]
+        if not any(message["role"] == ASSISTANT for message in messages):
+            raise DataError(f"column {self.messages!r}: a conversation has no answer; drop such rows")
+        return conversation(tokenizer, messages, limits)
+
+    def _prompt(self, row: dict[str, Any]) -> str:
+        return self.template.format(**{name: row[name] for name in self.inputs})
+
+    def _said(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a row as a conversation. Raises DataError when it is none."""
+        if self.messages is None:
+            asked, said = self._prompt(row).strip(), row[self.completion]
+            return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        said = row[self.messages]
+        if not said or not all(
+            isinstance(message.get(key), str) for message in said for key in ("role", "content")
+        ):
+            raise DataError(
+                f"column {self.messages!r} holds {said!r:.80} where messages {{role, content}} belong"
+            )
+        return [{key: value for key, value in message.items() if value is not None} for message in said]
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        import numpy as np
+        import torch
+
+        from hfpipe.hf.collating import inputs, pad
+        from hfpipe.hf.losses import IGNORED
+
+        ids = [example["input_ids"] for example in examples]
+        batch = inputs(ids, tokenizer)
+        said = [
+            np.where(example["learned"], each, IGNORED) for example, each in zip(examples, ids, strict=True)
+        ]
+        batch["labels"] = pad([np.append(each[1:], IGNORED) for each in said], IGNORED)
+        if not train:
+            asked = [each[: int(example["prompt"])] for example, each in zip(examples, ids, strict=True)]
+            batch |= {f"_{name}": tensor for name, tensor in inputs(asked, tokenizer).items()}
+            batch["_drawn"] = torch.tensor([[seed, example["index"]] for example in examples])
+        return batch
+
+    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        import numpy as np
+
+        if "guess" not in columns:
+            return super().by_row(columns, pieces, rows, facts)
+        last = np.append(np.flatnonzero(np.diff(pieces)), len(pieces) - 1)
+        answers = np.array([REASONING.sub("", text, count=1) for text in columns["guess"]], dtype=object)
+        return {name: column[last] for name, column in {**columns, "guess": answers}.items()} | {
+            "gold": self.gold(rows)
+        }
+
+    def gold(self, rows: Rows) -> np.ndarray:
+        import numpy as np
+
+        if self.messages is None:
+            return np.array(list(rows[self.completion]), dtype=object)
+        return np.array([_last_answer(messages) for messages in rows[self.messages]], dtype=object)
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.overlap import Bleu, Chrf
+        from hfpipe.metrics.written import Rouge, writing
+
+        match, *others = writing()
+        return [match, Bleu(tokenize=self.tokenize), Chrf(), Rouge("rougeL", stem=True), *others]
+
+    def fit_baseline(
+        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Rows], Columns]:
+        [(common, _)] = Counter(self.gold(train).tolist()).most_common(1)
+        return lambda rows: self.untold([common] * len(rows[self.inputs[0]]), rows)
+
+
+def _last_answer(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return what the assistant says last, or nothing where it is still to answer."""
+    return next((each["content"] for each in reversed(messages) if each["role"] == "assistant"), "")

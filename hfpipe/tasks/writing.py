@@ -1,0 +1,132 @@
+"""What the tasks share that are measured by the text a model writes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from hfpipe.contract import Counted, Task
+from hfpipe.errors import Problem
+from hfpipe.generation import Generation
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.contract import Batch, Columns, Rows
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
+
+
+class Writing(Task):
+    """Is trained on given texts token by token, and measured by what it writes itself.
+
+    `collate` gives `labels`, and for a decoder without an encoder also `_input_ids` and `_attention_mask`,
+    which hold what comes before the text to write.
+    """
+
+    answer: ClassVar[str]
+    """What Transformers' pipeline calls the text it gives."""
+    target_length: int = Field(default=128, ge=4)
+    """Tokens of the text to write at most, its end included; the ledger counts what is cut here, too."""
+    generation: Generation = Generation()
+    """How it writes; as many new tokens as `target_length` where max_new_tokens is not set."""
+    predict_with_generate: bool = False
+    """Whether validation during training writes texts and scores them, which is slow, or foresees tokens."""
+
+    @property
+    def prompted(self) -> bool:
+        """Whether a decoder without an encoder goes on from a prompt."""
+        return True
+
+    @property
+    def auto_class(self) -> str:
+        return "AutoModelForCausalLM" if self.prompted else "AutoModelForSeq2SeqLM"
+
+    def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
+        most = getattr(config, "max_position_embeddings", None)
+        written = max(self.target_length, self._generation.max_new_tokens)
+        needed = self.length + written if self.prompted else max(self.length, written)
+        if isinstance(most, int) and needed > most:
+            sides = "of prompt and target together" if self.prompted else "of source or target"
+            yield Problem(f"up to {needed} tokens {sides} are more than the {most} positions of the model")
+
+    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        from hfpipe.report import DataFacts
+
+        yield from self.fits(model.config, DataFacts(columns={}, splits={}))
+
+    @property
+    def _generation(self) -> Generation:
+        if "max_new_tokens" in self.generation.model_fields_set:
+            return self.generation
+        return self.generation.model_copy(update={"max_new_tokens": self.target_length})
+
+    def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """Set the languages of the tokenizer; return the id of the token that a text begins with, if set."""
+        return None
+
+    def positions(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import target_positions
+
+        return target_positions(batch["labels"])
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import IGNORED
+
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.hf.losses import token_loss
+
+        return token_loss(outputs.logits, batch["labels"], smoothing)
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.hf.losses import token_columns
+
+        return token_columns(outputs.logits, batch["labels"])
+
+    def generates(self, *, training: bool) -> bool:
+        return self.predict_with_generate or not training
+
+    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+        from hfpipe.hf.generating import write
+        from hfpipe.hf.masking import generator
+
+        asked = batch
+        if self.prompted:
+            asked = {name: batch[f"_{name}"] for name in ("input_ids", "attention_mask")}
+        drawn = batch["_drawn"].tolist() if "_drawn" in batch else []
+        out = write(
+            model,
+            asked,
+            tokenizer,
+            self._generation,
+            forced_bos_token_id=self.speak(tokenizer),
+            random=[generator(seed, None, index) for seed, index in drawn],
+        )
+        return {"guess": out.texts, "tokens": out.tokens, "cut": out.cut}
+
+    @abstractmethod
+    def gold(self, rows: Rows) -> np.ndarray:
+        """Return what is right for each row, object (rows,): a text, or a list where there are several."""
+
+    def untold(self, guess: list[str], rows: Rows) -> Columns:
+        """Return the columns of a trivial baseline, which no limit cuts."""
+        import numpy as np
+
+        texts = np.empty(len(guess), dtype=object)
+        texts[:] = guess
+        return {"guess": texts, "gold": self.gold(rows), "cut": np.zeros(len(guess), dtype=bool)}
+
+    def validation_metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.language import language_modelling
+
+        return self.metrics(facts) if self.predict_with_generate else language_modelling()
+
+    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        return [{self.answer: text} for text in columns["guess"]]
