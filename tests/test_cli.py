@@ -85,11 +85,15 @@ print(code, sorted({{name.partition(".")[0] for name in sys.modules}} & {set(HEA
 """
 
 
-@pytest.mark.parametrize("command", ["--help", "check", "plan", "plan of a change", "report", "run"])
+@pytest.mark.parametrize(
+    "command", ["--help", "predict", "compare", "check", "plan", "plan of a change", "report", "run"]
+)
 def test_what_starts_nothing_loads_no_heavy_library(finished: tuple[Path, Path], command: str) -> None:
     path, runs = map(str, finished)
     arguments = {
         "--help": ["--help"],
+        "predict": ["predict", "--help"],
+        "compare": ["compare", "--help"],
         "check": ["check", path],
         "plan": ["plan", path, "--runs", runs],
         "plan of a change": ["plan", path, "--runs", runs, "--set", "words.vocab_size=900"],

@@ -58,7 +58,7 @@ def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
 
 
 def complete(given: Iterator[Row], inputs: Sequence[str], facts: DataFacts) -> Iterator[Row]:
-    """Yield the rows once they are known to hold what the model reads; words are parted at white space.
+    """Yield the rows once they are known to hold what the model reads.
 
     Raises DataError at the first that lacks a column, or holds nothing or something else in it.
     """
@@ -72,8 +72,6 @@ def _value(row: Row, name: str, kind: str) -> Any:
         there = ", ".join(row.values) or "nothing"
         raise DataError(f"{row.place}: there is no {name!r}, which the model reads; it has {there}")
     value = row.values[name]
-    if kind == "strings" and isinstance(value, str):
-        value = value.split()
     if value is None or not (value.strip() if isinstance(value, str) else value):
         raise DataError(f"{row.place}: {name!r} is empty; take it out")
     if kind == "string" and not isinstance(value, str):

@@ -1,0 +1,269 @@
+"""`hfpipe predict`: a trained model is found, asked in any way, and answers in order."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pieces
+import pytest
+import torch
+from test_report import finish
+from transformers import BertConfig, BertForSequenceClassification, pipeline
+
+import hfpipe
+from hfpipe import api
+from hfpipe.cli import main
+from hfpipe.hf.predicting import BATCHES_AT_ONCE
+from hfpipe.report import DataFacts, Report
+from hfpipe.tasks.text_classification import TextClassification
+
+CLASSES = ["lake", "mountain", "river"]
+TEXTS = [
+    "The Danube is a river that flows through ten countries, from the Black Forest to the Black Sea.",
+    "K2 is a mountain.",
+    "Lake Baikal is the deepest lake in the world, and holds more water than all others.",
+    "The Nile",
+    "Everest is the highest mountain above the sea.",
+]
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small classifier as it lies on the Hub: a config, weights and a tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = pieces.tokenizer(TEXTS)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(2)  # which tells the texts apart
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(CLASSES)),
+        label2id={name: number for number, name in enumerate(CLASSES)},
+        initializer_range=0.5,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that was trained for nothing in particular."""
+    return pieces.save_encoder(tmp_path_factory.mktemp("bare"), TEXTS)
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: Path) -> Path:
+    """Return a run of two stages that trained a model, as the runner leaves them."""
+    root = tmp_path / "demo"
+    settings = {"task": {"kind": "text-classification", "text": "abstract", "length": LENGTH}}
+    for name in ("wiki", "topics"):
+        folder = finish(root, name, settings, [], Report(kind="finetune", summary=""))
+        for file in model.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+    return root
+
+
+def test_answers_are_those_of_transformers(model: Path) -> None:
+    theirs = pipeline("text-classification", str(model))(TEXTS)
+    mine = hfpipe.predict(model, TEXTS)
+    assert [answer["label"] for answer in mine] == [answer["label"] for answer in theirs]
+    assert [a["score"] for a in mine] == pytest.approx([a["score"] for a in theirs], abs=1e-5)
+    assert len({answer["label"] for answer in mine}) > 1
+
+
+def test_a_single_text_is_asked_as_a_list_of_one(model: Path) -> None:
+    assert hfpipe.predict(model, TEXTS[0]) == hfpipe.predict(model, [TEXTS[0]])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_answers_come_in_order_whatever_the_batch(model: Path, batch_size: int) -> None:
+    alone = [hfpipe.predict(model, text)[0] for text in TEXTS]
+    together = hfpipe.predict(model, TEXTS, batch_size=batch_size)
+    assert [answer["label"] for answer in together] == [answer["label"] for answer in alone]
+    assert [a["score"] for a in together] == pytest.approx([a["score"] for a in alone], abs=1e-6)
+
+
+def test_rows_are_read_as_they_are_answered(model: Path) -> None:
+    read = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield f"River number {read}"
+
+    answers = api.answers(model, endless(), batch_size=2)
+    row, _ = next(answers)
+    assert row == {"text": "River number 1"}
+    assert read == BATCHES_AT_ONCE * 2
+
+
+def test_a_stage_says_what_it_was_trained_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = hfpipe.open(run).folder("topics")
+    for target in (str(folder), f"{run}:topics"):
+        assert main(["predict", target, TEXTS[1]]) == 0
+        [said] = map(json.loads, capsys.readouterr().out.splitlines())
+        assert said["abstract"] == TEXTS[1]
+        assert said["prediction"]["label"] in CLASSES
+
+
+def test_the_only_model_of_a_run_needs_no_name(run: Path) -> None:
+    (hfpipe.open(run).folder("wiki") / "report.json").unlink()
+    assert hfpipe.predict(run, "The Nile") == hfpipe.predict(f"{run}:topics", "The Nile")
+
+
+def test_what_is_too_long_is_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cut = hfpipe.predict(f"{run}:topics", TEXTS[0])
+    assert f"tokens were not read, of texts longer than {LENGTH}" in caplog.text
+    caplog.clear()
+    whole = hfpipe.predict(f"{run}:topics", TEXTS[0], options=["length=64"])
+    assert caplog.text == ""
+    assert whole != cut
+
+
+def test_lines_of_standard_input_are_texts(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(TEXTS) + "\n"))
+    assert main(["predict", str(model)]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in said] == TEXTS
+    assert [row["prediction"] for row in said] == hfpipe.predict(model, TEXTS)
+
+
+def test_rows_of_a_file_keep_their_columns(model: Path, tmp_path: Path) -> None:
+    rows = [{"id": number, "label": "sea", "text": text} for number, text in enumerate(TEXTS)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    out = tmp_path / "answers.jsonl"
+    assert main(["predict", str(model), "--input", str(tmp_path / "rows.jsonl"), "--output", str(out)]) == 0
+    said = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    predictions = hfpipe.predict(model, tmp_path / "rows.jsonl")
+    assert said == [row | {"prediction": answer} for row, answer in zip(rows, predictions, strict=True)]
+
+
+def test_a_terminal_is_told_in_words(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    main(["predict", str(model), TEXTS[3]])
+    [answer] = hfpipe.predict(model, TEXTS[3])
+    assert capsys.readouterr().out == f"The Nile\n    {answer['label']}  {answer['score']:.3f}\n"
+
+
+def test_several_columns_are_asked_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = {"text": "Is it a river?", "other": "It is a lake."}
+    assert main(["predict", str(model), json.dumps(pair), "--set", "text_pair=other"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    [theirs] = pipeline("text-classification", str(model))(
+        [{"text": pair["text"], "text_pair": pair["other"]}]
+    )
+    assert said["prediction"] == {"label": theirs["label"], "score": pytest.approx(theirs["score"], abs=1e-5)}
+
+
+WRONG: dict[str, tuple[list[str], int, str]] = {
+    "no text": (["MODEL"], 1, "there is nothing to ask the model; give texts"),
+    "an empty text": (["MODEL", "The Nile", " "], 1, "text 2: 'text' is empty"),
+    "texts and a file": (["MODEL", "The Nile", "--input", "ROWS"], 2, "give TEXT or --input, not both"),
+    "a column that is missing": (["MODEL", "--input", "ROWS"], 1, "rows.jsonl, line 2: there is no 'text'"),
+    "a column without text": (
+        ["MODEL", "--input", "ROWS", "--set", "text=number"],
+        1,
+        "rows.jsonl, line 1: 'number' holds 7, not a text",
+    ),
+    "a file that is not there": (["MODEL", "--input", "none.jsonl"], 1, "none.jsonl: is not there"),
+    "a text for two columns": (
+        ["MODEL", "The Nile", "--set", "text_pair=other"],
+        1,
+        'text 1: the model reads 2 columns; write a JSON object such as {"text": "…", "other": "…"}',
+    ),
+    "an unknown option": (
+        ["MODEL", "a", "--set", "lenght=3"],
+        2,
+        "unknown key 'lenght'; did you mean 'length'",
+    ),
+    "an option without a value": (["MODEL", "a", "--set", "length"], 2, "--set length: expected key=value"),
+    "an unknown task": (
+        ["MODEL", "a", "--task", "text-clasification"],
+        2,
+        "did you mean 'text-classification'",
+    ),
+    "a run with several models": (["RUN", "a"], 2, "holds more than one trained model; write 'RUN:"),
+    "an unknown stage": (["RUN:topic", "a"], 2, "topic: there is no such stage; did you mean 'topics'"),
+    "a run that is not there": (
+        ["runs/none", "a"],
+        2,
+        "runs/none: is not there; hfpipe run its recipe first",
+    ),
+    "a path that is not there": (["./none", "a"], 1, "./none: there is no"),
+    "a model without a head": (
+        ["BARE", "a"],
+        2,
+        "(BertModel) does not say what it was trained for; add --task",
+    ),
+    "a head that was not trained": (
+        ["BARE", "a", "--task", "text-classification"],
+        1,
+        "was not trained for this task, it lacks classifier.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_one_clear_line(
+    model: Path,
+    bare: Path,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "The Nile", "number": 7}\n{"txt": "The Rhine"}\n', encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    names = {"MODEL": model, "RUN": run, "BARE": bare, "ROWS": rows}
+    for name, path in names.items():
+        arguments = [each.replace(name, str(path)) for each in arguments]
+        message = message.replace(name, str(path))
+    assert main(["predict", *arguments]) == code
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "labels": (
+        {"scores": np.array([[0.9, 0.2, 0.7], [0.1, 0.2, 0.3]])},
+        [{"labels": [{"label": "lake", "score": 0.9}, {"label": "river", "score": 0.7}]}, {"labels": []}],
+    ),
+    "float": ({"guess": np.array([0.5, 2.0])}, [{"score": 0.5}, {"score": 2.0}]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_labels_and_numbers_are_answers_too(kind: str) -> None:
+    columns, answers = KINDS[kind]
+    facts = DataFacts(columns={"text": "string", "label": kind}, splits={}, labels={"label": CLASSES})
+    said = TextClassification().answers(columns, {"text": ["a", "b"]}, facts)
+    assert said == answers
+    assert json.loads(json.dumps(said)) == answers
+
+
+def test_a_model_of_one_output_is_known_to_give_numbers() -> None:
+    known = TextClassification().known(BertConfig(num_labels=1))
+    assert known.columns["label"] == "float"
+    assert known.labels == {}
