@@ -51,10 +51,10 @@ def encode_blanks(
         out["input_ids"].append(
             [*ids[:place], *[tokenizer.mask_token_id] * max(1, len(target)), *ids[place + 1 :]]
         )
-        out["target"].append(np.array(target, dtype=np.int64))
+        out["target"].append(target)
         out["blank"].append(place)
-        out["choices"].append(np.array([piece for pieces in spelled for piece in pieces], dtype=np.int64))
-        out["sizes"].append(np.array([len(pieces) for pieces in spelled], dtype=np.int64))
+        out["choices"].append([piece for pieces in spelled for piece in pieces])
+        out["sizes"].append([len(pieces) for pieces in spelled])
         known = answer in words and tokenizer.unk_token_id not in target
         out["gold"].append(words.index(answer) if known else -1)
         out["truncated"].append(lost)
@@ -109,7 +109,7 @@ def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenize
     batch = inputs([example["input_ids"] for example in examples], tokenizer)
     labels = torch.full_like(batch["input_ids"], IGNORED)
     for row, example in zip(labels, examples, strict=True):
-        target = torch.from_numpy(example["target"])
+        target = torch.from_numpy(np.asarray(example["target"], dtype=np.int64))  # empty, it has no type
         row[int(example["blank"]) :][: len(target)] = target
     numbers = {name: torch.tensor([int(example[name]) for example in examples]) for name in ("blank", "gold")}
     return batch | {
