@@ -21,6 +21,7 @@ from hfpipe.metrics.tally import Tally, compare
 from hfpipe.report import DataFacts
 
 TOPICS = ["Arts", "History", "Science"]
+CLASSES = {"gold": TOPICS, "guess": TOPICS}
 METRIC = """
 import datasets
 import evaluate
@@ -95,7 +96,7 @@ def test_whole_metrics_are_compared_on_the_same_resamples(tmp_path):
     _, good = guessed(skill=2.0)
     _, poor = guessed(skill=0.2)
     model, baseline = written(tmp_path / "a.parquet", good), written(tmp_path / "b.parquet", poor)
-    after = Afterwards([RocAuc(TOPICS)], [], ground())
+    after = Afterwards([RocAuc(TOPICS)], [], CLASSES, ground())
     [score], left_out = after.scores(model, {"poor": baseline, "itself": model})
     assert left_out == []
     assert score.n == 60
@@ -113,7 +114,7 @@ def test_whole_metrics_are_compared_on_the_same_resamples(tmp_path):
 def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
     _, columns = guessed()
     order = np.random.default_rng(3).permutation(60)
-    after = Afterwards([RocAuc(TOPICS)], [metric(tmp_path)], ground())
+    after = Afterwards([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, ground())
     one, _ = after.scores(written(tmp_path / "a.parquet", columns), {})
     assert len(one) == 3
     assert after.scores(written(tmp_path / "b.parquet", columns, order), {})[0] == one
@@ -122,7 +123,7 @@ def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
 def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
     _, columns = guessed()
     columns["gold"] = ["Arts"] * 60
-    scores, left_out = Afterwards([RocAuc(TOPICS)], [], ground()).scores(
+    scores, left_out = Afterwards([RocAuc(TOPICS)], [], CLASSES, ground()).scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     assert scores == []
@@ -132,7 +133,7 @@ def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
 def test_a_baseline_without_the_columns_is_not_compared(tmp_path):
     _, columns = guessed()
     bare = {name: columns[name] for name in ("gold", "guess")}
-    after = Afterwards([RocAuc(TOPICS)], [metric(tmp_path)], ground())
+    after = Afterwards([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, ground())
     scores, _ = after.scores(
         written(tmp_path / "a.parquet", columns), {"bare": written(tmp_path / "b.parquet", bare)}
     )
@@ -149,7 +150,7 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
     other_ids, other_shown = guessed(skill=0.2)
     module = load("f1", Path(hfpipe.metrics.path("f1_macro")), None, 17)
     named = NamedMetric("f1", module, {}, {}, higher_is_better=True)
-    [theirs], _ = Afterwards([], [named], ground()).scores(
+    [theirs], _ = Afterwards([], [named], CLASSES, ground()).scores(
         written(tmp_path / "a.parquet", shown), {"poor": written(tmp_path / "b.parquet", other_shown)}
     )
     tallies = []
@@ -168,7 +169,9 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
 def test_classes_come_as_the_metric_wants_them(tmp_path, kind, first):
     ids, columns = guessed()
     named = metric(tmp_path, kind, first, arguments={"scale": 100.0})
-    scores, _ = Afterwards([], [named], ground()).scores(written(tmp_path / "a.parquet", columns), {})
+    scores, _ = Afterwards([], [named], CLASSES, ground()).scores(
+        written(tmp_path / "a.parquet", columns), {}
+    )
     right, arts = scores
     assert (right.metric, arts.metric) == ("shares/right", "shares/first")
     assert right.value == pytest.approx(100 * np.mean(ids["gold"] == ids["guess"]))
@@ -181,14 +184,16 @@ def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
     _, columns = guessed()
     inputs = {"predictions": "text", "references": "gold"}
     named = metric(tmp_path, "string", "'text 3'", inputs=inputs)
-    _, arts = Afterwards([], [named], ground()).scores(written(tmp_path / "a.parquet", columns), {})[0]
+    _, arts = Afterwards([], [named], CLASSES, ground()).scores(written(tmp_path / "a.parquet", columns), {})[
+        0
+    ]
     assert arts.value == 1
 
 
 def test_many_rows_get_fewer_resamples_and_the_signature_says_so(tmp_path):
     _, columns = guessed(9000)
     named = metric(tmp_path)
-    scores, _ = Afterwards([], [named], ground(9000, resamples=1000)).scores(
+    scores, _ = Afterwards([], [named], CLASSES, ground(9000, resamples=1000)).scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     assert "|resamples:116|" in scores[0].signature
@@ -199,14 +204,14 @@ def test_what_a_metric_lacks_is_said_in_one_line(tmp_path):
     path = written(tmp_path / "a.parquet", columns)
     named = metric(tmp_path, inputs={"references": "answer"})
     with pytest.raises(hfpipe.StageError) as caught:
-        Afterwards([], [named], ground()).scores(path, {})
+        Afterwards([], [named], CLASSES, ground()).scores(path, {})
     assert str(caught.value) == (
         "metrics: shares takes 'references', and there is no column 'answer'; "
         "say which it is, as inputs: {references: COLUMN}"
     )
     named = metric(tmp_path, arguments={"scale": "much"})
     with pytest.raises(hfpipe.StageError, match=r"^metrics: shares failed: TypeError: [^\n]*$"):
-        Afterwards([], [named], ground()).scores(path, {})
+        Afterwards([], [named], CLASSES, ground()).scores(path, {})
 
 
 def test_a_metric_that_cannot_be_loaded_is_said_in_one_line(tmp_path):

@@ -26,6 +26,8 @@ class Afterwards:
 
     whole: Sequence[WholeMetric]
     named: Sequence[NamedMetric]
+    classes: Mapping[str, Sequence[str]]
+    """Columns of predictions that hold classes → their names, as `Task.class_names` gives them."""
     ground: Ground
 
     def scores(self, model: Path, baselines: Mapping[str, Path]) -> tuple[list[Score], list[str]]:
@@ -59,10 +61,9 @@ class Afterwards:
                 return columns.get(name)
             return ground.rows.select_columns(name)[index.tolist()][name]
 
-        labels = list(ground.facts.labels.values())
         for metric in self.named:
             try:
-                yield from metric.measured(column, labels, index, ground.resamples, ground.seed)
+                yield from metric.measured(column, self.classes, index, ground.resamples, ground.seed)
             except StageError:
                 if sure:
                     raise

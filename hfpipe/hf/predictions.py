@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hfpipe.metrics.metric import objects
+
 
 class Predictions:
     """A Parquet file that grows by batches; the first decides its columns."""
@@ -76,9 +78,7 @@ def _column(values: pa.Array) -> np.ndarray:
             return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), lengths.pop())
     if _numeric(kind) and not values.null_count:
         return values.to_numpy(zero_copy_only=False)
-    column = np.empty(len(values), dtype=object)
-    column[:] = values.to_pylist()
-    return column
+    return objects(values.to_pylist())
 
 
 def _numeric(kind: pa.DataType) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Features, List, Value
 
 from hfpipe.metrics.confusion import F1
-from hfpipe.metrics.metric import Metric
+from hfpipe.metrics.metric import Metric, objects
 from hfpipe.metrics.overlap import several
 from hfpipe.metrics.whole import WholeMetric
 
@@ -156,7 +156,7 @@ class OfTexts(Module):
 
     def columns(self, **inputs: list[Any]) -> Columns:
         names = {"gold": "references", "guess": "predictions"}
-        return {ours: things(inputs[theirs]) for ours, theirs in names.items() if theirs in inputs}
+        return {ours: objects(inputs[theirs]) for ours, theirs in names.items() if theirs in inputs}
 
 
 class OfTranslations(OfTexts):
@@ -183,10 +183,3 @@ class OfCounts(Module):
 
     def columns(self, **inputs: list[Any]) -> Columns:
         return {name: np.asarray(column) for name, column in inputs.items()}
-
-
-def things(values: Sequence[Any]) -> np.ndarray:
-    """Return values of any kind, lists too, as an object array of shape (n,)."""
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column

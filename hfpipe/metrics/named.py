@@ -31,6 +31,8 @@ USUAL = {"predictions": "guess", "references": "gold"}
 """Inputs of a metric → the columns of the predictions that they are, unless the recipe says otherwise."""
 Column = Callable[[str], "Sequence[Any] | np.ndarray | None"]
 """Returns a column by name, in the order of the rows, or None when there is none."""
+Classes = Mapping[str, Sequence[str]]
+"""Columns of classes → their names, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,15 @@ class NamedMetric:
         return "|".join(parts)
 
     def measured(
-        self, column: Column, labels: Sequence[Sequence[str]], index: np.ndarray, resamples: int, seed: int
+        self, column: Column, classes: Classes, index: np.ndarray, resamples: int, seed: int
     ) -> Iterator[Series]:
         """Yield each number of the metric, over all examples and over each resample.
 
-        `labels` are the names of classes that a column may hold where the metric wants their numbers;
-        `index` is each example's place in the split, int64, shape (n,), on which its weights depend.
+        `classes` are the columns that hold classes by name, of which a metric may want the numbers; `index`
+        is each example's place in the split, int64, shape (n,), on which its weights depend.
         Raises StageError when a column is missing, or when the metric cannot use what it is given.
         """
-        inputs = {name: self._input(name, column, labels) for name in self._wanted()}
+        inputs = {name: self._input(name, column, classes) for name in self._wanted()}
         try:
             plain, given = self._computed(inputs)
         except Exception as error:  # whatever somebody's metric raises, the person gets one line
@@ -84,7 +86,7 @@ class NamedMetric:
         options = features if isinstance(features, list) else [features]
         return {name: [option[name] for option in options] for name in options[0]}
 
-    def _input(self, name: str, column: Column, labels: Sequence[Sequence[str]]) -> list[Any]:
+    def _input(self, name: str, column: Column, classes: Classes) -> list[Any]:
         ours = self.inputs.get(name, USUAL.get(name, name))
         values = column(ours)
         if values is None:
@@ -93,10 +95,10 @@ class NamedMetric:
                 f"say which it is, as inputs: {{{name}: COLUMN}}"
             )
         texts = any(isinstance(kind, Value) and kind.dtype == "string" for kind in self._wanted()[name])
-        if texts or not all(isinstance(value, str) for value in values):
+        if texts or ours not in classes:
             return [_plain(value) for value in values]
-        named = next((names for names in labels if set(values) <= set(names)), None)
-        return list(values) if named is None else [named.index(value) for value in values]
+        numbers = {name: number for number, name in enumerate(classes[ours])}
+        return [numbers[value] for value in values]
 
     def _computed(self, inputs: Mapping[str, list[Any]]) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the numbers over all examples, and the inputs as the metric's own code was given them."""

@@ -130,7 +130,8 @@ class Evaluate(Stage):
         from hfpipe.hf.afterwards import Afterwards
 
         metrics = [metric.load(ctx) for metric in self.metrics]
-        after = Afterwards(task.whole_metrics(ground.facts), metrics, ground)
+        facts = ground.facts
+        after = Afterwards(task.whole_metrics(facts), metrics, task.class_names(facts), ground)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
             files = {str(name): predicted(ctx.folder, name) for name in self.baselines}
             return after.scores(predicted(ctx.folder, MODEL), files)

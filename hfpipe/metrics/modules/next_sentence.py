@@ -1,0 +1,23 @@
+"""The scores of next-sentence prediction, for `evaluate.load`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.metrics import module, sentences
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
+
+
+class NextSentence(module.OfCounts):
+    """Nats a pair and share told rightly, of the `nats`, those `correct` and the `pairs` of texts."""
+
+    options = [{"nats": module.NUMBER, "correct": module.INTEGER, "pairs": module.INTEGER}]
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        return {f"next_sentence_{name}": column for name, column in super().columns(**inputs).items()}
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        return [sentences.NextSentenceLoss(), sentences.NextSentenceAccuracy()]
