@@ -24,7 +24,6 @@ from hfpipe import wording
 from hfpipe.report import Score
 from hfpipe.results import MODEL, TRAINED, Run
 from hfpipe.store import read_stage
-from hfpipe.trained import PIPELINES
 
 if TYPE_CHECKING:
     from hfpipe.comparing import Compared
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from hfpipe.sizes import Size
 
 Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+PIPELINES = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "denoising": "text2text-generation"}
+"""Tasks whose Transformers pipeline has another name."""
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
 SHORT = 100

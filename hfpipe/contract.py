@@ -162,6 +162,11 @@ class Task(Settings, ABC):
         """Yield why a model cannot learn the task as it is set, where its config does not tell."""
         return iter(())
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Settings of the task by which a trained model is asked; another where this one only learns."""
+        return self.model_dump(mode="json")
+
     def known(self, config: PretrainedConfig) -> DataFacts:
         """Return what a trained model tells of its data: types of the columns, names of the classes."""
         return DataFacts(columns=dict.fromkeys(self.columns, "string"), splits={})

@@ -19,10 +19,8 @@ from hfpipe.recipe.words import listed, meant
 from hfpipe.results import TRAINED
 from hfpipe.store import read_stage
 from hfpipe.targets import find_stage, split
-from hfpipe.tasks import TASKS
+from hfpipe.tasks import TASKS, revive_task
 
-PIPELINES = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "denoising": "text2text-generation"}
-"""Tasks whose models are used for something of another name."""
 BY_HEAD = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -49,12 +47,11 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     settings as `key=value`. Raises RecipeError when there is no such model, or no telling what to ask it.
     """
     place = _place(target, runs)
-    before, base = _trained_for(place)
-    wanted = kind or before.get("kind") or _by_config(place)
-    if PIPELINES.get(wanted) in TASKS:
-        wanted = PIPELINES[wanted]
-    cls = _class(wanted, base)
-    settings = {key: value for key, value in before.items() if key in cls.model_fields} | {"kind": wanted}
+    settings, base = _trained_for(place)
+    if kind is not None and kind != settings.get("kind"):
+        settings = {"kind": kind}
+    settings = settings or {"kind": _by_config(place)}
+    cls = _class(settings["kind"], base)
     choose(settings, options)
     try:
         return Trained(place, cls.model_validate(settings))
@@ -77,11 +74,12 @@ def _place(target: str, runs: Path) -> Path | Place:
 
 
 def _trained_for(place: Path | Place) -> tuple[dict[str, Any], Path]:
-    """Return the settings of the task that a stage trained its model for, and where its recipe lies."""
+    """Return the settings by which a stage's model is asked, and where its recipe lies."""
     if not isinstance(place, Path) or not (place / "stage.json").is_file():
         return {}, Path.cwd()
     file = read_stage(place)
-    return dict(file.identity.settings["task"]), Path(file.base)
+    base = Path(file.base)
+    return revive_task(file.identity.settings["task"], base).asked, base
 
 
 def _by_config(place: Path | Place) -> str:

@@ -72,6 +72,12 @@ class CausalLM(Task):
             message = "documents: separate needs a model that keeps packed documents apart"
             yield Problem(f"{message}; {model.config.model_type} does not, leave it out", ("documents",))
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        half = self.length // 2  # prompt and answer together are as long as what the model has learned
+        lengths = {"length": half, "target_length": self.length - half}
+        return {"kind": "text-generation", "template": f"{{{self.text}}}", **lengths}
+
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.documents import bare, bounds
 

@@ -71,6 +71,10 @@ class MaskedLM(Task):
                 f"{model.config.model_type} has no head for sentence pairs, bert has; or delete next_sentence"
             )
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {"kind": "fill-mask", "text": self.text, "length": self.length}
+
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.pairs import sentence_pairs
 
