@@ -186,6 +186,8 @@ def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None
     task = task_of(run, name)
     rows = open_split(run.folders[f"{name}-rows"], "test")[:5]
     asked = [{column: rows[column][number] for column in task.inputs} for number in range(5)]
-    answers = list(hfpipe.predict(str(run.folders[f"{name}-learn"]), asked))
+    if name == "masked-lm":  # which fills a blank then
+        asked = [{"text": f"{row['text']} [MASK]"} for row in asked]
+    answers = hfpipe.predict(run.folders[f"{name}-learn"], asked)
     assert len(answers) == 5
     assert all(answers)
