@@ -55,7 +55,8 @@ ROWS = [
     row(number, place, trade)
     for number, (place, trade) in enumerate((place, trade) for place in PLACES for trade in TRADES)
 ]
-TEXTS = [text for each in ROWS for text in (each["context"], each["question"])]
+ASKED_FOR = ("question", "context")
+TEXTS = [text for each in ROWS for text in map(each.get, ASKED_FOR)]
 LONG = " ".join(["Nothing at all was said of it, and nobody came home rich."] * 8)
 
 
@@ -351,5 +352,7 @@ def test_the_recipe_runs_small_and_its_model_opens_elsewhere(tmp_path: Path) -> 
     ledger = run.reports["reader"].ledger["train"]
     assert ledger["truncated"] == 0
     assert ledger["examples"] >= ledger["rows"]
+    [answer] = hfpipe.predict(str(run.folders["reader"]), [{name: ROWS[0][name] for name in ASKED_FOR}])
+    assert ROWS[0]["context"][answer["start"] : answer["end"]] == answer["answer"] != ""
     AutoTokenizer.from_pretrained(run.folders["reader"])
     assert AutoModelForQuestionAnswering.from_pretrained(run.folders["reader"]).config.num_labels == 2

@@ -320,3 +320,7 @@ def test_the_recipe_runs_small_and_its_model_opens_elsewhere(tmp_path: Path) -> 
     assert run.reports["tagger"].ledger["train"]["truncated"] == 0
     tag = pipeline("token-classification", str(run.folders["tagger"]), aggregation_strategy="simple")
     assert {each["entity_group"] for each in tag("Ada Lovelace was born in Kyoto .")} <= {"PER", "LOC"}
+    text = "John Snow was born in Kyoto."
+    [answer] = hfpipe.predict(str(run.folders["tagger"]), [text])
+    assert ("LOC", "Kyoto") in {(each["entity_group"], each["word"]) for each in answer["entities"]}
+    assert all(text[each["start"] : each["end"]] == each["word"] for each in answer["entities"])
