@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from hfpipe.contract import Columns
 
 
+def ranked_classes(labels: Sequence[str]) -> list[WholeMetric]:
+    """Return the metrics of the order in which a classifier puts the examples, for each class.
+
+    They read `gold` (classes by their `labels`, or 0 and 1 of shape (n, classes)) and `scores`
+    (probabilities, shape (n, classes)).
+    """
+    return [RocAuc(labels), AveragePrecision(labels)]
+
+
 class _OneVersusRest(WholeMetric):
     """Base of the scores of one class against the others, averaged over the classes.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from hfpipe.contract import Batch, Columns, Rows
     from hfpipe.metrics.metric import Metric
+    from hfpipe.metrics.whole import WholeMetric
     from hfpipe.report import DataFacts
 
 
@@ -194,6 +195,11 @@ class FillMask(Task):
         from hfpipe.metrics.cloze import cloze
 
         return cloze() if name == "frequent" else self.metrics(facts)
+
+    def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
+        from hfpipe.metrics.ranking import ranked_classes
+
+        return [] if self.verbalizer is None else ranked_classes(facts.labels[self.label])
 
     def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
         names = facts.labels.get(self.label, [])

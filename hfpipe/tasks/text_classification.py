@@ -161,12 +161,11 @@ class TextClassification(Task):
         return single_label(names) if kind == "label" else multi_label(names)
 
     def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
-        from hfpipe.metrics.ranking import AveragePrecision, RocAuc, Spearman
+        from hfpipe.metrics.ranking import Spearman, ranked_classes
 
         if facts.columns[self.label] == "float":
             return [Spearman()]
-        names = facts.labels[self.label]
-        return [RocAuc(names), AveragePrecision(names)]
+        return ranked_classes(facts.labels[self.label])
 
     def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
         names = facts.labels.get(self.label, [])
