@@ -112,6 +112,8 @@ class Task(Settings, ABC):
     """Kinds of stage that admit it (`pretrain`, `finetune`)."""
     length: int
     """Tokens an example has at most."""
+    shared: ClassVar[int] = 0
+    """Tokens that end one packed example and begin the next as well."""
 
     @property
     def baselines(self) -> tuple[str, ...]:

@@ -15,7 +15,13 @@ import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedTokenizerFast,
+)
 
 import hfpipe
 from hfpipe.errors import StageError
@@ -30,6 +36,7 @@ from hfpipe.hf.vocabulary import Learner
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts
 from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
 
 TEXTS = [
@@ -69,6 +76,8 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 MODELS["qwen3"] = MODELS["llama"] | {"head_dim": 16}
+MODELS["t5"] = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
+MODELS["t5"]["decoder_start_token_id"] = 0
 MODELS["opt"] = {
     "hidden_size": 32,
     "word_embed_proj_dim": 32,
@@ -81,17 +90,16 @@ causal = pytest.mark.parametrize("kind", ["gpt2", "llama"])
 separable = pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
 
 
+def learned(style: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that has learned the texts, with a style's special tokens."""
+    algorithm, size = ("wordpiece", 200) if style == "bert" else ("bpe", 420)
+    learner = Learner(algorithm, STYLES[style], [], size, 1, lowercase=False)
+    return complete(learner.learn(TEXTS), STYLES[style], [])
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return complete(
-        Learner("bpe", STYLES["gpt"], [], 320, 1, lowercase=False).learn(TEXTS), STYLES["gpt"], []
-    )
-
-
-@pytest.fixture(scope="module")
-def pieces() -> PreTrainedTokenizerFast:
-    learner = Learner("wordpiece", STYLES["bert"], [], 200, 1, lowercase=True)
-    return complete(learner.learn(TEXTS), STYLES["bert"], [])
+    return learned("gpt")
 
 
 def model(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -100,13 +108,17 @@ def model(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "initializer_range": 0.3}
     config = AutoConfig.for_model(kind, **(ids | sizes | MODELS[kind]))
-    auto = AutoModelForMaskedLM if kind == "bert" else AutoModelForCausalLM
+    auto = {"bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}.get(kind, AutoModelForCausalLM)
     return auto.from_config(config).eval()
 
 
 def encoded(task: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, *, packed: bool) -> Examples:
     path = folder / f"{packed}.arrow"
     return encode(task, ROWS, tokenizer, FACTS, path, packed=packed, advance=lambda _: None)[0]
+
+
+def keys(examples: Examples) -> list[tuple[int, int]]:
+    return [(0, number) for number in range(len(examples))]
 
 
 def measured(
@@ -151,12 +163,11 @@ def test_perplexity_is_that_of_a_plain_loop_in_float64(
     assert found["bits_per_byte"] == pytest.approx(nats / size / log(2), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
-def test_no_batch_and_no_side_of_padding_changes_a_score(
-    tokenizer: PreTrainedTokenizerFast, pieces: PreTrainedTokenizerFast, tmp_path: Path, kind: str
-) -> None:
-    words = deepcopy(pieces if kind == "bert" else tokenizer)
-    task = MaskedLM(length=16) if kind == "bert" else CausalLM(length=16, stride=8)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert", "t5"])
+def test_no_batch_and_no_side_of_padding_changes_a_score(tmp_path: Path, kind: str) -> None:
+    words = learned(kind if kind in STYLES else "gpt")
+    tasks = {"bert": MaskedLM(length=16), "t5": Denoising(length=16)}
+    task = tasks.get(kind, CausalLM(length=16, stride=8))
     tiny = model(kind, words)
     alone = measured(task, tiny, words, tmp_path, 1)
     for batch_size in (7, 32):
@@ -186,13 +197,16 @@ def test_every_token_is_said_once_and_sees_as_much_as_was_promised(
 
 
 @given(length=st.integers(8, 40))
-def test_packing_loses_nothing_and_ends_every_document(
+def test_packing_learns_every_token_once_and_ends_every_document(
     tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory, length: int
 ) -> None:
     task = CausalLM(length=length)
     examples = encoded(task, tokenizer, tmp_path_factory.mktemp("packed"), packed=True)
-    stream = [each for number in range(len(examples)) for each in examples[0, number]["input_ids"].tolist()]
-    assert stream == [each for ids in bare(tokenizer, TEXTS) for each in (*ids, tokenizer.eos_token_id)]
+    batch = task.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
+    stream = [each for ids in bare(tokenizer, TEXTS) for each in (*ids, tokenizer.eos_token_id)]
+    assert batch["labels"][batch["labels"] != IGNORED].tolist() == stream[1:]
+    assert batch["input_ids"].shape == (len(examples), min(length, len(stream)))
+    assert (examples.lengths[:-1] == length).all()
 
 
 @pytest.mark.parametrize("padding", ["<|pad|>", "<|endoftext|>"])
@@ -203,9 +217,7 @@ def test_the_end_is_learned_even_where_it_is_padding_as_well(
     tokenizer.pad_token = padding
     task, end = CausalLM(length=64), tokenizer.eos_token_id
     examples = encoded(task, tokenizer, tmp_path, packed=True)
-    batch = task.collate(
-        examples.__getitems__([(0, n) for n in range(len(examples))]), tokenizer, 1, train=True
-    )
+    batch = task.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
     ids, labels = batch["input_ids"], batch["labels"]
     assert batch["attention_mask"].sum() == examples.lengths.sum() < ids.numel()
     assert (labels == end).sum() == len(TEXTS)
@@ -255,9 +267,9 @@ def test_a_model_that_cannot_keep_documents_apart_is_refused(tokenizer: PreTrain
     assert not list(CausalLM().suits(model("opt", tokenizer)))
 
 
-def test_a_tokenizer_that_ends_nothing_is_refused(pieces: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_that_ends_nothing_is_refused() -> None:
     with pytest.raises(StageError, match="no bos_token and no eos_token"):
-        CausalLM().encode({"text": TEXTS}, pieces, FACTS)
+        CausalLM().encode({"text": TEXTS}, learned("bert"), FACTS)
 
 
 def test_a_stride_that_passes_over_tokens_is_refused() -> None:
@@ -352,7 +364,7 @@ def test_the_recipes_on_hub_data_run_on_rows_of_ones_own(
         tiny = {"type": "gpt2", **MODELS["gpt2"]}
         train = {"max_steps": 3, "per_device_train_batch_size": 4}
         sets += [
-            "words.vocab_size=320",
+            "words.vocab_size=420",
             f"pretrain.model={json.dumps(tiny)}",
             f"pretrain.training={json.dumps(train)}",
             "pretrain.task.length=64",

@@ -180,7 +180,7 @@ def sampled(
     ids = task.encode(rows.select(taken)[:], tokenizer, facts)["input_ids"]
     scale = len(rows) / len(taken)
     tokens = round(sum(map(len, ids)) * scale)
-    examples = math.ceil(tokens / task.length) if task.packed else round(len(ids) * scale)
+    examples = math.ceil(tokens / (task.length - task.shared)) if task.packed else round(len(ids) * scale)
     return Encoded(max(1, examples), max(1, tokens), estimated=scale > 1)
 
 

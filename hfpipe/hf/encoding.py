@@ -68,8 +68,8 @@ def encode(
 ) -> tuple[Examples, dict[str, int]]:
     """Encode a split into an Arrow file at `path`, or open it when it is there; return it and its ledger.
 
-    `packed` lays all documents end to end and cuts every `task.length` tokens, so that nothing is padded
-    (only the last example may be shorter); otherwise a packed task is cut into its `windows`.
+    `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
+    nothing is padded (only the last may be shorter); otherwise a packed task is cut into its `windows`.
     The ledger counts rows read, tokens written, tokens the task truncated, and examples.
     Raises StageError when no example is left.
     """
@@ -78,7 +78,7 @@ def encode(
         laid_end_to_end = task.packed and packed
         made = task.encode if laid_end_to_end or not task.packed else task.windows
         batches = _encoded(made, rows, tokenizer, facts, advance)
-        ledger = _write(_packed(batches, task.length) if laid_end_to_end else batches, path)
+        ledger = _write(_packed(batches, task) if laid_end_to_end else batches, path)
         write_whole(ledger_file, json.dumps(ledger))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
     if ledger["examples"] == 0:
@@ -108,14 +108,16 @@ def _encoded(
         advance(count)
 
 
-def _packed(batches: Iterator[Encoded], length: int) -> Iterator[Encoded]:
+def _packed(batches: Iterator[Encoded], task: Task) -> Iterator[Encoded]:
+    step = task.length - task.shared
     rest = np.empty(0, dtype=np.int32)
     for batch in batches:
         stream = np.concatenate([rest, *(np.asarray(ids, dtype=np.int32) for ids in batch["input_ids"])])
-        whole = len(stream) - len(stream) % length
-        yield {"input_ids": list(stream[:whole].reshape(-1, length)), "rows": batch["rows"]}
+        whole = max(0, len(stream) - task.shared) // step * step
+        examples = [stream[start : start + task.length] for start in range(0, whole, step)]
+        yield {"input_ids": examples, "rows": batch["rows"]}
         rest = stream[whole:]
-    yield {"input_ids": [rest] if len(rest) else [], "rows": 0}
+    yield {"input_ids": [rest] if len(rest) > task.shared else [], "rows": 0}
 
 
 def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:

@@ -34,6 +34,7 @@ class CausalLM(Task):
     kind: Literal["causal-lm"] = "causal-lm"
     stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
     baselines: ClassVar[tuple[str, ...]] = tuple(ORDERS)
+    shared: ClassVar[int] = 1  # the last token of an example is only said there, and read in the next
     text: str = "text"
     """Column to read."""
     length: int = Field(default=128, ge=8)
