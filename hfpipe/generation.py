@@ -10,8 +10,8 @@ from hfpipe.contract import Settings
 class Generation(Settings):
     """Entries of Transformers' GenerationConfig; what is left out is as the model's own config says."""
 
-    max_new_tokens: int = Field(default=128, ge=1)
-    """Tokens written at most; the share of outputs that this cuts off is a score of its own."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Tokens written at most, by default as the task says; the share that this cuts is a score of its own."""
     min_new_tokens: int | None = Field(default=None, ge=0)
     """Tokens written at least."""
     num_beams: int | None = Field(default=None, ge=1)

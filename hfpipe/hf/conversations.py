@@ -72,7 +72,7 @@ def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits:
         if len(piece.ids) <= sum(limits) and piece.prompt <= limits.prompt:
             return [piece]
     return [
-        _piece(tokenizer, _ids(tokenizer, before), _answer(tokenizer, after[len(before) :]), limits)
+        _piece(tokenizer, _ids(tokenizer, before), _answer(tokenizer, after[len(before) :])[0], limits)
         for before, after in zip(befores, afters, strict=True)
     ]
 
@@ -102,22 +102,24 @@ def _together(tokenizer: PreTrainedTokenizerBase, befores: list[str], afters: li
     """Return one example with every answer, cut into ids at the same places where generation begins."""
     ids: list[int] = []
     learned: list[bool] = []
+    behind: list[int] = []
     start = prompt = 0
     for before, after in zip(befores, afters, strict=True):
-        given, said = _ids(tokenizer, before[start:]), _answer(tokenizer, after[len(before) :])
+        given = [*behind, *_ids(tokenizer, before[start:])]
+        said, behind = _answer(tokenizer, after[len(before) :])
         prompt = len(ids) + len(given)
-        rest = _ids(tokenizer, after[len(before) :])[len(said) :]
-        ids += [*given, *said, *rest]
-        learned += [False] * len(given) + [True] * len(said) + [False] * len(rest)
+        ids += [*given, *said]
+        learned += [False] * len(given) + [True] * len(said)
         start = len(after)
     return Piece(ids, learned, prompt, 0)
 
 
-def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of an answer to the token that ends its turn, without the space behind that."""
+def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Return the ids of an answer to the token that ends its turn, and those of the space behind that."""
     ids = _ids(tokenizer, text)
-    ends = [number for number, token in enumerate(ids) if token == tokenizer.eos_token_id]
-    return ids[: ends[-1] + 1] if ends else ids
+    ends = [number + 1 for number, token in enumerate(ids) if token == tokenizer.eos_token_id]
+    end = ends[-1] if ends else len(ids)
+    return ids[:end], ids[end:]
 
 
 def _piece(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int], limits: Limits) -> Piece:

@@ -161,7 +161,7 @@ class Denoising(Task):
 
         assert self.generation is not None
         foreseen = self.columns_out(forward(model, batch, self.positions(batch)), batch)
-        limit = {"max_new_tokens": self.length} | self.generation.model_dump(exclude_unset=True)
+        limit = {"max_new_tokens": self.length} | self.generation.model_dump(exclude_none=True)
         out = write(model, batch, tokenizer, self.generation.model_copy(update=limit))
         return {"guess": out.texts} | {name: tensor.cpu().numpy() for name, tensor in foreseen.items()}
 

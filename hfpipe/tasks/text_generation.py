@@ -63,9 +63,10 @@ class TextGeneration(Writing):
 
     @model_validator(mode="after")
     def _one_source(self) -> TextGeneration:
-        also = self.model_fields_set & {"template", "completion"}
+        fields = type(self).model_fields
+        also = [name for name in ("template", "completion") if getattr(self, name) != fields[name].default]
         if self.messages is not None and also:
-            raise ValueError(f"messages hold prompts and answers; delete {' and '.join(sorted(also))}")
+            raise ValueError(f"messages hold prompts and answers; delete {' and '.join(also)}")
         if self.messages is None and self.completion in self.inputs:
             raise ValueError(f"template: {{{self.completion}}} is the answer itself; leave it out")
         return self

@@ -49,7 +49,7 @@ class Writing(Task):
 
     def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
         most = getattr(config, "max_position_embeddings", None)
-        written = max(self.target_length, self._generation.max_new_tokens)
+        written = max(self.target_length, self.generation.max_new_tokens or 0)
         needed = self.length + written if self.prompted else max(self.length, written)
         if isinstance(most, int) and needed > most:
             sides = "of prompt and target together" if self.prompted else "of source or target"
@@ -62,9 +62,8 @@ class Writing(Task):
 
     @property
     def _generation(self) -> Generation:
-        if "max_new_tokens" in self.generation.model_fields_set:
-            return self.generation
-        return self.generation.model_copy(update={"max_new_tokens": self.target_length})
+        most = self.generation.max_new_tokens or self.target_length
+        return self.generation.model_copy(update={"max_new_tokens": most})
 
     def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """Set the languages of the tokenizer; return the id of the token that a text begins with, if set."""
