@@ -130,6 +130,17 @@ def test_scores_and_predictions_are_the_same_at_any_batch_size(
                 assert mine[column] == (value if exact else like(value)), (column, size)
 
 
+@each_task
+def test_scores_are_counted_again_from_what_predictions_keep(made: Callable[[str], Run], name: str) -> None:
+    run = made(name)
+    compared = hfpipe.compare(run.folders[f"{name}-score-64"], run.folders[f"{name}-score-1"])
+    again = {score.metric: (score.value, score.low, score.high, score.n) for score in compared.scores}
+    reported = outcome(run, f"{name}-score-64")
+    assert again.keys() == reported.keys()
+    for metric, values in reported.items():
+        assert again[metric] == pytest.approx(values, rel=1e-9), metric
+
+
 def like(value: Any) -> Any:
     """Return what compares equal to a value up to rounding, inside lists and mappings as well."""
     if isinstance(value, list):
