@@ -100,9 +100,9 @@ def split_class(metric: str) -> tuple[str, str | None]:
 
 def answer(said: Mapping[str, Any]) -> list[str]:
     """Return what a model said, a line for each thing: `Geography  0.981`, or a text as it was written."""
-    parts = [part for value in said.values() if isinstance(value, list) for part in value]
-    if any(isinstance(value, list) for value in said.values()):
-        return [_said(part) for part in parts] or ["nothing"]
+    lists = [value for value in said.values() if isinstance(value, list)]
+    if lists:
+        return [_said(part) for parts in lists for part in parts] or ["nothing"]
     return _said(said).splitlines() or [""]
 
 

@@ -111,9 +111,7 @@ def predictions(run: Run, stage: str) -> list[dict[str, Any]]:
 
 
 @each_task
-def test_scores_and_predictions_are_the_same_at_any_batch_size(
-    made: Callable[[str], Run], name: str
-) -> None:
+def test_scores_and_predictions_are_the_same_at_any_batch_size(made: Callable[[str], Run], name: str) -> None:
     run = made(name)
     whole = outcome(run, f"{name}-score-64")
     rows = predictions(run, f"{name}-score-64")

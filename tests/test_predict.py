@@ -14,12 +14,13 @@ import pieces
 import pytest
 import torch
 from test_report import finish
-from transformers import BertConfig, BertForSequenceClassification, pipeline
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, pipeline
 
 import hfpipe
-from hfpipe import api
+from hfpipe import api, wording
 from hfpipe.cli import main
 from hfpipe.hf.predicting import BATCHES_AT_ONCE
+from hfpipe.hf.quiet import quiet
 from hfpipe.report import DataFacts, Report
 from hfpipe.tasks.text_classification import TextClassification
 
@@ -121,6 +122,45 @@ def test_a_stage_says_what_it_was_trained_for(run: Path, capsys: pytest.CaptureF
 def test_the_only_model_of_a_run_needs_no_name(run: Path) -> None:
     (hfpipe.open(run).folder("wiki") / "report.json").unlink()
     assert hfpipe.predict(run, "The Nile") == hfpipe.predict(f"{run}:topics", "The Nile")
+
+
+OWN = """
+from hfpipe.tasks.text_classification import TextClassification
+
+
+class Shouted(TextClassification):
+    \"\"\"Reads a text as if it were shouted.\"\"\"
+
+    kind: str = "shouted.py:Shouted"
+
+    def answers(self, columns, rows, facts):
+        return [{"label": each["label"].upper()} for each in super().answers(columns, rows, facts)]
+"""
+
+
+def test_a_task_of_ones_own_is_found_beside_its_recipe(run: Path, model: Path) -> None:
+    (run / "shouted.py").write_text(OWN, encoding="utf-8")
+    settings = {"task": {"kind": "shouted.py:Shouted"}}
+    finish(run, "topics", settings, [], Report(kind="finetune", summary=""))
+    for file in model.iterdir():
+        (hfpipe.open(run).folder("topics") / file.name).write_bytes(file.read_bytes())
+    [answer] = hfpipe.predict(f"{run}:topics", "The Nile")
+    assert answer == {"label": hfpipe.predict(model, "The Nile")[0]["label"].upper()}
+
+
+def test_what_is_drawn_at_random_is_the_same_in_any_batch(tmp_path: Path) -> None:
+    tokenizer = pieces.tokenizer(TEXTS, "bpe")
+    tokenizer.save_pretrained(tmp_path)
+    size = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    end = tokenizer.eos_token_id
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **size)
+    with quiet():
+        GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    options = ["generation.do_sample=true", "length=16", "target_length=8"]
+    asked = ["The Nile"] * (BATCHES_AT_ONCE + 2)
+    alone = hfpipe.predict(tmp_path, asked, options=options, batch_size=1)
+    assert alone == hfpipe.predict(tmp_path, asked, options=options, batch_size=64)
+    assert len({answer["generated_text"] for answer in alone}) == len(asked)
 
 
 def test_what_is_too_long_is_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -267,3 +307,30 @@ def test_a_model_of_one_output_is_known_to_give_numbers() -> None:
     known = TextClassification().known(BertConfig(num_labels=1))
     assert known.columns["label"] == "float"
     assert known.labels == {}
+
+
+SAID: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a class": ({"label": "river", "score": 0.98123}, ["river  0.981"]),
+    "a text": ({"generated_text": "One.\nTwo."}, ["One.", "Two."]),
+    "entities": (
+        {"entities": [{"entity_group": "LOC", "score": 0.5, "word": "Nile"}, {"entity_group": "PER"}]},
+        ["LOC  0.500  Nile", "PER"],
+    ),
+    "no entity": ({"entities": []}, ["nothing"]),
+    "the best of several": (
+        {"token_str": "lake", "score": 0.75, "fills": [{"score": 0.75, "token_str": "lake"}]},
+        ["0.750  lake"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "lines"), SAID.values(), ids=SAID)
+def test_an_answer_is_a_line_for_each_thing(said: dict[str, Any], lines: list[str]) -> None:
+    assert wording.answer(said) == lines
+
+
+def test_a_batch_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "runs/demo", "a", "--batch-size", "0"])
+    assert ended.value.code == 2
+    assert "expected a whole number from 1 on, not '0'" in capsys.readouterr().err

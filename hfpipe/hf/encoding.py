@@ -34,6 +34,8 @@ class Examples(Dataset[dict[str, Any]]):
     def __init__(self, table: datasets.Dataset, source: datasets.Dataset) -> None:
         self.table = table.with_format("numpy")
         self.source = source
+        self.first = 0
+        """Index of the first example, where others came before in files of their own."""
         column = table.data.column("input_ids")
         self.lengths: np.ndarray = pc.list_value_length(column).to_numpy()
 
@@ -48,7 +50,8 @@ class Examples(Dataset[dict[str, Any]]):
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         columns = self.table[[index for _, index in keys]]
         return [
-            {name: column[number] for name, column in columns.items()} | {"epoch": epoch, "index": index}
+            {name: column[number] for name, column in columns.items()}
+            | {"epoch": epoch, "index": self.first + index}
             for number, (epoch, index) in enumerate(keys)
         ]
 

@@ -66,16 +66,17 @@ class Predictor:
 
         Raises StageError when a row is too short to be read.
         """
-        rows, truncated = iter(rows), 0
+        rows, examples, truncated = iter(rows), 0, 0
         while chunk := list(islice(rows, BATCHES_AT_ONCE * self.batch_size)):
-            found, cut = self._chunk(chunk)
-            truncated += cut
+            found, ledger = self._chunk(chunk, examples)
+            examples += ledger["examples"]  # what is drawn at random depends on it, and on no batch size
+            truncated += ledger["truncated"]
             yield from zip(chunk, found, strict=True)
         if truncated:
             length = self.reading.task.length
             log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
 
-    def _chunk(self, chunk: Sequence[Asked]) -> tuple[list[dict[str, Any]], int]:
+    def _chunk(self, chunk: Sequence[Asked], before: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
         reading = self.reading
         table = datasets.Dataset.from_dict(self._columns(chunk))
         with TemporaryDirectory() as folder:
@@ -88,10 +89,11 @@ class Predictor:
                 packed=False,
                 advance=lambda _: None,
             )
+            examples.first = before
             found = dict(self._said(examples))
         if len(found) < len(chunk):
             raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows hold nothing for the model")
-        return [found[number] for number in range(len(chunk))], ledger["truncated"]
+        return [found[number] for number in range(len(chunk))], ledger
 
     def _columns(self, chunk: Sequence[Asked]) -> dict[str, Sequence[Any]]:
         """Return what the task reads of the rows, with placeholders for what it would learn."""
