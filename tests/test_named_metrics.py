@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import datasets
+import evaluate
 import numpy as np
 import pytest
 import small
@@ -144,6 +147,20 @@ def test_a_baseline_without_the_columns_is_not_compared(tmp_path):
     }
 
 
+def test_a_baseline_that_a_named_metric_cannot_use_is_told(tmp_path):
+    _, columns = guessed()
+    named = metric(tmp_path, inputs={"predictions": "number"})
+    model = written(tmp_path / "a.parquet", columns | {"number": [1] * 60})
+    scores, left_out = Afterwards([], [named], CLASSES, ground()).scores(
+        model, {"majority": written(tmp_path / "b.parquet", columns)}
+    )
+    assert [score.comparisons for score in scores] == [[], []]
+    assert left_out == [
+        "majority is not compared: metrics: shares takes 'predictions', and there is no column 'number'; "
+        "say which it is, as inputs: {predictions: COLUMN}"
+    ]
+
+
 def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path):
     """F1, once as sums that merge and once as a module asked for each resample."""
     ids, shown = guessed(skill=2.0)
@@ -228,6 +245,37 @@ def test_without_a_network_a_metric_of_the_hub_is_not_said_to_be_missing_there()
     assert message.startswith("metrics: accuracy was not loaded: there is no copy of it here, and no network")
     assert "exist" not in message
     assert "\n" not in message
+
+
+def test_loading_a_metric_of_the_hub_is_counted_nowhere(monkeypatch):
+    sent = []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("evaluate.loading.head_hf_s3", lambda *asked, **_: sent.append(asked))
+    with pytest.raises(hfpipe.StageError, match=r"^metrics: accuracy [^\n]*$"):
+        load("accuracy", None, None, 17)
+    assert sent == []
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """A copy of somebody's metric, as evaluate keeps what it once loaded from the Hub."""
+    folder = evaluate.config.HF_MODULES_CACHE / "evaluate_modules" / "metrics" / "somebody--shares"
+    version = folder / sha256(METRIC.encode()).hexdigest()
+    version.mkdir(parents=True)
+    for package in (folder.parent, folder, version):
+        (package / "__init__.py").touch()
+    (version / "shares.py").write_text(METRIC.replace("KIND", "int32").replace("FIRST", "0"))
+    yield "somebody/shares"
+    shutil.rmtree(folder)
+
+
+def test_without_a_network_the_copy_of_a_metric_is_taken(tmp_path, kept):
+    module = load(kept, None, None, 17)
+    found = module.compute(predictions=[0, 1, 2], references=[0, 1, 1])
+    assert found["right"] == pytest.approx(2 / 3)
+    content = recipe(metrics=[kept], trust_remote_code=True)
+    [metric] = hfpipe.load(small.write(tmp_path, content)).stages["score"].metrics
+    assert metric.prefix == "shares"
 
 
 def recipe(**settings):

@@ -38,20 +38,22 @@ class Afterwards:
         """
         if not (self.whole or self.named):
             return [], []
-        mine = list(self._series(model, sure=True))
-        theirs = {
-            name: {series.name: series for series in self._series(path, sure=False)}
-            for name, path in baselines.items()
-        }
+        mine = list(self._series(model))
         why = {metric.name: metric.undefined for metric in self.whole}
         left_out = [
             f"{series.name} has no value: {why.get(series.name, 'it is not defined on these rows')}"
             for series in mine
             if not _known(series)
         ]
+        theirs = {}
+        for name, path in baselines.items():
+            failed: list[StageError] = []
+            theirs[name] = {series.name: series for series in self._series(path, failed)}
+            left_out += [f"{name} is not compared: {error}" for error in failed]
         return [_beside(series, theirs) for series in mine if _known(series)], left_out
 
-    def _series(self, path: Path, *, sure: bool) -> Iterator[Series]:
+    def _series(self, path: Path, failed: list[StageError] | None = None) -> Iterator[Series]:
+        """Yield every score of one system; named metrics that fail are put into `failed`, if there is one."""
         index, columns = read(path)
         ground = self.ground
         yield from measured(self.whole, columns, index, ground.resamples, ground.seed)
@@ -64,9 +66,10 @@ class Afterwards:
         for metric in self.named:
             try:
                 yield from metric.measured(column, self.classes, index, ground.resamples, ground.seed)
-            except StageError:
-                if sure:
+            except StageError as error:
+                if failed is None:
                     raise
+                failed.append(error)
 
 
 def _known(series: Series) -> bool:

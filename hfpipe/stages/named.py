@@ -44,16 +44,15 @@ class Named(Settings):
     @property
     def prefix(self) -> str:
         """What the names of its scores begin with."""
-        last = re.split(r"[/:]", self.place.partition("@")[0].rstrip("/"))[-1]
-        return self.name or last.removesuffix(".py")
+        whole, _ = self.place.hub or (self.place, None)
+        return self.name or re.split(r"[/:]", whole.rstrip("/"))[-1].removesuffix(".py")
 
     def load(self, ctx: RunContext) -> NamedMetric:
         """Return the metric, ready to compute. Raises StageError when it cannot be loaded."""
         from hfpipe.metrics.named import NamedMetric, load
 
-        _, revision = self.place.hub or (None, None)
-        found = locate(self.place, ctx.base, ctx.inputs)
-        module = load(self.place.partition("@")[0], found, revision, ctx.seed)
+        place, revision = self.place.hub or (self.place, None)
+        module = load(place, locate(self.place, ctx.base, ctx.inputs), revision, ctx.seed)
         return NamedMetric(self.prefix, module, self.inputs, self.arguments, self.higher_is_better)
 
 
