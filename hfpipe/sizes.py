@@ -112,9 +112,12 @@ class _Training:
             self.size.notes.append(
                 f"model: {self.stage.model} is not on this machine, so only tokens are known"
             )
-        shape = shape_of(self.stage.task.auto_class, config) if config is not None else None
+        adapter = self.stage.adapter.settings if self.stage.adapter is not None else None
+        shape = shape_of(self.stage.task.auto_class, config, adapter) if config is not None else None
         if shape is not None:
             self._add("parameters", shape.parameters, estimated=not exact)
+            if adapter is not None:
+                self._add("trained parameters", shape.trained, estimated=not exact)
         self._tokens(encoded, steps, shape)
         if shape is not None:
             self._memory(shape, estimated=not exact)
@@ -195,15 +198,15 @@ class _Training:
             bf16=precision(training),
             recomputed=any(training.get(f"{what}_checkpointing") for what in ("activation", "gradient")),
         )
-        weights = shape.parameters * FLOAT
+        weights, gradients = shape.parameters * FLOAT, shape.trained * FLOAT
         self._add("weights", weights, estimated=estimated, memory=True)
-        self._add("gradients", weights, estimated=estimated, memory=True)
+        self._add("gradients", gradients, estimated=estimated, memory=True)
         if state is None:
             self.size.notes.append(f"optimizer state: that of {training['optim']} is not known here")
         else:
             self._add("optimizer state", state, estimated=estimated, memory=True)
         self._add("activations", kept, estimated=True, memory=True)
-        self._add("memory a device", 2 * weights + (state or 0) + kept, estimated=True, memory=True)
+        self._add("memory a device", weights + gradients + (state or 0) + kept, estimated=True, memory=True)
 
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
         """Add the most that lies on disk at once: one checkpoint more than are kept, while it is written."""
@@ -211,11 +214,13 @@ class _Training:
         from hfpipe.hf.counting import FLOAT, optimizer_state
 
         training = DEFAULTS | self.stage.training
-        weights = shape.parameters * FLOAT
+        adapter = self.stage.adapter
+        learned = shape.trained * FLOAT
+        weights = learned if adapter is not None and not adapter.merge else shape.parameters * FLOAT
         state = optimizer_state(shape, training.get("optim")) or 0
         saves = _saves(training, steps)
         limit = training["save_total_limit"]
-        checkpoints = (saves if limit is None else min(saves, limit + 1)) * (weights + state)
+        checkpoints = (saves if limit is None else min(saves, limit + 1)) * (learned + state)
         self._add("checkpoints", checkpoints, estimated=estimated, memory=True)
         ids = 4 * encoded.tokens if encoded is not None else 0
         self._add("disk", weights + checkpoints + ids, estimated=True, memory=True)

@@ -68,6 +68,14 @@ CASES: dict[str, Case] = {
         style="t5",
         text=["text", "summary"],
     ),
+    "text-generation": Case(
+        "abstracts",
+        {"prompt": "title", "completion": "description"},
+        {"template": "{prompt}:", "length": 32, "target_length": 96, "generation": {"max_new_tokens": 12}},
+        DECODER,
+        style="gpt",
+        text=["prompt", "completion"],
+    ),
     "token-classification": Case(
         "tagged", {"words": "words", "tags": "tags"}, {"length": 24, "stride": 8}, ENCODER, text=["words"]
     ),

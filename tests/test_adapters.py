@@ -212,3 +212,33 @@ def test_a_missing_peft_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "peft, which is not installed; pip install 'hfpipe[lora]'" in problems(tmp_path, recipe())
     with pytest.raises(StageError, match=r"pip install 'hfpipe\[lora\]'"):
         merged(None, "folder", None, local=True)  # type: ignore[arg-type]
+
+
+def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from hfpipe.hf import counting
+    from hfpipe.hf.adapters import adapted
+    from hfpipe.stages.train import Adapter
+
+    config = Qwen3Config(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=64,
+    )
+    settings = Adapter.model_validate(LORA).settings
+    whole = counting.shape_of("AutoModelForCausalLM", config)
+    shape = counting.shape_of("AutoModelForCausalLM", config, settings)
+    model = adapted(Qwen3ForCausalLM(config), settings, [], tmp_path, 1)
+    assert shape.trained == model.num_parameters(only_trainable=True)
+    assert shape.parameters == model.num_parameters() == whole.parameters + shape.trained
+    assert whole.trained == whole.parameters
+    assert counting.optimizer_state(shape, None) == 8 * shape.trained
+    ratio = counting.flops(shape, 1.0, 0.0, 1.0) / counting.flops(whole, 1.0, 0.0, 1.0)
+    assert (
+        4 / 6 < ratio < 1
+    )  # nothing is saved of the way forward, nor of the way back through frozen weights

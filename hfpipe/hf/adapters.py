@@ -34,15 +34,20 @@ def adapted(
     modules are trained whole and saved with the adapter. Raises StageError when PEFT refuses the settings,
     or is not installed.
     """
-    peft = _peft()
     name, revision = _named(place)
     model.name_or_path = name
-    modules = sorted({weight.rpartition(".")[0] for weight in anew} | set(settings["modules_to_save"] or ()))
+    modules = sorted({weight.rpartition(".")[0] for weight in anew} | set(settings["modules_to_save"]))
     set_seed(seed)
+    return lora(model, {**settings, "modules_to_save": modules, "revision": revision})
+
+
+def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
+    """Put matrices of low rank beside a model's layers; errors as `adapted`."""
+    peft = _peft()
     try:
         with _quiet():
-            wanted = peft.LoraConfig(**{**settings, "modules_to_save": modules or None}, revision=revision)
-            return peft.get_peft_model(model, wanted)
+            modules = settings["modules_to_save"] or None
+            return peft.get_peft_model(model, peft.LoraConfig(**{**settings, "modules_to_save": modules}))
     except (ValueError, TypeError) as error:
         raise StageError(f"adapter: PEFT refuses these settings: {' '.join(str(error).split())}") from error
 

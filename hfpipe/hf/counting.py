@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, TrainingArguments
 
 from hfpipe.errors import StageError
+from hfpipe.hf.adapters import lora, whole_config
 from hfpipe.hf.loading import one_line
 from hfpipe.hf.wiring import TOKEN_IDS
 
@@ -62,12 +63,14 @@ class Shape:
 
     parameters: int
     """All of them, tied ones once, as `num_parameters()` counts."""
+    trained: int
+    """Those that learn: all, unless there is an adapter."""
     body: int
     """Those that every token is multiplied with: neither looked up nor the vocabulary head."""
     head: int
     """Those of the vocabulary head, 0 where there is none."""
     factored: int
-    """Numbers that Adafactor keeps: a row and a column for each matrix (Shazeer and Stern, 2018)."""
+    """Numbers that Adafactor keeps of what learns: a row and column a matrix (Shazeer and Stern, 2018)."""
     vocabulary: int
     layers: int
     """Those of the encoder and of the decoder."""
@@ -84,19 +87,27 @@ class Shape:
 def stored_config(folder: Path, head: dict[str, Any]) -> PretrainedConfig:
     """Return the config that lies with a model. Raises StageError when it cannot be read."""
     try:
+        if (kept := whole_config(folder)) is not None:
+            kept.update(head)
+            return kept
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, **head)
     except (OSError, ValueError, KeyError) as error:
         raise StageError(f"model {folder}: {one_line(error)}") from error
 
 
-def shape_of(auto_class: str, config: PretrainedConfig) -> Shape:
+def shape_of(auto_class: str, config: PretrainedConfig, adapter: Mapping[str, Any] | None = None) -> Shape:
     """Build a model on the meta device, where nothing is allocated, and measure it.
 
-    Raises StageError when Transformers refuses the config.
+    `adapter` are arguments of PEFT's LoraConfig. Raises StageError when Transformers refuses the config, or
+    PEFT these.
     """
     try:
         with torch.device("meta"):
             model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+            if adapter is not None:
+                lora(model, adapter)
+    except StageError:
+        raise
     except Exception as error:
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
     tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
@@ -109,9 +120,10 @@ def shape_of(auto_class: str, config: PretrainedConfig) -> Shape:
     crossed = _first(text, DECODER_LAYERS) or text.num_hidden_layers if text.is_encoder_decoder else 0
     return Shape(
         parameters=parameters,
+        trained=model.num_parameters(only_trainable=True),
         body=parameters - sum(looked_up.values()) - (0 if tied else head),
         head=head,
-        factored=sum(map(_factored, model.parameters())),
+        factored=sum(_factored(weight) for weight in model.parameters() if weight.requires_grad),
         vocabulary=text.vocab_size,
         layers=text.num_hidden_layers + crossed,
         crossed=crossed,
@@ -128,11 +140,13 @@ def flops(shape: Shape, tokens: float, length: float, predicted: float) -> float
     6 for every weight and token: 2 forward, 4 backward (Kaplan et al., 2020, section 2.1), and
     12 · layers · hidden · length a token for attention (Chowdhery et al., 2022, appendix B). The vocabulary
     head counts for the share `predicted` of tokens that it sees. Lookups, norms and recomputation do not.
+    Of the 4, 2 are for the weights' own gradients, which beside an adapter only its matrices have.
     In an encoder-decoder a token stands for one of the source and one of the target, as if both were as long.
     """
     attended = 12 * (shape.layers + shape.crossed) * shape.hidden * length
-    each = 6 * shape.body + attended + 6 * shape.head * predicted
-    return tokens * each
+    passed = shape.body + shape.head * predicted
+    learned = passed if shape.trained == shape.parameters else shape.trained
+    return tokens * (4 * passed + 2 * learned + attended)
 
 
 def optimizer_state(shape: Shape, optim: str | None) -> float | None:
@@ -146,7 +160,7 @@ def optimizer_state(shape: Shape, optim: str | None) -> float | None:
     each = next((size for start, size in STATE.items() if name.startswith(start)), None)
     if each is None:
         return None
-    return shape.parameters * each / (4 if "8bit" in name else 8 if "4bit" in name else 1)
+    return shape.trained * each / (4 if "8bit" in name else 8 if "4bit" in name else 1)
 
 
 def activations(

@@ -50,6 +50,11 @@ class Adapter(Settings):
     merge: bool = False
     """Save a whole model with the adapter added into its weights, in place of adapter and base."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What PEFT's LoraConfig is given."""
+        return self.model_dump(exclude={"type", "merge"})
+
 
 class _Train(Stage):
     """Fields and behaviour of both training kinds."""
@@ -165,8 +170,7 @@ class _Train(Stage):
         )
         if self.adapter is None:
             return model
-        settings = self.adapter.model_dump(exclude={"type", "merge"})
-        return cast("PreTrainedModel", adapted(model, settings, anew, place, ctx.seed))
+        return cast("PreTrainedModel", adapted(model, self.adapter.settings, anew, place, ctx.seed))
 
     def _finish_adapter(self, adapter: Adapter, model: Any, ctx: RunContext) -> None:
         """Leave what opens again: base and adapter as one model if asked for, else what joins them."""
