@@ -277,6 +277,12 @@ def test_a_stride_that_passes_over_tokens_is_refused() -> None:
         CausalLM(length=16, stride=17)
 
 
+def test_signatures_tell_how_much_context_a_score_rests_on() -> None:
+    signatures = [metric.signature for metric in CausalLM(length=64, stride=16).metrics(FACTS)]
+    assert "perplexity|average:tokens|length:64|stride:16" in signatures
+    assert all(signature.endswith("|length:64|stride:16") for signature in signatures)
+
+
 @pytest.mark.parametrize("name", CausalLM.baselines)
 def test_baselines_are_counted_over_the_tokens_of_the_model(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from hfpipe.contract import Columns
 
 
-def language_modelling(*, correct_known: bool = True, bytes_known: bool = False) -> list[Metric]:
+def language_modelling(
+    *, read: str = "", correct_known: bool = True, bytes_known: bool = False
+) -> list[Metric]:
     """Return the metrics of a language model.
 
     They read `nats` (summed loss) and `tokens` (targets), shape (n,) each; with `correct_known` also
     `correct` (targets guessed right), with `bytes_known` also `bytes` (UTF-8 bytes of the text, all of
-    whose tokens must be targets).
+    whose tokens must be targets). `read` is added to the signatures: what the model saw of the text.
     """
-    metrics: list[Metric] = [Perplexity(), TokenLoss()]
-    metrics += [TokenAccuracy()] if correct_known else []
-    return [*metrics, BitsPerByte()] if bytes_known else metrics
+    metrics: list[Metric] = [Perplexity(read), TokenLoss(read)]
+    metrics += [TokenAccuracy(read)] if correct_known else []
+    return [*metrics, BitsPerByte(read)] if bytes_known else metrics
 
 
 def pseudo_likelihood() -> list[Metric]:
@@ -34,16 +36,26 @@ def pseudo_likelihood() -> list[Metric]:
     return [PseudoPerplexity(), TokenLoss(), TokenAccuracy(), PseudoBitsPerByte()]
 
 
-class _Tokens(Metric):
+class _Language(Metric):
+    """Base of the scores that depend on what a model saw of a text, which their signatures tell."""
+
+    how: ClassVar[str] = "average:tokens"
+    """What the signature says of the formula."""
+
+    def __init__(self, read: str = "") -> None:
+        self.read = read
+
+    @property
+    def signature(self) -> str:
+        return "|".join(part for part in (self.name, self.how, self.read) if part)
+
+
+class _Tokens(_Language):
     """Base of the scores made from the loss of target tokens."""
 
     @property
     def family(self) -> Hashable:
         return "tokens"
-
-    @property
-    def signature(self) -> str:
-        return f"{self.name}|average:tokens"
 
     def stats(self, columns: Columns) -> np.ndarray:
         return np.stack([columns["nats"], columns["tokens"]], axis=1).astype(np.float64)
@@ -64,23 +76,16 @@ class TokenLoss(_Tokens):
 
     higher_is_better = False
     name = "loss"
-
-    @property
-    def signature(self) -> str:
-        return "loss|unit:nats|average:tokens"
+    how = "unit:nats|average:tokens"
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         return sums[..., 0] / sums[..., 1]
 
 
-class TokenAccuracy(Metric):
+class TokenAccuracy(_Language):
     """Share of target tokens guessed right."""
 
     name = "accuracy"
-
-    @property
-    def signature(self) -> str:
-        return "accuracy|average:tokens"
 
     def stats(self, columns: Columns) -> np.ndarray:
         return np.stack([columns["correct"], columns["tokens"]], axis=1).astype(np.float64)
@@ -89,15 +94,12 @@ class TokenAccuracy(Metric):
         return ratio(sums[..., 0], sums[..., 1])
 
 
-class BitsPerByte(Metric):
+class BitsPerByte(_Language):
     """Bits needed for a byte of the text, which compares models over tokenizers."""
 
     higher_is_better = False
     name = "bits_per_byte"
-
-    @property
-    def signature(self) -> str:
-        return "bits_per_byte|average:bytes"
+    how = "average:bytes"
 
     def stats(self, columns: Columns) -> np.ndarray:
         return np.stack([columns["nats"], columns["bytes"]], axis=1).astype(np.float64)
@@ -118,6 +120,4 @@ class PseudoPerplexity(Perplexity):
 class PseudoBitsPerByte(BitsPerByte):
     """Bits of the pseudo-likelihood a byte: fewer than any code needs, since each piece sees what follows."""
 
-    @property
-    def signature(self) -> str:
-        return "bits_per_byte|likelihood:pseudo|average:bytes"
+    how = "likelihood:pseudo|average:bytes"

@@ -144,7 +144,8 @@ class CausalLM(Task):
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.language import language_modelling
 
-        return language_modelling(bytes_known=True)
+        read = f"length:{self.length}|stride:{self.stride or self.length}"
+        return language_modelling(read=read, bytes_known=True)
 
     def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.language import language_modelling
