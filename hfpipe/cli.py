@@ -22,7 +22,7 @@ EXITS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         code = command(options)
@@ -44,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"hfpipe: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("text" not in options or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.text += rest  # argparse takes no further TEXT once an option stands between
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

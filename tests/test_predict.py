@@ -172,6 +172,12 @@ def test_what_is_too_long_is_told(run: Path, caplog: pytest.LogCaptureFixture) -
     assert whole != cut
 
 
+def test_options_may_stand_anywhere_among_texts(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["predict", str(model), TEXTS[0], "--set", "length=64", TEXTS[1], "--batch-size", "1", TEXTS[2]])
+    said = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    assert said == TEXTS[:3]
+
+
 def test_lines_of_standard_input_are_texts(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
