@@ -31,8 +31,15 @@ if TYPE_CHECKING:
     from hfpipe.sizes import Size
 
 Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
-PIPELINES = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "denoising": "text2text-generation"}
-"""Tasks whose Transformers pipeline has another name."""
+PIPELINES = {
+    "causal-lm": "text-generation",
+    "fill-mask": "fill-mask",
+    "masked-lm": "fill-mask",
+    "text-classification": "text-classification",
+    "text-generation": "text-generation",
+    "token-classification": "token-classification",
+}
+"""Task → the pipeline that Transformers has for it."""
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
 SHORT = 100
@@ -177,18 +184,15 @@ def _classes(measured: Sequence[Score]) -> Iterator[str]:
 def _model(run: Run, stage: str) -> None:
     place = run.model(stage)
     say(f"model:  {place}")
-    pipeline = _pipeline(run, stage)
-    if pipeline is not None:
-        say(f'use:    transformers.pipeline("{pipeline}", "{place}")')
-
-
-def _pipeline(run: Run, stage: str) -> str | None:
-    """Return the Transformers pipeline that uses a model; None where its task is not known or one's own."""
     settings = run.made(stage).identity.settings
     if settings.get("task") is None and str(settings["model"]).startswith("stage:"):
-        settings = read_stage(Path(run.model(stage))).identity.settings
-    kind = (settings.get("task") or {}).get("kind", ":")
-    return None if ":" in kind else PIPELINES.get(kind, kind)
+        settings = read_stage(Path(place)).identity.settings
+    pipeline = PIPELINES.get((settings.get("task") or {}).get("kind", ""))
+    say(
+        f'use:    transformers.pipeline("{pipeline}", "{place}")'
+        if pipeline
+        else f"use:    hfpipe predict {place}"
+    )
 
 
 def answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
