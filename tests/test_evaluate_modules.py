@@ -203,6 +203,7 @@ def test_a_metric_that_is_not_there_is_said_in_one_line():
         hfpipe.metrics.path("xyz")
 
 
+@pytest.mark.slow
 def test_finding_a_metric_loads_nothing_heavy():
     code = "import sys, hfpipe; hfpipe.metrics.path('bleu'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
