@@ -88,14 +88,17 @@ def test_only_the_adapter_and_a_new_head_are_trained(trained: Any) -> None:
 
 @pytest.mark.slow
 def test_the_folder_opens_in_plain_transformers_and_says_the_same(trained: Any) -> None:
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from hfpipe.hf.loading import load_model
 
     classes = len(trained.reports["wiki"].data.labels["label"])
     ours = load_model("AutoModelForSequenceClassification", trained.folders["topics"], 1, whole=True)
     assert len(ours.config.id2label) == classes
-    theirs = opened(trained.folders["topics"], num_labels=classes)
+    theirs = opened(
+        trained.folders["topics"], config=AutoConfig.from_pretrained(trained.folders["topics"] / "model")
+    )
+    assert theirs.config.id2label == ours.config.id2label
     assert logits(theirs) == pytest.approx(logits(ours), abs=1e-5)
     assert len(AutoTokenizer.from_pretrained(trained.folders["topics"])) > 100
     assert not (trained.folders["merged"] / "adapter_config.json").exists()
@@ -135,6 +138,14 @@ def test_runs_that_were_moved_still_open(trained: Any, tmp_path: Path) -> None:
     ours = load_model("AutoModelForSequenceClassification", moved, 1, whole=True)
     there = load_model("AutoModelForSequenceClassification", trained.folders["topics"], 1, whole=True)
     assert logits(ours).equal(logits(there))
+
+
+def test_a_base_on_the_hub_is_named_with_its_revision(tmp_path: Path) -> None:
+    from hfpipe.hf.adapters import base_of
+
+    base = base_of({"base_model_name_or_path": "Qwen/Qwen2.5-0.5B", "revision": "v1"}, tmp_path)
+    assert base == "Qwen/Qwen2.5-0.5B@v1"
+    assert base_of({"base_model_name_or_path": str(tmp_path), "revision": None}, tmp_path) == tmp_path
 
 
 @pytest.mark.slow

@@ -48,7 +48,11 @@ class Adapter(Settings):
     modules_to_save: list[str] = []
     """Layers to train whole and save with the adapter; a head that is new is always among them."""
     merge: bool = False
-    """Save a whole model with the adapter added into its weights, in place of adapter and base."""
+    """Save a whole model with the adapter added into its weights, in place of adapter and base.
+
+    Without it, Transformers opens the folder as long as the base is where it was, a new head with the config
+    in `model/`: `from_pretrained(FOLDER, config=AutoConfig.from_pretrained(FOLDER + "/model"))`.
+    """
 
     @property
     def settings(self) -> dict[str, Any]:
