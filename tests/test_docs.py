@@ -63,13 +63,13 @@ def test_every_target_the_readme_names_exists() -> None:
 
 def test_every_command_the_readme_shows_is_understood() -> None:
     """Options are read, and recipes looked for, without running anything."""
-    from hfpipe.cli import _parser
+    from hfpipe.arguments import parse
 
     shown = [words[1:] for words in commands() if words[0] == "hfpipe"]
     shown += [words[words.index("hfpipe") + 1 :] for words in commands() if words[0] == "accelerate"]
     assert len(shown) > 5
     for words in shown:
-        options = vars(_parser().parse_args(words))
+        options = vars(parse(words))
         for path in (options.get("recipe"), *options.get("recipes", []), options.get("accelerate")):
             assert path is None or (ROOT / path).is_file(), f"{shlex.join(words)}: there is no {path}"
 
