@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, BertForPreTraining, PreTrainedModel, PreTrainedTokenizerFast
 
+import hfpipe
 from hfpipe.errors import StageError
 from hfpipe.hf.loading import new_config, new_model
 from hfpipe.hf.losses import IGNORED, forward
@@ -265,3 +267,41 @@ def test_a_type_of_model_learns_masked_text_and_is_the_same_after_saving(kind: s
     model.save_pretrained(tmp_path)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     assert float(loss(task.positions(batch)).detach()) == pytest.approx(after, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_both_objectives_are_learned_and_reported_and_the_text_is_measured_piece_by_piece(
+    tmp_path: Path,
+) -> None:
+    recipe = small.recipe("bert", max_steps=30, logging_steps=10)
+    stages = recipe["stages"]
+    stages["wiki"]["columns"] = {"text": "extract"}
+    stages["wiki"]["clean"] = [
+        "unicode",
+        {"keep_matching": "^The [A-M]"},
+        {"min_chars": 150},
+        {"max_chars": 300},
+    ]
+    stages["pretrain"]["task"] = {"kind": "masked-lm", "length": 64, "next_sentence": True}
+    stages["pairs"] = {"kind": "evaluate", "model": "stage:pretrain", "data": "stage:wiki", "resamples": 100}
+    stages["pieces"] = stages["pairs"] | {
+        "split": "validation",
+        "task": {"kind": "masked-lm", "length": 64, "pseudo_perplexity": True},
+    }
+    del stages["topics"], stages["score"]
+    run = hfpipe.run(hfpipe.load(small.write(tmp_path, recipe)), tmp_path / "runs", say=lambda _: None)
+
+    report = run.reports["pretrain"]
+    losses = [step["loss"] for step in small.history(report.model_dump())]
+    assert losses[-1] < losses[0]
+    ledger, rows = report.ledger["train"], run.reports["wiki"].data.splits
+    assert ledger["rows"] == rows["train"] < ledger["examples"]
+    both = {"perplexity", "loss", "accuracy", "next_sentence_loss", "next_sentence_accuracy"}
+    assert both <= report.facts["validation"].keys()
+    assert {score.metric for score in run.reports["pairs"].scores} == both
+    pieces = {score.metric: score for score in run.reports["pieces"].scores}
+    assert pieces.keys() == {"pseudo_perplexity", "loss", "accuracy", "bits_per_byte"}
+    assert pieces["pseudo_perplexity"].n == rows["validation"]
+    assert pieces["pseudo_perplexity"].value == pytest.approx(np.exp(pieces["loss"].value))
+    model = BertForPreTraining.from_pretrained(run.folders["pretrain"])
+    assert model.config.architectures == ["BertForPreTraining"]
