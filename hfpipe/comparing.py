@@ -55,15 +55,13 @@ class _System:
 
     def series(self, places: np.ndarray, index: np.ndarray, first: _System) -> Iterator[Series]:
         """Yield every score over the rows at some places, resampled as the first system's by `index`."""
-        from hfpipe.metrics.tally import Series, Tally
+        from hfpipe.metrics.tally import Tally
         from hfpipe.metrics.whole import measured
 
         shown = {name: column[places] for name, column in self.shown.items()}
         tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed)
         tally.add(index, self.task.recalled(shown, self.facts))
-        for metric in tally.metrics:
-            better, signature = metric.higher_is_better, metric.signature
-            yield Series(metric.name, tally.values(metric), tally.n, better, signature, first.seed)
+        yield from map(tally.series, tally.metrics)
         yield from measured(self.task.whole_metrics(self.facts), shown, index, first.resamples, first.seed)
 
 
@@ -148,14 +146,11 @@ def _scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> I
     from hfpipe.metrics.paired import beside
 
     there = {
-        name: {(each.name, each.signature): each for each in found if np.isfinite(each.values[0])}
+        name: {(each.name, each.signature, each.units): each for each in found if np.isfinite(each.values[0])}
         for name, found in others.items()
     }
     for series in mine:
-        alike = {
-            name: found[series.name, series.signature]
-            for name, found in there.items()
-            if (series.name, series.signature) in found
-        }
+        definition = (series.name, series.signature, series.units)
+        alike = {name: found[definition] for name, found in there.items() if definition in found}
         if alike and np.isfinite(series.values[0]):
             yield beside(series, alike)

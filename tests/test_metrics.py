@@ -267,3 +267,14 @@ def test_a_signature_says_how_the_number_was_made():
         "f1_macro|classes:5|absent:left_out|interval:poisson-percentile-95%|resamples:100|seed:17|hfpipe:"
     )
     assert all(score.signature.startswith(score.metric + "|") for score in scores)
+
+
+def test_averages_over_other_tokens_are_not_compared_but_bits_per_byte_are() -> None:
+    metrics = language_modelling(correct_known=False, bytes_known=True)
+    index, nats, size = np.arange(20), np.linspace(5, 9, 20), np.full(20, 40)
+    coarse, fine, other = (Tally(metrics, 100, 1) for _ in range(3))
+    coarse.add(index, {"nats": nats, "tokens": np.full(20, 8), "bytes": size})
+    fine.add(index, {"nats": nats * 1.1, "tokens": np.full(20, 12), "bytes": size})
+    other.add(index, {"nats": nats * 1.2, "tokens": np.full(20, 8), "bytes": size})
+    assert compare(coarse, fine, "fine").keys() == {"bits_per_byte"}
+    assert compare(coarse, other, "other").keys() == {"perplexity", "loss", "bits_per_byte"}

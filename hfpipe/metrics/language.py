@@ -50,7 +50,14 @@ class _Language(Metric):
         return "|".join(part for part in (self.name, self.how, self.read) if part)
 
 
-class _Tokens(_Language):
+class _PerToken(_Language):
+    """Base of the averages over target tokens, which tokenizers cut as they do."""
+
+    def units(self, sums: np.ndarray) -> float:
+        return float(sums[1])
+
+
+class _Tokens(_PerToken):
     """Base of the scores made from the loss of target tokens."""
 
     @property
@@ -82,7 +89,7 @@ class TokenLoss(_Tokens):
         return sums[..., 0] / sums[..., 1]
 
 
-class TokenAccuracy(_Language):
+class TokenAccuracy(_PerToken):
     """Share of target tokens guessed right."""
 
     name = "accuracy"

@@ -42,6 +42,13 @@ class Metric(ABC):
     def value(self, sums: np.ndarray) -> np.ndarray:
         """Turn summed statistics into scores: shape (..., k) → (...)."""
 
+    def units(self, sums: np.ndarray) -> float | None:
+        """Return how many units of a system's own, as tokens, the score is an average of, shape (k,) → ().
+
+        None where every system is averaged over the same. Systems with other units do not compare.
+        """
+        return None
+
 
 def objects(values: Iterable[Any]) -> np.ndarray:
     """Return an array with each value as it is, lists too: object, shape (n,)."""

@@ -100,23 +100,25 @@ class Tally:
         """
         if self.n == 0:
             raise StageError(f"{metric.name}: no example was counted; the split is empty")
-        counts, *sums = self.arrays()
-        mine = sums[list(self._families).index(metric.family)]
+        counts, mine = self.arrays()[0], self._sums_of(metric)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             values = np.where(counts[:, 0] > 0, metric.value(mine), np.nan)
         if not np.isfinite(values[0]):
             raise StageError(f"{metric.name} is {values[0]}: the model's outputs are not finite numbers")
         return values
 
+    def _sums_of(self, metric: Metric) -> np.ndarray:
+        return self.arrays()[1 + list(self._families).index(metric.family)]
+
+    def series(self, metric: Metric) -> Series:
+        """Return a metric's score over all examples and every resample, with what defines it."""
+        values, units = self.values(metric), metric.units(self._sums_of(metric)[0])
+        better, signature = metric.higher_is_better, metric.signature
+        return Series(metric.name, values, self.n, better, signature, self.seed, units)
+
     def scores(self, confidence: float = 0.95) -> list[Score]:
         """Return every metric's score with its percentile interval, in the order of the metrics."""
-        return [self._score(metric, confidence) for metric in self.metrics]
-
-    def _score(self, metric: Metric, confidence: float) -> Score:
-        better, signature = metric.higher_is_better, metric.signature
-        return scored(
-            Series(metric.name, self.values(metric), self.n, better, signature, self.seed), confidence
-        )
+        return [scored(self.series(metric), confidence) for metric in self.metrics]
 
 
 class Series(NamedTuple):
@@ -131,6 +133,8 @@ class Series(NamedTuple):
     signature: str
     """What defines the number; the interval and the version are added to it."""
     seed: int
+    units: float | None = None
+    """How many units of the system's own the score is an average of, as `Metric.units` says."""
 
 
 def scored(series: Series, confidence: float = 0.95) -> Score:
@@ -152,6 +156,8 @@ def scored(series: Series, confidence: float = 0.95) -> Score:
 def compare(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> dict[str, Comparison]:
     """Return metric → difference between two systems on the same examples, for the metrics of both.
 
+    Averages over tokens are left out where the two cut the text into other numbers of them.
+
     The paired bootstrap (Koehn, 2004): both systems are scored on the same resamples, the interval of
     the difference is theirs by percentile. Its two-sided p is the share of resampled differences that
     lie at least as far from the measured one as that lies from 0, the distribution under no difference
@@ -164,12 +170,13 @@ def compare(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> d
         ours, theirs = getattr(mine, what), getattr(other, what)
         if ours != theirs:
             raise StageError(f"{name}: cannot be compared, its {what} is {theirs} and the model's is {ours}")
-    shared = {metric.name for metric in other.metrics}
-    return {
-        metric.name: compared(mine.values(metric), other.values(metric), name, confidence)
-        for metric in mine.metrics
-        if metric.name in shared
-    }
+    theirs_of = {metric.name: other.series(metric) for metric in other.metrics}
+    found = {}
+    for metric in mine.metrics:
+        series = mine.series(metric)
+        if metric.name in theirs_of and theirs_of[metric.name].units == series.units:
+            found[metric.name] = compared(series.values, theirs_of[metric.name].values, name, confidence)
+    return found
 
 
 def compared(mine: np.ndarray, other: np.ndarray, name: str, confidence: float = 0.95) -> Comparison:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -93,26 +93,22 @@ class Evaluate(Stage):
                 raise StageError(f"require: there is no score {name!r}; there are {there}")
 
     def run(self, ctx: RunContext) -> Report:
-        from hfpipe.hf.measuring import load, new_accelerator
+        from hfpipe.hf.measuring import new_accelerator
         from hfpipe.metrics.tally import compare
 
         accelerator, ground = new_accelerator(), self._ground(ctx)
         model, *others = self._systems(ctx)
         mine = self._measure(model, ground, accelerator, ctx)
-        comparisons = {}
-        for name in self.baselines:
-            if name in model.task.baselines:
-                empty = ground.tally(model.task.baseline_metrics(name, ground.facts))
-                theirs = load(empty, ctx.work / f"{name}.npz")
-            else:
-                system = next(other for other in others if other.place == name)
-                theirs = self._measure(system, ground, accelerator, ctx)
-            comparisons[name] = compare(mine, theirs, name)
+        tallies = {
+            name: self._other(name, model.task, others, ground, accelerator, ctx) for name in self.baselines
+        }
+        comparisons = {str(name): compare(mine, theirs, name) for name, theirs in tallies.items()}
         scores = [_beside(score, comparisons.values()) for score in mine.scores()]
-        left_out: list[str] = []
+        left_out = list(_not_compared(mine, tallies, comparisons))
         if accelerator.is_main_process:
-            more, left_out = self._afterwards(model.task, ground, ctx)
+            more, without = self._afterwards(model.task, ground, ctx)
             scores += more
+            left_out += without
         unmet = list(self._unmet(scores))
         return Report(
             kind=self.kind,
@@ -125,6 +121,22 @@ class Evaluate(Stage):
             scores=scores,
             unmet=unmet,
         )
+
+    def _other(
+        self,
+        name: BaselinePlace,
+        task: Task,
+        others: Sequence[System],
+        ground: Ground,
+        accelerator: Accelerator,
+        ctx: RunContext,
+    ) -> Tally:
+        from hfpipe.hf.measuring import load
+
+        if name in task.baselines:
+            empty = ground.tally(task.baseline_metrics(name, ground.facts))
+            return load(empty, ctx.work / f"{name}.npz")
+        return self._measure(next(it for it in others if it.place == name), ground, accelerator, ctx)
 
     def _afterwards(self, task: Task, ground: Ground, ctx: RunContext) -> tuple[list[Score], list[str]]:
         from hfpipe.hf.afterwards import Afterwards
@@ -238,6 +250,17 @@ def _beside(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
     """Return the score with what each baseline has of it."""
     found = [comparisons[score.metric] for comparisons in systems if score.metric in comparisons]
     return score.model_copy(update={"comparisons": found})
+
+
+def _not_compared(
+    mine: Tally, tallies: Mapping[BaselinePlace, Tally], comparisons: Mapping[str, Mapping[str, Comparison]]
+) -> Iterator[str]:
+    """Say which scores two systems have and are yet not compared by."""
+    for name, tally in tallies.items():
+        shared = {metric.name for metric in mine.metrics} & {metric.name for metric in tally.metrics}
+        lacking = sorted(shared - comparisons[name].keys())
+        if lacking:
+            yield f"{name} counts other tokens, and is not compared by {', '.join(lacking)}"
 
 
 def _summary(scores: list[Score], rows: int) -> str:
