@@ -305,3 +305,18 @@ def test_both_objectives_are_learned_and_reported_and_the_text_is_measured_piece
     assert pieces["pseudo_perplexity"].value == pytest.approx(np.exp(pieces["loss"].value))
     model = BertForPreTraining.from_pretrained(run.folders["pretrain"])
     assert model.config.architectures == ["BertForPreTraining"]
+
+
+@pytest.mark.slow
+def test_two_objectives_weigh_the_same_however_a_step_is_cut_into_batches(tmp_path: Path) -> None:
+    def losses(batch: int, accumulated: int) -> list[float]:
+        cut = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+        recipe = small.recipe("bert", max_steps=3, **cut)
+        stages = recipe["stages"]
+        stages["wiki"] |= {"columns": {"text": "extract"}, "limit": 400, "clean": [], "split": {}}
+        stages["pretrain"]["task"] = {"kind": "masked-lm", "length": 48, "next_sentence": True}
+        recipe["stages"] = {name: stages[name] for name in ("wiki", "words", "pretrain")}
+        run = hfpipe.run(hfpipe.load(small.write(tmp_path, recipe)), tmp_path / "runs", say=lambda _: None)
+        return [step["loss"] for step in small.history(run.reports["pretrain"].model_dump())]
+
+    assert losses(8, 1) == pytest.approx(losses(1, 8), rel=1e-5)
