@@ -37,7 +37,8 @@ _STAGE_NAME = "^[a-z0-9][a-z0-9_-]*$"
 
 def schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
     """Return the schema (draft 2020-12) of a recipe made of these kinds of stage and tasks."""
-    shared: dict[str, Any] = {"task": _task(tasks), "training": _training(), "model": _model()}
+    shared: dict[str, Any] = {"training": _training(), "model": _model()}
+    shared["task"] = _task(tasks, shared)
     stages = []
     for name, kind in kinds.items():
         own = kind.model_json_schema(ref_template="#/$defs/{model}")
@@ -91,11 +92,11 @@ def _described(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {"description": old["description"], **new} if "description" in old else new
 
 
-def _task(tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
+def _task(tasks: Mapping[str, type[Task]], shared: dict[str, Any]) -> dict[str, Any]:
     options = []
     for name, task in tasks.items():
         own = task.model_json_schema(ref_template="#/$defs/{model}")
-        own.pop("$defs", None)
+        shared |= own.pop("$defs", {})
         own["properties"]["kind"] = {"const": name}
         options.append({"if": {"properties": {"kind": {"const": name}}}, "then": own})
     code = {"type": "string", "pattern": f"^{Code.pattern}$"}
