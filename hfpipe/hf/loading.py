@@ -86,18 +86,13 @@ def load_parts(
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return what `load_model` does, and the names of the weights that were made anew."""
-    name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
-    local = isinstance(place, Path)
     try:
         with quiet():
-            adapter = adapter_at(name, revision, local=local)
-            if adapter is None:
-                opener = getattr(transformers, auto_class)
-                source = {"pretrained_model_name_or_path": name, "use_safetensors": True, **(head or {})}
-                source |= {"revision": revision or "main", "local_files_only": local}
+            whole = _merged(auto_class, place, seed, trust_remote_code=trust_remote_code)
+            if whole is None:
+                opener, source = getattr(transformers, auto_class), _stored(place) | (head or {})
             else:
-                base = _base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
-                opener, source = _again(auto_class, merged(base, name, revision, local=local), head or {})
+                opener, source = _again(auto_class, whole, head or {})
             set_seed(seed)
             model, found = opener.from_pretrained(
                 **source,
@@ -108,10 +103,41 @@ def load_parts(
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error
+    if whole is not None and model.can_generate() and whole.can_generate():
+        model.generation_config = whole.generation_config  # which lies beside the base's weights only
     anew = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if anew:
         log.info("%s: weights made anew: %s", place, ", ".join(anew))
     return model, anew
+
+
+def _stored(place: Path | Place) -> dict[str, Any]:
+    """Return what `from_pretrained` takes for a place: no network for a path, and no pickles."""
+    name, revision = _named(place)
+    return {
+        "pretrained_model_name_or_path": name,
+        "revision": revision or "main",
+        "local_files_only": isinstance(place, Path),
+        "use_safetensors": True,
+    }
+
+
+def _merged(
+    auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool
+) -> PreTrainedModel | None:
+    """Return the adapter at a place merged into its base; None where there is none."""
+    name, revision = _named(place)
+    local = isinstance(place, Path)
+    adapter = adapter_at(name, revision, local=local)
+    if adapter is None:
+        return None
+    base = _base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
+    return merged(base, name, revision, local=local)
+
+
+def _named(place: Path | Place) -> tuple[str, str | None]:
+    """Return name and revision as Transformers takes them."""
+    return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
 
 
 def _base(
