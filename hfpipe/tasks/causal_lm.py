@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import Problem
+from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Columns, Rows
@@ -23,7 +22,7 @@ ORDERS = {"unigram": 1, "trigram": 3}
 """Trivial baseline → order of its n-grams."""
 
 
-class CausalLM(Task):
+class CausalLM(TokenTargets):
     """Learns to continue texts.
 
     In training all documents lie end to end, each with the token that ends it. In evaluation each is read on
@@ -117,26 +116,6 @@ class CausalLM(Task):
             del batch["attention_mask"]  # in its absence positions tell documents apart, and padding too
             batch["position_ids"] = pad([places(each, begin) for each in ids], 0)
         return batch
-
-    def positions(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import target_positions
-
-        return target_positions(batch["labels"])
-
-    def count(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import IGNORED
-
-        return (batch["labels"] != IGNORED).sum()
-
-    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        from hfpipe.hf.losses import token_loss
-
-        return token_loss(outputs.logits, batch["labels"], smoothing)
-
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
-        from hfpipe.hf.losses import token_columns
-
-        return token_columns(outputs.logits, batch["labels"])
 
     def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         return {**super().by_row(columns, pieces, rows, facts), "bytes": utf8(rows[self.text])}

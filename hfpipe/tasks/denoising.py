@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import Problem, StageError
 from hfpipe.generation import Generation
+from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Columns, Rows
@@ -26,7 +25,7 @@ FRAME = 2
 """Special tokens round a text, as BART's tokenizer puts them."""
 
 
-class Denoising(Task):
+class Denoising(TokenTargets):
     """Hides spans of a text from the encoder; the decoder says them, or the whole text."""
 
     kind: Literal["denoising"] = "denoising"
@@ -131,26 +130,6 @@ class Denoising(Task):
         if self.noise == "infilling":
             return np.array([tokenizer.mask_token_id])
         return sentinels(tokenizer, counts(len(ids), self.share, self.span)[1])
-
-    def positions(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import target_positions
-
-        return target_positions(batch["labels"])
-
-    def count(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import IGNORED
-
-        return (batch["labels"] != IGNORED).sum()
-
-    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        from hfpipe.hf.losses import token_loss
-
-        return token_loss(outputs.logits, batch["labels"], smoothing)
-
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
-        from hfpipe.hf.losses import token_columns
-
-        return token_columns(outputs.logits, batch["labels"])
 
     def generates(self, *, training: bool) -> bool:
         return self.generation is not None and not training

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import Problem, StageError
+from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Columns, Rows
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
 
 
-class FillMask(Task):
+class FillMask(TokenTargets):
     """Learns to put the right words into blanks.
 
     A blank becomes as many mask tokens as its answer has pieces. The candidates for it are those in
@@ -154,26 +153,6 @@ class FillMask(Task):
         from hfpipe.hf.blanks import collate_blanks
 
         return collate_blanks(examples, tokenizer)
-
-    def positions(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import target_positions
-
-        return target_positions(batch["labels"])
-
-    def count(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import IGNORED
-
-        return (batch["labels"] != IGNORED).sum()
-
-    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        from hfpipe.hf.losses import token_loss
-
-        return token_loss(outputs.logits, batch["labels"], smoothing)
-
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
-        from hfpipe.hf.losses import token_columns
-
-        return token_columns(outputs.logits, batch["labels"])
 
     def generates(self, *, training: bool) -> bool:
         return True

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import Problem, StageError
+from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hfpipe.contract import Batch, Columns, Rows
+    from hfpipe.contract import Batch, Columns, Counted, Rows
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
 
 
-class MaskedLM(Task):
+class MaskedLM(TokenTargets):
     """Hides a share of the pieces and learns to name them from both sides."""
 
     kind: Literal["masked-lm"] = "masked-lm"
@@ -109,26 +109,21 @@ class MaskedLM(Task):
             batch["_next_sentence"] = torch.tensor(follows)
         return batch
 
-    def positions(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import target_positions
-
-        return target_positions(batch["labels"])
-
     def count(self, batch: Batch) -> torch.Tensor:
         import torch
 
         from hfpipe.hf.losses import IGNORED
 
-        names = ("labels", "_next_sentence") if self.next_sentence else ("labels",)
-        counts = [(batch[name] != IGNORED).sum() for name in names]
-        return torch.stack(counts) if self.next_sentence else counts[0]
+        if not self.next_sentence:
+            return super().count(batch)
+        return torch.stack([super().count(batch), (batch["_next_sentence"] != IGNORED).sum()])
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         from hfpipe.hf.losses import token_loss
         from hfpipe.hf.pairs import both, pair_loss
 
         if not self.next_sentence:
-            return token_loss(outputs.logits, batch["labels"], smoothing)
+            return super().loss(outputs, batch, smoothing)
         pairs = pair_loss(outputs.seq_relationship_logits, batch["_next_sentence"])
         return both(token_loss(outputs.prediction_logits, batch["labels"], smoothing), pairs)
 
@@ -137,7 +132,7 @@ class MaskedLM(Task):
         from hfpipe.hf.pairs import pair_columns
 
         if not self.next_sentence:
-            return token_columns(outputs.logits, batch["labels"])
+            return super().columns_out(outputs, batch)
         pairs = pair_columns(outputs.seq_relationship_logits, batch["_next_sentence"])
         return token_columns(outputs.prediction_logits, batch["labels"]) | pairs
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import Problem
 from hfpipe.generation import Generation
+from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Columns, Rows
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
 
 
-class Writing(Task):
+class Writing(TokenTargets):
     """Is trained on given texts token by token, and measured by what it writes itself.
 
     `collate` gives `labels`, and for a decoder without an encoder also `_input_ids` and `_attention_mask`,
@@ -68,26 +67,6 @@ class Writing(Task):
     def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """Set the languages of the tokenizer; return the id of the token that a text begins with, if set."""
         return None
-
-    def positions(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import target_positions
-
-        return target_positions(batch["labels"])
-
-    def count(self, batch: Batch) -> torch.Tensor:
-        from hfpipe.hf.losses import IGNORED
-
-        return (batch["labels"] != IGNORED).sum()
-
-    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        from hfpipe.hf.losses import token_loss
-
-        return token_loss(outputs.logits, batch["labels"], smoothing)
-
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
-        from hfpipe.hf.losses import token_columns
-
-        return token_columns(outputs.logits, batch["labels"])
 
     def generates(self, *, training: bool) -> bool:
         return self.predict_with_generate or not training

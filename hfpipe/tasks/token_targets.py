@@ -1,0 +1,36 @@
+"""What the tasks share whose targets are tokens: a summed loss, and counts of those foreseen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.contract import Counted, Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from hfpipe.contract import Batch
+
+
+class TokenTargets(Task):
+    """Learns tokens by their cross-entropy; `collate` gives `labels`, one beside each logit, or -100."""
+
+    def positions(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import target_positions
+
+        return target_positions(batch["labels"])
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.hf.losses import IGNORED
+
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.hf.losses import token_loss
+
+        return token_loss(outputs.logits, batch["labels"], smoothing)
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.hf.losses import token_columns
+
+        return token_columns(outputs.logits, batch["labels"])
