@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 RECIPES = $(filter-out recipes/accelerate/%,$(sort $(shell find recipes -name '*.yaml')))
 
 .DEFAULT_GOAL := help
-.PHONY: install demo pretrain finetune eval report notebook check test test-all bench clean help
+.PHONY: install demo pretrain finetune eval report notebook notebooks check test test-all bench clean help
 
 install: $(INSTALLED) ## Make .venv and install hfpipe into it, at the tested versions
 
@@ -40,8 +40,12 @@ eval: $(INSTALLED) ## Run a recipe as far as its last evaluation
 report: $(INSTALLED) ## Print the scores of a recipe again
 	@$(BIN)/hfpipe report $(RECIPE) $(ARGS)
 
-notebook: ## Open the notebooks (there are none yet)
-	@echo "make notebook: there are no notebooks yet" >&2; exit 1
+notebook: $(INSTALLED) ## Open the notebooks in Jupyter
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c .ci/constraints.txt -e '.[demo,notebook]'
+	@$(BIN)/jupyter lab notebooks $(ARGS)
+
+notebooks: $(INSTALLED) ## Execute every notebook, and say whether each of them works
+	@$(BIN)/jupyter execute $(ARGS) notebooks/*.ipynb
 
 check: $(INSTALLED) ## Format, lint, types, direction of imports, and every recipe
 	$(BIN)/ruff format --check .

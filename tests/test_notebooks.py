@@ -1,0 +1,141 @@
+"""The notebooks: stored without outputs, simple, and running whole on what is installed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+import hfpipe
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IMPORTED = {"datasets", "hfpipe", "matplotlib", "numpy", "pandas", "transformers", "warnings"}
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+BEFORE = """
+import json, sys
+from pathlib import Path
+from pytest_socket import disable_socket
+
+disable_socket(allow_unix_socket=True)
+
+def watch():
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    for figure in map(pyplot.figure, pyplot.get_fignums() if pyplot else ()):
+        labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes if ax.get_label() != "<colorbar>"]
+        with Path(__file__).with_name("figures.jsonl").open("a") as file:
+            file.write(json.dumps(labels) + "\\n")
+
+get_ipython().events.register("post_execute", watch)
+"""
+"""What a kernel runs first: it has no network, and notes the labels of each figure before it is shown."""
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> ast.Module:
+    """Return the code of all cells; a trailing semicolon, which hides an output, is Python too."""
+    return ast.parse("\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code"))
+
+
+def test_there_are_four() -> None:
+    assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
+
+
+@each_notebook
+def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    assert len(cells) > 5
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+
+@each_notebook
+def test_a_notebook_explains_what_it_does(path: Path) -> None:
+    kinds = [cell.cell_type for cell in read(path).cells]
+    assert kinds[0] == "markdown"
+    assert kinds.count("markdown") * 5 >= len(kinds) * 2
+    assert "code code code" not in " ".join(kinds)
+
+
+@each_notebook
+def test_a_notebook_links_to_what_is_there(path: Path) -> None:
+    texts = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    for link in re.findall(r"\]\(([^)]+)\)", texts):
+        assert (path.parent / link).is_file(), link
+
+
+@each_notebook
+def test_a_notebook_uses_the_public_names_only(path: Path) -> None:
+    used = set()
+    for node in ast.walk(code(path)):
+        if isinstance(node, ast.Import):
+            used |= {alias.name.partition(".")[0] for alias in node.names}
+            assert not any(alias.name.startswith("hfpipe.") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None
+            assert not node.module.startswith("hfpipe")
+            used.add(node.module.partition(".")[0])
+        elif (
+            isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hfpipe"
+        ):
+            assert node.attr in hfpipe.__all__
+    assert "hfpipe" in used
+    assert used <= IMPORTED
+
+
+@each_notebook
+def test_a_notebook_has_no_long_function(path: Path) -> None:
+    for node in ast.walk(code(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 5, node.name
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of recipes and notebooks, in which one takes up what another has made."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("notebooks", "recipes"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    return copy
+
+
+@pytest.fixture
+def startup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return the folder whose files a kernel runs first."""
+    found = tmp_path / "profile_default" / "startup"
+    found.mkdir(parents=True)
+    (found / "before.py").write_text(BEFORE, encoding="utf-8")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    return found
+
+
+@pytest.mark.slow
+@each_notebook
+def test_a_notebook_runs_without_network_and_labels_its_axes(path: Path, folder: Path, startup: Path) -> None:
+    notebook = read(path)
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no port: sockets are blocked
+    where = {"metadata": {"path": str(folder / "notebooks")}}
+    NotebookClient(notebook, km=kernel, resources=where, timeout=600).execute()
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    noise = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert noise == []
+    figures = (startup / "figures.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(figures) > 2
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == len(figures)
+    for axes in map(json.loads, figures):
+        assert axes
+        assert all(label for labels in axes for label in labels)
