@@ -319,34 +319,48 @@ def recipe(kind: str) -> dict[str, Any]:
     return content
 
 
+READ = {
+    "gpt2": ("gpt", {"kind": "causal-lm", "length": 32, "stride": 16}),
+    "llama": ("gpt", {"kind": "causal-lm", "length": 32}),
+    "bert": ("bert", {"kind": "masked-lm", "length": 32}),
+    "t5": ("t5", {"kind": "denoising", "length": 32}),
+}
+"""Model → style of its tokenizer, and what it is measured by."""
+
+
 @pytest.mark.slow
-def test_two_or_three_processes_give_the_perplexity_of_one(tmp_path: Path) -> None:
-    path = small.write(tmp_path, recipe("gpt2"))
+def test_two_or_three_processes_give_the_perplexities_of_one(tmp_path: Path) -> None:
+    stages = {"wiki": small.recipe()["stages"]["wiki"]}
+    for kind, (style, task) in READ.items():
+        tokenizer = learned(style)
+        for part in (model(kind, tokenizer), tokenizer):
+            part.save_pretrained(tmp_path / kind)
+        stages[kind] = {
+            "kind": "evaluate",
+            "model": str(tmp_path / kind),
+            "data": "stage:wiki",
+            "task": task,
+            "baselines": ["unigram", "trigram"] if task["kind"] == "causal-lm" else [],
+            "batch_size": 7,
+        }
+    path = small.write(tmp_path, {"name": "small", "seed": 3, "stages": stages})
     run = hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None)
-    alone = {score.metric: score for score in run.reports["score"].scores}
-    assert list(alone) == ["perplexity", "loss", "accuracy", "bits_per_byte"]
-    assert [each.baseline for each in alone["bits_per_byte"].comparisons] == ["unigram", "trigram"]
-    assert not alone["accuracy"].comparisons
-    assert alone["perplexity"].n == run.reports["wiki"].data.splits["test"]
-    for processes in (2, 3):
-        runs = tmp_path / f"{processes}"
-        runs.mkdir()
-        for stage in (
-            "wiki",
-            "words",
-            "pretrain",
-        ):  # the very same weights, so that only the measuring differs
-            folder = run.folders[stage]
-            (runs / folder.parent.name).mkdir(exist_ok=True)
-            (runs / folder.parent.name / folder.name).symlink_to(folder, target_is_directory=True)
-        done = small.hfpipe("run", path, "--runs", runs, "--processes", str(processes))
+    alone = {(kind, score.metric): score for kind in READ for score in run.reports[kind].scores}
+    assert {kind for kind, metric in alone if metric == "perplexity"} == READ.keys()
+    assert not alone["gpt2", "accuracy"].comparisons
+    assert [each.baseline for each in alone["gpt2", "bits_per_byte"].comparisons] == ["unigram", "trigram"]
+    for processes in ("2", "3"):
+        launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", processes)
+        runs = tmp_path / processes
+        done = small.hfpipe("run", path, "--runs", runs, launcher=(*launch, "--main_process_port", "0"))
         assert done.returncode == 0, done.stderr[-3000:]
-        for score_ in hfpipe.open(path, runs).reports["score"].scores:
-            theirs = alone[score_.metric]
-            assert (score_.value, score_.low, score_.high) == pytest.approx(
+        shared = hfpipe.open(path, runs)
+        for (kind, metric), theirs in alone.items():
+            [mine] = [score for score in shared.reports[kind].scores if score.metric == metric]
+            assert mine.n == theirs.n == run.reports["wiki"].data.splits["test"]
+            assert (mine.value, mine.low, mine.high) == pytest.approx(
                 (theirs.value, theirs.low, theirs.high), rel=1e-6
-            )
-            assert score_.n == theirs.n
+            ), (kind, metric, processes)
 
 
 @pytest.mark.slow
