@@ -199,6 +199,12 @@ def test_a_model_without_a_trained_head_is_not_measured(context: Make, tmp_path:
         measured(context("score"), TextClassification())
 
 
+def test_an_encoder_is_not_measured_as_if_it_foresaw(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(StageError, match="bert reads what comes after a token as well.*take a decoder"):
+        load_model("AutoModelForCausalLM", tmp_path / "model", 3)
+
+
 def test_a_classifier_goes_on_to_other_classes_with_a_new_head_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, PreTrainedModel, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from hfpipe.errors import StageError
 from hfpipe.hf.adapters import adapter_at, base_of, merged, whole_config
@@ -103,12 +104,23 @@ def load_parts(
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error
+    if auto_class == "AutoModelForCausalLM" and _reads_ahead(model.config):
+        raise StageError(
+            f"model {place}: {model.config.model_type} reads what comes after a token as well, and so has "
+            "nothing to foresee; take a decoder, as gpt2"
+        )
     if whole is not None and model.can_generate() and whole.can_generate():
         model.generation_config = whole.generation_config  # which lies beside the base's weights only
     anew = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if anew:
         log.info("%s: weights made anew: %s", place, ", ".join(anew))
     return model, anew
+
+
+def _reads_ahead(config: transformers.PretrainedConfig) -> bool:
+    """Tell an encoder, which Transformers builds as a causal model all the same, and only warns of."""
+    one_way = any(getattr(config, name, False) for name in ("is_decoder", "causal"))
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not one_way
 
 
 def _stored(place: Path | Place) -> dict[str, Any]:

@@ -63,6 +63,16 @@ def model_types() -> Mapping[str, str]:
     return dict(_table("CONFIG_MAPPING_NAMES"))
 
 
+@lru_cache(maxsize=8)
+def types_with(auto_class: str) -> frozenset[str]:
+    """Return the model types that an auto class builds; empty when there is no such class."""
+    file = _root() / "models" / "auto" / "modeling_auto.py"
+    text = file.read_text(encoding="utf-8")
+    table = re.search(rf"^class {auto_class}\(.*\n\s+_model_mapping = (\w+)", text, re.MULTILINE)
+    block = table and re.search(rf"^{table[1]}_NAMES = OrderedDict\(\n((?:.*\n)*?)\)", text, re.MULTILINE)
+    return frozenset(re.findall(r'\(\s*"([\w.-]+)",', block[1]) if block else ())
+
+
 @lru_cache(maxsize=32)
 def config(model_type: str) -> Config | None:
     """Return what a model type's config takes, or None when there is no such type."""

@@ -10,7 +10,7 @@ from typing import Any
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError, Problem
 from hfpipe.own_code import find_code
-from hfpipe.places import Code, MetricPlace, Place, collect, locate
+from hfpipe.places import Code, Glob, MetricPlace, Place, collect, locate, matches
 from hfpipe.recipe.document import Document
 from hfpipe.recipe.words import Keys, dotted, listed, meant
 
@@ -36,6 +36,10 @@ def problems(
             yield from _place(place, (*path, *keys), above, kinds, base)
         for keys, code in collect(stage, Code):
             yield from _code(code, (*path, *keys), base)
+        for keys, pattern in collect(stage, Glob):
+            if not matches(pattern, base):
+                message = f"{pattern}: no file matches; mend the pattern, which is read relative to {base}"
+                yield Problem(message, (*path, *keys))
         above.append(name)
 
 

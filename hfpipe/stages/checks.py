@@ -80,11 +80,17 @@ def _architecture(task: Task, model: known.Model) -> Iterator[Problem]:
     path = ("task",) if prompted else ("model",)
     if task.auto_class == "AutoModelForSeq2SeqLM" and not both:
         message = f"{task.kind} needs an encoder-decoder, as t5, and {model.kind} is none"
-        mend = 'or give the task a prompt, as "{source}\\nFrench:"' if prompted else "take another"
+        decoder = prompted and model.has("AutoModelForCausalLM") and not model.reads_ahead
+        mend = 'or give the task a prompt, as "{source} =>"' if decoder else "take another"
         yield Problem(f"{message}; {mend}", path)
     elif task.auto_class == "AutoModelForCausalLM" and both:
         message = f"{task.kind} takes a decoder here, and {model.kind} has an encoder beside it"
         yield Problem(f"{message}; {'delete prompt' if prompted else 'take another'}", path)
+    elif not model.has(task.auto_class):
+        yield Problem(f"Transformers has no {model.kind} for {task.kind}; take another model", ("model",))
+    elif task.auto_class == "AutoModelForCausalLM" and model.reads_ahead:
+        message = f"{task.kind} takes a decoder, and {model.kind} reads what comes after a token as well"
+        yield Problem(f"{message}; take another, as gpt2", ("model",))
 
 
 def _adapter(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
@@ -143,8 +149,12 @@ def _task(
     there = known.columns(data, above, facts)
     for column in task.columns:
         if there is not None and column not in there:
-            keys = [key for key, value in task if value == column and key in task.model_fields_set]
-            yield Problem(_missing("column", column, data, there), (*at, *keys[:1]))
+            message = _missing("column", column, data, there)
+            keys = [key for key, value in task if value == column][:1]
+            if not keys or keys[0] in task.model_fields_set:
+                yield Problem(message, (*at, *keys))
+            else:
+                yield Problem(f"{message} (the task's {keys[0]!r} names another)", at)
 
 
 def _missing(what: str, name: str, data: Place, there: set[str]) -> str:
@@ -187,7 +197,7 @@ def tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]
             yield Problem(_missing("column", column, stage.data, there), path)
 
 
-def evaluate(stage: Evaluate, above: Above, facts: Facts) -> Iterator[Problem]:
+def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
     """Yield what keeps a model from being measured."""
     found = known.splits(stage.data, above, facts)
     if found is not None and stage.split not in found:
@@ -195,8 +205,14 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts) -> Iterator[Problem]:
         yield Problem(_missing("split", stage.split, stage.data, found), path)
     trained = above.get(stage.model.stage or "")
     task = stage.task or getattr(trained, "task", None)
-    if isinstance(task, Task):
-        yield from _task(task, stage.data, above, facts, ("task",) if stage.task else ("data",))
+    if stage.task is not None:
+        yield from _task(stage.task, stage.data, above, facts)
+        model = known.model(stage.model, above, base)
+        yield from _architecture(stage.task, model) if model is not None else ()
+    elif isinstance(task, Task):
+        # What the model lacked to learn from the same data has been said where it is trained.
+        again = getattr(trained, "data", None) == stage.data
+        yield from () if again else _task(task, stage.data, above, facts, ("data",))
     elif stage.model.hub is not None:
         yield Problem(
             "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)

@@ -69,7 +69,7 @@ class Evaluate(Stage):
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
 
-        yield from checks.evaluate(self, above, facts)
+        yield from checks.evaluate(self, above, facts, base)
         yield from named.check(self.metrics, base, trusted=self.trust_remote_code)
 
     def prepare(self, ctx: RunContext) -> None:

@@ -13,7 +13,7 @@ from hfpipe.contract import Stage
 from hfpipe.errors import DataError
 from hfpipe.hf.styles import STYLES
 from hfpipe.places import Place, locate
-from hfpipe.recipe.installed import Config, config
+from hfpipe.recipe.installed import Config, config, types_with
 from hfpipe.report import DataFacts
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
@@ -46,6 +46,19 @@ class Model:
         """How many kinds of segment the model tells apart."""
         found = self.config.value(self.given, "type_vocab_size")
         return found if isinstance(found, int) else 0
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether tokens are read with those after them, as by an encoder not set to be a decoder."""
+        one_way = any(self.config.value(self.given, name) for name in ("is_decoder", "causal"))
+        return self.kind in types_with("AutoModelForMaskedLM") and not one_way
+
+    def has(self, auto_class: str) -> bool:
+        """Tell whether Transformers, or code that comes with the model, builds it for a task."""
+        kinds = types_with(auto_class)
+        # Which of those for pretraining have heads for both of BERT's objectives, the table does not say.
+        open_to_all = auto_class == "AutoModelForPreTraining" or not kinds
+        return open_to_all or self.kind in kinds or "auto_map" in self.given
 
 
 @dataclass(frozen=True)
