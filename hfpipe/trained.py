@@ -13,9 +13,10 @@ from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.own_code import load_code
 from hfpipe.places import Code, Place, locate
+from hfpipe.recipe.foreign import instead
 from hfpipe.recipe.overrides import choose
 from hfpipe.recipe.settings import mistakes
-from hfpipe.recipe.words import listed, meant
+from hfpipe.recipe.words import listed
 from hfpipe.results import TRAINED
 from hfpipe.store import read_stage
 from hfpipe.targets import find_stage, split
@@ -98,5 +99,5 @@ def _class(kind: str, base: Path) -> type[Task]:
         cls: type[Task] = load_code(Code(kind), base)
         return cls
     if kind not in TASKS:
-        raise RecipeError([Problem(f"there is no task {kind!r}{meant(kind, TASKS)}")])
+        raise RecipeError([Problem(f"there is no task {kind!r}{instead(kind, TASKS)}")])
     return TASKS[kind]

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfpipe.errors import Problem, RecipeError, Spot
+from hfpipe.generation import Sampling
 from hfpipe.places import Code
 from hfpipe.recipe import Recipe, budget, check_facts, foreign, installed, load, schema, training
 from hfpipe.recipe.source import parse
@@ -34,6 +35,7 @@ FREE = {"stages", "columns", "labels", "split", "drop", "require", "files"}
 def read(recipe: str, folder: Path, overrides: tuple[str, ...] = (), **more: Any) -> Recipe:
     path = folder / "recipe.yaml"
     path.write_text(recipe, encoding="utf-8")
+    (folder / "a.txt").touch()
     return load(path, kinds=KINDS, tasks=TASKS, overrides=overrides, **more)
 
 
@@ -172,7 +174,6 @@ def test_aliases_of_aliases_do_not_fill_the_memory():
 
 
 def test_a_message_shows_the_line_and_points_at_the_key(tmp_path: Path):
-    (tmp_path / "a.txt").touch()
     (problem,) = problems(RECIPE.replace("learning_rate", "learnin_rate"), tmp_path)
     assert str(problem) == (
         f"{tmp_path}/recipe.yaml:20:16: unknown key 'learnin_rate' in stages.topics.training;"
@@ -219,6 +220,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble(tmp_path: Path):
     path = tmp_path / "recipe.yaml"
+    (tmp_path / "a.txt").touch()
     path.write_bytes(b"\xef\xbb\xbf" + RECIPE.replace("\n", "\r\n").encode())
     assert list(load(path, kinds=KINDS, tasks=TASKS).stages) == ["texts", "words", "lm", "topics"]
 
@@ -424,6 +426,7 @@ def test_every_foreign_name_leads_to_a_key_that_exists():
     inside = {
         "training": set(training.names()),
         "task": tasks,
+        "generation": set(Sampling.model_fields),
         "model": {"type", *(known.fields if (known := installed.config("bert")) else ())},
         "source": set(KINDS["dataset"].model_fields["source"].annotation.model_fields),  # type: ignore[union-attr]
         "early_stopping": {"patience", "threshold"},
@@ -434,8 +437,10 @@ def test_every_foreign_name_leads_to_a_key_that_exists():
     for name, entry in foreign.NAMES.items():
         section, _, key = entry.target.rpartition(".")
         assert entry.target or entry.note, name
-        assert not entry.target or key in (inside[section] if section else stages), name
+        assert not entry.target or key in (inside[section.rpartition(".")[2]] if section else stages), name
         assert name not in training.names(), name
+    assert set(foreign.KINDS.values()) <= {*TASKS, *KINDS}
+    assert not set(foreign.KINDS) & {*TASKS, *KINDS}
 
 
 def test_every_managed_argument_is_one_of_the_installed():

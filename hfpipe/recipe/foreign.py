@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hfpipe.recipe.words import Keys
+from hfpipe.recipe.words import Keys, meant
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ _QUANTIZED = Name("", "hfpipe does not train quantized models; delete it")
 _BY_LENGTH = Name("", "hfpipe groups by length by itself; delete it")
 _FOLDER = Name("", "each stage has its own folder under --runs; delete it")
 _UPLOAD = Name("", "a finished stage is a plain folder: hf upload NAME FOLDER sends it; delete it")
+_ANSWERS = Name("", "answers are all that text-generation learns; delete it")
+_WRITTEN = Name("task.target_length")
+_MOST = Name("task.generation.max_new_tokens")
+_BEAMS = Name("task.generation.num_beams")
 _HARDWARE = Name("", "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE")
 
 NAMES: dict[str, Name] = {
@@ -102,6 +107,30 @@ NAMES: dict[str, Name] = {
     "max_train_samples": Name("limit", "in a stage of kind dataset"),
     "max_samples": Name("limit", "in a stage of kind dataset"),
     "mlm_probability": Name("task.mask"),
+    "whole_word_mask": Name("task.whole_words"),
+    "noise_density": Name("task.mask"),
+    "mean_noise_span_length": Name("task.span"),
+    "doc_stride": Name("task.stride"),
+    "version_2_with_negative": Name("task.version_2"),
+    "max_target_length": _WRITTEN,
+    "val_max_target_length": _WRITTEN,
+    "max_completion_length": _WRITTEN,
+    "max_prompt_length": _LENGTH,
+    "source_prefix": Name("task.prefix"),
+    "text_column": Name("task.source"),
+    "summary_column": Name("task.target"),
+    "dataset_text_field": Name("task.text"),
+    "completion_only_loss": _ANSWERS,
+    "assistant_only_loss": _ANSWERS,
+    "predict_with_generate": Name("task.predict_with_generate"),
+    "generation_max_length": _MOST,
+    "generation_num_beams": _BEAMS,
+    "generation.max_length": _MOST,
+    "max_new_tokens": _MOST,
+    "num_beams": _BEAMS,
+    "do_sample": Name("task.generation.do_sample", "of text-generation"),
+    "temperature": Name("task.generation.temperature", "of text-generation"),
+    "top_p": Name("task.generation.top_p", "of text-generation"),
     "mlm": Name("task.kind", "as masked-lm"),
     "objective": Name("task.kind"),
     "stage": Name("task.kind"),
@@ -155,16 +184,48 @@ NAMES: dict[str, Name] = {
     "quantization_bit": _QUANTIZED,
 }
 
+KINDS = {
+    "mlm": "masked-lm",
+    "nsp": "masked-lm",
+    "clm": "causal-lm",
+    "lm": "causal-lm",
+    "language-modeling": "causal-lm",
+    "span-corruption": "denoising",
+    "seq2seq": "translation",
+    "text2text-generation": "translation",
+    "sequence-classification": "text-classification",
+    "sentiment-analysis": "text-classification",
+    "regression": "text-classification",
+    "nli": "text-classification",
+    "ner": "token-classification",
+    "pos": "token-classification",
+    "tagging": "token-classification",
+    "qa": "question-answering",
+    "sft": "text-generation",
+    "instruction-tuning": "text-generation",
+    "chat": "text-generation",
+    "train": "finetune",
+}
+"""Names of tasks and kinds of stage elsewhere, and here."""
+
 
 def hint(name: str, above: Keys) -> str | None:
     """Say what a foreign name is called here, seen from the mapping it stands in; None when unknown."""
-    known = NAMES.get(name.lower())
+    last = str(above[-1:][0] if above else "")
+    known = NAMES.get(f"{last}.{name.lower()}") or NAMES.get(name.lower())
     if known is None:
         return None
     if not known.target:
         return known.note
     section, _, key = known.target.rpartition(".")
-    target = key if section and str(above[-1:][0] if above else "") == section else known.target
+    target = key if section and last == section.rpartition(".")[2] else known.target
     if target == name:
         return None
     return f"write {target!r}" + (f" ({known.note})" if known.note else "")
+
+
+def instead(kind: str, known: Iterable[str]) -> str:
+    """Return `; write 'x'` for what a kind is called here, or else what is said of any unknown name."""
+    names = list(known)
+    other = KINDS.get(kind.lower().replace("_", "-"))
+    return f"; write {other!r}" if other in names else meant(kind, names)

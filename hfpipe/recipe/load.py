@@ -14,11 +14,11 @@ from hfpipe.contract import Stage, Task
 from hfpipe.errors import DataError, Problem, RecipeError, Spot
 from hfpipe.own_code import load_code
 from hfpipe.places import Code
-from hfpipe.recipe import links, model, source, training
+from hfpipe.recipe import foreign, links, model, source, training
 from hfpipe.recipe.document import Document, KeyProblem
 from hfpipe.recipe.overrides import apply
 from hfpipe.recipe.settings import missing, mistakes, unknown
-from hfpipe.recipe.words import Keys, described, dotted, listed, meant
+from hfpipe.recipe.words import Keys, described, dotted, listed
 from hfpipe.report import DataFacts
 
 _KEYS = ("name", "seed", "stages")
@@ -183,7 +183,7 @@ class _Reader:
         elif not isinstance(kind, str):
             self.add(Problem(f"{dotted(here)}: expected {listed(table, 'or')}, got {described(kind)}", here))
         elif kind not in table:
-            self.add(Problem(f"there is no {what} {kind!r}{meant(kind, table)}", here))
+            self.add(Problem(f"there is no {what} {kind!r}{foreign.instead(kind, table)}", here))
         else:
             return table[kind]
         return None

@@ -33,12 +33,16 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+_NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
-def unknown(path: Keys, known: typing.Iterable[str]) -> Problem:
-    """Return the problem of a key that nothing reads, with the name meant."""
+def unknown(path: Keys, known: typing.Iterable[str], usual: Mapping[str, str] = _NONE) -> Problem:
+    """Return the problem of a key that nothing reads, with the name meant.
+
+    `usual` holds hints by the text that a key has by default: the name of a column, taken for a key.
+    """
     *above, name = path
-    hint = foreign.hint(str(name), tuple(above))
+    hint = usual.get(str(name)) or foreign.hint(str(name), tuple(above))
     tail = f"; {hint}" if hint else meant(str(name), known)
     return KeyProblem(f"unknown key {name!r}{inside(tuple(above))}{tail}", path)
 
@@ -103,7 +107,8 @@ class _Mistake:
     def _unknown(self) -> Problem:
         name = self.detail["loc"][-1]
         if self.steps[-1:] == (name,):
-            return unknown(self.path, _fields(self.cls, self.steps[:-1]))
+            above = self.steps[:-1]
+            return unknown(self.path, _fields(self.cls, above), _usual(self.cls, above))
         problem = unknown((*self.path, name), _fields(self.cls, self.steps))
         return Problem(problem.message, self.path)  # a short form, which has no key of its own
 
@@ -176,11 +181,22 @@ def _union_at(mistake: _Mistake) -> Keys:
 
 def _fields(cls: Any, steps: Keys) -> list[str]:
     """Return the keys a settings class admits at a path inside it."""
+    return [name for model in _models(cls, steps) for name in model.model_fields]
+
+
+def _usual(cls: Any, steps: Keys) -> dict[str, str]:
+    """Return the key to write, by the text that it has by default without braces round it."""
+    fields = [entry for model in _models(cls, steps) for entry in model.model_fields.items()]
+    usual = {name: field.default for name, field in fields if isinstance(field.default, str)}
+    return {text.strip("{}"): f"write {name!r} (by default {text!r})" for name, text in usual.items()}
+
+
+def _models(cls: Any, steps: Keys) -> list[type[BaseModel]]:
+    """Return the settings classes that may stand at a path inside one."""
     candidates = [cls]
     for step in steps:
         candidates = [below for candidate in candidates for below in _below(candidate, step)]
-    models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-    return [name for model in models for name in model.model_fields]
+    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
 
 
 def _below(annotation: Any, step: str | int) -> Iterator[Any]:

@@ -43,7 +43,7 @@ def meant(name: str, known: Iterable[str]) -> str:
     close = nearest(name, names)
     if close is not None:
         return f"; did you mean {close!r}?"
-    return f"; there is {listed(names)}" if 0 < len(names) <= 8 else ""  # more would bury the message
+    return f"; there is {listed(names)}" if 0 < len(names) <= 14 else ""  # more would bury the message
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:
