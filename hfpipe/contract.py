@@ -145,12 +145,20 @@ class Task(Settings, ABC):
         """Those of the columns that a prediction needs; the others hold what is to be learned."""
         return self.columns[:1]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those of the columns that must hold texts."""
+        return ()
+
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         """Yield what the data set lacks for this task, paths relative to the task."""
         for column in self.columns:
-            if column not in facts.columns:
+            kind = facts.columns.get(column)
+            if kind is None:
                 there = ", ".join(sorted(facts.columns))
                 yield Problem(f"the data set has no column {column!r}; it has {there}")
+            elif column in self.texts and kind != "string":
+                yield Problem(f"column {column!r} holds {kind} values, no texts; name a column of texts")
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         """Return the entries of the model's config that the data decide, as `num_labels`."""

@@ -167,7 +167,7 @@ def test_what_is_no_conversation_is_told_in_one_line() -> None:
     ]:
         with pytest.raises(DataError, match=words):
             task.encode({"messages": [talk]}, pieces, FACTS)
-    with pytest.raises(StageError, match="no chat template; set chat: false"):
+    with pytest.raises(StageError, match="no chat template; take one that has"):
         TextGeneration(chat=True).encode(ROWS, PLAIN, FACTS)
     pieces.chat_template = (
         "{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -90,7 +90,10 @@ def written(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, asking: b
     Raises StageError when the tokenizer has no chat template, DataError when that refuses the messages.
     """
     if tokenizer.chat_template is None:
-        raise StageError("this tokenizer has no chat template; set chat: false and a template of your own")
+        raise StageError(
+            "this tokenizer has no chat template; take one that has, or give prompts by `template` and "
+            "answers by `completion`"
+        )
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
     except Exception as error:  # a template raises what it likes

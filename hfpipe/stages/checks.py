@@ -46,11 +46,7 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     task, model = stage.task, known.model(stage.model, above, base)
     pieces = known.pieces(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
-    if task.auto_class in ("AutoModelForMaskedLM", "AutoModelForPreTraining") and pieces.mask is False:
-        mend = (
-            "give its stage style: bert" if (stage.tokenizer or "").startswith("stage:") else "take another"
-        )
-        yield Problem(f"{task.kind} needs a mask token, and this tokenizer has none; {mend}", where)
+    yield from (Problem(message, where) for message in _special(task, pieces, stage.tokenizer or ""))
     if model is None:
         return
     yield from _architecture(task, model)
@@ -70,6 +66,23 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
         yield Problem(
             f"{message}; {'leave vocab_size out' if own else 'take the tokenizer that lies with it'}",
             ("model", "vocab_size") if own else where,
+        )
+
+
+def _special(task: Task, pieces: known.Pieces, tokenizer: str) -> Iterator[str]:
+    """Say which special tokens, or template of them, a task needs that its tokenizer has not."""
+    noise = getattr(task, "noise", None)
+    hides = task.auto_class in ("AutoModelForMaskedLM", "AutoModelForPreTraining") or noise == "infilling"
+    style = {"infilling": "bart", "spans": "t5"}.get(noise or "", "bert")
+    mend = f"give its stage style: {style}" if tokenizer.startswith("stage:") else "take another"
+    if hides and pieces.mask is False:
+        yield f"{task.kind} needs a mask token, and this tokenizer has none; {mend}"
+    if noise == "spans" and pieces.blanks is False:
+        yield f"{task.kind} needs <extra_id_0> … for what it hides, and this tokenizer has none; {mend}"
+    if (getattr(task, "messages", None) or getattr(task, "chat", False)) and pieces.chat is False:
+        yield (
+            f"{task.kind} writes conversations by a chat template, and this tokenizer has none; "
+            "take one that has, or give prompts by `template` and answers by `completion`"
         )
 
 

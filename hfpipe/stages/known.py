@@ -18,10 +18,13 @@ from hfpipe.report import DataFacts
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
 
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 _OFFSET = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
 )
 """Model types that count positions from behind the padding id, as fairseq did."""
+
+BLANK = "<extra_id_0>"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ class Pieces:
     """Whether it has a mask token."""
     size: int | None = None
     """How many pieces it has at most."""
+    blanks: bool | None = None
+    """Whether it has what stands for hidden spans, <extra_id_0>."""
+    chat: bool | None = None
+    """Whether it has a chat template."""
 
 
 def model(value: Place | Mapping[str, Any], above: Mapping[str, Stage], base: Path) -> Model | None:
@@ -106,7 +113,8 @@ def pieces(place: Any, above: Mapping[str, Stage], base: Path) -> Pieces:
         if stage.algorithm is None:
             return pieces(stage.tokenizer, before, base)
         style = STYLES[stage.style or BY_ALGORITHM[stage.algorithm]]
-        return Pieces("mask_token" in style.roles, stage.vocab_size)
+        extra = {*style.extra, *stage.special_tokens}
+        return Pieces("mask_token" in style.roles, stage.vocab_size, BLANK in extra, chat=False)
     return pieces(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), before, base)
 
 
@@ -117,16 +125,27 @@ def _before(above: Mapping[str, Stage], name: str) -> dict[str, Stage]:
 
 def _stored(place: Place, base: Path) -> Pieces:
     """Read a saved tokenizer; older ones name their mask token only in the library's code."""
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        if _json(place, file, base).get("mask_token"):
-            return Pieces(mask=True)
+    masks = (_json(place, file, base).get("mask_token") for file in _SETTINGS)
+    mask = True if any(masks) else None
     saved = _json(place, "tokenizer.json", base)
     try:
         added = {token["content"]: token["id"] for token in saved["added_tokens"]}
-        size = max(len(saved["model"]["vocab"]), *(number + 1 for number in added.values()))
-        return Pieces(any("mask" in token.lower() for token in added), size)
-    except (AttributeError, KeyError, TypeError):
-        return Pieces()  # not there, or of another make
+        vocab = saved["model"]["vocab"]
+        names = {*added, *(vocab if isinstance(vocab, dict) else (entry[0] for entry in vocab))}
+        size = max(len(vocab), *(number + 1 for number in added.values()))
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return Pieces(mask)  # not there, or of another make
+    mask = mask or any("mask" in token.lower() for token in added)
+    return Pieces(mask, size, BLANK in names, _chats(place, base))
+
+
+def _chats(place: Place, base: Path) -> bool | None:
+    """Tell whether a folder holds a chat template; None for the Hub, of which not all files may be here."""
+    folder = locate(place, base, {})
+    if folder is None:
+        return None
+    kept = (folder / name for name in ("chat_template.jinja", "additional_chat_templates"))
+    return any(file.exists() for file in kept) or "chat_template" in _json(place, _SETTINGS[0], base)
 
 
 def _json(place: Place, name: str, base: Path) -> Mapping[str, Any]:

@@ -65,6 +65,10 @@ class CausalLM(TokenTargets):
     def columns(self) -> tuple[str, ...]:
         return (self.text,)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)
+
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
         from hfpipe.hf.documents import kept_apart
 

@@ -59,6 +59,10 @@ class Denoising(TokenTargets):
         return (self.text,)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    @property
     def share(self) -> float:
         """Share of tokens hidden."""
         return SHARES[self.noise] if self.mask is None else self.mask

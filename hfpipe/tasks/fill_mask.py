@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.errors import Problem, StageError
+from hfpipe.tasks.templates import columns_of
 from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
@@ -48,20 +48,36 @@ class FillMask(TokenTargets):
     length: int = Field(default=128, ge=8)
     """Tokens at most; longer texts are cut far from the blank, and the ledger says what that costs."""
 
+    @field_validator("pattern")
+    @classmethod
+    def _names_columns(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            columns_of(pattern)
+        return pattern
+
     @model_validator(mode="after")
     def _whole_pattern(self) -> Self:
         if (self.pattern is None) != (self.verbalizer is None):
-            raise ValueError("`pattern` and `verbalizer` go together")
-        if self.pattern is not None and (self.pattern.count(self.blank) != 1 or not self._fields):
-            raise ValueError(f"`pattern` needs one blank {self.blank!r} and a column in braces, as {{text}}")
+            raise ValueError("`pattern` and `verbalizer` go together; write both, or neither")
+        if self.pattern is not None and self.pattern.count(self.blank) != 1:
+            raise ValueError(f"`pattern` needs one blank {self.blank!r}; write it where the word belongs")
         if len(set(self._words)) < len(self._words):
-            raise ValueError("`verbalizer` has one word for two classes")
+            raise ValueError("`verbalizer` has one word for two classes; take another for one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_all(self) -> Self:
+        names = ("label",) if self.pattern is None else ("text", "answer", "choices")
+        idle = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if idle:
+            case = "without" if self.pattern is None else "with"
+            raise ValueError(f"{case} `pattern`, nothing reads {' and '.join(idle)}; leave that out")
         return self
 
     @property
     def _fields(self) -> tuple[str, ...]:
         """Columns that the pattern reads."""
-        return tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(self.pattern or "") if name))
+        return columns_of(self.pattern) if self.pattern is not None else ()
 
     @property
     def _words(self) -> list[str]:
@@ -80,6 +96,10 @@ class FillMask(TokenTargets):
         return self._fields if self.pattern is not None else (self.text,)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,) if self.pattern is None else ()
+
+    @property
     def columns(self) -> tuple[str, ...]:
         if self.pattern is not None:
             return (*self._fields, self.label)
@@ -87,6 +107,9 @@ class FillMask(TokenTargets):
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
+        kind = facts.columns.get(self.answer, "string")
+        if self.pattern is None and kind not in ("string", "label"):
+            yield Problem(f"column {self.answer!r} holds {kind} values, no words; name a column of words")
         kind = facts.columns.get(self.choices or "", "strings")
         if kind not in ("strings", "labels"):
             yield Problem(f"column {self.choices!r} holds {kind} values; it should list words", ("choices",))

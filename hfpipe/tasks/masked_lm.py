@@ -63,6 +63,10 @@ class MaskedLM(TokenTargets):
     def columns(self) -> tuple[str, ...]:
         return (self.text,)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)
+
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
         from hfpipe.hf.pairs import judges_pairs
 

@@ -52,6 +52,10 @@ class TextClassification(Task):
     def inputs(self) -> tuple[str, ...]:
         return self.columns[:-1]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
         kind = facts.columns.get(self.label)

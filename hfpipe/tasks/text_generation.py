@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from hfpipe.errors import DataError, Problem
 from hfpipe.generation import Sampling
 from hfpipe.report import DataFacts
+from hfpipe.tasks.templates import columns_of
 from hfpipe.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ class TextGeneration(Writing):
     @field_validator("template")
     @classmethod
     def _names_columns(cls, template: str) -> str:
-        try:
-            parts = list(Formatter().parse(template))
-        except ValueError as error:
-            raise ValueError(f"template: {error}; write {{{{ for a brace") from None
-        if not any(name for _, name, *_ in parts) or any(name == "" for _, name, *_ in parts):
-            raise ValueError("template: name a column in braces, as {prompt}; write {{ for a brace")
+        columns_of(template)
         return template
 
     @model_validator(mode="after")
@@ -75,7 +70,7 @@ class TextGeneration(Writing):
     def inputs(self) -> tuple[str, ...]:
         if self.messages is not None:
             return (self.messages,)
-        return tuple(dict.fromkeys(name for _, name, *_ in Formatter().parse(self.template) if name))
+        return columns_of(self.template)
 
     @property
     def columns(self) -> tuple[str, ...]:

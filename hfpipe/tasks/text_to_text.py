@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from hfpipe.errors import Problem
 from hfpipe.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -49,12 +47,9 @@ class TextToText(Writing):
     def columns(self) -> tuple[str, ...]:
         return (self.source, self.target, *self.references)
 
-    def check(self, facts: DataFacts) -> Iterator[Problem]:
-        yield from super().check(facts)
-        for column in self.columns:
-            kind = facts.columns.get(column, "string")
-            if kind != "string":
-                yield Problem(f"column {column!r} holds {kind} values, no texts; name a column of texts")
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.columns
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.encoding import cut

@@ -52,7 +52,8 @@ class Writing(TokenTargets):
         needed = self.length + written if self.prompted else max(self.length, written)
         if isinstance(most, int) and needed > most:
             sides = "of prompt and target together" if self.prompted else "of source or target"
-            yield Problem(f"up to {needed} tokens {sides} are more than the {most} positions of the model")
+            message = f"up to {needed} tokens {sides} are more than the {most} positions of the model"
+            yield Problem(f"{message}; lower length or target_length")
 
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
         from hfpipe.report import DataFacts
