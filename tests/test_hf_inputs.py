@@ -100,7 +100,13 @@ def test_rows_without_a_token_come_to_no_harm_however_many_there_are(tmp_path: P
     words.add_special_tokens({"mask_token": "[MASK]"})
     examples, ledger = encoded(tmp_path / "test.arrow", [""] * 1000 + TEXTS, words, packed=False)
     assert ledger["rows"] == 1004
-    assert set(examples.rows.tolist()) == {1000, 1001, 1002, 1003}
+    assert set(examples.rows.tolist()) == set(range(1004))
+    batch = MaskedLM(length=8).collate(examples.__getitems__([(0, 0), (0, 1)]), words, 3, train=False)
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [[words.pad_token_id]] * 2,
+        "attention_mask": [[1]] * 2,
+        "labels": [[-100]] * 2,
+    }
     with pytest.raises(StageError, match="none: no example is left after encoding 1 rows"):
         encoded(tmp_path / "none.arrow", [""], words)
 

@@ -218,7 +218,7 @@ def test_pseudo_perplexity_is_that_of_a_plain_loop_whatever_the_batch() -> None:
     tokenizer = learned("wordpiece", 160)
     task = MaskedLM(length=48, pseudo_perplexity=True)
     model = tiny("bert", tokenizer, task).eval()
-    texts = [*TEXTS, TEXTS[0] * 6 + "☃"]
+    texts = [*TEXTS, TEXTS[0] * 6 + "☃", ""]
     with torch.no_grad():
         together = task.generate(model, batch_of(task, tokenizer, texts, train=False), tokenizer)
         alone = [

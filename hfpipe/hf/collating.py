@@ -19,7 +19,7 @@ def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:
 
     On the left, models with absolute positions would see other positions in another batch.
     """
-    out = np.full((len(sequences), max(map(len, sequences))), value, dtype=np.int64)
+    out = np.full((len(sequences), max(1, *map(len, sequences))), value, dtype=np.int64)
     for row, ids in zip(out, sequences, strict=True):
         row[: len(ids)] = ids
     return torch.from_numpy(out)
@@ -29,9 +29,10 @@ def inputs(sequences: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) 
     """Return `input_ids` and `attention_mask`, int64 (rows, longest).
 
     The mask is made from lengths, not from ids: padding may share its id with a token that means something.
+    Models read something or fail, so that what has no token at all is read as one of padding.
     """
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return {
         "input_ids": pad(sequences, fill),
-        "attention_mask": pad([np.ones(len(ids), dtype=np.int64) for ids in sequences], 0),
+        "attention_mask": pad([np.ones(max(1, len(ids)), dtype=np.int64) for ids in sequences], 0),
     }
