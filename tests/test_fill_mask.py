@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hfpipe.errors import DataError
 from hfpipe.hf.filling import likeliest
 from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import forward
+from hfpipe.hf.losses import IGNORED, forward
 from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tokenizer import complete
 from hfpipe.hf.vocabulary import Learner
@@ -210,6 +210,34 @@ def test_choices_are_scored_by_a_plain_loop_over_their_pieces(tokenizer: PreTrai
             assert columns["rank"][row] == sum(score >= expected[place] for score in expected)
             best = max(zip(expected, words, strict=True))[1]
             assert columns["fills"][row][0] == best
+
+
+def test_a_candidate_counts_once_and_one_without_pieces_not_at_all(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    task, model = FillMask(choices="choices"), tiny(tokenizer).eval()
+    rows = {"text": SENTENCES[:1], "answer": ["star"], "choices": [["Moon", "star", "Sun"]]}
+    odd = rows | {"choices": [["", "Moon", "star", "star", "Moon", "Sun"]]}
+    with torch.no_grad():
+        plain, same = (
+            task.generate(model, batch_of(task, tokenizer, each), tokenizer) for each in (rows, odd)
+        )
+    assert {name: column.tolist() for name, column in same.items()} == {
+        name: column.tolist() for name, column in plain.items()
+    }
+
+
+def test_what_lies_in_a_file_is_copied_and_not_warned_of(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = FillMask().encode({"text": SENTENCES[:1], "answer": ["star"]}, tokenizer, FACTS)
+    example = {name: np.asarray(column[0]) for name, column in encoded.items()}
+    for array in example.values():
+        array.setflags(write=False)
+    torch.set_warn_always(True)
+    try:
+        batch = FillMask().collate([example], tokenizer, 1, train=True)
+    finally:
+        torch.set_warn_always(False)
+    assert batch["labels"][batch["labels"] != IGNORED].tolist() == encoded["target"][0]
 
 
 def test_answers_that_are_classes_are_each_others_candidates(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -31,7 +31,7 @@ def encode_blanks(
 
     The space before a blank belongs to the word in it. A text longer than `length` loses tokens far from
     the blank, so that the longest of answer and choices has room. `choices` holds the candidates of each
-    row, none where any filling is one.
+    row, none where any filling is one; each counts once, and one that has no pieces not at all.
 
     Returns `input_ids`, `target` (the answer's pieces), `blank` (position of the first mask), `choices` (all
     pieces in a row) with their `sizes`, `gold` (place of the answer among the choices, -1 for none),
@@ -45,7 +45,9 @@ def encode_blanks(
     for row, (text, answer, words) in enumerate(zip(texts, answers, choices, strict=True)):
         before, after = _parted(text, blank)
         lead = " " if before[-1:].isspace() else ""
-        target, *spelled = (spell(lead + word) if word else [] for word in (answer, *words))
+        target = spell(lead + answer) if answer else []
+        candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
+        spelled = list(candidates.values())
         longest = max(1, len(target), *map(len, spelled))
         ids, place, lost = _cut(before.rstrip() + tokenizer.mask_token + after, tokenizer, length, longest)
         out["input_ids"].append(
@@ -55,8 +57,8 @@ def encode_blanks(
         out["blank"].append(place)
         out["choices"].append([piece for pieces in spelled for piece in pieces])
         out["sizes"].append([len(pieces) for pieces in spelled])
-        known = answer in words and tokenizer.unk_token_id not in target
-        out["gold"].append(words.index(answer) if known else -1)
+        known = answer in candidates and tokenizer.unk_token_id not in target
+        out["gold"].append(list(candidates).index(answer) if known else -1)
         out["truncated"].append(lost)
         out["row"].append(row)
     return out
@@ -109,7 +111,7 @@ def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenize
     batch = inputs([example["input_ids"] for example in examples], tokenizer)
     labels = torch.full_like(batch["input_ids"], IGNORED)
     for row, example in zip(labels, examples, strict=True):
-        target = torch.from_numpy(np.asarray(example["target"], dtype=np.int64))  # empty, it has no type
+        target = torch.from_numpy(np.array(example["target"], dtype=np.int64))  # empty, it has no type
         row[int(example["blank"]) :][: len(target)] = target
     numbers = {name: torch.tensor([int(example[name]) for example in examples]) for name in ("blank", "gold")}
     return batch | {
