@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
-from hfpipe.errors import StageError
+from hfpipe.errors import DataError, StageError
 from hfpipe.store import write_whole
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 1000
 TYPES = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()), "row": pa.int64()}
 """Column → how it lies on disk; Arrow infers the others from their first batch."""
+TOLD = {"string": "a text", "strings": "a list of texts", "label": "a class", "labels": "a list of classes"}
+"""Type of a column → what has to stand in every row of it."""
 
 
 class Examples(Dataset[dict[str, Any]]):
@@ -42,7 +45,7 @@ class Examples(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
+    @cached_property
     def rows(self) -> np.ndarray:
         """Position in the data set's split of each example, int64; a long row has several examples."""
         return self.table.data.column("row").to_numpy()
@@ -74,13 +77,13 @@ def encode(
     `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
     nothing is padded (only the last may be shorter); otherwise a packed task is cut into its `windows`.
     The ledger counts rows read, tokens written, tokens the task truncated, and examples.
-    Raises StageError when no example is left.
+    Raises DataError at the first row that lacks a text or a class, StageError when no example is left.
     """
     ledger_file = path.with_suffix(".json")
     if not ledger_file.exists():
         laid_end_to_end = task.packed and packed
         made = task.encode if laid_end_to_end or not task.packed else task.windows
-        batches = _encoded(made, rows, tokenizer, facts, advance)
+        batches = _encoded(made, _read(rows, task.columns, facts), tokenizer, facts, advance)
         ledger = _write(_packed(batches, task) if laid_end_to_end else batches, path)
         write_whole(ledger_file, json.dumps(ledger))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
@@ -95,20 +98,44 @@ Encoded = dict[str, Any]
 """Columns of a batch, `input_ids` a list of integer lists, and under `rows` how many rows they are of."""
 
 
+def _read(rows: datasets.Dataset, columns: Sequence[str], facts: DataFacts) -> Iterator[tuple[range, Rows]]:
+    """Yield some rows at a time and their positions, once it is known that they hold what they have to."""
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        positions = range(start, min(start + ROWS_AT_ONCE, len(rows)))
+        batch = rows[start : positions.stop]
+        names = batch.get("id", positions)
+        for column in columns:
+            for name, value in zip(names, batch[column], strict=True):
+                if not _fits(value, facts.columns.get(column), facts.labels.get(column)):
+                    what = TOLD[facts.columns[column]]
+                    raise DataError(
+                        f"row {name}: {column!r} holds {value!r:.60} where {what} belongs; drop such rows"
+                    )
+        yield positions, batch
+
+
+def _fits(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
+    """Tell whether a value is there; a data set may hold null, and -1 for a class that is not known."""
+    if kind not in TOLD:
+        return True
+    each = value if isinstance(value, list) else [value]
+    if classes is None:
+        return all(isinstance(one, str) for one in each)
+    return all(one in range(len(classes)) for one in each)
+
+
 def _encoded(
     made: Callable[..., Rows],
-    rows: datasets.Dataset,
+    batches: Iterator[tuple[range, Rows]],
     tokenizer: PreTrainedTokenizerBase,
     facts: DataFacts,
     advance: Callable[[int], None],
 ) -> Iterator[Encoded]:
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        batch = rows[start : start + ROWS_AT_ONCE]
-        count = min(ROWS_AT_ONCE, len(rows) - start)
-        encoded: Encoded = dict(made(batch, tokenizer, facts)) | {"rows": count}
-        encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + start
+    for positions, batch in batches:
+        encoded: Encoded = dict(made(batch, tokenizer, facts)) | {"rows": len(positions)}
+        encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + positions.start
         yield encoded
-        advance(count)
+        advance(len(positions))
 
 
 def _packed(batches: Iterator[Encoded], task: Task) -> Iterator[Encoded]:

@@ -1,0 +1,66 @@
+"""Rows that hold less than a task reads are told before anything is learned from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pieces
+import pytest
+
+from hfpipe.contract import Task
+from hfpipe.errors import DataError
+from hfpipe.hf.encoding import encode
+from hfpipe.hf.tables import facts_of
+from hfpipe.tasks import TASKS
+
+TEXTS = ["The Nile flows north.", "Everest is high."]
+TAGS = datasets.List(datasets.ClassLabel(names=["O", "B-LOC"]))
+PATTERN = {"pattern": "{text} It is [MASK].", "verbalizer": {"low": "flows", "high": "high"}}
+
+
+def read(task: Task, rows: dict[str, list[Any]], path: Path, **features: Any) -> None:
+    table = datasets.Dataset.from_dict(rows)
+    for column, feature in features.items():
+        table = table.cast_column(column, feature)
+    facts = facts_of(datasets.DatasetDict(train=table))
+    family = "bpe" if task.auto_class == "AutoModelForCausalLM" else "wordpiece"
+    words = pieces.tokenizer(TEXTS, family)
+    encode(task, table, words, facts, path / "train.arrow", packed=False, advance=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("causal-lm", {"text": [TEXTS[0], None]}),
+        ("masked-lm", {"text": [TEXTS[0], None]}),
+        ("summarization", {"text": TEXTS, "summary": ["a", None]}),
+        ("text-generation", {"prompt": [TEXTS[0], None], "completion": TEXTS}),
+        ("text-generation", {"prompt": TEXTS, "completion": [TEXTS[0], None]}),
+        ("fill-mask", {"text": ["It is [MASK]."] * 2, "answer": ["high", None]}),
+    ],
+)
+def test_a_missing_text_is_told_with_its_row(name: str, rows: dict[str, list[Any]], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^row 1: '.*' holds None where a text belongs; drop such rows$"):
+        read(TASKS[name](), rows, tmp_path)
+    with pytest.raises(DataError, match=r"^row b: '.*' holds None"):
+        read(TASKS[name](), {"id": ["a", "b"], **rows}, tmp_path)
+
+
+def test_a_missing_word_is_told_with_its_row(tmp_path: Path) -> None:
+    rows = {"words": [["The", "Nile"], ["Everest", None]], "tags": [[0, 1], [1, 0]]}
+    with pytest.raises(
+        DataError, match=r"^row 1: 'words' holds \['Everest', None\] where a list of texts belongs"
+    ):
+        read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)
+
+
+def test_a_class_that_is_not_known_is_no_class(tmp_path: Path) -> None:
+    rows = {"words": [["The", "Nile"], ["Everest"]], "tags": [[0, 1], [-1]]}
+    with pytest.raises(DataError, match=r"^row 1: 'tags' holds \[-1\] where a list of classes belongs"):
+        read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)
+    rows = {"text": TEXTS, "label": [-1, 0]}
+    classes = datasets.ClassLabel(names=["low", "high"])
+    with pytest.raises(DataError, match=r"^row 0: 'label' holds -1 where a class belongs"):
+        read(TASKS["fill-mask"](**PATTERN), rows, tmp_path, label=classes)
