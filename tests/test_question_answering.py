@@ -157,6 +157,7 @@ def test_an_answer_is_looked_for_where_it_is_nearest_to_its_place() -> None:
         ({"text": ["Rome"], "answer_start": [0]}, "row 7: the answer 'Rome' is not in its context"),
         ([{"text": "Oslo"}], r"row 7: 'answers' holds .* write \{text: \[...\], answer_start: \[...\]\}"),
         (None, "row 7: 'answers' holds None"),
+        ({"text": ["Oslo"], "answer_start": []}, r"row 7: 'answers' holds .* write \{text: \[...\]"),
     ],
 )
 def test_answers_that_cannot_be_learned_are_told(given: Any, message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -105,15 +105,17 @@ class QuestionAnswering(Task):
 
         name = f"row {rows['id'][row] if 'id' in rows else row}"
         answers = rows[self.answer][row]
-        if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
+        try:
+            right = list(zip(answers["text"], answers["answer_start"], strict=True))
+        except (TypeError, KeyError, ValueError):
             raise DataError(
                 f"{name}: {self.answer!r} holds {answers!r:.60}; write {{text: [...], answer_start: [...]}}"
-            )
-        if not answers["text"]:
+            ) from None
+        if not right:
             if not self.version_2:
                 raise DataError(f"{name}: has no answer; add version_2: true to the task, or drop such rows")
             return None
-        text, start = answers["text"][0], answers["answer_start"][0]
+        text, start = right[0]
         found = located(text, start, rows[self.context][row])
         if found is None:
             raise DataError(f"{name}: the answer {text!r:.60} is not in its context; mend or drop such rows")
