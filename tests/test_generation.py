@@ -134,6 +134,13 @@ def test_a_draw_is_another_with_another_seed_only(tokenizer) -> None:
     assert drawn != likeliest
 
 
+def test_a_draw_takes_no_beams_from_the_models_own_config(tokenizer) -> None:
+    made, settings = model("llama", tokenizer), SETTINGS["sampled"]
+    wanted = written(made, tokenizer, settings, 7)
+    made.generation_config.num_beams = 4
+    assert written(made, tokenizer, settings, 7) == wanted
+
+
 def test_draws_are_as_frequent_as_they_are_probable(tokenizer) -> None:
     made = model("llama", tokenizer)
     ids = np.asarray(tokenizer("the moon")["input_ids"][:-1])

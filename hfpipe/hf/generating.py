@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 
 from hfpipe.errors import StageError
 from hfpipe.generation import Generation, Sampling
+from hfpipe.metrics.metric import objects
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -60,6 +61,8 @@ def write(
     if forced_bos_token_id is not None:
         config.forced_bos_token_id = forced_bos_token_id
     drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
+    if drawn:
+        config.num_beams = 1  # as the settings say that draw, and the model's own config may not
     with _configured(bare, config), torch.no_grad():
         out = bare.generate(
             input_ids=ids,
@@ -132,6 +135,4 @@ def _read(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, config: Generatio
     cut = np.logical_not(ended.any(axis=1))
     tokens = np.where(cut, ids.shape[1], ended.argmax(axis=1) + 1)
     rows = [row[:number].tolist() for row, number in zip(ids, tokens, strict=True)]
-    texts = np.empty(len(rows), dtype=object)
-    texts[:] = tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return Written(texts, tokens, cut)
+    return Written(objects(tokenizer.batch_decode(rows, skip_special_tokens=True)), tokens, cut)
