@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pieces
 import pyarrow.parquet as pq
 import pytest
 import small
@@ -98,6 +99,17 @@ def test_a_prompt_that_leaves_no_room_or_no_place_for_the_source_is_refused() ->
         Translation(prompt="translate English to French : {source}", length=4).encode(ROWS, GPT, FACTS)
     with pytest.raises(ValidationError, match=r"write \{source\} where the text belongs"):
         Translation(prompt="French:")
+
+
+def test_a_source_is_never_cut_inside_a_character() -> None:
+    bytewise = pieces.tokenizer(ROWS["source"], "bpe")
+    for length in range(4, 20):
+        task = Translation(prompt="{source}:", length=length)
+        rows = {"source": ["日本語の😀"], "target": ["x"]}
+        encoded = task.encode(rows, bytewise, FACTS)
+        asked = encoded["input_ids"][0][: encoded["prompt"][0]]
+        assert "日本語の😀".startswith(bytewise.decode(asked).removesuffix(":"))
+        assert len(asked) <= length
 
 
 def test_the_languages_of_a_tokenizer_are_set_and_forced() -> None:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfpipe.errors import DataError, StageError
-from hfpipe.hf.source_target import end_token
+from hfpipe.hf.source_target import PLAIN, end_token, opened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PLAIN = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 ASSISTANT = "assistant"
 
 Messages = Sequence[dict[str, Any]]
@@ -40,14 +39,10 @@ class Limits(NamedTuple):
 def completion(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, limits: Limits) -> Piece:
     """Return a prompt and the answer that goes on from it, ended.
 
-    The prompt is opened as the tokenizer opens texts, and never empty. Raises StageError when the tokenizer
-    has no token that ends a text.
+    Raises StageError when the tokenizer has no token that ends a text.
     """
-    end = end_token(tokenizer)
-    opened: list[int] = tokenizer(prompt, **PLAIN)["input_ids"]
-    opened = opened[:-1] if opened[-1:] == [end] else opened
-    opened = opened or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
-    return _piece(tokenizer, opened, [*_ids(tokenizer, answer), end], limits)
+    said = [*_ids(tokenizer, answer), end_token(tokenizer)]
+    return _piece(tokenizer, opened(tokenizer, prompt), said, limits)
 
 
 def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits) -> list[Piece]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PLACE = "{source}"
 """What stands for the text in a prompt."""
-_PLAIN = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+PLAIN = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 
 Ids = list[list[int]]
 
@@ -35,7 +35,7 @@ def targets(
     what follows a prompt has none.
     """
     end = end_token(tokenizer)
-    found = tokenizer(text_target=list(texts), add_special_tokens=alone, **_PLAIN)["input_ids"]
+    found = tokenizer(text_target=list(texts), add_special_tokens=alone, **PLAIN)["input_ids"]
     whole = [ids if ids[-1:] == [end] else [*ids, end] for ids in found]
     kept = [ids if len(ids) <= length else [*ids[: length - 1], end] for ids in whole]
     return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
@@ -48,31 +48,33 @@ def prompts(
 
     Only the text is cut, at its end. Raises StageError when the template alone is too long.
     """
-    opened = [_opened(tokenizer, template.replace(PLACE, text)) for text in texts]
+    whole = [opened(tokenizer, template.replace(PLACE, text)) for text in texts]
     kept = [
         ids if len(ids) <= length else _shortened(tokenizer, template, text, length)
-        for ids, text in zip(opened, texts, strict=True)
+        for ids, text in zip(whole, texts, strict=True)
     ]
-    return kept, [len(ids) - len(each) for ids, each in zip(opened, kept, strict=True)]
+    return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
 
 
-def _opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a prompt: opened as the tokenizer opens texts, but not ended, and never empty."""
     end = end_token(tokenizer)
-    ids: list[int] = tokenizer(text, **_PLAIN)["input_ids"]
+    ids: list[int] = tokenizer(text, **PLAIN)["input_ids"]
     ids = ids[:-1] if ids[-1:] == [end] else ids
     return ids or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
 
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, length: int) -> list[int]:
-    pieces: list[int] = tokenizer(text, add_special_tokens=False, **_PLAIN)["input_ids"]
+    pieces: list[int] = tokenizer(text, add_special_tokens=False, **PLAIN)["input_ids"]
     keep = len(pieces)
     while keep > 0:
-        ids = _opened(tokenizer, template.replace(PLACE, str(tokenizer.decode(pieces[:keep]))))
+        # Half a character, as bytes of one cut away leave it, would be one that no text has.
+        kept = str(tokenizer.decode(pieces[:keep])).rstrip("\ufffd")
+        ids = opened(tokenizer, template.replace(PLACE, kept))
         if len(ids) <= length:
             return ids
         keep -= len(ids) - length
-    ids = _opened(tokenizer, template.replace(PLACE, ""))
+    ids = opened(tokenizer, template.replace(PLACE, ""))
     if len(ids) > length:
         raise StageError(f"prompt: has {len(ids)} tokens without any text, more than length {length}")
     return ids
