@@ -13,6 +13,7 @@ from torch import Tensor
 from hfpipe.hf.collating import inputs
 from hfpipe.hf.losses import IGNORED, forward, target_logits
 from hfpipe.metrics.cloze import ranks
+from hfpipe.metrics.metric import objects
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -159,8 +160,4 @@ def likeliest(said: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _column(values: list[Any]) -> np.ndarray:
-    if not isinstance(values[0], list):
-        return np.array(values)
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
+    return objects(values) if isinstance(values[0], list) else np.array(values)

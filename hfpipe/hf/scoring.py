@@ -11,6 +11,7 @@ import torch
 
 from hfpipe.errors import StageError
 from hfpipe.hf.losses import forward
+from hfpipe.metrics.metric import objects
 from hfpipe.metrics.tally import Tally
 
 if TYPE_CHECKING:
@@ -139,11 +140,7 @@ def joined(said: list[Columns]) -> Columns:
 
 
 def _array(column: torch.Tensor | list[Any]) -> np.ndarray:
-    if isinstance(column, torch.Tensor):
-        return column.cpu().numpy()
-    array = np.empty(len(column), dtype=object)
-    array[:] = column
-    return array
+    return column.cpu().numpy() if isinstance(column, torch.Tensor) else objects(column)
 
 
 def _summed(array: np.ndarray, accelerator: Accelerator) -> np.ndarray:
