@@ -187,6 +187,12 @@ def test_two_classes_need_one_probability(loaded):
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(gold, chance))
 
 
+def test_what_needs_one_class_an_example_takes_no_lists(loaded):
+    for name in ("brier", "ece"):
+        with pytest.raises(ValueError, match="don't match the expected format"):
+            loaded[name].compute(predictions=[[0.2, 0.8]], references=[[0, 1]])
+
+
 def test_results_may_come_in_batches(loaded):
     for start in (0, 4):
         batch = slice(start, start + 4)

@@ -111,13 +111,12 @@ class OfProbabilities(Module):
     """Base of the scores of probabilities.
 
     `predictions` are a list of probabilities an example, one a class, or one number, that of class 1;
-    `references` are the classes by number, or lists of 0 and 1 with several labels an example.
+    `references` are the classes by number.
     """
 
     options = [
         {"predictions": NUMBER, "references": INTEGER},
         {"predictions": NUMBERS, "references": INTEGER},
-        {"predictions": NUMBERS, "references": INTEGERS},
     ]
 
     def columns(self, **inputs: list[Any]) -> Columns:
@@ -128,7 +127,12 @@ class OfProbabilities(Module):
 
 
 class OfRanked(OfProbabilities):
-    """Base of the scores of the order that probabilities give."""
+    """Base of the scores of the order that probabilities give.
+
+    With several labels an example, `references` are lists of 0 and 1.
+    """
+
+    options = [*OfProbabilities.options, {"predictions": NUMBERS, "references": INTEGERS}]
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
         return [self.metric(range(columns["scores"].shape[1]))]
