@@ -187,6 +187,8 @@ def test_the_last_answer_of_a_row_is_measured_without_its_reasoning() -> None:
     assert found["guess"].tolist() == ["The Mediterranean.", "Red"]
     assert found["gold"].tolist() == ["The Mediterranean.", "In the sea."]
     assert found["cut"].tolist() == [False, True]
+    thought = {"prompt": ["How many?"], "completion": ["<think>One and one.</think>\n\nTwo."]}
+    assert TextGeneration().gold(thought).tolist() == ["Two."]
 
 
 def test_the_trivial_rival_says_what_was_said_most() -> None:

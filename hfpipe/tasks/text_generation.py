@@ -159,20 +159,21 @@ class TextGeneration(Writing):
     def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         import numpy as np
 
+        from hfpipe.metrics.metric import objects
+
         if "guess" not in columns:
             return super().by_row(columns, pieces, rows, facts)
         last = np.append(np.flatnonzero(np.diff(pieces)), len(pieces) - 1)
-        answers = np.array([REASONING.sub("", text, count=1) for text in columns["guess"]], dtype=object)
+        answers = objects(map(_spoken, columns["guess"]))
         return {name: column[last] for name, column in {**columns, "guess": answers}.items()} | {
             "gold": self.gold(rows)
         }
 
     def gold(self, rows: Rows) -> np.ndarray:
-        import numpy as np
+        from hfpipe.metrics.metric import objects
 
-        if self.messages is None:
-            return np.array(list(rows[self.completion]), dtype=object)
-        return np.array([_last_answer(messages) for messages in rows[self.messages]], dtype=object)
+        said = rows[self.completion] if self.messages is None else map(_last_answer, rows[self.messages])
+        return objects(map(_spoken, said))
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.overlap import Bleu, Chrf
@@ -186,6 +187,11 @@ class TextGeneration(Writing):
     ) -> Callable[[Rows], Columns]:
         [(common, _)] = Counter(self.gold(train).tolist()).most_common(1)
         return lambda rows: self.untold([common] * len(rows[self.inputs[0]]), rows)
+
+
+def _spoken(text: str) -> str:
+    """Return an answer without the reasoning before it."""
+    return REASONING.sub("", text, count=1)
 
 
 def _last_answer(messages: Sequence[Mapping[str, str]]) -> str:
