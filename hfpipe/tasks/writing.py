@@ -98,9 +98,9 @@ class Writing(TokenTargets):
         """Return the columns of a trivial baseline, which no limit cuts."""
         import numpy as np
 
-        texts = np.empty(len(guess), dtype=object)
-        texts[:] = guess
-        return {"guess": texts, "gold": self.gold(rows), "cut": np.zeros(len(guess), dtype=bool)}
+        from hfpipe.metrics.metric import objects
+
+        return {"guess": objects(guess), "gold": self.gold(rows), "cut": np.zeros(len(guess), dtype=bool)}
 
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.language import language_modelling
