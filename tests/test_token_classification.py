@@ -13,6 +13,7 @@ import pieces
 import pytest
 import small
 from pydantic import ValidationError
+from transformers import BertConfig
 
 import hfpipe
 from hfpipe.contract import RunContext
@@ -22,6 +23,7 @@ from hfpipe.hf.tagging import sentence, targets
 from hfpipe.hf.windows import windows
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
+from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.token_classification import TokenClassification
 
 PEOPLE = ("Ada Lovelace", "Grace Hopper", "Alan Turing", "Mary Shelley", "Emmy Noether", "John Snow")
@@ -215,6 +217,17 @@ def test_data_that_do_not_fit_are_told(
     facts = FACTS.model_copy(update={"columns": columns or FACTS.columns, "labels": {"tags": names}})
     [problem] = TokenClassification(**options).check(facts)
     assert message in problem.message
+
+
+def test_classes_are_those_of_their_numbers_whatever_the_order_in_a_config() -> None:
+    names = ["O", *(f"B-{number}" for number in range(1, 12))]
+    stored = {str(number): names[number] for number in sorted(range(12), key=str)}
+    config = BertConfig.from_dict({"id2label": stored})
+    assert TokenClassification().known(config).labels == {"tags": names}
+    facts = FACTS.model_copy(update={"labels": {"tags": names}})
+    assert not list(TokenClassification().fits(config, facts))
+    classes = FACTS.model_copy(update={"labels": {"label": names}})
+    assert not list(TextClassification().fits(config, classes))
 
 
 def test_a_stride_that_does_not_move_on_is_refused() -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
 from hfpipe.report import DataFacts
+from hfpipe.tasks.classes import named, names_in
 
 if TYPE_CHECKING:
     import torch
@@ -72,22 +73,17 @@ class TextClassification(Task):
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         names = facts.labels.get(self.label, ["LABEL_0"])
-        return {
-            "num_labels": len(names),
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: number for number, name in enumerate(names)},
-            "problem_type": PROBLEM_TYPES[facts.columns[self.label]],
-        }
+        return named(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
 
     def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
-        names = list((config.id2label or {}).values())
+        names = names_in(config)
         if self.label in facts.labels and names != facts.labels[self.label]:
             yield Problem(
                 f"its classes are {', '.join(names)}; the data's are {', '.join(facts.labels[self.label])}"
             )
 
     def known(self, config: PretrainedConfig) -> DataFacts:
-        names = [name for _, name in sorted((config.id2label or {}).items())]
+        names = names_in(config)
         problem = config.problem_type or ("regression" if len(names) == 1 else PROBLEM_TYPES["label"])
         kind = next(kind for kind, known in PROBLEM_TYPES.items() if known == problem)
         columns = {**dict.fromkeys(self.inputs, "string"), self.label: kind}

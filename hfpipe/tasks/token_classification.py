@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
+from hfpipe.tasks.classes import named, names_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,15 +83,10 @@ class TokenClassification(Task):
         return any(re.match("[BIESLU]-", name) for name in names) or {*names} <= {*"OBIES"}
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
-        names = facts.labels[self.tags]
-        return {
-            "num_labels": len(names),
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: number for number, name in enumerate(names)},
-        }
+        return named(facts.labels[self.tags])
 
     def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
-        names = list((config.id2label or {}).values())
+        names = names_in(config)
         if names != facts.labels[self.tags]:
             yield Problem(
                 f"its tags are {', '.join(names)}; the data's are {', '.join(facts.labels[self.tags])}"
@@ -102,7 +98,7 @@ class TokenClassification(Task):
         return DataFacts(
             columns={self.words: "strings", self.tags: "labels"},
             splits={},
-            labels={self.tags: list((config.id2label or {}).values())},
+            labels={self.tags: names_in(config)},
         )
 
     def placeholder(self, column: str, rows: Rows, facts: DataFacts) -> Sequence[Any]:
