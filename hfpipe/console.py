@@ -89,7 +89,7 @@ def plan(steps: Sequence[Step]) -> None:
 def sizes(found: Sequence[Size]) -> None:
     """Print what each stage takes, a column a training stage, and what is not known yet."""
     say("\nsizes (≈ is an estimate)")
-    trained = [size for size in found if size.kind in TRAINED]
+    trained = [size for size in found if size.kind in TRAINED and size.amounts]
     for size in found:
         if size.kind not in TRAINED and size.amounts:
             say(f"{size.stage}: {', '.join(f'{amount} {name}' for name, amount in size.amounts.items())}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe import wording
 from hfpipe.errors import HfpipeError
+from hfpipe.places import Place
 from hfpipe.recipe import Recipe, budget
 from hfpipe.runner import Step
 from hfpipe.sizes_known import Known
@@ -20,6 +21,7 @@ from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Finetune, Pretrain
 from hfpipe.store import read_report
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.writing import Writing
 
 if TYPE_CHECKING:
     from hfpipe.hf.counting import Encoded, Shape
@@ -108,10 +110,9 @@ class _Training:
         encoded = self._encoded()
         steps = self._steps(encoded)
         config, exact = self.known.config(self.stage, self.stage.task)
-        if config is None:
-            self.size.notes.append(
-                f"model: {self.stage.model} is not on this machine, so only tokens are known"
-            )
+        place = self.stage.tokenizer if isinstance(self.stage.model, dict) else self.stage.model
+        if config is None and place is not None and place.stage is None:  # else said of that stage
+            self.size.notes.append(f"{place} is not on this machine, so the model's size is not known")
         adapter = self.stage.adapter.settings if self.stage.adapter is not None else None
         shape = shape_of(self.stage.task.auto_class, config, adapter) if config is not None else None
         if shape is not None:
@@ -140,7 +141,8 @@ class _Training:
         if folder is not None and facts is not None and tokenizer is not None:
             return sampled(self.stage.task, open_split(folder, "train"), tokenizer, facts)
         missing = self.stage.data if folder is None else self.stage.tokenizer or self.stage.model
-        self.size.notes.append(f"tokens an epoch are not known before {missing} is made")
+        come = "made" if isinstance(missing, Place) and missing.stage is not None else "here"
+        self.size.notes.append(f"tokens an epoch are not known before {missing} is {come}")
         return None
 
     def _steps(self, encoded: Encoded | None) -> int | None:
@@ -153,8 +155,8 @@ class _Training:
         total = shares_of(training).total
         if encoded is not None:
             steps = steps_of(training, encoded.examples, encoded.tokens, total)
-        elif _says_how_long(training) and task.packed:
-            steps = steps_of(training, 1, task.length, total)  # each example is full
+        elif training.get("max_steps", -1) > 0 or (_says_how_long(training) and task.packed):
+            steps = steps_of(training, 1, task.length, total)  # each example of a packed task is full
         else:
             return None
         if steps is None:
@@ -177,9 +179,11 @@ class _Training:
             self._add("tokens an epoch", encoded.tokens, estimated=estimated)
         if steps is None:
             return
+        self._add("optimizer steps", steps, estimated=estimated and not self.step.done)
+        if encoded is None and not self.stage.task.packed:
+            return
         tokens = steps * shares_of(self.stage.training).total * length
         self._add("tokens in all", tokens, estimated=estimated)
-        self._add("optimizer steps", steps, estimated=estimated and not self.step.done)
         if shape is not None:
             self._add("training FLOPs", flops(shape, tokens, length, self.predicted), estimated=True)
 
@@ -188,12 +192,14 @@ class _Training:
         from hfpipe.hf.arguments import precision, shares_of
         from hfpipe.hf.counting import FLOAT, activations, optimizer_state
 
-        training = self.stage.training
+        training, task = self.stage.training, self.stage.task
+        # A decoder reads what it is to write behind its prompt.
+        written = task.target_length if isinstance(task, Writing) and task.prompted else 0
         state = optimizer_state(shape, training.get("optim"))
         kept = activations(
             shape,
             shares_of(training).micro,
-            self.stage.task.length,
+            task.length + written,
             self.predicted,
             bf16=precision(training),
             recomputed=any(training.get(f"{what}_checkpointing") for what in ("activation", "gradient")),

@@ -248,6 +248,39 @@ def test_a_budget_in_tokens_is_known_before_there_are_data(recipe, tmp_path):
     assert found["tokens in all"].value == 64_000
 
 
+def test_the_steps_of_a_task_that_is_not_packed_are_known_where_they_are_given(recipe, tmp_path):
+    made = recipe()
+    text = made.path.read_text(encoding="utf-8").replace("num_train_epochs: 2", "max_steps: 7")
+    made.path.write_text(text, encoding="utf-8")
+    found = sized(api.load(made.path), tmp_path / "runs")["topics"].amounts
+    assert found["optimizer steps"].value == 7
+    assert "tokens in all" not in found
+
+
+def test_a_model_that_is_not_here_is_said_once_and_has_no_empty_column(recipe, tmp_path, capsys):
+    made = recipe()
+    text = made.path.read_text(encoding="utf-8").replace("model: {type: bert", "model: some/one #")
+    made.path.write_text(text, encoding="utf-8")
+    assert main(["plan", str(made.path), "--runs", str(tmp_path / "runs"), "--sizes"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("some/one is not on this machine, so the model's size is not known") == 1
+    assert "parameters" not in out
+
+
+def test_the_memory_of_a_decoder_counts_what_it_writes(recipe, tmp_path):
+    def memory(target_length: int) -> float:
+        made = recipe()
+        text = made.path.read_text(encoding="utf-8").replace(
+            "{kind: masked-lm, length: 16}",
+            f"{{kind: text-generation, length: 16, target_length: {target_length}, completion: label}}",
+        )
+        text = text.replace("kind: pretrain", "kind: finetune").replace("type: bert", "type: llama")
+        made.path.write_text(text.replace("16,", "16, template: '{text}',", 1), encoding="utf-8")
+        return sized(api.load(made.path), tmp_path / "runs")["pretrain"].amounts["activations"].value
+
+    assert memory(48) > 1.5 * memory(16)
+
+
 def test_a_time_budget_is_left_open(recipe, tmp_path):
     found = sized(recipe("budget: 2min"), tmp_path / "runs")["pretrain"]
     assert "optimizer steps" not in found.amounts
