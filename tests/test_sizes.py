@@ -257,7 +257,8 @@ def test_the_steps_of_a_task_that_is_not_packed_are_known_where_they_are_given(r
     assert "tokens in all" not in found
 
 
-def test_a_model_that_is_not_here_is_said_once_and_has_no_empty_column(recipe, tmp_path, capsys):
+def test_a_model_that_is_not_here_is_said_once_and_has_no_empty_column(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     made = recipe()
     text = made.path.read_text(encoding="utf-8").replace("model: {type: bert", "model: some/one #")
     made.path.write_text(text, encoding="utf-8")
