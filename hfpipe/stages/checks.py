@@ -50,10 +50,7 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     if model is None:
         return
     yield from _architecture(task, model)
-    length = getattr(task, "length", None)
-    if length is not None and model.positions is not None and length > model.positions:
-        message = f"length {length} is more than the {model.positions} positions of the model ({model.kind})"
-        yield Problem(f"{message}; shorten it", ("task", "length"))
+    yield from _length(task, model)
     if getattr(task, "next_sentence", False) and model.token_types < 2:
         message = (
             f"next_sentence needs a model that tells two sentences apart; {model.kind} has no token types"
@@ -67,6 +64,13 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
             f"{message}; {'leave vocab_size out' if own else 'take the tokenizer that lies with it'}",
             ("model", "vocab_size") if own else where,
         )
+
+
+def _length(task: Task, model: known.Model) -> Iterator[Problem]:
+    length = getattr(task, "length", None)
+    if length is not None and model.positions is not None and length > model.positions:
+        message = f"length {length} is more than the {model.positions} positions of the model ({model.kind})"
+        yield Problem(f"{message}; shorten it", ("task", "length"))
 
 
 def _special(task: Task, pieces: known.Pieces, tokenizer: str) -> Iterator[str]:
@@ -221,7 +225,9 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
     if stage.task is not None:
         yield from _task(stage.task, stage.data, above, facts)
         model = known.model(stage.model, above, base)
-        yield from _architecture(stage.task, model) if model is not None else ()
+        if model is not None:
+            yield from _architecture(stage.task, model)
+            yield from _length(stage.task, model)
     elif isinstance(task, Task):
         # What the model lacked to learn from the same data has been said where it is trained.
         again = getattr(trained, "data", None) == stage.data
