@@ -194,10 +194,10 @@ def _summary(found: dict[str, Any]) -> str:
         for name, value in found["validation"].items()
         if name in ("loss", "accuracy", "mse")
     ]
-    millions = [f"{found[name] / 1e6:.1f}M {name}" for name in ("parameters", "tokens")]
-    if found["trained_parameters"] != found["parameters"]:
-        millions[0] += f" ({found['trained_parameters'] / 1e6:.1f}M trained)"
-    size = f"{', '.join(millions)}, {found['steps']:,} steps"
+    names = ("parameters", "trained_parameters", "tokens")
+    all_of_them, trained, tokens = (f"{found[name] / 1e6:.1f}M" for name in names)
+    some = f" ({trained} trained)" if trained != all_of_them else ""
+    size = f"{all_of_them} parameters{some}, {tokens} tokens, {found['steps']:,} steps"
     return size + (f"; validation {', '.join(scores)}" if scores else "")
 
 
