@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 DESCRIPTION = "From raw text to an evaluated model in one recipe file."
 EXITS = (
+    "hfpipe COMMAND --help says what a command takes; "
     "exit codes: 0 done, 1 a stage failed or a requirement was not met, "
     "2 the recipe or the arguments are wrong"
 )
@@ -27,6 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def parser() -> argparse.ArgumentParser:
     """Return the parser; it puts the name of the command into `command`."""
     whole = argparse.ArgumentParser(prog="hfpipe", description=DESCRIPTION, epilog=EXITS)
+    whole.add_argument("--version", action="version", version=f"hfpipe {version('hfpipe')}")
     commands = _Commands(whole)
     _recipes(commands)
     _results(commands)
@@ -59,22 +62,24 @@ class _Commands:
                 "--until", metavar="STAGE|KIND", help="stop after this stage, or the last of this kind"
             )
         if "format" in common:
-            command.add_argument("--format", choices=("table", "json", "html"), default="table")
+            command.add_argument(
+                "--format", choices=("table", "json", "html"), default="table", help="how to print (table)"
+            )
         return command
 
 
 def _recipes(commands: _Commands) -> None:
     run = commands.add("run", "run what is not done yet, print the scores", "runs", "set", "until")
-    run.add_argument("recipe", type=Path)
+    run.add_argument("recipe", type=Path, help="a recipe.yaml")
     devices = run.add_mutually_exclusive_group()
     devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
     devices.add_argument("--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file")
 
     check = commands.add("check", "find every error of a recipe in one pass", "set")
-    check.add_argument("recipes", type=Path, nargs="+", metavar="recipe")
+    check.add_argument("recipes", type=Path, nargs="+", metavar="recipe", help="one or more")
 
     plan = commands.add("plan", "say what is done, what would run and why", "runs", "set", "until")
-    plan.add_argument("recipe", type=Path)
+    plan.add_argument("recipe", type=Path, help="a recipe.yaml")
     plan.add_argument(
         "--sizes", action="store_true", help="add parameters, tokens, steps, FLOPs, memory and disk"
     )
@@ -82,7 +87,9 @@ def _recipes(commands: _Commands) -> None:
 
 def _results(commands: _Commands) -> None:
     report = commands.add("report", "print the scores of a recipe or a run again", "runs", "format")
-    report.add_argument("target", type=Path, metavar="RECIPE|RUN-DIR")
+    report.add_argument(
+        "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
+    )
 
     compare = commands.add("compare", "evaluated models side by side, with a paired test", "runs", "format")
     compare.add_argument(

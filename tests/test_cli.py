@@ -173,6 +173,19 @@ def test_what_is_wrong_in_the_recipe_or_the_arguments_ends_with_2(
     assert not (tmp_path / "runs" / "small").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--version"], "hfpipe 0."), (["--help"], "COMMAND --help"), (["plan", "--help"], "--sizes")],
+)
+def test_what_there_is_can_be_asked(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["run"], ["plan", "a.yaml", "--what"]])
 def test_arguments_that_make_no_command_end_with_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
