@@ -184,7 +184,10 @@ class Evaluate(Stage):
         from hfpipe.hf.tables import open_split
 
         names = [name for name in self.baselines if name in task.baselines]
-        train = open_split(folder_of(self.data, ctx), "train")[:] if names else {}
+        if not names:
+            return
+        split = open_split(folder_of(self.data, ctx), "train")
+        train = {column: split[column] for column in split.column_names}  # read as they are asked for
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
                 guess = task.fit_baseline(name, train, ground.facts, tokenizer)
