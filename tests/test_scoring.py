@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.hf.losses import IGNORED, shifted
+from hfpipe.hf.predictions import ROWS_AT_ONCE, Predictions
 from hfpipe.hf.scoring import together
 
 
@@ -32,3 +36,13 @@ def test_a_decoder_reads_what_it_is_to_say_one_step_later() -> None:
 
     labels = torch.tensor([[5, 6, 1], [4, 1, IGNORED]])
     assert shifted(labels, Config()).tolist() == [[7, 5, 6], [7, 4, 1]]
+
+
+def test_predictions_lie_in_few_groups_of_rows_however_few_come_at_once(tmp_path: Path) -> None:
+    count = ROWS_AT_ONCE + 10
+    with Predictions(tmp_path / "predictions.parquet") as predictions:
+        for number in range(count):
+            predictions.add([f"row {number}"], np.array([number]), {"guess": ["The Nile"], "nats": [0.5]})
+    file = pq.ParquetFile(tmp_path / "predictions.parquet")
+    assert file.num_row_groups == 2
+    assert file.read()["row"].to_pylist() == list(range(count))

@@ -13,13 +13,19 @@ import pyarrow.parquet as pq
 
 from hfpipe.metrics.metric import objects
 
+TYPES = {"id": pa.string(), "row": pa.int64()}
+"""Columns whose type the rows need not tell."""
+ROWS_AT_ONCE = 4096
+"""Rows written together: what Parquet holds in memory of each group of rows does not add up to much."""
+
 
 class Predictions:
-    """A Parquet file that grows by batches; the first decides its columns."""
+    """A Parquet file that grows as rows come; the first decide its columns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: pq.ParquetWriter | None = None
+        self._waiting: dict[str, list[Any]] = {}
 
     def __enter__(self) -> Predictions:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,10 +33,14 @@ class Predictions:
 
     def add(self, ids: Sequence[str], positions: np.ndarray, columns: Mapping[str, Any]) -> None:
         """Append rows: ids, positions in the split (column `row`), one value or list of values each."""
-        table = pa.table(
-            {"id": pa.array(ids, pa.string()), "row": pa.array(positions, pa.int64())}
-            | {name: pa.array(list(each)) for name, each in columns.items()}
-        )
+        for name, values in {"id": ids, "row": positions, **columns}.items():
+            self._waiting.setdefault(name, []).extend(values)
+        if len(self._waiting["row"]) >= ROWS_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        table = pa.table({name: pa.array(values, TYPES.get(name)) for name, values in self._waiting.items()})
+        self._waiting.clear()
         if self._writer is None:
             told = pa.schema([field.with_type(_told(field.type)) for field in table.schema])
             self._writer = pq.ParquetWriter(self._path, told)
@@ -39,6 +49,8 @@ class Predictions:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._waiting and error is None:
+            self._write()
         if self._writer is not None:
             self._writer.close()
 
