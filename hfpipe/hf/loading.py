@@ -125,7 +125,7 @@ def _reads_ahead(config: transformers.PretrainedConfig) -> bool:
 
 def _stored(place: Path | Place) -> dict[str, Any]:
     """Return what `from_pretrained` takes for a place: no network for a path, and no pickles."""
-    name, revision = _named(place)
+    name, revision = name_of(place)
     return {
         "pretrained_model_name_or_path": name,
         "revision": revision or "main",
@@ -138,7 +138,7 @@ def _merged(
     auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool
 ) -> PreTrainedModel | None:
     """Return the adapter at a place merged into its base; None where there is none."""
-    name, revision = _named(place)
+    name, revision = name_of(place)
     local = isinstance(place, Path)
     adapter = adapter_at(name, revision, local=local)
     if adapter is None:
@@ -147,7 +147,7 @@ def _merged(
     return merged(base, name, revision, local=local)
 
 
-def _named(place: Path | Place) -> tuple[str, str | None]:
+def name_of(place: Path | Place) -> tuple[str, str | None]:
     """Return name and revision as Transformers takes them."""
     return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from hfpipe.errors import StageError
 from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import load_model, one_line
+from hfpipe.hf.loading import load_model, name_of, one_line
 from hfpipe.hf.measuring import new_accelerator
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.scoring import Reading, shared
@@ -36,7 +36,7 @@ BATCHES_AT_ONCE = 8
 
 def architecture(place: Path | Place) -> str:
     """Return the class that a config names, or nothing. Raises StageError when there is no config."""
-    name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
+    name, revision = name_of(place)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hfpipe.errors import StageError
-from hfpipe.hf.loading import one_line
+from hfpipe.hf.loading import name_of, one_line
 from hfpipe.hf.styles import Style
 from hfpipe.places import Place
 
@@ -28,7 +28,7 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
     One without padding pads with its end of text, which is learned all the same: masks are made from lengths.
     Raises StageError when there is none or it cannot be read.
     """
-    name, revision = (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
+    name, revision = name_of(place)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hfpipe.errors import Problem
-from hfpipe.tasks.token_targets import TokenTargets
+from hfpipe.tasks.token_targets import TokenTargets, utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,10 +154,3 @@ class CausalLM(TokenTargets):
             }
 
         return guess
-
-
-def utf8(texts: Sequence[str]) -> np.ndarray:
-    """Return the bytes of each text: int64, shape (n,)."""
-    import numpy as np
-
-    return np.array([len(text.encode()) for text in texts], dtype=np.int64)

@@ -74,6 +74,7 @@ class Denoising(TokenTargets):
             yield Problem(f"{message} of the model; shorten it to {most - FRAME}", ("length",))
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.hf.documents import bare
         from hfpipe.hf.noising import counts, frame, sentinels
 
         frame(tokenizer)
@@ -83,14 +84,7 @@ class Denoising(TokenTargets):
             raise StageError(
                 "noise: infilling needs a mask token, and this tokenizer has none; give its stage style: bart"
             )
-        encoded = tokenizer(
-            list(rows[self.text]),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        return {"input_ids": encoded["input_ids"], "row": range(len(rows[self.text]))}
+        return {"input_ids": bare(tokenizer, rows[self.text]), "row": range(len(rows[self.text]))}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool

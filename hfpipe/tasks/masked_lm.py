@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from hfpipe.errors import Problem, StageError
-from hfpipe.tasks.token_targets import TokenTargets
+from hfpipe.tasks.token_targets import TokenTargets, utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,12 +149,8 @@ class MaskedLM(TokenTargets):
         return each_hidden(model, batch, tokenizer)
 
     def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
-        import numpy as np
-
         summed = super().by_row(columns, pieces, rows, facts)
-        if not self.pseudo_perplexity:
-            return summed
-        return {**summed, "bytes": np.array([len(text.encode()) for text in rows[self.text]])}
+        return {**summed, "bytes": utf8(rows[self.text])} if self.pseudo_perplexity else summed
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.language import pseudo_likelihood

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import Counted, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from hfpipe.contract import Batch
@@ -34,3 +36,10 @@ class TokenTargets(Task):
         from hfpipe.hf.losses import token_columns
 
         return token_columns(outputs.logits, batch["labels"])
+
+
+def utf8(texts: Sequence[str]) -> np.ndarray:
+    """Return the bytes of each text: int64, shape (n,)."""
+    import numpy as np
+
+    return np.array([len(text.encode()) for text in texts], dtype=np.int64)
