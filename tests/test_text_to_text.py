@@ -12,7 +12,7 @@ import pytest
 import small
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import NllbTokenizer, PreTrainedTokenizerFast
+from transformers import MBart50Tokenizer, MBartTokenizer, NllbTokenizer, PreTrainedTokenizerFast
 
 import hfpipe
 from hfpipe.errors import RecipeError, StageError
@@ -120,6 +120,18 @@ def test_the_languages_of_a_tokenizer_are_set_and_forced() -> None:
     assert {several.decode(ids[0]) for ids in made["input_ids"]} == {"eng_Latn"}
     assert {several.decode(ids[0]) for ids in made["labels"]} == {"fra_Latn"}
     assert Translation().speak(several) is None
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "forced"), [(MBart50Tokenizer(), "ro_RO"), (MBartTokenizer(), None)], ids=["first", "last"]
+)
+def test_a_language_is_forced_where_targets_begin_with_it_and_they_end_once(tokenizer, forced) -> None:
+    task = Translation(src_lang="en_XX", tgt_lang="ro_RO")
+    token = task.speak(tokenizer)
+    assert (None if token is None else tokenizer.convert_ids_to_tokens(token)) == forced
+    for ids in task.encode(ROWS, tokenizer, FACTS)["labels"]:
+        assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
+        assert (ids[0] == token) == (forced is not None)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,14 @@ def targets(
     """
     end = end_token(tokenizer)
     found = tokenizer(text_target=list(texts), add_special_tokens=alone, **PLAIN)["input_ids"]
-    whole = [ids if ids[-1:] == [end] else [*ids, end] for ids in found]
+    whole = [_ended(ids, end) for ids in found]
     kept = [ids if len(ids) <= length else [*ids[: length - 1], end] for ids in whole]
     return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
+
+
+def _ended(ids: list[int], end: int) -> list[int]:
+    """Return ids with one end, without the language that MBart writes behind it."""
+    return ids[: len(ids) - ids[::-1].index(end)] if end in ids[-2:] else [*ids, end]
 
 
 def prompts(
@@ -81,7 +86,7 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, len
 
 
 def speak(tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None) -> int | None:
-    """Set the languages of a tokenizer of several; return the token its model is to begin with, if any.
+    """Set the languages of a tokenizer of several; return the token that its targets begin with, if any.
 
     Raises StageError when the tokenizer has no languages, or not this one.
     """
@@ -95,7 +100,10 @@ def speak(tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | 
                 f"{name}: this tokenizer does not know {language!r}; write it as the tokenizer does"
             )
         setattr(tokenizer, name, language)
-    return _language(tokenizer, target) if target is not None else None
+    if target is None:
+        return None
+    first: int = tokenizer(text_target="a", **PLAIN)["input_ids"][0]
+    return first if first == _language(tokenizer, target) else None
 
 
 def _language(tokenizer: PreTrainedTokenizerBase, language: str) -> int | None:
