@@ -169,7 +169,7 @@ class Task(Settings, ABC):
         return iter(())
 
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
-        """Yield why a model cannot learn the task as it is set, where its config does not tell."""
+        """Yield why a model cannot do the task as it is set, where its config does not tell."""
         return iter(())
 
     @property

@@ -205,9 +205,17 @@ def test_a_model_without_a_trained_head_is_not_measured(context: Make, tmp_path:
         measured(context("score"), TextClassification())
 
 
+def test_a_model_of_one_objective_is_not_measured_by_two(context: Make, tmp_path: Path) -> None:
+    saved(tmp_path)
+    config = new_config(BERT | {"type": "roberta"}, tokenizer(), {})
+    new_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
+    with pytest.raises(StageError, match="roberta has no head for sentence pairs"):
+        measured(context("score"), MaskedLM(length=16, next_sentence=True))
+
+
 def test_an_encoder_is_not_measured_as_if_it_foresaw(tmp_path: Path) -> None:
     saved(tmp_path)
-    with pytest.raises(StageError, match="bert reads what comes after a token as well.*take a decoder"):
+    with pytest.raises(StageError, match=r"bert reads what comes after a token as well.*take a decoder"):
         load_model("AutoModelForCausalLM", tmp_path / "model", 3)
 
 

@@ -94,8 +94,8 @@ def kept_apart(model: PreTrainedModel) -> bool:
     Transformers takes that for packed documents in most models, but some know no positions, or count
     them on by themselves: so it is tried, on two short documents.
     """
-    ids = torch.arange(2 * PROBE).unsqueeze(0) % model.config.get_text_config().vocab_size
-    again = torch.arange(PROBE).repeat(2).unsqueeze(0)
+    numbers = torch.arange(2 * PROBE, device=model.device).unsqueeze(0)
+    ids, again = numbers % model.config.get_text_config().vocab_size, numbers % PROBE
     training = model.training
     model.eval()
     try:

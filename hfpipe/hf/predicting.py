@@ -57,7 +57,7 @@ class Predictor:
         self.model.to(self.accelerator.device).eval()
         tell_padding(self.model, tokenizer)
         self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
-        for problem in task.fits(self.model.config, self.reading.facts):
+        for problem in (*task.fits(self.model.config, self.reading.facts), *task.suits(self.model)):
             raise StageError(f"model {place}: {problem.message}")
         self.batch_size = batch_size
 

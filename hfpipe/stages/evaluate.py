@@ -205,7 +205,7 @@ class Evaluate(Stage):
         model = load_model(
             task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
         )
-        for problem in task.fits(model.config, ground.facts):
+        for problem in (*task.fits(model.config, ground.facts), *task.suits(model)):
             raise StageError(f"stage {ctx.name}: {system.place}: {problem.message}")
         tokenizer, examples = self._examples(system, ground, ctx)
         name = MODEL if system.place == self.model else system.place
