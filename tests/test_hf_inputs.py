@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
+import hfpipe
 from hfpipe.contract import RunContext
 from hfpipe.errors import DataError, HfpipeError, StageError
 from hfpipe.hf.encoding import cut, encode
@@ -211,6 +212,21 @@ def test_a_model_of_one_objective_is_not_measured_by_two(context: Make, tmp_path
     new_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
     with pytest.raises(StageError, match="roberta has no head for sentence pairs"):
         measured(context("score"), MaskedLM(length=16, next_sentence=True))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_no_model_reads_more_than_it_has_positions_for(context: Make, tmp_path: Path, kind: str) -> None:
+    saved(tmp_path)
+    config = new_config(BERT | {"type": kind, "max_position_embeddings": 64}, tokenizer(), {})
+    new_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
+    room = 64 if kind == "bert" else 64 - config.pad_token_id - 1
+    told = f"length {room + 1} is more than the {room} positions of the model; shorten it"
+    with pytest.raises(StageError, match=told):
+        measured(context("score"), MaskedLM(length=room + 1))
+    with pytest.raises(StageError, match=told):
+        hfpipe.predict(tmp_path / "model", "Everest is [MASK].", options=[f"length={room + 1}"])
+    [answer] = hfpipe.predict(tmp_path / "model", "[MASK]" + TEXTS[2] * 20, options=[f"length={room}"])
+    assert answer["token_str"]
 
 
 def test_an_encoder_is_not_measured_as_if_it_foresaw(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hfpipe.errors import StageError
 from hfpipe.hf.encoding import encode
 from hfpipe.hf.loading import load_model, name_of, one_line
 from hfpipe.hf.measuring import new_accelerator
+from hfpipe.hf.positions import refusals
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.scoring import Reading, shared
 from hfpipe.hf.tokenizer import load_tokenizer, tell_padding
@@ -57,8 +58,8 @@ class Predictor:
         self.model.to(self.accelerator.device).eval()
         tell_padding(self.model, tokenizer)
         self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
-        for problem in (*task.fits(self.model.config, self.reading.facts), *task.suits(self.model)):
-            raise StageError(f"model {place}: {problem.message}")
+        for why in refusals(task, self.model, self.reading.facts):
+            raise StageError(f"model {place}: {why}")
         self.batch_size = batch_size
 
     def answers(self, rows: Iterable[Asked]) -> Iterator[tuple[Asked, dict[str, Any]]]:

@@ -199,14 +199,15 @@ class Evaluate(Stage):
     def _measure(self, system: System, ground: Ground, accelerator: Accelerator, ctx: RunContext) -> Tally:
         from hfpipe.hf.loading import load_model
         from hfpipe.hf.measuring import measure_model
+        from hfpipe.hf.positions import refusals
 
         place = locate(system.place, ctx.base, ctx.inputs) or system.place
         task = system.task
         model = load_model(
             task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
         )
-        for problem in (*task.fits(model.config, ground.facts), *task.suits(model)):
-            raise StageError(f"stage {ctx.name}: {system.place}: {problem.message}")
+        for why in refusals(task, model, ground.facts):
+            raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         tokenizer, examples = self._examples(system, ground, ctx)
         name = MODEL if system.place == self.model else system.place
         with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError
+from hfpipe.hf.positions import positions
 from hfpipe.hf.styles import STYLES
 from hfpipe.places import Place, locate
 from hfpipe.recipe.installed import Config, config, types_with
@@ -19,11 +20,6 @@ from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
-_OFFSET = frozenset(
-    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
-)
-"""Model types that count positions from behind the padding id, as fairseq did."""
-
 BLANK = "<extra_id_0>"
 
 
@@ -38,11 +34,10 @@ class Model:
     @property
     def positions(self) -> int | None:
         """Longest input, or None where the architecture sets no limit."""
-        most = self.config.value(self.given, "max_position_embeddings")
-        if not isinstance(most, int):
-            return None
-        padding = self.config.value(self.given, "pad_token_id")
-        return most - (padding or 0) - 1 if self.kind in _OFFSET else most
+        most, padding = (
+            self.config.value(self.given, name) for name in ("max_position_embeddings", "pad_token_id")
+        )
+        return positions(self.kind, most, padding)
 
     @property
     def token_types(self) -> int:
