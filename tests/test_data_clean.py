@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from hfpipe.data.clean import clean
-from hfpipe.data.columns import take_texts
+from hfpipe.data.columns import take_texts, text_columns
 from hfpipe.data.edits import Edit
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
@@ -210,3 +210,21 @@ def test_steps_read_back_from_json_are_the_same(names: list[Any]) -> None:
     again = STEPS.validate_python(STEPS.dump_python(chosen, mode="json"))
     assert again == chosen
     assert [step.reason for step in again] == [step.reason for step in chosen]
+
+
+def test_messages_are_text_each_cleaned_by_itself() -> None:
+    talk = [{"role": "user", "content": "<b>Why?</b>"}, {"role": "assistant", "content": "<i>So.</i>"}]
+    given_rows = [
+        Row({"messages": messages, "topic": "a", "id": "1"}, "rows, line", 1) for messages in (talk, [])
+    ]
+    assert text_columns(given_rows, ["topic"], []) == ["messages"]
+    assert text_columns(given_rows, [], []) == ["topic", "messages"]
+    ledger = Ledger()
+    found = take_texts(given_rows, ["messages"], ledger)
+    first, empty = clean(found, ["messages"], STEPS.validate_python(["html"]), ledger)
+    assert first.values["messages"] == [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So."},
+    ]
+    assert empty.values["messages"] == []
+    assert first.digest() != empty.digest()

@@ -63,10 +63,10 @@ def _alike(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
-    """Return the columns that hold text: those named, or else those called `text…`, or else every string.
+    """Return the columns that hold text: those named, or else those called `text…`, or else all of them.
 
-    Where there is no string, lists of words are text. `head` are the first rows, which tell what a column
-    holds; labels and `id` are never text.
+    A text is a string or a conversation; where there is none, lists of words are. `head` are the first
+    rows, which tell what a column holds; labels and `id` are never text.
     Raises DataError when a column named is not there, or there is no text at all.
     """
     columns = list(head[0].values)
@@ -79,24 +79,36 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
         return list(named)
     others = [name for name in columns if name not in {*labels, "id"}]
     strings = [name for name in others if _all(head, name, lambda value: isinstance(value, str))]
-    texts = [name for name in strings if name.startswith("text")] or strings
+    talks = [name for name in others if _all(head, name, is_talk)]
+    texts = [name for name in strings if name.startswith("text")] or strings + talks
     texts = texts or [name for name in others if _all(head, name, is_words)]
     if not texts:
+        lists = any(isinstance(value, (list, tuple)) for value in head[0].values.values())
+        also = "; a conversation is a list of messages {role, content}" if lists else ""
         raise DataError(
             f"{head[0].place}: no column holds text; they are "
-            f"{listed(columns)}: map one with `columns: {{text: …}}`"
+            f"{listed(columns)}: map one with `columns: {{text: …}}`{also}"
         )
     return texts
 
 
 def _all(rows: Sequence[Row], name: str, fits: Callable[[Any], bool]) -> bool:
     values = [row.values[name] for row in rows if row.values[name] is not None]
-    return bool(values) and all(map(fits, values))
+    return any(map(fits, values)) and all(fits(value) for value in values if value != [])
 
 
 def is_words(value: Any) -> bool:
     """Tell whether a value is a list of strings."""
     return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+
+
+def is_talk(value: Any) -> bool:
+    """Tell whether a value is a conversation, which is a list of messages {role, content}."""
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(part, Mapping) and isinstance(part.get("content"), str) for part in value)
+    )
 
 
 def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> Iterator[Row]:
@@ -116,6 +128,8 @@ def _texts(row: Row, name: str) -> Sequence[str]:
         return (value,)
     if value is None or is_words(value):
         return value or ()
+    if is_talk(value):
+        return [message["content"] for message in value]
     raise DataError(
         f"{row.place}: {name!r} is {value!r:.40}, not a string; write it in quotes, or name the "
         "text columns with `text`"

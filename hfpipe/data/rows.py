@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain, islice
@@ -21,7 +21,7 @@ class Row:
     split: str | None = None
     """The split the source gives, if it gives splits."""
     texts: list[str] = field(default_factory=list)
-    """What the text columns hold, each word of a list of words by itself; changed by `rewrite`."""
+    """What the text columns hold, each word of a list and each message by itself; changed by `rewrite`."""
     _digest: bytes = b""
 
     @property
@@ -40,7 +40,7 @@ class Row:
         rest = iter(texts)
         for name in columns:
             old = self.values[name]
-            self.values[name] = next(rest) if isinstance(old, str) else list(islice(rest, len(old)))
+            self.values[name] = next(rest) if isinstance(old, str) else [_said(part, rest) for part in old]
 
     def digest(self) -> bytes:
         """Return 16 bytes that tell the texts apart; lengths go in so that columns cannot run together."""
@@ -49,6 +49,11 @@ class Row:
             lengths = [len(part).to_bytes(8, "little") for part in parts]
             self._digest = blake2b(b"".join(chain(lengths, parts)), digest_size=16).digest()
         return self._digest
+
+
+def _said(part: str | Mapping[str, Any], texts: Iterator[str]) -> str | dict[str, Any]:
+    """Return the next text as a word, or as the content of a message."""
+    return next(texts) if isinstance(part, str) else {**part, "content": next(texts)}
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,10 @@ def schema(
 
 
 def _text(head: Sequence[Row], name: str) -> pa.DataType:
-    words = any(isinstance(row.values[name], (list, tuple)) for row in head)
-    return pa.list_(pa.string()) if words else pa.string()
+    lists = [row.values[name] for row in head if isinstance(row.values[name], (list, tuple))]
+    if any(not isinstance(part, str) for parts in lists for part in parts):
+        return _infer(lists, name, head)
+    return pa.list_(pa.string()) if lists else pa.string()
 
 
 def _infer(values: list[Any], name: str, rows: Sequence[Row]) -> pa.DataType:

@@ -77,7 +77,8 @@ def _parted(text: str, blank: str) -> tuple[str, str]:
     before, found, after = text.partition(blank)
     if not found or blank in after:
         raise DataError(
-            f"{text[:60]!r} has {text.count(blank)} blanks {blank!r} where one belongs; drop such rows"
+            f"{text[:60]!r} has {text.count(blank)} blanks {blank!r} where one belongs; set `blank` to what "
+            "the texts have, or drop such rows"
         )
     return before, after
 

@@ -98,8 +98,9 @@ class Dataset(Stage):
     text: list[str] = []
     """Columns of text, which cleaning acts on and duplicates are told by.
 
-    By default those whose names begin with `text`, or else every column of strings besides labels and `id`,
-    or else every column of lists of words, each of which is then cleaned by itself.
+    By default those whose names begin with `text`, or else every column of strings or of conversations
+    besides labels and `id`, or else every column of lists of words. Words and messages are each cleaned by
+    themselves.
     """
     labels: dict[str, Literal["class", "classes", "number"]] = {}
     """Column of labels → what it holds: a class, a list of classes, or a number for regression.

@@ -131,7 +131,8 @@ class TextGeneration(Writing):
             isinstance(message.get(key), str) for message in said for key in ("role", "content")
         ):
             raise DataError(
-                f"column {self.messages!r} holds {said!r:.80} where messages {{role, content}} belong"
+                f"column {self.messages!r} holds {said!r:.80} where messages {{role, content}} belong; "
+                "drop such rows"
             )
         return [{key: value for key, value in message.items() if value is not None} for message in said]
 
