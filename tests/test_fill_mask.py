@@ -311,3 +311,15 @@ def test_classes_that_the_verbalizer_lacks_are_named() -> None:
     )
     [problem] = SORTED.check(facts)
     assert problem.message == "the classes are round, dark; the verbalizer has round, bright"
+
+
+def test_a_prediction_chooses_among_the_candidates_it_is_given(tokenizer: PreTrainedTokenizerFast) -> None:
+    task, model = FillMask(choices="options"), tiny(tokenizer).eval()
+    assert task.inputs == ("text", "options")
+    facts = task.known(model.config)
+    rows: dict[str, Any] = {"text": SENTENCES[:1], "options": [["Moon", "star", "Sun"]]}
+    rows["answer"] = task.placeholder("answer", rows, facts)
+    with torch.no_grad():
+        columns = task.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)
+    [answer] = task.answers(columns, rows, facts)
+    assert {fill["token_str"] for fill in answer["fills"]} == {"Moon", "star", "Sun"}

@@ -93,7 +93,7 @@ class FillMask(TokenTargets):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return self._fields if self.pattern is not None else (self.text,)
+        return self._fields or tuple(name for name in (self.text, self.choices) if name is not None)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ class FillMask(TokenTargets):
 
         if self.verbalizer is None:
             columns = {self.text: "string", self.answer: "string"}
-            return DataFacts(columns=columns | ({self.choices: "labels"} if self.choices else {}), splits={})
+            return DataFacts(columns=columns | ({self.choices: "strings"} if self.choices else {}), splits={})
         columns = dict.fromkeys(self._fields, "string") | {self.label: "label"}
         return DataFacts(columns=columns, splits={}, labels={self.label: list(self.verbalizer)})
 
