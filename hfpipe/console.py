@@ -187,7 +187,9 @@ def _model(run: Run, stage: str) -> None:
     settings = run.made(stage).identity.settings
     if settings.get("task") is None and str(settings["model"]).startswith("stage:"):
         settings = read_stage(Path(place)).identity.settings
-    pipeline = PIPELINES.get((settings.get("task") or {}).get("kind", ""))
+    task = settings.get("task") or {}
+    # No pipeline of Transformers classifies by the words that fit a pattern.
+    pipeline = PIPELINES.get(task.get("kind", "")) if task.get("pattern") is None else None
     say(
         f'use:    transformers.pipeline("{pipeline}", "{place}")'
         if pipeline

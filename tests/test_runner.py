@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import toys
 
-from hfpipe.errors import RecipeError, StageError
+from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.runner import Launch, plan, run
+from hfpipe.runner.failures import told
 from hfpipe.store import done, read_report
 
 
@@ -409,3 +410,10 @@ def test_an_empty_runs_folder_is_not_made_by_a_plan_that_fails(tmp_path: Path) -
     with pytest.raises(RecipeError):
         plan(toys.read(toys.write(tmp_path)), tmp_path / "runs", "nothing")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("message", ["row 7: has no answer", "stage tests: row 7: has no answer"])
+def test_what_goes_wrong_with_the_data_names_the_stage_once(context: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught, told(context("tests")), told(context("tests")):
+        raise DataError(message)
+    assert str(caught.value) == "stage tests: row 7: has no answer"

@@ -10,15 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from hfpipe.contract import RunContext
-from hfpipe.errors import HfpipeError, StageError
+from hfpipe.errors import DataError, HfpipeError, StageError
 from hfpipe.runner.launch import rank
 
 
 @contextmanager
 def told(ctx: RunContext) -> Iterator[None]:
-    """Turn what the machine refuses into one line with a mend. Raises StageError."""
+    """Turn what the machine refuses into one line with a mend, and say in which stage. Raises HfpipeError."""
+    stage = f"stage {ctx.name}: "
     try:
         yield
+    except (DataError, StageError) as error:
+        if str(error).startswith(stage):
+            raise
+        raise type(error)(f"{stage}{error}") from error
     except HfpipeError:
         raise
     except Exception as error:
@@ -33,7 +38,7 @@ def told(ctx: RunContext) -> Iterator[None]:
             line = f"{where}: {refused.strerror}; {mend} and run again, what is finished stays"
         else:
             raise
-        raise StageError(f"stage {ctx.name}: {line}") from error
+        raise StageError(f"{stage}{line}") from error
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from hfpipe.errors import Problem, StageError
 from hfpipe.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.inputs import folder_of
+from hfpipe.wording import count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -195,7 +196,7 @@ def _summary(found: dict[str, Any]) -> str:
         if name in ("loss", "accuracy", "mse")
     ]
     names = ("parameters", "trained_parameters", "tokens")
-    all_of_them, trained, tokens = (f"{found[name] / 1e6:.1f}M" for name in names)
+    all_of_them, trained, tokens = (count(found[name]) for name in names)
     some = f" ({trained} trained)" if trained != all_of_them else ""
     size = f"{all_of_them} parameters{some}, {tokens} tokens, {found['steps']:,} steps"
     return size + (f"; validation {', '.join(scores)}" if scores else "")
