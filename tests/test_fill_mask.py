@@ -317,7 +317,7 @@ def test_a_prediction_chooses_among_the_candidates_it_is_given(tokenizer: PreTra
     task, model = FillMask(choices="options"), tiny(tokenizer).eval()
     assert task.inputs == ("text", "options")
     facts = task.known(model.config)
-    rows: dict[str, Any] = {"text": SENTENCES[:1], "options": [["Moon", "star", "Sun"]]}
+    rows: dict = {"text": SENTENCES[:1], "options": [["Moon", "star", "Sun"]]}
     rows["answer"] = task.placeholder("answer", rows, facts)
     with torch.no_grad():
         columns = task.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)

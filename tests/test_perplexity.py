@@ -392,7 +392,7 @@ def test_the_recipes_on_hub_data_run_on_rows_of_ones_own(
     else:
         for part in (model("gpt2", tokenizer), tokenizer):
             part.save_pretrained(tmp_path / "model")
-        sets += [f"score.model={tmp_path / 'model'}"]
+        sets += [f"score.model={tmp_path / 'model'}", "score.task.length=256", "score.task.stride=128"]
     recipe = hfpipe.load(small.ROOT / "recipes" / f"{name}.yaml", overrides=sets)
     [score, *_] = hfpipe.run(recipe, tmp_path / "runs", say=lambda _: None).reports["score"].scores
     assert score.metric == "perplexity"

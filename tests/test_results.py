@@ -23,7 +23,8 @@ def run(tmp_path: Path) -> hfpipe.Run:
         "predictions": ["Arts", "People"],
         "predictions-stage-from-scratch": ["Arts"] * 2,
     }.items():
-        table = pa.table({"id": ["b", "a"], "row": [1, 0], "guess": guesses, "scores": [[0.9, 0.1], [0.2, 0.8]]})
+        scores = [[0.9, 0.1], [0.2, 0.8]]
+        table = pa.table({"id": ["b", "a"], "row": [1, 0], "guess": guesses, "scores": scores})
         pq.write_table(table, score / f"{name}.parquet")
     return hfpipe.open(root)
 

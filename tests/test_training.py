@@ -116,9 +116,11 @@ def test_scores_do_not_depend_on_the_evaluation_batch(tmp_path: Path, runs: Path
     for other in found[1:]:
         assert other.keys() == found[0].keys()
         for name, score in found[0].items():
+            # Rounding puts rows of all but equal probability in another order, which is all a rank knows.
+            close = 1e-3 if name in ("roc_auc", "average_precision") else 1e-6
             assert other[name].n == score.n
-            assert other[name].value == pytest.approx(score.value, abs=1e-6)
-            assert other[name].low == pytest.approx(score.low, abs=1e-6)
+            assert other[name].value == pytest.approx(score.value, abs=close)
+            assert other[name].low == pytest.approx(score.low, abs=close)
 
 
 @pytest.mark.slow
