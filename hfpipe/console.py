@@ -118,7 +118,8 @@ def scores(run: Run) -> None:
     measured = [stage for stage, said in run.reports.items() if said.scores]
     for stage in measured:
         said = run.reports[stage]
-        say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals, difference = model - baseline")
+        gap = ", difference = model - baseline" if _beside(said.scores) else ""
+        say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals{gap}")
         _measured(said.scores, MODEL)
         for missing in said.facts.get("left_out", []):
             say(f"left out: {missing}")
@@ -150,12 +151,16 @@ def _measured(scores: Sequence[Score], first: str) -> None:
     say("")
 
 
+def _beside(scores: Sequence[Score]) -> bool:
+    return any(score.comparisons for score in scores)
+
+
 def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
-    table = _table("score", "system", "value", "difference", "p")
+    table = _table("score", "system", "value", *(("difference", "p") if _beside(scores) else ()))
     for score in scores:
         if wording.split_class(score.metric)[1] is not None:
             continue
-        _add(table, score.metric, first, wording.interval(score.value, score.low, score.high), "", "")
+        _add(table, score.metric, first, wording.interval(score.value, score.low, score.high))
         for other in score.comparisons:
             gap = wording.difference(other)
             if roomy:

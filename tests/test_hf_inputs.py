@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
+import small
 
 import hfpipe
 from hfpipe.contract import RunContext
@@ -227,6 +228,14 @@ def test_no_model_reads_more_than_it_has_positions_for(context: Make, tmp_path: 
         hfpipe.predict(tmp_path / "model", "Everest is [MASK].", options=[f"length={room + 1}"])
     [answer] = hfpipe.predict(tmp_path / "model", "[MASK]" + TEXTS[2] * 20, options=[f"length={room}"])
     assert answer["token_str"]
+
+
+@pytest.mark.slow
+def test_a_baseline_that_was_trained_for_another_task_is_asked_the_same_as_the_model(tmp_path: Path) -> None:
+    path = small.write(tmp_path, small.recipe(max_steps=1))
+    recipe = hfpipe.load(path, ["score.baselines=[stage:pretrain]"])
+    with pytest.raises(StageError, match=r"pretrain-.*was not trained for this task, it lacks"):
+        hfpipe.run(recipe, tmp_path / "runs", say=lambda _: None)
 
 
 def test_an_encoder_is_not_measured_as_if_it_foresaw(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfpipe import api, wording
+from hfpipe import api, console, wording
 from hfpipe.charts import Curve, Scale, curves
 from hfpipe.cli import main
 from hfpipe.errors import RecipeError
@@ -268,6 +268,16 @@ def test_a_folder_without_a_finished_stage_says_what_to_give(tmp_path, capsys):
     found = capsys.readouterr()
     assert "holds no finished stage" in found.err
     assert found.out == ""
+
+
+def test_scores_of_a_model_alone_have_no_empty_columns(tmp_path, capsys):
+    run = api.open(make_run(tmp_path / "demo"))
+    alone = [score.model_copy(update={"comparisons": []}) for score in run.reports["score"].scores]
+    report = run.reports["score"].model_copy(update={"scores": alone})
+    console.scores(Run(run.folders, {**run.reports, "score": report}))
+    out = capsys.readouterr().out
+    assert "score: n = 1,336, 95 % intervals\n" in out
+    assert "difference" not in out
 
 
 def test_a_recipe_that_never_ran_says_how_to_run_it(tmp_path):

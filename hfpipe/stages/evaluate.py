@@ -165,8 +165,10 @@ class Evaluate(Stage):
                 f"stage {ctx.name}: {self.model} does not say what it was trained for; add task:"
             )
         models = [place for place in self.baselines if place not in task.baselines]
-        others = [System(place, self._trained_for(place, ctx) or task) for place in models]
-        return [System(self.model, task), *others]
+        own = [self._trained_for(place, ctx) or task for place in models]
+        # What was trained for another task, as a pretrained model, is asked the same as the model.
+        asked = [other if other.kind == task.kind else task for other in own]
+        return [System(self.model, task), *map(System, models, asked)]
 
     def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
         from hfpipe.tasks import revive_task
