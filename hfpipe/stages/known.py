@@ -21,6 +21,7 @@ from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 BLANK = "<extra_id_0>"
+"""What stands for the first span that is hidden from a T5."""
 
 
 @dataclass(frozen=True)
