@@ -113,7 +113,10 @@ class QuestionAnswering(Task):
             ) from None
         if not right:
             if not self.version_2:
-                raise DataError(f"{name}: has no answer; add version_2: true to the task, or drop such rows")
+                asked = f"{rows[self.question][row]!r:.60}"
+                raise DataError(
+                    f"{name}: {asked} has no answer; add version_2: true to the task, or drop such rows"
+                )
             return None
         text, start = right[0]
         found = located(text, start, rows[self.context][row])

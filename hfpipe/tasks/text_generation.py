@@ -115,7 +115,7 @@ class TextGeneration(Writing):
         if not learning:
             return [question(tokenizer, messages, limits)]
         if not any(message["role"] == ASSISTANT for message in messages):
-            raise DataError(f"column {self.messages!r}: a conversation has no answer; drop such rows")
+            raise DataError(f"column {self.messages!r}: {messages!r:.80} has no answer; drop such rows")
         return conversation(tokenizer, messages, limits)
 
     def _prompt(self, row: dict[str, Any]) -> str:
