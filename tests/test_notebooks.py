@@ -145,7 +145,7 @@ def test_a_notebook_runs_without_network_and_labels_its_axes(
     noise = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
     assert noise == []
     figures = (startup / "figures.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(figures) > 2
+    assert len(figures) >= 2
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(figures)
     for axes in map(json.loads, figures):
         assert axes
