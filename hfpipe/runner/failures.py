@@ -21,7 +21,7 @@ def told(ctx: RunContext) -> Iterator[None]:
     try:
         yield
     except (DataError, StageError) as error:
-        if str(error).startswith(stage):
+        if stage in str(error):
             raise
         raise type(error)(f"{stage}{error}") from error
     except HfpipeError:

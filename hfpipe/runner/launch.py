@@ -148,7 +148,9 @@ def report_failure(folder: Path, stage: str) -> Iterator[None]:
         failure = folder / ".work" / FAILURE
         cause = str(error) if isinstance(error, HfpipeError) else f"{type(error).__name__}: {error}"
         if not failure.exists():
-            write_whole(failure, f"process {rank()}, stage {stage}: {cause}")
+            write_whole(
+                failure, f"process {rank()}, stage {stage}: {str(cause).removeprefix(f'stage {stage}: ')}"
+            )
         raise
 
 
