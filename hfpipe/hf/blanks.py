@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from hfpipe.contract import Batch
 
 
+COLUMNS = ("input_ids", "target", "blank", "choices", "sizes", "gold", "truncated", "row")
+"""What a laid out blank consists of."""
+
+
 def encode_blanks(
     texts: Sequence[str],
     blank: str,
@@ -40,28 +44,39 @@ def encode_blanks(
     if tokenizer.mask_token is None:
         raise StageError("fill-mask needs a mask token, and this tokenizer has none; take another")
     spell = _speller(tokenizer)
-    names = ("input_ids", "target", "blank", "choices", "sizes", "gold", "truncated", "row")
-    out: dict[str, list[Any]] = {name: [] for name in names}
-    for row, (text, answer, words) in enumerate(zip(texts, answers, choices, strict=True)):
-        before, after = _parted(text, blank)
-        lead = " " if before[-1:].isspace() else ""
-        target = spell(lead + answer) if answer else []
-        candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
-        spelled = list(candidates.values())
-        longest = max(1, len(target), *map(len, spelled))
-        ids, place, lost = _cut(before.rstrip() + tokenizer.mask_token + after, tokenizer, length, longest)
-        out["input_ids"].append(
-            [*ids[:place], *[tokenizer.mask_token_id] * max(1, len(target)), *ids[place + 1 :]]
-        )
-        out["target"].append(target)
-        out["blank"].append(place)
-        out["choices"].append([piece for pieces in spelled for piece in pieces])
-        out["sizes"].append([len(pieces) for pieces in spelled])
-        known = answer in candidates and tokenizer.unk_token_id not in target
-        out["gold"].append(list(candidates).index(answer) if known else -1)
-        out["truncated"].append(lost)
-        out["row"].append(row)
-    return out
+    rows = [
+        {**_laid_out(*given, blank, spell, tokenizer, length), "row": row}
+        for row, given in enumerate(zip(texts, answers, choices, strict=True))
+    ]
+    return {name: [each[name] for each in rows] for name in COLUMNS}
+
+
+def _laid_out(
+    text: str,
+    answer: str,
+    words: Sequence[str],
+    blank: str,
+    spell: Callable[[str], list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> dict[str, Any]:
+    """Return the columns of one text; errors as `encode_blanks`."""
+    before, after = _parted(text, blank)
+    lead = " " if before[-1:].isspace() else ""
+    target = spell(lead + answer) if answer else []
+    candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
+    longest = max(1, len(target), *map(len, candidates.values()))
+    ids, place, lost = _cut(f"{before.rstrip()}{tokenizer.mask_token}{after}", tokenizer, length, longest)
+    known = answer in candidates and tokenizer.unk_token_id not in target
+    return {
+        "input_ids": [*ids[:place], *[tokenizer.mask_token_id] * max(1, len(target)), *ids[place + 1 :]],
+        "target": target,
+        "blank": place,
+        "choices": [piece for pieces in candidates.values() for piece in pieces],
+        "sizes": [len(pieces) for pieces in candidates.values()],
+        "gold": list(candidates).index(answer) if known else -1,
+        "truncated": lost,
+    }
 
 
 def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
