@@ -21,8 +21,12 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
 }
-"""For this process and every one that a test starts; the last because tests fork after tokenizing."""
+"""For this process and every one that a test starts.
+
+Tests fork after tokenizing, hence the last but one; tiny models lose more to waiting threads than they gain.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -89,7 +89,8 @@ def printed(folder: Path, program: str, *arguments: str) -> list[str]:
 
 @pytest.mark.slow
 def test_ddp_on_the_cpu_starts_two_processes(tmp_path: Path) -> None:
-    program = "import os; print(os.environ['RANK'], 'of', os.environ['WORLD_SIZE'])"
+    # In one write, or the lines of two processes may run into each other.
+    program = r"import os; os.write(1, '{RANK} of {WORLD_SIZE}\n'.format(**os.environ).encode())"
     lines = printed(tmp_path, program, "--config_file", str(FOLDER / "ddp-cpu.yaml"))
     assert lines == ["0 of 2", "1 of 2"]
 

@@ -350,8 +350,9 @@ def test_two_or_three_processes_give_the_perplexities_of_one(tmp_path: Path) -> 
     assert not alone["gpt2", "accuracy"].comparisons
     assert [each.baseline for each in alone["gpt2", "bits_per_byte"].comparisons] == ["unigram", "trigram"]
     for processes in ("2", "3"):
+        launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", processes)
         runs = tmp_path / processes
-        done = small.hfpipe("run", path, "--runs", runs, "--processes", processes)
+        done = small.hfpipe("run", path, "--runs", runs, launcher=(*launch, "--main_process_port", "0"))
         assert done.returncode == 0, done.stderr[-3000:]
         shared = hfpipe.open(path, runs)
         for (kind, metric), theirs in alone.items():

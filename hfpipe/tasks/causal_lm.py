@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hfpipe.errors import Problem
-from hfpipe.tasks.token_targets import TokenTargets, utf8
+from hfpipe.tasks.token_targets import RunningText, utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ ORDERS = {"unigram": 1, "trigram": 3}
 """Trivial baseline → order of its n-grams."""
 
 
-class CausalLM(TokenTargets):
+class CausalLM(RunningText):
     """Learns to continue texts.
 
     In training all documents lie end to end, each with the token that ends it. In evaluation each is read on
@@ -31,11 +31,8 @@ class CausalLM(TokenTargets):
     """
 
     kind: Literal["causal-lm"] = "causal-lm"
-    stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
     baselines: ClassVar[tuple[str, ...]] = tuple(ORDERS)
     shared: ClassVar[int] = 1  # the last token of an example is only said there, and read in the next
-    text: str = "text"
-    """Column to read."""
     length: int = Field(default=128, ge=8)
     """Tokens that the model reads at once."""
     stride: int | None = Field(default=None, ge=1)
@@ -56,18 +53,6 @@ class CausalLM(TokenTargets):
     @property
     def auto_class(self) -> str:
         return "AutoModelForCausalLM"
-
-    @property
-    def packed(self) -> bool:
-        return True
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.text,)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return (self.text,)
 
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
         from hfpipe.hf.documents import kept_apart

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from hfpipe.errors import Problem, StageError
 from hfpipe.generation import Generation
-from hfpipe.tasks.token_targets import TokenTargets
+from hfpipe.tasks.token_targets import RunningText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,13 +25,10 @@ FRAME = 2
 """Special tokens round a text, as BART's tokenizer puts them."""
 
 
-class Denoising(TokenTargets):
+class Denoising(RunningText):
     """Hides spans of a text from the encoder; the decoder says them, or the whole text."""
 
     kind: Literal["denoising"] = "denoising"
-    stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
-    text: str = "text"
-    """Column to read."""
     length: int = Field(default=512, ge=8)
     """Tokens of text in a training example, before spans are hidden; what is read of it is shorter."""
     noise: Literal["spans", "infilling"] = "spans"
@@ -49,18 +46,6 @@ class Denoising(TokenTargets):
     @property
     def auto_class(self) -> str:
         return "AutoModelForSeq2SeqLM"
-
-    @property
-    def packed(self) -> bool:
-        return True
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.text,)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return (self.text,)
 
     @property
     def share(self) -> float:

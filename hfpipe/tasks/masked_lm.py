@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from hfpipe.errors import Problem, StageError
-from hfpipe.tasks.token_targets import TokenTargets, utf8
+from hfpipe.tasks.token_targets import RunningText, utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
 
 
-class MaskedLM(TokenTargets):
+class MaskedLM(RunningText):
     """Hides a share of the pieces and learns to name them from both sides."""
 
     kind: Literal["masked-lm"] = "masked-lm"
-    stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
-    text: str = "text"
-    """Column to read."""
     length: int = Field(default=128, ge=8)
     """Tokens a training example, special tokens included."""
     mask: float = Field(default=0.3, gt=0, lt=1)
@@ -58,14 +55,6 @@ class MaskedLM(TokenTargets):
     @property
     def packed(self) -> bool:
         return not self.next_sentence
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.text,)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return (self.text,)
 
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
         from hfpipe.hf.pairs import judges_pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfpipe.contract import Counted, Task
 
@@ -43,3 +43,23 @@ def utf8(texts: Sequence[str]) -> np.ndarray:
     import numpy as np
 
     return np.array([len(text.encode()) for text in texts], dtype=np.int64)
+
+
+class RunningText(TokenTargets):
+    """Pretrains on texts alone; in training they lie end to end."""
+
+    stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
+    text: str = "text"
+    """Column to read."""
+
+    @property
+    def packed(self) -> bool:
+        return True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)
