@@ -81,6 +81,13 @@ class Stage(Settings, ABC):
         """
         return iter(())
 
+    def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
+        """Yield what else is wrong, where telling takes the heavy libraries that `check` may not import.
+
+        A run asks it of every stage to come before each one that it starts.
+        """
+        return iter(())
+
     def prepare(self, ctx: RunContext) -> None:
         """Do the work of one process, before any process group exists; may be called again."""
         return

@@ -138,6 +138,21 @@ def test_a_bound_that_is_not_met_ends_with_1_and_the_table_each_time(
     assert main(["run", str(path), "--runs", str(tmp_path / "runs"), "--until", "topics"]) == 0
 
 
+def test_a_score_that_will_not_be_there_is_told_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = small.recipe()
+    content["stages"]["score"]["require"] = {"acuracy": {"min": 0.5}}
+    path, runs = small.write(tmp_path, content), tmp_path / "runs"
+    assert main(["run", str(path), "--runs", str(runs)]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("wiki: ")
+    assert f"{path}:1:" in said.err
+    assert "there is no score 'acuracy' to require; did you mean 'accuracy'?" in said.err
+    assert [folder.name.partition("-")[0] for folder in (runs / "small").glob("[a-z]*")] == ["wiki"]
+    assert main(["run", str(path), "--runs", str(runs), "--until", "words"]) == 0
+
+
 def test_a_finished_run_ends_with_0(finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     path, runs = finished
     assert main(["run", str(path), "--runs", str(runs)]) == 0

@@ -194,7 +194,7 @@ def test_a_score_to_require_that_there_is_not_is_told_before_anything_is_measure
 ) -> None:
     saved(tmp_path)
     ctx = context("score")
-    with pytest.raises(StageError, match="there is no score 'bleu'; there are accuracy, f1_macro"):
+    with pytest.raises(StageError, match="there is no score 'bleu' to require; there are accuracy, f1_macro"):
         measured(ctx, TextClassification(), require={"bleu": {"min": 0.5}})
     assert not (ctx.work / "encoded").exists()
 

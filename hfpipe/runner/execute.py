@@ -26,7 +26,7 @@ from hfpipe.runner.launch import (
     report_failure,
     start,
 )
-from hfpipe.runner.plan import Step, check_known, plan
+from hfpipe.runner.plan import Step, check_ahead, check_known, plan
 from hfpipe.stages import revive
 from hfpipe.store import StageFile, Store, done, read_report, read_stage, write_whole
 
@@ -66,6 +66,7 @@ def run(
     steps = plan(recipe, runs, until)
     for step in steps:
         if not done(step.folder):
+            check_ahead(recipe, steps)
             if rank() == 0:
                 _lead(recipe, runs, step, launch, say, progress)
             else:

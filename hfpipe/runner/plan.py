@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,26 @@ def upto(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
 
 def check_known(recipe: Recipe, steps: list[Step]) -> None:
     """Raise RecipeError when a data set that is done lacks what a stage below asks of it."""
-    facts: dict[str, DataFacts] = {}
-    for step in steps:
-        if done(step.folder) and (data := read_report(step.folder).data) is not None:
-            facts[step.name] = data
-    if problems := check_facts(recipe, facts):
+    if problems := check_facts(recipe, _facts(steps)):
         raise RecipeError(problems)
+
+
+def check_ahead(recipe: Recipe, steps: list[Step]) -> None:
+    """Raise RecipeError when a stage that is still to run asks for what cannot come of it."""
+    facts, above, problems = _facts(steps), dict[str, Stage](), list[Problem]()
+    for step in steps:
+        if not done(step.folder):
+            found = step.stage.check_ahead(above, facts)
+            problems += [replace(problem, path=("stages", step.name, *problem.path)) for problem in found]
+        above[step.name] = step.stage
+    if problems:
+        raise RecipeError([recipe.document.place(problem) for problem in problems])
+
+
+def _facts(steps: list[Step]) -> dict[str, DataFacts]:
+    """Return what the data sets that are done hold."""
+    reports = {step.name: read_report(step.folder) for step in steps if done(step.folder)}
+    return {name: report.data for name, report in reports.items() if report.data is not None}
 
 
 def _reasons(store: Store, folder: Path, name: str, identity: Identity) -> Iterator[str]:

@@ -12,6 +12,8 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, StageError
 from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
+from hfpipe.recipe.document import KeyProblem
+from hfpipe.recipe.words import nearest
 from hfpipe.report import Comparison, DataFacts, Report, Score
 from hfpipe.results import MODEL, predicted
 from hfpipe.stages import named
@@ -72,25 +74,34 @@ class Evaluate(Stage):
         yield from checks.evaluate(self, above, facts, base)
         yield from named.check(self.metrics, base, trusted=self.trust_remote_code)
 
+    def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
+        task = self.task or getattr(above.get(self.model.stage or ""), "task", None)
+        data = facts.get(self.data.stage or "")
+        if isinstance(task, Task) and data is not None:
+            yield from self._required(task, data)
+
     def prepare(self, ctx: RunContext) -> None:
         ground, systems = self._ground(ctx), self._systems(ctx)
         for system in systems:
             for problem in system.task.check(ground.facts):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
-        self._check_required(systems[0].task, ground.facts)
+        for problem in self._required(systems[0].task, ground.facts):
+            raise StageError(f"stage {ctx.name}: {problem.message}")
         for metric in self.metrics:
             metric.load(ctx)  # before anything is measured
         tokenizers = [self._examples(system, ground, ctx)[0] for system in systems]
         self._measure_trivial(systems[0].task, tokenizers[0], ground, ctx)
 
-    def _check_required(self, task: Task, facts: DataFacts) -> None:
+    def _required(self, task: Task, facts: DataFacts) -> Iterator[Problem]:
         names = [metric.name for metric in task.metrics(facts)]
         names += [metric.name for metric in task.whole_metrics(facts)]
         prefixes = [metric.prefix for metric in self.metrics]
         for name in self.require:
             if name not in names and name.partition("/")[0] not in prefixes:
+                close = nearest(name, names)
                 there = ", ".join([*names, *(f"{prefix}/…" for prefix in prefixes)])
-                raise StageError(f"require: there is no score {name!r}; there are {there}")
+                mend = f"did you mean {close!r}?" if close else f"there are {there}"
+                yield KeyProblem(f"there is no score {name!r} to require; {mend}", ("require", name))
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.hf.measuring import new_accelerator
