@@ -56,7 +56,7 @@ check: $(INSTALLED) ## Format, lint, types, direction of imports, and every reci
 	$(BIN)/pre-commit run whitespace --all-files
 
 test: $(INSTALLED) ## Run every test, the slow ones too, as continuous integration does
-	$(BIN)/pytest -m "" $(ARGS)
+	$(BIN)/pytest -m "" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: check test ## Check and test everything
 

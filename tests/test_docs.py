@@ -61,6 +61,9 @@ def test_every_target_the_readme_names_exists() -> None:
     )
     assert len(named) > 5
     assert named <= targets()
+    recipes = {word.removeprefix("RECIPE=") for words in commands() for word in words if "RECIPE=" in word}
+    assert len(recipes) > 1
+    assert all((ROOT / recipe).is_file() for recipe in recipes)
 
 
 def test_every_command_the_readme_shows_is_understood() -> None:
