@@ -244,6 +244,13 @@ class Task(Settings, ABC):
     def columns_out(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor | list[Any]]:
         """Return what a forward pass says of each example: one value, or row of values, an example."""
 
+    def settle(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Set in a model, before it is trained, what plain Transformers reads to use it as this task does.
+
+        Raises StageError when that cannot be saved.
+        """
+        return
+
     def generates(self, *, training: bool) -> bool:
         """Tell whether the model is measured by what it generates, in evaluation or during training."""
         return False

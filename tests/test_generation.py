@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from hfpipe.errors import StageError
 from hfpipe.generation import Generation, Sampling
 from hfpipe.hf.collating import inputs
-from hfpipe.hf.generating import left_padded, write
+from hfpipe.hf.generating import configure, left_padded, write
 from hfpipe.hf.masking import generator
 from hfpipe.hf.styles import STYLES
 
@@ -125,6 +125,43 @@ def test_the_first_token_can_be_forced_and_the_config_stays_as_it_was(tokenizer)
     rows = written(made, tokenizer, Generation(max_new_tokens=5), 7, forced_bos_token_id=forced)
     assert {text.split()[0] for text, *_ in rows} == {"moon"}
     assert made.generation_config.to_dict() == before
+
+
+@pytest.mark.parametrize("settings", ["greedy", "beams", "penalties"])
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_saved_model_writes_the_same_by_itself(kind, settings, tokenizer, tmp_path) -> None:
+    made = model(kind, tokenizer)
+    made.generation_config.update(num_beams=5, early_stopping=True, max_length=9, do_sample=True, top_p=0.5)
+    forced = tokenizer.convert_tokens_to_ids("moon") if made.config.is_encoder_decoder else None
+    asked = SETTINGS[settings].model_copy(update={"num_beams": SETTINGS[settings].num_beams or 1})
+    wanted = written(made, tokenizer, asked, 1, forced_bos_token_id=forced)
+    configure(made, tokenizer, asked, forced)
+    made.save_pretrained(tmp_path)
+    auto = AutoModelForSeq2SeqLM if made.config.is_encoder_decoder else AutoModelForCausalLM
+    saved = auto.from_pretrained(tmp_path)
+    assert written(saved, tokenizer, Generation(), 7) == wanted
+    for text, (said, *_) in zip(TEXTS, wanted, strict=True):
+        ids = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        if not made.config.is_encoder_decoder:
+            ids = {name: tensor[:, :-1] for name, tensor in ids.items()}
+        start = 0 if made.config.is_encoder_decoder else ids["input_ids"].shape[1]
+        assert tokenizer.decode(saved.generate(**ids)[0][start:], skip_special_tokens=True) == said
+
+
+def test_a_saved_model_that_draws_does_so_by_itself_and_is_still_measured_as_before(tokenizer, tmp_path):
+    made, settings = model("llama", tokenizer), SETTINGS["sampled"]
+    wanted = written(made, tokenizer, settings, 7)
+    configure(made, tokenizer, settings)
+    made.save_pretrained(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert written(saved, tokenizer, settings, 7) == wanted
+    ids = torch.tensor([tokenizer("the moon")["input_ids"][:-1]] * 16)
+    assert len({tuple(row) for row in saved.generate(ids).tolist()}) > 1
+
+
+def test_what_cannot_be_saved_is_refused_before_training(tokenizer) -> None:
+    with pytest.raises(StageError, match="length_penalty weighs beams, and there is one"):
+        configure(model("t5", tokenizer), tokenizer, Generation(length_penalty=2.0))
 
 
 def test_a_draw_is_another_with_another_seed_only(tokenizer) -> None:

@@ -223,6 +223,8 @@ def save_qwen(folder: Path, texts: list[str]) -> Path:
 
 @pytest.mark.slow
 def test_the_shipped_recipe_runs_on_a_few_rows_and_a_tiny_qwen(tmp_path: Path) -> None:
+    from transformers import GenerationConfig
+
     rows = [
         {"messages": [{"role": "user", "content": f"Say {word}."}, {"role": "assistant", "content": word}]}
         for word in ("river", "mountain", "sea", "lake")
@@ -241,6 +243,7 @@ def test_the_shipped_recipe_runs_on_a_few_rows_and_a_tiny_qwen(tmp_path: Path) -
         "answers.task.length": 64,
         "answers.task.target_length": 8,
         "answers.task.generation.max_new_tokens": 8,
+        "answers.adapter.merge": "true",
         "answers.training": json.dumps(
             {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 0.01, "bf16": False}
         ),
@@ -260,3 +263,5 @@ def test_the_shipped_recipe_runs_on_a_few_rows_and_a_tiny_qwen(tmp_path: Path) -
     talk = [{"role": "user", "content": "Say sea. Now, 30."}]
     [answer] = hfpipe.predict(run.folders["answers"], [{"messages": talk}])
     assert isinstance(answer["generated_text"], str)
+    saved = GenerationConfig.from_pretrained(run.folders["answers"])
+    assert (saved.max_new_tokens, saved.num_beams, saved.do_sample) == (8, 1, False)

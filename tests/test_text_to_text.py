@@ -237,7 +237,8 @@ def test_a_model_from_nothing_learns_to_write_and_does_so_elsewhere(tmp_path: Pa
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     (tmp_path / "digits.py").write_text(DIGITS)
-    made = recipe(SIZES[kind], {"length": 16, "target_length": 16, "predict_with_generate": True})
+    task = {"length": 16, "target_length": 24, "predict_with_generate": True}
+    made = recipe(SIZES[kind], task | {"generation": {"num_beams": 3, "length_penalty": 0.6}})
     rows = {"source": {"python": "digits.py:rows"}, "columns": {}, "split": {"validation": 0.1}}
     made["stages"]["wiki"] |= rows
     made["stages"]["words"] |= {"vocab_size": 400, "style": "bart" if kind == "bart" else "t5"}
@@ -257,7 +258,7 @@ def test_a_model_from_nothing_learns_to_write_and_does_so_elsewhere(tmp_path: Pa
     sources = open_split(run.folders["wiki"], "train")["source"]
     for row in said:
         inputs = tokenizer(sources[row["row"]], return_tensors="pt", return_token_type_ids=False)
-        out = model.generate(**inputs, max_new_tokens=16)[0]
+        out = model.generate(**inputs)[0]
         assert tokenizer.decode(out, skip_special_tokens=True) == row["guess"]
 
 

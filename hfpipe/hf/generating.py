@@ -15,12 +15,26 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 
 from hfpipe.errors import StageError
 from hfpipe.generation import Generation, Sampling
+from hfpipe.hf.loading import one_line
 from hfpipe.metrics.metric import objects
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch
+
+
+DRAWING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "top_h",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
+"""Entries of a GenerationConfig that count only where tokens are drawn at random."""
 
 
 class Written(NamedTuple):
@@ -57,9 +71,7 @@ def write(
     else:
         ids, mask = left_padded(ids, mask)
         start = ids.shape[1]
-    config = _config(bare.generation_config, tokenizer, settings)
-    if forced_bos_token_id is not None:
-        config.forced_bos_token_id = forced_bos_token_id
+    config = _config(bare.generation_config, tokenizer, settings, forced_bos_token_id)
     drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
     if drawn:
         config.num_beams = 1  # as the settings say that draw, and the model's own config may not
@@ -72,6 +84,34 @@ def write(
     return _read(out[:, start:].cpu().numpy(), tokenizer, config)
 
 
+def configure(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Generation,
+    forced_bos_token_id: int | None = None,
+) -> None:
+    """Set in a model how it writes, so that once saved, `generate` alone writes what `write` does.
+
+    What is drawn at random there comes from another stream of numbers. Raises StageError for settings that
+    Transformers will not save.
+    """
+    config = _config(model.generation_config, tokenizer, settings, forced_bos_token_id)
+    if isinstance(settings, Sampling) and settings.do_sample:
+        draws = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+        config.update(do_sample=True, num_beams=1, **draws)
+    if (config.num_beams or 1) == 1:
+        if settings.length_penalty is not None:
+            raise StageError(
+                "generation: length_penalty weighs beams, and there is one; set num_beams or delete it"
+            )
+        config.length_penalty = config.early_stopping = None
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        raise StageError(f"generation: {one_line(error)}") from error
+    model.generation_config = config
+
+
 def left_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return ids and mask, (rows, length) each, with each row's padding moved to its left."""
     order = torch.argsort(mask, dim=1, stable=True)
@@ -79,7 +119,10 @@ def left_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _config(
-    own: GenerationConfig, tokenizer: PreTrainedTokenizerBase, settings: Generation
+    own: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Generation,
+    forced_bos_token_id: int | None,
 ) -> GenerationConfig:
     """Return the model's own config under the settings, with every text ended by what really ends it."""
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
@@ -92,11 +135,13 @@ def _config(
     entries = settings.model_dump(exclude_none=True, exclude={"do_sample", "temperature", "top_p"})
     if "min_new_tokens" in entries:
         config.min_length = None
-    for name in ("max_length", "temperature", "top_k", "top_p"):
+    for name in ("max_length", *DRAWING):
         setattr(config, name, None)  # of which each would be beside or against what is asked for here
     # An end that is forced at the limit would hide that the text was cut there.
     config.forced_eos_token_id = None
     config.update(eos_token_id=stops, do_sample=False, num_return_sequences=1, **entries)
+    if forced_bos_token_id is not None:
+        config.forced_bos_token_id = forced_bos_token_id
     return config
 
 

@@ -112,6 +112,7 @@ class _Train(Stage):
         self._check_loaded(ctx, data)
         for problem in self.task.suits(model):
             raise StageError(f"stage {ctx.name}: {problem.message}")
+        self.task.settle(model, tokenizer)
         parts = Training(
             task=self.task,
             model=model,
@@ -123,7 +124,7 @@ class _Train(Stage):
         early = self.early_stopping
         found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
         if self.adapter is not None and int(os.environ.get("RANK", "0")) == 0:
-            self._finish_adapter(self.adapter, model, ctx)
+            self._finish_adapter(self.adapter, model, tokenizer, ctx)
         return Report(kind=self.kind, summary=_summary(found), ledger=ledger, facts=found)
 
     def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
@@ -177,7 +178,9 @@ class _Train(Stage):
             return model
         return cast("PreTrainedModel", adapted(model, self.adapter.settings, anew, place, ctx.seed))
 
-    def _finish_adapter(self, adapter: Adapter, model: Any, ctx: RunContext) -> None:
+    def _finish_adapter(
+        self, adapter: Adapter, model: Any, tokenizer: PreTrainedTokenizerBase, ctx: RunContext
+    ) -> None:
         """Leave what opens again: base and adapter as one model if asked for, else what joins them."""
         from hfpipe.hf.adapters import keep_config, replace_adapter
         from hfpipe.hf.loading import load_model
@@ -186,6 +189,7 @@ class _Train(Stage):
         if adapter.merge:
             remote = self.trust_remote_code
             whole = load_model(self.task.auto_class, ctx.folder, ctx.seed, trust_remote_code=remote)
+            self.task.settle(whole, tokenizer)
             replace_adapter(ctx.folder, whole)
 
 

@@ -69,6 +69,11 @@ class Writing(TokenTargets):
         """Set the languages of the tokenizer; return the id of the token that a text begins with, if set."""
         return None
 
+    def settle(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        from hfpipe.hf.generating import configure
+
+        configure(model, tokenizer, self._generation, self.speak(tokenizer))
+
     def generates(self, *, training: bool) -> bool:
         return self.predict_with_generate or not training
 
