@@ -94,7 +94,10 @@ class Stage(Settings, ABC):
 
     @abstractmethod
     def run(self, ctx: RunContext) -> Report:
-        """Write the stage's files into `ctx.folder`; the first process' report is kept."""
+        """Write the stage's files into `ctx.folder`; the first process' report is kept.
+
+        `ctx.work` is cleared once the first process returns, so it waits for those that still read there.
+        """
 
 
 class Counted(NamedTuple):

@@ -357,6 +357,8 @@ def test_a_recipe_may_name_a_metric_and_require_it(tmp_path):
         f"require: shares/right is {scores['accuracy'].value:.4g}, above -1",
         "require: shares/other has no value",
     ]
-    content["stages"]["score"]["require"] = {"precision": {"min": 0}}
-    with pytest.raises(hfpipe.StageError, match=r"no score 'precision'; there are accuracy, .*shares/…"):
+    content["stages"]["score"]["require"] = {"wer": {"min": 0}}
+    with pytest.raises(
+        hfpipe.RecipeError, match=r"no score 'wer' to require; there are accuracy, .*shares/…"
+    ):
         hfpipe.run(hfpipe.load(small.write(tmp_path, content)), tmp_path / "runs", say=lambda _: None)

@@ -12,6 +12,9 @@ import hfpipe
 from hfpipe.results import Run
 
 
+LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
 def outcome(run: Run) -> dict[str, Any]:
     """Return every number of a run: loss and gradient norm by step, and the scores."""
     steps = {
@@ -31,15 +34,7 @@ def test_two_processes_give_the_losses_gradients_and_scores_of_one(tmp_path: Pat
     ways: dict[str, tuple[list[str], tuple[str, ...]]] = {"processes": (["--processes", "2"], ())}
     if model == "modernbert":
         config = str(small.ROOT / "recipes/accelerate/ddp-cpu.yaml")
-        launch = (
-            "accelerate.commands.launch",
-            "--multi_gpu",
-            "--num_processes",
-            "2",
-            "--main_process_port",
-            "0",
-        )
-        ways |= {"accelerate": (["--accelerate", config], ()), "launch": ([], launch)}
+        ways |= {"accelerate": (["--accelerate", config], ()), "launch": ([], LAUNCH)}
     for name, (arguments, launcher) in ways.items():
         done = small.hfpipe("run", path, "--runs", tmp_path / name, *arguments, launcher=launcher)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -61,3 +56,30 @@ def test_a_step_that_the_processes_cannot_share_is_refused_in_one_line(tmp_path:
     assert (
         "cannot be shared by 2 processes; make their product a multiple of 2" in done.stderr.splitlines()[-1]
     )
+
+
+SLOW = """
+import os, time
+from hfpipe.tasks.text_classification import TextClassification
+
+class Slow(TextClassification):
+    kind: str = "slow.py:Slow"
+
+    def baseline_metrics(self, name, facts):
+        time.sleep(3 * int(os.environ.get("RANK", "0")))
+        return super().baseline_metrics(name, facts)
+"""
+"""A task that keeps every process but the first from reading a baseline at once."""
+
+
+@pytest.mark.slow
+def test_a_stage_is_not_cleared_away_while_another_process_still_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
+    made = small.recipe("bert", max_steps=2)
+    del made["stages"]["pretrain"]
+    made["stages"]["topics"] |= {"tokenizer": "stage:words", "model": small.MODELS["bert"]}
+    made["stages"]["score"]["task"] = {"kind": "slow.py:Slow", "length": 32}
+    runs = tmp_path / "runs"
+    done = small.hfpipe("run", small.write(tmp_path, made), "--runs", runs, launcher=LAUNCH)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "result: accuracy" in done.stdout

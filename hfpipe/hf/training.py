@@ -57,6 +57,7 @@ def train(
         trainer.add_callback(Steps(advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(ctx.folder))
+        trainer.accelerator.wait_for_everyone()  # the best checkpoint may still be read elsewhere
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
     if trainer.is_world_process_zero():
         _complete(ctx)

@@ -113,6 +113,7 @@ class Evaluate(Stage):
         tallies = {
             name: self._other(name, model.task, others, ground, accelerator, ctx) for name in self.baselines
         }
+        accelerator.wait_for_everyone()  # they read their scratch, which goes when the first returns
         comparisons = {str(name): compare(mine, theirs, name) for name, theirs in tallies.items()}
         scores = [_beside(score, comparisons.values()) for score in mine.scores()]
         left_out = list(_not_compared(mine, tallies, comparisons))
