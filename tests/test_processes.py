@@ -11,7 +11,6 @@ import small
 import hfpipe
 from hfpipe.results import Run
 
-
 LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
