@@ -67,6 +67,7 @@ def tagged(draw: st.DrawFn, scheme: str | None) -> tuple[list[list[str]], list[l
     return gold, guess
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", PREFIXES)
 def test_scores_equal_those_of_seqeval(scheme: str | None) -> None:
     @settings(deadline=None, max_examples=60)

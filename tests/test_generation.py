@@ -86,6 +86,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("kind", SMALL)
 def test_what_is_written_does_not_depend_on_the_batch(kind, settings, tokenizer) -> None:
@@ -127,6 +128,7 @@ def test_the_first_token_can_be_forced_and_the_config_stays_as_it_was(tokenizer)
     assert made.generation_config.to_dict() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["greedy", "beams", "penalties"])
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_saved_model_writes_the_same_by_itself(kind, settings, tokenizer, tmp_path) -> None:

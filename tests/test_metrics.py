@@ -200,6 +200,7 @@ def test_weights_are_poisson_and_depend_on_seed_and_index_alone():
     assert abs(np.corrcoef(weights[:-1].ravel(), weights[1:].ravel())[0, 1]) < 0.01
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_accuracy_about_as_often_as_it_says():
     random = np.random.default_rng(1)
     covered = 0

@@ -84,6 +84,7 @@ def slips() -> list[tuple[Path, int, int, str, str]]:
     return list(found.values())
 
 
+@pytest.mark.slow
 def test_every_key_of_every_shipped_recipe_misspelt_is_caught_with_the_right_suggestion():
     assert len(slips()) > 50
     for path, line, column, name, wrong in slips():
