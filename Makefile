@@ -55,7 +55,7 @@ check: $(INSTALLED) ## Format, lint, types, direction of imports, and every reci
 	$(BIN)/hfpipe check $(RECIPES)
 	$(BIN)/pre-commit run whitespace --all-files
 
-test: $(INSTALLED) ## Run every test, the slow ones too, as continuous integration does
+test: $(INSTALLED) ## Run every test, the slow ones too, on all cores, as continuous integration does
 	$(BIN)/pytest -m "" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: check test ## Check and test everything
