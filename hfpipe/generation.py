@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from hfpipe.contract import Settings
 
@@ -22,6 +25,12 @@ class Generation(Settings):
     """Never write the same so many tokens in a row twice; 0 allows it."""
     repetition_penalty: float | None = Field(default=None, gt=0)
     """How much less likely a token gets that was written before; 1 is no less."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if (self.min_new_tokens or 0) > (self.max_new_tokens or math.inf):
+            raise ValueError("min_new_tokens is more than max_new_tokens; no text could end")
+        return self
 
 
 class Sampling(Generation):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from glob import glob
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -203,5 +204,9 @@ def matches(pattern: Glob, base: Path) -> list[Path]:
 
 
 def slug(place: str) -> str:
-    """Return a place as part of a file's name."""
-    return re.sub(r"[^\w.-]+", "-", place).strip("-.")
+    """Return a place as part of a file's name, another for each place; a digest tells `./a-b` from `a/b`."""
+    plain = re.sub(r"[^\w.-]+", "-", place).strip("-.")
+    own = plain == place and not place.startswith("stage-")
+    if own or re.fullmatch(r"stage:\w[\w.-]*", place):
+        return plain
+    return f"{plain}-{sha256(place.encode()).hexdigest()[:8]}"

@@ -11,7 +11,7 @@ import pytest
 
 from hfpipe.contract import Task
 from hfpipe.errors import DataError
-from hfpipe.hf.encoding import encode
+from hfpipe.hf.encoding import ROWS_AT_ONCE, Examples, encode
 from hfpipe.hf.tables import facts_of
 from hfpipe.tasks import TASKS
 
@@ -20,14 +20,14 @@ TAGS = datasets.List(datasets.ClassLabel(names=["O", "B-LOC"]))
 PATTERN = {"pattern": "{text} It is [MASK].", "verbalizer": {"low": "flows", "high": "high"}}
 
 
-def read(task: Task, rows: dict[str, list[Any]], path: Path, **features: Any) -> None:
+def read(task: Task, rows: dict[str, list[Any]], path: Path, **features: Any) -> Examples:
     table = datasets.Dataset.from_dict(rows)
     for column, feature in features.items():
         table = table.cast_column(column, feature)
     facts = facts_of(datasets.DatasetDict(train=table))
     family = "bpe" if task.auto_class == "AutoModelForCausalLM" else "wordpiece"
     words = pieces.tokenizer(TEXTS, family)
-    encode(task, table, words, facts, path / "train.arrow", packed=False, advance=lambda _: None)
+    return encode(task, table, words, facts, path / "train.arrow", packed=False, advance=lambda _: None)[0]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,19 @@ def test_a_missing_text_is_told_with_its_row(name: str, rows: dict[str, list[Any
         read(TASKS[name](), rows, tmp_path)
     with pytest.raises(DataError, match=r"^row b: '.*' holds None"):
         read(TASKS[name](), {"id": ["a", "b"], **rows}, tmp_path)
+
+
+def test_choices_may_be_missing_from_as_many_rows_as_are_encoded_together(tmp_path: Path) -> None:
+    choices = [[]] * ROWS_AT_ONCE + [["high", "low"]]
+    rows = {
+        "text": ["It is [MASK]."] * len(choices),
+        "answer": ["high"] * len(choices),
+        "choices": choices,
+    }
+    examples = read(TASKS["fill-mask"](choices="choices"), rows, tmp_path)
+    assert len(examples) == len(choices)
+    none, some = (len(examples.table[number]["sizes"]) for number in (0, -1))
+    assert (none, some) == (0, 2)
 
 
 def test_a_missing_word_is_told_with_its_row(tmp_path: Path) -> None:

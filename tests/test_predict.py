@@ -188,6 +188,20 @@ def test_lines_of_standard_input_are_texts(
     assert [row["prediction"] for row in said] == hfpipe.predict(model, TEXTS)
 
 
+def test_a_line_may_be_a_json_object_that_holds_the_text(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"id": 3, "text": TEXTS[0]}), '{"of": "another kind"}', "{ a brace"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    assert main(["predict", str(model)]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in said] == [TEXTS[0], *lines[1:]]
+    assert [row.get("id") for row in said] == [3, None, None]
+    assert [row["prediction"]["label"] for row in said] == [
+        answer["label"] for answer in hfpipe.predict(model, [TEXTS[0], *lines[1:]])
+    ]
+
+
 def test_rows_of_a_file_keep_their_columns(model: Path, tmp_path: Path) -> None:
     rows = [{"id": number, "label": "sea", "text": text} for number, text in enumerate(TEXTS)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

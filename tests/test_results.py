@@ -13,6 +13,7 @@ from test_report import finish, make_run
 
 import hfpipe
 from hfpipe.report import Report
+from hfpipe.results import predicted
 
 
 @pytest.fixture
@@ -112,3 +113,24 @@ def test_what_is_not_there_is_said_with_what_is(run: hfpipe.Run) -> None:
         run.predictions("score", "majorty")
     with pytest.raises(hfpipe.RecipeError, match=r"topics: there are no predictions of 'model'$"):
         run.predictions("topics")
+
+
+def test_every_place_has_a_file_of_its_own() -> None:
+    places = [
+        "m",
+        "./m",
+        "../m",
+        "/m",
+        "a/b",
+        "a-b",
+        "./a-b",
+        "a@b",
+        "stage:x",
+        "stage-x",
+        "./stage-x",
+        "..",
+        ".",
+    ]
+    names = [predicted(Path("score"), place).name for place in places]
+    assert len(set(names)) == len(places)
+    assert names[places.index("stage:x")] == "predictions-stage-x.parquet"

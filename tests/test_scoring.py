@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.hf.losses import IGNORED, shifted
-from hfpipe.hf.predictions import ROWS_AT_ONCE, Predictions
+from hfpipe.hf.predictions import ROWS_AT_ONCE, Predictions, joined, read
 from hfpipe.hf.scoring import together
 
 
@@ -46,3 +47,19 @@ def test_predictions_lie_in_few_groups_of_rows_however_few_come_at_once(tmp_path
     file = pq.ParquetFile(tmp_path / "predictions.parquet")
     assert file.num_row_groups == 2
     assert file.read()["row"].to_pylist() == list(range(count))
+
+
+@pytest.mark.parametrize("before", [1, ROWS_AT_ONCE + 1])
+def test_rows_that_come_later_may_tell_what_a_column_holds(tmp_path: Path, before: int) -> None:
+    """As where the sentences that one process, or the first group of rows, is given are all empty."""
+    parts = [tmp_path / f"{number}.part" for number in range(2)]
+    rows = np.arange(before + 2)
+    for part, some in zip(parts, (rows[:-1], rows[-1:]), strict=True):
+        with Predictions(part) as predictions:
+            for row in some.tolist():
+                scores = [0.25] if row == before else []
+                predictions.add([f"row {row}"], np.array([row]), {"score": [scores]})
+    joined(parts[::-1], tmp_path / "predictions.parquet")
+    positions, columns = read(tmp_path / "predictions.parquet")
+    assert positions.tolist() == rows.tolist()
+    assert list(columns["score"]) == [[]] * before + [[0.25], []]

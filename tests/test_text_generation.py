@@ -263,5 +263,6 @@ def test_the_shipped_recipe_runs_on_a_few_rows_and_a_tiny_qwen(tmp_path: Path) -
     talk = [{"role": "user", "content": "Say sea. Now, 30."}]
     [answer] = hfpipe.predict(run.folders["answers"], [{"messages": talk}])
     assert isinstance(answer["generated_text"], str)
+    assert hfpipe.predict(run.folders["answers"], talk[0]["content"]) == [answer]
     saved = GenerationConfig.from_pretrained(run.folders["answers"])
     assert (saved.max_new_tokens, saved.num_beams, saved.do_sample) == (8, 1, False)

@@ -21,7 +21,8 @@ Given = str | Path | TextIO | Iterable[str | Mapping[str, Any]]
 def rows(given: Given, inputs: Sequence[str]) -> Iterator[Row]:
     """Return a row for each text, line or mapping, once the first is known to be there.
 
-    A text is the only one of the task's `inputs`; where there are several, it is a JSON object of them.
+    A text is the only one of the task's `inputs`, or a JSON object that holds it; where there are several,
+    it is a JSON object of them.
     Raises DataError when it is not, and when nothing is given or a file cannot be read.
     """
     if isinstance(given, Path):
@@ -43,12 +44,12 @@ def _rows(given: Iterable[str | Mapping[str, Any]], origin: str, inputs: Sequenc
 
 
 def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
-    if len(inputs) == 1:
-        return {inputs[0]: text}
     try:
-        found = json.loads(text)
+        found = json.loads(text) if text.lstrip().startswith("{") else None
     except ValueError:
         found = None
+    if len(inputs) == 1 and not (isinstance(found, dict) and inputs[0] in found):
+        return {inputs[0]: text}
     if not isinstance(found, dict):
         example = json.dumps(dict.fromkeys(inputs, "…"), ensure_ascii=False)
         raise DataError(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1000
 TYPES = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()), "row": pa.int64()}
-"""Column → how it lies on disk; Arrow infers the others from their first batch."""
+"""Column → how it lies on disk; Arrow infers the others from their first batch, empty lists as of numbers."""
 TOLD = {"string": "a text", "strings": "a list of texts", "label": "a class", "labels": "a list of classes"}
 """Type of a column → what has to stand in every row of it."""
 
@@ -154,6 +154,7 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger = dict.fromkeys(("rows", "tokens", "truncated", "examples"), 0)
     writer: pa.RecordBatchStreamWriter | None = None
+    schema: pa.Schema | None = None
     try:
         for batch in batches:
             ledger["rows"] += batch.pop("rows")
@@ -161,12 +162,21 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
             ledger["tokens"] += sum(map(len, batch["input_ids"]))
             ledger["examples"] += len(batch["input_ids"])
             table = pa.table({name: pa.array(column, TYPES.get(name)) for name, column in batch.items()})
-            writer = writer or pa.ipc.new_stream(str(path), table.schema)
-            writer.write_table(table)
+            if writer is None or schema is None:
+                schema = pa.schema([field.with_type(_told(field.type)) for field in table.schema])
+                writer = pa.ipc.new_stream(str(path), schema)
+            writer.write_table(table.cast(schema))
     finally:
         if writer is not None:
             writer.close()
     return ledger
+
+
+def _told(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column whose first lists may all be empty."""
+    if pa.types.is_list(kind):
+        return pa.list_(_told(kind.value_type))
+    return pa.int64() if pa.types.is_null(kind) else kind
 
 
 def cut(

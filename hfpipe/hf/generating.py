@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -135,6 +136,8 @@ def _config(
     entries = settings.model_dump(exclude_none=True, exclude={"do_sample", "temperature", "top_p"})
     if "min_new_tokens" in entries:
         config.min_length = None
+    elif (config.min_new_tokens or 0) > (settings.max_new_tokens or math.inf):
+        config.min_new_tokens = None  # of a longer text than is asked for now
     for name in ("max_length", *DRAWING):
         setattr(config, name, None)  # of which each would be beside or against what is asked for here
     # An end that is forced at the limit would hide that the text was cut there.

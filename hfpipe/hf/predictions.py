@@ -26,6 +26,7 @@ class Predictions:
         self._path = path
         self._writer: pq.ParquetWriter | None = None
         self._waiting: dict[str, list[Any]] = {}
+        self._enough = ROWS_AT_ONCE
 
     def __enter__(self) -> Predictions:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,41 +36,42 @@ class Predictions:
         """Append rows: ids, positions in the split (column `row`), one value or list of values each."""
         for name, values in {"id": ids, "row": positions, **columns}.items():
             self._waiting.setdefault(name, []).extend(values)
-        if len(self._waiting["row"]) >= ROWS_AT_ONCE:
+        if len(self._waiting["row"]) >= self._enough:
             self._write()
 
-    def _write(self) -> None:
+    def _write(self, *, last: bool = False) -> None:
         table = pa.table({name: pa.array(values, TYPES.get(name)) for name, values in self._waiting.items()})
-        self._waiting.clear()
         if self._writer is None:
-            told = pa.schema([field.with_type(_told(field.type)) for field in table.schema])
-            self._writer = pq.ParquetWriter(self._path, told)
+            if not last and not all(_known(kind) for kind in table.schema.types):
+                self._enough *= 2  # rows to come may tell
+                return
+            self._writer = pq.ParquetWriter(self._path, table.schema)
+        self._waiting.clear()
         self._writer.write_table(table.cast(self._writer.schema))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._waiting and error is None:
-            self._write()
+            self._write(last=True)
         if self._writer is not None:
             self._writer.close()
 
 
-def _told(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column whose first values may all be missing, or empty lists: text by then."""
-    if pa.types.is_list(kind):
-        return pa.list_(_told(kind.value_type))
-    return pa.string() if pa.types.is_null(kind) else kind
+def _known(kind: pa.DataType) -> bool:
+    """Tell whether there was a value to tell a column's type by, not only missing ones or empty lists."""
+    return _known(kind.value_type) if pa.types.is_list(kind) else not pa.types.is_null(kind)
 
 
 def joined(parts: Sequence[Path], path: Path) -> None:
     """Write the files of several processes as one, a row group at a time."""
     there = [part for part in parts if part.exists()]
-    with pq.ParquetWriter(path, pq.read_schema(there[0])) as writer:
+    schema = pa.unify_schemas([pq.read_schema(part) for part in there], promote_options="permissive")
+    with pq.ParquetWriter(path, schema) as writer:
         for part in there:
             with pq.ParquetFile(part) as file:
                 for number in range(file.num_row_groups):
-                    writer.write_table(file.read_row_group(number))
+                    writer.write_table(file.read_row_group(number).cast(schema))
 
 
 def read(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:

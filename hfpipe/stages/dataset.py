@@ -125,6 +125,8 @@ class Dataset(Stage):
             raise ValueError(
                 "`split` names the held-out shares; together they are less than 1, the rest is train"
             )
+        for name in self.split.keys() & {"val", "valid"}:
+            raise ValueError(f"no training reads a split {name!r}; did you mean 'validation'?")
         return self
 
     def check(

@@ -42,7 +42,7 @@ class Bound(Settings):
 class Evaluate(Stage):
     """Measures a model on one split, beside trivial baselines and other models."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     model: ModelPlace

@@ -126,7 +126,7 @@ class TextGeneration(Writing):
         if self.messages is None:
             asked, said = self._prompt(row).strip(), row[self.completion]
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        said = row[self.messages]
+        said = _turns(row[self.messages])
         if not said or not all(
             isinstance(message.get(key), str) for message in said for key in ("role", "content")
         ):
@@ -195,6 +195,11 @@ def _spoken(text: str) -> str:
     return REASONING.sub("", text, count=1)
 
 
-def _last_answer(messages: Sequence[Mapping[str, str]]) -> str:
+def _turns(said: Any) -> Any:
+    """Return a conversation; a text alone is what its user says."""
+    return [{"role": "user", "content": said}] if isinstance(said, str) else said
+
+
+def _last_answer(messages: str | Sequence[Mapping[str, str]]) -> str:
     """Return what the assistant says last, or nothing where it is still to answer."""
-    return next((each["content"] for each in reversed(messages) if each["role"] == "assistant"), "")
+    return next((each["content"] for each in reversed(_turns(messages)) if each["role"] == "assistant"), "")
