@@ -38,7 +38,7 @@ class AbsoluteError(Mean):
 
 
 class Pearson(Metric):
-    """Pearson's correlation, 0 where gold or guess is constant, or varies by less than a millionth of its mean.
+    """Pearson's correlation, 0 where gold or guess is constant or varies by a millionth of its mean.
 
     Made from sums of squares, which merge, where `scipy.stats.pearsonr` needs all examples at once: about
     as many digits are lost as the square of mean / standard deviation has.
