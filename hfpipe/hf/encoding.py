@@ -154,7 +154,6 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger = dict.fromkeys(("rows", "tokens", "truncated", "examples"), 0)
     writer: pa.RecordBatchStreamWriter | None = None
-    schema: pa.Schema | None = None
     try:
         for batch in batches:
             ledger["rows"] += batch.pop("rows")
@@ -162,10 +161,9 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
             ledger["tokens"] += sum(map(len, batch["input_ids"]))
             ledger["examples"] += len(batch["input_ids"])
             table = pa.table({name: pa.array(column, TYPES.get(name)) for name, column in batch.items()})
-            if writer is None or schema is None:
-                schema = pa.schema([field.with_type(_told(field.type)) for field in table.schema])
-                writer = pa.ipc.new_stream(str(path), schema)
-            writer.write_table(table.cast(schema))
+            table = table.cast(pa.schema([field.with_type(_told(field.type)) for field in table.schema]))
+            writer = writer or pa.ipc.new_stream(str(path), table.schema)
+            writer.write_table(table)
     finally:
         if writer is not None:
             writer.close()
@@ -173,7 +171,7 @@ def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
 
 
 def _told(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column whose first lists may all be empty."""
+    """Return the type of a column whose lists may all be empty in one batch and not in another."""
     if pa.types.is_list(kind):
         return pa.list_(_told(kind.value_type))
     return pa.int64() if pa.types.is_null(kind) else kind
