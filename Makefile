@@ -55,10 +55,10 @@ check: $(INSTALLED) ## Format, lint, types, direction of imports, and every reci
 	$(BIN)/hfpipe check $(RECIPES)
 	$(BIN)/pre-commit run whitespace --all-files
 
-test: $(INSTALLED) ## Run every test, the slow ones too, on all cores, as continuous integration does
+test: $(INSTALLED) ## Run every test, the slow ones too, on all cores
 	$(BIN)/pytest -m "" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-all: check test ## Check and test everything
+test-all: check test ## Check and test everything, as continuous integration does
 
 bench: $(INSTALLED) ## Measure speed
 	@for file in tests/bench/*.py; do echo "$$file"; $(BIN)/python $$file $(ARGS) || exit 1; done

@@ -1,9 +1,14 @@
-"""Wrong recipes and the exact message that each gets: the table is `wrong_recipes.txt`."""
+"""Wrong recipes and the exact message that each gets: the table is `wrong_recipes.txt`.
+
+`python tests/test_recipe_messages.py` writes the messages of today into the table, to be read in the diff.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,9 +40,12 @@ FILES = {
 }
 
 
+TABLE = Path(__file__).with_name("wrong_recipes.txt").absolute()
+
+
 def table() -> list[tuple[str, list[str], str, list[str]]]:
     """Return (title, overrides, recipe, messages) of every case."""
-    text = (Path(__file__).parent / "wrong_recipes.txt").read_text(encoding="utf-8")
+    text = TABLE.read_text(encoding="utf-8")
     cases = []
     for part in re.split(r"(?m)^### ", text)[1:]:
         title, _, body = part.partition("\n")
@@ -55,11 +63,15 @@ def table() -> list[tuple[str, list[str], str, list[str]]]:
 CASES = table()
 
 
+def write_files(folder: Path) -> None:
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, content in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content, encoding="utf-8")
+    write_files(tmp_path)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -86,3 +98,19 @@ def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
 
 def test_there_are_sixty_wrong_recipes_or_more():
     assert len({case[0] for case in CASES}) == len(CASES) >= 60
+
+
+def regenerate() -> None:
+    """Write what each recipe of the table is answered now in the place of the expected messages."""
+    parts = re.split(r"(?m)^(?=### )", TABLE.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as name:
+        write_files(Path(name))
+        os.chdir(name)
+        for number, (_, overrides, recipe, _) in enumerate(CASES, 1):
+            head = parts[number].partition("=>\n")[0]
+            parts[number] = "\n".join([f"{head}=>", *messages(recipe, overrides), "", ""])
+    TABLE.write_text("".join(parts).rstrip("\n") + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    regenerate()
