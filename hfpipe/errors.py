@@ -7,6 +7,10 @@ from pathlib import Path
 
 SHOWN = 120
 """Characters of a line that are shown round a fault; JSON may be a single line."""
+LONGEST = 2000
+"""Characters of a message; a key or a value quoted in it may be of any length."""
+MOST = 50
+"""Problems that are shown at once."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,14 @@ class Problem:
     path: tuple[str | int, ...] = ()
     """The keys that lead to it inside the recipe, as `("stages", "topics", "training")`."""
     spot: Spot | None = None
+    count: int = 1
+    """How many faults it stands for; many of one kind are told together."""
 
     def __str__(self) -> str:
+        message = self.message if len(self.message) <= LONGEST else self.message[: LONGEST - 1] + "…"
         if self.spot is None:
-            return self.message
-        head = f"{self.spot}: {self.message}"
+            return message
+        head = f"{self.spot}: {message}"
         if not self.spot.source.strip():
             return head
         start = max(0, self.spot.column - SHOWN // 2) if len(self.spot.source) > SHOWN else 0
@@ -57,7 +64,10 @@ class RecipeError(HfpipeError):
     exit_code = 2
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        lines = [str(problem) for problem in problems[:MOST]]
+        if rest := sum(problem.count for problem in problems[MOST:]):
+            lines.append(f"… and {rest:,} more; fix these first")
+        super().__init__("\n".join(lines))
         self.problems = problems
 
 

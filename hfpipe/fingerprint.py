@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hfpipe.errors import DataError
+from hfpipe.places import irregular
 
 SETTLED = 2_000_000_000
 """Nanoseconds a file must have been left alone before its times vouch for its content (git's rule)."""
@@ -29,29 +30,30 @@ class Digests:
     def of(self, path: Path) -> str:
         """Return the sha256 (hex) of a file, or of a folder's relative paths and contents.
 
-        Raises DataError when a file cannot be read.
+        Raises DataError when a file cannot be read, or is a pipe or a device, which may never end.
         """
         if not path.is_dir():
             return self._of_file(path)
         parts = [
             f"{item.relative_to(path).as_posix()}\0{self._of_file(item)}\n"
             for item in sorted(path.rglob("*"))
-            if item.is_file()
+            if item.exists() and not item.is_dir()
         ]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
+        return hashlib.sha256("".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _of_file(self, path: Path) -> str:
         try:
+            if (kind := irregular(path)) is not None:
+                raise DataError(f"{path}: is {kind}, which has no end; name a regular file, or take it out")
             stat = path.stat()
             stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             known = self._known.get(str(path))
             if isinstance(known, list) and known[1:] == stamp:
                 return str(known[0])
             digest = _sha256(path)
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror}); mend the path or its permissions"
-            ) from None
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "strerror", None) or error
+            raise DataError(f"{path}: cannot be read ({cause}); mend the path or its permissions") from None
         if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED:
             self._known[str(path)] = [digest, *stamp]
         return digest

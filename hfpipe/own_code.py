@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import DataError
-from hfpipe.places import Code
+from hfpipe.places import Code, irregular
 
 
 def find_code(code: Code, base: Path) -> Path:
@@ -18,14 +18,18 @@ def find_code(code: Code, base: Path) -> Path:
 
     `base` is the recipe's folder. Raises DataError when the file is missing, is not Python or lacks the name.
     """
-    file = (base / code.file).resolve()
+    file = base / code.file
     try:
+        file = file.resolve()
+        if (kind := irregular(file)) is not None:
+            raise DataError(f"{code}: {file} is {kind}; name a Python file")
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{code}: there is no {file}; mend the path, read relative to {base}") from None
-    except OSError as error:
-        raise DataError(f"{code}: {file} cannot be read: {error.strerror}") from None
-    except (SyntaxError, ValueError) as error:
+        raise DataError(f"{code}: there is no {code.file}; fix the path, read relative to {base}") from None
+    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
+        cause = getattr(error, "strerror", None) or error
+        raise DataError(f"{code}: {code.file} cannot be read: {cause}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # code nested too deep
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise DataError(f"{code}: {file}{line} is not Python: {getattr(error, 'msg', error)}") from None
     names = _defined(tree)

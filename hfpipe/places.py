@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from glob import glob
 from hashlib import sha256
@@ -177,30 +179,79 @@ def locate(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
         return in_package(*place.package)
     if place.path is None:
         return None
-    path = (base / Path(place.path).expanduser()).resolve()
-    if not path.exists():
+    try:
+        path = (base / Path(place.path).expanduser()).resolve()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, links in a circle, no such user
+        cause = getattr(error, "strerror", None) or error
+        raise DataError(f"{place[:200]}: cannot be looked up ({cause}); fix the path") from None
+    if not there:
         raise DataError(f"{place}: there is no {path}; mend the path, which is read relative to {base}")
     return path
+
+
+def irregular(path: Path) -> str | None:
+    """Return what a path is when it is not a file that ends: a folder, a named pipe, a device or a socket.
+
+    Links are followed. Raises OSError when there is nothing there, ValueError for a zero byte in the path.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def in_package(name: str, inside: str) -> Path:
     """Return a file or folder inside an installed distribution, without importing it.
 
-    Raises DataError when the distribution is not installed or has no such file.
+    Raises DataError when the distribution is not installed, has no such file, or the path leads out of it.
     """
+    place = f"package:{name}/{inside}"
     try:
-        path = Path(str(distribution(name).locate_file(inside)))
-    except PackageNotFoundError:
+        found = distribution(name)
+    except (PackageNotFoundError, ValueError):  # a name of white space is a ValueError
         raise DataError(f"package:{name} is not installed; pip install {name}") from None
-    if not path.exists():
-        raise DataError(f"package:{name}/{inside}: {name} is installed but holds no {inside}")
+    if not inside.strip("./"):
+        raise DataError(f"{place}: name a file or folder inside the package, as package:{name}/PATH")
+    root, path = Path(str(found.locate_file(""))), Path(str(found.locate_file(inside)))
+    try:
+        if not path.exists():
+            raise DataError(f"{place}: {name} is installed but holds no {inside}")
+        leads_out = ".." in Path(inside).parts or not path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, links in a circle, a zero byte
+        raise DataError(f"{place}: cannot be looked up ({error})") from None
+    if leads_out:
+        raise DataError(f"{place}: leads out of the package; name a file that {name} installs")
     return path
 
 
 def matches(pattern: Glob, base: Path) -> list[Path]:
-    """Return the files a pattern means, sorted; empty when there are none."""
-    absolute = base / Path(pattern).expanduser()
-    return sorted(Path(path) for path in glob(str(absolute), recursive=True))
+    """Return the files a pattern means, sorted; empty when there are none.
+
+    Raises DataError when a link below `**` leads back to a folder that holds it, so that it never ends.
+    """
+    try:
+        absolute = str(base / Path(pattern).expanduser())
+    except (RuntimeError, ValueError) as error:  # no such user, a zero byte
+        raise DataError(f"{pattern}: cannot be looked up ({error}); fix the path") from None
+    if "**" in absolute:
+        _check_ends(Path(absolute.partition("**")[0]), pattern)
+    found = sorted(Path(path) for path in glob(absolute, recursive=True))
+    for path in found:
+        if not str(path).isprintable() and any("\ud800" <= character <= "\udfff" for character in str(path)):
+            raise DataError(f"{pattern}: the name of {os.fsencode(path)!r} is not UTF-8; rename the file")
+    return found
+
+
+def _check_ends(root: Path, pattern: str) -> None:
+    for folder, names, _ in os.walk(root, followlinks=True):
+        for name in names:
+            link = Path(folder, name)
+            if link.is_symlink() and link.resolve() in (root.resolve(), *(p.resolve() for p in link.parents)):
+                raise DataError(
+                    f"{pattern}: {link} links to a folder that holds it, so `**` never ends; delete the link"
+                )
 
 
 def slug(place: str) -> str:

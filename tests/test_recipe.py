@@ -171,7 +171,7 @@ def test_a_merge_fills_in_what_is_not_given_and_keeps_its_place():
 
 def test_aliases_of_aliases_do_not_fill_the_memory():
     lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
-    assert "100000 values" in parse("\n".join(lines), Path("r")).problems[0].message
+    assert "100,000 values" in parse("\n".join(lines), Path("r")).problems[0].message
 
 
 def test_a_message_shows_the_line_and_points_at_the_key(tmp_path: Path):
@@ -215,7 +215,7 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(content: bytes | None, m
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path):
-    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
+    with pytest.raises(RecipeError, match="is a folder; name a recipe file"):
         load(tmp_path, kinds=KINDS, tasks=TASKS)
 
 

@@ -28,6 +28,8 @@ class Document:
     overrides: dict[Keys, str] = field(default_factory=dict)
     """Path → the `stage.key=value` that set it."""
     problems: list[Problem] = field(default_factory=list)
+    refused: set[Keys] = field(default_factory=set)
+    """Paths of values that cannot be read, in whose place None stands; nothing else is said of them."""
 
     def here(self, line: int, column: int) -> Spot:
         """Return the spot of a line and column counted from 0."""
@@ -54,5 +56,7 @@ class Document:
             return problem
         for path, text in self.overrides.items():
             if problem.path[: len(path)] == path:
-                return replace(problem, message=f"--set {text}: {problem.message}")
+                return replace(
+                    problem, message=f"--set {' '.join(text[:200].splitlines())}: {problem.message}"
+                )
         return replace(problem, spot=self.spot(problem.path, key=isinstance(problem, KeyProblem)))

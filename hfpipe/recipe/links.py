@@ -34,12 +34,11 @@ def problems(
         found = collect(stage, Place) if stage else _stage_names(raw[name], ())
         for keys, place in found:
             yield from _place(place, (*path, *keys), above, kinds, base)
+            yield from _bare(place, (*path, *keys), above, kinds)
         for keys, code in collect(stage, Code):
             yield from _code(code, (*path, *keys), base)
         for keys, pattern in collect(stage, Glob):
-            if not matches(pattern, base):
-                message = f"{pattern}: no file matches; mend the pattern, which is read relative to {base}"
-                yield Problem(message, (*path, *keys))
+            yield from _files(pattern, (*path, *keys), base)
         above.append(name)
 
 
@@ -83,6 +82,23 @@ def _stage(
     elif place.kinds and kinds[name] not in (None, *place.kinds):
         wanted = listed(sorted(place.kinds), "or")
         yield Problem(f"stage {name!r} is of kind {kinds[name]!r}; {path[2]!r} takes {wanted}", path)
+
+
+def _bare(place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None]) -> Iterator[Problem]:
+    """A stage above that is named without `stage:` would be taken for a model or data set of the Hub."""
+    name = str(place)
+    if place.hub is not None and name in above and (not place.kinds or kinds[name] in place.kinds):
+        message = f"{name!r} is a Hub id here, and also a stage above"
+        yield Problem(f"{message}; write 'stage:{name}', or '{name}@main' for the Hub's", path)
+
+
+def _files(pattern: Glob, path: Keys, base: Path) -> Iterator[Problem]:
+    try:
+        if not matches(pattern, base):
+            message = f"{pattern}: no file matches; mend the pattern, which is read relative to {base}"
+            yield Problem(message, path)
+    except DataError as error:
+        yield Problem(str(error), path)
 
 
 def _code(code: Code, path: Keys, base: Path) -> Iterator[Problem]:

@@ -17,12 +17,17 @@ from hfpipe.places import Code
 from hfpipe.recipe import foreign, links, model, source, training
 from hfpipe.recipe.document import Document, KeyProblem
 from hfpipe.recipe.overrides import apply
-from hfpipe.recipe.settings import missing, mistakes, unknown
+from hfpipe.recipe.settings import missing, mistakes, unknown_keys
 from hfpipe.recipe.words import Keys, described, dotted, listed
 from hfpipe.report import DataFacts
 
 _KEYS = ("name", "seed", "stages")
 _SEED = 42  # the Trainer's own default
+_LONGEST = 100
+"""Bytes of the name of a run or a stage; a folder's name has at most 255, and more is put behind it."""
+_ENOUGH = 500
+"""Problems after which no further stage is read: each costs a search for the name that was meant."""
+_MOST_STAGES = 500
 _PASSED_ON = {"training": training.problems, "model": model.problems}
 """Settings that are passed on to Transformers, and so are checked against the installed version."""
 
@@ -68,6 +73,7 @@ def load(
     problems = [*document.problems, *reader.problems]
     problems += [document.place(problem) for problem in links.problems(document, stages, kinds, recipe.base)]
     problems += check_facts(recipe, facts or {})
+    problems = [p for p in problems if p in document.problems or p.path not in document.refused]
     if problems:
         raise RecipeError(sorted(problems, key=_order))
     return recipe
@@ -83,6 +89,11 @@ def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]
             problems.append(recipe.document.place(placed))
         above[name] = stage
     return sorted(problems, key=_order)
+
+
+def _long(name: str) -> bool:
+    """Tell whether a file system may refuse a folder of this name with a key behind it."""
+    return len(name.encode("utf-8", "surrogatepass")) > _LONGEST
 
 
 def _order(problem: Problem) -> tuple[bool, int, int]:
@@ -101,13 +112,12 @@ class _Reader:
 
     def read(self) -> tuple[str, int, dict[str, Stage]]:
         data = self.document.data
-        for key in data:
-            if key not in _KEYS:
-                self.add(unknown((key,), _KEYS))
+        self.add(*unknown_keys((key for key in data if key not in _KEYS), (), _KEYS))
         name, seed = data.get("name", self.document.file.stem), data.get("seed", _SEED)
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-            rule = "it becomes a folder's name: use letters, digits, '-', '_' and '.'"
-            self.add(Problem(f"name: {described(name)} cannot name a run; {rule}", ("name",)))
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or _long(name):
+            rule = f"use letters, digits, '-', '_' and '.', at most {_LONGEST} characters"
+            message = f"name: {described(name)} cannot name a run; it becomes a folder's name: {rule}"
+            self.add(Problem(message, ("name",)))
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             wanted = "a whole number from 0 to 4294967295"
             self.add(Problem(f"seed: expected {wanted}, got {described(seed)}", ("seed",)))
@@ -120,11 +130,21 @@ class _Reader:
         elif not isinstance(raw, dict) or not raw:
             message = f"stages: expected a mapping of stage names, got {described(raw)}"
             self.add(Problem(message if raw != {} else "stages: name at least one stage", ("stages",)))
+        elif len(raw) > _MOST_STAGES:
+            self.add(
+                Problem(f"stages: {len(raw):,} are more than the {_MOST_STAGES} of one recipe", ("stages",))
+            )
+            raw = None
         stages: dict[str, Stage] = {}
         for name, settings in raw.items() if isinstance(raw, dict) else ():
-            if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-                rule = "it becomes a folder's name: use a-z, 0-9, '-' and '_'"
+            if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or _long(name):
+                rule = f"it becomes a folder's name: use a-z, 0-9, '-' and '_', at most {_LONGEST} characters"
                 self.add(KeyProblem(f"{name!r} cannot name a stage; {rule}", ("stages", name)))
+            if len(self.problems) > _ENOUGH:
+                self.add(
+                    Problem("the stages from here on are checked once these are fixed", ("stages", name))
+                )
+                break
             stage = self.stage(("stages", name), settings)
             if stage is not None:
                 stages[str(name)] = stage

@@ -7,7 +7,7 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.installed import Config, config, model_types
-from hfpipe.recipe.settings import missing, unknown
+from hfpipe.recipe.settings import missing, unknown, unknown_keys
 from hfpipe.recipe.words import Keys, described, dotted, inside, meant
 
 _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
@@ -31,6 +31,9 @@ def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     for key, value in given.items():
         if key != "type":
             yield from _entry(str(key), value, known, (*path, key))
+    if known.whole:
+        there = ["type", *known.fields, *known.aliases]
+        yield from unknown_keys((key for key in given if str(key) not in there), path, there)
     yield from _heads(given, known, path)
 
 
@@ -40,8 +43,6 @@ def _entry(key: str, value: Any, known: Config, here: Keys) -> Iterator[Problem]
         refusal = field.form.refusal(value, loose=False)
         if refusal is not None:
             yield Problem(f"{dotted(here)}: {refusal}", here)
-    elif known.whole:
-        yield unknown(here, ["type", *known.fields, *known.aliases])
 
 
 def _heads(given: Mapping[str, Any], known: Config, path: Keys) -> Iterator[Problem]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hfpipe.errors import Problem
+from hfpipe.errors import MOST, Problem
 from hfpipe.recipe import foreign
 from hfpipe.recipe.document import KeyProblem
+from hfpipe.recipe.installed import training_arguments
 from hfpipe.recipe.words import Keys, described, dotted, inside, listed, meant, nearest
 
 _WANTED = {
@@ -33,18 +35,33 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+_AT_ONCE = 4 * MOST  # a value may be told by several mistakes, one for each type that it could have
 _NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
-def unknown(path: Keys, known: typing.Iterable[str], usual: Mapping[str, str] = _NONE) -> Problem:
+def unknown(
+    path: Keys, known: typing.Iterable[str], usual: Mapping[str, str] = _NONE, inner: str | None = None
+) -> Problem:
     """Return the problem of a key that nothing reads, with the name meant.
 
     `usual` holds hints by the text that a key has by default: the name of a column, taken for a key.
+    `inner` is the key below that is called so, as `training.learning_rate`.
     """
     *above, name = path
     hint = usual.get(str(name)) or foreign.hint(str(name), tuple(above))
+    hint = hint or (f"write {inner!r}" if inner else None)
     tail = f"; {hint}" if hint else meant(str(name), known)
     return KeyProblem(f"unknown key {name!r}{inside(tuple(above))}{tail}", path)
+
+
+def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[str]) -> Iterator[Problem]:
+    """Yield the problem of each key of one mapping that nothing reads; very many are told together."""
+    keys = iter(keys)
+    for key in islice(keys, MOST):
+        yield unknown((*path, key), known)
+    if rest := list(keys):
+        message = f"{len(rest):,} more unknown keys{inside(path)} from here on"
+        yield KeyProblem(message, (*path, rest[0]), count=len(rest))
 
 
 def missing(name: str, given: Mapping[Any, Any], path: Keys, mend: str) -> Problem:
@@ -63,7 +80,7 @@ def mistakes(
     `path` is where `data` stands; keys in `lost` are known to be missing for a reason.
     """
     details = [d for d in error.errors(include_url=False) if d["type"] != "missing" or d["loc"] not in [lost]]
-    found = [_Mistake(cls, data, path, detail) for detail in details]
+    found = [_Mistake(cls, data, path, detail) for detail in details[:_AT_ONCE]]
     problems: list[Problem] = []
     for group in _grouped(found):
         wanted = list(dict.fromkeys(mistake.wanted for mistake in group if mistake.wanted))
@@ -71,6 +88,9 @@ def mistakes(
             problems.append(group[0].expected(wanted))
         else:
             problems.append(group[0].problem())
+    if rest := len(details) - len(found):
+        message = f"{rest:,} more mistakes{inside(path)} from here on"
+        problems.append(Problem(message, found[-1].path, count=rest))
     return problems
 
 
@@ -78,7 +98,7 @@ class _Mistake:
     """One pydantic error, with its place in the data instead of pydantic's own location."""
 
     def __init__(self, cls: type[BaseModel], data: Any, base: Keys, detail: ErrorDetails) -> None:
-        self.cls, self.detail, self.kind = cls, detail, detail["type"]
+        self.cls, self.data, self.detail, self.kind = cls, data, detail, detail["type"]
         self.steps, self.branch = _steps(data, detail)
         self.path = (*base, *self.steps)
         self.wanted = self._wanted()
@@ -108,7 +128,8 @@ class _Mistake:
         name = self.detail["loc"][-1]
         if self.steps[-1:] == (name,):
             above = self.steps[:-1]
-            return unknown(self.path, _fields(self.cls, above), _usual(self.cls, above))
+            usual, inner = _usual(self.cls, above), _inner(self.cls, self.data, above, str(name))
+            return unknown(self.path, _fields(self.cls, above), usual, inner)
         problem = unknown((*self.path, name), _fields(self.cls, self.steps))
         return Problem(problem.message, self.path)  # a short form, which has no key of its own
 
@@ -189,6 +210,19 @@ def _usual(cls: Any, steps: Keys) -> dict[str, str]:
     fields = [entry for model in _models(cls, steps) for entry in model.model_fields.items()]
     usual = {name: field.default for name, field in fields if isinstance(field.default, str)}
     return {text.strip("{}"): f"write {name!r} (by default {text!r})" for name, text in usual.items()}
+
+
+def _inner(cls: Any, data: Any, steps: Keys, name: str) -> str | None:
+    """Return the one key that is called so a level further down, such as `training.learning_rate`."""
+    found = []
+    for model in _models(cls, steps):
+        for field in model.model_fields:
+            given = data.get(field) if not steps and isinstance(data, Mapping) else None
+            classes = [type(given)] if isinstance(given, BaseModel) else _models(model, (field,))
+            fields = {entry for below in classes for entry in below.model_fields}
+            if name in (fields if field != "training" else training_arguments()):
+                found.append(f"{field}.{name}")
+    return found[0] if len(found) == 1 else None
 
 
 def _models(cls: Any, steps: Keys) -> list[type[BaseModel]]:

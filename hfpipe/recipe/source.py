@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +13,18 @@ import yaml
 from yaml.reader import ReaderError
 
 from hfpipe.errors import Problem, RecipeError, Spot
+from hfpipe.places import irregular
 from hfpipe.recipe.document import Document
 from hfpipe.recipe.words import Keys, dotted, inside
+from hfpipe.recipe.yaml_errors import explain
 
 _TAG = "tag:yaml.org,2002:"
-_MOST_NODES = 100_000  # aliases of aliases grow without bound; no recipe comes near
+# No recipe comes near these; without them, a file that never ends or aliases of aliases fill the memory.
+_MOST_BYTES = 1_000_000
+_MOST_NODES = 100_000
+_MOST_CHARACTERS = 10_000_000
+_DEEPEST = 100
+_WHOLE = range(-(2**63), 2**63)  # what files and libraries further down can hold
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
 
@@ -40,13 +48,27 @@ class _Loader(yaml.SafeLoader):
     }
 
 
+def _whole(text: str) -> int:
+    number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if number not in _WHOLE:
+        raise OverflowError
+    return number
+
+
+def _number(text: str) -> float:
+    number = float(re.sub(r"\.(inf|nan)\Z", r"\1", text.lower()))
+    if math.isinf(number) and "inf" not in text.lower():
+        raise OverflowError
+    return number
+
+
 _SCALARS: dict[str, Callable[[str], Any]] = {
     "!!str": str,
     "!!merge": str,
     "!!null": lambda _: None,
     "!!bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "!!int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
-    "!!float": lambda text: float(re.sub(r"\.(inf|nan)\Z", r"\1", text.lower())),
+    "!!int": _whole,
+    "!!float": _number,
 }
 
 
@@ -65,7 +87,7 @@ def parse(text: str, file: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         spot = document.here(mark.line, mark.column) if mark else None
-        document.problems.append(Problem(_broken(error), spot=spot))
+        document.problems.append(Problem(explain(error), spot=spot))
     except RecursionError:
         document.problems.append(Problem("broken YAML: nested too deep", spot=document.here(0, 0)))
     except _StopError as stop:
@@ -74,20 +96,8 @@ def parse(text: str, file: Path) -> Document:
 
 
 def read(file: Path) -> Document:
-    """Read a recipe file; raises RecipeError when it cannot be read or is no YAML mapping."""
-    try:
-        raw = file.read_bytes()
-    except FileNotFoundError:
-        raise RecipeError([Problem(f"{file}: there is no such file")]) from None
-    except OSError as error:
-        raise RecipeError([Problem(f"{file}: cannot be read: {error.strerror}")]) from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        message = f"{file}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        raise RecipeError([Problem(message)]) from None
-    document = parse(text, file)
+    """Read a recipe file; raises RecipeError when it cannot be read or is not a YAML mapping."""
+    document = parse(_text(file), file)
     if document.data is None and not document.problems:
         document.problems.append(Problem("the recipe is empty; it needs at least 'stages'"))
     elif not isinstance(document.data, dict) and not document.problems:
@@ -98,21 +108,35 @@ def read(file: Path) -> Document:
     return document
 
 
-def _broken(error: yaml.MarkedYAMLError) -> str:
-    """Say in one line what PyYAML found."""
-    problem = str(error.problem)
-    if r"'\t'" in problem:
-        return "broken YAML: a tab cannot stand here; indent with spaces"
-    if "single document" in str(error.context):
-        return "broken YAML: a recipe is one document; remove the second '---'"
-    where = ""
-    if (
-        error.context
-        and error.context_mark
-        and error.context_mark.line != getattr(error.problem_mark, "line", None)
-    ):
-        where = f" ({error.context} that begins on line {error.context_mark.line + 1})"
-    return f"broken YAML: {problem}{where}"
+def _text(file: Path) -> str:
+    """Return what a recipe file holds, which is a file that ends. Raises RecipeError in one line."""
+    try:
+        if (kind := irregular(file)) is not None:
+            raise RecipeError([Problem(f"{file}: is {kind}; {_instead(file)}")])
+        with file.open("rb") as stream:
+            raw = stream.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise RecipeError([Problem(f"{file}: there is no such file")]) from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise RecipeError([Problem(f"{file}: cannot be read: {cause}")]) from None
+    if len(raw) > _MOST_BYTES:
+        message = (
+            f"{file}: is larger than {_MOST_BYTES / 1e6:.0f} MB; a recipe is a short text, data go into files"
+        )
+        raise RecipeError([Problem(message)])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = f"{file}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        raise RecipeError([Problem(message)]) from None
+
+
+def _instead(path: Path) -> str:
+    """Say which recipe to name in place of a folder or of what is not a file."""
+    found = sorted(path.glob("*.yaml")) if path.is_dir() else []
+    return f"name a recipe file, such as {found[0]}" if found else "name a recipe file"
 
 
 class _StopError(Exception):
@@ -129,15 +153,15 @@ class _Builder:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.nodes = 0
+        self.characters = 0
+        self.pairs: dict[yaml.Node, list[tuple[yaml.Node, yaml.Node]]] = {}
 
     def value(self, node: yaml.Node, path: Keys, above: tuple[yaml.Node, ...]) -> Any:
         spot = self._spot(node)
         self.document.values.setdefault(path, spot)
-        self.nodes += 1
-        if self.nodes > _MOST_NODES:
-            raise _StopError(
-                Problem(f"more than {_MOST_NODES} values once every alias is filled in", spot=spot)
-            )
+        self._count(node)
+        if len(above) > _DEEPEST:
+            raise _StopError(Problem(f"nested more than {_DEEPEST} deep", spot=spot))
         if any(node is other for other in above):
             raise _StopError(Problem("an alias stands inside its own anchor", spot=spot))
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -147,6 +171,15 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         raise _StopError(Problem(f"the tag {_short(node.tag)} is not allowed in a recipe", path, spot))
+
+    def _count(self, node: yaml.Node, more: int = 1) -> None:
+        """Count what a document comes to once every alias and merge is filled in, and stop in time."""
+        self.nodes += more
+        self.characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if self.nodes > _MOST_NODES or self.characters > _MOST_CHARACTERS:
+            most = f"{_MOST_NODES:,} values or {_MOST_CHARACTERS:,} characters"
+            message = f"more than {most} once every alias is filled in"
+            raise _StopError(Problem(message, spot=self._spot(node)))
 
     def _mapping(self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]) -> dict[Any, Any]:
         data: dict[Any, Any] = {}
@@ -164,7 +197,17 @@ class _Builder:
     def _pairs(
         self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]
     ) -> list[tuple[yaml.Node, yaml.Node]]:
-        """Return the pairs of a mapping with `<<` filled in; its own keys come first and win."""
+        """Return the pairs of a mapping with `<<` filled in; its own keys come first and win.
+
+        Each mapping is worked out once, however often it is merged: merges of merges double at every level.
+        """
+        if node not in self.pairs:
+            self.pairs[node] = self._filled(node, path, above)
+        return self.pairs[node]
+
+    def _filled(
+        self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]
+    ) -> list[tuple[yaml.Node, yaml.Node]]:
         own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
         merged: list[tuple[yaml.Node, yaml.Node]] = []
         for key, value in node.value:
@@ -190,6 +233,7 @@ class _Builder:
                 raise _StopError(Problem("an alias stands inside its own anchor", spot=self._spot(part)))
             if isinstance(part, yaml.MappingNode):
                 pairs += self._pairs(part, path, (*above, part))
+                self._count(part, len(pairs))
             else:
                 self._refuse("'<<' takes a mapping or a list of mappings", path, self._spot(part))
         return pairs
@@ -207,21 +251,28 @@ class _Builder:
         kind = _short(node.tag)
         if kind not in _SCALARS:
             raise _StopError(Problem(f"the tag {kind} is not allowed in a recipe", path, self._spot(node)))
-        if (
-            "\0" in node.value
-        ):  # no path, name or column can hold it, and the system's messages for it are poor
-            self._refuse(f"{dotted(path)}: the text holds a zero byte", path, self._spot(node))
+        if "\0" in node.value:  # no path, name or column can hold it, and the system's messages are poor
+            self._refuse(f"{_at(path)}the text holds a zero byte", path, self._spot(node))
             return node.value.replace("\0", "")
         try:
             return _SCALARS[kind](node.value)
+        except OverflowError:
+            most = "64 bits hold" if kind == "!!int" else "a computer holds"
+            message = f"{node.value[:40]} is a larger number than {most}"
         except (KeyError, ValueError):
-            return self._refuse(f"{dotted(path)}: {node.value[:40]!r} is no {kind}", path, self._spot(node))
+            message = f"{node.value[:40]!r} is not of type {kind}"
+        self.document.refused.add(path)
+        return self._refuse(f"{_at(path)}{message}", path, self._spot(node))
 
     def _spot(self, node: yaml.Node) -> Spot:
         return self.document.here(node.start_mark.line, node.start_mark.column)
 
     def _refuse(self, message: str, path: Keys, spot: Spot) -> None:
         self.document.problems.append(Problem(message, path, spot))
+
+
+def _at(path: Keys) -> str:
+    return f"{dotted(path)}: " if path else ""
 
 
 def _short(tag: str) -> str:

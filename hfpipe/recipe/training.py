@@ -9,7 +9,7 @@ from hfpipe.errors import Problem
 from hfpipe.recipe import budget
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import Field, training_arguments
-from hfpipe.recipe.settings import unknown
+from hfpipe.recipe.settings import unknown_keys
 from hfpipe.recipe.words import Keys, described, dotted, inside
 
 _ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE"
@@ -101,8 +101,8 @@ def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
             yield from _word(key, value, here)
         elif key in known:
             yield from _argument(key, value, known[key], here)
-        else:
-            yield unknown(here, names())
+    strangers = (key for key in given if key not in MANAGED and key not in WORDS and key not in known)
+    yield from unknown_keys(strangers, path, names())
     yield from _contradictions(given, path)
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
+
+_COMPARED = 100
+_CANDIDATES = 1000
+"""Characters of a name, and names, beyond which nobody misspelt one; comparing takes their product."""
 
 Keys = tuple["str | int", ...]
 """The keys that lead to a value inside a recipe."""
@@ -25,8 +30,8 @@ def inside(path: Keys) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that was probably meant, if one is close or begins with it."""
-    given = _folded(name)
-    folded = {_folded(entry): entry for entry in known}
+    given = _folded(name[:_COMPARED])
+    folded = {_folded(entry): entry for entry in islice(known, _CANDIDATES)}
     longer = [entry for entry in folded if len(given) > 2 and entry.startswith(given)]
     close = get_close_matches(given, folded, n=1, cutoff=0.8) or longer[:1]
     close = close or get_close_matches(given, folded, n=1, cutoff=0.66)

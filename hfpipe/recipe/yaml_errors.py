@@ -1,0 +1,65 @@
+"""Says in plain words what PyYAML finds wrong with the notation of a recipe."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+_PLAIN = (
+    (r"'\\t'", "a tab cannot stand here; indent with spaces"),
+    (
+        r"expected <block end>, but found",
+        "this line is not indented as the lines before it; lines of one mapping or list begin in one column",
+    ),
+    (
+        r"mapping values are not allowed here",
+        "there is a second ': ' on this line, or it is indented too far, or the key before it has no ':'; "
+        "put a text that holds ': ' in quotes",
+    ),
+    (
+        r"could not find expected ':'",
+        "a key has no ':' after it; write `key: value`, and indent every line of a mapping alike",
+    ),
+    (r"found unexpected end of stream", "a quote is opened and never closed; close it"),
+    (
+        r"found unexpected document separator",
+        "a quote or bracket is still open where the document ends; close it",
+    ),
+    (
+        r"cannot start any token",
+        "a value cannot begin with this character; put the text in quotes",
+    ),
+    (r"expected the node content", "a value is missing here; write one, or delete what announces it"),
+)
+"""What PyYAML says, as a pattern, and the same for people who do not know its grammar."""
+
+
+def explain(error: yaml.MarkedYAMLError) -> str:
+    """Return one line for what PyYAML found."""
+    problem = str(error.problem)
+    if "single document" in str(error.context):
+        return "broken YAML: a recipe is one document; remove the second '---'"
+    for pattern, words in _PLAIN:
+        if re.search(pattern, problem):
+            return f"broken YAML: {words}{_begin(error)}"
+    problem = problem.replace("'<stream end>'", "the end of the file")
+    return f"broken YAML: {problem}{_begin(error)}"
+
+
+def _begin(error: yaml.MarkedYAMLError) -> str:
+    """Say where the construct begins, when that is another line."""
+    if error.context is None or error.context_mark is None:
+        return ""
+    line = error.context_mark.line
+    if line == getattr(error.problem_mark, "line", None):
+        return ""
+    what = re.sub(r"^while (parsing|scanning) (an? )?", "", error.context)
+    what = what.replace("flow ", "").replace("sequence", "list")
+    what = {
+        "simple key": "key",
+        "block collection": "list",
+        "block mapping": "mapping",
+        "quoted scalar": "text",
+    }.get(what, what)
+    return f" ({what} that begins on line {line + 1})"
