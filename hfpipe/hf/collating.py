@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hfpipe.hf.losses import IGNORED
+from hfpipe.modeling.static_shapes import static_positions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.contract import Batch
+    from hfpipe.contract import Batch, Task
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes the training batches of a task; a function of the examples only, so that loader workers can."""
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    static: bool = False
+    """Whether batches have one shape: positions of targets in few sizes, no mask where none is needed."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> Batch:
+        """Return one batch of encoded examples."""
+        batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
+        if not self.static:
+            return batch
+        # Padding lies behind the tokens, where a causal model does not see it.
+        causal = self.task.auto_class == "AutoModelForCausalLM"
+        if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
+            del batch["attention_mask"]
+        return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
 
 
 def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:

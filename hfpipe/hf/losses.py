@@ -45,16 +45,37 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
         inputs["use_cache"] = False  # nothing is generated here, and a cache hides packed documents
     if positions is None or head is None:
         return model(**inputs)
-
-    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden, *others = arguments
-        return hidden.reshape(-1, hidden.shape[-1])[positions], *others
-
-    hook = head.register_forward_pre_hook(select)
+    selection = _selection(head)
+    selection.positions = positions
     try:
         return model(**inputs)
     finally:
-        hook.remove()
+        selection.positions = None
+
+
+class _Selection:
+    """Reduces what an output embedding sees to some positions.
+
+    A model keeps its one, because a new hook would have a compiled model compiled again.
+    """
+
+    positions: Tensor | None = None
+
+    def __call__(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.positions is None:
+            return arguments
+        hidden, *others = arguments
+        return hidden.reshape(-1, hidden.shape[-1])[self.positions], *others
+
+
+def _selection(head: nn.Module) -> _Selection:
+    """Return the selection that a head has; it is given one the first time."""
+    for hook in head._forward_pre_hooks.values():
+        if isinstance(hook, _Selection):
+            return hook
+    selection = _Selection()
+    head.register_forward_pre_hook(selection)
+    return selection
 
 
 def shifted(labels: Tensor, config: PretrainedConfig) -> Tensor:
@@ -79,17 +100,25 @@ def target_logits(logits: Tensor, positions: Tensor) -> Tensor:
     return logits.float()
 
 
-def token_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counted:
+def token_loss(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, positions: Tensor | None = None
+) -> Counted:
     """Return the summed cross-entropy in nats over the positions with a target.
 
-    `logits` has shape (rows, length, vocabulary) or (targets, vocabulary), `labels` (rows, length).
+    `logits` has shape (rows, length, vocabulary) or (positions, vocabulary), `labels` (rows, length).
+    `positions`, int64, are those with a target, and may hold others, which do not count.
     """
-    positions = target_positions(labels)
+    if positions is None:
+        positions = target_positions(labels)
     targets = labels.reshape(-1)[positions]
     total = F.cross_entropy(
-        target_logits(logits, positions), targets, reduction="sum", label_smoothing=smoothing
+        target_logits(logits, positions),
+        targets,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=smoothing,
     )
-    return Counted(total, torch.tensor(len(positions), device=labels.device))
+    return Counted(total, (labels != IGNORED).sum())
 
 
 def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

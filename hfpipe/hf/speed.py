@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,9 +27,38 @@ def compiling_pays(tokens: int) -> bool:
     return not on_cpu() and tokens >= 50_000_000 and torch.utils._triton.has_triton()
 
 
-def compile_body(model: Any) -> None:
-    """Compile the layers in place, which keeps the names of the weights; the head sees varying shapes."""
-    unwrap_peft_model(model).base_model.compile()
+def compile_model(model: Any, *, static: bool) -> None:
+    """Compile a model in place, which keeps the names of the weights.
+
+    All of it where batches are `static`, of one shape; otherwise the layers, as the head sees varying shapes.
+    """
+    if static:
+        model.compile(dynamic=False)
+    else:
+        unwrap_peft_model(model).base_model.compile()
+
+
+def compile_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loss compiled for batches of one shape."""
+    compiled = torch.compile(loss, dynamic=False)
+
+    def compute(*arguments: Any) -> Any:
+        with warnings.catch_warnings():
+            # Dynamo looks at the gradient of the logits, which have none because they are not a leaf.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+            return compiled(*arguments)
+
+    return compute
+
+
+@contextmanager
+def uncompiled(model: Any) -> Iterator[None]:
+    """Run a compiled model as it was, where batches have many shapes, as in evaluation."""
+    compiled, model._compiled_call_impl = model._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = compiled
 
 
 def on_cpu() -> bool:

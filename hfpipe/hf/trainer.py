@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,13 @@ from transformers.trainer_utils import rotate_checkpoints
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.checkpoints import seal
+from hfpipe.hf.collating import Collator
 from hfpipe.hf.losses import forward
 from hfpipe.hf.scoring import Reading, score
+from hfpipe.hf.speed import compile_loss, compile_model, uncompiled
 from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.attention import attention_without_masks, runs_without_masks
+from hfpipe.training.finite import FiniteCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,9 +67,14 @@ class TaskTrainer(Trainer):
 
     The loss of a step is the sum over all its targets divided by their number, over all processes and
     accumulation steps; Trainer's own is not for heads that build a mean (see Transformers issue #34242).
+
+    `compiled` compiles model and loss. The batches of packed tasks then have one shape, unless the model is
+    sharded, and attention gets no mask where nothing is padded. Evaluation runs uncompiled: its shapes vary.
     """
 
-    def __init__(self, parts: Training, arguments: TrainingArguments, shares: Shares) -> None:
+    def __init__(
+        self, parts: Training, arguments: TrainingArguments, shares: Shares, *, compiled: bool = False
+    ) -> None:
         task, tokenizer = parts.task, parts.tokenizer
         super().__init__(
             model=parts.model,
@@ -74,7 +82,7 @@ class TaskTrainer(Trainer):
             processing_class=tokenizer,
             train_dataset=parts.train,
             eval_dataset=parts.validation,
-            data_collator=partial(task.collate, tokenizer=tokenizer, seed=arguments.seed, train=True),
+            data_collator=Collator(task, tokenizer, arguments.seed),
         )
         self.task = task
         self.folder = Path(str(arguments.output_dir))
@@ -85,6 +93,16 @@ class TaskTrainer(Trainer):
         self.facts = parts.facts
         self.metrics = parts.metrics
         self.loss_is_scaled_for_ga = True
+        self.finite = FiniteCheck()
+        self._bare = parts.model
+        self._static = compiled and task.packed and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        self._without_masks: bool | None = None if self._static else False
+        self._task_loss: Callable[..., Any] = task.loss
+        if compiled:
+            compile_model(parts.model, static=self._static)
+        if self._static:
+            self.data_collator = Collator(task, tokenizer, arguments.seed, static=True)
+            self._task_loss = compile_loss(task.loss)
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
 
@@ -119,7 +137,8 @@ class TaskTrainer(Trainer):
         if self.control.should_training_stop:
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
-        count = sum((self.task.count(batch) for batch in batches), torch.tensor(0)).to(device)
+        count = sum((self.task.count(batch) for batch in batches), torch.tensor(0))
+        count = count.to(device, non_blocking=True)
         return batches, self.accelerator.reduce(count, reduction="sum")
 
     def compute_loss(
@@ -130,8 +149,9 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
-        outputs = forward(model, inputs, self.task.positions(inputs))
-        total, targets = self.task.loss(outputs, inputs, self.args.label_smoothing_factor)
+        with self._attention(inputs):
+            outputs = forward(model, inputs, self.task.positions(inputs))
+        total, targets = self._task_loss(outputs, inputs, self.args.label_smoothing_factor)
         over_all = targets if num_items_in_batch is None else num_items_in_batch
         loss = (total / over_all.clamp(min=1)).sum() * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -139,29 +159,50 @@ class TaskTrainer(Trainer):
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
         """Train on one micro-batch. Raises StageError at the first loss that is no number."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
+        step = self.state.global_step + 1
+
+        def failure(value: float) -> StageError:
             self._dump(inputs)
-            raise StageError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower learning_rate, "
+            return StageError(
+                f"the loss is {value} at step {step}; lower learning_rate, "
                 f"or look at the batch in {self._bad_batch}; checkpoints from before it are whole"
             )
+
+        self.finite.watch(loss, failure)
         return loss
+
+    def _attention(self, inputs: Batch) -> AbstractContextManager[None]:
+        """Return the context in which the model computes a batch: without masks, where it needs none."""
+        if "attention_mask" in inputs or "position_ids" in inputs or self._without_masks is False:
+            return nullcontext()
+        if self._without_masks is None:
+            with uncompiled(self._bare):
+                self._without_masks = runs_without_masks(self._bare, inputs["input_ids"][:1])
+        return attention_without_masks(self._bare) if self._without_masks else nullcontext()
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a tensor without waiting for the accelerator; the loader's memory is pinned."""
+        if isinstance(data, torch.Tensor) and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Score the validation split in one streaming pass, the same on any number of processes."""
+        self.finite.flush()
         started = time.monotonic()
         examples = self.validation if eval_dataset is None else eval_dataset
         assert examples is not None  # Trainer refuses to evaluate without
-        tally = score(
-            self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model,
-            examples,
-            Reading(self.task, self.facts, self.tokenizer, self.args.seed, training=True),
-            Tally(self.metrics, 0, self.args.seed),
-            self.accelerator,
-            batch_size=self.args.per_device_eval_batch_size,
-        )
+        with uncompiled(self._bare):
+            tally = score(
+                self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model,
+                examples,
+                Reading(self.task, self.facts, self.tokenizer, self.args.seed, training=True),
+                Tally(self.metrics, 0, self.args.seed),
+                self.accelerator,
+                batch_size=self.args.per_device_eval_batch_size,
+            )
         scores = {
             f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in self.metrics
         }
@@ -173,14 +214,20 @@ class TaskTrainer(Trainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Return the norm, not used yet. Raises StageError when it is no number; fp16 skips such a step."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and self.accelerator.scaler is None and not math.isfinite(norm):
-            raise StageError(
-                f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; "
+        step = self.state.global_step + 1
+
+        def failure(value: float) -> StageError:
+            return StageError(
+                f"the gradient norm is {value} at step {step}; "
                 "lower learning_rate; checkpoints from before it are whole"
             )
+
+        if norm is not None and self.accelerator.scaler is None:
+            self.finite.watch(torch.as_tensor(norm), failure)
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.finite.flush()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
         self.args.save_total_limit = limit

@@ -19,7 +19,6 @@ from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.loading import one_line
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet
-from hfpipe.hf.speed import compile_body
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import Steps, TaskTrainer, Training
 from hfpipe.recipe import budget
@@ -56,6 +55,7 @@ def train(
     ):
         trainer.add_callback(Steps(advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.finite.flush()
         trainer.save_model(str(ctx.folder))
         trainer.accelerator.wait_for_everyone()  # the best checkpoint may still be read elsewhere
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
@@ -69,10 +69,8 @@ def _trainer(
 ) -> TaskTrainer:
     best = best_metric(training, parts.metrics) if parts.validation is not None else None
     args = arguments(training, ctx.work, ctx.seed, course, best, early=early)
-    if course.compiled:
-        compile_body(parts.model)
     try:
-        return TaskTrainer(parts, args, course.shares)
+        return TaskTrainer(parts, args, course.shares, compiled=course.compiled)
     except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
 

@@ -118,7 +118,9 @@ class MaskedLM(RunningText):
         if not self.next_sentence:
             return super().loss(outputs, batch, smoothing)
         pairs = pair_loss(outputs.seq_relationship_logits, batch["_next_sentence"])
-        return both(token_loss(outputs.prediction_logits, batch["labels"], smoothing), pairs)
+        return both(
+            token_loss(outputs.prediction_logits, batch["labels"], smoothing, batch.get("_positions")), pairs
+        )
 
     def columns_out(self, outputs: Any, batch: Batch) -> Batch:
         from hfpipe.hf.losses import token_columns

@@ -20,7 +20,7 @@ class TokenTargets(Task):
     def positions(self, batch: Batch) -> torch.Tensor:
         from hfpipe.hf.losses import target_positions
 
-        return target_positions(batch["labels"])
+        return batch["_positions"] if "_positions" in batch else target_positions(batch["labels"])
 
     def count(self, batch: Batch) -> torch.Tensor:
         from hfpipe.hf.losses import IGNORED
@@ -30,7 +30,7 @@ class TokenTargets(Task):
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         from hfpipe.hf.losses import token_loss
 
-        return token_loss(outputs.logits, batch["labels"], smoothing)
+        return token_loss(outputs.logits, batch["labels"], smoothing, batch.get("_positions"))
 
     def columns_out(self, outputs: Any, batch: Batch) -> Batch:
         from hfpipe.hf.losses import token_columns

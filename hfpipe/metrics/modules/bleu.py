@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hfpipe.metrics import module, overlap
-
-if TYPE_CHECKING:
-    from hfpipe.contract import Columns
-    from hfpipe.metrics.metric import Metric
 
 
 class Bleu(module.OfTranslations):
-    """sacrebleu's BLEU, from 0 to 100, by the tokenizer that suits the script of the references."""
+    """sacrebleu's BLEU, from 0 to 100."""
 
-    def metrics(self, columns: Columns) -> list[Metric]:
-        tokenize = module.tokenizer_for(columns)
-        return [overlap.Bleu(module.most_references(columns), tokenize)]
+    metric = overlap.Bleu

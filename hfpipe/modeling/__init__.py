@@ -1,0 +1,1 @@
+"""How models compute, whatever they are trained for."""

@@ -1,0 +1,199 @@
+"""A compiled training: the losses of an eager one, compiled once, without masks where none is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._dynamo.utils import counters
+from transformers import CONFIG_MAPPING
+
+from hfpipe.contract import RunContext, Task
+from hfpipe.errors import StageError
+from hfpipe.hf.encoding import encode
+from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.losses import IGNORED, token_loss
+from hfpipe.hf.styles import STYLES
+from hfpipe.hf.tables import facts_of
+from hfpipe.hf.tokenizer import complete
+from hfpipe.hf.trainer import Training
+from hfpipe.hf.training import train
+from hfpipe.hf.vocabulary import Learner
+from hfpipe.modeling.attention import runs_without_masks
+from hfpipe.modeling.static_shapes import static_positions
+from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.training.finite import LAG, FiniteCheck
+
+Make = Callable[..., RunContext]
+TEXTS = [
+    "The Nile is a river in Africa that flows north into the Mediterranean Sea.",
+    "Everest is the highest mountain above the sea, on the border of Nepal and China.",
+    "The Amazon carries more water than any other river.",
+    "The Danube flows through ten countries into the Black Sea.",
+] * 12
+SIZES: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
+    "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "mistral": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "sliding_window": 8,
+    },
+    "bert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
+    "modernbert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "local_attention": 8,
+    },
+}
+STEADY = {
+    "lr_scheduler_type": "constant",
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "bf16": False,
+    "max_steps": 12,
+}
+
+
+def parts(folder: Path, task: Task, model: str) -> Training:
+    """Return a small training on packed texts, model and all made from a seed."""
+    folder.mkdir(exist_ok=True)
+    style = STYLES["bert" if isinstance(task, MaskedLM) else "gpt"]
+    tokenizer = complete(Learner("bpe", style, (), 300, 1, lowercase=False).learn(TEXTS), style, ())
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    facts = facts_of(datasets.DatasetDict(train=rows))
+
+    def encoded(split: str) -> Any:
+        path = folder / f"{split}.arrow"
+        return encode(task, rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None)[0]
+
+    config = new_config({"type": model} | SIZES[model], tokenizer, {})
+    return Training(
+        task=task,
+        model=new_model(task.auto_class, config, 3),
+        tokenizer=tokenizer,
+        train=encoded("train"),
+        validation=encoded("validation"),
+        facts=facts,
+    )
+
+
+def losses(make: Make, folder: Path, task: Task, model: str, *, compiled: bool) -> list[float]:
+    made = parts(folder / str(compiled), task, model)
+    training = STEADY | {"compile": compiled, "per_device_train_batch_size": 4}
+    facts = train(made, training, None, make(f"{model}-{compiled}"))
+    return [entry["loss"] for entry in facts["history"] if "grad_norm" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [(CausalLM(length=32), "gpt2"), (MaskedLM(length=32, mask=0.3), "modernbert")],
+    ids=["gpt2", "modernbert"],
+)
+def test_a_compiled_training_has_the_losses_of_an_eager_one_and_compiles_once(
+    context: Make, tmp_path: Path, task: Task, model: str
+) -> None:
+    eager = losses(context, tmp_path, task, model, compiled=False)
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = losses(context, tmp_path, task, model, compiled=True)
+    assert compiled == pytest.approx(eager, abs=2e-5)
+    assert not counters["recompiles"]
+    assert not counters["graph_break"]
+    # one graph for the model and one for the loss; a shorter last batch may need another of each
+    assert 2 <= counters["stats"]["unique_graphs"] <= 4
+
+
+@pytest.mark.parametrize("model", list(SIZES))
+def test_attention_without_masks_gives_the_logits_of_attention_with_masks(tmp_path: Path, model: str) -> None:
+    task: Task = MaskedLM(length=32) if "bert" in model else CausalLM(length=32)
+    made = parts(tmp_path, task, model)
+    ids = torch.from_numpy(np.stack([made.train[(0, index)]["input_ids"] for index in range(2)])).long()
+    usual = made.model.config._attn_implementation
+    assert runs_without_masks(made.model, ids)
+    assert made.model.config._attn_implementation == usual == "sdpa"
+
+
+def test_a_model_that_attends_within_chunks_keeps_its_masks() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "intermediate_size_mlp": 32, "vocab_size": 99}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2}
+    config = CONFIG_MAPPING["llama4_text"](**sizes, **heads, num_local_experts=2, attention_chunk_size=8)
+    assert not runs_without_masks(new_model("AutoModelForCausalLM", config, 3), torch.arange(32)[None])
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.data())
+def test_static_positions_hold_every_target_and_have_few_sizes(
+    rows: int, length: int, data: st.DataObject
+) -> None:
+    share = data.draw(st.floats(0, 1))
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    labels = torch.from_numpy(np.where(random.random((rows, length)) < share, 7, IGNORED))
+    found = static_positions(labels, IGNORED)
+    flat = labels.reshape(-1)
+    targets = (flat != IGNORED).nonzero().squeeze(-1)
+    assert set(targets.tolist()) <= set(found.tolist())
+    assert (flat[found] != IGNORED).sum() == len(targets)
+    step = -(-len(flat) // 16)
+    assert len(found) in {min(step * number, len(flat)) for number in range(1, 17)}
+
+
+def test_the_loss_at_static_positions_is_that_at_the_targets() -> None:
+    random = torch.Generator().manual_seed(3)
+    logits = torch.randn(4, 24, 50, generator=random, requires_grad=True)
+    labels = torch.randint(0, 50, (4, 24), generator=random)
+    labels[torch.rand(4, 24, generator=random) < 0.8] = IGNORED
+    positions = static_positions(labels, IGNORED)
+    assert len(positions) > (labels != IGNORED).sum()
+    for smoothing in (0.0, 0.1):
+        exact = token_loss(logits, labels, smoothing)
+        filled = token_loss(logits.reshape(-1, 50)[positions], labels, smoothing, positions)
+        assert filled.total.item() == pytest.approx(exact.total.item(), rel=1e-6)
+        assert filled.targets == exact.targets
+        mine, plain = (torch.autograd.grad(each.total, logits)[0] for each in (filled, exact))
+        torch.testing.assert_close(mine, plain)
+
+
+def test_a_value_that_is_not_finite_stops_a_cpu_at_once_and_an_accelerator_before_anything_is_saved() -> None:
+    def failure(value: float) -> StageError:
+        return StageError(f"the loss is {value}")
+
+    check = FiniteCheck()
+    check.watch(torch.tensor(1.0), failure)
+    with pytest.raises(StageError, match="the loss is nan"):
+        check.watch(torch.tensor(math.nan), failure)
+    check.flush()
+
+    # A tensor of the meta device stands for one that is still being computed: it cannot be read.
+    for _ in range(LAG):
+        check.watch(torch.empty((), device="meta"), failure)
+    with pytest.raises(RuntimeError):
+        check.flush()
