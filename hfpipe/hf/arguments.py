@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, share_out
 from hfpipe.hf.loading import one_line
-from hfpipe.hf.speed import bf16_pays, compiling_pays, on_cpu
+from hfpipe.hf.speed import bf16_pays, compiling_pays, loader_workers, on_cpu
 from hfpipe.recipe import budget
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def arguments(
     Raises StageError when Transformers refuses them.
     """
     given = {name: value for name, value in training.items() if name not in OWN}
-    settings = dict(DEFAULTS)
+    settings = DEFAULTS | {"dataloader_num_workers": loader_workers()}
     if best is not None:
         # Transformers takes every metric whose name does not end in "loss" for one that should rise.
         settings |= EVALUATED | {"greater_is_better": best.higher_is_better}

@@ -12,6 +12,10 @@ import torch
 from transformers.trainer_utils import unwrap_peft_model
 
 
+MOST_WORKERS = 4
+"""Processes that make batches for one accelerator; each makes some hundreds of examples a second."""
+
+
 def bf16_pays() -> bool:
     """Tell whether the processor multiplies bfloat16 natively."""
     if on_cpu():
@@ -59,6 +63,14 @@ def uncompiled(model: Any) -> Iterator[None]:
         yield
     finally:
         model._compiled_call_impl = compiled
+
+
+def loader_workers() -> int:
+    """Return how many processes make batches: an accelerator must not wait, a CPU has no core to spare."""
+    if on_cpu():
+        return 0
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // here))
 
 
 def on_cpu() -> bool:

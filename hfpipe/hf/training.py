@@ -18,7 +18,7 @@ from hfpipe.hf.arguments import Course, arguments, best_metric, compiled, precis
 from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.loading import one_line
 from hfpipe.hf.pace import steps_within
-from hfpipe.hf.quiet import quiet
+from hfpipe.hf.quiet import quiet, quiet_forks
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import Steps, TaskTrainer, Training
 from hfpipe.recipe import budget
@@ -51,6 +51,7 @@ def train(
     trained = parts.model.num_parameters(only_trainable=True)
     with (
         quiet(),
+        quiet_forks(),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))
