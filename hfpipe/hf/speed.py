@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers.trainer_utils import unwrap_peft_model
 
-
 MOST_WORKERS = 4
 """Processes that make batches for one accelerator; each makes some hundreds of examples a second."""
 
@@ -70,7 +69,7 @@ def loader_workers() -> int:
     if on_cpu():
         return 0
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // here))
+    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // here))
 
 
 def on_cpu() -> bool:
