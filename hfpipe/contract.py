@@ -33,7 +33,12 @@ class Settings(BaseModel):
     """Checked, frozen settings; the fields are the recipe's keys and their docstrings its reference."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
 
@@ -169,6 +174,20 @@ class Task(Settings, ABC):
                 yield Problem(f"the data set has no column {column!r}; it has {there}")
             elif column in self.texts and kind != "string":
                 yield Problem(f"column {column!r} holds {kind} values, no texts; name a column of texts")
+
+    def check_settings(self) -> Iterator[Problem]:
+        """Yield what is wrong whatever the data are, as a package that a setting needs and is not installed.
+
+        Paths are relative to the task. It is asked before anything runs and imports nothing heavy.
+        """
+        return iter(())
+
+    def measured_on(self, rows: Rows) -> Task:
+        """Return the task with what its metrics leave to the rows they are measured on decided.
+
+        `rows` are all rows of the split, so that every process and every system decides alike.
+        """
+        return self
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         """Return the entries of the model's config that the data decide, as `num_labels`."""

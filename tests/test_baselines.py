@@ -76,11 +76,11 @@ def test_a_train_split_of_one_class_is_guessed_whatever_the_text():
     assert baseline.columns(["Anything."], np.array([0]))["guess"].tolist() == [2]
 
 
-def test_texts_without_words_are_an_error_of_one_line():
+def test_empty_texts_are_an_error_of_one_line():
     with pytest.raises(
         StageError, match="baseline tfidf: cannot learn from the train split: empty vocabulary"
     ):
-        Tfidf("label", 2).fit(["!", "?"], np.array([0, 1]))
+        Tfidf("label", 2).fit(["", " "], np.array([0, 1]))
 
 
 def test_the_same_rows_give_the_same_guesses():

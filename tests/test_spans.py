@@ -100,10 +100,10 @@ def test_version_2_tells_questions_with_and_without_an_answer_apart() -> None:
 
 def test_a_signature_names_the_rule() -> None:
     assert [metric.signature for metric in answering(version_2=True)][:2] == [
-        "exact_match|rule:squad-2.0|unit:percent",
-        "f1|rule:squad-2.0|unit:percent",
+        "exact_match|rule:squad-2.0|tok:unicode|unit:percent",
+        "f1|rule:squad-2.0|tok:unicode|unit:percent",
     ]
-    assert answering()[0].signature == "exact_match|rule:squad-1.1|unit:percent"
+    assert answering()[0].signature == "exact_match|rule:squad-1.1|tok:unicode|unit:percent"
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.booleans())

@@ -22,6 +22,7 @@ from typing_extensions import Self
 from hfpipe.contract import Settings
 from hfpipe.data.rows import Row, listed
 from hfpipe.errors import DataError
+from hfpipe.metrics.segmentation import spaced
 
 Keep = Callable[[Row], bool]
 """Whether a row stays; may remember the rows it saw."""
@@ -83,11 +84,14 @@ class MaxChars(RootModel[Count], Filter):
 
 
 def _words(row: Row) -> int:
-    return sum(len(text.split()) for text in row.texts)
+    return sum(len(spaced(text)) for text in row.texts)
 
 
 class MinWords(RootModel[Count], Filter):
-    """Drops rows with fewer words (runs between white space), all text columns together."""
+    """Drops rows with fewer words, all text columns together.
+
+    Words are what stands between white space; each character of a script without spaces is one.
+    """
 
     model_config = _PLAIN
 
@@ -96,7 +100,10 @@ class MinWords(RootModel[Count], Filter):
 
 
 class MaxWords(RootModel[Count], Filter):
-    """Drops rows with more words (runs between white space), all text columns together."""
+    """Drops rows with more words, all text columns together.
+
+    Words are what stands between white space; each character of a script without spaces is one.
+    """
 
     model_config = _PLAIN
 

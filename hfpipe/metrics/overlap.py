@@ -14,19 +14,24 @@ from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-from hfpipe.metrics.metric import Metric, ratio
+from hfpipe.metrics.metric import Metric, objects, ratio
 
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
 
 
-def translation_scores(references: int = 1, tokenize: str = "13a") -> list[Metric]:
+def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "spaces") -> list[Metric]:
     """Return BLEU, chrF and TER, each from 0 to 100 and beyond, as sacrebleu gives them.
 
     They read `guess` (n,) and `gold` (n,), object arrays: a text, and a text or a list of texts. Every row
-    has as many `references`; `tokenize` is sacrebleu's name of how BLEU cuts words.
+    has as many `references`; `tokenize` is sacrebleu's name of BLEU's tokenizer. The words of TER are what
+    stands between `spaces`, as in sacrebleu's command, or the tokens of `bleu`.
     """
-    return [Bleu(references, tokenize), Chrf(references), Ter(references)]
+    return [
+        Bleu(references, tokenize),
+        Chrf(references),
+        Ter(references, tokenize if ter == "bleu" else None),
+    ]
 
 
 def several(gold: str | list[str]) -> list[str]:
@@ -112,8 +117,23 @@ class Ter(_Overlap):
     higher_is_better = False
     width = 2
 
-    def __init__(self, references: int = 1) -> None:
+    def __init__(self, references: int = 1, tokenize: str | None = None) -> None:
         super().__init__(TER(), references)
+        # Without one a sentence of a script without spaces is a single word.
+        self._tokenizer = None if tokenize is None else BLEU(tokenize=tokenize).tokenizer
+
+    @property
+    def signature(self) -> str:
+        name = "" if self._tokenizer is None else f"|words:{self._tokenizer.signature()}"
+        return f"{super().signature}{name}"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        if self._tokenizer is None:
+            return super().stats(columns)
+        gold = [[*map(self._tokenizer, several(gold))] for gold in columns["gold"]]
+        return super().stats(
+            {"gold": objects(gold), "guess": objects(map(self._tokenizer, columns["guess"]))}
+        )
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         edits, length = sums[..., 0], sums[..., 1]

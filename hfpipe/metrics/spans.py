@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hfpipe.metrics.metric import Metric, ratio
+from hfpipe.metrics.segmentation import sentences, spaced, without_foreign_punctuation
 
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
@@ -38,8 +39,13 @@ def answering(*, version_2: bool = False) -> list[Metric]:
 
 
 def normalized(text: str) -> str:
-    """Return a text in small letters, without punctuation, English articles and spare white space."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+    """Return a text in lower case, without punctuation, English articles and spare white space.
+
+    The official scripts know only ASCII punctuation; here that of other scripts goes too, as in MLQA's
+    script (Lewis et al., 2020).
+    """
+    bare = without_foreign_punctuation(text.lower().translate(PUNCTUATION))
+    return " ".join(ARTICLES.sub(" ", bare).split())
 
 
 def exact_match(guess: str, gold: str) -> float:
@@ -50,9 +56,10 @@ def exact_match(guess: str, gold: str) -> float:
 def f1(guess: str, gold: str, *, version_2: bool = False) -> float:
     """Return the F1 of the words two answers share, from 0 to 1.
 
+    In a script without spaces each character counts as a word, as in MLQA's script.
     Answers that normalize to nothing share no word in version 1.1; in version 2 two of them agree.
     """
-    said, right = normalized(guess).split(), normalized(gold).split()
+    said, right = spaced(normalized(guess)), spaced(normalized(gold))
     if version_2 and not (said and right):
         return float(said == right)
     shared = sum((Counter(said) & Counter(right)).values())
@@ -75,8 +82,8 @@ def best(guess: str, golds: Sequence[str], *, version_2: bool = False) -> tuple[
 
 def nearest_sentence(question: str, context: str) -> str:
     """Return the sentence that has most words of the question, the first of equal ones: a trivial answer."""
-    asked = set(normalized(question).split())
-    return max(re.split(r"(?<=[.!?])\s+", context), key=lambda text: len(asked & {*normalized(text).split()}))
+    asked = set(spaced(normalized(question)))
+    return max(sentences(context), key=lambda text: len(asked & {*spaced(normalized(text))}))
 
 
 class SpanScore(Metric):
@@ -97,7 +104,7 @@ class SpanScore(Metric):
 
     @property
     def signature(self) -> str:
-        return f"{self.name}|rule:squad-{'2.0' if self.version_2 else '1.1'}|unit:percent"
+        return f"{self.name}|rule:squad-{'2.0' if self.version_2 else '1.1'}|tok:unicode|unit:percent"
 
     def stats(self, columns: Columns) -> np.ndarray:
         rows = np.zeros((len(columns["gold"]), 6))

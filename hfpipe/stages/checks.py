@@ -35,6 +35,7 @@ def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Pro
         yield Problem(f"task {stage.task.kind!r} is not one for {stage.kind}, which takes {fit}", ("task",))
     if stage.tokenizer is None and not isinstance(stage.model, Place):
         yield Problem("missing key 'tokenizer'; a model from nothing brings none", ("model",))
+    yield from (replace(p, path=("task", *p.path)) for p in stage.task.check_settings())
     misfits = list(_task(stage.task, stage.data, above, facts))
     yield from misfits or _smoothing(stage, facts)
     yield from _model(stage, above, base)
@@ -223,6 +224,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
     trained = above.get(stage.model.stage or "")
     task = stage.task or getattr(trained, "task", None)
     if stage.task is not None:
+        yield from (replace(p, path=("task", *p.path)) for p in stage.task.check_settings())
         yield from _task(stage.task, stage.data, above, facts)
         model = known.model(stage.model, above, base)
         if model is not None:

@@ -89,7 +89,7 @@ class Source(Settings):
 class Dataset(Stage):
     """Loads rows, maps columns, cleans, removes duplicates and splits; the ledger must balance."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kind: Literal["dataset"] = "dataset"
     source: Source
     """Where the rows come from."""

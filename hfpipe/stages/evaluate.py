@@ -42,7 +42,7 @@ class Bound(Settings):
 class Evaluate(Stage):
     """Measures a model on one split, beside trivial baselines and other models."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     model: ModelPlace
@@ -81,9 +81,10 @@ class Evaluate(Stage):
             yield from self._required(task, data)
 
     def prepare(self, ctx: RunContext) -> None:
-        ground, systems = self._ground(ctx), self._systems(ctx)
+        ground = self._ground(ctx)
+        systems = self._systems(ground, ctx)
         for system in systems:
-            for problem in system.task.check(ground.facts):
+            for problem in (*system.task.check_settings(), *system.task.check(ground.facts)):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
         for problem in self._required(systems[0].task, ground.facts):
             raise StageError(f"stage {ctx.name}: {problem.message}")
@@ -108,7 +109,7 @@ class Evaluate(Stage):
         from hfpipe.metrics.tally import compare
 
         accelerator, ground = new_accelerator(), self._ground(ctx)
-        model, *others = self._systems(ctx)
+        model, *others = self._systems(ground, ctx)
         mine = self._measure(model, ground, accelerator, ctx)
         tallies = {
             name: self._other(name, model.task, others, ground, accelerator, ctx) for name in self.baselines
@@ -169,7 +170,7 @@ class Evaluate(Stage):
             open_split(folder, self.split), facts(folder), ctx.seed, self.resamples, self.batch_size
         )
 
-    def _systems(self, ctx: RunContext) -> list[System]:
+    def _systems(self, ground: Ground, ctx: RunContext) -> list[System]:
         """Return the model, then every baseline that is a model too."""
         task = self.task or self._trained_for(self.model, ctx)
         if task is None:
@@ -180,7 +181,9 @@ class Evaluate(Stage):
         own = [self._trained_for(place, ctx) or task for place in models]
         # What was trained for another task, as a pretrained model, is asked the same as the model.
         asked = [other if other.kind == task.kind else task for other in own]
-        return [System(self.model, task), *map(System, models, asked)]
+        rows = {column: ground.rows[column] for column in ground.rows.column_names}
+        systems = [System(self.model, task), *map(System, models, asked)]
+        return [System(system.place, system.task.measured_on(rows)) for system in systems]
 
     def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
         from hfpipe.tasks import revive_task

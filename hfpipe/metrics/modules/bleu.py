@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hfpipe.metrics import module, overlap
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
 
 
 class Bleu(module.OfTranslations):
-    """sacrebleu's BLEU, from 0 to 100."""
+    """sacrebleu's BLEU, from 0 to 100, by the tokenizer that suits the script of the references."""
 
-    metric = overlap.Bleu
+    def metrics(self, columns: Columns) -> list[Metric]:
+        tokenize = module.tokenizer_for(columns)
+        return [overlap.Bleu(module.most_references(columns), tokenize)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.written import summary_scores
+from hfpipe.metrics.written import rouge_tokenizer, summary_scores
 
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class Rouge(module.OfTexts):
-    """ROUGE-1, -2, -L and -Lsum by rouge-score with stemming, from 0 to 1."""
+    """ROUGE-1, -2, -L and -Lsum by rouge-score with stemming, from 0 to 1.
+
+    References that are not English are split into words by the rules of Unicode, and characters where a
+    script has no spaces.
+    """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        return summary_scores()
+        return summary_scores(tokenize=rouge_tokenizer(columns["gold"]))

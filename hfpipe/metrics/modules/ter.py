@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hfpipe.metrics import module, overlap
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
 
 
 class Ter(module.OfTranslations):
-    """sacrebleu's translation edit rate, in percent; lower is better."""
+    """sacrebleu's translation edit rate, in percent; lower is better.
 
-    metric = overlap.Ter
+    Words are those between spaces, or BLEU's tokens where the script of the references has no spaces.
+    """
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        tokenize = module.tokenizer_for(columns)
+        return [overlap.Ter(module.most_references(columns), None if tokenize == "13a" else tokenize)]

@@ -6,7 +6,7 @@ from hfpipe.metrics import module, written
 
 
 class Words(module.OfTexts):
-    """Mean number of words of the `predictions`, between spaces."""
+    """Mean number of words of the `predictions`: those between spaces, or characters where there are none."""
 
     options = [{"predictions": module.TEXT}]
     metric = written.Words
