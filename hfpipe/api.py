@@ -77,15 +77,17 @@ def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hf
     return open_run(Path(target), Path(runs))
 
 
-def compare(*evaluated: str | Path, runs: str | Path = RUNS) -> Compared:
+def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> Compared:
     """Return the scores of the first of several evaluated models beside the others', on the rows they share.
 
     Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
-    Differences are by the paired bootstrap, p is corrected for the number of others by Holm.
+    Differences are by the paired bootstrap, p is corrected for the number of others by Holm. `tasks` names
+    user code (`file.py:Class`) that runs were measured by; it is executed only if it is named, here or by
+    a recipe that is given.
 
     Raises RecipeError when there are fewer than two, or nothing that they have in common.
     """
-    return comparing.compare([str(target) for target in evaluated], Path(runs))
+    return comparing.compare([str(target) for target in evaluated], Path(runs), tasks)
 
 
 def predict(
@@ -101,8 +103,9 @@ def predict(
 
     `model` is a stage's folder, a run or recipe (with `:STAGE` where it has several models), a path, a
     package place or a Hub id. `asked` is a text, texts, rows that hold the columns the task reads, or the
-    path of a file of such rows. `task` is by default what the model was trained for; `options` are settings
-    of the task, written `key=value`.
+    path of a file of such rows. `task` is by default what the model was trained for; user code is executed
+    only if it is named there, as `file.py:Class`, or by the recipe that `model` is. `options` are settings of
+    the task, written `key=value`.
 
     Raises RecipeError when there is no such model or no telling what to ask it, DataError when a row lacks
     what the model reads, StageError when the model cannot be loaded.

@@ -95,6 +95,13 @@ def _results(commands: _Commands) -> None:
     compare.add_argument(
         "targets", nargs="+", metavar="RUN[:STAGE]", help="a run, a recipe or an evaluate stage's folder"
     )
+    compare.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="FILE.py:CLASS",
+        help="user code by which a run was measured, which may be executed",
+    )
 
 
 def _predict(commands: _Commands) -> None:
@@ -105,7 +112,11 @@ def _predict(commands: _Commands) -> None:
         "--input", type=Path, metavar="FILE", help="rows to read: jsonl, csv, parquet … (instead of TEXT)"
     )
     predict.add_argument("--output", type=Path, metavar="FILE", help="write jsonl there")
-    predict.add_argument("--task", metavar="KIND", help="what to ask it, where it does not say")
+    predict.add_argument(
+        "--task",
+        metavar="KIND|FILE.py:CLASS",
+        help="what to ask it, where it does not say or names user code",
+    )
     predict.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, as length=64"
     )

@@ -99,7 +99,7 @@ def _report(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from hfpipe import api, console
 
-    found = api.compare(*options.targets, runs=options.runs)
+    found = api.compare(*options.targets, runs=options.runs, tasks=options.task)
     if options.format == "json":
         print(found.model_dump_json(indent=1))
     elif options.format == "html":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 from hfpipe import frames
 from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.own_code import Trusted
+from hfpipe.places import Code
 from hfpipe.report import DataFacts, Record, Score
 from hfpipe.results import MODEL, predicted
 from hfpipe.store import read_stage
@@ -65,15 +68,17 @@ class _System:
         yield from measured(self.task.whole_metrics(self.facts), shown, index, first.resamples, first.seed)
 
 
-def compare(targets: Sequence[str], runs: Path) -> Compared:
+def compare(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> Compared:
     """Compare the first of several evaluated models with the others, on the rows that all of them share.
 
     Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
+    `code` names tasks, as `file.py:Class` from here, that may be executed where runs were measured by them.
     Raises RecipeError when there are fewer than two, or nothing that they have in common.
     """
+    named = _named(code)
     if len(set(targets)) < max(2, len(targets)):
         raise RecipeError([Problem("compare: name two evaluated models or more, each once")])
-    systems = [_opened(target, runs) for target in targets]
+    systems = [_opened(target, runs, named) for target in targets]
     first = systems[0]
     places = _aligned(systems)
     index = first.rows[places[0]]
@@ -89,7 +94,14 @@ def compare(targets: Sequence[str], runs: Path) -> Compared:
     return Compared(systems=list(targets), n=len(index), left_out=left_out, scores=scores)
 
 
-def _opened(target: str, runs: Path) -> _System:
+def _named(code: Sequence[str]) -> Trusted:
+    for each in code:
+        if not re.fullmatch(Code.pattern, each):
+            raise RecipeError([Problem(f"--task {each}: is not {Code.meant}; other tasks need not be named")])
+    return Trusted.of(map(Code, code), Path.cwd())
+
+
+def _opened(target: str, runs: Path, named: Trusted) -> _System:
     from hfpipe.hf.predictions import read
 
     run, stage = find_stage(target, runs, ["evaluate"], "evaluated model")
@@ -102,7 +114,9 @@ def _opened(target: str, runs: Path) -> _System:
     rows, shown = read(predicted(folder, MODEL))
     return _System(
         name=target,
-        task=revive_task(report.facts["task"], Path(made.base)),
+        task=revive_task(
+            report.facts["task"], Path(made.base), Trusted(run.trusted.code | named.code), folder
+        ),
         facts=DataFacts.model_validate(report.facts["data"]),
         seed=made.identity.seed,
         resamples=made.identity.settings["resamples"],

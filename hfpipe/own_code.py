@@ -5,12 +5,36 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import DataError
 from hfpipe.places import Code, irregular
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """Which user code may run: what the present recipe or command names, never what a folder names."""
+
+    code: frozenset[tuple[Path, str]] = frozenset()
+    """Files, resolved, and the names inside them."""
+    all: bool = False
+    """Whether any may, as with `trust_remote_code`."""
+
+    @classmethod
+    def of(cls, code: Iterable[Code], base: Path) -> Trusted:
+        """Trust code that is named relative to `base`."""
+        return cls(frozenset(((base / each.file).resolve(), each.attribute) for each in code))
+
+    def allows(self, code: Code, base: Path) -> bool:
+        """Tell whether code named relative to `base` is among it."""
+        return self.all or ((base / code.file).resolve(), code.attribute) in self.code
+
+
+NOTHING = Trusted()
 
 
 def find_code(code: Code, base: Path) -> Path:

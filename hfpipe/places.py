@@ -133,7 +133,7 @@ class Code(_Text):
     """One's own code: `file.py:name`, relative to the recipe; its text is part of the stage's key."""
 
     pattern = r"[^:]+\.py:[A-Za-z_]\w*"
-    meant = "code of one's own: write file.py:name"
+    meant = "user code: write file.py:name"
 
     @property
     def file(self) -> str:

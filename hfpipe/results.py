@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe import frames
 from hfpipe.errors import Problem, RecipeError
+from hfpipe.own_code import NOTHING, Trusted
 from hfpipe.places import Place, slug
 from hfpipe.recipe.words import meant
 from hfpipe.report import Report
@@ -32,6 +33,8 @@ class Run:
     """Stage → its folder."""
     reports: dict[str, Report]
     """Stage → what it said."""
+    trusted: Trusted = NOTHING
+    """User code that may run on its behalf: that of the recipe by which it was opened."""
 
     def folder(self, stage: str) -> Path:
         """Return a stage's folder: a data set, tokenizer or model that its library opens.
@@ -109,10 +112,10 @@ class Run:
         }
 
 
-def read_run(folders: dict[str, Path]) -> Run:
+def read_run(folders: dict[str, Path], trusted: Trusted = NOTHING) -> Run:
     """Open the stages that are done among these."""
     there = {name: folder for name, folder in folders.items() if done(folder)}
-    return Run(there, {name: read_report(folder) for name, folder in there.items()})
+    return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted)
 
 
 def newest(root: Path) -> Run:

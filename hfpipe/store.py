@@ -72,7 +72,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
             inputs[place.stage] = keys[place.stage]
         elif (path := locate(place, base, {})) is not None:
             files[place] = digests.of(path)
-    for code in _code(stage):
+    for code in user_code(stage):
         files[code.file] = digests.of(base / code.file)
     for _, pattern in collect(stage, Glob):
         for path in matches(pattern, base):
@@ -88,7 +88,8 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
     )
 
 
-def _code(stage: Stage) -> Iterator[Code]:
+def user_code(stage: Stage) -> Iterator[Code]:
+    """Yield the functions and classes of a person's own that a stage's settings name."""
     yield from (code for _, code in collect(stage, Code))
     for _, value in stage:
         if isinstance(value, Task) and value.code is not None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from hfpipe import recipe as recipes
 from hfpipe import runner
 from hfpipe.errors import Problem, RecipeError
+from hfpipe.own_code import Trusted
 from hfpipe.recipe.words import listed
 from hfpipe.results import Run, newest, read_run
 from hfpipe.stages import KINDS
-from hfpipe.store import done, read_stage
+from hfpipe.store import done, read_stage, user_code
 from hfpipe.tasks import TASKS
 
 
@@ -25,7 +26,9 @@ def open_run(path: Path, runs: Path) -> Run:
     if path.is_dir():
         return newest(path)
     recipe = recipes.load(path, kinds=KINDS, tasks=TASKS)
-    found = read_run({step.name: step.folder for step in runner.plan(recipe, runs)})
+    code = (code for stage in recipe.stages.values() for code in user_code(stage))
+    folders = {step.name: step.folder for step in runner.plan(recipe, runs)}
+    found = read_run(folders, Trusted.of(code, recipe.base))
     if not found.reports:
         raise RecipeError([Problem(f"{path}: nothing of it is done under {runs}; hfpipe run {path} first")])
     return found

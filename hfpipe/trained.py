@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.own_code import load_code
+from hfpipe.own_code import NOTHING, Trusted, load_code
 from hfpipe.places import Code, Place, locate
 from hfpipe.recipe.foreign import instead
 from hfpipe.recipe.overrides import choose
@@ -45,14 +46,18 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     """Return the model meant by a stage's folder, a run or recipe (`:STAGE`), a path, a package or a Hub id.
 
     Its task is `kind`, or what its stage trained it for, or what its config says; `options` are the task's
-    settings as `key=value`. Raises RecipeError when there is no such model, or no telling what to ask it.
+    settings as `key=value`. User code runs if `kind` names it, as a path from here, or the recipe does that
+    `target` is; code that only the model's folder names never does.
+    Raises RecipeError when there is no such model, or no telling what to ask it.
     """
-    place = _place(target, runs)
-    settings, base = _trained_for(place)
-    if kind is not None and kind != settings.get("kind"):
-        settings = {"kind": kind}
-    settings = settings or {"kind": _by_config(place)}
-    cls = _class(settings["kind"], base)
+    place, trusted = _place(target, runs)
+    named = Code(kind) if kind is not None and re.fullmatch(Code.pattern, kind) else None
+    if named is not None:
+        trusted = replace(trusted, code=trusted.code | Trusted.of([named], Path.cwd()).code)
+    settings, cls = _trained_for(place, kind, named, trusted)
+    if not settings:
+        found = kind or _by_config(place)
+        settings, cls = {"kind": found}, _class(found)
     choose(settings, options)
     try:
         return Trained(place, cls.model_validate(settings))
@@ -60,27 +65,39 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
         raise RecipeError(mistakes(cls, settings, (), error)) from None
 
 
-def _place(target: str, runs: Path) -> Path | Place:
+def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:
     path = Path(target)
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-        return path
+        return path, NOTHING
     if Path(split(target)[0]).exists():
         run, stage = find_stage(target, runs, TRAINED, "trained model")
-        return run.folder(stage)
+        return run.folder(stage), run.trusted
     if runs in path.parents:
         raise RecipeError([Problem(f"{target}: is not there; hfpipe run its recipe first")])
     if not re.fullmatch(Place.pattern, target):
         raise RecipeError([Problem(f"{target}: is neither there nor {Place.meant}")])
-    return locate(Place(target), Path.cwd(), {}) or Place(target)
+    return locate(Place(target), Path.cwd(), {}) or Place(target), NOTHING
 
 
-def _trained_for(place: Path | Place) -> tuple[dict[str, Any], Path]:
-    """Return the settings by which a stage's model is asked, and where its recipe lies."""
+def _trained_for(
+    place: Path | Place, kind: str | None, named: Code | None, trusted: Trusted
+) -> tuple[dict[str, Any], type[Task]]:
+    """Return the settings by which a stage's model is asked, with their class; none if `kind` is another."""
     if not isinstance(place, Path) or not (place / "stage.json").is_file():
-        return {}, Path.cwd()
+        return {}, Task
     file = read_stage(place)
-    base = Path(file.base)
-    return revive_task(file.identity.settings["task"], base).asked, base
+    settings, base = file.identity.settings.get("task") or {}, Path(file.base)
+    own = str(settings.get("kind"))
+    code = Code(own) if re.fullmatch(Code.pattern, own) else None
+    if kind is not None and code is not None and not trusted.allows(code, base):
+        return {}, Task
+    if named is not None and (code is None or not Trusted.of([named], Path.cwd()).allows(code, base)):
+        return {}, Task
+    task = revive_task(settings, base, trusted, place)
+    asked = task.asked
+    if kind is not None and named is None and kind != asked.get("kind"):
+        return {}, Task
+    return asked, type(task) if asked["kind"] == task.kind else _class(asked["kind"])
 
 
 def _by_config(place: Path | Place) -> str:
@@ -94,9 +111,9 @@ def _by_config(place: Path | Place) -> str:
     raise RecipeError([Problem(f"{wrong}; add --task {listed(TASKS, 'or')}")])
 
 
-def _class(kind: str, base: Path) -> type[Task]:
+def _class(kind: str) -> type[Task]:
     if re.fullmatch(Code.pattern, kind):
-        cls: type[Task] = load_code(Code(kind), base)
+        cls: type[Task] = load_code(Code(kind), Path.cwd())
         return cls
     if kind not in TASKS:
         raise RecipeError([Problem(f"there is no task {kind!r}{instead(kind, TASKS)}")])

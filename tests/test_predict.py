@@ -144,7 +144,7 @@ def test_a_task_of_ones_own_is_found_beside_its_recipe(run: Path, model: Path) -
     finish(run, "topics", settings, [], Report(kind="finetune", summary=""))
     for file in model.iterdir():
         (hfpipe.open(run).folder("topics") / file.name).write_bytes(file.read_bytes())
-    [answer] = hfpipe.predict(f"{run}:topics", "The Nile")
+    [answer] = hfpipe.predict(f"{run}:topics", "The Nile", task=f"{run}/shouted.py:Shouted")
     assert answer == {"label": hfpipe.predict(model, "The Nile")[0]["label"].upper()}
 
 

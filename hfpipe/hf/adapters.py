@@ -73,7 +73,11 @@ def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
 def whole_config(folder: Path) -> PretrainedConfig | None:
     """Return the config that `keep_config` left in a folder, if it did."""
     path = folder / WHOLE
-    return AutoConfig.from_pretrained(str(path), local_files_only=True) if path.is_dir() else None
+    return (
+        AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        if path.is_dir()
+        else None
+    )
 
 
 def merged(base: PreTrainedModel, name: str, revision: str | None, *, local: bool) -> PreTrainedModel:

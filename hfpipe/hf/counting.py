@@ -90,7 +90,7 @@ def stored_config(folder: Path, head: dict[str, Any]) -> PretrainedConfig:
         if (kept := whole_config(folder)) is not None:
             kept.update(head)
             return kept
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True, **head)
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **head)
     except (OSError, ValueError, KeyError) as error:
         raise StageError(f"model {folder}: {one_line(error)}") from error
 

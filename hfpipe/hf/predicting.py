@@ -41,7 +41,10 @@ def architecture(place: Path | Place) -> str:
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
-                name, revision=revision or "main", local_files_only=isinstance(place, Path)
+                name,
+                revision=revision or "main",
+                local_files_only=isinstance(place, Path),
+                trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError) as error:
         raise StageError(f"model {place}: {one_line(error)}") from error

@@ -17,6 +17,7 @@ from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe
 from hfpipe.runner.failures import logged, told
 from hfpipe.runner.launch import (
+    PARENT,
     Launch,
     check_launch,
     check_world,
@@ -81,16 +82,21 @@ def run(
 def run_stage(folder: Path, progress: Progress) -> None:
     """Be one of the processes of a stage that `run` has prepared and launched.
 
-    Raises StageError when the folder is no prepared stage, or the processes are not those asked for.
+    Raises StageError when the folder is not a prepared stage, when no `hfpipe run` started this process (a
+    stage's settings can name code to execute), or when the processes are not those asked for.
     """
+    end_with_parent()
     check_world()
+    if PARENT not in os.environ:
+        raise StageError(
+            f"{folder}: `hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that"
+        )
     file = read_stage(folder)
     ctx = _context(file, folder, progress)
     if done(folder) or not ctx.work.is_dir():
         raise StageError(f"{folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this")
-    end_with_parent()
     with report_failure(folder, file.name), told(ctx), logged(ctx):
-        report = revive(file.identity.settings, Path(file.base)).run(ctx)
+        report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
         if rank() == 0:
             write_whole(ctx.work / "result.json", report.model_dump_json())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.contract import Stage
+from hfpipe.own_code import Trusted
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer
@@ -22,9 +23,12 @@ KINDS: dict[str, type[Stage]] = {
 }
 
 
-def revive(settings: Mapping[str, Any], base: Path) -> Stage:
-    """Return the stage whose settings `stage.json` holds; one's own task is loaded from beside the recipe."""
+def revive(settings: Mapping[str, Any], base: Path, folder: Path) -> Stage:
+    """Return the stage whose settings `stage.json` holds, as a recipe that is being run has just written it.
+
+    User code that it names is executed from beside the recipe.
+    """
     given = dict(settings)
     if isinstance(given.get("task"), Mapping):
-        given["task"] = revive_task(given["task"], base)
+        given["task"] = revive_task(given["task"], base, Trusted(all=True), folder)
     return KINDS[given["kind"]].model_validate(given)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Settings, Stage, Task
-from hfpipe.errors import Problem, StageError
+from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.own_code import Trusted
 from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.words import nearest
@@ -186,13 +187,35 @@ class Evaluate(Stage):
         return [System(system.place, system.task.measured_on(rows)) for system in systems]
 
     def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
+        """Return the task that a model was trained for, if its folder says so.
+
+        Code that a foreign folder names is not executed: only what this recipe names, for a stage above and
+        for this one, or any with `trust_remote_code`.
+        """
         from hfpipe.tasks import revive_task
 
         path = locate(place, ctx.base, ctx.inputs)
         if path is None or not (path / "stage.json").is_file():
             return None
         file = read_stage(path)
-        return revive_task(file.identity.settings["task"], Path(file.base))
+        settings, base = file.identity.settings.get("task"), Path(file.base)
+        if not isinstance(settings, Mapping):
+            return None
+        if place.stage is not None:
+            if not path.name.endswith(f"-{file.identity.key}"):
+                raise StageError(
+                    f"{path}: its stage.json is another stage's; delete the folder and run again"
+                )
+            return revive_task(settings, ctx.base, Trusted(all=True), path)  # the key is that of this recipe
+        own = [self.task.code] if self.task is not None and self.task.code is not None else []
+        trusted = replace(Trusted.of(own, ctx.base), all=self.trust_remote_code)
+        try:
+            return revive_task(settings, base, trusted, path)
+        except RecipeError as error:
+            raise StageError(
+                f"{place}: its task is user code ({settings.get('kind')} beside {base}), which this recipe "
+                "does not name; write it as task:, or add trust_remote_code: true"
+            ) from error
 
     def _measure_trivial(
         self, task: Task, tokenizer: PreTrainedTokenizerBase, ground: Ground, ctx: RunContext

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hfpipe.contract import Task
-from hfpipe.own_code import load_code
+from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.own_code import Trusted, load_code
 from hfpipe.places import Code
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
@@ -34,8 +38,36 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def revive_task(settings: Mapping[str, Any], base: Path) -> Task:
-    """Return the task whose settings a stage was begun with."""
-    kind = str(settings["kind"])
-    cls: type[Task] = TASKS[kind] if kind in TASKS else load_code(Code(kind), base)
-    return cls.model_validate(dict(settings))
+def revive_task(settings: Mapping[str, Any], base: Path, trusted: Trusted, folder: Path) -> Task:
+    """Return the task whose settings lie in a stage's folder, `base` being the folder of its recipe.
+
+    Anybody can write these settings, so user code runs only if it is `trusted`.
+    Raises RecipeError when it is not, StageError when the settings are those of no task.
+    """
+    kind = str(settings.get("kind"))
+    try:
+        return _class(kind, base, trusted, folder).model_validate(dict(settings))
+    except ValidationError as error:
+        [first, *_] = error.errors(include_url=False)
+        where = ".".join(map(str, first["loc"]))
+        raise StageError(
+            f"{folder}: the settings of its task {kind} are not those of this version of hfpipe "
+            f"({where}: {first['msg']}); run its recipe again"
+        ) from None
+
+
+def _class(kind: str, base: Path, trusted: Trusted, folder: Path) -> type[Task]:
+    if kind in TASKS:
+        return TASKS[kind]
+    if not re.fullmatch(Code.pattern, kind):
+        raise StageError(f"{folder}: was made for a task {kind!r}, which hfpipe does not have")
+    code = Code(kind)
+    if not trusted.allows(code, base):
+        file = (base / code.file).resolve()
+        written = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        message = f"{folder}: its task is user code, which runs only if you name it"
+        raise RecipeError(
+            [Problem(f"{message}; look at {written}, then add --task {written}:{code.attribute}")]
+        )
+    cls: type[Task] = load_code(code, base)
+    return cls
