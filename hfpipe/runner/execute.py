@@ -87,14 +87,14 @@ def run_stage(folder: Path, progress: Progress) -> None:
     """
     end_with_parent()
     check_world()
-    if PARENT not in os.environ:
-        raise StageError(
-            f"{folder}: `hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that"
-        )
     file = read_stage(folder)
     ctx = _context(file, folder, progress)
     if done(folder) or not ctx.work.is_dir():
         raise StageError(f"{folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this")
+    if PARENT not in os.environ:
+        raise StageError(
+            f"{folder}: `hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that"
+        )
     with report_failure(folder, file.name), told(ctx), logged(ctx):
         report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
         if rank() == 0:
