@@ -28,7 +28,7 @@ def tokenizer(
         min_frequency=1,
         lowercase=algorithm == "wordpiece",
     )
-    return complete(learner.learn(list(texts)), style, [])
+    return complete(learner.learn(list(texts)), style)
 
 
 def save_encoder(folder: Path, texts: Iterable[str]) -> Path:

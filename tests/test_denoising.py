@@ -41,7 +41,7 @@ each_noise = pytest.mark.parametrize("noise", ["spans", "infilling"])
 
 def tokenizer(style: str, algorithm: str = "bpe") -> PreTrainedTokenizerFast:
     learner = Learner(algorithm, STYLES[style], [], 400, 1, lowercase=False)
-    return complete(learner.learn(TEXTS * 3), STYLES[style], [])
+    return complete(learner.learn(TEXTS * 3), STYLES[style])
 
 
 @pytest.fixture(scope="module")

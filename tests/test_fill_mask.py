@@ -81,7 +81,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     algorithm, pieces = request.param
     learner = Learner(algorithm, STYLES["bert"], [], pieces, 1, lowercase=False)
     whole = [text.replace("[MASK]", answer) for text, answer in zip(SENTENCES, ANSWERS, strict=True)]
-    return complete(learner.learn(whole * 2), STYLES["bert"], [])
+    return complete(learner.learn(whole * 2), STYLES["bert"])
 
 
 def tiny(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -147,10 +147,19 @@ def test_a_text_without_just_one_blank_is_refused(tokenizer: PreTrainedTokenizer
         FillMask().encode({"text": [text], "answer": ["star"]}, tokenizer, FACTS)
 
 
-def test_a_blank_of_ones_own_leaves_no_mask_token_beside_it(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_mask_token_typed_beside_another_blank_is_text(tokenizer: PreTrainedTokenizerFast) -> None:
     task = FillMask(blank="___")
-    with pytest.raises(DataError, match="beside its blank"):
-        task.encode({"text": ["A [MASK] is a ___."], "answer": ["star"]}, tokenizer, FACTS)
+    rows = {"text": ["A [MASK] is a ___."], "answer": ["star"]}
+    encoded = task.encode(rows, tokenizer, FACTS)
+    [ids], [place], [target] = encoded["input_ids"], encoded["blank"], encoded["target"]
+    masks = [number for number, token in enumerate(ids) if token == tokenizer.mask_token_id]
+    assert masks == list(range(place, place + len(target)))
+    with pytest.raises(DataError, match="besides its blank"):
+        FillMask(pattern="{text} [MASK] ___", blank="___", verbalizer={"a": "star", "b": "sea"}).encode(
+            {"text": ["A star"], "label": [0]},
+            tokenizer,
+            FACTS.model_copy(update={"labels": {"label": ["a", "b"]}}),
+        )
 
 
 def test_words_are_learned_and_found_again_and_alone_as_in_a_batch(

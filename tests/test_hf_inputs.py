@@ -53,7 +53,7 @@ BERT = {
 
 def tokenizer(style: str = "bert", extra: tuple[str, ...] = ()) -> Any:
     learner = Learner("wordpiece" if style == "bert" else "bpe", STYLES[style], extra, 300, 1, lowercase=True)
-    return complete(learner.learn(TEXTS), STYLES[style], extra)
+    return complete(learner.learn(TEXTS), STYLES[style])
 
 
 def rows(kind: str = "label") -> datasets.Dataset:

@@ -43,7 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     learner = Learner("wordpiece", STYLES["bert"], [], 200, 1, lowercase=True)
-    return complete(learner.learn(TEXTS * 3), STYLES["bert"], [])
+    return complete(learner.learn(TEXTS * 3), STYLES["bert"])
 
 
 @given(

@@ -53,7 +53,7 @@ def parts(folder: Path) -> Training:
     """Return a small training of masked-lm, model and all made anew."""
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     learner = Learner("wordpiece", STYLES["bert"], (), 200, 1, lowercase=True)
-    tokenizer = complete(learner.learn(TEXTS), STYLES["bert"], ())
+    tokenizer = complete(learner.learn(TEXTS), STYLES["bert"])
     task, facts = MaskedLM(length=8), facts_of(datasets.DatasetDict(train=rows))
 
     def encoded(split: str) -> Any:

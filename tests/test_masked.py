@@ -52,7 +52,7 @@ TEXTS = [
 
 def learned(algorithm: str, pieces: int) -> PreTrainedTokenizerFast:
     learner = Learner(algorithm, STYLES["bert"], [], pieces, 1, lowercase=False)
-    return complete(learner.learn(TEXTS * 3), STYLES["bert"], [])
+    return complete(learner.learn(TEXTS * 3), STYLES["bert"])
 
 
 @pytest.fixture(

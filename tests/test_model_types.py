@@ -57,7 +57,7 @@ def tokenizers(texts: list[str]) -> dict[str, PreTrainedTokenizerFast]:
     made = {}
     for name, algorithm in ALGORITHMS.items():
         learner = Learner(algorithm, STYLES[name], [], 400, 1, lowercase=False)
-        made[name] = complete(learner.learn(texts), STYLES[name], [])
+        made[name] = complete(learner.learn(texts), STYLES[name])
     return made
 
 

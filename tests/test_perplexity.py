@@ -25,7 +25,7 @@ from transformers import (
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.hf.documents import bare, windows
+from hfpipe.hf.documents import windows
 from hfpipe.hf.encoding import Examples, encode
 from hfpipe.hf.losses import IGNORED, forward
 from hfpipe.hf.measuring import new_accelerator
@@ -38,6 +38,7 @@ from hfpipe.report import DataFacts
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tokenization.encoding import encode_plain
 
 TEXTS = [
     "The Sun is the star at the centre of the Solar System. It is a nearly perfect sphere of hot plasma.",
@@ -94,7 +95,7 @@ def learned(style: str) -> PreTrainedTokenizerFast:
     """Return a tokenizer that has learned the texts, with a style's special tokens."""
     algorithm, size = ("wordpiece", 200) if style == "bert" else ("bpe", 420)
     learner = Learner(algorithm, STYLES[style], [], size, 1, lowercase=False)
-    return complete(learner.learn(TEXTS), STYLES[style], [])
+    return complete(learner.learn(TEXTS), STYLES[style])
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def plain(model: Any, tokenizer: PreTrainedTokenizerFast, length: int, stride: i
     """Return nats and tokens of all texts, token by token, each from a forward pass of its own in float64."""
     exact = model.double()
     nats, tokens = 0.0, 0
-    for ids in bare(tokenizer, TEXTS):
+    for ids in encode_plain(tokenizer, TEXTS):
         read = [tokenizer.eos_token_id, *ids]
         for at, said in enumerate(ids):
             turn = max(0, -(-(at + 1 - length) // stride))
@@ -203,7 +204,7 @@ def test_packing_learns_every_token_once_and_ends_every_document(
     task = CausalLM(length=length)
     examples = encoded(task, tokenizer, tmp_path_factory.mktemp("packed"), packed=True)
     batch = task.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
-    stream = [each for ids in bare(tokenizer, TEXTS) for each in (*ids, tokenizer.eos_token_id)]
+    stream = [each for ids in encode_plain(tokenizer, TEXTS) for each in (*ids, tokenizer.eos_token_id)]
     assert batch["labels"][batch["labels"] != IGNORED].tolist() == stream[1:]
     assert batch["input_ids"].shape == (len(examples), min(length, len(stream)))
     assert (examples.lengths[:-1] == length).all()
@@ -250,7 +251,7 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(
         halves.append({"input_ids": np.array(ids if begun else [tokenizer.bos_token_id, *ids])})
     together = loss(apart, tiny, apart.collate(halves, tokenizer, 1, train=True))
     alone = 0.0
-    for text in bare(tokenizer, TEXTS):
+    for text in encode_plain(tokenizer, TEXTS):
         one = {"input_ids": np.array([tokenizer.bos_token_id, *text, tokenizer.eos_token_id])}
         alone += loss(seen, tiny, seen.collate([one], tokenizer, 1, train=True))
     crossing = loss(seen, tiny, seen.collate(halves, tokenizer, 1, train=True))

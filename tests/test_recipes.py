@@ -114,7 +114,7 @@ def base(path: Path, style: str, model: dict[str, object], auto_class: str) -> s
     from hfpipe.hf.vocabulary import Learner
 
     learner = Learner("unigram", STYLES[style], [], 120, 1, lowercase=True)
-    tokenizer = complete(learner.learn(TEXTS), STYLES[style], [])
+    tokenizer = complete(learner.learn(TEXTS), STYLES[style])
     for part in (new_model(auto_class, new_config(model, tokenizer, {}), 1), tokenizer):
         part.save_pretrained(path)
     return str(path)

@@ -21,6 +21,7 @@ from hfpipe.errors import DataError, StageError
 from hfpipe.hf.texts import Texts
 from hfpipe.hf.tokenizer import load_tokenizer
 from hfpipe.stages.tokenizer import Tokenizer
+from hfpipe.tokenization.encoding import encode_plain
 
 PROSE = [
     "The river Danube flows through ten countries before it reaches the Black Sea.",
@@ -106,7 +107,9 @@ def test_padding_masking_and_ending_have_tokens_of_their_own(algorithm, prose, t
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert (tokenizer.mask_token is not None) == (algorithm == "wordpiece")
     assert tokenizer.tokenize("a<user>b").count("<user>") == 1
-    assert tokenizer.convert_tokens_to_ids("<user>") in tokenizer.all_special_ids
+    user = tokenizer.convert_tokens_to_ids("<user>")
+    assert user in encode_plain(tokenizer, ["a<user>b"])[0]
+    assert "<user>" in tokenizer.decode([user], skip_special_tokens=True)
 
 
 def test_byte_level_bpe_gives_back_any_text(prose, tmp_path):

@@ -12,11 +12,14 @@ import torch
 from hfpipe.errors import DataError, StageError
 from hfpipe.hf.collating import inputs, pad
 from hfpipe.hf.losses import IGNORED
+from hfpipe.tokenization.encoding import encode_plain, encode_texts
+from hfpipe.tokenization.text import Format, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch
+    from hfpipe.tokenization.text import Text
 
 
 COLUMNS = ("input_ids", "target", "blank", "choices", "sizes", "gold", "truncated", "row")
@@ -24,8 +27,7 @@ COLUMNS = ("input_ids", "target", "blank", "choices", "sizes", "gold", "truncate
 
 
 def encode_blanks(
-    texts: Sequence[str],
-    blank: str,
+    texts: Sequence[tuple[Text, Text]],
     answers: Sequence[str],
     choices: Sequence[Sequence[str]],
     tokenizer: PreTrainedTokenizerBase,
@@ -33,40 +35,41 @@ def encode_blanks(
 ) -> dict[str, list[Any]]:
     """Lay out each text with as many mask tokens as its answer has pieces.
 
+    A text is given as what stands before its blank and what after; `blank_parts` finds the blank.
     The space before a blank belongs to the word in it. A text longer than `length` loses tokens far from
     the blank, so that the longest of answer and choices has room. `choices` holds the candidates of each
     row, none where any filling is one; each counts once, and one that has no pieces not at all.
 
     Returns `input_ids`, `target` (the answer's pieces), `blank` (position of the first mask), `choices` (all
     pieces in a row) with their `sizes`, `gold` (place of the answer among the choices, -1 for none),
-    `truncated` and `row`. Raises DataError where a text has not one blank, StageError without a mask token.
+    `truncated` and `row`. Raises StageError without a mask token, or without room for it.
     """
     if tokenizer.mask_token is None:
         raise StageError("fill-mask needs a mask token, and this tokenizer has none; take another")
     spell = _speller(tokenizer)
     rows = [
-        {**_laid_out(*given, blank, spell, tokenizer, length), "row": row}
+        {**_laid_out(*given, spell, tokenizer, length), "row": row}
         for row, given in enumerate(zip(texts, answers, choices, strict=True))
     ]
     return {name: [each[name] for each in rows] for name in COLUMNS}
 
 
 def _laid_out(
-    text: str,
+    text: tuple[Text, Text],
     answer: str,
     words: Sequence[str],
-    blank: str,
     spell: Callable[[str], list[int]],
     tokenizer: PreTrainedTokenizerBase,
     length: int,
 ) -> dict[str, Any]:
     """Return the columns of one text; errors as `encode_blanks`."""
-    before, after = _parted(text, blank)
-    lead = " " if before[-1:].isspace() else ""
+    before, after = (list(parts_of(side)) for side in text)
+    lead = " " if "".join(before)[-1:].isspace() else ""
     target = spell(lead + answer) if answer else []
     candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
     longest = max(1, len(target), *map(len, candidates.values()))
-    ids, place, lost = _cut(f"{before.rstrip()}{tokenizer.mask_token}{after}", tokenizer, length, longest)
+    whole = [*_stripped(before), Format(tokenizer.mask_token), *after]
+    ids, place, lost = _cut(whole, tokenizer, length, longest)
     known = answer in candidates and tokenizer.unk_token_id not in target
     return {
         "input_ids": [*ids[:place], *[tokenizer.mask_token_id] * max(1, len(target)), *ids[place + 1 :]],
@@ -82,13 +85,13 @@ def _laid_out(
 def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
     @cache
     def spell(word: str) -> list[int]:
-        ids: list[int] = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return encode_plain(tokenizer, [word])[0]
 
     return spell
 
 
-def _parted(text: str, blank: str) -> tuple[str, str]:
+def blank_parts(text: str, blank: str) -> tuple[str, str]:
+    """Return a text before and after its blank. Raises DataError where it has not one blank."""
     before, found, after = text.partition(blank)
     if not found or blank in after:
         raise DataError(
@@ -98,17 +101,26 @@ def _parted(text: str, blank: str) -> tuple[str, str]:
     return before, after
 
 
+def _stripped(parts: list[str]) -> list[str]:
+    """Return parts without the space that the last of them end with."""
+    *others, last = parts or [""]
+    shorter = type(last)(last.rstrip())
+    return [*others, shorter] if shorter or not others else _stripped(others)
+
+
 def _cut(
-    text: str, tokenizer: PreTrainedTokenizerBase, length: int, longest: int
+    text: Text, tokenizer: PreTrainedTokenizerBase, length: int, longest: int
 ) -> tuple[list[int], int, int]:
     """Return the ids of a text with one mask, the mask's position, and how many tokens were cut off.
 
     There is room for `longest` masks in `length`; what is kept lies evenly round them, if there is enough.
     """
-    encoded = tokenizer(text, return_special_tokens_mask=True, verbose=False)
-    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    encoded = encode_texts(tokenizer, [text], return_special_tokens_mask=True, verbose=False)
+    [ids], [special] = encoded["input_ids"], encoded["special_tokens_mask"]
     if ids.count(tokenizer.mask_token_id) != 1:
-        raise DataError(f"{text[:60]!r} holds the mask token beside its blank; take such rows out")
+        raise DataError(
+            f"{''.join(parts_of(text))[:60]!r} has a mask token besides its blank; write the blank once"
+        )
     place = ids.index(tokenizer.mask_token_id)
     start = next((n for n in range(place) if not special[n]), place)
     end = next((n for n in range(len(ids), place + 1, -1) if not special[n - 1]), place + 1)

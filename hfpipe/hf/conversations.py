@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from hfpipe.errors import DataError, StageError
-from hfpipe.hf.source_target import PLAIN, end_token, opened
+from hfpipe.errors import StageError
+from hfpipe.hf.source_target import end_token, opened
+from hfpipe.tokenization.chat import ASSISTANT, Chat, Messages
+from hfpipe.tokenization.encoding import encode_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ASSISTANT = "assistant"
-
-Messages = Sequence[dict[str, Any]]
-"""Mappings with at least `role` and `content`."""
+    from hfpipe.tokenization.text import Text
 
 
 class Piece(NamedTuple):
@@ -36,12 +34,12 @@ class Limits(NamedTuple):
     answer: int
 
 
-def completion(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, limits: Limits) -> Piece:
+def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, limits: Limits) -> Piece:
     """Return a prompt and the answer that goes on from it, ended.
 
     Raises StageError when the tokenizer has no token that ends a text.
     """
-    said = [*_ids(tokenizer, answer), end_token(tokenizer)]
+    said = [*encode_plain(tokenizer, [answer])[0], end_token(tokenizer)]
     return _piece(tokenizer, opened(tokenizer, prompt), said, limits)
 
 
@@ -54,8 +52,9 @@ def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits:
     what came before it. Raises StageError when the template has no place where an answer begins.
     """
     turns = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
-    befores = [written(tokenizer, messages[:number], asking=True) for number in turns]
-    afters = [written(tokenizer, messages[: number + 1], asking=False) for number in turns]
+    chat = Chat(tokenizer, messages)
+    befores = [chat.write(messages[:number], asking=True) for number in turns]
+    afters = [chat.write(messages[: number + 1], asking=False) for number in turns]
     for before, after in zip(befores, afters, strict=True):
         if not after.startswith(before):
             raise StageError(
@@ -63,11 +62,16 @@ def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits:
                 "template, or set chat: false and a template of your own"
             )
     if all(afters[-1].startswith(after) for after in afters):
-        piece = _together(tokenizer, befores, afters)
+        piece = _together(tokenizer, chat, befores, afters)
         if len(piece.ids) <= sum(limits) and piece.prompt <= limits.prompt:
             return [piece]
     return [
-        _piece(tokenizer, _ids(tokenizer, before), _answer(tokenizer, after[len(before) :])[0], limits)
+        _piece(
+            tokenizer,
+            _ids(tokenizer, chat, before),
+            _answer(tokenizer, chat, after[len(before) :])[0],
+            limits,
+        )
         for before, after in zip(befores, afters, strict=True)
     ]
 
@@ -76,35 +80,19 @@ def question(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Lim
     """Return what a model is asked by a conversation, the answer that it may end with left aside."""
     while messages and messages[-1]["role"] == ASSISTANT:
         messages = messages[:-1]
-    return _piece(tokenizer, _ids(tokenizer, written(tokenizer, messages, asking=True)), [], limits)
+    chat = Chat(tokenizer, messages)
+    return _piece(tokenizer, _ids(tokenizer, chat, chat.write(messages, asking=True)), [], limits)
 
 
-def written(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, asking: bool) -> str:
-    """Return a conversation as the chat template writes it; `asking` goes on to where an answer begins.
-
-    Raises StageError when the tokenizer has no chat template, DataError when that refuses the messages.
-    """
-    if tokenizer.chat_template is None:
-        raise StageError(
-            "this tokenizer has no chat template; take one that has, or give prompts by `template` and "
-            "answers by `completion`"
-        )
-    try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
-    except Exception as error:  # a template raises what it likes
-        raise DataError(f"the chat template refuses {list(messages)!r:.200}: {error}") from error
-    return str(text)
-
-
-def _together(tokenizer: PreTrainedTokenizerBase, befores: list[str], afters: list[str]) -> Piece:
+def _together(tokenizer: PreTrainedTokenizerBase, chat: Chat, befores: list[str], afters: list[str]) -> Piece:
     """Return one example with every answer, cut into ids at the same places where generation begins."""
     ids: list[int] = []
     learned: list[bool] = []
     behind: list[int] = []
     start = prompt = 0
     for before, after in zip(befores, afters, strict=True):
-        given = [*behind, *_ids(tokenizer, before[start:])]
-        said, behind = _answer(tokenizer, after[len(before) :])
+        given = [*behind, *_ids(tokenizer, chat, before[start:])]
+        said, behind = _answer(tokenizer, chat, after[len(before) :])
         prompt = len(ids) + len(given)
         ids += [*given, *said]
         learned += [False] * len(given) + [True] * len(said)
@@ -112,9 +100,9 @@ def _together(tokenizer: PreTrainedTokenizerBase, befores: list[str], afters: li
     return Piece(ids, learned, prompt, 0)
 
 
-def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+def _answer(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> tuple[list[int], list[int]]:
     """Return the ids of an answer to the token that ends its turn, and those of the space behind that."""
-    ids = _ids(tokenizer, text)
+    ids = _ids(tokenizer, chat, text)
     ends = [number + 1 for number, token in enumerate(ids) if token == tokenizer.eos_token_id]
     end = ends[-1] if ends else len(ids)
     return ids[:end], ids[end:]
@@ -131,6 +119,5 @@ def _piece(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[i
     return Piece([*kept, *said], [False] * len(kept) + [True] * len(said), len(kept), lost)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, **PLAIN)["input_ids"]
-    return ids
+def _ids(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> list[int]:
+    return encode_plain(tokenizer, [chat.parts(text)])[0]

@@ -10,6 +10,7 @@ import torch
 
 from hfpipe.errors import StageError
 from hfpipe.hf.losses import IGNORED
+from hfpipe.tokenization.encoding import encode_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,23 +36,11 @@ def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     return (end if begin is None else begin), (begin if end is None else end)
 
 
-def bare(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text, without any special tokens."""
-    encoded: list[list[int]] = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
-    return encoded
-
-
 def closed(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
     """Yield the ids of each text and the one that ends it, tokenized a few texts at a time."""
     _, end = bounds(tokenizer)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
-        yield from ([*ids, end] for ids in bare(tokenizer, texts[start : start + TEXTS_AT_ONCE]))
+        yield from ([*ids, end] for ids in encode_plain(tokenizer, texts[start : start + TEXTS_AT_ONCE]))
 
 
 def windows(ids: Sequence[int], begin: int, length: int, stride: int) -> list[tuple[list[int], list[int]]]:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from hfpipe.errors import DataError, StageError
 from hfpipe.store import write_whole
+from hfpipe.tokenization.encoding import encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hfpipe.contract import Rows, Task
     from hfpipe.hf.batches import Key
     from hfpipe.report import DataFacts
+    from hfpipe.tokenization.text import Text
 
 ROWS_AT_ONCE = 1000
 TYPES = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()), "row": pa.int64()}
@@ -178,20 +180,25 @@ def _told(kind: pa.DataType) -> pa.DataType:
 
 
 def cut(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, length: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], pairs: Sequence[Text] | None, length: int
 ) -> dict[str, Any]:
     """Tokenize texts, or pairs of texts, to at most `length` tokens, longest first; counts what that cuts.
 
     Token types tell the two texts of a pair apart, where the tokenizer has them.
     """
     typed = pairs is not None and "token_type_ids" in tokenizer.model_input_names
-    wanted = {"return_attention_mask": False, "return_token_type_ids": typed, "verbose": False}
-    encoded = dict(tokenizer(texts, pairs, **wanted))
+    wanted: dict[str, Any] = {
+        "return_attention_mask": False,
+        "return_token_type_ids": typed,
+        "verbose": False,
+    }
+    encoded = dict(encode_texts(tokenizer, texts, pairs, **wanted))
     whole = [len(ids) for ids in encoded["input_ids"]]
     for row, tokens in enumerate(whole):
         if tokens > length:
-            pair = pairs[row] if pairs is not None else None
-            shorter = tokenizer(texts[row], pair, truncation="longest_first", max_length=length, **wanted)
+            pair = [pairs[row]] if pairs is not None else None
+            limit: dict[str, Any] = {"truncation": "longest_first", "max_length": length}
+            shorter = encode_texts(tokenizer, [texts[row]], pair, **limit, **wanted)
             for name, column in encoded.items():
-                column[row] = shorter[name]
+                column[row] = shorter[name][0]
     return encoded | {"truncated": [n - len(ids) for n, ids in zip(whole, encoded["input_ids"], strict=True)]}

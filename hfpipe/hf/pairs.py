@@ -16,6 +16,7 @@ from hfpipe.contract import Counted
 from hfpipe.errors import StageError
 from hfpipe.hf.losses import IGNORED
 from hfpipe.hf.masking import generator
+from hfpipe.tokenization.encoding import encode_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +70,7 @@ def sentence_pairs(
 
 def _sentences(text: str, tokenizer: PreTrainedTokenizerBase, longest: int) -> Document:
     """Return the ids of each sentence, a longer one in parts; of a text without any, an empty one."""
-    encoded = tokenizer(SENTENCE_END.split(text), add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = encode_plain(tokenizer, SENTENCE_END.split(text))
     parts = [ids[start : start + longest] for ids in encoded for start in range(0, len(ids), longest)]
     return parts or [[]]
 

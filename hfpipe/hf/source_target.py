@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfpipe.errors import StageError
+from hfpipe.tokenization.encoding import encode_plain, encode_texts
+from hfpipe.tokenization.text import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
+    from hfpipe.tokenization.text import Text
+
 PLACE = "{source}"
 """What stands for the text in a prompt."""
-PLAIN = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 
 Ids = list[list[int]]
 
@@ -35,7 +39,7 @@ def targets(
     what follows a prompt has none.
     """
     end = end_token(tokenizer)
-    found = tokenizer(text_target=list(texts), add_special_tokens=alone, **PLAIN)["input_ids"]
+    found = encode_texts(tokenizer, texts, target=True, add_special_tokens=alone, **PLAIN)["input_ids"]
     whole = [_ended(ids, end) for ids in found]
     kept = [ids if len(ids) <= length else [*ids[: length - 1], end] for ids in whole]
     return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
@@ -53,7 +57,7 @@ def prompts(
 
     Only the text is cut, at its end. Raises StageError when the template alone is too long.
     """
-    whole = [opened(tokenizer, template.replace(PLACE, text)) for text in texts]
+    whole = [opened(tokenizer, fill(template, PLACE, text)) for text in texts]
     kept = [
         ids if len(ids) <= length else _shortened(tokenizer, template, text, length)
         for ids, text in zip(whole, texts, strict=True)
@@ -61,25 +65,25 @@ def prompts(
     return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
 
 
-def opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def opened(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
     """Return the ids of a prompt: opened as the tokenizer opens texts, but not ended, and never empty."""
     end = end_token(tokenizer)
-    ids: list[int] = tokenizer(text, **PLAIN)["input_ids"]
+    ids: list[int] = encode_texts(tokenizer, [text], **PLAIN)["input_ids"][0]
     ids = ids[:-1] if ids[-1:] == [end] else ids
     return ids or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
 
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, length: int) -> list[int]:
-    pieces: list[int] = tokenizer(text, add_special_tokens=False, **PLAIN)["input_ids"]
+    [pieces] = encode_plain(tokenizer, [text])
     keep = len(pieces)
     while keep > 0:
         # Half a character, as bytes of one cut away leave it, would be one that no text has.
         kept = str(tokenizer.decode(pieces[:keep])).rstrip("\ufffd")
-        ids = opened(tokenizer, template.replace(PLACE, kept))
+        ids = opened(tokenizer, fill(template, PLACE, kept))
         if len(ids) <= length:
             return ids
         keep -= len(ids) - length
-    ids = opened(tokenizer, template.replace(PLACE, ""))
+    ids = opened(tokenizer, fill(template, PLACE, ""))
     if len(ids) > length:
         raise StageError(f"prompt: has {len(ids)} tokens without any text, more than length {length}")
     return ids

@@ -15,6 +15,7 @@ from hfpipe.errors import StageError
 from hfpipe.hf.loading import name_of, one_line
 from hfpipe.hf.styles import Style
 from hfpipe.places import Place
+from hfpipe.tokenization.encoding import encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,7 +50,7 @@ def tell_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def complete(backend: Backend, style: Style, extra: Iterable[str]) -> PreTrainedTokenizerFast:
+def complete(backend: Backend, style: Style) -> PreTrainedTokenizerFast:
     """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens.
 
     It gives token types where the style numbers the second of two texts, as BERT's own does; models that know
@@ -59,7 +60,7 @@ def complete(backend: Backend, style: Style, extra: Iterable[str]) -> PreTrained
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_input_names=["input_ids", *types, "attention_mask"],
-        extra_special_tokens=[*style.extra, *extra],
+        extra_special_tokens=list(style.extra),
         clean_up_tokenization_spaces=False,
         padding_side="right",
         **style.roles,
@@ -78,8 +79,12 @@ def measure(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[st
     while batch := list(islice(texts, TEXTS_AT_ONCE)):
         counts.update(words=sum(len(text.split()) for text in batch), characters=sum(map(len, batch)))
         counts.update(bytes=sum(len(text.encode()) for text in batch))
-        encoded = tokenizer(
-            batch, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False
+        encoded = encode_texts(
+            tokenizer,
+            batch,
+            add_special_tokens=False,
+            return_offsets_mapping=tokenizer.is_fast,
+            verbose=False,
         )
         spans = encoded.get("offset_mapping") or [[(0, 0)] * len(ids) for ids in encoded["input_ids"]]
         for ids, offsets in zip(encoded["input_ids"], spans, strict=True):

@@ -43,7 +43,7 @@ class Learner:
     algorithm: Literal["wordpiece", "bpe", "unigram"]
     style: Style
     extra: Sequence[str]
-    """Special tokens behind those of the style."""
+    """Tokens behind those of the style that are never split."""
     vocab_size: int
     min_frequency: int
     lowercase: bool
@@ -64,7 +64,8 @@ class Learner:
             raise StageError(f"{self.algorithm}: the trainer gave up: {one_line(error)}") from error
         tokenizer = self._untrained()
         tokenizer.model = self._model(trained)
-        tokenizer.add_special_tokens([_special(token) for token in self._specials])
+        tokenizer.add_special_tokens([_special(token) for token in self.style.tokens])
+        tokenizer.add_tokens(entries(self._specials[len(self.style.tokens) :]))
         tokenizer.post_processor = self._frame(tokenizer)
         return tokenizer
 
@@ -161,6 +162,11 @@ class Learner:
                 )
             )
         return steps[0] if len(steps) == 1 else processors.Sequence(steps)
+
+
+def entries(tokens: Iterable[str]) -> list[AddedToken]:
+    """Return tokens that are found in every text, and that decoding keeps, unlike control tokens."""
+    return [AddedToken(token, special=False, normalized=False) for token in tokens]
 
 
 def _special(token: str) -> AddedToken:

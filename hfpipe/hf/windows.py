@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfpipe.errors import DataError, StageError
+from hfpipe.tokenization.encoding import encode_plain, encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,8 +57,7 @@ def windows(
 
 def _rooms(tokenizer: PreTrainedTokenizerBase, before: Sequence[str], length: int) -> Iterator[int]:
     special = tokenizer.num_special_tokens_to_add(pair=True)
-    encoded = tokenizer(list(before), add_special_tokens=False, verbose=False)
-    for text, ids in zip(before, encoded["input_ids"], strict=True):
+    for text, ids in zip(before, encode_plain(tokenizer, before), strict=True):
         room = length - special - len(ids)
         if room < 2:
             raise DataError(
@@ -75,7 +75,8 @@ def _windows(
     stride: int,
 ) -> Iterator[Window]:
     both: tuple[Any, ...] = (texts,) if before is None else (before, texts)
-    encoded = tokenizer(
+    encoded = encode_texts(
+        tokenizer,
         *both,
         truncation=True if before is None else "only_second",
         max_length=length,

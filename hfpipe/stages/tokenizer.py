@@ -28,7 +28,7 @@ MEASURED_BYTES = 10_000_000
 class Tokenizer(Stage):
     """A tokenizer as Transformers loads it, trained on the train split only."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kind: Literal["tokenizer"] = "tokenizer"
     data: DataPlace
     """Data set whose train split is learned from; validation text is what the report measures."""
@@ -51,7 +51,11 @@ class Tokenizer(Stage):
     lowercase: bool | None = None
     """Fold case; by default only WordPiece does, as BERT's uncased models."""
     special_tokens: list[str] = []
-    """Further special tokens, behind the usual ones."""
+    """Further tokens that are never split, wherever a text holds them, as `<ent>`; decoding keeps them.
+
+    The control tokens of the style, as `</s>`, mean something to the model, and are read as characters where
+    a text holds them.
+    """
     max_bytes: int = Field(default=200_000_000, ge=1000)
     """Bytes of text to learn from; more is sampled, the same rows each time."""
 
@@ -112,13 +116,12 @@ class Tokenizer(Stage):
 
     def _existing(self, ctx: RunContext) -> PreTrainedTokenizerBase:
         from hfpipe.hf.tokenizer import load_tokenizer
+        from hfpipe.hf.vocabulary import entries
 
         assert self.tokenizer is not None
         tokenizer = load_tokenizer(locate(self.tokenizer, ctx.base, ctx.inputs) or self.tokenizer)
-        if self.special_tokens:
-            tokenizer.add_special_tokens(
-                {"extra_special_tokens": self.special_tokens}, replace_extra_special_tokens=False
-            )
+        known = tokenizer.added_tokens_encoder
+        tokenizer.add_tokens(entries(token for token in self.special_tokens if token not in known))
         return tokenizer
 
     def _learned(self, texts: Texts) -> PreTrainedTokenizerBase:
@@ -140,7 +143,7 @@ class Tokenizer(Stage):
             raise StageError(
                 f"text: there is no text to learn from in {', '.join(self.text)} of the train split"
             )
-        return complete(backend, style, self.special_tokens)
+        return complete(backend, style)
 
     def _summary(self, facts: Mapping[str, Any]) -> str:
         size = f"{facts['vocab_size']:,}"

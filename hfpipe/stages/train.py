@@ -64,7 +64,7 @@ class Adapter(Settings):
 class _Train(Stage):
     """Fields and behaviour of both training kinds."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     distributed: ClassVar[bool] = True
     task: SerializeAsAny[Task]
     """What is learned: a task's name, or a mapping with `kind` and its options."""

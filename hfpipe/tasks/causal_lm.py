@@ -68,21 +68,23 @@ class CausalLM(RunningText):
         return {"kind": "text-generation", "template": f"{{{self.text}}}", **lengths}
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        from hfpipe.hf.documents import bare, bounds
+        from hfpipe.hf.documents import bounds
+        from hfpipe.tokenization.encoding import encode_plain
 
         begin, end = bounds(tokenizer)
         opening = [begin] if begin != end else []  # one token between two documents is enough
-        documents = [[*opening, *ids, end] for ids in bare(tokenizer, rows[self.text])]
+        documents = [[*opening, *ids, end] for ids in encode_plain(tokenizer, rows[self.text])]
         return {"input_ids": documents, "row": range(len(documents))}
 
     def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        from hfpipe.hf.documents import bare, bounds, windows
+        from hfpipe.hf.documents import bounds, windows
+        from hfpipe.tokenization.encoding import encode_plain
 
         begin, _ = bounds(tokenizer)
         stride = self.stride or self.length
         pieces = [
             (row, *window)
-            for row, ids in enumerate(bare(tokenizer, rows[self.text]))
+            for row, ids in enumerate(encode_plain(tokenizer, rows[self.text]))
             for window in windows(ids, begin, self.length, stride)
         ]
         numbers, read, said = zip(*pieces, strict=True)
@@ -125,13 +127,14 @@ class CausalLM(RunningText):
     ) -> Callable[[Rows], Columns]:
         import numpy as np
 
-        from hfpipe.hf.documents import bare, closed
+        from hfpipe.hf.documents import closed
         from hfpipe.metrics.ngrams import NGrams
+        from hfpipe.tokenization.encoding import encode_plain
 
         model = NGrams(ORDERS[name], len(tokenizer)).fit(closed(tokenizer, train[self.text]))
 
         def guess(rows: Rows) -> Columns:
-            nats = model.nats(bare(tokenizer, rows[self.text]))
+            nats = model.nats(encode_plain(tokenizer, rows[self.text]))
             return {
                 "nats": np.array([each.sum() for each in nats]),
                 "tokens": np.array([len(each) for each in nats]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,8 +60,8 @@ class Denoising(RunningText):
             yield Problem(f"{message} of the model; shorten it to {most - FRAME}", ("length",))
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        from hfpipe.hf.documents import bare
         from hfpipe.hf.noising import counts, frame, sentinels
+        from hfpipe.tokenization.encoding import encode_plain
 
         frame(tokenizer)
         if self.noise == "spans":
@@ -69,7 +70,18 @@ class Denoising(RunningText):
             raise StageError(
                 "noise: infilling needs a mask token, and this tokenizer has none; give its stage style: bart"
             )
-        return {"input_ids": bare(tokenizer, rows[self.text]), "row": range(len(rows[self.text]))}
+        return {"input_ids": encode_plain(tokenizer, rows[self.text]), "row": range(len(rows[self.text]))}
+
+    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        """Return examples as `encode`; only where the model generates, a row's own blanks are such."""
+        from hfpipe.tokenization.spelling import SENTINEL
+        from hfpipe.tokenization.text import mark
+
+        if self.generation is None:
+            return super().windows(rows, tokenizer, facts)
+        blank = SENTINEL if self.noise == "spans" else re.escape(str(tokenizer.mask_token))
+        marked = {**rows, self.text: [mark(text, blank) for text in rows[self.text]]}
+        return super().windows(marked, tokenizer, facts)
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool

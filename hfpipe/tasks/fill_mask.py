@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.errors import Problem, StageError
-from hfpipe.tasks.templates import columns_of
+from hfpipe.tasks.templates import columns_of, parts_of_template
 from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.metrics.whole import WholeMetric
     from hfpipe.report import DataFacts
+    from hfpipe.tokenization.text import Text
 
 
 class FillMask(TokenTargets):
@@ -134,8 +135,8 @@ class FillMask(TokenTargets):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.blanks import encode_blanks
 
-        texts, answers, choices = self._texts(rows), self._answers(rows, facts), self._choices(rows, facts)
-        encoded = encode_blanks(texts, self.blank, answers, choices, tokenizer, self.length)
+        texts, answers, choices = self._parts(rows), self._answers(rows, facts), self._choices(rows, facts)
+        encoded = encode_blanks(texts, answers, choices, tokenizer, self.length)
         if self.verbalizer is not None and -1 in encoded["gold"]:
             word = answers[encoded["gold"].index(-1)]
             raise StageError(f"verbalizer: the tokenizer does not know {word!r}; take another word")
@@ -144,16 +145,20 @@ class FillMask(TokenTargets):
     def _texts(self, rows: Rows) -> list[str]:
         if self.pattern is None:
             return list(rows[self.text])
-        columns = [rows[name] for name in self._fields]
-        filled = [dict(zip(self._fields, values, strict=True)) for values in zip(*columns, strict=True)]
-        # A blank inside the row's own text is none.
-        parts = self.pattern.split(self.blank)
-        return [
-            self.blank.join(
-                part.format(**{k: str(v).replace(self.blank, " ") for k, v in row.items()}) for part in parts
-            )
-            for row in filled
+        return [self.blank.join("".join(side) for side in sides) for sides in self._parts(rows)]
+
+    def _parts(self, rows: Rows) -> list[tuple[Text, Text]]:
+        """Return each row before and after its blank. Raises DataError where there is not one."""
+        from hfpipe.hf.blanks import blank_parts
+
+        if self.pattern is None:
+            return [blank_parts(text, self.blank) for text in rows[self.text]]
+        before, after = self.pattern.split(self.blank)
+        filled = [
+            dict(zip(self._fields, map(str, values), strict=True))
+            for values in zip(*(rows[name] for name in self._fields), strict=True)
         ]
+        return [(parts_of_template(before, row), parts_of_template(after, row)) for row in filled]
 
     def _answers(self, rows: Rows, facts: DataFacts) -> list[str]:
         if self.verbalizer is not None:

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from string import Formatter
+from typing import Any
+
+from hfpipe.tokenization.text import Format
+
+
+def parts_of_template(template: str, row: Mapping[str, Any]) -> list[str]:
+    """Return `template.format(**row)` in parts: only what the template writes is `Format`."""
+    parts: list[str] = []
+    for text, name, spec, conversion in Formatter().parse(template):
+        parts.append(Format(text))
+        if name is not None:
+            field = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}}}"
+            parts.append(field.format(**row))
+    return parts
 
 
 def columns_of(template: str) -> tuple[str, ...]:

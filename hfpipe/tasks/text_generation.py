@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from hfpipe.errors import DataError, Problem
 from hfpipe.generation import Sampling
 from hfpipe.report import DataFacts
-from hfpipe.tasks.templates import columns_of
+from hfpipe.tasks.templates import columns_of, parts_of_template
 from hfpipe.tasks.writing import BleuTokenizer, RougeTokenizer, Writing, check_tokenizer, tokenizer_for
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class TextGeneration(Writing):
         }
 
     def _pieces(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, learning: bool) -> list[Piece]:
-        from hfpipe.hf.conversations import ASSISTANT, Limits, completion, conversation, question
+        from hfpipe.hf.conversations import Limits, completion, conversation, question
+        from hfpipe.tokenization.chat import ASSISTANT
 
         limits = Limits(self.length, self.target_length)
         if self.messages is None and not self.chat:
@@ -124,13 +125,13 @@ class TextGeneration(Writing):
             raise DataError(f"column {self.messages!r}: {messages!r:.80} has no answer; drop such rows")
         return conversation(tokenizer, messages, limits)
 
-    def _prompt(self, row: dict[str, Any]) -> str:
-        return self.template.format(**{name: row[name] for name in self.inputs})
+    def _prompt(self, row: dict[str, Any]) -> list[str]:
+        return parts_of_template(self.template, row)
 
     def _said(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return a row as a conversation. Raises DataError when it is none."""
         if self.messages is None:
-            asked, said = self._prompt(row).strip(), row[self.completion]
+            asked, said = "".join(self._prompt(row)).strip(), row[self.completion]
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         said = _turns(row[self.messages])
         if not said or not all(

@@ -53,18 +53,21 @@ class TextToText(Writing):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.encoding import cut
-        from hfpipe.hf.source_target import prompts, targets
+        from hfpipe.hf.source_target import PLACE, prompts, targets
+        from hfpipe.tokenization.text import fill
 
         self.speak(tokenizer)
-        texts = [self.prefix + text for text in rows[self.source]]
+        texts = rows[self.source]
         wanted, lost = targets(tokenizer, rows[self.target], self.target_length, alone=self.prompt is None)
         number = range(len(texts))
         if self.prompt is not None:
-            read, missed = prompts(tokenizer, self.prompt, texts, self.length)
+            template = self.prompt.replace(PLACE, self.prefix + PLACE)
+            read, missed = prompts(tokenizer, template, texts, self.length)
             whole = [[*ids, *more] for ids, more in zip(read, wanted, strict=True)]
             columns: Rows = {"input_ids": whole, "prompt": [len(ids) for ids in read]}
         else:
-            encoded = cut(tokenizer, texts, None, self.length)
+            prefixed = [fill(self.prefix + PLACE, PLACE, text) for text in texts]
+            encoded = cut(tokenizer, prefixed, None, self.length)
             missed = encoded["truncated"]
             columns = {"input_ids": encoded["input_ids"], "labels": wanted}
         truncated = [one + other for one, other in zip(missed, lost, strict=True)]

@@ -1,0 +1,1 @@
+"""How texts become tokens and tokenizers become files, the same to everybody who opens them."""
