@@ -175,9 +175,20 @@ FOREIGN: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def rows(tmp_path: Path, make_data: Callable[..., tuple[Report, Path]]) -> str:
+    """Return the folder of a data set with the model's classes and a test split."""
+    pairs = zip(TEXTS * 8, ["river", "mountain", "lake", "river", "mountain"] * 8, strict=True)
+    lines = [
+        json.dumps({"text": f"{text} {number}", "label": label}) for number, (text, label) in enumerate(pairs)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return str(make_data({"source": {"files": "rows.jsonl"}, "split": {"test": 0.5}}, "rows")[1])
+
+
 @pytest.mark.parametrize("settings", FOREIGN.values(), ids=FOREIGN)
 def test_evaluate_executes_no_code_of_a_foreign_model(
-    gift: Path, context: Callable[..., RunContext], settings: dict[str, Any]
+    gift: Path, context: Callable[..., RunContext], settings: dict[str, Any], rows: str
 ) -> None:
     names = {"GIFT": str(folder(gift, "clf")), "PLAIN": str(gift.parent / "plain")}
     shutil.copytree(names["GIFT"], names["PLAIN"])
@@ -185,25 +196,24 @@ def test_evaluate_executes_no_code_of_a_foreign_model(
     given = json.loads(json.dumps(settings).replace("GIFT", names["GIFT"]).replace("PLAIN", names["PLAIN"]))
     if "task" in given:
         given["task"] = TextClassification.model_validate(given["task"])
-    stage = Evaluate.model_validate({"kind": "evaluate", "data": "./data", **given})
+    stage = Evaluate.model_validate({"kind": "evaluate", "data": rows, **given})
     with pytest.raises(
         StageError, match="which this recipe does not name; write it as task:, or add trust_rem"
     ):
-        stage._systems(context())
+        stage.prepare(context("score"))
     assert not ran(gift)
-    trusting = stage.model_copy(update={"trust_remote_code": True})
-    assert trusting._systems(context())
+    stage.model_copy(update={"trust_remote_code": True}).prepare(context("score"))
     assert ran(gift)
 
 
 def test_a_folder_of_a_run_that_was_tampered_with_executes_nothing(
-    gift: Path, context: Callable[..., RunContext]
+    gift: Path, context: Callable[..., RunContext], rows: str
 ) -> None:
-    stage = Evaluate.model_validate({"kind": "evaluate", "data": "./data", "model": "stage:clf"})
+    stage = Evaluate.model_validate({"kind": "evaluate", "data": rows, "model": "stage:clf"})
     place = gift / ("clf-" + "0" * 12)
     folder(gift, "clf").rename(place)
     with pytest.raises(StageError, match=r"its stage\.json is another stage's"):
-        stage._systems(context(inputs={"clf": place}))
+        stage.prepare(context("score", inputs={"clf": place}))
     assert not ran(gift)
 
 
