@@ -42,31 +42,31 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "empty file",
         {"data.jsonl": b""},
         FILES,
-        "data.jsonl: is empty; take it out, or mend what wrote it",
+        "data.jsonl: is empty; take it out, or fix what wrote it",
     ),
     (
         "missing column",
         {"data.jsonl": lines(A)},
         {**FILES, "columns": {"text": "body"}},
-        "data.jsonl, line 1: there is no column 'body'; it has 'text', 'label': mend `columns`",
+        "data.jsonl, line 1: there is no column 'body'; it has 'text', 'label': fix `columns`",
     ),
     (
         "missing nested column",
-        {"data.jsonl": lines({"page": {"body": "x"}}, {"page": {}})},
+        {"data.jsonl": lines({"page": {"title": "x"}}, {"page": {}})},
         {**FILES, "columns": {"text": "page.body"}},
-        "data.jsonl, line 2: there is no column 'page.body'; it has 'page': mend `columns`",
+        "data.jsonl, line 1: there is no column 'page.body'; it has 'page': fix `columns`",
     ),
     (
         "wrong encoding",
         {"data.txt": b"a" * 3000 + b"caf\xe9 au lait\n"},
         {"source": {"files": "data.txt"}},
-        "data.txt: byte 3,003 (0xe9) is no utf-8; name the `encoding` of the file, as latin-1 or cp1252",
+        "data.txt, line 1: byte 3,003 (0xe9) is not utf-8; name the `encoding` of the file, such as latin-1 or cp1252",
     ),
     (
         "wrong encoding in a compressed file",
         {"data.txt.gz": gzip.compress("é".encode() * 1_000_000 + b"\xe9")},
         {"source": {"files": "data.txt.gz"}},
-        "data.txt.gz: byte 2,000,000 (0xe9) is no utf-8; name the `encoding` of the file, as latin-1 or cp1252",
+        "data.txt.gz, line 1: byte 2,000,000 (0xe9) is not utf-8; name the `encoding` of the file, such as latin-1 or cp1252",
     ),
     (
         "truncated gzip",
@@ -84,7 +84,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "no gzip at all",
         {"data.jsonl.gz": ROWS.encode()},
         {"source": {"files": "data.jsonl.gz"}},
-        "data.jsonl.gz: is no gzip file, or damaged; copy or download it again",
+        "data.jsonl.gz: is not a gzip file, or damaged; copy or download it again",
     ),
     (
         "label missing in some rows",
@@ -117,13 +117,13 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "broken JSON in line 812",
         {"data.jsonl": "".join(broken).encode()},
         FILES,
-        "data.jsonl, line 812: broken JSON (Invalid control character at: line 1 column 18 (char 17)); mend the line",
+        "data.jsonl, line 812: broken JSON (Invalid control character at character 18); fix the line",
     ),
     (
         "broken JSON array",
         {"data.json": b'[\n{"text": "a"},\n{"text": "b"\n'},
         {"source": {"files": "data.json"}},
-        "data.json, line 4: broken JSON (Expecting ',' delimiter); mend it, or add `format: jsonl` if each line is a record",
+        "data.json, line 4: broken JSON (Expecting ',' delimiter); fix it, or add `format: jsonl` if each line is a record",
     ),
     (
         "a JSON line that is no object",
@@ -147,43 +147,43 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a quote that never ends",
         {"data.csv": b'text,label\nfine,a\n"never ends,b\n'},
         {"source": {"files": "data.csv"}},
-        "data.csv, line 3: unexpected end of data; mend the quotes",
+        "data.csv, line 3: the quote that opens here is never closed; close it, or write `quote: false` if quotes are text",
     ),
     (
         "a header that names a column twice",
         {"data.csv": b"text,text\na,b\n"},
         {"source": {"files": "data.csv"}},
-        "data.csv, line 1: the header has 'text' twice; rename one",
+        "data.csv, line 1: the header has 'text' twice; rename one, or write `header: [NAMES]`",
     ),
     (
         "a csv with a header only",
         {"data.csv": b"text,label\n"},
         {"source": {"files": "data.csv"}},
-        "data.csv: is empty; take it out, or mend what wrote it",
+        "data.csv: is empty; take it out, or fix what wrote it",
     ),
     (
-        "a folder in place of a file",
-        {"data.jsonl/part.jsonl": lines(A)},
-        FILES,
-        "data.jsonl: is a folder; name a file, or a pattern such as data.jsonl/*.jsonl",
+        "a folder of files of two formats",
+        {"data/part.jsonl": lines(A), "data/part.csv": b"text,label\nx,a\n"},
+        {"source": {"files": "data"}},
+        "data: holds csv and jsonl files; name those wanted, as data/*.csv",
     ),
     (
         "a damaged parquet file",
         {"data.parquet": b"text"},
         {"source": {"files": "data.parquet"}},
-        "data.parquet: cannot be read as parquet (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes)); copy or download it again",
+        "data.parquet: cannot be read as parquet (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes)); copy or download it again, or name its `format`",
     ),
     (
         "no file matches",
         {},
         {"source": {"files": "corpus/*.txt"}},
-        "corpus/*.txt: no file matches; mend the pattern, which is read relative to the recipe",
+        "corpus/*.txt: no file matches; fix the pattern, which is read relative to the recipe",
     ),
     (
         "unknown ending",
-        {"data.xlsx": b"PK"},
-        {"source": {"files": "data.xlsx"}},
-        "data.xlsx: its ending tells no format; add `format:` txt, jsonl, json, csv, tsv, parquet or arrow",
+        {"data.log": b"PK"},
+        {"source": {"files": "data.log"}},
+        "data.log: its ending tells no format; add `format:` txt, jsonl, json, csv, tsv, conll, xlsx, parquet, arrow",
     ),
     (
         "columns that differ between files",
@@ -291,13 +291,13 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "half a surrogate pair",
         {"data.jsonl": b'{"text": "fine"}\n{"text": "half \\ud83d"}\n'},
         FILES,
-        "data.jsonl, line 2: 'text' holds half a character (a lone surrogate); add `unicode` to `clean`",
+        "data.jsonl, line 2: 'text' holds half a character (a lone surrogate); add `unicode` to `clean` if it is text, or leave it out with `columns`",
     ),
     (
         "a column of two types",
         {"data.jsonl": lines({"text": "x", "year": 1990}, {"text": "y", "year": "about 1990"})},
         FILES,
-        "data.jsonl, line 2: 'year' is 'about 1990', but int64 before; write all rows alike, or leave the column out with `columns`",
+        "data.jsonl, line 2: 'year' is 'about 1990', but other rows hold int64; write all rows alike, or leave 'year' out with `columns`",
     ),
     (
         "a Hub id where a path belongs",
@@ -343,7 +343,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, make_data: Callable[
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, make_data: Callable[..., Any]) -> None:
     os.mkfifo(tmp_path / "data.txt")
-    with pytest.raises(DataError, match=r"^data\.txt: is no regular file; name a file"):
+    with pytest.raises(DataError, match=r"^data\.txt: is not a regular file; name a file"):
         make_data({"source": {"files": "data.txt"}})
 
 

@@ -262,7 +262,7 @@ def test_a_label_that_the_hub_holds_back_is_missing(tmp_path: Path, make_data: M
         ({"stage": "c", "revision": "main"}, "`revision` does not go with `stage`"),
         (
             {"files": "a.txt", "encoding": "utf-9"},
-            "'utf-9' is no encoding; write utf-8, latin-1, cp1252, utf-16 …",
+            "'utf-9' is not a text encoding; write utf-8, latin-1, cp1252, utf-16 …",
         ),
     ],
 )

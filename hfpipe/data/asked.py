@@ -26,7 +26,7 @@ def rows(given: Given, inputs: Sequence[str]) -> Iterator[Row]:
     Raises DataError when it is not, and when nothing is given or a file cannot be read.
     """
     if isinstance(given, Path):
-        return read(given, str(given), None, "utf-8")
+        return read(given, str(given))
     if isinstance(given, TextIOBase):
         found = _rows((line.rstrip("\n") for line in given), "standard input, line", inputs)
     else:

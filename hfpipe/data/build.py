@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from hfpipe.contract import RunContext
 from hfpipe.data.clean import clean
-from hfpipe.data.columns import MISSING, select, take_texts, text_columns
+from hfpipe.data.columns import MISSING, first_rows, select, take_texts, text_columns
 from hfpipe.data.labels import Kind, find_labels
 from hfpipe.data.ledger import Ledger
-from hfpipe.data.rows import Given, Row
+from hfpipe.data.rows import Given
 from hfpipe.data.split import TRAIN, Ids, splitter
 from hfpipe.data.steps import Clean
-from hfpipe.data.write import CHARACTERS, ROWS, Writer, schema
+from hfpipe.data.write import Writer, schema
 from hfpipe.errors import DataError, StageError
 from hfpipe.hf.tables import facts_of
 from hfpipe.report import Report
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,19 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     label ids are held in memory. Raises DataError with the place of the first row that cannot be used.
     """
     ledger = Ledger()
+    filled: Counter[str] = Counter()
     with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance:
-        rows = select(_counted(given.rows(plan.limit), advance), plan.columns)
-        head = list(_first(rows))
+        rows = select(given.rows(plan.limit, ctx.seed, advance), plan.columns, filled)
+        head = list(first_rows(rows))
         if not head:
             raise DataError("the source gave no rows; mend the source")
-        labels = find_labels(list(head[0].values), plan.labels, _names(given, plan))
+        labels = find_labels(list(head[0].values), plan.labels, _renamed(given.names, plan))
         texts = text_columns(head, [label.column for label in labels], plan.text)
         cleaned = clean(take_texts(chain(head, rows), texts, ledger), texts, plan.steps, ledger)
         choose, ids = splitter(plan.shares, given.splits, ctx.seed), Ids()
         scratch = ctx.work / "rows"
-        with _disk_errors(ctx.folder), Writer(scratch, schema(head, texts, labels), labels) as writer:
+        types = schema(head, texts, labels, _renamed(given.found.types, plan))
+        with _disk_errors(ctx.folder), Writer(scratch, types, labels) as writer:
             for row in cleaned:
                 split = choose(row)
                 row.values["id"] = ids.of(row)
@@ -71,35 +77,34 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     shutil.rmtree(scratch)
     return Report(
         kind="dataset",
-        summary=_summary(ledger, found.splits),
+        summary="; ".join([_summary(ledger, found.splits), *_reading(given, plan, filled)]),
         data=found,
         ledger=closed,
-        facts={"text": texts},
+        facts={"text": texts, "files": given.found.files, "filled": dict(filled), **_sampled(given, plan)},
     )
 
 
-def _names(given: Given, plan: Plan) -> dict[str, list[str]]:
-    """Return the source's class names by the columns they are in now."""
+def _renamed(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
+    """Return what the source knows of its columns by the names that they have now."""
     if not plan.columns:
-        return given.names
-    return {ours: given.names[theirs] for ours, theirs in plan.columns.items() if theirs in given.names}
+        return dict(known)
+    return {ours: known[theirs] for ours, theirs in plan.columns.items() if theirs in known}
 
 
-def _counted(rows: Iterable[Row], advance: Callable[[int], None]) -> Iterator[Row]:
-    for number, row in enumerate(rows, 1):
-        if number % ROWS == 0:
-            advance(ROWS)
-        yield row
+def _reading(given: Given, plan: Plan, filled: Mapping[str, int]) -> Iterator[str]:
+    """Yield what reading found out, and what it added or left out, as phrases for the summary."""
+    if read := _sampled(given, plan).get("limit"):
+        yield f"an even sample of {read['read']:,} rows"
+    yield from given.found.summary()
+    for name, count in filled.items():
+        yield f"{name!r} is null in {count:,} rows that lack it"
 
 
-def _first(rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield the first rows, which tell the types of columns; fewer where they are long."""
-    characters = 0
-    for row in islice(rows, ROWS):
-        yield row
-        characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
-        if characters > CHARACTERS:
-            return
+def _sampled(given: Given, plan: Plan) -> dict[str, dict[str, int]]:
+    if plan.limit is None or all(count <= plan.limit for count in given.read.values()):
+        return {}
+    kept = sum(min(count, plan.limit) for count in given.read.values())
+    return {"limit": {"read": given.read.total(), "kept": kept}}
 
 
 @contextmanager

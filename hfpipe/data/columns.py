@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row, listed
+from hfpipe.data.write import CHARACTERS, ROWS
 from hfpipe.errors import DataError
 
 MISSING = "missing text"
@@ -14,51 +17,80 @@ MISSING = "missing text"
 _ABSENT = object()
 
 
-def select(rows: Iterable[Row], wanted: Mapping[str, str]) -> Iterator[Row]:
+def select(rows: Iterable[Row], wanted: Mapping[str, str], filled: Counter[str]) -> Iterator[Row]:
     """Yield rows with the wanted columns only (wanted → source), or all columns when none are named.
 
-    `a.b` reaches into nested objects. Raises DataError for a column that is not there, and, when no
-    columns are named, for a row whose columns differ from the first row's.
+    `a.b` reaches into nested objects. A column that a row of JSON lacks and some of the first rows have is
+    null there, which `filled` counts.
+    Raises DataError for a column that is not there, and, when no columns are named, for a row whose columns
+    differ from those of the first rows.
     """
-    return _named(rows, wanted) if wanted else _alike(rows)
+    rest = iter(rows)
+    head = list(first_rows(rest))
+    rows = chain(head, rest)
+    return _named(rows, wanted, head, filled) if wanted else _alike(rows, head, filled)
 
 
-def _named(rows: Iterable[Row], wanted: Mapping[str, str]) -> Iterator[Row]:
+def first_rows(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the first rows, which tell what columns there are and hold; fewer where they are long."""
+    characters = 0
+    for row in islice(rows, ROWS):
+        yield row
+        characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
+        if characters > CHARACTERS:
+            return
+
+
+def _named(
+    rows: Iterable[Row], wanted: Mapping[str, str], head: Sequence[Row], filled: Counter[str]
+) -> Iterator[Row]:
     pairs = list(wanted.items())
+    there = {name for name in wanted.values() if any(_reach(row.values, name) is not _ABSENT for row in head)}
     for row in rows:
         values = row.values
         try:
             row.values = {ours: values[theirs] for ours, theirs in pairs}
         except KeyError:
-            row.values = {ours: _reach(row, theirs) for ours, theirs in pairs}
+            row.values = {ours: _reach(values, theirs) for ours, theirs in pairs}
+            for ours, theirs in pairs:
+                if row.values[ours] is _ABSENT:
+                    _expect(row, theirs, values, there)
+                    row.values[ours] = None
+                    filled[ours] += 1
         yield row
 
 
-def _reach(row: Row, name: str) -> Any:
-    value = row.values.get(name, _ABSENT)
+def _reach(values: Mapping[str, Any], name: str) -> Any:
+    value = values.get(name, _ABSENT)
     if value is not _ABSENT:
         return value
-    value = row.values
+    value = values
     for part in name.split("."):
         value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
-    if value is _ABSENT:
-        raise DataError(
-            f"{row.place}: there is no column {name!r}; it has {listed(list(row.values))}: mend `columns`"
-        )
     return value
 
 
-def _alike(rows: Iterable[Row]) -> Iterator[Row]:
-    columns: dict[str, Any] = {}
-    place = ""
+def _expect(row: Row, name: str, values: Mapping[str, Any], there: Container[str]) -> None:
+    if not row.sparse or name not in there:
+        raise DataError(
+            f"{row.place}: there is no column {name!r}; it has {listed(list(values))}: fix `columns`"
+        )
+
+
+def _alike(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> Iterator[Row]:
+    if not head:
+        return
+    columns = dict.fromkeys(name for row in head if row is head[0] or row.sparse for name in row.values)
+    place = head[0].place
     for row in rows:
-        if not place:
-            columns, place = dict(row.values), row.place
         if row.values.keys() != columns.keys():
-            raise DataError(
-                f"{row.place}: the columns are {listed(list(row.values))}, but {place} has "
-                f"{listed(list(columns))}; name those wanted with `columns`"
-            )
+            if not row.sparse or row.values.keys() - columns.keys():
+                raise DataError(
+                    f"{row.place}: the columns are {listed(list(row.values))}, but {place} has "
+                    f"{listed(list(columns))}; name those wanted with `columns`"
+                )
+            filled.update(columns.keys() - row.values.keys())
+            row.values = {name: row.values.get(name) for name in columns}
         yield row
 
 

@@ -1,153 +1,109 @@
-"""Rows of local files: text formats, plain or compressed, and Arrow's own."""
+"""Reads local files: the format of each, the reader for it, and one line for whatever goes wrong inside."""
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from hfpipe.data.rows import Row, listed
-from hfpipe.data.streams import COMPRESSION, text_stream
+from hfpipe.data.arrow_files import read_arrow, read_parquet
+from hfpipe.data.conll import read_conll
+from hfpipe.data.delimited import read_csv, read_tsv
+from hfpipe.data.file_options import FORMATS, DataFile, FileOptions, Findings
+from hfpipe.data.json_records import read_json, read_jsonl
+from hfpipe.data.rows import Row
+from hfpipe.data.spreadsheet import read_excel
+from hfpipe.data.streams import COMPRESSION, detect_encoding, text_stream
 from hfpipe.errors import DataError
 
-Reader = Callable[[TextIO, str], Iterator[Row]]
+Reader = Callable[[DataFile], Iterator[Row]]
+PLAIN = FileOptions()
+TEXT = FORMATS["encoding"]
+"""Formats that are text, which may be compressed."""
 
 
-def read(path: Path, name: str, format: str | None, encoding: str) -> Iterator[Row]:  # noqa: A002
-    """Yield the rows of one file; `name` is what messages call it.
+def read(path: Path, name: str, options: FileOptions = PLAIN, found: Findings | None = None) -> Iterator[Row]:
+    """Return the rows of one file; `name` is what messages call it, and `found` takes how it was read.
 
-    Raises DataError for a file that is missing, empty, cut off, wrongly encoded or of unknown format.
+    Raises DataError, here or while the rows are taken, for a file that is missing, empty, cut off, damaged,
+    wrongly encoded, or of unknown format.
     """
-    kind = format or _format(path, name)
+    kind = options.format or detect_format(path, name)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
+        what = (
+            "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "is not there"
+        )
         raise DataError(f"{name}: {what}; name a file, or a pattern such as {name}/*.jsonl")
-    rows = _arrow(path, name, kind) if kind in ("parquet", "arrow") else _text(path, name, kind, encoding)
+    options.check_format(name, kind)
+    codec = detect_encoding(path, name, options.encoding) if kind in TEXT else ""
+    file = DataFile(path, name, options, found or Findings(), codec)
+    if codec.startswith("utf-") and codec not in ("utf-8-sig", options.encoding):
+        file.note({"encoding": codec})
+    rows = _guarded(file, kind)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"{name}: is empty; take it out, or mend what wrote it")
+        raise DataError(f"{name}: is empty; take it out, or fix what wrote it")
     return chain([first], rows)
 
 
-def _format(path: Path, name: str) -> str:
-    ending = Path(path.stem if path.suffix in COMPRESSION else path.name).suffix[1:].lower()
-    if ending not in {*READERS, "parquet", "arrow"}:
-        raise DataError(
-            f"{name}: its ending tells no format; add `format:` txt, jsonl, json, csv, tsv, parquet or arrow"
-        )
-    return ending
+def detect_format(path: Path, name: str) -> str:
+    """Return the format that a file's ending names. Raises DataError when it names none."""
+    found = known_format(path)
+    if found is not None:
+        return found
+    if path.suffix.lower() == ".xls":
+        raise DataError(f"{name}: is in the old format of Excel; save it as .xlsx")
+    raise DataError(f"{name}: its ending tells no format; add `format:` {', '.join(READERS)}")
 
 
-def _text(path: Path, name: str, kind: str, encoding: str) -> Iterator[Row]:
-    with text_stream(path, name, encoding, newline="" if kind in ("csv", "tsv") else None) as file:
-        yield from READERS[kind](file, name)
+def known_format(path: Path) -> str | None:
+    """Return the format that a file's ending names, before that of its compression, or None."""
+    packed = path.suffix in COMPRESSION
+    ending = Path(path.stem if packed else path.name).suffix[1:].lower()
+    kind = ENDINGS.get(ending, ending)
+    return kind if kind in (TEXT if packed else READERS) else None
 
 
-def _lines(file: TextIO, name: str) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        yield Row({"text": line.rstrip("\n")}, f"{name}, line", number)
-
-
-def _jsonl(file: TextIO, name: str) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        if line.isspace():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{name}, line {number}: broken JSON ({error}); mend the line") from None
-        if not isinstance(record, dict):
-            raise _no_record(f"{name}, line {number}", record)
-        yield Row(record, f"{name}, line", number)
-
-
-def _json(file: TextIO, name: str) -> Iterator[Row]:
-    """Read an array of records, or a mapping whose keys become `id`; the whole file is held in memory."""
+def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
+    """Yield the rows of a file; whatever a library raises while it reads them becomes one line."""
     try:
-        data = json.load(file)
-    except json.JSONDecodeError as error:
+        yield from READERS[kind](file)
+    except DataError:
+        raise
+    except Exception as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(
-            f"{name}, line {error.lineno}: broken JSON ({error.msg}); mend it, or add "
-            "`format: jsonl` if each line is a record"
+            f"{file.name}: cannot be read as {kind} ({cause}); copy or download it again, or name its "
+            "`format`"
         ) from None
-    if not isinstance(data, (list, dict)):
-        raise _no_record(name, data)
-    keyed = isinstance(data, dict)
-    for number, item in enumerate(data, 1):
-        record = data[item] if keyed else item
-        if not isinstance(record, dict):
-            raise _no_record(f"{name}, record {number}", record)
-        yield Row({"id": item, **record} if keyed else record, f"{name}, record", number)
+    file.found.add(file.name, file.facts)
 
 
-def _no_record(place: str, value: Any) -> DataError:
-    return DataError(f'{place}: is {json.dumps(value)[:40]}, not an object; write {{"text": …}}')
+def _lines(file: DataFile) -> Iterator[Row]:
+    origin = f"{file.name}, line"
+    with text_stream(file) as stream:
+        for number, line in enumerate(stream, 1):
+            yield Row({"text": line.rstrip("\n")}, origin, number)
 
 
-def _csv(file: TextIO, name: str, **dialect: Any) -> Iterator[Row]:
-    limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than csv's 128 KiB
-    try:
-        yield from _fields(csv.reader(file, strict=True, **dialect), name)
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _fields(reader: Any, name: str) -> Iterator[Row]:
-    try:
-        header: list[str] = next(reader, [])
-        if len(set(header)) < len(header):
-            twice = next(field for field in header if header.count(field) > 1)
-            raise DataError(f"{name}, line 1: the header has {twice!r} twice; rename one")
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                raise DataError(
-                    f"{name}, line {reader.line_num}: {len(fields)} fields, but the header has {len(header)} "
-                    f"({listed(header)}); quote fields that hold the separator"
-                )
-            if fields:
-                yield Row(dict(zip(header, fields, strict=True)), f"{name}, line", reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}: {error}; mend the quotes") from None
-
-
-def _tsv(file: TextIO, name: str) -> Iterator[Row]:
-    # As IANA's text/tab-separated-values, and GLUE's files: a quote is a character like any other.
-    yield from _csv(file, name, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-READERS: dict[str, Reader] = {"txt": _lines, "jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _tsv}
-
-
-def _arrow(path: Path, name: str, kind: str) -> Iterator[Row]:
-    number = 0
-    try:
-        for batch in _batches(path, kind):
-            for record in batch.to_pylist():
-                number += 1
-                yield Row(record, f"{name}, row", number)
-    except (pa.ArrowInvalid, OSError) as error:
-        cause = str(error).partition("\n")[0]
-        raise DataError(f"{name}: cannot be read as {kind} ({cause}); copy or download it again") from None
-
-
-def _batches(path: Path, kind: str) -> Iterator[pa.RecordBatch]:
-    if kind == "parquet":
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=1000)
-        return
-    with pa.memory_map(str(path)) as source:
-        try:
-            stream = pa.ipc.open_stream(source)
-        except pa.ArrowInvalid:
-            source.seek(0)
-            feather = pa.ipc.open_file(source)
-            yield from (feather.get_batch(number) for number in range(feather.num_record_batches))
-        else:
-            yield from stream
+READERS: dict[str, Reader] = {
+    "txt": _lines,
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "conll": read_conll,
+    "xlsx": read_excel,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
+"""Format → what reads it."""
+ENDINGS = {
+    "iob": "conll",
+    "iob2": "conll",
+    "ndjson": "jsonl",
+    "xlsm": "xlsx",
+    "feather": "arrow",
+    "tab": "tsv",
+}
+"""Other endings → the format that they stand for."""

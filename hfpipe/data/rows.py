@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import chain, islice
+from heapq import heappush, heapreplace
+from itertools import chain
+from operator import itemgetter
 from typing import Any
+
+from hfpipe.data.file_options import Findings
+
+STEP = 1000
+"""Rows after which progress is shown."""
 
 
 @dataclass(slots=True)
@@ -23,6 +31,8 @@ class Row:
     texts: list[str] = field(default_factory=list)
     """What the text columns hold, each word of a list and each message by itself; changed by `rewrite`."""
     _digest: bytes = b""
+    sparse: bool = False
+    """Whether a column may be missing and is null then, as in JSON."""
 
     @property
     def place(self) -> str:
@@ -64,17 +74,49 @@ class Given:
     """Split → rows; the key is None when the source has no splits."""
     names: dict[str, list[str]] = field(default_factory=dict)
     """Column → names of its classes, in the order of their ids."""
+    found: Findings = field(default_factory=Findings)
+    """How files were read, known once their rows are."""
+    read: Counter[str | None] = field(default_factory=Counter)
+    """Split → rows read so far, those that `limit` leaves out included."""
 
-    def rows(self, limit: int | None) -> Iterator[Row]:
-        """Yield the rows of all splits, train last, at most `limit` of each.
+    def rows(self, limit: int | None, seed: int, advance: Callable[[int], None]) -> Iterator[Row]:
+        """Yield the rows of all splits, train last; of each an even sample of `limit` rows, if one is set.
 
         Held-out splits come first because the first of two duplicates stays: a duplicate then leaves
-        the training rows, and a test set is scored whole.
+        the training rows, and a test set is scored whole. `advance` is told how many rows more were read.
         """
         for split in sorted(self.splits, key=lambda name: name == "train"):
-            for row in islice(self.splits[split], limit):
+            rows: Iterable[Row] = self._counted(split, advance)
+            for row in rows if limit is None else even_sample(rows, limit, f"{seed} {split}"):
                 row.split = split
                 yield row
+
+    def _counted(self, split: str | None, advance: Callable[[int], None]) -> Iterator[Row]:
+        number = 0
+        for number, row in enumerate(self.splits[split], 1):
+            if number % STEP == 0:
+                advance(STEP)
+            yield row
+        self.read[split] = number
+
+
+def even_sample(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:
+    """Return `limit` rows drawn without replacement, in their order; all when there are no more.
+
+    The draw depends on salt and position only, and each row is as likely as any other: the rows kept are
+    those whose positions have the smallest digests. The source is read to its end, and no more rows than are
+    kept are in memory.
+    """
+    key = blake2b(salt.encode(), digest_size=16).digest()
+    kept: list[tuple[int, int, Row]] = []
+    for position, row in enumerate(rows):
+        rank = blake2b(position.to_bytes(8, "little"), digest_size=8, key=key).digest()
+        entry = (-int.from_bytes(rank, "little"), position, row)
+        if len(kept) < limit:
+            heappush(kept, entry)
+        elif entry > kept[0]:
+            heapreplace(kept, entry)
+    return [row for _, _, row in sorted(kept, key=itemgetter(1))]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import datasets
 
+from hfpipe.data.file_options import FileOptions, Findings
+from hfpipe.data.file_splits import Found, name_of, split_files
 from hfpipe.data.files import read
 from hfpipe.data.rows import Given, Row
 from hfpipe.errors import DataError
@@ -17,33 +19,19 @@ from hfpipe.hf.tables import open_data, quiet
 BATCH = 1000
 
 
-def from_files(
-    patterns: Mapping[str | None, Mapping[str, list[Path]]],
-    base: Path,
-    kind: str | None,
-    encoding: str,
-) -> Given:
+def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOptions) -> Given:
     """Read files: split (or None) → pattern as written → its files; messages name them relative to `base`.
 
-    Raises DataError when a pattern matches nothing.
+    Raises DataError when a pattern matches nothing, or it is not clear which split a file belongs to.
     """
-    for found in patterns.values():
-        for pattern, paths in found.items():
-            if not paths:
-                raise DataError(
-                    f"{pattern}: no file matches; mend the pattern, which is read relative to the recipe"
-                )
-    return Given({split: _files(found, base, kind, encoding) for split, found in patterns.items()})
+    found = Findings()
+    files = split_files(patterns, base)
+    return Given({split: _rows(paths, base, options, found) for split, paths in files.items()}, found=found)
 
 
-def _files(found: Mapping[str, list[Path]], base: Path, kind: str | None, encoding: str) -> Iterator[Row]:
-    for paths in found.values():
-        for path in paths:
-            yield from read(path, _name(path, base), kind, encoding)
-
-
-def _name(path: Path, base: Path) -> str:
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+def _rows(paths: list[Path], base: Path, options: FileOptions, found: Findings) -> Iterator[Row]:
+    for path in paths:
+        yield from read(path, name_of(path, base), options, found)
 
 
 def from_function(

@@ -1,4 +1,4 @@
-"""Opens text files, plain or compressed, and says where they are damaged."""
+"""Opens text files, plain or compressed, by their encoding, and names the place where they are damaged."""
 
 from __future__ import annotations
 
@@ -11,27 +11,111 @@ from typing import TextIO
 
 import pyarrow as pa
 
+from hfpipe.data.file_options import DataFile
 from hfpipe.errors import DataError
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16, so it is tried first
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks → the encoding that reads and removes them."""
+BINARY = (
+    (b"\x1f\x8b", "a gzip file; let its name end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file; let its name end in .zst"),
+    (b"BZh", "a bzip2 file; unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ\x00", "an xz file; unpack it, or pack it with gzip"),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook; unpack it, or write `format: xlsx`"),
+    (b"PAR1", "a Parquet file; write `format: parquet`"),
+    (b"ARROW1", "an Arrow file; write `format: arrow`"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file (.xls or .doc); save it as .xlsx or .csv"),
+    (b"%PDF-", "a PDF; extract its text first"),
+)
+"""First bytes of files that are not text → what they are and what to do."""
+HEAD = 4096
+"""Bytes that are looked at to tell the encoding."""
 
 
 @contextmanager
-def text_stream(path: Path, name: str, encoding: str, newline: str | None) -> Iterator[TextIO]:
-    """Open a file as text, decompressing by its ending; `name` is what messages call it.
+def text_stream(file: DataFile, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a file as text, decompressing by its ending.
 
     While it is read, raises DataError for a stream that is cut off or damaged, and for the first byte that
     the encoding does not have.
     """
-    # A byte-order mark is no part of the first column's name.
-    codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    with _one_line(file.path, file.name):
+        try:
+            with _open(file.path) as stream:
+                yield io.TextIOWrapper(stream, encoding=file.codec, newline=newline)
+        except UnicodeError:
+            raise _undecodable(file.path, file.name, file.codec) from None
+
+
+@contextmanager
+def _one_line(path: Path, name: str) -> Iterator[None]:
     try:
-        with _open(path) as stream:
-            yield io.TextIOWrapper(stream, encoding=codec, newline=newline)
-    except UnicodeDecodeError:
-        raise _undecodable(path, name, codec) from None
+        yield
     except OSError as error:
         raise DataError(f"{name}: {_cause(error, path)}") from None
+
+
+def detect_encoding(path: Path, name: str, encoding: str) -> str:
+    """Return the codec that reads a file whose recipe names `encoding`, by its byte order mark if it has one.
+
+    Raises DataError when mark and recipe contradict each other, when the bytes are not those of a text, and
+    for UTF-16 or UTF-32 without a mark, of which the order of bytes is not known.
+    """
+    with _one_line(path, name), _open(path) as stream:
+        head = stream.read(HEAD)
+    given = codecs.lookup(encoding).name.removesuffix("-sig")
+    for mark, codec in MARKS:
+        if head.startswith(mark):
+            if given == "utf-8" or given in (codec, _with_order(mark, codec)):
+                return codec
+            raise DataError(
+                f"{name}: begins with the byte order mark of {codec.removesuffix('-sig')}, but the recipe "
+                f"says `encoding: {encoding}`; delete `encoding`"
+            )
+    _expect_text(head, name, given)
+    return encoding
+
+
+def _expect_text(head: bytes, name: str, given: str) -> None:
+    """Raise DataError for the first bytes of what is not text, or is UTF-16 or UTF-32 without a mark."""
+    order = _order(head)
+    if given in ("utf-16", "utf-32"):
+        fix = f"`encoding: {order}`" if order else f"`encoding: {given}-le`, or {given}-be"
+        raise DataError(f"{name}: has no byte order mark; write {fix}")
+    if given == "utf-8":
+        what = next((what for start, what in BINARY if head.startswith(start)), None)
+        if what is not None:
+            raise DataError(f"{name}: is not text but {what}")
+        if order:
+            raise DataError(
+                f"{name}: looks like {order[:6]} without a byte order mark; write `encoding: {order}`"
+            )
+
+
+def _with_order(mark: bytes, codec: str) -> str:
+    """Return the name of the codec that fixes the order of bytes which a mark states."""
+    return f"{codec}-{'le' if mark.startswith(codecs.BOM_UTF16_LE) else 'be'}"
+
+
+def _order(head: bytes) -> str:
+    """Return the encoding of Latin text in UTF-16 or UTF-32 by where its zero bytes are; empty for others."""
+    size = len(head) // 4
+    if size < 1:
+        return ""
+    zeros = [head[place : size * 4 : 4].count(0) > size / 2 for place in range(4)]
+    return {
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+        (False, True, True, True): "utf-32-le",
+        (True, True, True, False): "utf-32-be",
+    }.get((zeros[0], zeros[1], zeros[2], zeros[3]), "")
 
 
 def _open(path: Path) -> pa.NativeFile:
@@ -42,23 +126,34 @@ def _cause(error: OSError, path: Path) -> str:
     if "Truncated" in str(error):
         return f"is cut off: the {COMPRESSION[path.suffix]} stream has no end; copy or download it again"
     if error.errno is None and path.suffix in COMPRESSION:
-        return f"is no {COMPRESSION[path.suffix]} file, or damaged; copy or download it again"
-    return f"cannot be read ({error.strerror or error}); mend the path or its permissions"
+        return f"is not a {COMPRESSION[path.suffix]} file, or damaged; copy or download it again"
+    return f"cannot be read ({error.strerror or error}); fix the path or its permissions"
 
 
 def _undecodable(path: Path, name: str, encoding: str) -> DataError:
-    """Find the byte that cannot be decoded, counted from 0 in the decompressed text."""
+    """Find the byte that cannot be decoded, counted from 0 in the decompressed text, and its line."""
     decoder = codecs.getincrementaldecoder(encoding)()
-    done = 0
+    done, line = 0, 1
+    said = encoding.removesuffix("-sig")
     with _open(path) as stream:
         while True:
             chunk = stream.read(1 << 20)
             held = len(decoder.getstate()[0])
             try:
-                decoder.decode(chunk, final=not chunk)
+                line += decoder.decode(chunk, final=not chunk).count("\n")
             except UnicodeDecodeError as error:
+                before = error.object[: error.start].decode(encoding, "replace")
                 return DataError(
-                    f"{name}: byte {done - held + error.start:,} ({error.object[error.start]:#04x}) is no "
-                    f"{encoding.removesuffix('-sig')}; name the `encoding` of the file, as latin-1 or cp1252"
+                    f"{name}, line {line + before.count(chr(10))}: byte {done - held + error.start:,} "
+                    f"({error.object[error.start]:#04x}) is not {said}; {_advice(said)}"
                 )
+            except UnicodeError as error:
+                return DataError(f"{name}, line {line}: is not {said} ({error}); {_advice(said)}")
             done += len(chunk)
+            if not chunk:  # it can be decoded after all: the file has changed since
+                return DataError(f"{name}: changed while it was read; run again")
+
+
+def _advice(encoding: str) -> str:
+    others = "latin-1 or cp1252" if encoding == "utf-8" else "utf-8, cp1252 or gb18030"
+    return f"name the `encoding` of the file, such as {others}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -19,19 +20,30 @@ from hfpipe.hf.tables import quiet
 
 ROWS = 1000
 """Rows a record batch."""
+UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
+"""What Arrow raises for values that it cannot hold, or not under one type."""
 CHARACTERS = 16_000_000
 """Characters a record batch, so that few long documents do not fill the memory."""
 
 
 def schema(
-    head: Sequence[Row], texts: Sequence[str], labels: Sequence[Label]
+    head: Sequence[Row],
+    texts: Sequence[str],
+    labels: Sequence[Label],
+    known: Mapping[str, pa.DataType],
 ) -> dict[str, pa.DataType | None]:
-    """Return each column's Arrow type, as far as the first rows tell; a label's is known only later."""
+    """Return each column's Arrow type: as the source knows it, or as far as the first rows tell.
+
+    A label's is known only later. Raises DataError for a column whose name cannot be written.
+    """
+    for name in head[0].values:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise DataError(f"{head[0].place}: the column name {name!r} holds half a character; rename it")
     fixed: dict[str, pa.DataType | None] = {"id": pa.string()}
     fixed |= {name: _text(head, name) for name in texts}
     fixed |= {label.column: None for label in labels}
     rest = [name for name in head[0].values if name not in fixed]
-    types = {name: _infer([row.values[name] for row in head], name, head) for name in rest}
+    types = {name: known.get(name) or _infer([row.values[name] for row in head], name, head) for name in rest}
     return {"id": fixed["id"]} | {name: (fixed | types)[name] for name in head[0].values}
 
 
@@ -45,28 +57,49 @@ def _text(head: Sequence[Row], name: str) -> pa.DataType:
 def _infer(values: list[Any], name: str, rows: Sequence[Row]) -> pa.DataType:
     try:
         kind = pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
-        raise _misfit(rows, name, None) from None
+    except UNFIT:
+        kind = _unsigned(values)
+        if kind is None:
+            raise _misfit(rows, name, None) from None
     return pa.string() if pa.types.is_null(kind) else kind
 
 
+def _unsigned(values: list[Any]) -> pa.DataType | None:
+    """Return the type of whole numbers of which some need all of 64 bits, or None for other values."""
+    there = [value for value in values if value is not None]
+    whole = all(type(value) is int and 0 <= value < 2**64 for value in there)
+    return pa.uint64() if whole else None
+
+
 def _misfit(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataError:
-    """Find the row whose value does not fit, and say so."""
+    """Find the row whose value is not of the column's type, or else of that which most rows have."""
+    kind = kind or _usual_type([row.values[name] for row in rows])
     for row in rows:
         value = row.values[name]
+        fix = f"write all rows alike, or leave {name!r} out with `columns`"
         try:
-            array = pa.array([value], kind)
-            kind = kind or (None if value is None else array.type)
+            pa.array([value], kind)
         except UnicodeEncodeError:
             return DataError(
-                f"{row.place}: {name!r} holds half a character (a lone surrogate); add `unicode` to `clean`"
+                f"{row.place}: {name!r} holds half a character (a lone surrogate); add `unicode` to `clean` "
+                "if it is text, or leave it out with `columns`"
             )
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
+        except OverflowError:
             return DataError(
-                f"{row.place}: {name!r} is {value!r:.40}, but {kind} before; write all rows alike, or leave "
-                "the column out with `columns`"
+                f"{row.place}: {name!r} is {value!r:.40}, too large for {kind or 'int64'}; {fix}"
             )
+        except UNFIT:
+            return DataError(f"{row.place}: {name!r} is {value!r:.40}, but other rows hold {kind}; {fix}")
     return DataError(f"column {name!r} mixes types; write all rows alike, or leave it out with `columns`")
+
+
+def _usual_type(values: Sequence[Any]) -> pa.DataType | None:
+    """Return the type of most values that are not null; the first of two that are as frequent."""
+    found: Counter[pa.DataType] = Counter()
+    for value in values:
+        with suppress(*UNFIT):
+            found[pa.array([value]).type] += value is not None
+    return found.most_common(1)[0][0] if found.total() else None
 
 
 class Writer:
@@ -149,5 +182,5 @@ def _usual_order(split: str) -> tuple[int, str]:
 def _array(rows: Sequence[Row], name: str, kind: pa.DataType) -> pa.Array:
     try:
         return pa.array([row.values[name] for row in rows], kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+    except UNFIT:
         raise _misfit(rows, name, kind) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,14 +30,29 @@ def _word(name: str) -> str:
 
 Split = Annotated[str, AfterValidator(_word)]
 Files = Glob | list[Glob]
+READING = ("format", "encoding", "separator", "header", "quote", "escape", "field", "sheet")
+"""Settings that say how files are read, as `FileOptions` has them."""
 OPTIONS: dict[str, tuple[str, ...]] = {
     "hub": ("config", "revision"),
-    "files": ("format", "encoding"),
-    "package": ("format", "encoding"),
+    "files": READING,
+    "package": READING,
     "python": ("reads",),
     "stage": (),
 }
 """Kind of source → the settings that go with it."""
+
+
+def _is_text_encoding(name: str) -> bool:
+    """Tell whether text written in an encoding, a character at a time, is read back from it."""
+    text, raw = 'text,label\n"a b",1\n', io.BytesIO()
+    try:
+        with io.TextIOWrapper(raw, encoding=name, newline="", write_through=True) as writer:
+            for character in text:
+                writer.write(character)
+            written = raw.getvalue()
+        return io.TextIOWrapper(io.BytesIO(written), encoding=name, newline="").read() == text
+    except (LookupError, ValueError):  # unknown, not of text, or of another kind of text such as host names
+        return False
 
 
 class Source(Settings):
@@ -50,7 +65,11 @@ class Source(Settings):
     revision: str | None = None
     """With `hub`: a branch, tag or commit."""
     files: Files | dict[Split, Files] | None = None
-    """Local files or patterns; a mapping of split → files keeps those splits."""
+    """Local files, patterns or a folder; a mapping of split → files keeps those splits.
+
+    In a folder or pattern, files whose names (or the folders they are in) state train, validation (valid,
+    val, dev) or test become these splits, and a file next to them that states none is an error.
+    """
     package: PackageSource | None = None
     """`DISTRIBUTION/path`: a data file inside an installed Python package."""
     python: Code | None = None
@@ -59,19 +78,57 @@ class Source(Settings):
     """With `python`: places handed to the function as paths, one argument each; a change in them reruns."""
     stage: StageSource | None = None
     """Name of a data set stage above, to clean or split it further."""
-    format: Literal["txt", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] | None = None
-    """Format of the files; by default told from the ending."""
+    format: Literal["txt", "jsonl", "json", "csv", "tsv", "conll", "xlsx", "parquet", "arrow"] | None = None
+    """Format of the files; by default told from the ending.
+
+    `conll` is a word and its tags on each line, and a blank line after a sentence; it gives `words` and
+    `tags`. In `json`, SQuAD's own nested files give a row for each question.
+    """
     encoding: str = "utf-8"
-    """Text encoding of the files."""
+    """Text encoding of the files; a byte order mark is followed without being named."""
+    separator: str | None = None
+    """With csv and tsv: the character between fields; by default detected among `,` `;` tab and `|`."""
+    header: bool | list[str] | None = None
+    """Names of the columns of csv, tsv, xlsx and conll, in order; `true` takes the first line for names.
+
+    `false` is for files without names, whose columns are then `column_1`, `column_2`, …. By default the first
+    line holds names, and it is an error when it looks like data.
+    """
+    quote: str | Literal[False] | None = None
+    """With csv and tsv: the character that encloses fields, or `false` where quotes are text.
+
+    By default `"` for csv, and for tsv where quotes stand as a csv writer puts them.
+    """
+    escape: str | None = None
+    """With csv and tsv: the character before a quote inside a field; by default quotes are doubled there.
+
+    A backslash is detected.
+    """
+    field: str | None = None
+    """With json: the key whose value holds the records, as `data`; `a.b` reaches further in."""
+    sheet: str | None = None
+    """With xlsx: the name of the sheet; needed when there are several."""
 
     @field_validator("encoding")
     @classmethod
     def _known(cls, name: str) -> str:
-        try:
-            codecs.lookup(name)
-        except LookupError:
-            raise ValueError(f"{name!r} is no encoding; write utf-8, latin-1, cp1252, utf-16 …") from None
+        if not _is_text_encoding(name):
+            raise ValueError(f"{name!r} is not a text encoding; write utf-8, latin-1, cp1252, utf-16 …")
         return name
+
+    @field_validator("separator", "quote", "escape")
+    @classmethod
+    def _one_character(cls, value: str | Literal[False] | None) -> str | Literal[False] | None:
+        if isinstance(value, str) and (len(value) != 1 or value in "\r\n" or value == " " * 2):
+            raise ValueError(f"{value!r} is not one character; write it alone, as ';' or \"\\t\"")
+        return value
+
+    @field_validator("header")
+    @classmethod
+    def _names(cls, value: bool | list[str] | None) -> bool | list[str] | None:
+        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+            raise ValueError("`header` names each column once, in their order")
+        return value
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -83,7 +140,18 @@ class Source(Settings):
         for name in {option for options in OPTIONS.values() for option in options} - {*OPTIONS[given[0]]}:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"`{name}` does not go with `{given[0]}`")
+        marks = [mark for mark in (self.separator, self.quote, self.escape) if mark]
+        if len(set(marks)) < len(marks) or (self.quote is False and self.escape):
+            raise ValueError("`separator`, `quote` and `escape` are three characters; `escape` needs a quote")
         return self
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether the rows come without splits; the names of files in a folder or pattern may bring some."""
+        if self.files is None:
+            return self.package is not None or self.python is not None
+        listed = self.files if isinstance(self.files, list) else [self.files]
+        return all(isinstance(one, str) and re.fullmatch(r"[^*?\[]+\.\w+", one) for one in listed)
 
 
 class Dataset(Stage):
@@ -117,7 +185,10 @@ class Dataset(Stage):
     Splits that the source gives stay as they are; only those it lacks are carved, out of its `train`.
     """
     limit: int | None = Field(default=None, ge=1)
-    """Keep at most this many rows of the source, of each split where it has splits, for a quick look."""
+    """Take an even sample of this many rows of the source, of each split where it has some, for a quick look.
+
+    The seed decides which. The whole source is read for it, and the rows taken are held in memory.
+    """
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:
@@ -145,6 +216,7 @@ class Dataset(Stage):
 
 def _open(source: Source, ctx: RunContext) -> Given:
     from hfpipe.data import sources
+    from hfpipe.data.file_options import FileOptions
 
     if source.hub is not None:
         return sources.from_hub(source.hub, source.config, source.revision)
@@ -155,10 +227,11 @@ def _open(source: Source, ctx: RunContext) -> Given:
         file = find_code(source.python, ctx.base)
         paths = [_located(place, ctx) for place in source.reads]
         return sources.from_function(function, paths, file, source.python.file)
+    options = FileOptions(**{name: getattr(source, name) for name in READING})
     if source.package is not None:
         path = _located(source.package, ctx)
-        return sources.from_files({None: {source.package: [path]}}, ctx.base, source.format, source.encoding)
-    return sources.from_files(_patterns(source, ctx.base), ctx.base, source.format, source.encoding)
+        return sources.from_files({None: {source.package: [path]}}, ctx.base, options)
+    return sources.from_files(_patterns(source, ctx.base), ctx.base, options)
 
 
 def _located(place: Place, ctx: RunContext) -> Path:

@@ -185,6 +185,6 @@ def splits(place: Place, above: Mapping[str, Stage], facts: Mapping[str, DataFac
     source = stage.source
     if isinstance(source.files, dict):
         return {*source.files, *stage.split}
-    if source.files is not None or source.package is not None or source.python is not None:
+    if source.is_pool:
         return {"train", *stage.split}
-    return None  # the Hub, or another stage, may bring splits of its own
+    return None  # the Hub, another stage, or the names of files may bring splits of their own

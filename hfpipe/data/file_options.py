@@ -1,0 +1,107 @@
+"""How a data file is read: what the recipe says of it, and what was found out where it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hfpipe.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Settings of a source of files, under the names that a recipe gives them; None where it says nothing."""
+
+    format: str | None = None
+    encoding: str = "utf-8"
+    separator: str | None = None
+    header: bool | list[str] | None = None
+    quote: str | Literal[False] | None = None
+    escape: str | None = None
+    field: str | None = None
+    sheet: str | None = None
+
+    def check_format(self, name: str, kind: str) -> None:
+        """Raise DataError for an option that files of this format do not have."""
+        for option in fields(self):
+            formats = FORMATS.get(option.name)
+            if formats is not None and getattr(self, option.name) != option.default and kind not in formats:
+                raise DataError(
+                    f"{name}: `{option.name}` is for {', '.join(formats)}, and this file is read as {kind}; "
+                    f"delete `{option.name}`, or name another `format`"
+                )
+
+
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "encoding": ("txt", "jsonl", "json", "csv", "tsv", "conll"),
+    "separator": ("csv", "tsv"),
+    "header": ("csv", "tsv", "xlsx", "conll"),
+    "quote": ("csv", "tsv"),
+    "escape": ("csv", "tsv"),
+    "field": ("json",),
+    "sheet": ("xlsx",),
+}
+"""Option → the formats that have it."""
+
+
+@dataclass
+class Findings:
+    """What reading found out about files, for the report; filled in while the rows are read."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """Each way of reading that occurred, under the names of the settings, with the files read that way:
+    `first` is the name of the first, `files` their number."""
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+    """Columns of Arrow and Parquet files whose type cannot be told from their first values."""
+
+    def add(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Note how a file was read, if it was not in the plain way of its format."""
+        if not facts:
+            return
+        for entry in self.files:
+            if {key: value for key, value in entry.items() if key not in ("first", "files")} == facts:
+                entry["files"] += 1
+                return
+        self.files.append({"first": name, "files": 1, **facts})
+
+    def summary(self) -> Iterator[str]:
+        """Yield a phrase for each way of reading that is not the plain one."""
+        for entry in self.files:
+            facts = {key: value for key, value in entry.items() if key not in ("first", "files")}
+            said = ", ".join(f"{key} {_shown(value)}" for key, value in facts.items())
+            yield f"{entry['first']}{_others(entry['files'])}: {said}"
+
+
+def _others(files: int) -> str:
+    return "" if files == 1 else f" and {files - 1:,} more"
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file to read: where it is, what messages call it, and how to read it."""
+
+    path: Path
+    name: str
+    options: FileOptions
+    found: Findings
+    codec: str = "utf-8"
+    """The encoding, as the byte order mark or the recipe says; empty for files that are not text."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """How the file is read, as far as neither its format nor the recipe says so; for the report."""
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Add what was found out about the file; what the recipe says is not a finding."""
+        plain = FileOptions()
+        for name, value in facts.items():
+            if getattr(self.options, name, None) == getattr(plain, name, None):
+                self.facts[name] = value
