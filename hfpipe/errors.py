@@ -77,3 +77,9 @@ class DataError(HfpipeError):
 
 class StageError(HfpipeError):
     """A stage could not go on; names the stage, the cause and what can be done."""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; torch has an error of its own for devices, and none for the CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from hfpipe.contract import Stage, Task
-from hfpipe.errors import StageError
+from hfpipe.errors import HfpipeError, StageError
 from hfpipe.fingerprint import Digests
 from hfpipe.places import Code, Glob, Place, collect, locate, matches
 from hfpipe.report import Record, Report
@@ -186,13 +187,35 @@ def write_parts(path: Path, parts: Iterable[str]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _parse(path: Path, model: type[R]) -> R:
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file of a finished stage that cannot be read, and how to make it again. Raises StageError."""
     try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        yield
+    except (HfpipeError, MemoryError):
+        raise
+    except Exception as error:  # libraries have their own errors for a damaged file
         raise StageError(
-            f"{path}: cannot be read ({_first_line(error)}); delete {path.parent} to make it anew"
-        ) from None
+            f"{path}: cannot be read ({_first_line(error)}); {advice_for_missing(path.parent)}"
+        ) from error
+
+
+def advice_for_missing(folder: Path) -> str:
+    """Return what to do about a folder that is not there, or lacks a file that it should hold."""
+    if (folder / "stage.json").is_file():
+        return f"delete {folder} and run its recipe again, which makes it again"
+    if re.fullmatch(rf".+-[0-9a-f]{{{KEY_LENGTH}}}", folder.name):
+        return "a stage made it; run its recipe again, which makes it again"
+    return (
+        "correct the file, or copy it again"
+        if folder.exists()
+        else "correct the path, or copy the folder there"
+    )
+
+
+def _parse(path: Path, model: type[R]) -> R:
+    with reading(path):
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def _first_line(error: Exception) -> str:

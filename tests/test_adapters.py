@@ -121,7 +121,7 @@ def test_an_adapter_is_measured_and_gone_on_from_as_any_model(trained: Any) -> N
     assert first["upon"] == pytest.approx(first["on"], abs=1e-4)
     assert trained.reports["on"].facts["trained_parameters"] == trained.reports["on"].facts["parameters"]
     log = (trained.folders["back"] / "stage.log").read_text(encoding="utf-8")
-    assert "weights made anew: cls.predictions" in log
+    assert "newly initialized weights: cls.predictions" in log
 
 
 @pytest.mark.slow

@@ -252,7 +252,7 @@ def test_a_classifier_goes_on_to_other_classes_with_a_new_head_and_the_log_says_
     with caplog.at_level("INFO", "hfpipe"):
         model = load_model("AutoModelForSequenceClassification", tmp_path / "model", 3, head=head)
     assert model.classifier.out_features == 3
-    assert "weights made anew: classifier.bias, classifier.weight" in caplog.text
+    assert "newly initialized weights: classifier.bias, classifier.weight" in caplog.text
 
 
 def test_a_model_that_has_no_such_task_is_told_without_the_list_of_all_that_have() -> None:

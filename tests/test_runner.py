@@ -401,7 +401,9 @@ def test_an_error_of_ones_own_code_stays_what_it_is(tmp_path: Path, monkeypatch:
 def test_a_damaged_report_of_a_finished_stage_is_one_line(recipe: Path, tmp_path: Path) -> None:
     folder = toys.steps(recipe, tmp_path / "runs")[0].folder
     (folder / "report.json").write_text("{")
-    with pytest.raises(StageError, match=f"delete {folder} to make it anew") as caught:
+    with pytest.raises(
+        StageError, match=f"delete {folder} and run its recipe again, which makes it again"
+    ) as caught:
         toys.make(recipe, tmp_path / "runs")
     assert "\n" not in str(caught.value)
 

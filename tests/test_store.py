@@ -113,7 +113,7 @@ def test_a_damaged_file_is_one_line_that_says_what_to_delete(tmp_path: Path, nam
         (read_stage if name == "stage.json" else read_report)(folder)
     message = str(caught.value)
     assert message.startswith(f"{folder / name}: cannot be read (")
-    assert message.endswith(f"; delete {folder} to make it anew")
+    assert message.endswith(f"; delete {folder} and run its recipe again, which makes it again")
     assert "\n" not in message
 
 

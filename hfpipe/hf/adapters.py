@@ -26,17 +26,21 @@ WHOLE = "model"
 
 
 def adapted(
-    model: PreTrainedModel, settings: Mapping[str, Any], anew: Sequence[str], place: Path | Place, seed: int
+    model: PreTrainedModel,
+    settings: Mapping[str, Any],
+    changed: Sequence[str],
+    place: Path | Place,
+    seed: int,
 ) -> PeftModel:
     """Freeze a model and put adapters beside its layers, which are changed in place.
 
-    `settings` are arguments of PEFT's LoraConfig; `anew` names weights that the place did not hold: their
-    modules are trained whole and saved with the adapter. Raises StageError when PEFT refuses the settings,
-    or is not installed.
+    `settings` are arguments of PEFT's LoraConfig; `changed` names weights that are not as the checkpoint
+    holds them: their modules are trained whole and saved with the adapter. Raises StageError when PEFT
+    refuses the settings, or is not installed.
     """
     name, revision = _named(place)
     model.name_or_path = name
-    modules = sorted({weight.rpartition(".")[0] for weight in anew} | set(settings["modules_to_save"]))
+    modules = sorted({weight.rpartition(".")[0] for weight in changed} | set(settings["modules_to_save"]))
     set_seed(seed)
     return lora(model, {**settings, "modules_to_save": modules, "revision": revision})
 
@@ -53,9 +57,19 @@ def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
 
 
 def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:
-    """Return the config of the adapter in a folder or under a Hub id; None when a whole model is there."""
+    """Return the config of the adapter in a folder or under a Hub id; None when a whole model is there.
+
+    Raises StageError when the config does not name a base.
+    """
     found = find_adapter_config_file(name, revision=revision, local_files_only=local)
-    return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
+    if not found:
+        return None
+    adapter = json.loads(Path(found).read_text(encoding="utf-8"))
+    if not isinstance(adapter, dict) or not isinstance(adapter.get("base_model_name_or_path"), str):
+        raise StageError(
+            f"adapter {name}: {Path(found).name} does not name its base; write base_model_name_or_path there"
+        )
+    return adapter
 
 
 def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
@@ -80,13 +94,43 @@ def whole_config(folder: Path) -> PretrainedConfig | None:
     )
 
 
-def merged(base: PreTrainedModel, name: str, revision: str | None, *, local: bool) -> PreTrainedModel:
-    """Return a base with an adapter added into its weights: a plain model, equal up to rounding."""
+def merged(
+    base: PreTrainedModel, name: str, revision: str | None, *, local: bool
+) -> tuple[PreTrainedModel, set[str]]:
+    """Return a base with an adapter added into its weights, and the parameters that the adapter replaced.
+
+    The result is a plain model, equal up to rounding. Raises StageError when the adapter's file lacks
+    weights that its config asks for, or holds others.
+    """
     peft = _peft()
     with _quiet():
-        together = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
-        whole: PreTrainedModel = together.merge_and_unload()
-    return whole
+        adapter = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
+        # PEFT only warns where the file does not fit; loading it again returns which weights those are.
+        found = adapter.load_adapter(name, "default", revision=revision, local_files_only=local)
+        wrong = {"lacks": found.missing_keys, "also holds": found.unexpected_keys}
+        for what, names in wrong.items():
+            if names:
+                raise StageError(
+                    f"adapter {name}: its file {what} {len(names):,} weights, first {', '.join(names[:3])}; "
+                    "it does not belong to this adapter_config.json or base"
+                )
+        held = _replaced(adapter)
+        whole: PreTrainedModel = adapter.merge_and_unload()
+    return whole, held
+
+
+def _replaced(adapter: PeftModel) -> set[str]:
+    """Return the parameters of the base that an adapter replaces as a whole, as a new head."""
+    modules = (
+        (name, module)
+        for name, module in adapter.get_base_model().named_modules()
+        if hasattr(module, "modules_to_save")
+    )
+    return {
+        f"{name}.{weight}"
+        for name, module in modules
+        for weight in module.modules_to_save["default"].state_dict()
+    }
 
 
 def keep_config(model: PeftModel, folder: Path) -> None:

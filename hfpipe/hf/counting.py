@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, PretrainedConfig, TrainingArguments
+from transformers import PretrainedConfig, TrainingArguments
 
 from hfpipe.errors import StageError
 from hfpipe.hf.adapters import lora, whole_config
-from hfpipe.hf.loading import one_line
+from hfpipe.hf.loading import loading, one_line, read_config
 from hfpipe.hf.wiring import TOKEN_IDS
 
 if TYPE_CHECKING:
@@ -86,13 +86,10 @@ class Shape:
 
 def stored_config(folder: Path, head: dict[str, Any]) -> PretrainedConfig:
     """Return the config that lies with a model. Raises StageError when it cannot be read."""
-    try:
-        if (kept := whole_config(folder)) is not None:
-            kept.update(head)
-            return kept
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **head)
-    except (OSError, ValueError, KeyError) as error:
-        raise StageError(f"model {folder}: {one_line(error)}") from error
+    with loading(folder):
+        config = whole_config(folder) or read_config(folder)
+        config.update(head)
+        return config
 
 
 def shape_of(auto_class: str, config: PretrainedConfig, adapter: Mapping[str, Any] | None = None) -> Shape:

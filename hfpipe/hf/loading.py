@@ -1,21 +1,27 @@
-"""Models from a place or from nothing, with the errors of Transformers turned into one line each."""
+"""Models from a checkpoint or from scratch, with the errors of Transformers turned into one line each."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, PreTrainedModel, set_seed
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from hfpipe.errors import StageError
+from hfpipe.errors import HfpipeError, StageError, out_of_memory
 from hfpipe.hf.adapters import adapter_at, base_of, merged, whole_config
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.wiring import sizes, special_tokens
+from hfpipe.modeling.checkpoint_files import check_model_files
+from hfpipe.modeling.class_head import HeadChange, head_change
+from hfpipe.modeling.parameter_fit import LoadedNames, check_fit, check_signs
 from hfpipe.places import Place
+from hfpipe.store import advice_for_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,16 +49,30 @@ def new_config(
 
 
 def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
-    """Return a model from nothing, float32, its weights a function of the seed.
+    """Return a model from scratch, float32, its weights a function of the seed.
 
     Raises StageError when Transformers has no such model for the task, or refuses the config.
     """
     set_seed(seed)
     try:
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError, RuntimeError, ImportError, AssertionError) as error:
+    except Exception as error:  # an odd entry may fail in any way
+        if out_of_memory(error):
+            raise
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
     return model
+
+
+class Loaded(NamedTuple):
+    """A model, and what of it does not come from the checkpoint as it lies there."""
+
+    model: PreTrainedModel
+    changed: list[str]
+    """Parameters that were newly initialized, or reordered to other classes."""
+    initialized: list[str]
+    """Those of them that were newly initialized."""
+    note: str
+    """What became of the head, as a clause; empty when all weights are as they were."""
 
 
 def load_model(
@@ -64,18 +84,17 @@ def load_model(
     whole: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Return a trained model, float32; what a new head lacks, or has in another shape, is made from the seed.
+    """Return a trained model, float32; a new head is initialized from the seed.
 
     An adapter comes merged into its base. A path never touches the network, unless it holds an adapter whose
     base is on the Hub; weights are read from safetensors only.
-    Raises StageError when it cannot be loaded, or lacks weights that a `whole` one has.
+    Raises StageError when it cannot be loaded, or lacks a head that a `whole` one has.
     """
-    model, anew = load_parts(auto_class, place, seed, head=head, trust_remote_code=trust_remote_code)
-    if whole and anew:
-        raise StageError(
-            f"model {place}: was not trained for this task, it lacks {', '.join(anew[:3])}; finetune it first"
-        )
-    return model
+    loaded = load_parts(auto_class, place, seed, head=head, trust_remote_code=trust_remote_code)
+    if whole and loaded.initialized:
+        lacks = ", ".join(loaded.initialized[:3])
+        raise StageError(f"model {place}: was not trained for this task, it lacks {lacks}; finetune it first")
+    return loaded.model
 
 
 def load_parts(
@@ -85,36 +104,88 @@ def load_parts(
     *,
     head: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
-) -> tuple[PreTrainedModel, list[str]]:
-    """Return what `load_model` does, and the names of the weights that were made anew."""
-    try:
-        with quiet():
-            whole = _merged(auto_class, place, seed, trust_remote_code=trust_remote_code)
-            if whole is None:
-                opener, source = getattr(transformers, auto_class), _stored(place) | (head or {})
-            else:
-                opener, source = _again(auto_class, whole, head or {})
-            set_seed(seed)
-            model, found = opener.from_pretrained(
-                **source,
-                output_loading_info=True,
-                ignore_mismatched_sizes=head is not None,
-                dtype=torch.float32,
-                trust_remote_code=trust_remote_code,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise StageError(f"model {place}: {one_line(error)}") from error
+) -> Loaded:
+    """Return what `load_model` does, and what of the model is new.
+
+    `head` are the entries of the config that a task asks for: a head of the same classes is kept, its rows
+    reordered to their order; one of other classes is newly initialized. Nothing else may be.
+    """
+    with loading(place), quiet():
+        check_model_files(place)
+        base = _merged(auto_class, place, seed, trust_remote_code=trust_remote_code)
+        if base is None:
+            config = read_config(place, trust_remote_code=trust_remote_code)
+            opener, source = getattr(transformers, auto_class), _stored(place)
+        else:
+            config = base.model.config
+            opener, source = _class_for(auto_class, config), _in_memory(base.model)
+        check_signs(config, place)
+        change = head_change(config, head or {})
+        declared = list(config.architectures or [])
+        config.update(head or {})
+        set_seed(seed)
+        model, info = opener.from_pretrained(
+            **source,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which are told by name below
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+        )
+        found = LoadedNames.of(info)
+        check_fit(model, found, place, new_head=change.new or type(model).__name__ not in declared)
+        random = [name for name in base.initialized if name in model.state_dict()] if base else []
+        changed = change.apply(model, found.initialized, seed)
     if auto_class == "AutoModelForCausalLM" and _reads_ahead(model.config):
         raise StageError(
             f"model {place}: {model.config.model_type} reads what comes after a token as well, and so has "
             "nothing to foresee; take a decoder, as gpt2"
         )
-    if whole is not None and model.can_generate() and whole.can_generate():
-        model.generation_config = whole.generation_config  # which lies beside the base's weights only
-    anew = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if anew:
-        log.info("%s: weights made anew: %s", place, ", ".join(anew))
-    return model, anew
+    if base is not None and model.can_generate() and base.model.can_generate():
+        model.generation_config = base.model.generation_config  # which lies with the base's weights only
+    return _loaded(model, place, change, {*found.initialized, *random}, changed)
+
+
+def _loaded(
+    model: PreTrainedModel, place: Path | Place, change: HeadChange, initialized: set[str], changed: list[str]
+) -> Loaded:
+    """Return the model with what is new of it, which the log keeps in full."""
+    new = initialized if change.order is not None else {*initialized, *changed}
+    everything = sorted({*initialized, *changed})
+    note = change.describe(sorted(new))
+    if new:
+        log.info("%s: newly initialized weights: %s", place, ", ".join(sorted(new)))
+    if note:
+        log.info("%s: %s", place, note)
+    return Loaded(model, everything, sorted(new), note)
+
+
+def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the config that lies with a model."""
+    name, revision = name_of(place)
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        name,
+        revision=revision or "main",
+        local_files_only=isinstance(place, Path),
+        trust_remote_code=trust_remote_code,
+    )
+    return config
+
+
+@contextmanager
+def loading(place: Path | Place) -> Iterator[None]:
+    """Turn whatever a library says of a model, config or adapter into one line. Raises StageError."""
+    advice = "correct its config, or save the model again" if isinstance(place, Path) else ""
+    try:
+        yield
+    except HfpipeError:
+        raise
+    except Exception as error:  # a config may be odd in any way
+        if out_of_memory(error):
+            raise
+        known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
+        cause = one_line(error).rstrip(".") + ("" if known else f" ({type(error).__name__})")
+        raise StageError(f"model {place}: cannot be loaded: {cause}{'; ' * bool(advice)}{advice}") from error
 
 
 def _reads_ahead(config: transformers.PretrainedConfig) -> bool:
@@ -134,9 +205,15 @@ def _stored(place: Path | Place) -> dict[str, Any]:
     }
 
 
-def _merged(
-    auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool
-) -> PreTrainedModel | None:
+class Base(NamedTuple):
+    """A base with its adapter merged into it."""
+
+    model: PreTrainedModel
+    initialized: list[str]
+    """Parameters that neither the base nor the adapter holds."""
+
+
+def _merged(auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool) -> Base | None:
     """Return the adapter at a place merged into its base; None where there is none."""
     name, revision = name_of(place)
     local = isinstance(place, Path)
@@ -144,7 +221,8 @@ def _merged(
     if adapter is None:
         return None
     base = _base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
-    return merged(base, name, revision, local=local)
+    model, held = merged(base.model, name, revision, local=local)
+    return Base(model, [name for name in base.initialized if name not in held])
 
 
 def name_of(place: Path | Place) -> tuple[str, str | None]:
@@ -154,29 +232,41 @@ def name_of(place: Path | Place) -> tuple[str, str | None]:
 
 def _base(
     adapter: dict[str, Any], auto_class: str, folder: Path, seed: int, *, trust_remote_code: bool
-) -> PreTrainedModel:
-    """Return the model that an adapter lies on, of the class and with the head that it was trained with."""
+) -> Base:
+    """Return the model that an adapter lies on, of the class and with the head that it was trained with.
+
+    Its classes are only named: an adapter holds the head that belongs to them, or kept the base's own.
+    """
     trained = (adapter.get("auto_mapping") or {}).get("base_model_class", auto_class)
-    config = whole_config(folder)
-    return load_parts(
-        trained,
-        base_of(adapter, folder),
-        seed,
-        head={"config": config} if config is not None else None,
+    place = base_of(adapter, folder)
+    if isinstance(place, Path) and not place.exists():
+        raise StageError(f"adapter {folder}: its base {place} is missing; {advice_for_missing(place)}")
+    check_model_files(place)
+    kept = whole_config(folder)
+    config = kept or read_config(place, trust_remote_code=trust_remote_code)
+    set_seed(seed)
+    model, info = getattr(transformers, trained).from_pretrained(
+        **_stored(place),
+        config=config,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
         trust_remote_code=trust_remote_code,
-    )[0]
+    )
+    found = LoadedNames.of(info)
+    check_fit(model, found, place, new_head=True)
+    return Base(model, found.initialized)
 
 
-def _again(auto_class: str, model: PreTrainedModel, head: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the class that a task wants of a model in memory, and what its `from_pretrained` takes."""
+def _class_for(auto_class: str, config: PretrainedConfig) -> Any:
+    """Return the class that a task wants of a model in memory."""
     with torch.device("meta"):
-        wanted = type(getattr(transformers, auto_class).from_config(model.config))
-    model.config.update(head)
-    return wanted, {
-        "pretrained_model_name_or_path": None,
-        "config": model.config,
-        "state_dict": model.state_dict(),
-    }
+        return type(getattr(transformers, auto_class).from_config(config))
+
+
+def _in_memory(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what `from_pretrained` takes for weights that are loaded already."""
+    return {"pretrained_model_name_or_path": None, "state_dict": model.state_dict()}
 
 
 def one_line(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hfpipe.contract import Counted
-from hfpipe.errors import StageError
+from hfpipe.errors import HfpipeError, StageError, out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -44,11 +46,13 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
     if bare.can_generate():
         inputs["use_cache"] = False  # nothing is generated here, and a cache hides packed documents
     if positions is None or head is None:
-        return model(**inputs)
+        with running(bare):
+            return model(**inputs)
     selection = _selection(head)
     selection.positions = positions
     try:
-        return model(**inputs)
+        with running(bare):
+            return model(**inputs)
     finally:
         selection.positions = None
 
@@ -76,6 +80,23 @@ def _selection(head: nn.Module) -> _Selection:
     selection = _Selection()
     head.register_forward_pre_hook(selection)
     return selection
+
+
+@contextmanager
+def running(model: Any) -> Iterator[None]:
+    """Say which model cannot read a batch, as its config may allow what it cannot do. Raises StageError."""
+    try:
+        yield
+    except HfpipeError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise StageError(
+            f"the model ({type(model).__name__}) cannot read a batch: {cause}; "
+            "correct its config.json, the trace is in stage.log"
+        ) from error
 
 
 def shifted(labels: Tensor, config: PretrainedConfig) -> Tensor:

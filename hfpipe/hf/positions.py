@@ -22,7 +22,8 @@ def positions(kind: str, most: Any, padding: Any) -> int | None:
     """
     if not isinstance(most, int) or most <= 0:
         return None
-    return most - (padding or 0) - 1 if kind in OFFSET else most
+    reserved = padding if isinstance(padding, int) else 0
+    return most - reserved - 1 if kind in OFFSET else most
 
 
 def refusals(task: Task, model: PreTrainedModel, facts: DataFacts) -> Iterator[str]:

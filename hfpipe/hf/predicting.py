@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
-from transformers import AutoConfig
 
 from hfpipe.errors import StageError
 from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import load_model, name_of, one_line
+from hfpipe.hf.loading import load_model, loading, read_config
 from hfpipe.hf.measuring import new_accelerator
 from hfpipe.hf.positions import refusals
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.scoring import Reading, shared
 from hfpipe.hf.tokenizer import load_tokenizer, tell_padding
+from hfpipe.modeling.checkpoint_files import check_model_files
 from hfpipe.places import Place
 
 if TYPE_CHECKING:
@@ -37,17 +37,9 @@ BATCHES_AT_ONCE = 8
 
 def architecture(place: Path | Place) -> str:
     """Return the class that a config names, or nothing. Raises StageError when there is no config."""
-    name, revision = name_of(place)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(
-                name,
-                revision=revision or "main",
-                local_files_only=isinstance(place, Path),
-                trust_remote_code=False,
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise StageError(f"model {place}: {one_line(error)}") from error
+    with loading(place), quiet():
+        check_model_files(place)
+        config = read_config(place)
     return next(iter(config.architectures or []), "")
 
 

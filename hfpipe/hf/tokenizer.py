@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from hfpipe.errors import StageError
 from hfpipe.hf.loading import name_of, one_line
 from hfpipe.hf.styles import Style
+from hfpipe.modeling.checkpoint_files import check_tokenizer_files
 from hfpipe.places import Place
 from hfpipe.tokenization.encoding import encode_texts
 
@@ -29,6 +30,7 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
     One without padding pads with its end of text, which is learned all the same: masks are made from lengths.
     Raises StageError when there is none or it cannot be read.
     """
+    check_tokenizer_files(place)
     name, revision = name_of(place)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

@@ -1,1 +1,1 @@
-"""How models compute, whatever they are trained for."""
+"""How models compute, which weights have to fit, and the classes of their heads."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from hfpipe.contract import RunContext
-from hfpipe.errors import DataError, HfpipeError, StageError
+from hfpipe.errors import DataError, HfpipeError, StageError, out_of_memory
 from hfpipe.runner.launch import rank
 
 
@@ -39,12 +39,6 @@ def told(ctx: RunContext) -> Iterator[None]:
         else:
             raise
         raise StageError(f"{stage}{line}") from error
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; torch has an error of its own for devices, and none for the CPU."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def refusal(error: Exception) -> OSError | None:

@@ -108,7 +108,7 @@ class _Train(Stage):
         tokenizer = self._tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer)
         data = facts(folder_of(self.data, ctx))
-        model = self._model(ctx, tokenizer, data)
+        model, note = self._model(ctx, tokenizer, data)
         self._check_loaded(ctx, data)
         for problem in self.task.suits(model):
             raise StageError(f"stage {ctx.name}: {problem.message}")
@@ -125,7 +125,8 @@ class _Train(Stage):
         found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
         if self.adapter is not None and int(os.environ.get("RANK", "0")) == 0:
             self._finish_adapter(self.adapter, model, tokenizer, ctx)
-        return Report(kind=self.kind, summary=_summary(found), ledger=ledger, facts=found)
+        summary = _summary(found) + (f"; {note}" if note else "")
+        return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found | {"head": note})
 
     def _measured_task(self, ctx: RunContext) -> Task:
         """Return the task as it is measured on the validation split, where there is one."""
@@ -172,20 +173,26 @@ class _Train(Stage):
                 )
         return examples, ledger
 
-    def _model(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> PreTrainedModel:
+    def _model(
+        self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts
+    ) -> tuple[PreTrainedModel, str]:
+        """Return the model to train, and what became of its head as a clause."""
         from hfpipe.hf.adapters import adapted
         from hfpipe.hf.loading import load_parts, new_config, new_model
 
         head = self.task.head(data)
         if isinstance(self.model, dict):
-            return new_model(self.task.auto_class, new_config(self.model, tokenizer, head), ctx.seed)
+            config = new_config(self.model, tokenizer, head)
+            return new_model(self.task.auto_class, config, ctx.seed), ""
         place = locate(self.model, ctx.base, ctx.inputs) or self.model
-        model, anew = load_parts(
+        loaded = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
         if self.adapter is None:
-            return model
-        return cast("PreTrainedModel", adapted(model, self.adapter.settings, anew, place, ctx.seed))
+            return loaded.model, loaded.note
+        settings = self.adapter.settings
+        model = adapted(loaded.model, settings, loaded.changed, place, ctx.seed)
+        return cast("PreTrainedModel", model), loaded.note
 
     def _finish_adapter(
         self, adapter: Adapter, model: Any, tokenizer: PreTrainedTokenizerBase, ctx: RunContext

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
+from hfpipe.modeling.class_names import named, names_in
 from hfpipe.report import DataFacts
-from hfpipe.tasks.classes import named, names_in
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
-from hfpipe.tasks.classes import named, names_in
+from hfpipe.modeling.class_names import named, names_in
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,51 @@
+"""Class names as the config of a model holds them, and how they compare with those of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+REGRESSION = "regression"
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+
+
+def named(names: Sequence[str]) -> dict[str, Any]:
+    """Return the entries of a config that name the classes."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
+def names_in(config: PretrainedConfig) -> list[str]:
+    """Return the classes in the order of their ids, which files sorted as text do not keep: 1, 10, 2."""
+    return [name for _, name in sorted((config.id2label or {}).items())]
+
+
+def problem_type(config: PretrainedConfig) -> str:
+    """Return what Transformers calls the problem: as the config says, or by its number of labels.
+
+    Raises ValueError when the config says something else.
+    """
+    found: str = config.problem_type or (REGRESSION if len(names_in(config)) == 1 else SINGLE_LABEL)
+    if found not in (REGRESSION, SINGLE_LABEL, MULTI_LABEL):
+        raise ValueError(f"problem_type is {found!r}; write {SINGLE_LABEL}, {MULTI_LABEL} or {REGRESSION}")
+    return found
+
+
+def new_order(old: Sequence[str], new: Sequence[str]) -> list[int] | None:
+    """Return where each new class stands among the old ones, or None when they are not the same classes."""
+    places = {name: place for place, name in enumerate(old)}
+    if len(places) != len(old) or len(old) != len(new) or places.keys() != set(new):
+        return None
+    return [places[name] for name in new]
+
+
+def classes_of(head: Mapping[str, Any]) -> list[str] | None:
+    """Return the class names that a task's head asks for, in the order of their ids; None without classes."""
+    return [name for _, name in sorted(head["id2label"].items())] if "id2label" in head else None
