@@ -93,6 +93,13 @@ class Stage(Settings, ABC):
         """
         return iter(())
 
+    def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
+        """Yield, in a line each, the settings that have no effect on this machine or with these data.
+
+        `alone` is whether a single process runs the stage. It is asked as the stage starts.
+        """
+        return iter(())
+
     def prepare(self, ctx: RunContext) -> None:
         """Do the work of one process, before any process group exists; may be called again."""
         return

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
 from glob import glob
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import core_schema
@@ -214,8 +217,10 @@ def in_package(name: str, inside: str) -> Path:
         raise DataError(f"package:{name} is not installed; pip install {name}") from None
     if not inside.strip("./"):
         raise DataError(f"{place}: name a file or folder inside the package, as package:{name}/PATH")
-    root, path = Path(str(found.locate_file(""))), Path(str(found.locate_file(inside)))
     try:
+        roots = [Path(str(found.locate_file(""))), *_editable(found)]
+        root = next((each for each in roots if (each / inside).exists()), roots[0])
+        path = root / inside
         if not path.exists():
             raise DataError(f"{place}: {name} is installed but holds no {inside}")
         leads_out = ".." in Path(inside).parts or not path.resolve().is_relative_to(root.resolve())
@@ -224,6 +229,14 @@ def in_package(name: str, inside: str) -> Path:
     if leads_out:
         raise DataError(f"{place}: leads out of the package; name a file that {name} installs")
     return path
+
+
+def _editable(found: Distribution) -> Iterator[Path]:
+    """Yield the folder of a package installed by `pip install -e`, which stays where it is (PEP 610)."""
+    text = found.read_text("direct_url.json")
+    origin = json.loads(text) if text else {}
+    if origin.get("dir_info", {}).get("editable") and origin["url"].startswith("file:"):
+        yield Path(url2pathname(urlsplit(origin["url"]).path))
 
 
 def matches(pattern: Glob, base: Path) -> list[Path]:

@@ -216,8 +216,8 @@ class _Training:
 
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
         """Add the most that lies on disk at once: one checkpoint more than are kept, while it is written."""
-        from hfpipe.hf.arguments import DEFAULTS
         from hfpipe.hf.counting import FLOAT, optimizer_state
+        from hfpipe.recipe.training_defaults import DEFAULTS
 
         training = DEFAULTS | self.stage.training
         adapter = self.stage.adapter

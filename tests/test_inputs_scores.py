@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sacrebleu
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
+from sklearn import metrics as sk
 from sklearn.feature_extraction.text import TfidfVectorizer
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
-from hfpipe.metrics import segmentation
+from hfpipe.errors import RecipeError
+from hfpipe.hf.ineffective import ineffective
+from hfpipe.hf.speed import on_cpu
+from hfpipe.metrics import module_names, segmentation
 from hfpipe.metrics.baselines import Tfidf
 from hfpipe.metrics.metric import objects
-from hfpipe.metrics.module import value
+from hfpipe.metrics.module import Module, value
 from hfpipe.metrics.spans import best, nearest_sentence
 from hfpipe.metrics.written import UnicodeTokenizer, Words, rouge_tokenizer
+from hfpipe.recipe import load, training_packages
 from hfpipe.report import DataFacts
+from hfpipe.stages import KINDS
+from hfpipe.tasks import TASKS
 from hfpipe.tasks.summarization import Summarization, first
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.translation import Translation
@@ -209,3 +225,335 @@ def test_english_summaries_are_scored_as_rouge_score_scores_them():
     scorer = RougeScorer(["rouge1"], use_stemmer=True)
     theirs = [scorer.score(*pair)["rouge1"].fmeasure for pair in zip(gold, guess, strict=True)]
     assert scores(Summarization(), {"summary": gold}, guess)["rouge1"] == pytest.approx(np.mean(theirs))
+
+
+RECIPE = """\
+stages:
+  data: {kind: dataset, source: {files: data.jsonl}, split: {validation: 0.2, test: 0.2}}
+  words: {kind: tokenizer, data: stage:data, algorithm: wordpiece, vocab_size: 300}
+  clf:
+    kind: finetune
+    task: {kind: text-classification, length: 32}
+    data: stage:data
+    tokenizer: stage:words
+    model: {type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
+    training: %s
+"""
+
+
+def faults(folder: Path, text: str) -> list[str]:
+    """Return what is wrong with a recipe, each line without the folder."""
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    try:
+        load(folder / "recipe.yaml", kinds=KINDS, tasks=TASKS)
+    except RecipeError as error:
+        return [str(problem).splitlines()[0].removeprefix(f"{folder}/") for problem in error.problems]
+    return []
+
+
+def training_faults(folder: Path, training: str, more: str = "") -> list[str]:
+    (folder / "data.jsonl").write_text("{}", encoding="utf-8")
+    found = faults(folder, RECIPE % training + more)
+    return [fault.partition("stages.clf.training")[2] or fault for fault in found]
+
+
+@pytest.mark.parametrize(
+    ("training", "fault"),
+    [
+        ("{num_train_epochs: 0}", ".num_train_epochs: must be more than 0, got 0"),
+        ("{num_train_epochs: -1.5}", ".num_train_epochs: must be more than 0, got -1.5"),
+        ("{max_steps: 0}", ".max_steps: must be at least 1, got 0"),
+        ("{max_steps: -2}", ".max_steps: must be at least 1, got -2"),
+        ("{learning_rate: .nan}", ".learning_rate: expected finite numbers, got nan"),
+        ("{learning_rate: .inf}", ".learning_rate: expected finite numbers, got inf"),
+        ("{learning_rate: 0}", ".learning_rate: must be more than 0, got 0"),
+        ("{learning_rate: -0.1}", ".learning_rate: must be more than 0, got -0.1"),
+        ("{weight_decay: -.inf}", ".weight_decay: expected finite numbers, got -inf"),
+        ("{weight_decay: -1}", ".weight_decay: must be at least 0, got -1"),
+        ("{warmup_steps: .nan}", ".warmup_steps: expected finite numbers, got nan"),
+        ("{adam_beta2: 1.0}", ".adam_beta2: must be less than 1, got 1.0"),
+        ("{adam_epsilon: -1.0}", ".adam_epsilon: must be at least 0, got -1.0"),
+        ("{label_smoothing_factor: 1.5}", ".label_smoothing_factor: must be less than 1, got 1.5"),
+        ("{max_grad_norm: .nan}", ".max_grad_norm: expected finite numbers, got nan"),
+        (
+            "{lr_scheduler_kwargs: {num_cycles: .nan}}",
+            ".lr_scheduler_kwargs: expected finite numbers, got nan",
+        ),
+        ("{save_steps: 0}", ".save_steps: must be more than 0, got 0"),
+        (
+            "{eval_steps: 2.5}",
+            ".eval_steps: must be a whole number of steps, or a share of them below 1, got 2.5",
+        ),
+    ],
+)
+def test_numbers_that_cannot_train_are_refused_at_their_place(tmp_path, training, fault):
+    assert training_faults(tmp_path, training) == [fault]
+
+
+@pytest.mark.parametrize(
+    "budget", ["0 epochs", "0.0 epochs", "0 steps", "0min", "-1 epochs", f"{9 * 10**400} epochs"]
+)
+def test_a_budget_of_nothing_or_without_end_is_refused(tmp_path, budget):
+    [fault] = training_faults(tmp_path, f'{{budget: "{budget}"}}')
+    assert "budget" in fault
+
+
+def test_training_of_zero_epochs_is_refused_by_check(tmp_path):
+    shutil.copytree(INPUTS / "46-zero-epochs", tmp_path, dirs_exist_ok=True)
+    [fault] = faults(tmp_path, (tmp_path / "recipe.yaml").read_text())
+    assert fault == "recipe.yaml:11:34: stages.clf.training.num_train_epochs: must be more than 0, got 0"
+
+
+def test_max_steps_is_not_quietly_preferred_to_epochs(tmp_path):
+    (tmp_path / "data.jsonl").touch()
+    [fault] = faults(tmp_path, RECIPE % "{max_steps: 5, num_train_epochs: 2}")
+    assert "both say how long to train" in fault
+    assert not training_faults(tmp_path, "{max_steps: -1, num_train_epochs: 0.01}")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "task: {kind: masked-lm, mask: .nan}",
+        "model: {type: bert, initializer_range: .inf}",
+        "early_stopping: {threshold: .nan}",
+    ],
+)
+def test_no_setting_takes_a_number_that_is_none(tmp_path, entry):
+    lines = RECIPE.replace("%s", "{}").splitlines()
+    name = entry.partition(":")[0]
+    kept = [line for line in lines if not line.startswith(f"    {name}:")]
+    found = faults(tmp_path, "\n".join([*kept, f"    {entry}"]))
+    assert len([fault for fault in found if "finite number" in fault]) == 1
+
+
+def test_every_optimizer_is_available_or_refused_by_check(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    refused = set()
+    for name in OptimizerNames:
+        given = {"optim": name.value, "optim_target_modules": "all-linear"}
+        if [*training_packages.problems(given, ())]:
+            refused.add(name.value)
+            continue
+        args = TrainingArguments(output_dir=str(tmp_path), optim=name.value, use_cpu=True, report_to="none")
+        assert Trainer.get_optimizer_cls_and_kwargs(args, model)[0]
+    lacking = [name for name in ("bitsandbytes", "schedulefree", "torchao") if find_spec(name) is None]
+    wanted = {
+        "bitsandbytes": "adamw_bnb_8bit",
+        "schedulefree": "schedule_free_sgd",
+        "torchao": "adamw_torch_4bit",
+    }
+    assert refused >= {wanted[name] for name in lacking}
+    assert not refused & {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
+
+
+@pytest.mark.parametrize(
+    ("training", "package"),
+    [
+        ("{optim: adamw_bnb_8bit}", "bitsandbytes"),
+        ("{optim: lion_32bit}", "bitsandbytes"),
+        ("{optim: schedule_free_adamw}", "schedulefree"),
+        ("{optim: galore_adamw, optim_target_modules: all-linear}", "galore_torch"),
+        ("{report_to: [wandb]}", "wandb"),
+        ("{use_liger_kernel: true}", "liger_kernel"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_found_by_check(tmp_path, training, package):
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    [fault] = training_faults(tmp_path, training)
+    assert f"needs {package}, which is not installed; pip install " in fault
+
+
+def test_a_tracker_that_does_not_exist_is_found_by_check(tmp_path):
+    assert training_faults(tmp_path, "{report_to: wanbd}") == [
+        ".report_to: there is no tracker 'wanbd'; did you mean 'wandb'?"
+    ]
+
+
+def test_saves_without_a_score_are_found_by_check(tmp_path):
+    shutil.copytree(INPUTS / "30-best-steps-mismatch", tmp_path, dirs_exist_ok=True)
+    [fault] = faults(tmp_path, (tmp_path / "recipe.yaml").read_text())
+    assert fault == (
+        "recipe.yaml:11:108: stages.clf.training.save_steps: "
+        "load_best_model_at_end needs a score for each save: "
+        "save_steps 6 must be a multiple of eval_steps 4, as 8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "more", "fault"),
+    [
+        (
+            "{load_best_model_at_end: true, eval_steps: 0.1, save_steps: 50}",
+            "",
+            "both be shares of all steps",
+        ),
+        (
+            "{load_best_model_at_end: true, eval_steps: 0.2, save_steps: 0.3}",
+            "",
+            "a multiple of eval_steps 0.2",
+        ),
+        ("{load_best_model_at_end: true, eval_strategy: epoch, save_strategy: steps}", "", "to be the same"),
+        ("{load_best_model_at_end: true, eval_strategy: 'no'}", "", "needs evaluations"),
+        (
+            "{eval_steps: 4, save_steps: 6}",
+            "    early_stopping: {}\n",
+            "early_stopping needs a score for each save",
+        ),
+        ("{eval_strategy: epoch, save_strategy: steps}", "    early_stopping: {}\n", "to be the same"),
+    ],
+)
+def test_a_best_model_that_could_not_be_found_is_refused(tmp_path, training, more, fault):
+    [found] = training_faults(tmp_path, training, more)
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        "{eval_steps: 4, save_steps: 6}",
+        "{load_best_model_at_end: true, eval_steps: 4}",
+        "{load_best_model_at_end: true, eval_steps: 0.1, save_steps: 0.3}",
+        "{load_best_model_at_end: true, save_strategy: best, save_steps: 6, eval_steps: 4}",
+        "{load_best_model_at_end: true, save_strategy: epoch}",
+    ],
+)
+def test_what_transformers_accepts_of_saves_and_scores_is_accepted(tmp_path, training):
+    assert not training_faults(tmp_path, training)
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("acuracy", "accuracy"), ("eval_f1_marco", "f1_macro"), ("f1_mac", "f1_macro"), ("mathews", "matthews")],
+)
+def test_an_unknown_best_metric_is_found_by_check(tmp_path, name, close):
+    [fault] = training_faults(tmp_path, f"{{metric_for_best_model: {name}}}")
+    assert fault.startswith("recipe.yaml:10:39: text-classification has no score")
+    assert f"did you mean {close!r}?" in fault
+
+
+@pytest.mark.parametrize("name", ["accuracy", "eval_loss", "mse", "f1[pos]", "subset_accuracy"])
+def test_a_best_metric_that_the_data_may_have_is_accepted(tmp_path, name):
+    assert not training_faults(tmp_path, f'{{metric_for_best_model: "{name}"}}')
+
+
+def test_a_misspelt_metric_is_answered_with_the_one_that_was_meant(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    score = "  score: {kind: evaluate, model: stage:clf, data: stage:data, metrics: [%s]}\n"
+    [fault] = training_faults(tmp_path, "{}", score % "acuracy")
+    file = "package:hfpipe/hfpipe/metrics/modules/accuracy.py"
+    assert fault.partition(": ")[2].startswith(f"there is no metric 'acuracy' here; did you mean {file}? ")
+    assert not training_faults(tmp_path, "{}", score % file)
+    [fault] = training_faults(tmp_path, "{}", score % "someone/accuracy")
+    assert "did you mean" not in fault
+
+
+def test_settings_without_effect_are_named_with_the_reason():
+    given = {
+        "fp16": True,
+        "tf32": True,
+        "ddp_timeout": 60,
+        "eval_steps": 5,
+        "learning_rate": 1e-4,
+        "eval_delay": 0,
+    }
+    said = [*ineffective(given, validated=False, alone=True)]
+    if on_cpu():
+        assert said[0] == (
+            "training.fp16: true has no effect here: there is no GPU; weights and sums are float32"
+        )
+    keys = [line.removeprefix("training.").partition(":")[0] for line in said]
+    assert sorted(keys) == sorted(["fp16", "tf32"] * on_cpu() + ["ddp_timeout", "eval_steps", "eval_delay"])
+    assert not [*ineffective({"fp16": False, "eval_steps": 5, "ddp_timeout": 9}, validated=True, alone=False)]
+
+
+@pytest.mark.parametrize(
+    ("tokenize", "package"), [("ja-mecab", "MeCab"), ("ko-mecab", "mecab_ko"), ("flores200", "sentencepiece")]
+)
+def test_a_tokenizer_that_is_not_installed_is_found_by_check(tmp_path, tokenize, package):
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    (tmp_path / "data.jsonl").write_text("{}", encoding="utf-8")
+    text = RECIPE % "{}"
+    text = text.replace("text-classification, length: 32", f"translation, tokenize: {tokenize}")
+    [fault] = faults(
+        tmp_path,
+        text.replace("type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2", "type: t5"),
+    )
+    assert fault.startswith("recipe.yaml:6:41: ")
+    assert f"{tokenize} needs {package}" in fault
+    assert "pip install '" in fault
+
+
+def module(name: str) -> Module:
+    """Return a metric as `evaluate` makes it of the package's own file."""
+    found = import_module(f"hfpipe.metrics.modules.{name}")
+    [cls] = [each for each in vars(found).values() if isinstance(each, type) and issubclass(each, Module)]
+    return cls()
+
+
+OF_SETS = {
+    "accuracy": sk.accuracy_score,
+    "subset_accuracy": sk.accuracy_score,
+    "hamming_loss": sk.hamming_loss,
+    "f1_micro": partial(sk.f1_score, average="micro", zero_division=0),
+    "f1_macro": partial(sk.f1_score, average="macro", zero_division=0),
+    "f1_weighted": partial(sk.f1_score, average="weighted", zero_division=0),
+}
+"""Modules that take several labels an example, and what scikit-learn makes of them."""
+
+
+def test_accuracy_of_label_sets_counts_whole_sets():
+    assert module("accuracy")._compute(predictions=[[1, 1, 1]], references=[[1, 0, 0]]) == {"accuracy": 0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_scores_of_label_sets_equal_those_of_scikit_learn(data):
+    shape = st.tuples(st.integers(1, 6), st.integers(2, 4))
+    rows, classes = data.draw(shape)
+    gold, guess = (data.draw(arrays(np.int64, (rows, classes), elements=st.integers(0, 1))) for _ in range(2))
+    given = {"predictions": guess.tolist(), "references": gold.tolist()}
+    for name, theirs in OF_SETS.items():
+        assert module(name)._compute(**given)[name] == pytest.approx(theirs(gold, guess), abs=1e-12), name
+    each = sk.f1_score(gold, guess, average=None, zero_division=0)
+    assert list(module("f1_by_class")._compute(**given).values()) == pytest.approx(list(each))
+    scores = data.draw(arrays(np.float64, (rows, classes), elements=st.sampled_from([0.0, 0.2, 0.5, 0.9])))
+    ranked = {"predictions": scores.tolist(), "references": gold.tolist()}
+    for name, theirs in (("roc_auc", sk.roc_auc_score), ("average_precision", sk.average_precision_score)):
+        if (gold == gold[:1]).all(axis=0).any():
+            with pytest.raises(ValueError, match="is in every example or in none"):
+                module(name)._compute(**ranked)
+        else:
+            assert module(name)._compute(**ranked)[name] == pytest.approx(
+                theirs(gold, scores, average="macro")
+            )
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "matthews"])
+def test_scores_of_one_class_refuse_label_sets_as_scikit_learn_does(name):
+    with pytest.raises(ValueError, match=f"{name} is defined for one class an example"):
+        module(name)._compute(predictions=[[1, 1, 1]], references=[[1, 0, 0]])
+    with pytest.raises(ValueError, match="multilabel"):
+        getattr(sk, {"matthews": "matthews_corrcoef"}.get(name, f"{name}_score"))([[1, 0]], [[1, 1]])
+
+
+@pytest.mark.parametrize("name", [*OF_SETS, "f1_by_class", "roc_auc"])
+@pytest.mark.parametrize("gold", [[[0, 2], [1, 1]], [[0], [1, 0]], [[3, 4], [0, 1]]])
+def test_lists_that_are_not_marks_of_classes_are_refused(name, gold):
+    with pytest.raises(ValueError, match="lists of 0 and 1, one a class"):
+        module(name)._compute(predictions=[[0, 1], [1, 1]], references=gold)
+
+
+def test_every_module_that_takes_label_sets_is_compared():
+    taking = {
+        name
+        for name in module_names()
+        if "int64" in str(module(name).options) and "List" in str(module(name).options)
+    }
+    others = {"balanced_accuracy", "matthews", "f1_by_class", "roc_auc", "average_precision"}
+    assert {name for name in taking if "references" in str(module(name).options)} - others - {
+        "brier",
+        "ece",
+    } == set(OF_SETS)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
+from transformers.utils.import_utils import is_torch_tf32_available
 
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, share_out
 from hfpipe.hf.loading import one_line
 from hfpipe.hf.speed import bf16_pays, compiling_pays, loader_workers, on_cpu
 from hfpipe.recipe import budget
+from hfpipe.recipe.training_defaults import with_defaults
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
@@ -23,24 +25,6 @@ OWN = ("budget", "bf16", "compile")
 """Words of `training:` that are hfpipe's own, or mean more than TrainingArguments lets them."""
 EPOCHS = 3.0
 """TrainingArguments' own default."""
-DEFAULTS: dict[str, Any] = {
-    "logging_steps": 0.02,
-    "save_strategy": "steps",
-    "save_steps": 0.2,
-    "save_total_limit": 2,
-    "report_to": "none",
-    "ddp_find_unused_parameters": False,
-}
-"""Where hfpipe starts from another value than TrainingArguments: fractions are of all steps."""
-EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.2, "per_device_eval_batch_size": 64}
-"""Further defaults where there is a validation split."""
-TOGETHER = {
-    "eval_strategy": "save_strategy",
-    "save_strategy": "eval_strategy",
-    "eval_steps": "save_steps",
-    "save_steps": "eval_steps",
-}
-"""Argument → the one that it has to agree with where the best model is kept, and so defaults to."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +98,15 @@ def arguments(
     Raises StageError when Transformers refuses them.
     """
     given = {name: value for name, value in training.items() if name not in OWN}
-    settings = DEFAULTS | {"dataloader_num_workers": loader_workers()}
+    settings: dict[str, Any] = {"dataloader_num_workers": loader_workers()}
     if best is not None:
         # Transformers takes every metric whose name does not end in "loss" for one that should rise.
-        settings |= EVALUATED | {"greater_is_better": best.higher_is_better}
+        settings["greater_is_better"] = best.higher_is_better
         given["metric_for_best_model"] = best.name
-    if early:
-        settings["load_best_model_at_end"] = True
-    if (settings | given).get("load_best_model_at_end") and given.get("save_strategy") != "best":
-        settings |= {name: given[other] for name, other in TOGETHER.items() if other in given}
-    settings |= given | {
+    settings |= with_defaults(given, evaluated=best is not None, early=early)
+    if "tf32" in settings and not is_torch_tf32_available():
+        del settings["tf32"]  # Transformers refuses it; that it has no effect here was said before
+    settings |= {
         "output_dir": str(folder),
         "seed": seed,
         "max_steps": course.steps,

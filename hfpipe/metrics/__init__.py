@@ -15,7 +15,7 @@ def path(name: str) -> str:
 
     Raises DataError when there is none of that name.
     """
-    names = modules()
+    names = module_names()
     if name not in names:
         close = get_close_matches(name, names, n=1)
         tail = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
@@ -23,6 +23,6 @@ def path(name: str) -> str:
     return str(MODULES / f"{name}.py")
 
 
-def modules() -> list[str]:
+def module_names() -> list[str]:
     """Return the names of all metrics that are modules of `evaluate`, sorted."""
     return sorted(file.stem for file in MODULES.glob("[a-z]*.py"))

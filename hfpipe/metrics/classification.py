@@ -55,7 +55,8 @@ def multi_label(labels: Sequence[str]) -> list[Metric]:
 class SubsetAccuracy(Mean):
     """Share of examples whose set of labels is guessed exactly, as `sklearn.metrics.accuracy_score`."""
 
-    name = "subset_accuracy"
+    def __init__(self, name: str = "subset_accuracy") -> None:
+        self.name = name
 
     def each(self, columns: Columns) -> np.ndarray:
         return (columns["gold"] == columns["guess"]).all(axis=1)

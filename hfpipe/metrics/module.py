@@ -79,14 +79,47 @@ class OfClasses(Module):
     ]
 
     def columns(self, **inputs: list[Any]) -> Columns:
-        guess, gold = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
-        if gold.ndim > 1:
+        if _several(inputs):
+            gold, guess = _marks("references", inputs), _marks("predictions", inputs)
+            if gold.shape != guess.shape:
+                raise ValueError(f"references have {gold.shape[1]} classes and predictions {guess.shape[1]}")
             return {"labels": np.arange(gold.shape[1]), "gold": gold, "guess": guess}
+        guess, gold = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
         labels, ids = np.unique(np.concatenate([gold, guess]), return_inverse=True)
         return {"labels": labels, "gold": ids[: len(gold)], "guess": ids[len(gold) :]}
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
         return [self.metric(len(columns["labels"]))]
+
+
+class OfOneLabel(OfClasses):
+    """Base of the scores that are defined for one class an example alone.
+
+    `predictions` and `references` are classes by number or by name; lists are refused, as by scikit-learn.
+    """
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        if _several(inputs):
+            raise ValueError(f"{self.name} is defined for one class an example, not for lists of labels")
+        return super().columns(**inputs)
+
+
+def _several(inputs: Mapping[str, list[Any]]) -> bool:
+    return any(isinstance(each, list | tuple | np.ndarray) for each in inputs["references"])
+
+
+def _marks(name: str, inputs: Mapping[str, list[Any]]) -> np.ndarray:
+    """Return lists of 0 and 1 as an array (n, classes). Raises ValueError at anything else.
+
+    scikit-learn refuses the rest as well: lists of class numbers mean something else.
+    """
+    try:
+        marks = np.asarray(inputs[name])
+    except ValueError:  # rows of several lengths
+        marks = np.empty(0)
+    if marks.ndim != 2 or not np.isin(marks, (0, 1)).all():
+        raise ValueError(f"{name}: several labels an example are lists of 0 and 1, one a class")
+    return marks.astype(np.int64)
 
 
 class OfLabels(OfClasses):
@@ -130,10 +163,22 @@ class OfProbabilities(Module):
 class OfRanked(OfProbabilities):
     """Base of the scores of the order that probabilities give.
 
-    With several labels an example, `references` are lists of 0 and 1.
+    With several labels an example, `references` are lists of 0 and 1; each class needs examples with and
+    without it.
     """
 
     options = [*OfProbabilities.options, {"predictions": NUMBERS, "references": INTEGERS}]
+
+    def columns(self, **inputs: list[Any]) -> Columns:
+        if not _several(inputs):
+            return super().columns(**inputs)
+        gold, scores = _marks("references", inputs), np.asarray(inputs["predictions"])
+        if scores.shape != gold.shape:
+            raise ValueError(f"predictions: each is a list of {gold.shape[1]} numbers, one a class")
+        constant = np.flatnonzero((gold == gold[:1]).all(axis=0)).tolist()
+        if constant:
+            raise ValueError(f"references: class {constant[0]} is in every example or in none; leave it out")
+        return {"gold": gold, "guess": scores.argmax(axis=1), "scores": scores}
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
         return [self.metric(range(columns["scores"].shape[1]))]

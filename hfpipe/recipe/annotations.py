@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hfpipe.recipe.training_numbers import not_finite
 from hfpipe.recipe.words import described, listed, nearest
 
 _WORDS = {
@@ -40,6 +41,9 @@ class Form:
 
     def refusal(self, value: Any, *, loose: bool) -> str | None:
         """Say why a value does not fit, or None; `loose` lets a whole number stand for any number."""
+        odd = not_finite(value)
+        if odd is not None:
+            return f"expected finite numbers, got {odd!r}"
         kinds = self.kinds
         if not kinds or _kind(value) in (kinds | {"int"} if loose and "float" in kinds else kinds):
             if not self.choices or not isinstance(value, str) or value in self.choices:

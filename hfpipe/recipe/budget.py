@@ -30,7 +30,7 @@ class Budget:
 def parse(text: str) -> Budget:
     """Read `4min`, `90s`, `2h`, `20M tokens`, `3 epochs` or `500 steps`; raises ValueError otherwise."""
     match = _PATTERN.fullmatch(text.strip())
-    if match is None or float(match["number"]) == 0:
+    if match is None or not 0 < float(match["number"]) < 2**63:
         raise ValueError("write a time or an amount, as 4min, 90s, 2h, 20M tokens, 3 epochs or 500 steps")
     number = float(match["number"])
     if match["time"]:
@@ -39,6 +39,8 @@ def parse(text: str) -> Budget:
     unit = match["count"].lower()
     if unit == "epoch":
         return Budget(epochs=number)
+    if number >= 2**63:
+        raise ValueError(f"no training has so many {unit}s")
     if number != int(number):
         raise ValueError(f"write a whole number of {unit}s")
     return Budget(tokens=int(number)) if unit == "token" else Budget(steps=int(number))

@@ -58,6 +58,14 @@ def training_arguments() -> Mapping[str, Field]:
 
 
 @lru_cache(maxsize=1)
+def trackers() -> tuple[str, ...]:
+    """Return the names that `report_to` takes, each a tracker that Trainer reports to."""
+    text = (_root() / "integrations" / "integration_utils.py").read_text(encoding="utf-8")
+    table = re.search(r"^INTEGRATION_TO_CALLBACK = \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    return tuple(re.findall(r'^ +"(\w+)":', table[1], re.MULTILINE)) if table else ()
+
+
+@lru_cache(maxsize=1)
 def model_types() -> Mapping[str, str]:
     """Return model type → name of its config class."""
     return dict(_table("CONFIG_MAPPING_NAMES"))

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe import budget
+from hfpipe.recipe import budget, training_packages
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import Field, training_arguments
 from hfpipe.recipe.settings import unknown_keys
+from hfpipe.recipe.training_defaults import schedule_fault
+from hfpipe.recipe.training_numbers import number_refusal
 from hfpipe.recipe.words import Keys, described, dotted, inside
 
 _ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE"
@@ -82,7 +84,6 @@ _OF_WORKERS = (
     "dataloader_prefetch_factor",
     "dataloader_multiprocessing_context",
 )
-_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 
 
 def names() -> list[str]:
@@ -103,6 +104,7 @@ def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
             yield from _argument(key, value, known[key], here)
     strangers = (key for key in given if key not in MANAGED and key not in WORDS and key not in known)
     yield from unknown_keys(strangers, path, names())
+    yield from training_packages.problems(given, path)
     yield from _contradictions(given, path)
 
 
@@ -119,10 +121,7 @@ def _word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
 def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:
     refusal = field.form.refusal(value, loose=True)
     if refusal is None and isinstance(value, (int, float)) and not isinstance(value, bool):
-        least = 1 if key in _AT_LEAST_ONE else 0
-        # A negative default, as of max_steps, is Transformers' way to say "not set".
-        if value < least and not (isinstance(field.default, int) and field.default < 0):
-            refusal = f"must be at least {least}, got {value!r}"
+        refusal = number_refusal(key, value, field.default)
     if refusal is not None:
         yield Problem(f"{dotted(here)}: {refusal}", here)
 
@@ -139,14 +138,11 @@ def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     for key in _OF_WORKERS:
         if given.get(key) and not given.get("dataloader_num_workers"):
             yield KeyProblem(f"{key!r}{inside(path)} needs 'dataloader_num_workers'", (*path, key))
-    saves, evaluates = given.get("save_strategy"), given.get("eval_strategy")
-    if (
-        given.get("load_best_model_at_end") is True
-        and saves
-        and evaluates
-        and saves not in ("best", evaluates)
-    ):
-        message = (
-            f"'load_best_model_at_end'{inside(path)} needs 'save_strategy' and 'eval_strategy' to be the same"
-        )
-        yield KeyProblem(message, (*path, "load_best_model_at_end"))
+    both = given.get("max_steps", -1) != -1 and given.get("num_train_epochs") is not None
+    if both and "budget" not in given:
+        message = f"'max_steps' and 'num_train_epochs' both say how long to train{inside(path)}; keep one"
+        yield KeyProblem(message, (*path, "num_train_epochs"))
+    fault = schedule_fault(given, early=False)
+    if fault is not None:
+        key, message = fault
+        yield KeyProblem(f"{dotted((*path, key))}: {message}", (*path, key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from hfpipe.store import StageFile, Store, done, read_report, read_stage, write_
 
 if TYPE_CHECKING:
     from hfpipe.report import Report
+
+log = logging.getLogger(__name__)
 
 POLL = 0.2
 """Seconds between looks at the file system while another process works."""
@@ -116,6 +119,9 @@ def _lead(
         store.begin(step.folder, file)
         started = time.monotonic()
         with logged(ctx):
+            for notice in step.stage.notices(ctx, alone=launch.here and not launched()):
+                say(f"{step.name}: {notice}")
+                log.warning(notice)
             step.stage.prepare(ctx)
             report = _run_here_or_launched(step, ctx, launch)
         store.finish(step.folder, _complete(report, time.monotonic() - started))

@@ -12,6 +12,7 @@ from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
 from hfpipe.places import Place
 from hfpipe.recipe.document import KeyProblem
+from hfpipe.recipe.training_defaults import schedule_fault
 from hfpipe.recipe.words import Keys, listed, meant, nearest
 from hfpipe.report import DataFacts
 from hfpipe.stages import known
@@ -41,6 +42,7 @@ def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Pro
     yield from _model(stage, above, base)
     yield from _adapter(stage, above, base)
     yield from _validation(stage, above, facts)
+    yield from _best_metric(stage, facts)
 
 
 def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
@@ -141,10 +143,10 @@ def _smoothing(stage: _Train, facts: Facts) -> Iterator[Problem]:
 
 def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     strategy = stage.training.get("eval_strategy")
-    if stage.early_stopping is not None and strategy == "no":
-        yield Problem(
-            "early_stopping needs evaluations, and eval_strategy is 'no'; delete one", ("early_stopping",)
-        )
+    fault = schedule_fault(stage.training, early=True) if stage.early_stopping is not None else None
+    if fault is not None:
+        key, message = fault
+        yield Problem(message, (key,) if key == "early_stopping" else ("training", key))
     found = known.splits(stage.data, above, facts)
     if found is None or "validation" in found:
         return
@@ -154,6 +156,42 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     for path in asking:
         message = f"{path[-1]} needs a validation split, and {stage.data} has only {listed(sorted(found))}"
         yield Problem(f"{message}; give that stage split: {{validation: 0.05}}", path)
+
+
+def _best_metric(stage: _Train, facts: Facts) -> Iterator[Problem]:
+    given = stage.training.get("metric_for_best_model")
+    if not isinstance(given, str):
+        return
+    name = given.removeprefix("eval_")
+    names = _validation_metrics(stage.task, facts.get(stage.data.stage or ""))
+    of_class = {known.partition("[")[0] for known in names if "[" in known}
+    certain = stage.data.stage in facts
+    if not names or name in names or (not certain and name.partition("[")[0] in of_class and "[" in name):
+        return
+    there = [known for known in names if certain or "[" not in known]
+    close = nearest(name, there)
+    tail = f"did you mean {close!r}?" if close else f"there are {', '.join(there)}"
+    message = f"{stage.task.kind} has no score {name!r} on a validation split; {tail}"
+    yield Problem(message, ("training", "metric_for_best_model"))
+
+
+def _validation_metrics(task: Task, facts: DataFacts | None) -> list[str]:
+    """Return the names of a task's scores; before the data are made, those with any type of column.
+
+    A class stands for all classes there. The list is empty where user code gives no names yet.
+    """
+    columns, names = task.columns, ["A", "B"]
+    guessed = [
+        DataFacts(columns=dict.fromkeys(columns, kind), splits={}, labels=dict.fromkeys(columns, names))
+        for kind in ("label", "labels", "float", "string", "nested")
+    ]
+    found: dict[str, None] = {}
+    for each in guessed if facts is None else [facts]:
+        try:
+            found |= dict.fromkeys(metric.name for metric in task.validation_metrics(each))
+        except Exception:  # whatever user code raises that expects its own columns
+            return []
+    return list(found)
 
 
 def _task(

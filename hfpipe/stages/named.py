@@ -13,6 +13,7 @@ from pydantic_core import CoreSchema
 from hfpipe.contract import RunContext, Settings
 from hfpipe.errors import DataError, Problem
 from hfpipe.places import MetricPlace, locate
+from hfpipe.recipe.words import nearest
 
 if TYPE_CHECKING:
     from hfpipe.metrics.named import NamedMetric
@@ -62,8 +63,7 @@ def check(metrics: Sequence[Named], base: Path, *, trusted: bool) -> Iterator[Pr
     for number, metric in enumerate(metrics):
         at: tuple[str | int, ...] = ("metrics", number)
         if metric.place.hub is not None and not trusted:
-            message = f"{metric.place} is somebody's code from the Hub; add trust_remote_code: true to run it"
-            yield Problem(message, at)
+            yield Problem(_untrusted(metric.place), at)
         if metric.prefix in prefixes:
             yield Problem(f"two metrics are called {metric.prefix!r}; give one a name:", at)
         prefixes.append(metric.prefix)
@@ -75,3 +75,20 @@ def check(metrics: Sequence[Named], base: Path, *, trusted: bool) -> Iterator[Pr
             yield Problem(
                 f"{metric.place} is no metric: name a .py file, or a folder that holds {found.name}.py", at
             )
+
+
+def _untrusted(place: MetricPlace) -> str:
+    """Say what a metric without a path may have been meant for, and what it takes to run the Hub's code."""
+    from hfpipe.metrics import module_names
+
+    name, _ = place.hub or (str(place), None)
+    ours = module_names()
+    near = name if name in ours else nearest(name, ours) if "/" not in name else None
+    trust = f"{place} is somebody's code from the Hub; add trust_remote_code: true to run it"
+    if near is None:
+        return trust
+    file = f"package:hfpipe/hfpipe/metrics/modules/{near}.py"
+    if near == name:
+        return f"{trust}, or write {file} for hfpipe's own"
+    hub = "Or add trust_remote_code: true to run the Hub's"
+    return f"there is no metric {name!r} here; did you mean {file}? {hub}"

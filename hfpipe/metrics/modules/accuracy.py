@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from hfpipe.metrics import confusion, module
+from typing import TYPE_CHECKING
+
+from hfpipe.metrics import classification, confusion, module
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Columns
+    from hfpipe.metrics.metric import Metric
 
 
 class Accuracy(module.OfClasses):
-    """Share of examples whose guess is the class in the reference."""
+    """Share of examples whose guess is the class in the reference.
 
-    metric = confusion.Accuracy
+    With several labels an example, all of them have to be right, as in `sklearn.metrics.accuracy_score`.
+    """
+
+    def metrics(self, columns: Columns) -> list[Metric]:
+        if columns["gold"].ndim > 1:
+            return [classification.SubsetAccuracy("accuracy")]
+        return [confusion.Accuracy(len(columns["labels"]))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hfpipe.metrics import confusion, module
 
 
-class BalancedAccuracy(module.OfClasses):
+class BalancedAccuracy(module.OfOneLabel):
     """Mean recall of the classes that occur in the references."""
 
     metric = confusion.BalancedAccuracy

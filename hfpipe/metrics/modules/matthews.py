@@ -5,7 +5,7 @@ from __future__ import annotations
 from hfpipe.metrics import confusion, module
 
 
-class Matthews(module.OfClasses):
+class Matthews(module.OfOneLabel):
     """Matthews' correlation for any number of classes."""
 
     metric = confusion.Matthews

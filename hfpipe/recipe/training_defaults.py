@@ -1,0 +1,79 @@
+"""What `training:` comes to once hfpipe's own defaults are filled in, and whether saves and scores agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isclose
+from typing import Any
+
+DEFAULTS: dict[str, Any] = {
+    "logging_steps": 0.02,
+    "save_strategy": "steps",
+    "save_steps": 0.2,
+    "save_total_limit": 2,
+    "report_to": "none",
+    "ddp_find_unused_parameters": False,
+}
+"""Where hfpipe starts from another value than TrainingArguments: fractions are of all steps."""
+EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.2, "per_device_eval_batch_size": 64}
+"""Further defaults where there is a validation split."""
+TOGETHER = {
+    "eval_strategy": "save_strategy",
+    "save_strategy": "eval_strategy",
+    "eval_steps": "save_steps",
+    "save_steps": "eval_steps",
+}
+"""Argument → the one that it has to agree with where the best model is kept, and so defaults to."""
+
+
+def with_defaults(given: Mapping[str, Any], *, evaluated: bool, early: bool) -> dict[str, Any]:
+    """Return the arguments as given, and hfpipe's defaults for the others.
+
+    `evaluated` is whether there is a validation split, `early` whether training may stop early.
+    """
+    settings = {**DEFAULTS, **(EVALUATED if evaluated else {})}
+    if early:
+        settings["load_best_model_at_end"] = True
+    if {**settings, **given}.get("load_best_model_at_end") and given.get("save_strategy") != "best":
+        settings |= {name: given[other] for name, other in TOGETHER.items() if other in given}
+    return {**settings, **given}
+
+
+def schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, str] | None:
+    """Return the argument that keeps the best model from being found, and why, or None.
+
+    The best model can be loaded only from a save that has a score. Transformers refuses such arguments too,
+    once the model is made.
+    """
+    settings = with_defaults(given, evaluated=True, early=early)
+    if not settings.get("load_best_model_at_end"):
+        return None
+    asking = "early_stopping" if early else "load_best_model_at_end"
+    saves, evaluates = settings["save_strategy"], settings["eval_strategy"]
+    if evaluates == "no":
+        key = "eval_strategy" if "eval_strategy" in given else "save_strategy"
+        return key, f"{asking} needs evaluations, and {key!r} is 'no'; delete one"
+    if saves == "best" or saves == evaluates == "epoch":
+        return None
+    if saves != evaluates:
+        return asking, f"{asking} needs 'save_strategy' and 'eval_strategy' to be the same"
+    return _steps_fault(settings["save_steps"], settings["eval_steps"], given, asking)
+
+
+def _steps_fault(save: float, score: float, given: Mapping[str, Any], asking: str) -> tuple[str, str] | None:
+    key = "save_steps" if "save_steps" in given else "eval_steps"
+    if not all(isinstance(each, int | float) for each in (save, score)) or score <= 0:
+        return None  # which is said of the value itself
+    if (save < 1) != (score < 1):
+        return key, (
+            f"{asking} needs a score for each save: save_steps {save:g} and eval_steps {score:g} must both "
+            "be numbers of steps, or both be shares of all steps"
+        )
+    times = save / score
+    if times >= 1 and isclose(times, round(times), rel_tol=1e-9):
+        return None
+    fitting = max(1, round(times)) * score
+    return key, (
+        f"{asking} needs a score for each save: save_steps {save:g} must be a multiple of "
+        f"eval_steps {score:g}, as {fitting:g}"
+    )
