@@ -111,7 +111,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "NaN in a float label",
         {"data.jsonl": lines({"text": "x", "label": 0.5}, {"text": "y", "label": float("nan")})},
         FILES,
-        "data.jsonl, line 2: 'label' is nan; mend the row or take it out",
+        "data.jsonl, line 2: 'label' is missing; fill it in, or drop such rows with `clean: [{drop: {label: [null]}}]`",
     ),
     (
         "broken JSON in line 812",
@@ -243,13 +243,13 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "mixed label types",
         {"data.jsonl": lines({"text": "x", "label": 1}, {"text": "y", "label": "2"})},
         FILES,
-        "data.jsonl, line 2: 'label' is '2' (str), but 1 at data.jsonl, line 1; write all alike, or say what it holds with `labels: {label: class | classes | number}`",
+        "data.jsonl, line 2: 'label' is '2' (str), but 1 at data.jsonl, line 1; write all alike, or read all as names of classes with `labels: {label: class}`",
     ),
     (
         "a number that is none",
         {"data.csv": b"text,label\nx,0.5\ny,high\n"},
         {"source": {"files": "data.csv"}, "labels": {"label": "number"}},
-        "data.csv, line 3: 'label' is 'high' (str), but '0.5' at data.csv, line 2; write all alike, or say what it holds with `labels: {label: class | classes | number}`",
+        "data.csv, line 3: 'label' is 'high', not a decimal number such as 1000 or 2.5; fix the row, or drop such rows with `clean: [{drop: {label: [high]}}]`",
     ),
     (
         "a label column that is not there",
@@ -273,7 +273,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "labels that are all empty",
         {"data.jsonl": lines({"text": "x", "labels": []}, {"text": "y", "labels": []})},
         FILES,
-        "'labels' holds no class in any row; mend it, or leave it out with `columns`",
+        "'labels' holds no class in any row; fix it, or leave it out with `columns`",
     ),
     (
         "no text at all",

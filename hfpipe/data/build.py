@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from hfpipe.contract import RunContext
+from hfpipe.data.class_ids import differing_by_case
 from hfpipe.data.clean import clean
 from hfpipe.data.columns import MISSING, first_rows, select, take_texts, text_columns
-from hfpipe.data.labels import Kind, find_labels
+from hfpipe.data.label_settings import LabelColumn
+from hfpipe.data.labels import Label, find_labels, read_labels
 from hfpipe.data.ledger import Ledger
-from hfpipe.data.rows import Given
+from hfpipe.data.rare_classes import reason, take_out_rare_classes
+from hfpipe.data.rows import Given, listed
 from hfpipe.data.split import TRAIN, Ids, splitter
 from hfpipe.data.steps import Clean
 from hfpipe.data.write import Writer, schema
@@ -34,7 +37,7 @@ class Plan:
 
     columns: Mapping[str, str]
     text: Sequence[str]
-    labels: Mapping[str, Kind]
+    labels: Mapping[str, LabelColumn]
     steps: Sequence[Clean]
     shares: Mapping[str, float]
     limit: int | None
@@ -53,9 +56,10 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
         head = list(first_rows(rows))
         if not head:
             raise DataError("the source gave no rows; mend the source")
-        labels = find_labels(list(head[0].values), plan.labels, _renamed(given.names, plan))
+        labels = find_labels(head, plan.labels, _renamed(given.names, plan))
         texts = text_columns(head, [label.column for label in labels], plan.text)
-        cleaned = clean(take_texts(chain(head, rows), texts, ledger), texts, plan.steps, ledger)
+        read = read_labels(chain(head, rows), labels)
+        cleaned = clean(take_texts(read, texts, ledger), texts, plan.steps, ledger)
         choose, ids = splitter(plan.shares, given.splits, ctx.seed), Ids()
         scratch = ctx.work / "rows"
         types = schema(head, texts, labels, _renamed(given.found.types, plan))
@@ -66,7 +70,9 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
                 row.values |= {label.column: label.encode(row, split) for label in labels}
                 writer.add(row, split)
                 ledger.keep(row, split)
-            reasons = list(dict.fromkeys([MISSING, *(step.reason for step in plan.steps)]))
+            take_out_rare_classes(labels, writer, ledger)
+            rare = [reason(label) for label in labels if label.settings.min_count is not None]
+            reasons = list(dict.fromkeys([MISSING, *(step.reason for step in plan.steps), *rare]))
             closed = ledger.close(reasons)
             _expect_train(ledger, given)
             for label in labels:
@@ -77,7 +83,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     shutil.rmtree(scratch)
     return Report(
         kind="dataset",
-        summary="; ".join([_summary(ledger, found.splits), *_reading(given, plan, filled)]),
+        summary="; ".join([_rows(ledger, found.splits), *_labels(labels), *_reading(given, plan, filled)]),
         data=found,
         ledger=closed,
         facts={"text": texts, "files": given.found.files, "filled": dict(filled), **_sampled(given, plan)},
@@ -127,6 +133,16 @@ def _expect_train(ledger: Ledger, given: Given) -> None:
     raise DataError(f"no training rows are left of {ledger.rows_in:,} ({where}); loosen `clean` or `split`")
 
 
-def _summary(ledger: Ledger, splits: Mapping[str, int]) -> str:
+def _rows(ledger: Ledger, splits: Mapping[str, int]) -> str:
     parts = ", ".join(f"{split} {rows:,}" for split, rows in splits.items())
     return f"{ledger.splits.total():,} rows ({parts}), {ledger.rows_lost.total():,} dropped"
+
+
+def _labels(labels: Sequence[Label]) -> Iterator[str]:
+    """Say which columns are labels, and what was found in them."""
+    yield f"labels: {', '.join(label.description() for label in labels) or 'none'}"
+    for label in labels:
+        if label.normalized:
+            yield f"{label.normalized:,} cells of {label.column!r} stripped of white space or brought to NFC"
+        for group in differing_by_case(label.ids.names())[:3]:
+            yield f"note: classes of {label.column!r} that differ by case only: {listed(group)}"

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    RootModel,
-    model_validator,
-)
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
 from typing_extensions import Self
 
-from hfpipe.contract import Settings
+from hfpipe.data.expressions import check_expression, searcher
+from hfpipe.data.label_values import same
 from hfpipe.data.rows import Row, listed
+from hfpipe.data.short_form import ShortForm
 from hfpipe.errors import DataError
 from hfpipe.metrics.segmentation import spaced
 
@@ -30,16 +22,8 @@ Keep = Callable[[Row], bool]
 _PLAIN = ConfigDict(frozen=True, strict=True)
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-    return pattern
-
-
 Count = Annotated[int, Field(ge=1)]
-Pattern = Annotated[str, AfterValidator(_compiles)]
+Pattern = Annotated[str, AfterValidator(check_expression)]
 
 
 class Filter(BaseModel, ABC):
@@ -48,21 +32,6 @@ class Filter(BaseModel, ABC):
     @abstractmethod
     def start(self) -> Keep:
         """Return a fresh test for the rows of one run."""
-
-
-class Short(Filter, Settings, ABC):
-    """Base of the steps whose first setting may stand alone: `{script: Latin}`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {next(iter(cls.model_fields)): value}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        long = handler(core)
-        first = handler.resolve_ref_schema(long)["properties"][next(iter(cls.model_fields))]
-        return {"anyOf": [first, long]}
 
 
 class MinChars(RootModel[Count], Filter):
@@ -112,14 +81,18 @@ class MaxWords(RootModel[Count], Filter):
 
 
 class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
-    """Drops rows that hold one of the values in a column; `null` drops rows that have none."""
+    """Drops rows that hold one of the values in a column, or in its list.
+
+    `null` drops rows that have none: null, an empty cell, or only white space. A text counts as the number
+    or truth value that it spells, so that `2` drops the 2 of a csv file; `true` and `1` are different.
+    """
 
     model_config = _PLAIN
 
     def start(self) -> Keep:
         def keep(row: Row) -> bool:
             try:
-                return not any(row.values[column] in values for column, values in self.root.items())
+                return not any(_holds(row.values[column], values) for column, values in self.root.items())
             except KeyError as error:
                 there = listed(list(row.values))
                 raise DataError(
@@ -129,14 +102,18 @@ class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
         return keep
 
 
+def _holds(value: Any, written: Sequence[Any]) -> bool:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return any(same(each, item) for each in written for item in items)
+
+
 class KeepMatching(RootModel[Pattern], Filter):
     """Keeps rows in which some text column matches the regular expression somewhere."""
 
     model_config = _PLAIN
 
     def start(self) -> Keep:
-        search = re.compile(self.root).search
-        return lambda row: any(map(search, row.texts))
+        return searcher(self.root, "keep_matching")
 
 
 class DropMatching(RootModel[Pattern], Filter):
@@ -145,8 +122,8 @@ class DropMatching(RootModel[Pattern], Filter):
     model_config = _PLAIN
 
     def start(self) -> Keep:
-        search = re.compile(self.root).search
-        return lambda row: not any(map(search, row.texts))
+        matches = searcher(self.root, "drop_matching")
+        return lambda row: not matches(row)
 
 
 def _script(name: str) -> str:
@@ -157,6 +134,10 @@ def _script(name: str) -> str:
     except regex.error:
         raise ValueError(f"{name!r} is no Unicode script; write Latin, Cyrillic, Han, Arabic …") from None
     return name
+
+
+class Short(ShortForm, Filter, ABC):
+    """Base of the steps whose first setting may stand alone: `{script: Latin}`."""
 
 
 class Script(Short):

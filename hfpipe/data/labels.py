@@ -2,39 +2,132 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
+from hfpipe.data import label_messages as messages
+from hfpipe.data.advice import advise
+from hfpipe.data.class_ids import ClassIds
+from hfpipe.data.label_settings import Kind, LabelColumn
+from hfpipe.data.label_values import is_missing, is_number, normalize_name, parse_decimal, parse_list
 from hfpipe.data.rows import Row, listed
-from hfpipe.data.split import TRAIN
 from hfpipe.errors import DataError
 
-Kind = Literal["class", "classes", "number"]
 USUAL: dict[str, str | None] = {"label": None, "labels": None, "tags": "words"}
-"""Columns that are labels unless the recipe says otherwise → the column they need beside them, one a word."""
+"""Columns that are labels unless the recipe says otherwise → the column that must be there as well."""
+LONGEST_NAME = 500
+"""Characters of a name of a class; what is longer is a text."""
+MOST_CLASSES = 100_000
+"""Different classes of a column without `min_count`; more are ids or texts."""
+MANY_CLASSES = 1000
+"""From here on, classes must have two rows each on average, or they are taken for ids or texts."""
 
 
 class Label:
     """One column of labels: gives classes provisional ids as they come, and final ones at the end."""
 
     def __init__(
-        self, column: str, kind: Kind | None, names: Sequence[str] = (), beside: str | None = None
+        self,
+        column: str,
+        settings: LabelColumn | None = None,
+        names: Sequence[str] = (),
+        beside: str | None = None,
     ) -> None:
         self.column = column
-        self.kind = kind
-        self.beside = beside
-        self._order = list(names)
-        self._ids: dict[str | int | bool, int] = {}
-        self._first: dict[int, Row] = {}
-        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self.settings = settings or LabelColumn()
+        self.kind = self.settings.resolved_kind
+        self.normalized = 0
+        """Texts of the column that were brought to one spelling."""
+        self._names = self.settings.names
+        order = self._names or [normalize_name(name) for name in names]
+        self.ids = ClassIds(order, declared=bool(self._names))
+        self._beside = beside
+        self._told = self.kind is not None
+        self._width = len(self._names)
+        self._whole = True
         self._type: type | None = None
         self._start = ""
+
+    def observe(self, head: Sequence[Row]) -> None:
+        """Tell the kind from the first rows, where the recipe does not.
+
+        Raises DataError for lists that look like one 0 or 1 for each class.
+        """
+        rows = [row for row in head if not is_missing(row.values[self.column])]
+        values = [_plain(row.values[self.column]) for row in rows]
+        if values and self.kind is None:
+            self.kind = _infer(values)
+        if self.kind == "classes" and self.settings.indicators is None and not self.settings.names:
+            lists = [self._split(value) for value in values]
+            if _look_like_indicators(lists) and not _as_long_as_words(rows, self.column, lists):
+                raise messages.indicators(rows[0].place, self.column, lists[0], self.settings)
+
+    def read(self, value: Any) -> Any:
+        """Return a cell as a class, a list of classes or a number; None if it is missing.
+
+        A value that is none of these comes back as it is, so that a cleaning step may drop the row.
+        """
+        value = _plain(value)
+        if is_missing(value):
+            empty = isinstance(value, str) and self.settings.allow_empty
+            return [] if empty else None
+        if self.kind is None:
+            self.kind = _infer([value])
+        if self.kind == "number":
+            return self._read_number(value)
+        if self.kind == "class":
+            return self._read_class(value)
+        items = self._split(value)
+        if not isinstance(items, list):
+            return items
+        if self.settings.indicators:
+            return self._read_indicators(items)
+        return [self._read_class(_plain(item)) for item in items]
+
+    def _read_number(self, value: Any) -> Any:
+        number = parse_decimal(value) if isinstance(value, str) else None
+        if number is None:
+            return value
+        self.normalized += value != value.strip()
+        return number
+
+    def _read_class(self, value: Any) -> Any:
+        name: Any = value
+        if isinstance(value, str):
+            name = normalize_name(value)
+            self.normalized += name != value
+        elif isinstance(value, float) and value.is_integer():
+            name = int(value)
+        if not self._names or name in self._names:
+            return name
+        number: Any = parse_decimal(name) if isinstance(name, str) else name
+        return self._names[int(number)] if is_number(number) and number in range(self._width) else name
+
+    def _split(self, value: Any) -> Any:
+        """Return the list in a cell, or the value where it is none."""
+        if isinstance(value, tuple):
+            return list(value)
+        separator = self.settings.separator
+        if separator is not None and not isinstance(value, (list, Mapping)):
+            parts = value.split(separator) if isinstance(value, str) else [value]
+            return [part for part in parts if not is_missing(part)]
+        found = parse_list(value) if isinstance(value, str) else None
+        return value if found is None else found
+
+    def _read_indicators(self, items: list[Any]) -> Any:
+        """Return the classes that have a 1; a tuple where the items are not a 0 or 1 for each class."""
+        marks = [_mark(item) for item in items]
+        self._width = self._width or len(marks)
+        if len(marks) != self._width or None in marks:
+            return tuple(items)
+        if not len(self.ids):
+            for number in range(self._width):
+                self.ids.id_of(number)
+        return [value for value, mark in zip(self.ids.values[: self._width], marks, strict=True) if mark]
 
     def encode(self, row: Row, split: str) -> int | float | list[int]:
         """Return the row's label: a number, or provisional ids of its classes.
@@ -42,83 +135,71 @@ class Label:
         Raises DataError for a label that is missing, not a number, or of another type than those before,
         and for tags that are not as many as the words.
         """
-        value: Any = row.values[self.column]
-        if isinstance(value, (np.generic, np.ndarray)):
-            value = value.tolist()
+        value = row.values[self.column]
         if value is None:
-            raise DataError(
-                f"{row.place}: {self.column!r} is missing; fill it in, or drop such rows with "
-                f"`clean: [{{drop: {{{self.column}: [null]}}}}]`"
-            )
-        if not self._start:
-            self._start = f"{value!r:.40} at {row.place}"
-            self.kind = self.kind or _kind(value)
+            raise messages.missing(row.place, self.column, self.settings)
+        start, self._start = self._start, self._start or f"{value!r:.40} at {row.place}"
         if self.kind == "number":
-            return self._number(value, row)
+            if not is_number(value):
+                raise messages.no_number(row.place, self.column, value, told=self._told)
+            number = messages.finite(row.place, self.column, value)
+            self._whole = self._whole and number.is_integer()
+            return number
+        items = value if self.kind == "classes" else [value]
+        if isinstance(items, tuple):
+            raise messages.no_indicators(row.place, self.column, list(items), self._width)
+        if not isinstance(items, list):
+            raise messages.no_list(row.place, self.column, value, self.settings)
         if self.kind == "classes":
-            if not isinstance(value, (list, tuple)):
-                raise self._mixed(value, row)
-            self._check_beside(len(value), row)
-            return [self._id(item, row, split) for item in value]
-        return self._id(value, row, split)
+            self._check_length(len(items), row)
+        ids = [self._id(item, row, start) for item in items]
+        self.ids.count(ids, split, row.place)
+        if len(self.ids) > MOST_CLASSES and self.settings.min_count is None:
+            raise messages.too_many(self.column, len(self.ids), self.ids.rows)
+        return ids if self.kind == "classes" else ids[0]
 
-    def _check_beside(self, count: int, row: Row) -> None:
-        words = row.values[self.beside] if self.beside is not None else None
+    def _check_length(self, count: int, row: Row) -> None:
+        words = row.values[self._beside] if self._beside is not None else None
         if isinstance(words, (list, tuple)) and len(words) != count:
             raise DataError(
-                f"{row.place}: {len(words)} {self.beside} but {count} {self.column}; write one for each"
+                f"{row.place}: {len(words)} {self._beside} but {count} {self.column}; write one for each"
             )
 
-    def _number(self, value: Any, row: Row) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise self._mixed(value, row) from None
-        if not math.isfinite(number):
-            raise DataError(f"{row.place}: {self.column!r} is {number}; mend the row or take it out")
-        return number
-
-    def _id(self, value: Any, row: Row, split: str) -> int:
+    def _id(self, value: Any, row: Row, start: str) -> int:
+        if not isinstance(value, (str, int)) or value == "":
+            raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
         self._type = self._type or type(value)
-        if type(value) is not self._type or not isinstance(value, (str, int)):
-            raise self._mixed(value, row)
-        number = self._ids.setdefault(value, len(self._ids))
-        self._first.setdefault(number, row)
-        self._counts[split][number] += 1
-        return number
-
-    def _mixed(self, value: Any, row: Row) -> DataError:
-        return DataError(
-            f"{row.place}: {self.column!r} is {value!r:.40} ({type(value).__name__}), but "
-            f"{self._start}; write all alike, or say what it holds with "
-            f"`labels: {{{self.column}: class | classes | number}}`"
-        )
-
-    def classes(self) -> list[str]:
-        """Return the class names in the order of their final ids: as the source has them, or sorted."""
-        return [str(value) for value in self._sorted()]
-
-    def _sorted(self) -> list[Any]:
-        known = {name: place for place, name in enumerate(self._order)}
-        return sorted(self._ids, key=lambda value: (known.get(str(value), len(known)), value))
+        if type(value) is not self._type and not self._told:
+            raise messages.mixed(row.place, self.column, value, start, self.kind)
+        if self._names and value not in self._names:
+            raise messages.not_named(row.place, self.column, value, self.settings)
+        if isinstance(value, str):
+            messages.check_name(row.place, self.column, value, LONGEST_NAME)
+        return self.ids.id_of(value)
 
     def check(self) -> None:
-        """Raise DataError when there is no class at all, or one in a held-out split that train lacks."""
-        if self.kind != "number" and not self._ids:
-            raise DataError(
-                f"{self.column!r} holds no class in any row; mend it, or leave it out with `columns`"
-            )
-        if TRAIN not in self._counts:
+        """Raise DataError where there is no class, there are as many as rows, or train lacks some."""
+        if self.kind == "number":
             return
-        train = self._counts[TRAIN]
-        for split, counts in self._counts.items():
-            for value, number in self._ids.items():
-                if counts[number] and not train[number]:
-                    raise DataError(
-                        f"{self._first[number].place}: class {value!r} of {self.column!r} is only in {split} "
-                        f"({counts[number]:,} rows), never in train; add training rows, or drop it with "
-                        f"`clean: [{{drop: {{{self.column}: [{value}]}}}}]`"
-                    )
+        if not self.ids.names():
+            raise DataError(
+                f"{self.column!r} holds no class in any row; fix it, or leave it out with `columns`"
+            )
+        count = len(self.ids.names())
+        if count > MANY_CLASSES and 2 * count > self.ids.rows and not self._names:
+            raise messages.too_many(self.column, count, self.ids.rows)
+        untrained = self.ids.untrained()
+        if untrained:
+            raise messages.untrained(self.column, self.ids, untrained, self.settings)
+
+    def description(self) -> str:
+        """Return what the column is, for the summary, as `label (2 classes)`."""
+        if self.kind == "number":
+            asked = f", all whole; write {advise(labels={self.column: 'class'})} if they are classes"
+            return f"{self.column} (numbers{asked if self._whole and not self._told else ''})"
+        count = len(self.ids.names())
+        classes = f"{count:,} class{'es' if count != 1 else ''}"
+        return f"{self.column} ({'lists of ' if self.kind == 'classes' else ''}{classes})"
 
     @property
     def arrow(self) -> pa.DataType:
@@ -132,15 +213,14 @@ class Label:
         """The column's type as Datasets writes it."""
         if self.kind == "number":
             return datasets.Value("float64")
-        one = datasets.ClassLabel(names=self.classes())
+        one = datasets.ClassLabel(names=self.ids.names())
         return datasets.List(one) if self.kind == "classes" else one
 
     def final(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
         """Return the encoded column with final ids in place of provisional ones."""
         if self.kind == "number":
             return column
-        place = {value: number for number, value in enumerate(self._sorted())}
-        table = pa.array([place[value] for value in self._ids], pa.int64())
+        table = pa.array(self.ids.table(), pa.int64())
         return pa.chunked_array([_renumber(chunk, table) for chunk in column.chunks], column.type)
 
 
@@ -150,28 +230,78 @@ def _renumber(chunk: pa.Array, table: pa.Array) -> pa.Array:
     return table.take(chunk)
 
 
-def _kind(value: Any) -> Kind:
-    if isinstance(value, (list, tuple)):
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _infer(values: Sequence[Any]) -> Kind:
+    if isinstance(values[0], (list, tuple)):
         return "classes"
-    return "number" if isinstance(value, float) else "class"
+    numbers = all(is_number(value) for value in values)
+    return "number" if numbers and any(isinstance(value, float) for value in values) else "class"
+
+
+def _mark(item: Any) -> int | None:
+    """Return 0 or 1, also where they are written as text, fractions or truth values; else None."""
+    number = parse_decimal(item) if isinstance(item, str) else item
+    return int(number) if isinstance(number, (int, float)) and number in (0, 1) else None
+
+
+def _look_like_indicators(lists: Sequence[Any]) -> bool:
+    """Tell whether lists are equally long, of 0 and 1 only, and in some row not a set of classes."""
+    if not lists or not all(isinstance(one, list) for one in lists):
+        return False
+    marks = [[_mark(item) for item in one] for one in lists]
+    width = {len(one) for one in marks}
+    return (
+        len(width) == 1
+        and all(None not in one for one in marks)
+        and any(len({*one}) < len(one) for one in marks)
+    )
+
+
+def _as_long_as_words(rows: Sequence[Row], column: str, lists: Sequence[Any]) -> bool:
+    """Tell whether another column holds lists of strings as long as these: then these are tags of words."""
+    for name in rows[0].values.keys() - {column}:
+        others = [row.values[name] for row in rows]
+        if all(isinstance(other, (list, tuple)) for other in others) and all(
+            len(other) == len(one) and all(isinstance(word, str) for word in other)
+            for other, one in zip(others, lists, strict=True)
+        ):
+            return True
+    return False
+
+
+def read_labels(rows: Iterable[Row], labels: Sequence[Label]) -> Iterator[Row]:
+    """Yield the rows with their labels read, so that cleaning steps see classes and not cells of a file."""
+    for row in rows:
+        for label in labels:
+            row.values[label.column] = label.read(row.values[label.column])
+        yield row
 
 
 def find_labels(
-    columns: Sequence[str], named: Mapping[str, Kind], names: Mapping[str, Sequence[str]]
+    head: Sequence[Row], named: Mapping[str, LabelColumn], names: Mapping[str, Sequence[str]]
 ) -> list[Label]:
     """Return the label columns: those named in the recipe, or else the usual ones that are there.
 
-    Raises DataError when a column named is not there.
+    `head` are the first rows, which tell the kinds. Raises DataError when a column named is not there.
     """
+    columns = list(head[0].values)
     for column in named:
         if column not in columns:
             raise DataError(f"`labels` names {column!r}, but the columns are {listed(columns)}")
-    wanted: dict[str, Kind | None] = dict(named) or {
-        column: None for column, beside in USUAL.items() if column in columns and beside in (None, *columns)
-    }
-    return [
+    usual = [column for column, beside in USUAL.items() if column in columns and beside in (None, *columns)]
+    wanted = dict(named) or {column: LabelColumn() for column in usual}
+    labels = [
         Label(
-            column, kind, names.get(column, ()), beside if (beside := USUAL.get(column)) in columns else None
+            column,
+            settings,
+            names.get(column, ()),
+            beside if (beside := USUAL.get(column)) in columns else None,
         )
-        for column, kind in wanted.items()
+        for column, settings in wanted.items()
     ]
+    for label in labels:
+        label.observe(head)
+    return labels

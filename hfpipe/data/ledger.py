@@ -41,6 +41,13 @@ class Ledger:
         self.splits[split] += 1
         self.characters_kept += row.characters
 
+    def take_back(self, split: str, reason: str, characters: int) -> None:
+        """Count a row that was written as one that goes no further."""
+        self.splits[split] -= 1
+        self.splits += Counter()  # which leaves out splits without rows
+        self.characters_kept -= characters
+        self.drop(reason, characters)
+
     def close(self, reasons: list[str]) -> dict[str, Any]:
         """Return the ledger as JSON; `in` equals the sum of the other entries, for rows and characters.
 

@@ -11,6 +11,8 @@ from hfpipe.data.rows import Row
 
 PERMUTATIONS = 128
 GRAM = 5
+HIGHEST = 0.98
+"""Highest threshold of the index: above it, datasketch finds no bands to cut a sketch into."""
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
@@ -21,7 +23,7 @@ class NearDuplicates:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         # The index only proposes, so it errs on the side of proposing; the sketches decide.
-        self._index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+        self._index = MinHashLSH(threshold=min(threshold, HIGHEST), num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         self._known: list[np.ndarray] = []
 
     def is_new(self, row: Row) -> bool:

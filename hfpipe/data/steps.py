@@ -93,4 +93,6 @@ class Clean(Settings):
 def _said(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_said(item)}" for key, item in value.items())
-    return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
+    return str(value).encode(errors="backslashreplace").decode()

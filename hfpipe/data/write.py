@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from hfpipe.data.labels import Label
@@ -112,6 +114,7 @@ class Writer:
         self._open: dict[str, pa.RecordBatchStreamWriter] = {}
         self._waiting: dict[str, list[Row]] = {}
         self._characters = 0
+        self._lengths: dict[str, array[int]] = {}
         self._stack = ExitStack()
         scratch.mkdir(parents=True, exist_ok=True)
 
@@ -128,6 +131,7 @@ class Writer:
         waiting = self._waiting.setdefault(split, [])
         waiting.append(row)
         self._characters += row.characters
+        self._lengths.setdefault(split, array("q")).append(row.characters)
         if len(waiting) >= ROWS:
             self._flush(split)
         elif self._characters >= CHARACTERS:
@@ -146,14 +150,49 @@ class Writer:
         types = {name: kind or self._labels[name].arrow for name, kind in self._types.items()}
         batch = pa.record_batch([_array(rows, *item) for item in types.items()], names=list(types))
         if split not in self._open:
-            sink = self._stack.enter_context(pa.OSFile(str(self._scratch / f"{split}.arrow"), "wb"))
+            sink = self._stack.enter_context(pa.OSFile(self._file(split), "wb"))
             self._open[split] = self._stack.enter_context(pa.ipc.new_stream(sink, batch.schema))
         self._open[split].write_batch(batch)
 
-    def save(self, folder: Path) -> datasets.DatasetDict:
-        """Close the scratch files, give classes their final ids and save all splits into `folder`."""
+    def rows(self) -> dict[str, int]:
+        """Close the scratch files, and return split → number of rows in them."""
         self.flush()
         self._stack.close()
+        return {split: len(self._lengths[split]) for split in self._open}
+
+    def characters(self, split: str) -> np.ndarray:
+        """Return how many characters each row of a split has, int64, shape (rows,)."""
+        return np.frombuffer(self._lengths[split], np.int64)
+
+    def batches(self, split: str) -> Iterator[pa.RecordBatch]:
+        """Yield what the closed scratch file of a split holds, mapped and not read into memory."""
+        with self._map(split) as source, pa.ipc.open_stream(source) as stream:
+            yield from stream
+
+    def keep(self, kept: Mapping[str, np.ndarray]) -> None:
+        """Write the closed scratch files again with the rows to keep: split → bool, shape (rows,)."""
+        for split, rows in kept.items():
+            start, again = 0, self._scratch / f"{split}.kept"
+            with ExitStack() as files:
+                old = files.enter_context(pa.ipc.open_stream(files.enter_context(self._map(split))))
+                sink = files.enter_context(pa.OSFile(str(again), "wb"))
+                new = files.enter_context(pa.ipc.new_stream(sink, old.schema))
+                for batch in old:
+                    new.write_batch(batch.filter(pa.array(rows[start : start + batch.num_rows])))
+                    start += batch.num_rows
+            again.replace(self._file(split))
+            if not rows.any():
+                del self._open[split]
+
+    def _file(self, split: str) -> str:
+        return str(self._scratch / f"{split}.arrow")
+
+    def _map(self, split: str) -> pa.MemoryMappedFile:
+        return pa.memory_map(self._file(split))
+
+    def save(self, folder: Path) -> datasets.DatasetDict:
+        """Close the scratch files, give classes their final ids and save all splits into `folder`."""
+        self.rows()
         saved = {split: self._final(split) for split in sorted(self._open, key=_usual_order)}
         with quiet():
             datasets.DatasetDict(saved).save_to_disk(str(folder))
@@ -161,7 +200,7 @@ class Writer:
 
     def _final(self, split: str) -> datasets.Dataset:
         # Memory-mapped: only the label columns are made anew.
-        table = pa.ipc.open_stream(pa.memory_map(str(self._scratch / f"{split}.arrow"))).read_all()
+        table = pa.ipc.open_stream(self._map(split)).read_all()
         features = datasets.Features.from_arrow_schema(table.schema)
         for column, label in self._labels.items():
             table = table.set_column(table.schema.get_field_index(column), column, label.final(table[column]))

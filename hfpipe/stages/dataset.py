@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.contract import RunContext, Settings, Stage
+from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.steps import Clean
 from hfpipe.errors import DataError, Problem
 from hfpipe.own_code import find_code, load_code
@@ -157,7 +158,7 @@ class Source(Settings):
 class Dataset(Stage):
     """Loads rows, maps columns, cleans, removes duplicates and splits; the ledger must balance."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     kind: Literal["dataset"] = "dataset"
     source: Source
     """Where the rows come from."""
@@ -170,12 +171,13 @@ class Dataset(Stage):
     besides labels and `id`, or else every column of lists of words. Words and messages are each cleaned by
     themselves.
     """
-    labels: dict[str, Literal["class", "classes", "number"]] = {}
+    labels: dict[str, LabelColumn] = {}
     """Column of labels → what it holds: a class, a list of classes, or a number for regression.
 
-    By default `label` and `labels` are labels, and `tags` beside `words`: strings, whole numbers and booleans
-    are classes, lists are lists of classes, other numbers are numbers. Files of csv and tsv hold strings, so
-    say `number` there.
+    By default `label` and `labels` are labels, and `tags` where there are `words`: strings, whole numbers and
+    booleans are classes, lists are lists of classes, other numbers are numbers. Files of csv and tsv hold
+    strings, so write `number` there. Names of classes are read in NFC, without white space at their ends;
+    an empty cell is a missing label.
     """
     clean: list[Clean] = []
     """Cleaning steps, in order."""

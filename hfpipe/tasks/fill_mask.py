@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
+from hfpipe.data.advice import advise_classes
 from hfpipe.errors import Problem, StageError
 from hfpipe.tasks.templates import columns_of, parts_of_template
 from hfpipe.tasks.token_targets import TokenTargets
@@ -118,7 +119,8 @@ class FillMask(TokenTargets):
             return
         classes = facts.labels.get(self.label)
         if classes is None or facts.columns[self.label] != "label":
-            yield Problem(f"column {self.label!r} holds no classes; name one that does", ("label",))
+            mend = advise_classes(self.label, facts.columns[self.label]) or "; name one that does"
+            yield Problem(f"column {self.label!r} holds no classes{mend}", ("label",))
         elif set(classes) != set(self.verbalizer):
             there, named = ", ".join(classes), ", ".join(self.verbalizer)
             yield Problem(f"the classes are {there}; the verbalizer has {named}", ("verbalizer",))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from hfpipe.contract import Counted, Task
+from hfpipe.data.advice import advise_classes
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.class_names import named, names_in
 from hfpipe.report import DataFacts
@@ -62,7 +63,7 @@ class TextClassification(Task):
         kind = facts.columns.get(self.label)
         if kind is not None and kind not in PROBLEM_TYPES:
             yield Problem(
-                f"column {self.label!r} holds {kind} values, no labels; name a column of classes or floats",
+                f"column {self.label!r} holds {kind} values, not labels{advise_classes(self.label, kind)}",
                 ("label",),
             )
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from hfpipe.contract import Counted, Task
+from hfpipe.data.advice import advise_classes
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.class_names import named, names_in
 
@@ -67,7 +68,7 @@ class TokenClassification(Task):
         ):
             found = facts.columns.get(column)
             if found not in (None, kind):
-                mend = f"; give its data set `labels: {{{column}: classes}}`" if found == "strings" else ""
+                mend = advise_classes(column, str(found)) if (key, found) == ("tags", "strings") else ""
                 yield Problem(f"column {column!r} holds {found}, not {what}{mend}", (key,))
         yield from self._misfits(facts.labels.get(self.tags, []))
 

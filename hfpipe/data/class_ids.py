@@ -1,0 +1,134 @@
+"""Ids of the classes of one label column: provisional while rows come in, final once all are counted."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from hfpipe.data.split import TRAIN
+
+Name = str | int | bool
+
+
+class ClassIds:
+    """Numbers classes as they come, counts the rows of each, and puts them in their final order.
+
+    `order` are names in the order of their ids, as far as it is known before; with `declared` they are all
+    the classes there are, and have ids even where no row holds them.
+    """
+
+    def __init__(self, order: Sequence[str], *, declared: bool) -> None:
+        self._order = {name: place for place, name in enumerate(order)}
+        self.values: list[Name] = []
+        """Provisional id → the class as the data hold it."""
+        self._ids: dict[str, int] = {}
+        self._places: dict[int, str] = {}
+        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self._gone: set[int] = set()
+        self._merged: set[int] = set()
+        self._target: int | None = None
+        for name in order if declared else ():
+            self.id_of(name)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def id_of(self, value: Name) -> int:
+        """Return the provisional id of a class."""
+        number = self._ids.setdefault(str(value), len(self._ids))
+        if number == len(self.values):
+            self.values.append(value)
+        return number
+
+    def count(self, ids: Iterable[int], split: str, place: str) -> None:
+        """Count one row of these classes."""
+        for number in {*ids}:
+            self._places.setdefault(number, place)
+            self._counts[split][number] += 1
+
+    def uncount(self, ids: Iterable[int], split: str) -> None:
+        """Take back one row of these classes."""
+        self._counts[split].subtract({*ids})
+
+    @property
+    def rows(self) -> int:
+        """Sum of the counts: rows, each as often as it has classes."""
+        return sum(counts.total() for counts in self._counts.values())
+
+    def rows_of(self, number: int, splits: Collection[str] | None = None) -> int:
+        """Return how many rows a class has in these splits, or in all."""
+        return sum(
+            counts[number] for split, counts in self._counts.items() if splits is None or split in splits
+        )
+
+    def find_rare(self, least: int) -> set[int]:
+        """Return the classes with fewer training rows; all rows count where no split is train."""
+        splits = {TRAIN} & self._counts.keys() or None
+        return {
+            number
+            for number in range(len(self))
+            if number not in self._gone | self._merged | {self._target}
+            and self.rows_of(number, splits) < least
+        }
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """Take the ids of classes whose rows are dropped."""
+        self._gone |= {*numbers}
+
+    def merge(self, numbers: Collection[int], into: str) -> None:
+        """Make classes part of another, which may be new."""
+        if not numbers:
+            return
+        self._target = self.id_of(into)
+        self._merged = {*numbers} - {self._target}
+        for counts in self._counts.values():
+            # A row that holds two of them counts twice; only whether there are any is asked after this.
+            counts[self._target] += sum(counts[number] for number in self._merged)
+        first = [self._places[number] for number in numbers if number in self._places]
+        self._places.setdefault(self._target, first[0] if first else "")
+
+    def untrained(self) -> dict[int, dict[str, int]]:
+        """Return the classes that train lacks → their rows by split; empty where no split is train."""
+        if TRAIN not in self._counts:
+            return {}
+        rows = {
+            number: {split: counts[number] for split, counts in self._counts.items() if counts[number] > 0}
+            for number in self._kept()
+        }
+        return {number: splits for number, splits in rows.items() if splits and TRAIN not in splits}
+
+    def place(self, number: int) -> str:
+        """Return where a class stood first."""
+        return self._places[number]
+
+    def names(self) -> list[str]:
+        """Return the names in the order of their final ids: as known before, or sorted."""
+        return [str(self.values[number]) for number in self._final()]
+
+    def table(self) -> list[int]:
+        """Return provisional id → final id; classes that are gone have 0, which no row holds."""
+        final = {number: place for place, number in enumerate(self._final())}
+        if self._target is not None:
+            final |= dict.fromkeys(self._merged, final[self._target])
+        return [final.get(number, 0) for number in range(len(self))]
+
+    def _kept(self) -> list[int]:
+        return [number for number in range(len(self)) if number not in self._gone | self._merged]
+
+    def _final(self) -> list[int]:
+        kept = self._kept()
+        numeric = all(type(self.values[number]) is int for number in kept)
+
+        def key(number: int) -> tuple[int, Name]:
+            value = self.values[number]
+            return self._order.get(str(value), len(self._order)), value if numeric else str(value)
+
+        return sorted(kept, key=key)
+
+
+def differing_by_case(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of names that are alike but for upper and lower case."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[name.casefold()].append(name)
+    return [group for group in groups.values() if len(group) > 1]

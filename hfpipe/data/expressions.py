@@ -1,0 +1,71 @@
+"""Regular expressions of a recipe: refused where they cannot be compiled, stopped where they take forever."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import regex
+
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+
+SECONDS = 3.0
+"""Time that an expression may take for the texts of one row; a usual one takes microseconds."""
+MOST_COPIES = 100_000
+"""Copies of their content that nested counted repeats may make; each takes memory when compiled."""
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]|\{(\d+)(?:,\d*)?\}|.", re.DOTALL)
+
+
+def check_expression(pattern: str) -> str:
+    """Return the expression. Raises ValueError for one that cannot be compiled, or only into gigabytes."""
+    copies = _copies(pattern)
+    if copies > MOST_COPIES:
+        raise ValueError(
+            f"{pattern!r:.60} repeats its parts {copies:,} times, too many to compile; write smaller counts"
+        )
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"{pattern!r:.60} is not a regular expression: {error}") from None
+    except (RecursionError, OverflowError, MemoryError):
+        raise ValueError(f"{pattern!r:.60} is nested too deep to compile; write a simpler one") from None
+    return pattern
+
+
+def searcher(pattern: str, step: str) -> Callable[[Row], bool]:
+    """Return the function that tells whether an expression matches somewhere in the texts of a row.
+
+    It raises DataError, with the place of the row, where that takes more than `SECONDS`.
+    """
+    search = regex.compile(pattern).search
+
+    def matches(row: Row) -> bool:
+        try:
+            return any(search(text, timeout=SECONDS) for text in row.texts)
+        except TimeoutError:
+            raise DataError(
+                f"{row.place}: the expression of `{step}`, {pattern!r:.60}, takes more than {SECONDS:g} s on "
+                "this row; write it without a repeat inside a repeat, such as (a+)+"
+            ) from None
+
+    return matches
+
+
+def _copies(pattern: str) -> int:
+    """Return how many copies the counted repeats make: `(?:a{20}){30}` makes 600."""
+    groups, last = [0], 0
+    for token in _TOKEN.finditer(pattern):
+        if token[0] == "(":
+            groups.append(0)
+            last = 0
+        elif token[0] == ")" and len(groups) > 1:
+            last = max(1, groups.pop())
+            groups[-1] += last
+        elif token[1] is not None:
+            groups[-1] += last * (max(1, int(token[1][:9])) - 1)
+            last *= max(1, int(token[1][:9]))
+        else:
+            last = 1
+            groups[-1] += 1
+    return sum(groups)
