@@ -42,7 +42,7 @@ def _read(file: DataFile, kind: str) -> Iterator[Row]:
                 sample = sample.partition("\n")[2]
                 stream.readline()
             table = _Table(file, dialect, sample_rows(dialect, sample) or [])
-            yield from table.rows(stream, watch=kind == "tsv" and dialect.quote is None)
+            yield from table.rows(stream, watch=dialect.quote is None and file.options.quote is None)
     finally:
         csv.field_size_limit(limit)
 

@@ -34,11 +34,13 @@ def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
     """Return the entities of one sentence, as seqeval finds them.
 
     With a scheme, by seqeval's name for it, only what it allows is an entity (its strict mode); without one,
-    BIO, IOB1 and BIOES are read as conlleval reads them (its default mode): a stray `I-` begins an entity.
+    BIO, IOB1, BIOES and BMES are read as conlleval reads them (its default mode): a stray `I-` begins an
+    entity. BMES is BIOES with `M-` for `I-`, which seqeval does not know.
     """
+    tags = [f"I{tag[1:]}" if tag == "M" or tag.startswith("M-") else tag for tag in tags]
     if scheme is None:
-        return [Entity(kind, first, last + 1) for kind, first, last in get_entities(list(tags))]
-    found = schemes.Tokens(list(tags), getattr(schemes, scheme)).entities
+        return [Entity(kind, first, last + 1) for kind, first, last in get_entities(tags)]
+    found = schemes.Tokens(tags, schemes.IOBES if scheme == "BMES" else getattr(schemes, scheme)).entities
     return [Entity(entity.tag, entity.start, entity.end) for entity in found]
 
 

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
 
 OUTSIDE = "O"
-PREFIXES = {"IOB1": "IB", "IOB2": "IB", "IOE1": "IE", "IOE2": "IE", "IOBES": "BIES", "BILOU": "BILU"}
+PREFIXES = {
+    "IOB1": "IB",
+    "IOB2": "IB",
+    "IOE1": "IE",
+    "IOE2": "IE",
+    "IOBES": "BIES",
+    "BMES": "BMES",
+    "BILOU": "BILU",
+}
 """Scheme → what a tag of an entity may begin with."""
 
 
@@ -43,7 +51,7 @@ class TokenClassification(Task):
     """Tokens a window has at most; longer sentences take several, and nothing is cut away."""
     stride: int = Field(default=32, ge=0)
     """Tokens that a window shares with the one before; a word is tagged where it has most context."""
-    scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"] | None = None
+    scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BMES", "BILOU"] | None = None
     """Count only entities that keep to this scheme, as seqeval's strict mode; else count as conlleval."""
 
     @model_validator(mode="after")
@@ -73,7 +81,8 @@ class TokenClassification(Task):
         yield from self._misfits(facts.labels.get(self.tags, []))
 
     def _misfits(self, names: Sequence[str]) -> Iterator[Problem]:
-        fits = PREFIXES[self.scheme or "IOBES"]
+        bmes = any(name.startswith("M-") for name in names)
+        fits = PREFIXES[self.scheme or ("BMES" if bmes else "IOBES")]
         strange = [name for name in names if not re.fullmatch(rf"O|[{fits}](-.+)?", name)]
         if strange and (self.scheme is not None or self._mark_entities(names)):
             begin = ", ".join(f"{letter}-" for letter in fits)
@@ -81,7 +90,8 @@ class TokenClassification(Task):
             yield Problem(f"tag {strange[0]!r} is not O and does not begin with {begin}{mend}", ("tags",))
 
     def _mark_entities(self, names: Sequence[str]) -> bool:
-        return any(re.match("[BIESLU]-", name) for name in names) or {*names} <= {*"OBIES"}
+        bare = {*names} <= {*"OBIES"} or {"B"} <= {*names} <= {*"OBMES"}
+        return bare or any(re.match("[BIMESLU]-", name) for name in names)
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         return named(facts.labels[self.tags])
