@@ -133,7 +133,7 @@ def answers(
     from hfpipe.hf.predicting import Predictor
 
     predictor = Predictor(trained.place, trained.task, batch_size)
-    checked = complete(given, trained.task.inputs, predictor.reading.facts)
+    checked = complete(given, trained.task.inputs, predictor.reading.facts, trained.task.optional)
     return predictor.answers(row.values for row in checked)
 
 

@@ -168,6 +168,11 @@ class Task(Settings, ABC):
         return self.columns[:1]
 
     @property
+    def optional(self) -> tuple[str, ...]:
+        """Those of the columns that may hold null; every other row with a null is refused."""
+        return ()
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Those of the columns that must hold texts."""
         return ()

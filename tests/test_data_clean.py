@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from hfpipe.data.clean import clean
-from hfpipe.data.columns import take_texts, text_columns
+from hfpipe.data.column_types import text_columns
+from hfpipe.data.columns import take_texts
 from hfpipe.data.edits import Edit
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
+from hfpipe.data.spans import Spans
 from hfpipe.data.steps import Clean
 from hfpipe.errors import StageError
 
@@ -27,7 +29,9 @@ def rows(*texts: str | None, **values: Any) -> list[Row]:
 def kept(steps: list[Any], *texts: str | None) -> list[str]:
     ledger = Ledger()
     found = take_texts(rows(*texts), ["text"], ledger)
-    return [row.values["text"] for row in clean(found, ["text"], STEPS.validate_python(steps), ledger)]
+    return [
+        row.values["text"] for row in clean(found, ["text"], STEPS.validate_python(steps), ledger, Spans({}))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_the_ledger_balances_for_any_rows_and_any_steps(
     ledger, chosen = Ledger(), STEPS.validate_python(names)
     given_rows = [Row({"text": a, "text_b": b, "label": c}, "row", n) for n, (a, b, c) in enumerate(data, 1)]
     columns = ["text", "text_b"]
-    left = list(clean(take_texts(given_rows, columns, ledger), columns, chosen, ledger))
+    left = list(clean(take_texts(given_rows, columns, ledger), columns, chosen, ledger, Spans({})))
     for row in left:
         ledger.keep(row, "train")
     closed = ledger.close(["missing text", *dict.fromkeys(step.reason for step in chosen)])
@@ -162,7 +166,9 @@ def test_the_ledger_balances_for_any_rows_and_any_steps(
     assert closed["rows"].pop("in") == len(data) == sum(closed["rows"].values())
     came = sum(len(text) for pair in data for text in pair[:2] if text is not None)
     assert closed["characters"].pop("in") == came == sum(closed["characters"].values())
-    assert closed["characters"]["kept"] == sum(len(row.values["text"] + row.values["text_b"]) for row in left)
+    assert closed["characters"]["kept"] == sum(
+        len((row.values["text"] or "") + (row.values["text_b"] or "")) for row in left
+    )
 
 
 def test_a_ledger_that_does_not_balance_stops_the_stage() -> None:
@@ -218,10 +224,10 @@ def test_messages_are_text_each_cleaned_by_itself() -> None:
         Row({"messages": messages, "topic": "a", "id": "1"}, "rows, line", 1) for messages in (talk, [])
     ]
     assert text_columns(given_rows, ["topic"], []) == ["messages"]
-    assert text_columns(given_rows, [], []) == ["topic", "messages"]
+    assert text_columns(given_rows, [], []) == ["messages"]
     ledger = Ledger()
     found = take_texts(given_rows, ["messages"], ledger)
-    first, empty = clean(found, ["messages"], STEPS.validate_python(["html"]), ledger)
+    first, empty = clean(found, ["messages"], STEPS.validate_python(["html"]), ledger, Spans({}))
     assert first.values["messages"] == [
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": "So."},

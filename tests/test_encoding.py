@@ -42,9 +42,10 @@ def read(task: Task, rows: dict[str, list[Any]], path: Path, **features: Any) ->
     ],
 )
 def test_a_missing_text_is_told_with_its_row(name: str, rows: dict[str, list[Any]], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^row 1: '.*' holds None where a text belongs; drop such rows$"):
+    null = "'.*' is null where a text belongs; fill it in, or drop such rows"
+    with pytest.raises(DataError, match=f"^the data, row 2: {null}"):
         read(TASKS[name](), rows, tmp_path)
-    with pytest.raises(DataError, match=r"^row b: '.*' holds None"):
+    with pytest.raises(DataError, match=rf"^the data, row 2 \(id 'b'\): {null}"):
         read(TASKS[name](), {"id": ["a", "b"], **rows}, tmp_path)
 
 
@@ -64,16 +65,16 @@ def test_choices_may_be_missing_from_as_many_rows_as_are_encoded_together(tmp_pa
 def test_a_missing_word_is_told_with_its_row(tmp_path: Path) -> None:
     rows = {"words": [["The", "Nile"], ["Everest", None]], "tags": [[0, 1], [1, 0]]}
     with pytest.raises(
-        DataError, match=r"^row 1: 'words' holds \['Everest', None\] where a list of texts belongs"
+        DataError, match=r"^the data, row 2: 'words' holds \['Everest', None\] where a list of texts belongs"
     ):
         read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)
 
 
 def test_a_class_that_is_not_known_is_no_class(tmp_path: Path) -> None:
     rows = {"words": [["The", "Nile"], ["Everest"]], "tags": [[0, 1], [-1]]}
-    with pytest.raises(DataError, match=r"^row 1: 'tags' holds \[-1\] where a list of classes belongs"):
+    with pytest.raises(DataError, match=r"^the data, row 2: 'tags' holds \[-1\] where a list of classes"):
         read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)
     rows = {"text": TEXTS, "label": [-1, 0]}
     classes = datasets.ClassLabel(names=["low", "high"])
-    with pytest.raises(DataError, match=r"^row 0: 'label' holds -1 where a class belongs"):
+    with pytest.raises(DataError, match=r"^the data, row 1: 'label' holds -1 where a class belongs"):
         read(TASKS["fill-mask"](**PATTERN), rows, tmp_path, label=classes)

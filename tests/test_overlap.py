@@ -144,10 +144,21 @@ def test_a_perfect_translation_has_the_best_scores_and_none_the_worst():
     assert worst == pytest.approx({"bleu": 0, "chrf": 0, "ter": 100} | dict.fromkeys(ROUGES, 0))
 
 
-def test_a_row_with_too_few_references_is_refused():
+def test_a_row_may_have_fewer_references_as_in_sacrebleu():
+    import sacrebleu
+
     given = columns(lines(3), 2)
     given["gold"][1] = given["gold"][1][:1]
-    with pytest.raises(ValueError, match="2 references"):
+    rows = [[*texts, None][:2] for texts in given["gold"]]
+    theirs = sacrebleu.corpus_bleu(given["guess"].tolist(), list(zip(*rows, strict=True)))
+    assert scored(translation_scores(2), given)["bleu"] == pytest.approx(theirs.score)
+
+
+@pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])
+def test_a_row_with_no_reference_or_too_many_is_refused(texts: list[str]):
+    given = columns(lines(3), 2)
+    given["gold"][1] = texts
+    with pytest.raises(ValueError, match="1 to 2 references"):
         scored(translation_scores(2), given)
 
 

@@ -233,7 +233,7 @@ def test_the_shipped_recipe_runs_on_a_few_rows_and_a_tiny_qwen(tmp_path: Path) -
     for number, row in enumerate(rows):
         row["messages"][0]["content"] += f" Now, {number}."
     (tmp_path / "talks.jsonl").write_text(
-        "".join(json.dumps({"prompt": str(n)} | row) + "\n" for n, row in enumerate(rows))
+        "".join(json.dumps({"prompt": row["messages"][0]["content"]} | row) + "\n" for row in rows)
     )
     model = save_qwen(tmp_path / "qwen", [m["content"] for row in rows for m in row["messages"]])
     overrides = {

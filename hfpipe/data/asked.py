@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from io import TextIOBase
 from itertools import chain
 from pathlib import Path
@@ -58,13 +58,23 @@ def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def complete(given: Iterator[Row], inputs: Sequence[str], facts: DataFacts) -> Iterator[Row]:
+def complete(
+    given: Iterator[Row], inputs: Sequence[str], facts: DataFacts, optional: Collection[str] = ()
+) -> Iterator[Row]:
     """Yield the rows once they are known to hold what the model reads.
 
-    Raises DataError at the first that lacks a column, or holds nothing or something else in it.
+    Raises DataError at the first that lacks a column, or holds nothing or something else in it. What is
+    `optional` may be missing or null.
     """
     for row in given:
-        row.values.update({name: _value(row, name, facts.columns.get(name, "")) for name in inputs})
+        row.values.update(
+            {
+                name: row.values.get(name)
+                if name in optional and row.values.get(name) in (None, "")
+                else _value(row, name, facts.columns.get(name, ""))
+                for name in inputs
+            }
+        )
         yield row
 
 

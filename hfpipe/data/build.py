@@ -15,12 +15,15 @@ from typing import TypeVar
 from hfpipe.contract import RunContext
 from hfpipe.data.class_ids import differing_by_case
 from hfpipe.data.clean import clean
-from hfpipe.data.columns import MISSING, first_rows, select, take_texts, text_columns
+from hfpipe.data.column_types import conversations, text_columns
+from hfpipe.data.columns import MISSING, first_rows, select, take_texts
+from hfpipe.data.conversations import Conversations
 from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.labels import Label, find_labels, read_labels
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rare_classes import reason, take_out_rare_classes
 from hfpipe.data.rows import Given, listed
+from hfpipe.data.spans import find_spans
 from hfpipe.data.split import TRAIN, Ids, splitter
 from hfpipe.data.steps import Clean
 from hfpipe.data.write import Writer, schema
@@ -58,8 +61,10 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
             raise DataError("the source gave no rows; mend the source")
         labels = find_labels(head, plan.labels, _renamed(given.names, plan))
         texts = text_columns(head, [label.column for label in labels], plan.text)
-        read = read_labels(chain(head, rows), labels)
-        cleaned = clean(take_texts(read, texts, ledger), texts, plan.steps, ledger)
+        own_ids = "id" in head[0].values
+        talks, spans = Conversations(conversations(head)), find_spans(head, texts)
+        read = spans.read(talks.read(read_labels(chain(head, rows), labels)))
+        cleaned = clean(take_texts(read, texts, ledger), texts, plan.steps, ledger, spans)
         choose, ids = splitter(plan.shares, given.splits, ctx.seed), Ids()
         scratch = ctx.work / "rows"
         types = schema(head, texts, labels, _renamed(given.found.types, plan))
@@ -72,7 +77,8 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
                 ledger.keep(row, split)
             take_out_rare_classes(labels, writer, ledger)
             rare = [reason(label) for label in labels if label.settings.min_count is not None]
-            reasons = list(dict.fromkeys([MISSING, *(step.reason for step in plan.steps), *rare]))
+            steps = (step.reason for step in plan.steps)
+            reasons = list(dict.fromkeys([MISSING, *steps, *rare, *ledger.rows_lost]))
             closed = ledger.close(reasons)
             _expect_train(ledger, given)
             for label in labels:
@@ -83,7 +89,17 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     shutil.rmtree(scratch)
     return Report(
         kind="dataset",
-        summary="; ".join([_rows(ledger, found.splits), *_labels(labels), *_reading(given, plan, filled)]),
+        summary="; ".join(
+            [
+                *_rows(ledger, found.splits),
+                f"text: {', '.join(texts)}",
+                *_labels(labels),
+                f"id: {'id' if own_ids else 'made of the text'}",
+                *talks.summary(),
+                *spans.summary(),
+                *_reading(given, plan, filled),
+            ]
+        ),
         data=found,
         ledger=closed,
         facts={"text": texts, "files": given.found.files, "filled": dict(filled), **_sampled(given, plan)},
@@ -133,9 +149,11 @@ def _expect_train(ledger: Ledger, given: Given) -> None:
     raise DataError(f"no training rows are left of {ledger.rows_in:,} ({where}); loosen `clean` or `split`")
 
 
-def _rows(ledger: Ledger, splits: Mapping[str, int]) -> str:
+def _rows(ledger: Ledger, splits: Mapping[str, int]) -> Iterator[str]:
+    """Say how many rows there are in each split, and what took the others."""
     parts = ", ".join(f"{split} {rows:,}" for split, rows in splits.items())
-    return f"{ledger.splits.total():,} rows ({parts}), {ledger.rows_lost.total():,} dropped"
+    lost = f" ({ledger.losses()})" if ledger.rows_lost.total() else ""
+    yield f"{ledger.splits.total():,} rows ({parts}), {ledger.rows_lost.total():,} dropped{lost}"
 
 
 def _labels(labels: Sequence[Label]) -> Iterator[str]:

@@ -8,17 +8,21 @@ from hfpipe.data.edits import Edit
 from hfpipe.data.filters import Keep
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
+from hfpipe.data.spans import Spans
 from hfpipe.data.steps import Clean
 
 Apply = Callable[[Row], bool]
 
 
 def clean(
-    rows: Iterable[Row], columns: Sequence[str], steps: Sequence[Clean], ledger: Ledger
+    rows: Iterable[Row], columns: Sequence[str], steps: Sequence[Clean], ledger: Ledger, spans: Spans
 ) -> Iterator[Row]:
-    """Yield the rows that pass every step, in order, with the text columns edited."""
+    """Yield the rows that pass every step, in order, with the text columns edited and their answers moved.
+
+    A row is dropped when an edit destroys an answer that is given by its place.
+    """
     stages = [
-        _editing(one.step, one.reason, columns, ledger)
+        _editing(one.step, one.reason, columns, ledger, spans)
         if isinstance(one.step, Edit)
         else _filtering(one.step.start(), one.reason, ledger)
         for one in steps
@@ -28,10 +32,13 @@ def clean(
             yield row
 
 
-def _editing(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger) -> Apply:
+def _editing(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger, spans: Spans) -> Apply:
     def apply(row: Row) -> bool:
         texts = [step.edit(text) for text in row.texts]
         if texts != row.texts:
+            if not spans.move(row, step):
+                ledger.drop(f"{reason}: destroys an answer", row.characters)
+                return False
             before = row.characters
             row.rewrite(columns, texts)
             ledger.change(reason, before - row.characters)

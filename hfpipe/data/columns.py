@@ -1,12 +1,14 @@
-"""Columns: which of the source's become which of ours, and which of them are text."""
+"""Columns: which of the source's become which of ours, and the texts that they hold."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from hfpipe.data.column_types import is_conversation, is_words
+from hfpipe.data.conversations import CALLS
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row, listed
 from hfpipe.data.write import CHARACTERS, ROWS
@@ -94,75 +96,40 @@ def _alike(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> It
         yield row
 
 
-def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
-    """Return the columns that hold text: those named, or else those called `text…`, or else all of them.
-
-    A text is a string or a conversation; where there is none, lists of words are. `head` are the first
-    rows, which tell what a column holds; labels and `id` are never text.
-    Raises DataError when a column named is not there, or there is no text at all.
-    """
-    columns = list(head[0].values)
-    missing = [name for name in named if name not in columns]
-    if missing:
-        raise DataError(
-            f"{head[0].place}: `text` names {missing[0]!r}, but the columns are {listed(columns)}"
-        )
-    if named:
-        return list(named)
-    others = [name for name in columns if name not in {*labels, "id"}]
-    strings = [name for name in others if _all(head, name, lambda value: isinstance(value, str))]
-    talks = [name for name in others if _all(head, name, is_talk)]
-    texts = [name for name in strings if name.startswith("text")] or strings + talks
-    texts = texts or [name for name in others if _all(head, name, is_words)]
-    if not texts:
-        lists = any(isinstance(value, (list, tuple)) for value in head[0].values.values())
-        also = "; a conversation is a list of messages {role, content}" if lists else ""
-        raise DataError(
-            f"{head[0].place}: no column holds text; they are "
-            f"{listed(columns)}: map one with `columns: {{text: …}}`{also}"
-        )
-    return texts
-
-
-def _all(rows: Sequence[Row], name: str, fits: Callable[[Any], bool]) -> bool:
-    values = [row.values[name] for row in rows if row.values[name] is not None]
-    return any(map(fits, values)) and all(fits(value) for value in values if value != [])
-
-
-def is_words(value: Any) -> bool:
-    """Tell whether a value is a list of strings."""
-    return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
-
-
-def is_talk(value: Any) -> bool:
-    """Tell whether a value is a conversation, which is a list of messages {role, content}."""
-    return (
-        isinstance(value, (list, tuple))
-        and bool(value)
-        and all(isinstance(part, Mapping) and isinstance(part.get("content"), str) for part in value)
-    )
-
-
 def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> Iterator[Row]:
-    """Move the text columns into `row.texts` and enter the rows in the ledger; null texts are dropped."""
+    """Move the text columns into `row.texts` and enter the rows in the ledger.
+
+    Rows that lack their text are dropped: every text column is null, or a message has no content and calls
+    no tool. Where only some of several text columns are null, the row stays, and null counts as empty.
+    """
     for row in rows:
-        row.texts = [text for name in columns for text in _texts(row, name)]
+        found = [_texts(row, name) for name in columns]
+        row.texts = [text or "" for texts in found for text in texts]
         ledger.enter(row.characters)
-        if any(row.values[name] is None for name in columns):
+        incomplete = any(
+            None in texts for name, texts in zip(columns, found, strict=True) if row.values[name] is not None
+        )
+        if incomplete or all(row.values[name] is None for name in columns):
             ledger.drop(MISSING, row.characters)
         else:
             yield row
 
 
-def _texts(row: Row, name: str) -> Sequence[str]:
+def _texts(row: Row, name: str) -> list[str | None]:
+    """Return the texts of a column; None for one that is missing, and for no message that calls a tool."""
     value = row.values[name]
-    if isinstance(value, str):
-        return (value,)
-    if value is None or is_words(value):
-        return value or ()
-    if is_talk(value):
-        return [message["content"] for message in value]
+    if value is None or isinstance(value, str):
+        return [value]
+    if is_words(value):
+        return list(value)
+    if is_conversation(value):
+        return [_said(message) for message in value]
     raise DataError(
         f"{row.place}: {name!r} is {value!r:.40}, not a string; write it in quotes, or name the "
         "text columns with `text`"
     )
+
+
+def _said(message: Mapping[str, Any]) -> str | None:
+    calls = any(message.get(key) for key in CALLS)
+    return "" if message.get("content") is None and calls else message.get("content")

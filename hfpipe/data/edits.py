@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from hfpipe.contract import Settings
+from hfpipe.data.alignment import Change, apply
 from hfpipe.data.markup import strip
 from hfpipe.data.pii import mask
 
@@ -22,21 +23,46 @@ class Edit(BaseModel, ABC):
     """A step that changes text and keeps every row."""
 
     @abstractmethod
+    def trace(self, text: str) -> list[list[Change]]:
+        """Return what changes in the text, one list a pass over what the pass before left; pure.
+
+        Every edit says it in this form, so that answers given by their place in a text move with it.
+        """
+
     def edit(self, text: str) -> str:
         """Return the text as it should be; pure."""
+        for changes in self.trace(text):
+            text = apply(text, changes)
+        return text
 
 
 class Unicode(Settings, Edit):
     """Brings text to NFC and removes control characters and stray surrogates; newline and tab stay."""
 
-    def edit(self, text: str) -> str:
-        return _CONTROL.sub("", text if text.isascii() else unicodedata.normalize("NFC", text))
+    def trace(self, text: str) -> list[list[Change]]:
+        controls = [Change(found.start(), found.end(), "") for found in _CONTROL.finditer(text)]
+        return [controls, _compose(apply(text, controls))]
+
+
+def _compose(text: str) -> list[Change]:
+    """Return the changes to NFC, each within what a reader sees as one character."""
+    if unicodedata.is_normalized("NFC", text):
+        return []
+    import regex  # only a few texts need it, and `check` starts without
+
+    changes = [
+        Change(found.start(), found.end(), composed)
+        for found in regex.finditer(r"\X", text)
+        if (composed := unicodedata.normalize("NFC", found[0])) != found[0]
+    ]
+    whole = unicodedata.normalize("NFC", text)
+    return changes if apply(text, changes) == whole else [Change(0, len(text), whole)]
 
 
 class Html(Settings, Edit):
     """Strips tags, comments, scripts and styles, and decodes entities."""
 
-    def edit(self, text: str) -> str:
+    def trace(self, text: str) -> list[list[Change]]:
         return strip(text)
 
 
@@ -46,5 +72,5 @@ class MaskPII(RootModel[list[Secret]], Edit):
     model_config = ConfigDict(frozen=True, strict=True)
     root: list[Secret] = Field(min_length=1)
 
-    def edit(self, text: str) -> str:
+    def trace(self, text: str) -> list[list[Change]]:
         return mask(text, self.root)

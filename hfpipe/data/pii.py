@@ -6,6 +6,8 @@ import ipaddress
 import re
 from collections.abc import Callable, Collection
 
+from hfpipe.data.alignment import Change, apply
+
 _EMAIL = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])", re.ASCII
 )
@@ -55,17 +57,20 @@ _FORMS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
 }
 
 
-def mask(text: str, kinds: Collection[str]) -> str:
-    """Return the text with `email`, `ip`, `card` and `phone` numbers replaced by <EMAIL>, <IP>, …
+def mask(text: str, kinds: Collection[str]) -> list[list[Change]]:
+    """Return the changes that put <EMAIL>, <IP>, <CARD> and <PHONE> in place of such data, one list a kind.
 
     Addresses must parse, card numbers must pass the Luhn check, phone numbers have 8 to 15 digits and a
     country code, brackets or separators: a bare row of digits is left alone.
     """
+    passes = []
     for kind, (pattern, holds, mark) in _FORMS.items():
         if kind in kinds and mark in text:
-            text = pattern.sub(_placing(f"<{kind.upper()}>", holds), text)
-    return text
-
-
-def _placing(placeholder: str, holds: Callable[[str], bool]) -> Callable[[re.Match[str]], str]:
-    return lambda found: placeholder if holds(found[0]) else found[0]
+            found = [
+                Change(match.start(), match.end(), f"<{kind.upper()}>")
+                for match in pattern.finditer(text)
+                if holds(match[0])
+            ]
+            passes.append(found)
+            text = apply(text, found)
+    return passes

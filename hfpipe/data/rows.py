@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from heapq import heappush, heapreplace
@@ -29,7 +29,10 @@ class Row:
     split: str | None = None
     """The split the source gives, if it gives splits."""
     texts: list[str] = field(default_factory=list)
-    """What the text columns hold, each word of a list and each message by itself; changed by `rewrite`."""
+    """What the text columns hold, each word of a list and each message by itself, "" for null.
+
+    Changed by `rewrite`.
+    """
     _digest: bytes = b""
     sparse: bool = False
     """Whether a column may be missing and is null then, as in JSON."""
@@ -50,7 +53,10 @@ class Row:
         rest = iter(texts)
         for name in columns:
             old = self.values[name]
-            self.values[name] = next(rest) if isinstance(old, str) else [_said(part, rest) for part in old]
+            if isinstance(old, list):
+                self.values[name] = [_rewritten(part, rest) for part in old]
+            else:
+                self.values[name] = _rewritten(old, rest)
 
     def digest(self) -> bytes:
         """Return 16 bytes that tell the texts apart; lengths go in so that columns cannot run together."""
@@ -61,9 +67,12 @@ class Row:
         return self._digest
 
 
-def _said(part: str | Mapping[str, Any], texts: Iterator[str]) -> str | dict[str, Any]:
-    """Return the next text as a word, or as the content of a message."""
-    return next(texts) if isinstance(part, str) else {**part, "content": next(texts)}
+def _rewritten(old: Any, texts: Iterator[str]) -> Any:
+    """Return the next text as a text or as the content of a message; what is null stays null."""
+    text = next(texts)
+    if isinstance(old, str):
+        return text
+    return old if old is None or old.get("content") is None else {**old, "content": text}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from hfpipe.data.file_splits import Found, name_of, split_files
 from hfpipe.data.files import read
 from hfpipe.data.rows import Given, Row
 from hfpipe.errors import DataError
+from hfpipe.hf.nested import from_json, json_columns
+from hfpipe.hf.origins import read_origins
 from hfpipe.hf.tables import open_data, quiet
 
 BATCH = 1000
@@ -117,13 +119,17 @@ def _class(feature: Any) -> datasets.ClassLabel | None:
 
 def _data_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
     named = {column: one for column, feature in rows.features.items() if (one := _class(feature)) is not None}
+    nested, origins = json_columns(rows.features), read_origins(rows)
     number = 0
     for batch in rows.with_format("arrow").iter(BATCH):
-        for record in batch.to_pylist():
+        objects = {column: from_json(batch[column]) for column in nested}
+        read = origins.slice(number, len(batch)).to_pylist() if origins is not None else None
+        for place, record in enumerate(batch.to_pylist()):
             number += 1
+            record |= {column: values[place] for column, values in objects.items()}
             for column, classes in named.items():
                 record[column] = _names(record[column], classes)
-            yield Row(record, origin, number)
+            yield Row(record, **read[place]) if read is not None else Row(record, origin, number)
 
 
 def _names(value: Any, classes: datasets.ClassLabel) -> Any:

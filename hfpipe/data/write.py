@@ -18,6 +18,8 @@ import pyarrow as pa
 from hfpipe.data.labels import Label
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
+from hfpipe.hf.nested import JSON, holds_objects, keeps_keys, to_json
+from hfpipe.hf.origins import origin_columns, without_origins, write_origins
 from hfpipe.hf.tables import quiet
 
 ROWS = 1000
@@ -42,7 +44,8 @@ def schema(
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise DataError(f"{head[0].place}: the column name {name!r} holds half a character; rename it")
     fixed: dict[str, pa.DataType | None] = {"id": pa.string()}
-    fixed |= {name: _text(head, name) for name in texts}
+    fixed |= {name: kind for name in head[0].values if (kind := _nested(head, name)) is not None}
+    fixed |= {name: _text(head, name) for name in texts if name not in fixed}
     fixed |= {label.column: None for label in labels}
     rest = [name for name in head[0].values if name not in fixed]
     types = {name: known.get(name) or _infer([row.values[name] for row in head], name, head) for name in rest}
@@ -50,10 +53,38 @@ def schema(
 
 
 def _text(head: Sequence[Row], name: str) -> pa.DataType:
-    lists = [row.values[name] for row in head if isinstance(row.values[name], (list, tuple))]
-    if any(not isinstance(part, str) for parts in lists for part in parts):
-        return _infer(lists, name, head)
+    lists = any(isinstance(row.values[name], (list, tuple)) for row in head)
     return pa.list_(pa.string()) if lists else pa.string()
+
+
+def _nested(head: Sequence[Row], name: str) -> pa.DataType | None:
+    """Return JSON for a column of objects; where they hold what JSON has no form for, Arrow's own type."""
+    if not any(holds_objects(row.values[name]) for row in head):
+        return None
+    for row in head:
+        try:
+            to_json(row.values[name])
+        except TypeError:
+            return _infer([row.values[name] for row in head], name, head)
+        except ValueError as error:
+            raise _not_json(row, name, error) from None
+    return JSON
+
+
+def _not_json(row: Row, name: str, error: ValueError | TypeError) -> DataError:
+    if isinstance(error, UnicodeEncodeError):
+        return _half_a_character(row, name)
+    return DataError(
+        f"{row.place}: {name!r} holds {error}, which cannot be kept inside an object; write it as a string, "
+        "or leave the column out with `columns`"
+    )
+
+
+def _half_a_character(row: Row, name: str) -> DataError:
+    return DataError(
+        f"{row.place}: {name!r} holds half a character (a lone surrogate); add `unicode` to `clean` "
+        "if it is text, or leave it out with `columns`"
+    )
 
 
 def _infer(values: list[Any], name: str, rows: Sequence[Row]) -> pa.DataType:
@@ -82,10 +113,7 @@ def _misfit(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataErr
         try:
             pa.array([value], kind)
         except UnicodeEncodeError:
-            return DataError(
-                f"{row.place}: {name!r} holds half a character (a lone surrogate); add `unicode` to `clean` "
-                "if it is text, or leave it out with `columns`"
-            )
+            return _half_a_character(row, name)
         except OverflowError:
             return DataError(
                 f"{row.place}: {name!r} is {value!r:.40}, too large for {kind or 'int64'}; {fix}"
@@ -148,7 +176,9 @@ class Writer:
         if not rows:
             return
         types = {name: kind or self._labels[name].arrow for name, kind in self._types.items()}
-        batch = pa.record_batch([_array(rows, *item) for item in types.items()], names=list(types))
+        origins = origin_columns([row.origin for row in rows], [row.number for row in rows])
+        columns = {name: _array(rows, name, kind) for name, kind in types.items()} | origins
+        batch = pa.record_batch(list(columns.values()), names=list(columns))
         if split not in self._open:
             sink = self._stack.enter_context(pa.OSFile(self._file(split), "wb"))
             self._open[split] = self._stack.enter_context(pa.ipc.new_stream(sink, batch.schema))
@@ -193,14 +223,20 @@ class Writer:
     def save(self, folder: Path) -> datasets.DatasetDict:
         """Close the scratch files, give classes their final ids and save all splits into `folder`."""
         self.rows()
-        saved = {split: self._final(split) for split in sorted(self._open, key=_usual_order)}
+        tables = {split: self._table(split) for split in sorted(self._open, key=_usual_order)}
+        saved = {split: self._final(split, table) for split, table in tables.items()}
         with quiet():
             datasets.DatasetDict(saved).save_to_disk(str(folder))
+        for split, table in tables.items():
+            write_origins(table, folder / split)
         return datasets.DatasetDict(saved)
 
-    def _final(self, split: str) -> datasets.Dataset:
+    def _table(self, split: str) -> pa.Table:
+        return pa.ipc.open_stream(self._map(split)).read_all()
+
+    def _final(self, split: str, table: pa.Table) -> datasets.Dataset:
         # Memory-mapped: only the label columns are made anew.
-        table = pa.ipc.open_stream(self._map(split)).read_all()
+        table = without_origins(table)
         features = datasets.Features.from_arrow_schema(table.schema)
         for column, label in self._labels.items():
             table = table.set_column(table.schema.get_field_index(column), column, label.final(table[column]))
@@ -219,7 +255,28 @@ def _usual_order(split: str) -> tuple[int, str]:
 
 
 def _array(rows: Sequence[Row], name: str, kind: pa.DataType) -> pa.Array:
+    if kind == JSON:
+        return _json_array(rows, name)
+    values = [row.values[name] for row in rows]
     try:
-        return pa.array([row.values[name] for row in rows], kind)
+        array = pa.array(values, kind)
     except UNFIT:
         raise _misfit(rows, name, kind) from None
+    if pa.types.is_nested(kind):
+        for row, value in zip(rows, values, strict=True):
+            if not keeps_keys(value, kind):
+                raise DataError(
+                    f"{row.place}: the objects of {name!r} have other keys than those before; write all rows "
+                    "alike, or leave the column out with `columns`"
+                )
+    return array
+
+
+def _json_array(rows: Sequence[Row], name: str) -> pa.Array:
+    texts: list[str | None] = []
+    for row in rows:
+        try:
+            texts.append(to_json(row.values[name]))
+        except (TypeError, ValueError) as error:
+            raise _not_json(row, name, error) from None
+    return pa.array(texts, JSON)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,20 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IMPOSSIBLE = float("-inf")
-
-
-def located(answer: str, start: int, context: str) -> Span | None:
-    """Return the characters of an answer: where it is said to start, or where it stands nearest to that.
-
-    None when the context does not hold it.
-    """
-    if start >= 0 and context.startswith(answer, start):
-        return start, start + len(answer)
-    found = [match.start() for match in re.finditer(f"(?={re.escape(answer)})", context)]
-    if not found:
-        return None
-    first = min(found, key=lambda place: abs(place - start))
-    return first, first + len(answer)
 
 
 def nowhere(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from hfpipe.errors import DataError, StageError
+from hfpipe.hf.nested import read_rows
+from hfpipe.hf.origins import name_row
 from hfpipe.store import write_whole
 from hfpipe.tokenization.encoding import encode_texts
 
@@ -79,13 +81,15 @@ def encode(
     `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
     nothing is padded (only the last may be shorter); otherwise a packed task is cut into its `windows`.
     The ledger counts rows read, tokens written, tokens the task truncated, and examples.
-    Raises DataError at the first row that lacks a text or a class, StageError when no example is left.
+    Raises DataError at the first row that lacks a text or a class, or that the task cannot read, and names
+    where it was read; StageError when no example is left.
     """
     ledger_file = path.with_suffix(".json")
     if not ledger_file.exists():
         laid_end_to_end = task.packed and packed
         made = task.encode if laid_end_to_end or not task.packed else task.windows
-        batches = _encoded(made, _read(rows, task.columns, facts), tokenizer, facts, advance)
+        read = _read(rows, task, facts)
+        batches = _encoded(made, read, rows, tokenizer, facts, advance)
         ledger = _write(_packed(batches, task) if laid_end_to_end else batches, path)
         write_whole(ledger_file, json.dumps(ledger))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
@@ -100,20 +104,31 @@ Encoded = dict[str, Any]
 """Columns of a batch, `input_ids` a list of integer lists, and under `rows` how many rows they are of."""
 
 
-def _read(rows: datasets.Dataset, columns: Sequence[str], facts: DataFacts) -> Iterator[tuple[range, Rows]]:
+def _read(rows: datasets.Dataset, task: Task, facts: DataFacts) -> Iterator[tuple[range, Rows]]:
     """Yield some rows at a time and their positions, once it is known that they hold what they have to."""
     for start in range(0, len(rows), ROWS_AT_ONCE):
         positions = range(start, min(start + ROWS_AT_ONCE, len(rows)))
-        batch = rows[start : positions.stop]
-        names = batch.get("id", positions)
-        for column in columns:
-            for name, value in zip(names, batch[column], strict=True):
-                if not _fits(value, facts.columns.get(column), facts.labels.get(column)):
-                    what = TOLD[facts.columns[column]]
-                    raise DataError(
-                        f"row {name}: {column!r} holds {value!r:.60} where {what} belongs; drop such rows"
-                    )
+        batch = read_rows(rows, positions)
+        for column in task.columns:
+            kind, classes = facts.columns.get(column), facts.labels.get(column)
+            for position, value in zip(positions, batch[column], strict=True):
+                missing = value is None and column in task.optional
+                if not missing and not _fits(value, kind, classes):
+                    raise _misfit(rows, position, column, value, TOLD[facts.columns[column]])
         yield positions, batch
+
+
+def _misfit(rows: datasets.Dataset, position: int, column: str, value: Any, what: str) -> DataError:
+    place = name_row(rows, position)
+    if value is None:
+        name = column if column.isidentifier() else json.dumps(column, ensure_ascii=False)
+        return DataError(
+            f"{place}: {column!r} is null where {what} belongs; fill it in, or drop such rows in the dataset "
+            f"stage by `clean: [{{drop: {{{name}: [null]}}}}]`"
+        )
+    return DataError(
+        f"{place}: {column!r} holds {value!r:.60} where {what} belongs; fix the row or take it out"
+    )
 
 
 def _fits(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
@@ -129,12 +144,26 @@ def _fits(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
 def _encoded(
     made: Callable[..., Rows],
     batches: Iterator[tuple[range, Rows]],
+    rows: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     facts: DataFacts,
     advance: Callable[[int], None],
 ) -> Iterator[Encoded]:
     for positions, batch in batches:
-        encoded: Encoded = dict(made(batch, tokenizer, facts)) | {"rows": len(positions)}
+        try:
+            encoded: Encoded = dict(made(batch, tokenizer, facts)) | {"rows": len(positions)}
+        except DataError:
+            # Encoding is pure, so that the row at fault is found by encoding each alone.
+            for number, position in enumerate(positions):
+                try:
+                    made(
+                        {name: column[number : number + 1] for name, column in batch.items()},
+                        tokenizer,
+                        facts,
+                    )
+                except DataError as error:
+                    raise DataError(f"{name_row(rows, position)}: {error}") from error
+            raise
         encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + positions.start
         yield encoded
         advance(len(positions))

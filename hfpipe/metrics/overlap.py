@@ -55,14 +55,18 @@ class _Overlap(Metric):
         return f"{self.name}|{self._scorer.get_signature()}"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        """Return sacrebleu's statistics. Raises ValueError at a row with another number of references."""
+        """Return sacrebleu's statistics. Raises ValueError at a row with too many references, or none."""
         texts = [several(gold) for gold in columns["gold"]]
         if not texts:
             return np.empty((0, self.width))
-        if {len(each) for each in texts} != {self.references}:
-            raise ValueError(f"{self.name}: a row has not {self.references} references")
+        if any(not 0 < len(each) <= self.references for each in texts):
+            raise ValueError(f"{self.name}: a row has not 1 to {self.references} references")
+        # sacrebleu passes over a reference that is None, where a row has fewer than others.
+        padded = [[*each, *[None] * (self.references - len(each))] for each in texts]
         # Private, but what its own paired tests are made from; nothing public gives chrF's counts.
-        rows = self._scorer._extract_corpus_statistics(list(columns["guess"]), list(zip(*texts, strict=True)))
+        rows = self._scorer._extract_corpus_statistics(
+            list(columns["guess"]), list(zip(*padded, strict=True))
+        )
         return np.asarray(rows, dtype=np.float64)
 
     @abstractmethod

@@ -167,9 +167,12 @@ class Dataset(Stage):
     text: list[str] = []
     """Columns of text, which cleaning acts on and duplicates are told by.
 
-    By default those whose names begin with `text`, or else every column of strings or of conversations
-    besides labels and `id`, or else every column of lists of words. Words and messages are each cleaned by
-    themselves.
+    By default `text` (and its pair `text_pair` or `text_b`), or else every column that reads like text or
+    holds conversations, and known groups such as `question` and `context`; or else the only other column of
+    strings or of lists of words. What the first thousand rows hold decides: labels, `id`, numbers, dates,
+    addresses, identifiers, constants and few repeated values are not text. Where that is not clear, the stage
+    stops and asks. Words and messages are each cleaned by themselves. A row is dropped where all its text
+    columns are null.
     """
     labels: dict[str, LabelColumn] = {}
     """Column of labels → what it holds: a class, a list of classes, or a number for regression.

@@ -31,7 +31,11 @@ class QuestionAnswering(Task):
     context: str = "context"
     """Column of the text that holds the answer."""
     answer: str = "answers"
-    """Column of the right answers: objects of two lists, `text` and `answer_start` (in characters)."""
+    """Column of the right answers: objects of two lists, `text` and `answer_start` (in characters).
+
+    A text, an object of one text, and a list of texts or of objects are read as well. Where no place is
+    given, the text must stand in the context once.
+    """
     length: int = Field(default=384, ge=16)
     """Tokens of a question and a window of its text together; longer texts take several windows."""
     stride: int = Field(default=128, ge=0)
@@ -55,13 +59,18 @@ class QuestionAnswering(Task):
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
-        for key, column, kind, what in (
-            ("question", self.question, "string", "text"),
-            ("context", self.context, "string", "text"),
-            ("answer", self.answer, "nested", "objects {text: [...], answer_start: [...]}"),
+        for key, column, kinds, what in (
+            ("question", self.question, ("string",), "text"),
+            ("context", self.context, ("string",), "text"),
+            (
+                "answer",
+                self.answer,
+                ("nested", "string", "strings"),
+                "objects {text: [...], answer_start: [...]}",
+            ),
         ):
             found = facts.columns.get(column)
-            if found not in (None, kind):
+            if found not in (None, *kinds):
                 yield Problem(f"column {column!r} holds {found}, not {what}", (key,))
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
@@ -85,7 +94,7 @@ class QuestionAnswering(Task):
         spans = [
             span
             for row, group in groupby(found, lambda window: window.row)
-            for span in targets(list(group), self._span(rows, row))
+            for span in targets(list(group), self._span(rows, row) if facts.splits else None)
         ]
         nothing = [nowhere(window, tokenizer) for window in found]
         typed = {"token_type_ids": [window.token_type_ids for window in found]}
@@ -101,28 +110,34 @@ class QuestionAnswering(Task):
 
     def _span(self, rows: Rows, row: int) -> tuple[int, int] | None:
         """Return the characters of a row's first answer. Raises DataError when its context has no such."""
-        from hfpipe.hf.answering import located
+        from hfpipe.hf.answers import locate, read_answers
 
-        name = f"row {rows['id'][row] if 'id' in rows else row}"
-        answers = rows[self.answer][row]
         try:
-            right = list(zip(answers["text"], answers["answer_start"], strict=True))
-        except (TypeError, KeyError, ValueError):
-            raise DataError(
-                f"{name}: {self.answer!r} holds {answers!r:.60}; write {{text: [...], answer_start: [...]}}"
-            ) from None
+            right = [answer for answer in read_answers(rows[self.answer][row]) if answer.text]
+        except DataError as error:
+            raise DataError(f"{self.answer!r} {error}") from None
         if not right:
             if not self.version_2:
                 asked = f"{rows[self.question][row]!r:.60}"
                 raise DataError(
-                    f"{name}: {asked} has no answer; add version_2: true to the task, or drop such rows"
+                    f"{asked} has no answer; add version_2: true to the task, or take the row out"
                 )
             return None
-        text, start = right[0]
-        found = located(text, start, rows[self.context][row])
+        found = locate(right[0], rows[self.context][row])
         if found is None:
-            raise DataError(f"{name}: the answer {text!r:.60} is not in its context; mend or drop such rows")
+            raise DataError(
+                f"the answer {right[0].text!r:.60} is not in its context; fix the row or take it out"
+            )
         return found
+
+    def _right(self, rows: Rows) -> np.ndarray:
+        """Return the texts that are right for each row, object (rows,) of lists, empty for no answer."""
+        from hfpipe.hf.answers import read_answers
+        from hfpipe.metrics.metric import objects
+
+        return objects(
+            [answer.text for answer in read_answers(value) if answer.text] for value in rows[self.answer]
+        )
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
@@ -196,7 +211,7 @@ class QuestionAnswering(Task):
         start, end = (np.where(none, 0, columns[name][chosen]) for name in ("start", "end"))
         sure = np.subtract(best, total, out=np.full(len(best), -np.inf), where=np.isfinite(best))
         return {
-            "gold": objects(list(answers["text"]) for answers in rows[self.answer]),
+            "gold": self._right(rows),
             "guess": objects(
                 context[a:b] for context, a, b in zip(rows[self.context], start, end, strict=True)
             ),
@@ -229,6 +244,6 @@ class QuestionAnswering(Task):
         from hfpipe.metrics.spans import nearest_sentence
 
         return lambda rows: {
-            "gold": objects(list(answers["text"]) for answers in rows[self.answer]),
+            "gold": self._right(rows),
             "guess": objects(map(nearest_sentence, rows[self.question], rows[self.context])),
         }

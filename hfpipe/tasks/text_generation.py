@@ -34,7 +34,10 @@ class TextGeneration(Writing):
     baselines: ClassVar[tuple[str, ...]] = ("majority",)
     answer: ClassVar[str] = "generated_text"
     template: str = "{prompt}"
-    """What the model reads, with names of columns in braces, as `{instruction}\\n{context}\\n`."""
+    """What the model reads, with names of columns in braces, as `{instruction}\\n{context}\\n`.
+
+    Where it names several columns, null in one of them is an empty text, as in Alpaca's `input`.
+    """
     completion: str = "completion"
     """Column of the answer."""
     messages: str | None = None
@@ -82,6 +85,10 @@ class TextGeneration(Writing):
     def columns(self) -> tuple[str, ...]:
         return self.inputs if self.messages is not None else (*self.inputs, self.completion)
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return self.inputs if len(self.inputs) > 1 else ()
+
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
         wanted = ("string", "texts") if self.messages is None else ("nested", "lists of {role, content}")
@@ -126,7 +133,11 @@ class TextGeneration(Writing):
         return conversation(tokenizer, messages, limits)
 
     def _prompt(self, row: dict[str, Any]) -> list[str]:
-        return parts_of_template(self.template, row)
+        """Return what the model reads, in parts. Raises DataError where there is nothing to read."""
+        given = {name: row[name] if row[name] is not None else "" for name in self.inputs}
+        if not any(given.values()) and self.optional:
+            raise DataError(f"{', '.join(given)} are all empty; fill one in, or take the row out")
+        return parts_of_template(self.template, given)
 
     def _said(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return a row as a conversation. Raises DataError when it is none."""

@@ -24,7 +24,7 @@ class TextToText(Writing):
     target: str = "target"
     """Column of what is to be written."""
     references: list[str] = []
-    """Columns of other texts that are as right as the target; scores count the best."""
+    """Columns of other texts that are as right as the target; scores count the best, and null is none."""
     prefix: str = ""
     """Put before each source, as T5 wants: `translate English to French: `."""
     prompt: str | None = None
@@ -46,6 +46,10 @@ class TextToText(Writing):
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.source, self.target, *self.references)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return tuple(self.references)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -102,4 +106,6 @@ class TextToText(Writing):
         from hfpipe.metrics.metric import objects
 
         sides = [rows[column] for column in (self.target, *self.references)]
-        return objects(map(list, zip(*sides, strict=True)) if self.references else sides[0])
+        if not self.references:
+            return objects(sides[0])
+        return objects([text for text in texts if text is not None] for texts in zip(*sides, strict=True))

@@ -1,0 +1,233 @@
+"""Decides which columns hold the text: by what all of the first rows hold, never by a single one."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import regex
+
+from hfpipe.data.rows import Row, listed
+from hfpipe.errors import DataError
+
+Kind = Literal["text", "conversation", "words", "unclear", "category", "code", "constant", "blank", "other"]
+"""What a column holds.
+
+- `conversation`: lists of messages (objects with `role` or `from`).
+- `words`: lists of strings.
+- `text`: strings, of which at least half of the different ones read like language.
+- `code`: strings of which nine in ten are numbers, dates, addresses, hashes or other identifiers.
+- `category`: short strings, each of which is there four times or more on average.
+- `constant`: one string in several rows. `blank`: nothing but null and white space.
+- `unclear`: other strings, such as single words, each different.
+- `other`: numbers, booleans, objects, other lists.
+
+A kind holds when more than half of the values that are not null are of its type.
+"""
+WHY: dict[Kind, str] = {
+    "text": "text",
+    "unclear": "single words",
+    "words": "lists of words",
+    "category": "few values, repeated",
+    "code": "numbers, dates or identifiers",
+    "constant": "the same everywhere",
+    "blank": "empty",
+}
+"""Kind → what a message says about a column of it."""
+TEXT = re.compile(r"text(_?([ab12]|pair))?")
+"""The text by its name, and the second text of a pair."""
+GROUPS = (
+    ("question", "context"),
+    ("source", "target"),
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("instruction", "input", "output"),
+)
+"""Columns that are text together, also where one of them holds single words or numbers, as answers may."""
+WORDS = ("words", "tokens")
+"""Lists of words by their name."""
+_STRINGS: frozenset[Kind] = frozenset({"text", "unclear", "category", "code", "constant", "blank"})
+_PLAIN = re.compile(r"(?!(true|false|null|yes|no|on|off|y|n)$)[A-Za-z]\w*", re.ASCII | re.IGNORECASE)
+"""A name that YAML reads as it stands."""
+_MARKUP = re.compile(r"<[^<>]*>|&#?\w+;")
+_WORD = regex.compile(r"(?<!\S)[\p{P}\p{S}]*(\p{L}[\p{L}\p{M}'\u2019-]*[\p{L}\p{M}])[\p{P}\p{S}]*(?!\S)")
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
+_LETTER = regex.compile(r"\p{L}")
+_ADDRESS = re.compile(r"\w+://|www\.|[\\/]|[A-Za-z]:\\")
+_CLOCK = frozenset(
+    name.lower()
+    for names in (calendar.month_name, calendar.month_abbr, calendar.day_name, calendar.day_abbr)
+    for name in names
+) | {"am", "pm", "utc", "gmt", "est", "edt", "cst", "cdt", "mst", "mdt", "pst", "pdt", "bst", "cet", "cest"}
+
+
+def kind_of(values: Iterable[Any]) -> Kind:
+    """Return what a column holds, given its values in the first rows."""
+    there = [value for value in values if value is not None]
+    lists = [value for value in there if isinstance(value, (list, tuple))]
+    if len(lists) * 2 > len(there):
+        filled = [value for value in lists if value]
+        if _mostly(filled, is_conversation):
+            return "conversation"
+        return "words" if _mostly(filled, is_words) else "other"
+    strings = [value.strip() for value in there if isinstance(value, str)]
+    if there and len(strings) * 2 <= len(there):
+        return "other"
+    return _kind_of_strings([text for text in strings if text])
+
+
+def _mostly(values: Sequence[Any], fits: Callable[[Any], bool]) -> bool:
+    return 2 * sum(map(fits, values)) > len(values)
+
+
+def is_words(value: Any) -> bool:
+    """Tell whether a value is a list of strings."""
+    return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+
+
+def is_conversation(value: Any) -> bool:
+    """Tell whether a value is a list that is mostly messages, as they are written by anybody."""
+    return isinstance(value, (list, tuple)) and _mostly(
+        value, lambda part: isinstance(part, Mapping) and bool(part.keys() & {"role", "from"})
+    )
+
+
+def _kind_of_strings(texts: Sequence[str]) -> Kind:
+    different = set(texts)
+    if not different:
+        return "blank"
+    if len(different) == 1 and len(texts) > 1:
+        return "constant"
+    short = sum(len(text.split()) for text in different) <= 5 * len(different)
+    repeated = len(texts) >= 8 and 4 * len(different) <= len(texts)
+    if 2 * sum(map(_is_language, different)) >= len(different):
+        return "category" if short and repeated else "text"
+    if 10 * sum(map(_is_code, different)) >= 9 * len(different):
+        return "code"
+    return "category" if short and repeated else "unclear"
+
+
+def _is_language(text: str) -> bool:
+    """Tell whether a string is mostly letters and has two words, or four signs of a script without spaces."""
+    plain = _MARKUP.sub(" ", text).strip()
+    if _ADDRESS.match(plain):
+        return False
+    if len(_UNSPACED.findall(plain)) >= 4:
+        return True
+    signs = sum(not sign.isspace() for sign in plain)
+    return len(_words(plain)) >= 2 and 2 * len(_LETTER.findall(plain)) >= signs
+
+
+def _is_code(text: str) -> bool:
+    """Tell whether a string is a number, a date, an address, or one run of signs that are not all letters."""
+    if _ADDRESS.match(text):
+        return True
+    if len(text.split()) == 1:
+        return not all(sign.isalpha() or sign in "'\u2019-." for sign in text)
+    return not _words(text) and any(map(str.isdigit, text))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if word.lower() not in _CLOCK]
+
+
+def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
+    """Return the columns that hold text, in the order of the columns.
+
+    Those that are `named`; or else `text` and its pair by name; or else every column of text or of
+    conversations, and those of a known group such as question and context; or else the one column of
+    words, or of strings that are not clear. Labels and `id` are never text. `head` are the first rows.
+    Raises DataError when a named column is not there, when no column holds strings, and when the choice
+    is not clear.
+    """
+    columns = list(head[0].values)
+    missing = [name for name in named if name not in columns]
+    if missing:
+        raise DataError(
+            f"{head[0].place}: `text` names {missing[0]!r}, but the columns are {listed(columns)}"
+        )
+    if named:
+        return list(named)
+    skipped = {*labels, "id"}
+    kinds = {name: kind_of(row.values[name] for row in head) for name in columns if name not in skipped}
+    found = _by_name(kinds) or _clear(kinds) or _together(kinds, _STRINGS) or _only(kinds)
+    if found and not _contradicted(kinds):
+        return found
+    raise _unclear(head[0].place, kinds, columns, head[0].values)
+
+
+def conversations(head: Sequence[Row]) -> list[str]:
+    """Return the columns that hold conversations, whatever they are called."""
+    return [name for name in head[0].values if kind_of(row.values[name] for row in head) == "conversation"]
+
+
+def _by_name(kinds: Mapping[str, Kind]) -> list[str]:
+    """Return `text` and its pair."""
+    kind = kinds.get("text", "other")
+    if kind == "other":
+        return []
+    pair = ("text", "unclear") if kind != "text" else ("text",)
+    return [
+        name for name, found in kinds.items() if name == "text" or (TEXT.fullmatch(name) and found in pair)
+    ]
+
+
+def _contradicted(kinds: Mapping[str, Kind]) -> bool:
+    """Tell whether `text` does not read like text and a column of another name does."""
+    others = [name for name in _clear(kinds) if not TEXT.fullmatch(name)]
+    return bool(others) and kinds.get("text") in ("code", "constant", "blank", "category")
+
+
+def _together(kinds: Mapping[str, Kind], one_is: Collection[Kind]) -> list[str]:
+    """Return the known groups of string columns, one of which is as said."""
+    found = {
+        name
+        for group in GROUPS
+        if all(kinds.get(name) in _STRINGS for name in group) and any(kinds[name] in one_is for name in group)
+        for name in group
+    }
+    return [name for name in kinds if name in found]
+
+
+def _clear(kinds: Mapping[str, Kind]) -> list[str]:
+    together = _together(kinds, ("text", "unclear"))
+    return [name for name, kind in kinds.items() if kind in ("text", "conversation") or name in together]
+
+
+def _only(kinds: Mapping[str, Kind]) -> list[str]:
+    named = [name for name, kind in kinds.items() if kind == "words" and name in WORDS]
+    found = named or [name for name, kind in kinds.items() if kind in ("words", "unclear")]
+    return found if len(found) == 1 else []
+
+
+def _unclear(
+    place: str, kinds: Mapping[str, Kind], columns: Sequence[str], first: Mapping[str, Any]
+) -> DataError:
+    candidates = [name for name, kind in kinds.items() if kind in _STRINGS or kind == "words"]
+    if not candidates:
+        lists = any(isinstance(value, (list, tuple)) for value in first.values())
+        also = "; a conversation is a list of messages {role, content}" if lists else ""
+        return DataError(
+            f"{place}: no column holds text; they are {listed(columns)}: "
+            f"map one with `columns: {{text: …}}`{also}"
+        )
+    order: Sequence[Kind] = ("text", "unclear", "words", "category", "code", "constant", "blank")
+    candidates.sort(key=lambda name: order.index(kinds[name]))
+    best = [name for name in candidates if kinds[name] == kinds[candidates[0]]]
+    shown = ", ".join(f"{name!r} ({WHY[kinds[name]]})" for name in candidates)
+    return DataError(
+        f"{place}: it is not clear which column is the text, of {shown}; add `text: [{_yaml(best)}]` to the "
+        "stage, or name others there"
+    )
+
+
+def _yaml(names: Collection[str]) -> str:
+    """Return names as they are written in a YAML list."""
+    return ", ".join(
+        name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in names
+    )

@@ -1,0 +1,105 @@
+"""Reads conversations in the forms in which people have them, as lists of messages {role, content}."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+
+ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+"""ShareGPT's roles → OpenAI's."""
+KNOWN = ("system", "developer", "user", "assistant", "tool", "function")
+"""Roles of OpenAI's messages."""
+CALLS = ("tool_calls", "function_call")
+"""What a message may hold in place of content."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of content parts that are text, in OpenAI's chat and responses."""
+
+
+class Conversations:
+    """Rewrites the messages of some columns, and counts the rows that were written in another form.
+
+    ShareGPT's `from` and `value` become `role` and `content`, its roles become OpenAI's, and content in
+    parts of text becomes one string. All other keys stay as they are.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+        self.changed: Counter[str] = Counter()
+        """Column and what was rewritten → rows."""
+
+    def read(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows with their conversations rewritten. Raises DataError at the first that is none."""
+        for row in rows:
+            for column in self.columns:
+                value = row.values[column]
+                if value is not None:
+                    row.values[column] = self._messages(value, column, row)
+            yield row
+
+    def summary(self) -> list[str]:
+        """Return what was rewritten, one entry for each kind of change."""
+        return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
+
+    def _messages(self, value: Any, column: str, row: Row) -> list[dict[str, Any]]:
+        if not isinstance(value, (list, tuple)):
+            raise DataError(
+                f"{row.place}: {column!r} is {value!r:.40}, not a list of messages {{role, content}}; fix "
+                "the row or take it out"
+            )
+        changes: dict[str, None] = {}
+        found = [
+            _message(part, f"{row.place}: message {number} of {column!r}", changes)
+            for number, part in enumerate(value, 1)
+        ]
+        self.changed.update(f"{column}: {change}" for change in changes)
+        return found
+
+
+def _message(part: Any, place: str, changes: dict[str, None]) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        raise DataError(f"{place} is {part!r:.40}; write {{role: …, content: …}}")
+    pairs = (("from", "role"), ("value", "content"))
+    renamed = {theirs: ours for theirs, ours in pairs if ours not in part}
+    if renamed.keys() & part.keys():
+        changes["from, value read as role, content"] = None
+    message = {str(renamed.get(key, key)): value for key, value in part.items()}
+    message["role"] = _role(message.get("role"), place, changes)
+    if "content" in message or not any(message.get(key) for key in CALLS):
+        message["content"] = _content(message, place, changes)
+    return message
+
+
+def _role(role: Any, place: str, changes: dict[str, None]) -> str:
+    if role in KNOWN:
+        return str(role)
+    if isinstance(role, str) and role in ROLES:
+        changes[f"{role} read as {ROLES[role]}"] = None
+        return ROLES[role]
+    if role is None:
+        raise DataError(f"{place} has no role; write one of {', '.join(KNOWN)}")
+    raise DataError(
+        f"{place} has the role {role!r:.40}, which is not known; write one of {', '.join(KNOWN)}, or "
+        f"ShareGPT's {', '.join(ROLES)}"
+    )
+
+
+def _content(message: dict[str, Any], place: str, changes: dict[str, None]) -> str | None:
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, (list, tuple)):
+        raise DataError(f"{place} has the content {content!r:.40}; write a string, or parts of text")
+    for number, part in enumerate(content, 1):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
+            what = f"of type {kind!r}" if kind not in (None, *TEXT_PARTS) else f"{part!r:.40}"
+            raise DataError(
+                f"{place} has a part {what} ({number} of {len(content)}), which is not text; only text is "
+                "learned, so leave it out of the file or take the row out"
+            )
+    changes["parts of text joined"] = None
+    return "".join(part["text"] for part in content)

@@ -1,0 +1,132 @@
+"""Moves answers that are given by their place in a text along with what cleaning does to that text."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hfpipe.data.alignment import apply, move
+from hfpipe.data.edits import Edit
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+from hfpipe.hf.answers import Answer, locate, read_answers
+
+START = "answer_start"
+
+
+@dataclass
+class Spans:
+    """Columns of answers, each with the text column in which they are found."""
+
+    contexts: dict[str, str]
+    """Column of answers → column of their text."""
+    changed: Counter[str] = field(default_factory=Counter)
+    """What was rewritten → rows."""
+
+    def read(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows, starts of answers as whole numbers. Raises DataError at the first that is none."""
+        for row in rows:
+            for column in self.contexts:
+                if row.values[column] is not None:
+                    self._read(row, column)
+            yield row
+
+    def _read(self, row: Row, column: str) -> None:
+        value = row.values[column]
+        try:
+            answers = read_answers(value)
+        except DataError as error:
+            raise DataError(f"{row.place}: {column!r} {error}") from None
+        row.values[column] = _written(iter(answers), value)
+        if json.dumps(row.values[column]) != json.dumps(value):  # 12.0 is equal to 12, and yet not the same
+            self.changed[f"{column}: {START} read as whole numbers"] += 1
+
+    def move(self, row: Row, edit: Edit) -> bool:
+        """Move the answers of a row as an edit of its text will move the characters.
+
+        Tell whether the edit leaves every answer; then the row is changed, otherwise it stays as it was.
+        """
+        moved: dict[str, Any] = {}
+        for column, context in self.contexts.items():
+            text, value = row.values[context], row.values[column]
+            if not isinstance(text, str) or value is None:
+                continue
+            passes = edit.trace(text)
+            answers = [_moved(answer, text, passes) for answer in read_answers(value)]
+            if None in answers:
+                return False
+            moved[column] = _written((answer for answer in answers if answer is not None), value)
+        row.values |= moved
+        return True
+
+    def summary(self) -> list[str]:
+        """Return what was rewritten, one entry for each kind of change."""
+        return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
+
+
+def _written(answers: Iterator[Answer], old: Any) -> Any:
+    """Return answers in the form in which they were written, with whatever else it holds."""
+    if isinstance(old, str):
+        return next(answers).text
+    if not isinstance(old, Mapping):
+        return [_written(answers, one) for one in old]
+    if isinstance(old["text"], str):
+        found = next(answers)
+        return {**old, "text": found.text} | ({START: found.start} if START in old else {})
+    several = [next(answers) for _ in old["text"]]
+    texts = {"text": [answer.text for answer in several]}
+    return {**old, **texts} | ({START: [answer.start for answer in several]} if START in old else {})
+
+
+def _moved(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
+    """Return an answer as it stands in the edited text, None where the edit has destroyed it.
+
+    One that the text does not hold stays as it is; so does the place of one that is empty.
+    """
+    try:
+        span = locate(answer, text) if answer.text else None
+    except DataError:  # it stands several times and no place is given: the task tells
+        span = None
+    if span is None:
+        return answer
+    for changes in passes:
+        span = move(span, changes)
+        if span is None:
+            return None
+        text = apply(text, changes)
+    return Answer(text[slice(*span)], None if answer.start is None else span[0])
+
+
+def find_spans(head: Sequence[Row], texts: Sequence[str]) -> Spans:
+    """Return the columns of answers by place: most of their values name an `answer_start`.
+
+    The text is the column `context`, or else the text column in which most of the answers are found.
+    """
+    contexts: dict[str, str] = {}
+    for column in head[0].values:
+        values = [row.values[column] for row in head if row.values[column] is not None]
+        if column not in texts and 2 * sum(map(_has_starts, values)) > len(values):
+            held = {name: sum(_holds(row, column, name) for row in head) for name in texts}
+            best = max(held, key=lambda name: (name == "context", held[name]))
+            contexts[column] = best
+    return Spans(contexts)
+
+
+def _has_starts(value: Any) -> bool:
+    each = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(one, Mapping) and one.keys() >= {"text", START} for one in each)
+
+
+def _holds(row: Row, column: str, name: str) -> bool:
+    text = row.values[name]
+    try:
+        answers = read_answers(row.values[column])
+    except DataError:
+        return False
+    return isinstance(text, str) and any(
+        answer.text and answer.start is not None and text.startswith(answer.text, max(0, answer.start))
+        for answer in answers
+    )

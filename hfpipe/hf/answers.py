@@ -1,0 +1,93 @@
+"""Reads the answers of a question in the forms in which people write them, and finds them in the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from hfpipe.errors import DataError
+
+Span = tuple[int, int]
+"""Position of the first character, and the one after the last."""
+FORM = "{text: [...], answer_start: [...]}"
+"""How SQuAD writes answers."""
+_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
+
+
+class Answer(NamedTuple):
+    """A text, and where it is said to start."""
+
+    text: str
+    start: int | None
+    """Position of its first character, counted from 0; None where it is not given."""
+
+
+def read_answers(value: Any) -> list[Answer]:
+    """Return the answers that a value holds; those whose text is empty say that there is none.
+
+    A value is SQuAD's object of two lists, an object of one text, a text, or a list of objects or texts.
+    Starts may be whole numbers in any notation. Raises DataError for anything else.
+    """
+    if isinstance(value, Mapping) and "text" in value:
+        texts, starts = value["text"], value.get("answer_start")
+        if isinstance(texts, str):
+            texts, starts = [texts], [starts]
+        if isinstance(texts, (list, tuple)):
+            starts = [None] * len(texts) if starts is None else starts
+            if isinstance(starts, (list, tuple)) and len(starts) == len(texts):
+                return [_answer(*pair, value) for pair in zip(texts, starts, strict=True)]
+    elif isinstance(value, str):
+        return [_answer(value, None, value)]
+    elif isinstance(value, (list, tuple)):
+        return [answer for each in value for answer in _one(each, value)]
+    raise _no_answers(value)
+
+
+def _one(value: Any, whole: Any) -> list[Answer]:
+    if isinstance(value, (str, Mapping)):
+        return read_answers(value)
+    raise _no_answers(whole)
+
+
+def _no_answers(value: Any) -> DataError:
+    return DataError(f"holds {value!r:.60}; write {FORM}")
+
+
+def _answer(text: Any, start: Any, whole: Any) -> Answer:
+    if not isinstance(text, str):
+        raise _no_answers(whole)
+    return Answer(text, _whole_number(start))
+
+
+def _whole_number(start: Any) -> int | None:
+    if start is None or (isinstance(start, int) and not isinstance(start, bool)):
+        return start
+    if isinstance(start, float) and start.is_integer():
+        return int(start)
+    if isinstance(start, str) and _WHOLE.fullmatch(start):
+        return int(start)
+    raise DataError(
+        f"holds the answer_start {start!r:.40}, which is not a whole number; write the position of the "
+        "answer's first character, counted from 0"
+    )
+
+
+def locate(answer: Answer, context: str) -> Span | None:
+    """Return the characters of an answer: where it is said to start, or where it stands nearest to that.
+
+    None when the context does not hold it. Raises DataError when it has no start and stands several times.
+    """
+    text, start = answer
+    if start is not None and start >= 0 and context.startswith(text, start):
+        return start, start + len(text)
+    found = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
+    if not found:
+        return None
+    if start is None and len(found) > 1:
+        raise DataError(
+            f"the answer {text!r:.60} stands {len(found)} times in its context, at {found[0]}, {found[1]}…; "
+            "say which by answer_start"
+        )
+    first = min(found, key=lambda place: abs(place - (start or 0)))
+    return first, first + len(text)

@@ -1,0 +1,61 @@
+"""Where each row of a data set was read, so that an error in any later stage can name file and line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+FILE = "origins.arrow"
+"""Lies next to the Arrow files of a split, one entry a row, in the order of the rows."""
+ORIGIN, NUMBER = "hfpipe: origin", "hfpipe: number"
+"""Columns of a data set that is still being written; they go to a file of their own at the end."""
+_MADE_OF_TEXT = re.compile(r"[0-9a-f]{32}(-\d+)?")
+"""An id that the source did not give, which says nothing to a reader."""
+
+
+def origin_columns(origins: Sequence[str], numbers: Sequence[int]) -> dict[str, pa.Array]:
+    """Return the origins of some rows as columns; an origin is what its number counts, as `a.jsonl, line`."""
+    return {
+        ORIGIN: pa.array(origins, pa.string()).dictionary_encode(),
+        NUMBER: pa.array(numbers, pa.int64()),
+    }
+
+
+def without_origins(table: pa.Table) -> pa.Table:
+    """Return the columns that belong to the data set itself."""
+    return table.drop_columns([ORIGIN, NUMBER])
+
+
+def write_origins(table: pa.Table, folder: Path) -> None:
+    """Write the origins of all rows of a split next to its Arrow files, batch by batch."""
+    origins = table.select([ORIGIN, NUMBER]).rename_columns(["origin", "number"])
+    with pa.ipc.new_stream(str(folder / FILE), origins.schema) as stream:
+        stream.write_table(origins)
+
+
+def read_origins(rows: datasets.Dataset) -> pa.Table | None:
+    """Return the origins of a split, memory-mapped, or None where they are not known."""
+    if not rows.cache_files:
+        return None
+    path = Path(rows.cache_files[0]["filename"]).with_name(FILE)
+    if not path.is_file():
+        return None
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_stream(source).read_all()
+    return table if len(table) == len(rows) else None  # some rows of a split, in another order
+
+
+def name_row(rows: datasets.Dataset, position: int) -> str:
+    """Return what a message calls a row: where it was read, and its id where the source gave one."""
+    origins = read_origins(rows)
+    if origins is not None:
+        place = f"{origins['origin'][position].as_py()} {origins['number'][position].as_py()}"
+    else:
+        place = f"{rows.split or 'the data'}, row {position + 1}"
+    own: Any = rows[position]["id"] if "id" in rows.column_names else None
+    return place if own is None or _MADE_OF_TEXT.fullmatch(str(own)) else f"{place} (id {str(own)!r:.60})"
