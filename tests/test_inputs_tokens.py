@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import chat
 import pytest
 import small
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from pieces import FAMILIES, tokenizer
-from transformers import AddedToken, AutoTokenizer, ByT5Tokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    AddedToken,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 import hfpipe
 from hfpipe.contract import Task
-from hfpipe.errors import DataError, StageError
+from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.places import Place, locate
 from hfpipe.report import DataFacts
 from hfpipe.tasks import TASKS
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
+from hfpipe.tokenization.reload import CODE, check_ahead, check_saved, difference
 from hfpipe.tokenization.spelling import control_tokens
 from hfpipe.tokenization.text import Format
 
@@ -276,3 +292,200 @@ def test_a_target_with_a_control_token_is_learned_as_any_other(case: str, tmp_pa
     assert scores["exact_match"] == 1.0
     predicted = hfpipe.predict(run.folders["gen"], ["price 3"])[0]["translation_text"]
     assert predicted == ("was <s>5</s> now" if "53c" in case else "was <b>5</b> now")
+
+
+def save_with(kind: str, pieces: Any, folder: Path) -> Path:
+    CONFIG_MAPPING[kind]().save_pretrained(folder)
+    pieces.save_pretrained(folder)
+    return folder
+
+
+QWEN = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp")
+
+
+@each_family
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3_5_moe"])
+def test_a_saved_tokenizer_is_opened_as_it_was_whatever_model_lies_beside_it(
+    kind: str, family: str, tmp_path: Path
+) -> None:
+    pieces = make(family)
+    folder = save_with(kind, pieces, tmp_path / "model")
+    assert difference(folder, pieces) is not None  # Transformers rewrites it
+    check_saved(folder, pieces)
+    for trusted in (None, False, True):
+        opened = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+        assert opened(TEXTS, TEXTS[::-1]) == pieces(TEXTS, TEXTS[::-1])
+        assert opened.special_tokens_map == pieces.special_tokens_map
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    check_saved(folder, pieces)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
+def test_a_folder_that_opens_as_it_was_saved_is_left_alone(kind: str, tmp_path: Path) -> None:
+    pieces = make("bpe")
+    folder = save_with(kind, pieces, tmp_path / "model")
+    check_saved(folder, pieces)
+    assert {path.suffix for path in folder.iterdir()} == {".json"}
+    assert "auto_map" not in (folder / "tokenizer_config.json").read_text()
+
+
+class Shouting(PreTrainedTokenizerFast):
+    """Does in Python what no file says."""
+
+    def __call__(self, text: Any = None, *others: Any, **options: Any) -> Any:
+        return super().__call__(text.upper() if isinstance(text, str) else text, *others, **options)
+
+
+def test_a_tokenizer_that_no_file_can_hold_is_refused_before_a_model_is_trained(tmp_path: Path) -> None:
+    backend = make("bpe").backend_tokenizer
+    pieces = Shouting(tokenizer_object=backend)
+    with pytest.raises(StageError, match="does not open it as it was saved") as caught:
+        check_ahead(CONFIG_MAPPING["gpt2"](), pieces)
+    assert "\n" not in str(caught.value)
+
+
+def configs() -> Iterator[tuple[str, PretrainedConfig]]:
+    """Yield the default config of every type of model; three compose others, and have none."""
+    for kind in CONFIG_MAPPING:
+        with suppress(ValueError, StrictDataclassClassValidationError):
+            yield kind, CONFIG_MAPPING[kind]()
+
+
+@pytest.mark.slow
+def test_every_type_of_model_opens_the_tokenizer_that_was_saved_with_it(tmp_path: Path) -> None:
+    """Only the config decides what AutoTokenizer opens, so that no model needs to be built."""
+    families = [make("bpe"), make("unigram")]
+    tried, repaired = 0, set()
+    for kind, config in sorted(configs()):
+        tried += 1
+        config.save_pretrained(tmp_path / kind)
+        pieces = families[tried % 2]
+        pieces.save_pretrained(tmp_path / kind)
+        check_saved(tmp_path / kind, pieces)  # which raises where it cannot repair
+        if (tmp_path / kind / CODE).exists():
+            repaired.add(kind)
+        shutil.rmtree(tmp_path / kind)
+    assert tried > 750
+    assert set(QWEN) <= repaired
+    assert len(repaired) < 20
+
+
+def clf_recipe(folder: Path, stages: dict[str, Any]) -> Path:
+    (folder / "data.jsonl").write_bytes((INPUTS / "33c-own-tokenizer-larger" / "data.jsonl").read_bytes())
+    data = {"kind": "dataset", "source": {"files": "data.jsonl"}, "split": {"test": 0.25}}
+    return small.write(folder, {"name": "rows", "stages": {"data": data} | stages})
+
+
+def finetuned(model: str, **others: Any) -> dict[str, Any]:
+    training = {"max_steps": 2, "per_device_train_batch_size": 4}
+    task = {"kind": "text-classification", "length": 16}
+    return {
+        "kind": "finetune",
+        "task": task,
+        "data": "stage:data",
+        "model": model,
+        "training": training,
+    } | others
+
+
+EXTENDED = {"kind": "tokenizer", "data": "stage:data", "special_tokens": ["<ent>", "</ent>"]}
+OWN = str(INPUTS / "33-added-tokens-to-pretrained" / "model")
+LARGER = str(INPUTS / "33c-own-tokenizer-larger" / "model")
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            {"clf": finetuned(LARGER)},
+            r"tokenizer of .* has 253 tokens, and its own embeddings have 251 rows; restore",
+        ),
+        (
+            {"words": EXTENDED | {"tokenizer": LARGER}, "clf": finetuned(OWN, tokenizer="stage:words")},
+            r"has 253 tokens and the embeddings of .* 251 rows; delete tokenizer to use the model's own",
+        ),
+        (
+            {
+                "words": EXTENDED | {"tokenizer": OWN},
+                "clf": finetuned(OWN, tokenizer="stage:words", adapter={"type": "lora"}),
+            },
+            "an adapter leaves the embeddings as they are",
+        ),
+    ],
+)
+def test_a_tokenizer_larger_than_the_embeddings_is_refused_with_advice_that_fits(
+    stages: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        hfpipe.load(clf_recipe(tmp_path, stages))
+    assert len(caught.value.problems) == 1
+    assert "take the tokenizer that lies with it" not in str(caught.value)
+
+
+def test_a_model_whose_tokenizer_is_larger_does_not_predict() -> None:
+    with pytest.raises(StageError, match=r"its embeddings have 251 rows, and the tokenizer has 253 tokens"):
+        hfpipe.predict(LARGER, ["a text"], task="text-classification")
+
+
+@pytest.mark.slow
+def test_embeddings_grow_by_the_tokens_that_a_stage_adds_to_the_models_own(tmp_path: Path) -> None:
+    run = hfpipe.run(
+        hfpipe.load(INPUTS / "33-added-tokens-to-pretrained" / "recipe.yaml"), tmp_path, say=print
+    )
+    folder = run.folders["clf"]
+    pieces, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForSequenceClassification.from_pretrained(folder),
+    )
+    assert model.get_input_embeddings().weight.shape[0] == len(pieces) == 253
+    assert {*pieces.convert_tokens_to_ids(EXTENDED["special_tokens"])} < {
+        *encode_plain(pieces, ["<ent> a </ent>"])[0]
+    }
+    before = AutoModel.from_pretrained(OWN).get_input_embeddings().weight
+    assert torch.allclose(model.get_input_embeddings().weight[:251], before, atol=1e-2)
+    assert run.reports["score"].scores
+
+
+@pytest.mark.slow
+def test_a_qwen2_from_scratch_and_tied_embeddings_that_grow_keep_their_tokenizer(tmp_path: Path) -> None:
+    """The run trains, adds tokens, goes on, and is measured with one and the same tokenizer."""
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    training = {"max_steps": 2, "per_device_train_batch_size": 4}
+    lm = {"kind": "causal-lm", "length": 16}
+    words = {
+        "kind": "tokenizer",
+        "data": "stage:data",
+        "algorithm": "unigram",
+        "style": "bart",
+        "vocab_size": 200,
+    }
+    stages = {
+        "words": words,
+        "first": {
+            "kind": "pretrain",
+            "task": lm,
+            "data": "stage:data",
+            "tokenizer": "stage:words",
+            "model": {"type": "qwen2", "tie_word_embeddings": True} | size,
+            "training": training,
+        },
+        "more": EXTENDED | {"tokenizer": "stage:words"},
+        "second": {
+            "kind": "pretrain",
+            "task": lm,
+            "data": "stage:data",
+            "tokenizer": "stage:more",
+            "model": "stage:first",
+            "training": training,
+        },
+        "score": {"kind": "evaluate", "model": "stage:second", "data": "stage:data", "resamples": 100},
+    }
+    run = hfpipe.run(hfpipe.load(clf_recipe(tmp_path, stages)), tmp_path / "runs", say=lambda _: None)
+    for made, learned in (("words", "first"), ("more", "second")):
+        saved, opened = (AutoTokenizer.from_pretrained(run.folders[stage]) for stage in (made, learned))
+        assert opened(TEXTS)["input_ids"] == saved(TEXTS)["input_ids"]
+        assert opened.backend_tokenizer.to_str() == saved.backend_tokenizer.to_str()
+    model = AutoModelForCausalLM.from_pretrained(run.folders["second"])
+    assert model.config.vocab_size == model.lm_head.weight.shape[0] == len(opened)
+    assert model.lm_head.weight is model.get_input_embeddings().weight

@@ -48,6 +48,27 @@ def new_config(
         ) from error
 
 
+def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> transformers.PretrainedConfig:
+    """Return the config of a model, or of an adapter and its base together; errors as `load_model`."""
+    name, revision = name_of(place)
+    try:
+        with quiet():
+            adapter = adapter_at(name, revision, local=isinstance(place, Path))
+            if adapter is not None:
+                whole = whole_config(Path(name))
+                base = base_of(adapter, Path(name))
+                return whole or load_config(base, trust_remote_code=trust_remote_code)
+            config: transformers.PretrainedConfig = transformers.AutoConfig.from_pretrained(
+                name,
+                revision=revision or "main",
+                local_files_only=isinstance(place, Path),
+                trust_remote_code=trust_remote_code,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise StageError(f"model {place}: {one_line(error)}") from error
+    return config
+
+
 def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
     """Return a model from scratch, float32, its weights a function of the seed.
 

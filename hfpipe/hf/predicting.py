@@ -21,6 +21,7 @@ from hfpipe.hf.quiet import quiet
 from hfpipe.hf.scoring import Reading, shared
 from hfpipe.hf.tokenizer import load_tokenizer, tell_padding
 from hfpipe.modeling.checkpoint_files import check_model_files
+from hfpipe.modeling.embeddings import check_rows, rows_in
 from hfpipe.places import Place
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Predictor:
         self.model.to(self.accelerator.device).eval()
         tell_padding(self.model, tokenizer)
         self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
+        check_rows(place, rows_in(self.model), tokenizer)
         for why in refusals(task, self.model, self.reading.facts):
             raise StageError(f"model {place}: {why}")
         self.batch_size = batch_size

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from hfpipe.stages.evaluate import Evaluate
     from hfpipe.stages.tokenizer import Tokenizer
     from hfpipe.stages.train import _Train
+
+ADDED_BESIDE_ADAPTER = (
+    "an adapter leaves the embeddings as they are, and tokens added to the tokenizer would not be learned; "
+    "delete adapter, or take the model's own tokenizer"
+)
 
 Above = Mapping[str, Stage]
 Facts = Mapping[str, DataFacts]
@@ -59,14 +64,31 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
             f"next_sentence needs a model that tells two sentences apart; {model.kind} has no token types"
         )
         yield Problem(f"{message}, bert has", ("task", "next_sentence"))
-    size = model.given.get("vocab_size")
-    if isinstance(size, int) and pieces.size is not None and pieces.size > size:
-        message = f"the tokenizer has {pieces.size} pieces and the model room for {size}"
-        own = isinstance(stage.model, dict)
-        yield Problem(
-            f"{message}; {'leave vocab_size out' if own else 'take the tokenizer that lies with it'}",
-            ("model", "vocab_size") if own else where,
-        )
+    yield from _vocabulary(stage, model.given.get("vocab_size"), pieces.size, above, base)
+
+
+def _vocabulary(stage: _Train, rows: Any, size: int | None, above: Above, base: Path) -> Iterator[Problem]:
+    """Check that the embeddings have a row for each token, or grow with tokens added to the model's own."""
+    if not isinstance(rows, int) or size is None or size <= rows:
+        return
+    if isinstance(stage.model, dict):
+        message = f"the tokenizer has {size} tokens and the embeddings of the model {rows} rows"
+        yield Problem(f"{message}; leave vocab_size out", ("model", "vocab_size"))
+        return
+    where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
+    own = known.pieces(stage.model, above, base).size
+    add = f"{{kind: tokenizer, tokenizer: {stage.model}, special_tokens: [...]}}"
+    if own is not None and own > rows:
+        message = f"the tokenizer of {stage.model} has {own} tokens, and its own embeddings have {rows} rows"
+        yield Problem(f"{message}; restore the tokenizer it was trained with, and add tokens by {add}", where)
+    elif stage.tokenizer is None or known.origin(stage.tokenizer, above, base) == known.origin(
+        stage.model, above, base
+    ):
+        if stage.adapter is not None:
+            yield Problem(ADDED_BESIDE_ADAPTER, ("adapter",))
+    else:
+        message = f"the tokenizer has {size} tokens and the embeddings of {stage.model} {rows} rows"
+        yield Problem(f"{message}; delete tokenizer to use the model's own, or extend that by {add}", where)
 
 
 def _length(task: Task, model: known.Model) -> Iterator[Problem]:

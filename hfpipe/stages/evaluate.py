@@ -258,10 +258,14 @@ class Evaluate(Stage):
         self, system: System, ground: Ground, ctx: RunContext
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
         from hfpipe.hf.encoding import encode
+        from hfpipe.hf.loading import load_config
         from hfpipe.hf.tokenizer import load_tokenizer
+        from hfpipe.modeling.embeddings import check_rows, rows_of
 
-        found = locate(system.place, ctx.base, ctx.inputs)
-        tokenizer = load_tokenizer(found or system.place, trust_remote_code=self.trust_remote_code)
+        place = locate(system.place, ctx.base, ctx.inputs) or system.place
+        tokenizer = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
+        config = load_config(place, trust_remote_code=self.trust_remote_code)
+        check_rows(system.place, rows_of(config), tokenizer)
         path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
         with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(ground.rows)) as advance:
             examples, _ = encode(

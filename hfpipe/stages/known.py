@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class Pieces:
     """Whether it has what stands for hidden spans, <extra_id_0>."""
     chat: bool | None = None
     """Whether it has a chat template."""
+    names: frozenset[str] = frozenset()
+    """Its entries, where they are known."""
 
 
 def model(value: Place | Mapping[str, Any], above: Mapping[str, Stage], base: Path) -> Model | None:
@@ -107,11 +109,32 @@ def pieces(place: Any, above: Mapping[str, Stage], base: Path) -> Pieces:
     stage, before = above.get(place.stage), _before(above, place.stage)
     if isinstance(stage, Tokenizer):
         if stage.algorithm is None:
-            return pieces(stage.tokenizer, before, base)
+            return _extended(pieces(stage.tokenizer, before, base), stage.special_tokens)
         style = STYLES[stage.style or BY_ALGORITHM[stage.algorithm]]
         extra = {*style.extra, *stage.special_tokens}
         return Pieces("mask_token" in style.roles, stage.vocab_size, BLANK in extra, chat=False)
     return pieces(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), before, base)
+
+
+def _extended(found: Pieces, tokens: Sequence[str]) -> Pieces:
+    """Return what is known of a tokenizer once tokens are added to it."""
+    if found.size is None or not found.names:
+        return found
+    names = found.names.union(tokens)
+    return replace(found, size=found.size + len(names) - len(found.names), names=names)
+
+
+def origin(place: Any, above: Mapping[str, Stage], base: Path) -> str | None:
+    """Return where the tokenizer at a place came from before tokens were added to it; None if not known."""
+    if not isinstance(place, Place):
+        return None
+    if place.stage is None:
+        folder = locate(place, base, {})
+        return str(place) if folder is None else str(folder.resolve())
+    stage, before = above.get(place.stage), _before(above, place.stage)
+    if isinstance(stage, Tokenizer):
+        return str(place) if stage.algorithm is not None else origin(stage.tokenizer, before, base)
+    return origin(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), before, base)
 
 
 def _before(above: Mapping[str, Stage], name: str) -> dict[str, Stage]:
@@ -132,7 +155,7 @@ def _stored(place: Place, base: Path) -> Pieces:
     except (AttributeError, IndexError, KeyError, TypeError):
         return Pieces(mask)  # not there, or of another make
     mask = mask or any("mask" in token.lower() for token in added)
-    return Pieces(mask, size, BLANK in names, _chats(place, base))
+    return Pieces(mask, size, BLANK in names, _chats(place, base), frozenset(names))
 
 
 def _chats(place: Place, base: Path) -> bool | None:

@@ -92,6 +92,7 @@ class Tokenizer(Stage):
         from hfpipe.hf.tables import open_data
         from hfpipe.hf.texts import Texts
         from hfpipe.hf.tokenizer import measure
+        from hfpipe.tokenization.reload import check_saved
 
         folder = locate(self.data, ctx.base, ctx.inputs)
         if folder is None:
@@ -102,6 +103,7 @@ class Tokenizer(Stage):
         texts = Texts(data["train"], self.text, self.max_bytes, ctx.progress)
         tokenizer = self._existing(ctx) if self.algorithm is None else self._learned(texts)
         tokenizer.save_pretrained(str(ctx.folder))
+        check_saved(ctx.folder, tokenizer)
         split = "validation" if "validation" in data else "train"
         rates = measure(tokenizer, Texts(data[split], self.text, MEASURED_BYTES, ctx.progress))
         facts = {"vocab_size": len(tokenizer), "measured_on": split, **rates}

@@ -104,6 +104,7 @@ class _Train(Stage):
         data = facts(folder_of(self.data, ctx))
         tokenizer = self._tokenizer(ctx)
         self._check_loaded(ctx, data)
+        self._check_tokenizer(ctx, tokenizer, data)
         best_metric(self.training, self.task.validation_metrics(data))
         self._encoded(ctx, tokenizer)
 
@@ -111,6 +112,7 @@ class _Train(Stage):
         from hfpipe.hf.tables import facts
         from hfpipe.hf.trainer import Training
         from hfpipe.hf.training import train
+        from hfpipe.tokenization.reload import check_saved
 
         tokenizer = self._tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer)
@@ -130,8 +132,10 @@ class _Train(Stage):
         )
         early = self.early_stopping
         found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
-        if self.adapter is not None and int(os.environ.get("RANK", "0")) == 0:
-            self._finish_adapter(self.adapter, model, tokenizer, ctx)
+        if int(os.environ.get("RANK", "0")) == 0:
+            if self.adapter is not None:
+                self._finish_adapter(self.adapter, model, tokenizer, ctx)
+            check_saved(ctx.folder, tokenizer, trust_remote_code=self.trust_remote_code)
         summary = _summary(found) + (f"; {note}" if note else "")
         return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found | {"head": note})
 
@@ -158,6 +162,40 @@ class _Train(Stage):
         assert isinstance(place, Place)  # the recipe asks for a tokenizer beside a model from nothing
         found = locate(place, ctx.base, ctx.inputs)
         return load_tokenizer(found or place, trust_remote_code=self.trust_remote_code)
+
+    def _check_tokenizer(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> None:
+        """Raise StageError where model and tokenizer do not fit, or would not open as they are saved."""
+        from hfpipe.hf.loading import load_config, new_config
+        from hfpipe.modeling.embeddings import rows_of
+        from hfpipe.tokenization.reload import check_ahead
+
+        if isinstance(self.model, dict):
+            config = new_config(self.model, tokenizer, self.task.head(data))
+        else:
+            place = locate(self.model, ctx.base, ctx.inputs) or self.model
+            config = load_config(place, trust_remote_code=self.trust_remote_code)
+        self._embeddings_grow(ctx, tokenizer, rows_of(config))
+        check_ahead(config, tokenizer)
+
+    def _embeddings_grow(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> bool:
+        """Tell whether the model needs rows for tokens that were added.
+
+        Raises StageError where tokenizer and model do not fit.
+        """
+        from hfpipe.hf.tokenizer import load_tokenizer
+        from hfpipe.modeling.embeddings import check_rows, rows_needed
+        from hfpipe.stages.checks import ADDED_BESIDE_ADAPTER
+
+        own = None
+        if rows is None or rows_needed(tokenizer) <= rows:
+            return False
+        if isinstance(self.model, Place) and self.tokenizer is not None:
+            place = locate(self.model, ctx.base, ctx.inputs) or self.model
+            own = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
+        grow = check_rows(self.model, rows, tokenizer, own)
+        if grow and self.adapter is not None:
+            raise StageError(f"stage {ctx.name}: {ADDED_BESIDE_ADAPTER}")
+        return grow
 
     def _encoded(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase
@@ -186,6 +224,7 @@ class _Train(Stage):
         """Return the model to train, and what became of its head as a clause."""
         from hfpipe.hf.adapters import adapted
         from hfpipe.hf.loading import load_parts, new_config, new_model
+        from hfpipe.modeling.embeddings import add_rows, rows_in
 
         head = self.task.head(data)
         if isinstance(self.model, dict):
@@ -195,6 +234,8 @@ class _Train(Stage):
         loaded = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
+        if self._embeddings_grow(ctx, tokenizer, rows_in(loaded.model)):
+            add_rows(loaded.model, tokenizer, ctx.seed)
         if self.adapter is None:
             return loaded.model, loaded.note
         settings = self.adapter.settings

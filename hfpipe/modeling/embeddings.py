@@ -1,0 +1,66 @@
+"""Whether a model's embeddings have a row for each token, and rows for tokens that were added to its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from hfpipe.errors import StageError
+
+
+def rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many rows a tokenizer's ids take: its highest id and one."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def rows_of(config: PretrainedConfig) -> int | None:
+    """Return how many tokens a model with this config embeds, if it says so."""
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
+def rows_in(model: PreTrainedModel) -> int:
+    """Return how many tokens a model embeds."""
+    weight: Any = model.get_input_embeddings().weight
+    return int(weight.shape[0])
+
+
+def check_rows(
+    place: Any,
+    rows: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    own: PreTrainedTokenizerBase | None = None,
+) -> bool:
+    """Tell whether embeddings of so many rows have to grow for a tokenizer; `own` is the model's.
+
+    Raises StageError where they have too few, unless the tokenizer is the model's with tokens added to it.
+    """
+    needed = rows_needed(tokenizer)
+    if rows is None or needed <= rows:
+        return False
+    if (
+        own is not None
+        and rows_needed(own) <= rows
+        and own.get_vocab().items() <= tokenizer.get_vocab().items()
+    ):
+        return True
+    message = f"model {place}: its embeddings have {rows:,} rows, and the tokenizer has {needed:,} tokens"
+    raise StageError(
+        f"{message}; use the tokenizer that the model was trained with, and add tokens to it by a stage of "
+        "kind tokenizer with special_tokens"
+    )
+
+
+def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+    """Give a model's embeddings, and a head over tokens, a row for each token that was added.
+
+    The new rows are drawn around the mean of the others, as `resize_token_embeddings` does (Hewitt, 2021),
+    and are a function of the seed. Raises StageError when the model cannot be resized.
+    """
+    set_seed(seed)
+    try:
+        model.resize_token_embeddings(rows_needed(tokenizer))
+    except (NotImplementedError, ValueError, AttributeError) as error:
+        kind = model.config.model_type
+        raise StageError(f"model: {kind} cannot take more tokens: {' '.join(str(error).split())}") from error

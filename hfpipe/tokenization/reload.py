@@ -1,0 +1,133 @@
+"""Sees to it that AutoTokenizer opens the tokenizer that was saved, and not what it takes a folder for.
+
+For some types of model (in Transformers 5.23: `qwen2`, `qwen3_5`, `qwen4_exp` and some more) it builds the
+tokenizer of their own checkpoints from the saved vocabulary, whatever normalizer and pre-tokenizer lie there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hfpipe.errors import StageError
+
+log = logging.getLogger(__name__)
+
+PROBES = (
+    "The river Danube, 2,850 km long, flows through 10 countries; don't THEY'LL say so?",
+    "In 1969 it cost 19 3 4 and 1234567890 or 3.14e-5 (12:30, 50 %), ½ ² Ⅷ \uff11\uff12\uff13",
+    "def f(x: int) -> int:\n\treturn x ** 2  # {'a': [1, 2]}\r\n\n    if a_b != cD: pass",
+    "  two  spaces   and a tab\tat the ends \n",
+    "Straße, café, cafe\u0301, naïve, ﬁne, İstanbul, Ελλάδα, Привет, мир!",
+    "你好\uff0c世界。 日本語のテキスト 한국어 हिन्दी ภาษาไทย العربية עברית 👩\u200d🚀 🇦🇹",
+)
+"""Real text, numbers, code, white space, accents and other scripts."""
+CODE = "saved_tokenizer.py"
+"""File with the class that a repaired folder names; run only where `trust_remote_code=True` is given."""
+_CLASS = '''"""The tokenizer as it lies in tokenizer.json; read only with trust_remote_code=True."""
+
+from transformers import PreTrainedTokenizerFast
+
+
+class SavedTokenizer(PreTrainedTokenizerFast):
+    """Takes normalizer and pre-tokenizer from tokenizer.json, whatever type of model lies beside it."""
+'''
+_SETTINGS = "tokenizer_config.json"
+
+
+def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> None:
+    """See that AutoTokenizer opens a folder as the tokenizer that was saved there; repair it if not.
+
+    Raises StageError where it cannot be repaired.
+    """
+    wrong = difference(folder, tokenizer, trust_remote_code=trust_remote_code)
+    if wrong is None:
+        return
+    before = (folder / _SETTINGS).read_bytes()
+    _name_class(folder)
+    if difference(folder, tokenizer, trust_remote_code=trust_remote_code) is None:
+        log.info(
+            "%s: AutoTokenizer would not open the saved tokenizer as it is (%s); repaired", folder, wrong
+        )
+        return
+    (folder / _SETTINGS).write_bytes(before)
+    (folder / CODE).unlink()
+    raise StageError(
+        f"tokenizer: AutoTokenizer does not open it as it was saved with this type of model: {wrong}; "
+        "take another type of model, or the tokenizer of a checkpoint of this type"
+    )
+
+
+def check_ahead(config: transformers.PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise the StageError of `check_saved` before a model with this config is trained."""
+    with TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        check_saved(Path(folder), tokenizer)
+
+
+def difference(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False
+) -> str | None:
+    """Return what AutoTokenizer makes of a folder other than the tokenizer; None where they are the same."""
+    try:
+        with _quiet():
+            opened = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+            )
+            return next(_differences(opened, tokenizer), None)
+    except Exception as error:  # Tokenizers raises bare Exceptions
+        return f"it fails with {' '.join(str(error).split())!r:.120}"
+
+
+def _differences(opened: Any, saved: Any) -> Iterator[str]:
+    for name in ("src_lang", "tgt_lang"):  # set for a task, and not saved
+        if hasattr(saved, name):
+            setattr(opened, name, getattr(saved, name))
+    kind = f"as {type(opened).__name__}"
+    if opened.special_tokens_map != saved.special_tokens_map or len(opened) != len(saved):
+        yield f"{kind} it has other special tokens"
+    if opened.chat_template != saved.chat_template:
+        yield f"{kind} it has another chat template"
+    for text in (*PROBES, *(f"a {token}b" for token in saved.added_tokens_encoder)):
+        theirs, ours = (_read(each, text) for each in (opened, saved))
+        if theirs != ours:
+            yield f"{kind} it reads {text!r:.40} in another way"
+
+
+def _read(tokenizer: Any, text: str) -> list[Any]:
+    """Return all that a tokenizer makes of a text, with and without special tokens, and back."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    texts = [tokenizer.decode(ids, skip_special_tokens=skip) for skip in (True, False)]
+    pair = tokenizer(text, PROBES[0], verbose=False)
+    return [ids, tokenizer(text, verbose=False)["input_ids"], dict(pair), *texts]
+
+
+def _name_class(folder: Path) -> None:
+    """Name a class of the folder's own, so that AutoTokenizer takes none that it knows for the type of model.
+
+    Without `trust_remote_code` it then opens the class that `tokenizer_config.json` has always named.
+    """
+    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings["auto_map"] = {"AutoTokenizer": [None, f"{Path(CODE).stem}.SavedTokenizer"]}
+    (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / CODE).write_text(_CLASS, "utf-8")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
