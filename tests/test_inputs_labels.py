@@ -10,18 +10,27 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, reject
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hfpipe.data import label_messages
 from hfpipe.data.class_ids import differing_by_case
 from hfpipe.data.expressions import check_expression
+from hfpipe.data.filters import Drop, Keep
+from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.label_values import normalize_name, parse_decimal, same
+from hfpipe.data.labels import Label, read_labels
+from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 from hfpipe.recipe.source import parse
 from hfpipe.report import DataFacts, Report
@@ -339,7 +348,7 @@ def test_names_give_ids_their_classes_and_their_order(tmp_path: Path, make_data:
     assert values(folder) == ["sports", "world", "sports", "sports"]
     (tmp_path / "data.csv").write_text(table("1", "0", "3"))
     with pytest.raises(
-        DataError, match=r"line 4: 'label' is '3', which is not one of its names; add it with"
+        DataError, match=r"line 4: 'label' is '3', which is not one of its 3 names; add it with"
     ):
         make_data({**CSV, "labels": {"label": column}})
 
@@ -740,6 +749,15 @@ def test_usual_expressions_are_admitted(pattern: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_hundred_thousand_classes_are_stopped_while_rows_come_in(tmp_path: Path, make_data: Make) -> None:
+    (tmp_path / "data.csv").write_text(table(*(f"user-{n}" for n in range(120_000) for _ in range(3))))
+    with pytest.raises(
+        DataError, match=r"^'label' has 100,001 different classes in 300,001 rows, so it holds ids"
+    ):
+        make_data(CSV)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["keep_matching", "drop_matching"])
 def test_an_expression_that_takes_forever_names_its_row(step: str, tmp_path: Path, make_data: Make) -> None:
     (tmp_path / "data.jsonl").write_text(lines({"text": "short"}, {"text": "a" * 60 + "b"}))
@@ -747,6 +765,66 @@ def test_an_expression_that_takes_forever_names_its_row(step: str, tmp_path: Pat
         DataError, match=rf"^data\.jsonl, line 2: the expression of `{step}`, .* takes more than 3 s"
     ):
         make_data({**FILES, "clean": [{step: r"(a|aa)+$"}]})
+
+
+SCALARS = st.one_of(
+    st.sampled_from(
+        [None, True, 0, 1, 2, 0.0, 1.0, "a", "b", "a ", "A", "", "1", "1_0", "a,b", "[1, 0]", "['a']"]
+    ),
+    st.sampled_from(["[", "\ud83d", float("nan"), float("inf"), 2**64]),
+    st.floats(),
+    st.text(max_size=4),
+)
+LISTS = st.lists(SCALARS, max_size=4) | st.lists(st.sampled_from([0, 1]), min_size=3, max_size=3)
+CELLS = SCALARS | LISTS | st.dictionaries(st.text(max_size=2), SCALARS, max_size=1)
+COLUMNS = st.fixed_dictionaries(
+    {},
+    optional={
+        "kind": st.sampled_from([None, "class", "classes", "number"]),
+        "separator": st.sampled_from([",", " "]),
+        "allow_empty": st.booleans(),
+        "indicators": st.booleans(),
+        "names": st.lists(st.sampled_from(["a", "b", "0", "1"]), unique=True, max_size=3),
+        "min_count": st.integers(1, 3),
+        "rare": st.sampled_from(["drop", "a", "other"]),
+    },
+)
+
+
+def labels_or_message(label: Label, rows: list[Row], keep: Keep) -> tuple[list[Any], str | None]:
+    try:
+        label.observe(rows)
+        kept = [row for row in read_labels(rows, [label]) if keep(row)]
+        ids = [label.encode(row, "test" if row.number == 3 else "train") for row in kept]
+        label.check()
+    except DataError as error:
+        return [], str(error)
+    return ids, None
+
+
+@pytest.mark.slow
+@examples(
+    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.filter_too_much], derandomize=True
+)
+@given(COLUMNS, st.lists(CELLS, min_size=1, max_size=6), st.lists(SCALARS, max_size=2))
+def test_any_cells_under_any_settings_are_labels_or_one_line(
+    column: dict[str, Any], cells: list[Any], dropped: list[Any]
+) -> None:
+    try:
+        label = Label("label", LabelColumn.model_validate(column))
+    except ValidationError:
+        reject()
+    rows = [Row({"label": cell}, "data.jsonl, line", number) for number, cell in enumerate(cells, 1)]
+    keep = Drop({"label": dropped}).start()
+    ids, message = labels_or_message(label, rows, keep)
+    if message is not None:
+        assert "\n" not in message
+        assert message.startswith(("data.jsonl, line ", "'label' holds no class"))
+        return
+    final = label.final(pa.chunked_array([pa.array(ids, label.arrow)])).to_pylist()
+    flat = [number for one in final for number in (one if isinstance(one, list) else [one])]
+    assert all(isfinite(number) for number in flat)
+    assert label.kind == "number" or all(0 <= number < len(label.ids.names()) for number in flat)
 
 
 def test_names_are_normalized_once_and_for_all() -> None:

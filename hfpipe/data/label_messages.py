@@ -91,10 +91,12 @@ def mixed(place: str, column: str, value: Any, start: str, kind: str | None) -> 
 
 def not_named(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
     """A class that the recipe's `names` lack."""
-    more = _set(column, settings, names=[*settings.names, str(value)])
+    what = f"{place}: {column!r} is {value!r:.40}, which is not one of its {len(settings.names)} names"
+    drop = f"drop such rows with {advise_drop(column, value)}"
+    if not isinstance(value, str):
+        return DataError(f"{what}, nor the id of one; {drop}")
     return DataError(
-        f"{place}: {column!r} is {value!r:.40}, which is not one of its names; add it with {more}, or drop "
-        f"such rows with {advise_drop(column, value)}"
+        f"{what}; add it with {_set(column, settings, names=[*settings.names, value])}, or {drop}"
     )
 
 

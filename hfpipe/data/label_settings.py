@@ -35,7 +35,10 @@ class LabelColumn(ShortForm):
     indicators: bool | None = None
     """Whether a list holds a 0 or 1 for each class (multi-hot), and not the classes themselves."""
     names: list[ClassName] = []
-    """Names of all classes in the order of their ids; a whole number in the data is then such an id."""
+    """Names of all classes in the order of their ids.
+
+    A whole number in the data is then such an id, unless names are numbers themselves.
+    """
     min_count: int | None = Field(default=None, ge=1)
     """Fewest training rows of a class (rows at all where there is no train); rarer ones go as `rare` says.
 

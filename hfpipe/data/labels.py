@@ -47,6 +47,7 @@ class Label:
         self.ids = ClassIds(order, declared=bool(self._names))
         self._beside = beside
         self._told = self.kind is not None
+        self._numbered = not any(parse_decimal(name) is not None for name in self._names)
         self._width = len(self._names)
         self._whole = True
         self._type: type | None = None
@@ -102,10 +103,16 @@ class Label:
             self.normalized += name != value
         elif isinstance(value, float) and value.is_integer():
             name = int(value)
-        if not self._names or name in self._names:
-            return name
-        number: Any = parse_decimal(name) if isinstance(name, str) else name
-        return self._names[int(number)] if is_number(number) and number in range(self._width) else name
+        return name if not self._names else self._named(name)
+
+    def _named(self, value: Any) -> Any:
+        """Return the name of a class written by name, or by id where names are not numbers."""
+        if isinstance(value, (str, int)) and str(value) in self._names:
+            return str(value)
+        number: Any = parse_decimal(value) if isinstance(value, str) else value
+        if self._numbered and is_number(number) and number in range(self._width):
+            return self._names[int(number)]
+        return value
 
     def _split(self, value: Any) -> Any:
         """Return the list in a cell, or the value where it is none."""
