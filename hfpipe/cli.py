@@ -7,10 +7,12 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from hfpipe.arguments import parse
 from hfpipe.errors import HfpipeError, Problem, RecipeError
+from hfpipe.report import finite_or_null
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,12 +131,17 @@ def _predict(options: argparse.Namespace) -> int:
         for row, answer in found:
             console.answer(row, answer)
         return 0
-    lines = (json.dumps({**row, "prediction": answer}, ensure_ascii=False) + "\n" for row, answer in found)
+    lines = (_json_line({**row, "prediction": answer}) for row, answer in found)
     if options.output is None:
         sys.stdout.writelines(lines)
     else:
         write_parts(options.output, lines)
     return 0
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    """Write a row as a line of JSON: null for a number that is none, and dates as texts."""
+    return json.dumps(finite_or_null(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -159,10 +160,11 @@ def _training(run: Run, stage: str) -> str:
 
 
 def _points(history: Any, key: str) -> list[tuple[float, float]]:
-    """Return (step, value) of every entry that has both; a number that was none is stored as null."""
+    """Return (step, value) of every entry that has both; a number that was none has no point."""
     entries = history if isinstance(history, list) else []
     pairs = [(entry.get("step"), entry.get(key)) for entry in entries if isinstance(entry, Mapping)]
-    return [(float(step), float(value)) for step, value in pairs if step is not None and value is not None]
+    points = [(float(step), float(value)) for step, value in pairs if step is not None and value is not None]
+    return [point for point in points if all(map(isfinite, point))]
 
 
 def _ledger(stage: str, report: Report) -> str:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+
+def finite_or_null(value: Any) -> Any:
+    """Return plain data with None for every number that is NaN or infinite, which JSON cannot write."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite_or_null(each) for name, each in value.items()}
+    return [finite_or_null(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class Record(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import string
 from functools import partial
@@ -11,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pieces
 import pytest
 import sacrebleu
 import torch
@@ -21,20 +24,26 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sklearn import metrics as sk
 from sklearn.feature_extraction.text import TfidfVectorizer
-from transformers import Trainer, TrainingArguments
+from test_report import finish
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+import hfpipe
+from hfpipe.cli import main
 from hfpipe.errors import RecipeError
 from hfpipe.hf.ineffective import ineffective
+from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import on_cpu
+from hfpipe.html import page
 from hfpipe.metrics import module_names, segmentation
 from hfpipe.metrics.baselines import Tfidf
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.module import Module, value
 from hfpipe.metrics.spans import best, nearest_sentence
+from hfpipe.metrics.tally import interval
 from hfpipe.metrics.written import UnicodeTokenizer, Words, rouge_tokenizer
 from hfpipe.recipe import load, training_packages
-from hfpipe.report import DataFacts
+from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.summarization import Summarization, first
@@ -557,3 +566,91 @@ def test_every_module_that_takes_label_sets_is_compared():
         "brier",
         "ece",
     } == set(OF_SETS)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Path:
+    """Return a small classifier as it lies on the Hub: a config, weights and a tokenizer."""
+    folder = tmp_path_factory.mktemp("classifier")
+    tokenizer = pieces.tokenizer(["a river flows", "a mountain stands"])
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        id2label={0: "river", 1: "mountain"},
+        label2id={"river": 0, "mountain": 1},
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def spoilt(folder: Path, copy: Path, change) -> str:
+    """Return a copy of a model with a change to its weights."""
+    shutil.copytree(folder, copy)
+    with quiet(), torch.no_grad():
+        model = BertForSequenceClassification.from_pretrained(copy)
+        change(model)
+        model.save_pretrained(copy)
+    return str(copy)
+
+
+def without_numbers(model) -> None:
+    model.classifier.weight[0, 0] = torch.nan
+
+
+def too_large(model) -> None:
+    model.bert.pooler.dense.bias.fill_(100)
+    model.classifier.weight.fill_(3e38)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_numbers, "classifier.weight holds NaN or infinite weights"),
+        (too_large, "row 1: the model's scores are not finite numbers"),
+    ],
+)
+def test_a_model_without_finite_scores_predicts_nothing(classifier, tmp_path, capsys, change, message):
+    model = spoilt(classifier, tmp_path / "copy", change)
+    assert main(["predict", model, "a river flows"]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_columns_without_a_number_are_null_in_the_json_of_predictions(classifier, tmp_path, capsys):
+    rows = pd.DataFrame({"text": ["a river", "a mountain"], "height": [float("nan"), float("inf")]})
+    rows["day"] = pd.Timestamp("2026-01-02")
+    rows.to_parquet(tmp_path / "rows.parquet")
+    assert main(["predict", str(classifier), "--input", str(tmp_path / "rows.parquet")]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = [json.loads(line, parse_constant=refuse) for line in capsys.readouterr().out.splitlines()]
+    assert [row["height"] for row in found] == [None, None]
+    assert found[0]["day"].startswith("2026-01-02")
+
+
+def test_reports_with_numbers_that_are_none_are_json_and_pages_without_nan(tmp_path):
+    history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": float("inf")}]
+    low, high = interval(np.array([np.nan, np.nan]), 0.95)
+    score = Score(metric="m", value=0.5, low=low, high=high, n=3, higher_is_better=True, signature="m")
+    trained = Report(kind="finetune", summary="", facts={"history": [*history, {"step": 4, "loss": 1.0}]})
+    finish(tmp_path, "topics", {"kind": "finetune"}, [], trained)
+    finish(
+        tmp_path,
+        "score",
+        {"kind": "evaluate", "model": "stage:topics"},
+        ["topics"],
+        Report(kind="evaluate", summary="", scores=[score]),
+    )
+    run = hfpipe.open(tmp_path)
+    assert json.loads(json.dumps(run.as_json(), allow_nan=False))["score"]["scores"][0]["value"] == 0.5
+    drawn = re.findall(r'(?:points|width|cx|cy|x|y|x1|x2)="([^"]*)"', page(run))
+    assert drawn
+    assert not [each for each in drawn if "nan" in each or "inf" in each]

@@ -23,6 +23,7 @@ from hfpipe.hf.tokenizer import load_tokenizer, tell_padding
 from hfpipe.modeling.checkpoint_files import check_model_files
 from hfpipe.modeling.embeddings import check_rows, rows_in
 from hfpipe.places import Place
+from hfpipe.report import finite_or_null
 
 if TYPE_CHECKING:
     from hfpipe.contract import Task
@@ -51,6 +52,12 @@ class Predictor:
         tokenizer = load_tokenizer(place)
         self.accelerator = new_accelerator()
         self.model = load_model(task.auto_class, place, seed=0, whole=True)
+        for name, weights in self.model.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise StageError(
+                    f"model {place}: {name} holds NaN or infinite weights; its training failed, or the file "
+                    "is damaged: train it again with a lower learning_rate, or take another"
+                )
         self.model.to(self.accelerator.device).eval()
         tell_padding(self.model, tokenizer)
         self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
@@ -62,14 +69,21 @@ class Predictor:
     def answers(self, rows: Iterable[Asked]) -> Iterator[tuple[Asked, dict[str, Any]]]:
         """Yield each row with what the model says of it, in order, holding only some batches in memory.
 
-        Raises StageError when a row is too short to be read.
+        Raises StageError when a row is too short to be read, or its scores are not finite.
         """
-        rows, examples, truncated = iter(rows), 0, 0
+        rows, number, examples, truncated = iter(rows), 0, 0, 0
         while chunk := list(islice(rows, BATCHES_AT_ONCE * self.batch_size)):
             found, ledger = self._chunk(chunk, examples)
             examples += ledger["examples"]  # what is drawn at random depends on it, and on no batch size
             truncated += ledger["truncated"]
-            yield from zip(chunk, found, strict=True)
+            for row, answer in zip(chunk, found, strict=True):
+                number += 1
+                if finite_or_null(answer) != answer:
+                    raise StageError(
+                        f"row {number}: the model's scores are not finite numbers, so there is no "
+                        "prediction; its weights are too large to be added up in float32"
+                    )
+                yield row, answer
         if truncated:
             length = self.reading.task.length
             log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
@@ -107,6 +121,5 @@ class Predictor:
                 self.model, examples, reading, self.accelerator, self.batch_size
             ):
                 rows = examples.source[positions]
-                yield from zip(
-                    positions.tolist(), reading.task.answers(columns, rows, reading.facts), strict=True
-                )
+                answers = reading.task.answers(columns, rows, reading.facts)
+                yield from zip(positions.tolist(), answers, strict=True)

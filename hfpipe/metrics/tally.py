@@ -8,6 +8,7 @@ examples are resampled alike, which makes their difference a paired one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -200,9 +201,15 @@ def compared(mine: np.ndarray, other: np.ndarray, name: str, confidence: float =
 
 
 def interval(resampled: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the percentile interval of resampled scores (Efron, 1981), without those that are NaN."""
+    """Return the percentile interval of resampled scores (Efron, 1981), without those that are NaN.
+
+    Both ends are NaN where every resample is, as when a score needs a row that few resamples hold.
+    """
     tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled[np.isfinite(resampled)], [tail, 1 - tail])
+    there = resampled[np.isfinite(resampled)]
+    if not len(there):
+        return math.nan, math.nan
+    low, high = np.quantile(there, [tail, 1 - tail])
     return float(low), float(high)
 
 
