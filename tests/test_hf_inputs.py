@@ -192,7 +192,7 @@ def measured(ctx: RunContext, task: Any, **settings: Any) -> Any:
 def test_a_score_to_require_that_there_is_not_is_told_before_anything_is_measured(
     context: Make, tmp_path: Path
 ) -> None:
-    saved(tmp_path)
+    saved(tmp_path, head="AutoModelForSequenceClassification")
     ctx = context("score")
     with pytest.raises(StageError, match="there is no score 'bleu' to require; there are accuracy, f1_macro"):
         measured(ctx, TextClassification(), require={"bleu": {"min": 0.5}})

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_hf_inputs import BERT, tokenizer
+from test_hf_inputs import BERT, Make, tokenizer
 
-from hfpipe.errors import StageError
+import hfpipe
+from hfpipe.contract import Task
+from hfpipe.errors import HfpipeError, StageError
 from hfpipe.hf.loading import load_model, load_parts, new_config, new_model
 from hfpipe.hf.tokenizer import load_tokenizer
-from hfpipe.places import Place
+from hfpipe.places import Place, slug
+from hfpipe.report import Report
+from hfpipe.stages.evaluate import Evaluate
+from hfpipe.tasks.fill_mask import FillMask
+from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.token_classification import TokenClassification
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 TAGGER = "AutoModelForTokenClassification"
@@ -128,6 +139,7 @@ def test_a_pooler_and_a_head_that_a_checkpoint_never_had_are_new_and_named(tmp_p
     assert found.note.startswith("newly initialized: bert.pooler.dense.bias")
 
 
+@pytest.mark.slow
 def test_an_embedding_model_without_a_head_learns_masked_lm_with_a_new_one() -> None:
     from hfpipe.places import locate
 
@@ -272,3 +284,391 @@ def test_a_folder_that_is_gone_is_said_to_be_missing(tmp_path: Path, folder: str
     assert advice in message
     with pytest.raises(StageError, match="there is no such folder"):
         load_tokenizer(tmp_path / folder)
+
+
+# Heads and their classes
+
+
+def logits(model: Any, ids: tuple[int, ...] = (2, 7, 8, 9, 3)) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=torch.tensor([ids])).logits
+    return found
+
+
+@pytest.mark.parametrize("auto_class", [CLASSIFIER, TAGGER])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_the_same_classes_in_another_order_keep_their_predictions_by_name(
+    tmp_path: Path, auto_class: str, kind: str
+) -> None:
+    size = {"dim": 16, "n_heads": 2, "n_layers": 1, "hidden_dim": 16} if kind == "distilbert" else {}
+    folder = stored(tmp_path, auto_class, head("a", "b", "c"), type=kind, **size)
+    before = logits(load_parts(auto_class, folder, 3).model)
+    found = load_parts(auto_class, folder, 3, head=head("c", "a", "b"))
+    assert logits(found.model) == pytest.approx(before[..., [2, 0, 1]], abs=1e-6)
+    assert found.model.config.id2label == {0: "c", 1: "a", 2: "b"}
+    assert found.note == "head reordered to the classes of the data (c, a, b)"
+    assert found.initialized == []
+    assert load_parts(auto_class, folder, 3, head=head("a", "b", "c")).changed == []
+
+
+@pytest.mark.parametrize("auto_class", [CLASSIFIER, TAGGER])
+@pytest.mark.parametrize("names", [("x", "y", "z"), ("a", "b", "d"), ("a", "b"), ("A", "b", "c")])
+def test_a_head_of_other_classes_is_newly_initialized_from_the_seed_and_reported(
+    tmp_path: Path, auto_class: str, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = stored(tmp_path, auto_class, head("a", "b", "c"))
+    weight = load_file(folder / "model.safetensors")["classifier.weight"]
+    with caplog.at_level("INFO", "hfpipe"):
+        first, again, other = (load_parts(auto_class, folder, seed, head=head(*names)) for seed in (3, 3, 4))
+    assert first.changed == first.initialized == ["classifier.bias", "classifier.weight"]
+    new = first.model.classifier.weight
+    assert new.equal(again.model.classifier.weight)
+    assert not new.equal(other.model.classifier.weight)
+    assert not set(new.flatten().tolist()) & set(weight.flatten().tolist())
+    assert first.note == "newly initialized: classifier.bias, classifier.weight; its classes were a, b, c"
+    assert first.note in caplog.text
+
+
+def test_a_head_for_another_kind_of_problem_is_newly_initialized(tmp_path: Path) -> None:
+    single, several = (f"{kind}_label_classification" for kind in ("single", "multi"))
+    folder = stored(tmp_path, CLASSIFIER, head("a", "b", problem=single))
+    assert load_parts(CLASSIFIER, folder, 3, head=head("a", "b", problem=several)).initialized
+    assert not load_parts(CLASSIFIER, folder, 3, head=head("a", "b", problem=single)).initialized
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("b", "a"), ("x", "y"), ("a", "b", "c")])
+def test_a_new_head_is_trained_and_saved_with_an_adapter(tmp_path: Path, names: tuple[str, ...]) -> None:
+    from hfpipe.hf.adapters import adapted, keep_config
+    from hfpipe.stages.train import Adapter
+
+    base = stored(tmp_path / "base", CLASSIFIER, head("a", "b"))
+    found = load_parts(CLASSIFIER, base, 3, head=head(*names))
+    settings = Adapter(type="lora", r=2).settings
+    model = adapted(found.model, settings, found.changed, base, 3)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert any("classifier.modules_to_save" in name for name in trained)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name in trained:
+                weight.add_(0.01)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    keep_config(model, tmp_path / "adapter")
+    again = load_parts(CLASSIFIER, tmp_path / "adapter", 5, head=head(*names))
+    assert logits(again.model) == pytest.approx(logits(model), abs=1e-5)
+    assert again.changed == []
+    turned = load_parts(CLASSIFIER, tmp_path / "adapter", 5, head=head(*names[::-1]))
+    assert logits(turned.model) == pytest.approx(logits(model).flip(-1), abs=1e-5)
+    other = load_parts(CLASSIFIER, tmp_path / "adapter", 5, head=head(*"pqr"[: len(names)]))
+    assert other.initialized == ["classifier.bias", "classifier.weight"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"r": 0}, "r"),
+        ({"target_modules": ["nope"]}, "nope"),
+        ({"peft_type": "NOPE"}, "NOPE"),
+        ({"base_model_name_or_path": None}, "does not name its base; write base_model_name_or_path"),
+        ({"base_model_name_or_path": 5}, "does not name its base"),
+        ({"auto_mapping": ["a"]}, "attribute"),
+        (
+            {"base_model_name_or_path": "/gone/pretrain-0123456789ab"},
+            "its base /gone/pretrain-0123456789ab is missing",
+        ),
+        ({"modules_to_save": ["classifier"]}, "its file lacks 'base_model.model.classifier.weight'"),
+        ({"target_modules": ["query", "key"]}, "lacks 2 weights"),
+        ({"target_modules": ["query"]}, None),
+    ],
+    ids=str,
+)
+def test_an_odd_adapter_is_one_line(tmp_path: Path, change: dict[str, Any], told: str | None) -> None:
+    from hfpipe.hf.adapters import adapted
+    from hfpipe.stages.train import Adapter
+
+    base = stored(tmp_path / "base", CLASSIFIER, head("a", "b"))
+    settings = Adapter(type="lora", r=2, target_modules=["query"]).settings
+    model = adapted(load_model(CLASSIFIER, base, 3), settings, [], base, 3)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    configured(tmp_path / "adapter", "adapter_config.json", **change)
+    if told is None:
+        assert load_model(CLASSIFIER, tmp_path / "adapter", 3, whole=True)
+    else:
+        assert told in refused(tmp_path / "adapter")
+
+
+def test_an_adapter_whose_head_is_nowhere_is_not_measured(tmp_path: Path) -> None:
+    from hfpipe.hf.adapters import adapted
+    from hfpipe.stages.train import Adapter
+
+    base = stored(tmp_path / "base")
+    settings = Adapter(type="lora", r=2, target_modules=["query"]).settings
+    model = adapted(load_model(CLASSIFIER, base, 3, head=head("a", "b")), settings, [], base, 3)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(StageError, match=r"was not trained for this task, it lacks .*finetune it first"):
+        load_model(CLASSIFIER, tmp_path / "adapter", 3, whole=True)
+
+
+# The classes of a model and of the data
+
+INPUTS = Path(__file__).parent / "inputs"
+SENTENCES = ["The Nile flows north.", "Everest is high.", "The Amazon carries water.", "K2 is hard to climb."]
+ONE, MANY = "single_label_classification", "multi_label_classification"
+
+
+def data_set(folder: Path, names: tuple[str, ...], labels: list[Any], **columns: list[Any]) -> None:
+    """Leave a data set with a column of classes, in splits train and test."""
+    one = datasets.ClassLabel(names=list(names))
+    kind = datasets.List(one) if isinstance(labels[0], list) else one
+    if isinstance(labels[0], float):
+        kind = datasets.Value("float64")
+    columns = columns or {"text": SENTENCES}
+    rows = datasets.Dataset.from_dict(columns | {"label": labels}).cast_column("label", kind)
+    datasets.DatasetDict(train=rows, test=rows).save_to_disk(folder)
+
+
+def evaluated(context: Make, task: Task, name: str = "score", **settings: Any) -> tuple[Report, pd.DataFrame]:
+    """Return the report and the predictions of an evaluation of ./model on ./data."""
+    stage = Evaluate(**{"model": "./model", "data": "./data", "task": task, "resamples": 100} | settings)
+    ctx = context(name)
+    stage.prepare(ctx)
+    report = stage.run(ctx)
+    return report, pd.read_parquet(ctx.folder / "predictions.parquet").sort_values("row", ignore_index=True)
+
+
+def scores_of(report: Report) -> dict[str, float]:
+    return {score.metric: score.value for score in report.scores}
+
+
+def fitted(context: Make, settings: dict[str, Any], task: Task) -> str:
+    """Return why a model is not measured."""
+    with pytest.raises(StageError) as caught:
+        evaluated(context, task, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def named_as(folder: Path, *names: str) -> Path:
+    """Give the classes of a model other names."""
+    ids = {name: number for number, name in enumerate(names)}
+    return configured(folder, id2label={str(number): name for name, number in ids.items()}, label2id=ids)
+
+
+TEXT = TextClassification(length=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [[0, 1, 0, 1], [[0], [1], [0, 1], [1]]])
+def test_classes_in_another_order_are_scored_by_name_with_every_baseline(
+    context: Make, tmp_path: Path, labels: list[Any]
+) -> None:
+    many = isinstance(labels[0], list)
+    problem = MANY if many else ONE
+    model = stored(tmp_path / "model", CLASSIFIER, head("pos", "neg", problem=problem))
+    turned = [[1 - each for each in row] if many else 1 - row for row in labels]
+    data_set(tmp_path / "data", ("neg", "pos"), labels)
+    data_set(tmp_path / "turned", ("pos", "neg"), turned)
+    other = load_model(CLASSIFIER, model, 3, head=head("neg", "pos", problem=problem))
+    other.save_pretrained(tmp_path / "other")
+    tokenizer().save_pretrained(tmp_path / "other")
+    kept = {"baselines": ["majority", "tfidf", "./other"]}
+    report, rows = evaluated(context, TEXT, **kept)
+    same, there = evaluated(context, TEXT, "turned", **kept | {"data": "./turned"})
+    assert scores_of(report) == scores_of(same)
+    assert [score.comparisons for score in report.scores] == [score.comparisons for score in same.scores]
+    assert np.array_equal(rows["gold"].tolist(), there["gold"].tolist())
+    for score in report.scores:
+        [theirs] = [each for each in score.comparisons if each.baseline == "./other"]
+        assert theirs.difference == pytest.approx(0, abs=1e-6)
+    if not many:
+        own = [model_class(model, text) for text in SENTENCES]
+        assert rows["guess"].tolist() == own
+        assert scores_of(report)["accuracy"] == np.mean(np.array(own) == ["neg", "pos", "neg", "pos"])
+
+
+def model_class(folder: Path, text: str) -> str:
+    """Return the class that plain Transformers gives a text."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        found = model(**words(text, return_tensors="pt", truncation=True, max_length=16)).logits.argmax()
+    return str(model.config.id2label[int(found)])
+
+
+@pytest.mark.slow
+def test_a_set_that_lacks_a_class_is_scored_with_those_of_the_model(context: Make, tmp_path: Path) -> None:
+    stored(tmp_path / "model", CLASSIFIER, head("mixed", "neg", "pos"))
+    stored(tmp_path / "two", CLASSIFIER, head("pos", "neg"))
+    data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
+    report, rows = evaluated(context, TEXT, baselines=["majority", "tfidf", "./two"])
+    assert report.facts["data"]["labels"] == {"label": ["mixed", "neg", "pos"]}
+    assert {len(scores) for scores in rows["scores"]} == {3}
+    assert rows["gold"].tolist() == ["neg", "pos"] * 2
+    assert rows["guess"].tolist() == [model_class(tmp_path / "model", text) for text in SENTENCES]
+    two = pd.read_parquet(tmp_path / "runs" / "score" / f"predictions-{slug('./two')}.parquet").sort_values(
+        "row"
+    )
+    assert two["guess"].tolist() == [model_class(tmp_path / "two", text) for text in SENTENCES]
+    assert [scores[0] for scores in two["scores"]] == [0, 0, 0, 0]
+    assert all(np.isfinite(each.value) for score in report.scores for each in score.comparisons)
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "told"),
+    [
+        (
+            ("LABEL_0", "LABEL_1"),
+            {},
+            "lacks the classes 'neg' and 'pos' of column 'label' of ./data",
+        ),
+        (("NEG", "POS"), {}, "write labels: {NEG: neg, POS: pos}"),
+        (("neg", "other"), {}, "lacks the classes 'pos' of column 'label'"),
+        (("a", "b"), {"labels": {"c": "neg"}}, "labels: no class is called 'c'; the model has 'a' and 'b'"),
+        (
+            ("a", "b"),
+            {"labels": {"a": "neg", "b": "neg"}},
+            "two classes of ./model get the name 'neg'",
+        ),
+        (("neg", "pos"), {"baselines": ["./three"]}, "take ./three as the model and ./model as the baseline"),
+    ],
+)
+def test_names_that_a_model_lacks_are_listed(
+    context: Make, tmp_path: Path, own: tuple[str, ...], settings: dict[str, Any], told: str
+) -> None:
+    stored(tmp_path / "model", CLASSIFIER, head(*own))
+    stored(tmp_path / "three", CLASSIFIER, head("neg", "pos", "mixed"))
+    data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
+    assert told in fitted(context, settings, TEXT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [("LABEL_0", "LABEL_1"), ("NEGATIVE", "POSITIVE")])
+def test_classes_of_other_names_are_mapped_by_labels(
+    context: Make, tmp_path: Path, own: tuple[str, str]
+) -> None:
+    model = named_as(stored(tmp_path / "model", CLASSIFIER, head("pos", "neg")), *own)
+    data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
+    _, rows = evaluated(context, TEXT, labels={own[0]: "pos", own[1]: "neg"}, baselines=["majority"])
+    assert rows["guess"].tolist() == [
+        {own[0]: "pos", own[1]: "neg"}[model_class(model, text)] for text in SENTENCES
+    ]
+
+
+BOTH = "('neg' and 'pos')"
+SINGLE, SEVERAL = f"one class a row {BOTH}", f"lists of classes {BOTH}"
+NUMBERS, LISTS = [1.0, 0.0, 1.0, 0.0], [[0], [0, 1], [1], []]
+
+
+@pytest.mark.parametrize(
+    ("asked", "labels", "gives", "holds"),
+    [
+        (head("neg", "pos", problem=ONE), NUMBERS, SINGLE, "numbers"),
+        (head("neg", "pos"), LISTS, SINGLE, SEVERAL),
+        (head("neg", "pos", problem=MANY), [0, 1, 0, 1], SEVERAL, SINGLE),
+        (head("LABEL_0", problem="regression"), [0, 1, 0, 1], "numbers", SINGLE),
+        (head("LABEL_0"), LISTS, "numbers", SEVERAL),
+    ],
+)
+def test_the_kind_of_problem_of_model_and_data_is_compared(
+    context: Make, tmp_path: Path, asked: dict[str, Any], labels: list[Any], gives: str, holds: str
+) -> None:
+    stored(tmp_path / "model", CLASSIFIER, asked)
+    data_set(tmp_path / "data", ("neg", "pos"), labels)
+    message = fitted(context, {"baselines": ["majority"]}, TEXT)
+    assert f"./model predicts {gives}, and column 'label' of ./data holds {holds}; take data with" in message
+    configured(tmp_path / "model", problem_type="nope")
+    assert "problem_type is 'nope'; write single_label" in fitted(context, {}, TEXT)
+
+
+@pytest.mark.slow
+def test_tags_are_aligned_by_name(context: Make, tmp_path: Path) -> None:
+    task = TokenClassification(length=16, stride=4, tags="label")
+    words = [text.split() for text in SENTENCES]
+    stored(tmp_path / "model", TAGGER, head("B-PER", "O", "B-LOC"))
+    tags, others = ([[0] + [outside] * (len(row) - 1) for row in words] for outside in (1, 2))
+    data_set(tmp_path / "data", ("B-LOC", "O"), tags, words=words)
+    data_set(tmp_path / "more", ("B-LOC", "B-PER", "O"), others, words=words)
+    other = load_model(TAGGER, tmp_path / "model", 3, head=head("O", "B-PER", "B-LOC"))
+    other.save_pretrained(tmp_path / "other")
+    tokenizer().save_pretrained(tmp_path / "other")
+    kept = {"baselines": ["gazetteer", "./other"]}
+    report, rows = evaluated(context, task, **kept)
+    same, there = evaluated(context, task, "more", **kept | {"data": "./more"})
+    assert scores_of(report) == scores_of(same)
+    assert rows["gold"].tolist()[0].tolist() == ["B-LOC", "O", "O", "O"]
+    assert [list(row) for row in rows["guess"]] == [list(row) for row in there["guess"]]
+    for score in report.scores:
+        [theirs] = [each for each in score.comparisons if each.baseline == "./other"]
+        assert theirs.difference == pytest.approx(0, abs=1e-6)
+    data_set(tmp_path / "data", ("B-ORG", "O"), tags, words=words)
+    assert "lacks the classes 'B-ORG' of column 'label'" in fitted(context, {}, task)
+
+
+@pytest.mark.slow
+def test_fill_mask_by_a_pattern_has_the_classes_of_its_verbalizer(context: Make, tmp_path: Path) -> None:
+    words = {"high": "high", "river": "river", "water": "water"}
+    task = FillMask(pattern="{text} It is [MASK].", verbalizer=words, length=16)
+    stored(tmp_path / "model")
+    data_set(tmp_path / "data", ("river", "high"), [0, 1, 0, 1])
+    report, rows = evaluated(context, task, baselines=["majority", "tfidf"])
+    assert report.facts["data"]["labels"] == {"label": ["high", "river", "water"]}
+    assert rows["gold"].tolist() == ["river", "high"] * 2
+    assert set(rows["guess"]) <= set(words)
+    data_set(tmp_path / "data", ("river", "peak"), [0, 1, 0, 1])
+    assert "lacks the classes 'peak' of column 'label'" in fitted(context, {}, task)
+
+
+def ran(case: str, folder: Path) -> Any:
+    """Run a reported recipe and return what it left behind."""
+    shutil.copytree(INPUTS / case, folder / case)
+    recipe = hfpipe.load(folder / case / "recipe.yaml")
+    return hfpipe.run(recipe, folder / "runs", say=lambda _: None)
+
+
+@pytest.mark.slow
+def test_a_reported_external_set_that_lacks_a_class_is_scored_on_all_its_rows(tmp_path: Path) -> None:
+    run = ran("08-external-test-lacks-class", tmp_path)
+    rows = run.predictions("score")
+    assert len(rows) == run.reports["other"].data.splits["train"]
+    assert set(rows["gold"]) == {"neg", "pos"}
+    assert {len(scores) for scores in rows["scores"]} == {3}
+    assert scores_of(run.reports["score"])["accuracy"] == pytest.approx(
+        (rows["gold"] == rows["guess"]).mean()
+    )
+
+
+@pytest.mark.slow
+def test_a_reported_model_of_another_order_gives_what_plain_transformers_gives(tmp_path: Path) -> None:
+    run = ran("09-model-other-class-order", tmp_path)
+    rows = run.predictions("score")
+    texts = datasets.load_from_disk(str(run.folder("data")))["test"]["text"]
+    own = [model_class(INPUTS / "09-model-other-class-order" / "model", text) for text in texts]
+    assert rows["guess"].tolist() == own
+    assert scores_of(run.reports["score"])["accuracy"] == pytest.approx((rows["gold"] == own).mean())
+
+
+@pytest.mark.slow
+def test_a_reported_head_of_equal_size_is_not_kept_under_other_names(tmp_path: Path) -> None:
+    run = ran("32-refinetune-same-size-head", tmp_path)
+    told = "newly initialized: classifier.bias, classifier.weight; its classes were neg, pos"
+    assert told in run.reports["second"].summary
+    assert told in (run.folder("second") / "stage.log").read_text()
+    before, after = (load_file(run.folder(name) / "model.safetensors") for name in ("first", "second"))
+    changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-5)}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "holds"),
+    [("99-eval-float-labels", "numbers"), ("99c-eval-multi-label-two", f"lists of classes {BOTH}")],
+)
+def test_reported_labels_of_another_kind_are_refused_before_anything_is_trained(
+    tmp_path: Path, case: str, holds: str
+) -> None:
+    with pytest.raises(HfpipeError) as caught:
+        ran(case, tmp_path)
+    told = f"stage:clf predicts one class a row {BOTH}, and column 'label' of stage:other holds {holds}; take"
+    assert f"recipe.yaml:13:10: {told}" in str(caught.value)
+    assert not list((tmp_path / "runs").glob("*/clf-*"))

@@ -14,6 +14,7 @@ import pytest
 import small
 
 import hfpipe
+from hfpipe.evaluation.class_alignment import Alignment
 from hfpipe.hf.afterwards import Afterwards
 from hfpipe.hf.measuring import Ground
 from hfpipe.hf.predictions import Predictions, read
@@ -71,7 +72,7 @@ def written(path: Path, columns, order=None) -> Path:
 def ground(n: int = 60, resamples: int = 100) -> Ground:
     rows = datasets.Dataset.from_dict({"text": [f"text {number}" for number in range(n)]})
     facts = DataFacts(columns={"label": "label"}, splits={"test": n}, labels={"label": TOPICS})
-    return Ground(rows, facts, 17, resamples, 8)
+    return Ground(rows, facts, 17, resamples, 8, Alignment(facts, {}, {}))
 
 
 def metric(folder: Path, kind: str = "int32", first: str = "0", **options) -> NamedMetric:

@@ -104,9 +104,12 @@ def merged(
     """
     peft = _peft()
     with _quiet():
-        adapter = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
-        # PEFT only warns where the file does not fit; loading it again returns which weights those are.
-        found = adapter.load_adapter(name, "default", revision=revision, local_files_only=local)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # which are an error below
+        try:
+            adapter = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
+            found = adapter.load_adapter(name, "default", revision=revision, local_files_only=local)
+        except KeyError as error:
+            raise StageError(f"adapter {name}: its file lacks {error}; save the adapter again") from error
         wrong = {"lacks": found.missing_keys, "also holds": found.unexpected_keys}
         for what, names in wrong.items():
             if names:

@@ -193,6 +193,33 @@ def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> Pret
     return config
 
 
+def headed_config(
+    place: Path | Place, auto_class: str | None, *, trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """Return the config of a model, once it is known to have the head of `auto_class`, if one is asked for.
+
+    Raises StageError when there is no model, or it was not trained for that.
+    """
+    config = _config(place, trust_remote_code=trust_remote_code)
+    with loading(place):
+        declared = config.architectures or []
+        if auto_class is not None and _class_for(auto_class, config).__name__ not in declared:
+            load_model(auto_class, place, 0, whole=True, trust_remote_code=trust_remote_code)
+    return config
+
+
+def _config(place: Path | Place, *, trust_remote_code: bool) -> PretrainedConfig:
+    """Return the config of a model, or of base and adapter together."""
+    with loading(place), quiet():
+        check_model_files(place)
+        name, revision = name_of(place)
+        adapter = adapter_at(name, revision, local=isinstance(place, Path))
+        if adapter is None:
+            return read_config(place, trust_remote_code=trust_remote_code)
+        kept = whole_config(Path(name))
+        return kept or read_config(base_of(adapter, Path(name)), trust_remote_code=trust_remote_code)
+
+
 @contextmanager
 def loading(place: Path | Place) -> Iterator[None]:
     """Turn whatever a library says of a model, config or adapter into one line. Raises StageError."""

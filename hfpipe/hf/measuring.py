@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.contract import Columns, Rows, Task
+    from hfpipe.evaluation.class_alignment import Alignment
     from hfpipe.hf.encoding import Examples
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
@@ -43,6 +44,8 @@ class Ground:
     seed: int
     resamples: int
     batch_size: int
+    classes: Alignment
+    """What aligns another split of the same data as `rows` are."""
 
     def ids(self, positions: Sequence[int]) -> list[str]:
         """Return the ids of some rows; those of a data set that hfpipe did not make are their positions."""

@@ -69,6 +69,22 @@ def head_change(config: PretrainedConfig, head: Mapping[str, Any]) -> HeadChange
     return HeadChange(before, wanted, order=order, new=order is None)
 
 
+def align_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
+    """Let a model give its logits in another order of classes; -1 is a class that it never predicts.
+
+    `order` has, for each class wanted, its place among the model's own.
+    """
+    taken = torch.tensor([max(place, 0) for place in order])
+    absent = torch.tensor([place < 0 for place in order])
+
+    def reorder(_: torch.nn.Module, __: Any, outputs: Any) -> Any:
+        logits = outputs.logits.index_select(-1, taken.to(outputs.logits.device))
+        outputs.logits = logits.masked_fill(absent.to(logits.device), torch.finfo(logits.dtype).min)
+        return outputs
+
+    model.register_forward_hook(reorder)
+
+
 def class_axes(model: PreTrainedModel) -> dict[str, int]:
     """Return the parameters whose shape depends on the number of classes → the axis of the classes.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
+from hfpipe.evaluation.class_alignment import System, align, problems
 from hfpipe.places import Place
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.training_defaults import schedule_fault
@@ -283,6 +284,10 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         yield Problem(_missing("split", stage.split, stage.data, found), path)
     trained = above.get(stage.model.stage or "")
     task = stage.task or getattr(trained, "task", None)
+    facts, misfits = with_classes(stage, task if isinstance(task, Task) else None, above, facts)
+    if misfits:
+        yield from misfits
+        return
     if stage.task is not None:
         yield from (replace(p, path=("task", *p.path)) for p in stage.task.check_settings())
         yield from _task(stage.task, stage.data, above, facts)
@@ -299,6 +304,25 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
             "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)
         )
     yield from _baselines(stage, task if isinstance(task, Task) else None)
+
+
+def with_classes(
+    stage: Evaluate, task: Task | None, above: Above, facts: Facts
+) -> tuple[Facts, list[Problem]]:
+    """Return the facts with the classes of the model, and why they do not fit, as far as both are known."""
+    name = stage.data.stage or ""
+    learned = known.classes(stage.model, task, above, facts) if task is not None else None
+    if name not in facts or learned is None:
+        return facts, []
+    systems = [System(stage.model, learned)]
+    for place in stage.baselines:
+        other = getattr(above.get(place.stage or ""), "task", None)
+        if task is not None and isinstance(other, Task) and other.kind == task.kind:
+            theirs = known.classes(place, other, above, facts)
+            systems += [System(place, theirs)] if theirs is not None else []
+    if misfits := list(problems(facts[name], stage.data, systems, stage.labels)):
+        return facts, misfits
+    return {**facts, name: align(facts[name], systems, stage.labels).facts}, []
 
 
 def _baselines(stage: Evaluate, task: Task | None) -> Iterator[Problem]:

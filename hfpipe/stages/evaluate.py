@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
+    from hfpipe.evaluation.class_alignment import Alignment
     from hfpipe.hf.encoding import Examples
     from hfpipe.hf.measuring import Ground
     from hfpipe.metrics.tally import Tally
@@ -43,7 +44,7 @@ class Bound(Settings):
 class Evaluate(Stage):
     """Measures a model on one split, beside trivial baselines and other models."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     model: ModelPlace
@@ -54,6 +55,8 @@ class Evaluate(Stage):
     """Split to measure on."""
     task: SerializeAsAny[Task] | None = None
     """What the model does; by default what its stage trained it for."""
+    labels: dict[str, str] = {}
+    """Class of the model → its name in the data, as `{LABEL_0: neg, LABEL_1: pos}`, where the two differ."""
     baselines: list[BaselinePlace] = []
     """Trivial ones by name (`majority`, `tfidf`), any other model by its place."""
     metrics: list[Named] = []
@@ -76,14 +79,16 @@ class Evaluate(Stage):
         yield from named.check(self.metrics, base, trusted=self.trust_remote_code)
 
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
+        from hfpipe.stages import checks
+
         task = self.task or getattr(above.get(self.model.stage or ""), "task", None)
-        data = facts.get(self.data.stage or "")
-        if isinstance(task, Task) and data is not None:
-            yield from self._required(task, data)
+        name = self.data.stage or ""
+        if isinstance(task, Task) and name in facts:
+            aligned, _ = checks.with_classes(self, task, above, facts)
+            yield from self._required(task, aligned[name])
 
     def prepare(self, ctx: RunContext) -> None:
-        ground = self._ground(ctx)
-        systems = self._systems(ground, ctx)
+        ground, systems = self._setup(ctx)
         for system in systems:
             for problem in (*system.task.check_settings(), *system.task.check(ground.facts)):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
@@ -109,8 +114,8 @@ class Evaluate(Stage):
         from hfpipe.hf.measuring import new_accelerator
         from hfpipe.metrics.tally import compare
 
-        accelerator, ground = new_accelerator(), self._ground(ctx)
-        model, *others = self._systems(ground, ctx)
+        accelerator = new_accelerator()
+        ground, (model, *others) = self._setup(ctx)
         mine = self._measure(model, ground, accelerator, ctx)
         tallies = {
             name: self._other(name, model.task, others, ground, accelerator, ctx) for name in self.baselines
@@ -162,16 +167,39 @@ class Evaluate(Stage):
             files = {str(name): predicted(ctx.folder, name) for name in self.baselines}
             return after.scores(predicted(ctx.folder, MODEL), files)
 
-    def _ground(self, ctx: RunContext) -> Ground:
+    def _setup(self, ctx: RunContext) -> tuple[Ground, list[System]]:
+        """Return the split under the classes of the model, and the systems as they are measured on it."""
         from hfpipe.hf.measuring import Ground
         from hfpipe.hf.tables import facts, open_split
 
-        folder = folder_of(self.data, ctx)
-        return Ground(
-            open_split(folder, self.split), facts(folder), ctx.seed, self.resamples, self.batch_size
-        )
+        folder, systems = folder_of(self.data, ctx), self._systems(ctx)
+        classes = self._aligned(facts(folder), systems, ctx)
+        split = classes.rows(open_split(folder, self.split))
+        ground = Ground(split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes)
+        rows = {column: split[column] for column in split.column_names}
+        return ground, [
+            replace(each, task=each.task.measured_on(rows), outputs=classes.outputs.get(each.place, ()))
+            for each in systems
+        ]
 
-    def _systems(self, ground: Ground, ctx: RunContext) -> list[System]:
+    def _aligned(self, facts: DataFacts, systems: Sequence[System], ctx: RunContext) -> Alignment:
+        """Align the classes of the data with those of every model. Raises StageError where that cannot be."""
+        from hfpipe.evaluation import class_alignment
+        from hfpipe.hf.loading import headed_config, loading
+
+        found = []
+        for system in systems:
+            place, task = locate(system.place, ctx.base, ctx.inputs) or system.place, system.task
+            headed = "id2label" in task.head(facts)
+            auto_class = task.auto_class if headed else None
+            config = headed_config(place, auto_class, trust_remote_code=self.trust_remote_code)
+            with loading(place):
+                found.append(class_alignment.System(system.place, task.known(config), headed))
+        for problem in class_alignment.problems(facts, self.data, found, self.labels):
+            raise StageError(f"stage {ctx.name}: {problem.message}")
+        return class_alignment.align(facts, found, self.labels)
+
+    def _systems(self, ctx: RunContext) -> list[System]:
         """Return the model, then every baseline that is a model too."""
         task = self.task or self._trained_for(self.model, ctx)
         if task is None:
@@ -182,9 +210,7 @@ class Evaluate(Stage):
         own = [self._trained_for(place, ctx) or task for place in models]
         # What was trained for another task, as a pretrained model, is asked the same as the model.
         asked = [other if other.kind == task.kind else task for other in own]
-        rows = {column: ground.rows[column] for column in ground.rows.column_names}
-        systems = [System(self.model, task), *map(System, models, asked)]
-        return [System(system.place, system.task.measured_on(rows)) for system in systems]
+        return [System(self.model, task), *map(System, models, asked)]
 
     def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
         """Return the task that a model was trained for, if its folder says so.
@@ -226,7 +252,7 @@ class Evaluate(Stage):
         names = [name for name in self.baselines if name in task.baselines]
         if not names:
             return
-        split = open_split(folder_of(self.data, ctx), "train")
+        split = ground.classes.rows(open_split(folder_of(self.data, ctx), "train"))
         train = {column: split[column] for column in split.column_names}  # read as they are asked for
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
@@ -240,6 +266,7 @@ class Evaluate(Stage):
         from hfpipe.hf.loading import load_model
         from hfpipe.hf.measuring import measure_model
         from hfpipe.hf.positions import refusals
+        from hfpipe.modeling.class_head import align_outputs
 
         place = locate(system.place, ctx.base, ctx.inputs) or system.place
         task = system.task
@@ -248,6 +275,8 @@ class Evaluate(Stage):
         )
         for why in refusals(task, model, ground.facts):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
+        if system.outputs:
+            align_outputs(model, system.outputs)
         tokenizer, examples = self._examples(system, ground, ctx)
         name = MODEL if system.place == self.model else system.place
         with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
@@ -292,6 +321,8 @@ class System:
 
     place: Place
     task: Task
+    outputs: Sequence[int] = ()
+    """For each class, its place in the outputs of the model, where they have another order."""
 
 
 def _beside(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
-from hfpipe.contract import Stage
+from hfpipe.contract import Stage, Task
 from hfpipe.errors import DataError
 from hfpipe.hf.positions import positions
 from hfpipe.hf.styles import STYLES
@@ -18,6 +19,9 @@ from hfpipe.recipe.installed import Config, config, types_with
 from hfpipe.report import DataFacts
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 BLANK = "<extra_id_0>"
@@ -135,6 +139,25 @@ def origin(place: Any, above: Mapping[str, Stage], base: Path) -> str | None:
     if isinstance(stage, Tokenizer):
         return str(place) if stage.algorithm is not None else origin(stage.tokenizer, before, base)
     return origin(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), before, base)
+
+
+def classes(
+    place: Place, task: Task, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
+) -> DataFacts | None:
+    """Return the classes that a task's model will have once its stage above has trained it.
+
+    None where its data are not known yet, or it was trained for another task.
+    """
+    trained = above.get(place.stage or "")
+    learned = facts.get(getattr(getattr(trained, "data", None), "stage", None) or "")
+    own = getattr(trained, "task", None)
+    if learned is None or not isinstance(own, Task) or own.kind != task.kind:
+        return None
+    if any(True for _ in own.check(learned)):
+        return None  # which is said where it is trained
+    head = own.head(learned)
+    config = SimpleNamespace(id2label=head.get("id2label"), problem_type=head.get("problem_type"))
+    return task.known(cast("PretrainedConfig", config))
 
 
 def _before(above: Mapping[str, Stage], name: str) -> dict[str, Stage]:

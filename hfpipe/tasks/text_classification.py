@@ -11,7 +11,7 @@ from pydantic import Field
 from hfpipe.contract import Counted, Task
 from hfpipe.data.advice import advise_classes
 from hfpipe.errors import DataError, Problem
-from hfpipe.modeling.class_names import named, names_in
+from hfpipe.modeling.class_names import named, names_in, problem_type
 from hfpipe.report import DataFacts
 
 if TYPE_CHECKING:
@@ -76,16 +76,9 @@ class TextClassification(Task):
         names = facts.labels.get(self.label, ["LABEL_0"])
         return named(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
 
-    def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
-        names = names_in(config)
-        if self.label in facts.labels and names != facts.labels[self.label]:
-            yield Problem(
-                f"its classes are {', '.join(names)}; the data's are {', '.join(facts.labels[self.label])}"
-            )
-
     def known(self, config: PretrainedConfig) -> DataFacts:
         names = names_in(config)
-        problem = config.problem_type or ("regression" if len(names) == 1 else PROBLEM_TYPES["label"])
+        problem = problem_type(config)
         kind = next(kind for kind, known in PROBLEM_TYPES.items() if known == problem)
         columns = {**dict.fromkeys(self.inputs, "string"), self.label: kind}
         return DataFacts(columns=columns, splits={}, labels={} if kind == "float" else {self.label: names})

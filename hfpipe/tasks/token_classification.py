@@ -96,13 +96,6 @@ class TokenClassification(Task):
     def head(self, facts: DataFacts) -> dict[str, Any]:
         return named(facts.labels[self.tags])
 
-    def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
-        names = names_in(config)
-        if names != facts.labels[self.tags]:
-            yield Problem(
-                f"its tags are {', '.join(names)}; the data's are {', '.join(facts.labels[self.tags])}"
-            )
-
     def known(self, config: PretrainedConfig) -> DataFacts:
         from hfpipe.report import DataFacts
 

@@ -1,0 +1,1 @@
+"""Evaluation: which classes a model and its baselines are scored on."""

@@ -1,0 +1,182 @@
+"""Aligns the classes of data and of models by name, so that all are scored on those of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.errors import Problem
+from hfpipe.recipe.words import listed
+from hfpipe.report import DataFacts
+
+if TYPE_CHECKING:
+    import datasets
+
+KINDS = ("label", "labels", "float")
+"""Types of a column that a head predicts: one class, any number of classes, a number."""
+WANTED = {"label": "one class a row", "labels": "lists of classes", "float": "numbers"}
+SHOWN = 10
+"""Class names that a message lists."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A model as its classes go."""
+
+    name: str
+    """How the recipe writes it."""
+    known: DataFacts
+    """Types of the columns that it predicts, and the names of their classes, in the order of its head."""
+    headed: bool = True
+    """Whether its outputs are one a class, and not words that stand for classes."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The classes that all systems are scored on: those of the model, under the names of the data."""
+
+    facts: DataFacts
+    """What the data set holds, with the classes of the model."""
+    ids: Mapping[str, Sequence[int]]
+    """Column → for each class id of the data, the id that it has here; only columns that change."""
+    outputs: Mapping[str, Sequence[int]]
+    """System → for each class, its place in the outputs of that system, or -1; only systems that differ."""
+
+    def rows(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Return a split with the class ids of its label columns replaced; other columns stay on disk."""
+        for column, ids in self.ids.items():
+            names = self.facts.labels[column]
+            values = [_renumbered(value, ids) for value in rows[column]]
+            feature = _feature(names, many=self.facts.columns[column] == "labels")
+            rows = rows.remove_columns(column).add_column(column, values, feature=feature)
+        return rows
+
+
+def _renumbered(value: Any, ids: Sequence[int]) -> Any:
+    """Return class ids replaced; what is no class, as -1 or null, stays for the task to refuse."""
+    if isinstance(value, list):
+        return [_renumbered(each, ids) for each in value]
+    return ids[value] if value in range(len(ids)) else value
+
+
+def _feature(names: Sequence[str], *, many: bool) -> Any:
+    import datasets
+
+    one = datasets.ClassLabel(names=list(names))
+    return datasets.List(one) if many else one
+
+
+def align(data: DataFacts, systems: Sequence[System], labels: Mapping[str, str]) -> Alignment:
+    """Align the classes of a data set with those of the first of some systems, and the others with both.
+
+    `labels` maps class names of models to those of the data. Call it where `problems` finds none.
+    """
+    model, *others = systems
+    names, ids, outputs = dict(data.labels), {}, {}
+    for column, classes in _classes(model.known, data):
+        wanted = _renamed(classes, labels)
+        mine = data.labels[column]
+        if mine != wanted:
+            names[column] = wanted
+            ids[column] = [wanted.index(name) for name in mine]
+        for other in others:
+            theirs = _renamed(other.known.labels.get(column, wanted), labels)
+            if other.headed and theirs != wanted:
+                outputs[other.name] = [theirs.index(name) if name in theirs else -1 for name in wanted]
+    return Alignment(data.model_copy(update={"labels": names}), ids, outputs)
+
+
+def problems(
+    data: DataFacts, place: str, systems: Sequence[System], labels: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Yield why systems cannot be scored on a data set: another kind of label, classes that one lacks."""
+    found = list(_mapping_problems(systems, labels))
+    yield from found
+    if found:
+        return
+    model = systems[0]
+    for system in systems:
+        for column, kind in system.known.columns.items():
+            there = data.columns.get(column)
+            if kind in KINDS and there in KINDS and there != kind:
+                yield Problem(_other_kind(system, column, kind, there, place, data))
+        for column, classes in _classes(system.known, data):
+            yield from _lacking(system, _renamed(classes, labels), column, data.labels[column], place)
+            wanted = _renamed(model.known.labels.get(column, classes), labels)
+            extra = [name for name in _renamed(classes, labels) if name not in wanted]
+            if extra:
+                yield Problem(
+                    f"the baseline {system.name} has the classes {_some(extra)}, and {model.name} only "
+                    f"{_some(wanted)}; take {system.name} as the model and {model.name} as the baseline"
+                )
+
+
+def _mapping_problems(systems: Sequence[System], labels: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield keys of `labels` that no model has as a class, and names that two classes would get."""
+    there = {name for system in systems for names in system.known.labels.values() for name in names}
+    for key in labels:
+        if key not in there:
+            has = f"the model has {_some(sorted(there))}" if there else "the model has no classes"
+            yield Problem(f"labels: no class is called {key!r}; {has}", ("labels", key))
+    for system in systems:
+        for names in system.known.labels.values():
+            new = _renamed(names, labels)
+            twice = sorted({name for name in new if new.count(name) > 1})
+            if twice:
+                yield Problem(
+                    f"labels: two classes of {system.name} get the name {twice[0]!r}; give each its own",
+                    ("labels",),
+                )
+
+
+def _other_kind(system: System, column: str, kind: str, there: str, place: str, data: DataFacts) -> str:
+    gives = _described(kind, system.known.labels.get(column, ()))
+    holds = _described(there, data.labels.get(column, ()))
+    return (
+        f"{system.name} predicts {gives}, and column {column!r} of {place} holds {holds}; "
+        f"take data with {WANTED[kind]}, or a model that was trained on {WANTED[there]}"
+    )
+
+
+def _described(kind: str, names: Sequence[str]) -> str:
+    return WANTED[kind] + (f" ({_some(names)})" if names else "")
+
+
+def _lacking(
+    system: System, names: Sequence[str], column: str, wanted: Sequence[str], place: str
+) -> Iterator[Problem]:
+    missing = [name for name in wanted if name not in names]
+    if not missing:
+        return
+    alike = {
+        name: other
+        for name in names
+        for other in missing
+        if name.casefold() == other.casefold() and name not in wanted
+    }
+    if len(alike) == len(missing):
+        pairs = ", ".join(f"{name}: {other}" for name, other in alike.items())
+        advice = f"write labels: {{{pairs}}}"
+    else:
+        free = next((name for name in names if name not in wanted), names[0])
+        advice = f"write labels: {{{free}: NAME IN THE DATA, …}}, or drop such rows from the data set"
+    yield Problem(
+        f"{system.name} lacks the classes {_some(missing)} of column {column!r} of {place}; it has "
+        f"{_some(names)}; {advice}"
+    )
+
+
+def _classes(known: DataFacts, data: DataFacts) -> Iterator[tuple[str, list[str]]]:
+    """Yield the columns of classes that a model predicts, if the data has them of the same kind."""
+    for column, names in known.labels.items():
+        if column in data.labels and known.columns.get(column) == data.columns.get(column):
+            yield column, names
+
+
+def _renamed(names: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+    return [labels.get(name, name) for name in names]
+
+
+def _some(names: Sequence[str]) -> str:
+    return listed(list(names[:SHOWN])) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
