@@ -291,7 +291,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "half a surrogate pair",
         {"data.jsonl": b'{"text": "fine"}\n{"text": "half \\ud83d"}\n'},
         FILES,
-        "data.jsonl, line 2: 'text' holds half a character (a lone surrogate); add `unicode` to `clean` if it is text, or leave it out with `columns`",
+        "data.jsonl, line 2: 'text' holds half a character (a lone surrogate); add `clean: [unicode]` if it is text, or leave it out with `columns`",
     ),
     (
         "a column of two types",

@@ -110,6 +110,49 @@ def test_an_empty_cell_is_a_missing_label_in_every_format(
     assert report.ledger["rows"] == {"in": 3, "kept": 2, "missing text": 0, "drop: label None": 1}
 
 
+def test_an_empty_cell_of_a_workbook_is_a_missing_label(tmp_path: Path, make_data: Make) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for cells in [
+        ("text", "label"),
+        ("one text", "pos"),
+        ("another text", None),
+        ("a third", " "),
+        ("last", "neg "),
+    ]:
+        book.active.append(cells)
+    book.save(tmp_path / "data.xlsx")
+    settings = {"source": {"files": "data.xlsx"}}
+    with pytest.raises(
+        DataError, match=r"^data\.xlsx, .* 3: 'label' is missing; fill it in, or drop"
+    ) as caught:
+        make_data(settings)
+    report, folder = make_data(pasted(settings, advice(str(caught.value))[0]))
+    assert values(folder) == ["pos", "neg"]
+    assert report.ledger["rows"]["drop: label None"] == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "works"), [("text", True), ("note", False)], ids=["a text column", "another column"]
+)
+def test_half_a_character_in_a_text_goes_with_the_step_that_is_advised(
+    column: str, *, works: bool, tmp_path: Path, make_data: Make
+) -> None:
+    rows = [{"text": "fine", "note": "fine"}, {"text": "fine too", "note": "fine"}]
+    rows[1][column] = "half \ud83d"
+    (tmp_path / "data.jsonl").write_text(lines(*rows))
+    with pytest.raises(
+        DataError, match=r"line 2: .* holds half a character .* add `clean: \[unicode\]` if"
+    ) as e:
+        make_data(FILES)
+    followed = pasted(FILES, advice(str(e.value))[0])
+    if works:
+        _, folder = make_data(followed)
+        assert datasets.load_from_disk(str(folder))["train"]["text"][1] == "half "
+    else:  # the message says so: leave it out
+        make_data({**FILES, "columns": {"text": "text"}})
+
+
 def test_the_case_of_empty_cells_names_the_first_of_them(tmp_path: Path, make_data: Make) -> None:
     settings = settings_of("04-empty-label-csv", tmp_path)
     with pytest.raises(
@@ -412,7 +455,7 @@ def test_drop_takes_the_same_rows_in_every_format(
 @pytest.mark.parametrize("case", ["12-drop-advice-csv-number", "12d-drop-advice-tags"])
 def test_the_cases_of_drop_do_what_their_advice_says(case: str, tmp_path: Path, make_data: Make) -> None:
     settings = settings_of(case, tmp_path)
-    with pytest.raises(DataError, match=r"is only in test \(1 rows\), never in train") as caught:
+    with pytest.raises(DataError, match=r"is only in test \(1 row\), never in train") as caught:
         make_data(settings)
     report, _ = make_data(pasted(settings, advice(str(caught.value))[0]))
     assert report.ledger["rows"]["in"] - report.ledger["rows"]["kept"] == 1

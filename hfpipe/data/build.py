@@ -50,7 +50,8 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     """Write the data set into `ctx.folder`, loadable by `load_from_disk`, and return its report.
 
     Streams: of all rows, only digests (for ids and exact duplicates), MinHashes (for near duplicates) and
-    label ids are held in memory. Raises DataError with the place of the first row that cannot be used.
+    label ids are held in memory, and one length each. Raises DataError with the place of the first row that
+    cannot be used.
     """
     ledger = Ledger()
     filled: Counter[str] = Counter()
@@ -58,7 +59,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
         rows = select(given.rows(plan.limit, ctx.seed, advance), plan.columns, filled)
         head = list(first_rows(rows))
         if not head:
-            raise DataError("the source gave no rows; mend the source")
+            raise DataError("the source gave no rows; fix the source")
         labels = find_labels(head, plan.labels, _renamed(given.names, plan))
         texts = text_columns(head, [label.column for label in labels], plan.text)
         own_ids = "id" in head[0].values
@@ -136,8 +137,8 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = "the disk is full or the file too large" if full else "cannot be written"
-        mend = "make room" if full else "mend its permissions"
-        raise StageError(f"{folder}: {what} ({error.strerror or error}); {mend} and run again") from None
+        fix = "make room" if full else "fix its permissions"
+        raise StageError(f"{folder}: {what} ({error.strerror or error}); {fix} and run again") from None
 
 
 def _expect_train(ledger: Ledger, given: Given) -> None:

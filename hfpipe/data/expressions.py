@@ -11,7 +11,7 @@ from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 
 SECONDS = 3.0
-"""Time that an expression may take for the texts of one row; a usual one takes microseconds."""
+"""Time that an expression may take for one text of a row; a usual one takes microseconds."""
 MOST_COPIES = 100_000
 """Copies of their content that nested counted repeats may make; each takes memory when compiled."""
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]|\{(\d+)(?:,\d*)?\}|.", re.DOTALL)

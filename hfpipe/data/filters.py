@@ -132,7 +132,7 @@ def _script(name: str) -> str:
     try:
         regex.compile(rf"\p{{Script={name}}}")
     except regex.error:
-        raise ValueError(f"{name!r} is no Unicode script; write Latin, Cyrillic, Han, Arabic …") from None
+        raise ValueError(f"{name!r} is not a Unicode script; write Latin, Cyrillic, Han, Arabic …") from None
     return name
 
 

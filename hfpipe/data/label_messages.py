@@ -145,14 +145,14 @@ def untrained(
     """Classes that no training row has."""
     first = min(rows)
     if settings.min_count is not None:
-        mend = f"drop their rows with {_set(column, settings, rare='drop')}"
+        fix = f"drop their rows with {_set(column, settings, rare='drop')}"
     elif len(rows) == 1:
-        mend = f"drop it with {advise_drop(column, ids.values[first])}"
+        fix = f"drop it with {advise_drop(column, ids.values[first])}"
     else:
-        mend = f"drop their rows with {_set(column, settings, min_count=1)}"
+        fix = f"drop their rows with {_set(column, settings, min_count=1)}"
     if len(rows) == 1:
-        where = " and ".join(rows[first])
-        what = f"class {ids.values[first]!r} of {column!r} is only in {where} ({ids.rows_of(first):,} rows)"
+        where, unit = " and ".join(rows[first]), "row" if ids.rows_of(first) == 1 else "rows"
+        what = f"class {ids.values[first]!r} of {column!r} is only in {where} ({ids.rows_of(first):,} {unit})"
     else:
         shown = [
             f"{ids.values[number]!r} ({', '.join(f'{split} {count:,}' for split, count in splits.items())})"
@@ -160,7 +160,7 @@ def untrained(
         ]
         more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
         what = f"{len(rows):,} classes of {column!r} are only in held-out splits: {', '.join(shown)}{more}"
-    return DataError(f"{ids.place(first)}: {what}, never in train; add training rows, or {mend}")
+    return DataError(f"{ids.place(first)}: {what}, never in train; add training rows, or {fix}")
 
 
 def _set(column: str, settings: LabelColumn, **changes: Any) -> str:

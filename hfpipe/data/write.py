@@ -82,7 +82,7 @@ def _not_json(row: Row, name: str, error: ValueError | TypeError) -> DataError:
 
 def _half_a_character(row: Row, name: str) -> DataError:
     return DataError(
-        f"{row.place}: {name!r} holds half a character (a lone surrogate); add `unicode` to `clean` "
+        f"{row.place}: {name!r} holds half a character (a lone surrogate); add `clean: [unicode]` "
         "if it is text, or leave it out with `columns`"
     )
 
@@ -235,7 +235,7 @@ class Writer:
         return pa.ipc.open_stream(self._map(split)).read_all()
 
     def _final(self, split: str, table: pa.Table) -> datasets.Dataset:
-        # Memory-mapped: only the label columns are made anew.
+        # Memory-mapped: only the label columns are built again.
         table = without_origins(table)
         features = datasets.Features.from_arrow_schema(table.schema)
         for column, label in self._labels.items():
