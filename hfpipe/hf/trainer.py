@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
@@ -149,7 +150,11 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
-        with self._attention(inputs):
+        if self._static and "_original_forward" in vars(self._bare):
+            # Accelerate would return the logits in float32, as large as everything else; the loss converts
+            # them where they are used.
+            extract_model_from_parallel(self._bare, keep_fp32_wrapper=False)
+        with self._attention(inputs), self.accelerator.autocast():
             outputs = forward(model, inputs, self.task.positions(inputs))
         total, targets = self._task_loss(outputs, inputs, self.args.label_smoothing_factor)
         over_all = targets if num_items_in_batch is None else num_items_in_batch
@@ -194,7 +199,7 @@ class TaskTrainer(Trainer):
         started = time.monotonic()
         examples = self.validation if eval_dataset is None else eval_dataset
         assert examples is not None  # Trainer refuses to evaluate without
-        with uncompiled(self._bare):
+        with uncompiled(self._bare), self.accelerator.autocast():
             tally = score(
                 self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model,
                 examples,

@@ -84,7 +84,7 @@ def main() -> int:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(work / "inductor")
     _name_package(work)
     try:
-        fine = [_run(item, chosen, deadline, work, options.size) for item in chosen]
+        fine = [_run(item, chosen, deadline, work, options) for item in chosen]
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(table(read()))
@@ -111,6 +111,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", default="a,b,c,d,e", help="which, as a,b or c:gpt2-124m,e (all)")
     parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: tiny models on the CPU")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take in all (9)")
+    parser.add_argument("--contenders", default="hfpipe,trainer", help="whom part c measures (both)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
@@ -130,8 +131,9 @@ def _wanted(item: Item, options: argparse.Namespace) -> bool:
     return item.part in parts or item.name in parts
 
 
-def _run(item: Item, chosen: list[Item], deadline: float, work: Path, size: str) -> bool:
+def _run(item: Item, chosen: list[Item], deadline: float, work: Path, options: argparse.Namespace) -> bool:
     """Run one item; a failure, or the end of its time, is recorded, and the next goes on."""
+    size = options.size
     names = [each.part for each in chosen]
     before = "d" in names and names.index("d") > chosen.index(item)
     left = deadline - time.time() - (RESERVED if before and item.part in "ce" else 0)
@@ -139,7 +141,7 @@ def _run(item: Item, chosen: list[Item], deadline: float, work: Path, size: str)
         emit("run", item=item.name, status="skipped", seconds=0, error="no time left")
         return False
     limit = min(item.limit if size == "full" else 300.0, max(left, 1.0))
-    arguments = ["--one", item.name, "--size", size, "--work", str(work)]
+    arguments = ["--one", item.name, "--size", size, "--contenders", options.contenders, "--work", str(work)]
     command = [sys.executable, str(Path(__file__)), *arguments, "--deadline", str(time.time() + limit - 5)]
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if size == "toy" else dict(os.environ)
     started = time.monotonic()
@@ -180,7 +182,8 @@ def _logged(item: Item, output: IO[bytes]) -> str:
 def _child(options: argparse.Namespace) -> int:
     """Be the process of one item."""
     part, _, model = options.one.partition(":")
-    settings = Settings(options.size == "toy", options.work, options.deadline)
+    contenders = tuple(options.contenders.split(","))
+    settings = Settings(options.size == "toy", options.work, options.deadline, contenders)
     if part == "a":
         from gpu_parts import machine
 

@@ -26,6 +26,8 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2, "weights": 1e-3}
 
 A GPU adds in an order that changes from run to run, and Adam magnifies that; on a CPU weights are equal.
 """
+LEAST = 0.01
+"""A score below this is compared by its difference, not by its ratio."""
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -44,6 +46,27 @@ def run(settings: Settings) -> None:
         for each in [pool.submit(_one, name, *each) for name, each in variants.items()]:
             each.result()
     _compare(folder, settings)
+    _stops(settings)
+
+
+def _stops(settings: Settings) -> None:
+    """A value that is not finite is read late from a GPU, and stops a training all the same."""
+    import torch
+
+    from hfpipe.errors import StageError
+    from hfpipe.training.finite import FiniteCheck
+
+    check, read = FiniteCheck(), []
+    for value in (1.0, float("nan"), 2.0):
+        try:
+            check.watch(torch.tensor(value, device=settings.device), lambda value: StageError(str(value)))
+        except StageError as error:
+            read.append(str(error))
+    try:
+        check.flush()
+    except StageError as error:
+        read.append(str(error))
+    emit("b", check="a value that is not finite stops a training", ok=read == ["nan"])
 
 
 def _variants(folder: Path, plain: Path, settings: Settings) -> dict[str, tuple[Callable[[], Any], Path]]:
@@ -207,7 +230,7 @@ def _weights(one: Path, other: Path, stage: str) -> float:
 
 
 def _scores(folder: Path, name: str, stage: str) -> None:
-    """In full precision scores are those of the CPU, to rounding; in bf16 they lie in its intervals."""
+    """In full precision scores are those of the CPU, to rounding; in bf16 the intervals overlap."""
     what = f"scores of {stage}, {name} against cpu"
     try:
         cpu, gpu = (pipelines.scores(folder / runs, stage) for runs in ("cpu", name))
@@ -215,10 +238,13 @@ def _scores(folder: Path, name: str, stage: str) -> None:
         emit("b", check=what, ok=False, error=str(error)[:300])
         return
     deviations = {
-        metric: abs(gpu[metric]["value"] - score["value"]) / max(1e-9, abs(score["value"]))
+        metric: abs(gpu[metric]["value"] - score["value"]) / max(LEAST, abs(score["value"]))
         for metric, score in cpu.items()
     }
-    inside = all(score["low"] <= gpu[metric]["value"] <= score["high"] for metric, score in cpu.items())
+    inside = all(
+        score["low"] <= gpu[metric]["high"] and gpu[metric]["low"] <= score["high"]
+        for metric, score in cpu.items()
+    )
     emit(
         "b",
         check=what,

@@ -30,6 +30,8 @@ class Settings:
     """Scratch folder that all parts of a run share."""
     deadline: float
     """`time.time()` by which the part has to end."""
+    contenders: tuple[str, ...] = ("hfpipe", "trainer")
+    """What part c measures."""
 
     @property
     def device(self) -> str:

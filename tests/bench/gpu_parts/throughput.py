@@ -110,6 +110,8 @@ def run(settings: Settings, name: str) -> None:
 
 def _guarded(model: str, contender: str, settings: Settings, work: Callable[[], None]) -> None:
     """Measure; a failure is recorded and does not stop what comes next."""
+    if contender not in settings.contenders:
+        return
     if not settings.toy and settings.left < LEAST:
         emit("c", model=model, contender=contender, skipped="no time left")
         return
