@@ -45,7 +45,7 @@ class Dialect:
             quotechar=self.quote or '"',
             quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
             escapechar=self.escape,
-            doublequote=self.escape is None,
+            doublequote=True,  # with an escape too: without it, csv is not strict about what follows a quote
         )
 
     def facts(self, kind: str) -> dict[str, Any]:
@@ -89,9 +89,11 @@ def _quotings(
         # In IANA's text/tab-separated-values, and in GLUE's files, a quote is a character like any other.
         yield Dialect(separator, '"' if _is_quoted(sample, separator) else None, None, skipped)
     else:
-        yield Dialect(separator, '"', None, skipped)
-        if '\\"' in sample:
-            yield Dialect(separator, '"', "\\", skipped)
+        doubled, escaped = Dialect(separator, '"', None, skipped), Dialect(separator, '"', "\\", skipped)
+        if "\\" not in sample:
+            yield doubled
+        else:
+            yield from (escaped, doubled) if _is_escaped(sample, doubled) else (doubled, escaped)
 
 
 def _is_quoted(sample: str, separator: str) -> bool:
@@ -104,6 +106,19 @@ def _is_quoted(sample: str, separator: str) -> bool:
     bare = [field for field in fields if field[0] != '"' and not re.fullmatch(r"[-+.,\deE]+", field)]
     needed = all(re.search(rf'""|[{re.escape(separator)}\r\n]', field) for field in quoted)
     return bool(quoted) and (needed or not bare)
+
+
+def _is_escaped(sample: str, doubled: Dialect) -> bool:
+    """Tell whether quotes are escaped by backslashes although the quotes can be read without that.
+
+    A writer that doubles quotes encloses every field that holds one, and one that escapes them also escapes
+    its backslashes.
+    """
+    if '\\"' not in sample or '\\""' in sample:
+        return False
+    rows = sample_rows(doubled, sample) or []
+    rest = re.sub(rf'\\[\\"\r\n{re.escape(doubled.separator)}]', "", sample)
+    return "\\" not in rest and any('\\"' in field for row in rows for field in row)
 
 
 def _share(dialect: Dialect, sample: str) -> float:
