@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hfpipe.data import label_messages
-from hfpipe.data.class_ids import differing_by_case
 from hfpipe.data.expressions import check_expression
 from hfpipe.data.filters import Drop, Keep
+from hfpipe.data.label_notes import differing_by_case
 from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.label_values import normalize_name, parse_decimal, same
 from hfpipe.data.labels import Label, read_labels
@@ -197,7 +197,7 @@ def test_upper_and_lower_case_are_kept_apart_and_noted(tmp_path: Path, make_data
     (tmp_path / "data.csv").write_text(table("Pos", "pos", "neg", "pos", "NEG"))
     report, folder = make_data(CSV)
     assert names(folder) == ["NEG", "Pos", "neg", "pos"]
-    assert "note: classes of 'label' that differ by case only: 'Pos', 'pos'" in report.summary
+    assert "note: classes of 'label' that differ by case only: 'NEG', 'neg' / 'Pos', 'pos'" in report.summary
     assert differing_by_case(["Straße", "STRASSE", "b"]) == [["Straße", "STRASSE"]]
 
 
@@ -271,6 +271,20 @@ def test_whole_fractions_are_numbers_otherwise_and_the_summary_asks(tmp_path: Pa
 def test_the_case_of_whole_fractions_has_two_classes(tmp_path: Path, make_data: Make) -> None:
     _, folder = make_data(settings_of("39b-float-class-forced", tmp_path))
     assert names(folder) == ["0", "1"]
+
+
+def test_a_class_named_like_a_missing_value_is_noted_and_can_be_dropped(
+    tmp_path: Path, make_data: Make
+) -> None:
+    (tmp_path / "data.csv").write_text(table("pos", "nan", "neg", "None"))
+    report, _ = make_data(CSV)
+    assert "note: 'label' has a class 'None'; if that means a missing label, write" in report.summary
+    report, _ = make_data(pasted(CSV, advice(report.summary)[0]))
+    report, folder = make_data(
+        pasted(pasted(CSV, advice(report.summary)[0]), "clean: [{drop: {label: [None]}}]")
+    )
+    assert names(folder) == ["neg", "pos"]
+    assert "note:" not in report.summary
 
 
 # Lists
@@ -383,12 +397,26 @@ def test_tags_of_words_and_ids_of_classes_are_not_taken_for_multi_hot(
     assert names(folder, "labels") == ["0", "1", "2"]
 
 
+def test_lists_whose_classes_the_source_knows_are_not_taken_for_multi_hot(
+    tmp_path: Path, make_data: Make
+) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "labels": datasets.List(datasets.ClassLabel(names=["0", "1"]))}
+    )
+    rows = {"text": ["one", "two"], "labels": [[0, 0, 1], [1, 1, 0]]}
+    datasets.DatasetDict(train=datasets.Dataset.from_dict(rows, features)).save_to_disk(str(tmp_path / "up"))
+    _, folder = make_data({"source": {"stage": "up"}}, inputs={"up": tmp_path / "up"})
+    assert values(folder, "labels") == [["0", "0", "1"], ["1", "1", "0"]]
+
+
 def test_names_give_ids_their_classes_and_their_order(tmp_path: Path, make_data: Make) -> None:
     column = {"kind": "class", "names": ["world", "sports", "business"]}
     (tmp_path / "data.csv").write_text(table("1", "0", "sports", "1.0"))
     _, folder = make_data({**CSV, "labels": {"label": column}})
     assert names(folder) == ["world", "sports", "business"]
     assert values(folder) == ["sports", "world", "sports", "sports"]
+    report, _ = make_data({**CSV, "labels": {"label": column}})
+    assert "note: no row has these classes of 'label': 'business'" in report.summary
     (tmp_path / "data.csv").write_text(table("1", "0", "3"))
     with pytest.raises(
         DataError, match=r"line 4: 'label' is '3', which is not one of its 3 names; add it with"

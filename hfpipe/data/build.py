@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from hfpipe.contract import RunContext
-from hfpipe.data.class_ids import differing_by_case
 from hfpipe.data.clean import clean
 from hfpipe.data.column_types import conversations, text_columns
 from hfpipe.data.columns import MISSING, first_rows, select, take_texts
 from hfpipe.data.conversations import Conversations
+from hfpipe.data.label_notes import notes
 from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.labels import Label, find_labels, read_labels
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rare_classes import reason, take_out_rare_classes
-from hfpipe.data.rows import Given, listed
+from hfpipe.data.rows import Given
 from hfpipe.data.spans import find_spans
 from hfpipe.data.split import TRAIN, Ids, splitter
 from hfpipe.data.steps import Clean
@@ -161,7 +161,4 @@ def _labels(labels: Sequence[Label]) -> Iterator[str]:
     """Say which columns are labels, and what was found in them."""
     yield f"labels: {', '.join(label.description() for label in labels) or 'none'}"
     for label in labels:
-        if label.normalized:
-            yield f"{label.normalized:,} cells of {label.column!r} stripped of white space or brought to NFC"
-        for group in differing_by_case(label.ids.names())[:3]:
-            yield f"note: classes of {label.column!r} that differ by case only: {listed(group)}"
+        yield from notes(label)

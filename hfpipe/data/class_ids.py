@@ -97,6 +97,10 @@ class ClassIds:
         }
         return {number: splits for number, splits in rows.items() if splits and TRAIN not in splits}
 
+    def unseen(self) -> list[str]:
+        """Return the names of the classes that have ids and no row."""
+        return [str(self.values[number]) for number in self._kept() if not self.rows_of(number)]
+
     def place(self, number: int) -> str:
         """Return where a class stood first."""
         return self._places[number]
@@ -124,11 +128,3 @@ class ClassIds:
             return self._order.get(str(value), len(self._order)), value if numeric else str(value)
 
         return sorted(kept, key=key)
-
-
-def differing_by_case(names: Iterable[str]) -> list[list[str]]:
-    """Return the groups of names that are alike but for upper and lower case."""
-    groups: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        groups[name.casefold()].append(name)
-    return [group for group in groups.values() if len(group) > 1]

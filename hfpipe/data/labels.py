@@ -46,6 +46,7 @@ class Label:
         order = self._names or [normalize_name(name) for name in names]
         self.ids = ClassIds(order, declared=bool(self._names))
         self._beside = beside
+        self._known = bool(order)
         self._told = self.kind is not None
         self._numbered = not any(parse_decimal(name) is not None for name in self._names)
         self._width = len(self._names)
@@ -62,7 +63,7 @@ class Label:
         values = [_plain(row.values[self.column]) for row in rows]
         if values and self.kind is None:
             self.kind = _infer(values)
-        if self.kind == "classes" and self.settings.indicators is None and not self.settings.names:
+        if self.kind == "classes" and self.settings.indicators is None and not self._known:
             lists = [self._split(value) for value in values]
             if _look_like_indicators(lists) and not _as_long_as_words(rows, self.column, lists):
                 raise messages.indicators(rows[0].place, self.column, lists[0], self.settings)
