@@ -98,8 +98,10 @@ def predict(
     options: Sequence[str] = (),
     batch_size: int = 32,
     runs: str | Path = RUNS,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any] | None]:
     """Return what a trained model says of each text or row, named as by Transformers' pipelines.
+
+    It is None for a row of a file that holds nothing in a column that the model reads.
 
     `model` is a stage's folder, a run or recipe (with `:STAGE` where it has several models), a path, a
     package place or a Hub id. `asked` is a text, texts, rows that hold the columns the task reads, or the
@@ -122,19 +124,22 @@ def answers(
     options: Sequence[str] = (),
     batch_size: int = 32,
     runs: str | Path = RUNS,
-) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | None]]:
     """Yield each row with what `predict` returns of it, in order; `asked` may be an open file too."""
-    from hfpipe.data.asked import complete, rows
+    from hfpipe.data.asked import answered, complete, rows
     from hfpipe.trained import find
 
+    runner.check_world()
     trained = find(str(model), Path(runs), task, options)
     given = rows(asked, trained.task.inputs)  # before the model is loaded, which takes its time
 
     from hfpipe.hf.predicting import Predictor
 
     predictor = Predictor(trained.place, trained.task, batch_size)
-    checked = complete(given, trained.task.inputs, predictor.reading.facts, trained.task.optional)
-    return predictor.answers(row.values for row in checked)
+    task = trained.task
+    checked = complete(given, task.inputs, predictor.reading.facts, task.optional)
+    needed = [name for name in task.inputs if name not in task.optional]
+    return answered(checked, needed, predictor.answers)
 
 
 def schema() -> dict[str, Any]:

@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
+
+from hfpipe.wording import visible
 
 DESCRIPTION = "From raw text to an evaluated model in one recipe file."
 EXITS = (
@@ -28,7 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; it puts the name of the command into `command`."""
-    whole = argparse.ArgumentParser(prog="hfpipe", description=DESCRIPTION, epilog=EXITS)
+    whole = _Parser(prog="hfpipe", description=DESCRIPTION, epilog=EXITS)
     whole.add_argument("--version", action="version", version=f"hfpipe {version('hfpipe')}")
     commands = _Commands(whole)
     _recipes(commands)
@@ -37,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
     commands.add("schema", "print the JSON Schema of a recipe")
     commands.add("stage", "one prepared stage, for accelerate launch").add_argument("folder", type=Path)
     return whole
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows what it quotes of the arguments without characters that steer a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
 
 
 class _Commands:
@@ -74,6 +84,10 @@ def _recipes(commands: _Commands) -> None:
     devices = run.add_mutually_exclusive_group()
     devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
     devices.add_argument("--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file")
+
+    run.add_argument(
+        "--oversubscribe", action="store_true", help="allow more processes than devices, or cores of a CPU"
+    )
 
     check = commands.add("check", "find every error of a recipe in one pass", "set")
     check.add_argument("recipes", type=Path, nargs="+", metavar="recipe", help="one or more")

@@ -13,6 +13,7 @@ from typing import Any
 from hfpipe.arguments import parse
 from hfpipe.errors import HfpipeError, Problem, RecipeError
 from hfpipe.report import finite_or_null
+from hfpipe.wording import visible_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,16 +29,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HfpipeError as error:
         if options.debug:
             traceback.print_exc()
-        print(f"hfpipe: {error}" if not isinstance(error, RecipeError) else error, file=sys.stderr)
+        _fail(f"hfpipe: {error}" if not isinstance(error, RecipeError) else str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("hfpipe: interrupted; run the same command again to go on", file=sys.stderr)
+        _fail("hfpipe: interrupted; run the same command again to go on")
         return 130
     except Exception as error:
         if options.debug:
             raise
-        print(f"hfpipe: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        cause = " ".join(str(error).split())[:500]
+        if isinstance(error, OSError) and error.strerror:
+            _fail(f"hfpipe: {str(error.filename or '')[:200]}: {error.strerror}; fix that and run again")
+        else:
+            _fail(f"hfpipe: {type(error).__name__}: {cause} (--debug shows where)")
         return 1
+
+
+def _fail(text: str) -> None:
+    print(visible_lines(text), file=sys.stderr)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -45,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
     from hfpipe.runner import Launch, first_process
 
     recipe = api.load(options.recipe, options.set)
-    launch = Launch(options.processes, options.accelerate)
+    launch = Launch(options.processes, options.accelerate, options.oversubscribe)
     with console.progress() as progress:
         result = api.run(
             recipe, options.runs, until=options.until, launch=launch, say=console.say, progress=progress
@@ -129,13 +138,18 @@ def _predict(options: argparse.Namespace) -> int:
     )
     if options.output is None and sys.stdout.isatty():
         for row, answer in found:
-            console.answer(row, answer)
+            console.answer(row, answer or {})
         return 0
     lines = (_json_line({**row, "prediction": answer}) for row, answer in found)
     if options.output is None:
         sys.stdout.writelines(lines)
-    else:
-        write_parts(options.output, lines)
+        return 0
+    kept = options.output.with_name(f"{options.output.name}.partial")
+    try:
+        write_parts(options.output, lines, kept)
+    except HfpipeError as error:
+        tail = f"; the answers before it are in {kept}" if kept.exists() else ""
+        raise type(error)(f"{error}{tail}") from error
     return 0
 
 
@@ -153,9 +167,10 @@ def _schema(options: argparse.Namespace) -> int:
 
 def _stage(options: argparse.Namespace) -> int:
     from hfpipe import api, console
+    from hfpipe.runner import first_process
 
     with console.progress() as progress:
-        api.run_stage(options.folder, progress)
+        api.run_stage(options.folder, progress if first_process() else api.silent)
     return 0
 
 

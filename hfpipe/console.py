@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -42,20 +44,25 @@ PIPELINES = {
 """Task → the pipeline that Transformers has for it."""
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
+PERCENT = 5
+SECONDS = 10
+"""Between two lines of progress where there is no terminal."""
 SHORT = 100
 """Characters of a text that are shown again above what a model says of it."""
 
 
 def say(text: str) -> None:
     """Print text as it is, without wrapping."""
-    lines = "\n".join(map(wording.plain, text.split("\n")))
-    Console().print(lines, markup=False, highlight=False, soft_wrap=True)
+    Console().print(wording.visible_lines(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def progress() -> Iterator[Shown]:
-    """Yield what stages call to show how far they are; quiet under `CI` or in a pipe."""
+    """Yield what stages call to show how far they are: bars in a terminal, else a line every few percent."""
     err = Console(stderr=True)
+    if not err.is_terminal or "CI" in os.environ:
+        yield _lines
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -63,19 +70,43 @@ def progress() -> Iterator[Shown]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=err, transient=True, disable=not err.is_terminal or "CI" in os.environ
-    ) as bars:
+    with Progress(*columns, console=err, transient=True) as bars:
 
         @contextmanager
         def shown(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-            bar = bars.add_task(title, total=total)
+            bar = bars.add_task(wording.visible(title), total=total)
             try:
                 yield lambda done: bars.advance(bar, done)
             finally:
                 bars.remove_task(bar)
 
         yield shown
+
+
+@contextmanager
+def _lines(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Print how far something is, every `PERCENT` of it but not more often than every `SECONDS`."""
+    started = told = time.monotonic()
+    done, next_percent = 0, PERCENT
+
+    def advance(more: int) -> None:
+        nonlocal done, told, next_percent
+        done += more
+        now = time.monotonic()
+        percent = 100 * done // total if total else 0
+        if now - told < SECONDS or (total and percent < next_percent):
+            return
+        told, next_percent = now, percent + PERCENT
+        spent = now - started
+        far, left = f"{done:,}", ""
+        if total:
+            far = f"{done:,} of {total:,} ({percent} %)"
+            left = f", about {wording.duration(spent * (total - done) / max(1, done))} left"
+        print(
+            f"{wording.visible(title)}: {far}, {wording.duration(spent)}{left}", file=sys.stderr, flush=True
+        )
+
+    yield advance
 
 
 def plan(steps: Sequence[Step]) -> None:
@@ -218,7 +249,7 @@ def _table(*columns: str) -> Table:
 
 
 def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(wording.plain(cell)) for cell in cells))  # a Text has no markup to inject
+    table.add_row(*(Text(wording.visible(cell)) for cell in cells))  # a Text has no markup to inject
 
 
 def _show(table: Table) -> None:

@@ -62,19 +62,22 @@ def _scores(scores: Iterable[Score], first: str) -> Iterator[dict[str, Any]]:
             yield metric | {"system": other.baseline} | values
 
 
-def curves(reports: Reports) -> pd.DataFrame:
-    """Return a row a stage and step, with all that was logged at that step; the rest is missing."""
+def curves(reports: Reports, unfinished: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a row a stage and step, with all that was logged at that step; the rest is missing.
+
+    `unfinished` has what stages that still train have logged so far.
+    """
     import pandas as pd
 
-    frame = _frame((row for stage, report in reports.items() for row in _history(stage, report)), CURVES)
+    logs = {name: report.facts.get("history") for name, report in reports.items()} | dict(unfinished)
+    frame = _frame((row for stage, log in logs.items() for row in _history(stage, log)), CURVES)
     for name in frame.columns.drop("stage"):  # a number that was none is kept as text
         frame[name] = pd.to_numeric(frame[name], errors="coerce")
     return frame
 
 
-def _history(stage: str, report: Report) -> Iterator[dict[str, Any]]:
+def _history(stage: str, history: Any) -> Iterator[dict[str, Any]]:
     """Merge what was logged at the same step, leaving out the totals that Trainer logs at the end."""
-    history = report.facts.get("history")
     steps: dict[Any, dict[str, Any]] = {}
     for entry in history if isinstance(history, list) else []:
         if isinstance(entry, Mapping) and "step" in entry and "train_runtime" not in entry:

@@ -70,7 +70,7 @@ def compared(found: Compared) -> str:
 
 def _document(title: str, sections: Iterable[str]) -> str:
     title = escape(title)
-    return (
+    return wording.visible_lines(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 MODEL = "model"
 """Name of the model among the systems of an evaluate stage."""
 
+HISTORY = ".work/history.jsonl"
+"""What a stage that still trains has logged, a line an entry, inside its folder."""
+
 TRAINED = ("pretrain", "finetune")
 """Kinds of stage that make a model."""
 
@@ -35,6 +39,8 @@ class Run:
     """Stage → what it said."""
     trusted: Trusted = NOTHING
     """User code that may run on its behalf: that of the recipe by which it was opened."""
+    unfinished: dict[str, Path] = field(default_factory=dict)
+    """Stage that still trains, or was interrupted → its folder."""
 
     def folder(self, stage: str) -> Path:
         """Return a stage's folder: a data set, tokenizer or model that its library opens.
@@ -81,8 +87,11 @@ class Run:
 
     @property
     def curves(self) -> pd.DataFrame:
-        """A row a training stage and step: epoch, loss in nats, learning_rate, grad_norm, `eval_` scores."""
-        return frames.curves(self.reports)
+        """A row a training stage and step: epoch, loss in nats, learning_rate, grad_norm, `eval_` scores.
+
+        Those of a stage that still trains are what it has logged until now; open the run again for more.
+        """
+        return frames.curves(self.reports, {name: _logged(at) for name, at in self.unfinished.items()})
 
     @property
     def ledger(self) -> pd.DataFrame:
@@ -115,7 +124,8 @@ class Run:
 def read_run(folders: dict[str, Path], trusted: Trusted = NOTHING) -> Run:
     """Open the stages that are done among these."""
     there = {name: folder for name, folder in folders.items() if done(folder)}
-    return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted)
+    begun = {name: at for name, at in folders.items() if name not in there and (at / HISTORY).is_file()}
+    return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted, begun)
 
 
 def newest(root: Path) -> Run:
@@ -125,15 +135,30 @@ def newest(root: Path) -> Run:
     """
     found = sorted(root.glob("*/report.json"), key=lambda path: path.stat().st_mtime)
     folders: dict[str, Path] = {}
+    begun: dict[str, Path] = {}
     for path in found:
         name = read_stage(path.parent).name
         folders.pop(name, None)  # a later one takes its place in the order too
         folders[name] = path.parent
+    for path in sorted(root.glob(f"*/{HISTORY}"), key=lambda path: path.stat().st_mtime):
+        folder = path.parents[1]
+        begun[read_stage(folder).name] = folder
+    folders |= {name: folder for name, folder in begun.items() if name not in folders}
     if not folders:
         raise RecipeError(
             [Problem(f"{root}: holds no finished stage; give a recipe or a folder such as runs/demo")]
         )
     return read_run(folders)
+
+
+def _logged(folder: Path) -> list[Any]:
+    """Return what a stage has logged; its last line may still be written."""
+    entries = []
+    with suppress(OSError):
+        for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                entries.append(json.loads(line))
+    return entries
 
 
 def predicted(folder: Path, system: str) -> Path:

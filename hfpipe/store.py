@@ -174,8 +174,11 @@ def write_whole(path: Path, text: str) -> None:
     write_parts(path, [text])
 
 
-def write_parts(path: Path, parts: Iterable[str]) -> None:
-    """Write texts as they come to a file that is there whole or not at all."""
+def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> None:
+    """Write texts as they come to a file that is there whole or not at all.
+
+    What was written when `parts` raises goes to `kept`, if there is anything and a place for it.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
     try:
         with part.open("w", encoding="utf-8") as file:
@@ -183,6 +186,10 @@ def write_parts(path: Path, parts: Iterable[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except Exception:
+        if kept is not None and part.exists() and part.stat().st_size:
+            part.replace(kept)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

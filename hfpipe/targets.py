@@ -10,7 +10,7 @@ from hfpipe import runner
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.own_code import Trusted
 from hfpipe.recipe.words import listed
-from hfpipe.results import Run, newest, read_run
+from hfpipe.results import HISTORY, Run, newest, read_run
 from hfpipe.stages import KINDS
 from hfpipe.store import done, read_stage, user_code
 from hfpipe.tasks import TASKS
@@ -29,13 +29,13 @@ def open_run(path: Path, runs: Path) -> Run:
     code = (code for stage in recipe.stages.values() for code in user_code(stage))
     folders = {step.name: step.folder for step in runner.plan(recipe, runs)}
     found = read_run(folders, Trusted.of(code, recipe.base))
-    if not found.reports:
+    if not found.reports and not found.unfinished:
         raise RecipeError([Problem(f"{path}: nothing of it is done under {runs}; hfpipe run {path} first")])
     return found
 
 
 def _single(folder: Path) -> Run:
-    if not done(folder):
+    if not done(folder) and not (folder / HISTORY).is_file():
         raise RecipeError([Problem(f"{folder}: is not finished; hfpipe run its recipe first")])
     return read_run({read_stage(folder).name: folder})
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from hfpipe import hub
 from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.own_code import NOTHING, Trusted, load_code
@@ -19,6 +20,7 @@ from hfpipe.recipe.overrides import choose
 from hfpipe.recipe.settings import mistakes
 from hfpipe.recipe.words import listed
 from hfpipe.results import TRAINED
+from hfpipe.runner.hub import missing
 from hfpipe.store import read_stage
 from hfpipe.targets import find_stage, split
 from hfpipe.tasks import TASKS, revive_task
@@ -51,6 +53,7 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     Raises RecipeError when there is no such model, or no telling what to ask it.
     """
     place, trusted = _place(target, runs)
+    _check_hub(place)
     named = Code(kind) if kind is not None and re.fullmatch(Code.pattern, kind) else None
     if named is not None:
         trusted = replace(trusted, code=trusted.code | Trusted.of([named], Path.cwd()).code)
@@ -77,6 +80,14 @@ def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:
     if not re.fullmatch(Place.pattern, target):
         raise RecipeError([Problem(f"{target}: is neither there nor {Place.meant}")])
     return locate(Place(target), Path.cwd(), {}) or Place(target), NOTHING
+
+
+def _check_hub(place: Path | Place) -> None:
+    """Raise RecipeError for a model of the Hub that cannot be had, before the heavy libraries are loaded."""
+    if isinstance(place, Path) or place.hub is None or hub.offline() or hub.cached(*place.hub):
+        return
+    if (cause := hub.unreachable()) is not None:
+        raise RecipeError([Problem(missing(str(place), cause))])
 
 
 def _trained_for(

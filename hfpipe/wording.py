@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,11 +86,25 @@ def _side(comparison: Comparison, score: Score) -> str:
     return "better than" if (comparison.difference > 0) == score.higher_is_better else "worse than"
 
 
-def plain(text: str) -> str:
-    """Return a text on one line without characters that steer a terminal."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
+_STEERING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Controls, marks that turn the direction of writing, what is not seen at all, and halves of characters."""
+
+
+def visible(text: str) -> str:
+    """Return a text on one line, with characters that steer a terminal or hide others written as escapes."""
+    return _STEERING.sub(_escape, text)
+
+
+def visible_lines(text: str) -> str:
+    """Return a text of several lines, each as `visible` gives it."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return " " if found[0] == "\t" else found[0].encode("unicode_escape").decode()
 
 
 def split_class(metric: str) -> tuple[str, str | None]:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import TextIOBase
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
 from hfpipe.data.files import read
 from hfpipe.data.rows import Row
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, HfpipeError
 from hfpipe.report import DataFacts
 
+log = logging.getLogger(__name__)
+
+TEXT = "text"
+LINE = "standard input, line"
+LONGEST = 100_000_000
+"""Bytes of a line; what is longer has no end."""
+Values = Mapping[str, Any]
+Answer = dict[str, Any]
+Ask = Callable[[Iterator[Values]], Iterator[tuple[Values, Answer]]]
+"""Yields each row with what a model says of it, in order."""
 Given = str | Path | TextIO | Iterable[str | Mapping[str, Any]]
 """A text, texts, rows that hold what a task reads, an open file of lines, or the path of a file of rows."""
 
@@ -28,13 +41,95 @@ def rows(given: Given, inputs: Sequence[str]) -> Iterator[Row]:
     if isinstance(given, Path):
         return read(given, str(given))
     if isinstance(given, TextIOBase):
-        found = _rows((line.rstrip("\n") for line in given), "standard input, line", inputs)
+        found = _rows(_lines(given, inputs), LINE, inputs)
     else:
-        found = _rows([given] if isinstance(given, str) else given, "text", inputs)
+        found = _rows([given] if isinstance(given, str) else given, TEXT, inputs)
     first = next(found, None)
     if first is None:
         raise DataError("there is nothing to ask the model; give texts, --input FILE, or lines to read")
     return chain([first], found)
+
+
+def _lines(given: Any, inputs: Sequence[str]) -> Iterator[str | Mapping[str, Any]]:
+    """Yield the lines of an open file without their ends; what a terminal or pipe decodes is UTF-8.
+
+    A blank line is a row that holds nothing. Raises DataError for bytes that are not UTF-8 and for a line that
+    does not end.
+    """
+    stream = getattr(given, "buffer", given)
+    nothing = dict.fromkeys(inputs, "")
+    for number in count(1):
+        line = stream.readline(LONGEST + 1)
+        if not line:
+            return
+        if len(line) > LONGEST:
+            raise DataError(f"{LINE} {number}: is longer than {LONGEST / 1e6:.0f} MB; split it into lines")
+        text = _decoded(line, number) if isinstance(line, bytes) else line
+        text = text.removesuffix("\n").removesuffix("\r")
+        yield text if text.strip() else nothing
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        utf16 = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        fix = "convert it, as by iconv -f UTF-16 -t UTF-8" if utf16 else "convert it to UTF-8, as by iconv"
+        byte = line[error.start]
+        raise DataError(f"{LINE} {number}: byte {error.start} ({byte:#04x}) is not UTF-8; {fix}") from None
+
+
+def answered(given: Iterator[Row], inputs: Sequence[str], ask: Ask) -> Iterator[tuple[Values, Answer | None]]:
+    """Yield every row with what `ask` yields of it, in order, None for a row of a file that holds nothing.
+
+    What comes before a row that cannot be used is yielded before the error.
+    """
+    waiting: deque[Row] = deque()
+    blank = _Blank(inputs)
+
+    def full() -> Iterator[Values]:
+        for row in given:
+            waiting.append(row)
+            if not blank.seen(row):
+                yield row.values
+
+    def blanks() -> Iterator[tuple[Values, None]]:
+        while waiting and blank.holds(waiting[0]):
+            yield waiting.popleft().values, None
+
+    try:
+        for values, answer in ask(full()):
+            yield from blanks()
+            waiting.popleft()
+            yield values, answer
+    except HfpipeError:
+        yield from blanks()
+        raise
+    yield from blanks()
+    blank.tell()
+
+
+class _Blank:
+    """Knows rows that hold nothing to ask, and tells of them at the end."""
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self._inputs = inputs
+        self._number, self._first = 0, ""
+
+    def holds(self, row: Row) -> bool:
+        return any(_empty(row.values[name]) for name in self._inputs)
+
+    def seen(self, row: Row) -> bool:
+        if not self.holds(row):
+            return False
+        self._first = self._first or row.place
+        self._number += 1
+        return True
+
+    def tell(self) -> None:
+        if self._number:
+            what = "1 row holds" if self._number == 1 else f"{self._number:,} rows hold"
+            log.warning("%s no text, and null is the prediction: %s", what, self._first)
 
 
 def _rows(given: Iterable[str | Mapping[str, Any]], origin: str, inputs: Sequence[str]) -> Iterator[Row]:
@@ -63,8 +158,8 @@ def complete(
 ) -> Iterator[Row]:
     """Yield the rows once they are known to hold what the model reads.
 
-    Raises DataError at the first that lacks a column, or holds nothing or something else in it. What is
-    `optional` may be missing or null.
+    Raises DataError at the first that lacks a column or holds something else in it; and for a text given by
+    itself that is empty. What is `optional` may be missing or null.
     """
     for row in given:
         row.values.update(
@@ -83,8 +178,26 @@ def _value(row: Row, name: str, kind: str) -> Any:
         there = ", ".join(row.values) or "nothing"
         raise DataError(f"{row.place}: there is no {name!r}, which the model reads; it has {there}")
     value = row.values[name]
-    if value is None or not (value.strip() if isinstance(value, str) else value):
-        raise DataError(f"{row.place}: {name!r} is empty; take it out")
+    if _empty(value):
+        if row.origin == TEXT:
+            raise DataError(f"{row.place}: {name!r} is empty; take it out")
+        return value
+    _check_unicode(value, row, name)
     if kind == "string" and not isinstance(value, str):
         raise DataError(f"{row.place}: {name!r} holds {json.dumps(value, default=str)[:40]}, not a text")
     return value
+
+
+def _empty(value: Any) -> bool:
+    return value is None or not (value.strip() if isinstance(value, str) else value)
+
+
+def _check_unicode(value: Any, row: Row, name: str) -> None:
+    """Refuse halves of characters, as JSON escapes and undecodable arguments bring in."""
+    try:
+        (value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise DataError(
+            f"{row.place}: {name!r} holds {half}, which is not a character; fix the text"
+        ) from None

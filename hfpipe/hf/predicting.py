@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 
-from hfpipe.errors import StageError
+from hfpipe.errors import HfpipeError, StageError
 from hfpipe.hf.encoding import encode
 from hfpipe.hf.loading import load_model, loading, read_config
 from hfpipe.hf.measuring import new_accelerator
@@ -69,10 +68,11 @@ class Predictor:
     def answers(self, rows: Iterable[Asked]) -> Iterator[tuple[Asked, dict[str, Any]]]:
         """Yield each row with what the model says of it, in order, holding only some batches in memory.
 
-        Raises StageError when a row is too short to be read, or its scores are not finite.
+        Raises StageError when a row is too short to be read, or its scores are not finite. What `rows` raises
+        comes after the answers to the rows before it.
         """
-        rows, number, examples, truncated = iter(rows), 0, 0, 0
-        while chunk := list(islice(rows, BATCHES_AT_ONCE * self.batch_size)):
+        number, examples, truncated = 0, 0, 0
+        for chunk in _chunks(rows, BATCHES_AT_ONCE * self.batch_size):
             found, ledger = self._chunk(chunk, examples)
             examples += ledger["examples"]  # what is drawn at random depends on it, and on no batch size
             truncated += ledger["truncated"]
@@ -123,3 +123,20 @@ class Predictor:
                 rows = examples.source[positions]
                 answers = reading.task.answers(columns, rows, reading.facts)
                 yield from zip(positions.tolist(), answers, strict=True)
+
+
+def _chunks(rows: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
+    chunk: list[Asked] = []
+    failure: HfpipeError | None = None
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except HfpipeError as error:
+        failure = error
+    if chunk:
+        yield chunk
+    if failure is not None:
+        raise failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from hfpipe.hf.encoding import Examples
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
+
+
+log = logging.getLogger(__name__)
 
 
 class EpochLoader(DataLoader[Any]):
@@ -259,6 +263,30 @@ class Ended(TrainerCallback):
         if kept.get("args", {}).get("should_training_stop"):
             control.should_training_stop = True
             control.should_evaluate = control.should_save = False
+
+
+class History(TrainerCallback):
+    """Keeps what is logged in a file and in the stage's log while a stage trains, for who looks on."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self._path, self._steps = path, steps
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:  # what came after the checkpoint that is resumed from is logged again
+            text = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
+            self._path.write_text(text, encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not state.log_history:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if _is_number(value))
+        log.info("step %d of %d: %s", state.global_step, self._steps, shown)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class Steps(TrainerCallback):

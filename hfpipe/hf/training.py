@@ -20,8 +20,9 @@ from hfpipe.hf.loading import one_line
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet, quiet_forks
 from hfpipe.hf.tokenizer import tell_padding
-from hfpipe.hf.trainer import Steps, TaskTrainer, Training
+from hfpipe.hf.trainer import History, Steps, TaskTrainer, Training
 from hfpipe.recipe import budget
+from hfpipe.results import HISTORY
 from hfpipe.store import write_whole
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def train(
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))
+        trainer.add_callback(History(ctx.folder / HISTORY, course.steps))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.finite.flush()
         trainer.save_model(str(ctx.folder))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hfpipe import hub
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError, Problem
 from hfpipe.own_code import find_code
@@ -114,26 +114,13 @@ def _hub(place: Place, name: str, revision: str | None, path: Keys, base: Path) 
         yield Problem(
             f"{place!r} is a Hub id, but {name} lies beside the recipe; did you mean './{name}'?", path
         )
-    elif os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        from huggingface_hub import constants, try_to_load_from_cache
+    elif hub.offline():
+        from huggingface_hub import constants
 
-        if isinstance(place, MetricPlace):
-            yield from _metric(place, name, path, Path(constants.HF_HOME))
-            return
-        for file in ("config.json", "tokenizer_config.json", "README.md"):
-            if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
-                return
-        cache = constants.HF_HUB_CACHE
-        yield Problem(
-            f"{place}: HF_HUB_OFFLINE is set and {cache} holds no copy; download it once, or unset it", path
-        )
-
-
-def _metric(place: Place, name: str, path: Keys, home: Path) -> Iterator[Problem]:
-    """The library evaluate keeps its metrics as modules, in a folder of its own."""
-    modules = Path(os.environ.get("HF_MODULES_CACHE", home / "modules")) / "evaluate_modules" / "metrics"
-    kept = name.replace("/", "--") if "/" in name else f"evaluate-*--{name}"
-    if not any(modules.glob(kept)):
-        yield Problem(
-            f"{place}: HF_HUB_OFFLINE is set and {modules} holds no copy; load it once, or unset it", path
-        )
+        metric = isinstance(place, MetricPlace)
+        if not (hub.cached_metric(name) if metric else hub.cached(name, revision)):
+            cache = hub.metrics_folder() if metric else constants.HF_HUB_CACHE
+            do = "load" if metric else "download"
+            yield Problem(
+                f"{place}: HF_HUB_OFFLINE is set and {cache} holds no copy; {do} it once, or unset it", path
+            )

@@ -56,7 +56,7 @@ MANAGED: dict[str, str] = {
     "torch_compile": _OWN_COMPILE,
     "torch_compile_backend": _OWN_COMPILE,
     "torch_compile_mode": _OWN_COMPILE,
-    "disable_tqdm": "hfpipe shows its own progress, and none under CI or a pipe; delete it",
+    "disable_tqdm": "hfpipe shows its own progress, as lines where there is no terminal; delete it",
     "auto_find_batch_size": "the batch size is part of the result; set per_device_train_batch_size",
     "train_sampling_strategy": _OWN_ORDER,
     "length_column_name": _OWN_ORDER,

@@ -17,10 +17,12 @@ from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe
 from hfpipe.runner.failures import logged, told
+from hfpipe.runner.hub import check_hub
 from hfpipe.runner.launch import (
     PARENT,
     Launch,
     check_launch,
+    check_processes,
     check_world,
     end_with_parent,
     launched,
@@ -65,9 +67,12 @@ def run(
     Raises RecipeError before anything starts when the recipe is wrong, StageError or DataError when a
     stage fails; what was finished before stays as it is.
     """
-    check_launch(launch)
     check_world()
+    check_launch(launch)
     steps = plan(recipe, runs, until)
+    todo = {step.name: step.stage for step in steps if not step.done}
+    check_processes(launch, todo)
+    check_hub(recipe, todo)
     for step in steps:
         if not done(step.folder):
             check_ahead(recipe, steps)

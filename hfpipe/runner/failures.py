@@ -37,7 +37,9 @@ def told(ctx: RunContext) -> Iterator[None]:
             where = refused.filename or ctx.folder
             line = f"{where}: {refused.strerror}; {mend} and run again, what is finished stays"
         else:
-            raise
+            # The one guard for whatever a library or user code raises; the log has the trace.
+            cause = " ".join(str(error).split())[:500]
+            line = f"{type(error).__name__}: {cause}; the trace is in {ctx.folder / 'stage.log'}"
         raise StageError(f"{stage}{line}") from error
 
 

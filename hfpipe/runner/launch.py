@@ -16,13 +16,27 @@ from typing import Any
 
 import yaml
 
+from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, Problem, RecipeError, StageError
+from hfpipe.places import irregular
+from hfpipe.recipe.installed import training_arguments
 from hfpipe.store import write_whole
 
 ASKED = "HFPIPE_PROCESSES"
 """Environment variable that tells a launched process how many there should be."""
 PARENT = "HFPIPE_PARENT"
 """Environment variable that tells a launched process who started the launcher."""
+_MANY = 10**6
+_SET = {
+    "WORLD_SIZE": (1, _MANY),
+    "LOCAL_WORLD_SIZE": (1, _MANY),
+    "RANK": (0, _MANY),
+    "LOCAL_RANK": (0, _MANY),
+    "MASTER_PORT": (0, 65535),
+    ASKED: (1, _MANY),
+    PARENT: (1, 2**31),
+}
+"""Numbers that launchers set, with the least and the greatest that they may be."""
 FAILURE = "error"
 """File among a stage's scratch that says why a launched process failed."""
 
@@ -35,6 +49,8 @@ class Launch:
     """Processes on this machine."""
     config: Path | None = None
     """An Accelerate config file, in place of `processes`."""
+    oversubscribe: bool = False
+    """Whether there may be more processes than devices, or than cores of a CPU."""
 
     @property
     def here(self) -> bool:
@@ -63,14 +79,80 @@ def check_launch(launch: Launch) -> None:
         )
 
 
+def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
+    """Check, before any is started, that there may be so many processes and that they can share every step.
+
+    Raises RecipeError with everything that does not fit.
+    """
+    settings = _read(launch.config) if launch.config is not None else {}
+    asked = launch.processes if launch.config is None else settings.get("num_processes", 1)
+    option = f"--accelerate {launch.config}" if launch.config is not None else f"--processes {asked}"
+    if launched():
+        asked, option = _number(os.environ, "WORLD_SIZE", 1), "the launcher"
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+        asked = 1 if asked is None else asked
+        if asked != 1:
+            raise RecipeError(
+                [Problem(f"{option}: num_processes is {asked!r}; write a whole number from 1 on")]
+            )
+    if asked == 1:
+        return
+    problems = list(_steps(asked, option, stages))
+    if not launch.oversubscribe and not launched():
+        there, what = _room(cpu=bool(settings.get("use_cpu")))
+        if asked > there:
+            message = f"{option}: {asked} processes, and this machine has {there} {what}"
+            problems.append(Problem(f"{message}; start at most {there}, or add --oversubscribe"))
+    if problems:
+        raise RecipeError(problems)
+
+
+def _steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
+    for name, stage in stages.items():
+        training = getattr(stage, "training", None)
+        if not isinstance(training, Mapping):
+            continue
+        each, times = (
+            training.get(key, training_arguments()[key].default)
+            for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        )
+        if isinstance(each, int) and isinstance(times, int) and each * times % asked:
+            yield Problem(
+                f"{option}: a step of stage {name} has {each * times} examples (per_device_train_batch_size "
+                f"{each} × gradient_accumulation_steps {times}), which {asked} processes cannot share; "
+                f"make their product a multiple of {asked}"
+            )
+
+
+def _room(*, cpu: bool) -> tuple[int, str]:
+    """Return how many processes the machine has room for, and what is counted; two fit on any CPU."""
+    import torch
+
+    devices = 0 if cpu else torch.cuda.device_count()
+    if devices:
+        return devices, "GPU" if devices == 1 else "GPUs"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, cores), "processor cores"
+
+
 def launched() -> bool:
     """Tell whether a launcher (accelerate, torchrun) started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _number(os.environ, "WORLD_SIZE", 1) > 1
 
 
 def rank() -> int:
     """Return this process' number among all, 0 for the first."""
-    return int(os.environ.get("RANK", "0")) if launched() else 0
+    return _number(os.environ, "RANK", 0) if launched() else 0
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    """Return a whole number that a launcher sets. Raises RecipeError when it is none that one would set."""
+    text = environ.get(name, str(default))
+    least, most = _SET[name]
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
+        message = f"the environment has {name}={text[:40]!r}, not a whole number from {least} to {most}"
+        raise RecipeError([Problem(f"{message}; unset {name}, or start by accelerate launch, which sets it")])
+    return int(text)
 
 
 def first_process() -> bool:
@@ -81,11 +163,18 @@ def first_process() -> bool:
 def check_world(environ: Mapping[str, str] = os.environ) -> None:
     """Compare the processes asked for with those there are. Raises StageError when they differ.
 
+    Raises RecipeError when what a launcher sets in the environment is garbage.
+
     Accelerate 1.15 starts a single process for `--cpu --num_processes 2`, without a word; what gives it
     away is a rendezvous port with no world size.
     """
-    there = int(environ.get("WORLD_SIZE", "1"))
-    asked = int(environ.get(ASKED, there))
+    for name in _SET.keys() & environ.keys():
+        _number(environ, name, 1)
+    there = _number(environ, "WORLD_SIZE", 1)
+    if _number(environ, "RANK", 0) >= there > 1:
+        message = f"the environment has RANK={environ['RANK']} and WORLD_SIZE={there}; ranks count from 0"
+        raise RecipeError([Problem(f"{message}; unset both, or start by accelerate launch, which sets them")])
+    asked = _number(environ, ASKED, there)
     if asked != there:
         raise StageError(f"{asked} processes were asked for, {there} started; check the Accelerate config")
     silent = (
@@ -158,7 +247,7 @@ def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
     """End this process soon after `hfpipe run` dies, which else would leave it at work on a free folder."""
     if PARENT not in environ:
         return
-    parent = int(environ[PARENT])
+    parent = _number(environ, PARENT, 1)
 
     def watch() -> None:
         with suppress(OSError):
@@ -172,6 +261,8 @@ def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
 
 def _read(config: Path) -> dict[str, Any]:
     try:
+        if (kind := irregular(config)) is not None:
+            raise RecipeError([Problem(f"--accelerate {config}: is {kind}; name an Accelerate config file")])
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]

@@ -1,0 +1,46 @@
+"""Looks, before anything starts, whether what stages take from the Hub can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hfpipe import hub
+from hfpipe.contract import Stage
+from hfpipe.errors import Problem, RecipeError
+from hfpipe.places import MetricPlace, Place, collect
+from hfpipe.recipe import Recipe
+from hfpipe.recipe.words import Keys
+
+
+def check_hub(recipe: Recipe, stages: Mapping[str, Stage]) -> None:
+    """Raise RecipeError when stages need what is neither in the cache nor to be had, within seconds."""
+    wanted = [
+        (name, path) for stage, each in stages.items() for name, path in _wanted(each, ("stages", stage))
+    ]
+    if not wanted or hub.offline() or (cause := hub.unreachable()) is None:
+        return
+    raise RecipeError([recipe.document.place(Problem(missing(name, cause), path)) for name, path in wanted])
+
+
+def missing(name: str, cause: str) -> str:
+    """Say that something of the Hub cannot be had."""
+    return (
+        f"{name} is on the Hub, which cannot be reached ({cause}), and no copy of it is here; "
+        "connect to the network, or name a local path as ./path"
+    )
+
+
+def _wanted(stage: Stage, at: Keys) -> Iterator[tuple[str, Keys]]:
+    """Yield what a stage takes from the Hub and the cache does not hold."""
+    for path, place in collect(stage, Place):
+        if place.hub is not None:
+            name, revision = place.hub
+            if not (
+                hub.cached_metric(name) if isinstance(place, MetricPlace) else hub.cached(name, revision)
+            ):
+                yield str(place), (*at, *path)
+    source = getattr(stage, "source", None)
+    data: Any = getattr(source, "hub", None)
+    if data is not None and not hub.cached(data, getattr(source, "revision", None), "dataset"):
+        yield data, (*at, "source", "hub")
