@@ -53,8 +53,8 @@ def rows(given: Given, inputs: Sequence[str]) -> Iterator[Row]:
 def _lines(given: Any, inputs: Sequence[str]) -> Iterator[str | Mapping[str, Any]]:
     """Yield the lines of an open file without their ends; what a terminal or pipe decodes is UTF-8.
 
-    A blank line is a row that holds nothing. Raises DataError for bytes that are not UTF-8 and for a line that
-    does not end.
+    A blank line is a row that holds nothing. Raises DataError for bytes that are not UTF-8, and for a line
+    without an end.
     """
     stream = getattr(given, "buffer", given)
     nothing = dict.fromkeys(inputs, "")
