@@ -63,7 +63,7 @@ def test_a_blank_line_among_many_has_no_answer_and_all_others_have(
         .splitlines()
     )
     lines = [line or blank for line in [*lines[:4], blank, *lines[4:], blank, blank]]
-    code, rows, said = ask("\n".join(lines).encode())
+    code, rows, said = ask("".join(f"{line}\n" for line in lines).encode())
     assert code == 0
     assert [row["text"].strip() for row in rows] == [line.strip() for line in lines]
     assert [row["prediction"] is None for row in rows] == [not line.strip() for line in lines]

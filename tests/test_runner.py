@@ -392,10 +392,15 @@ def test_what_the_machine_refuses_is_one_line_with_a_mend(
     assert "Traceback" in (folder / "stage.log").read_text(encoding="utf-8")
 
 
-def test_an_error_of_ones_own_code_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_user_code_is_kept_behind_the_line_that_names_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toys.Words, "run", lambda self, ctx: {}["label"])
-    with pytest.raises(KeyError, match="label"):
+    with pytest.raises(
+        StageError, match=r"^stage words: KeyError: 'label'; the trace is in .*stage\.log"
+    ) as caught:
         toys.make(toys.write(tmp_path), tmp_path / "runs")
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_a_damaged_report_of_a_finished_stage_is_one_line(recipe: Path, tmp_path: Path) -> None:
