@@ -136,9 +136,9 @@ def answers(
     from hfpipe.hf.predicting import Predictor
 
     predictor = Predictor(trained.place, trained.task, batch_size)
-    task = trained.task
-    checked = complete(given, task.inputs, predictor.reading.facts, task.optional)
-    needed = [name for name in task.inputs if name not in task.optional]
+    reads = trained.task
+    checked = complete(given, reads.inputs, predictor.reading.facts, reads.optional)
+    needed = [name for name in reads.inputs if name not in reads.optional]
     return answered(checked, needed, predictor.answers)
 
 
