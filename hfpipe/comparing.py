@@ -64,7 +64,7 @@ class _System:
         shown = {name: column[places] for name, column in self.shown.items()}
         tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed)
         tally.add(index, self.task.recalled(shown, self.facts))
-        yield from map(tally.series, tally.metrics)
+        yield from map(tally.series, tally.defined)
         yield from measured(self.task.whole_metrics(self.facts), shown, index, first.resamples, first.seed)
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import chat
+import numpy as np
 import pytest
 import small
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from pieces import FAMILIES, tokenizer
+from tokenizers import normalizers
 from transformers import (
     CONFIG_MAPPING,
     AddedToken,
@@ -30,9 +32,12 @@ from transformers import (
 import hfpipe
 from hfpipe.contract import Task
 from hfpipe.errors import DataError, RecipeError, StageError
+from hfpipe.metrics.tally import Tally, compare
 from hfpipe.places import Place, locate
 from hfpipe.report import DataFacts
 from hfpipe.tasks import TASKS
+from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
 from hfpipe.tokenization.reload import CODE, check_ahead, check_saved, difference
 from hfpipe.tokenization.spelling import control_tokens
@@ -489,3 +494,87 @@ def test_a_qwen2_from_scratch_and_tied_embeddings_that_grow_keep_their_tokenizer
     model = AutoModelForCausalLM.from_pretrained(run.folders["second"])
     assert model.config.vocab_size == model.lm_head.weight.shape[0] == len(opened)
     assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def counted(family: str, texts: list[str]) -> Any:
+    """Return the score a byte that a trivial model of one tokenizer has of some texts, counted."""
+    task = CausalLM(length=32)
+    facts = DataFacts(columns={"text": "string"}, splits={"train": 1})
+    rows = {"text": texts}
+    pieces = make(family.removeprefix("lower-case "))
+    if family.startswith("lower-case"):
+        pieces.backend_tokenizer.normalizer = normalizers.Lowercase()
+    guess = task.fit_baseline("unigram", rows, facts, pieces)
+    tally = Tally(task.baseline_metrics("unigram", facts), 10, 1)
+    tally.add(np.arange(len(texts)), guess(rows))
+    return tally
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("lower-case bpe", "The river is here"),
+        ("unigram", "two  spaces"),
+        ("unigram", "a letter \u4e2d that is unknown"),
+        ("unigram", "\u00bd of it"),  # NFKC
+    ],
+)
+def test_bits_per_byte_is_left_out_where_tokens_do_not_give_the_text_back(family: str, text: str) -> None:
+    exact, lossy = counted("bpe", ["the river", text]), counted(family, ["the river", text])
+    assert not exact.undefined()
+    why = lossy.undefined()["bits_per_byte"]
+    assert f"{len(text.encode()) / len((text + 'the river').encode()):.2%} of the text" in why
+    assert {score.metric for score in lossy.scores()} == {"perplexity", "loss"}
+    [score] = [score for score in exact.scores() if score.metric == "bits_per_byte"]
+    assert "|round_trip:exact" in score.signature
+    for mine, theirs in ((exact, lossy), (lossy, exact), (lossy, lossy)):
+        assert "bits_per_byte" not in compare(mine, theirs, "theirs")
+    assert "bits_per_byte" in compare(exact, counted("bpe of pairs", ["the river", text]), "theirs")
+
+
+def test_a_text_of_several_windows_is_lost_once() -> None:
+    pieces = make("unigram")
+    facts = DataFacts(columns={"text": "string"}, splits={"train": 1})
+    rows = {"text": ["a  b " * 40, "the river", "\u4e2d"]}
+    for task in (CausalLM(length=16, stride=8), MaskedLM(length=16, pseudo_perplexity=True)):
+        encoded = task.windows(rows, make("wordpiece") if task.kind == "masked-lm" else pieces, facts)
+        assert len(encoded["row"]) > 5
+        lost = [0, 0, 0]
+        for row, each in zip(encoded["row"], encoded["lost"], strict=True):
+            lost[row] += each
+        assert lost == [200, 0, 3]
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_why_a_score_a_byte_is_left_out_and_compares_by_the_others(tmp_path: Path) -> None:
+    size = {"n_embd": 32, "n_layer": 1, "n_head": 2}
+    made: dict[str, Any] = {}
+    for name, algorithm, style in (("exact", "bpe", "gpt"), ("lossy", "wordpiece", "bart")):
+        made |= {
+            f"{name}-words": {
+                "kind": "tokenizer",
+                "data": "stage:data",
+                "algorithm": algorithm,
+                "style": style,
+                "vocab_size": 400,
+            },
+            name: {
+                "kind": "pretrain",
+                "task": {"kind": "causal-lm", "length": 16},
+                "data": "stage:data",
+                "tokenizer": f"stage:{name}-words",
+                "model": {"type": "gpt2"} | size,
+                "training": {"max_steps": 2, "per_device_train_batch_size": 4},
+            },
+        }
+    score = {"kind": "evaluate", "model": "stage:exact", "data": "stage:data", "resamples": 100}
+    made["score"] = score | {"baselines": ["unigram", "stage:lossy"]}
+    made["other"] = score | {"model": "stage:lossy"}
+    run = hfpipe.run(hfpipe.load(clf_recipe(tmp_path, made)), tmp_path / "runs", say=lambda _: None)
+    scores = {each.metric: each for each in run.reports["score"].scores}
+    assert [each.baseline for each in scores["bits_per_byte"].comparisons] == ["unigram"]
+    said = run.reports["score"].facts["left_out"]
+    assert any(each.startswith("bits_per_byte of stage:lossy is left out: ") for each in said)
+    assert "bits_per_byte" not in {each.metric for each in run.reports["other"].scores}
+    with pytest.raises(RecipeError, match="no score in common"):
+        hfpipe.compare(run.folders["score"], run.folders["other"])

@@ -300,7 +300,9 @@ def test_both_objectives_are_learned_and_reported_and_the_text_is_measured_piece
     assert both <= report.facts["validation"].keys()
     assert {score.metric for score in run.reports["pairs"].scores} == both
     pieces = {score.metric: score for score in run.reports["pieces"].scores}
-    assert pieces.keys() == {"pseudo_perplexity", "loss", "accuracy", "bits_per_byte"}
+    assert pieces.keys() == {"pseudo_perplexity", "loss", "accuracy"}
+    [left_out] = run.reports["pieces"].facts["left_out"]
+    assert left_out.startswith("bits_per_byte is left out: 100.00% of the text")
     assert pieces["pseudo_perplexity"].n == rows["validation"]
     assert pieces["pseudo_perplexity"].value == pytest.approx(np.exp(pieces["loss"].value))
     model = BertForPreTraining.from_pretrained(run.folders["pretrain"])

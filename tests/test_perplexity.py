@@ -290,7 +290,7 @@ def test_baselines_are_counted_over_the_tokens_of_the_model(
 ) -> None:
     task = CausalLM(length=16, stride=8)
     guess = task.fit_baseline(name, {"text": TEXTS}, FACTS, tokenizer)({"text": TEXTS})
-    assert {"nats", "tokens", "bytes"} == guess.keys()
+    assert {"nats", "tokens", "bytes", "lost"} == guess.keys()
     examples = encoded(task, tokenizer, tmp_path, packed=False)
     said = [examples[0, number]["labels"] for number in range(len(examples))]
     targets = np.bincount(examples.rows, [(labels != IGNORED).sum() for labels in said])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -212,13 +212,20 @@ class TaskTrainer(Trainer):
                 self.accelerator,
                 batch_size=self.args.per_device_eval_batch_size,
             )
+        self._check_best(tally.undefined())
         scores = {
-            f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in self.metrics
+            f"{metric_key_prefix}_{metric.name}": float(tally.values(metric)[0]) for metric in tally.defined
         }
         scores[f"{metric_key_prefix}_runtime"] = time.monotonic() - started
         self.log(scores)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
         return scores
+
+    def _check_best(self, undefined: Mapping[str, str]) -> None:
+        """Raise StageError where the score that decides which model is best is not defined."""
+        best = str(self.args.metric_for_best_model).removeprefix("eval_")
+        if best in undefined:
+            raise StageError(f"metric_for_best_model: {best} is left out: {undefined[best]}; write loss")
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Return the norm, not used yet. Raises StageError when it is no number; fp16 skips such a step."""

@@ -42,6 +42,10 @@ class Metric(ABC):
     def value(self, sums: np.ndarray) -> np.ndarray:
         """Turn summed statistics into scores: shape (..., k) → (...)."""
 
+    def undefined(self, sums: np.ndarray) -> str | None:
+        """Return why a system has no such score, given its sums, shape (k,); None where it has one."""
+        return None
+
     def units(self, sums: np.ndarray) -> float | None:
         """Return how many units of a system's own, as tokens, the score is an average of, shape (k,) → ().
 

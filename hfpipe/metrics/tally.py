@@ -117,9 +117,20 @@ class Tally:
         better, signature = metric.higher_is_better, metric.signature
         return Series(metric.name, values, self.n, better, signature, self.seed, units)
 
+    def undefined(self) -> dict[str, str]:
+        """Return the names of the metrics that have no score here, and why."""
+        found = {metric.name: metric.undefined(self._sums_of(metric)[0]) for metric in self.metrics}
+        return {name: why for name, why in found.items() if why is not None}
+
+    @property
+    def defined(self) -> list[Metric]:
+        """The metrics that have a score here."""
+        without = self.undefined()
+        return [metric for metric in self.metrics if metric.name not in without]
+
     def scores(self, confidence: float = 0.95) -> list[Score]:
-        """Return every metric's score with its percentile interval, in the order of the metrics."""
-        return [scored(self.series(metric), confidence) for metric in self.metrics]
+        """Return the score of each defined metric with its percentile interval, in the metrics' order."""
+        return [scored(self.series(metric), confidence) for metric in self.defined]
 
 
 class Series(NamedTuple):
@@ -171,9 +182,9 @@ def compare(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> d
         ours, theirs = getattr(mine, what), getattr(other, what)
         if ours != theirs:
             raise StageError(f"{name}: cannot be compared, its {what} is {theirs} and the model's is {ours}")
-    theirs_of = {metric.name: other.series(metric) for metric in other.metrics}
+    theirs_of = {metric.name: other.series(metric) for metric in other.defined}
     found = {}
-    for metric in mine.metrics:
+    for metric in mine.defined:
         series = mine.series(metric)
         if metric.name in theirs_of and theirs_of[metric.name].units == series.units:
             found[metric.name] = compared(series.values, theirs_of[metric.name].values, name, confidence)

@@ -334,9 +334,14 @@ def _beside(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
 def _not_compared(
     mine: Tally, tallies: Mapping[BaselinePlace, Tally], comparisons: Mapping[str, Mapping[str, Comparison]]
 ) -> Iterator[str]:
-    """Say which scores two systems have and are yet not compared by."""
+    """Say which scores a system has not, and which two have and are yet not compared by."""
+    yield from (f"{score} is left out: {why}" for score, why in mine.undefined().items())
     for name, tally in tallies.items():
-        shared = {metric.name for metric in mine.metrics} & {metric.name for metric in tally.metrics}
+        mine_lack = mine.undefined()
+        for score, why in tally.undefined().items():
+            if score not in mine_lack:
+                yield f"{score} of {name} is left out: {why}"
+        shared = {metric.name for metric in mine.defined} & {metric.name for metric in tally.defined}
         lacking = sorted(shared - comparisons[name].keys())
         if lacking:
             yield f"{name} counts other tokens, and is not compared by {', '.join(lacking)}"

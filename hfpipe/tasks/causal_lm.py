@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hfpipe.errors import Problem
-from hfpipe.tasks.token_targets import RunningText, utf8
+from hfpipe.tasks.token_targets import RunningText, at_first, utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,20 +79,25 @@ class CausalLM(RunningText):
     def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.documents import bounds, windows
         from hfpipe.tokenization.encoding import encode_plain
+        from hfpipe.tokenization.round_trip import lost_bytes
 
         begin, _ = bounds(tokenizer)
         stride = self.stride or self.length
+        encoded = encode_plain(tokenizer, rows[self.text])
         pieces = [
             (row, *window)
-            for row, ids in enumerate(encode_plain(tokenizer, rows[self.text]))
+            for row, ids in enumerate(encoded)
             for window in windows(ids, begin, self.length, stride)
         ]
         numbers, read, said = zip(*pieces, strict=True)
-        return {"input_ids": read, "labels": said, "row": numbers}
+        lost = at_first(lost_bytes(tokenizer, rows[self.text], encoded), numbers)
+        return {"input_ids": read, "labels": said, "lost": lost, "row": numbers}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
+        import torch
+
         from hfpipe.hf.collating import inputs, pad
         from hfpipe.hf.documents import bounds, following, places
         from hfpipe.hf.losses import IGNORED
@@ -100,13 +105,20 @@ class CausalLM(RunningText):
         ids = [example["input_ids"] for example in examples]
         batch = inputs(ids, tokenizer)
         if "labels" in examples[0]:
-            return batch | {"labels": pad([example["labels"] for example in examples], IGNORED)}
+            batch["labels"] = pad([example["labels"] for example in examples], IGNORED)
+            if "lost" in examples[0]:
+                batch["_lost"] = torch.tensor([int(example["lost"]) for example in examples])
+            return batch
         begin, end = bounds(tokenizer)
         batch["labels"] = pad([following(each, begin, end) for each in ids], IGNORED)
         if self.documents == "separate":
             del batch["attention_mask"]  # in its absence positions tell documents apart, and padding too
             batch["position_ids"] = pad([places(each, begin) for each in ids], 0)
         return batch
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        lost = {"lost": batch["_lost"]} if "_lost" in batch else {}
+        return {**super().columns_out(outputs, batch), **lost}
 
     def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         return {**super().by_row(columns, pieces, rows, facts), "bytes": utf8(rows[self.text])}
@@ -130,12 +142,15 @@ class CausalLM(RunningText):
         from hfpipe.hf.documents import closed
         from hfpipe.metrics.ngrams import NGrams
         from hfpipe.tokenization.encoding import encode_plain
+        from hfpipe.tokenization.round_trip import lost_bytes
 
         model = NGrams(ORDERS[name], len(tokenizer)).fit(closed(tokenizer, train[self.text]))
 
         def guess(rows: Rows) -> Columns:
-            nats = model.nats(encode_plain(tokenizer, rows[self.text]))
+            encoded = encode_plain(tokenizer, rows[self.text])
+            nats = model.nats(encoded)
             return {
+                "lost": np.array(lost_bytes(tokenizer, rows[self.text], encoded)),
                 "nats": np.array([each.sum() for each in nats]),
                 "tokens": np.array([len(each) for each in nats]),
                 "bytes": utf8(rows[self.text]),

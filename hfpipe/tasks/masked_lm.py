@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from hfpipe.errors import Problem, StageError
-from hfpipe.tasks.token_targets import RunningText, utf8
+from hfpipe.tasks.token_targets import RunningText, at_first, utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +82,16 @@ class MaskedLM(RunningText):
         )
         return {"input_ids": encoded["input_ids"], "row": range(len(texts))}
 
+    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.tokenization.encoding import encode_plain
+        from hfpipe.tokenization.round_trip import lost_bytes
+
+        found = super().windows(rows, tokenizer, facts)
+        if not self.pseudo_perplexity:
+            return found
+        lost = lost_bytes(tokenizer, rows[self.text], encode_plain(tokenizer, rows[self.text]))
+        return {**found, "lost": at_first(lost, found["row"])}
+
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
@@ -103,6 +113,8 @@ class MaskedLM(RunningText):
             follows = [int(example["next_sentence_label"]) for example in examples]
             batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
             batch["_next_sentence"] = torch.tensor(follows)
+        if "lost" in examples[0]:
+            batch["_lost"] = torch.tensor([int(example["lost"]) for example in examples])
         return batch
 
     def count(self, batch: Batch) -> torch.Tensor:
@@ -140,7 +152,8 @@ class MaskedLM(RunningText):
     def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
         from hfpipe.hf.pseudo import each_hidden
 
-        return each_hidden(model, batch, tokenizer)
+        lost = {"lost": batch["_lost"].cpu().numpy()} if "_lost" in batch else {}
+        return {**each_hidden(model, batch, tokenizer), **lost}
 
     def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         summed = super().by_row(columns, pieces, rows, facts)

@@ -45,6 +45,12 @@ def utf8(texts: Sequence[str]) -> np.ndarray:
     return np.array([len(text.encode()) for text in texts], dtype=np.int64)
 
 
+def at_first(values: Sequence[int], rows: Sequence[int]) -> list[int]:
+    """Return the value of each row at the first of its examples, in order, and 0 at the others."""
+    before = (None, *rows)
+    return [0 if row == last else values[row] for row, last in zip(rows, before, strict=False)]
+
+
 class RunningText(TokenTargets):
     """Pretrains on texts alone; in training they lie end to end."""
 
