@@ -100,7 +100,7 @@ def test_the_validation_loss_falls_and_the_best_model_is_kept(tmp_path: Path, ru
 
 @pytest.mark.slow
 def test_early_stopping_ends_a_training_that_no_longer_improves(tmp_path: Path, runs: Path) -> None:
-    recipe = small.recipe(learning_rate=0.0, max_steps=40, eval_steps=5, save_steps=5)
+    recipe = small.recipe(learning_rate=1e-30, max_steps=40, eval_steps=5, save_steps=5)
     recipe["stages"]["pretrain"]["early_stopping"] = {"patience": 2}
     report = made(tmp_path, runs, recipe, "pretrain").reports["pretrain"]
     assert report.facts["steps"] == 15

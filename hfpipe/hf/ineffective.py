@@ -46,6 +46,8 @@ def ineffective(training: Mapping[str, Any], *, validated: bool, alone: bool) ->
         reasons |= dict.fromkeys(_SEVERAL, "a single process trains")
     if not validated:
         reasons |= dict.fromkeys(_EVALUATION, "there is no validation split")
+    if training.get("max_steps", -1) > 0:
+        reasons["num_train_epochs"] = "max_steps says how long to train"
     yield from (_line(training, key, why) for key, why in reasons.items() if key in training)
 
 

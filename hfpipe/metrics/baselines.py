@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from hfpipe.errors import StageError
-from hfpipe.metrics.segmentation import terms
+from hfpipe.metrics.segmentation import nearly_all_ascii, terms
 
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
@@ -91,15 +92,16 @@ class Tfidf(Baseline):
     """Logistic regression over TF-IDF of terms, one a label for several; ridge regression for numbers.
 
     Terms are words and emoji, and n-grams of characters in scripts without spaces, as `segmentation.terms`
-    says. Words of one ASCII letter or digit count where they alone tell examples of two labels apart;
-    scikit-learn never counts them.
+    says; where the train split is English, words are those of scikit-learn. Words of one letter count in
+    other languages than English, and where they alone tell examples of two labels apart.
     """
 
     name = "tfidf"
 
     def estimator(self, texts: Sequence[str], gold: np.ndarray) -> Any:
-        analyzer = terms if _need_one_letter(texts, gold) else _longer_terms
-        words = TfidfVectorizer(sublinear_tf=True, analyzer=analyzer)
+        english = nearly_all_ascii(texts)
+        chosen = terms if _need_one_letter(texts, gold, english=english) else _longer_terms
+        words = TfidfVectorizer(sublinear_tf=True, analyzer=partial(chosen, english=english))
         if self.kind == "float":
             return make_pipeline(words, Ridge())
         if self.kind == "label" and len(np.unique(gold)) == 1:
@@ -109,18 +111,23 @@ class Tfidf(Baseline):
         return make_pipeline(words, classifier if self.kind == "label" else OneVsRestClassifier(classifier))
 
 
-def _longer_terms(text: str) -> list[str]:
-    """Return the terms of a text without single ASCII characters, unless it has nothing else."""
-    every = terms(text)
-    return [term for term in every if len(term) > 1 or not term.isascii()] or every
+def _longer_terms(text: str, *, english: bool) -> list[str]:
+    """Return the terms of a text without single letters and digits, unless it has nothing else.
+
+    In other languages than English only ASCII ones are left out.
+    """
+    every = terms(text, english=english)
+    single = (term for term in every if len(term) == 1 and (english or term.isascii()))
+    left_out = {term for term in single if term.isalnum() or term == "_"}
+    return [term for term in every if term not in left_out] or every
 
 
-def _need_one_letter(texts: Sequence[str], gold: np.ndarray) -> bool:
-    """Return whether two texts with different labels differ only in terms of one ASCII character."""
+def _need_one_letter(texts: Sequence[str], gold: np.ndarray, *, english: bool) -> bool:
+    """Return whether two texts with different labels differ only in terms of one letter."""
     seen: dict[int, tuple[int, bytes]] = {}
     for text, label in zip(texts, np.asarray(gold), strict=True):
-        one = hash(tuple(sorted(terms(text)))), label.tobytes()
-        other = seen.setdefault(hash(tuple(sorted(_longer_terms(text)))), one)
+        one = hash(tuple(sorted(terms(text, english=english)))), label.tobytes()
+        other = seen.setdefault(hash(tuple(sorted(_longer_terms(text, english=english)))), one)
         if one[0] != other[0] and one[1] != other[1]:
             return True
     return False

@@ -35,6 +35,8 @@ EMOJI = (
 _WORDS = regex.compile(rf"{CHARACTER}|{WORD}", regex.V1)
 _ASCII_WORDS = re.compile(r"[A-Za-z0-9]+")
 _ASCII_TERMS = re.compile(r"\w+", re.ASCII)
+_ENGLISH_TERMS = re.compile(r"\w+")
+_EMOJI = regex.compile(EMOJI, regex.V1)
 _SPACED = regex.compile(rf"{CHARACTER}|(?:(?!{CHARACTER}).)+", regex.V1 | regex.DOTALL)
 _TERMS = regex.compile(rf"(?P<run>(?:{CHARACTER})+)|(?:_|{WORD})+|(?:{EMOJI})", regex.V1)
 _CHARACTER = regex.compile(CHARACTER, regex.V1)
@@ -69,14 +71,18 @@ def spaced(text: str) -> list[str]:
     return parts if text.isascii() else [word for part in parts for word in _SPACED.findall(part)]
 
 
-def terms(text: str) -> list[str]:
+def terms(text: str, *, english: bool = False) -> list[str]:
     """Return what a bag of words counts: lower-case words, emoji, and n-grams of up to 3 characters.
 
-    The n-grams stand for words in scripts without spaces. A text that has none of these is counted by its
+    The n-grams stand for words in scripts without spaces. With `english`, words are runs of what Python's
+    `re` calls letters and digits, as scikit-learn has them. A text that has none of these is counted by its
     characters, so that only an empty one has no terms.
     """
     text = text.lower()
-    found: list[str] = _ASCII_TERMS.findall(text) if text.isascii() else _terms(text)
+    if text.isascii():
+        found: list[str] = _ASCII_TERMS.findall(text)
+    else:
+        found = [*_ENGLISH_TERMS.findall(text), *_EMOJI.findall(text)] if english else _terms(text)
     return found or [character for character in text if not character.isspace()]
 
 

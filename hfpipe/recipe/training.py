@@ -138,10 +138,6 @@ def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     for key in _OF_WORKERS:
         if given.get(key) and not given.get("dataloader_num_workers"):
             yield KeyProblem(f"{key!r}{inside(path)} needs 'dataloader_num_workers'", (*path, key))
-    both = given.get("max_steps", -1) != -1 and given.get("num_train_epochs") is not None
-    if both and "budget" not in given:
-        message = f"'max_steps' and 'num_train_epochs' both say how long to train{inside(path)}; keep one"
-        yield KeyProblem(message, (*path, "num_train_epochs"))
     fault = schedule_fault(given, early=False)
     if fault is not None:
         key, message = fault
