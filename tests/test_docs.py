@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from fnmatch import filter as matching
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+import openpyxl
 import pytest
+import yaml
 
 import hfpipe
+from hfpipe.hf.tables import open_split
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -155,6 +161,67 @@ def test_the_task_that_the_readme_adds_is_taken(tmp_path: Path) -> None:
     (tmp_path / "readme.yaml").write_text(recipe, encoding="utf-8")
     task = hfpipe.load(tmp_path / "readme.yaml").stages["topics"].task
     assert task.words == 10
+
+
+CSV = "text,label\nnumber 1,0.5\nnumber 2,1.5\nnumber 3,2.5\n"
+CONLL = "-DOCSTART- -X- O O\n\nAda NNP I-NP B-PER\nsaw VBD I-VP O\n\nBonn NNP I-NP B-LOC\n"
+ANSWERED = {"id": "q", "question": "Who?", "answers": [{"text": "Ada", "answer_start": 7}]}
+SQUAD = {"version": "v2.0", "data": [{"paragraphs": [{"context": "It was Ada.", "qas": [ANSWERED]}]}]}
+NAMED = {"text": "one text", "label": "x"}
+SHOWN: dict[str, tuple[dict[str, str | bytes], dict[str, int], dict[str, object]]] = {
+    "reviews": (
+        {f"reviews/{split}.csv": f"text,label\nfrom {split},x\n" for split in ("train", "dev", "test")},
+        {"train": 1, "validation": 1, "test": 1},
+        {"text": "from train"},
+    ),
+    "ratings": (
+        {"ratings-1.csv": CSV, "ratings-2.csv": CSV, "held-out.csv": CSV},
+        {"train": 6, "test": 3},
+        {"text": "number 1", "label": 0.5},
+    ),
+    "german": (
+        {"export.csv": "text;label\nschön, gut;x\n".encode("cp1252")},
+        {"train": 1},
+        {"text": "schön, gut"},
+    ),
+    "plain": ({"plain.csv": "one text,x\nanother,y\n"}, {"train": 2}, {"text": "one text", "label": 0}),
+    "glue": ({"glue.tsv": 'text\tlabel\n"so it ""is""\tx\n'}, {"train": 1}, {"text": '"so it ""is""'}),
+    "entities": ({"eng.conll": CONLL}, {"train": 2}, {"words": ["Ada", "saw"], "tags": [1, 2]}),
+    "every-column": ({"eng.conll": CONLL}, {"train": 2}, {"words": ["Ada", "saw"], "pos": ["NNP", "VBD"]}),
+    "questions": (
+        {"train-v2.0.json": json.dumps(SQUAD)},
+        {"train": 1},
+        {"id": "q", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [7]}},
+    ),
+    "nested": ({"nested.json": json.dumps({"data": {"rows": [NAMED]}})}, {"train": 1}, {"text": "one text"}),
+    "sheet": ({"survey.xlsx": b""}, {"train": 1}, {"text": "one text"}),
+    "look": ({"ratings-1.csv": CSV, "ratings-2.csv": CSV}, {"train": 4}, {}),
+}
+"""Source in the README → files for it, the rows of each split, and what the first row of train holds."""
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_sources_that_the_readme_shows_read_such_files(
+    name: str, tmp_path: Path, make_data: Callable[..., Any]
+) -> None:
+    [block] = [block for block in blocks("yaml") if block.startswith("reviews: ")]
+    stages = yaml.safe_load(block)
+    assert list(stages) == list(SHOWN)
+    files, splits, first = SHOWN[name]
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if name == "sheet":
+        book = openpyxl.Workbook()
+        sheet = book.create_sheet("answers")
+        for row in (list(NAMED), list(NAMED.values())):
+            sheet.append(row)
+        book.active.append(["of", "no", "use"])
+        book.save(tmp_path / "survey.xlsx")
+    report, folder = make_data(stages[name])
+    assert report.data.splits == splits
+    row = open_split(folder, "train")[0]
+    assert {column: row[column] for column in first} == first
 
 
 def test_python_of_the_readme_compiles() -> None:

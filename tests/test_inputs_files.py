@@ -814,6 +814,13 @@ def test_files_go_to_the_splits_that_their_names_state(
         assert all("test" in row["text"] for row in records(folder, "test")[::2])
 
 
+def test_files_of_a_folder_that_are_not_data_are_reported(tmp_path: Path, make_data: Make) -> None:
+    write_files(tmp_path, "data/train.csv", "data/test.csv", "data/README.md", "data/.cache/x.csv")
+    report, _ = make_data({"source": {"files": "data"}})
+    assert report.facts["left_out"] == ["data/.cache/x.csv", "data/README.md"]
+    assert "left out of the folder: data/.cache/x.csv and 1 more" in report.summary
+
+
 @pytest.mark.parametrize(
     ("files", "names", "message"),
     [

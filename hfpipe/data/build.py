@@ -103,7 +103,13 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
         ),
         data=found,
         ledger=closed,
-        facts={"text": texts, "files": given.found.files, "filled": dict(filled), **_sampled(given, plan)},
+        facts={
+            "text": texts,
+            "files": given.found.files,
+            "left_out": given.found.left_out,
+            "filled": dict(filled),
+            **_sampled(given, plan),
+        },
     )
 
 

@@ -59,6 +59,8 @@ class Findings:
     `first` is the name of the first, `files` their number."""
     types: dict[str, pa.DataType] = field(default_factory=dict)
     """Columns of Arrow and Parquet files whose type cannot be told from their first values."""
+    left_out: list[str] = field(default_factory=list)
+    """Names of the files of a folder that are not data files."""
 
     def add(self, name: str, facts: Mapping[str, Any]) -> None:
         """Note how a file was read, if it was not in the plain way of its format."""
@@ -71,11 +73,13 @@ class Findings:
         self.files.append({"first": name, "files": 1, **facts})
 
     def summary(self) -> Iterator[str]:
-        """Yield a phrase for each way of reading that is not the plain one."""
+        """Yield a phrase for each way of reading that is not the plain one, and for what was not read."""
         for entry in self.files:
             facts = {key: value for key, value in entry.items() if key not in ("first", "files")}
             said = ", ".join(f"{key} {_shown(value)}" for key, value in facts.items())
             yield f"{entry['first']}{_others(entry['files'])}: {said}"
+        if self.left_out:
+            yield f"left out of the folder: {self.left_out[0]}{_others(len(self.left_out))}"
 
 
 def _others(files: int) -> str:

@@ -26,18 +26,24 @@ _WORD = re.compile(rf"(?<![^\W\d_])({'|'.join(WORDS)})(?![^\W\d_])", re.IGNORECA
 _WILD = re.compile(r"[*?\[]")
 
 
-def split_files(patterns: Mapping[str | None, Found], base: Path) -> dict[str | None, list[Path]]:
+def split_files(
+    patterns: Mapping[str | None, Found], base: Path, left_out: list[str]
+) -> dict[str | None, list[Path]]:
     """Return split → files; the key is None where the files are one pool.
 
     A split that the recipe names holds what its patterns match. Otherwise the files of a folder or pattern go
     to the splits that their names state, if any states one: `train.csv`, `test-00000.csv`, `dev/a.csv`. The
-    pattern's own words state nothing.
+    pattern's own words state nothing. Files of a folder that are not data files are added to `left_out`.
     Raises DataError for a pattern that matches nothing, for a file that states no split next to files that
     do, or two, and for a file of a split whose name states another.
     """
     splits: dict[str | None, list[Path]] = {}
     for split, found in patterns.items():
-        stated = {path: word for pattern in found for path, word in _matched(pattern, found[pattern], base)}
+        stated = {
+            path: word
+            for pattern in found
+            for path, word in _matched(pattern, found[pattern], base, left_out)
+        }
         if split is None:
             _expect_no_list(list(found))
             splits |= _by_name(stated, base)
@@ -47,14 +53,16 @@ def split_files(patterns: Mapping[str | None, Found], base: Path) -> dict[str | 
     return splits
 
 
-def _matched(pattern: str, paths: Sequence[Path], base: Path) -> Iterator[tuple[Path, str | None]]:
+def _matched(
+    pattern: str, paths: Sequence[Path], base: Path, left_out: list[str]
+) -> Iterator[tuple[Path, str | None]]:
     """Yield the files of a pattern, each with the split that the rest of its name states."""
     if not paths:
         raise DataError(f"{pattern}: no file matches; fix the pattern, which is read relative to the recipe")
     wild = _WILD.search(pattern)
     for path in paths:
         if wild is None and path.is_dir():
-            for inside in _inside(pattern, path):
+            for inside in _inside(pattern, path, base, left_out):
                 yield inside, _stated(inside, len(path.as_posix()), base)
         elif wild is None:
             yield path, None
@@ -63,7 +71,7 @@ def _matched(pattern: str, paths: Sequence[Path], base: Path) -> Iterator[tuple[
             yield path, _stated(path, len(fixed) - 1, base)
 
 
-def _inside(pattern: str, folder: Path) -> list[Path]:
+def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list[Path]:
     """Return the data files below a folder, all of one format; hidden files and other kinds are left out."""
     below = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     shown = [path for path in below if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
@@ -73,6 +81,7 @@ def _inside(pattern: str, folder: Path) -> list[Path]:
         what = f"holds {' and '.join(formats)} files" if formats else "is a folder without data files"
         ending = files[0].name.partition(".")[2] if files else "jsonl"
         raise DataError(f"{pattern}: {what}; name those wanted, as {pattern.rstrip('/')}/*.{ending}")
+    left_out += [name_of(path, base) for path in below if path not in files]
     return files
 
 

@@ -27,7 +27,7 @@ def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOp
     Raises DataError when a pattern matches nothing, or it is not clear which split a file belongs to.
     """
     found = Findings()
-    files = split_files(patterns, base)
+    files = split_files(patterns, base, found.left_out)
     return Given({split: _rows(paths, base, options, found) for split, paths in files.items()}, found=found)
 
 
