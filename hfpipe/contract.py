@@ -327,6 +327,10 @@ class Task(Settings, ABC):
         """Return the columns that hold ids of classes, each with the names that the ids mean."""
         return {}
 
+    def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        """Return the columns that hold a value for each class, each with the class names in their order."""
+        return {}
+
     def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
         """Return the columns as `predictions.parquet` holds them, classes by name."""
         classes = {name: names for name, names in self.class_names(facts).items() if name in columns}

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfpipe.store import reading
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -97,10 +99,15 @@ def ledger(reports: Reports) -> pd.DataFrame:
 
 
 def predictions(path: Path) -> pd.DataFrame:
-    """Return what a system said of each row, in the order of the split."""
+    """Return the predictions of a system with the inputs of each row, in the order of the split.
+
+    `attrs["classes"]` has the class names of the columns that hold a value for each class, as `scores`.
+    Raises StageError when the file is damaged.
+    """
     import pandas as pd
 
-    return pd.read_parquet(path).sort_values("row", ignore_index=True)
+    with reading(path):
+        return pd.read_parquet(path).sort_values("row", ignore_index=True)
 
 
 def _frame(rows: Iterator[dict[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:

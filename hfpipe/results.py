@@ -102,7 +102,9 @@ class Run:
         """Return what the model of an evaluate stage, or one of its baselines, said of each row of the split.
 
         Rows are in the order of the split, and `id` is that of the data set, so that those of two systems
-        stand side by side. Raises RecipeError when there is no such stage or system.
+        stand side by side, with the inputs of the task. `scores` has a value for each class, in the order of
+        `attrs["classes"]["scores"]`. Raises RecipeError when there is no such stage or system, StageError
+        when the file is damaged.
         """
         path = predicted(self.folder(stage), system)
         if not path.is_file():

@@ -12,13 +12,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import small
+import torch
 from cases import CASES, recipe
 
 import hfpipe
 from hfpipe.contract import Task
 from hfpipe.errors import StageError
+from hfpipe.hf.loading import load_parts
 from hfpipe.hf.tables import facts, open_split
 from hfpipe.hf.tokenizer import load_tokenizer
+from hfpipe.modeling.class_names import named
+from hfpipe.own_code import Trusted
 from hfpipe.results import Run
 from hfpipe.tasks import TASKS, revive_task
 
@@ -44,7 +48,9 @@ def made(runs: Path) -> Callable[[str], Run]:
 
 
 def task_of(run: Run, name: str) -> Task:
-    return revive_task(run.made(f"{name}-learn").identity.settings["task"], small.ROOT)
+    folder = run.folders[f"{name}-learn"]
+    settings = run.made(f"{name}-learn").identity.settings["task"]
+    return revive_task(settings, small.ROOT, Trusted(), folder)
 
 
 def outcome(run: Run, stage: str) -> dict[str, tuple[float, float, float, int]]:
@@ -200,3 +206,46 @@ def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None
     answers = hfpipe.predict(run.folders[f"{name}-learn"], asked)
     assert len(answers) == 5
     assert all(answers)
+
+
+@each_task
+def test_predictions_carry_the_inputs_and_the_order_of_the_classes(
+    made: Callable[[str], Run], name: str
+) -> None:
+    run = made(name)
+    rows = open_split(run.folders[f"{name}-rows"], "test")
+    frame, task = run.predictions(f"{name}-score-7"), task_of(run, name)
+    assert frame["id"].tolist() == rows["id"]
+    for column in task.inputs:
+        assert [plain(value) for value in frame[column]] == list(rows[column])
+    known = facts(run.folders[f"{name}-rows"])
+    classes = frame.attrs["classes"]
+    assert classes == {column: list(names) for column, names in task.class_order(known).items()}
+    if name == "text-classification":
+        best = [classes["scores"][scores.argmax()] for scores in frame["scores"]]
+        assert best == frame["guess"].tolist()
+
+
+def plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+@each_task
+def test_a_head_keeps_what_it_predicts_by_name_and_nothing_else_is_new(
+    made: Callable[[str], Run], name: str
+) -> None:
+    run = made(name)
+    task, folder = task_of(run, name), run.folders[f"{name}-learn"]
+    head = task.head(facts(run.folders[f"{name}-rows"]))
+    same = load_parts(task.auto_class, folder, 3, head=head)
+    assert (same.changed, same.note) == ([], "")
+    if "id2label" not in head:
+        return
+    names = [head["id2label"][number] for number in range(len(head["id2label"]))]
+    turned = load_parts(task.auto_class, folder, 3, head=head | named(names[::-1]))
+    ids = torch.tensor([[2, 17, 18, 19, 3]])
+    with torch.no_grad():
+        mine, theirs = (each.model.eval()(input_ids=ids).logits for each in (same, turned))
+    assert theirs.flip(-1).numpy() == pytest.approx(mine.numpy(), abs=1e-6)
+    other = load_parts(task.auto_class, folder, 3, head=head | named([f"{name}?" for name in names]))
+    assert len(other.initialized) == 2

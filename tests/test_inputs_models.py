@@ -619,6 +619,42 @@ def test_fill_mask_by_a_pattern_has_the_classes_of_its_verbalizer(context: Make,
     assert "lacks the classes 'peak' of column 'label'" in fitted(context, {}, task)
 
 
+@pytest.mark.slow
+def test_predictions_carry_their_inputs_and_the_order_of_classes(context: Make, tmp_path: Path) -> None:
+    stored(tmp_path / "model", CLASSIFIER, head("pos", "neg"))
+    columns = {"guess": SENTENCES, "more": SENTENCES[::-1]}
+    data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1], **columns)
+    task = TextClassification(length=16, text="guess", text_pair="more")
+    _, rows = evaluated(context, task, baselines=["majority"])
+    assert rows["input_guess"].tolist() == SENTENCES
+    assert rows["more"].tolist() == SENTENCES[::-1]
+    assert rows.attrs["classes"] == {"scores": ["pos", "neg"]}
+    best = [rows.attrs["classes"]["scores"][scores.argmax()] for scores in rows["scores"]]
+    assert rows["guess"].tolist() == best
+    trivial = pd.read_parquet(tmp_path / "runs" / "score" / "predictions-majority.parquet")
+    assert trivial.attrs == rows.attrs
+    assert sorted(trivial["input_guess"]) == sorted(SENTENCES)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -9])
+def test_a_damaged_file_of_predictions_is_named_with_what_to_do(tmp_path: Path, kept: int) -> None:
+    from hfpipe import frames
+    from hfpipe.hf.predictions import Predictions, read
+
+    folder = tmp_path / "score-0123456789ab"
+    path = folder / "predictions.parquet"
+    with Predictions(path) as predictions:
+        predictions.add(["a", "b"], np.arange(2), {"gold": ["x", "y"], "guess": ["x", "x"]})
+    (folder / "stage.json").write_text("{}")
+    assert read(path)[1]["gold"].tolist() == ["x", "y"]
+    path.write_bytes(path.read_bytes()[:kept])
+    for opened in (read, frames.predictions):
+        with pytest.raises(StageError) as caught:
+            opened(path)
+        assert str(caught.value).startswith(f"{path}: cannot be read (")
+        assert f"delete {folder} and run its recipe again" in str(caught.value)
+
+
 def ran(case: str, folder: Path) -> Any:
     """Run a reported recipe and return what it left behind."""
     shutil.copytree(INPUTS / case, folder / case)

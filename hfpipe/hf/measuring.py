@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from hfpipe.hf.encoding import ROWS_AT_ONCE
-from hfpipe.hf.predictions import Predictions, joined
+from hfpipe.hf.predictions import Inputs, Predictions, joined
 from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import on_cpu
 from hfpipe.hf.tokenizer import tell_padding
@@ -74,7 +74,8 @@ def measure_model(
     """
     tell_padding(model, tokenizer)
     parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
-    with Predictions(parts[accelerator.process_index]) as predictions:
+    inputs, classes = Inputs(ground.rows, task.inputs), task.class_order(ground.facts)
+    with Predictions(parts[accelerator.process_index], inputs, classes) as predictions:
 
         def keep(positions: np.ndarray, columns: Columns) -> None:
             if len(positions):
@@ -108,7 +109,8 @@ def measure_baseline(
     advance: Callable[[int], None],
 ) -> Tally:
     """Return `tally` with a trivial baseline's guesses over the split, which are written to `out`."""
-    with Predictions(out) as predictions:
+    inputs, classes = Inputs(ground.rows, task.inputs), task.class_order(ground.facts)
+    with Predictions(out, inputs, classes) as predictions:
         for start in range(0, len(ground.rows), ROWS_AT_ONCE):
             batch = ground.rows[start : start + ROWS_AT_ONCE]
             columns = guess(batch)

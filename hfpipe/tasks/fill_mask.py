@@ -214,6 +214,9 @@ class FillMask(TokenTargets):
         names = facts.labels.get(self.label, [])
         return {} if self.verbalizer is None else {"gold": names, "guess": names}
 
+    def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        return {} if self.verbalizer is None else {"scores": facts.labels[self.label]}
+
     def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         if self.verbalizer is not None:
             guesses = self.shown(columns, facts)["guess"]

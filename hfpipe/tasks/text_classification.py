@@ -165,6 +165,10 @@ class TextClassification(Task):
         names = facts.labels.get(self.label, [])
         return {"gold": names, "guess": names} if facts.columns[self.label] == "label" else {}
 
+    def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        each = {"label": ("scores",), "labels": ("gold", "guess", "scores")}
+        return dict.fromkeys(each.get(facts.columns[self.label], ()), facts.labels.get(self.label, []))
+
     def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         kind = facts.columns[self.label]
         if kind == "float":
