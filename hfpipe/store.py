@@ -207,11 +207,16 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def is_stage_folder(name: str) -> bool:
+    """Tell whether a folder is called as those of stages are: a name and a key."""
+    return re.fullmatch(rf".+-[0-9a-f]{{{KEY_LENGTH}}}", name) is not None
+
+
 def advice_for_missing(folder: Path) -> str:
     """Return what to do about a folder that is not there, or lacks a file that it should hold."""
     if (folder / "stage.json").is_file():
         return f"delete {folder} and run its recipe again, which makes it again"
-    if re.fullmatch(rf".+-[0-9a-f]{{{KEY_LENGTH}}}", folder.name):
+    if is_stage_folder(folder.name):
         return "a stage made it; run its recipe again, which makes it again"
     return (
         "correct the file, or copy it again"

@@ -21,7 +21,7 @@ from hfpipe.recipe.settings import mistakes
 from hfpipe.recipe.words import listed
 from hfpipe.results import TRAINED
 from hfpipe.runner.hub import missing
-from hfpipe.store import read_stage
+from hfpipe.store import is_stage_folder, read_stage
 from hfpipe.targets import find_stage, split
 from hfpipe.tasks import TASKS, revive_task
 
@@ -75,7 +75,7 @@ def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:
     if Path(split(target)[0]).exists():
         run, stage = find_stage(target, runs, TRAINED, "trained model")
         return run.folder(stage), run.trusted
-    if runs in path.parents:
+    if runs in path.parents or is_stage_folder(path.name):
         raise RecipeError([Problem(f"{target}: is not there; hfpipe run its recipe first")])
     if not re.fullmatch(Place.pattern, target):
         raise RecipeError([Problem(f"{target}: is neither there nor {Place.meant}")])

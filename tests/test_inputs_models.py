@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_hf_inputs import BERT, Make, tokenizer
 
 import hfpipe
+from hfpipe import api
 from hfpipe.contract import Task
 from hfpipe.errors import HfpipeError, StageError
 from hfpipe.hf.loading import load_model, load_parts, new_config, new_model
@@ -118,6 +119,14 @@ def test_a_backbone_is_told_from_a_head_in_models_that_do_not_keep_it_apart(tmp_
     edited(tmp_path, renamed("decoder.block.0.layer.0", "decoder.block.0.layer.x"))
     for auto_class in ("AutoModelForQuestionAnswering", "AutoModelForSeq2SeqLM"):
         assert "lacks 6 weights (decoder.block.0.layer.0." in refused(tmp_path, auto_class)
+
+
+def test_a_decoder_keeps_its_backbone_under_a_head_that_gives_it_another_prefix(tmp_path: Path) -> None:
+    stored(tmp_path, "AutoModelForCausalLM", type="llama")
+    found = load_parts("AutoModelForQuestionAnswering", tmp_path, 3)
+    assert found.initialized == ["qa_outputs.bias", "qa_outputs.weight"]
+    tokens = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
+    assert found.model.get_input_embeddings().weight.equal(tokens)
 
 
 def test_a_head_that_the_config_declares_is_not_replaced(tmp_path: Path) -> None:
@@ -617,6 +626,50 @@ def test_fill_mask_by_a_pattern_has_the_classes_of_its_verbalizer(context: Make,
     assert set(rows["guess"]) <= set(words)
     data_set(tmp_path / "data", ("river", "peak"), [0, 1, 0, 1])
     assert "lacks the classes 'peak' of column 'label'" in fitted(context, {}, task)
+
+
+def test_the_mapping_that_a_message_writes_works_when_pasted(context: Make, tmp_path: Path) -> None:
+    import yaml
+
+    stored(tmp_path / "model", CLASSIFIER, head("NEG", "Pos"))
+    data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
+    advice = fitted(context, {}, TEXT).rpartition("; write ")[2]
+    _, rows = evaluated(context, TEXT, **yaml.safe_load(advice))
+    assert set(rows["guess"]) <= {"neg", "pos"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "entries", [{"type_vocab_size": 0}, {"max_position_embeddings": "x"}, {"id2label": 5}]
+)
+def test_an_odd_config_neither_breaks_a_plan_nor_a_run(tmp_path: Path, entries: dict[str, Any]) -> None:
+    configured(stored(tmp_path / "model", type="roberta"), **entries)
+    data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
+    clf = {"kind": "finetune", "task": "text-classification", "data": "./data", "model": "./model"}
+    (tmp_path / "r.yaml").write_text(json.dumps({"stages": {"clf": clf}}))
+    recipe = hfpipe.load(tmp_path / "r.yaml", ["clf.task.length=8"])
+    [size] = api.sizes(recipe, hfpipe.plan(recipe, tmp_path / "runs"))
+    assert size.notes
+    with pytest.raises(StageError, match="stage clf: ") as caught:
+        hfpipe.run(recipe, tmp_path / "runs", say=lambda _: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_stage_left_behind_is_missed_by_name(context: Make, tmp_path: Path) -> None:
+    from hfpipe.hf.tables import open_data
+
+    gone = tmp_path / "wiki-0123456789ab"
+    with pytest.raises(
+        HfpipeError, match=r"there is no such folder\); a stage made it; run its recipe again"
+    ):
+        open_data(gone)
+    with pytest.raises(HfpipeError, match="is not there; hfpipe run its recipe first"):
+        hfpipe.predict("other/clf-0123456789ab", "a text")
+    data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
+    stage = Evaluate(model="stage:clf", data="./data", task=TEXT)
+    clf = tmp_path / "clf-0123456789ab"
+    with pytest.raises(StageError, match="there is no such folder; a stage made it; run its recipe again"):
+        stage.prepare(context("score", inputs={"clf": clf}))
 
 
 @pytest.mark.slow

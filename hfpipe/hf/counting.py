@@ -103,10 +103,14 @@ def shape_of(auto_class: str, config: PretrainedConfig, adapter: Mapping[str, An
             model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
             if adapter is not None:
                 lora(model, adapter)
+        return _measured(model, config)
     except StageError:
         raise
-    except Exception as error:
+    except Exception as error:  # an odd entry may fail in any way
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
+
+
+def _measured(model: Any, config: PretrainedConfig) -> Shape:
     tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     looked_up = {id(weight): weight.numel() for weight in tables}
     output = model.get_output_embeddings()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,16 +145,10 @@ def load_parts(
         change = head_change(config, head or {})
         declared = list(config.architectures or [])
         config.update(head or {})
-        set_seed(seed)
-        model, info = opener.from_pretrained(
-            **source,
-            config=config,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # which are told by name below
-            dtype=torch.float32,
-            trust_remote_code=trust_remote_code,
-        )
-        found = LoadedNames.of(info)
+        wanted = {"config": config, "trust_remote_code": trust_remote_code}
+        model, found = _opened(opener, seed, **source, **wanted)
+        if found.missing and (renaming := _renaming(model, declared)):
+            model, found = _opened(opener, seed, **source, **wanted, key_mapping=renaming)
         check_fit(model, found, place, new_head=change.new or type(model).__name__ not in declared)
         random = [name for name in base.initialized if name in model.state_dict()] if base else []
         changed = change.apply(model, found.initialized, seed)
@@ -165,6 +160,28 @@ def load_parts(
     if base is not None and model.can_generate() and base.model.can_generate():
         model.generation_config = base.model.generation_config  # which lies with the base's weights only
     return _loaded(model, place, change, {*found.initialized, *random}, changed)
+
+
+def _opened(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, LoadedNames]:
+    """Load a model in float32, what it lacks initialized from the seed, and say what that is."""
+    set_seed(seed)
+    model, info = opener.from_pretrained(
+        **source,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # which `check_fit` names
+        dtype=torch.float32,
+    )
+    return model, LoadedNames.of(info)
+
+
+def _renaming(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]:
+    """Return how names in a file become the model's, where the class that was saved has another prefix.
+
+    In Transformers 5 Llama's head for question answering has, and would get a random backbone.
+    """
+    saved = getattr(transformers, declared[0], None) if declared else None
+    old, new = getattr(saved, "base_model_prefix", ""), model.base_model_prefix
+    return {rf"^{re.escape(old)}\.": f"{new}."} if old and new and old != new else {}
 
 
 def _loaded(
@@ -292,16 +309,13 @@ def _base(
     check_model_files(place)
     kept = whole_config(folder)
     config = kept or read_config(place, trust_remote_code=trust_remote_code)
-    set_seed(seed)
-    model, info = getattr(transformers, trained).from_pretrained(
+    model, found = _opened(
+        getattr(transformers, trained),
+        seed,
         **_stored(place),
         config=config,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        dtype=torch.float32,
         trust_remote_code=trust_remote_code,
     )
-    found = LoadedNames.of(info)
     check_fit(model, found, place, new_head=True)
     return Base(model, found.initialized)
 

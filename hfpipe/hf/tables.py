@@ -10,6 +10,7 @@ import datasets
 
 from hfpipe.errors import DataError
 from hfpipe.report import DataFacts, Report
+from hfpipe.store import advice_for_missing
 
 
 @contextmanager
@@ -32,7 +33,10 @@ def open_data(folder: Path) -> datasets.DatasetDict:
     try:
         data = datasets.load_from_disk(str(folder))
     except (FileNotFoundError, ValueError, OSError) as error:
-        raise DataError(f"{folder}: cannot be opened as a data set ({_first_line(error)})") from None
+        cause = _first_line(error) if folder.exists() else "there is no such folder"
+        raise DataError(
+            f"{folder}: cannot be opened as a data set ({cause}); {advice_for_missing(folder)}"
+        ) from None
     return data if isinstance(data, datasets.DatasetDict) else datasets.DatasetDict(train=data)
 
 
