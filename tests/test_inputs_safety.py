@@ -225,6 +225,59 @@ def test_a_link_in_a_package_never_leads_out_of_it(tmp_path: Path, monkeypatch: 
         in_package("small", "small/passwd")
 
 
+NUMBERS: dict[str, list[Any]] = {
+    "data.limit": [0, -1, -(2**63)],
+    "data.clean.0.min_chars": [0, -1],
+    "data.split.test": [0, -0.5, 1, ".nan", ".inf", "-.inf"],
+    "words.vocab_size": [-1, 15, 2**62],
+    "words.max_bytes": [0, -1],
+    "clf.task.length": [0, -1, -(2**63)],
+    "clf.early_stopping.patience": [0, -1],
+    "clf.early_stopping.threshold": [-0.1, ".nan", ".inf"],
+    "score.resamples": [0, -1, 2**62],
+    "score.batch_size": [0, -1],
+    "score.require.accuracy.min": [".nan", ".inf", "-.inf"],
+}
+WHOLE = """
+stages:
+  data:
+    kind: dataset
+    source: {files: a.txt}
+    columns: {text: t, label: l}
+    clean: [{min_chars: 3}]
+    split: {test: 0.2, validation: 0.2}
+  words: {kind: tokenizer, data: stage:data, algorithm: wordpiece}
+  clf:
+    kind: finetune
+    task: {kind: text-classification, length: 32}
+    data: stage:data
+    tokenizer: stage:words
+    model: {type: bert}
+  score: {kind: evaluate, model: stage:clf, data: stage:data}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, given in NUMBERS.items() for value in given]
+)
+def test_numbers_without_a_meaning_are_refused_before_anything_runs(
+    key: str, value: Any, recipe: Callable[[str], Path]
+) -> None:
+    path = recipe(WHOLE)
+    hfpipe.load(path)
+    told = [problem.message for problem in refused(path, (f"{key}={value}",)).problems]
+    assert any(message.startswith(f"--set {key}={value}: ") for message in told)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, "1e999", "9" * 5000])
+def test_numbers_that_no_library_holds_are_refused_in_every_setting(
+    key: str, value: Any, recipe: Callable[[str], Path]
+) -> None:
+    (problem,) = refused(recipe(WHOLE), (f"{key}={value}",)).problems
+    assert "is a larger number than" in problem.message or "is not of type !!int" in problem.message
+
+
 SETS = r"""
     = =1 a data data. data..x=1 .data=1 data.limit=[ data.limit=*x data.limit=!!python/object:os.system
     name.x=1 data.source.files.0=x seed= seed=nan stages=1 data=1

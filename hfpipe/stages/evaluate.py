@@ -65,7 +65,7 @@ class Evaluate(Stage):
     """Metric → bounds; the stage fails when a score misses them."""
     batch_size: int = Field(default=64, ge=1)
     """Examples a forward pass on each device; changes speed and memory, not scores."""
-    resamples: int = Field(default=1000, ge=100)
+    resamples: int = Field(default=1000, ge=100, le=1_000_000)
     """Bootstrap resamples behind each interval."""
     trust_remote_code: bool = False
     """Run the code that comes with a model or a metric from the Hub."""

@@ -44,7 +44,7 @@ class Tokenizer(Stage):
     For encoder-decoders `t5` (… </s>, <extra_id_0>), for Marian as well, or `bart` (<s> … </s>, <mask>), for
     RoBERTa as well. By default wordpiece goes with `bert`, bpe with `gpt`, unigram with `t5`.
     """
-    vocab_size: int = Field(default=8192, ge=16)
+    vocab_size: int = Field(default=8192, ge=16, le=10_000_000)
     """Pieces, special tokens included."""
     min_frequency: int = Field(default=2, ge=1)
     """How often a pair must occur to be merged."""
