@@ -25,6 +25,7 @@ from hfpipe.modeling.class_names import named
 from hfpipe.own_code import Trusted
 from hfpipe.results import Run
 from hfpipe.tasks import TASKS, revive_task
+from hfpipe.tokenization.spelling import control_tokens
 
 pytestmark = pytest.mark.slow
 each_task = pytest.mark.parametrize("name", CASES)
@@ -93,6 +94,32 @@ def test_a_batch_is_encoded_purely_and_no_token_is_lost_silently(
     assert sum(roomy.get("truncated", ())) == 0
     ledger = run.reports[f"{name}-learn"].ledger["train"]
     assert ledger["rows"] == run.reports[f"{name}-rows"].data.splits["train"]
+
+
+def typed(value: Any, token: str) -> Any:
+    """Return texts, or lists of words, in which a word became a token."""
+    if isinstance(value, str):
+        return value.replace(" the ", f" {token} ").replace(" of ", f" {token} ")
+    return [token if word in ("the", "of") else word for word in value] if value else value
+
+
+@each_task
+def test_a_control_token_typed_in_a_row_stays_text(made: Callable[[str], Run], name: str) -> None:
+    run = made(name)
+    task, tokenizer = task_of(run, name), load_tokenizer(run.folders[f"{name}-pieces"])
+    task = task.model_copy(update={"length": 1024})
+    rows, known = open_split(run.folders[f"{name}-rows"], "train")[:40], facts(run.folders[f"{name}-rows"])
+    texts = [column for column in task.inputs if known.columns[column] in ("string", "strings")]
+    for token in control_tokens(tokenizer)[:6]:
+        number = tokenizer.convert_tokens_to_ids(token)
+        if number == tokenizer.unk_token_id or token == getattr(task, "blank", None):
+            continue  # what is not in the vocabulary is unknown, and a blank is the format's
+        other = {**rows, **{column: [typed(value, token) for value in rows[column]] for column in texts}}
+        plain, changed = (
+            sum(list(ids).count(number) for ids in task.encode(each, tokenizer, known)["input_ids"])
+            for each in (rows, other)
+        )
+        assert changed == plain, token
 
 
 @each_task

@@ -417,6 +417,17 @@ LARGER = str(INPUTS / "33c-own-tokenizer-larger" / "model")
             },
             "an adapter leaves the embeddings as they are",
         ),
+        (
+            {
+                "score": {
+                    "kind": "evaluate",
+                    "model": LARGER,
+                    "data": "stage:data",
+                    "task": {"kind": "text-classification", "length": 16},
+                }
+            },
+            r"tokenizer of .* has 253 tokens, and its own embeddings have 251 rows; restore",
+        ),
     ],
 )
 def test_a_tokenizer_larger_than_the_embeddings_is_refused_with_advice_that_fits(

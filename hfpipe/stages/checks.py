@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
@@ -16,7 +16,7 @@ from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.training_defaults import schedule_fault
 from hfpipe.recipe.words import Keys, listed, meant, nearest
 from hfpipe.report import DataFacts
-from hfpipe.stages import known
+from hfpipe.stages import embedding_rows, known
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.text_to_text import TextToText
 
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from hfpipe.stages.evaluate import Evaluate
     from hfpipe.stages.tokenizer import Tokenizer
     from hfpipe.stages.train import _Train
-
-ADDED_BESIDE_ADAPTER = (
-    "an adapter leaves the embeddings as they are, and tokens added to the tokenizer would not be learned; "
-    "delete adapter, or take the model's own tokenizer"
-)
 
 Above = Mapping[str, Stage]
 Facts = Mapping[str, DataFacts]
@@ -65,31 +60,7 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
             f"next_sentence needs a model that tells two sentences apart; {model.kind} has no token types"
         )
         yield Problem(f"{message}, bert has", ("task", "next_sentence"))
-    yield from _vocabulary(stage, model.given.get("vocab_size"), pieces.size, above, base)
-
-
-def _vocabulary(stage: _Train, rows: Any, size: int | None, above: Above, base: Path) -> Iterator[Problem]:
-    """Check that the embeddings have a row for each token, or grow with tokens added to the model's own."""
-    if not isinstance(rows, int) or size is None or size <= rows:
-        return
-    if isinstance(stage.model, dict):
-        message = f"the tokenizer has {size} tokens and the embeddings of the model {rows} rows"
-        yield Problem(f"{message}; leave vocab_size out", ("model", "vocab_size"))
-        return
-    where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
-    own = known.pieces(stage.model, above, base).size
-    add = f"{{kind: tokenizer, tokenizer: {stage.model}, special_tokens: [...]}}"
-    if own is not None and own > rows:
-        message = f"the tokenizer of {stage.model} has {own} tokens, and its own embeddings have {rows} rows"
-        yield Problem(f"{message}; restore the tokenizer it was trained with, and add tokens by {add}", where)
-    elif stage.tokenizer is None or known.origin(stage.tokenizer, above, base) == known.origin(
-        stage.model, above, base
-    ):
-        if stage.adapter is not None:
-            yield Problem(ADDED_BESIDE_ADAPTER, ("adapter",))
-    else:
-        message = f"the tokenizer has {size} tokens and the embeddings of {stage.model} {rows} rows"
-        yield Problem(f"{message}; delete tokenizer to use the model's own, or extend that by {add}", where)
+    yield from embedding_rows.check_training(stage, model.given.get("vocab_size"), pieces.size, above, base)
 
 
 def _length(task: Task, model: known.Model) -> Iterator[Problem]:
@@ -303,6 +274,9 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         yield Problem(
             "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)
         )
+    yield from embedding_rows.check_evaluated(stage.model, ("model",), above, base)
+    for number, baseline in enumerate(stage.baselines):
+        yield from embedding_rows.check_evaluated(baseline, ("baselines", number), above, base)
     yield from _baselines(stage, task if isinstance(task, Task) else None)
 
 

@@ -184,7 +184,7 @@ class _Train(Stage):
         """
         from hfpipe.hf.tokenizer import load_tokenizer
         from hfpipe.modeling.embeddings import check_rows, rows_needed
-        from hfpipe.stages.checks import ADDED_BESIDE_ADAPTER
+        from hfpipe.stages.embedding_rows import ADDED_BESIDE_ADAPTER
 
         own = None
         if rows is None or rows_needed(tokenizer) <= rows:

@@ -1,0 +1,58 @@
+"""Whether the embeddings of a model have a row for each token, found before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.contract import Stage
+from hfpipe.errors import Problem
+from hfpipe.places import Place
+from hfpipe.recipe.words import Keys
+from hfpipe.stages import known
+
+if TYPE_CHECKING:
+    from hfpipe.stages.train import _Train
+
+ADDED_BESIDE_ADAPTER = (
+    "an adapter leaves the embeddings as they are, and tokens added to the tokenizer would not be learned; "
+    "delete adapter, or take the model's own tokenizer"
+)
+
+
+def check_training(
+    stage: _Train, rows: Any, size: int | None, above: Mapping[str, Stage], base: Path
+) -> Iterator[Problem]:
+    """Check that the embeddings have a row for each token, or grow with tokens added to the model's own."""
+    if not isinstance(rows, int) or size is None or size <= rows:
+        return
+    if isinstance(stage.model, dict):
+        message = f"the tokenizer has {size} tokens and the embeddings of the model {rows} rows"
+        yield Problem(f"{message}; leave vocab_size out", ("model", "vocab_size"))
+        return
+    where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
+    own = known.pieces(stage.model, above, base).size
+    add = f"{{kind: tokenizer, tokenizer: {stage.model}, special_tokens: [...]}}"
+    if own is not None and own > rows:
+        message = f"the tokenizer of {stage.model} has {own} tokens, and its own embeddings have {rows} rows"
+        yield Problem(f"{message}; restore the tokenizer it was trained with, and add tokens by {add}", where)
+    elif stage.tokenizer is None or known.origin(stage.tokenizer, above, base) == known.origin(
+        stage.model, above, base
+    ):
+        if stage.adapter is not None:
+            yield Problem(ADDED_BESIDE_ADAPTER, ("adapter",))
+    else:
+        message = f"the tokenizer has {size} tokens and the embeddings of {stage.model} {rows} rows"
+        yield Problem(f"{message}; delete tokenizer to use the model's own, or extend that by {add}", where)
+
+
+def check_evaluated(place: Place, path: Keys, above: Mapping[str, Stage], base: Path) -> Iterator[Problem]:
+    """Yield why a model in a folder, or in the Hub's cache, cannot read all that its own tokenizer makes."""
+    if place.stage is not None or place in getattr(place, "trivial", ()):
+        return
+    model, size = known.model(place, above, base), known.pieces(place, above, base).size
+    rows = model.given.get("vocab_size") if model is not None else None
+    if isinstance(rows, int) and size is not None and size > rows:
+        message = f"the tokenizer of {place} has {size} tokens, and its own embeddings have {rows} rows"
+        yield Problem(f"{message}; restore the tokenizer it was trained with", path)
