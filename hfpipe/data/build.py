@@ -77,10 +77,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
                 writer.add(row, split)
                 ledger.keep(row, split)
             take_out_rare_classes(labels, writer, ledger)
-            rare = [reason(label) for label in labels if label.settings.min_count is not None]
-            steps = (step.reason for step in plan.steps)
-            reasons = list(dict.fromkeys([MISSING, *steps, *rare, *ledger.rows_lost]))
-            closed = ledger.close(reasons)
+            closed = ledger.close(_reasons(plan, labels, ledger))
             _expect_train(ledger, given)
             for label in labels:
                 label.check()
@@ -88,19 +85,15 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     found = facts_of(data)
     del data  # it maps the scratch files
     shutil.rmtree(scratch)
+    columns = [
+        f"text: {', '.join(texts)}",
+        *_labels(labels),
+        f"id: {'id' if own_ids else 'made of the text'}",
+    ]
+    columns += [*talks.summary(), *spans.summary()]
     return Report(
         kind="dataset",
-        summary="; ".join(
-            [
-                *_rows(ledger, found.splits),
-                f"text: {', '.join(texts)}",
-                *_labels(labels),
-                f"id: {'id' if own_ids else 'made of the text'}",
-                *talks.summary(),
-                *spans.summary(),
-                *_reading(given, plan, filled),
-            ]
-        ),
+        summary="; ".join([*_rows(ledger, found.splits), *columns, *_reading(given, plan, filled)]),
         data=found,
         ledger=closed,
         facts={
@@ -111,6 +104,13 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
             **_sampled(given, plan),
         },
     )
+
+
+def _reasons(plan: Plan, labels: Sequence[Label], ledger: Ledger) -> list[str]:
+    """Return what may take rows, in the order in which it does, each once."""
+    steps = (step.reason for step in plan.steps)
+    rare = [reason(label) for label in labels if label.settings.min_count is not None]
+    return list(dict.fromkeys([MISSING, *steps, *rare, *ledger.rows_lost]))
 
 
 def _renamed(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
