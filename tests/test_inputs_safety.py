@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -223,6 +226,19 @@ def test_a_link_in_a_package_never_leads_out_of_it(tmp_path: Path, monkeypatch: 
     assert in_package("small", "small/rows.txt").read_text() == "One.\n"
     with pytest.raises(DataError, match="leads out of the package"):
         in_package("small", "small/passwd")
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0b"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_column_whose_name_holds_a_zero_byte_is_named(
+    name: str, kind: str, tmp_path: Path, make_data: Callable[..., Any]
+) -> None:
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": ["One.", "Two."], name: [1, 2]}), tmp_path / "a.parquet")
+    else:
+        (tmp_path / "a.jsonl").write_text(json.dumps({"text": "One.", name: 1}))
+    with pytest.raises(DataError, match="holds a zero byte; rename it"):
+        make_data({"source": {"files": f"a.{kind}"}})
 
 
 NUMBERS: dict[str, list[Any]] = {
