@@ -157,7 +157,10 @@ def classes(
         return None  # which is said where it is trained
     head = own.head(learned)
     config = SimpleNamespace(id2label=head.get("id2label"), problem_type=head.get("problem_type"))
-    return task.known(cast("PretrainedConfig", config))
+    try:
+        return task.known(cast("PretrainedConfig", config))
+    except AttributeError:  # user code may read more of a config, which is there once the model is
+        return None
 
 
 def _before(above: Mapping[str, Stage], name: str) -> dict[str, Stage]:
