@@ -337,10 +337,8 @@ def _not_compared(
     """Say which scores a system has not, and which two have and are yet not compared by."""
     yield from (f"{score} is left out: {why}" for score, why in mine.undefined().items())
     for name, tally in tallies.items():
-        mine_lack = mine.undefined()
-        for score, why in tally.undefined().items():
-            if score not in mine_lack:
-                yield f"{score} of {name} is left out: {why}"
+        theirs = {score: why for score, why in tally.undefined().items() if score not in mine.undefined()}
+        yield from (f"{score} of {name} is left out: {why}" for score, why in theirs.items())
         shared = {metric.name for metric in mine.defined} & {metric.name for metric in tally.defined}
         lacking = sorted(shared - comparisons[name].keys())
         if lacking:
