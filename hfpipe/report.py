@@ -76,6 +76,8 @@ class DataFacts(Record):
     """Split → number of rows."""
     labels: dict[str, list[str]] = {}
     """Column of classes → their names, in the order of their ids."""
+    dropped: dict[str, int] = {}
+    """Reason → rows that were dropped while the data set was built."""
 
 
 class Report(Record):

@@ -9,12 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import chat
 import datasets
 import pieces
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import hfpipe
 from hfpipe.data.alignment import Change, apply, move
@@ -26,7 +29,7 @@ from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
 from hfpipe.data.spans import find_spans
 from hfpipe.data.steps import Clean
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, RecipeError
 from hfpipe.hf.encoding import encode
 from hfpipe.hf.nested import read_rows
 from hfpipe.hf.origins import name_row
@@ -637,6 +640,51 @@ def test_a_missing_second_reference_is_none(tmp_path: Path, make_data: Make) -> 
     assert task.gold(split[:]).tolist() == [["d e", "f g"], ["d e"]]
 
 
+@pytest.mark.parametrize("missing", ["text", "input"])
+def test_the_rows_that_were_dropped_are_told_with_the_split_that_is_missing(
+    missing: str, tmp_path: Path
+) -> None:
+    rows = [{"text": f"row {n}" if n < 5 else None, "n": n} for n in range(40)]
+    jsonl(tmp_path / "a.jsonl", rows)
+    clean = [{"drop": {"n": list(range(5, 40))}}] if missing == "input" else []
+    rows_of = {
+        "kind": "dataset",
+        "source": {"files": "a.jsonl"},
+        "clean": clean,
+        "split": {"validation": 0.001},
+    }
+    if missing == "input":
+        jsonl(tmp_path / "a.jsonl", [{"text": f"row {n}", "n": n} for n in range(40)])
+    score = {"kind": "evaluate", "model": "stage:lm", "data": "stage:data", "split": "validation"}
+    words = {"kind": "tokenizer", "data": "stage:data", "algorithm": "bpe", "vocab_size": 300}
+    model = {"type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1}
+    learn = {
+        "kind": "pretrain",
+        "task": "causal-lm",
+        "data": "stage:data",
+        "tokenizer": "stage:words",
+        "model": model,
+    }
+    stages = {"data": rows_of, "words": words, "lm": learn, "score": score}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "few", "stages": stages}), encoding="utf-8")
+    said: list[str] = []
+    for _ in range(2):  # the second time from the data set that is done
+        with pytest.raises(RecipeError, match=r"\(35 of 40 rows were dropped: .* took 35\)"):
+            hfpipe.run(hfpipe.load(tmp_path / "recipe.yaml"), tmp_path / "runs", say=said.append)
+    assert "35 dropped" in said[0]
+
+
+def test_a_missing_key_of_alpaca_is_null_and_read(tmp_path: Path) -> None:
+    done = run("23-alpaca-missing-input", tmp_path)
+    rows = {row["instruction"]: row["input"] for row in all_rows(done.folders["data"])}
+    assert rows["say hello"] is None
+    split = open_split(done.folders["data"], "train")
+    words = pieces.tokenizer(["say hello"], "bpe")
+    task, known = ALPACA, facts(done.folders["data"])
+    encode(task, split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None)
+    assert task.optional == ("instruction", "input")
+
+
 # Where a row came from
 
 
@@ -694,8 +742,6 @@ def test_the_row_that_a_task_cannot_read_is_named(tmp_path: Path, make_data: Mak
     rows[6]["messages"].pop()
     jsonl(tmp_path / "a.jsonl", rows)
     _, folder = make_data({"source": {"files": "a.jsonl"}})
-    import chat
-
     words = chat.taught(pieces.tokenizer(["Say it."], "bpe"))
     with pytest.raises(DataError, match=r"^a\.jsonl, line 7 \(id 'q6'\): .* has no answer"):
         encode(
@@ -707,3 +753,148 @@ def test_the_row_that_a_task_cannot_read_is_named(tmp_path: Path, make_data: Mak
             packed=False,
             advance=lambda _: None,
         )
+
+
+# Tools
+
+TOOLED = """{% if tools %}tools {{ tools | tojson }}
+{% endif %}""" + chat.CHATML.replace(
+    "{{ message.content }}",
+    "{{ message.content }}{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}",
+)
+
+
+def tooled() -> Any:
+    return chat.taught(pieces.tokenizer(["say it tools name arguments"], "bpe"), TOOLED)
+
+
+@pytest.fixture
+def calls(tmp_path: Path, make_data: Make) -> Path:
+    """Return the folder of conversations that call tools, each other ones."""
+    jsonl(tmp_path / "a.jsonl", [calling(arguments, number) for number, arguments in enumerate(CALLS)])
+    return make_data({"source": {"files": "a.jsonl"}, "columns": {"messages": "messages", "tools": "tools"}})[
+        1
+    ]
+
+
+def test_tools_and_calls_reach_the_prompt_as_written(calls: Path, tmp_path: Path) -> None:
+    words, task = tooled(), TextGeneration(messages="messages", tools="tools", length=400)
+    split, known = open_split(calls, "train"), facts(calls)
+    assert list(task.check(known)) == []
+    examples, _ = encode(
+        task, split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None
+    )
+    for number, arguments in enumerate(CALLS):
+        row = calling(arguments, number)
+        wanted = words.apply_chat_template(row["messages"], tools=row["tools"], tokenize=False)
+        assert words.decode(examples[(0, number)]["input_ids"]) == wanted.rstrip("\n")
+        assert json.dumps(arguments) in wanted
+
+
+def test_tools_that_no_prompt_would_hold_are_told(calls: Path) -> None:
+    [problem] = TextGeneration(messages="messages").check(facts(calls))
+    assert "add tools: tools to the task" in problem.message
+    with pytest.raises(ValidationError, match="tools go with messages"):
+        TextGeneration(tools="tools")
+
+
+def test_a_call_without_content_is_learned(tmp_path: Path, make_data: Make) -> None:
+    rows = [calling({"x": n}, n) for n in range(3)]
+    for row in rows:
+        del row["messages"][2], row["tools"], row["extra"]
+    rows[0]["messages"][1]["content"] = None
+    del rows[1]["messages"][1]["content"]
+    jsonl(tmp_path / "a.jsonl", rows)
+    _, folder = make_data({"source": {"files": "a.jsonl"}, "clean": [{"dedup": "exact"}]})
+    words, task = tooled(), TextGeneration(messages="messages", length=200)
+    split = open_split(folder, "train")
+    assert [row["messages"] for row in all_rows(folder)] == [row["messages"] for row in rows]
+    examples, _ = encode(
+        task, split, words, facts(folder), tmp_path / "a", packed=False, advance=lambda _: None
+    )
+    for number in range(3):
+        text = words.decode(examples[(0, number)]["input_ids"])
+        assert text.endswith(f'"arguments": {{"x": {number}}}}}}}]<|im_end|>')
+    assert task.gold(split[:]).tolist() == ["", "", ""]
+
+
+def test_conversations_that_differ_in_their_calls_are_no_duplicates(tmp_path: Path, make_data: Make) -> None:
+    rows = [{"messages": calling({"x": n // 2}, 0)["messages"]} for n in range(6)]
+    jsonl(tmp_path / "a.jsonl", rows)
+    report, folder = make_data({"source": {"files": "a.jsonl"}, "clean": [{"dedup": "exact"}]})
+    assert report.ledger["rows"]["dedup: exact"] == 3
+    assert [row["messages"] for row in all_rows(folder)] == [row["messages"] for row in rows[::2]]
+
+
+FORMS_OF_TALK: dict[str, list[dict[str, Any]]] = {
+    "openai": [calling({"city": city}, number) for number, city in enumerate(("Oslo", "Lima"))],
+    "sharegpt": [
+        {"conversations": [{"from": "human", "value": f"Say {n}."}, {"from": "gpt", "value": f"{n}."}]}
+        for n in range(2)
+    ],
+    "alpaca": [
+        {"instruction": "Say it twice.", "input": "It.", "output": "It. It."},
+        {"instruction": "Say hello.", "output": "Hello."},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FORMS_OF_TALK)
+def test_conversations_are_learned_as_the_readme_writes_them(
+    name: str, tmp_path: Path, make_data: Make
+) -> None:
+    readme = (INPUTS.parent.parent / "README.md").read_text(encoding="utf-8")
+    [block] = [block for block in re.findall(r"(?ms)^```yaml\n(.*?)^```$", readme) if "sharegpt:" in block]
+    tasks = yaml.safe_load(block)
+    assert tasks.keys() == FORMS_OF_TALK.keys()
+    task, words = TextGeneration.model_validate(tasks[name]), tooled()
+    jsonl(tmp_path / "a.jsonl", FORMS_OF_TALK[name])
+    report, folder = make_data({"source": {"files": "a.jsonl"}})
+    assert report.data is not None
+    assert list(task.check(report.data)) == []
+    split = open_split(folder, "train")
+    examples, _ = encode(
+        task, split, words, report.data, tmp_path / "t", packed=False, advance=lambda _: None
+    )
+    assert len(examples) == 2
+    prompts = [words.decode(examples[(0, n)]["input_ids"]) for n in range(2)]
+    assert all("<|im_start|>user" in prompt and "<|im_start|>assistant" in prompt for prompt in prompts)
+    assert "None" not in "".join(prompts)
+    assert ("Oslo" in prompts[0]) == (name == "openai")
+    assert "Oslo" not in prompts[1]
+
+
+# Predictions
+
+
+def test_objects_and_places_of_rows_reach_a_prediction_as_they_are_written(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    words = tooled()
+    words.save_pretrained(tmp_path / "model")
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=len(words),
+        n_embd=16,
+        n_layer=1,
+        n_head=1,
+        bos_token_id=0,
+        eos_token_id=words.eos_token_id,
+        initializer_range=0.9,  # so that every token of the prompt counts
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    rows = [
+        {name: value for name, value in calling(each, n).items() if name != "extra"}
+        for n, each in enumerate(CALLS)
+    ]
+    options = ["messages=messages", "tools=tools", "length=600", "generation={max_new_tokens: 6}"]
+    ask = {"task": "text-generation", "options": options, "batch_size": 1}
+    together = hfpipe.predict(tmp_path / "model", rows, **ask)
+    assert len({answer["generated_text"] for answer in together}) == len(rows)
+    assert together == [hfpipe.predict(tmp_path / "model", [row], **ask)[0] for row in rows]
+    rows[3]["messages"] = [{"role": "user"}]
+    with pytest.raises(DataError, match=r"^text 4: column 'messages' holds"):
+        hfpipe.predict(tmp_path / "model", rows, **ask)
+    more = [rows[0]] * 20 + [rows[3]]  # beyond the first chunk
+    with pytest.raises(DataError, match=r"^text 21: column 'messages' holds"):
+        hfpipe.predict(tmp_path / "model", more, **ask)

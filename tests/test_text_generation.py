@@ -161,7 +161,7 @@ def test_what_is_no_conversation_is_told_in_one_line() -> None:
     pieces = chat.taught(tokenizer(TEXTS, "bpe"))
     task = TextGeneration(messages="messages")
     for talk, words in [
-        (TALK[:2], "has no answer; drop such rows"),
+        (TALK[:2], "has no answer; take such rows out"),
         ([{"from": "human", "value": "Hello"}], "where messages {role, content} belong"),
         ([], "where messages"),
     ]:

@@ -25,8 +25,8 @@ LONGEST = 100_000_000
 """Bytes of a line; what is longer has no end."""
 Values = Mapping[str, Any]
 Answer = dict[str, Any]
-Ask = Callable[[Iterator[Values]], Iterator[tuple[Values, Answer]]]
-"""Yields each row with what a model says of it, in order."""
+Ask = Callable[[Iterator[tuple[str, Values]]], Iterator[tuple[Values, Answer]]]
+"""Takes rows with what a message calls each, and yields each row with what a model says of it, in order."""
 Given = str | Path | TextIO | Iterable[str | Mapping[str, Any]]
 """A text, texts, rows that hold what a task reads, an open file of lines, or the path of a file of rows."""
 
@@ -87,11 +87,11 @@ def answered(given: Iterator[Row], inputs: Sequence[str], ask: Ask) -> Iterator[
     waiting: deque[Row] = deque()
     blank = _Blank(inputs)
 
-    def full() -> Iterator[Values]:
+    def full() -> Iterator[tuple[str, Values]]:
         for row in given:
             waiting.append(row)
             if not blank.seen(row):
-                yield row.values
+                yield row.place, row.values
 
     def blanks() -> Iterator[tuple[Values, None]]:
         while waiting and blank.holds(waiting[0]):

@@ -82,7 +82,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
             for label in labels:
                 label.check()
             data = writer.save(ctx.folder)
-    found = facts_of(data)
+    found = facts_of(data).model_copy(update={"dropped": dict(+ledger.rows_lost)})
     del data  # it maps the scratch files
     shutil.rmtree(scratch)
     columns = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -105,6 +106,7 @@ def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> I
     for row in rows:
         found = [_texts(row, name) for name in columns]
         row.texts = [text or "" for texts in found for text in texts]
+        row.calls = _calls(row, columns)
         ledger.enter(row.characters)
         incomplete = any(
             None in texts for name, texts in zip(columns, found, strict=True) if row.values[name] is not None
@@ -128,6 +130,18 @@ def _texts(row: Row, name: str) -> list[str | None]:
         f"{row.place}: {name!r} is {value!r:.40}, not a string; write it in quotes, or name the "
         "text columns with `text`"
     )
+
+
+def _calls(row: Row, columns: Sequence[str]) -> str:
+    """Return the calls of tools in the conversations of a row as JSON, nothing where there are none."""
+    found = [
+        [message.get(key) for key in CALLS]
+        for name in columns
+        if is_conversation(row.values[name])
+        for message in row.values[name]
+        if any(message.get(key) for key in CALLS)
+    ]
+    return json.dumps(found, default=str) if found else ""
 
 
 def _said(message: Mapping[str, Any]) -> str | None:

@@ -33,6 +33,8 @@ class Row:
 
     Changed by `rewrite`.
     """
+    calls: str = ""
+    """Calls of tools in conversations as JSON, by which rows of equal texts may differ."""
     _digest: bytes = b""
     sparse: bool = False
     """Whether a column may be missing and is null then, as in JSON."""
@@ -59,9 +61,10 @@ class Row:
                 self.values[name] = _rewritten(old, rest)
 
     def digest(self) -> bytes:
-        """Return 16 bytes that tell the texts apart; lengths go in so that columns cannot run together."""
+        """Return 16 bytes that tell texts and calls apart; lengths keep columns from running together."""
         if not self._digest:
-            parts = [text.encode("utf-8", "surrogatepass") for text in self.texts]
+            texts = [*self.texts, self.calls] if self.calls else self.texts
+            parts = [text.encode("utf-8", "surrogatepass") for text in texts]
             lengths = [len(part).to_bytes(8, "little") for part in parts]
             self._digest = blake2b(b"".join(chain(lengths, parts)), digest_size=16).digest()
         return self._digest

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hfpipe.errors import StageError
 from hfpipe.hf.source_target import end_token, opened
-from hfpipe.tokenization.chat import ASSISTANT, Chat, Messages
+from hfpipe.tokenization.chat import ASSISTANT, Chat, Messages, Tools
 from hfpipe.tokenization.encoding import encode_plain
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, li
     return _piece(tokenizer, opened(tokenizer, prompt), said, limits)
 
 
-def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits) -> list[Piece]:
+def conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits, tools: Tools = None
+) -> list[Piece]:
     """Return the examples of a conversation that has an answer; every answer in it is learned once.
 
     What the chat template writes is found by writing the conversation up to each answer, and on to its end.
@@ -52,7 +54,7 @@ def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits:
     what came before it. Raises StageError when the template has no place where an answer begins.
     """
     turns = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
-    chat = Chat(tokenizer, messages)
+    chat = Chat(tokenizer, messages, tools)
     befores = [chat.write(messages[:number], asking=True) for number in turns]
     afters = [chat.write(messages[: number + 1], asking=False) for number in turns]
     for before, after in zip(befores, afters, strict=True):
@@ -76,11 +78,13 @@ def conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits:
     ]
 
 
-def question(tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits) -> Piece:
+def question(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits, tools: Tools = None
+) -> Piece:
     """Return what a model is asked by a conversation, the answer that it may end with left aside."""
     while messages and messages[-1]["role"] == ASSISTANT:
         messages = messages[:-1]
-    chat = Chat(tokenizer, messages)
+    chat = Chat(tokenizer, messages, tools)
     return _piece(tokenizer, _ids(tokenizer, chat, chat.write(messages, asking=True)), [], limits)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +75,13 @@ def encode(
     *,
     packed: bool,
     advance: Callable[[int], None],
+    name: Callable[[int], str] | None = None,
 ) -> tuple[Examples, dict[str, int]]:
     """Encode a split into an Arrow file at `path`, or open it when it is there; return it and its ledger.
 
     `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
     nothing is padded (only the last may be shorter); otherwise a packed task is cut into its `windows`.
+    `name` returns what a message calls a row; by default where it was read.
     The ledger counts rows read, tokens written, tokens the task truncated, and examples.
     Raises DataError at the first row that lacks a text or a class, or that the task cannot read, and names
     where it was read; StageError when no example is left.
@@ -88,8 +90,9 @@ def encode(
     if not ledger_file.exists():
         laid_end_to_end = task.packed and packed
         made = task.encode if laid_end_to_end or not task.packed else task.windows
-        read = _read(rows, task, facts)
-        batches = _encoded(made, read, rows, tokenizer, facts, advance)
+        name = name or partial(name_row, rows)
+        read = _read(rows, task, facts, name)
+        batches = _encoded(made, read, name, tokenizer, facts, advance)
         ledger = _write(_packed(batches, task) if laid_end_to_end else batches, path)
         write_whole(ledger_file, json.dumps(ledger))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
@@ -104,7 +107,9 @@ Encoded = dict[str, Any]
 """Columns of a batch, `input_ids` a list of integer lists, and under `rows` how many rows they are of."""
 
 
-def _read(rows: datasets.Dataset, task: Task, facts: DataFacts) -> Iterator[tuple[range, Rows]]:
+def _read(
+    rows: datasets.Dataset, task: Task, facts: DataFacts, name: Callable[[int], str]
+) -> Iterator[tuple[range, Rows]]:
     """Yield some rows at a time and their positions, once it is known that they hold what they have to."""
     for start in range(0, len(rows), ROWS_AT_ONCE):
         positions = range(start, min(start + ROWS_AT_ONCE, len(rows)))
@@ -114,12 +119,11 @@ def _read(rows: datasets.Dataset, task: Task, facts: DataFacts) -> Iterator[tupl
             for position, value in zip(positions, batch[column], strict=True):
                 missing = value is None and column in task.optional
                 if not missing and not _fits(value, kind, classes):
-                    raise _misfit(rows, position, column, value, TOLD[facts.columns[column]])
+                    raise _misfit(name(position), column, value, TOLD[facts.columns[column]])
         yield positions, batch
 
 
-def _misfit(rows: datasets.Dataset, position: int, column: str, value: Any, what: str) -> DataError:
-    place = name_row(rows, position)
+def _misfit(place: str, column: str, value: Any, what: str) -> DataError:
     if value is None:
         name = column if column.isidentifier() else json.dumps(column, ensure_ascii=False)
         return DataError(
@@ -144,7 +148,7 @@ def _fits(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
 def _encoded(
     made: Callable[..., Rows],
     batches: Iterator[tuple[range, Rows]],
-    rows: datasets.Dataset,
+    name: Callable[[int], str],
     tokenizer: PreTrainedTokenizerBase,
     facts: DataFacts,
     advance: Callable[[int], None],
@@ -162,7 +166,7 @@ def _encoded(
                         facts,
                     )
                 except DataError as error:
-                    raise DataError(f"{name_row(rows, position)}: {error}") from error
+                    raise DataError(f"{name(position)}: {error}") from error
             raise
         encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + positions.start
         yield encoded

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import pyarrow as pa
 
+from hfpipe.errors import DataError
+
 if TYPE_CHECKING:
     from hfpipe.contract import Rows
 
@@ -86,6 +88,27 @@ def json_columns(features: Mapping[str, Any]) -> list[str]:
 def from_json(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Return the values of a column of JSON text."""
     return [None if text is None else json.loads(text) for text in column.to_pylist()]
+
+
+def to_dataset(columns: Mapping[str, Sequence[Any]]) -> datasets.Dataset:
+    """Return columns of Python values as a data set, those of objects as JSON text.
+
+    Raises DataError for an object that would not come back as it was.
+    """
+    arrays: dict[str, Any] = {}
+    features: dict[str, Any] = {}
+    for name, values in columns.items():
+        if any(map(holds_objects, values)):
+            try:
+                arrays[name] = pa.array([to_json(value) for value in values], JSON)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{name!r} holds {error}; write it as a string") from None
+            features[name] = datasets.Json()
+        else:
+            plain = datasets.Dataset.from_dict({name: values})
+            arrays[name], features[name] = plain.data.column(name), plain.features[name]
+    info = datasets.DatasetInfo(features=datasets.Features(features))
+    return datasets.Dataset(pa.table(arrays), info)
 
 
 def read_rows(rows: datasets.Dataset, positions: range) -> Rows:

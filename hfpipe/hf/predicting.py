@@ -6,15 +6,15 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import datasets
 import torch
 
 from hfpipe.errors import HfpipeError, StageError
 from hfpipe.hf.encoding import encode
 from hfpipe.hf.loading import load_model, loading, read_config
 from hfpipe.hf.measuring import new_accelerator
+from hfpipe.hf.nested import to_dataset
 from hfpipe.hf.positions import refusals
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.scoring import Reading, shared
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Asked = Mapping[str, Any]
 """A row that holds at least what the task reads."""
 BATCHES_AT_ONCE = 8
@@ -65,32 +66,34 @@ class Predictor:
             raise StageError(f"model {place}: {why}")
         self.batch_size = batch_size
 
-    def answers(self, rows: Iterable[Asked]) -> Iterator[tuple[Asked, dict[str, Any]]]:
+    def answers(self, rows: Iterable[tuple[str, Asked]]) -> Iterator[tuple[Asked, dict[str, Any]]]:
         """Yield each row with what the model says of it, in order, holding only some batches in memory.
 
-        Raises StageError when a row is too short to be read, or its scores are not finite. What `rows` raises
-        comes after the answers to the rows before it.
+        Each row comes with what a message calls it. Raises DataError at a row that the task cannot read,
+        StageError when a row is too short to be read, or its scores are not finite. What `rows` raises comes
+        after the answers to the rows before it.
         """
-        number, examples, truncated = 0, 0, 0
+        examples, truncated = 0, 0
         for chunk in _chunks(rows, BATCHES_AT_ONCE * self.batch_size):
             found, ledger = self._chunk(chunk, examples)
             examples += ledger["examples"]  # what is drawn at random depends on it, and on no batch size
             truncated += ledger["truncated"]
-            for row, answer in zip(chunk, found, strict=True):
-                number += 1
+            for (place, row), answer in zip(chunk, found, strict=True):
                 if finite_or_null(answer) != answer:
                     raise StageError(
-                        f"row {number}: the model's scores are not finite numbers, so there is no "
-                        "prediction; its weights are too large to be added up in float32"
+                        f"{place}: the model's scores are not finite numbers, so there is no prediction; its "
+                        "weights are too large to be added up in float32"
                     )
                 yield row, answer
         if truncated:
             length = self.reading.task.length
             log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
 
-    def _chunk(self, chunk: Sequence[Asked], before: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    def _chunk(
+        self, chunk: Sequence[tuple[str, Asked]], before: int
+    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
         reading = self.reading
-        table = datasets.Dataset.from_dict(self._columns(chunk))
+        table = to_dataset(self._columns([row for _, row in chunk]))
         with TemporaryDirectory() as folder:
             examples, ledger = encode(
                 reading.task,
@@ -100,6 +103,7 @@ class Predictor:
                 Path(folder) / "asked.arrow",
                 packed=False,
                 advance=lambda _: None,
+                name=lambda position: chunk[position][0],
             )
             examples.first = before
             found = dict(self._said(examples))
@@ -125,8 +129,8 @@ class Predictor:
                 yield from zip(positions.tolist(), answers, strict=True)
 
 
-def _chunks(rows: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
-    chunk: list[Asked] = []
+def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    chunk: list[T] = []
     failure: HfpipeError | None = None
     try:
         for row in rows:

@@ -74,16 +74,18 @@ def run(
     check_processes(launch, todo)
     check_hub(recipe, todo)
     for step in steps:
-        if not done(step.folder):
+        new = not done(step.folder)
+        if new:
             check_ahead(recipe, steps)
             if rank() == 0:
                 _lead(recipe, runs, step, launch, say, progress)
             else:
                 _follow(recipe, step, progress)
-            check_known(recipe, steps)
         if rank() == 0:
             report = read_report(step.folder)
             say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
+        if new:
+            check_known(recipe, steps)  # after the summary, which may explain what is wrong
     return [replace(step, done=True, why=()) for step in steps]
 
 

@@ -149,6 +149,7 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     asking += [("training", "load_best_model_at_end")] if stage.training.get("load_best_model_at_end") else []
     for path in asking:
         message = f"{path[-1]} needs a validation split, and {stage.data} has only {listed(sorted(found))}"
+        message += _dropped(stage.data, facts)
         yield Problem(f"{message}; give that stage split: {{validation: 0.05}}", path)
 
 
@@ -213,6 +214,16 @@ def _missing(what: str, name: str, data: Place, there: set[str]) -> str:
     return f"{data} has no {what} {name!r}{tail}"
 
 
+def _dropped(data: Place, facts: Facts) -> str:
+    """Say which rows a data set has lost, where that may be why something is missing."""
+    known_facts = facts.get(data.stage or "")
+    if known_facts is None or not known_facts.dropped:
+        return ""
+    came = sum(known_facts.splits.values()) + sum(known_facts.dropped.values())
+    reasons = ", ".join(f"{why} took {count:,}" for why, count in known_facts.dropped.items())
+    return f" ({sum(known_facts.dropped.values()):,} of {came:,} rows were dropped: {reasons})"
+
+
 def dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
     """Yield columns that the settings name and the source, or the data set itself, will not have."""
     source = stage.source.stage
@@ -252,7 +263,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
     found = known.splits(stage.data, above, facts)
     if found is not None and stage.split not in found:
         path = ("split",) if "split" in stage.model_fields_set else ("data",)
-        yield Problem(_missing("split", stage.split, stage.data, found), path)
+        yield Problem(_missing("split", stage.split, stage.data, found) + _dropped(stage.data, facts), path)
     trained = above.get(stage.model.stage or "")
     task = stage.task or getattr(trained, "task", None)
     facts, misfits = with_classes(stage, task if isinstance(task, Task) else None, above, facts)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 REASONING = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 """What a model may write before its answer, and is no part of it."""
+TOOLS = "tools"
+"""What data sets of conversations call the column of tools."""
 
 
 class TextGeneration(Writing):
@@ -42,6 +44,11 @@ class TextGeneration(Writing):
     """Column of the answer."""
     messages: str | None = None
     """Column of whole conversations, lists of {role, content}, in place of template and completion."""
+    tools: str | None = None
+    """With `messages`: column of the tools that may be called, lists of definitions for the chat template.
+
+    Null where there are none.
+    """
     chat: bool = False
     """Write prompt and answer as the tokenizer's chat template does a conversation; `messages` always are."""
     length: int = Field(default=512, ge=4)
@@ -71,6 +78,8 @@ class TextGeneration(Writing):
         also = [name for name in ("template", "completion") if getattr(self, name) != fields[name].default]
         if self.messages is not None and also:
             raise ValueError(f"messages hold prompts and answers; delete {' and '.join(also)}")
+        if self.tools is not None and self.messages is None:
+            raise ValueError("tools go with messages; name the column of conversations, or delete tools")
         if self.messages is None and self.completion in self.inputs:
             raise ValueError(f"template: {{{self.completion}}} is the answer itself; leave it out")
         return self
@@ -78,7 +87,7 @@ class TextGeneration(Writing):
     @property
     def inputs(self) -> tuple[str, ...]:
         if self.messages is not None:
-            return (self.messages,)
+            return (self.messages,) if self.tools is None else (self.messages, self.tools)
         return columns_of(self.template)
 
     @property
@@ -87,6 +96,8 @@ class TextGeneration(Writing):
 
     @property
     def optional(self) -> tuple[str, ...]:
+        if self.messages is not None:
+            return self.inputs[1:]
         return self.inputs if len(self.inputs) > 1 else ()
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
@@ -96,6 +107,11 @@ class TextGeneration(Writing):
             kind = facts.columns.get(column, wanted[0])
             if kind != wanted[0]:
                 yield Problem(f"column {column!r} holds {kind} values where {wanted[1]} belong; name another")
+        if self.messages is not None and self.tools is None and facts.columns.get(TOOLS) == "nested":
+            yield Problem(
+                f"the data set has a column {TOOLS!r}, which no prompt would hold; add tools: {TOOLS} to the "
+                "task, or leave the column out of the data set"
+            )
 
     def known(self, config: PretrainedConfig) -> DataFacts:
         kind = "string" if self.messages is None else "nested"
@@ -126,11 +142,12 @@ class TextGeneration(Writing):
         if self.messages is None and not self.chat:
             return [completion(tokenizer, self._prompt(row), row[self.completion], limits)]
         messages = self._said(row)
+        tools = row[self.tools] if self.tools is not None else None
         if not learning:
-            return [question(tokenizer, messages, limits)]
+            return [question(tokenizer, messages, limits, tools)]
         if not any(message["role"] == ASSISTANT for message in messages):
-            raise DataError(f"column {self.messages!r}: {messages!r:.80} has no answer; drop such rows")
-        return conversation(tokenizer, messages, limits)
+            raise DataError(f"column {self.messages!r}: {messages!r:.80} has no answer; take such rows out")
+        return conversation(tokenizer, messages, limits, tools)
 
     def _prompt(self, row: dict[str, Any]) -> list[str]:
         """Return what the model reads, in parts. Raises DataError where there is nothing to read."""
@@ -145,14 +162,15 @@ class TextGeneration(Writing):
             asked, said = "".join(self._prompt(row)).strip(), row[self.completion]
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         said = _turns(row[self.messages])
-        if not said or not all(
-            isinstance(message.get(key), str) for message in said for key in ("role", "content")
-        ):
+        if not said or not all(map(_is_message, said)):
             raise DataError(
-                f"column {self.messages!r} holds {said!r:.80} where messages {{role, content}} belong; "
-                "drop such rows"
+                f"column {self.messages!r} holds {said!r:.80} where messages {{role, content}} belong; take "
+                "such rows out"
             )
-        return [{key: value for key, value in message.items() if value is not None} for message in said]
+        return [
+            {"content": ""} | {key: value for key, value in message.items() if value is not None}
+            for message in said
+        ]
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
@@ -235,6 +253,16 @@ def _turns(said: Any) -> Any:
     return [{"role": "user", "content": said}] if isinstance(said, str) else said
 
 
-def _last_answer(messages: str | Sequence[Mapping[str, str]]) -> str:
-    """Return what the assistant says last, or nothing where it is still to answer."""
-    return next((each["content"] for each in reversed(_turns(messages)) if each["role"] == "assistant"), "")
+def _is_message(message: Any) -> bool:
+    """Tell whether there is a role, and a text or calls of tools."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        return False
+    content = message.get("content")
+    calls = message.get("tool_calls") or message.get("function_call")
+    return isinstance(content, str) or (content is None and bool(calls))
+
+
+def _last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
+    """Return the text that the assistant says last, or nothing where it calls a tool or has yet to answer."""
+    said = (each.get("content") for each in reversed(_turns(messages)) if each["role"] == "assistant")
+    return next(said, "") or ""

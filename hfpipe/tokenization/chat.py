@@ -17,7 +17,9 @@ OPENING, CLOSING = "\ufdd2", "\ufdd3"
 """Round the numbers of typed tokens while a template is rendered; Unicode assigns no characters to them."""
 
 Messages = Sequence[dict[str, Any]]
-"""Mappings with at least `role` and `content`."""
+"""Mappings with at least `role`, and `content` or calls of tools."""
+Tools = Sequence[dict[str, Any]] | None
+"""Definitions of tools that a template may write in front of the messages."""
 
 
 class Chat:
@@ -28,7 +30,7 @@ class Chat:
     that are not special but known to the template, as `<think>`, keep their meaning.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, messages: Messages) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Tools = None) -> None:
         """Raises StageError when the tokenizer has no chat template."""
         if tokenizer.chat_template is None:
             raise StageError(
@@ -39,7 +41,8 @@ class Chat:
         special = control_tokens(tokenizer)
         self._tokens = [*special, *template_tokens(tokenizer)]
         self._of_assistant, self._of_others = (_pattern(each) for each in (special, self._tokens))
-        texts = list(_strings(list(messages)))
+        self._tools = list(tools or ())
+        texts = list(_strings([*messages, *self._tools]))
         self._mark = unused_mark(OPENING, CLOSING, texts)
         self._foreign = any(OPENING in text for text in texts)
 
@@ -49,8 +52,11 @@ class Chat:
         Raises DataError when the template refuses the messages.
         """
         marked = [self._marked(dict(message)) for message in messages]
+        tools: list[Any] | None = [self._marked(tool) for tool in self._tools] or None
         try:
-            text = self._tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=asking)
+            text = self._tokenizer.apply_chat_template(
+                marked, tools=tools, tokenize=False, add_generation_prompt=asking
+            )
         except Exception as error:  # a template raises what it likes
             raise DataError(f"the chat template refuses {list(messages)!r:.200}: {error}") from error
         return str(text)
