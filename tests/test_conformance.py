@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import rows
 import small
 import torch
 from cases import CASES, recipe
@@ -19,10 +21,13 @@ import hfpipe
 from hfpipe.contract import Task
 from hfpipe.errors import StageError
 from hfpipe.hf.loading import load_parts
+from hfpipe.hf.nested import read_rows
+from hfpipe.hf.origins import name_row
 from hfpipe.hf.tables import facts, open_split
 from hfpipe.hf.tokenizer import load_tokenizer
 from hfpipe.modeling.class_names import named
 from hfpipe.own_code import Trusted
+from hfpipe.places import Place, locate
 from hfpipe.results import Run
 from hfpipe.tasks import TASKS, revive_task
 from hfpipe.tokenization.spelling import control_tokens
@@ -125,6 +130,57 @@ def test_a_control_token_typed_in_a_row_stays_text(made: Callable[[str], Run], n
             for each in (rows, other)
         )
         assert changed == plain, token
+
+
+@each_task
+def test_rows_reach_a_task_as_the_source_gave_them(made: Callable[[str], Run], name: str) -> None:
+    run, case = made(name), CASES[name]
+    given = list(getattr(rows, case.rows)(locate(Place(small.SUMMARIES), small.ROOT, {})))
+    known = facts(run.folders[f"{name}-rows"])
+    split = open_split(run.folders[f"{name}-rows"], "train")
+    read = read_rows(split, range(len(split)))
+    for position in range(len(split)):
+        source = given[int(name_row(split, position).rpartition(" ")[2]) - 1]
+        for ours, theirs in case.columns.items():
+            if ours not in known.labels:
+                assert read[ours][position] == source[theirs], (ours, position)
+
+
+DIRTY = "<p>It is <b>said</b>, by e\u0301clair@example.org &amp; others:</p> {}<br>\x07 caf\u00e9"
+
+
+def test_cleaning_leaves_the_answers_that_are_learned(tmp_path: Path) -> None:
+    """Learned spans are the edited answers, whatever cleaning does to the text before them."""
+    given = list(rows.questions(locate(Place(small.SUMMARIES), small.ROOT, {})))[:60]
+    for row in given:
+        row["context"] = DIRTY.format(row["context"])
+        row["answers"]["answer_start"][0] += DIRTY.index("{")
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, given)), encoding="utf-8")
+    stages = recipe("question-answering", batch_sizes=())
+    stages["stages"]["question-answering-rows"] |= {
+        "source": {"files": str(tmp_path / "rows.jsonl")},
+        "clean": ["html", "unicode", "mask_pii"],
+    }
+    del stages["stages"]["question-answering-learn"]
+    run = hfpipe.run(hfpipe.load(small.write(tmp_path, stages)), tmp_path / "runs", say=lambda _: None)
+    split = open_split(run.folders["question-answering-rows"], "train")
+    tokenizer = load_tokenizer(run.folders["question-answering-pieces"])
+    task = TASKS["question-answering"](length=96, stride=16)
+    encoded = task.encode(split[:], tokenizer, facts(run.folders["question-answering-rows"]))
+    asked = {row["question"]: row["answers"]["text"][0] for row in given}
+    found = set()
+    for ids, (first, last), number in zip(encoded["input_ids"], encoded["span"], encoded["row"], strict=True):
+        row = split[number]
+        [text], [start] = row["answers"]["text"], row["answers"]["answer_start"]
+        assert row["context"].startswith("It is said, by ")
+        assert "<" not in row["context"].replace("<EMAIL>", "")
+        assert row["context"][start : start + len(text)] == text
+        if last:
+            assert text == asked[row["question"]]
+            plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert ids[first : last + 1] == plain
+            found.add(number)
+    assert len(found) == len(split) > 30
 
 
 @each_task
