@@ -612,7 +612,7 @@ def too_large(model) -> None:
     ("change", "message"),
     [
         (without_numbers, "classifier.weight holds NaN or infinite weights"),
-        (too_large, "1: the model's scores are not finite numbers"),
+        (too_large, "text 1: the model's scores are not finite numbers"),
     ],
 )
 def test_a_model_without_finite_scores_predicts_nothing(classifier, tmp_path, capsys, change, message):
