@@ -87,6 +87,7 @@ def renamed(old: str, new: str) -> Edit:
     return lambda weights: {name.replace(old, new): weight for name, weight in weights.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "config", "told"),
     [
@@ -238,6 +239,7 @@ def test_a_damaged_file_of_weights_is_named_with_what_to_do(
     assert f"delete {folder} and run its recipe again" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["{broken", "[1]", "5", "null", "", "[" * 5000])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "adapter_config.json"])
 def test_a_json_file_that_holds_no_mapping_is_one_line(tmp_path: Path, name: str, text: str) -> None:
@@ -269,6 +271,7 @@ ODD: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", ODD, ids=str)
 def test_an_odd_config_is_one_line(tmp_path: Path, entries: dict[str, Any]) -> None:
     assert str(tmp_path) in refused(configured(stored(tmp_path), **entries))
@@ -523,6 +526,7 @@ def test_a_set_that_lacks_a_class_is_scored_with_those_of_the_model(context: Mak
     assert all(np.isfinite(each.value) for score in report.scores for each in score.comparisons)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "settings", "told"),
     [
@@ -569,6 +573,7 @@ SINGLE, SEVERAL = f"one class a row {BOTH}", f"lists of classes {BOTH}"
 NUMBERS, LISTS = [1.0, 0.0, 1.0, 0.0], [[0], [0, 1], [1], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "labels", "gives", "holds"),
     [
