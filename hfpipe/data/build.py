@@ -62,7 +62,6 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
             raise DataError("the source gave no rows; fix the source")
         labels = find_labels(head, plan.labels, _renamed(given.names, plan))
         texts = text_columns(head, [label.column for label in labels], plan.text)
-        own_ids = "id" in head[0].values
         talks, spans = Conversations(conversations(head)), find_spans(head, texts)
         read = spans.read(talks.read(read_labels(chain(head, rows), labels)))
         cleaned = clean(take_texts(read, texts, ledger), texts, plan.steps, ledger, spans)
@@ -85,12 +84,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     found = facts_of(data).model_copy(update={"dropped": dict(+ledger.rows_lost)})
     del data  # it maps the scratch files
     shutil.rmtree(scratch)
-    columns = [
-        f"text: {', '.join(texts)}",
-        *_labels(labels),
-        f"id: {'id' if own_ids else 'made of the text'}",
-    ]
-    columns += [*talks.summary(), *spans.summary()]
+    columns = [*_columns(texts, labels, ids), *talks.summary(), *spans.summary()]
     return Report(
         kind="dataset",
         summary="; ".join([*_rows(ledger, found.splits), *columns, *_reading(given, plan, filled)]),
@@ -104,6 +98,13 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
             **_sampled(given, plan),
         },
     )
+
+
+def _columns(texts: Sequence[str], labels: Sequence[Label], ids: Ids) -> Iterator[str]:
+    """Say which columns are text, labels and ids."""
+    yield f"text: {', '.join(texts)}"
+    yield from _labels(labels)
+    yield f"id: {'id' if ids.own else 'made of the text'}"
 
 
 def _reasons(plan: Plan, labels: Sequence[Label], ledger: Ledger) -> list[str]:

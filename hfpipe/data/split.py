@@ -41,10 +41,13 @@ class Ids:
     def __init__(self) -> None:
         self._seen: set[str | bytes] = set()
         self._repeats: dict[bytes, int] = {}
+        self.own = False
+        """Whether the rows have ids of their own."""
 
     def of(self, row: Row) -> str:
         """Return the row's id. Raises DataError when the row's own is missing or was given before."""
         if "id" in row.values:
+            self.own = True
             return self._own(row, row.values["id"])
         digest = row.digest()
         if digest not in self._seen:
