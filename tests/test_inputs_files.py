@@ -430,6 +430,8 @@ def test_a_key_that_comes_after_the_first_rows_is_an_error(read: Any) -> None:
 def test_a_column_name_of_half_a_character_is_named(read: Any) -> None:
     with pytest.raises(DataError, match=r"^data\.jsonl, line 1: the column name '\\ud83d' holds half a char"):
         read('{"text": "a b", "\\ud83d": 1}\n', "data.jsonl")
+    with pytest.raises(DataError, match=r"the column name 'n\\x00m' holds a zero byte; rename it"):
+        read('{"text": "a b", "n\\u0000m": 1}\n', "data.jsonl")
 
 
 # Numbers and types
@@ -453,6 +455,11 @@ def test_the_row_with_a_number_too_large_is_named(read: Any) -> None:
         DataError, match=r"^data\.jsonl, line 1201: 'n' is 9223372036854775808, too large for int64"
     ):
         read(many, "data.jsonl")
+
+
+def test_a_number_among_texts_is_named_with_its_line(context: Any) -> None:
+    with pytest.raises(DataError, match=r"^data\.jsonl, line 2: 'text' is 12345, not a string"):
+        case("67", context)
 
 
 @pytest.mark.parametrize(("odd", "line"), [(0, 1), (1, 2), (7, 8)])

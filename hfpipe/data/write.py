@@ -43,6 +43,8 @@ def schema(
     for name in head[0].values:
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise DataError(f"{head[0].place}: the column name {name!r} holds half a character; rename it")
+        if "\0" in name:  # Arrow ends the name there
+            raise DataError(f"{head[0].place}: the column name {name!r:.40} holds a zero byte; rename it")
         if "\0" in name:  # Arrow ends a name there
             raise DataError(f"{head[0].place}: the column name {name!r} holds a zero byte; rename it")
     fixed: dict[str, pa.DataType | None] = {"id": pa.string()}
