@@ -867,6 +867,7 @@ def test_conversations_are_learned_as_the_readme_writes_them(
 # Predictions
 
 
+@pytest.mark.slow
 def test_objects_and_places_of_rows_reach_a_prediction_as_they_are_written(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
