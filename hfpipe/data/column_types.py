@@ -66,6 +66,10 @@ _CLOCK = frozenset(
 ) | {"am", "pm", "utc", "gmt", "est", "edt", "cst", "cdt", "mst", "mdt", "pst", "pdt", "bst", "cet", "cest"}
 
 
+SEEN = 500
+"""Characters of a value that are looked at; a document is known by its beginning."""
+
+
 def kind_of(values: Iterable[Any]) -> Kind:
     """Return what a column holds, given its values in the first rows."""
     there = [value for value in values if value is not None]
@@ -103,11 +107,12 @@ def _kind_of_strings(texts: Sequence[str]) -> Kind:
         return "blank"
     if len(different) == 1 and len(texts) > 1:
         return "constant"
-    short = sum(len(text.split()) for text in different) <= 5 * len(different)
+    seen = [text[:SEEN] for text in different]
+    short = sum(len(text.split()) for text in seen) <= 5 * len(different)
     repeated = len(texts) >= 8 and 4 * len(different) <= len(texts)
-    if 2 * sum(map(_is_language, different)) >= len(different):
+    if 2 * sum(map(_is_language, seen)) >= len(different):
         return "category" if short and repeated else "text"
-    if 10 * sum(map(_is_code, different)) >= 9 * len(different):
+    if 10 * sum(map(_is_code, seen)) >= 9 * len(different):
         return "code"
     return "category" if short and repeated else "unclear"
 
@@ -163,7 +168,10 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
 
 def conversations(head: Sequence[Row]) -> list[str]:
     """Return the columns that hold conversations, whatever they are called."""
-    return [name for name in head[0].values if kind_of(row.values[name] for row in head) == "conversation"]
+    lists = [
+        name for name in head[0].values if any(isinstance(row.values[name], (list, tuple)) for row in head)
+    ]
+    return [name for name in lists if kind_of(row.values[name] for row in head) == "conversation"]
 
 
 def _by_name(kinds: Mapping[str, Kind]) -> list[str]:

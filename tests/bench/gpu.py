@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -181,6 +182,7 @@ def _logged(item: Item, output: IO[bytes]) -> str:
 
 def _child(options: argparse.Namespace) -> int:
     """Be the process of one item."""
+    faulthandler.dump_traceback_later(max(1.0, options.deadline - time.time()))  # where it stood, for the log
     part, _, model = options.one.partition(":")
     contenders = tuple(options.contenders.split(","))
     settings = Settings(options.size == "toy", options.work, options.deadline, contenders)
