@@ -117,31 +117,34 @@ def parts(folder: Path, task: Task, model: str) -> Training:
     )
 
 
-def losses(make: Make, folder: Path, task: Task, model: str, *, compiled: bool) -> list[float]:
+def losses(make: Make, folder: Path, task: Task, model: str, *, compiled: bool, bf16: bool) -> list[float]:
     made = parts(folder / str(compiled), task, model)
-    training = STEADY | {"compile": compiled, "per_device_train_batch_size": 4}
+    training = STEADY | {"compile": compiled, "bf16": bf16, "per_device_train_batch_size": 4}
     facts = train(made, training, None, make(f"{model}-{compiled}"))
     return [entry["loss"] for entry in facts["history"] if "grad_norm" in entry]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "model"),
-    [(CausalLM(length=32), "gpt2"), (MaskedLM(length=32, mask=0.3), "modernbert")],
+    ("task", "model", "bf16", "rounding"),
+    [
+        (CausalLM(length=32), "gpt2", True, 2e-3),
+        (MaskedLM(length=32, mask=0.3), "modernbert", False, 2e-5),
+    ],
     ids=["gpt2", "modernbert"],
 )
 def test_a_compiled_training_has_the_losses_of_an_eager_one_and_compiles_once(
-    context: Make, tmp_path: Path, task: Task, model: str
+    context: Make, tmp_path: Path, task: Task, model: str, bf16: bool, rounding: float
 ) -> None:
-    eager = losses(context, tmp_path, task, model, compiled=False)
+    eager = losses(context, tmp_path, task, model, compiled=False, bf16=bf16)
     torch._dynamo.reset()
     counters.clear()
-    compiled = losses(context, tmp_path, task, model, compiled=True)
-    assert compiled == pytest.approx(eager, abs=2e-5)
+    compiled = losses(context, tmp_path, task, model, compiled=True, bf16=bf16)
+    assert compiled == pytest.approx(eager, abs=rounding)
     assert not counters["recompiles"]
     assert not counters["graph_break"]
-    # one graph for the model and one for the loss; a shorter last batch may need another of each
-    assert 2 <= counters["stats"]["unique_graphs"] <= 4
+    # one graph for the model and one for the loss; the end of the text, which is shorter, runs eagerly
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.parametrize("kind", list(SIZES))

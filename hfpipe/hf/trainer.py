@@ -6,14 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
@@ -22,11 +20,10 @@ from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.checkpoints import seal
 from hfpipe.hf.collating import Collator
-from hfpipe.hf.losses import forward
 from hfpipe.hf.scoring import Reading, score
-from hfpipe.hf.speed import compile_loss, compile_model, uncompiled
+from hfpipe.hf.speed import compile_model, uncompiled
+from hfpipe.hf.step import CompiledStep, Step
 from hfpipe.metrics.tally import Tally
-from hfpipe.modeling.attention import attention_without_masks, runs_without_masks
 from hfpipe.training.finite import FiniteCheck
 
 if TYPE_CHECKING:
@@ -100,16 +97,20 @@ class TaskTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.finite = FiniteCheck()
         self._bare = parts.model
-        self._static = compiled and task.packed and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        self._without_masks: bool | None = None if self._static else False
-        self._task_loss: Callable[..., Any] = task.loss
-        if compiled:
-            compile_model(parts.model, static=self._static)
-        if self._static:
+        self._step: Step | CompiledStep = Step(task, arguments.label_smoothing_factor)
+        if compiled and self._has_one_shape:
             self.data_collator = Collator(task, tokenizer, arguments.seed, static=True)
-            self._task_loss = compile_loss(task.loss)
+            self._step = CompiledStep(self._step, parts.model, shares.micro, self.accelerator.autocast)
+        elif compiled:
+            compile_model(parts.model, static=False)
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
+
+    @property
+    def _has_one_shape(self) -> bool:
+        """Whether batches have one shape, but for the last, and a model that is whole in each process."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not sharded
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process' batches; they are shared out here, not by Accelerate."""
@@ -154,13 +155,7 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
-        if self._static and "_original_forward" in vars(self._bare):
-            # Accelerate would return the logits in float32, as large as everything else; the loss converts
-            # them where they are used.
-            extract_model_from_parallel(self._bare, keep_fp32_wrapper=False)
-        with self._attention(inputs), self.accelerator.autocast():
-            outputs = forward(model, inputs, self.task.positions(inputs))
-        total, targets = self._task_loss(outputs, inputs, self.args.label_smoothing_factor)
+        outputs, (total, targets) = self._step(model, inputs)
         over_all = targets if num_items_in_batch is None else num_items_in_batch
         loss = (total / over_all.clamp(min=1)).sum() * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -179,15 +174,6 @@ class TaskTrainer(Trainer):
 
         self.finite.watch(loss, failure)
         return loss
-
-    def _attention(self, inputs: Batch) -> AbstractContextManager[None]:
-        """Return the context in which the model computes a batch: without masks, where it needs none."""
-        if "attention_mask" in inputs or "position_ids" in inputs or self._without_masks is False:
-            return nullcontext()
-        if self._without_masks is None:
-            with uncompiled(self._bare):
-                self._without_masks = runs_without_masks(self._bare, inputs["input_ids"][:1])
-        return attention_without_masks(self._bare) if self._without_masks else nullcontext()
 
     def _prepare_input(self, data: Any) -> Any:
         """Move a tensor without waiting for the accelerator; the loader's memory is pinned."""
