@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -128,6 +129,16 @@ def test_no_text_can_forge_the_names_under_which_control_tokens_are_kept(family:
     forged = [f"\ufdd0{number}\ufdd1{token}" for number in range(3)] + ["\ufdd0", "0\ufdd1" + token]
     for ids in encode_plain(pieces, [*forged, "".join(forged), forged[-2:]]):
         assert not control_ids(pieces) & {*ids}
+
+
+def test_a_token_added_after_a_text_was_encoded_is_a_control_token_as_well() -> None:
+    pieces = make("bpe")
+    before = encode_plain(pieces, ["a <new> b"])
+    pieces.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    assert "<new>" in control_tokens(pieces)
+    assert encode_plain(pieces, ["a <new> b"]) == before
+    [meant] = encode_plain(pieces, [["a ", Format("<new>"), " b"]])
+    assert pieces.convert_tokens_to_ids("<new>") in meant
 
 
 def test_a_tokenizer_written_in_python_reads_control_tokens_as_text_or_says_that_it_cannot() -> None:
@@ -258,7 +269,7 @@ def test_a_conversation_cannot_forge_what_stands_for_typed_tokens() -> None:
 def test_a_template_that_takes_messages_apart_is_refused_where_they_hold_control_tokens() -> None:
     spaced = "{% for letter in message.content %}{{ letter }} {% endfor %}"
     letters = f"{{% for message in messages %}}{spaced}{{% endfor %}}"
-    with pytest.raises(DataError, match="takes control tokens in messages apart"):
+    with pytest.raises(DataError, match="splits control tokens in messages"):
         talked(letters, TALK)
 
 
@@ -348,6 +359,29 @@ def test_a_tokenizer_that_no_file_can_hold_is_refused_before_a_model_is_trained(
     with pytest.raises(StageError, match="does not open it as it was saved") as caught:
         check_ahead(CONFIG_MAPPING["gpt2"](), pieces)
     assert "\n" not in str(caught.value)
+
+
+OWN_CLASS = """
+from transformers import PreTrainedTokenizerFast
+
+
+class Loud(PreTrainedTokenizerFast):
+    def __call__(self, text=None, *others, **options):
+        return super().__call__(text.upper() if isinstance(text, str) else text, *others, **options)
+"""
+
+
+def test_a_tokenizer_with_code_of_its_own_is_checked_by_that_code_where_it_is_trusted(tmp_path: Path) -> None:
+    make("bpe").save_pretrained(tmp_path)
+    (tmp_path / "loud.py").write_text(OWN_CLASS)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": [None, "loud.Loud"]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    pieces = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
+    assert pieces("abc")["input_ids"] == pieces("ABC")["input_ids"]
+    check_ahead(CONFIG_MAPPING["gpt2"](), pieces, trust_remote_code=True)
+    with pytest.raises(StageError, match="does not open it as it was saved"):
+        check_ahead(CONFIG_MAPPING["gpt2"](), pieces)
 
 
 def configs() -> Iterator[tuple[str, PretrainedConfig]]:

@@ -175,7 +175,7 @@ class _Train(Stage):
             place = locate(self.model, ctx.base, ctx.inputs) or self.model
             config = load_config(place, trust_remote_code=self.trust_remote_code)
         self._embeddings_grow(ctx, tokenizer, rows_of(config))
-        check_ahead(config, tokenizer)
+        check_ahead(config, tokenizer, trust_remote_code=self.trust_remote_code)
 
     def _embeddings_grow(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> bool:
         """Tell whether the model needs rows for tokens that were added.

@@ -1,7 +1,8 @@
-"""Sees to it that AutoTokenizer opens the tokenizer that was saved, and not what it takes a folder for.
+"""Makes AutoTokenizer open a tokenizer as it was saved, whatever the type of the model next to it.
 
-For some types of model (in Transformers 5.23: `qwen2`, `qwen3_5`, `qwen4_exp` and some more) it builds the
-tokenizer of their own checkpoints from the saved vocabulary, whatever normalizer and pre-tokenizer lie there.
+For some types of model (in Transformers 5.23: `qwen2`, `qwen3_5`, `qwen4_exp` and some more) AutoTokenizer
+builds the tokenizer of their published checkpoints from the saved vocabulary, and ignores the normalizer and
+the pre-tokenizer in `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ PROBES = (
 """Real text, numbers, code, white space, accents and other scripts."""
 CODE = "saved_tokenizer.py"
 """File with the class that a repaired folder names; run only where `trust_remote_code=True` is given."""
-_CLASS = '''"""The tokenizer as it lies in tokenizer.json; read only with trust_remote_code=True."""
+_CLASS = '''"""The tokenizer as tokenizer.json describes it; used only with trust_remote_code=True."""
 
 from transformers import PreTrainedTokenizerFast
 
 
 class SavedTokenizer(PreTrainedTokenizerFast):
-    """Takes normalizer and pre-tokenizer from tokenizer.json, whatever type of model lies beside it."""
+    """Reads normalizer and pre-tokenizer from tokenizer.json for every type of model."""
 '''
 _SETTINGS = "tokenizer_config.json"
 
 
 def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> None:
-    """See that AutoTokenizer opens a folder as the tokenizer that was saved there; repair it if not.
+    """Check that AutoTokenizer opens a folder as the tokenizer that was saved there; repair it if not.
 
     Raises StageError where it cannot be repaired.
     """
@@ -59,25 +60,30 @@ def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remot
         )
         return
     (folder / _SETTINGS).write_bytes(before)
-    (folder / CODE).unlink()
+    (folder / CODE).unlink(missing_ok=True)
     raise StageError(
         f"tokenizer: AutoTokenizer does not open it as it was saved with this type of model: {wrong}; "
         "take another type of model, or the tokenizer of a checkpoint of this type"
     )
 
 
-def check_ahead(config: transformers.PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_ahead(
+    config: transformers.PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    trust_remote_code: bool = False,
+) -> None:
     """Raise the StageError of `check_saved` before a model with this config is trained."""
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        check_saved(Path(folder), tokenizer)
+        check_saved(Path(folder), tokenizer, trust_remote_code=trust_remote_code)
 
 
 def difference(
     folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False
 ) -> str | None:
-    """Return what AutoTokenizer makes of a folder other than the tokenizer; None where they are the same."""
+    """Return how the tokenizer that AutoTokenizer opens differs from the saved one; None if it does not."""
     try:
         with _quiet():
             opened = AutoTokenizer.from_pretrained(
@@ -100,11 +106,11 @@ def _differences(opened: Any, saved: Any) -> Iterator[str]:
     for text in (*PROBES, *(f"a {token}b" for token in saved.added_tokens_encoder)):
         theirs, ours = (_read(each, text) for each in (opened, saved))
         if theirs != ours:
-            yield f"{kind} it reads {text!r:.40} in another way"
+            yield f"{kind} it reads {text!r:.40} differently"
 
 
 def _read(tokenizer: Any, text: str) -> list[Any]:
-    """Return all that a tokenizer makes of a text, with and without special tokens, and back."""
+    """Return the encodings of a text, alone and in a pair, and the texts that its ids decode to."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     texts = [tokenizer.decode(ids, skip_special_tokens=skip) for skip in (True, False)]
     pair = tokenizer(text, PROBES[0], verbose=False)
@@ -112,15 +118,20 @@ def _read(tokenizer: Any, text: str) -> list[Any]:
 
 
 def _name_class(folder: Path) -> None:
-    """Name a class of the folder's own, so that AutoTokenizer takes none that it knows for the type of model.
+    """Name a class in the folder, so that AutoTokenizer does not choose one by the type of the model.
 
-    Without `trust_remote_code` it then opens the class that `tokenizer_config.json` has always named.
+    Without `trust_remote_code` it then opens the class that `tokenizer_config.json` names. No entry of JSON
+    alone has that effect for every tokenizer: `auto_map` without a file fails with `trust_remote_code=True`.
+    A tokenizer with code of its own keeps it: Transformers 5.23 saves its name in a form that it cannot read.
     """
     settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    settings["auto_map"] = {"AutoTokenizer": [None, f"{Path(CODE).stem}.SavedTokenizer"]}
+    own = settings.get("auto_map", {}).get("AutoTokenizer")
+    if not isinstance(own, str):
+        own = f"{Path(CODE).stem}.SavedTokenizer"
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        (folder / CODE).write_text(_CLASS, "utf-8")
+    settings["auto_map"] = {"AutoTokenizer": [None, own]}
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (folder / CODE).write_text(_CLASS, "utf-8")
 
 
 @contextmanager

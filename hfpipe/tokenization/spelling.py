@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -14,33 +15,73 @@ from transformers import PreTrainedTokenizerBase
 
 from hfpipe.tokenization.text import Format, Verbatim
 
-_KEPT = "_hfpipe_spelling"
-"""Attribute under which a tokenizer keeps its copy: made from a large vocabulary, one takes a second."""
-
-
+_TOKENS = "_hfpipe_tokens"
+_COPY = "_hfpipe_copy"
+"""Attributes under which a tokenizer keeps what takes a second to find out of a large vocabulary."""
 OPENING, CLOSING = "\ufdd0", "\ufdd1"
-"""Round the number that begins a secret name; Unicode assigns no characters to them."""
+"""Enclose the number that begins a secret name; Unicode assigns no characters to them."""
 SENTINEL = "<extra_id_[0-9]+>"
 """Pattern of the tokens that stand for hidden spans in T5's denoising."""
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+@dataclass(frozen=True)
+class KnownTokens:
+    """The tokens of a tokenizer that only a format may write, in the order of their ids."""
+
+    control: Sequence[str]
+    """The special ones, and the sentinels of denoising: no text holds them."""
+    template: Sequence[str]
+    """Those that are not special but which the chat template writes, as `<think>`."""
+
+    @cached_property
+    def any_control(self) -> re.Pattern[str]:
+        """Finds a control token in a text."""
+        return _pattern(self.control)
+
+    @cached_property
+    def any_template(self) -> re.Pattern[str]:
+        """Finds a token of the template in a text."""
+        return _pattern(self.template)
+
+    @cached_property
+    def any_known(self) -> re.Pattern[str]:
+        """Finds either in a text."""
+        return _pattern([*self.control, *self.template])
+
+
+def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern for any of some tokens, the longest first; it matches nothing where there are none."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def known_tokens(tokenizer: PreTrainedTokenizerBase) -> KnownTokens:
+    """Return the control tokens of a tokenizer and those of its chat template.
+
+    They are looked up again when tokens are added, or special tokens or the template change.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    key = len(tokenizer), tokenizer.all_special_tokens, template
+    kept = vars(tokenizer).get(_TOKENS)
+    if kept is None or kept[0] != key:
+        kept = vars(tokenizer)[_TOKENS] = key, _find_tokens(tokenizer, template)
+    found: KnownTokens = kept[1]
+    return found
+
+
+def _find_tokens(tokenizer: PreTrainedTokenizerBase, template: Any) -> KnownTokens:
+    added = [token for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    special = [token.content for token in added if token.special or re.fullmatch(SENTINEL, token.content)]
+    control = [token for token in dict.fromkeys([*special, *tokenizer.all_special_tokens]) if token]
+    taken = set(control)
+    source = "\0".join(template.values()) if isinstance(template, dict) else template or ""
+    found = (token.content for token in added if len(token.content.strip()) > 1 and token.content in source)
+    return KnownTokens(control, [token for token in found if token not in taken])
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> Sequence[str]:
     """Return the tokens that no text holds: the special ones, and the sentinels of denoising."""
-    added = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special or re.fullmatch(SENTINEL, token.content)
-    ]
-    return [token for token in dict.fromkeys([*added, *tokenizer.all_special_tokens]) if token]
-
-
-def template_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the added tokens that are not special but which the chat template writes, as `<think>`."""
-    templates: Any = getattr(tokenizer, "chat_template", None) or ""
-    source = templates if isinstance(templates, str) else "\0".join(templates.values())
-    special = set(control_tokens(tokenizer))
-    added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    return [token for token in added if len(token.strip()) > 1 and token not in special and token in source]
+    return known_tokens(tokenizer).control
 
 
 def unused_mark(opening: str, closing: str, texts: Iterable[str]) -> str:
@@ -55,33 +96,32 @@ def unused_mark(opening: str, closing: str, texts: Iterable[str]) -> str:
     return f"{opening}{number}{closing}"
 
 
-def any_of(tokens: Iterable[str]) -> str:
-    """Return a regular expression for any of some tokens, the longest first."""
-    return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
-
-
 @dataclass(frozen=True)
 class Spelling:
     """A tokenizer with secret names, and how texts are written for it."""
 
     tokenizer: Any
     """Encodes as the original does, with the same ids; not to be saved."""
+    known: KnownTokens
     names: Mapping[str, str]
     """Every renamed token → its secret name."""
-    ordinary: frozenset[str]
-    """Those that are no control tokens, and so are meant in every text but a `Verbatim` one."""
 
     def join(self, parts: Sequence[str]) -> str:
-        """Return the parts as one text, with secret names for the tokens that are meant."""
+        """Return the parts as one text, with secret names for the tokens that are meant.
+
+        In a row's own text those are the tokens of the template, in a `Verbatim` one none.
+        """
         return "".join(self._written(part) for part in parts)
 
     def _written(self, part: str) -> str:
-        if isinstance(part, Verbatim):
-            return str(part)
-        meant = self.names if isinstance(part, Format) else self.ordinary
-        if not meant or not part:
-            return str(part)
-        return re.sub(any_of(meant), lambda found: self.names[found[0]], part)
+        if isinstance(part, Format):
+            return self.known.any_known.sub(self._name, part)
+        if isinstance(part, Verbatim) or not self.known.template:
+            return part
+        return self.known.any_template.sub(self._name, part)
+
+    def _name(self, found: re.Match[str]) -> str:
+        return self.names.get(found[0], found[0])
 
 
 def spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelling | None:
@@ -93,22 +133,19 @@ def spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelli
     backend = getattr(tokenizer, "_tokenizer", None)
     if not isinstance(backend, Backend):
         return None
-    mark = unused_mark(OPENING, CLOSING, texts)
-    ordinary = template_tokens(tokenizer)
-    names = {token: mark + token for token in [*control_tokens(tokenizer), *ordinary] if len(token) > 1}
-    key = tuple(names.items()), len(tokenizer)
-    kept = vars(tokenizer).get(_KEPT)
-    if kept is None or kept[0] != key:
-        twin = _twin(tokenizer, backend, names)
-        if twin is None:
-            return None
-        kept = key, Spelling(twin, names, frozenset(ordinary))
-        vars(tokenizer)[_KEPT] = kept
-    found: Spelling = kept[1]
-    return found
+    known, mark = known_tokens(tokenizer), unused_mark(OPENING, CLOSING, texts)
+    kept = vars(tokenizer).get(_COPY)
+    if kept is None or kept[0] is not known or kept[1] != mark:
+        names = {token: mark + token for token in [*known.control, *known.template] if len(token) > 1}
+        renamed = _renamed(tokenizer, backend, names)
+        found = None if renamed is None else Spelling(renamed, known, names)
+        kept = vars(tokenizer)[_COPY] = known, mark, found
+    made: Spelling | None = kept[2]
+    return made
 
 
-def _twin(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mapping[str, str]) -> Any:
+def _renamed(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mapping[str, str]) -> Any:
+    """Return a copy of a tokenizer with other names for some tokens; None where it cannot be copied."""
     try:
         state = json.loads(backend.to_str())
     except Exception:  # Tokenizers raises bare ones; a part written in Python cannot be copied
@@ -118,16 +155,17 @@ def _twin(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mapping[s
         if token["content"] in names:
             token.update(content=names[token["content"]], normalized=False, single_word=False)
     _rename(state["model"], names)
-    twin = copy.copy(tokenizer)
-    vars(twin).pop(_KEPT, None)
-    twin._tokenizer = Backend.from_str(json.dumps(state))
-    twin.split_special_tokens = False
-    twin._in_target_context_manager = True  # the original is switched between languages, not the copy
-    return twin
+    renamed = copy.copy(tokenizer)
+    for kept in (_TOKENS, _COPY):
+        vars(renamed).pop(kept, None)
+    renamed._tokenizer = Backend.from_str(json.dumps(state))
+    renamed.split_special_tokens = False
+    renamed._in_target_context_manager = True  # the original is switched between languages, not the copy
+    return renamed
 
 
 def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Rename entries of a model's vocabulary, and drop the merges by which a text would come to one."""
+    """Rename entries of a model's vocabulary, and drop the merges that would make one from a text."""
     vocab = model["vocab"]
     if isinstance(vocab, list):
         model["vocab"] = [[names.get(token, token), score] for token, score in vocab]
