@@ -49,27 +49,6 @@ def new_config(
         ) from error
 
 
-def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> transformers.PretrainedConfig:
-    """Return the config of a model, or of an adapter and its base together; errors as `load_model`."""
-    name, revision = name_of(place)
-    try:
-        with quiet():
-            adapter = adapter_at(name, revision, local=isinstance(place, Path))
-            if adapter is not None:
-                whole = whole_config(Path(name))
-                base = base_of(adapter, Path(name))
-                return whole or load_config(base, trust_remote_code=trust_remote_code)
-            config: transformers.PretrainedConfig = transformers.AutoConfig.from_pretrained(
-                name,
-                revision=revision or "main",
-                local_files_only=isinstance(place, Path),
-                trust_remote_code=trust_remote_code,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise StageError(f"model {place}: {one_line(error)}") from error
-    return config
-
-
 def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
     """Return a model from scratch, float32, its weights a function of the seed.
 
@@ -78,7 +57,7 @@ def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int)
     set_seed(seed)
     try:
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
-    except Exception as error:  # an odd entry may fail in any way
+    except Exception as error:  # a wrong entry may raise anything
         if out_of_memory(error):
             raise
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
@@ -86,7 +65,7 @@ def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int)
 
 
 class Loaded(NamedTuple):
-    """A model, and what of it does not come from the checkpoint as it lies there."""
+    """A model, and which of its parameters differ from the checkpoint."""
 
     model: PreTrainedModel
     changed: list[str]
@@ -94,7 +73,7 @@ class Loaded(NamedTuple):
     initialized: list[str]
     """Those of them that were newly initialized."""
     note: str
-    """What became of the head, as a clause; empty when all weights are as they were."""
+    """What was done to the head, as a clause; empty when no weights changed."""
 
 
 def load_model(
@@ -127,10 +106,10 @@ def load_parts(
     head: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Loaded:
-    """Return what `load_model` does, and what of the model is new.
+    """Return what `load_model` does, with the names of the parameters that changed.
 
-    `head` are the entries of the config that a task asks for: a head of the same classes is kept, its rows
-    reordered to their order; one of other classes is newly initialized. Nothing else may be.
+    `head` holds the entries of the config that a task needs. A head with the same classes is kept, with its
+    rows in their order; one with other classes is newly initialized. Nothing else may be.
     """
     with loading(place), quiet():
         check_model_files(place)
@@ -155,7 +134,7 @@ def load_parts(
     if auto_class == "AutoModelForCausalLM" and _reads_ahead(model.config):
         raise StageError(
             f"model {place}: {model.config.model_type} reads what comes after a token as well, and so has "
-            "nothing to foresee; take a decoder, as gpt2"
+            "nothing to predict; take a decoder, as gpt2"
         )
     if base is not None and model.can_generate() and base.model.can_generate():
         model.generation_config = base.model.generation_config  # which lies with the base's weights only
@@ -163,7 +142,7 @@ def load_parts(
 
 
 def _opened(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, LoadedNames]:
-    """Load a model in float32, what it lacks initialized from the seed, and say what that is."""
+    """Return a model in float32, what it lacks initialized from the seed, and what that is."""
     set_seed(seed)
     model, info = opener.from_pretrained(
         **source,
@@ -175,9 +154,9 @@ def _opened(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, Loa
 
 
 def _renaming(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]:
-    """Return how names in a file become the model's, where the class that was saved has another prefix.
+    """Return the mapping from names in a file to the model's, where the saved class has another prefix.
 
-    In Transformers 5 Llama's head for question answering has, and would get a random backbone.
+    Llama's head for question answering does in Transformers 5, and would get a random backbone.
     """
     saved = getattr(transformers, declared[0], None) if declared else None
     old, new = getattr(saved, "base_model_prefix", ""), model.base_model_prefix
@@ -187,7 +166,7 @@ def _renaming(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]
 def _loaded(
     model: PreTrainedModel, place: Path | Place, change: HeadChange, initialized: set[str], changed: list[str]
 ) -> Loaded:
-    """Return the model with what is new of it, which the log keeps in full."""
+    """Return the model with its changed parameters, which are all logged."""
     new = initialized if change.order is not None else {*initialized, *changed}
     everything = sorted({*initialized, *changed})
     note = change.describe(sorted(new))
@@ -213,11 +192,11 @@ def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> Pret
 def headed_config(
     place: Path | Place, auto_class: str | None, *, trust_remote_code: bool = False
 ) -> PretrainedConfig:
-    """Return the config of a model, once it is known to have the head of `auto_class`, if one is asked for.
+    """Return the config of a model that has the head of `auto_class`, if that is not None.
 
     Raises StageError when there is no model, or it was not trained for that.
     """
-    config = _config(place, trust_remote_code=trust_remote_code)
+    config = load_config(place, trust_remote_code=trust_remote_code)
     with loading(place):
         declared = config.architectures or []
         if auto_class is not None and _class_for(auto_class, config).__name__ not in declared:
@@ -225,27 +204,27 @@ def headed_config(
     return config
 
 
-def _config(place: Path | Place, *, trust_remote_code: bool) -> PretrainedConfig:
-    """Return the config of a model, or of base and adapter together."""
+def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the config of a model, or of an adapter and its base together; errors as `load_model`."""
     with loading(place), quiet():
         check_model_files(place)
         name, revision = name_of(place)
         adapter = adapter_at(name, revision, local=isinstance(place, Path))
         if adapter is None:
             return read_config(place, trust_remote_code=trust_remote_code)
-        kept = whole_config(Path(name))
-        return kept or read_config(base_of(adapter, Path(name)), trust_remote_code=trust_remote_code)
+        base = base_of(adapter, Path(name))
+        return whole_config(Path(name)) or read_config(base, trust_remote_code=trust_remote_code)
 
 
 @contextmanager
 def loading(place: Path | Place) -> Iterator[None]:
-    """Turn whatever a library says of a model, config or adapter into one line. Raises StageError."""
+    """Turn any error of a library about a model, config or adapter into a StageError of one line."""
     advice = "correct its config, or save the model again" if isinstance(place, Path) else ""
     try:
         yield
     except HfpipeError:
         raise
-    except Exception as error:  # a config may be odd in any way
+    except Exception as error:  # a wrong entry of a config may raise anything
         if out_of_memory(error):
             raise
         known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
@@ -300,7 +279,7 @@ def _base(
 ) -> Base:
     """Return the model that an adapter lies on, of the class and with the head that it was trained with.
 
-    Its classes are only named: an adapter holds the head that belongs to them, or kept the base's own.
+    Its head need not fit: the adapter replaces it, or was trained with the base's own.
     """
     trained = (adapter.get("auto_mapping") or {}).get("base_model_class", auto_class)
     place = base_of(adapter, folder)

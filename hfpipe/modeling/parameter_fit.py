@@ -1,4 +1,4 @@
-"""Tells a new head, which may be newly initialized, from weights that do not fit the model."""
+"""Checks that a file of weights fits its model: only a new head may be newly initialized."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAVE = "or save the model again with save_pretrained"
 
 @dataclass(frozen=True)
 class LoadedNames:
-    """What Transformers says of the parameters of a model that was loaded."""
+    """The parameters of a loaded model that did not match its file."""
 
     missing: frozenset[str]
     """Those that the file does not hold."""
@@ -43,11 +43,11 @@ class LoadedNames:
 
 
 def check_signs(config: PretrainedConfig, place: object) -> None:
-    """Raise StageError at a negative number where the type of model counts from 0: layers, sizes, ids."""
+    """Raise StageError at a negative number where the default of the config is not: layers, sizes."""
     defaults = type(config)()
     for name, value in config.to_dict().items():
-        usual = getattr(defaults, name, None)
-        if _is_number(value) and _is_number(usual) and value < 0 <= (usual or 0):
+        usual: Any = getattr(defaults, name, None)
+        if _is_number(value) and _is_number(usual) and value < 0 <= usual:
             raise StageError(
                 f"model {place}: {name} is {value} in config.json; write {usual}, or what it was"
             )
@@ -62,8 +62,9 @@ def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_
 
     `new_head` says that the head of the file, if it has one, is not the one wanted.
     """
-    backbone = backbone_names(model)
-    wrong = {name for name in found.initialized if name in backbone or not new_head}
+    wrong = set(found.initialized)
+    if wrong and new_head:
+        wrong &= backbone_names(model)
     extra = _extra_layers(model, found.unexpected)
     if not wrong and not extra:
         return
