@@ -1,4 +1,4 @@
-"""The words the other modules speak: settings, stages, tasks and the context of a run."""
+"""Core interfaces: settings, stages, tasks and the context of a run."""
 
 from __future__ import annotations
 
@@ -94,10 +94,7 @@ class Stage(Settings, ABC):
         return iter(())
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
-        """Yield, in a line each, the settings that have no effect on this machine or with these data.
-
-        `alone` is whether a single process runs the stage. It is asked as the stage starts.
-        """
+        """Yield a line for each setting without effect here; `alone` is whether one process runs it."""
         return iter(())
 
     def prepare(self, ctx: RunContext) -> None:
@@ -188,26 +185,19 @@ class Task(Settings, ABC):
                 yield Problem(f"column {column!r} holds {kind} values, no texts; name a column of texts")
 
     def check_settings(self) -> Iterator[Problem]:
-        """Yield what is wrong whatever the data are, as a package that a setting needs and is not installed.
-
-        Paths are relative to the task. It is asked before anything runs and imports nothing heavy.
-        """
+        """Yield what is wrong with any data, as a missing package; nothing heavy is imported."""
         return iter(())
 
     def measured_on(self, rows: Rows) -> Task:
-        """Return the task with what its metrics leave to the rows they are measured on decided.
+        """Return the task with the settings of its metrics that depend on the rows to score.
 
-        `rows` are all rows of the split, so that every process and every system decides alike.
+        `rows` are all rows of the split, so that every process and every system uses the same settings.
         """
         return self
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         """Return the entries of the model's config that the data decide, as `num_labels`."""
         return {}
-
-    def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
-        """Yield why a trained model cannot be measured on the data set."""
-        return iter(())
 
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
         """Yield why a model cannot do the task as it is set, where its config does not tell."""

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hfpipe.contract import Task
-    from hfpipe.report import DataFacts
 
 OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"})
 """Model types that count positions from behind the padding id, as fairseq did."""
@@ -26,10 +25,10 @@ def positions(kind: str, most: Any, padding: Any) -> int | None:
     return most - reserved - 1 if kind in OFFSET else most
 
 
-def refusals(task: Task, model: PreTrainedModel, facts: DataFacts) -> Iterator[str]:
-    """Yield why a trained model cannot be measured or asked."""
+def refusals(task: Task, model: PreTrainedModel) -> Iterator[str]:
+    """Yield why a trained model cannot be evaluated, or run on new inputs."""
     config = model.config
-    for problem in (*task.fits(config, facts), *task.suits(model)):
+    for problem in task.suits(model):
         yield problem.message
     room = positions(
         config.model_type,

@@ -62,7 +62,7 @@ class Predictor:
         tell_padding(self.model, tokenizer)
         self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
         check_rows(place, rows_in(self.model), tokenizer)
-        for why in refusals(task, self.model, self.reading.facts):
+        for why in refusals(task, self.model):
             raise StageError(f"model {place}: {why}")
         self.batch_size = batch_size
 

@@ -19,7 +19,6 @@ from datasets import Features, List, Value
 from hfpipe.metrics.confusion import F1
 from hfpipe.metrics.metric import Metric, objects
 from hfpipe.metrics.overlap import several
-from hfpipe.metrics.segmentation import bleu_tokenizer
 from hfpipe.metrics.whole import WholeMetric
 
 if TYPE_CHECKING:
@@ -219,11 +218,6 @@ class OfTranslations(OfTexts):
 def most_references(columns: Columns) -> int:
     """Return how many references the rows have, as the one that has most."""
     return max(map(len, map(several, columns["gold"])), default=1)
-
-
-def tokenizer_for(columns: Columns) -> str:
-    """Return sacrebleu's name of the tokenizer that suits the script of the references."""
-    return bleu_tokenizer(text for gold in columns["gold"] for text in several(gold))
 
 
 class OfTags(OfTexts):

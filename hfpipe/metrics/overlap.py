@@ -7,6 +7,7 @@ took it seconds. The tests hold the scores and signatures equal to its command l
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
 from hfpipe.metrics.metric import Metric, objects, ratio
+from hfpipe.metrics.segmentation import bleu_tokenizer
 
 if TYPE_CHECKING:
     from hfpipe.contract import Columns
@@ -37,6 +39,11 @@ def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "s
 def several(gold: str | list[str]) -> list[str]:
     """Return the texts that are right for a row, of which there may be only one."""
     return [gold] if isinstance(gold, str) else list(gold)
+
+
+def tokenizer_for(gold: Iterable[str | list[str]]) -> str:
+    """Return sacrebleu's name of the tokenizer that suits the script of the references of all rows."""
+    return bleu_tokenizer(text for each in gold for text in several(each))
 
 
 class _Overlap(Metric):

@@ -273,7 +273,7 @@ class Evaluate(Stage):
         model = load_model(
             task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
         )
-        for why in refusals(task, model, ground.facts):
+        for why in refusals(task, model):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         if system.outputs:
             align_outputs(model, system.outputs)

@@ -42,7 +42,7 @@ class Summarization(TextToText):
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.written import summary_scores, writing
 
-        # What is `auto` here is only asked for names; `measured_on` comes before any count.
+        # Where it is still `auto`, only the names are used; `measured_on` decides before anything is scored.
         tokenize = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
         return [*summary_scores(stem=self.stem, tokenize=tokenize), *writing()]
 

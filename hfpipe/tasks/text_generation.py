@@ -13,7 +13,7 @@ from hfpipe.errors import DataError, Problem
 from hfpipe.generation import Sampling
 from hfpipe.report import DataFacts
 from hfpipe.tasks.templates import columns_of, parts_of_template
-from hfpipe.tasks.writing import BleuTokenizer, RougeTokenizer, Writing, check_tokenizer, tokenizer_for
+from hfpipe.tasks.writing import BleuTokenizer, RougeTokenizer, Writing, check_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,7 +217,7 @@ class TextGeneration(Writing):
         from hfpipe.metrics.written import Rouge, writing
 
         match, *others = writing()
-        # What is `auto` here is only asked for names; `measured_on` comes before any count.
+        # Where it is still `auto`, only the names are used; `measured_on` decides before anything is scored.
         tokenize = "13a" if self.tokenize == "auto" else self.tokenize
         rouge = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
         overlap = Bleu(tokenize=tokenize), Chrf(), Rouge("rougeL", stem=True, tokenize=rouge)
@@ -227,6 +227,7 @@ class TextGeneration(Writing):
         return check_tokenizer(self.tokenize)
 
     def measured_on(self, rows: Rows) -> TextGeneration:
+        from hfpipe.metrics.overlap import tokenizer_for
         from hfpipe.metrics.written import rouge_tokenizer
 
         if "auto" not in (self.tokenize, self.rouge_tokenize):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hfpipe.errors import Problem
 from hfpipe.tasks.text_to_text import TextToText
-from hfpipe.tasks.writing import BleuTokenizer, check_tokenizer, tokenizer_for
+from hfpipe.tasks.writing import BleuTokenizer, check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ class Translation(TextToText):
     Japanese, Korean, Thai and other scripts without spaces, else `13a`; the signature names it. Published
     scores often use `ja-mecab` and `ko-mecab`, which need `sacrebleu[ja]` and `sacrebleu[ko]`."""
     ter_words: Literal["auto", "spaces", "bleu"] = "auto"
-    """What TER counts as words: what stands between spaces, as sacrebleu's command, or BLEU's tokens. `auto`
+    """The words of TER: what stands between spaces, as by sacrebleu's command, or BLEU's tokens. `auto`
     takes BLEU's tokens for the scripts for which `tokenize: auto` would not take `13a`."""
 
     def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -44,7 +44,7 @@ class Translation(TextToText):
         from hfpipe.metrics.overlap import translation_scores
         from hfpipe.metrics.written import writing
 
-        # What is `auto` here is only asked for names; `measured_on` comes before any count.
+        # Where it is still `auto`, only the names are used; `measured_on` decides before anything is scored.
         tokenize = "13a" if self.tokenize == "auto" else self.tokenize
         return [*translation_scores(1 + len(self.references), tokenize, self.ter_words), *writing()]
 
@@ -52,6 +52,8 @@ class Translation(TextToText):
         return check_tokenizer(self.tokenize)
 
     def measured_on(self, rows: Rows) -> Translation:
+        from hfpipe.metrics.overlap import tokenizer_for
+
         if "auto" not in (self.tokenize, self.ter_words):
             return self
         tokenize = tokenizer_for(self.gold(rows))

@@ -17,7 +17,7 @@ from hfpipe.tasks.token_targets import TokenTargets
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Columns, Rows
     from hfpipe.metrics.metric import Metric
@@ -53,14 +53,6 @@ def check_tokenizer(tokenize: str) -> Iterator[Problem]:
             yield Problem(f'{message} python -c "{_DOWNLOAD}"', ("tokenize",))
 
 
-def tokenizer_for(gold: np.ndarray) -> str:
-    """Return sacrebleu's name of the tokenizer that suits the references of all rows."""
-    from hfpipe.metrics.overlap import several
-    from hfpipe.metrics.segmentation import bleu_tokenizer
-
-    return bleu_tokenizer(text for each in gold for text in several(each))
-
-
 class Writing(TokenTargets):
     """Is trained on given texts token by token, and measured by what it writes itself.
 
@@ -86,19 +78,14 @@ class Writing(TokenTargets):
     def auto_class(self) -> str:
         return "AutoModelForCausalLM" if self.prompted else "AutoModelForSeq2SeqLM"
 
-    def fits(self, config: PretrainedConfig, facts: DataFacts) -> Iterator[Problem]:
-        most = getattr(config, "max_position_embeddings", None)
+    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        most = getattr(model.config, "max_position_embeddings", None)
         written = max(self.target_length, self.generation.max_new_tokens or 0)
         needed = self.length + written if self.prompted else max(self.length, written)
         if isinstance(most, int) and needed > most:
             sides = "of prompt and target together" if self.prompted else "of source or target"
             message = f"up to {needed} tokens {sides} are more than the {most} positions of the model"
             yield Problem(f"{message}; lower length or target_length")
-
-    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
-        from hfpipe.report import DataFacts
-
-        yield from self.fits(model.config, DataFacts(columns={}, splits={}))
 
     @property
     def _generation(self) -> Generation:

@@ -15,5 +15,5 @@ class Bleu(module.OfTranslations):
     """sacrebleu's BLEU, from 0 to 100, by the tokenizer that suits the script of the references."""
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        tokenize = module.tokenizer_for(columns)
+        tokenize = overlap.tokenizer_for(columns["gold"])
         return [overlap.Bleu(module.most_references(columns), tokenize)]
