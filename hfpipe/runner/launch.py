@@ -27,7 +27,7 @@ ASKED = "HFPIPE_PROCESSES"
 PARENT = "HFPIPE_PARENT"
 """Environment variable that tells a launched process who started the launcher."""
 _MANY = 10**6
-_SET = {
+_SET = {  # in the order in which they are checked
     "WORLD_SIZE": (1, _MANY),
     "LOCAL_WORLD_SIZE": (1, _MANY),
     "RANK": (0, _MANY),
@@ -85,16 +85,14 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
     Raises RecipeError with everything that does not fit.
     """
     settings = _read(launch.config) if launch.config is not None else {}
-    asked = launch.processes if launch.config is None else settings.get("num_processes", 1)
-    option = f"--accelerate {launch.config}" if launch.config is not None else f"--processes {asked}"
     if launched():
         asked, option = _number(os.environ, "WORLD_SIZE", 1), "the launcher"
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
-        asked = 1 if asked is None else asked
-        if asked != 1:
-            raise RecipeError(
-                [Problem(f"{option}: num_processes is {asked!r}; write a whole number from 1 on")]
-            )
+    elif launch.config is not None:
+        option = f"--accelerate {launch.config}"
+        asked = _processes_in(settings, option)
+    else:
+        asked = launch.processes or 1
+        option = f"--processes {asked}"
     if asked == 1:
         return
     problems = list(_steps(asked, option, stages))
@@ -105,6 +103,16 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
             problems.append(Problem(f"{message}; start at most {there}, or add --oversubscribe"))
     if problems:
         raise RecipeError(problems)
+
+
+def _processes_in(settings: Mapping[str, Any], option: str) -> int:
+    """Return the number of processes in an Accelerate config. Raises RecipeError when it is not one."""
+    found = settings.get("num_processes")
+    if found is None:
+        return 1
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise RecipeError([Problem(f"{option}: num_processes is {found!r}; write a whole number from 1 on")])
+    return found
 
 
 def _steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
@@ -146,7 +154,7 @@ def rank() -> int:
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Return a whole number that a launcher sets. Raises RecipeError when it is none that one would set."""
+    """Return a whole number that a launcher sets. Raises RecipeError outside the range of `_SET`."""
     text = environ.get(name, str(default))
     least, most = _SET[name]
     if not text.isascii() or not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
@@ -163,13 +171,14 @@ def first_process() -> bool:
 def check_world(environ: Mapping[str, str] = os.environ) -> None:
     """Compare the processes asked for with those there are. Raises StageError when they differ.
 
-    Raises RecipeError when what a launcher sets in the environment is garbage.
+    Raises RecipeError when a variable that a launcher sets does not hold such a number.
 
     Accelerate 1.15 starts a single process for `--cpu --num_processes 2`, without a word; what gives it
     away is a rendezvous port with no world size.
     """
-    for name in _SET.keys() & environ.keys():
-        _number(environ, name, 1)
+    for name in _SET:
+        if name in environ:
+            _number(environ, name, 1)
     there = _number(environ, "WORLD_SIZE", 1)
     if _number(environ, "RANK", 0) >= there > 1:
         message = f"the environment has RANK={environ['RANK']} and WORLD_SIZE={there}; ranks count from 0"
