@@ -72,7 +72,8 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
             for row in cleaned:
                 split = choose(row)
                 row.values["id"] = ids.of(row)
-                row.values |= {label.column: label.encode(row, split) for label in labels}
+                for label in labels:
+                    row.values[label.column] = label.encode(row, split)
                 writer.add(row, split)
                 ledger.keep(row, split)
             take_out_rare_classes(labels, writer, ledger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
+from hfpipe.data.rows import Row
 from hfpipe.data.split import TRAIN
 
 Name = str | int | bool
@@ -40,11 +41,17 @@ class ClassIds:
             self.values.append(value)
         return number
 
-    def count(self, ids: Iterable[int], split: str, place: str) -> None:
+    def find(self, value: object) -> int | None:
+        """Return the provisional id of a class that has one, or None."""
+        return self._ids.get(str(value))
+
+    def count(self, ids: Iterable[int], split: str, row: Row) -> None:
         """Count one row of these classes."""
+        counts = self._counts[split]
         for number in {*ids}:
-            self._places.setdefault(number, place)
-            self._counts[split][number] += 1
+            if number not in self._places:
+                self._places[number] = row.place
+            counts[number] += 1
 
     def uncount(self, ids: Iterable[int], split: str) -> None:
         """Take back one row of these classes."""
@@ -66,9 +73,8 @@ class ClassIds:
         splits = {TRAIN} & self._counts.keys() or None
         return {
             number
-            for number in range(len(self))
-            if number not in self._gone | self._merged | {self._target}
-            and self.rows_of(number, splits) < least
+            for number in self._kept()
+            if number != self._target and self.rows_of(number, splits) < least
         }
 
     def drop(self, numbers: Collection[int]) -> None:
@@ -84,8 +90,8 @@ class ClassIds:
         for counts in self._counts.values():
             # A row that holds two of them counts twice; only whether there are any is asked after this.
             counts[self._target] += sum(counts[number] for number in self._merged)
-        first = [self._places[number] for number in numbers if number in self._places]
-        self._places.setdefault(self._target, first[0] if first else "")
+        places = (self._places[number] for number in sorted(numbers) if number in self._places)
+        self._places.setdefault(self._target, next(places, ""))
 
     def untrained(self) -> dict[int, dict[str, int]]:
         """Return the classes that train lacks → their rows by split; empty where no split is train."""
@@ -117,7 +123,8 @@ class ClassIds:
         return [final.get(number, 0) for number in range(len(self))]
 
     def _kept(self) -> list[int]:
-        return [number for number in range(len(self)) if number not in self._gone | self._merged]
+        gone = self._gone | self._merged
+        return [number for number in range(len(self)) if number not in gone]
 
     def _final(self) -> list[int]:
         kept = self._kept()

@@ -28,7 +28,10 @@ def clean(
         for one in steps
     ]
     for row in rows:
-        if all(stage(row) for stage in stages):
+        for stage in stages:
+            if not stage(row):
+                break
+        else:
             yield row
 
 

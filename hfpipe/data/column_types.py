@@ -57,7 +57,6 @@ _PLAIN = re.compile(r"(?!(true|false|null|yes|no|on|off|y|n)$)[A-Za-z]\w*", re.A
 _MARKUP = re.compile(r"<[^<>]*>|&#?\w+;")
 _WORD = regex.compile(r"(?<!\S)[\p{P}\p{S}]*(\p{L}[\p{L}\p{M}'\u2019-]*[\p{L}\p{M}])[\p{P}\p{S}]*(?!\S)")
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
-_LETTER = regex.compile(r"\p{L}")
 _ADDRESS = re.compile(r"\w+://|www\.|[\\/]|[A-Za-z]:\\")
 _CLOCK = frozenset(
     name.lower()
@@ -122,10 +121,10 @@ def _is_language(text: str) -> bool:
     plain = _MARKUP.sub(" ", text).strip()
     if _ADDRESS.match(plain):
         return False
-    if len(_UNSPACED.findall(plain)) >= 4:
+    if not plain.isascii() and len(_UNSPACED.findall(plain)) >= 4:
         return True
-    signs = sum(not sign.isspace() for sign in plain)
-    return len(_words(plain)) >= 2 and 2 * len(_LETTER.findall(plain)) >= signs
+    signs = "".join(plain.split())
+    return 2 * sum(map(str.isalpha, signs)) >= len(signs) and len(_words(plain)) >= 2
 
 
 def _is_code(text: str) -> bool:

@@ -61,19 +61,21 @@ class _Table:
         """Yield the rows; `watch` for quotes that turn out to enclose fields."""
         guessed = self._dialect.escape is not None and self._file.options.escape is None
         reader = self._dialect.reader(self._escaped(stream) if guessed else stream)
-        line = self._dialect.skipped + 1
+        origin, before = self._origin, self._dialect.skipped + 1
+        line = before
         try:
             body, repeated = self._body(reader)
+            names, width = self._names, len(self._names)
             for fields in body:
-                if len(fields) == len(self._names):
+                if len(fields) == width:
                     if fields == repeated:
                         raise self._again(line)
-                    yield Row(dict(zip(self._names, fields, strict=True)), self._origin, line)
+                    yield Row(dict(zip(names, fields, strict=True)), origin, line)
                 elif fields:
                     raise self._ragged(fields, line)
                 if watch and '"' in "".join(fields):
                     watch = self._stays_bare(fields, line)
-                line = self._dialect.skipped + reader.line_num + 1
+                line = before + reader.line_num
         except csv.Error as error:
             raise self._broken(str(error), line) from None
 

@@ -40,6 +40,8 @@ class Unicode(Settings, Edit):
     """Brings text to NFC and removes control characters and stray surrogates; newline and tab stay."""
 
     def trace(self, text: str) -> list[list[Change]]:
+        if text.isascii() and text.isprintable():  # most texts; both are far quicker than a search
+            return []
         controls = [Change(found.start(), found.end(), "") for found in _CONTROL.finditer(text)]
         return [controls, _compose(apply(text, controls))]
 

@@ -43,6 +43,7 @@ class Label:
         self.normalized = 0
         """Texts of the column that were brought to one spelling."""
         self._names = self.settings.names
+        self._declared = frozenset(self._names)
         order = self._names or [normalize_name(name) for name in names]
         self.ids = ClassIds(order, declared=bool(self._names))
         self._beside = beside
@@ -108,7 +109,7 @@ class Label:
 
     def _named(self, value: Any) -> Any:
         """Return the name of a class written by name, or by id where names are not numbers."""
-        if isinstance(value, (str, int)) and str(value) in self._names:
+        if isinstance(value, (str, int)) and str(value) in self._declared:
             return str(value)
         number: Any = parse_decimal(value) if isinstance(value, str) else value
         if self._numbered and is_number(number) and number in range(self._width):
@@ -161,9 +162,7 @@ class Label:
         if self.kind == "classes":
             self._check_length(len(items), row)
         ids = [self._id(item, row, start) for item in items]
-        self.ids.count(ids, split, row.place)
-        if len(self.ids) > MOST_CLASSES and self.settings.min_count is None:
-            raise messages.too_many(self.column, len(self.ids), self.ids.rows)
+        self.ids.count(ids, split, row)
         return ids if self.kind == "classes" else ids[0]
 
     def _check_length(self, count: int, row: Row) -> None:
@@ -174,16 +173,21 @@ class Label:
             )
 
     def _id(self, value: Any, row: Row, start: str) -> int:
+        if type(value) is self._type and (number := self.ids.find(value)) is not None:
+            return number  # checked when it came first
         if not isinstance(value, (str, int)) or value == "":
             raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
         self._type = self._type or type(value)
         if type(value) is not self._type and not self._told:
             raise messages.mixed(row.place, self.column, value, start, self.kind)
-        if self._names and value not in self._names:
+        if self._names and value not in self._declared:
             raise messages.not_named(row.place, self.column, value, self.settings)
         if isinstance(value, str):
             messages.check_name(row.place, self.column, value, LONGEST_NAME)
-        return self.ids.id_of(value)
+        number = self.ids.id_of(value)
+        if number >= MOST_CLASSES and self.settings.min_count is None:
+            raise messages.too_many(self.column, len(self.ids), self.ids.rows + 1)
+        return number
 
     def check(self) -> None:
         """Raise DataError where there is no class, there are as many as rows, or train lacks some."""

@@ -45,8 +45,6 @@ def schema(
             raise DataError(f"{head[0].place}: the column name {name!r} holds half a character; rename it")
         if "\0" in name:  # Arrow ends the name there
             raise DataError(f"{head[0].place}: the column name {name!r:.40} holds a zero byte; rename it")
-        if "\0" in name:  # Arrow ends a name there
-            raise DataError(f"{head[0].place}: the column name {name!r} holds a zero byte; rename it")
     fixed: dict[str, pa.DataType | None] = {"id": pa.string()}
     fixed |= {name: kind for name in head[0].values if (kind := _nested(head, name)) is not None}
     fixed |= {name: _text(head, name) for name in texts if name not in fixed}
@@ -160,10 +158,12 @@ class Writer:
 
     def add(self, row: Row, split: str) -> None:
         """Take a row whose values are final, save for labels, which carry provisional ids."""
-        waiting = self._waiting.setdefault(split, [])
+        if split not in self._waiting:
+            self._waiting[split], self._lengths[split] = [], array("q")
+        waiting, characters = self._waiting[split], row.characters
         waiting.append(row)
-        self._characters += row.characters
-        self._lengths.setdefault(split, array("q")).append(row.characters)
+        self._characters += characters
+        self._lengths[split].append(characters)
         if len(waiting) >= ROWS:
             self._flush(split)
         elif self._characters >= CHARACTERS:
