@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfpipe.data.file_options import DataFile
-from hfpipe.data.rows import Row
+from hfpipe.data.rows import Row, find_repeated
 from hfpipe.errors import DataError
 
 ROWS = 1000
@@ -45,9 +44,9 @@ def _checked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(file: DataFile, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
-    twice = [name for name, count in Counter(schema.names).items() if count > 1]
-    if twice:
-        raise DataError(f"{file.name}: has two columns of the name {twice[0]!r}; rename one")
+    twice = find_repeated(schema.names)
+    if twice is not None:
+        raise DataError(f"{file.name}: has two columns of the name {twice!r}; rename one")
     for field in schema:
         if (kept := _kept_type(field.type)) is not None:
             file.found.types.setdefault(field.name, kept)

@@ -81,7 +81,7 @@ def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list
         what = f"holds {' and '.join(formats)} files" if formats else "is a folder without data files"
         ending = files[0].name.partition(".")[2] if files else "jsonl"
         raise DataError(f"{pattern}: {what}; name those wanted, as {pattern.rstrip('/')}/*.{ending}")
-    left_out += [name_of(path, base) for path in below if path not in files]
+    left_out += [name_of(path, base) for path in sorted({*below} - {*files})]
     return files
 
 

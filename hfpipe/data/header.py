@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from statistics import median
 
-from hfpipe.data.rows import listed
+from hfpipe.data.rows import find_repeated, listed
 from hfpipe.errors import DataError
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|\.\d+)([eE][-+]?\d+)?%?")
@@ -41,7 +41,7 @@ def column_names(
             f"with `header: [{', '.join(_suggested(names, below))}]`, or write `header: true`"
         )
     names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = find_repeated(names)
     if twice is not None:
         raise DataError(f"{place}: the header has {twice!r} twice; rename one, or write `header: [NAMES]`")
     return names

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hfpipe.data.file_options import DataFile
-from hfpipe.data.rows import Row
+from hfpipe.data.rows import Row, find_repeated
 from hfpipe.data.squad import is_squad, squad_rows
 from hfpipe.data.streams import text_stream
 from hfpipe.errors import DataError
@@ -23,8 +23,7 @@ class RepeatedKeyError(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+        raise RepeatedKeyError(find_repeated(key for key, _ in pairs))
     return record
 
 
@@ -51,16 +50,18 @@ def read_jsonl(file: DataFile) -> Iterator[Row]:
 
 
 def _array(file: DataFile) -> Iterator[Row] | None:
-    """Return the rows of a whole file that is one array, or None when it is not."""
+    """Return the rows of a whole file that is one array of objects, or None when it is not."""
     with text_stream(file) as stream:
         try:
-            data = json.load(stream)
+            data = _decode(stream.read())
+        except RepeatedKeyError as error:
+            raise _repeated(file.name, error) from None
         except (ValueError, RecursionError):
             return None
-    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
+    if data != [] and not _is_records(data):
         return None
     file.note({"format": "json"})
-    return read_json(file)
+    return _records(data, file)
 
 
 def _broken_line(place: str, line: str, error: Exception) -> DataError:
@@ -81,15 +82,20 @@ def _repeated(place: str, error: RepeatedKeyError) -> DataError:
 
 
 def read_json(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of a file that is one JSON text; the whole file is held in memory.
+    """Return the rows of a file that is one JSON text; the whole file is held in memory.
 
     Rows are an array of objects, a mapping whose keys become `id`, or the questions of a SQuAD file; `field`
     names the part of the file that holds them.
     """
     data = _load(file)
-    name = file.name
     for part in _parts(data, file.options.field):
-        data = _inside(data, part, name, file.options.field or "")
+        data = _inside(data, part, file.name, file.options.field or "")
+    return _records(data, file)
+
+
+def _records(data: Any, file: DataFile) -> Iterator[Row]:
+    """Yield the rows of decoded JSON. Raises DataError where it does not hold any."""
+    name = file.name
     if is_squad(data):
         file.note({"format": "SQuAD"})
         yield from squad_rows(data, name)

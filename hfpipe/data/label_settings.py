@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from typing_extensions import Self
 
 from hfpipe.data.label_values import normalize_name
+from hfpipe.data.rows import find_repeated
 from hfpipe.data.short_form import ShortForm
 
 Kind = Literal["class", "classes", "number"]
@@ -62,8 +63,7 @@ class LabelColumn(ShortForm):
             raise ValueError(
                 f"`{'names' if self.names else 'min_count'}` goes with classes, not with numbers"
             )
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
+        if (twice := find_repeated(self.names)) is not None:
             raise ValueError(f"`names` has {twice!r} twice; each class has one id")
         return self
 

@@ -55,7 +55,7 @@ class Row:
         rest = iter(texts)
         for name in columns:
             old = self.values[name]
-            if isinstance(old, list):
+            if isinstance(old, (list, tuple)):
                 self.values[name] = [_rewritten(part, rest) for part in old]
             else:
                 self.values[name] = _rewritten(old, rest)
@@ -129,6 +129,11 @@ def even_sample(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:
         elif entry > kept[0]:
             heapreplace(kept, entry)
     return [row for _, _, row in sorted(kept, key=itemgetter(1))]
+
+
+def find_repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that stands there twice, or None."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -120,7 +120,7 @@ class Source(Settings):
     @field_validator("separator", "quote", "escape")
     @classmethod
     def _one_character(cls, value: str | Literal[False] | None) -> str | Literal[False] | None:
-        if isinstance(value, str) and (len(value) != 1 or value in "\r\n" or value == " " * 2):
+        if isinstance(value, str) and (len(value) != 1 or value in "\r\n"):
             raise ValueError(f"{value!r} is not one character; write it alone, as ';' or \"\\t\"")
         return value
 
