@@ -899,3 +899,42 @@ def test_objects_and_places_of_rows_reach_a_prediction_as_they_are_written(tmp_p
     more = [rows[0]] * 20 + [rows[3]]  # beyond the first chunk
     with pytest.raises(DataError, match=r"^text 21: column 'messages' holds"):
         hfpipe.predict(tmp_path / "model", more, **ask)
+
+
+def write_source(folder: Path, row: str) -> dict[str, str]:
+    """Write user code that yields five rows, each this expression of its number `n`; return the source."""
+    (folder / "rows.py").write_text(
+        f"import datetime\n\ndef rows():\n    for n in range(5):\n        yield {row}\n"
+    )
+    return {"python": "rows.py:rows"}
+
+
+def test_words_in_a_tuple_are_cleaned_as_those_in_a_list(tmp_path: Path, make_data: Make) -> None:
+    source = write_source(tmp_path, "{'words': ('<b>a</b>', f'b{n}')}")
+    _, folder = make_data({"source": source, "text": ["words"], "clean": ["html"]})
+    assert [row["words"] for row in all_rows(folder)] == [["a", f"b{n}"] for n in range(5)]
+
+
+def test_an_answer_may_carry_values_that_json_has_no_form_for(tmp_path: Path, make_data: Make) -> None:
+    answers = "{'text': ['you'], 'answer_start': [6.0], 'day': datetime.date(2026, 1, 2)}"
+    source = write_source(tmp_path, f"{{'context': f'hello you {{n}}', 'question': 'who', 'a': {answers}}}")
+    report, folder = make_data({"source": source, "clean": ["html"]})
+    assert "a: answer_start read as whole numbers in 5 rows" in report.summary
+    assert all(row["a"]["answer_start"] == [6] for row in all_rows(folder))
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        [{"role": "user", "content": "x"}, "x", {"role": "user", "content": "x"}],
+        [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        [{"role": "user", "content": 7}],
+    ],
+)
+def test_a_conversation_that_the_first_rows_do_not_announce_is_an_error_with_its_line(
+    late: list[Any], tmp_path: Path, make_data: Make
+) -> None:
+    rows: list[dict[str, Any]] = [{"text": f"hello you {n}", "talk": None} for n in range(1000)]
+    jsonl(tmp_path / "a.jsonl", [*rows, {"text": "hello", "talk": late}])
+    with pytest.raises(DataError, match=re.escape("a.jsonl, line 1001: 'talk' is [")):
+        make_data({"source": {"files": "a.jsonl"}, "text": ["talk", "text"]})

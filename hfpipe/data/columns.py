@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from hfpipe.data.column_types import is_conversation, is_words
-from hfpipe.data.conversations import CALLS
+from hfpipe.data.conversations import CALLS, has_calls, is_message
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row, listed
 from hfpipe.data.write import CHARACTERS, ROWS
@@ -18,6 +18,7 @@ from hfpipe.errors import DataError
 MISSING = "missing text"
 """The ledger's word for rows whose text is null."""
 _ABSENT = object()
+_STRINGS = {str}
 
 
 def select(rows: Iterable[Row], wanted: Mapping[str, str], filled: Counter[str]) -> Iterator[Row]:
@@ -84,15 +85,15 @@ def _alike(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> It
     if not head:
         return
     columns = dict.fromkeys(name for row in head if row is head[0] or row.sparse for name in row.values)
-    place = head[0].place
+    names, place = columns.keys(), head[0].place
     for row in rows:
-        if row.values.keys() != columns.keys():
-            if not row.sparse or row.values.keys() - columns.keys():
+        if row.values.keys() != names:
+            if not row.sparse or row.values.keys() - names:
                 raise DataError(
                     f"{row.place}: the columns are {listed(list(row.values))}, but {place} has "
                     f"{listed(list(columns))}; name those wanted with `columns`"
                 )
-            filled.update(columns.keys() - row.values.keys())
+            filled.update(names - row.values.keys())
             row.values = {name: row.values.get(name) for name in columns}
         yield row
 
@@ -104,32 +105,45 @@ def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> I
     no tool. Where only some of several text columns are null, the row stays, and null counts as empty.
     """
     for row in rows:
-        found = [_texts(row, name) for name in columns]
-        row.texts = [text or "" for texts in found for text in texts]
-        row.calls = _calls(row, columns)
-        ledger.enter(row.characters)
-        incomplete = any(
-            None in texts for name, texts in zip(columns, found, strict=True) if row.values[name] is not None
-        )
-        if incomplete or all(row.values[name] is None for name in columns):
-            ledger.drop(MISSING, row.characters)
+        values = [row.values[name] for name in columns]
+        if {*map(type, values)} == _STRINGS:  # the usual case, in a fifth of the time of the general one
+            row.texts, complete = values, True
         else:
+            complete = _take_nested(row, columns)
+        ledger.enter(row.characters)
+        if complete:
             yield row
+        else:
+            ledger.drop(MISSING, row.characters)
+
+
+def _take_nested(row: Row, columns: Sequence[str]) -> bool:
+    """Set the texts and the calls of a row; return whether no text is missing."""
+    found = {name: _texts(row, name) for name in columns}
+    row.texts = [text or "" for texts in found.values() for text in texts]
+    row.calls = _calls(row, columns)
+    there = [texts for name, texts in found.items() if row.values[name] is not None]
+    return bool(there) and not any(None in texts for texts in there)
 
 
 def _texts(row: Row, name: str) -> list[str | None]:
-    """Return the texts of a column; None for one that is missing, and for no message that calls a tool."""
+    """Return the texts of a column; None for a missing one, "" for a message that only calls a tool."""
     value = row.values[name]
     if value is None or isinstance(value, str):
         return [value]
     if is_words(value):
         return list(value)
-    if is_conversation(value):
-        return [_said(message) for message in value]
+    if is_conversation(value) and all(map(is_message, value)):
+        return [_content(message) for message in value]
     raise DataError(
         f"{row.place}: {name!r} is {value!r:.40}, not a string; write it in quotes, or name the "
         "text columns with `text`"
     )
+
+
+def _content(message: Mapping[str, Any]) -> str | None:
+    content: str | None = message.get("content")
+    return "" if content is None and has_calls(message) else content
 
 
 def _calls(row: Row, columns: Sequence[str]) -> str:
@@ -139,11 +153,6 @@ def _calls(row: Row, columns: Sequence[str]) -> str:
         for name in columns
         if is_conversation(row.values[name])
         for message in row.values[name]
-        if any(message.get(key) for key in CALLS)
+        if has_calls(message)
     ]
     return json.dumps(found, default=str) if found else ""
-
-
-def _said(message: Mapping[str, Any]) -> str | None:
-    calls = any(message.get(key) for key in CALLS)
-    return "" if message.get("content") is None and calls else message.get("content")

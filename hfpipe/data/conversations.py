@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hfpipe.data.rows import Row
@@ -31,14 +31,16 @@ class Conversations:
         self.changed: Counter[str] = Counter()
         """Column and what was rewritten → rows."""
 
-    def read(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield the rows with their conversations rewritten. Raises DataError at the first that is none."""
-        for row in rows:
-            for column in self.columns:
-                value = row.values[column]
-                if value is not None:
-                    row.values[column] = self._messages(value, column, row)
-            yield row
+    def read(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """Return the rows with their conversations rewritten. Raises DataError at a malformed one."""
+        return map(self._read, rows) if self.columns else rows
+
+    def _read(self, row: Row) -> Row:
+        for column in self.columns:
+            value = row.values[column]
+            if value is not None:
+                row.values[column] = self._messages(value, column, row)
+        return row
 
     def summary(self) -> list[str]:
         """Return what was rewritten, one entry for each kind of change."""
@@ -68,9 +70,19 @@ def _message(part: Any, place: str, changes: dict[str, None]) -> dict[str, Any]:
         changes["from, value read as role, content"] = None
     message = {str(renamed.get(key, key)): value for key, value in part.items()}
     message["role"] = _role(message.get("role"), place, changes)
-    if "content" in message or not any(message.get(key) for key in CALLS):
+    if "content" in message or not has_calls(message):
         message["content"] = _content(message, place, changes)
     return message
+
+
+def has_calls(message: Mapping[str, Any]) -> bool:
+    """Tell whether a message calls tools."""
+    return any(message.get(key) for key in CALLS)
+
+
+def is_message(part: Any) -> bool:
+    """Tell whether a part of a conversation is a message as `Conversations` writes it."""
+    return isinstance(part, Mapping) and isinstance(part.get("content"), str | None)
 
 
 def _role(role: Any, place: str, changes: dict[str, None]) -> str:

@@ -15,6 +15,7 @@ from hfpipe.errors import DataError
 from hfpipe.hf.answers import Answer, locate, read_answers
 
 START = "answer_start"
+_as_json = json.JSONEncoder(default=repr, skipkeys=True).encode
 
 
 @dataclass
@@ -26,22 +27,24 @@ class Spans:
     changed: Counter[str] = field(default_factory=Counter)
     """What was rewritten → rows."""
 
-    def read(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield the rows, starts of answers as whole numbers. Raises DataError at the first that is none."""
-        for row in rows:
-            for column in self.contexts:
-                if row.values[column] is not None:
-                    self._read(row, column)
-            yield row
+    def read(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """Return the rows, starts of answers as whole numbers. Raises DataError at a malformed answer."""
+        return map(self._read, rows) if self.contexts else rows
 
-    def _read(self, row: Row, column: str) -> None:
+    def _read(self, row: Row) -> Row:
+        for column in self.contexts:
+            if row.values[column] is not None:
+                self._read_column(row, column)
+        return row
+
+    def _read_column(self, row: Row, column: str) -> None:
         value = row.values[column]
         try:
             answers = read_answers(value)
         except DataError as error:
             raise DataError(f"{row.place}: {column!r} {error}") from None
         row.values[column] = _written(iter(answers), value)
-        if json.dumps(row.values[column]) != json.dumps(value):  # 12.0 is equal to 12, and yet not the same
+        if _as_json(row.values[column]) != _as_json(value):  # in Python, 12.0 equals 12
             self.changed[f"{column}: {START} read as whole numbers"] += 1
 
     def move(self, row: Row, edit: Edit) -> bool:
