@@ -155,7 +155,7 @@ def test_labels_of_every_kind_are_encoded_one_a_row(kind: str) -> None:
         (
             "label",
             {"training": {"metric_for_best_model": "bleu"}},
-            "metric_for_best_model: the task has no 'bleu'",
+            "no score 'bleu' on a validation split; there are accuracy, f1_macro",
         ),
         ("label", {"early_stopping": {"patience": 2}}, "early_stopping needs a validation split"),
         ("label", {"training": {"eval_strategy": "epoch"}}, "eval_strategy needs a validation split"),

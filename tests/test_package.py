@@ -40,12 +40,12 @@ def imported() -> set[str]:
 
 def test_dependencies_are_what_the_package_imports() -> None:
     brought = {"pydantic-core"}  # pydantic pins it to the letter
-    assert imported() - brought == set(declared("")) | set(declared("lora"))
+    assert imported() - brought == {*declared(""), *declared("excel"), *declared("lora")}
 
 
 def test_every_dependency_is_pinned() -> None:
     text = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8")
     pinned = set(re.findall(r"^([a-z0-9-]+)==[\w.]+(?:; python_version >= \"3\.11\")?$", text, re.MULTILINE))
-    wanted = {name for extra in ("", "demo", "dev", "lora") for name in declared(extra)} - {"hfpipe"}
+    wanted = {name for extra in ("", "demo", "dev", "excel", "lora") for name in declared(extra)} - {"hfpipe"}
     assert len(wanted) > 20
     assert wanted <= pinned

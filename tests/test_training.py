@@ -10,6 +10,7 @@ import pytest
 import small
 
 import hfpipe
+from hfpipe.places import in_package
 from hfpipe.results import Run
 
 SILENT = {"say": lambda _: None}
@@ -65,7 +66,13 @@ def test_a_run_leaves_folders_that_plain_transformers_opens(tmp_path: Path, runs
 @pytest.mark.slow
 def test_a_classifier_of_one_class_is_refused_before_it_is_trained(tmp_path: Path, runs: Path) -> None:
     recipe = small.recipe()
-    recipe["stages"]["wiki"]["limit"] = 300
+    topics = {
+        row["topic"]
+        for row in json.loads(
+            in_package(*small.SUMMARIES.removeprefix("package:").split("/", 1)).read_text(encoding="utf-8")
+        ).values()
+    }
+    recipe["stages"]["wiki"]["clean"].append({"drop": {"label": sorted(topics - {"Geography"})}})
     with pytest.raises(hfpipe.RecipeError, match="has a single class"):
         made(tmp_path, runs, recipe)
 
