@@ -31,14 +31,14 @@ class Spot:
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault: where it stands, what is wrong and how to mend it."""
+    """One fault: where it stands, what is wrong and how to fix it."""
 
     message: str
     path: tuple[str | int, ...] = ()
     """The keys that lead to it inside the recipe, as `("stages", "topics", "training")`."""
     spot: Spot | None = None
     count: int = 1
-    """How many faults it stands for; many of one kind are told together."""
+    """How many faults it stands for; many of one kind become one problem."""
 
     def __str__(self) -> str:
         message = self.message if len(self.message) <= LONGEST else self.message[: LONGEST - 1] + "…"
@@ -53,7 +53,7 @@ class Problem:
 
 
 class HfpipeError(Exception):
-    """A failure whose text is all that the user needs: place, cause and mend on one line."""
+    """A failure whose text is all that the user needs: place, cause and fix on one line."""
 
     exit_code = 1
 

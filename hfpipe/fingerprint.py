@@ -17,7 +17,7 @@ SETTLED = 2_000_000_000
 
 
 class Digests:
-    """Content digests of files and folders, kept beside the runs and trusted while times and sizes agree."""
+    """Content digests of files and folders, kept next to the runs and trusted while times and sizes agree."""
 
     def __init__(self, memory: Path | None = None) -> None:
         self._memory = memory
@@ -53,13 +53,13 @@ class Digests:
             digest = _sha256(path)
         except (OSError, ValueError) as error:
             cause = getattr(error, "strerror", None) or error
-            raise DataError(f"{path}: cannot be read ({cause}); mend the path or its permissions") from None
+            raise DataError(f"{path}: cannot be read ({cause}); fix the path or its permissions") from None
         if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED:
             self._known[str(path)] = [digest, *stamp]
         return digest
 
     def save(self) -> None:
-        """Remember the digests for the next run; a folder that cannot be written is no failure."""
+        """Remember the digests for the next run; a folder that cannot be written is not an error."""
         if self._memory is None or not self._known:
             return
         with suppress(OSError):

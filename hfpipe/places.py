@@ -189,7 +189,7 @@ def locate(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
         cause = getattr(error, "strerror", None) or error
         raise DataError(f"{place[:200]}: cannot be looked up ({cause}); fix the path") from None
     if not there:
-        raise DataError(f"{place}: there is no {path}; mend the path, which is read relative to {base}")
+        raise DataError(f"{place}: there is no {path}; fix the path, which is read relative to {base}")
     return path
 
 

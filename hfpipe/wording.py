@@ -113,14 +113,14 @@ def split_class(metric: str) -> tuple[str, str | None]:
     return (name, label.removesuffix("]")) if bracket else (metric, None)
 
 
-def answer(said: Mapping[str, Any]) -> list[str]:
-    """Return what a model said, a line for each thing: `Geography  0.981`, or a text as it was written."""
-    lists = [value for value in said.values() if isinstance(value, list)]
+def answer(predicted: Mapping[str, Any]) -> list[str]:
+    """Return the prediction for a row, a line for each part: `Geography  0.981`, or a text as it is."""
+    lists = [value for value in predicted.values() if isinstance(value, list)]
     if lists:
-        return [_said(part) for parts in lists for part in parts] or ["nothing"]
-    return _said(said).splitlines() or [""]
+        return [_line(part) for parts in lists for part in parts] or ["nothing"]
+    return _line(predicted).splitlines() or [""]
 
 
-def _said(part: Any) -> str:
+def _line(part: Any) -> str:
     values = part.values() if isinstance(part, Mapping) else [part]
     return "  ".join(number(value) if isinstance(value, float) else str(value) for value in values)

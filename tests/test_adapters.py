@@ -198,7 +198,9 @@ def problems(tmp_path: Path, made: dict[str, Any]) -> str:
 def test_an_adapter_beside_a_model_from_nothing_is_refused(tmp_path: Path) -> None:
     made = recipe()
     made["stages"]["pretrain"]["adapter"] = LORA
-    assert "a model from nothing has none yet; name a model, or delete adapter" in problems(tmp_path, made)
+    assert "a model trained from scratch has none yet; name a model, or delete adapter" in problems(
+        tmp_path, made
+    )
 
 
 def test_an_adapter_on_an_adapter_is_refused_unless_that_is_merged(tmp_path: Path) -> None:

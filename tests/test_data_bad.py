@@ -225,7 +225,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a function that yields nothing",
         {"rows.py": code("    return []")},
         PYTHON,
-        "rows.py:rows: gave no rows; mend the function",
+        "rows.py:rows: gave no rows; fix the function",
     ),
     (
         "duplicate ids",

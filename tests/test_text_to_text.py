@@ -203,7 +203,7 @@ def recipe(model: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
         (
             {"type": "t5"},
             {"prompt": "{source}:"},
-            "translation takes a decoder here, and t5 has an encoder beside it",
+            "translation takes a decoder here, and t5 has an encoder as well",
         ),
         ({"type": "bart"}, {"prompt": "Title"}, "write {source} where the text belongs"),
     ],

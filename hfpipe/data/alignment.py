@@ -29,7 +29,7 @@ def apply(text: str, changes: Sequence[Change]) -> str:
 
 
 def move(span: Span, changes: Sequence[Change]) -> Span | None:
-    """Return where a span is once the changes are made; None where its characters cannot be told any more.
+    """Return where a span is once the changes are made; None where its characters are gone.
 
     What is replaced inside the span, or is the span, stays in it; what is inserted at its edges does not.
     Where something is deleted across an edge, the rest stays. Where something is replaced across an edge,

@@ -191,7 +191,7 @@ def _contradicted(kinds: Mapping[str, Kind]) -> bool:
 
 
 def _together(kinds: Mapping[str, Kind], one_is: Collection[Kind]) -> list[str]:
-    """Return the known groups of string columns, one of which is as said."""
+    """Return the known groups of string columns, one of which is of a wanted kind."""
     found = {
         name
         for group in GROUPS

@@ -87,5 +87,5 @@ def _width(fields: list[str], place: str) -> int:
 
 
 def _ragged(fields: list[str], width: int, columns: list[str], place: str) -> DataError:
-    said = f"`header` names {width} ({listed(columns)})" if columns else f"the first line has {width}"
-    return DataError(f"{place}: {len(fields)} columns, but {said}; fix the line")
+    expected = f"`header` names {width} ({listed(columns)})" if columns else f"the first line has {width}"
+    return DataError(f"{place}: {len(fields)} columns, but {expected}; fix the line")

@@ -27,7 +27,7 @@ _EXCEL = re.compile(r"sep=(.)\r?\n?")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are told apart, in the terms of Python's csv module."""
+    """How fields are separated and quoted, in the terms of Python's csv module."""
 
     separator: str
     quote: str | None = '"'

@@ -58,7 +58,7 @@ class Findings:
     """Each way of reading that occurred, under the names of the settings, with the files read that way:
     `first` is the name of the first, `files` their number."""
     types: dict[str, pa.DataType] = field(default_factory=dict)
-    """Columns of Arrow and Parquet files whose type cannot be told from their first values."""
+    """Columns of Arrow and Parquet files whose type their first values may not show."""
     left_out: list[str] = field(default_factory=list)
     """Names of the files of a folder that are not data files."""
 
@@ -76,8 +76,8 @@ class Findings:
         """Yield a phrase for each way of reading that is not the plain one, and for what was not read."""
         for entry in self.files:
             facts = {key: value for key, value in entry.items() if key not in ("first", "files")}
-            said = ", ".join(f"{key} {_shown(value)}" for key, value in facts.items())
-            yield f"{entry['first']}{_others(entry['files'])}: {said}"
+            shown = ", ".join(f"{key} {_shown(value)}" for key, value in facts.items())
+            yield f"{entry['first']}{_others(entry['files'])}: {shown}"
         if self.left_out:
             yield f"left out of the folder: {self.left_out[0]}{_others(len(self.left_out))}"
 

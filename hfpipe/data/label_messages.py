@@ -1,4 +1,4 @@
-"""What is said about labels that cannot be used; all that a message advises works when pasted."""
+"""Errors about labels that cannot be used; all that a message advises works when pasted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SEPARATORS = (",", ";", "|", "/", " ")
 
 
 def missing(place: str, column: str, settings: LabelColumn) -> DataError:
-    """A label that is null, or an empty cell."""
+    """Return the error for a label that is null, or an empty cell."""
     drop = advise_drop(column, None)
     empty = ""
     if settings.separator is not None:
@@ -26,11 +26,11 @@ def missing(place: str, column: str, settings: LabelColumn) -> DataError:
     return DataError(f"{place}: {column!r} is missing; fill it in, or drop such rows with {drop}{empty}")
 
 
-def no_number(place: str, column: str, value: Any, *, told: bool) -> DataError:
-    """A label of a column of numbers that is none."""
+def no_number(place: str, column: str, value: Any, *, stated: bool) -> DataError:
+    """Return the error for a label that is not a number; `stated` where the recipe says that it is one."""
     if not isinstance(value, (str, bool)):
         return DataError(f"{place}: {column!r} is {value!r:.40}, not a number; fix the row")
-    classes = "" if told else f", or read all as names of classes with {advise(labels={column: 'class'})}"
+    classes = "" if stated else f", or read all as names of classes with {advise(labels={column: 'class'})}"
     return DataError(
         f"{place}: {column!r} is {value!r:.40}, not a decimal number such as 1000 or 2.5; fix the row, or "
         f"drop such rows with {advise_drop(column, value)}{classes}"
@@ -49,7 +49,7 @@ def finite(place: str, column: str, value: float) -> float:
 
 
 def no_list(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
-    """A label of a column of lists that is none."""
+    """Return the error for a label that is not a list, in a column of lists."""
     if not isinstance(value, str):
         one = advise(labels={column: "class"})
         return DataError(
@@ -65,7 +65,7 @@ def no_list(place: str, column: str, value: Any, settings: LabelColumn) -> DataE
 
 
 def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alone: bool) -> DataError:
-    """A label that is not a class: a fraction, a list, an object; `alone` where it is not in a list."""
+    """Return the error for a value that is not a class; `alone` where it is not in a list."""
     what = f"{place}: {column!r} is {value!r:.40}, not a class"
     if isinstance(value, list):
         several = settings.changed(kind="classes", separator=",")
@@ -82,7 +82,7 @@ def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alon
 
 
 def mixed(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
-    """A class of another type than the one before."""
+    """Return the error for a class of another type than the one before."""
     return DataError(
         f"{place}: {column!r} is {value!r:.40} ({type(value).__name__}), but {start}; write all alike, or "
         f"read all as names of classes with {advise(labels={column: kind})}"
@@ -90,7 +90,7 @@ def mixed(place: str, column: str, value: Any, start: str, kind: str | None) -> 
 
 
 def not_named(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
-    """A class that the recipe's `names` lack."""
+    """Return the error for a class that the recipe's `names` lack."""
     what = f"{place}: {column!r} is {value!r:.40}, which is not one of its {len(settings.names)} names"
     drop = f"drop such rows with {advise_drop(column, value)}"
     if not isinstance(value, str):
@@ -101,7 +101,7 @@ def not_named(place: str, column: str, value: Any, settings: LabelColumn) -> Dat
 
 
 def indicators(place: str, column: str, value: Sequence[Any], settings: LabelColumn) -> DataError:
-    """Lists that are either a 0 or 1 for each class, or ids of classes."""
+    """Return the error for lists that are either a 0 or 1 for each class, or ids of classes."""
     yes, no = (_set(column, settings, kind="classes", indicators=each) for each in (True, False))
     return DataError(
         f"{place}: {column!r} is {value!r:.40}, and all rows have {len(value)} of 0 and 1: if each stands "
@@ -110,7 +110,7 @@ def indicators(place: str, column: str, value: Sequence[Any], settings: LabelCol
 
 
 def no_indicators(place: str, column: str, value: Any, width: int) -> DataError:
-    """A row that has not a 0 or 1 for each class."""
+    """Return the error for a row without a 0 or 1 for each class."""
     return DataError(
         f"{place}: {column!r} is {value!r:.40}, where {width} numbers, each 0 or 1, belong; fix the row"
     )
@@ -132,7 +132,7 @@ def check_name(place: str, column: str, name: str, longest: int) -> None:
 
 
 def too_many(column: str, classes: int, rows: int) -> DataError:
-    """Ids or texts taken for classes."""
+    """Return the error for ids or texts in place of classes."""
     return DataError(
         f"{column!r} has {classes:,} different classes in {rows:,} rows, so it holds ids or texts; name the "
         "label column with `labels`, or leave it out with `columns`"
@@ -142,7 +142,7 @@ def too_many(column: str, classes: int, rows: int) -> DataError:
 def untrained(
     column: str, ids: ClassIds, rows: Mapping[int, Mapping[str, int]], settings: LabelColumn
 ) -> DataError:
-    """Classes that no training row has."""
+    """Return the error for classes that no training row has."""
     first = min(rows)
     if settings.min_count is not None:
         fix = f"drop their rows with {_set(column, settings, rare='drop')}"

@@ -28,7 +28,7 @@ class LabelColumn(ShortForm):
     """A column of labels: its kind alone, as `class`, or a mapping."""
 
     kind: Kind | None = None
-    """A class, a list of classes, or a number for regression; by default told from the values."""
+    """A class, a list of classes, or a number for regression; by default detected from the values."""
     separator: str | None = Field(default=None, min_length=1)
     """Text between the classes of one cell, as `,` in `pos,food`; the cell then holds a list of classes."""
     allow_empty: bool = False

@@ -35,7 +35,7 @@ class Label:
         column: str,
         settings: LabelColumn | None = None,
         names: Sequence[str] = (),
-        beside: str | None = None,
+        companion: str | None = None,
     ) -> None:
         self.column = column
         self.settings = settings or LabelColumn()
@@ -46,9 +46,9 @@ class Label:
         self._declared = frozenset(self._names)
         order = self._names or [normalize_name(name) for name in names]
         self.ids = ClassIds(order, declared=bool(self._names))
-        self._beside = beside
+        self._companion = companion
         self._known = bool(order)
-        self._told = self.kind is not None
+        self._stated = self.kind is not None
         self._numbered = not any(parse_decimal(name) is not None for name in self._names)
         self._width = len(self._names)
         self._whole = True
@@ -150,7 +150,7 @@ class Label:
         start, self._start = self._start, self._start or f"{value!r:.40} at {row.place}"
         if self.kind == "number":
             if not is_number(value):
-                raise messages.no_number(row.place, self.column, value, told=self._told)
+                raise messages.no_number(row.place, self.column, value, stated=self._stated)
             number = messages.finite(row.place, self.column, value)
             self._whole = self._whole and number.is_integer()
             return number
@@ -166,10 +166,10 @@ class Label:
         return ids if self.kind == "classes" else ids[0]
 
     def _check_length(self, count: int, row: Row) -> None:
-        words = row.values[self._beside] if self._beside is not None else None
+        words = row.values[self._companion] if self._companion is not None else None
         if isinstance(words, (list, tuple)) and len(words) != count:
             raise DataError(
-                f"{row.place}: {len(words)} {self._beside} but {count} {self.column}; write one for each"
+                f"{row.place}: {len(words)} {self._companion} but {count} {self.column}; write one for each"
             )
 
     def _id(self, value: Any, row: Row, start: str) -> int:
@@ -178,7 +178,7 @@ class Label:
         if not isinstance(value, (str, int)) or value == "":
             raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
         self._type = self._type or type(value)
-        if type(value) is not self._type and not self._told:
+        if type(value) is not self._type and not self._stated:
             raise messages.mixed(row.place, self.column, value, start, self.kind)
         if self._names and value not in self._declared:
             raise messages.not_named(row.place, self.column, value, self.settings)
@@ -208,7 +208,7 @@ class Label:
         """Return what the column is, for the summary, as `label (2 classes)`."""
         if self.kind == "number":
             asked = f", all whole; write {advise(labels={self.column: 'class'})} if they are classes"
-            return f"{self.column} (numbers{asked if self._whole and not self._told else ''})"
+            return f"{self.column} (numbers{asked if self._whole and not self._stated else ''})"
         count = len(self.ids.names())
         classes = f"{count:,} class{'es' if count != 1 else ''}"
         return f"{self.column} ({'lists of ' if self.kind == 'classes' else ''}{classes})"
@@ -303,14 +303,14 @@ def find_labels(
     for column in named:
         if column not in columns:
             raise DataError(f"`labels` names {column!r}, but the columns are {listed(columns)}")
-    usual = [column for column, beside in USUAL.items() if column in columns and beside in (None, *columns)]
+    usual = [column for column, other in USUAL.items() if column in columns and other in (None, *columns)]
     wanted = dict(named) or {column: LabelColumn() for column in usual}
     labels = [
         Label(
             column,
             settings,
             names.get(column, ()),
-            beside if (beside := USUAL.get(column)) in columns else None,
+            other if (other := USUAL.get(column)) in columns else None,
         )
         for column, settings in wanted.items()
     ]

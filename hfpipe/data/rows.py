@@ -95,7 +95,7 @@ class Given:
         """Yield the rows of all splits, train last; of each an even sample of `limit` rows, if one is set.
 
         Held-out splits come first because the first of two duplicates stays: a duplicate then leaves
-        the training rows, and a test set is scored whole. `advance` is told how many rows more were read.
+        the training rows, and a test set is scored whole. `advance` takes the rows read since its last call.
         """
         for split in sorted(self.splits, key=lambda name: name == "train"):
             rows: Iterable[Row] = self._counted(split, advance)

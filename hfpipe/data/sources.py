@@ -1,4 +1,4 @@
-"""Rows from each kind of source: local files, one's own function, the Hub, and a stage above."""
+"""Rows from each kind of source: local files, a user function, the Hub, and a stage above."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _rows(paths: list[Path], base: Path, options: FileOptions, found: Findings) 
 def from_function(
     function: Callable[..., Iterable[Any]], paths: list[Path], file: Path, written: str
 ) -> Given:
-    """Call one's own function with paths; it yields mappings. Messages name its file as `written`."""
+    """Call a user function with paths; it yields mappings. Messages name its file as `written`."""
     return Given({None: _calls(function, paths, file, written)})
 
 
@@ -57,7 +57,7 @@ def _calls(
                 )
             yield Row(dict(record), f"{name}, row", number)
         if not number:
-            raise DataError(f"{name}: gave no rows; mend the function")
+            raise DataError(f"{name}: gave no rows; fix the function")
     except DataError:
         raise
     except Exception as error:

@@ -100,7 +100,7 @@ class _Sheet:
             if len(values) > len(names):
                 raise DataError(
                     f"{self._origin} {number}: {len(values)} cells, but the first row names {len(names)} "
-                    "columns; give each column a name, or clear the cells beside the table"
+                    "columns; give each column a name, or clear the cells next to the table"
                 )
             yield Row(dict(zip_longest(names, values)), self._origin, number)
 

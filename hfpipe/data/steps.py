@@ -87,12 +87,12 @@ class Clean(Settings):
         value: Any = step.model_dump(mode="json")
         if isinstance(step, Short):
             value = [item for item in value.values() if item is not None]
-        return f"{name}: {_said(value)}" if value else name
+        return f"{name}: {_described(value)}" if value else name
 
 
-def _said(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_said(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_described(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_described, value))
     return str(value).encode(errors="backslashreplace").decode()

@@ -134,7 +134,7 @@ def _undecodable(path: Path, name: str, encoding: str) -> DataError:
     """Find the byte that cannot be decoded, counted from 0 in the decompressed text, and its line."""
     decoder = codecs.getincrementaldecoder(encoding)()
     done, line = 0, 1
-    said = encoding.removesuffix("-sig")
+    codec = encoding.removesuffix("-sig")
     with _open(path) as stream:
         while True:
             chunk = stream.read(1 << 20)
@@ -145,10 +145,10 @@ def _undecodable(path: Path, name: str, encoding: str) -> DataError:
                 before = error.object[: error.start].decode(encoding, "replace")
                 return DataError(
                     f"{name}, line {line + before.count(chr(10))}: byte {done - held + error.start:,} "
-                    f"({error.object[error.start]:#04x}) is not {said}; {_advice(said)}"
+                    f"({error.object[error.start]:#04x}) is not {codec}; {_advice(codec)}"
                 )
             except UnicodeError as error:
-                return DataError(f"{name}, line {line}: is not {said} ({error}); {_advice(said)}")
+                return DataError(f"{name}, line {line}: is not {codec} ({error}); {_advice(codec)}")
             done += len(chunk)
             if not chunk:  # it can be decoded after all: the file has changed since
                 return DataError(f"{name}: changed while it was read; run again")

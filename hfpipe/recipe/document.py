@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import Problem, Spot
-from hfpipe.recipe.words import Keys
+from hfpipe.recipe.words import Keys, one_line
 
 
 class KeyProblem(Problem):
@@ -29,7 +29,7 @@ class Document:
     """Path → the `stage.key=value` that set it."""
     problems: list[Problem] = field(default_factory=list)
     refused: set[Keys] = field(default_factory=set)
-    """Paths of values that cannot be read, in whose place None stands; nothing else is said of them."""
+    """Paths of values that cannot be read, in whose place None stands; no other fault of them is reported."""
 
     def here(self, line: int, column: int) -> Spot:
         """Return the spot of a line and column counted from 0."""
@@ -56,7 +56,5 @@ class Document:
             return problem
         for path, text in self.overrides.items():
             if problem.path[: len(path)] == path:
-                return replace(
-                    problem, message=f"--set {' '.join(text[:200].splitlines())}: {problem.message}"
-                )
+                return replace(problem, message=f"--set {one_line(text)}: {problem.message}")
         return replace(problem, spot=self.spot(problem.path, key=isinstance(problem, KeyProblem)))

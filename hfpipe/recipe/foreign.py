@@ -225,7 +225,7 @@ def hint(name: str, above: Keys) -> str | None:
 
 
 def instead(kind: str, known: Iterable[str]) -> str:
-    """Return `; write 'x'` for what a kind is called here, or else what is said of any unknown name."""
+    """Return `; write 'x'` for what a kind is called here, or else the text for any unknown name."""
     names = list(known)
     other = KINDS.get(kind.lower().replace("_", "-"))
     return f"; write {other!r}" if other in names else meant(kind, names)

@@ -203,7 +203,7 @@ def _defaults(cls: ast.ClassDef, fields: dict[str, Field]) -> dict[str, Field]:
 
 
 def _kwargs(cls: ast.ClassDef, rope: bool) -> Iterator[str]:
-    """Yield names that a config takes beside its fields, for older checkpoints' sake."""
+    """Yield names that a config takes in addition to its fields, for older checkpoints."""
     for function in cls.body:
         if not isinstance(function, ast.FunctionDef) or function.name not in _KWARGS_READERS:
             continue

@@ -20,7 +20,7 @@ def problems(
 ) -> Iterator[Problem]:
     """Yield what leads nowhere; a stage that is itself wrong has only its `stage:` names followed.
 
-    `known` are the kinds of stage there are: what is wrong with a kind has been said where it stands.
+    `known` are the kinds of stage there are: an unknown kind is reported where it stands.
     """
     raw = document.data.get("stages")
     if not isinstance(raw, dict):
@@ -95,7 +95,7 @@ def _bare(place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | 
 def _files(pattern: Glob, path: Keys, base: Path) -> Iterator[Problem]:
     try:
         if not matches(pattern, base):
-            message = f"{pattern}: no file matches; mend the pattern, which is read relative to {base}"
+            message = f"{pattern}: no file matches; fix the pattern, which is read relative to {base}"
             yield Problem(message, path)
     except DataError as error:
         yield Problem(str(error), path)
@@ -112,7 +112,7 @@ def _hub(place: Place, name: str, revision: str | None, path: Keys, base: Path) 
     """A Hub id cannot be checked without a network, but a slip or a missing copy can."""
     if (base / name).exists():
         yield Problem(
-            f"{place!r} is a Hub id, but {name} lies beside the recipe; did you mean './{name}'?", path
+            f"{place!r} is a Hub id, but {name} is next to the recipe; did you mean './{name}'?", path
         )
     elif hub.offline():
         from huggingface_hub import constants

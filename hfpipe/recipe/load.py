@@ -160,7 +160,7 @@ class _Reader:
             settings["task"] = self.task((*path, "task"), raw["task"])
             lost = settings["task"] is None
         if lost:
-            del settings["task"]  # what is wrong with it has been said
+            del settings["task"]  # its faults are reported already
         for key, check in _PASSED_ON.items():
             if key in cls.model_fields and isinstance(raw.get(key), dict):
                 self.add(*check(raw[key], (*path, key)))
@@ -185,7 +185,7 @@ class _Reader:
             return None
         lacks = sorted(getattr(cls, "__abstractmethods__", ()))
         if not isinstance(cls, type) or not issubclass(cls, Task):
-            self.add(Problem(f"{code} is no subclass of hfpipe.Task", path))
+            self.add(Problem(f"{code} is not a subclass of hfpipe.Task", path))
         elif lacks:
             self.add(Problem(f"{code} cannot be used yet; it must still define {listed(lacks)}", path))
         else:

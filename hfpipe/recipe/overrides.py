@@ -9,7 +9,7 @@ from typing import Any
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.document import Document
 from hfpipe.recipe.source import parse
-from hfpipe.recipe.words import Keys, described, dotted, meant
+from hfpipe.recipe.words import Keys, described, dotted, meant, one_line
 
 _TOP = ("name", "seed")
 
@@ -38,14 +38,9 @@ def choose(settings: dict[str, Any], options: Sequence[str]) -> None:
                 raise _OverrideError("expected key=value")
             _set(settings, tuple(keys), _value(text))
         except _OverrideError as wrong:
-            problems.append(Problem(f"--set {_quoted(text)}: {wrong}"))
+            problems.append(Problem(f"--set {one_line(text)}: {wrong}"))
     if problems:
         raise RecipeError(problems)
-
-
-def _quoted(text: str) -> str:
-    """Return the beginning of an override as one line."""
-    return " ".join(text[:200].splitlines())
 
 
 def _apply(document: Document, text: str) -> None:
@@ -53,7 +48,7 @@ def _apply(document: Document, text: str) -> None:
         path = _path(document, text)
         document.overrides[_set(document.data, path, _value(text))] = text
     except _OverrideError as wrong:
-        document.problems.append(Problem(f"--set {_quoted(text)}: {wrong}"))
+        document.problems.append(Problem(f"--set {one_line(text)}: {wrong}"))
 
 
 def _path(document: Document, text: str) -> Keys:

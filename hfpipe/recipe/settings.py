@@ -35,7 +35,7 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
-_AT_ONCE = 4 * MOST  # a value may be told by several mistakes, one for each type that it could have
+_AT_ONCE = 4 * MOST  # a value has one mistake for each type that it could have
 _NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
@@ -55,7 +55,7 @@ def unknown(
 
 
 def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[str]) -> Iterator[Problem]:
-    """Yield the problem of each key of one mapping that nothing reads; very many are told together."""
+    """Yield the problem of each key of one mapping that nothing reads; very many become one problem."""
     keys = iter(keys)
     for key in islice(keys, MOST):
         yield unknown((*path, key), known)
@@ -64,12 +64,12 @@ def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[s
         yield KeyProblem(message, (*path, rest[0]), count=len(rest))
 
 
-def missing(name: str, given: Mapping[Any, Any], path: Keys, mend: str) -> Problem:
+def missing(name: str, given: Mapping[Any, Any], path: Keys, fix: str) -> Problem:
     """Return the problem of a key that decides all others, found misspelt where one is close."""
     slip = nearest(name, [key for key in given if isinstance(key, str)])
     if slip is not None:
         return unknown((*path, slip), [name])
-    return KeyProblem(f"missing key {name!r}{inside(path)}; {mend}", path)
+    return KeyProblem(f"missing key {name!r}{inside(path)}; {fix}", path)
 
 
 def mistakes(

@@ -19,7 +19,9 @@ _OWN_ORDER = "hfpipe orders and batches the examples itself; delete it"
 _OWN_EVAL = "hfpipe runs evaluation itself, in one streaming pass; delete it"
 _OWN_STAGES = "the kinds of stage say what is done; delete it"
 _OWN_COMPILE = "write 'compile: true' or 'compile: auto'"
-_OWN_LOSS = "the loss is a mean over all targets of a step, and stops the stage if it is no number; delete it"
+_OWN_LOSS = (
+    "the loss is a mean over all targets of a step, and stops the stage if it is not finite; delete it"
+)
 _OWN_HUB = "a finished stage is a plain folder: hf upload NAME FOLDER sends it; delete it"
 
 MANAGED: dict[str, str] = {

@@ -63,7 +63,7 @@ def schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, str] 
 def _steps_fault(save: float, score: float, given: Mapping[str, Any], asking: str) -> tuple[str, str] | None:
     key = "save_steps" if "save_steps" in given else "eval_steps"
     if not all(isinstance(each, int | float) for each in (save, score)) or score <= 0:
-        return None  # which is said of the value itself
+        return None  # the value itself is refused elsewhere
     if (save < 1) != (score < 1):
         return key, (
             f"{asking} needs a score for each save: save_steps {save:g} and eval_steps {score:g} must both "

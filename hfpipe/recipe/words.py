@@ -57,6 +57,11 @@ def listed(names: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
+def one_line(text: str) -> str:
+    """Return the beginning of a text that a user wrote, as one line."""
+    return " ".join(text[:200].splitlines())
+
+
 def described(value: Any) -> str:
     """Say what a YAML value is: `the text '5e-4x'`, `the number 3`, `a list`."""
     if value is None:

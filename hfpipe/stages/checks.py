@@ -36,7 +36,7 @@ def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Pro
         fit = listed([name for name, task in TASKS.items() if stage.kind in task.stages], "or")
         yield Problem(f"task {stage.task.kind!r} is not one for {stage.kind}, which takes {fit}", ("task",))
     if stage.tokenizer is None and not isinstance(stage.model, Place):
-        yield Problem("missing key 'tokenizer'; a model from nothing brings none", ("model",))
+        yield Problem("missing key 'tokenizer'; a model trained from scratch has none", ("model",))
     yield from (replace(p, path=("task", *p.path)) for p in stage.task.check_settings())
     misfits = list(_task(stage.task, stage.data, above, facts))
     yield from misfits or _smoothing(stage, facts)
@@ -75,11 +75,11 @@ def _special(task: Task, pieces: known.Pieces, tokenizer: str) -> Iterator[str]:
     noise = getattr(task, "noise", None)
     hides = task.auto_class in ("AutoModelForMaskedLM", "AutoModelForPreTraining") or noise == "infilling"
     style = {"infilling": "bart", "spans": "t5"}.get(noise or "", "bert")
-    mend = f"give its stage style: {style}" if tokenizer.startswith("stage:") else "take another"
+    fix = f"give its stage style: {style}" if tokenizer.startswith("stage:") else "take another"
     if hides and pieces.mask is False:
-        yield f"{task.kind} needs a mask token, and this tokenizer has none; {mend}"
+        yield f"{task.kind} needs a mask token, and this tokenizer has none; {fix}"
     if noise == "spans" and pieces.blanks is False:
-        yield f"{task.kind} needs <extra_id_0> … for what it hides, and this tokenizer has none; {mend}"
+        yield f"{task.kind} needs <extra_id_0> … for what it hides, and this tokenizer has none; {fix}"
     if (getattr(task, "messages", None) or getattr(task, "chat", False)) and pieces.chat is False:
         yield (
             f"{task.kind} writes conversations by a chat template, and this tokenizer has none; "
@@ -95,10 +95,10 @@ def _architecture(task: Task, model: known.Model) -> Iterator[Problem]:
     if task.auto_class == "AutoModelForSeq2SeqLM" and not both:
         message = f"{task.kind} needs an encoder-decoder, as t5, and {model.kind} is none"
         decoder = prompted and model.has("AutoModelForCausalLM") and not model.reads_ahead
-        mend = 'or give the task a prompt, as "{source} =>"' if decoder else "take another"
-        yield Problem(f"{message}; {mend}", path)
+        fix = 'or give the task a prompt, as "{source} =>"' if decoder else "take another"
+        yield Problem(f"{message}; {fix}", path)
     elif task.auto_class == "AutoModelForCausalLM" and both:
-        message = f"{task.kind} takes a decoder here, and {model.kind} has an encoder beside it"
+        message = f"{task.kind} takes a decoder here, and {model.kind} has an encoder as well"
         yield Problem(f"{message}; {'delete prompt' if prompted else 'take another'}", path)
     elif not model.has(task.auto_class):
         yield Problem(f"Transformers has no {model.kind} for {task.kind}; take another model", ("model",))
@@ -113,13 +113,11 @@ def _adapter(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     if find_spec("peft") is None:
         yield Problem("adapter needs peft, which is not installed; pip install 'hfpipe[lora]'", ("adapter",))
     if not isinstance(stage.model, Place):
-        message = (
-            "an adapter is trained beside weights that are frozen, and a model from nothing has none yet"
-        )
+        message = "an adapter needs trained weights, and a model trained from scratch has none yet"
         yield Problem(f"{message}; name a model, or delete adapter", ("adapter",))
     elif known.is_adapter(stage.model, above, base):
-        mend = "give its stage adapter: {type: lora, merge: true}" if stage.model.stage else "merge it first"
-        yield Problem(f"{stage.model} is an adapter itself, which cannot carry another; {mend}", ("model",))
+        fix = "give its stage adapter: {type: lora, merge: true}" if stage.model.stage else "merge it first"
+        yield Problem(f"{stage.model} is an adapter itself, which cannot carry another; {fix}", ("model",))
 
 
 def _smoothing(stage: _Train, facts: Facts) -> Iterator[Problem]:
@@ -278,7 +276,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
             yield from _architecture(stage.task, model)
             yield from _length(stage.task, model)
     elif isinstance(task, Task):
-        # What the model lacked to learn from the same data has been said where it is trained.
+        # What the model lacked to learn from the same data is reported where it is trained.
         again = getattr(trained, "data", None) == stage.data
         yield from () if again else _task(task, stage.data, above, facts, ("data",))
     elif stage.model.hub is not None:
@@ -318,4 +316,4 @@ def _baselines(stage: Evaluate, task: Task | None) -> Iterator[Problem]:
             yield Problem(f"there is no baseline {str(baseline)!r}{meant(baseline, [close])}", path)
         if task is not None and baseline in baseline.trivial and baseline not in task.baselines:
             has = ", ".join(task.baselines) or "no trivial baseline, only other models"
-            yield Problem(f"{str(baseline)!r} is no baseline of {task.kind}, which has {has}", path)
+            yield Problem(f"{str(baseline)!r} is not a baseline of {task.kind}, which has {has}", path)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def _word(name: str) -> str:
     if not re.fullmatch(r"\w+(\.\w+)*", name):
-        raise ValueError(f"{name!r} is no name of a split; write letters, digits and _, as `validation`")
+        raise ValueError(f"{name!r} is not a name of a split; write letters, digits and _, as `validation`")
     return name
 
 
@@ -80,7 +80,7 @@ class Source(Settings):
     stage: StageSource | None = None
     """Name of a data set stage above, to clean or split it further."""
     format: Literal["txt", "jsonl", "json", "csv", "tsv", "conll", "xlsx", "parquet", "arrow"] | None = None
-    """Format of the files; by default told from the ending.
+    """Format of the files; by default detected from the ending.
 
     `conll` is a word and its tags on each line, and a blank line after a sentence; it gives `words` and
     `tags`. In `json`, SQuAD's own nested files give a row for each question.
@@ -165,7 +165,7 @@ class Dataset(Stage):
     columns: dict[str, str] = {}
     """Column wanted → column of the source; when empty, all columns are kept under their own names."""
     text: list[str] = []
-    """Columns of text, which cleaning acts on and duplicates are told by.
+    """Columns of text, which cleaning changes and duplicates are compared by.
 
     By default `text` (and its pair `text_pair` or `text_b`), or else every column that reads like text or
     holds conversations, and known groups such as `question` and `context`; or else the only other column of

@@ -154,7 +154,7 @@ def classes(
     if learned is None or not isinstance(own, Task) or own.kind != task.kind:
         return None
     if any(True for _ in own.check(learned)):
-        return None  # which is said where it is trained
+        return None  # reported where it is trained
     head = own.head(learned)
     config = SimpleNamespace(id2label=head.get("id2label"), problem_type=head.get("problem_type"))
     try:
@@ -200,7 +200,7 @@ def _json(place: Place, name: str, base: Path) -> Mapping[str, Any]:
         file = folder / name if folder is not None else _cached(place, name)
         found = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
     except (DataError, OSError, ValueError):
-        return {}  # a missing place is told where places are checked, a broken file when it is loaded
+        return {}  # a missing place is reported where places are checked, a broken file when it is loaded
     return found if isinstance(found, dict) else {}
 
 
