@@ -83,3 +83,14 @@ def out_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out; torch has an error of its own for devices, and none for the CPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, without the hundreds of classes that an auto class lists."""
+    text = " ".join(str(error).split()).partition(" Model type should be one of")[0]
+    return text or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of an error, or its type where there is no text."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from hfpipe.contract import Stage, Task
-from hfpipe.errors import HfpipeError, StageError
+from hfpipe.errors import HfpipeError, StageError, first_line
 from hfpipe.fingerprint import Digests
 from hfpipe.places import Code, Glob, Place, collect, locate, matches
 from hfpipe.report import Record, Report
@@ -90,7 +90,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
 
 
 def user_code(stage: Stage) -> Iterator[Code]:
-    """Yield the functions and classes of a person's own that a stage's settings name."""
+    """Yield the user code that a stage's settings name."""
     yield from (code for _, code in collect(stage, Code))
     for _, value in stage:
         if isinstance(value, Task) and value.code is not None:
@@ -203,7 +203,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # libraries have their own errors for a damaged file
         raise StageError(
-            f"{path}: cannot be read ({_first_line(error)}); {advice_for_missing(path.parent)}"
+            f"{path}: cannot be read ({first_line(error)}); {advice_for_missing(path.parent)}"
         ) from error
 
 
@@ -228,10 +228,6 @@ def advice_for_missing(folder: Path) -> str:
 def _parse(path: Path, model: type[R]) -> R:
     with reading(path):
         return model.model_validate_json(path.read_text(encoding="utf-8"))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _read(path: Path) -> str:

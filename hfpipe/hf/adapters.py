@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, one_line
 from hfpipe.places import Place
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
             modules = settings["modules_to_save"] or None
             return peft.get_peft_model(model, peft.LoraConfig(**{**settings, "modules_to_save": modules}))
     except (ValueError, TypeError) as error:
-        raise StageError(f"adapter: PEFT refuses these settings: {' '.join(str(error).split())}") from error
+        raise StageError(f"adapter: PEFT refuses these settings: {one_line(error)}") from error
 
 
 def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_tf32_available
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, one_line
 from hfpipe.hf.batches import Shares, share_out
-from hfpipe.hf.loading import one_line
 from hfpipe.hf.speed import bf16_pays, compiling_pays, loader_workers, on_cpu
 from hfpipe.recipe import budget
 from hfpipe.recipe.training_defaults import with_defaults

@@ -13,9 +13,9 @@ import torch
 import transformers
 from transformers import PretrainedConfig, TrainingArguments
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, one_line
 from hfpipe.hf.adapters import lora, whole_config
-from hfpipe.hf.loading import loading, one_line, read_config
+from hfpipe.hf.loading import loading, read_config
 from hfpipe.hf.wiring import TOKEN_IDS
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, one_line
 from hfpipe.generation import Generation, Sampling
-from hfpipe.hf.loading import one_line
 from hfpipe.metrics.metric import objects
 
 if TYPE_CHECKING:

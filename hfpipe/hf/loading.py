@@ -14,7 +14,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from hfpipe.errors import HfpipeError, StageError, out_of_memory
+from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
 from hfpipe.hf.adapters import adapter_at, base_of, merged, whole_config
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.wiring import sizes, special_tokens
@@ -308,9 +308,3 @@ def _class_for(auto_class: str, config: PretrainedConfig) -> Any:
 def _in_memory(model: PreTrainedModel) -> dict[str, Any]:
     """Return what `from_pretrained` takes for weights that are loaded already."""
     return {"pretrained_model_name_or_path": None, "state_dict": model.state_dict()}
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text on one line, without the hundreds of classes that an auto class knows."""
-    text = " ".join(str(error).split()).partition(" Model type should be one of")[0]
-    return text or type(error).__name__

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, first_line
 from hfpipe.report import DataFacts, Report
 from hfpipe.store import advice_for_missing
 
@@ -33,7 +33,7 @@ def open_data(folder: Path) -> datasets.DatasetDict:
     try:
         data = datasets.load_from_disk(str(folder))
     except (FileNotFoundError, ValueError, OSError) as error:
-        cause = _first_line(error) if folder.exists() else "there is no such folder"
+        cause = first_line(error) if folder.exists() else "there is no such folder"
         raise DataError(
             f"{folder}: cannot be opened as a data set ({cause}); {advice_for_missing(folder)}"
         ) from None
@@ -86,7 +86,3 @@ def _type(feature: object) -> str:
         if name in feature.dtype:
             return name
     return str(feature.dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hfpipe.errors import StageError
-from hfpipe.hf.loading import name_of, one_line
+from hfpipe.errors import StageError, one_line
+from hfpipe.hf.loading import name_of
 from hfpipe.hf.styles import Style
 from hfpipe.modeling.checkpoint_files import check_tokenizer_files
 from hfpipe.places import Place

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, one_line
 from hfpipe.hf.arguments import Course, arguments, best_metric, compiled, precision, shares_of, steps_of
 from hfpipe.hf.checkpoints import newest
-from hfpipe.hf.loading import one_line
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet, quiet_forks
 from hfpipe.hf.tokenizer import tell_padding

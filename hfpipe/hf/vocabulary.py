@@ -25,8 +25,7 @@ from tokenizers import (
     trainers,
 )
 
-from hfpipe.errors import StageError
-from hfpipe.hf.loading import one_line
+from hfpipe.errors import StageError, one_line
 from hfpipe.hf.styles import Style
 
 LONGEST = 4096

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, first_line
 from hfpipe.places import Place
 from hfpipe.store import advice_for_missing
 
@@ -71,7 +71,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StageError(
-            f"{path}: is not JSON ({_first_line(error)}); {advice_for_missing(path.parent)}"
+            f"{path}: is not JSON ({first_line(error)}); {advice_for_missing(path.parent)}"
         ) from None
     if not isinstance(found, dict):
         raise StageError(
@@ -154,7 +154,7 @@ def _check_opens(path: Path) -> None:
             pass
     except (SafetensorError, OSError, ValueError) as error:
         raise StageError(
-            f"{path}: is damaged ({_first_line(error)}); {advice_for_missing(path.parent)}"
+            f"{path}: is damaged ({first_line(error)}); {advice_for_missing(path.parent)}"
         ) from None
 
 
@@ -181,7 +181,3 @@ def _check_hub(place: Place, name: str, revision: str | None) -> None:
     if index is not None:
         for _ in _shards(Path(index), _mapping(Path(index))):
             pass
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, one_line
 
 
 def rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -63,4 +63,4 @@ def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: i
         model.resize_token_embeddings(rows_needed(tokenizer))
     except (NotImplementedError, ValueError, AttributeError) as error:
         kind = model.config.model_type
-        raise StageError(f"model: {kind} cannot take more tokens: {' '.join(str(error).split())}") from error
+        raise StageError(f"model: {kind} cannot take more tokens: {one_line(error)}") from error
