@@ -22,19 +22,19 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class System:
-    """A model as its classes go."""
+    """The classes that a model predicts."""
 
     name: str
     """How the recipe writes it."""
     known: DataFacts
     """Types of the columns that it predicts, and the names of their classes, in the order of its head."""
     headed: bool = True
-    """Whether its outputs are one a class, and not words that stand for classes."""
+    """Whether it has an output for each class, and does not generate the names of classes."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The classes that all systems are scored on: those of the model, under the names of the data."""
+    """The classes on which all systems are scored: those of the model, with their names in the data."""
 
     facts: DataFacts
     """What the data set holds, with the classes of the model."""
@@ -47,16 +47,16 @@ class Alignment:
         """Return a split with the class ids of its label columns replaced; other columns stay on disk."""
         for column, ids in self.ids.items():
             names = self.facts.labels[column]
-            values = [_renumbered(value, ids) for value in rows[column]]
+            values = [_replace_ids(value, ids) for value in rows[column]]
             feature = _feature(names, many=self.facts.columns[column] == "labels")
             rows = rows.remove_columns(column).add_column(column, values, feature=feature)
         return rows
 
 
-def _renumbered(value: Any, ids: Sequence[int]) -> Any:
-    """Return class ids replaced; what is no class, as -1 or null, stays for the task to refuse."""
+def _replace_ids(value: Any, ids: Sequence[int]) -> Any:
+    """Return class ids replaced; anything else, as -1 or null, stays, and the task refuses it."""
     if isinstance(value, list):
-        return [_renumbered(each, ids) for each in value]
+        return [_replace_ids(each, ids) for each in value]
     return ids[value] if value in range(len(ids)) else value
 
 
@@ -70,18 +70,18 @@ def _feature(names: Sequence[str], *, many: bool) -> Any:
 def align(data: DataFacts, systems: Sequence[System], labels: Mapping[str, str]) -> Alignment:
     """Align the classes of a data set with those of the first of some systems, and the others with both.
 
-    `labels` maps class names of models to those of the data. Call it where `problems` finds none.
+    `labels` maps class names of models to those of the data. Requires that `problems` yields nothing.
     """
     model, *others = systems
     names, ids, outputs = dict(data.labels), {}, {}
     for column, classes in _classes(model.known, data):
-        wanted = _renamed(classes, labels)
+        wanted = _rename(classes, labels)
         mine = data.labels[column]
         if mine != wanted:
             names[column] = wanted
             ids[column] = [wanted.index(name) for name in mine]
         for other in others:
-            theirs = _renamed(other.known.labels.get(column, wanted), labels)
+            theirs = _rename(other.known.labels.get(column, wanted), labels)
             if other.headed and theirs != wanted:
                 outputs[other.name] = [theirs.index(name) if name in theirs else -1 for name in wanted]
     return Alignment(data.model_copy(update={"labels": names}), ids, outputs)
@@ -102,13 +102,13 @@ def problems(
             if kind in KINDS and there in KINDS and there != kind:
                 yield Problem(_other_kind(system, column, kind, there, place, data))
         for column, classes in _classes(system.known, data):
-            yield from _lacking(system, _renamed(classes, labels), column, data.labels[column], place)
-            wanted = _renamed(model.known.labels.get(column, classes), labels)
-            extra = [name for name in _renamed(classes, labels) if name not in wanted]
+            yield from _missing_classes(system, _rename(classes, labels), column, data.labels[column], place)
+            wanted = _rename(model.known.labels.get(column, classes), labels)
+            extra = [name for name in _rename(classes, labels) if name not in wanted]
             if extra:
                 yield Problem(
-                    f"the baseline {system.name} has the classes {_some(extra)}, and {model.name} only "
-                    f"{_some(wanted)}; take {system.name} as the model and {model.name} as the baseline"
+                    f"the baseline {system.name} has the classes {_list_names(extra)}, and {model.name} only "
+                    f"{_list_names(wanted)}; take {system.name} as the model and {model.name} as the baseline"
                 )
 
 
@@ -117,11 +117,11 @@ def _mapping_problems(systems: Sequence[System], labels: Mapping[str, str]) -> I
     there = {name for system in systems for names in system.known.labels.values() for name in names}
     for key in labels:
         if key not in there:
-            has = f"the model has {_some(sorted(there))}" if there else "the model has no classes"
+            has = f"the model has {_list_names(sorted(there))}" if there else "the model has no classes"
             yield Problem(f"labels: no class is called {key!r}; {has}", ("labels", key))
     for system in systems:
         for names in system.known.labels.values():
-            new = _renamed(names, labels)
+            new = _rename(names, labels)
             twice = sorted({name for name in new if new.count(name) > 1})
             if twice:
                 yield Problem(
@@ -131,19 +131,19 @@ def _mapping_problems(systems: Sequence[System], labels: Mapping[str, str]) -> I
 
 
 def _other_kind(system: System, column: str, kind: str, there: str, place: str, data: DataFacts) -> str:
-    gives = _described(kind, system.known.labels.get(column, ()))
-    holds = _described(there, data.labels.get(column, ()))
+    gives = _describe(kind, system.known.labels.get(column, ()))
+    holds = _describe(there, data.labels.get(column, ()))
     return (
         f"{system.name} predicts {gives}, and column {column!r} of {place} holds {holds}; "
         f"take data with {WANTED[kind]}, or a model that was trained on {WANTED[there]}"
     )
 
 
-def _described(kind: str, names: Sequence[str]) -> str:
-    return WANTED[kind] + (f" ({_some(names)})" if names else "")
+def _describe(kind: str, names: Sequence[str]) -> str:
+    return WANTED[kind] + (f" ({_list_names(names)})" if names else "")
 
 
-def _lacking(
+def _missing_classes(
     system: System, names: Sequence[str], column: str, wanted: Sequence[str], place: str
 ) -> Iterator[Problem]:
     missing = [name for name in wanted if name not in names]
@@ -162,8 +162,8 @@ def _lacking(
         free = next((name for name in names if name not in wanted), names[0])
         advice = f"write labels: {{{free}: NAME IN THE DATA, …}}, or drop such rows from the data set"
     yield Problem(
-        f"{system.name} lacks the classes {_some(missing)} of column {column!r} of {place}; it has "
-        f"{_some(names)}; {advice}"
+        f"{system.name} lacks the classes {_list_names(missing)} of column {column!r} of {place}; it has "
+        f"{_list_names(names)}; {advice}"
     )
 
 
@@ -174,9 +174,9 @@ def _classes(known: DataFacts, data: DataFacts) -> Iterator[tuple[str, list[str]
             yield column, names
 
 
-def _renamed(names: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+def _rename(names: Sequence[str], labels: Mapping[str, str]) -> list[str]:
     return [labels.get(name, name) for name in names]
 
 
-def _some(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     return listed(list(names[:SHOWN])) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

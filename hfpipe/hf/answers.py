@@ -1,4 +1,4 @@
-"""Reads the answers of a question in the forms in which people write them, and finds them in the text."""
+"""Reads the answers to a question in the usual forms, and finds them in the text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
 
 
 class Answer(NamedTuple):
-    """A text, and where it is said to start."""
+    """A text, and where it starts as far as the row states that."""
 
     text: str
     start: int | None
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def read_answers(value: Any) -> list[Answer]:
-    """Return the answers that a value holds; those whose text is empty say that there is none.
+    """Return the answers that a value holds; an empty text means that there is none.
 
     A value is SQuAD's object of two lists, an object of one text, a text, or a list of objects or texts.
     Starts may be whole numbers in any notation. Raises DataError for anything else.
@@ -74,9 +74,9 @@ def _whole_number(start: Any) -> int | None:
 
 
 def locate(answer: Answer, context: str) -> Span | None:
-    """Return the characters of an answer: where it is said to start, or where it stands nearest to that.
+    """Return the characters of an answer: at its stated start, or at the occurrence nearest to that.
 
-    None when the context does not hold it. Raises DataError when it has no start and stands several times.
+    None when the context does not hold it. Raises DataError when it has no start and occurs several times.
     """
     text, start = answer
     if start is not None and start >= 0 and context.startswith(text, start):

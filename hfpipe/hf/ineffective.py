@@ -1,4 +1,4 @@
-"""Which settings of a training have no effect here, so that nobody believes that they had one."""
+"""Finds the settings of a training that have no effect on this machine or with these data."""
 
 from __future__ import annotations
 

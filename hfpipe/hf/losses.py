@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hfpipe.contract import Counted
-from hfpipe.errors import HfpipeError, StageError, out_of_memory
+from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -60,7 +60,7 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
 class _Selection:
     """Reduces what an output embedding sees to some positions.
 
-    A model keeps its one, because a new hook would have a compiled model compiled again.
+    It stays with the model, because a new hook would make torch compile the model again.
     """
 
     positions: Tensor | None = None
@@ -73,7 +73,7 @@ class _Selection:
 
 
 def _selection(head: nn.Module) -> _Selection:
-    """Return the selection that a head has; it is given one the first time."""
+    """Return the selection of a head, which is registered the first time."""
     for hook in head._forward_pre_hooks.values():
         if isinstance(hook, _Selection):
             return hook
@@ -84,7 +84,7 @@ def _selection(head: nn.Module) -> _Selection:
 
 @contextmanager
 def running(model: Any) -> Iterator[None]:
-    """Say which model cannot read a batch, as its config may allow what it cannot do. Raises StageError."""
+    """Turn an error inside a model, as of a config that does not fit it, into a StageError that names it."""
     try:
         yield
     except HfpipeError:
@@ -92,7 +92,7 @@ def running(model: Any) -> Iterator[None]:
     except Exception as error:
         if out_of_memory(error):
             raise
-        cause = " ".join(str(error).split()) or type(error).__name__
+        cause = one_line(error)
         raise StageError(
             f"the model ({type(model).__name__}) cannot read a batch: {cause}; "
             "correct its config.json, the trace is in stage.log"

@@ -71,7 +71,8 @@ class TaskTrainer(Trainer):
     accumulation steps; Trainer's own is not for heads that build a mean (see Transformers issue #34242).
 
     `compiled` compiles model and loss. The batches of packed tasks then have one shape, unless the model is
-    sharded, and attention gets no mask where nothing is padded. Evaluation runs uncompiled: its shapes vary.
+    sharded, and attention gets no mask where nothing is padded. Evaluation, whose batches have many shapes,
+    then runs uncompiled.
     """
 
     def __init__(
@@ -259,13 +260,13 @@ class Ended(TrainerCallback):
 
 
 class History(TrainerCallback):
-    """Keeps what is logged in a file and in the stage's log while a stage trains, for who looks on."""
+    """Writes what is logged to a file and to the stage's log, so that a running stage can be watched."""
 
     def __init__(self, path: Path, steps: int) -> None:
         self._path, self._steps = path, steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:  # what came after the checkpoint that is resumed from is logged again
+        if state.is_world_process_zero:  # steps after the checkpoint are logged again
             text = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
             self._path.write_text(text, encoding="utf-8")
 

@@ -15,16 +15,16 @@ from hfpipe.modeling.class_names import classes_of, names_in, new_order, problem
 
 @dataclass(frozen=True)
 class HeadChange:
-    """How the head that lies in a checkpoint differs from the one that a task asks for."""
+    """How the head of a checkpoint differs from the one that a task needs."""
 
     before: Sequence[str] = ()
     """Class names in the checkpoint's config."""
     after: Sequence[str] = ()
     """Class names wanted."""
     order: Sequence[int] | None = None
-    """Rows of the old head in the new order, where the same classes stand in another order."""
+    """Rows of the old head in the new order, where the classes are the same in another order."""
     new: bool = False
-    """Whether the classes, or the kind of problem, are others."""
+    """Whether the classes, or the kind of problem, differ."""
 
     def apply(self, model: PreTrainedModel, initialized: Sequence[str], seed: int) -> list[str]:
         """Reorder or newly initialize the parameters that hold a row for each class; return their names.
@@ -46,17 +46,17 @@ class HeadChange:
         return names
 
     def describe(self, names: Sequence[str]) -> str:
-        """Say in a clause what became of the head, whose changed parameters are `names`; empty if nothing."""
+        """Return a clause about the changes to the head, empty for none; `names` are its new parameters."""
         if self.order is not None:
-            return f"head reordered to the classes of the data ({_some(self.after)})"
+            return f"head reordered to the classes of the data ({_list_names(self.after)})"
         if not names:
             return ""
-        old = f"; its classes were {_some(self.before)}" if self.new and _own(self.before) else ""
-        return f"newly initialized: {_some(names)}{old}"
+        old = f"; its classes were {_list_names(self.before)}" if self.new and _are_given(self.before) else ""
+        return f"newly initialized: {_list_names(names)}{old}"
 
 
 def head_change(config: PretrainedConfig, head: Mapping[str, Any]) -> HeadChange:
-    """Compare the classes of a checkpoint's config, read before it is changed, with what a task asks for."""
+    """Compare the classes of a checkpoint's config, before it is updated, with those that a task needs."""
     wanted, before = classes_of(head), names_in(config)
     if wanted is None:
         return HeadChange()
@@ -70,9 +70,9 @@ def head_change(config: PretrainedConfig, head: Mapping[str, Any]) -> HeadChange
 
 
 def align_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
-    """Let a model give its logits in another order of classes; -1 is a class that it never predicts.
+    """Make a model return its logits in another order of classes.
 
-    `order` has, for each class wanted, its place among the model's own.
+    `order` has, for each class wanted, its index in the model's own; -1 is a class that it never predicts.
     """
     taken = torch.tensor([max(place, 0) for place in order])
     absent = torch.tensor([place < 0 for place in order])
@@ -102,7 +102,7 @@ def class_axes(model: PreTrainedModel) -> dict[str, int]:
 
 
 def _initialize(model: PreTrainedModel, names: Sequence[str], seed: int) -> None:
-    """Let Transformers initialize some parameters as it does those that a file lacks."""
+    """Initialize some parameters as Transformers does those that a file lacks."""
     for name in names:
         owner = model.get_submodule(name.rpartition(".")[0])
         for part in (model.get_parameter(name), owner):
@@ -111,10 +111,10 @@ def _initialize(model: PreTrainedModel, names: Sequence[str], seed: int) -> None
     model.initialize_weights()
 
 
-def _own(names: Sequence[str]) -> bool:
-    """Tell names that somebody gave from those that Transformers fills in."""
+def _are_given(names: Sequence[str]) -> bool:
+    """Tell whether class names were given, and not filled in by Transformers."""
     return any(name != f"LABEL_{number}" for number, name in enumerate(names))
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def _list_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" … ({len(names):,})" if len(names) > most else "")

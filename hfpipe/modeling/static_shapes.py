@@ -1,7 +1,7 @@
-"""Positions of targets in few sizes, so that a compiled step is compiled once.
+"""Pads the positions of targets to a few sizes, so that a compiled step is compiled once.
 
 Where a loss needs the logits at some positions only, their number changes from batch to batch, and finding
-them on an accelerator makes the host wait for it. Here they are found on the host, and filled up.
+them on an accelerator makes the host wait for it. Here they are found on the host, and padded.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 
 SIZES = 16
-"""How many numbers of positions there can be; the fewer, the more logits are computed in vain."""
+"""How many numbers of positions there can be; the fewer, the more logits are computed without need."""
 
 
 def static_positions(labels: torch.Tensor, ignored: int) -> torch.Tensor:
-    """Return the flat positions with a target, int64, filled up with one that has none.
+    """Return the flat positions with a target, int64, padded with a position that has none.
 
     `labels` has shape (rows, length). The number of positions is a multiple of a 16th of all, and all of them
     where more than half have a target.

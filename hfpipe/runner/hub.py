@@ -1,4 +1,4 @@
-"""Looks, before anything starts, whether what stages take from the Hub can be had."""
+"""Checks, before anything starts, that what stages load from the Hub is cached or can be reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfpipe.recipe.words import Keys
 
 
 def check_hub(recipe: Recipe, stages: Mapping[str, Stage]) -> None:
-    """Raise RecipeError when stages need what is neither in the cache nor to be had, within seconds."""
+    """Raise RecipeError, within seconds, when a stage needs what is neither cached nor can be reached."""
     wanted = [
         (name, path) for stage, each in stages.items() for name, path in _wanted(each, ("stages", stage))
     ]
@@ -24,7 +24,7 @@ def check_hub(recipe: Recipe, stages: Mapping[str, Stage]) -> None:
 
 
 def missing(name: str, cause: str) -> str:
-    """Say that something of the Hub cannot be had."""
+    """Return the message that something on the Hub cannot be loaded."""
     return (
         f"{name} is on the Hub, which cannot be reached ({cause}), and no copy of it is here; "
         "connect to the network, or name a local path as ./path"

@@ -208,15 +208,15 @@ class Evaluate(Stage):
             )
         models = [place for place in self.baselines if place not in task.baselines]
         own = [self._trained_for(place, ctx) or task for place in models]
-        # What was trained for another task, as a pretrained model, is asked the same as the model.
+        # A system that was trained for another task, as a pretrained model, gets that of the model.
         asked = [other if other.kind == task.kind else task for other in own]
         return [System(self.model, task), *map(System, models, asked)]
 
     def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
         """Return the task that a model was trained for, if its folder says so.
 
-        Code that a foreign folder names is not executed: only what this recipe names, for a stage above and
-        for this one, or any with `trust_remote_code`.
+        User code is executed only where this recipe names it, for a stage above or this one, or sets
+        `trust_remote_code`; never because the folder of a model names it.
         """
         from hfpipe.tasks import revive_task
 
@@ -334,7 +334,7 @@ def _beside(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
 def _not_compared(
     mine: Tally, tallies: Mapping[BaselinePlace, Tally], comparisons: Mapping[str, Mapping[str, Comparison]]
 ) -> Iterator[str]:
-    """Say which scores a system has not, and which two have and are yet not compared by."""
+    """Yield a line for each score that a system lacks, and for each baseline that is not compared by some."""
     yield from (f"{score} is left out: {why}" for score, why in mine.undefined().items())
     for name, tally in tallies.items():
         theirs = {score: why for score, why in tally.undefined().items() if score not in mine.undefined()}

@@ -1,1 +1,1 @@
-"""How texts become tokens and tokenizers become files, the same to everybody who opens them."""
+"""How texts become tokens, and tokenizers become files that open as they were saved."""

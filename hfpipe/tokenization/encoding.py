@@ -25,9 +25,9 @@ def encode_texts(
     target: bool = False,
     **options: Any,
 ) -> BatchEncoding:
-    """Return what `tokenizer(texts, pairs, **options)` does, but read control tokens in texts as text.
+    """Return what `tokenizer(texts, pairs, **options)` returns, with control tokens in texts read as text.
 
-    Those in a `Format` part are encoded as such. `target` encodes in the language of targets.
+    Those in a `Format` part are encoded as control tokens. `target` encodes in the language of targets.
     Raises StageError for a text that a tokenizer without a fast backend cannot encode so.
     """
     sides = [[parts_of(text) for text in side] for side in (texts, pairs) if side is not None]
@@ -106,6 +106,6 @@ def _encode_slowly(
 
 
 def _reads_control(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Tell whether a tokenizer reads a control token in a text even where it is told to split them."""
+    """Tell whether a tokenizer reads a control token in a text even with `split_special_tokens`."""
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return not set(tokenizer.all_special_ids).isdisjoint({*ids} - {tokenizer.unk_token_id})

@@ -18,7 +18,7 @@ from typing import Any
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def difference(
             )
             return next(_differences(opened, tokenizer), None)
     except Exception as error:  # Tokenizers raises bare Exceptions
-        return f"it fails with {' '.join(str(error).split())!r:.120}"
+        return f"it fails with {one_line(error)!r:.120}"
 
 
 def _differences(opened: Any, saved: Any) -> Iterator[str]:

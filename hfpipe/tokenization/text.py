@@ -1,4 +1,4 @@
-"""Texts to be encoded, as parts that tell what a row holds from what its format writes; free of imports."""
+"""Texts in parts: those of a row, and those of its format, which may hold control tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fill(template: str, blank: str, text: Text) -> list[str]:
 
 
 def mark(text: str, pattern: str) -> list[str]:
-    """Return a text in which what matches a pattern is the format's, as blanks that a row may hold."""
+    """Return a text whose matches of a pattern are parts of the format, as blanks that a row may hold."""
     return [
         Format(part) if number % 2 else part for number, part in enumerate(re.split(f"({pattern})", text))
     ]

@@ -1,4 +1,4 @@
-"""Stops a training at the first value that is not finite, and does not slow an accelerator down."""
+"""Stops a training at the first value that is not finite, without waiting for the accelerator."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ Failure = Callable[[float], StageError]
 """Returns the error to raise, given the value."""
 
 LAG = 4
-"""Values of a GPU that are waiting to be read: a loss and a gradient norm for each of two steps."""
+"""Values of a GPU that have not been read yet: a loss and a gradient norm for each of two steps."""
 
 
 class FiniteCheck:
-    """Reads each value: on a CPU at once, on a GPU when some others have come after it.
+    """Reads each value: on a CPU immediately, on a GPU a few values later.
 
-    Reading a value from a GPU waits until all that was queued is computed. So the value is copied to the host
-    behind the computation that makes it, and read when that has long been done: in the meantime the host has
-    queued the next step. The training stops at the same value; what was computed since then is not kept,
-    because `flush` comes before anything is saved.
+    Reading a value from a GPU waits for everything that is queued. So a copy to the host is queued after the
+    computation, and read when it has finished; the host queues the next step in the meantime. The training
+    stops at the same value. What was computed after it is not kept, because `flush` precedes every save.
     """
 
     def __init__(self) -> None:
