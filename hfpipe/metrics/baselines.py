@@ -112,11 +112,15 @@ class Tfidf(Baseline):
 
 
 def _longer_terms(text: str, *, english: bool) -> list[str]:
-    """Return the terms of a text without single letters and digits, unless it has nothing else.
+    """Return the terms of a text that `_longer` keeps."""
+    return _longer(terms(text, english=english), english=english)
+
+
+def _longer(every: list[str], *, english: bool) -> list[str]:
+    """Return terms without single letters and digits, unless there is nothing else.
 
     In other languages than English only ASCII ones are left out.
     """
-    every = terms(text, english=english)
     single = (term for term in every if len(term) == 1 and (english or term.isascii()))
     left_out = {term for term in single if term.isalnum() or term == "_"}
     return [term for term in every if term not in left_out] or every
@@ -126,8 +130,9 @@ def _need_one_letter(texts: Sequence[str], gold: np.ndarray, *, english: bool) -
     """Return whether two texts with different labels differ only in terms of one letter."""
     seen: dict[int, tuple[int, bytes]] = {}
     for text, label in zip(texts, np.asarray(gold), strict=True):
-        one = hash(tuple(sorted(terms(text, english=english)))), label.tobytes()
-        other = seen.setdefault(hash(tuple(sorted(_longer_terms(text, english=english)))), one)
+        every = sorted(terms(text, english=english))
+        one = hash(tuple(every)), label.tobytes()
+        other = seen.setdefault(hash(tuple(_longer(every, english=english))), one)
         if one[0] != other[0] and one[1] != other[1]:
             return True
     return False

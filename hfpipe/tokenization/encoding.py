@@ -13,7 +13,7 @@ from typing import Any
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hfpipe.errors import StageError
-from hfpipe.tokenization.spelling import control_tokens, spelling
+from hfpipe.tokenization.spelling import known_tokens, spelling
 from hfpipe.tokenization.text import Format, Text, parts_of
 
 
@@ -78,23 +78,13 @@ def _encode_slowly(
     tokenizer: PreTrainedTokenizerBase, sides: list[list[Sequence[str]]], *, target: bool, **options: Any
 ) -> BatchEncoding:
     """Encode by a tokenizer written in Python, which splits either all control tokens or none."""
-    control = control_tokens(tokenizer)
-    typed = [
-        part
-        for side in sides
-        for parts in side
-        for part in parts
-        if not isinstance(part, Format) and any(token in part for token in control)
-    ]
+    every = (part for side in sides for parts in side for part in parts)
+    control = known_tokens(tokenizer).any_control
+    found = [part for part in every if control.search(part)]
+    typed = [part for part in found if not isinstance(part, Format)]
     if typed:
         options["split_special_tokens"] = True
-        meant = any(
-            isinstance(part, Format) and any(token in part for token in control)
-            for side in sides
-            for parts in side
-            for part in parts
-        )
-        if meant or any(_reads_control(tokenizer, part) for part in typed):
+        if len(typed) < len(found) or any(_reads_control(tokenizer, part) for part in typed):
             raise StageError(
                 f"{typed[0]!r:.60} holds a control token, which this tokenizer cannot read as text; "
                 "take a fast tokenizer, or drop such rows"
