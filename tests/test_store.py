@@ -197,5 +197,5 @@ def test_the_digest_of_a_folder_tells_names_from_contents(tmp_path: Path) -> Non
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.txt: cannot be read \(No such file or directory\); mend"):
+    with pytest.raises(DataError, match=r"gone\.txt: cannot be read \(No such file or directory\); fix"):
         Digests().of(tmp_path / "gone.txt")
