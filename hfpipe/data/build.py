@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hfpipe.contract import RunContext
 from hfpipe.data.clean import clean
@@ -91,13 +91,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
         summary="; ".join([*_rows(ledger, found.splits), *columns, *_reading(given, plan, filled)]),
         data=found,
         ledger=closed,
-        facts={
-            "text": texts,
-            "files": given.found.files,
-            "left_out": given.found.left_out,
-            "filled": dict(filled),
-            **_sampled(given, plan),
-        },
+        facts={"text": texts, **_read_facts(given, plan, filled)},
     )
 
 
@@ -122,8 +116,14 @@ def _renamed(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
     return {ours: known[theirs] for ours, theirs in plan.columns.items() if theirs in known}
 
 
+def _read_facts(given: Given, plan: Plan, filled: Mapping[str, int]) -> dict[str, Any]:
+    """Return what reading found out, and what it added or left out, as JSON for the report."""
+    found = {"files": given.found.files, "left_out": given.found.left_out, "filled": dict(filled)}
+    return found | _sampled(given, plan)
+
+
 def _reading(given: Given, plan: Plan, filled: Mapping[str, int]) -> Iterator[str]:
-    """Yield what reading found out, and what it added or left out, as phrases for the summary."""
+    """Yield the same as phrases for the summary."""
     if read := _sampled(given, plan).get("limit"):
         yield f"an even sample of {read['read']:,} rows"
     yield from given.found.summary()

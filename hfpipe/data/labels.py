@@ -74,7 +74,12 @@ class Label:
 
         A value that is none of these comes back as it is, so that a cleaning step may drop the row.
         """
-        value = _plain(value)
+        own: type = type(value)
+        if own is str and own is self._type and self.kind == "class" and self.ids.find(value) is not None:
+            return value  # the usual case: a class that an earlier row holds in this spelling
+        return self._read(_plain(value))
+
+    def _read(self, value: Any) -> Any:
         if is_missing(value):
             empty = isinstance(value, str) and self.settings.allow_empty
             return [] if empty else None
