@@ -69,7 +69,12 @@ def loader_workers() -> int:
     if on_cpu():
         return 0
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // here))
+    return max(1, min(MOST_WORKERS, cores() // here))
+
+
+def cores() -> int:
+    """Return how many cores this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_cpu() -> bool:

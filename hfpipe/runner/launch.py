@@ -136,11 +136,12 @@ def _room(*, cpu: bool) -> tuple[int, str]:
     """Return how many processes the machine has room for, and what is counted; two fit on any CPU."""
     import torch
 
+    from hfpipe.hf.speed import cores
+
     devices = 0 if cpu else torch.cuda.device_count()
     if devices:
         return devices, "GPU" if devices == 1 else "GPUs"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(2, cores), "processor cores"
+    return max(2, cores()), "processor cores"
 
 
 def launched() -> bool:
