@@ -35,6 +35,7 @@ from hfpipe.hf.nested import read_rows
 from hfpipe.hf.origins import name_row
 from hfpipe.hf.tables import facts, open_split
 from hfpipe.report import Report
+from hfpipe.stages.dataset import Source
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.text_generation import TextGeneration
@@ -938,3 +939,19 @@ def test_a_conversation_that_the_first_rows_do_not_announce_is_an_error_with_its
     jsonl(tmp_path / "a.jsonl", [*rows, {"text": "hello", "talk": late}])
     with pytest.raises(DataError, match=re.escape("a.jsonl, line 1001: 'talk' is [")):
         make_data({"source": {"files": "a.jsonl"}, "text": ["talk", "text"]})
+
+
+def test_columns_that_rows_lack_are_reported_in_the_order_of_the_columns(
+    tmp_path: Path, make_data: Make
+) -> None:
+    names = [f"column {number}" for number in range(8)]
+    first = {"text": "hello you", **dict.fromkeys(names, 1)}
+    jsonl(tmp_path / "a.jsonl", [first, {"text": "hello me"}, {"text": "hello all", names[3]: 1}])
+    report, _ = make_data({"source": {"files": "a.jsonl"}})
+    assert list(report.facts["filled"]) == names
+
+
+def test_the_first_setting_that_does_not_go_with_a_source_is_named() -> None:
+    wrong = {"python": "a.py:f", "sheet": "s", "field": "f", "quote": "'", "header": True, "revision": "r"}
+    with pytest.raises(ValidationError, match="`revision` does not go with `python`"):
+        Source.model_validate(wrong)

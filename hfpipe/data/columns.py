@@ -93,7 +93,7 @@ def _alike(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> It
                     f"{row.place}: the columns are {listed(list(row.values))}, but {place} has "
                     f"{listed(list(columns))}; name those wanted with `columns`"
                 )
-            filled.update(names - row.values.keys())
+            filled.update(name for name in columns if name not in row.values)
             row.values = {name: row.values.get(name) for name in columns}
         yield row
 

@@ -138,8 +138,9 @@ class Source(Settings):
             raise ValueError(
                 f"write exactly one of {', '.join(OPTIONS)}, not {' and '.join(given) or 'none'}"
             )
-        for name in {option for options in OPTIONS.values() for option in options} - {*OPTIONS[given[0]]}:
-            if getattr(self, name) != type(self).model_fields[name].default:
+        for name in dict.fromkeys(option for options in OPTIONS.values() for option in options):
+            unset = getattr(self, name) == type(self).model_fields[name].default
+            if not unset and name not in OPTIONS[given[0]]:
                 raise ValueError(f"`{name}` does not go with `{given[0]}`")
         marks = [mark for mark in (self.separator, self.quote, self.escape) if mark]
         if len(set(marks)) < len(marks) or (self.quote is False and self.escape):
@@ -201,7 +202,7 @@ class Dataset(Stage):
             raise ValueError(
                 "`split` names the held-out shares; together they are less than 1, the rest is train"
             )
-        for name in self.split.keys() & {"val", "valid"}:
+        for name in sorted(self.split.keys() & {"val", "valid"}):
             raise ValueError(f"no training reads a split {name!r}; did you mean 'validation'?")
         return self
 
