@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from hfpipe.data import label_messages
 from hfpipe.data.expressions import check_expression
 from hfpipe.data.filters import Drop, Keep
-from hfpipe.data.label_notes import differing_by_case
+from hfpipe.data.label_notes import nearly_alike
 from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.label_values import normalize_name, parse_decimal, same
 from hfpipe.data.labels import Label, read_labels
@@ -197,8 +197,19 @@ def test_upper_and_lower_case_are_kept_apart_and_noted(tmp_path: Path, make_data
     (tmp_path / "data.csv").write_text(table("Pos", "pos", "neg", "pos", "NEG"))
     report, folder = make_data(CSV)
     assert names(folder) == ["NEG", "Pos", "neg", "pos"]
-    assert "note: classes of 'label' that differ by case only: 'NEG', 'neg' / 'Pos', 'pos'" in report.summary
-    assert differing_by_case(["Straße", "STRASSE", "b"]) == [["Straße", "STRASSE"]]
+    assert "note: classes of 'label' that differ by case or white space only: 'NEG', 'neg' / 'Pos', 'pos'" in report.summary
+    assert nearly_alike(["Straße", "STRASSE", "b"]) == [["Straße", "STRASSE"]]
+
+
+@pytest.mark.parametrize(("one", "other"), [("very good", "very\u00a0good"), ("very good", "very  good")])
+def test_classes_that_differ_by_white_space_inside_are_noted(
+    one: str, other: str, tmp_path: Path, make_data: Make
+) -> None:
+    (tmp_path / "data.csv").write_text(table(one, other, "bad", one))
+    report, folder = make_data(CSV)
+    assert names(folder) == sorted(["bad", one, other])
+    pair = ", ".join(map(repr, sorted([one, other])))
+    assert f"note: classes of 'label' that differ by case or white space only: {pair}" in report.summary
 
 
 @pytest.mark.parametrize(

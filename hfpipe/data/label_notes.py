@@ -23,9 +23,9 @@ def notes(label: Label) -> Iterator[str]:
     if label.kind == "number":
         return
     names = label.ids.names()
-    groups = [listed(group) for group in differing_by_case(names)]
+    groups = [listed(group) for group in nearly_alike(names)]
     if groups:
-        yield f"note: classes of {column!r} that differ by case only: {_some(groups)}"
+        yield f"note: classes of {column!r} that differ by case or white space only: {_some(groups)}"
     empty = [repr(name) for name in label.ids.unseen()]
     if empty:
         yield f"note: no row has these classes of {column!r}: {_some(empty)}"
@@ -35,11 +35,11 @@ def notes(label: Label) -> Iterator[str]:
         yield f"note: {column!r} has a class {nothing[0]!r}; if that means a missing label, write {drop}"
 
 
-def differing_by_case(names: Iterable[str]) -> list[list[str]]:
-    """Return the groups of names that are alike but for upper and lower case."""
+def nearly_alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of names that are alike but for upper and lower case, and white space inside."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups[name.casefold()].append(name)
+        groups["".join(name.casefold().split())].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
