@@ -197,7 +197,10 @@ def test_upper_and_lower_case_are_kept_apart_and_noted(tmp_path: Path, make_data
     (tmp_path / "data.csv").write_text(table("Pos", "pos", "neg", "pos", "NEG"))
     report, folder = make_data(CSV)
     assert names(folder) == ["NEG", "Pos", "neg", "pos"]
-    assert "note: classes of 'label' that differ by case or white space only: 'NEG', 'neg' / 'Pos', 'pos'" in report.summary
+    assert (
+        "note: classes of 'label' that differ by case or white space only: 'NEG', 'neg' / 'Pos', 'pos'"
+        in report.summary
+    )
     assert nearly_alike(["Straße", "STRASSE", "b"]) == [["Straße", "STRASSE"]]
 
 

@@ -479,7 +479,9 @@ def test_a_model_whose_tokenizer_is_larger_does_not_predict() -> None:
 
 
 @pytest.mark.slow
-def test_embeddings_grow_by_the_tokens_that_a_stage_adds_to_the_models_own(tmp_path: Path) -> None:
+def test_embeddings_grow_by_the_tokens_that_a_stage_adds_to_the_models_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = hfpipe.run(
         hfpipe.load(INPUTS / "33-added-tokens-to-pretrained" / "recipe.yaml"), tmp_path, say=print
     )
@@ -494,6 +496,8 @@ def test_embeddings_grow_by_the_tokens_that_a_stage_adds_to_the_models_own(tmp_p
     }
     before = AutoModel.from_pretrained(OWN).get_input_embeddings().weight
     assert torch.allclose(model.get_input_embeddings().weight[:251], before, atol=1e-2)
+    assert "embeddings grown from 251 to 253 rows" in run.reports["clf"].summary
+    assert "embeddings" not in capfd.readouterr().err
     assert run.reports["score"].scores
 
 

@@ -221,9 +221,10 @@ class _Train(Stage):
     def _model(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts
     ) -> tuple[PreTrainedModel, str]:
-        """Return the model to train, and what became of its head as a clause."""
+        """Return the model to train, and what became of its head and embeddings, in clauses."""
         from hfpipe.hf.adapters import adapted
         from hfpipe.hf.loading import load_parts, new_config, new_model
+        from hfpipe.hf.quiet import quiet
         from hfpipe.modeling.embeddings import add_rows, rows_in
 
         head = self.task.head(data)
@@ -234,13 +235,17 @@ class _Train(Stage):
         loaded = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
-        if self._embeddings_grow(ctx, tokenizer, rows_in(loaded.model)):
-            add_rows(loaded.model, tokenizer, ctx.seed)
+        note, rows = loaded.note, rows_in(loaded.model)
+        if self._embeddings_grow(ctx, tokenizer, rows):
+            with quiet():
+                add_rows(loaded.model, tokenizer, ctx.seed)
+            grown = f"embeddings grown from {rows:,} to {rows_in(loaded.model):,} rows"
+            note = f"{note}; {grown}" if note else grown
         if self.adapter is None:
-            return loaded.model, loaded.note
+            return loaded.model, note
         settings = self.adapter.settings
         model = adapted(loaded.model, settings, loaded.changed, place, ctx.seed)
-        return cast("PreTrainedModel", model), loaded.note
+        return cast("PreTrainedModel", model), note
 
     def _finish_adapter(
         self, adapter: Adapter, model: Any, tokenizer: PreTrainedTokenizerBase, ctx: RunContext
