@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from fnmatch import filter as matching
 from fnmatch import fnmatch
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,10 @@ def test_the_sources_that_the_readme_shows_read_such_files(
 def test_python_of_the_readme_compiles() -> None:
     for block in blocks("python"):
         compile(block, "README.md", "exec")
+
+
+def test_every_function_of_hfpipe_that_the_readme_calls_is_there() -> None:
+    called = set(re.findall(r"\bhfpipe\.([a-z_]+(?:\.[a-z_]+)*)\(", README))
+    assert {"load", "metrics.path", "metrics.module_names"} <= called
+    for name in called:
+        assert callable(attrgetter(name)(hfpipe)), name
