@@ -924,6 +924,17 @@ def test_an_answer_may_carry_values_that_json_has_no_form_for(tmp_path: Path, ma
     assert all(row["a"]["answer_start"] == [6] for row in all_rows(folder))
 
 
+def test_a_start_that_is_not_where_the_answer_is_is_counted(tmp_path: Path, make_data: Make) -> None:
+    answers = "{'text': ['1900'], 'answer_start': [18 if n < 2 else 6]}"
+    text = "f'<p>In 1900 and again in 1900 he left {n}.</p>'"
+    source = write_source(tmp_path, f"{{'context': {text}, 'question': 'when', 'a': {answers}}}")
+    report, folder = make_data({"source": source, "clean": ["html"]})
+    assert (
+        "a: answer_start is not where the answer is, the nearest place is taken in 2 rows" in report.summary
+    )
+    assert [row["a"]["answer_start"] for row in all_rows(folder)] == [[21], [21], [3], [3], [3]]
+
+
 @pytest.mark.parametrize(
     "late",
     [

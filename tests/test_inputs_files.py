@@ -357,6 +357,7 @@ def test_json_written_column_by_column_is_never_read_as_rows(context: Any, read:
         frame.to_json(orient="columns"),
         frame.set_index(pd.Index(["one", "two", "three"])).rename(columns={"label": "kind"}).to_json(),
         frame[frame.label == "x"].to_json(),
+        frame[:2].set_index(pd.Index(["one", "two"])).to_json(),
         json.dumps(frame.to_dict("list")),
     ):
         with pytest.raises(DataError, match="column by column"):

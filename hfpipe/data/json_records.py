@@ -171,7 +171,7 @@ def _is_split(data: Mapping[str, Any]) -> bool:
 
 
 def _is_by_column(data: Mapping[str, Any]) -> bool:
-    """Tell whether the keys are columns: of lists, of values by row number, or of more values than keys."""
+    """Tell whether the keys are columns: of lists, by row number, by usual names, or few of many values."""
     columns = list(data.values())
     if columns and all(isinstance(column, list) for column in columns) and not all(map(_is_records, columns)):
         return len({len(column) for column in columns}) == 1
@@ -183,7 +183,7 @@ def _is_by_column(data: Mapping[str, Any]) -> bool:
     if all(row.lstrip("-").isdigit() for row in rows):
         return True
     alike = all(len({type(value) for value in column.values()}) == 1 for column in columns)
-    return len(rows) > len(columns) and alike and not NAMED & rows
+    return alike and not NAMED & rows and (len(rows) > len(columns) or bool(NAMED & data.keys()))
 
 
 def no_record(place: str, value: Any) -> DataError:

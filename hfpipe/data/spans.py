@@ -46,6 +46,9 @@ class Spans:
         row.values[column] = _written(iter(answers), value)
         if _as_json(row.values[column]) != _as_json(value):  # in Python, 12.0 equals 12
             self.changed[f"{column}: {START} read as whole numbers"] += 1
+        text = row.values[self.contexts[column]]
+        if isinstance(text, str) and any(answer.is_misplaced(text) for answer in answers):
+            self.changed[f"{column}: {START} is not where the answer is, the nearest place is taken"] += 1
 
     def move(self, row: Row, edit: Edit) -> bool:
         """Move the answers of a row as an edit of its text will move the characters.

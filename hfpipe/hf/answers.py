@@ -22,6 +22,12 @@ class Answer(NamedTuple):
     start: int | None
     """Position of its first character, counted from 0; None where it is not given."""
 
+    def is_misplaced(self, context: str) -> bool:
+        """Tell whether the context holds other characters where the answer is said to start."""
+        if not self.text or self.start is None:
+            return False
+        return self.start < 0 or not context.startswith(self.text, self.start)
+
 
 def read_answers(value: Any) -> list[Answer]:
     """Return the answers that a value holds; an empty text means that there is none.
@@ -79,7 +85,7 @@ def locate(answer: Answer, context: str) -> Span | None:
     None when the context does not hold it. Raises DataError when it has no start and occurs several times.
     """
     text, start = answer
-    if start is not None and start >= 0 and context.startswith(text, start):
+    if start is not None and not answer.is_misplaced(context):
         return start, start + len(text)
     found = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
     if not found:
