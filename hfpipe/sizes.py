@@ -254,5 +254,5 @@ def _says_how_long(training: Mapping[str, Any]) -> bool:
 def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

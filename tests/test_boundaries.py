@@ -22,7 +22,8 @@ import hfpipe
 from hfpipe import console, hub
 from hfpipe.cli import main
 from hfpipe.contract import RunContext
-from hfpipe.errors import RecipeError, StageError
+from hfpipe.data import asked
+from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.html import page
 from hfpipe.report import Report
 from hfpipe.results import Run
@@ -367,3 +368,10 @@ def test_curves_and_log_grow_while_a_stage_trains(tmp_path: Path) -> None:
     assert len({steps for _, steps in seen}) > 3
     assert max(points for points, _ in seen) <= len(curves)
     assert run.unfinished == {}
+
+
+@pytest.mark.parametrize("text", ['{"text": ' * 100_000, '{"text": ' + "[" * 100_000])
+def test_a_text_that_is_nested_without_end_is_a_text_and_no_json(text: str) -> None:
+    assert [row.values for row in asked.rows([text], ["text"])] == [{"text": text}]
+    with pytest.raises(DataError, match="text 1: the model reads 2 columns; write a JSON object"):
+        next(asked.rows([text], ["text", "other"]))

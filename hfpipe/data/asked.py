@@ -141,7 +141,7 @@ def _rows(given: Iterable[str | Mapping[str, Any]], origin: str, inputs: Sequenc
 def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else None
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than any row is
         found = None
     if len(inputs) == 1 and not (isinstance(found, dict) and inputs[0] in found):
         return {inputs[0]: text}

@@ -199,7 +199,7 @@ def _json(place: Place, name: str, base: Path) -> Mapping[str, Any]:
         folder = locate(place, base, {})
         file = folder / name if folder is not None else _cached(place, name)
         found = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
-    except (DataError, OSError, ValueError):
+    except (DataError, OSError, ValueError, RecursionError):
         return {}  # a missing place is reported where places are checked, a broken file when it is loaded
     return found if isinstance(found, dict) else {}
 
