@@ -329,7 +329,7 @@ def test_an_encoding_of_text_is_taken(name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (gzip.compress(b"text\na\n"), r"is not text but a gzip file; let its name end in \.gz"),
+        (gzip.compress(b"text\na\n", mtime=0), r"is not text but a gzip file; let its name end in \.gz"),
         (zstandard.compress(b"text\na\n"), r"is not text but a zstd file; let its name end in \.zst"),
         (b"PK\x03\x04rest", "is not text but a zip archive or an Excel workbook"),
         (b"PAR1rest", "is not text but a Parquet file; write `format: parquet`"),
