@@ -68,6 +68,7 @@ def test_a_part_without_time_is_recorded_as_skipped(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_ended_with_everything_that_it_started(tmp_path: Path) -> None:
     child = f"import time, pathlib; time.sleep(1.5); pathlib.Path({str(tmp_path / 'late')!r}).touch()"
     hanging = (
@@ -112,6 +113,7 @@ def test_gpt2_needs_the_flops_a_token_that_others_count() -> None:
     assert GPT2.flops / 1e9 == pytest.approx(0.854, abs=0.002)
 
 
+@pytest.mark.slow
 def test_frozen_weights_count_for_4_operations_a_token_and_those_of_an_adapter_for_6() -> None:
     attended = 12 * 24 * 1024 * 2048
     weights = 24 * (4 * 1024**2 + 3 * 1024 * 4096) + 32_000 * 1024

@@ -87,6 +87,7 @@ UNDECODABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "cause"), UNDECODABLE.values(), ids=UNDECODABLE)
 def test_a_line_that_cannot_be_used_is_named_and_what_was_answered_before_is_kept(
     ask: Callable[..., Any], tmp_path: Path, line: bytes, cause: str
@@ -307,6 +308,7 @@ def test_a_model_to_predict_with_is_told_as_soon(
     assert "someone/some-model is on the Hub, which cannot be reached" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.create_connection", lambda *_, **__: time.sleep(30))
     with within(3):

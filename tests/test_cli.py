@@ -85,6 +85,7 @@ print(code, sorted({{name.partition(".")[0] for name in sys.modules}} & {set(HEA
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["--help", "predict", "compare", "check", "plan", "plan of a change", "report", "run"]
 )
@@ -240,6 +241,7 @@ def test_a_stage_that_nobody_prepared_is_left_alone(
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["report", "json", "schema", "plan"])
 def test_a_reader_that_goes_away_gets_no_trace(finished: tuple[Path, Path], command: str) -> None:
     path, runs = map(str, finished)

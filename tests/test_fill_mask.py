@@ -162,6 +162,7 @@ def test_a_mask_token_typed_beside_another_blank_is_text(tokenizer: PreTrainedTo
         )
 
 
+@pytest.mark.slow
 def test_words_are_learned_and_found_again_and_alone_as_in_a_batch(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
@@ -270,6 +271,7 @@ VIEWS = {
 SORTED = FillMask(pattern="{text}: a [MASK].", verbalizer={"round": "luminous sphere", "bright": "Sun"})
 
 
+@pytest.mark.slow
 def test_a_pattern_classifies_by_the_word_that_fits(tokenizer: PreTrainedTokenizerFast) -> None:
     facts = DataFacts(
         columns={"text": "string", "label": "label"}, splits={}, labels={"label": ["round", "bright"]}

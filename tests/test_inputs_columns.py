@@ -706,6 +706,7 @@ def places(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((name_row(split, number), row) for number, row in enumerate(split))
 
 
+@pytest.mark.slow
 def test_every_row_knows_its_file_and_line_through_splits_and_stages(tmp_path: Path, make_data: Make) -> None:
     for name in ("a", "b"):
         jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n // 2}", "n": n} for n in range(1200)])

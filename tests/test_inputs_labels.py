@@ -304,6 +304,7 @@ def test_a_class_named_like_a_missing_value_is_noted_and_can_be_dropped(
 # Lists
 
 
+@pytest.mark.slow
 def test_the_case_of_several_classes_in_a_cell_advises_a_separator(tmp_path: Path, make_data: Make) -> None:
     settings = settings_of("06-comma-labels-csv", tmp_path)
     with pytest.raises(

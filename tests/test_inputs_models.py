@@ -307,6 +307,7 @@ def logits(model: Any, ids: tuple[int, ...] = (2, 7, 8, 9, 3)) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auto_class", [CLASSIFIER, TAGGER])
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
 def test_the_same_classes_in_another_order_keep_their_predictions_by_name(
@@ -323,6 +324,7 @@ def test_the_same_classes_in_another_order_keep_their_predictions_by_name(
     assert load_parts(auto_class, folder, 3, head=head("a", "b", "c")).changed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auto_class", [CLASSIFIER, TAGGER])
 @pytest.mark.parametrize("names", [("x", "y", "z"), ("a", "b", "d"), ("a", "b"), ("A", "b", "c")])
 def test_a_head_of_other_classes_is_newly_initialized_from_the_seed_and_reported(

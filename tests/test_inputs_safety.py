@@ -82,6 +82,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", BOMBS.values(), ids=BOMBS)
 def test_what_grows_without_end_by_aliases_and_merges_is_read_or_refused_at_once(lines: list[str]) -> None:
     with within(5):
@@ -114,6 +115,7 @@ def test_a_line_of_a_hundred_megabytes_is_refused_in_one_line(recipe: Callable[[
     assert str(refused(path)).startswith("recipe.yaml: is larger than 1 MB")
 
 
+@pytest.mark.slow
 def test_of_very_many_problems_fifty_are_shown_and_the_others_counted(recipe: Callable[[str], Path]) -> None:
     keys = "".join(f"      k{number}: 1\n" for number in range(20_000))
     stage = "  lm:\n    kind: pretrain\n    task: masked-lm\n    data: stage:data\n    tokenizer: a/b\n"
@@ -126,6 +128,7 @@ def test_of_very_many_problems_fifty_are_shown_and_the_others_counted(recipe: Ca
         assert len(str(error)) < 20_000
 
 
+@pytest.mark.slow
 def test_very_many_wrong_values_of_a_list_are_counted_too(recipe: Callable[[str], Path]) -> None:
     error = refused(recipe(DATA.replace("a.txt}", f"a.txt}}, clean: [{', '.join(['zap'] * 20_000)}]")))
     assert 50 <= len(str(error).splitlines()) <= 200

@@ -105,6 +105,7 @@ def test_rouge_counts_the_words_or_characters_of_every_script(gold, guess, recal
     assert scores(Summarization(), {"summary": [gold]}, [guess])["rouge1"] == pytest.approx(recall)
 
 
+@pytest.mark.slow
 def test_english_rouge_is_that_of_rouge_score_accents_and_all():
     texts = abstracts()
     assert not all(map(str.isascii, texts))
@@ -229,6 +230,7 @@ def test_min_words_keeps_a_long_text_of_a_script_without_spaces(make_data, tmp_p
     assert sum(report.data.splits.values()) == 2
 
 
+@pytest.mark.slow
 def test_english_summaries_are_scored_as_rouge_score_scores_them():
     gold, guess = abstracts()[:30], abstracts()[30:60]
     assert not all(map(str.isascii, gold))
@@ -519,6 +521,7 @@ def test_accuracy_of_label_sets_counts_whole_sets():
     assert module("accuracy")._compute(predictions=[[1, 1, 1]], references=[[1, 0, 0]]) == {"accuracy": 0}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_scores_of_label_sets_equal_those_of_scikit_learn(data):

@@ -158,6 +158,7 @@ def test_perplexity_is_of_all_tokens_and_no_mean_of_means():
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(n=st.integers(2, 60), batch=st.integers(1, 60), processes=st.integers(1, 4), seed=st.integers(0, 9))
 def test_any_order_batching_and_number_of_processes_give_the_same_scores(n, batch, processes, seed):

@@ -140,6 +140,7 @@ def test_the_loss_at_targets_alone_is_the_loss_of_all_logits(
     )
 
 
+@pytest.mark.slow
 @each_type
 def test_a_few_steps_lower_the_loss_of_their_batch(
     kind: str, built: tuple[Any, PreTrainedTokenizerFast], texts: list[str]

@@ -101,6 +101,7 @@ def test_scores_equal_sacrebleu_on_any_short_texts(pairs):
     assert list(ours.values()) == pytest.approx(theirs, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("references", [1, 3])
 @pytest.mark.parametrize("stem", [True, False])
 def test_rouge_equals_rouge_score(references, stem):

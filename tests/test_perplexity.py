@@ -150,6 +150,7 @@ def plain(model: Any, tokenizer: PreTrainedTokenizerFast, length: int, stride: i
     return nats, tokens
 
 
+@pytest.mark.slow
 @causal
 @pytest.mark.parametrize(("length", "stride"), [(64, None), (16, None), (16, 4)])
 def test_perplexity_is_that_of_a_plain_loop_in_float64(

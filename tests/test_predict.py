@@ -87,6 +87,7 @@ def test_a_single_text_is_asked_as_a_list_of_one(model: Path) -> None:
     assert hfpipe.predict(model, TEXTS[0]) == hfpipe.predict(model, [TEXTS[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_answers_come_in_order_whatever_the_batch(model: Path, batch_size: int) -> None:
     alone = [hfpipe.predict(model, text)[0] for text in TEXTS]

@@ -196,6 +196,7 @@ def test_a_spot_is_the_value_or_the_key_that_leads_to_it(tmp_path: Path):
     assert [(spot.line, spot.column) for spot in spots if spot] == [(11, 11), (20, 31), (9, 3), (9, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -37,6 +37,7 @@ def by_sklearn(metric, columns, weight):
     return np.mean([of(marks[:, c], scores[:, c], sample_weight=weight) for c in there]) if there else np.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SK)
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("digits", [1, 8])
