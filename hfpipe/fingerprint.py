@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hfpipe.errors import DataError
-from hfpipe.places import irregular
+from hfpipe.places import check_regular
 
 SETTLED = 2_000_000_000
 """Nanoseconds a file must have been left alone before its times vouch for its content (git's rule)."""
@@ -43,8 +43,7 @@ class Digests:
 
     def _of_file(self, path: Path) -> str:
         try:
-            if (kind := irregular(path)) is not None:
-                raise DataError(f"{path}: is {kind}, which has no end; name a regular file, or take it out")
+            check_regular(path)
             stat = path.stat()
             stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             known = self._known.get(str(path))

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from glob import glob
 from hashlib import sha256
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -174,7 +175,7 @@ def locate(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
     """Return the file or folder a place means, or None for a Hub id; never touches the network.
 
     `base` is the recipe's folder, `inputs` maps the stages above to their folders.
-    Raises DataError when a package is not installed or the path is not there.
+    Raises DataError when a package is not installed, the path is not there, or reading it would never end.
     """
     if place.stage is not None:
         return inputs[place.stage]
@@ -190,7 +191,26 @@ def locate(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
         raise DataError(f"{place[:200]}: cannot be looked up ({cause}); fix the path") from None
     if not there:
         raise DataError(f"{place}: there is no {path}; fix the path, which is read relative to {base}")
+    check_regular(path)
     return path
+
+
+def check_regular(path: Path) -> None:
+    """Raise DataError when a file, or an entry of a folder, is a pipe, a device or a socket.
+
+    Libraries open the files of a model's or tokenizer's folder by name and would wait for ever.
+    """
+    try:
+        for item in (path, *sorted(path.iterdir())) if path.is_dir() else (path,):
+            with suppress(FileNotFoundError):  # a link that leads nowhere
+                if not item.is_dir() and (kind := irregular(item)) is not None:
+                    raise DataError(
+                        f"{item}: is {kind}, which has no end; name a regular file, or take it out"
+                    )
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); fix the path or its permissions"
+        ) from None
 
 
 def irregular(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from hfpipe import hub
 from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.own_code import NOTHING, Trusted, load_code
-from hfpipe.places import Code, Place, locate
+from hfpipe.places import Code, Place, check_regular, locate
 from hfpipe.recipe.foreign import instead
 from hfpipe.recipe.overrides import choose
 from hfpipe.recipe.settings import mistakes
@@ -50,9 +50,12 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     Its task is `kind`, or what its stage trained it for, or what its config says; `options` are the task's
     settings as `key=value`. User code runs if `kind` names it, as a path from here, or the recipe does that
     `target` is; code that only the model's folder names never does.
-    Raises RecipeError when there is no such model, or no telling what to ask it.
+    Raises RecipeError when there is no such model, or no telling what to ask it, and DataError when its
+    folder holds what has no end.
     """
     place, trusted = _place(target, runs)
+    if isinstance(place, Path):
+        check_regular(place)
     _check_hub(place)
     named = Code(kind) if kind is not None and re.fullmatch(Code.pattern, kind) else None
     if named is not None:

@@ -685,6 +685,7 @@ FAULTY: list[tuple[str, str, dict[str, Any]]] = [
     ("not_named", labelled(0, 7, 0), {"labels": {"label": {"names": ["a"]}}}),
     ("indicators", labelled([1, 0, 1], [0, 0, 1]), {"labels": {"label": "classes"}}),
     ("untrained", labelled("a", "held: x"), {}),
+    ("untrained", labelled("a", "held `b`"), {}),
     ("untrained", labelled("a", "held 1", "held 2", "held 2"), {}),
     ("untrained", labelled(1, "held true"), {"labels": {"label": "class"}}),
     ("untrained", labelled(["a"], ["a", "held"]), {}),

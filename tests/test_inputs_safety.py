@@ -180,6 +180,25 @@ def test_a_source_without_an_end_ends_a_run_in_one_line(
         assert "is a device, which has no end" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_pipe_in_the_folder_of_a_model_or_tokenizer_is_not_waited_for(
+    name: str, recipe: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("m").mkdir()
+    Path("m/config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    Path("m", name).unlink(missing_ok=True)
+    os.mkfifo(Path("m", name))
+    for given, told in (("{type: bert}", "./m"), ("./m", "stage:words")):
+        (problem,) = refused(
+            recipe(WHOLE.replace("{type: bert}", given).replace("stage:words\n", f"{told}\n"))
+        ).problems
+        assert f"{name}: is a named pipe, which has no end; name a regular file" in problem.message
+    if name != "config.json":  # without one it is not a model's folder
+        with within(8):
+            assert main(["predict", "m", "A text."]) == 1
+        assert f"{name}: is a named pipe" in capsys.readouterr().err
+
+
 def test_code_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.py")
     with within(3), pytest.raises(DataError, match=r"rows\.py is a named pipe; name a Python file"):

@@ -25,7 +25,14 @@ from rouge_score.tokenizers import DefaultTokenizer
 from sklearn import metrics as sk
 from sklearn.feature_extraction.text import TfidfVectorizer
 from test_report import finish
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.training_args import OptimizerNames
 
 import hfpipe
@@ -625,6 +632,22 @@ def test_a_model_without_finite_scores_predicts_nothing(classifier, tmp_path, ca
     assert not out
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_tags_that_no_score_stands_behind_are_not_predicted(classifier, tmp_path, capsys):
+    config = BertConfig.from_pretrained(classifier, id2label={0: "O", 1: "B-X"}, label2id={"O": 0, "B-X": 1})
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path)
+    model = BertForTokenClassification(config)
+    model.save_pretrained(tmp_path)
+    assert main(["predict", str(tmp_path), "a river flows"]) == 0
+    assert "entities" in capsys.readouterr().out
+    with torch.no_grad():
+        model.classifier.weight.fill_(3e38)
+    model.save_pretrained(tmp_path)
+    assert main(["predict", str(tmp_path), "a river flows"]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert "text 1: the model's scores are not finite numbers" in err
 
 
 def test_columns_without_a_number_are_null_in_the_json_of_predictions(classifier, tmp_path, capsys):

@@ -74,11 +74,24 @@ def test_no_processes_at_all_are_refused(processes: int) -> None:
         check_launch(Launch(processes=processes))
 
 
+MACHINES = "distributed_type: MULTI_CPU\nnum_machines: {}\n"
+MERGES = "".join(
+    ["a0: &a0 {x: 1}\n", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 31))]
+)
+"""What PyYAML alone takes hours to read."""
+
+
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
         (None, "cannot be read (No such file or directory)"),
         ("a: [", "cannot be read (while parsing a flow node)"),
+        (MERGES, "cannot be read (it holds an alias (*NAME); write the value there)"),
+        ("a: " + "[" * 50_000, "cannot be read (it is nested deeper than 20 levels)"),
+        ("#" * 100_001, "cannot be read (it is too long for an Accelerate config)"),
+        (MACHINES.format("two"), "num_machines is 'two'; write a whole number from 1 on"),
+        (MACHINES.format("[1]"), "num_machines is [1]; write a whole number from 1 on"),
+        (MACHINES.format("0"), "num_machines is 0; write a whole number from 1 on"),
         ("stages: {}", "is no Accelerate config, which has a distributed_type; see recipes/accelerate"),
         ("- 1", "is no Accelerate config, which has a distributed_type; see recipes/accelerate"),
     ],

@@ -49,4 +49,4 @@ def _text(text: str) -> str:
 def _escape(character: str) -> str:
     if character in '"\\':
         return "\\" + character
-    return character if character.isprintable() else f"\\U{ord(character):08x}"
+    return character if character.isprintable() and character != "`" else f"\\U{ord(character):08x}"

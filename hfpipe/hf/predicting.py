@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from hfpipe.errors import HfpipeError, StageError
@@ -79,7 +80,7 @@ class Predictor:
             examples += ledger["examples"]  # what is drawn at random depends on it, and on no batch size
             truncated += ledger["truncated"]
             for (place, row), answer in zip(chunk, found, strict=True):
-                if finite_or_null(answer) != answer:
+                if answer is None or finite_or_null(answer) != answer:
                     raise StageError(
                         f"{place}: the model's scores are not finite numbers, so there is no prediction; its "
                         "weights are too large to be added up in float32"
@@ -91,7 +92,7 @@ class Predictor:
 
     def _chunk(
         self, chunk: Sequence[tuple[str, Asked]], before: int
-    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    ) -> tuple[list[dict[str, Any] | None], dict[str, int]]:
         reading = self.reading
         table = to_dataset(self._columns([row for _, row in chunk]))
         with TemporaryDirectory() as folder:
@@ -118,7 +119,8 @@ class Predictor:
         others = [name for name in task.columns if name not in task.inputs]
         return given | {name: task.placeholder(name, given, facts) for name in others}
 
-    def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """Yield each row's position and answer; None where the outputs behind the answer hold a NaN."""
         reading = self.reading
         with torch.no_grad():
             for positions, columns, _ in shared(
@@ -126,7 +128,18 @@ class Predictor:
             ):
                 rows = examples.source[positions]
                 answers = reading.task.answers(columns, rows, reading.facts)
-                yield from zip(positions.tolist(), answers, strict=True)
+                for number, (position, answer) in enumerate(zip(positions.tolist(), answers, strict=True)):
+                    odd = any(_holds_nan(column[number]) for column in columns.values())
+                    yield position, None if odd else answer
+
+
+def _holds_nan(value: Any) -> bool:
+    """Tell whether there is a NaN in a column's value: an array, nested lists, a number or a text."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return isinstance(value, list | tuple) and any(map(_holds_nan, value))
 
 
 def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:

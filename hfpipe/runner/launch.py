@@ -37,6 +37,9 @@ _SET = {  # in the order in which they are checked
     PARENT: (1, 2**31),
 }
 """Numbers that launchers set, with the least and the greatest that they may be."""
+_MOST_CHARACTERS = 100_000
+"""What an Accelerate config may hold; one has some forty lines."""
+_DEEPEST = 20
 FAILURE = "error"
 """File among a stage's scratch that says why a launched process failed."""
 
@@ -72,7 +75,7 @@ def check_launch(launch: Launch) -> None:
     if "distributed_type" not in settings:
         cause = "is no Accelerate config, which has a distributed_type; see recipes/accelerate"
         raise RecipeError([Problem(f"--accelerate {launch.config}: {cause}")])
-    if settings.get("num_machines", 1) > 1:
+    if _whole(settings, "num_machines", f"--accelerate {launch.config}") > 1:
         command = f"accelerate launch --config_file {launch.config} -m hfpipe run RECIPE"
         raise RecipeError(
             [Problem(f"--accelerate {launch.config}: for several machines run, on each, {command}")]
@@ -89,7 +92,7 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
         asked, option = _number(os.environ, "WORLD_SIZE", 1), "the launcher"
     elif launch.config is not None:
         option = f"--accelerate {launch.config}"
-        asked = _processes_in(settings, option)
+        asked = _whole(settings, "num_processes", option)
     else:
         asked = launch.processes or 1
         option = f"--processes {asked}"
@@ -105,13 +108,13 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
         raise RecipeError(problems)
 
 
-def _processes_in(settings: Mapping[str, Any], option: str) -> int:
-    """Return the number of processes in an Accelerate config. Raises RecipeError when it is not one."""
-    found = settings.get("num_processes")
+def _whole(settings: Mapping[str, Any], key: str, option: str) -> int:
+    """Return a number of an Accelerate config, 1 where it has none. Raises RecipeError when it is not one."""
+    found = settings.get(key)
     if found is None:
         return 1
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise RecipeError([Problem(f"{option}: num_processes is {found!r}; write a whole number from 1 on")])
+        raise RecipeError([Problem(f"{option}: {key} is {found!r}; write a whole number from 1 on")])
     return found
 
 
@@ -270,11 +273,32 @@ def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def _read(config: Path) -> dict[str, Any]:
+    """Return an Accelerate config, which Accelerate itself reads again. Raises RecipeError in one line.
+
+    Merges of merges grow without end. Accelerate writes no alias, so a config that holds one is refused
+    before anything is built from it.
+    """
     try:
         if (kind := irregular(config)) is not None:
             raise RecipeError([Problem(f"--accelerate {config}: is {kind}; name an Accelerate config file")])
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        with config.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
+        if len(text) > _MOST_CHARACTERS:
+            raise ValueError("it is too long for an Accelerate config")
+        _check_size(text)
+        settings = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise RecipeError([Problem(f"--accelerate {config}: cannot be read ({reason})")]) from None
     return settings if isinstance(settings, dict) else {}
+
+
+def _check_size(text: str) -> None:
+    """Raise ValueError for YAML that grows while it is read, or that takes PyYAML very long."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it holds an alias (*NAME); write the value there")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
