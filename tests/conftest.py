@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.TemporaryDirectory(prefix="hfpipe-tests-")
     config.add_cleanup(home.cleanup)
     os.environ.update(OFFLINE, HF_HOME=home.name)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules of torch and others, which stay to the end, out of every search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

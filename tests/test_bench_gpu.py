@@ -83,6 +83,7 @@ def test_a_part_that_hangs_is_ended_with_everything_that_it_started(tmp_path: Pa
     assert not (tmp_path / "late").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_part_is_recorded_with_its_last_lines_and_the_next_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_bound_that_is_not_met_ends_with_1_and_the_table_each_time(
     assert main(["run", str(path), "--runs", str(tmp_path / "runs"), "--until", "topics"]) == 0
 
 
+@pytest.mark.slow
 def test_a_score_that_will_not_be_there_is_told_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_model_scores_as_in_its_own_report(evaluated: Callable[..., str]) -> N
             assert (other.value, other.low, other.high) == pytest.approx((score.value, score.low, score.high))
 
 
+@pytest.mark.slow
 def test_a_clear_difference_is_told_from_none(evaluated: Callable[..., str]) -> None:
     good, fair, twin = map(evaluated, RIGHT)
     accuracy = hfpipe.compare(good, fair, twin).scores[0]
@@ -100,6 +101,7 @@ def test_rows_are_aligned_by_id_and_those_left_out_are_counted(evaluated: Callab
     assert found.scores[0].value == pytest.approx((shared["gold"] == shared["guess"]).mean())
 
 
+@pytest.mark.slow
 def test_more_comparisons_make_each_less_sure(evaluated: Callable[..., str]) -> None:
     close = {name: evaluated(name, guess=guesses(range(300), 0.83, 9)["guess"]) for name in ("left", "right")}
     alone = hfpipe.compare(evaluated("good"), close["left"]).scores[0].comparisons[0].p_value

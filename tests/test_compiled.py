@@ -176,6 +176,7 @@ def test_a_model_that_sees_what_comes_after_a_token_keeps_its_masks() -> None:
     assert not runs_without_masks(model, torch.arange(32)[None])
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 40), st.data())
 def test_static_positions_hold_every_target_and_have_few_sizes(
     rows: int, length: int, data: st.DataObject

@@ -379,6 +379,7 @@ def test_a_script_data_set_gets_the_hint_about_parquet(tmp_path: Path, make_data
         make_data({"source": {"hub": str(script.parent)}})
 
 
+@pytest.mark.slow
 def test_a_document_of_five_megabytes_is_no_trouble(tmp_path: Path, make_data: Callable[..., Any]) -> None:
     long = TEXT[:-1] * 120_000
     (tmp_path / "data.csv").write_text(f"text\n{long}\nshort\n")

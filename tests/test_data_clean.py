@@ -151,6 +151,7 @@ FILTERS = [
 steps = st.lists(st.sampled_from([*EDITS, *FILTERS]), max_size=6)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(texts, texts, st.sampled_from("ab"))), steps)
 def test_the_ledger_balances_for_any_rows_and_any_steps(
     data: list[tuple[str | None, str | None, str]], names: list[Any]

@@ -307,6 +307,7 @@ def test_the_same_settings_write_the_same_bytes(tmp_path: Path, make_data: Make)
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in left)
 
 
+@pytest.mark.slow
 def test_the_demo_data_set_balances_and_no_text_is_in_two_splits(context: Callable[..., RunContext]) -> None:
     recipes = Path(__file__).parents[1] / "recipes"
     settings = yaml.safe_load((recipes / "demo.yaml").read_text(encoding="utf-8"))["stages"]["wiki"]

@@ -77,6 +77,7 @@ def test_spans_are_as_many_and_as_long_as_counted(length: int, share: float, spa
     assert mask[-1]
 
 
+@pytest.mark.slow
 def test_every_partition_is_drawn_as_often() -> None:
     seen = [tuple(spans(10, 0.4, 2.0, generator(3, 0, index))) for index in range(6000)]
     kinds, often = np.unique(seen, axis=0, return_counts=True)
@@ -98,6 +99,7 @@ def test_input_and_target_together_are_the_text(ids: np.ndarray, seed: int, shar
     assert rebuilt == ids.tolist()
 
 
+@pytest.mark.slow
 @given(ids=ids_of, seed=seeds, share=st.floats(0.05, 0.9))
 def test_infilling_keeps_the_order_and_hides_the_share(ids: np.ndarray, seed: int, share: float) -> None:
     read = infill(ids, share, 3.0, MASK, generator(seed, 0, 0))

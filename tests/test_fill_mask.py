@@ -42,6 +42,7 @@ def test_ranks_give_exact_match_top_five_and_reciprocal_rank() -> None:
     }
 
 
+@pytest.mark.slow
 @given(
     scores=st.lists(st.lists(st.integers(-3, 3), min_size=4, max_size=4), min_size=1, max_size=8),
     gold=st.integers(-1, 3),

@@ -51,6 +51,7 @@ def test_what_is_not_ours_and_what_takes_too_long_are_both_found(
     ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_inputs(fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[list[str]] = [[], []]
     for seen in tried:

@@ -102,6 +102,7 @@ def test_what_is_written_does_not_depend_on_the_batch(kind, settings, tokenizer)
         assert min(tokens for _, tokens, _ in alone) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SMALL)
 def test_what_is_written_is_what_the_model_says_step_by_step(kind, tokenizer) -> None:
     made = model(kind, tokenizer)
@@ -174,6 +175,7 @@ def test_what_cannot_be_saved_is_refused_before_training(tokenizer) -> None:
         configure(model("t5", tokenizer), tokenizer, Generation(length_penalty=2.0))
 
 
+@pytest.mark.slow
 def test_a_draw_is_another_with_another_seed_only(tokenizer) -> None:
     made, settings = model("llama", tokenizer), SETTINGS["sampled"]
     assert written(made, tokenizer, settings, 7) == written(made, tokenizer, settings, 2)
@@ -188,6 +190,7 @@ def test_a_draw_takes_no_beams_from_the_models_own_config(tokenizer) -> None:
     assert written(made, tokenizer, settings, 7) == wanted
 
 
+@pytest.mark.slow
 def test_draws_are_as_frequent_as_they_are_probable(tokenizer) -> None:
     made = model("llama", tokenizer)
     ids = np.asarray(tokenizer("the moon")["input_ids"][:-1])

@@ -92,6 +92,7 @@ def test_examples_of_like_length_share_a_step() -> None:
     assert spread[True] < spread[False] / 10
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=30), length=st.integers(8, 40))
 def test_packing_keeps_every_token_in_order_and_pads_nothing(

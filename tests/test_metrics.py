@@ -233,6 +233,7 @@ def test_the_paired_interval_of_a_small_steady_gain_is_narrower_than_either_scor
     assert result.difference_high - result.difference_low < (result.high - result.low) / 2
 
 
+@pytest.mark.slow
 def test_the_p_value_of_systems_that_are_equally_good_is_spread_out():
     p = []
     for trial in range(100):

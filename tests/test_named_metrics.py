@@ -208,6 +208,7 @@ def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
     assert arts.value == 1
 
 
+@pytest.mark.slow
 def test_many_rows_get_fewer_resamples_and_the_signature_says_so(tmp_path):
     _, columns = guessed(9000)
     named = metric(tmp_path)

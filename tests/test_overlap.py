@@ -116,6 +116,7 @@ def test_rouge_equals_rouge_score(references, stem):
     assert theirs["rougeL"] != pytest.approx(theirs["rougeLsum"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("references", [1, 2])
 def test_merged_pieces_equal_the_whole(references):
     given, metrics = (

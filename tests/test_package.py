@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -38,6 +39,7 @@ def imported() -> set[str]:
     return {canonicalize_name(owners[name][0]) for name in others}
 
 
+@pytest.mark.slow
 def test_dependencies_are_what_the_package_imports() -> None:
     brought = {"pydantic-core"}  # pydantic pins it to the letter
     assert imported() - brought == {*declared(""), *declared("excel"), *declared("lora")}

@@ -165,6 +165,7 @@ def test_perplexity_is_that_of_a_plain_loop_in_float64(
     assert found["bits_per_byte"] == pytest.approx(nats / size / log(2), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert", "t5"])
 def test_no_batch_and_no_side_of_padding_changes_a_score(tmp_path: Path, kind: str) -> None:
     words = learned(kind if kind in STYLES else "gpt")
@@ -198,6 +199,7 @@ def test_every_token_is_said_once_and_sees_as_much_as_was_promised(
     assert said == ids
 
 
+@pytest.mark.slow
 @given(length=st.integers(8, 40))
 def test_packing_learns_every_token_once_and_ends_every_document(
     tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory, length: int

@@ -169,6 +169,7 @@ def test_a_merge_fills_in_what_is_not_given_and_keeps_its_place():
     assert [str(document.keys["b", key]) for key in ("x", "y")] == ["r:1:8", "r:2:13"]
 
 
+@pytest.mark.slow
 def test_aliases_of_aliases_do_not_fill_the_memory():
     lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
     assert "100,000 values" in parse("\n".join(lines), Path("r")).problems[0].message
@@ -311,6 +312,7 @@ ODD = yaml.safe_load(
 JUNK = st.sampled_from(ODD)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(min_value=0), JUNK | VALUES, st.booleans())
 def test_a_good_recipe_with_anything_anywhere_gives_a_recipe_or_its_problems(
@@ -452,6 +454,7 @@ def test_every_managed_argument_is_one_of_the_installed():
 # schema and imports
 
 
+@pytest.mark.slow
 def test_the_schema_accepts_every_shipped_recipe_and_refuses_slips():
     validator = jsonschema.Draft202012Validator(schema(KINDS, TASKS))
     validator.check_schema(validator.schema)
@@ -471,6 +474,7 @@ def test_the_schema_explains_every_key_of_a_stage():
     assert [key for key, entry in keys if not entry.get("description")] == []
 
 
+@pytest.mark.slow
 def test_reading_a_recipe_imports_nothing_heavy():
     code = (
         "import sys, pathlib; from hfpipe.recipe import load, schema; from hfpipe.stages import KINDS;"

@@ -240,6 +240,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path, capsys):
         assert any(word in found for found in read.texts)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(label=st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=30))
 def test_any_label_comes_through_the_page_as_it_is_seen(tmp_path, label):

@@ -122,6 +122,7 @@ def test_flops_are_near_those_that_torch_counts(kind, auto_class):
     assert counting.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["t5", "bart", "marian"])
 def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
     base = {"type": kind, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -288,6 +289,7 @@ def test_a_time_budget_is_left_open(recipe, tmp_path):
     assert "parameters" in found.amounts
 
 
+@pytest.mark.slow
 def test_a_large_split_is_sampled_and_marked(recipe, tmp_path):
     made = recipe(rows=3000)
     api.run(made, tmp_path / "runs", until="words", say=lambda _: None)

@@ -188,6 +188,7 @@ def test_rows_without_text_are_passed_over_and_counted(tmp_path):
     assert report.ledger == {"rows_in": 4, "learned_from": 2, "beyond_max_bytes": 0, "without_text": 2}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.none() | st.text(max_size=40), min_size=1, max_size=60), st.integers(1, 400))
 def test_a_sample_keeps_to_its_bytes_and_every_row_is_accounted_for(rows, max_bytes):

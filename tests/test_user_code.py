@@ -128,6 +128,7 @@ def test_reading_a_run_in_a_notebook_executes_nothing(gift: Path) -> None:
     assert not ran(gift)
 
 
+@pytest.mark.slow
 def test_what_predict_advises_runs_when_pasted(
     gift: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

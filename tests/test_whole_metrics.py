@@ -86,6 +86,7 @@ def test_a_class_that_does_not_occur_is_left_out_and_a_single_one_leaves_no_scor
     assert np.isnan(resampled(kind(range(4)), columns | {"gold": np.zeros(90)}, np.arange(90), 5, 0)).all()
 
 
+@pytest.mark.slow
 @given(
     pairs=st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=30),
     seed=st.integers(0, 99),
