@@ -96,6 +96,7 @@ def predict(
     *,
     task: str | None = None,
     options: Sequence[str] = (),
+    read: Sequence[str] = (),
     batch_size: int = 32,
     runs: str | Path = RUNS,
 ) -> list[dict[str, Any] | None]:
@@ -107,12 +108,13 @@ def predict(
     package place or a Hub id. `asked` is a text, texts, rows that hold the columns the task reads, or the
     path of a file of such rows. `task` is by default what the model was trained for; user code is executed
     only if it is named there, as `file.py:Class`, or by the recipe that `model` is. `options` are settings of
-    the task, written `key=value`.
+    the task, written `key=value`; `read` are options of the file, as of a data set's source of files, written
+    so too.
 
     Raises RecipeError when there is no such model or no telling what to ask it, DataError when a row lacks
     what the model reads, StageError when the model cannot be loaded.
     """
-    found = answers(model, asked, task=task, options=options, batch_size=batch_size, runs=runs)
+    found = answers(model, asked, task=task, options=options, read=read, batch_size=batch_size, runs=runs)
     return [answer for _, answer in found]
 
 
@@ -122,6 +124,7 @@ def answers(
     *,
     task: str | None = None,
     options: Sequence[str] = (),
+    read: Sequence[str] = (),
     batch_size: int = 32,
     runs: str | Path = RUNS,
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | None]]:
@@ -131,7 +134,7 @@ def answers(
 
     runner.check_world()
     trained = find(str(model), Path(runs), task, options)
-    given = rows(asked, trained.task.inputs)  # before the model is loaded, which takes its time
+    given = rows(asked, trained.task.inputs, read)  # before the model is loaded, which takes its time
 
     from hfpipe.hf.predicting import Predictor
 

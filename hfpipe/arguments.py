@@ -125,6 +125,13 @@ def _predict(commands: _Commands) -> None:
     predict.add_argument(
         "--input", type=Path, metavar="FILE", help="rows to read: jsonl, csv, parquet … (instead of TEXT)"
     )
+    predict.add_argument(
+        "--read",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how to read FILE, as encoding=latin-1 or header=false: the options of a data set's files",
+    )
     predict.add_argument("--output", type=Path, metavar="FILE", help="write jsonl there")
     predict.add_argument(
         "--task",

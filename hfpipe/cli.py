@@ -133,6 +133,7 @@ def _predict(options: argparse.Namespace) -> int:
         options.text or options.input or sys.stdin,
         task=options.task,
         options=options.set,
+        read=options.read,
         batch_size=options.batch_size,
         runs=options.runs,
     )

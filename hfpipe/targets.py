@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from shlex import quote
 
 from hfpipe import recipe as recipes
 from hfpipe import runner
@@ -30,7 +31,9 @@ def open_run(path: Path, runs: Path) -> Run:
     folders = {step.name: step.folder for step in runner.plan(recipe, runs)}
     found = read_run(folders, Trusted.of(code, recipe.base))
     if not found.reports and not found.unfinished:
-        raise RecipeError([Problem(f"{path}: nothing of it is done under {runs}; hfpipe run {path} first")])
+        raise RecipeError(
+            [Problem(f"{path}: nothing of it is done under {runs}; hfpipe run {quote(str(path))} first")]
+        )
     return found
 
 

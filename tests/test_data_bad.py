@@ -60,13 +60,13 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "wrong encoding",
         {"data.txt": b"a" * 3000 + b"caf\xe9 au lait\n"},
         {"source": {"files": "data.txt"}},
-        "data.txt, line 1: byte 3,003 (0xe9) is not utf-8; name the `encoding` of the file, such as latin-1 or cp1252",
+        "data.txt, line 1: byte 3,003 (0xe9) is not utf-8; name the encoding of the file, such as `encoding: latin-1` or `encoding: cp1252`",
     ),
     (
         "wrong encoding in a compressed file",
         {"data.txt.gz": gzip.compress("é".encode() * 1_000_000 + b"\xe9")},
         {"source": {"files": "data.txt.gz"}},
-        "data.txt.gz, line 1: byte 2,000,000 (0xe9) is not utf-8; name the `encoding` of the file, such as latin-1 or cp1252",
+        "data.txt.gz, line 1: byte 2,000,000 (0xe9) is not utf-8; name the encoding of the file, such as `encoding: latin-1` or `encoding: cp1252`",
     ),
     (
         "truncated gzip",
@@ -153,7 +153,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a header that names a column twice",
         {"data.csv": b"text,text\na,b\n"},
         {"source": {"files": "data.csv"}},
-        "data.csv, line 1: the header has 'text' twice; rename one, or write `header: [NAMES]`",
+        "data.csv, line 1: the header has 'text' twice; rename one, or, if this line is not a header, name the columns with `header: [text, label]`",
     ),
     (
         "a csv with a header only",
@@ -171,7 +171,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a damaged parquet file",
         {"data.parquet": b"text"},
         {"source": {"files": "data.parquet"}},
-        "data.parquet: cannot be read as parquet (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes)); copy or download it again, or name its `format`",
+        "data.parquet: cannot be read as parquet (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes)); copy or download it again, or name its format, such as `format: arrow`",
     ),
     (
         "no file matches",
@@ -183,7 +183,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "unknown ending",
         {"data.log": b"PK"},
         {"source": {"files": "data.log"}},
-        "data.log: its ending tells no format; add `format:` txt, jsonl, json, csv, tsv, conll, xlsx, parquet, arrow",
+        "data.log: its ending tells no format; add `format: txt`, or jsonl, json, csv, tsv, conll, xlsx, parquet or arrow in place of txt",
     ),
     (
         "columns that differ between files",
@@ -279,7 +279,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "no text at all",
         {"data.jsonl": lines({"n": 1, "label": "a"})},
         FILES,
-        "data.jsonl, line 1: no column holds text; they are 'n', 'label': map one with `columns: {text: …}`",
+        "data.jsonl, line 1: no column holds text; they are 'n', 'label': name one that does with `columns`",
     ),
     (
         "text that is a number",

@@ -539,9 +539,9 @@ FORMS: list[tuple[Any, str | None]] = [
     ({"text": ["Oslo"], "answer_start": [[3]]}, "holds the answer_start [3], which is not a whole number"),
     ({"text": ["Oslo"], "answer_start": [3, 4]}, "write {text: [...], answer_start: [...]}"),
     ({"text": [7], "answer_start": [3]}, "write {text: [...], answer_start: [...]}"),
-    ({"text": [""], "answer_start": [0]}, "'Where?' has no answer; add version_2: true"),
-    ({"text": [], "answer_start": []}, "'Where?' has no answer; add version_2: true"),
-    ("", "'Where?' has no answer; add version_2: true"),
+    ({"text": [""], "answer_start": [0]}, "'Where?' has no answer; add `version_2: true`"),
+    ({"text": [], "answer_start": []}, "'Where?' has no answer; add `version_2: true`"),
+    ("", "'Where?' has no answer; add `version_2: true`"),
     (["sea"], "the answer 'sea' stands 2 times in its context, at 13, 17"),
     (["Bergen"], "the answer 'Bergen' is not in its context"),
 ]
@@ -592,7 +592,7 @@ def test_starts_written_as_strings_are_read_as_whole_numbers(tmp_path: Path) -> 
 
 def test_an_empty_answer_needs_version_2_as_no_answer_does(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"data\.jsonl, line \d+: 'When .*' has no answer; add version_2: true"
+        DataError, match=r"data\.jsonl, line \d+: 'When .*' has no answer; add `version_2: true`"
     ):
         run("20d-answer-empty-text-v1", tmp_path, until="qa")
 
@@ -795,7 +795,7 @@ def test_tools_and_calls_reach_the_prompt_as_written(calls: Path, tmp_path: Path
 
 def test_tools_that_no_prompt_would_hold_are_told(calls: Path) -> None:
     [problem] = TextGeneration(messages="messages").check(facts(calls))
-    assert "add tools: tools to the task" in problem.message
+    assert "add `tools: tools` to the task" in problem.message
     with pytest.raises(ValidationError, match="tools go with messages"):
         TextGeneration(tools="tools")
 

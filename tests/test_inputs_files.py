@@ -153,9 +153,9 @@ def test_quotes_of_a_tsv_that_no_writer_put_are_text(read: Any) -> None:
 
 def test_quotes_that_come_late_in_a_tsv_are_named_with_their_line(read: Any) -> None:
     plain = "text\tlabel\n" + "plain words and more of them\tx\n" * 5000
-    with pytest.raises(DataError, match=r"^data\.tsv, line 5002: a field is in quotes, .*`quote: '\"'`"):
+    with pytest.raises(DataError, match=r"^data\.tsv, line 5002: a field is in quotes, .*`quote: "):
         read(plain + '"he said ""go"""\ty\n', "data.tsv")
-    with pytest.raises(DataError, match=r"^data\.tsv, line 5002: 1 field, .* write `quote: '\"'`"):
+    with pytest.raises(DataError, match=r"^data\.tsv, line 5002: 1 field, .* write `quote: "):
         read(plain + '"two\nlines"\ty\n', "data.tsv")
     late = read(plain + '"he said ""go"""\ty\n"two\nlines"\tx\n', "data.tsv", quote='"')
     assert [row["text"] for row in late[5000:]] == ['he said "go"', "two\nlines"]
@@ -225,7 +225,7 @@ def test_names_are_stripped_and_an_empty_one_gets_that_of_pandas(read: Any) -> N
 
 def test_a_header_of_the_recipe_names_every_column(read: Any) -> None:
     assert read("a b,x\nc d,y\n", header=["text", "label"])[1] == {"text": "c d", "label": "y"}
-    with pytest.raises(DataError, match=r"line 1: has 2 fields, but `header` names 3"):
+    with pytest.raises(DataError, match=r"line 1: has 2 fields, but header names 3"):
         read("a b,x\n", header=["text", "label", "n"])
 
 
@@ -255,9 +255,9 @@ def test_options_that_cannot_be_meant_are_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("data.jsonl", {"separator": ";"}, "`separator` is for csv, tsv, and this file is read as jsonl"),
-        ("data.csv", {"field": "data"}, "`field` is for json, and this file is read as csv"),
-        ("data.parquet", {"encoding": "latin-1"}, "`encoding` is for txt, jsonl"),
+        ("data.jsonl", {"separator": ";"}, "separator is for csv, tsv, and this file is read as jsonl"),
+        ("data.csv", {"field": "data"}, "field is for json, and this file is read as csv"),
+        ("data.parquet", {"encoding": "latin-1"}, "encoding is for txt, jsonl"),
     ],
 )
 def test_an_option_that_a_format_does_not_have_is_refused(
@@ -303,9 +303,7 @@ def test_without_a_mark_the_message_names_the_encoding_and_its_advice_works(code
 
 
 def test_a_mark_that_contradicts_the_recipe_is_an_error(read: Any) -> None:
-    with pytest.raises(
-        DataError, match=r"^data\.csv: begins with the byte order mark of utf-8, .*delete `enc"
-    ):
+    with pytest.raises(DataError, match=r"^data\.csv: begins with the byte order mark of utf-8; delete `enc"):
         read("\ufefftext,label\na,x\n", encoding="cp1252")
     with pytest.raises(DataError, match="mark of utf-16"):
         read("text,label\na,x\n".encode("utf-16"), encoding="latin-1")
@@ -331,7 +329,7 @@ def test_an_encoding_of_text_is_taken(name: str) -> None:
     [
         (gzip.compress(b"text\na\n", mtime=0), r"is not text but a gzip file; let its name end in \.gz"),
         (zstandard.compress(b"text\na\n"), r"is not text but a zstd file; let its name end in \.zst"),
-        (b"PK\x03\x04rest", "is not text but a zip archive or an Excel workbook"),
+        (b"PK\x03\x04rest", "is not text but a zip archive, to be unpacked, or an Excel workbook"),
         (b"PAR1rest", "is not text but a Parquet file; write `format: parquet`"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "is not text but an old Office file"),
     ],
@@ -376,9 +374,9 @@ def test_field_reaches_nested_records(read: Any) -> None:
     assert read(json.dumps({"version": 1, "data": rows}), "data.json", field="data") == rows
     assert read(json.dumps({"a": {"b": rows}}), "data.json", field="a.b") == rows
     assert read(json.dumps({"a.b": rows, "a": 1}), "data.json", field="a.b") == rows
-    with pytest.raises(DataError, match=r"^data\.json: there is no 'c' of `field: a\.c`; there is 'b'"):
+    with pytest.raises(DataError, match=r"^data\.json: there is no 'c' of `field: .a\.c.`; there is 'b'"):
         read(json.dumps({"a": {"b": rows}}), "data.json", field="a.c")
-    with pytest.raises(DataError, match=r"add `field: a\.b`"):
+    with pytest.raises(DataError, match=r"add `field: .a\.b.`"):
         read(json.dumps({"a": {"n": 2, "b": rows}}), "data.json", field="a")
 
 

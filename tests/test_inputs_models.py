@@ -537,7 +537,7 @@ def test_a_set_that_lacks_a_class_is_scored_with_those_of_the_model(context: Mak
             {},
             "lacks the classes 'neg' and 'pos' of column 'label' of ./data",
         ),
-        (("NEG", "POS"), {}, "write labels: {NEG: neg, POS: pos}"),
+        (("NEG", "POS"), {}, "write `labels: {NEG: neg, POS: pos}`"),
         (("neg", "other"), {}, "lacks the classes 'pos' of column 'label'"),
         (("a", "b"), {"labels": {"c": "neg"}}, "labels: no class is called 'c'; the model has 'a' and 'b'"),
         (
@@ -640,9 +640,22 @@ def test_the_mapping_that_a_message_writes_works_when_pasted(context: Make, tmp_
 
     stored(tmp_path / "model", CLASSIFIER, head("NEG", "Pos"))
     data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
-    advice = fitted(context, {}, TEXT).rpartition("; write ")[2]
+    advice = fitted(context, {}, TEXT).rpartition("; write ")[2].strip("`")
     _, rows = evaluated(context, TEXT, **yaml.safe_load(advice))
     assert set(rows["guess"]) <= {"neg", "pos"}
+
+
+def test_names_that_a_message_maps_one_by_one_work_when_pasted(context: Make, tmp_path: Path) -> None:
+    import yaml
+
+    stored(tmp_path / "model", CLASSIFIER, head("NEG", "no: 1"))
+    data_set(tmp_path / "data", ("bad", "true"), [0, 1, 0, 1])
+    labels: dict[str, str] = {}
+    for _ in ("NEG", "no: 1"):
+        [advice] = re.findall("`(labels: .*?)`", fitted(context, {"labels": labels}, TEXT))
+        labels |= yaml.safe_load(advice)["labels"]
+    _, rows = evaluated(context, TEXT, labels=labels)
+    assert set(rows["guess"]) <= {"bad", "true"}
 
 
 @pytest.mark.slow

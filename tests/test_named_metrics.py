@@ -289,7 +289,10 @@ def recipe(**settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"metrics": ["accuracy"]}, "accuracy is somebody's code from the Hub; add trust_remote_code: true"),
+        (
+            {"metrics": ["accuracy"]},
+            "accuracy is somebody's code from the Hub; add `trust_remote_code",
+        ),
         ({"metrics": ["accuracy"], "trust_remote_code": True}, "accuracy: HF_HUB_OFFLINE is set and"),
         ({"metrics": ["./absent.py"]}, "./absent.py: there is no "),
         (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +215,39 @@ def test_rows_of_a_file_keep_their_columns(model: Path, tmp_path: Path) -> None:
     assert said == [row | {"prediction": answer} for row, answer in zip(rows, predictions, strict=True)]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "names.csv",
+            "Der Fluß Näve ist lang und fließt,7\nDer See Ö ist tief und still und,8\n".encode("latin-1"),
+        ),
+        ("rows.json", b'{"meta": 1, "its rows": [{"text": "The Nile"}, {"text": "K2"}]}'),
+    ],
+)
+def test_what_predict_advises_about_a_file_works_when_pasted(
+    name: str, content: bytes, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    command = ["predict", str(model), "--input", str(tmp_path / name)]
+    for _ in range(3):
+        code = main(command)
+        out, error = capsys.readouterr()
+        if code == 0:
+            break
+        command += shlex.split(re.findall(r"`(--read .*?)`", error)[0])
+    assert len(out.splitlines()) == 2
+    assert "--read" in command
+
+
+def test_python_takes_options_of_a_file_as_the_command_line_does(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes("Der Fluß Näve\nDer See Ö\n".encode("cp1252"))
+    read = ["encoding=cp1252", "header=[text]"]
+    assert hfpipe.predict(model, tmp_path / "rows.csv", read=read) == hfpipe.predict(
+        model, ["Der Fluß Näve", "Der See Ö"]
+    )
+
+
 def test_a_terminal_is_told_in_words(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +276,31 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
         ["MODEL", "--input", "ROWS", "--set", "text=number"],
         1,
         "rows.jsonl, line 1: 'number' holds 7, not a text",
+    ),
+    "an option of files that is not there": (
+        ["MODEL", "--input", "ROWS", "--read", "encodng=latin-1"],
+        2,
+        "--read: unknown key 'encodng'; did you mean 'encoding'?",
+    ),
+    "an encoding that is not there": (
+        ["MODEL", "--input", "ROWS", "--read", "encoding=latin-99"],
+        2,
+        "'latin-99' is not a text encoding",
+    ),
+    "an option of files without a value": (
+        ["MODEL", "--input", "ROWS", "--read", "header"],
+        2,
+        "--read header: expected key=value",
+    ),
+    "an option of files for a text": (
+        ["MODEL", "The Nile", "--read", "encoding=latin-1"],
+        2,
+        "--read says how a file is read; name one with --input FILE",
+    ),
+    "an option of files of another format": (
+        ["MODEL", "--input", "ROWS", "--read", "header=false"],
+        1,
+        "rows.jsonl: header is for csv, tsv, xlsx, conll, and this file is read as jsonl; delete header, or",
     ),
     "a file that is not there": (["MODEL", "--input", "none.jsonl"], 1, "none.jsonl: is not there"),
     "a text for two columns": (

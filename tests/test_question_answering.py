@@ -154,7 +154,7 @@ def test_an_answer_is_looked_for_where_it_is_nearest_to_its_place() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"text": [], "answer_start": []}, r"^'Where\?' has no answer; add version_2: true"),
+        ({"text": [], "answer_start": []}, r"^'Where\?' has no answer; add `version_2: true`"),
         ({"text": ["Rome"], "answer_start": [0]}, "^the answer 'Rome' is not in its context"),
         ([{"word": "Oslo"}], r"^'answers' holds .* write \{text: \[...\], answer_start: \[...\]\}"),
         (None, "^'answers' holds None"),

@@ -206,7 +206,7 @@ def test_a_prediction_needs_no_tags() -> None:
         ({"words": "string", "tags": "labels"}, NAMES, {}, "'words' holds string, not lists of words"),
         ({"words": "strings", "tags": "strings"}, NAMES, {}, "`labels: {tags: classes}`"),
         ({"words": "strings"}, NAMES, {}, "no column 'tags'"),
-        ({}, ["O", "U-PER"], {}, "write scheme: BILOU"),
+        ({}, ["O", "U-PER"], {}, "write `scheme: BILOU`"),
         ({}, ["O", "B-PER", "PER"], {}, "tag 'PER' is not O and does not begin with B-, I-, E-, S-"),
         ({}, ["O", "S-PER"], {"scheme": "IOB2"}, "tag 'S-PER' is not O and does not begin with I-, B-"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def test_what_predict_advises_runs_when_pasted(
         monkeypatch.chdir(here)
         asked = ["predict", str(folder(gift, "clf")), TEXTS[0]]
         assert main(asked) == 2
-        advice = capsys.readouterr().err.rpartition("then add ")[2].split()
+        advice = shlex.split(capsys.readouterr().err.rpartition("then add ")[2].strip("`\n"))
         assert main([*asked, *advice]) == 0
         answer = json.loads(capsys.readouterr().out)
         assert answer["prediction"]["label"] in ("lake", "mountain", "river")
@@ -199,7 +200,7 @@ def test_evaluate_executes_no_code_of_a_foreign_model(
         given["task"] = TextClassification.model_validate(given["task"])
     stage = Evaluate.model_validate({"kind": "evaluate", "data": rows, **given})
     with pytest.raises(
-        StageError, match="which this recipe does not name; write it as task:, or add trust_rem"
+        StageError, match="which this recipe does not name; write it as task:, or add `trust_rem"
     ):
         stage.prepare(context("score"))
     assert not ran(gift)

@@ -12,9 +12,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
+from hfpipe.data.file_settings import parse_read_options
 from hfpipe.data.files import read
 from hfpipe.data.rows import Row
-from hfpipe.errors import DataError, HfpipeError
+from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError
 from hfpipe.report import DataFacts
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,19 @@ Given = str | Path | TextIO | Iterable[str | Mapping[str, Any]]
 """A text, texts, rows that hold what a task reads, an open file of lines, or the path of a file of rows."""
 
 
-def rows(given: Given, inputs: Sequence[str]) -> Iterator[Row]:
+def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
     """Return a row for each text, line or mapping, once the first is known to be there.
 
     A text is the only one of the task's `inputs`, or a JSON object that holds it; where there are several,
-    it is a JSON object of them.
-    Raises DataError when it is not, and when nothing is given or a file cannot be read.
+    it is a JSON object of them. `options` say how a file is read, as `key=value`.
+    Raises RecipeError for options that are wrong or without a file, and DataError when it is not, and when
+    nothing is given or a file cannot be read.
     """
+    stated = parse_read_options(options)
     if isinstance(given, Path):
-        return read(given, str(given))
+        return read(given, str(given), stated)
+    if options:
+        raise RecipeError([Problem("--read says how a file is read; name one with --input FILE")])
     if isinstance(given, TextIOBase):
         found = _rows(_lines(given, inputs), LINE, inputs)
     else:

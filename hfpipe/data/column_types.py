@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import calendar
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import regex
 
+from hfpipe.advice import advise
 from hfpipe.data.rows import Row, listed
 from hfpipe.errors import DataError
 
@@ -52,7 +52,6 @@ GROUPS = (
 WORDS = ("words", "tokens")
 """Lists of words by their name."""
 _STRINGS: frozenset[Kind] = frozenset({"text", "unclear", "category", "code", "constant", "blank"})
-_PLAIN = re.compile(r"(?!(true|false|null|yes|no|on|off|y|n)$)[A-Za-z]\w*", re.ASCII | re.IGNORECASE)
 """A name that YAML reads as it stands."""
 _MARKUP = re.compile(r"<[^<>]*>|&#?\w+;")
 _WORD = regex.compile(r"(?<!\S)[\p{P}\p{S}]*(\p{L}[\p{L}\p{M}'\u2019-]*[\p{L}\p{M}])[\p{P}\p{S}]*(?!\S)")
@@ -220,21 +219,14 @@ def _unclear(
         lists = any(isinstance(value, (list, tuple)) for value in first.values())
         also = "; a conversation is a list of messages {role, content}" if lists else ""
         return DataError(
-            f"{place}: no column holds text; they are {listed(columns)}: "
-            f"map one with `columns: {{text: …}}`{also}"
+            f"{place}: no column holds text; they are {listed(columns)}: name one that does with "
+            f"`columns`{also}"
         )
     order: Sequence[Kind] = ("text", "unclear", "words", "category", "code", "constant", "blank")
     candidates.sort(key=lambda name: order.index(kinds[name]))
     best = [name for name in candidates if kinds[name] == kinds[candidates[0]]]
     shown = ", ".join(f"{name!r} ({WHY[kinds[name]]})" for name in candidates)
     return DataError(
-        f"{place}: it is not clear which column is the text, of {shown}; add `text: [{_yaml(best)}]` to the "
+        f"{place}: it is not clear which column is the text, of {shown}; add {advise(text=best)} to the "
         "stage, or name others there"
-    )
-
-
-def _yaml(names: Collection[str]) -> str:
-    """Return names as they are written in a YAML list."""
-    return ", ".join(
-        name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in names
     )

@@ -23,7 +23,8 @@ def read_conll(file: DataFile) -> Iterator[Row]:
     header = file.options.header
     if isinstance(header, bool):
         raise DataError(
-            f"{file.name}: CoNLL files have no header; write `header: [words, tags]` to name columns"
+            f"{file.name}: CoNLL files have no header; name their columns, as with "
+            f"{file.options.advise(header=['words', 'tags'])}, or delete header"
         )
     names: list[str] = header or []
     width = len(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,11 +11,12 @@ from typing import Any, TextIO
 
 from hfpipe.data.dialect import SAMPLE, Dialect, detect_dialect, sample_rows
 from hfpipe.data.file_options import DataFile
-from hfpipe.data.header import column_names
+from hfpipe.data.header import column_names, suggest_names
 from hfpipe.data.rows import Row, listed
 from hfpipe.data.streams import text_stream
 from hfpipe.errors import DataError
 
+QUOTE, ESCAPE = '"', "\\"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 
 
@@ -52,6 +52,7 @@ class _Table:
 
     def __init__(self, file: DataFile, dialect: Dialect, sample: Sequence[Sequence[str]]) -> None:
         self._file = file
+        self._advise = file.options.advise
         self._dialect = dialect
         self._sample = sample
         self._names: list[str] = []
@@ -86,16 +87,17 @@ class _Table:
         if first is None:
             return iter(()), None
         place = f"{self._origin} {self._dialect.skipped + reader.line_num}"
-        self._names = column_names(first, self._sample[1:], header, place)
+        self._names = column_names(first, self._sample[1:], self._file.options, place)
         if header is False or isinstance(header, list):
             return chain([first], reader), None
         # One blank row stands for the header, from which on lines are counted.
         return chain([[]], reader), first if len(first) > 1 else None
 
     def _again(self, line: int) -> DataError:
+        suggested = suggest_names(self._names, self._sample[1:])
         return DataError(
-            f"{self._origin} {line}: repeats the header, as where files were joined; delete the line, or "
-            "write `header: [NAMES]` if it is a row"
+            f"{self._origin} {line}: repeats the header, as where files were joined; delete the line, or, if "
+            f"both are rows, name the columns with {self._advise(header=suggested)}"
         )
 
     def _escaped(self, lines: TextIO) -> Iterator[str]:
@@ -104,10 +106,11 @@ class _Table:
         for number, line in enumerate(lines, self._dialect.skipped + 1):
             if "\\" in (rest := meant.sub("", line)):
                 after = rest[rest.index("\\") + 1 :][:1]
+                escape = self._advise(escape=ESCAPE)
                 raise DataError(
                     f"{self._origin} {number}: quotes are escaped by backslashes in this file, and one is "
-                    f"before {after!r}; write `escape: '\\'` to read that as {after!r}, or write the file "
-                    "again with doubled quotes"
+                    f"before {after!r}; write {escape} to read that as {after!r}, or write the file again "
+                    "with doubled quotes"
                 )
             yield line
 
@@ -118,18 +121,19 @@ class _Table:
                 if not _QUOTED.fullmatch(field):
                     return False
                 if '""' in field[1:-1]:
+                    bare = self._advise(quote=False)
                     raise DataError(
                         f"{self._origin} {line}: a field is in quotes, as a csv writer puts them; write "
-                        "`quote: '\"'` to read them so, or `quote: false` if they are part of the text"
+                        f"{self._advise(quote=QUOTE)} to read them so, or {bare} if they are part of the text"
                     )
         return True
 
     def _ragged(self, fields: Sequence[str], line: int) -> DataError:
         fix = "quote fields that hold the separator"
         if self._dialect.quote is None and self._file.options.quote is None and '"' in "".join(fields):
-            fix = "write `quote: '\"'` if quotes enclose fields"
+            fix = f"write {self._advise(quote=QUOTE)} if quotes enclose fields"
         elif len(self._names) == 1 and (other := re.search(r"[;|\t]", self._names[0])):
-            fix = f"write `separator: {json.dumps(other[0])}` if that separates them"
+            fix = f"write {self._advise(separator=other[0])} if that separates them"
         few = f"{len(fields)} field{'s' * (len(fields) != 1)}"
         return DataError(
             f"{self._origin} {line}: {few}, but the header has {len(self._names)} ({listed(self._names)}); "
@@ -141,9 +145,11 @@ class _Table:
             what = "the quote that opens here is never closed; close it"
         elif "expected after" in cause:
             what = (
-                "more text follows a closing quote; double the quotes inside of a field, write `escape: '\\'`"
+                "more text follows a closing quote; double the quotes inside of a field, write "
+                f"{self._advise(escape=ESCAPE)} if a backslash stands before them"
             )
-            what += " if a backslash stands before them"
         else:
             what = f"{cause}; fix the line"
-        return DataError(f"{self._origin} {line}: {what}, or write `quote: false` if quotes are text")
+        return DataError(
+            f"{self._origin} {line}: {what}, or write {self._advise(quote=False)} if quotes are text"
+        )

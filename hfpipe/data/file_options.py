@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hfpipe.advice import advise
 from hfpipe.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+Advise = Callable[..., str]
+"""Writes settings as they are pasted into the place where they belong."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +32,19 @@ class FileOptions:
     escape: str | None = None
     field: str | None = None
     sheet: str | None = None
+    advise: Advise = dataclasses.field(default=advise, compare=False)
+    """Writes options as the place takes them from which these come: a recipe, or a command line."""
 
     def check_format(self, name: str, kind: str) -> None:
         """Raise DataError for an option that files of this format do not have."""
         for option in fields(self):
             formats = FORMATS.get(option.name)
             if formats is not None and getattr(self, option.name) != option.default and kind not in formats:
+                text = kind in FORMATS["encoding"]  # others are not read as text by another name
+                other = f", or name the format with {self.advise(format=formats[0])}" if text else ""
                 raise DataError(
-                    f"{name}: `{option.name}` is for {', '.join(formats)}, and this file is read as {kind}; "
-                    f"delete `{option.name}`, or name another `format`"
+                    f"{name}: {option.name} is for {', '.join(formats)}, and this file is read as {kind}; "
+                    f"delete {option.name}{other}"
                 )
 
 

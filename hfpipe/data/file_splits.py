@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hfpipe.advice import advise
 from hfpipe.data.files import known_format
 from hfpipe.errors import DataError
 
@@ -93,8 +94,8 @@ def _stated(path: Path, fixed: int, base: Path) -> str | None:
     splits = {WORDS[found[0].lower()] for found in own or words}
     if len(splits) > 1:
         raise DataError(
-            f"{name_of(path, base)}: its name states {' and '.join(sorted(splits))}; say which split it is "
-            "with `files: {SPLIT: FILE}`"
+            f"{name_of(path, base)}: its name states {' and '.join(sorted(splits))}; say which split it is, "
+            f"as with {advise(files={min(splits): name_of(path, base)})}"
         )
     return splits.pop() if splits else None
 
@@ -114,8 +115,18 @@ def _expect_no_list(patterns: Sequence[str]) -> None:
     if len(names) > 1 and len(splits) > 1:
         raise DataError(
             f"`files` lists {', '.join(names)}, whose names state {' and '.join(sorted(splits))}; write "
-            "`files: {train: …, test: …}`, or `files: {train: [...]}` to have all in one"
+            f"{advise(files=_by_word(patterns))}, or, to have all in one, "
+            f"{advise(files={'train': list(patterns)})}"
         )
+
+
+def _by_word(patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Return split → patterns, by the last word of each that names a split; train by default."""
+    splits: dict[str, list[str]] = {}
+    for pattern in patterns:
+        words = _WORD.findall(Path(pattern).name)
+        splits.setdefault(WORDS[words[-1].lower()] if words else "train", []).append(pattern)
+    return splits
 
 
 def _by_name(stated: Mapping[Path, str | None], base: Path) -> dict[str | None, list[Path]]:
@@ -124,10 +135,13 @@ def _by_name(stated: Mapping[Path, str | None], base: Path) -> dict[str | None, 
         return {None: list(stated)}
     other = next((path for path, split in stated.items() if split is None), None)
     if other is not None:
-        example = next(path for path, split in stated.items() if split is not None)
+        example, split = next((path, split) for path, split in stated.items() if split is not None)
+        said = advise(files={split: name_of(example, base), "train": name_of(other, base)})
+        if split == "train":
+            said = advise(files={"train": [name_of(example, base), name_of(other, base)]})
         raise DataError(
-            f"{name_of(other, base)}: states no split, and {name_of(example, base)} next to it does; say "
-            "which it belongs to with `files: {train: …, test: …}`, or narrow the pattern"
+            f"{name_of(other, base)}: states no split, and {name_of(example, base)} next to it does; name "
+            f"the files of each split, as with {said}, or narrow the pattern"
         )
     return {name: [path for path, split in stated.items() if split == name] for name in splits}
 

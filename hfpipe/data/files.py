@@ -28,14 +28,14 @@ def read(path: Path, name: str, options: FileOptions = PLAIN, found: Findings | 
     Raises DataError, here or while the rows are taken, for a file that is missing, empty, cut off, damaged,
     wrongly encoded, or of unknown format.
     """
-    kind = options.format or detect_format(path, name)
+    kind = options.format or detect_format(path, name, options)
     if not path.is_file():
         what = (
             "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "is not there"
         )
         raise DataError(f"{name}: {what}; name a file, or a pattern such as {name}/*.jsonl")
     options.check_format(name, kind)
-    codec = detect_encoding(path, name, options.encoding) if kind in TEXT else ""
+    codec = detect_encoding(path, name, options) if kind in TEXT else ""
     file = DataFile(path, name, options, found or Findings(), codec)
     if codec.startswith("utf-") and codec not in ("utf-8-sig", options.encoding):
         file.note({"encoding": codec})
@@ -46,14 +46,18 @@ def read(path: Path, name: str, options: FileOptions = PLAIN, found: Findings | 
     return chain([first], rows)
 
 
-def detect_format(path: Path, name: str) -> str:
+def detect_format(path: Path, name: str, options: FileOptions = PLAIN) -> str:
     """Return the format that a file's ending names. Raises DataError when it names none."""
     found = known_format(path)
     if found is not None:
         return found
     if path.suffix.lower() == ".xls":
         raise DataError(f"{name}: is in the old format of Excel; save it as .xlsx")
-    raise DataError(f"{name}: its ending tells no format; add `format:` {', '.join(READERS)}")
+    *others, last = READERS
+    raise DataError(
+        f"{name}: its ending tells no format; add {options.advise(format=others[0])}, or "
+        f"{', '.join(others[1:])} or {last} in place of {others[0]}"
+    )
 
 
 def known_format(path: Path) -> str | None:
@@ -74,9 +78,14 @@ def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(
             f"{file.name}: cannot be read as {kind} ({cause}); copy or download it again, or name its "
-            "`format`"
+            f"format, such as {file.options.advise(format=_other(kind))}"
         ) from None
     file.found.add(file.name, file.facts)
+
+
+def _other(kind: str) -> str:
+    """Return a format that a file may have whose ending says `kind`."""
+    return {"arrow": "parquet", "parquet": "arrow"}.get(kind, "csv")
 
 
 def _lines(file: DataFile) -> Iterator[Row]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from statistics import median
 
+from hfpipe.data.file_options import FileOptions
 from hfpipe.data.rows import find_repeated, listed
 from hfpipe.errors import DataError
 
@@ -15,35 +16,41 @@ _SENTENCE = 5
 
 
 def column_names(
-    first: Sequence[str], below: Sequence[Sequence[str]], header: bool | list[str] | None, place: str
+    first: Sequence[str], below: Sequence[Sequence[str]], options: FileOptions, place: str
 ) -> list[str]:
     """Return the names of the columns; `first` is the first row and `below` are some of the others.
 
     Without a name, a column has that which pandas gives it (`Unnamed: 0`); with `header: false` they are
     `column_1`, `column_2`, ….
-    Raises DataError when the recipe names too few or too many, when a name is there twice, and when it does
+    Raises DataError when the options name too few or too many, when a name is there twice, and when they do
     not say whether there is a header and the first line looks like data.
     """
+    header = options.header
     if header is False:
         return [f"column_{number}" for number in range(1, len(first) + 1)]
     if isinstance(header, list):
         if len(header) != len(first):
             raise DataError(
-                f"{place}: has {len(first)} fields, but `header` names {len(header)} ({listed(header)}); "
-                "name each of them"
+                f"{place}: has {len(first)} fields, but header names {len(header)} ({listed(header)}); name "
+                f"each of them, as with {options.advise(header=_completed(header, len(first)))}"
             )
         return header
     names = [name.strip("\ufeff \t\r\n\u00a0") for name in first]
     reason = _looks_like_data(names, below) if header is None else None
     if reason is not None:
+        own, true = options.advise(header=suggest_names(names, below)), options.advise(header=True)
         raise DataError(
             f"{place}: the first line looks like data, not like column names ({reason}); name the columns "
-            f"with `header: [{', '.join(_suggested(names, below))}]`, or write `header: true`"
+            f"with {own}, or write {true}"
         )
     names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
     twice = find_repeated(names)
     if twice is not None:
-        raise DataError(f"{place}: the header has {twice!r} twice; rename one, or write `header: [NAMES]`")
+        own = options.advise(header=suggest_names(names, below))
+        raise DataError(
+            f"{place}: the header has {twice!r} twice; rename one, or, if this line is not a header, name "
+            f"the columns with {own}"
+        )
     return names
 
 
@@ -68,7 +75,7 @@ def _looks_like_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> st
     return None
 
 
-def _suggested(names: Sequence[str], below: Sequence[Sequence[str]]) -> list[str]:
+def suggest_names(names: Sequence[str], below: Sequence[Sequence[str]]) -> list[str]:
     """Return names for columns that have none: the longest is `text`, the only other one `label`."""
     lengths = [
         sum(len(row[place]) for row in [names, *below] if len(row) > place) for place in range(len(names))
@@ -80,6 +87,11 @@ def _suggested(names: Sequence[str], below: Sequence[Sequence[str]]) -> list[str
         else [f"column_{place + 1}" for place in range(len(names)) if place != text]
     )
     return [*others[:text], "text", *others[text:]]
+
+
+def _completed(names: Sequence[str], width: int) -> list[str]:
+    """Return as many names as there are columns."""
+    return [*names, *(f"column_{number}" for number in range(len(names) + 1, width + 1))][:width]
 
 
 def _is_number(value: str) -> bool:

@@ -43,7 +43,7 @@ def read_jsonl(file: DataFile) -> Iterator[Row]:
             try:
                 record = _decode(line)
             except (ValueError, RecursionError) as error:
-                raise _broken_line(f"{origin} {number}", line, error) from None
+                raise _broken_line(file, number, line, error) from None
             if not isinstance(record, dict):
                 raise no_record(f"{origin} {number}", record)
             yield Row(record, origin, number, sparse=True)
@@ -64,13 +64,16 @@ def _array(file: DataFile) -> Iterator[Row] | None:
     return _records(data, file)
 
 
-def _broken_line(place: str, line: str, error: Exception) -> DataError:
+def _broken_line(file: DataFile, number: int, line: str, error: Exception) -> DataError:
+    place = f"{file.name}, line {number}"
     if isinstance(error, RepeatedKeyError):
         return _repeated(place, error)
     if isinstance(error, RecursionError):
         return DataError(f"{place}: the JSON is nested too deep; flatten it, or leave the row out")
     whole = line.strip() in ("{", "[")
-    fix = "write `format: json` if the whole file is one JSON text" if whole else "fix the line"
+    fix = "fix the line"
+    if whole:
+        fix = f"write {file.options.advise(format='json')} if the whole file is one JSON text"
     cause = str(error)
     if isinstance(error, json.JSONDecodeError):
         cause = f"{error.msg.removesuffix(' at')} at character {error.colno}"
@@ -89,7 +92,7 @@ def read_json(file: DataFile) -> Iterator[Row]:
     """
     data = _load(file)
     for part in _parts(data, file.options.field):
-        data = _inside(data, part, file.name, file.options.field or "")
+        data = _inside(data, part, file)
     return _records(data, file)
 
 
@@ -119,7 +122,7 @@ def _load(file: DataFile) -> Any:
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{file.name}, line {error.lineno}: broken JSON ({error.msg}); fix it, or add "
-                "`format: jsonl` if each line is a record"
+                f"{file.options.advise(format='jsonl')} if each line is a record"
             ) from None
         except RepeatedKeyError as error:
             raise _repeated(file.name, error) from None
@@ -137,10 +140,11 @@ def _parts(data: Any, field: str | None) -> list[str]:
     return [field] if isinstance(data, dict) and field in data else field.split(".")
 
 
-def _inside(data: Any, part: str, name: str, field: str) -> Any:
+def _inside(data: Any, part: str, file: DataFile) -> Any:
     if not isinstance(data, dict) or part not in data:
         keys = ", ".join(map(repr, list(data)[:10])) if isinstance(data, dict) else type(data).__name__
-        raise DataError(f"{name}: there is no {part!r} of `field: {field}`; there is {keys}")
+        stated = file.options.advise(field=file.options.field)
+        raise DataError(f"{file.name}: there is no {part!r} of {stated}; there is {keys}")
     return data[part]
 
 
@@ -158,7 +162,7 @@ def _expect_rows(data: Mapping[str, Any], file: DataFile) -> None:
         above = f"{file.options.field}." if file.options.field else ""
         raise DataError(
             f"{file.name}: its records are under {' and '.join(map(repr, lists))}; add "
-            f"`field: {above}{lists[0]}`"
+            f"{file.options.advise(field=above + lists[0])}"
         )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfpipe.data.advice import advise, advise_drop
+from hfpipe.advice import advise, advise_drop
 from hfpipe.data.class_ids import ClassIds
 from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.label_values import is_missing, is_number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from hfpipe.data.advice import advise_drop
+from hfpipe.advice import advise_drop
 from hfpipe.data.labels import Label
 from hfpipe.data.rows import listed
 

@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from hfpipe.advice import advise
 from hfpipe.data import label_messages as messages
-from hfpipe.data.advice import advise
 from hfpipe.data.class_ids import ClassIds
 from hfpipe.data.label_settings import Kind, LabelColumn
 from hfpipe.data.label_values import is_missing, is_number, normalize_name, parse_decimal, parse_list

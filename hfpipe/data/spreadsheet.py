@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -30,17 +30,22 @@ def read_excel(file: DataFile) -> Iterator[Row]:
     """
     if find_spec("openpyxl") is None:
         raise DataError(f"{file.name}: needs openpyxl, which is not installed; pip install 'hfpipe[excel]'")
-    with closing(_open(file.path, values=True)) as book:
+    with _open(file.path, values=True) as book:
         title = _title(book, file)
         yield from _Sheet(file, title).rows(_quietly(book[title].iter_rows()))
 
 
-def _open(path: Path, *, values: bool) -> Any:
+@contextmanager
+def _open(path: Path, *, values: bool) -> Iterator[Any]:
+    """Open a workbook, whatever the ending of its name: openpyxl goes by that if it is given a path."""
     import openpyxl
 
-    with warnings.catch_warnings():  # about styles and validations, which are not data
-        warnings.simplefilter("ignore")
-        return openpyxl.load_workbook(path, read_only=True, data_only=values)
+    with path.open("rb") as stream:
+        with warnings.catch_warnings():  # about styles and validations, which are not data
+            warnings.simplefilter("ignore")
+            book = openpyxl.load_workbook(stream, read_only=True, data_only=values)
+        with closing(book):
+            yield book
 
 
 def _quietly(rows: Iterator[Any]) -> Iterator[Any]:
@@ -68,7 +73,8 @@ def _title(book: Any, file: DataFile) -> str:
     ]
     if len(filled) > 1:
         raise DataError(
-            f"{file.name}: has sheets {', '.join(map(repr, filled))}; name one with `sheet: {filled[0]}`"
+            f"{file.name}: has sheets {', '.join(map(repr, filled))}; name one with "
+            f"{file.options.advise(sheet=filled[0])}"
         )
     return filled[0] if filled else names[0]
 
@@ -95,7 +101,8 @@ class _Sheet:
         header = self._file.options.header
         number, first = head[0]
         below = [list(map(str, values)) for _, values in head[1:]]
-        names = column_names([_text(value) for value in first], below, header, f"{self._origin} {number}")
+        place = f"{self._origin} {number}"
+        names = column_names([_text(value) for value in first], below, self._file.options, place)
         for number, values in chain(head[header is None or header is True :], filled):
             if len(values) > len(names):
                 raise DataError(
@@ -130,7 +137,7 @@ class _Sheet:
         """Return the coordinates of all formulas of the sheet, which is read once more for them."""
         if self._formulas is None:
             with ExitStack() as stack:
-                book = stack.enter_context(closing(_open(self._file.path, values=False)))
+                book = stack.enter_context(_open(self._file.path, values=False))
                 cells = (cell for row in _quietly(book[self._title].iter_rows()) for cell in row)
                 self._formulas = {cell.coordinate for cell in cells if cell.data_type == "f"}
         return self._formulas

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pyarrow as pa
 
-from hfpipe.data.file_options import DataFile
+from hfpipe.data.file_options import DataFile, FileOptions
 from hfpipe.errors import DataError
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
@@ -24,17 +24,17 @@ MARKS = (
 )
 """Byte order marks → the encoding that reads and removes them."""
 BINARY = (
-    (b"\x1f\x8b", "a gzip file; let its name end in .gz"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file; let its name end in .zst"),
-    (b"BZh", "a bzip2 file; unpack it, or pack it with gzip"),
-    (b"\xfd7zXZ\x00", "an xz file; unpack it, or pack it with gzip"),
-    (b"PK\x03\x04", "a zip archive or an Excel workbook; unpack it, or write `format: xlsx`"),
-    (b"PAR1", "a Parquet file; write `format: parquet`"),
-    (b"ARROW1", "an Arrow file; write `format: arrow`"),
-    (b"\xd0\xcf\x11\xe0", "an old Office file (.xls or .doc); save it as .xlsx or .csv"),
-    (b"%PDF-", "a PDF; extract its text first"),
+    (b"\x1f\x8b", "a gzip file; let its name end in .gz", ""),
+    (b"\x28\xb5\x2f\xfd", "a zstd file; let its name end in .zst", ""),
+    (b"BZh", "a bzip2 file; unpack it, or pack it with gzip", ""),
+    (b"\xfd7zXZ\x00", "an xz file; unpack it, or pack it with gzip", ""),
+    (b"PK\x03\x04", "a zip archive, to be unpacked, or an Excel workbook", "xlsx"),
+    (b"PAR1", "a Parquet file", "parquet"),
+    (b"ARROW1", "an Arrow file", "arrow"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file (.xls or .doc); save it as .xlsx or .csv", ""),
+    (b"%PDF-", "a PDF; extract its text first", ""),
 )
-"""First bytes of files that are not text → what they are and what to do."""
+"""First bytes of files that are not text → what they are, what to do, and the format that reads them."""
 HEAD = 4096
 """Bytes that are looked at to tell the encoding."""
 
@@ -51,7 +51,7 @@ def text_stream(file: DataFile, newline: str | None = None) -> Iterator[TextIO]:
             with _open(file.path) as stream:
                 yield io.TextIOWrapper(stream, encoding=file.codec, newline=newline)
         except UnicodeError:
-            raise _undecodable(file.path, file.name, file.codec) from None
+            raise _undecodable(file) from None
 
 
 @contextmanager
@@ -62,41 +62,55 @@ def _one_line(path: Path, name: str) -> Iterator[None]:
         raise DataError(f"{name}: {_cause(error, path)}") from None
 
 
-def detect_encoding(path: Path, name: str, encoding: str) -> str:
-    """Return the codec that reads a file whose recipe names `encoding`, by its byte order mark if it has one.
+def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
+    """Return the codec that reads a file: that of the options, or of its byte order mark if it has one.
 
-    Raises DataError when mark and recipe contradict each other, when the bytes are not those of a text, and
+    Raises DataError when mark and options contradict each other, when the bytes are not those of a text, and
     for UTF-16 or UTF-32 without a mark, of which the order of bytes is not known.
     """
     with _one_line(path, name), _open(path) as stream:
         head = stream.read(HEAD)
-    given = codecs.lookup(encoding).name.removesuffix("-sig")
+    given = codecs.lookup(options.encoding).name.removesuffix("-sig")
     for mark, codec in MARKS:
         if head.startswith(mark):
             if given == "utf-8" or given in (codec, _with_order(mark, codec)):
                 return codec
             raise DataError(
-                f"{name}: begins with the byte order mark of {codec.removesuffix('-sig')}, but the recipe "
-                f"says `encoding: {encoding}`; delete `encoding`"
+                f"{name}: begins with the byte order mark of {codec.removesuffix('-sig')}; delete "
+                f"{options.advise(encoding=options.encoding)}, which contradicts it"
             )
-    _expect_text(head, name, given)
-    return encoding
+    _expect_text(head, name, given, options)
+    return options.encoding
 
 
-def _expect_text(head: bytes, name: str, given: str) -> None:
+def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> None:
     """Raise DataError for the first bytes of what is not text, or is UTF-16 or UTF-32 without a mark."""
     order = _order(head)
     if given in ("utf-16", "utf-32"):
-        fix = f"`encoding: {order}`" if order else f"`encoding: {given}-le`, or {given}-be"
+        fixes = [order] if order else [each for each in (f"{given}-le", f"{given}-be") if _fits(head, each)]
+        fix = " or ".join(options.advise(encoding=each) for each in fixes)
+        if not fix:
+            raise DataError(f"{name}: is not {given}; {_advice(given, options)}")
         raise DataError(f"{name}: has no byte order mark; write {fix}")
     if given == "utf-8":
-        what = next((what for start, what in BINARY if head.startswith(start)), None)
-        if what is not None:
-            raise DataError(f"{name}: is not text but {what}")
+        for start, what, kind in BINARY:
+            if head.startswith(start):
+                fix = f"; write {options.advise(format=kind)}" if kind else ""
+                raise DataError(f"{name}: is not text but {what}{fix}")
         if order:
             raise DataError(
-                f"{name}: looks like {order[:6]} without a byte order mark; write `encoding: {order}`"
+                f"{name}: looks like {order[:6]} without a byte order mark; write "
+                f"{options.advise(encoding=order)}"
             )
+
+
+def _fits(head: bytes, codec: str) -> bool:
+    """Tell whether a codec reads the first bytes of a file, of which the last character may be cut off."""
+    try:
+        codecs.getincrementaldecoder(codec)().decode(head)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _with_order(mark: bytes, codec: str) -> str:
@@ -130,12 +144,14 @@ def _cause(error: OSError, path: Path) -> str:
     return f"cannot be read ({error.strerror or error}); fix the path or its permissions"
 
 
-def _undecodable(path: Path, name: str, encoding: str) -> DataError:
+def _undecodable(file: DataFile) -> DataError:
     """Find the byte that cannot be decoded, counted from 0 in the decompressed text, and its line."""
+    name, encoding = file.name, file.codec
     decoder = codecs.getincrementaldecoder(encoding)()
     done, line = 0, 1
     codec = encoding.removesuffix("-sig")
-    with _open(path) as stream:
+    advice = _advice(codec, file.options)
+    with _open(file.path) as stream:
         while True:
             chunk = stream.read(1 << 20)
             held = len(decoder.getstate()[0])
@@ -145,15 +161,16 @@ def _undecodable(path: Path, name: str, encoding: str) -> DataError:
                 before = error.object[: error.start].decode(encoding, "replace")
                 return DataError(
                     f"{name}, line {line + before.count(chr(10))}: byte {done - held + error.start:,} "
-                    f"({error.object[error.start]:#04x}) is not {codec}; {_advice(codec)}"
+                    f"({error.object[error.start]:#04x}) is not {codec}; {advice}"
                 )
             except UnicodeError as error:
-                return DataError(f"{name}, line {line}: is not {codec} ({error}); {_advice(codec)}")
+                return DataError(f"{name}, line {line}: is not {codec} ({error}); {advice}")
             done += len(chunk)
             if not chunk:  # it can be decoded after all: the file has changed since
                 return DataError(f"{name}: changed while it was read; run again")
 
 
-def _advice(encoding: str) -> str:
-    others = "latin-1 or cp1252" if encoding == "utf-8" else "utf-8, cp1252 or gb18030"
-    return f"name the `encoding` of the file, such as {others}"
+def _advice(encoding: str, options: FileOptions) -> str:
+    others = ["latin-1", "cp1252"] if encoding == "utf-8" else ["utf-8", "cp1252", "gb18030"]
+    *some, last = [options.advise(encoding=other) for other in others]
+    return f"name the encoding of the file, such as {', '.join(some)} or {last}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hfpipe.advice import advise
 from hfpipe.errors import Problem
 from hfpipe.recipe.words import listed
 from hfpipe.report import DataFacts
@@ -156,11 +157,11 @@ def _missing_classes(
         if name.casefold() == other.casefold() and name not in wanted
     }
     if len(alike) == len(missing):
-        pairs = ", ".join(f"{name}: {other}" for name, other in alike.items())
-        advice = f"write labels: {{{pairs}}}"
+        advice = f"write {advise(labels=alike)}"
     else:
         free = next((name for name in names if name not in wanted), names[0])
-        advice = f"write labels: {{{free}: NAME IN THE DATA, …}}, or drop such rows from the data set"
+        example = advise(labels={free: missing[0]})
+        advice = f"if they are the same under other names, write each, as {example}, or drop such rows"
     yield Problem(
         f"{system.name} lacks the classes {_list_names(missing)} of column {column!r} of {place}; it has "
         f"{_list_names(names)}; {advice}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hfpipe.advice import advise
 from hfpipe.errors import StageError
 from hfpipe.hf.losses import IGNORED
 from hfpipe.tokenization.encoding import encode_plain
@@ -29,9 +30,11 @@ def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     if begin is None and end is None:
+        model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+        style = "bart" if type(model).__name__ == "WordPiece" else "gpt"  # which lacks its unknown token
         raise StageError(
             "causal-lm needs a token that begins or ends a document, and this tokenizer has no bos_token and "
-            "no eos_token; give its stage style: gpt, or take another"
+            f"no eos_token; give its stage {advise(style=style)}, or take another"
         )
     return (end if begin is None else begin), (begin if end is None else end)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
+from hfpipe.advice import advise_drop
 from hfpipe.errors import DataError, StageError
 from hfpipe.hf.nested import read_rows
 from hfpipe.hf.origins import name_row
@@ -125,10 +126,9 @@ def _read(
 
 def _misfit(place: str, column: str, value: Any, what: str) -> DataError:
     if value is None:
-        name = column if column.isidentifier() else json.dumps(column, ensure_ascii=False)
         return DataError(
             f"{place}: {column!r} is null where {what} belongs; fill it in, or drop such rows in the dataset "
-            f"stage by `clean: [{{drop: {{{name}: [null]}}}}]`"
+            f"stage by {advise_drop(column, None)}"
         )
     return DataError(
         f"{place}: {column!r} holds {value!r:.60} where {what} belongs; fix the row or take it out"

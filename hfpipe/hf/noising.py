@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hfpipe.advice import advise
 from hfpipe.errors import StageError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def sentinels(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndarray:
     if len(known) < number:
         raise StageError(
             f"denoising needs {number} tokens <extra_id_0> … for the spans it hides, and this tokenizer has "
-            f"{len(known)}; give its stage style: t5, shorten `length`, or write noise: infilling"
+            f"{len(known)}; give its stage {advise(style='t5')}, shorten length, or write "
+            f"{advise(noise='infilling')}"
         )
     return np.array(known, dtype=np.int64)
 

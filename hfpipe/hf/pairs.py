@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hfpipe.advice import advise
 from hfpipe.contract import Counted
 from hfpipe.errors import StageError
 from hfpipe.hf.losses import IGNORED
@@ -50,7 +51,9 @@ def sentence_pairs(
     """
     begin, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     if begin is None or end is None:
-        raise StageError("next_sentence needs a tokenizer with [CLS] and [SEP]; give its stage style: bert")
+        raise StageError(
+            f"next_sentence needs a tokenizer with [CLS] and [SEP]; give its stage {advise(style='bert')}"
+        )
     room = length - 3
     documents = [_sentences(text, tokenizer, room // 2) for text in texts]
     lenders = [row for row, document in enumerate(documents) if any(document)]

@@ -24,9 +24,10 @@ def apply(document: Document, overrides: Sequence[str]) -> None:
         _apply(document, text)
 
 
-def choose(settings: dict[str, Any], options: Sequence[str]) -> None:
+def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--set") -> None:
     """Change a mapping of settings in place by options written `key=value` or `key.inner=value`.
 
+    Messages name them by `option`, with which the command line takes them.
     Raises RecipeError with every one that cannot be applied.
     """
     problems = []
@@ -38,7 +39,7 @@ def choose(settings: dict[str, Any], options: Sequence[str]) -> None:
                 raise _OverrideError("expected key=value")
             _set(settings, tuple(keys), _value(text))
         except _OverrideError as wrong:
-            problems.append(Problem(f"--set {one_line(text)}: {wrong}"))
+            problems.append(Problem(f"{option} {one_line(text)}: {wrong}"))
     if problems:
         raise RecipeError(problems)
 

@@ -103,7 +103,7 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
         there, what = _room(cpu=bool(settings.get("use_cpu")))
         if asked > there:
             message = f"{option}: {asked} processes, and this machine has {there} {what}"
-            problems.append(Problem(f"{message}; start at most {there}, or add --oversubscribe"))
+            problems.append(Problem(f"{message}; start at most {there}, or add `--oversubscribe`"))
     if problems:
         raise RecipeError(problems)
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfpipe.advice import advise
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
 from hfpipe.evaluation.class_alignment import System, align, problems
@@ -50,7 +51,9 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     task, model = stage.task, known.model(stage.model, above, base)
     pieces = known.pieces(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
-    yield from (Problem(message, where) for message in _special(task, pieces, stage.tokenizer or ""))
+    made = above.get(getattr(stage.tokenizer, "stage", None) or "")
+    trained = getattr(made, "algorithm", None) is not None
+    yield from (Problem(message, where) for message in _special(task, pieces, trained=trained))
     if model is None:
         return
     yield from _architecture(task, model)
@@ -70,12 +73,15 @@ def _length(task: Task, model: known.Model) -> Iterator[Problem]:
         yield Problem(f"{message}; shorten it", ("task", "length"))
 
 
-def _special(task: Task, pieces: known.Pieces, tokenizer: str) -> Iterator[str]:
-    """Say which special tokens, or template of them, a task needs that its tokenizer has not."""
+def _special(task: Task, pieces: known.Pieces, *, trained: bool) -> Iterator[str]:
+    """Say which special tokens, or template of them, a task needs that its tokenizer has not.
+
+    `trained` says that a stage of this recipe trains the tokenizer, so that its style can be chosen.
+    """
     noise = getattr(task, "noise", None)
     hides = task.auto_class in ("AutoModelForMaskedLM", "AutoModelForPreTraining") or noise == "infilling"
     style = {"infilling": "bart", "spans": "t5"}.get(noise or "", "bert")
-    fix = f"give its stage style: {style}" if tokenizer.startswith("stage:") else "take another"
+    fix = f"give its stage {advise(style=style)}" if trained else "take another"
     if hides and pieces.mask is False:
         yield f"{task.kind} needs a mask token, and this tokenizer has none; {fix}"
     if noise == "spans" and pieces.blanks is False:
@@ -116,7 +122,8 @@ def _adapter(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
         message = "an adapter needs trained weights, and a model trained from scratch has none yet"
         yield Problem(f"{message}; name a model, or delete adapter", ("adapter",))
     elif known.is_adapter(stage.model, above, base):
-        fix = "give its stage adapter: {type: lora, merge: true}" if stage.model.stage else "merge it first"
+        merged = advise(adapter={"type": "lora", "merge": True})
+        fix = f"give its stage {merged}" if stage.model.stage else "merge it first"
         yield Problem(f"{stage.model} is an adapter itself, which cannot carry another; {fix}", ("model",))
 
 
@@ -148,7 +155,7 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     for path in asking:
         message = f"{path[-1]} needs a validation split, and {stage.data} has only {listed(sorted(found))}"
         message += _dropped(stage.data, facts)
-        yield Problem(f"{message}; give that stage split: {{validation: 0.05}}", path)
+        yield Problem(f"{message}; give that stage {advise(split={'validation': 0.05})}", path)
 
 
 def _best_metric(stage: _Train, facts: Facts) -> Iterator[Problem]:

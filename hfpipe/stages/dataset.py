@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
 
-from hfpipe.contract import RunContext, Settings, Stage
+from hfpipe.contract import RunContext, Stage
+from hfpipe.data.file_settings import FileSettings
 from hfpipe.data.label_settings import LabelColumn
 from hfpipe.data.steps import Clean
 from hfpipe.errors import DataError, Problem
@@ -31,8 +31,8 @@ def _word(name: str) -> str:
 
 Split = Annotated[str, AfterValidator(_word)]
 Files = Glob | list[Glob]
-READING = ("format", "encoding", "separator", "header", "quote", "escape", "field", "sheet")
-"""Settings that say how files are read, as `FileOptions` has them."""
+READING = tuple(FileSettings.model_fields)
+"""Settings that say how files are read."""
 OPTIONS: dict[str, tuple[str, ...]] = {
     "hub": ("config", "revision"),
     "files": READING,
@@ -43,20 +43,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 """Kind of source → the settings that go with it."""
 
 
-def _is_text_encoding(name: str) -> bool:
-    """Tell whether text written in an encoding, a character at a time, is read back from it."""
-    text, raw = 'text,label\n"a b",1\n', io.BytesIO()
-    try:
-        with io.TextIOWrapper(raw, encoding=name, newline="", write_through=True) as writer:
-            for character in text:
-                writer.write(character)
-            written = raw.getvalue()
-        return io.TextIOWrapper(io.BytesIO(written), encoding=name, newline="").read() == text
-    except (LookupError, ValueError):  # unknown, not of text, or of another kind of text such as host names
-        return False
-
-
-class Source(Settings):
+class Source(FileSettings):
     """Where the rows come from: exactly one of `hub`, `files`, `package`, `python`, `stage`."""
 
     hub: str | None = None
@@ -79,57 +66,6 @@ class Source(Settings):
     """With `python`: places handed to the function as paths, one argument each; a change in them reruns."""
     stage: StageSource | None = None
     """Name of a data set stage above, to clean or split it further."""
-    format: Literal["txt", "jsonl", "json", "csv", "tsv", "conll", "xlsx", "parquet", "arrow"] | None = None
-    """Format of the files; by default detected from the ending.
-
-    `conll` is a word and its tags on each line, and a blank line after a sentence; it gives `words` and
-    `tags`. In `json`, SQuAD's own nested files give a row for each question.
-    """
-    encoding: str = "utf-8"
-    """Text encoding of the files; a byte order mark is followed without being named."""
-    separator: str | None = None
-    """With csv and tsv: the character between fields; by default detected among `,` `;` tab and `|`."""
-    header: bool | list[str] | None = None
-    """Names of the columns of csv, tsv, xlsx and conll, in order; `true` takes the first line for names.
-
-    `false` is for files without names, whose columns are then `column_1`, `column_2`, …. By default the first
-    line holds names, and it is an error when it looks like data.
-    """
-    quote: str | Literal[False] | None = None
-    """With csv and tsv: the character that encloses fields, or `false` where quotes are text.
-
-    By default `"` for csv, and for tsv where quotes stand as a csv writer puts them.
-    """
-    escape: str | None = None
-    """With csv and tsv: the character before a quote inside a field; by default quotes are doubled there.
-
-    A backslash is detected.
-    """
-    field: str | None = None
-    """With json: the key whose value holds the records, as `data`; `a.b` reaches further in."""
-    sheet: str | None = None
-    """With xlsx: the name of the sheet; needed when there are several."""
-
-    @field_validator("encoding")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if not _is_text_encoding(name):
-            raise ValueError(f"{name!r} is not a text encoding; write utf-8, latin-1, cp1252, utf-16 …")
-        return name
-
-    @field_validator("separator", "quote", "escape")
-    @classmethod
-    def _one_character(cls, value: str | Literal[False] | None) -> str | Literal[False] | None:
-        if isinstance(value, str) and (len(value) != 1 or value in "\r\n"):
-            raise ValueError(f"{value!r} is not one character; write it alone, as ';' or \"\\t\"")
-        return value
-
-    @field_validator("header")
-    @classmethod
-    def _names(cls, value: bool | list[str] | None) -> bool | list[str] | None:
-        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
-            raise ValueError("`header` names each column once, in their order")
-        return value
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -142,9 +78,6 @@ class Source(Settings):
             unset = getattr(self, name) == type(self).model_fields[name].default
             if not unset and name not in OPTIONS[given[0]]:
                 raise ValueError(f"`{name}` does not go with `{given[0]}`")
-        marks = [mark for mark in (self.separator, self.quote, self.escape) if mark]
-        if len(set(marks)) < len(marks) or (self.quote is False and self.escape):
-            raise ValueError("`separator`, `quote` and `escape` are three characters; `escape` needs a quote")
         return self
 
     @property
@@ -222,7 +155,6 @@ class Dataset(Stage):
 
 def _open(source: Source, ctx: RunContext) -> Given:
     from hfpipe.data import sources
-    from hfpipe.data.file_options import FileOptions
 
     if source.hub is not None:
         return sources.from_hub(source.hub, source.config, source.revision)
@@ -233,7 +165,7 @@ def _open(source: Source, ctx: RunContext) -> Given:
         file = find_code(source.python, ctx.base)
         paths = [_located(place, ctx) for place in source.reads]
         return sources.from_function(function, paths, file, source.python.file)
-    options = FileOptions(**{name: getattr(source, name) for name in READING})
+    options = source.file_options()
     if source.package is not None:
         path = _located(source.package, ctx)
         return sources.from_files({None: {source.package: [path]}}, ctx.base, options)

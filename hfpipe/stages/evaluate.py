@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
+from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.own_code import Trusted
@@ -240,7 +241,7 @@ class Evaluate(Stage):
         except RecipeError as error:
             raise StageError(
                 f"{place}: its task is user code ({settings.get('kind')} beside {base}), which this recipe "
-                "does not name; write it as task:, or add trust_remote_code: true"
+                f"does not name; write it as task:, or add {advise(trust_remote_code=True)}"
             ) from error
 
     def _measure_trivial(

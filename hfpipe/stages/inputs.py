@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hfpipe.advice import advise
 from hfpipe.contract import RunContext
 from hfpipe.errors import StageError
 from hfpipe.places import DataPlace, locate
@@ -13,7 +14,9 @@ def folder_of(data: DataPlace, ctx: RunContext) -> Path:
     """Return the folder of a data set. Raises StageError for a Hub id, which a dataset stage loads."""
     path = locate(data, ctx.base, ctx.inputs)
     if path is None:
+        name, revision = data.hub or (str(data), None)
+        source = {"hub": name} if revision is None else {"hub": name, "revision": revision}
         raise StageError(
-            f"stage {ctx.name}: {data} is on the Hub; load it in a dataset stage, source: {{hub: {data}}}"
+            f"stage {ctx.name}: {data} is on the Hub; load it in a dataset stage with {advise(source=source)}"
         )
     return path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
+from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Settings
 from hfpipe.errors import DataError, Problem
 from hfpipe.places import MetricPlace, locate
@@ -84,11 +85,11 @@ def _untrusted(place: MetricPlace) -> str:
     name, _ = place.hub or (str(place), None)
     ours = module_names()
     near = name if name in ours else nearest(name, ours) if "/" not in name else None
-    trust = f"{place} is somebody's code from the Hub; add trust_remote_code: true to run it"
+    trust = f"{place} is somebody's code from the Hub; add {advise(trust_remote_code=True)} to run it"
     if near is None:
         return trust
     file = f"package:hfpipe/hfpipe/metrics/modules/{near}.py"
     if near == name:
         return f"{trust}, or write {file} for hfpipe's own"
-    hub = "Or add trust_remote_code: true to run the Hub's"
+    hub = f"Or add {advise(trust_remote_code=True)} to run the Hub's"
     return f"there is no metric {name!r} here; did you mean {file}? {hub}"

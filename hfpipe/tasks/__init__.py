@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import ValidationError
@@ -67,7 +68,11 @@ def _class(kind: str, base: Path, trusted: Trusted, folder: Path) -> type[Task]:
         written = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
         message = f"{folder}: its task is user code, which runs only if you name it"
         raise RecipeError(
-            [Problem(f"{message}; look at {written}, then add --task {written}:{code.attribute}")]
+            [
+                Problem(
+                    f"{message}; look at {written}, then add `--task {quote(f'{written}:{code.attribute}')}`"
+                )
+            ]
         )
     cls: type[Task] = load_code(code, base)
     return cls

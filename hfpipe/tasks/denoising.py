@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from hfpipe.advice import advise
 from hfpipe.errors import Problem, StageError
 from hfpipe.generation import Generation
 from hfpipe.tasks.token_targets import RunningText
@@ -68,7 +69,8 @@ class Denoising(RunningText):
             sentinels(tokenizer, counts(self.length, self.share, self.span)[1])
         elif tokenizer.mask_token_id is None:
             raise StageError(
-                "noise: infilling needs a mask token, and this tokenizer has none; give its stage style: bart"
+                "noise: infilling needs a mask token, and this tokenizer has none; give its stage "
+                f"{advise(style='bart')}"
             )
         return {"input_ids": encode_plain(tokenizer, rows[self.text]), "row": range(len(rows[self.text]))}
 

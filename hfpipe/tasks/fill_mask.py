@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from hfpipe.data.advice import advise_classes
+from hfpipe.advice import advise_classes
 from hfpipe.errors import Problem, StageError
 from hfpipe.tasks.templates import columns_of, parts_of_template
 from hfpipe.tasks.token_targets import TokenTargets

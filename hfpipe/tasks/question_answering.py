@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hfpipe.advice import advise
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
 
@@ -120,7 +121,7 @@ class QuestionAnswering(Task):
             if not self.version_2:
                 asked = f"{rows[self.question][row]!r:.60}"
                 raise DataError(
-                    f"{asked} has no answer; add version_2: true to the task, or take the row out"
+                    f"{asked} has no answer; add {advise(version_2=True)} to the task, or take the row out"
                 )
             return None
         found = locate(right[0], rows[self.context][row])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hfpipe.advice import advise_classes
 from hfpipe.contract import Counted, Task
-from hfpipe.data.advice import advise_classes
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.class_names import named, names_in, problem_type
 from hfpipe.report import DataFacts

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from hfpipe.advice import advise
 from hfpipe.errors import DataError, Problem
 from hfpipe.generation import Sampling
 from hfpipe.report import DataFacts
@@ -109,8 +110,8 @@ class TextGeneration(Writing):
                 yield Problem(f"column {column!r} holds {kind} values where {wanted[1]} belong; name another")
         if self.messages is not None and self.tools is None and facts.columns.get(TOOLS) == "nested":
             yield Problem(
-                f"the data set has a column {TOOLS!r}, which no prompt would hold; add tools: {TOOLS} to the "
-                "task, or leave the column out of the data set"
+                f"the data set has a column {TOOLS!r}, which no prompt would hold; add "
+                f"{advise(tools=TOOLS)} to the task, or leave the column out of the data set"
             )
 
     def known(self, config: PretrainedConfig) -> DataFacts:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from hfpipe.advice import advise, advise_classes
 from hfpipe.contract import Counted, Task
-from hfpipe.data.advice import advise_classes
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.class_names import named, names_in
 
@@ -86,7 +86,8 @@ class TokenClassification(Task):
         strange = [name for name in names if not re.fullmatch(rf"O|[{fits}](-.+)?", name)]
         if strange and (self.scheme is not None or self._mark_entities(names)):
             begin = ", ".join(f"{letter}-" for letter in fits)
-            mend = "; write scheme: BILOU" if self.scheme is None and re.match("[LU]-", strange[0]) else ""
+            bilou = self.scheme is None and re.match("[LU]-", strange[0])
+            mend = f"; write {advise(scheme='BILOU')}" if bilou else ""
             yield Problem(f"tag {strange[0]!r} is not O and does not begin with {begin}{mend}", ("tags",))
 
     def _mark_entities(self, names: Sequence[str]) -> bool:

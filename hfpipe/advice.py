@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,12 @@ _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 def advise(**settings: Any) -> str:
     """Return settings as a line of YAML in backticks, as `` `labels: {stars: number}` ``."""
     return "`" + ", ".join(f"{key}: {_flow(value)}" for key, value in settings.items()) + "`"
+
+
+def advise_read(**options: Any) -> str:
+    """Return options of reading a file as `hfpipe predict` takes them, as `` `--read header=true` ``."""
+    words = [f"--read {shlex.quote(f'{key}={_flow(value)}')}" for key, value in options.items()]
+    return "`" + " ".join(words) + "`"
 
 
 def advise_drop(column: str, value: Any) -> str:
@@ -47,6 +54,6 @@ def _text(text: str) -> str:
 
 
 def _escape(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
+    if character in '"\\\t':
+        return "\\t" if character == "\t" else "\\" + character
     return character if character.isprintable() and character != "`" else f"\\U{ord(character):08x}"
