@@ -15,9 +15,9 @@ import pytest
 BENCH = Path(__file__).parent / "bench"
 sys.path.append(str(BENCH))
 
-import gpu  # noqa: E402
-from gpu_parts.corpus import write_texts, write_tokenizer  # noqa: E402
-from gpu_parts.models import BENCHES, GPT2, LLAMA, LORA, sized  # noqa: E402
+from parts.corpus import write_texts, write_tokenizer  # noqa: E402
+from parts.models import BENCHES, GPT2, LLAMA, LORA, sized  # noqa: E402
+from parts.processes import ended  # noqa: E402
 
 
 def bench(out: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -76,7 +76,7 @@ def test_a_part_that_hangs_is_ended_with_everything_that_it_started(tmp_path: Pa
     )
     started = time.monotonic()
     with (tmp_path / "output").open("wb") as output:
-        code = gpu._ended([sys.executable, "-c", hanging], dict(os.environ), output, 0.7)
+        code = ended([sys.executable, "-c", hanging], dict(os.environ), output, 0.7)
     assert code is None
     assert time.monotonic() - started < 10
     time.sleep(1.5)

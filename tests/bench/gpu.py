@@ -12,29 +12,19 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's hfpipe, installed or not
 
-from gpu_parts.records import LOG, RECORDS, RESULTS, ROOT, Settings, emit, read
-
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PYTHONUNBUFFERED": "1",
-}
-KEPT = 600_000
-"""Bytes of what a part printed that the log keeps."""
+from gpu_parts.records import GPU, LOG, Settings, emit, read
+from parts.processes import OFFLINE, ended, logged
+from parts.records import ROOT
 
 
 @dataclass(frozen=True)
@@ -76,9 +66,7 @@ def main() -> int:
     if options.one:
         return _child(options)
     os.environ.update(OFFLINE)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    RECORDS.unlink(missing_ok=True)
-    LOG.unlink(missing_ok=True)
+    GPU.clear()
     deadline = time.time() + options.minutes * 60
     chosen = [item for item in ITEMS if _wanted(item, options)]
     work = Path(tempfile.mkdtemp(prefix="bench-gpu-"))
@@ -147,37 +135,12 @@ def _run(item: Item, chosen: list[Item], deadline: float, work: Path, options: a
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if size == "toy" else dict(os.environ)
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
-        code = _ended(command, environ, output, limit)
-        text = _logged(item, output)
+        code = ended(command, environ, output, limit)
+        text = logged(item.name, output, LOG)
     status = "ok" if code == 0 else "out of time" if code is None else "failed"
     facts: dict[str, Any] = {} if code == 0 else {"error": "\n".join(text.strip().splitlines()[-8:])[-1500:]}
     emit("run", item=item.name, status=status, seconds=round(time.monotonic() - started, 1), **facts)
     return code == 0
-
-
-def _ended(command: list[str], environ: dict[str, str], output: IO[bytes], limit: float) -> int | None:
-    """Run a command and all that it starts for `limit` seconds at most; return its code, None without one."""
-    process = subprocess.Popen(
-        command, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _logged(item: Item, output: IO[bytes]) -> str:
-    """Append the end of what a process printed to the log, and return it."""
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - KEPT))
-    text = output.read().decode(errors="replace")
-    with LOG.open("a", encoding="utf-8") as file:
-        file.write(f"\n##### {item.name}\n{text}\n")
-    return text
 
 
 def _child(options: argparse.Namespace) -> int:
@@ -187,9 +150,9 @@ def _child(options: argparse.Namespace) -> int:
     contenders = tuple(options.contenders.split(","))
     settings = Settings(options.size == "toy", options.work, options.deadline, contenders)
     if part == "a":
-        from gpu_parts import machine
+        from parts import machine
 
-        machine.run(settings)
+        emit("a", **machine.facts(settings.device, toy=settings.toy))
     elif part == "b":
         from gpu_parts import correctness
 

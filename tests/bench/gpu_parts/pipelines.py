@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_parts.records import ROOT
+from parts.records import ROOT
 
 CPU_ONLY = {"CUDA_VISIBLE_DEVICES": ""}
 ALONE = {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}

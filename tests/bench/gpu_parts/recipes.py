@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from parts.records import ROOT
+
 from gpu_parts import pipelines
-from gpu_parts.records import ROOT, Settings, emit
+from gpu_parts.records import Settings, emit
 
 EXPECTED = re.compile(r"Expect:\s+(\w+)\.(\w+)\s+([\d.]+)\s+\[([\d.]+), ([\d.]+)\]")
 """In a recipe's header: stage, metric, value and interval."""

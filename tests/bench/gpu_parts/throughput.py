@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpu_parts.corpus import WORDS, drawn, write_texts, write_tokenizer
-from gpu_parts.models import BENCHES, Bench, sized
-from gpu_parts.records import LOG, Settings, emit, graphs, peak_gb, peaks, release, synchronize
+from parts.corpus import WORDS, drawn, write_texts, write_tokenizer
+from parts.models import BENCHES, Bench, sized
+from parts.timing import graphs, peak_gb, profiler, release, synchronize, write_profile
+
+from gpu_parts.records import LOG, Settings, emit, peaks
 
 TOKENS = 2_500_000
 WARM, TIMED, PROFILED = 12, 25, 4
@@ -58,7 +60,7 @@ class Clock:
     def write_profile(self, title: str) -> None:
         """Append the kernels that take the most time to the log."""
         if self._profiler is not None:
-            write_profile(self._profiler, title, self.device)
+            write_profile(self._profiler, title, self.device, LOG)
 
     def facts(self, bench: Bench, **more: Any) -> dict[str, Any]:
         """Return what a record says of the measurement."""
@@ -78,22 +80,6 @@ class Clock:
             **graphs(),
             **more,
         }
-
-
-def profiler(device: str) -> Any:
-    """Return a profiler of kernels."""
-    from torch.profiler import ProfilerActivity, profile
-
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    return profile(activities=activities)
-
-
-def write_profile(found: Any, title: str, device: str) -> None:
-    """Append the 25 entries that take the most time on the device to the log."""
-    key = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
-    table = found.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=90)
-    with LOG.open("a", encoding="utf-8") as file:
-        file.write(f"\n=== profile of {title}\n{table}\n")
 
 
 def run(settings: Settings, name: str) -> None:

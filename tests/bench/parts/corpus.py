@@ -35,8 +35,27 @@ def write_texts(path: Path, tokens: int, words: int = WORDS, seed: int = 17) -> 
             file.write(json.dumps({"text": " ".join(names[part])}) + "\n")
 
 
-def write_tokenizer(folder: Path, vocabulary: int, *, encoder: bool, words: int = WORDS) -> None:
-    """Save a tokenizer of exactly `vocabulary` entries: special tokens, the words, and unused ones."""
+def write_pairs(path: Path, rows: int, longest: int, words: int, seed: int = 17) -> None:
+    """Write pairs of texts, `source` and `target` of up to `longest` words each, as JSON lines."""
+    random = np.random.default_rng(seed + 1)
+    sources = random.integers(longest // 8, longest, size=rows, endpoint=True)
+    targets = np.clip(sources + random.integers(-longest // 8, longest // 8, size=rows), 4, longest)
+    lengths = np.stack([sources, targets], 1).reshape(-1)
+    texts = np.split(
+        np.array([f"w{number}" for number in drawn(lengths.sum(), words, seed)]), lengths.cumsum()
+    )
+    with path.open("w", encoding="utf-8") as file:
+        for source, target in zip(texts[0:-1:2], texts[1::2], strict=True):
+            file.write(json.dumps({"source": " ".join(source), "target": " ".join(target)}) + "\n")
+
+
+def write_tokenizer(
+    folder: Path, vocabulary: int, *, encoder: bool, words: int = WORDS, ended: bool = False
+) -> None:
+    """Save a tokenizer of exactly `vocabulary` entries: special tokens, the words, and unused ones.
+
+    `ended` ends each text by the token that ends a text, as T5's tokenizer does.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -47,6 +66,9 @@ def write_tokenizer(folder: Path, vocabulary: int, *, encoder: bool, words: int 
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if encoder:
         core.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    if ended:
+        last = "<|endoftext|>"
+        core.post_processor = processors.TemplateProcessing(f"$A {last}", special_tokens=[(last, ids[last])])
     end = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
     around = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     roles = {"pad_token": "[PAD]", "unk_token": "[UNK]"} | (around if encoder else end)

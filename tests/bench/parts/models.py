@@ -17,13 +17,15 @@ class Bench:
     kind: str
     """Transformers' `model_type`."""
     entries: dict[str, Any]
-    """Entries of the config that differ from its defaults; there is no dropout in any."""
+    """Entries of the config that differ from its defaults; for a GPU there is no dropout in any."""
     vocabulary: int
     length: int
     micro: int
     """Rows of a forward pass; a step has one."""
     mask: float | None = None
-    """Share of tokens hidden; None for a causal model."""
+    """Share of tokens hidden; None for a model that predicts every token."""
+    family: str | None = None
+    """Transformers' class of the model; by default that of a masked or causal language model."""
     adapter: dict[str, Any] | None = None
 
     @property
@@ -36,15 +38,15 @@ class Bench:
         from transformers import CONFIG_MAPPING
 
         made = CONFIG_MAPPING[self.kind](**self.entries, vocab_size=self.vocabulary)
-        made.pad_token_id = (
-            0 if self.mask is not None else None
-        )  # a default may lie outside a toy's vocabulary
+        made.pad_token_id = None if self.auto_class == "AutoModelForCausalLM" else 0  # in any vocabulary
+        if made.is_encoder_decoder:
+            made.decoder_start_token_id = 0
         return made
 
     @property
     def auto_class(self) -> str:
         """Transformers' class of the model."""
-        return "AutoModelForCausalLM" if self.mask is None else "AutoModelForMaskedLM"
+        return self.family or ("AutoModelForCausalLM" if self.mask is None else "AutoModelForMaskedLM")
 
     @cached_property
     def flops(self) -> float:
@@ -98,8 +100,35 @@ LLAMA = Bench(
     2048,
     8,
 )
+SMALL_BERT = Bench(
+    "masked-lm-4x256",
+    "bert",
+    {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
+    30_522,
+    128,
+    32,
+    mask=0.15,
+)
+WIDE_BERT = replace(
+    SMALL_BERT,
+    name="masked-lm-6x512",
+    entries={"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048},
+)
+SMALL_GPT2 = Bench(
+    "causal-lm-6x384", "gpt2", {"n_embd": 384, "n_layer": 6, "n_head": 6, "n_positions": 256}, 16_384, 256, 16
+)
+SMALL_T5 = Bench(
+    "seq2seq-4x256",
+    "t5",
+    {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 4, "num_heads": 4},
+    16_384,
+    64,
+    32,
+    family="AutoModelForSeq2SeqLM",
+)
 LORA = replace(LLAMA, name="llama-0.5b-lora", adapter={"r": 16, "target_modules": "all-linear"})
 BENCHES = {bench.name: bench for bench in (GPT2, MODERNBERT, BERT, LLAMA, LORA)}
+"""Those of a GPU."""
 
 _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 _TOYS: dict[str, dict[str, Any]] = {
@@ -107,6 +136,7 @@ _TOYS: dict[str, dict[str, Any]] = {
     "modernbert": {**_TINY, "intermediate_size": 96, "local_attention": 32, "global_attn_every_n_layers": 2},
     "bert": {**_TINY, "intermediate_size": 96},
     "llama": {**_TINY, "num_key_value_heads": 4, "intermediate_size": 96, "max_position_embeddings": 64},
+    "t5": {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4},
 }
 
 

@@ -1,4 +1,4 @@
-"""Part a: which machine this is, what it lacks, and its two ceilings: matrix products and memory."""
+"""Which machine this is, what it lacks, and its two ceilings: matrix products and memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
 
-from gpu_parts.records import Settings, emit, median_seconds
+from parts.timing import median_seconds
 
 LIBRARIES = (
     "torch",
@@ -40,23 +41,22 @@ NEEDED = (
 """hfpipe's own requirements, whose requirements are checked in turn."""
 
 
-def run(settings: Settings) -> None:
-    """Write one line of facts."""
+def facts(device: str, *, toy: bool) -> dict[str, Any]:
+    """Return what this machine is and how fast; `toy` measures small products only."""
     import torch
 
-    cuda = settings.device == "cuda"
-    emit(
-        "a",
-        gpu=torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-        driver=_driver() if cuda else None,
-        memory_gb=round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1) if cuda else None,
-        cores=os.cpu_count(),
-        python=sys.version.split()[0],
-        versions={name: _version(name) for name in LIBRARIES},
-        unmet=unmet(),
-        gemm_tflops=_gemm(settings),
-        copy_gb_s=_copy(settings),
-    )
+    cuda = device == "cuda"
+    return {
+        "gpu": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "driver": _driver() if cuda else None,
+        "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1) if cuda else None,
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "versions": {name: installed(name) for name in LIBRARIES},
+        "unmet": unmet(),
+        "gemm_tflops": round(gemm(device, 512 if toy else 8192, turns=5 if toy else 30) / 1e12, 3),
+        "copy_gb_s": _copy(device, toy=toy),
+    }
 
 
 def unmet() -> list[str]:
@@ -65,20 +65,21 @@ def unmet() -> list[str]:
 
     missing = []
     for name in NEEDED:
-        if _version(name) is None:
+        if installed(name) is None:
             missing.append(f"{name} is not installed")
             continue
         for text in requires(name) or []:
             requirement = Requirement(text)
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
                 continue
-            there = _version(requirement.name)
+            there = installed(requirement.name)
             if there is None or not requirement.specifier.contains(there, prereleases=True):
                 missing.append(f"{name} needs {requirement.name}{requirement.specifier}; there is {there}")
     return missing
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """Return the version of a package, None without it."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -90,22 +91,20 @@ def _driver() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.strip()
 
 
-def _gemm(settings: Settings) -> float:
-    """Return TFLOP/s of a square bf16 product of random matrices."""
+def gemm(device: str, size: int, *, turns: int, dtype: str = "bfloat16") -> float:
+    """Return the FLOP/s of a square product of random matrices, by the median of `turns`."""
     import torch
 
-    size = 512 if settings.toy else 8192
-    a, b = (torch.randn(size, size, device=settings.device).bfloat16() for _ in range(2))
-    seconds = median_seconds(lambda: a @ b, settings.device, 5 if settings.toy else 30)
-    return round(2 * size**3 / seconds / 1e12, 3)
+    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    return 2 * size**3 / median_seconds(lambda: a @ b, device, turns)
 
 
-def _copy(settings: Settings) -> float:
+def _copy(device: str, *, toy: bool) -> float:
     """Return GB/s of a copy within the device's memory, bytes read and written."""
     import torch
 
-    count = 1 << (22 if settings.toy else 30)
-    source = torch.randn(count // 2, device=settings.device)
+    count = 1 << (22 if toy else 30)
+    source = torch.randn(count // 2, device=device)
     target = torch.empty_like(source)
-    seconds = median_seconds(lambda: target.copy_(source), settings.device, 5 if settings.toy else 20)
+    seconds = median_seconds(lambda: target.copy_(source), device, 5 if toy else 20)
     return round(2 * source.nbytes / seconds / 1e9, 1)

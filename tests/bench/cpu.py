@@ -1,0 +1,280 @@
+"""How fast hfpipe is on this processor with its defaults, beside Transformers' Trainer and plain loops.
+
+Every contender is measured in a process of its own, the contenders of a work in turn, in several rounds.
+Needs no network. See README.md beside this file; `--size toy` tries the script itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's hfpipe, installed or not
+
+from cpu_parts import tables
+from cpu_parts.records import CPU, LOG, Settings, emit, read
+from parts.processes import OFFLINE, ended, logged
+from parts.records import RESULTS, ROOT, lines_of
+from parts.timing import profiles_in
+
+TRAIN = ("hfpipe", "trainer", "trainer-fast")
+PARTS: dict[str, tuple[str, ...]] = {
+    "peak": ("torch",),
+    "masked-lm-4x256": TRAIN,
+    "causal-lm-6x384": (*TRAIN, "loop", "loop-compiled"),
+    "classification-minilm": TRAIN,
+    "seq2seq-4x256": TRAIN,
+    "masked-lm-6x512": TRAIN,
+    "preparation": ("hfpipe", "scripts", "raw"),
+    "evaluation": ("hfpipe", "scripts", "scripts-fast"),
+    "start": ("hfpipe",),
+}
+"""Part → who is measured, in the order in which they are."""
+ONCE = ("start",)
+"""Parts of the first round only."""
+LIMIT = {"full": 170.0, "toy": 120.0}
+"""Seconds that a process may take."""
+LEAST = 25.0
+"""Seconds without which another process is not begun."""
+README = ROOT / "tests" / "bench" / "README.md"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One process of the benchmark."""
+
+    part: str
+    contender: str
+    round: int
+
+    @property
+    def name(self) -> str:
+        """How the results call it."""
+        return f"{self.part}:{self.contender}:{self.round}"
+
+
+def main() -> int:
+    """Measure what was asked for; 1 when anything failed."""
+    options = _options()
+    if options.one:
+        return _child(options)
+    if options.table_from:
+        return _report(options, lines_of(options.table_from), 0)
+    os.environ.update(OFFLINE)
+    CPU.clear()
+    commit = _commit()
+    emit("begin", date=f"{datetime.now(tz=timezone.utc):%Y-%m-%d}", commit=commit, arguments=sys.argv[1:])
+    deadline = time.time() + options.minutes * 60
+    work = Path(tempfile.mkdtemp(prefix="bench-cpu-"))
+    try:
+        fine = [_run(item, deadline, work, options) for item in _items(options)]
+    finally:
+        if not options.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    for line in tables.equal_work(read()):
+        emit("equal", **line)
+    return _report(options, read(), 0 if all(fine) else 1)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, as peak,preparation (all)")
+    parser.add_argument("--contenders", help="who is measured, as hfpipe,trainer-fast (all)")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured (2)")
+    parser.add_argument("--seconds", type=float, default=9.0, help="least time of the steps that count (9)")
+    parser.add_argument("--minutes", type=float, default=25.0, help="how long it may take in all (25)")
+    parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: tiny models, few rows")
+    parser.add_argument("--megabytes", type=int, default=20, help="text that data preparation is given (20)")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where the time of two further steps goes"
+    )
+    parser.add_argument(
+        "--write-table", action="store_true", help="put table and plot into tests/bench/README.md"
+    )
+    parser.add_argument(
+        "--table-from", type=Path, metavar="FILE", help="measure nothing: results of an earlier run"
+    )
+    parser.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    for name, kind in (("--one", str), ("--work", Path), ("--deadline", float)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.parts = options.parts.split(",")
+    for part in options.parts:
+        if part not in PARTS:
+            parser.error(f"--parts: there is no part {part!r}; there are {', '.join(PARTS)}")
+    known = list(dict.fromkeys(who for part in options.parts for who in PARTS[part]))
+    options.contenders = known if options.contenders is None else options.contenders.split(",")
+    for contender in options.contenders:
+        if contender not in known:
+            parser.error(f"--contenders: these parts have no {contender!r}; they have {', '.join(known)}")
+    return options
+
+
+def _items(options: argparse.Namespace) -> list[Item]:
+    """Return the processes in their order; every second round goes backwards through the contenders."""
+    items = [Item("data", ",".join(options.parts), 1)]
+    for number in range(1, options.rounds + 1):
+        for part in options.parts:
+            if part in ONCE and number > 1:
+                continue
+            contenders = PARTS[part] if number % 2 else PARTS[part][::-1]
+            alone = len(contenders) == 1
+            items += [Item(part, each, number) for each in contenders if alone or each in options.contenders]
+    return items
+
+
+def _run(item: Item, deadline: float, work: Path, options: argparse.Namespace) -> bool:
+    """Run one item; a failure, or the end of its time, is recorded, and the next goes on."""
+    left = deadline - time.time()
+    if left < LEAST:
+        emit("run", item=item.name, status="skipped", seconds=0, error="no time left")
+        return item.round > 1  # what was measured once has a figure
+    limit = min(LIMIT[options.size] * (1 + options.megabytes / 100), left)
+    settings = {
+        "size": options.size,
+        "seconds": options.seconds,
+        "megabytes": options.megabytes,
+        "work": work,
+    }
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    arguments += ["--parts", ",".join(options.parts), *(["--profile"] if options.profile else [])]
+    command = [sys.executable, str(Path(__file__)), "--one", item.name, *arguments]
+    command += ["--deadline", str(time.time() + limit - 5)]
+    caches = work / "caches" / f"{item.part}-{item.contender}"  # cold in the first round, then as it was left
+    environ = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        "XDG_CACHE_HOME": str(caches),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+    }
+    started, load = time.monotonic(), round(os.getloadavg()[0], 2)
+    with tempfile.TemporaryFile() as output:
+        code = ended(command, environ, output, limit)
+        text = logged(item.name, output, LOG)
+    status = "ok" if code == 0 else "out of time" if code is None else "failed"
+    facts: dict[str, Any] = {} if code == 0 else {"error": "\n".join(text.strip().splitlines()[-8:])[-1500:]}
+    seconds = round(time.monotonic() - started, 1)
+    emit("run", item=item.name, status=status, seconds=seconds, load=load, **facts)
+    return code == 0
+
+
+def _child(options: argparse.Namespace) -> int:
+    """Be the process of one item."""
+    faulthandler.dump_traceback_later(max(1.0, options.deadline - time.time()))  # where it stood, for the log
+    part, contender, number = options.one.split(":")
+    settings = Settings(
+        toy=options.size == "toy",
+        work=options.work,
+        deadline=options.deadline,
+        round=int(number),
+        profile=options.profile,
+        seconds=options.seconds,
+        megabytes=options.megabytes,
+    )
+    if part == "data":
+        _write_data(settings, options.parts)
+    elif part == "peak":
+        from cpu_parts import peak
+
+        peak.run(settings)
+    elif part == "preparation":
+        from cpu_parts import preparation
+
+        preparation.run(settings, contender)
+    elif part == "evaluation":
+        from cpu_parts import evaluation
+
+        evaluation.run(settings, contender)
+    elif part == "start":
+        from cpu_parts import start
+
+        start.run(settings)
+    else:
+        _train(settings, part, contender)
+    return 0
+
+
+def _write_data(settings: Settings, parts: list[str]) -> None:
+    from cpu_parts import evaluation, works
+
+    settings.data.mkdir(parents=True)
+    for work in works.WORKS:
+        if work.name in parts:
+            works.work(work.name, toy=settings.toy).write(settings)
+    if "preparation" in parts:
+        from cpu_parts import preparation
+
+        preparation.write(settings)
+    if {"evaluation", "start"} & set(parts):
+        evaluation.write(settings)
+
+
+def _train(settings: Settings, part: str, contender: str) -> None:
+    from cpu_parts.works import work
+
+    found = work(part, toy=settings.toy)
+    if contender == "hfpipe":
+        from cpu_parts import pipeline
+
+        pipeline.run(found, settings)
+    elif contender.startswith("loop"):
+        from cpu_parts import plain
+
+        plain.run(found, settings, compiled=contender == "loop-compiled")
+    else:
+        from cpu_parts import scripts
+
+        scripts.run(found, settings, fast=contender == "trainer-fast")
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def _report(options: argparse.Namespace, lines: list[dict[str, Any]], code: int) -> int:
+    """Print the tables, write them where that is asked for, and return the exit code."""
+    text = tables.markdown(lines)
+    print(f"\n{text}\n")
+    for line in lines:
+        if line["part"] == "run" and line["status"] != "ok":
+            print(f"{line['item']}: {line['status']}: {line.get('error', '')[-300:]}")
+    if options.profile:
+        print("\n".join(profiles_in(LOG.read_text(encoding="utf-8"))))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    drawn = any(line["part"] == "train" for line in lines) and tables.plot(lines, RESULTS / "cpu.svg")
+    if options.write_table:
+        _write_table(options.readme, lines, text, drawn=drawn)
+    return code
+
+
+def _write_table(readme: Path, lines: list[dict[str, Any]], text: str, *, drawn: bool) -> None:
+    """Put table and plot into the README, with the results beside it under the date."""
+    date = next((line["date"] for line in lines if line["part"] == "begin"), "undated")
+    folder = readme.parent / "results"
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"{date}-cpu.jsonl"
+    kept.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    if drawn:
+        shutil.copy(RESULTS / "cpu.svg", kept.with_suffix(".svg"))
+        text += f"\n\n![training speed of each contender](results/{kept.stem}.svg)"
+    tables.write(readme, f"\n{text}\n\nAll lines: `results/{kept.name}`.\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

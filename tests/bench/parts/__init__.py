@@ -1,0 +1,1 @@
+"""What the benchmarks of a CPU and of a GPU share."""
