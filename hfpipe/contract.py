@@ -256,6 +256,14 @@ class Task(Settings, ABC):
         """Return the flat positions whose vocabulary logits the loss needs, int64; None for all."""
         return None
 
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        """Whether `loss` is the cross-entropy of the vocabulary logits at `positions` and nothing else.
+
+        It may then be computed from hidden states, without the logits of all positions at once.
+        """
+        return False
+
     @abstractmethod
     def count(self, batch: Batch) -> torch.Tensor:
         """Return the number of targets in the batch, as `loss` counts them, without running the model."""

@@ -117,6 +117,10 @@ class MaskedLM(RunningText):
             batch["_lost"] = torch.tensor([int(example["lost"]) for example in examples])
         return batch
 
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        return type(self).loss is MaskedLM.loss and not self.next_sentence
+
     def count(self, batch: Batch) -> torch.Tensor:
         import torch
 
