@@ -163,7 +163,7 @@ def _encoded(
 ) -> Iterator[Batch]:
     for positions, batch in batches:
         try:
-            encoded = dict(made(batch, tokenizer, facts))
+            encoded: dict[str, Any] = dict(made(batch, tokenizer, facts))
         except DataError:
             # Encoding is pure, so that the row at fault is found by encoding each alone.
             for number, position in enumerate(positions):
