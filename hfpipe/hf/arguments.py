@@ -14,7 +14,7 @@ from transformers.utils.import_utils import is_torch_tf32_available
 from hfpipe.errors import StageError, one_line
 from hfpipe.hf.batches import Shares, share_out
 from hfpipe.hf.speed import bf16_pays, compiling_pays, loader_workers, on_cpu
-from hfpipe.recipe import budget
+from hfpipe.recipe import budget, muon
 from hfpipe.recipe.training_defaults import with_defaults
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ def compiled(training: Mapping[str, Any], tokens: int) -> bool:
     return compiling_pays(tokens) if wanted == "auto" else bool(wanted)
 
 
+def muon_options(training: Mapping[str, Any]) -> dict[str, int | float] | None:
+    """Return the options of Muon, or None where another optimizer trains."""
+    return muon.parse_options(training.get("optim_args")) if training.get("optim") == muon.NAME else None
+
+
 def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metric:
     """Return the metric that tells the best model: the one named, else the loss, else the task's first.
 
@@ -97,6 +102,8 @@ def arguments(
     Raises StageError when Transformers refuses them.
     """
     given = {name: value for name, value in training.items() if name not in OWN}
+    if muon_options(training) is not None:  # Transformers does not know it; the trainer creates it
+        given = {name: value for name, value in given.items() if name not in ("optim", "optim_args")}
     settings: dict[str, Any] = {"dataloader_num_workers": loader_workers()}
     if best is not None:
         # Transformers takes every metric whose name does not end in "loss" for one that should rise.

@@ -17,6 +17,8 @@ from hfpipe.errors import StageError, one_line
 from hfpipe.hf.adapters import lora, whole_config
 from hfpipe.hf.loading import loading, read_config
 from hfpipe.hf.wiring import TOKEN_IDS
+from hfpipe.recipe import muon
+from hfpipe.training.muon import hidden_matrices
 
 if TYPE_CHECKING:
     import datasets
@@ -71,6 +73,8 @@ class Shape:
     """Those of the vocabulary head, 0 where there is none."""
     factored: int
     """Numbers that Adafactor keeps of what learns: a row and column a matrix (Shazeer and Stern, 2018)."""
+    matrices: int
+    """Those in matrices that Muon would train."""
     vocabulary: int
     layers: int
     """Those of the encoder and of the decoder."""
@@ -125,6 +129,7 @@ def _measured(model: Any, config: PretrainedConfig) -> Shape:
         body=parameters - sum(looked_up.values()) - (0 if tied else head),
         head=head,
         factored=sum(_factored(weight) for weight in model.parameters() if weight.requires_grad),
+        matrices=sum(weight.numel() for weight in hidden_matrices(model) if weight.requires_grad),
         vocabulary=text.vocab_size,
         layers=text.num_hidden_layers + crossed,
         crossed=crossed,
@@ -158,6 +163,8 @@ def optimizer_state(shape: Shape, optim: str | None) -> float | None:
     name = str(optim or TrainingArguments.default_optim).removeprefix("paged_")
     if name == "adafactor":
         return float(shape.factored * FLOAT)
+    if name == muon.NAME:
+        return float(shape.trained * 2 * FLOAT - shape.matrices * FLOAT)
     each = next((size for start, size in STATE.items() if name.startswith(start)), None)
     if each is None:
         return None

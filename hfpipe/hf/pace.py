@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from collections.abc import Mapping
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.losses import forward
 from hfpipe.hf.speed import on_cpu
+from hfpipe.training.muon import create_muon
 
 if TYPE_CHECKING:
     from hfpipe.hf.trainer import Training
@@ -21,15 +23,28 @@ WARM_UP, TIMED = 3, 8
 """Forward and backward passes that are run, and how many of them count."""
 
 
-def steps_within(seconds: float, parts: Training, shares: Shares, seed: int, *, bf16: bool) -> int:
+def steps_within(
+    seconds: float,
+    parts: Training,
+    shares: Shares,
+    seed: int,
+    *,
+    bf16: bool,
+    muon: Mapping[str, float] | None = None,
+) -> int:
     """Return the optimizer steps that this machine takes in about `seconds`, at least one.
 
     The passes run on a copy of the model and the first batches of the first epoch; nothing is trained.
+    `muon` holds the options of Muon, and is None where AdamW trains.
     """
     device = "cpu" if on_cpu() else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     model: torch.nn.Module = copy.deepcopy(parts.model)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.AdamW(model.parameters(), lr=0.0)
+        if muon is None
+        else create_muon(model, learning_rate=0.0, weight_decay=0.0, decayed=(), muon=dict(muon), adamw={})
+    )
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
     started = 0.0
     for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):

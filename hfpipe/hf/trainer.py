@@ -25,6 +25,7 @@ from hfpipe.hf.speed import compile_model, uncompiled
 from hfpipe.hf.step import CompiledStep, Step
 from hfpipe.metrics.tally import Tally
 from hfpipe.training.finite import FiniteCheck
+from hfpipe.training.muon import create_muon
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,7 +77,13 @@ class TaskTrainer(Trainer):
     """
 
     def __init__(
-        self, parts: Training, arguments: TrainingArguments, shares: Shares, *, compiled: bool = False
+        self,
+        parts: Training,
+        arguments: TrainingArguments,
+        shares: Shares,
+        *,
+        compiled: bool = False,
+        muon: Mapping[str, float] | None = None,
     ) -> None:
         task, tokenizer = parts.task, parts.tokenizer
         super().__init__(
@@ -96,41 +103,51 @@ class TaskTrainer(Trainer):
         self.facts = parts.facts
         self.metrics = parts.metrics
         self.loss_is_scaled_for_ga = True
+        if muon is not None:
+            self._train_with_muon(muon)
         self.finite = FiniteCheck()
         self._bare = parts.model
-        eager = Step(
-            task,
-            arguments.label_smoothing_factor,
-            self.accelerator.autocast,
-            chunked=self._applies_head_in_loss,
-        )
-        self._step: Step | CompiledStep = eager
+        self._step: Step | CompiledStep = Step(task, arguments.label_smoothing_factor)
         if compiled and self._has_one_shape:
             self.data_collator = Collator(task, tokenizer, arguments.seed, static=True)
-            self._step = CompiledStep(eager, parts.model, shares.micro, self.accelerator.autocast)
+            self._step = CompiledStep(self._step, parts.model, shares.micro, self.accelerator.autocast)
         elif compiled:
             compile_model(parts.model, static=False)
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
 
-    @property
-    def _has_one_shape(self) -> bool:
-        """Whether batches have one shape, but for the last, and a model that is whole in each process."""
-        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self._sharded
+    def _train_with_muon(self, options: Mapping[str, float]) -> None:
+        """Let Trainer create Muon. Raises StageError where the matrices are split over processes."""
+        if self._sharded:
+            raise StageError(
+                "optim: muon needs whole matrices, and FSDP and DeepSpeed split them; delete optim"
+            )
+
+        def create(model: torch.nn.Module) -> torch.optim.Optimizer:
+            given = self.args
+            return create_muon(
+                model,
+                learning_rate=given.learning_rate,
+                weight_decay=given.weight_decay,
+                decayed=self.get_decay_parameter_names(model),
+                muon=dict(options),
+                adamw={"betas": (given.adam_beta1, given.adam_beta2), "eps": given.adam_epsilon},
+            )
+
+        def factory() -> Any:  # Trainer calls what is not a class, whatever its annotation says
+            return create
+
+        made: Any = factory
+        self.optimizer_cls_and_kwargs = (made, {})
 
     @property
     def _sharded(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @property
-    def _applies_head_in_loss(self) -> bool:
-        """Whether the loss may apply the output layer in chunks.
-
-        On a CPU, which gains speed and memory; in float16 gradients would be computed before they are scaled,
-        and a search for unused parameters would count the layer's among them.
-        """
-        whole = not self._sharded and not self.args.ddp_find_unused_parameters
-        return self.args.device.type == "cpu" and whole and not self.args.fp16
+    def _has_one_shape(self) -> bool:
+        """Whether batches have one shape, but for the last, and a model that is whole in each process."""
+        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self._sharded
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process' batches; they are shared out here, not by Accelerate."""
@@ -211,7 +228,7 @@ class TaskTrainer(Trainer):
         assert examples is not None  # Trainer refuses to evaluate without
         with uncompiled(self._bare), self.accelerator.autocast():
             tally = score(
-                self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model,
+                self.model_wrapped if self._sharded else self.model,
                 examples,
                 Reading(self.task, self.facts, self.tokenizer, self.args.seed, training=True),
                 Tally(self.metrics, 0, self.args.seed),

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback
 
 from hfpipe.errors import StageError, one_line
-from hfpipe.hf.arguments import Course, arguments, best_metric, compiled, precision, shares_of, steps_of
+from hfpipe.hf.arguments import (
+    Course,
+    arguments,
+    best_metric,
+    compiled,
+    muon_options,
+    precision,
+    shares_of,
+    steps_of,
+)
 from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet, quiet_forks
-from hfpipe.hf.speed import kept_memory
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import History, Steps, TaskTrainer, Training
 from hfpipe.recipe import budget
@@ -53,7 +61,6 @@ def train(
     with (
         quiet(),
         quiet_forks(),
-        kept_memory(),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))
@@ -74,7 +81,8 @@ def _trainer(
     best = best_metric(training, parts.metrics) if parts.validation is not None else None
     args = arguments(training, ctx.work, ctx.seed, course, best, early=early)
     try:
-        return TaskTrainer(parts, args, course.shares, compiled=course.compiled)
+        muon = muon_options(training)
+        return TaskTrainer(parts, args, course.shares, compiled=course.compiled, muon=muon)
     except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
 
@@ -104,7 +112,8 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
         if not decided.exists():
             seconds = budget.parse(training["budget"]).seconds
             assert seconds is not None
-            measured = steps_within(seconds, parts, shares, ctx.seed, bf16=bf16)
+            muon = muon_options(training)
+            measured = steps_within(seconds, parts, shares, ctx.seed, bf16=bf16, muon=muon)
             if int(os.environ.get("RANK", "0")) == 0:
                 write_whole(decided, json.dumps(measured))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended

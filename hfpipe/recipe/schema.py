@@ -9,7 +9,7 @@ from hfpipe.contract import Stage, Task
 from hfpipe.places import Code
 from hfpipe.recipe import training
 from hfpipe.recipe.annotations import Form
-from hfpipe.recipe.installed import Field, config, model_types, training_arguments
+from hfpipe.recipe.installed import Field, config, model_types
 
 _TYPES = {
     "int": "integer",
@@ -110,7 +110,7 @@ def _training() -> dict[str, Any]:
     properties["budget"]["type"] = "string"
     for name in ("bf16", "compile"):
         properties[name]["enum"] = [True, False, "auto"]
-    known = training_arguments()
+    known = training.arguments()
     for name in training.names():
         properties.setdefault(name, _field(known[name]) if name in known else {})
     return {"type": "object", "additionalProperties": False, "properties": properties}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe import budget, training_packages
+from hfpipe.recipe import budget, muon, training_packages
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import Field, training_arguments
 from hfpipe.recipe.settings import unknown_keys
@@ -88,14 +90,24 @@ _OF_WORKERS = (
 )
 
 
+@lru_cache(maxsize=1)
+def arguments() -> Mapping[str, Field]:
+    """Return TrainingArguments' fields, where `optim` also takes hfpipe's own name."""
+    known = training_arguments()
+    optim = known["optim"]
+    choices = tuple(dict.fromkeys([*optim.form.choices, muon.NAME]))
+    own = f"{optim.help} `muon`: Muon for the matrices of the layers, AdamW for all other parameters.".strip()
+    return {**known, "optim": replace(optim, form=replace(optim.form, choices=choices), help=own)}
+
+
 def names() -> list[str]:
     """Return every key that `training:` takes."""
-    return [*WORDS, *(name for name in training_arguments() if name not in MANAGED and name not in WORDS)]
+    return [*WORDS, *(name for name in arguments() if name not in MANAGED and name not in WORDS)]
 
 
 def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield what the installed TrainingArguments would not take, or would take another way than meant."""
-    known = training_arguments()
+    known = arguments()
     for key, value in given.items():
         here = (*path, key)
         if key in MANAGED:
@@ -107,6 +119,7 @@ def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     strangers = (key for key in given if key not in MANAGED and key not in WORDS and key not in known)
     yield from unknown_keys(strangers, path, names())
     yield from training_packages.problems(given, path)
+    yield from muon.problems(given, path)
     yield from _contradictions(given, path)
 
 

@@ -1,1 +1,0 @@
-"""Encoded examples on disk: packed, written shard by shard, and read one row at a time."""
