@@ -221,9 +221,9 @@ class Task(Settings, ABC):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         """Turn a batch of rows into model inputs; pure. Adds `row`, the position within `rows`.
 
-        `input_ids` is a list of integer lists; targets take the column names of the model's forward.
-        A packed task returns whole documents; anything else is cut to the task's length here and
-        counts what it cuts in an integer column `truncated` (tokens a row), or gives a long row as
+        `input_ids` is a list of integer lists or arrays, or a `Ragged`; targets take the column names of the
+        model's forward. A packed task returns whole documents; anything else is cut to the task's length here
+        and counts what it cuts in an integer column `truncated` (tokens a row), or gives a long row as
         several examples, which follow one another and have its `row`.
         Further columns are kept with the examples, for `collate`.
         """
@@ -255,6 +255,14 @@ class Task(Settings, ABC):
     def positions(self, batch: Batch) -> torch.Tensor | None:
         """Return the flat positions whose vocabulary logits the loss needs, int64; None for all."""
         return None
+
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        """Whether `loss` is the cross-entropy of the vocabulary logits at `positions` and nothing else.
+
+        It may then be computed from hidden states, without the logits of all positions at once.
+        """
+        return False
 
     @abstractmethod
     def count(self, batch: Batch) -> torch.Tensor:

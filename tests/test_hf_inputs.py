@@ -298,3 +298,18 @@ def test_rows_of_a_data_set_without_ids_are_known_by_their_position(context: Mak
     for name in ("predictions", "predictions-majority"):
         ids = pq.read_table(ctx.folder / f"{name}.parquet").column("id").to_pylist()
         assert sorted(ids) == ["0", "1", "2", "3"]
+
+
+def test_a_model_pretrained_from_scratch_has_only_the_dropout_that_the_recipe_sets() -> None:
+    words = tokenizer()
+    sizes = {"type": "bert", "hidden_size": 32, "attention_probs_dropout_prob": 0.25}
+    made = new_config(sizes, words, {}, dropout=False)
+    assert made.hidden_dropout_prob == 0.0
+    assert made.attention_probs_dropout_prob == 0.25
+    gpt2 = new_config({"type": "gpt2", "n_embd": 32}, words, {}, dropout=False)
+    assert gpt2.resid_pdrop == gpt2.embd_pdrop == gpt2.attn_pdrop == 0.0
+    assert gpt2.summary_first_dropout == 0.1  # which belongs to a classifier
+    assert (
+        new_config({"type": "distilbert", "attention_dropout": 0.5}, words, {}, dropout=False).dropout == 0.0
+    )
+    assert new_config({"type": "gpt2"}, words, {}).resid_pdrop == 0.1

@@ -295,7 +295,7 @@ def test_blanks_of_a_row_are_blanks_only_where_a_denoiser_is_to_fill_them() -> N
     assert blank not in foreseen.windows(rows, pieces, facts)["input_ids"][0]
     assert blank not in filled.encode(rows, pieces, facts)["input_ids"][0]
     [ids] = filled.windows(rows, pieces, facts)["input_ids"]
-    assert ids.count(blank) == 1
+    assert list(ids).count(blank) == 1
     assert pieces.eos_token_id not in ids
 
 

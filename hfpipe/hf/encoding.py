@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from hfpipe.advice import advise_drop
+from hfpipe.encoding.packing import pack
+from hfpipe.encoding.shards import TOKENS, Batch, Shards
 from hfpipe.errors import DataError, StageError
-from hfpipe.hf.nested import read_rows
 from hfpipe.hf.origins import name_row
+from hfpipe.hf.row_batches import batches_of
 from hfpipe.store import write_whole
-from hfpipe.tokenization.encoding import encode_texts
+from hfpipe.tokenization.encoding import encode_ids, encode_texts
+from hfpipe.tokenization.prefetching import prefetch
+from hfpipe.tokenization.ragged import Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
     from hfpipe.tokenization.text import Text
 
 ROWS_AT_ONCE = 1000
-TYPES = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()), "row": pa.int64()}
-"""Column → how it lies on disk; Arrow infers the others from their first batch, empty lists as of numbers."""
 TOLD = {"string": "a text", "strings": "a list of texts", "label": "a class", "labels": "a list of classes"}
 """Type of a column → what has to stand in every row of it."""
 
@@ -77,8 +78,11 @@ def encode(
     packed: bool,
     advance: Callable[[int], None],
     name: Callable[[int], str] | None = None,
+    shard_tokens: int = TOKENS,
 ) -> tuple[Examples, dict[str, int]]:
-    """Encode a split into an Arrow file at `path`, or open it when it is there; return it and its ledger.
+    """Encode a split into Arrow files next to `path`, or open them when they are there; return their ledger.
+
+    An encoding that was killed goes on after the last finished file, each of `shard_tokens` or a few more.
 
     `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
     nothing is padded (only the last may be shorter); otherwise a packed task is cut into its `windows`.
@@ -87,36 +91,40 @@ def encode(
     Raises DataError at the first row that lacks a text or a class, or that the task cannot read, and names
     where it was read; StageError when no example is left.
     """
-    ledger_file = path.with_suffix(".json")
-    if not ledger_file.exists():
+    ledger_file, shards = path.with_suffix(".json"), Shards(path, shard_tokens)
+    if not ledger_file.exists() or not shards.files():
         laid_end_to_end = task.packed and packed
         made = task.encode if laid_end_to_end or not task.packed else task.windows
         name = name or partial(name_row, rows)
-        read = _read(rows, task, facts, name)
-        batches = _encoded(made, read, name, tokenizer, facts, advance)
-        ledger = _write(_packed(batches, task) if laid_end_to_end else batches, path)
-        write_whole(ledger_file, json.dumps(ledger))
+        number, state = shards.resume()
+        read = _checked(batches_of(rows, ROWS_AT_ONCE, state.rows), task, facts, name)
+        batches = _encoded(made, prefetch(read), name, tokenizer, facts, advance)
+        advance(state.rows)
+        if laid_end_to_end:
+            batches = pack(batches, task.length, task.shared, state.rest)
+        write_whole(ledger_file, json.dumps(shards.write(batches, number, state).ledger()))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
     if ledger["examples"] == 0:
         raise StageError(
             f"{path.stem}: no example is left after encoding {len(rows)} rows; look at the data set's ledger"
         )
-    return Examples(datasets.Dataset.from_file(str(path)), rows), ledger
+    return Examples(_open(shards.files()), rows), ledger
 
 
-Encoded = dict[str, Any]
-"""Columns of a batch, `input_ids` a list of integer lists, and under `rows` how many rows they are of."""
+def _open(files: Sequence[Path]) -> datasets.Dataset:
+    parts = [datasets.Dataset.from_file(str(file)) for file in files]
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _read(
-    rows: datasets.Dataset, task: Task, facts: DataFacts, name: Callable[[int], str]
+def _checked(
+    batches: Iterator[tuple[range, Rows]], task: Task, facts: DataFacts, name: Callable[[int], str]
 ) -> Iterator[tuple[range, Rows]]:
-    """Yield some rows at a time and their positions, once it is known that they hold what they have to."""
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        positions = range(start, min(start + ROWS_AT_ONCE, len(rows)))
-        batch = read_rows(rows, positions)
+    """Yield the batches once it is known that their rows hold what they have to."""
+    for positions, batch in batches:
         for column in task.columns:
             kind, classes = facts.columns.get(column), facts.labels.get(column)
+            if kind == "string" and classes is None and {*map(type, batch[column])} == {str}:
+                continue  # the usual case
             for position, value in zip(positions, batch[column], strict=True):
                 missing = value is None and column in task.optional
                 if not missing and not _fits(value, kind, classes):
@@ -152,10 +160,10 @@ def _encoded(
     tokenizer: PreTrainedTokenizerBase,
     facts: DataFacts,
     advance: Callable[[int], None],
-) -> Iterator[Encoded]:
+) -> Iterator[Batch]:
     for positions, batch in batches:
         try:
-            encoded: Encoded = dict(made(batch, tokenizer, facts)) | {"rows": len(positions)}
+            encoded: dict[str, Any] = dict(made(batch, tokenizer, facts))
         except DataError:
             # Encoding is pure, so that the row at fault is found by encoding each alone.
             for number, position in enumerate(positions):
@@ -169,47 +177,8 @@ def _encoded(
                     raise DataError(f"{name(position)}: {error}") from error
             raise
         encoded["row"] = np.asarray(encoded["row"], dtype=np.int64) + positions.start
-        yield encoded
+        yield Batch(encoded, len(positions), sum(encoded.pop("truncated", ())))
         advance(len(positions))
-
-
-def _packed(batches: Iterator[Encoded], task: Task) -> Iterator[Encoded]:
-    step = task.length - task.shared
-    rest = np.empty(0, dtype=np.int32)
-    for batch in batches:
-        stream = np.concatenate([rest, *(np.asarray(ids, dtype=np.int32) for ids in batch["input_ids"])])
-        whole = max(0, len(stream) - task.shared) // step * step
-        examples = [stream[start : start + task.length] for start in range(0, whole, step)]
-        yield {"input_ids": examples, "rows": batch["rows"]}
-        rest = stream[whole:]
-    yield {"input_ids": [rest] if len(rest) > task.shared else [], "rows": 0}
-
-
-def _write(batches: Iterator[Encoded], path: Path) -> dict[str, int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ledger = dict.fromkeys(("rows", "tokens", "truncated", "examples"), 0)
-    writer: pa.RecordBatchStreamWriter | None = None
-    try:
-        for batch in batches:
-            ledger["rows"] += batch.pop("rows")
-            ledger["truncated"] += sum(batch.pop("truncated", ()))
-            ledger["tokens"] += sum(map(len, batch["input_ids"]))
-            ledger["examples"] += len(batch["input_ids"])
-            table = pa.table({name: pa.array(column, TYPES.get(name)) for name, column in batch.items()})
-            table = table.cast(pa.schema([field.with_type(_told(field.type)) for field in table.schema]))
-            writer = writer or pa.ipc.new_stream(str(path), table.schema)
-            writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    return ledger
-
-
-def _told(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column whose lists may all be empty in one batch and not in another."""
-    if pa.types.is_list(kind):
-        return pa.list_(_told(kind.value_type))
-    return pa.int64() if pa.types.is_null(kind) else kind
 
 
 def cut(
@@ -220,18 +189,25 @@ def cut(
     Token types tell the two texts of a pair apart, where the tokenizer has them.
     """
     typed = pairs is not None and "token_type_ids" in tokenizer.model_input_names
-    wanted: dict[str, Any] = {
-        "return_attention_mask": False,
-        "return_token_type_ids": typed,
-        "verbose": False,
-    }
-    encoded = dict(encode_texts(tokenizer, texts, pairs, **wanted))
-    whole = [len(ids) for ids in encoded["input_ids"]]
-    for row, tokens in enumerate(whole):
-        if tokens > length:
-            pair = [pairs[row]] if pairs is not None else None
-            limit: dict[str, Any] = {"truncation": "longest_first", "max_length": length}
-            shorter = encode_texts(tokenizer, [texts[row]], pair, **limit, **wanted)
-            for name, column in encoded.items():
-                column[row] = shorter[name][0]
-    return encoded | {"truncated": [n - len(ids) for n, ids in zip(whole, encoded["input_ids"], strict=True)]}
+    whole = encode_ids(tokenizer, texts, pairs, special_tokens=True, token_types=typed)
+    columns = {"input_ids": whole.input_ids, "token_type_ids": whole.token_type_ids}
+    encoded: dict[str, Any] = {name: column for name, column in columns.items() if column is not None}
+    before = whole.input_ids.lengths
+    long = np.flatnonzero(before > length).tolist()
+    if long:
+        shorter = encode_texts(
+            tokenizer,
+            [texts[row] for row in long],
+            [pairs[row] for row in long] if pairs is not None else None,
+            truncation="longest_first",
+            max_length=length,
+            return_attention_mask=False,
+            return_token_type_ids=typed,
+            verbose=False,
+        )
+        for name, column in encoded.items():
+            rows: list[Any] = list(column)
+            for row, ids in zip(long, shorter[name], strict=True):
+                rows[row] = ids
+            encoded[name] = Ragged.from_rows(rows)
+    return encoded | {"truncated": (before - encoded["input_ids"].lengths).tolist()}

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
 from hfpipe.hf.adapters import adapter_at, base_of, merged, whole_config
 from hfpipe.hf.quiet import quiet
-from hfpipe.hf.wiring import sizes, special_tokens
+from hfpipe.hf.wiring import no_dropout, sizes, special_tokens
 from hfpipe.modeling.checkpoint_files import check_model_files
 from hfpipe.modeling.class_head import HeadChange, head_change
 from hfpipe.modeling.parameter_fit import LoadedNames, check_fit, check_signs
@@ -31,10 +31,15 @@ log = logging.getLogger(__name__)
 
 
 def new_config(
-    settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, head: dict[str, Any]
+    settings: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    head: dict[str, Any],
+    *,
+    dropout: bool = True,
 ) -> transformers.PretrainedConfig:
-    """Return the config of a model from nothing: what the recipe says, sized and wired for the tokenizer.
+    """Return the config of a model from scratch: what the recipe says, sized and wired for the tokenizer.
 
+    Without `dropout` there is only the dropout that the recipe sets.
     Raises StageError when Transformers refuses a value.
     """
     kind = settings["type"]
@@ -42,6 +47,8 @@ def new_config(
     try:
         made: Any = CONFIG_MAPPING[kind]
         filled = special_tokens(made, tokenizer) | head | sizes(made, entries)
+        if not dropout:
+            filled = no_dropout(made, entries) | filled
         return made(**({"vocab_size": len(tokenizer)} | filled))
     except Exception as error:
         raise StageError(

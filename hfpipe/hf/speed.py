@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,11 @@ from transformers.trainer_utils import unwrap_peft_model
 
 MOST_WORKERS = 4
 """Processes that make batches for one accelerator; each makes some hundreds of examples a second."""
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
+DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
+"""Their defaults, in bytes and in number of mappings."""
 
 
 def bf16_pays() -> bool:
@@ -52,6 +59,27 @@ def compile_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
             return compiled(*arguments)
 
     return compute
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory in the process, on a CPU with the GNU C library: each step needs the same again.
+
+    Otherwise every large tensor is returned to the kernel, which clears each page of the next one; steps of
+    small models took 6 to 14 % longer.
+    """
+    allocator = ctypes.CDLL(None) if on_cpu() and platform.libc_ver()[0] == "glibc" else None
+    if allocator is None:
+        yield
+        return
+    allocator.mallopt(M_MMAP_MAX, 0)
+    allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        allocator.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
+        allocator.mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_THRESHOLD)
+        allocator.malloc_trim(0)
 
 
 @contextmanager

@@ -3,55 +3,93 @@
 A compiled step is compiled once: the batches of a packed task have one shape, (rows, task.length), and their
 targets' positions have few sizes (see `Collator`). The one batch an epoch that holds the end of the text is
 padded or shorter; it runs eagerly, because compiling for it would take longer than many steps.
+
+On a CPU the output layer is left out of the model and applied by the loss, in chunks, where the model
+allows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import extract_model_from_parallel
 
+from hfpipe.hf.head_loss import head_loss, left_out, separable_head
 from hfpipe.hf.losses import forward
 from hfpipe.hf.speed import compile_loss, compile_model, uncompiled
 from hfpipe.modeling.attention import attention_without_masks, runs_without_masks
+from hfpipe.modeling.chunked_loss import softmax_gradient
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from hfpipe.contract import Batch, Counted, Task
+    from hfpipe.modeling.chunked_loss import Kernel
 
 
-@dataclass(frozen=True)
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""Returns the context in which a model computes in the dtype of the training."""
+
+
 class Step:
     """Computes a micro-batch as it comes."""
 
-    task: Task
-    smoothing: float
+    def __init__(
+        self, task: Task, smoothing: float, autocast: Autocast = nullcontext, *, chunked: bool = False
+    ) -> None:
+        """`chunked` lets the loss apply the output layer in chunks; its weights have to be whole."""
+        self.task = task
+        self.smoothing = smoothing
+        self._autocast = autocast
+        self._chunked = chunked
+        self._kernel = softmax_gradient
+        self._head: nn.Linear | None = None
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
-        """Return the outputs of the model, which may be wrapped, and the summed loss with its count."""
-        outputs = forward(model, batch, self.task.positions(batch))
-        return outputs, self.task.loss(outputs, batch, self.smoothing)
+        """Return the outputs of the model, which may be wrapped, and the summed loss with its count.
+
+        Where the loss applies the output layer, the outputs hold hidden states in place of logits.
+        """
+        head, positions = self.head(model, batch), self.task.positions(batch)
+        if head is None or positions is None:
+            outputs = forward(model, batch, positions)
+            return outputs, self.task.loss(outputs, batch, self.smoothing)
+        with self._autocast(), left_out(head):
+            outputs = forward(model, batch, None)
+            return outputs, self.head_loss(outputs, head, batch, self._kernel)
+
+    def head(self, model: Any, batch: Batch) -> nn.Linear | None:
+        """Return the output layer that the loss applies; None where the model returns logits."""
+        if self._chunked:
+            self._chunked = False
+            bare = extract_model_from_parallel(model)
+            with uncompiled(bare), self._autocast():
+                self._head = separable_head(self.task, bare, batch)
+        return self._head
+
+    def head_loss(self, outputs: Any, head: nn.Linear, batch: Batch, kernel: Kernel) -> Counted:
+        """Return the loss of the hidden states that a model without its output layer returned."""
+        hidden, positions = outputs.logits, self.task.positions(batch)
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+        assert positions is not None
+        return head_loss(hidden, head, batch, positions, self.smoothing, dtype=dtype, kernel=kernel)
 
 
 class CompiledStep:
     """Computes micro-batches of one shape with model and loss compiled, and any other batch eagerly."""
 
-    def __init__(
-        self,
-        eager: Step,
-        model: PreTrainedModel,
-        rows: int,
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
+    def __init__(self, eager: Step, model: PreTrainedModel, rows: int, autocast: Autocast) -> None:
         self._eager = eager
         self._model = model
         self._shape = (rows, eager.task.length)
         self._autocast = autocast
         self._loss = compile_loss(eager.task.loss)
+        self._kernel = torch.compile(softmax_gradient, dynamic=False)
         self._without_masks: bool | None = None
         compile_model(model, static=True)
 
@@ -65,8 +103,15 @@ class CompiledStep:
             if "attention_mask" in batch or tuple(batch["input_ids"].shape) != self._shape:
                 with uncompiled(self._model):
                     return self._eager(model, batch)
+            head = self._eager.head(model, batch)
             with self._attention(batch):
-                outputs = forward(model, batch, self._eager.task.positions(batch))
+                if head is None:
+                    outputs = forward(model, batch, self._eager.task.positions(batch))
+                else:
+                    with left_out(head):
+                        outputs = forward(model, batch, None)
+            if head is not None:
+                return outputs, self._eager.head_loss(outputs, head, batch, self._kernel)
         return outputs, self._loss(outputs, batch, self._eager.smoothing)
 
     def _attention(self, batch: Batch) -> AbstractContextManager[None]:

@@ -107,10 +107,16 @@ class TaskTrainer(Trainer):
             self._train_with_muon(muon)
         self.finite = FiniteCheck()
         self._bare = parts.model
-        self._step: Step | CompiledStep = Step(task, arguments.label_smoothing_factor)
+        eager = Step(
+            task,
+            arguments.label_smoothing_factor,
+            self.accelerator.autocast,
+            chunked=self._applies_head_in_loss,
+        )
+        self._step: Step | CompiledStep = eager
         if compiled and self._has_one_shape:
             self.data_collator = Collator(task, tokenizer, arguments.seed, static=True)
-            self._step = CompiledStep(self._step, parts.model, shares.micro, self.accelerator.autocast)
+            self._step = CompiledStep(eager, parts.model, shares.micro, self.accelerator.autocast)
         elif compiled:
             compile_model(parts.model, static=False)
         self.remove_callback(PrinterCallback)
@@ -141,13 +147,23 @@ class TaskTrainer(Trainer):
         self.optimizer_cls_and_kwargs = (made, {})
 
     @property
+    def _has_one_shape(self) -> bool:
+        """Whether batches have one shape, but for the last, and a model that is whole in each process."""
+        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self._sharded
+
+    @property
     def _sharded(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @property
-    def _has_one_shape(self) -> bool:
-        """Whether batches have one shape, but for the last, and a model that is whole in each process."""
-        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self._sharded
+    def _applies_head_in_loss(self) -> bool:
+        """Whether the loss may apply the output layer in chunks.
+
+        On a CPU, which gains speed and memory; in float16 gradients would be computed before they are scaled,
+        and a search for unused parameters would count the layer's among them.
+        """
+        whole = not self._sharded and not self.args.ddp_find_unused_parameters
+        return self.args.device.type == "cpu" and whole and not self.args.fp16
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process' batches; they are shared out here, not by Accelerate."""

@@ -27,6 +27,7 @@ from hfpipe.hf.arguments import (
 from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet, quiet_forks
+from hfpipe.hf.speed import kept_memory
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import History, Steps, TaskTrainer, Training
 from hfpipe.recipe import budget
@@ -61,6 +62,7 @@ def train(
     with (
         quiet(),
         quiet_forks(),
+        kept_memory(),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))

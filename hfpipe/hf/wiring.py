@@ -11,6 +11,7 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cl
 STAND_INS = {"bos_token_id": "cls_token_id", "eos_token_id": "sep_token_id"}
 """In tokenizers of BERT's style these open and close a text, and nothing else does."""
 SHARED_OUT = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+_CLASSIFIERS = ("classifier", "seq_classif", "qa_", "summary")
 FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 
 
@@ -60,6 +61,20 @@ def sizes(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dict[str
     if getattr(defaults, head, None) is not None and hidden % parts == 0:
         own.setdefault(head, hidden // parts)
     return own
+
+
+def no_dropout(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dict[str, float]:
+    """Return 0 for each kind of dropout of a type that `entries` do not set; those of classifiers are kept.
+
+    A model trained from scratch on running text sees most of it a few times at most, and learns more without.
+    """
+    given = {_named(defaults, name) for name in entries}
+    names = (name for name in dir(defaults) if "dropout" in name or "pdrop" in name)
+    return {
+        name: 0.0
+        for name in names
+        if name not in given and not name.startswith(_CLASSIFIERS) and type(getattr(defaults, name)) is float
+    }
 
 
 def _decoder(defaults: type[PretrainedConfig], own: dict[str, Any]) -> dict[str, Any]:

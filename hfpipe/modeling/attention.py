@@ -22,6 +22,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import flex_attention_mask, sdpa_mask
 
+from hfpipe.modeling.short_attention import attend_by_products, products_pay
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -98,10 +100,20 @@ def _attend(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend by the kernel that the mask is for; shapes as in `sdpa_attention_forward`."""
-    by_blocks = attention_mask is not None and not isinstance(attention_mask, torch.Tensor)
-    forward = flex_attention_forward if by_blocks else sdpa_attention_forward
-    attended: tuple[torch.Tensor, torch.Tensor | None] = forward(
-        module, query, key, value, attention_mask, **options
-    )
+    """Attend by what is fastest for mask and shape; shapes as in `sdpa_attention_forward`."""
+    if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
+        return _attended(flex_attention_forward, module, query, key, value, attention_mask, options)
+    causal = options.get("is_causal")
+    causal = attention_mask is None and bool(getattr(module, "is_causal", True) if causal is None else causal)
+    plain = options.get("position_bias") is None and options.get("softcap") is None
+    plain = plain and (attention_mask is None or attention_mask.dtype == torch.bool)
+    if not plain or not products_pay(query, key, causal=causal):
+        return _attended(sdpa_attention_forward, module, query, key, value, attention_mask, options)
+    chosen = {name: options[name] for name in ("scaling", "dropout") if name in options}
+    return attend_by_products(module, query, key, value, attention_mask, causal=causal, **chosen), None
+
+
+def _attended(forward: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    *tensors, options = arguments
+    attended: tuple[torch.Tensor, torch.Tensor | None] = forward(*tensors, **options)
     return attended

@@ -64,14 +64,20 @@ class Adapter(Settings):
 class _Train(Stage):
     """Fields and behaviour of both training kinds."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     distributed: ClassVar[bool] = True
+    dropout: ClassVar[bool] = True
+    """Whether a model from scratch has the dropout of its type's defaults."""
     task: SerializeAsAny[Task]
     """What is learned: a task's name, or a mapping with `kind` and its options."""
     data: DataPlace
     """Data set with a train split; a validation split is evaluated where there is one."""
     model: ModelPlace | dict[str, Any]
-    """A place to go on from, or a mapping (`type` and config entries) for a model from nothing."""
+    """A place to go on from, or a mapping (`type` and config entries) for a model from scratch.
+
+    A model that `pretrain` makes from scratch has no dropout but what the mapping sets, as
+    `hidden_dropout_prob: 0.1`.
+    """
     tokenizer: TokenizerPlace | None = None
     """Tokenizer; by default the one that lies with the model."""
     training: dict[str, Any] = {}
@@ -170,7 +176,7 @@ class _Train(Stage):
         from hfpipe.tokenization.reload import check_ahead
 
         if isinstance(self.model, dict):
-            config = new_config(self.model, tokenizer, self.task.head(data))
+            config = new_config(self.model, tokenizer, self.task.head(data), dropout=self.dropout)
         else:
             place = locate(self.model, ctx.base, ctx.inputs) or self.model
             config = load_config(place, trust_remote_code=self.trust_remote_code)
@@ -229,7 +235,7 @@ class _Train(Stage):
 
         head = self.task.head(data)
         if isinstance(self.model, dict):
-            config = new_config(self.model, tokenizer, head)
+            config = new_config(self.model, tokenizer, head, dropout=self.dropout)
             return new_model(self.task.auto_class, config, ctx.seed), ""
         place = locate(self.model, ctx.base, ctx.inputs) or self.model
         loaded = load_parts(
@@ -278,6 +284,7 @@ def _summary(found: dict[str, Any]) -> str:
 class Pretrain(_Train):
     """Trains on raw text: admits the pretraining tasks."""
 
+    dropout: ClassVar[bool] = False
     kind: Literal["pretrain"] = "pretrain"
 
 

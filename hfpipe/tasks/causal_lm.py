@@ -69,11 +69,11 @@ class CausalLM(RunningText):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.documents import bounds
-        from hfpipe.tokenization.encoding import encode_plain
+        from hfpipe.tokenization.encoding import encode_ids
 
         begin, end = bounds(tokenizer)
         opening = [begin] if begin != end else []  # one token between two documents is enough
-        documents = [[*opening, *ids, end] for ids in encode_plain(tokenizer, rows[self.text])]
+        documents = encode_ids(tokenizer, rows[self.text]).input_ids.framed(opening, [end])
         return {"input_ids": documents, "row": range(len(documents))}
 
     def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:

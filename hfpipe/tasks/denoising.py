@@ -62,7 +62,7 @@ class Denoising(RunningText):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.noising import counts, frame, sentinels
-        from hfpipe.tokenization.encoding import encode_plain
+        from hfpipe.tokenization.encoding import encode_ids
 
         frame(tokenizer)
         if self.noise == "spans":
@@ -72,7 +72,8 @@ class Denoising(RunningText):
                 "noise: infilling needs a mask token, and this tokenizer has none; give its stage "
                 f"{advise(style='bart')}"
             )
-        return {"input_ids": encode_plain(tokenizer, rows[self.text]), "row": range(len(rows[self.text]))}
+        texts = rows[self.text]
+        return {"input_ids": encode_ids(tokenizer, texts).input_ids, "row": range(len(texts))}
 
     def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         """Return examples as `encode`; only where the model generates, a row's own blanks are such."""

@@ -70,17 +70,17 @@ class MaskedLM(RunningText):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.hf.pairs import sentence_pairs
-        from hfpipe.tokenization.encoding import encode_texts
+        from hfpipe.tokenization.encoding import encode_ids
 
         if tokenizer.mask_token_id is None:
             raise StageError("masked-lm needs a mask token, and this tokenizer has none; take another")
         texts = list(rows[self.text])
         if self.next_sentence:
             return sentence_pairs(texts, tokenizer, self.length)
-        encoded = encode_texts(
-            tokenizer, texts, return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )
-        return {"input_ids": encoded["input_ids"], "row": range(len(texts))}
+        return {
+            "input_ids": encode_ids(tokenizer, texts, special_tokens=True).input_ids,
+            "row": range(len(texts)),
+        }
 
     def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.tokenization.encoding import encode_plain
@@ -116,6 +116,10 @@ class MaskedLM(RunningText):
         if "lost" in examples[0]:
             batch["_lost"] = torch.tensor([int(example["lost"]) for example in examples])
         return batch
+
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        return type(self).loss is MaskedLM.loss and not self.next_sentence
 
     def count(self, batch: Batch) -> torch.Tensor:
         import torch

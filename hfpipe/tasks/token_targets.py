@@ -22,6 +22,10 @@ class TokenTargets(Task):
 
         return batch["_positions"] if "_positions" in batch else target_positions(batch["labels"])
 
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        return type(self).loss is TokenTargets.loss  # and not that of a user's task
+
     def count(self, batch: Batch) -> torch.Tensor:
         from hfpipe.hf.losses import IGNORED
 

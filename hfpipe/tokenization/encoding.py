@@ -8,13 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hfpipe.errors import StageError
-from hfpipe.tokenization.spelling import known_tokens, spelling
+from hfpipe.tokenization.prefetching import prefetch
+from hfpipe.tokenization.ragged import Ragged
+from hfpipe.tokenization.spelling import Spelling, known_tokens, spelling
 from hfpipe.tokenization.text import Format, Text, parts_of
+
+CHARACTERS_AT_ONCE = 250_000
+"""Characters of texts that are encoded at once: the tokenizer holds some hundred bytes for each token."""
+_CODE = ("__call__", "_encode_plus", "_convert_encoding", "set_truncation_and_padding")
+"""Methods by which a tokenizer class can change what its backend is given or gives back."""
+
+
+class Ids(NamedTuple):
+    """What texts, or pairs of texts, are encoded to."""
+
+    input_ids: Ragged
+    token_type_ids: Ragged | None
+    """0 and 1 for the two texts of a pair, where they were asked for."""
 
 
 def encode_texts(
@@ -35,23 +52,79 @@ def encode_texts(
     if found is None:
         return _encode_slowly(tokenizer, sides, target=target, **options)
     written = [[found.join(parts) for parts in side] for side in sides]
-    with _language_of(tokenizer, target=target):
-        # Tokenizers of several languages set theirs for each of them.
-        found.tokenizer._tokenizer.post_processor = _backend(tokenizer).post_processor
+    _set_language(tokenizer, found, target=target)
     encoded: BatchEncoding = found.tokenizer(*written, **options)
     return encoded
 
 
+def encode_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    pairs: Sequence[Text] | None = None,
+    *,
+    special_tokens: bool = False,
+    token_types: bool = False,
+) -> Ids:
+    """Return the whole texts, or pairs, as arrays of ids: those that `encode_texts` returns as lists.
+
+    This is the one call for text of which nothing but ids is needed. A tokenizer whose class has no code of
+    its own for encoding is run by its backend alone, without offsets.
+    """
+    sides = [[parts_of(text) for text in side] for side in (texts, pairs) if side is not None]
+    if all(getattr(type(tokenizer), name) is getattr(PreTrainedTokenizerFast, name, None) for name in _CODE):
+        found = spelling(tokenizer, ("".join(parts) for side in sides for parts in side))
+        if found is not None:
+            written = [[found.join(parts) for parts in side] for side in sides]
+            _set_language(tokenizer, found, target=False)
+            return _encode_by_backend(_backend(found.tokenizer), written, special_tokens, token_types)
+    options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": token_types}
+    encoded = encode_texts(
+        tokenizer, texts, pairs, add_special_tokens=special_tokens, verbose=False, **options
+    )
+    types = Ragged.from_rows(encoded["token_type_ids"]) if token_types else None
+    return Ids(Ragged.from_rows(encoded["input_ids"]), types)
+
+
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:
-    """Return the ids of each text, without any special tokens."""
-    return encode_texts(
-        tokenizer,
-        texts,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
+    """Return the ids of each text as a list, without any special tokens."""
+    return encode_ids(tokenizer, texts).input_ids.to_lists()
+
+
+def _encode_by_backend(backend: Any, sides: list[list[str]], special_tokens: bool, token_types: bool) -> Ids:
+    """Encode by the library Tokenizers, which fills arrays while the next texts are encoded."""
+    if backend.truncation is not None:
+        backend.no_truncation()
+    inputs: Sequence[Any] = sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
+    lengths: list[np.ndarray] = []
+    ids: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
+    types: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
+
+    def encode(part: slice) -> Any:
+        return backend.encode_batch_fast(inputs[part], add_special_tokens=special_tokens)
+
+    parts = _parts_to_encode(sides)
+    for encoded in prefetch(map(encode, parts)) if len(parts) > 1 else map(encode, parts):
+        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        total = int(lengths[-1].sum())
+        ids.append(np.fromiter(chain.from_iterable(each.ids for each in encoded), np.int32, total))
+        if token_types:
+            types.append(np.fromiter(chain.from_iterable(each.type_ids for each in encoded), np.int32, total))
+    found = Ragged.from_lengths(np.concatenate(ids), np.concatenate(lengths or [np.empty(0, dtype=np.int64)]))
+    return Ids(found, Ragged(np.concatenate(types), found.offsets) if token_types else None)
+
+
+def _parts_to_encode(sides: list[list[str]]) -> list[slice]:
+    """Return the texts in parts of some characters each, at least one text a part."""
+    sizes = np.sum([np.fromiter(map(len, side), np.int64, len(side)) for side in sides], axis=0)
+    part = np.cumsum(sizes) // CHARACTERS_AT_ONCE
+    starts = [*np.flatnonzero(np.diff(part, prepend=-1)).tolist(), len(sizes)]
+    return [slice(start, end) for start, end in pairwise(starts)]
+
+
+def _set_language(tokenizer: PreTrainedTokenizerBase, found: Spelling, *, target: bool) -> None:
+    """Give a copy the special tokens that the original puts around a text; those may name a language."""
+    with _language_of(tokenizer, target=target):
+        found.tokenizer._tokenizer.post_processor = _backend(tokenizer).post_processor
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""Cross-entropy of an output layer whose logits are never all in memory, forward or backward.
+
+The logits of some positions at a time are computed, reduced to their loss, and overwritten by their gradient,
+which goes into the gradients of hidden states and weights immediately: backward only multiplies these by the
+gradient of the loss. As in Liger-Kernel's fused linear cross-entropy (Hsu et al., 2024), in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LOGITS = 2**24
+"""Most logits in memory at once: 32 MiB in bfloat16, and a few times that where nothing is compiled."""
+
+Kernel = Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]]
+"""`softmax_gradient`, or the same compiled."""
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    smoothing: float = 0.0,
+    ignored: int = -100,
+    dtype: torch.dtype = torch.float32,
+    kernel: Kernel | None = None,
+) -> Tensor:
+    """Return the summed cross-entropy in nats of `hidden @ weight.T + bias`, float32, 0-d.
+
+    `hidden` has shape (positions, size), `weight` (classes, size), `bias` (classes,), `targets` (positions,),
+    int64; a target that is `ignored` does not count. The products are computed in `dtype`, softmax and sums
+    in float32. Can be differentiated once, and backward be run once.
+    """
+    arguments = (hidden, weight, bias, targets, smoothing, ignored, dtype, kernel or softmax_gradient)
+    total: Tensor = _LinearCrossEntropy.apply(*arguments)
+    return total
+
+
+def softmax_gradient(
+    logits: Tensor, targets: Tensor, smoothing: float, ignored: int
+) -> tuple[Tensor, Tensor]:
+    """Return the summed loss of logits (positions, classes) and its gradient, in their shape and dtype."""
+    scores = logits.float()
+    classes = scores.shape[-1]
+    counted = targets != ignored
+    named = targets.clamp(min=0)[:, None]
+    norm = scores.logsumexp(-1, keepdim=True)
+    losses = (1 - smoothing) * (norm - scores.gather(1, named))
+    if smoothing:
+        losses = losses + smoothing * (norm - scores.mean(-1, keepdim=True))
+    own = torch.arange(classes, device=scores.device) == named
+    gradient = (scores - norm).exp() - own * (1 - smoothing) - smoothing / classes
+    return (losses.squeeze(-1) * counted).sum(), (gradient * counted[:, None]).to(logits.dtype)
+
+
+def rows_at_once(positions: int, classes: int) -> int:
+    """Return how many positions to take at once: a divisor of all, so that each chunk has the same shape.
+
+    Where the only divisors are far too small, the last chunk is smaller instead.
+    """
+    least = max(1, -(-positions * classes // LOGITS))
+    fitting = (number for number in range(least, 2 * least + 1) if positions % number == 0)
+    return max(1, -(-positions // next(fitting, least)))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        smoothing: float,
+        ignored: int,
+        dtype: torch.dtype,
+        kernel: Kernel,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[:3]
+        of_hidden = torch.empty_like(hidden) if wanted[0] else None
+        of_weight = torch.zeros_like(weight) if wanted[1] else None
+        of_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        rows = rows_at_once(len(hidden), len(weight))
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight = weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            for start in range(0, len(hidden), rows):
+                chunk = hidden[start : start + rows].to(dtype)
+                logits = torch.nn.functional.linear(chunk, weight, bias)
+                loss, gradient = kernel(logits, targets[start : start + rows], smoothing, ignored)
+                total += loss
+                if of_hidden is not None:
+                    of_hidden[start : start + rows] = gradient @ weight
+                if of_weight is not None:
+                    of_weight += gradient.t() @ chunk
+                if of_bias is not None:
+                    of_bias += gradient.sum(0, dtype=torch.float32)
+        ctx.gradients = of_hidden, of_weight, of_bias
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        scaled = (None if each is None else each.mul_(factor) for each in gradients)
+        return (*scaled, None, None, None, None, None)
