@@ -125,6 +125,9 @@ def test_a_part_or_contender_that_does_not_exist_is_refused(tmp_path: Path) -> N
     assert code == 2
     assert "have no 'loop'; they have hfpipe, trainer, trainer-fast" in printed
     assert lines == []
+    code, lines, printed = bench(tmp_path, "--megabytes", "20,")
+    assert code == 2
+    assert "--megabytes: write whole numbers, as 20,200" in printed
 
 
 def test_the_table_has_medians_ranges_and_ratios() -> None:
@@ -148,7 +151,7 @@ def test_a_contender_whose_loss_differs_has_not_done_equal_work() -> None:
 @pytest.mark.slow
 def test_the_table_of_an_earlier_run_replaces_what_is_between_the_markers(tmp_path: Path) -> None:
     readme, results = tmp_path / "README.md", tmp_path / "earlier.jsonl"
-    begin = {"part": "begin", "date": "2026-11-27", "commit": "abc"}
+    begin = {"part": "begin", "date": "2026-11-27", "commit": "abc", "load": 0.25}
     lines = [begin, PEAK, trained("hfpipe", 300.0), trained("trainer", 100.0)]
     results.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     readme.write_text(README, encoding="utf-8")

@@ -10,12 +10,13 @@ import argparse
 import faulthandler
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,13 @@ class Item:
     part: str
     contender: str
     round: int
+    megabytes: int
 
     @property
     def name(self) -> str:
         """How the results call it."""
-        return f"{self.part}:{self.contender}:{self.round}"
+        size = f":{self.megabytes} MB" if self.part == "preparation" else ""
+        return f"{self.part}:{self.contender}:{self.round}{size}"
 
 
 def main() -> int:
@@ -74,7 +77,8 @@ def main() -> int:
     os.environ.update(OFFLINE)
     CPU.clear()
     commit = _commit()
-    emit("begin", date=f"{datetime.now(tz=timezone.utc):%Y-%m-%d}", commit=commit, arguments=sys.argv[1:])
+    facts = {"date": f"{datetime.now(tz=timezone.utc):%Y-%m-%d}", "load": round(os.getloadavg()[0], 2)}
+    emit("begin", **facts, commit=commit, arguments=sys.argv[1:])
     deadline = time.time() + options.minutes * 60
     work = Path(tempfile.mkdtemp(prefix="bench-cpu-"))
     try:
@@ -97,7 +101,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=9.0, help="least time of the steps that count (9)")
     parser.add_argument("--minutes", type=float, default=25.0, help="how long it may take in all (25)")
     parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: tiny models, few rows")
-    parser.add_argument("--megabytes", type=int, default=20, help="text that data preparation is given (20)")
+    sizes = "text that data preparation is given, as 20,200,1000; all but the first are measured once (20)"
+    parser.add_argument("--megabytes", default="20", help=sizes)
     parser.add_argument(
         "--profile", action="store_true", help="show where the time of two further steps goes"
     )
@@ -113,6 +118,9 @@ def _options() -> argparse.Namespace:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.parts = options.parts.split(",")
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", options.megabytes):
+        parser.error("--megabytes: write whole numbers, as 20,200")
+    options.megabytes = [int(size) for size in options.megabytes.split(",")]
     for part in options.parts:
         if part not in PARTS:
             parser.error(f"--parts: there is no part {part!r}; there are {', '.join(PARTS)}")
@@ -126,14 +134,18 @@ def _options() -> argparse.Namespace:
 
 def _items(options: argparse.Namespace) -> list[Item]:
     """Return the processes in their order; every second round goes backwards through the contenders."""
-    items = [Item("data", ",".join(options.parts), 1)]
+    first, *others = options.megabytes
+    items = [Item("data", ",".join(options.parts), 1, max(options.megabytes))]
     for number in range(1, options.rounds + 1):
         for part in options.parts:
             if part in ONCE and number > 1:
                 continue
             contenders = PARTS[part] if number % 2 else PARTS[part][::-1]
             alone = len(contenders) == 1
-            items += [Item(part, each, number) for each in contenders if alone or each in options.contenders]
+            wanted = [each for each in contenders if alone or each in options.contenders]
+            items += [Item(part, each, number, first) for each in wanted]
+            if part == "preparation" and number == 1:
+                items += [Item(part, each, number, size) for size in others for each in wanted]
     return items
 
 
@@ -143,11 +155,11 @@ def _run(item: Item, deadline: float, work: Path, options: argparse.Namespace) -
     if left < LEAST:
         emit("run", item=item.name, status="skipped", seconds=0, error="no time left")
         return item.round > 1  # what was measured once has a figure
-    limit = min(LIMIT[options.size] * (1 + options.megabytes / 100), left)
+    limit = min(LIMIT[options.size] * (1 + item.megabytes / 50), left)
     settings = {
         "size": options.size,
         "seconds": options.seconds,
-        "megabytes": options.megabytes,
+        "megabytes": ",".join(map(str, options.megabytes if item.part == "data" else [item.megabytes])),
         "work": work,
     }
     arguments = [f"--{name}={value}" for name, value in settings.items()]
@@ -175,7 +187,7 @@ def _run(item: Item, deadline: float, work: Path, options: argparse.Namespace) -
 def _child(options: argparse.Namespace) -> int:
     """Be the process of one item."""
     faulthandler.dump_traceback_later(max(1.0, options.deadline - time.time()))  # where it stood, for the log
-    part, contender, number = options.one.split(":")
+    part, contender, number = options.one.split(":")[:3]
     settings = Settings(
         toy=options.size == "toy",
         work=options.work,
@@ -183,10 +195,10 @@ def _child(options: argparse.Namespace) -> int:
         round=int(number),
         profile=options.profile,
         seconds=options.seconds,
-        megabytes=options.megabytes,
+        megabytes=options.megabytes[0],
     )
     if part == "data":
-        _write_data(settings, options.parts)
+        _write_data(settings, options.parts, options.megabytes)
     elif part == "peak":
         from cpu_parts import peak
 
@@ -208,7 +220,7 @@ def _child(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write_data(settings: Settings, parts: list[str]) -> None:
+def _write_data(settings: Settings, parts: list[str], sizes: list[int]) -> None:
     from cpu_parts import evaluation, works
 
     settings.data.mkdir(parents=True)
@@ -218,7 +230,9 @@ def _write_data(settings: Settings, parts: list[str]) -> None:
     if "preparation" in parts:
         from cpu_parts import preparation
 
-        preparation.write(settings)
+        preparation.write_tokenizer(settings)
+        for size in sizes:
+            preparation.write_texts(replace(settings, megabytes=size))
     if {"evaluation", "start"} & set(parts):
         evaluation.write(settings)
 

@@ -76,7 +76,8 @@ class Clock:
         counted = sum(tokens[self.warm : steps])
         done = counted if work.bench is not None else (steps - self.warm) * work.batch
         speed = done / self.window
-        setup = self.ended[-1] - self.started - steps * self.window / (steps - self.warm)
+        steady = steps * self.window / (steps - self.warm)
+        setup = max(0.0, self.ended[-1] - self.started - steady)
         return {
             "unit": work.unit,
             "speed": round(speed, 1),

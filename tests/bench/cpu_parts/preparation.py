@@ -31,11 +31,9 @@ def files(settings: Settings) -> tuple[Path, Path]:
     return settings.data / f"text-{settings.megabytes}.jsonl", settings.data / "bpe"
 
 
-def write(settings: Settings) -> None:
-    """Write documents of real sentences, drawn at random, and a byte-level BPE trained on abstracts."""
-    from transformers import PreTrainedTokenizerFast
-
-    path, folder = files(settings)
+def write_texts(settings: Settings) -> None:
+    """Write documents of real sentences that are drawn at random."""
+    path, _ = files(settings)
     found = [text for text, _ in sentences()]
     random = np.random.default_rng(17)
     left = settings.megabytes * 1_000_000 if not settings.toy else 100_000
@@ -44,6 +42,13 @@ def write(settings: Settings) -> None:
             text = " ".join(found[at] for at in random.integers(len(found), size=random.integers(2, 9)))
             left -= len(text.encode())
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+
+
+def write_tokenizer(settings: Settings) -> None:
+    """Write a byte-level BPE trained on the abstracts."""
+    from transformers import PreTrainedTokenizerFast
+
+    _, folder = files(settings)
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

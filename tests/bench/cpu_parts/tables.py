@@ -74,10 +74,11 @@ def _machine(lines: Lines) -> str:
         f"{name} {versions[name]}" for name in ("torch", "transformers", "hfpipe") if name in versions
     )
     date = f"{runs[0]['date']}, " if runs else ""
+    load = f" The load of the machine was {runs[0]['load']:.2f} when the run began." if runs else ""
     return (
         f"{date}{first['processor']} ({', '.join(first['flags']) or 'no flags known'}), "
         f"{first['threads']} of {first['cores']} cores; {shown}. "
-        f"Matrix products: {bf16} GFLOP/s in bf16, {single} in float32."
+        f"Matrix products: {bf16} GFLOP/s in bf16, {single} in float32.{load}"
     )
 
 
@@ -224,7 +225,7 @@ def plot(lines: Lines, path: Path) -> bool:
     works = list(dict.fromkeys(line["work"] for line in trained))
     contenders = [name for name in NAMES if any(line["contender"] == name for line in trained)]
     with mpl.rc_context({"svg.hashsalt": "hfpipe", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(8, 1 + 0.9 * len(works)), layout="constrained")
+        figure, axes = plt.subplots(figsize=(8, 1.2 + 0.9 * len(works)), layout="constrained")
         for number, contender in enumerate(contenders):
             places = [at + number / (len(contenders) + 1) for at in range(len(works))]
             speeds = [_relative(trained, work, contender) for work in works]
@@ -237,7 +238,7 @@ def plot(lines: Lines, path: Path) -> bool:
         axes.invert_yaxis()
         axes.set_xlabel("training speed, Trainer's defaults = 1")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
     return True
