@@ -58,6 +58,7 @@ def trained(contender: str, speed: float, **facts: Any) -> dict[str, Any]:
         "flops_s": 1e11,
         "peak_rss_mb": 900,
         "first_step_s": 2.0,
+        "from_start_s": 9.0,
         "losses": {"2": 9.7, "4": 9.5},
     } | facts
 
@@ -134,7 +135,7 @@ def test_the_table_has_medians_ranges_and_ratios() -> None:
     lines = [PEAK, trained("hfpipe", 300.0), trained("trainer", 100.0), trained("hfpipe", 500.0, round=2)]
     text = tables.markdown(lines)
     assert "| causal-lm-6x384 | **hfpipe**, defaults | 400 [300, 500] tokens/s |  | 150 |" in text
-    assert "| Trainer, defaults | 100 tokens/s | 4.00× | 50 | 3.00× | 25% | 900 MB | 2.0 s |" in text
+    assert "| Trainer, defaults | 100 tokens/s | 4.00× | 50 | 3.00× | 25% | 900 MB | 2.0 s | 9.0 s |" in text
 
 
 def test_a_contender_whose_loss_differs_has_not_done_equal_work() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import torch
 from parts.timing import profiler, write_profile
 
@@ -17,6 +18,8 @@ PROFILED = 2
 """Steps that are profiled after those that count, where that is asked for."""
 RUN = 300.0
 """Seconds of the run for which a speed with compilation is computed."""
+BORN = psutil.Process().create_time()
+"""When this process began."""
 
 
 @dataclass
@@ -86,6 +89,7 @@ class Clock:
             "flops_s": round(counted / self.window * work.flops),
             "step_ms": round(self.window / (steps - self.warm) * 1000, 1),
             "first_step_s": round(self.ended[0] - self.started, 1),
+            "from_start_s": round(self.ended[0] - time.perf_counter() + time.time() - BORN, 1),
             "steps": steps,
             "window_s": round(self.window, 1),
             "step_seconds": [

@@ -74,17 +74,28 @@ class Memory:
         """What is done → most resident memory, and most of it that is no mapped file, both in MB."""
         threading.Thread(target=self._watch, daemon=True).start()
 
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Look at what is done inside, once more at its end, as it may be short."""
+        self.doing = what
+        yield
+        self._look()
+        self.doing = ""
+
     def _watch(self) -> None:
         while True:
-            now = [_memory(process) for process in _family()]
-            resident, own = (sum(each) / 1e6 for each in zip(*now, strict=True))
-            before = self.peaks.get(self.doing, (0.0, 0.0))
-            self.peaks[self.doing] = max(before[0], resident), max(before[1], own)
+            self._look()
             time.sleep(EVERY)
+
+    def _look(self) -> None:
+        doing, now = self.doing, [_memory(process) for process in _family()]
+        resident, own = (sum(each) / 1e6 for each in zip(*now, strict=True))
+        before = self.peaks.get(doing, (0.0, 0.0))
+        self.peaks[doing] = max(before[0], resident), max(before[1], own)
 
     def of(self, what: str) -> dict[str, int]:
         """Return the peaks of what was done under a name that contains `what`."""
-        found = [peaks for name, peaks in self.peaks.items() if what in name]
+        found = [peaks for name, peaks in list(self.peaks.items()) if what in name]
         return {
             "rss_mb": round(max((rss for rss, _ in found), default=0)),
             "anonymous_mb": round(max((own for _, own in found), default=0)),
@@ -153,11 +164,10 @@ def _hfpipe(settings: Settings) -> None:
 
     @contextmanager
     def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        memory.doing = what
-        started = time.perf_counter()
-        yield lambda count: None
-        seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - started
-        memory.doing = ""
+        with memory.during(what):
+            started = time.perf_counter()
+            yield lambda count: None
+            seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - started
 
     found = hfpipe.run(hfpipe.load(path), folder / "runs", progress=progress)
     dataset = float(json.loads((found.folder("texts") / "report.json").read_text())["seconds"])
@@ -175,13 +185,13 @@ def _scripts(settings: Settings) -> None:
     text, folder = files(settings)
     tokenizer, memory = AutoTokenizer.from_pretrained(folder), Memory()
     for what in ("dataset", "encoding"):
-        memory.doing, started = what, time.perf_counter()
-        if what == "dataset":
-            rows = load(text, settings)
-        else:
-            grouped(rows, tokenizer, LENGTH, masked=False)
-        seconds = time.perf_counter() - started
-        memory.doing = ""
+        with memory.during(what):
+            started = time.perf_counter()
+            if what == "dataset":
+                rows = load(text, settings)
+            else:
+                grouped(rows, tokenizer, LENGTH, masked=False)
+            seconds = time.perf_counter() - started
         _emit(settings, "scripts", what, seconds, **memory.of(what))
 
 

@@ -101,7 +101,7 @@ def _training(lines: Lines) -> str:
             rows.append([name, NAMES[contender], *_training_cells(mine, ours, peak(lines))])
             name = ""  # noqa: PLW2901 - once for each work
     head = ["work", "contender", "steady speed", "hfpipe ÷ it", "5 minutes with compilation", "hfpipe ÷ it"]
-    return _table([*head, "of GEMM", "peak RSS", "first step"], rows)
+    return _table([*head, "of GEMM", "peak RSS", "first step", "since start"], rows)
 
 
 def _training_cells(mine: Lines, ours: Lines, best: float | None) -> list[str]:
@@ -115,6 +115,7 @@ def _training_cells(mine: Lines, ours: Lines, best: float | None) -> list[str]:
         f"{_median(mine, 'flops_s') / best:.0%}" if best else "",
         f"{_median(mine, 'peak_rss_mb'):,.0f} MB",
         f"{_median(cold, 'first_step_s'):.1f} s",
+        f"{_median(cold, 'from_start_s'):.1f} s",
     ]
 
 
