@@ -151,12 +151,15 @@ def test_a_contender_whose_loss_differs_has_not_done_equal_work() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_an_earlier_run_replaces_what_is_between_the_markers(tmp_path: Path) -> None:
-    readme, results = tmp_path / "README.md", tmp_path / "earlier.jsonl"
+    manual, readme = tmp_path / "README.md", tmp_path / "tests" / "bench" / "README.md"
+    results = tmp_path / "earlier.jsonl"
     begin = {"part": "begin", "date": "2026-11-27", "commit": "abc", "load": 0.25}
     lines = [begin, PEAK, trained("hfpipe", 300.0), trained("trainer", 100.0)]
     results.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    readme.write_text(README, encoding="utf-8")
-    arguments = ["--table-from", str(results), "--write-table", "--readme", str(readme)]
+    readme.parent.mkdir(parents=True)
+    for file in (manual, readme):
+        file.write_text(README, encoding="utf-8")
+    arguments = ["--table-from", str(results), "--write-table", "--root", str(tmp_path)]
     for _ in range(2):
         code, _, printed = bench(tmp_path / "out", *arguments)
         assert code == 0, printed
@@ -166,12 +169,15 @@ def test_the_table_of_an_earlier_run_replaces_what_is_between_the_markers(tmp_pa
     assert "old" not in text
     assert text.count("3.00×") == 2
     assert "2026-11-27, A processor" in text
-    kept = tmp_path / "results" / "2026-11-27-cpu.jsonl"
+    assert "| causal-lm-6x384 | 300 tokens/s | 100 (3.00×) |" in manual.read_text(encoding="utf-8")
+    kept = readme.parent / "results" / "2026-11-27-cpu.jsonl"
     assert kept.read_text(encoding="utf-8") == results.read_text(encoding="utf-8")
-    assert (tmp_path / "results" / "2026-11-27-cpu.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert (readme.parent / "results" / "2026-11-27-cpu.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_the_readme_names_every_work_and_has_a_place_for_the_table() -> None:
+    for file in (BENCH / "README.md", BENCH.parents[1] / "README.md"):
+        text = file.read_text(encoding="utf-8")
+        assert 0 < text.index(tables.BEGIN) < text.index(tables.END)
     text = (BENCH / "README.md").read_text(encoding="utf-8")
-    assert 0 < text.index(tables.BEGIN) < text.index(tables.END)
     assert all(f"`{each.name}`" in text for each in WORKS)

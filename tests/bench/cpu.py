@@ -48,7 +48,6 @@ LIMIT = {"full": 170.0, "toy": 120.0}
 """Seconds that a process may take."""
 LEAST = 25.0
 """Seconds without which another process is not begun."""
-README = ROOT / "tests" / "bench" / "README.md"
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,14 @@ def _options() -> argparse.Namespace:
         "--profile", action="store_true", help="show where the time of two further steps goes"
     )
     parser.add_argument(
-        "--write-table", action="store_true", help="put table and plot into tests/bench/README.md"
+        "--write-table",
+        action="store_true",
+        help="put tables and plot into README.md and tests/bench/README.md",
     )
     parser.add_argument(
         "--table-from", type=Path, metavar="FILE", help="measure nothing: results of an earlier run"
     )
-    parser.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     for name, kind in (("--one", str), ("--work", Path), ("--deadline", float)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
@@ -273,21 +274,23 @@ def _report(options: argparse.Namespace, lines: list[dict[str, Any]], code: int)
     RESULTS.mkdir(parents=True, exist_ok=True)
     drawn = any(line["part"] == "train" for line in lines) and tables.plot(lines, RESULTS / "cpu.svg")
     if options.write_table:
-        _write_table(options.readme, lines, text, drawn=drawn)
+        _write_table(options.root, lines, text, drawn=drawn)
     return code
 
 
-def _write_table(readme: Path, lines: list[dict[str, Any]], text: str, *, drawn: bool) -> None:
-    """Put table and plot into the README, with the results beside it under the date."""
+def _write_table(root: Path, lines: list[dict[str, Any]], text: str, *, drawn: bool) -> None:
+    """Put the tables into the README of the benchmarks, a short one into the manual, and keep the lines."""
     date = next((line["date"] for line in lines if line["part"] == "begin"), "undated")
-    folder = readme.parent / "results"
+    bench = root / "tests" / "bench"
+    folder = bench / "results"
     folder.mkdir(exist_ok=True)
     kept = folder / f"{date}-cpu.jsonl"
     kept.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    tables.write(root / "README.md", f"\n{tables.short(lines)}\n")
     if drawn:
         shutil.copy(RESULTS / "cpu.svg", kept.with_suffix(".svg"))
         text += f"\n\n![training speed of each contender](results/{kept.stem}.svg)"
-    tables.write(readme, f"\n{text}\n\nAll lines: `results/{kept.name}`.\n")
+    tables.write(bench / "README.md", f"\n{text}\n\nAll lines: `results/{kept.name}`.\n")
 
 
 if __name__ == "__main__":

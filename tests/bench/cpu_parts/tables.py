@@ -119,6 +119,30 @@ def _training_cells(mine: Lines, ours: Lines, best: float | None) -> list[str]:
     ]
 
 
+def short(lines: Lines) -> str:
+    """Return what the manual says: the machine, and hfpipe beside the fastest Trainer of each work."""
+    rows = []
+    trained = [line for line in lines if line["part"] == "train"]
+    for name in dict.fromkeys(line["work"] for line in trained):
+        here = [line for line in trained if line["work"] == name]
+        ours = [line for line in here if line["contender"] == "hfpipe"]
+        cells = [name, f"{_range(ours, 'speed', '{:,.0f}')} {ours[0]['unit']}" if ours else ""]
+        for contender in ("trainer", "trainer-fast"):
+            mine = [line for line in here if line["contender"] == contender]
+            shown = (
+                f"{_range(mine, 'speed', '{:,.0f}')} ({_times(ours, mine, 'speed')})" if ours and mine else ""
+            )
+            cells.append(shown)
+        rows.append(cells)
+    head = [
+        "training",
+        "hfpipe, defaults",
+        "Trainer, defaults (hfpipe ÷ it)",
+        "every speed flag (hfpipe ÷ it)",
+    ]
+    return f"{_machine(lines)}\n\n{_table(head, rows)}" if rows else _machine(lines)
+
+
 def _equal(lines: Lines) -> str:
     found = [line for line in lines if line["part"] == "equal"]
     if not found:
