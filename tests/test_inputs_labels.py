@@ -711,7 +711,7 @@ def test_every_advice_about_labels_works_when_pasted(
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError) as caught:
         make_data(settings)
-    assert caught.traceback[-1].frame.code.name in ("encode", "_id", "check", "observe", "check_name")
+    assert caught.traceback[-1].frame.code.name in ("_encode", "_id", "check", "observe", "check_name")
     message = str(caught.value)
     assert "\n" not in message
     advised = advice(message)

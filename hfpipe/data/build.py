@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ from hfpipe.hf.tables import facts_of
 from hfpipe.report import Report
 
 T = TypeVar("T")
+ALLOCATIONS = 100_000
+"""Objects that are made before Python looks for cycles among them; rows are in none."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     """
     ledger = Ledger()
     filled: Counter[str] = Counter()
-    with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance:
+    with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance, _rare_collections():
         rows = select(given.rows(plan.limit, ctx.seed, advance), plan.columns, filled)
         head = list(first_rows(rows))
         if not head:
@@ -136,6 +139,17 @@ def _sampled(given: Given, plan: Plan) -> dict[str, dict[str, int]]:
         return {}
     kept = sum(min(count, plan.limit) for count in given.read.values())
     return {"limit": {"read": given.read.total(), "kept": kept}}
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python's garbage collector run less often; it takes a tenth of the time of this stage."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], ALLOCATIONS) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager

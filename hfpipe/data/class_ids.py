@@ -43,7 +43,7 @@ class ClassIds:
 
     def find(self, value: object) -> int | None:
         """Return the provisional id of a class that has one, or None."""
-        return self._ids.get(str(value))
+        return self._ids.get(value if type(value) is str else str(value))
 
     def count(self, ids: Iterable[int], split: str, row: Row) -> None:
         """Count one row of these classes."""

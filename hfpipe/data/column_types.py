@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import calendar
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import regex
@@ -56,6 +57,8 @@ _STRINGS: frozenset[Kind] = frozenset({"text", "unclear", "category", "code", "c
 _MARKUP = re.compile(r"<[^<>]*>|&#?\w+;")
 _WORD = regex.compile(r"(?<!\S)[\p{P}\p{S}]*(\p{L}[\p{L}\p{M}'\u2019-]*[\p{L}\p{M}])[\p{P}\p{S}]*(?!\S)")
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
+"""Characters of ASCII that are not letters."""
 _ADDRESS = re.compile(r"\w+://|www\.|[\\/]|[A-Za-z]:\\")
 _CLOCK = frozenset(
     name.lower()
@@ -123,7 +126,7 @@ def _is_language(text: str) -> bool:
     if not plain.isascii() and len(_UNSPACED.findall(plain)) >= 4:
         return True
     signs = "".join(plain.split())
-    return 2 * sum(map(str.isalpha, signs)) >= len(signs) and len(_words(plain)) >= 2
+    return 2 * _letters(signs) >= len(signs) and len([*islice(_words(plain), 2)]) == 2
 
 
 def _is_code(text: str) -> bool:
@@ -132,11 +135,17 @@ def _is_code(text: str) -> bool:
         return True
     if len(text.split()) == 1:
         return not all(sign.isalpha() or sign in "'\u2019-." for sign in text)
-    return not _words(text) and any(map(str.isdigit, text))
+    return not any(_words(text)) and any(map(str.isdigit, text))
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in _WORD.findall(text) if word.lower() not in _CLOCK]
+def _letters(text: str) -> int:
+    if text.isascii():
+        return len(text.encode().translate(None, _NO_LETTERS))
+    return sum(map(str.isalpha, text))
+
+
+def _words(text: str) -> Iterator[str]:
+    return (found[1] for found in _WORD.finditer(text) if found[1].lower() not in _CLOCK)
 
 
 def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:

@@ -32,7 +32,8 @@ class Edit(BaseModel, ABC):
     def edit(self, text: str) -> str:
         """Return the text as it should be; pure."""
         for changes in self.trace(text):
-            text = apply(text, changes)
+            if changes:
+                text = apply(text, changes)
         return text
 
 
@@ -40,8 +41,10 @@ class Unicode(Settings, Edit):
     """Brings text to NFC and removes control characters and stray surrogates; newline and tab stay."""
 
     def trace(self, text: str) -> list[list[Change]]:
-        if text.isascii() and text.isprintable():  # most texts; both are far quicker than a search
-            return []
+        # Most texts need nothing. No control character is printable, and to ask that is far quicker than a
+        # search for one.
+        if text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable():
+            return [] if text.isascii() else [[], _compose(text)]
         controls = [Change(found.start(), found.end(), "") for found in _CONTROL.finditer(text)]
         return [controls, _compose(apply(text, controls))]
 

@@ -14,6 +14,7 @@ from hfpipe.errors import DataError
 
 NAMED = frozenset({"text", "label", "labels", "question", "context", "prompt", "messages", "words", "tags"})
 """Keys that are names of columns, not of rows."""
+_LINE_ENDS = ("\n", "")
 
 
 class RepeatedKeyError(ValueError):
@@ -27,7 +28,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_unique).decode
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_decode = _DECODER.decode
+_scan = vars(_DECODER)["scan_once"]
+
+
+def _decode_line(line: str) -> Any:
+    """Return what `_decode` returns for a line, in less time where the line is nothing but an object."""
+    if line[:1] == "{":
+        try:
+            value, end = _scan(line, 0)
+        except StopIteration:  # is no JSON, about which `_decode` says more
+            return _decode(line)
+        if line[end:] in _LINE_ENDS:
+            return value
+    return _decode(line)
 
 
 def read_jsonl(file: DataFile) -> Iterator[Row]:
@@ -41,7 +56,7 @@ def read_jsonl(file: DataFile) -> Iterator[Row]:
                 yield from rows
                 return
             try:
-                record = _decode(line)
+                record = _decode_line(line)
             except (ValueError, RecursionError) as error:
                 raise _broken_line(file, number, line, error) from None
             if not isinstance(record, dict):

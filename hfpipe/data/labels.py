@@ -150,6 +150,14 @@ class Label:
         and for tags that are not as many as the words.
         """
         value = row.values[self.column]
+        if self.kind == "class" and type(value) is self._type:
+            number = self.ids.find(value)
+            if number is not None:  # the usual case: it was checked when it came first
+                self.ids.count((number,), split, row)
+                return number
+        return self._encode(value, row, split)
+
+    def _encode(self, value: Any, row: Row, split: str) -> int | float | list[int]:
         if value is None:
             raise messages.missing(row.place, self.column, self.settings)
         start, self._start = self._start, self._start or f"{value!r:.40} at {row.place}"

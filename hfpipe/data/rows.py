@@ -47,7 +47,7 @@ class Row:
     @property
     def characters(self) -> int:
         """Code points in all text columns."""
-        return sum(map(len, self.texts))
+        return len(self.texts[0]) if len(self.texts) == 1 else sum(map(len, self.texts))
 
     def rewrite(self, columns: Sequence[str], texts: list[str]) -> None:
         """Put new texts into the text columns, as many as there were."""
@@ -64,6 +64,10 @@ class Row:
         """Return 16 bytes that tell texts and calls apart; lengths keep columns from running together."""
         if not self._digest:
             texts = [*self.texts, self.calls] if self.calls else self.texts
+            if len(texts) == 1:  # the usual case, without lists
+                part = texts[0].encode("utf-8", "surrogatepass")
+                self._digest = blake2b(len(part).to_bytes(8, "little") + part, digest_size=16).digest()
+                return self._digest
             parts = [text.encode("utf-8", "surrogatepass") for text in texts]
             lengths = [len(part).to_bytes(8, "little") for part in parts]
             self._digest = blake2b(b"".join(chain(lengths, parts)), digest_size=16).digest()

@@ -20,8 +20,13 @@ _MADE_OF_TEXT = re.compile(r"[0-9a-f]{32}(-\d+)?")
 
 def origin_columns(origins: Sequence[str], numbers: Sequence[int]) -> dict[str, pa.Array]:
     """Return the origins of some rows as columns; an origin is what its number counts, as `a.jsonl, line`."""
+    names = pa.array(origins if len({*origins}) > 1 else origins[:1], pa.string()).dictionary_encode()
+    if len(names) < len(origins):  # the usual case: all rows are from one file
+        names = pa.DictionaryArray.from_arrays(
+            pa.nulls(len(origins), pa.int32()).fill_null(0), names.dictionary
+        )
     return {
-        ORIGIN: pa.array(origins, pa.string()).dictionary_encode(),
+        ORIGIN: names,
         NUMBER: pa.array(numbers, pa.int64()),
     }
 

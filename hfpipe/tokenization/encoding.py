@@ -47,11 +47,12 @@ def encode_texts(
     Those in a `Format` part are encoded as control tokens. `target` encodes in the language of targets.
     Raises StageError for a text that a tokenizer without a fast backend cannot encode so.
     """
-    sides = [[parts_of(text) for text in side] for side in (texts, pairs) if side is not None]
-    found = spelling(tokenizer, ("".join(parts) for side in sides for parts in side))
+    sides = [side for side in (texts, pairs) if side is not None]
+    found = spelling(tokenizer, _joined(sides))
     if found is None:
-        return _encode_slowly(tokenizer, sides, target=target, **options)
-    written = [[found.join(parts) for parts in side] for side in sides]
+        parts = [[parts_of(text) for text in side] for side in sides]
+        return _encode_slowly(tokenizer, parts, target=target, **options)
+    written = [found.write(side) for side in sides]
     _set_language(tokenizer, found, target=target)
     encoded: BatchEncoding = found.tokenizer(*written, **options)
     return encoded
@@ -70,11 +71,11 @@ def encode_ids(
     This is the one call for text of which nothing but ids is needed. A tokenizer whose class has no code of
     its own for encoding is run by its backend alone, without offsets.
     """
-    sides = [[parts_of(text) for text in side] for side in (texts, pairs) if side is not None]
+    sides = [side for side in (texts, pairs) if side is not None]
     if all(getattr(type(tokenizer), name) is getattr(PreTrainedTokenizerFast, name, None) for name in _CODE):
-        found = spelling(tokenizer, ("".join(parts) for side in sides for parts in side))
+        found = spelling(tokenizer, _joined(sides))
         if found is not None:
-            written = [[found.join(parts) for parts in side] for side in sides]
+            written = [found.write(side) for side in sides]
             _set_language(tokenizer, found, target=False)
             return _encode_by_backend(_backend(found.tokenizer), written, special_tokens, token_types)
     options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": token_types}
@@ -88,6 +89,10 @@ def encode_ids(
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:
     """Return the ids of each text as a list, without any special tokens."""
     return encode_ids(tokenizer, texts).input_ids.to_lists()
+
+
+def _joined(sides: Sequence[Sequence[Text]]) -> Iterator[str]:
+    return (text if isinstance(text, str) else "".join(text) for side in sides for text in side)
 
 
 def _encode_by_backend(backend: Any, sides: list[list[str]], special_tokens: bool, token_types: bool) -> Ids:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerBase
 
-from hfpipe.tokenization.text import Format, Verbatim
+from hfpipe.tokenization.text import Format, Text, Verbatim, parts_of
 
 _TOKENS = "_hfpipe_tokens"
 _COPY = "_hfpipe_copy"
@@ -106,12 +106,14 @@ class Spelling:
     names: Mapping[str, str]
     """Every renamed token → its secret name."""
 
-    def join(self, parts: Sequence[str]) -> str:
-        """Return the parts as one text, with secret names for the tokens that are meant.
+    def write(self, texts: Sequence[Text]) -> list[str]:
+        """Return each text in one part, with secret names for the tokens that are meant.
 
         In a row's own text those are the tokens of the template, in a `Verbatim` one none.
         """
-        return "".join(self._written(part) for part in parts)
+        if not self.known.template and {*map(type, texts)} == {str}:
+            return cast("list[str]", list(texts))  # the usual case: nothing is meant
+        return ["".join(map(self._written, parts_of(text))) for text in texts]
 
     def _written(self, part: str) -> str:
         if isinstance(part, Format):
