@@ -30,7 +30,7 @@ from hfpipe.data.rows import Row
 from hfpipe.data.spans import find_spans
 from hfpipe.data.steps import Clean
 from hfpipe.errors import DataError, RecipeError
-from hfpipe.hf.encoding import encode
+from hfpipe.hf.encoding import Examples, encode
 from hfpipe.hf.nested import read_rows
 from hfpipe.hf.origins import name_row
 from hfpipe.hf.tables import facts, open_split
@@ -520,11 +520,11 @@ def test_a_span_outside_a_change_keeps_its_characters(text: str, one: int, other
 
 FORMS: list[tuple[Any, str | None]] = [
     ({"text": ["Oslo"], "answer_start": [3]}, None),
-    ({"text": ["Oslo"], "answer_start": ["3"]}, None),
     ({"text": ["Oslo"], "answer_start": [3.0]}, None),
     ({"text": ["Oslo"], "answer_start": [None]}, None),
     ({"text": "Oslo", "answer_start": 3}, None),
-    ({"text": "Oslo", "answer_start": "3"}, None),
+    ({"text": ["Oslo"], "answer_start": ["3"]}, "holds the answer_start '3', which is not a whole number"),
+    ({"text": "Oslo", "answer_start": "3"}, "holds the answer_start '3', which is not a whole number"),
     ([{"text": "Oslo", "answer_start": 3}, {"text": "In Oslo", "answer_start": 0}], None),
     ([{"text": "Oslo"}], None),
     ("Oslo", None),
@@ -558,14 +558,14 @@ def test_answers_are_read_in_the_forms_people_write(
     settings = {"source": {"files": "a.jsonl"}, "text": ["question", "context"]}
     path = tmp_path / "train.arrow"
 
-    def read() -> datasets.Dataset:
+    def read() -> Examples:
         _, folder = make_data(settings)
         split = open_split(folder, "train")
         assert list(QuestionAnswering().check(facts(folder))) == []
-        encode(
+        examples, _ = encode(
             QuestionAnswering(), split, words_of, facts(folder), path, packed=False, advance=lambda _: None
         )
-        return split
+        return examples
 
     if words is not None:
         with pytest.raises(DataError) as caught:
@@ -574,20 +574,19 @@ def test_answers_are_read_in_the_forms_people_write(
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
         return
-    split = read()
-    [ids] = datasets.Dataset.from_file(str(path))["input_ids"][:1]
-    [(first, last)] = datasets.Dataset.from_file(str(path))["span"][:1]
+    examples = read()
+    ids, (first, last) = (examples[0, 0][column] for column in ("input_ids", "span"))
     assert words_of.decode(ids[first : last + 1]).replace(" ", "") in ("oslo", "inoslo")
-    gold = QuestionAnswering()._right(split[:])
+    gold = QuestionAnswering()._right(examples.source[:])
     assert gold[0][0] == "Oslo"
 
 
-def test_starts_written_as_strings_are_read_as_whole_numbers(tmp_path: Path) -> None:
-    done = run("20-answer-start-strings", tmp_path)
-    for row in all_rows(done.folders["data"]):
-        [start], [text] = row["answers"]["answer_start"], row["answers"]["text"]
-        assert row["context"][start : start + len(text)] == text
-    assert "answer_start read as whole numbers in 40 rows" in done.reports["data"].summary
+def test_a_start_that_is_a_text_is_refused_with_its_row(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"data\.jsonl, line 1: .*holds the answer_start '12', which is not a whole number"
+    ) as caught:
+        run("20-answer-start-strings", tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_answer_needs_version_2_as_no_answer_does(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ Span = tuple[int, int]
 """Position of the first character, and the one after the last."""
 FORM = "{text: [...], answer_start: [...]}"
 """How SQuAD writes answers."""
-_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
 
 
 class Answer(NamedTuple):
@@ -33,7 +32,7 @@ def read_answers(value: Any) -> list[Answer]:
     """Return the answers that a value holds; an empty text means that there is none.
 
     A value is SQuAD's object of two lists, an object of one text, a text, or a list of objects or texts.
-    Starts may be whole numbers in any notation. Raises DataError for anything else.
+    A start is a whole number, which pandas may have written as 12.0, or null. Raises DataError otherwise.
     """
     if isinstance(value, Mapping) and "text" in value:
         texts, starts = value["text"], value.get("answer_start")
@@ -70,8 +69,6 @@ def _whole_number(start: Any) -> int | None:
     if start is None or (isinstance(start, int) and not isinstance(start, bool)):
         return start
     if isinstance(start, float) and start.is_integer():
-        return int(start)
-    if isinstance(start, str) and _WHOLE.fullmatch(start):
         return int(start)
     raise DataError(
         f"holds the answer_start {start!r:.40}, which is not a whole number; write the position of the "
