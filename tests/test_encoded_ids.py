@@ -21,7 +21,7 @@ from hfpipe.hf.encoding import Examples, cut, encode
 from hfpipe.hf.row_batches import batches_of
 from hfpipe.hf.tables import facts_of
 from hfpipe.tasks import TASKS
-from hfpipe.tokenization.encoding import CHARACTERS_AT_ONCE, encode_ids, encode_texts
+from hfpipe.tokenization.encoding import CHARACTERS_AT_ONCE, encode_ids, encode_plain, encode_texts
 from hfpipe.tokenization.ragged import Ragged
 from hfpipe.tokenization.spelling import OPENING, control_tokens
 from hfpipe.tokenization.text import Format, Verbatim
@@ -67,6 +67,7 @@ def test_arrays_of_ids_are_the_lists_that_transformers_returns(
     assert found.input_ids.to_lists() == ids
     assert found.token_type_ids is not None
     assert found.token_type_ids.to_lists() == types
+    assert encode_plain(tokenizer, first) == as_lists(tokenizer, first, add_special_tokens=False)[0]
 
 
 @pytest.mark.slow
@@ -90,6 +91,7 @@ def test_a_text_is_whole_after_another_was_cut() -> None:
 def test_a_tokenizer_class_with_code_of_its_own_encodes_by_it() -> None:
     own = OwnCode(tokenizer_object=TOKENIZERS["wordpiece"].backend_tokenizer)
     assert encode_ids(own, TEXTS).input_ids.to_lists() == as_lists(own, TEXTS, add_special_tokens=False)[0]
+    assert encode_plain(own, TEXTS) == encode_ids(own, TEXTS).input_ids.to_lists()
     assert (
         encode_ids(own, TEXTS).input_ids.to_lists()
         != encode_ids(TOKENIZERS["wordpiece"], TEXTS).input_ids.to_lists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from inspect import signature
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -55,7 +56,7 @@ def sentence_pairs(
             f"next_sentence needs a tokenizer with [CLS] and [SEP]; give its stage {advise(style='bert')}"
         )
     room = length - 3
-    documents = [_sentences(text, tokenizer, room // 2) for text in texts]
+    documents = _documents(texts, tokenizer, room // 2)
     lenders = [row for row, document in enumerate(documents) if any(document)]
     names = ("input_ids", "token_type_ids", "next_sentence_label", "row")
     out: dict[str, list[Any]] = {name: [] for name in names}
@@ -71,11 +72,16 @@ def sentence_pairs(
     return out
 
 
-def _sentences(text: str, tokenizer: PreTrainedTokenizerBase, longest: int) -> Document:
-    """Return the ids of each sentence, a longer one in parts; of a text without any, an empty one."""
-    encoded = encode_plain(tokenizer, SENTENCE_END.split(text))
-    parts = [ids[start : start + longest] for ids in encoded for start in range(0, len(ids), longest)]
-    return parts or [[]]
+def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Document]:
+    """Return the ids of each sentence of each text, a longer one in parts; of an empty text, an empty one."""
+    split = [SENTENCE_END.split(text) for text in texts]
+    encoded = iter(encode_plain(tokenizer, [sentence for sentences in split for sentence in sentences]))
+    documents = []
+    for sentences in split:
+        each = islice(encoded, len(sentences))
+        parts = [ids[start : start + longest] for ids in each for start in range(0, len(ids), longest)]
+        documents.append(parts or [[]])
+    return documents
 
 
 def _pairs(

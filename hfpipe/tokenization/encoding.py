@@ -71,55 +71,83 @@ def encode_ids(
     This is the one call for text of which nothing but ids is needed. A tokenizer whose class has no code of
     its own for encoding is run by its backend alone, without offsets.
     """
-    sides = [side for side in (texts, pairs) if side is not None]
-    if all(getattr(type(tokenizer), name) is getattr(PreTrainedTokenizerFast, name, None) for name in _CODE):
-        found = spelling(tokenizer, _joined(sides))
-        if found is not None:
-            written = [found.write(side) for side in sides]
-            _set_language(tokenizer, found, target=False)
-            return _encode_by_backend(_backend(found.tokenizer), written, special_tokens, token_types)
-    options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": token_types}
-    encoded = encode_texts(
-        tokenizer, texts, pairs, add_special_tokens=special_tokens, verbose=False, **options
-    )
-    types = Ragged.from_rows(encoded["token_type_ids"]) if token_types else None
-    return Ids(Ragged.from_rows(encoded["input_ids"]), types)
+    parts = _encoded_by_backend(tokenizer, texts, pairs, special_tokens)
+    if parts is None:
+        encoded = _encoded_by_class(tokenizer, texts, pairs, special_tokens, token_types)
+        types = Ragged.from_rows(encoded["token_type_ids"]) if token_types else None
+        return Ids(Ragged.from_rows(encoded["input_ids"]), types)
+    lengths: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
+    ids: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
+    types_of_parts: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
+    for part in parts:
+        lengths.append(np.fromiter(map(len, part), np.int64, len(part)))
+        total = int(lengths[-1].sum())
+        ids.append(np.fromiter(chain.from_iterable(each.ids for each in part), np.int32, total))
+        if token_types:
+            types_of_parts.append(
+                np.fromiter(chain.from_iterable(each.type_ids for each in part), np.int32, total)
+            )
+    found = Ragged.from_lengths(np.concatenate(ids), np.concatenate(lengths))
+    return Ids(found, Ragged(np.concatenate(types_of_parts), found.offsets) if token_types else None)
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:
     """Return the ids of each text as a list, without any special tokens."""
-    return encode_ids(tokenizer, texts).input_ids.to_lists()
+    parts = _encoded_by_backend(tokenizer, texts, None, special_tokens=False)
+    if parts is None:
+        return _encoded_by_class(tokenizer, texts, None, special_tokens=False, token_types=False)["input_ids"]
+    return [each.ids for part in parts for each in part]
 
 
 def _joined(sides: Sequence[Sequence[Text]]) -> Iterator[str]:
     return (text if isinstance(text, str) else "".join(text) for side in sides for text in side)
 
 
-def _encode_by_backend(backend: Any, sides: list[list[str]], special_tokens: bool, token_types: bool) -> Ids:
-    """Encode by the library Tokenizers, which fills arrays while the next texts are encoded."""
+def _encoded_by_class(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    pairs: Sequence[Text] | None,
+    special_tokens: bool,
+    token_types: bool,
+) -> BatchEncoding:
+    options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": token_types}
+    return encode_texts(tokenizer, texts, pairs, add_special_tokens=special_tokens, verbose=False, **options)
+
+
+def _encoded_by_backend(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    pairs: Sequence[Text] | None,
+    special_tokens: bool,
+) -> Iterator[Sequence[Any]] | None:
+    """Encode by the library Tokenizers, some texts ahead of those that are used.
+
+    None for a tokenizer that has code of its own, or no such backend.
+    """
+    if any(getattr(type(tokenizer), name) is not getattr(PreTrainedTokenizerFast, name) for name in _CODE):
+        return None
+    sides = [side for side in (texts, pairs) if side is not None]
+    found = spelling(tokenizer, _joined(sides))
+    if found is None:
+        return None
+    written = [found.write(side) for side in sides]
+    _set_language(tokenizer, found, target=False)
+    backend = _backend(found.tokenizer)
     if backend.truncation is not None:
         backend.no_truncation()
-    inputs: Sequence[Any] = sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
-    lengths: list[np.ndarray] = []
-    ids: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
-    types: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
+    inputs: Sequence[Any] = written[0] if pairs is None else list(zip(*written, strict=True))
 
-    def encode(part: slice) -> Any:
+    def encode(part: slice) -> Sequence[Any]:
         return backend.encode_batch_fast(inputs[part], add_special_tokens=special_tokens)
 
-    parts = _parts_to_encode(sides)
-    for encoded in prefetch(map(encode, parts)) if len(parts) > 1 else map(encode, parts):
-        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        total = int(lengths[-1].sum())
-        ids.append(np.fromiter(chain.from_iterable(each.ids for each in encoded), np.int32, total))
-        if token_types:
-            types.append(np.fromiter(chain.from_iterable(each.type_ids for each in encoded), np.int32, total))
-    found = Ragged.from_lengths(np.concatenate(ids), np.concatenate(lengths or [np.empty(0, dtype=np.int64)]))
-    return Ids(found, Ragged(np.concatenate(types), found.offsets) if token_types else None)
+    parts = _parts_to_encode(written)
+    return prefetch(map(encode, parts)) if len(parts) > 1 else map(encode, parts)
 
 
 def _parts_to_encode(sides: list[list[str]]) -> list[slice]:
     """Return the texts in parts of some characters each, at least one text a part."""
+    if sum(sum(map(len, side)) for side in sides) <= CHARACTERS_AT_ONCE:
+        return [slice(0, len(sides[0]))]
     sizes = np.sum([np.fromiter(map(len, side), np.int64, len(side)) for side in sides], axis=0)
     part = np.cumsum(sizes) // CHARACTERS_AT_ONCE
     starts = [*np.flatnonzero(np.diff(part, prepend=-1)).tolist(), len(sizes)]
