@@ -20,6 +20,7 @@ from hfpipe.hf.batches import share_out
 from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.encoding import encode
 from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.speed_choice import Speed
 from hfpipe.hf.styles import STYLES
 from hfpipe.hf.tables import facts_of
 from hfpipe.hf.tokenizer import complete
@@ -76,7 +77,7 @@ def weights(ctx: RunContext) -> str:
 
 def made(folder: Path, *, early: bool = False, metrics: Any = None, **training: Any) -> Any:
     best = best_metric(training, metrics) if metrics is not None else None
-    course = Course(share_out(8, 1, 1), steps=100, bf16=False, compiled=False)
+    course = Course(share_out(8, 1, 1), steps=100, speed=Speed(bf16=False, compiled=False))
     return arguments(training, folder, 3, course, best, early=early)
 
 

@@ -13,11 +13,12 @@ from transformers.utils.import_utils import is_torch_tf32_available
 
 from hfpipe.errors import StageError, one_line
 from hfpipe.hf.batches import Shares, share_out
-from hfpipe.hf.speed import bf16_pays, compiling_pays, loader_workers, on_cpu
+from hfpipe.hf.speed import bf16_pays, loader_workers, on_cpu
 from hfpipe.recipe import budget, muon
 from hfpipe.recipe.training_defaults import with_defaults
 
 if TYPE_CHECKING:
+    from hfpipe.hf.speed_choice import Speed
     from hfpipe.metrics.metric import Metric
 
 OWN = ("budget", "bf16", "compile")
@@ -32,8 +33,7 @@ class Course:
 
     shares: Shares
     steps: int
-    bf16: bool
-    compiled: bool
+    speed: Speed
 
 
 def shares_of(training: Mapping[str, Any]) -> Shares:
@@ -62,15 +62,9 @@ def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int
 
 
 def precision(training: Mapping[str, Any]) -> bool:
-    """Return whether to train in bfloat16: asked for, or by default where the processor has it."""
+    """Return whether a training is likely to be in bfloat16, which `speed_choice` decides by measuring."""
     wanted = training.get("bf16", "auto")
     return bf16_pays() and not training.get("fp16", False) if wanted == "auto" else bool(wanted)
-
-
-def compiled(training: Mapping[str, Any], tokens: int) -> bool:
-    """Return whether to compile: asked for, or where the training is long enough to earn it back."""
-    wanted = training.get("compile", "auto")
-    return compiling_pays(tokens) if wanted == "auto" else bool(wanted)
 
 
 def muon_options(training: Mapping[str, Any]) -> dict[str, int | float] | None:
@@ -116,7 +110,7 @@ def arguments(
         "output_dir": str(folder),
         "seed": seed,
         "max_steps": course.steps,
-        "bf16": course.bf16,
+        "bf16": course.speed.bf16,
         "use_cpu": on_cpu(),
         "per_device_train_batch_size": course.shares.micro,
         "gradient_accumulation_steps": course.shares.accumulation,

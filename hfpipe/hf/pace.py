@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from hfpipe.hf.batches import Shares, StepBatches
-from hfpipe.hf.losses import forward
 from hfpipe.hf.speed import on_cpu
+from hfpipe.hf.step import Step
 from hfpipe.training.muon import create_muon
 
 if TYPE_CHECKING:
+    from hfpipe.hf.speed_choice import Speed
     from hfpipe.hf.trainer import Training
 
 WARM_UP, TIMED = 3, 8
@@ -28,14 +29,15 @@ def steps_within(
     parts: Training,
     shares: Shares,
     seed: int,
+    speed: Speed,
     *,
-    bf16: bool,
     muon: Mapping[str, float] | None = None,
 ) -> int:
     """Return the optimizer steps that this machine takes in about `seconds`, at least one.
 
-    The passes run on a copy of the model and the first batches of the first epoch; nothing is trained.
-    `muon` holds the options of Muon, and is None where AdamW trains.
+    The passes run on a copy of the model and the first batches of the first epoch; nothing is trained. They
+    are eager: what a compiled model saves was measured before. `muon` holds the options of Muon, and is None
+    where AdamW trains.
     """
     device = "cpu" if on_cpu() else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     model: torch.nn.Module = copy.deepcopy(parts.model)
@@ -46,18 +48,19 @@ def steps_within(
         else create_muon(model, learning_rate=0.0, weight_decay=0.0, decayed=(), muon=dict(muon), adamw={})
     )
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
+    step = Step(parts.task, 0.0, chunked=device == "cpu")
     started = 0.0
     for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
         if number == WARM_UP:
             started = _now(device)
         batch = parts.task.collate(parts.train.__getitems__(keys), parts.tokenizer, seed, train=True)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bf16):
-            outputs = forward(model, batch, parts.task.positions(batch))
-            parts.task.loss(outputs, batch).total.sum().backward()
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=speed.bf16):
+            total = step(model, batch)[1].total.sum()
+        total.backward()
         optimizer.step()
         optimizer.zero_grad()
-    pace = (_now(device) - started) / TIMED * shares.accumulation
+    pace = ((_now(device) - started) / TIMED - speed.saved) * shares.accumulation
     return max(1, int(seconds / max(pace, 1e-6)))
 
 

@@ -14,20 +14,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback
 
 from hfpipe.errors import StageError, one_line
-from hfpipe.hf.arguments import (
-    Course,
-    arguments,
-    best_metric,
-    compiled,
-    muon_options,
-    precision,
-    shares_of,
-    steps_of,
-)
+from hfpipe.hf.arguments import Course, arguments, best_metric, muon_options, shares_of, steps_of
 from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.pace import steps_within
 from hfpipe.hf.quiet import quiet, quiet_forks
 from hfpipe.hf.speed import kept_memory
+from hfpipe.hf.speed_choice import Length, speed_of
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import History, Steps, TaskTrainer, Training
 from hfpipe.recipe import budget
@@ -84,7 +76,7 @@ def _trainer(
     args = arguments(training, ctx.work, ctx.seed, course, best, early=early)
     try:
         muon = muon_options(training)
-        return TaskTrainer(parts, args, course.shares, compiled=course.compiled, muon=muon)
+        return TaskTrainer(parts, args, course.shares, compiled=course.speed.compiled, muon=muon)
     except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
 
@@ -109,20 +101,19 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
     tokens = int(parts.train.lengths.sum())
     decided = ctx.work / "steps.json"
     steps = steps_of(training, len(parts.train), tokens, shares.total)
-    bf16 = precision(training)
+    seconds = budget.parse(training["budget"]).seconds if steps is None else None
+    speed = speed_of(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
     if steps is None:
         if not decided.exists():
-            seconds = budget.parse(training["budget"]).seconds
             assert seconds is not None
             muon = muon_options(training)
-            measured = steps_within(seconds, parts, shares, ctx.seed, bf16=bf16, muon=muon)
+            measured = steps_within(seconds, parts, shares, ctx.seed, speed, muon=muon)
             if int(os.environ.get("RANK", "0")) == 0:
                 write_whole(decided, json.dumps(measured))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
         steps = int(json.loads(decided.read_text(encoding="utf-8")))
-    seen = steps * shares.total * tokens // len(parts.train)
-    return Course(shares, steps, bf16, compiled(training, seen))
+    return Course(shares, steps, speed)
 
 
 def _checkpoint(ctx: RunContext) -> Path | None:
@@ -144,8 +135,9 @@ def _facts(trainer: TaskTrainer, model: PreTrainedModel, course: Course) -> dict
         "steps": trainer.state.global_step,
         "examples_a_step": course.shares.total,
         "tokens": round(trainer.state.global_step * course.shares.total * float(lengths.mean())),
-        "bf16": course.bf16,
-        "compiled": course.compiled,
+        "bf16": course.speed.bf16,
+        "compiled": course.speed.compiled,
+        "speed": course.speed.measured.model_dump() if course.speed.measured else None,
         "train_seconds": round(seconds, 1),
         "validation": {
             name.removeprefix("eval_"): value for name, value in evaluated.items() if "eval_" in name

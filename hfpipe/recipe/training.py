@@ -78,8 +78,10 @@ MANAGED: dict[str, str] = {
 
 WORDS: dict[str, str] = {
     "budget": "How long to train: a time (4min, 90s, 2h) or an amount (20M tokens, 3 epochs, 500 steps).",
-    "bf16": "bfloat16 training: true, false, or auto for where the processor has it.",
-    "compile": "torch.compile: true, false, or auto for where it pays.",
+    "bf16": "bfloat16 training: true, false, or auto: on a GPU that has it, on a CPU where it is measured "
+    "to be faster.",
+    "compile": "torch.compile: true, false, or auto: where the training is long enough to gain; on a CPU "
+    "this is measured.",
 }
 """The words hfpipe adds to TrainingArguments, with their help."""
 

@@ -1,0 +1,218 @@
+"""bfloat16 or not, compiled or not: chosen once a training, by the recipe or by what is measured here.
+
+On a CPU neither pays everywhere, and neither can be told from the processor's name. So a training that lasts
+measures both, as long as that costs far less than it gains, and keeps what it found for the next run. A short
+one (less than `WORTH` or `LEAST_SECONDS`) is not worth it: it runs in float32 and eagerly.
+
+The choice lies in the stage's folder: all processes take that of the first, and so does a resumed run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hfpipe.contract import Settings
+from hfpipe.errors import one_line
+from hfpipe.hf.batches import Shares
+from hfpipe.hf.quiet import quiet
+from hfpipe.hf.speed import bf16_pays, compiling_pays, kept_memory, on_cpu
+from hfpipe.hf.speed_trial import DTYPES, Trial, gemm_speed
+from hfpipe.store import write_whole
+from hfpipe.training.speed_memory import Measured, key_of, memory_file, processor, recall, remember
+
+if TYPE_CHECKING:
+    from hfpipe.hf.trainer import Training
+
+log = logging.getLogger(__name__)
+
+WORTH = 1e13
+"""Floating-point operations of a training below which nothing is measured: a minute on two cores."""
+LEAST_SECONDS = 60.0
+"""Time budget below which nothing is measured."""
+LEAST_PASSES = 60
+"""Micro-batches below which nothing is measured."""
+COMPILED_SECONDS = 300.0
+"""Time budget from which on a model is compiled on a GPU."""
+CLEARLY = 0.9
+"""Share of the other's time from which on something is faster, whatever else the machine does."""
+COMPILING, SAVED = 30.0, 0.25
+"""Seconds that compiling is expected to take, and share of a step that it is expected to save."""
+POLL = 0.2
+"""Seconds between looks for what the first process decided."""
+
+
+class Speed(Settings):
+    """Which settings a training takes that change seconds, not results beyond rounding."""
+
+    bf16: bool
+    """Whether products are computed in bfloat16."""
+    compiled: bool
+    """Whether the model is compiled."""
+    measured: Measured | None = None
+    """What decided, if anything was measured."""
+
+    @property
+    def saved(self) -> float:
+        """Seconds by which a compiled micro-batch is faster than an eager one; 0 if that is not known."""
+        dtype = "bfloat16" if self.bf16 else "float32"
+        if self.measured is None or not self.compiled or dtype not in self.measured.compiled:
+            return 0.0
+        return self.measured.eager[dtype] - self.measured.compiled[dtype]
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a training is: a number of steps, or seconds."""
+
+    steps: int | None
+    seconds: float | None
+
+
+def speed_of(
+    training: Mapping[str, Any], parts: Training, shares: Shares, seed: int, length: Length, folder: Path
+) -> Speed:
+    """Return what was chosen, which is kept in `folder`; the first process chooses, the others wait."""
+    kept = folder / "speed.json"
+    if not kept.exists() and int(os.environ.get("RANK", "0")) == 0:
+        chosen = _Choice(training, parts, shares, seed, length).make()
+        write_whole(kept, chosen.model_dump_json())
+    while not kept.exists():  # there is no process group yet; if the first fails, all are ended
+        time.sleep(POLL)
+    return Speed.model_validate_json(kept.read_text(encoding="utf-8"))
+
+
+class _Choice:
+    """Makes the choice of one training."""
+
+    def __init__(
+        self, training: Mapping[str, Any], parts: Training, shares: Shares, seed: int, length: Length
+    ) -> None:
+        self._bf16 = False if training.get("fp16") else training.get("bf16", "auto")
+        self._compile = training.get("compile", "auto")
+        self._parts, self._shares, self._length = parts, shares, length
+        self._trial = Trial(parts, shares, seed, training.get("label_smoothing_factor", 0.0))
+        self._key = key_of(self._shape())
+        self._file = memory_file()
+
+    def make(self) -> Speed:
+        """Return the choice."""
+        if not on_cpu():
+            return self._on_accelerator()
+        if "auto" not in (self._bf16, self._compile) or not self._is_long():
+            return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
+        known = recall(self._file, self._key)
+        with quiet(), kept_memory():
+            measured = self._eager(known)
+            bf16 = self._faster_in_bf16(measured) if self._bf16 == "auto" else bool(self._bf16)
+            measured, compiled = self._compiled(measured, "bfloat16" if bf16 else "float32")
+        if measured != known:
+            remember(self._file, self._key, measured)
+        log.info("%s", _said(bf16, compiled, measured, remembered=measured == known))
+        return Speed(bf16=bf16, compiled=compiled, measured=measured)
+
+    def _on_accelerator(self) -> Speed:
+        """Return the choice on a GPU, where rules do."""
+        bf16 = bf16_pays() if self._bf16 == "auto" else bool(self._bf16)
+        seconds = self._length.seconds
+        long = compiling_pays(self._tokens()) if seconds is None else seconds >= COMPILED_SECONDS
+        return Speed(bf16=bf16, compiled=long if self._compile == "auto" else bool(self._compile))
+
+    def _tokens(self) -> int:
+        """Return the tokens of the training, or of an epoch where its length is a time."""
+        lengths = self._parts.train.lengths
+        seen = (self._length.steps or 0) * self._shares.total or len(lengths)
+        return int(lengths.mean() * seen)
+
+    def _is_long(self) -> bool:
+        """Tell whether the training lasts long enough to measure anything."""
+        if self._length.steps is None:
+            return (self._length.seconds or 0.0) >= LEAST_SECONDS
+        operations = 6 * self._parts.model.num_parameters(exclude_embeddings=True) * self._tokens()
+        return operations >= WORTH and self._length.steps * self._shares.accumulation >= LEAST_PASSES
+
+    def _shape(self) -> dict[str, Any]:
+        """Return what decides, beside the processor, how long a micro-batch takes."""
+        parts, lengths = self._parts, self._parts.train.lengths
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "model": type(parts.model).__name__,
+            "weights": [[list(each.shape), each.requires_grad] for each in parts.model.parameters()],
+            "attention": parts.model.config._attn_implementation,
+            "task": parts.task.model_dump(mode="json"),
+            "batch": [self._shares.micro, round(float(lengths.mean()), -1)],
+        }
+
+    def _eager(self, known: Measured) -> Measured:
+        """Return the eager times of the dtypes there are to choose from."""
+        wanted = list(DTYPES) if self._bf16 == "auto" else ["bfloat16" if self._bf16 else "float32"]
+        if all(name in known.eager for name in wanted):
+            return known
+        if self._bf16 == "auto" and not known.gemm:
+            rows = int(min(self._shares.micro * self._parts.train.lengths.mean(), 4096))
+            size = int(getattr(self._parts.model.config.get_text_config(), "hidden_size", 512))
+            known = known.model_copy(
+                update={"gemm": {name: gemm_speed(rows, size, dtype) for name, dtype in DTYPES.items()}}
+            )
+        if known.gemm and known.gemm["float32"] >= CLEARLY * known.gemm["bfloat16"]:
+            wanted = [name for name in wanted if name == "float32"] or wanted
+        return known.model_copy(update={"eager": known.eager | self._trial.eager(wanted)})
+
+    def _faster_in_bf16(self, measured: Measured) -> bool:
+        eager = measured.eager
+        return "bfloat16" in eager and eager["bfloat16"] < CLEARLY * eager["float32"]
+
+    def _compiled(self, measured: Measured, dtype: str) -> tuple[Measured, bool]:
+        """Return the measurement, and whether to compile."""
+        if self._compile != "auto":
+            return measured, bool(self._compile)
+        eager, compiled = measured.eager[dtype], measured.compiled.get(dtype)
+        passes = self._passes(eager)
+        if compiled is None:
+            if not self._has_one_shape() or passes * eager * SAVED < 2 * COMPILING:
+                return measured, False
+            try:
+                compiled, compiling = self._trial.compiled(dtype)
+            except Exception as error:  # as for want of a C++ compiler
+                log.info("torch.compile failed and is not used: %s", one_line(error))
+                return measured, False
+            update = {"compiled": measured.compiled | {dtype: compiled}, "compiling": compiling}
+            return measured.model_copy(update=update), compiled < CLEARLY * eager
+        gained = passes * (eager - compiled)
+        return measured, compiled < CLEARLY * eager and gained > 2 * (measured.compiling or COMPILING)
+
+    def _passes(self, eager: float) -> float:
+        steps = self._length.steps
+        if steps is None:
+            return (self._length.seconds or 0.0) / eager
+        return float(steps * self._shares.accumulation)
+
+    def _has_one_shape(self) -> bool:
+        """Tell whether a compiled training has batches of one shape, as `TaskTrainer` has then."""
+        task, lengths = self._parts.task, self._parts.train.lengths
+        whole = int((lengths == task.length).sum()) >= self._shares.micro
+        sharded = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+        return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not sharded
+
+
+def _said(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:
+    """Return the line of the log: what was chosen, and what was measured."""
+    chosen = f"{'bfloat16' if bf16 else 'float32'}, {'compiled' if compiled else 'eager'}"
+    gemm = [f"{name} {speed:.0f}" for name, speed in measured.gemm.items()]
+    times = [f"{name} {seconds:.3g}" for name, seconds in measured.eager.items()]
+    times += [f"{name} compiled {seconds:.3g}" for name, seconds in measured.compiled.items()]
+    took = f" after {measured.compiling:.0f} s of compiling" if measured.compiling else ""
+    when = "measured before" if remembered else "measured"
+    products = f"; matrix products in GFLOP/s: {', '.join(gemm)}" if gemm else ""
+    return (
+        f"speed: {chosen}; {when} on {processor()}, {torch.get_num_threads()} threads: "
+        f"seconds a micro-batch: {', '.join(times)}{took}{products}"
+    )

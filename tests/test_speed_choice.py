@@ -1,0 +1,158 @@
+"""Speed settings that are measured: remembered, kept for a resumed run, without effect on what is learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_compiled import STEADY, parts
+
+from hfpipe.contract import RunContext
+from hfpipe.hf import speed_choice
+from hfpipe.hf.batches import Shares
+from hfpipe.hf.speed_choice import Length, Speed, speed_of
+from hfpipe.hf.trainer import Training
+from hfpipe.hf.training import train
+from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.training.speed_memory import MOST, Measured, key_of, memory_file, recall, remember
+
+Make = Callable[..., RunContext]
+SHARES = Shares(micro=4, accumulation=1, world=1)
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+    """Return a small training, on a machine where nothing was measured before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return parts(tmp_path / "parts", CausalLM(length=32), "gpt2")
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure however short a training is; compile only where it was compiled before."""
+    monkeypatch.setattr(speed_choice, "WORTH", 0.0)
+    monkeypatch.setattr(speed_choice, "LEAST_PASSES", 0)
+
+
+def choose(made: Training, folder: Path, steps: int = 30, **training: Any) -> Speed:
+    folder.mkdir(parents=True, exist_ok=True)
+    return speed_of(training, made, SHARES, 7, Length(steps, None), folder)
+
+
+def remembered(**found: Any) -> None:
+    """Replace what was measured."""
+    file = memory_file()
+    [key] = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({key: found}), encoding="utf-8")
+
+
+def test_a_short_training_measures_nothing_and_is_eager_float32(made: Training, tmp_path: Path) -> None:
+    assert choose(made, tmp_path / "work") == Speed(bf16=False, compiled=False)
+    assert speed_of({}, made, SHARES, 7, Length(None, 20.0), tmp_path / "parts").measured is None
+    assert not memory_file().exists()
+
+
+def test_what_a_recipe_says_is_obeyed(made: Training, measuring: None, tmp_path: Path) -> None:
+    assert choose(made, tmp_path / "a", bf16=False, compile=False) == Speed(bf16=False, compiled=False)
+    assert choose(made, tmp_path / "b", bf16=True, compile=True) == Speed(bf16=True, compiled=True)
+    found = choose(made, tmp_path / "c", bf16=True)
+    assert found.bf16
+    assert found.measured is not None
+    assert list(found.measured.eager) == ["bfloat16"]
+    assert not choose(made, tmp_path / "d", fp16=True).bf16
+
+
+def test_a_measurement_is_remembered_and_decides_by_the_length_of_the_training(
+    made: Training, measuring: None, tmp_path: Path
+) -> None:
+    first = choose(made, tmp_path / "first")
+    assert first.measured is not None
+    assert set(first.measured.gemm) == {"float32", "bfloat16"}
+    assert first.measured.eager["float32"] > 0
+    gemm = {"float32": 100.0, "bfloat16": 200.0}
+    eager = {"float32": 2.0, "bfloat16": 1.0}
+    remembered(gemm=gemm, eager=eager, compiled={"bfloat16": 0.5}, compiling=20.0)
+    assert choose(made, tmp_path / "short", steps=50) == Speed(
+        bf16=True, compiled=False, measured=recall_only()
+    )
+    assert choose(made, tmp_path / "long", steps=500).compiled
+    remembered(gemm=gemm, eager=eager, compiled={"bfloat16": 0.99}, compiling=20.0)
+    assert not choose(made, tmp_path / "slow", steps=500_000).compiled
+    remembered(gemm=gemm, eager={"float32": 1.0, "bfloat16": 5.0}, compiled={"float32": 0.5}, compiling=20.0)
+    emulated = choose(made, tmp_path / "emulated", steps=500)
+    assert (emulated.bf16, emulated.compiled) == (False, True)
+
+
+def recall_only() -> Measured:
+    """Return the only measurement there is."""
+    [key] = json.loads(memory_file().read_text(encoding="utf-8"))
+    return recall(memory_file(), key)
+
+
+def test_a_resumed_run_keeps_the_choice_whatever_the_machine_measures_by_then(
+    made: Training, measuring: None, tmp_path: Path
+) -> None:
+    first = choose(made, tmp_path / "work")
+    other = {"float32": 1.0, "bfloat16": 2.0} if first.bf16 else {"float32": 2.0, "bfloat16": 1.0}
+    remembered(gemm={"float32": 1.0, "bfloat16": 2.0}, eager=other)
+    assert choose(made, tmp_path / "work") == first
+    assert choose(made, tmp_path / "new").bf16 is not first.bf16
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1, 2]", "null", '{"KEY": 3}', '{"KEY": {"eager": {"float32": -1.0}}}', '{"KEY": {"odd": 1}}'],
+)
+def test_a_damaged_memory_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "speed.json"
+    file.write_text(text.replace("KEY", "a"), encoding="utf-8")
+    assert recall(file, "a") == Measured()
+    remember(file, "a", Measured(eager={"float32": 1.5}))
+    assert recall(file, "a").eager == {"float32": 1.5}
+
+
+def test_a_memory_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    remember(tmp_path / "file" / "speed.json", "a", Measured())
+    (tmp_path / "speed.json").mkdir()
+    remember(tmp_path / "speed.json", "a", Measured())
+    assert recall(tmp_path / "speed.json", "a") == Measured()
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe{")
+    assert recall(tmp_path / "bytes", "a") == Measured()
+
+
+def test_the_memory_does_not_grow_without_end(tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    full = {str(number): Measured().model_dump() for number in range(MOST + 5)}
+    file.write_text(json.dumps(full), encoding="utf-8")
+    remember(file, "new", Measured(compiling=3.0))
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    assert len(kept) == MOST
+    assert recall(file, "new").compiling == 3.0
+    assert "0" not in kept
+
+
+def test_a_measurement_holds_for_one_shape_only() -> None:
+    assert key_of({"threads": 2}) == key_of({"threads": 2}) != key_of({"threads": 1})
+
+
+@pytest.mark.slow
+def test_a_measured_training_is_the_one_of_a_recipe_that_says_the_same(
+    made: Training, measuring: None, context: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(speed_choice, "COMPILING", 0.0)  # so that it is tried
+    auto = STEADY | {"bf16": "auto", "compile": "auto", "per_device_train_batch_size": 4}
+    state = torch.get_rng_state()
+    measured = train(made, auto, None, context("measured"))
+    assert measured["speed"]["compiled"]
+    assert not torch.equal(state, torch.get_rng_state())  # it was trained
+    said = {"bf16": measured["bf16"], "compile": measured["compiled"]}
+    again = parts(tmp_path / "again", CausalLM(length=32), "gpt2")
+    plain = train(again, auto | said, None, context("said"))
+    assert plain["speed"] is None
+    for one, other in zip(made.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
