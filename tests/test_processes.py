@@ -12,6 +12,8 @@ import hfpipe
 from hfpipe.results import Run
 
 LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+ONE_PAIR = {"roc_auc": 5e-4, "average_precision": 5e-4}
+"""Rank metrics: two of the rows, whose scores are equal but for rounding, may change places."""
 
 
 def outcome(run: Run) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def test_two_processes_give_the_losses_gradients_and_scores_of_one(tmp_path: Pat
         for key, value in alone.items():
             assert len(together[key]) == len(value)
             for mine, theirs in zip(together[key], value, strict=True):
-                assert mine == pytest.approx(theirs, abs=1e-4), (name, key)
+                assert mine == pytest.approx(theirs, abs=ONE_PAIR.get(key, 1e-4)), (name, key)
 
 
 @pytest.mark.slow
