@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from time import process_time
 
 from hfpipe.data.class_ids import ClassIds
+from hfpipe.data.file_options import FileOptions
 from hfpipe.data.header import column_names
 from hfpipe.data.rows import Row
 
@@ -22,7 +23,7 @@ def at_most(seconds: float) -> Iterator[None]:
 def test_names_of_many_columns_are_checked_in_linear_time() -> None:
     names = [f"column {number}" for number in range(20_000)]
     with at_most(seconds=1):
-        assert column_names(names, [], None, "a.csv, line 1") == names
+        assert column_names(names, [], FileOptions(), "a.csv, line 1") == names
 
 
 def test_many_rare_classes_are_dropped_in_linear_time() -> None:
