@@ -27,6 +27,9 @@ def clean(
         else _filtering(one.step.start(), one.reason, ledger)
         for one in steps
     ]
+    if not stages:
+        yield from rows
+        return
     for row in rows:
         for stage in stages:
             if not stage(row):
@@ -36,8 +39,10 @@ def clean(
 
 
 def _editing(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger, spans: Spans) -> Apply:
+    edit = step.edit
+
     def apply(row: Row) -> bool:
-        texts = [step.edit(text) for text in row.texts]
+        texts = [*map(edit, row.texts)]
         if texts != row.texts:
             if not spans.move(row, step):
                 ledger.drop(f"{reason}: destroys an answer", row.characters)

@@ -299,9 +299,11 @@ def _as_long_as_words(rows: Sequence[Row], column: str, lists: Sequence[Any]) ->
 
 def read_labels(rows: Iterable[Row], labels: Sequence[Label]) -> Iterator[Row]:
     """Yield the rows with their labels read, so that cleaning steps see classes and not cells of a file."""
+    readers = [(label.column, label.read) for label in labels]
     for row in rows:
-        for label in labels:
-            row.values[label.column] = label.read(row.values[label.column])
+        values = row.values
+        for column, read in readers:
+            values[column] = read(values[column])
         yield row
 
 

@@ -20,12 +20,14 @@ def splitter(shares: Mapping[str, float], given: Collection[str | None], seed: i
     """
     # In an order of its own: keys of a recipe may be swapped, and the rows must not move with them.
     wanted = sorted(((name, share) for name, share in shares.items() if name not in given), reverse=True)
-    salt = seed.to_bytes(8, "little", signed=True)
+    begun = blake2b(digest_size=8, salt=seed.to_bytes(8, "little", signed=True))
 
     def choose(row: Row) -> str:
         if row.split not in (None, TRAIN):
             return str(row.split)
-        point = int.from_bytes(blake2b(row.digest(), digest_size=8, salt=salt).digest(), "little") / 2**64
+        drawn = begun.copy()
+        drawn.update(row.digest())
+        point = int.from_bytes(drawn.digest(), "little") / 2**64
         for name, share in wanted:
             if point < share:
                 return name
