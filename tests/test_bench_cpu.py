@@ -14,6 +14,7 @@ import pytest
 BENCH = Path(__file__).parent / "bench"
 sys.path.append(str(BENCH))
 
+import cpu  # noqa: E402
 from cpu_parts import tables  # noqa: E402
 from cpu_parts.works import WORKS, work  # noqa: E402
 
@@ -116,6 +117,15 @@ def test_a_contender_without_time_is_recorded_as_skipped(tmp_path: Path) -> None
     code, lines, _ = bench(tmp_path, "--minutes", "0", "--parts", "causal-lm-6x384", "--contenders", "loop")
     assert code == 1
     assert {line["status"] for line in lines if line["part"] == "run"} == {"skipped"}
+
+
+def test_what_was_out_of_time_in_the_first_round_is_not_begun_again() -> None:
+    first, second, other = (cpu.Item("start", *each, 20) for each in (("a", 1), ("a", 2), ("b", 2)))
+    lines = [{"part": "run", "item": first.name, "status": "out of time"}, {"part": "begin"}]
+    assert cpu.why_not(second, lines, 1000) == "it was out of time in the first round"
+    assert cpu.why_not(first, [], 1000) is None
+    assert cpu.why_not(other, lines, 1000) is None
+    assert cpu.why_not(other, lines, 1) == "no time left"
 
 
 def test_a_part_or_contender_that_does_not_exist_is_refused(tmp_path: Path) -> None:

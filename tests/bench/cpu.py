@@ -65,6 +65,11 @@ class Item:
         size = f":{self.megabytes} MB" if self.part == "preparation" else ""
         return f"{self.part}:{self.contender}:{self.round}{size}"
 
+    @property
+    def first(self) -> str:
+        """How the results call the same of the first round."""
+        return replace(self, round=1).name
+
 
 def main() -> int:
     """Measure what was asked for; 1 when anything failed."""
@@ -150,11 +155,19 @@ def _items(options: argparse.Namespace) -> list[Item]:
     return items
 
 
+def why_not(item: Item, lines: list[dict[str, Any]], left: float) -> str | None:
+    """Return why an item is not begun when `left` seconds are left, or None."""
+    if any(line.get("item") == item.first and line["status"] == "out of time" for line in lines):
+        return "it was out of time in the first round"
+    return "no time left" if left < LEAST else None
+
+
 def _run(item: Item, deadline: float, work: Path, options: argparse.Namespace) -> bool:
     """Run one item; a failure, or the end of its time, is recorded, and the next goes on."""
     left = deadline - time.time()
-    if left < LEAST:
-        emit("run", item=item.name, status="skipped", seconds=0, error="no time left")
+    reason = why_not(item, read(), left)
+    if reason is not None:
+        emit("run", item=item.name, status="skipped", seconds=0, error=reason)
         return item.round > 1  # what was measured once has a figure
     limit = min(LIMIT[options.size] * (1 + item.megabytes / 50), left)
     settings = {
