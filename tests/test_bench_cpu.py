@@ -134,7 +134,7 @@ def test_a_part_or_contender_that_does_not_exist_is_refused(tmp_path: Path) -> N
     assert "no part 'gpu'; there are peak, masked-lm-4x256" in printed
     code, lines, printed = bench(tmp_path, "--parts", "seq2seq-4x256", "--contenders", "loop")
     assert code == 2
-    assert "have no 'loop'; they have hfpipe, trainer, trainer-fast" in printed
+    assert "have no 'loop'; they have hfpipe, trainer, trainer-fast, trainer-eager" in printed
     assert lines == []
     code, lines, printed = bench(tmp_path, "--megabytes", "20,")
     assert code == 2

@@ -2,6 +2,7 @@
 
 `trainer` is a script with its own defaults, `trainer-fast` has every speed flag set: bf16, torch_compile,
 fused AdamW, no dropout, and for rows of uneven length batches of similar length, padded to the longest row.
+`trainer-eager` is the same without torch_compile, which compiles again and again where shapes vary.
 """
 
 from __future__ import annotations
@@ -133,9 +134,9 @@ class Ticks(TrainerCallback):
             control.should_training_stop = control.should_log = True
 
 
-def run(work: Work, settings: Settings, *, fast: bool) -> None:
+def run(work: Work, settings: Settings, contender: str) -> None:
     """Train and write one line."""
-    contender = "trainer-fast" if fast else "trainer"
+    fast, compiled = contender != "trainer", contender == "trainer-fast" and not settings.toy
     rows = _rows(work, settings, fast=fast)
     clock = Clock(settings, f"{work.name}, {contender}", **_warm(work, fast=fast))
     clock.start()
@@ -154,7 +155,7 @@ def run(work: Work, settings: Settings, *, fast: bool) -> None:
             report_to="none",
             disable_tqdm=True,
             use_cpu=True,
-            **(_flags(work, settings) if fast else {}),
+            **(_flags(work, compiled=compiled) if fast else {}),
         ),
         train_dataset=rows,
         data_collator=counting,
@@ -178,9 +179,9 @@ def _warm(work: Work, *, fast: bool) -> dict[str, int]:
     return {"warm": work.epoch, "unit": work.epoch} if work.uneven else {"warm": 3}
 
 
-def _flags(work: Work, settings: Settings) -> dict[str, Any]:
+def _flags(work: Work, *, compiled: bool) -> dict[str, Any]:
     grouped = {"train_sampling_strategy": "group_by_length"} if work.uneven else {}
-    return {"bf16": True, "torch_compile": not settings.toy, "optim": "adamw_torch_fused", **grouped}
+    return {"bf16": True, "torch_compile": compiled, "optim": "adamw_torch_fused", **grouped}
 
 
 def _rows(work: Work, settings: Settings, *, fast: bool) -> datasets.Dataset:

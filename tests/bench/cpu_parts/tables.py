@@ -13,6 +13,7 @@ NAMES = {
     "hfpipe": "**hfpipe**, defaults",
     "trainer": "Trainer, defaults",
     "trainer-fast": "Trainer, every speed flag",
+    "trainer-eager": "Trainer, every speed flag but torch_compile",
     "loop": "plain loop, bf16",
     "loop-compiled": "plain loop, bf16, compiled",
     "scripts": "example scripts, defaults",
@@ -127,7 +128,7 @@ def short(lines: Lines) -> str:
         here = [line for line in trained if line["work"] == name]
         ours = [line for line in here if line["contender"] == "hfpipe"]
         cells = [name, f"{_range(ours, 'speed', '{:,.0f}')} {ours[0]['unit']}" if ours else ""]
-        for contender in ("trainer", "trainer-fast"):
+        for contender in ("trainer", "trainer-fast", "trainer-eager"):
             mine = [line for line in here if line["contender"] == contender]
             shown = (
                 f"{_range(mine, 'speed', '{:,.0f}')} ({_times(ours, mine, 'speed')})" if ours and mine else ""
@@ -138,7 +139,8 @@ def short(lines: Lines) -> str:
         "training",
         "hfpipe, defaults",
         "Trainer, defaults (hfpipe ÷ it)",
-        "every speed flag (hfpipe ÷ it)",
+        "every speed flag",
+        "without torch_compile",
     ]
     return f"{_machine(lines)}\n\n{_table(head, rows)}" if rows else _machine(lines)
 
