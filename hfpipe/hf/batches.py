@@ -13,6 +13,14 @@ from hfpipe.errors import StageError
 WINDOW = 50
 """Global batches within which fine-tuning sorts by length, as Transformers' LengthGroupedSampler does."""
 
+MOST_TOKENS = 2048
+"""Tokens a forward pass of fine-tuning on a CPU has at most, unless a single row has more.
+
+More need memory and are not faster, as activations leave the caches.
+"""
+PASS = 256
+"""Tokens that take as long as what a forward and backward pass costs however few it has."""
+
 Key = tuple[int, int]
 """(epoch, index of the example)."""
 
@@ -68,6 +76,30 @@ def order(lengths: np.ndarray, total: int, seed: int, epoch: int, *, grouped: bo
     parts = [filled[start : start + window] for start in range(0, len(filled), window)]
     ordered = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
     return ordered.reshape(steps, total)[random.permutation(steps)]
+
+
+def cut_by_length(lengths: np.ndarray, most: int = MOST_TOKENS, cost: int = PASS) -> list[np.ndarray]:
+    """Return the rows of a batch in groups that are padded to their longest row, int64 each, longest first.
+
+    `lengths`, int64 (rows,), count the tokens of each row. A group has at most `most` tokens, padding
+    included, unless it is a single row. The sum of all tokens and of `cost` for each group is least.
+    """
+    rows = np.argsort(-lengths, kind="stable")
+    longest = lengths[rows].astype(np.int64)
+    least, before = np.zeros(len(rows) + 1), np.zeros(len(rows) + 1, dtype=np.int64)
+    for end in range(1, len(rows) + 1):
+        tokens = longest[:end] * np.arange(end, 0, -1)  # of a group that begins at each row
+        fits = tokens <= most
+        fits[-1] = True
+        total = np.where(fits, least[:end] + tokens + cost, np.inf)
+        before[end] = total.argmin()
+        least[end] = total[before[end]]
+    groups: list[np.ndarray] = []
+    end = len(rows)
+    while end:
+        groups.insert(0, rows[before[end] : end])
+        end = int(before[end])
+    return groups
 
 
 class StepBatches(Sampler[list[Key]]):

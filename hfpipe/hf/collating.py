@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hfpipe.hf.batches import cut_by_length
 from hfpipe.hf.losses import IGNORED
 from hfpipe.modeling.static_shapes import static_positions
 
@@ -27,17 +28,29 @@ class Collator:
     seed: int
     static: bool = False
     """Whether batches have one shape: positions of targets in few sizes, no mask where none is needed."""
+    cut: bool = False
+    """Whether a batch of uneven lengths is cut into several, each a forward pass of its own."""
 
-    def __call__(self, examples: list[dict[str, Any]]) -> Batch:
-        """Return one batch of encoded examples."""
+    def __call__(self, examples: list[dict[str, Any]]) -> Batch | list[Batch]:
+        """Return encoded examples as one batch, or as several if they are `cut`."""
+        if not self.cut:
+            return self._batch(examples)
+        groups = cut_by_length(np.array([self._tokens(example) for example in examples]))
+        return [self._batch([examples[row] for row in group]) for group in groups]
+
+    def _batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
-        if not self.static:
-            return batch
         # Padding lies behind the tokens, where a causal model does not see it.
-        causal = self.task.auto_class == "AutoModelForCausalLM"
-        if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
+        causal = self.static and self.task.auto_class == "AutoModelForCausalLM"
+        needless = (self.static or self.cut) and "attention_mask" in batch
+        if needless and (causal or bool(batch["attention_mask"].all())):
             del batch["attention_mask"]
-        return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
+        return batch | {"_positions": static_positions(batch["labels"], IGNORED)} if self.static else batch
+
+    def _tokens(self, example: dict[str, Any]) -> int:
+        """Return how many positions a model computes of an example, in encoder and decoder."""
+        decoder = example["labels"] if self.task.auto_class == "AutoModelForSeq2SeqLM" else ()
+        return len(example["input_ids"]) + len(decoder)
 
 
 def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:

@@ -6,10 +6,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader
@@ -24,6 +25,8 @@ from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import compile_model, uncompiled
 from hfpipe.hf.step import CompiledStep, Step
 from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.eager_attention import eager_attention
+from hfpipe.modeling.random_bits import fast_dropout
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
 
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+Batches: TypeAlias = "Batch | list[Batch]"
+"""A micro-batch, whole or cut into several."""
 
 
 class EpochLoader(DataLoader[Any]):
@@ -70,6 +76,9 @@ class TaskTrainer(Trainer):
 
     The loss of a step is the sum over all its targets divided by their number, over all processes and
     accumulation steps; Trainer's own is not for heads that build a mean (see Transformers issue #34242).
+
+    On a CPU a batch of uneven lengths is cut into several forward passes, with the gradients of one, and a
+    model that is not compiled uses attention and dropout that are faster there than torch's.
 
     `compiled` compiles model and loss. The batches of packed tasks then have one shape, unless the model is
     sharded, and attention gets no mask where nothing is padded. Evaluation, whose batches have many shapes,
@@ -119,6 +128,9 @@ class TaskTrainer(Trainer):
             self._step = CompiledStep(eager, parts.model, shares.micro, self.accelerator.autocast)
         elif compiled:
             compile_model(parts.model, static=False)
+        elif self._cuts:
+            self.data_collator = Collator(task, tokenizer, arguments.seed, cut=True)
+        self._eager_on_cpu = arguments.device.type == "cpu" and not compiled
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
 
@@ -165,6 +177,22 @@ class TaskTrainer(Trainer):
         whole = not self._sharded and not self.args.ddp_find_unused_parameters
         return self.args.device.type == "cpu" and whole and not self.args.fp16
 
+    @property
+    def _cuts(self) -> bool:
+        """Whether batches are cut by length.
+
+        An accelerator would idle between small passes; a sharded model is passed equally often everywhere.
+        """
+        return self.args.device.type == "cpu" and not self.task.packed and not self._sharded
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train as Trainer does, with what is fast on the device."""
+        with ExitStack() as kernels:
+            if self._eager_on_cpu:
+                kernels.enter_context(eager_attention())
+                kernels.enter_context(fast_dropout(self._bare))
+            return super().train(*arguments, **options)
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process' batches; they are shared out here, not by Accelerate."""
         arguments = self.args
@@ -187,8 +215,8 @@ class TaskTrainer(Trainer):
         )
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], torch.Tensor]:
+        self, epoch_iterator: Iterator[Batches], num_batches: int, device: torch.device
+    ) -> tuple[list[Batches], torch.Tensor]:
         """Return the batches of a step and the number of targets in them, over all processes.
 
         There are none once training is over, which Trainer itself asks only after a step.
@@ -196,7 +224,7 @@ class TaskTrainer(Trainer):
         if self.control.should_training_stop:
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
-        count = sum((self.task.count(batch) for batch in batches), torch.tensor(0))
+        count = sum((self.task.count(part) for batch in batches for part in _parts(batch)), torch.tensor(0))
         count = count.to(device, non_blocking=True)
         return batches, self.accelerator.reduce(count, reduction="sum")
 
@@ -213,8 +241,17 @@ class TaskTrainer(Trainer):
         loss = (total / over_all.clamp(min=1)).sum() * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Train on one micro-batch. Raises StageError at the first loss that is no number."""
+    def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Train on one micro-batch, cut or whole. Raises StageError at the first loss that is no number."""
+        *others, last = _parts(inputs)
+        losses = []
+        for part in others:
+            with self.accelerator.no_sync(model):
+                losses.append(self._pass(model, part, num_items_in_batch))
+        return sum(losses, self._pass(model, last, num_items_in_batch))
+
+    def _pass(self, model: Any, inputs: Batch, num_items_in_batch: Any) -> torch.Tensor:
+        """Compute a loss and its gradients."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         step = self.state.global_step + 1
 
@@ -227,6 +264,13 @@ class TaskTrainer(Trainer):
 
         self.finite.watch(loss, failure)
         return loss
+
+    def _track_num_input_tokens(self, inputs: Batches) -> None:
+        """Count the tokens of a micro-batch, cut or whole; all processes count together."""
+        parts = _parts(inputs)
+        ids = torch.cat([part["input_ids"].flatten() for part in parts])
+        masks = [part.get("attention_mask", torch.ones_like(part["input_ids"])).flatten() for part in parts]
+        super()._track_num_input_tokens({"input_ids": ids, "attention_mask": torch.cat(masks)})
 
     def _prepare_input(self, data: Any) -> Any:
         """Move a tensor without waiting for the accelerator; the loader's memory is pinned."""
@@ -299,6 +343,10 @@ class TaskTrainer(Trainer):
     def _dump(self, inputs: Batch) -> None:
         texts = self.tokenizer.batch_decode(inputs["input_ids"].cpu())
         self._bad_batch.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _parts(batches: Batches) -> list[Batch]:
+    return batches if isinstance(batches, list) else [batches]
 
 
 class Ended(TrainerCallback):

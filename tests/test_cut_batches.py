@@ -1,0 +1,271 @@
+"""Fine-tuning on a CPU: batches cut by length, and attention and dropout that are faster than torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CONFIG_MAPPING
+
+from hfpipe.contract import RunContext, Task
+from hfpipe.hf.batches import cut_by_length
+from hfpipe.hf.collating import Collator
+from hfpipe.hf.encoding import encode
+from hfpipe.hf.loading import new_config, new_model
+from hfpipe.hf.step import Step
+from hfpipe.hf.styles import STYLES
+from hfpipe.hf.tables import facts_of
+from hfpipe.hf.tokenizer import complete
+from hfpipe.hf.trainer import Training
+from hfpipe.hf.training import train
+from hfpipe.hf.vocabulary import Learner
+from hfpipe.modeling.eager_attention import eager_attention
+from hfpipe.modeling.random_bits import BitDropout, drop_out, fast_dropout
+from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.translation import Translation
+
+Make = Callable[..., RunContext]
+WORDS = ["the", "Nile", "is", "a", "river", "in", "Africa", "that", "flows", "north", "into", "the", "Sea"]
+TEXTS = [
+    " ".join((WORDS * 12)[start : start + length]) for start in range(4) for length in (2, 5, 60, 9, 3, 33)
+]
+SMALL: dict[str, dict[str, Any]] = {
+    "bert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
+    "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0},
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
+    "llama": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+ATTENTION_DROPOUT = {
+    "bert": "attention_probs_dropout_prob",
+    "gpt2": "attn_pdrop",
+    "llama": "attention_dropout",
+}
+"""Setting by which attention drops weights; with a very small share, products are taken and nothing drops."""
+TASKS: dict[str, Task] = {
+    "bert": TextClassification(length=80),
+    "t5": Translation(length=80, target_length=40),
+}
+
+
+def parts(folder: Path, kind: str) -> Training:
+    """Return a small training on texts of uneven length."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = TASKS[kind]
+    style = STYLES["bert" if kind == "bert" else "t5"]
+    tokenizer = complete(Learner("wordpiece", style, (), 200, 1, lowercase=False).learn(TEXTS), style)
+    labels = datasets.ClassLabel(names=["short", "long"])
+    columns = {
+        "text": TEXTS,
+        "label": [int(len(text) > 40) for text in TEXTS],
+        "source": TEXTS,
+        "target": [text[: len(text) // 2] for text in TEXTS],
+    }
+    rows = datasets.Dataset.from_dict(columns).cast_column("label", labels)
+    facts = facts_of(datasets.DatasetDict(train=rows))
+    path = folder / "train.arrow"
+    examples, _ = encode(task, rows, tokenizer, facts, path, packed=True, advance=lambda _: None)
+    config = new_config({"type": kind} | SMALL[kind], tokenizer, task.head(facts))
+    model = new_model(task.auto_class, config, 3)
+    return Training(task=task, model=model, tokenizer=tokenizer, train=examples, validation=None, facts=facts)
+
+
+def gradients(made: Training, collator: Collator, *, fast: bool) -> dict[str, Tensor]:
+    """Return the gradients of the mean loss of all rows."""
+    examples = made.train.__getitems__([(0, number) for number in range(len(made.train))])
+    batches = collator(examples)
+    step = Step(made.task, 0.0)
+    made.model.train()
+    made.model.zero_grad()
+    with ExitStack() as kernels:
+        if fast:
+            kernels.enter_context(eager_attention())
+            kernels.enter_context(fast_dropout(made.model))
+        for batch in batches if isinstance(batches, list) else [batches]:
+            loss = step(made.model, batch)[1]
+            (loss.total / 100).backward()
+    return {
+        name: weight.grad.clone() for name, weight in made.model.named_parameters() if weight.grad is not None
+    }
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_batch_that_is_cut_has_the_gradients_of_a_whole_one(kind: str, tmp_path: Path) -> None:
+    made = parts(tmp_path, kind)
+    whole = Collator(made.task, made.tokenizer, 3)
+    cut = Collator(made.task, made.tokenizer, 3, cut=True)
+    examples = made.train.__getitems__([(0, number) for number in range(len(made.train))])
+    assert len(cut(examples)) > 1
+    plain, fast = gradients(made, whole, fast=False), gradients(made, cut, fast=True)
+    assert plain.keys() == fast.keys()
+    assert any(gradient.abs().max() > 1e-3 for gradient in plain.values())
+    for name, gradient in plain.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_cut_batch_has_a_mask_only_where_something_is_padded(tmp_path: Path) -> None:
+    made = parts(tmp_path, "bert")
+    examples = made.train.__getitems__([(0, number) for number in range(len(made.train))])
+    lengths = made.train.lengths
+    alike = [example for example in examples if len(example["input_ids"]) == lengths[0]]
+    [same] = Collator(made.task, made.tokenizer, 3, cut=True)(alike)
+    assert "attention_mask" not in same
+    for batch in Collator(made.task, made.tokenizer, 3, cut=True)(examples):
+        padded = int((batch["input_ids"] == made.tokenizer.pad_token_id).sum())
+        assert ("attention_mask" in batch) == (padded > 0)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(50, 600), st.integers(0, 400))
+def test_groups_hold_every_row_once_within_their_tokens(lengths: list[int], most: int, cost: int) -> None:
+    counts = np.array(lengths)
+    groups = cut_by_length(counts, most, cost)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or counts[group].max() * len(group) <= most
+    for longer, shorter in pairwise(groups):
+        assert counts[longer].min() >= counts[shorter].max()
+
+
+def test_rows_of_like_length_are_not_cut_and_a_long_one_is_passed_alone() -> None:
+    assert [len(group) for group in cut_by_length(np.array([20, 21, 22, 20]), 2048, 256)] == [4]
+    assert [len(group) for group in cut_by_length(np.array([5, 900, 6, 7, 5, 6]), 2048, 256)] == [1, 5]
+    assert [len(group) for group in cut_by_length(np.array([9000, 9000]), 2048, 256)] == [1, 1]
+
+
+def attentive(kind: str) -> Any:
+    """Return a model to which attention adds much, with a dropout there that drops next to nothing."""
+    settings = SMALL[kind] | ({ATTENTION_DROPOUT[kind]: 1.6e-5} if kind != "t5" else {})
+    config = CONFIG_MAPPING[kind](vocab_size=99, pad_token_id=0, decoder_start_token_id=0, **settings)
+    heads = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
+    model = new_model(heads.get(kind, "AutoModelForCausalLM"), config, 3).train()
+    for module in model.modules():
+        if type(module).__name__ == "T5Attention":  # whose setting is that of all other layers as well
+            module.dropout = 1.6e-5
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(6 if weight.dim() > 1 and kind != "t5" else 1)
+    return model
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_by_products_gives_the_outputs_and_gradients_of_the_kernel(kind: str, padded: bool) -> None:
+    model = attentive(kind)
+    inputs = {"input_ids": torch.arange(1, 65).reshape(2, 32) % 97}
+    if padded:
+        inputs["attention_mask"] = torch.ones(2, 32, dtype=torch.int64)
+        inputs["attention_mask"][0, 20:] = 0
+    if kind == "t5":
+        inputs["decoder_input_ids"] = torch.arange(3, 23).reshape(2, 10)
+
+    rows = slice(1, 2) if padded else slice(0, 2)
+
+    def outputs() -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(4)  # drops nothing
+        logits = model(**inputs).logits
+        seen = logits[1]  # the row without padding, and what the other has where it is not padded
+        loss = seen.float().logsumexp(-1).sum() + logits[0, :5].float().logsumexp(-1).sum()
+        return logits.detach(), list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+    usual, expected = outputs()
+    with eager_attention():
+        found, mine = outputs()
+    assert not torch.equal(found[rows], usual[rows])  # another path was taken
+    torch.testing.assert_close(found[rows], usual[rows], rtol=1e-4, atol=1e-5)
+    for one, other in zip(mine, expected, strict=True):
+        if other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max() + 1))
+
+
+def test_dropout_from_random_bits_drops_its_share_scales_the_rest_and_is_a_function_of_the_seed() -> None:
+    ones = torch.ones(501, 401)
+    for probability in (0.1, 0.5, 0.013):
+        for dtype, rounding in ((torch.float32, 1e-6), (torch.bfloat16, 5e-3)):
+            torch.manual_seed(5)
+            found = drop_out(ones.to(dtype), probability)
+            kept = found != 0
+            assert kept.float().mean().item() == pytest.approx(1 - probability, abs=0.004)
+            assert found[kept].float().mean().item() == pytest.approx(
+                1 / (1 - probability), rel=rounding + 2e-5
+            )
+            # no correlation of neighbours, of which four come from one draw
+            off = (~kept).float().flatten() - probability
+            for lag in (1, 2, 3, 4):
+                assert abs(float((off[lag:] * off[:-lag]).mean())) < 0.002
+            torch.manual_seed(5)
+            assert torch.equal(found, drop_out(ones.to(dtype), probability))
+
+
+def test_dropout_passes_the_gradients_of_what_it_kept() -> None:
+    given = torch.randn(40, 30, requires_grad=True)
+    torch.manual_seed(1)
+    out = drop_out(given, 0.25)
+    out.sum().backward()
+    assert given.grad is not None
+    torch.testing.assert_close(given.grad, torch.where(out == 0, 0.0, 4 / 3), rtol=1e-4, atol=1e-6)
+    assert torch.equal(drop_out(given, 0.0), given)
+    assert torch.equal(drop_out(given, 1.0), F.dropout(given, 1.0))
+
+
+def test_dropout_layers_are_as_they_were_after_a_training() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Dropout1d(0.5))
+    with fast_dropout(model):
+        assert type(model[1]) is BitDropout
+        assert type(model[2]) is torch.nn.Dropout1d
+        model.eval()
+        assert torch.equal(model[1](torch.ones(9)), torch.ones(9))
+    assert type(model[1]) is torch.nn.Dropout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_training_has_the_same_losses_however_its_steps_are_cut(
+    kind: str, tmp_path: Path, context: Make
+) -> None:
+    def losses(name: str, batch: int, accumulation: int) -> list[float]:
+        settings = {
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": accumulation,
+            "max_steps": 4,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "bf16": False,
+            "include_num_input_tokens_seen": "all",
+        }
+        history = train(parts(tmp_path / name, kind), settings, None, context(name))["history"]
+        return [entry["loss"] for entry in history if "grad_norm" in entry]
+
+    whole = losses("whole", 24, 1)
+    assert len(whole) == 4
+    assert losses("split", 6, 4) == pytest.approx(whole, rel=1e-5)
+    assert losses("single", 1, 24) == pytest.approx(whole, rel=1e-5)
