@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from hfpipe.errors import StageError
@@ -27,6 +26,7 @@ from hfpipe.hf.step import CompiledStep, Step
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.eager_attention import eager_attention
 from hfpipe.modeling.random_bits import fast_dropout
+from hfpipe.training.callbacks import Ended
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
 
-
-log = logging.getLogger(__name__)
 
 Batches: TypeAlias = "Batch | list[Batch]"
 """A micro-batch, whole or cut into several."""
@@ -347,50 +345,3 @@ class TaskTrainer(Trainer):
 
 def _parts(batches: Batches) -> list[Batch]:
     return batches if isinstance(batches, list) else [batches]
-
-
-class Ended(TrainerCallback):
-    """Trains no further when a run is taken up again that was killed after its last step."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        kept = state.stateful_callbacks.get("TrainerControl", {})
-        if kept.get("args", {}).get("should_training_stop"):
-            control.should_training_stop = True
-            control.should_evaluate = control.should_save = False
-
-
-class History(TrainerCallback):
-    """Writes what is logged to a file and to the stage's log, so that a running stage can be watched."""
-
-    def __init__(self, path: Path, steps: int) -> None:
-        self._path, self._steps = path, steps
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:  # steps after the checkpoint are logged again
-            text = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
-            self._path.write_text(text, encoding="utf-8")
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero or not state.log_history:
-            return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(state.log_history[-1]) + "\n")
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if _is_number(value))
-        log.info("step %d of %d: %s", state.global_step, self._steps, shown)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-class Steps(TrainerCallback):
-    """Tells a progress bar of every step, those of an earlier try included."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance = advance
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(1)

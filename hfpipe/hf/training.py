@@ -21,10 +21,11 @@ from hfpipe.hf.quiet import quiet, quiet_forks
 from hfpipe.hf.speed import kept_memory
 from hfpipe.hf.speed_choice import Length, speed_of
 from hfpipe.hf.tokenizer import tell_padding
-from hfpipe.hf.trainer import History, Steps, TaskTrainer, Training
+from hfpipe.hf.trainer import TaskTrainer, Training
 from hfpipe.recipe import budget
 from hfpipe.results import HISTORY
 from hfpipe.store import write_whole
+from hfpipe.training.callbacks import History, Steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

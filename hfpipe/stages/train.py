@@ -64,7 +64,7 @@ class Adapter(Settings):
 class _Train(Stage):
     """Fields and behaviour of both training kinds."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     distributed: ClassVar[bool] = True
     dropout: ClassVar[bool] = True
     """Whether a model from scratch has the dropout of its type's defaults."""
