@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from hfpipe.advice import advise_drop
+from hfpipe.encoding.example_reader import ExampleReader, can_read
 from hfpipe.encoding.packing import pack
 from hfpipe.encoding.shards import TOKENS, Batch, Shards
 from hfpipe.errors import DataError, StageError
@@ -56,12 +57,25 @@ class Examples(Dataset[dict[str, Any]]):
         """Position in the data set's split of each example, int64; a long row has several examples."""
         return self.table.data.column("row").to_numpy()
 
+    @cached_property
+    def _reader(self) -> ExampleReader | None:
+        table = self.table.data.table
+        return ExampleReader(table) if can_read(table) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process is given, which reads the files by itself."""
+        return {name: value for name, value in vars(self).items() if name != "_reader"}
+
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
-        columns = self.table[[index for _, index in keys]]
+        wanted = [index for _, index in keys]
+        told = [{"epoch": epoch, "index": self.first + index} for epoch, index in keys]
+        if self._reader is not None:
+            rows = self._reader.rows(wanted)
+            return [row | more for row, more in zip(rows, told, strict=True)]
+        columns = self.table[wanted]
         return [
-            {name: column[number] for name, column in columns.items()}
-            | {"epoch": epoch, "index": self.first + index}
-            for number, (epoch, index) in enumerate(keys)
+            {name: column[number] for name, column in columns.items()} | more
+            for number, more in enumerate(told)
         ]
 
     def __getitem__(self, key: Key) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,11 @@ class Ground:
         """Return the ids of some rows; those of a data set that hfpipe did not make are their positions."""
         if "id" not in self.rows.column_names:
             return [str(position) for position in positions]
-        return self.rows[list(positions)]["id"]
+        return self._ids[list(positions)]["id"]
+
+    @cached_property
+    def _ids(self) -> datasets.Dataset:
+        return self.rows.select_columns("id")
 
     def tally(self, metrics: Sequence[Metric]) -> Tally:
         """Return empty counts of some metrics."""

@@ -13,6 +13,7 @@ import torch
 
 from hfpipe.errors import HfpipeError, StageError
 from hfpipe.hf.encoding import encode
+from hfpipe.hf.lazy_rows import LazyRows
 from hfpipe.hf.loading import load_model, loading, read_config
 from hfpipe.hf.measuring import new_accelerator
 from hfpipe.hf.nested import to_dataset
@@ -122,15 +123,24 @@ class Predictor:
     def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """Yield each row's position and answer; None where the outputs behind the answer hold a NaN."""
         reading = self.reading
-        with torch.no_grad():
+        with torch.inference_mode():
             for positions, columns, _ in shared(
                 self.model, examples, reading, self.accelerator, self.batch_size
             ):
-                rows = examples.source[positions]
+                rows = LazyRows(examples.source, positions)
                 answers = reading.task.answers(columns, rows, reading.facts)
-                for number, (position, answer) in enumerate(zip(positions.tolist(), answers, strict=True)):
-                    odd = any(_holds_nan(column[number]) for column in columns.values())
-                    yield position, None if odd else answer
+                odd = np.any([_nan_rows(column) for column in columns.values()], axis=0)
+                for position, answer, without in zip(positions.tolist(), answers, odd, strict=True):
+                    yield position, None if without else answer
+
+
+def _nan_rows(column: np.ndarray) -> np.ndarray:
+    """Tell for each value of a column whether there is a NaN in it: bool, shape (rows,)."""
+    if column.dtype == object:
+        return np.array([_holds_nan(value) for value in column], dtype=bool)
+    if not np.issubdtype(column.dtype, np.floating):
+        return np.zeros(len(column), dtype=bool)
+    return np.isnan(column).reshape(len(column), -1).any(axis=1)
 
 
 def _holds_nan(value: Any) -> bool:

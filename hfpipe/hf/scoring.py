@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hfpipe.errors import StageError
+from hfpipe.hf.lazy_rows import LazyRows
 from hfpipe.hf.losses import forward
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.tally import Tally
@@ -50,7 +51,8 @@ class Reading:
     def rows(self, said: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
         """Return the positions of the rows that the examples are of, and the columns by row."""
         positions, pieces = np.unique(examples.rows[index], return_inverse=True)
-        return positions, self.task.by_row(said, pieces, examples.source[positions], self.facts)
+        rows = LazyRows(examples.source, positions)
+        return positions, self.task.by_row(said, pieces, rows, self.facts)
 
 
 def score(
@@ -71,8 +73,9 @@ def score(
     """
     model.eval()
     counted = 0
-    # Not inference_mode: what FSDP gathers and models cache in it could not be trained with afterwards.
-    with torch.no_grad(), accelerator.autocast():
+    # What FSDP gathers and models cache in inference_mode could not be trained with afterwards.
+    reading_only = torch.no_grad() if reading.training else torch.inference_mode()
+    with reading_only, accelerator.autocast():
         for positions, columns, passed in shared(model, examples, reading, accelerator, batch_size):
             tally.add(positions, columns)
             counted += len(positions)

@@ -1,0 +1,60 @@
+"""Reads examples from the memory of an Arrow table: numbers and lists of numbers, without a query a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+Value = Callable[[int], Any]
+"""Returns the value of a row of a chunk."""
+
+
+class ExampleReader:
+    """The rows of a table as dictionaries of NumPy values; memory is read where a row lies."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """`table` has columns that `can_read`."""
+        batches = table.to_batches()
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self._batches = [{name: _value(batch[name]) for name in table.column_names} for batch in batches]
+
+    def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return some rows: integers as int64, floating-point numbers as float32, lists as 1-d arrays."""
+        found = []
+        for index in indices:
+            number = int(np.searchsorted(self._starts, index, side="right")) - 1
+            row = index - int(self._starts[number])
+            found.append({name: value(row) for name, value in self._batches[number].items()})
+        return found
+
+
+def can_read(table: pa.Table) -> bool:
+    """Tell whether all columns are numbers or lists of numbers, with no value missing."""
+    return all(
+        not column.null_count
+        and (
+            _is_number(column.type) or (pa.types.is_list(column.type) and _is_number(column.type.value_type))
+        )
+        and not (pa.types.is_list(column.type) and any(chunk.values.null_count for chunk in column.chunks))
+        for column in table.columns
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _value(column: pa.Array) -> Value:
+    if not pa.types.is_list(column.type):
+        numbers, kind = column.to_numpy(), _dtype(column.type)
+        return lambda row: kind(numbers[row])
+    offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+    kind = _dtype(column.type.value_type)
+    return lambda row: values[offsets[row] : offsets[row + 1]].astype(kind)
+
+
+def _dtype(kind: pa.DataType) -> type[np.int64] | type[np.float32]:
+    return np.float32 if pa.types.is_floating(kind) else np.int64
