@@ -133,18 +133,6 @@ def test_a_batch_that_is_cut_has_the_gradients_of_a_whole_one(kind: str, tmp_pat
         torch.testing.assert_close(fast[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_a_cut_batch_has_a_mask_only_where_something_is_padded(tmp_path: Path) -> None:
-    made = parts(tmp_path, "bert")
-    examples = made.train.__getitems__([(0, number) for number in range(len(made.train))])
-    lengths = made.train.lengths
-    alike = [example for example in examples if len(example["input_ids"]) == lengths[0]]
-    [same] = Collator(made.task, made.tokenizer, 3, cut=True)(alike)
-    assert "attention_mask" not in same
-    for batch in Collator(made.task, made.tokenizer, 3, cut=True)(examples):
-        padded = int((batch["input_ids"] == made.tokenizer.pad_token_id).sum())
-        assert ("attention_mask" in batch) == (padded > 0)
-
-
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(50, 600), st.integers(0, 400))
 def test_groups_hold_every_row_once_within_their_tokens(lengths: list[int], most: int, cost: int) -> None:
     counts = np.array(lengths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Task
+
+    Batches: TypeAlias = Batch | list[Batch]
+
+
+def parts_of(batches: Batches) -> list[Batch]:
+    """Return the forward passes of a micro-batch, which is whole or cut into several."""
+    return batches if isinstance(batches, list) else [batches]
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Collator:
     cut: bool = False
     """Whether a batch of uneven lengths is cut into several, each a forward pass of its own."""
 
-    def __call__(self, examples: list[dict[str, Any]]) -> Batch | list[Batch]:
+    def __call__(self, examples: list[dict[str, Any]]) -> Batches:
         """Return encoded examples as one batch, or as several if they are `cut`."""
         if not self.cut:
             return self._batch(examples)
@@ -40,12 +47,13 @@ class Collator:
 
     def _batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
+        if not self.static:
+            return batch
         # Padding lies behind the tokens, where a causal model does not see it.
-        causal = self.static and self.task.auto_class == "AutoModelForCausalLM"
-        needless = (self.static or self.cut) and "attention_mask" in batch
-        if needless and (causal or bool(batch["attention_mask"].all())):
+        causal = self.task.auto_class == "AutoModelForCausalLM"
+        if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
             del batch["attention_mask"]
-        return batch | {"_positions": static_positions(batch["labels"], IGNORED)} if self.static else batch
+        return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
 
     def _tokens(self, example: dict[str, Any]) -> int:
         """Return how many positions a model computes of an example, in encoder and decoder."""

@@ -6,10 +6,10 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,7 +19,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.checkpoints import seal
-from hfpipe.hf.collating import Collator
+from hfpipe.hf.collating import Collator, parts_of
 from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import compile_model, uncompiled
 from hfpipe.hf.step import CompiledStep, Step
@@ -34,13 +34,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Task
+    from hfpipe.hf.collating import Batches
     from hfpipe.hf.encoding import Examples
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
-
-
-Batches: TypeAlias = "Batch | list[Batch]"
-"""A micro-batch, whole or cut into several."""
 
 
 class EpochLoader(DataLoader[Any]):
@@ -93,13 +90,16 @@ class TaskTrainer(Trainer):
         muon: Mapping[str, float] | None = None,
     ) -> None:
         task, tokenizer = parts.task, parts.tokenizer
+        collator: Any = Collator(
+            task, tokenizer, arguments.seed
+        )  # may cut a batch, which Trainer's type is not
         super().__init__(
             model=parts.model,
             args=arguments,
             processing_class=tokenizer,
             train_dataset=parts.train,
             eval_dataset=parts.validation,
-            data_collator=Collator(task, tokenizer, arguments.seed),
+            data_collator=collator,
         )
         self.task = task
         self.folder = Path(str(arguments.output_dir))
@@ -114,23 +114,19 @@ class TaskTrainer(Trainer):
             self._train_with_muon(muon)
         self.finite = FiniteCheck()
         self._bare = parts.model
-        eager = Step(
-            task,
-            arguments.label_smoothing_factor,
-            self.accelerator.autocast,
-            chunked=self._applies_head_in_loss,
-        )
-        self._step: Step | CompiledStep = eager
-        if compiled and self._has_one_shape:
-            self.data_collator = Collator(task, tokenizer, arguments.seed, static=True)
-            self._step = CompiledStep(eager, parts.model, shares.micro, self.accelerator.autocast)
-        elif compiled:
+        static = compiled and self._has_one_shape
+        self._step = self._new_step(static=static)
+        if compiled and not static:
             compile_model(parts.model, static=False)
-        elif self._cuts:
-            self.data_collator = Collator(task, tokenizer, arguments.seed, cut=True)
+        self.data_collator = replace(collator, static=static, cut=self._cuts and not compiled)
         self._eager_on_cpu = arguments.device.type == "cpu" and not compiled
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
+
+    def _new_step(self, *, static: bool) -> Step | CompiledStep:
+        smoothing, autocast = self.args.label_smoothing_factor, self.accelerator.autocast
+        eager = Step(self.task, smoothing, autocast, chunked=self._applies_head_in_loss)
+        return CompiledStep(eager, self._bare, self.shares.micro, autocast) if static else eager
 
     def _train_with_muon(self, options: Mapping[str, float]) -> None:
         """Let Trainer create Muon. Raises StageError where the matrices are split over processes."""
@@ -222,7 +218,7 @@ class TaskTrainer(Trainer):
         if self.control.should_training_stop:
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
-        count = sum((self.task.count(part) for batch in batches for part in _parts(batch)), torch.tensor(0))
+        count = sum((self.task.count(part) for batch in batches for part in parts_of(batch)), torch.tensor(0))
         count = count.to(device, non_blocking=True)
         return batches, self.accelerator.reduce(count, reduction="sum")
 
@@ -241,7 +237,7 @@ class TaskTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
         """Train on one micro-batch, cut or whole. Raises StageError at the first loss that is no number."""
-        *others, last = _parts(inputs)
+        *others, last = parts_of(inputs)
         losses = []
         for part in others:
             with self.accelerator.no_sync(model):
@@ -265,7 +261,7 @@ class TaskTrainer(Trainer):
 
     def _track_num_input_tokens(self, inputs: Batches) -> None:
         """Count the tokens of a micro-batch, cut or whole; all processes count together."""
-        parts = _parts(inputs)
+        parts = parts_of(inputs)
         ids = torch.cat([part["input_ids"].flatten() for part in parts])
         masks = [part.get("attention_mask", torch.ones_like(part["input_ids"])).flatten() for part in parts]
         super()._track_num_input_tokens({"input_ids": ids, "attention_mask": torch.cat(masks)})
@@ -341,7 +337,3 @@ class TaskTrainer(Trainer):
     def _dump(self, inputs: Batch) -> None:
         texts = self.tokenizer.batch_decode(inputs["input_ids"].cpu())
         self._bad_batch.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def _parts(batches: Batches) -> list[Batch]:
-    return batches if isinstance(batches, list) else [batches]
