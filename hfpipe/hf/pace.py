@@ -6,6 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.speed import on_cpu
 from hfpipe.hf.step import Step
+from hfpipe.modeling.eager_attention import eager_kernels
 from hfpipe.training.muon import create_muon
 
 if TYPE_CHECKING:
@@ -50,16 +52,17 @@ def steps_within(
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
     step = Step(parts.task, 0.0, chunked=device == "cpu")
     started = 0.0
-    for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
-        if number == WARM_UP:
-            started = _now(device)
-        batch = parts.task.collate(parts.train.__getitems__(keys), parts.tokenizer, seed, train=True)
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=speed.bf16):
-            total = step(model, batch)[1].total.sum()
-        total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    with eager_kernels(model) if device == "cpu" else nullcontext():
+        for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
+            if number == WARM_UP:
+                started = _now(device)
+            batch = parts.task.collate(parts.train.__getitems__(keys), parts.tokenizer, seed, train=True)
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=speed.bf16):
+                total = step(model, batch)[1].total.sum()
+            total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
     pace = ((_now(device) - started) / TIMED - speed.saved) * shares.accumulation
     return max(1, int(seconds / max(pace, 1e-6)))
 

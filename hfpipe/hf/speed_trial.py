@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from hfpipe.hf.batches import Shares, StepBatches
-from hfpipe.hf.collating import Collator
+from hfpipe.hf.collating import Collator, parts_of
 from hfpipe.hf.step import CompiledStep, Step
+from hfpipe.modeling.eager_attention import eager_kernels
 
 if TYPE_CHECKING:
     from hfpipe.contract import Batch
@@ -51,7 +52,7 @@ class Trial:
         batches = self._batches(static=False)
         times: dict[str, list[float]] = {name: [] for name in dtypes}
         steps = {name: self._step(name) for name in dtypes}
-        with _restored(self._parts.model):
+        with _restored(self._parts.model), eager_kernels(self._parts.model):
             for batch in batches:
                 for name, step in steps.items():
                     times[name].append(_timed(partial(self._pass, step, batch, name)))
@@ -85,7 +86,8 @@ class Trial:
         order = StepBatches(parts.train.lengths, self._shares, 0, self._seed, grouped=not parts.task.packed)
         whole = (keys for keys in cycle(order) if not static or self._whole(keys))
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static)
-        return [collate(parts.train.__getitems__(keys)) for keys in islice(whole, PASSES)]
+        found = (collate(parts.train.__getitems__(keys)) for keys in islice(whole, PASSES))
+        return [batch for each in found for batch in parts_of(each)]
 
     def _whole(self, keys: list[tuple[int, int]]) -> bool:
         return bool(

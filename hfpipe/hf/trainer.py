@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,8 +24,7 @@ from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import compile_model, uncompiled
 from hfpipe.hf.step import CompiledStep, Step
 from hfpipe.metrics.tally import Tally
-from hfpipe.modeling.eager_attention import eager_attention
-from hfpipe.modeling.random_bits import fast_dropout
+from hfpipe.modeling.eager_attention import eager_kernels
 from hfpipe.training.callbacks import Ended
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
@@ -181,10 +180,7 @@ class TaskTrainer(Trainer):
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with what is fast on the device."""
-        with ExitStack() as kernels:
-            if self._eager_on_cpu:
-                kernels.enter_context(eager_attention())
-                kernels.enter_context(fast_dropout(self._bare))
+        with eager_kernels(self._bare) if self._eager_on_cpu else nullcontext():
             return super().train(*arguments, **options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:

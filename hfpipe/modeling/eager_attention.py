@@ -16,12 +16,19 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hfpipe.modeling.random_bits import drop_out
+from hfpipe.modeling.random_bits import drop_out, fast_dropout
 
 LONGEST = 512
 """Positions up to which the products are faster where nothing is dropped."""
 USUAL = "sdpa"
 """The implementation that is replaced."""
+
+
+@contextmanager
+def eager_kernels(model: nn.Module) -> Iterator[None]:
+    """Train a model that is not compiled on a CPU with attention and dropout that are fast there."""
+    with eager_attention(), fast_dropout(model):
+        yield
 
 
 @contextmanager
