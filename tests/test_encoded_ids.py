@@ -151,7 +151,15 @@ def saved(folder: Path, count: int) -> datasets.Dataset:
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_rows_come_in_batches_of_one_size_however_they_lie_on_disk(size: int, tmp_path: Path) -> None:
     whole = saved(tmp_path, 23)
-    views = {"whole": whole, "some": whole.select([5, 2, 9]), "a part": whole.select(range(3, 20))}
+    other = whole.remove_columns("label").add_column("label", [1] * 23, feature=whole.features["label"])
+    views = {
+        "whole": whole,
+        "some": whole.select([5, 2, 9]),
+        "a part": whole.select(range(3, 20)),
+        "other classes": other.select_columns(whole.column_names),
+        "exchanged": datasets.concatenate_datasets([whole.select(range(10, 23)), whole.select(range(10))]),
+        "mapped": whole.map(lambda row: {"text": row["text"].upper()}),
+    }
     for name, rows in views.items():
         for start in (0, 2):
             found = [*batches_of(rows, size, start)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import datasets
 import pyarrow as pa
+from datasets.table import ConcatenationTable, MemoryMappedTable, Table
 
 from hfpipe.hf.nested import read_rows
 
@@ -30,18 +31,22 @@ def batches_of(rows: datasets.Dataset, size: int, start: int = 0) -> Iterator[tu
 
 
 def _whole_files(rows: datasets.Dataset) -> Sequence[str] | None:
-    """Return the files that hold exactly the rows of a split in their order, or None where none do."""
-    files = [file["filename"] for file in rows.cache_files]
-    if not files or rows._indices is not None:
+    """Return the files that hold exactly the rows of a split in their order, or None where none do.
+
+    A split whose rows were selected, or that has a column in memory, is another than its files.
+    """
+    table = rows.data
+    blocks = table.blocks if isinstance(table, ConcatenationTable) else [[table]]
+    if rows._indices is not None or not all(len(parts) == 1 and _is_file(parts[0]) for parts in blocks):
         return None
-    count = 0
-    for file in files:
-        # Read and not mapped: of a mapped file, a tenth would stay in memory for the places of its batches.
-        with pa.OSFile(file) as source, pa.ipc.open_stream(source) as stream:
-            if stream.schema != rows.data.schema:
-                return None
-            count += sum(batch.num_rows for batch in stream)
-    return files if count == len(rows) else None
+    return [parts[0].path for parts in blocks]
+
+
+def _is_file(table: Table) -> bool:
+    """Tell whether a table is a whole file as it lies on disk; new metadata change no value."""
+    return isinstance(table, MemoryMappedTable) and all(
+        name == "replace_schema_metadata" for name, *_ in table.replays or ()
+    )
 
 
 def _mapped(rows: datasets.Dataset, size: int, start: int) -> Iterator[pa.Table]:
