@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import CONFIG_MAPPING
 
 from hfpipe.contract import RunContext, Task
 from hfpipe.errors import StageError
+from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.encoding import encode
 from hfpipe.hf.loading import new_config, new_model
 from hfpipe.hf.losses import IGNORED, token_loss
@@ -145,6 +147,22 @@ def test_a_compiled_training_has_the_losses_of_an_eager_one_and_compiles_once(
     assert not counters["graph_break"]
     # one graph for the model and one for the loss; the end of the text, which is shorter, runs eagerly
     assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.slow
+def test_a_compiled_bfloat16_training_is_resumed_bit_for_bit(context: Make, tmp_path: Path) -> None:
+    ctx = context("resumed")
+    training = STEADY | {"compile": True, "bf16": True, "per_device_train_batch_size": 4}
+    training |= {"save_steps": 4, "save_total_limit": None}
+    task = MaskedLM(length=32, mask=0.3)
+    train(parts(tmp_path, task, "bert"), training, None, ctx)
+    whole = (ctx.folder / "model.safetensors").read_bytes()
+    for name in ("checkpoint-8", "checkpoint-12"):
+        shutil.rmtree(ctx.work / name, ignore_errors=True)
+    (ctx.folder / "model.safetensors").unlink()
+    assert newest(ctx.work)[0] == ctx.work / "checkpoint-4"
+    train(parts(tmp_path, task, "bert"), training, None, ctx)
+    assert (ctx.folder / "model.safetensors").read_bytes() == whole
 
 
 @pytest.mark.parametrize("kind", list(SIZES))
