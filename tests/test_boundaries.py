@@ -354,7 +354,7 @@ def test_curves_and_log_grow_while_a_stage_trains(tmp_path: Path) -> None:
             except (RecipeError, StageError):
                 continue
             if logs and len(curves):
-                steps = logs[0].read_text(encoding="utf-8").count("hfpipe.hf.trainer: step ")
+                steps = logs[0].read_text(encoding="utf-8").count(": step ")
                 seen.append((len(curves), steps))
                 assert len(newest) >= len(curves)
 
