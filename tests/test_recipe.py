@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hfpipe.errors import Problem, RecipeError, Spot
@@ -293,6 +293,7 @@ STAGE = st.dictionaries(WORDS, VALUES, max_size=5).flatmap(
 
 
 @settings(max_examples=60, deadline=None)
+@example({"\n": "\0"})
 @given(VALUES | st.dictionaries(st.sampled_from("ab"), STAGE).map(lambda stages: {"stages": stages}))
 def test_any_yaml_gives_a_recipe_or_its_problems(value: Any):
     either(yaml.safe_dump(value, allow_unicode=True))

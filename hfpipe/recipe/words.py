@@ -19,7 +19,8 @@ def dotted(path: Keys) -> str:
     """Write a path as a person would: `stages.wiki.clean[0]`."""
     text = ""
     for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+        name = str(key) if str(key).isprintable() else repr(key)
+        text += f"[{key}]" if isinstance(key, int) else f".{name}" if text else name
     return text
 
 
