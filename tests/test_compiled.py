@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from cases import DECODER, ENCODER
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.utils import counters
@@ -43,14 +44,7 @@ TEXTS = [
     "The Danube flows through ten countries into the Black Sea.",
 ] * 12
 SIZES: dict[str, dict[str, Any]] = {
-    "gpt2": {
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 2,
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "attn_pdrop": 0.0,
-    },
+    "gpt2": DECODER,
     "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
     "mistral": {
         "hidden_size": 32,
@@ -71,14 +65,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_local_experts": 2,
         "attention_chunk_size": 8,
     },
-    "bert": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    },
+    "bert": ENCODER,
     "modernbert": {
         "hidden_size": 32,
         "num_hidden_layers": 4,

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from cases import BOTH, DECODER, ENCODER
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -40,32 +41,15 @@ WORDS = ["the", "Nile", "is", "a", "river", "in", "Africa", "that", "flows", "no
 TEXTS = [
     " ".join((WORDS * 12)[start : start + length]) for start in range(4) for length in (2, 5, 60, 9, 3, 33)
 ]
-SMALL: dict[str, dict[str, Any]] = {
-    "bert": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    },
-    "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0},
-    "gpt2": {
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 2,
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "attn_pdrop": 0.0,
-    },
-    "llama": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
+LLAMA = {
+    "type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
 }
+SMALL: dict[str, dict[str, Any]] = {each["type"]: each for each in (ENCODER, BOTH, DECODER, LLAMA)}
 ATTENTION_DROPOUT = {
     "bert": "attention_probs_dropout_prob",
     "gpt2": "attn_pdrop",
@@ -95,7 +79,7 @@ def parts(folder: Path, kind: str) -> Training:
     facts = facts_of(datasets.DatasetDict(train=rows))
     path = folder / "train.arrow"
     examples, _ = encode(task, rows, tokenizer, facts, path, packed=True, advance=lambda _: None)
-    config = new_config({"type": kind} | SMALL[kind], tokenizer, task.head(facts))
+    config = new_config(SMALL[kind], tokenizer, task.head(facts))
     model = new_model(task.auto_class, config, 3)
     return Training(task=task, model=model, tokenizer=tokenizer, train=examples, validation=None, facts=facts)
 
@@ -153,7 +137,9 @@ def test_rows_of_like_length_are_not_cut_and_a_long_one_is_passed_alone() -> Non
 def attentive(kind: str) -> Any:
     """Return a model to which attention adds much, with a dropout there that drops next to nothing."""
     settings = SMALL[kind] | ({ATTENTION_DROPOUT[kind]: 1.6e-5} if kind != "t5" else {})
-    config = CONFIG_MAPPING[kind](vocab_size=99, pad_token_id=0, decoder_start_token_id=0, **settings)
+    config = CONFIG_MAPPING[settings.pop("type")](
+        vocab_size=99, pad_token_id=0, decoder_start_token_id=0, **settings
+    )
     heads = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
     model = new_model(heads.get(kind, "AutoModelForCausalLM"), config, 3).train()
     for module in model.modules():
