@@ -31,7 +31,7 @@ from hfpipe.hf.tokenizer import complete
 from hfpipe.hf.trainer import Training
 from hfpipe.hf.training import train
 from hfpipe.hf.vocabulary import Learner
-from hfpipe.modeling.eager_attention import eager_attention
+from hfpipe.modeling.cpu_attention import eager_attention
 from hfpipe.modeling.random_bits import BitDropout, drop_out, fast_dropout
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation

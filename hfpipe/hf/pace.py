@@ -15,7 +15,7 @@ import torch
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.speed import on_cpu
 from hfpipe.hf.step import Step
-from hfpipe.modeling.eager_attention import eager_kernels
+from hfpipe.modeling.cpu_attention import eager_kernels
 from hfpipe.training.muon import create_muon
 
 if TYPE_CHECKING:

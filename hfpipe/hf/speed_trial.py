@@ -20,7 +20,7 @@ import torch
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.collating import Collator, parts_of
 from hfpipe.hf.step import CompiledStep, Step
-from hfpipe.modeling.eager_attention import eager_kernels
+from hfpipe.modeling.cpu_attention import eager_kernels
 
 if TYPE_CHECKING:
     from hfpipe.contract import Batch

@@ -24,7 +24,7 @@ from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import compile_model, uncompiled
 from hfpipe.hf.step import CompiledStep, Step
 from hfpipe.metrics.tally import Tally
-from hfpipe.modeling.eager_attention import eager_kernels
+from hfpipe.modeling.cpu_attention import eager_kernels
 from hfpipe.training.callbacks import Ended
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
