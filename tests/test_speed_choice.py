@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from test_compiled import STEADY, parts
+from test_timing import crowded
 
 from hfpipe.contract import RunContext
 from hfpipe.hf import speed_choice
@@ -18,7 +19,16 @@ from hfpipe.hf.speed_choice import Length, Speed, speed_of
 from hfpipe.hf.trainer import Training
 from hfpipe.hf.training import train
 from hfpipe.tasks.causal_lm import CausalLM
-from hfpipe.training.speed_memory import MOST, Measured, key_of, memory_file, recall, remember
+from hfpipe.training.speed_memory import (
+    MOST,
+    Compilation,
+    Measured,
+    expected_compilation,
+    key_of,
+    memory_file,
+    recall,
+    remember,
+)
 
 Make = Callable[..., RunContext]
 SHARES = Shares(micro=4, accumulation=1, world=1)
@@ -34,7 +44,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
 @pytest.fixture
 def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure however short a training is; compile only where it was compiled before."""
-    monkeypatch.setattr(speed_choice, "WORTH", 0.0)
+    monkeypatch.setattr(speed_choice, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(speed_choice, "LEAST_PASSES", 0)
 
 
@@ -46,8 +56,8 @@ def choose(made: Training, folder: Path, steps: int = 30, **training: Any) -> Sp
 def remembered(**found: Any) -> None:
     """Replace what was measured."""
     file = memory_file()
-    [key] = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({key: found}), encoding="utf-8")
+    [(key, entry)] = json.loads(file.read_text(encoding="utf-8")).items()
+    file.write_text(json.dumps({key: entry | {"measured": found}}), encoding="utf-8")
 
 
 def test_a_short_training_measures_nothing_and_is_eager_float32(made: Training, tmp_path: Path) -> None:
@@ -76,15 +86,59 @@ def test_a_measurement_is_remembered_and_decides_by_the_length_of_the_training(
     gemm = {"float32": 100.0, "bfloat16": 200.0}
     eager = {"float32": 2.0, "bfloat16": 1.0}
     remembered(gemm=gemm, eager=eager, compiled={"bfloat16": 0.5}, compiling=20.0)
-    assert choose(made, tmp_path / "short", steps=50) == Speed(
+    assert choose(made, tmp_path / "short", steps=35) == Speed(
         bf16=True, compiled=False, measured=recall_only()
     )
-    assert choose(made, tmp_path / "long", steps=500).compiled
+    assert choose(made, tmp_path / "long", steps=50).compiled
     remembered(gemm=gemm, eager=eager, compiled={"bfloat16": 0.99}, compiling=20.0)
     assert not choose(made, tmp_path / "slow", steps=500_000).compiled
     remembered(gemm=gemm, eager={"float32": 1.0, "bfloat16": 5.0}, compiled={"float32": 0.5}, compiling=20.0)
     emulated = choose(made, tmp_path / "emulated", steps=500)
     assert (emulated.bf16, emulated.compiled) == (False, True)
+
+
+def test_a_training_of_less_than_a_minute_is_not_compared_however_many_its_passes(
+    made: Training, tmp_path: Path
+) -> None:
+    assert choose(made, tmp_path / "work", steps=100) == Speed(bf16=False, compiled=False)
+    assert not memory_file().exists()
+
+
+def test_what_compiling_gave_other_models_on_this_machine_tells_what_to_expect(tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    assert expected_compilation(file, "m") is None
+    found = {"old": (90.0, 0.1), "a": (10.0, 1.5), "b": (20.0, 1.0), "c": (40.0, 0.5), "d": (40.0, 2.2)}
+    for name, (seconds, compiled) in found.items():
+        times = {"eager": {"bfloat16": 2.0, "float32": 3.0}, "compiled": {"bfloat16": compiled}}
+        remember(file, name, "other" if name == "old" else "m", Measured(compiling=seconds, **times))
+    remember(file, "eager", "m", Measured(eager={"float32": 3.0}))
+    expected = expected_compilation(file, "m")
+    assert expected is not None
+    assert expected.seconds == 30.0  # the median of four
+    assert expected.saved == pytest.approx((0.25 + 0.5) / 2)
+
+
+@pytest.mark.slow
+def test_compiling_is_tried_where_it_paid_before_and_not_where_it_did_not(
+    made: Training, measuring: None, tmp_path: Path
+) -> None:
+    choose(made, tmp_path / "first", steps=1, bf16=False)
+    before = json.loads(memory_file().read_text(encoding="utf-8"))
+    [entry] = before.values()
+    passes = round(100 / recall_only().eager["float32"])  # a training of 100 s
+
+    def tried(name: str, seconds: float, saved: float) -> bool:
+        times = {"eager": {"float32": 1.0}, "compiled": {"float32": 1 - saved}, "compiling": seconds}
+        other = {"other": entry | {"measured": times}}
+        memory_file().write_text(json.dumps(before | other), encoding="utf-8")
+        with torch.compiler.set_stance("force_eager"):  # compiling takes no time
+            found = choose(made, tmp_path / name, steps=passes, bf16=False)
+        assert found.measured is not None
+        return "float32" in found.measured.compiled
+
+    assert tried("quick", seconds=4.0, saved=0.3)
+    assert not tried("slow", seconds=40.0, saved=0.3)
+    assert not tried("useless", seconds=4.0, saved=-0.1)
 
 
 def recall_only() -> Measured:
@@ -105,21 +159,31 @@ def test_a_resumed_run_keeps_the_choice_whatever_the_machine_measures_by_then(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[1, 2]", "null", '{"KEY": 3}', '{"KEY": {"eager": {"float32": -1.0}}}', '{"KEY": {"odd": 1}}'],
+    [
+        "",
+        "{",
+        "[1, 2]",
+        "null",
+        '{"KEY": 3}',
+        '{"KEY": {"machine": "m", "measured": {"eager": {"float32": -1.0}}}}',
+        '{"KEY": {"machine": "m", "measured": {"odd": 1}}}',
+        '{"KEY": {"gemm": {}, "eager": {"float32": 1.0}, "compiled": {}, "compiling": null}}',
+    ],
+    ids=["empty", "cut", "list", "null", "number", "negative", "unknown", "measured on a busy machine"],
 )
 def test_a_damaged_memory_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "speed.json"
     file.write_text(text.replace("KEY", "a"), encoding="utf-8")
     assert recall(file, "a") == Measured()
-    remember(file, "a", Measured(eager={"float32": 1.5}))
+    remember(file, "a", "m", Measured(eager={"float32": 1.5}))
     assert recall(file, "a").eager == {"float32": 1.5}
 
 
 def test_a_memory_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    remember(tmp_path / "file" / "speed.json", "a", Measured())
+    remember(tmp_path / "file" / "speed.json", "a", "m", Measured())
     (tmp_path / "speed.json").mkdir()
-    remember(tmp_path / "speed.json", "a", Measured())
+    remember(tmp_path / "speed.json", "a", "m", Measured())
     assert recall(tmp_path / "speed.json", "a") == Measured()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe{")
     assert recall(tmp_path / "bytes", "a") == Measured()
@@ -129,7 +193,7 @@ def test_the_memory_does_not_grow_without_end(tmp_path: Path) -> None:
     file = tmp_path / "speed.json"
     full = {str(number): Measured().model_dump() for number in range(MOST + 5)}
     file.write_text(json.dumps(full), encoding="utf-8")
-    remember(file, "new", Measured(compiling=3.0))
+    remember(file, "new", "m", Measured(compiling=3.0))
     kept = json.loads(file.read_text(encoding="utf-8"))
     assert len(kept) == MOST
     assert recall(file, "new").compiling == 3.0
@@ -141,10 +205,27 @@ def test_a_measurement_holds_for_one_shape_only() -> None:
 
 
 @pytest.mark.slow
+def test_what_is_measured_on_a_busy_machine_decides_once_and_is_not_remembered(
+    made: Training, measuring: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shares = Shares(micro=48, accumulation=1, world=1)
+    caplog.set_level("INFO")
+    (tmp_path / "work").mkdir()
+    with crowded(4):
+        found = speed_of({}, made, shares, 7, Length(30, None), tmp_path / "work")
+    assert found.measured is not None
+    assert found.measured.busy
+    assert set(found.measured.eager) == {"float32", "bfloat16"}
+    assert not memory_file().exists()
+    assert "other processes had the cores meanwhile, so this is not remembered" in caplog.text
+    assert speed_of({}, made, shares, 7, Length(30, None), tmp_path / "work") == found  # as when resumed
+
+
+@pytest.mark.slow
 def test_a_measured_training_is_the_one_of_a_recipe_that_says_the_same(
     made: Training, measuring: None, context: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(speed_choice, "COMPILING", 0.0)  # so that it is tried
+    monkeypatch.setattr(speed_choice, "USUAL", Compilation(0.0, 0.5))  # so that it is tried
     auto = STEADY | {"bf16": "auto", "compile": "auto", "per_device_train_batch_size": 4}
     state = torch.get_rng_state()
     measured = train(made, auto, None, context("measured"))

@@ -2,9 +2,14 @@
 
 On a CPU neither pays everywhere, and neither can be told from the processor's name. So a training that lasts
 measures both, as long as that costs far less than it gains, and keeps what it found for the next run. A short
-one (less than `WORTH` or `LEAST_SECONDS`) is not worth it: it runs in float32 and eagerly.
+one (fewer passes than `LEAST_PASSES`, or `LEAST_SECONDS`) is not worth it: it runs in float32 and eagerly.
+
+While other processes have the cores, more passes are timed, up to a limit. If none was undisturbed, the best
+of those that took turns decide for this training only, and the log says so.
 
 The choice lies in the stage's folder: all processes take that of the first, and so does a resumed run.
+
+The number of threads is not chosen: torch takes the physical cores, or what OMP_NUM_THREADS says.
 """
 
 from __future__ import annotations
@@ -24,27 +29,40 @@ from hfpipe.errors import one_line
 from hfpipe.hf.batches import Shares
 from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import bf16_pays, compiling_pays, kept_memory, on_cpu
-from hfpipe.hf.speed_trial import DTYPES, Trial, gemm_speed
+from hfpipe.hf.speed_trial import DTYPES, Trial, gemm_speeds
 from hfpipe.store import write_whole
-from hfpipe.training.speed_memory import Measured, key_of, memory_file, processor, recall, remember
+from hfpipe.training.speed_memory import (
+    Compilation,
+    Measured,
+    expected_compilation,
+    key_of,
+    memory_file,
+    processor,
+    recall,
+    remember,
+)
 
 if TYPE_CHECKING:
     from hfpipe.hf.trainer import Training
 
 log = logging.getLogger(__name__)
 
-WORTH = 1e13
-"""Floating-point operations of a training below which nothing is measured: a minute on two cores."""
 LEAST_SECONDS = 60.0
-"""Time budget below which nothing is measured."""
+"""Length of a training below which nothing is compared: who waits a minute does not want other rounding."""
 LEAST_PASSES = 60
-"""Micro-batches below which nothing is measured."""
+"""Micro-batches below which nothing is measured. Measuring takes 1 to 7 passes, so at most a ninth; where
+that many are run, because bfloat16 products are faster, they gained 37 % (BERT 4 × 256, EPYC)."""
 COMPILED_SECONDS = 300.0
 """Time budget from which on a model is compiled on a GPU."""
 CLEARLY = 0.9
-"""Share of the other's time from which on something is faster, whatever else the machine does."""
-COMPILING, SAVED = 30.0, 0.25
-"""Seconds that compiling is expected to take, and share of a step that it is expected to save."""
+"""Share of the other's time from which on something is faster: other rounding is not worth less than a tenth,
+and the best of two passes differs by up to BUSY even on a quiet machine."""
+USUAL = Compilation(seconds=50.0, saved=0.2)
+"""What is expected of compiling where no model was compiled before, in bfloat16, with nothing in caches: 50 s
+for 0.17 of a micro-batch of GPT-2 6 × 384, 31 to 84 s for 0.20 to 0.42 of BERT 4 × 256 (two cores, EPYC)."""
+HOPEFUL = 2.0
+"""How many times what it takes compiling has to be expected to save before it is tried: models differ by that
+factor around what is usual."""
 POLL = 0.2
 """Seconds between looks for what the first process decided."""
 
@@ -99,6 +117,7 @@ class _Choice:
         self._compile = training.get("compile", "auto")
         self._parts, self._shares, self._length = parts, shares, length
         self._trial = Trial(parts, shares, seed, training.get("label_smoothing_factor", 0.0))
+        self._machine = key_of({"torch": torch.__version__, "threads": torch.get_num_threads()})
         self._key = key_of(self._shape())
         self._file = memory_file()
 
@@ -110,11 +129,13 @@ class _Choice:
             return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
         known = recall(self._file, self._key)
         with quiet(), kept_memory():
+            if self._seconds(known) < LEAST_SECONDS:
+                return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
             measured = self._eager(known)
             bf16 = self._faster_in_bf16(measured) if self._bf16 == "auto" else bool(self._bf16)
             measured, compiled = self._compiled(measured, "bfloat16" if bf16 else "float32")
         if measured != known:
-            remember(self._file, self._key, measured)
+            remember(self._file, self._key, self._machine, measured)
         log.info("%s", _said(bf16, compiled, measured, remembered=measured == known))
         return Speed(bf16=bf16, compiled=compiled, measured=measured)
 
@@ -132,11 +153,18 @@ class _Choice:
         return int(lengths.mean() * seen)
 
     def _is_long(self) -> bool:
-        """Tell whether the training lasts long enough to measure anything."""
+        """Tell whether the training may last long enough to measure anything."""
         if self._length.steps is None:
             return (self._length.seconds or 0.0) >= LEAST_SECONDS
-        operations = 6 * self._parts.model.num_parameters(exclude_embeddings=True) * self._tokens()
-        return operations >= WORTH and self._length.steps * self._shares.accumulation >= LEAST_PASSES
+        return self._length.steps * self._shares.accumulation >= LEAST_PASSES
+
+    def _seconds(self, known: Measured) -> float:
+        """Return how long the training takes at most."""
+        if self._length.steps is None:
+            return self._length.seconds or 0.0
+        first = "bfloat16" if self._bf16 is True else "float32"
+        seconds = known.eager[first] if first in known.eager else self._trial.first(first)
+        return self._passes(seconds) * seconds
 
     def _shape(self) -> dict[str, Any]:
         """Return what decides, beside the processor, how long a micro-batch takes."""
@@ -159,12 +187,13 @@ class _Choice:
         if self._bf16 == "auto" and not known.gemm:
             rows = int(min(self._shares.micro * self._parts.train.lengths.mean(), 4096))
             size = int(getattr(self._parts.model.config.get_text_config(), "hidden_size", 512))
-            known = known.model_copy(
-                update={"gemm": {name: gemm_speed(rows, size, dtype) for name, dtype in DTYPES.items()}}
-            )
+            gemm, busy = gemm_speeds(rows, size)
+            known = known.model_copy(update={"gemm": gemm, "busy": busy})
         if known.gemm and known.gemm["float32"] >= CLEARLY * known.gemm["bfloat16"]:
             wanted = [name for name in wanted if name == "float32"] or wanted
-        return known.model_copy(update={"eager": known.eager | self._trial.eager(wanted)})
+        found = self._trial.eager(wanted)
+        update = {"eager": known.eager | found.seconds, "busy": known.busy or found.busy}
+        return known.model_copy(update=update)
 
     def _faster_in_bf16(self, measured: Measured) -> bool:
         eager = measured.eager
@@ -174,20 +203,29 @@ class _Choice:
         """Return the measurement, and whether to compile."""
         if self._compile != "auto":
             return measured, bool(self._compile)
-        eager, compiled = measured.eager[dtype], measured.compiled.get(dtype)
-        passes = self._passes(eager)
-        if compiled is None:
-            if not self._has_one_shape() or passes * eager * SAVED < 2 * COMPILING:
+        if dtype not in measured.compiled:
+            if not self._has_one_shape() or not self._may_pay(measured.eager[dtype]):
                 return measured, False
             try:
-                compiled, compiling = self._trial.compiled(dtype)
+                found = self._trial.compiled(dtype)
             except Exception as error:  # as for want of a C++ compiler
                 log.info("torch.compile failed and is not used: %s", one_line(error))
                 return measured, False
-            update = {"compiled": measured.compiled | {dtype: compiled}, "compiling": compiling}
-            return measured.model_copy(update=update), compiled < CLEARLY * eager
-        gained = passes * (eager - compiled)
-        return measured, compiled < CLEARLY * eager and gained > 2 * (measured.compiling or COMPILING)
+            update: dict[str, Any] = {
+                "eager": measured.eager | {dtype: found.eager},
+                "compiled": measured.compiled | {dtype: found.compiled},
+                "compiling": found.took,
+                "busy": measured.busy or found.busy,
+            }
+            return measured.model_copy(update=update), found.compiled < CLEARLY * found.eager
+        eager, compiled = measured.eager[dtype], measured.compiled[dtype]
+        gained = self._passes(eager) * (eager - compiled)
+        return measured, compiled < CLEARLY * eager and gained > (measured.compiling or USUAL.seconds)
+
+    def _may_pay(self, eager: float) -> bool:
+        """Tell whether the training is so long that compiling, never tried with this model, may pay."""
+        expected = expected_compilation(self._file, self._machine) or USUAL
+        return self._passes(eager) * eager * expected.saved > HOPEFUL * expected.seconds
 
     def _passes(self, eager: float) -> float:
         steps = self._length.steps
@@ -212,7 +250,8 @@ def _said(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -
     took = f" after {measured.compiling:.0f} s of compiling" if measured.compiling else ""
     when = "measured before" if remembered else "measured"
     products = f"; matrix products in GFLOP/s: {', '.join(gemm)}" if gemm else ""
+    busy = "; other processes had the cores meanwhile, so this is not remembered" if measured.busy else ""
     return (
         f"speed: {chosen}; {when} on {processor()}, {torch.get_num_threads()} threads: "
-        f"seconds a micro-batch: {', '.join(times)}{took}{products}"
+        f"seconds a micro-batch: {', '.join(times)}{took}{products}{busy}"
     )

@@ -7,9 +7,9 @@ training that follows is the one that would have been without.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -19,23 +19,49 @@ import torch
 
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.collating import Collator, parts_of
+from hfpipe.hf.speed import uncompiled
 from hfpipe.hf.step import CompiledStep, Step
 from hfpipe.modeling.cpu_attention import eager_kernels
+from hfpipe.training.timing import Comparison, compare, timed
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Batch
+    from hfpipe.hf.collating import Batches
     from hfpipe.hf.trainer import Training
 
-PASSES = 3
-"""Passes of each kind; the fastest counts, and the first only warms up."""
+AnyStep = Step | CompiledStep
+
+BATCHES = 3
+"""Batches that are run, in turn."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def gemm_speed(rows: int, size: int, dtype: torch.dtype) -> float:
-    """Return the GFLOP/s of the product of (rows, size) with (size, 4 size), as in a feed-forward layer."""
-    left, right = (torch.ones(shape, dtype=dtype) for shape in ((rows, size), (size, 4 * size)))
-    seconds = min(_timed(lambda: left @ right) for _ in range(1 + PASSES))
-    return 8 * rows * size * size / seconds / 1e9
+@dataclass(frozen=True)
+class Compiling:
+    """What came of compiling a model."""
+
+    eager: float
+    """Seconds of an eager micro-batch, timed in turn with the compiled one."""
+    compiled: float
+    """Seconds of a compiled micro-batch."""
+    took: float
+    """Seconds that compiling took."""
+    busy: bool
+    """Whether other processes had the cores meanwhile."""
+
+
+def gemm_speeds(rows: int, size: int) -> tuple[dict[str, float], bool]:
+    """Return dtype → GFLOP/s of (rows, size) times (size, 4 size), as in a feed-forward layer.
+
+    The second value tells whether the machine was busy.
+    """
+    found = compare({name: _product(rows, size, dtype) for name, dtype in DTYPES.items()})
+    operations = 8 * rows * size * size
+    return {name: operations / seconds / 1e9 for name, seconds in found.seconds.items()}, found.busy
+
+
+def _product(rows: int, size: int, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:
+    left, right = torch.ones(rows, size, dtype=dtype), torch.ones(size, 4 * size, dtype=dtype)
+    return lambda _: left @ right
 
 
 class Trial:
@@ -47,47 +73,62 @@ class Trial:
         self._seed = seed
         self._smoothing = smoothing
 
-    def eager(self, dtypes: list[str]) -> dict[str, float]:
-        """Return the seconds of a micro-batch in each dtype, in turn so that all see the same machine."""
-        batches = self._batches(static=False)
-        times: dict[str, list[float]] = {name: [] for name in dtypes}
-        steps = {name: self._step(name) for name in dtypes}
+    def first(self, dtype: str) -> float:
+        """Return the seconds of the first micro-batch, which takes longer than those that follow."""
+        [batch, *_] = self._batches(static=False)
         with _restored(self._parts.model), eager_kernels(self._parts.model):
-            for batch in batches:
-                for name, step in steps.items():
-                    times[name].append(_timed(partial(self._pass, step, batch, name)))
-        return {name: min(found[1:]) for name, found in times.items()}
+            return timed(partial(self._pass, self._step(dtype), batch, dtype)).seconds
 
-    def compiled(self, dtype: str) -> tuple[float, float]:
-        """Return the seconds of a micro-batch of the compiled model, and those that compiling it took.
+    def eager(self, dtypes: list[str]) -> Comparison:
+        """Return the seconds of a micro-batch in each dtype."""
+        batches = self._batches(static=False)
+        with _restored(self._parts.model), eager_kernels(self._parts.model):
+            return compare({name: self._way(self._step(name), batches, name) for name in dtypes})
 
-        What was compiled stays in the caches of PyTorch. Raises whatever the compiler does.
+    def compiled(self, dtype: str) -> Compiling:
+        """Compile the model, and time it. Raises whatever the compiler does.
+
+        What was compiled stays in the caches of PyTorch.
         """
         batches = self._batches(static=True)
-        step = CompiledStep(
-            self._step(dtype), self._parts.model, self._shares.micro, partial(_autocast, dtype)
-        )
-        with _restored(self._parts.model):
-            first, *times = (_timed(partial(self._pass, step, batch, dtype)) for batch in batches)
-        return min(times), max(first - min(times), 1e-3)
+        model, eager = self._parts.model, self._step(dtype)
+        autocast = partial(_autocast, dtype)
+        step = CompiledStep(self._step(dtype), model, self._shares.micro, autocast)
+        plain = self._way(eager, batches, dtype)
+
+        def uncompiled_pass(number: int) -> None:
+            with uncompiled(model), eager_kernels(model):
+                plain(number)
+
+        with _restored(model):
+            first = timed(partial(self._pass, step, batches[0], dtype))
+            found = compare({"eager": uncompiled_pass, "compiled": self._way(step, batches, dtype)})
+        eager_seconds, compiled = found.seconds["eager"], found.seconds["compiled"]
+        took = max(first.seconds - compiled, 1e-3)
+        return Compiling(eager_seconds, compiled, took, busy=found.busy or first.busy)
+
+    def _way(self, step: AnyStep, batches: list[Batches], dtype: str) -> Callable[[int], None]:
+        """Return what runs one of the batches, by the number of the pass."""
+        return lambda number: self._pass(step, batches[number % len(batches)], dtype)
 
     def _step(self, dtype: str) -> Step:
         return Step(self._parts.task, self._smoothing, partial(_autocast, dtype), chunked=True)
 
-    def _pass(self, step: Callable[..., Any], batch: Batch, dtype: str) -> None:
-        with _autocast(dtype):
-            total = step(self._parts.model, batch)[1].total.sum()
-        total.backward()
+    def _pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
+        for batch in parts_of(batches):
+            with _autocast(dtype):
+                total = step(self._parts.model, batch)[1].total.sum()
+            total.backward()
         self._parts.model.zero_grad(set_to_none=True)
 
-    def _batches(self, *, static: bool) -> list[Batch]:
-        """Return a batch for each pass; padding at the end of the text would need a pass of its own."""
+    def _batches(self, *, static: bool) -> list[Batches]:
+        """Return batches as the training has them; of one shape, without the end of the text, if `static`."""
         parts = self._parts
         order = StepBatches(parts.train.lengths, self._shares, 0, self._seed, grouped=not parts.task.packed)
         whole = (keys for keys in cycle(order) if not static or self._whole(keys))
-        collate = Collator(parts.task, parts.tokenizer, self._seed, static=static)
-        found = (collate(parts.train.__getitems__(keys)) for keys in islice(whole, PASSES))
-        return [batch for each in found for batch in parts_of(each)]
+        cut = not parts.task.packed
+        collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, cut=cut)
+        return [collate(parts.train.__getitems__(keys)) for keys in islice(whole, BATCHES)]
 
     def _whole(self, keys: list[tuple[int, int]]) -> bool:
         return bool(
@@ -97,12 +138,6 @@ class Trial:
 
 def _autocast(dtype: str) -> Any:
     return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
-
-
-def _timed(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    run()
-    return max(time.perf_counter() - started, 1e-9)
 
 
 @contextmanager
