@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import small
 import torch
 from test_adapters import LORA
-from test_resume import killed_after, weights
+from test_resume import weights
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 import hfpipe
@@ -136,34 +139,71 @@ def test_an_old_torch_is_named_with_the_version_that_has_muon(monkeypatch: pytes
     assert "'muon' needs torch 2.9 or newer; pip install 'torch>=2.9'" in problem.message
 
 
+def recipe() -> dict[str, Any]:
+    return small.recipe("bert", max_steps=8, save_steps=4, optim="muon", weight_decay=0.1)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of runs in which two trainings with Muon have run."""
+    folder = tmp_path_factory.mktemp("muon")
+    hfpipe.run(
+        hfpipe.load(small.write(folder, recipe())), folder / "runs", until="topics", say=lambda _: None
+    )
+    return folder / "runs"
+
+
+def only_data(straight: Path, runs: Path) -> Path:
+    """Return a folder of runs in which data and tokenizer are there, and nothing is trained."""
+    shutil.copytree(
+        straight, runs, ignore=lambda _, names: [n for n in names if n[:6] in ("pretra", "topics")]
+    )
+    return runs
+
+
+@contextmanager
+def failing(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Fail between two checkpoints of the pretraining."""
+    steps = 0
+
+    def advance(number: int) -> None:
+        nonlocal steps
+        steps += number
+        if description == "pretrain" and steps == 6:
+            raise StageError("the power went off")
+
+    yield advance
+
+
 @pytest.mark.slow
-def test_a_run_with_muon_is_killed_and_shared_without_a_difference(tmp_path: Path) -> None:
-    made = small.recipe("bert", max_steps=12, save_steps=4, optim="muon", weight_decay=0.1)
-    path = small.write(tmp_path, made)
-    straight = hfpipe.run(hfpipe.load(path), tmp_path / "straight", say=lambda _: None)
-    killed_after("checkpoint-4", "pretrain", path, tmp_path / "killed")
-    resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
-    assert "goes on from checkpoint-" in (resumed.folders["pretrain"] / "stage.log").read_text()
+def test_a_run_with_muon_is_resumed_and_shared_without_a_difference(straight: Path, tmp_path: Path) -> None:
+    path = small.write(tmp_path, recipe())
+    failed, shared = (only_data(straight, tmp_path / name) for name in ("failed", "shared"))
+    with pytest.raises(StageError, match="the power went off"):
+        hfpipe.run(hfpipe.load(path), failed, until="topics", say=lambda _: None, progress=failing)
+    first = hfpipe.open(path, straight)
+    resumed = hfpipe.run(hfpipe.load(path), failed, until="topics", say=lambda _: None)
+    assert "goes on from checkpoint-4" in (resumed.folders["pretrain"] / "stage.log").read_text()
     for stage in ("pretrain", "topics"):
-        assert weights(resumed.folders[stage]) == weights(straight.folders[stage])
-    done = small.hfpipe("run", path, "--runs", tmp_path / "two", "--processes", "2", "--until", "pretrain")
+        assert weights(resumed.folders[stage]) == weights(first.folders[stage])
+    done = small.hfpipe("run", path, "--runs", shared, "--processes", "2", "--until", "pretrain")
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (
-        small.history(hfpipe.open(path, tmp_path / runs).reports["pretrain"].model_dump())
-        for runs in ("straight", "two")
+        small.history(hfpipe.open(path, runs).reports["pretrain"].model_dump()) for runs in (straight, shared)
     )
     for mine, theirs in zip(one, two, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-3)
 
 
 @pytest.mark.slow
-def test_muon_trains_an_adapter_within_a_time(tmp_path: Path) -> None:
-    made = small.recipe("bert", optim="muon")
+def test_muon_trains_an_adapter_within_a_time(straight: Path, tmp_path: Path) -> None:
+    made = recipe()
     topics = made["stages"]["topics"]
     topics["adapter"] = LORA
     topics["training"] |= {"learning_rate": 5e-3, "budget": "1s"}
     del topics["training"]["max_steps"]
-    run = hfpipe.run(hfpipe.load(small.write(tmp_path, made)), tmp_path, until="topics", say=lambda _: None)
+    path = small.write(tmp_path, made)
+    run = hfpipe.run(hfpipe.load(path), straight, until="topics", say=lambda _: None)
     facts = run.reports["topics"].facts
     assert facts["steps"] > 0
     assert 0 < facts["trained_parameters"] < facts["parameters"]
