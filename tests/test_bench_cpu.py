@@ -113,6 +113,7 @@ def test_preparation_is_measured_with_its_memory(toy: tuple[list[dict[str, Any]]
         assert found["hfpipe", what]["rss_mb"] > found["hfpipe", what]["anonymous_mb"] > 0
 
 
+@pytest.mark.slow
 def test_a_contender_without_time_is_recorded_as_skipped(tmp_path: Path) -> None:
     code, lines, _ = bench(tmp_path, "--minutes", "0", "--parts", "causal-lm-6x384", "--contenders", "loop")
     assert code == 1
@@ -128,6 +129,7 @@ def test_what_was_out_of_time_in_the_first_round_is_not_begun_again() -> None:
     assert cpu.why_not(other, lines, 1) == "no time left"
 
 
+@pytest.mark.slow
 def test_a_part_or_contender_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     code, lines, printed = bench(tmp_path, "--parts", "peak,gpu")
     assert code == 2

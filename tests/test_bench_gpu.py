@@ -59,6 +59,7 @@ def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
     assert "profile of gpt2-124m, hfpipe" in (tmp_path / "gpu.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_part_without_time_is_recorded_as_skipped(tmp_path: Path) -> None:
     code, lines, _ = bench(tmp_path, "--minutes", "0", "--parts", "a,c:bert-base")
     assert code == 1
@@ -96,6 +97,7 @@ def test_a_failed_part_is_recorded_with_its_last_lines_and_the_next_goes_on(
     assert "this torch is broken" in printed
 
 
+@pytest.mark.slow
 def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH / "gpu.py"), "--parts", "a,f"],

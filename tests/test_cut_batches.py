@@ -103,7 +103,7 @@ def gradients(made: Training, collator: Collator, *, fast: bool) -> dict[str, Te
     }
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ["bert", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_batch_that_is_cut_has_the_gradients_of_a_whole_one(kind: str, tmp_path: Path) -> None:
     made = parts(tmp_path, kind)
     whole = Collator(made.task, made.tokenizer, 3)
