@@ -9,7 +9,9 @@ of those that took turns decide for this training only, and the log says so.
 
 The choice lies in the stage's folder: all processes take that of the first, and so does a resumed run.
 
-The number of threads is not chosen: torch takes the physical cores, or what OMP_NUM_THREADS says.
+The number of threads is not chosen: torch takes the physical cores, or what OMP_NUM_THREADS says. Nor is a
+micro-batch split: of BERT 4 × 256, 32 × 128, bfloat16, two halves took 2 % less time and four quarters 15 %
+more.
 """
 
 from __future__ import annotations
