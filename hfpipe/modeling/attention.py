@@ -14,17 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import flex_attention_mask, sdpa_mask
 
-from hfpipe.modeling.cpu_attention import LONGEST, attend_by_products, products_pay
+from hfpipe.modeling.cpu_attention import attend_by_products, compiled_products_pay
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,15 +107,10 @@ def _attend(
     causal = attention_mask is None and bool(getattr(module, "is_causal", True) if causal is None else causal)
     plain = options.get("position_bias") is None and options.get("softcap") is None
     plain = plain and (attention_mask is None or attention_mask.dtype == torch.bool)
-    plain = plain and query.shape[2] == key.shape[2]
-    if not plain or not products_pay(query, key, LONGEST if causal else LONGEST // 2):
+    if not plain or not compiled_products_pay(query, key, causal=causal):
         return _attended(sdpa_attention_forward, module, query, key, value, attention_mask, options)
-    dropout = options.get("dropout", 0.0)
-    drop = partial(F.dropout, p=dropout, training=module.training) if dropout else None
-    scaling = options.get("scaling")
-    return attend_by_products(
-        query, key, value, attention_mask, causal=causal, scaling=scaling, drop=drop
-    ), None
+    chosen = {name: options[name] for name in ("scaling", "dropout") if name in options}
+    return attend_by_products(module, query, key, value, attention_mask, causal=causal, **chosen), None
 
 
 def _attended(forward: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

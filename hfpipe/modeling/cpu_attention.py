@@ -2,28 +2,33 @@
 
 `scaled_dot_product_attention` takes a flash kernel there that in bfloat16 needs two to seven times as long as
 the products, forward and backward, over up to 512 positions. With dropout it takes a slower path still, in
-any dtype. (Measured on an EPYC with AVX512-BF16, 32 rows of 12 heads.) In a causal layer each block of
-queries is multiplied with the keys up to its end only.
+any dtype. (Measured on an EPYC with AVX512-BF16, 32 rows of 12 heads.)
+
+There are two ways to write the products, because each is slow on the other's path: torch.compile fuses a
+softmax in float32 and gains from leaving out blocks of keys; eagerly, attention with a softmax in float32 took
+two to three times as long as with one in bfloat16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hfpipe.modeling.random_bits import drop_out, fast_dropout
 
 LONGEST = 512
-"""Positions up to which the products are faster where nothing is dropped."""
+"""Positions up to which the products are faster where nothing is dropped; compiled, half as many for a layer
+that is not causal."""
 BLOCK = 128
-"""Queries that are multiplied with the same keys in a causal layer."""
+"""Queries that are multiplied with the same keys in a compiled causal layer."""
 USUAL = "sdpa"
 """The implementation that is replaced."""
 
@@ -49,63 +54,15 @@ def eager_attention() -> Iterator[None]:
         AttentionInterface.register(USUAL, usual)
 
 
-def products_pay(query: Tensor, key: Tensor, longest: int = LONGEST) -> bool:
-    """Tell whether products without dropout are faster than the kernel, over up to `longest` positions.
+def products_pay(query: Tensor, key: Tensor, dropout: float) -> bool:
+    """Tell whether products are faster than the kernel; shapes (rows, heads, length, size of a head).
 
-    The shapes are (rows, heads, length, size of a head). A processor with AMX was not measured and keeps the
-    kernel.
+    With dropout the kernel is not used anyway. A processor with AMX was not measured and keeps it.
     """
+    if query.device.type != "cpu":
+        return False
     slow = query.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
-    return query.device.type == "cpu" and slow and key.shape[2] <= longest
-
-
-def attend_by_products(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    *,
-    causal: bool,
-    scaling: float | None = None,
-    bias: Tensor | None = None,
-    drop: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Return what is attended to, shape (rows, length, heads, size of a head); the softmax is in float32.
-
-    `query` has shape (rows, heads, length, size of a head); `key` and `value` may have fewer heads. `mask`
-    is true where a query sees a key, or is added to the scores; it has a shape that broadcasts to (rows,
-    heads, length, keys), and a layer with a mask is not `causal`. `bias`, of the same shape, is added as
-    well. `drop` drops some of the weights.
-    """
-    length, scale = query.shape[2], query.shape[3] ** -0.5 if scaling is None else scaling
-    if key.shape[1] != query.shape[1]:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    if scale != 1:
-        query = query * scale
-    positions = torch.arange(max(length, key.shape[2]), device=query.device) if causal else None
-    blocks = []
-    for start in range(0, length, BLOCK if causal else length):
-        rows = slice(start, start + BLOCK) if positions is not None else slice(None)
-        seen = slice(rows.stop)
-        scores = query[:, :, rows] @ key[:, :, seen].transpose(-1, -2)
-        if bias is not None:
-            scores = scores + bias[..., rows, seen].to(scores.dtype)
-        if positions is not None:
-            mask = positions[rows][: scores.shape[2], None] >= positions[None, : scores.shape[3]]
-        weights = _masked(scores, mask).softmax(-1, dtype=torch.float32).to(query.dtype)
-        blocks.append((weights if drop is None else drop(weights)) @ value[:, :, seen])
-    attended = torch.cat(blocks, 2) if len(blocks) > 1 else blocks[0]
-    return attended.transpose(1, 2).contiguous()
-
-
-def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Return scores with the lowest number where masked, which a row that sees nothing survives."""
-    if mask is None:
-        return scores
-    if mask.dtype == torch.bool:
-        return scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    return scores + mask.to(scores.dtype)
+    return dropout > 0 or (slow and key.shape[2] <= LONGEST)
 
 
 def _attend(
@@ -122,20 +79,86 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend by products in training where they pay; shapes as in `sdpa_attention_forward`.
 
-    With dropout the flash kernel is not used anyway. It does not matter whether gradients are on: a
-    checkpointed layer is computed once without and once with.
+    It does not matter whether gradients are on: a checkpointed layer is computed once without and once with.
     """
-    paying = products_pay(query, key) or (dropout > 0 and query.device.type == "cpu")
-    if options.get("softcap") is not None or not (module.training and paying):
+    paying = module.training and products_pay(query, key, dropout)
+    if options.get("softcap") is not None or not paying:
         told = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal} | options
         usual: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, position_bias=position_bias, **told
         )
         return usual
+    key, value = _repeated(key, value, query.shape[1])
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    causal = attention_mask is None and causal and query.shape[2] > 1
-    drop = partial(drop_out, probability=dropout) if dropout else None
-    attended = attend_by_products(
-        query, key, value, attention_mask, causal=causal, scaling=scaling, bias=position_bias, drop=drop
-    )
-    return attended, None
+    if attention_mask is None and causal and query.shape[2] > 1:
+        ones = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        attention_mask = ones.tril()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query * scale if scale != 1 else query) @ key.transpose(-1, -2)
+    weights = _masked(scores, attention_mask, position_bias).softmax(-1)
+    if dropout:
+        weights = drop_out(weights, dropout)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+def _masked(scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Return scores (rows, heads, length, length) with a bias added, and the lowest number where masked."""
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    return scores + mask.to(scores.dtype)
+
+
+def _repeated(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Return keys and values with as many heads as the queries."""
+    groups = heads // key.shape[1]
+    if groups == 1:
+        return key, value
+    return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+
+
+def compiled_products_pay(query: Tensor, key: Tensor, *, causal: bool) -> bool:
+    """Tell whether compiled products are faster than the kernel; shapes as for `products_pay`."""
+    longest = LONGEST if causal else LONGEST // 2
+    short = query.shape[2] == key.shape[2] <= longest
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and short
+
+
+def attend_by_products(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    causal: bool,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Return what is attended to, shape (rows, length, heads, size of a head), softmax in float32.
+
+    `query` has shape (rows, heads, length, size of a head); `key` and `value` may have fewer heads. `mask`,
+    bool, is true where a query sees a key and has a shape that broadcasts to (rows, heads, length, length);
+    a layer with a mask is not `causal`. Made for torch.compile.
+    """
+    length, scale = query.shape[2], query.shape[3] ** -0.5 if scaling is None else scaling
+    key, value = _repeated(key, value, query.shape[1])
+    if causal:
+        positions = torch.arange(length, device=query.device)
+        mask = (positions[:, None] >= positions[None])[None, None]
+    size = BLOCK if causal else length
+    blocks = []
+    for start in range(0, length, size):
+        end = min(start + size, length)
+        seen = end if causal else length
+        scores = (query[:, :, start:end] @ key[:, :, :seen].transpose(-1, -2)).float() * scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, start:end, :seen], -math.inf)
+        weights: Any = scores.softmax(-1).to(query.dtype)
+        if dropout:
+            weights = F.dropout(weights, dropout, training=module.training)
+        blocks.append(weights @ value[:, :, :seen])
+    return torch.cat(blocks, 2).transpose(1, 2).contiguous()
