@@ -4,9 +4,9 @@
 the products, forward and backward, over up to 512 positions. With dropout it takes a slower path still, in
 any dtype. (Measured on an EPYC with AVX512-BF16, 32 rows of 12 heads.)
 
-There are two ways to write the products, because each is slow on the other's path: torch.compile fuses a
-softmax in float32 and gains from leaving out blocks of keys; eagerly, attention with a softmax in float32 took
-two to three times as long as with one in bfloat16.
+The products are written in two ways, because each is slow on the other's path: torch.compile fuses a softmax
+in float32 and gains from leaving out blocks of keys; eagerly, attention with a softmax in float32 took two to
+three times as long as with one in bfloat16.
 """
 
 from __future__ import annotations
