@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hfpipe.hf.speed_choice import Length, Speed, speed_of
 from hfpipe.hf.trainer import Training
 from hfpipe.hf.training import train
 from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.training import timing
 from hfpipe.training.speed_memory import (
     MOST,
     Compilation,
@@ -29,6 +31,7 @@ from hfpipe.training.speed_memory import (
     recall,
     remember,
 )
+from hfpipe.training.timing import BUSY
 
 Make = Callable[..., RunContext]
 SHARES = Shares(micro=4, accumulation=1, world=1)
@@ -43,7 +46,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
 
 @pytest.fixture
 def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure however short a training is; compile only where it was compiled before."""
+    """Measure however short a training is and whatever else runs; compile only where that paid before."""
+    monkeypatch.setattr(timing, "BUSY", math.inf)
     monkeypatch.setattr(speed_choice, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(speed_choice, "LEAST_PASSES", 0)
 
@@ -206,8 +210,13 @@ def test_a_measurement_holds_for_one_shape_only() -> None:
 
 @pytest.mark.slow
 def test_what_is_measured_on_a_busy_machine_decides_once_and_is_not_remembered(
-    made: Training, measuring: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    made: Training,
+    measuring: None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(timing, "BUSY", BUSY)
     shares = Shares(micro=48, accumulation=1, world=1)
     caplog.set_level("INFO")
     (tmp_path / "work").mkdir()
