@@ -44,11 +44,19 @@ def plan(recipe: Recipe, runs: str | Path = RUNS, *, until: str | None = None) -
     return runner.plan(recipe, Path(runs), until)
 
 
-def sizes(recipe: Recipe, steps: Sequence[Step]) -> list[Size]:
-    """Return what each stage of a plan takes, as far as it is known; starts nothing, allocates no model."""
+def sizes(
+    recipe: Recipe,
+    steps: Sequence[Step],
+    *,
+    launch: Launch = Launch(),  # noqa: B008 - frozen
+) -> list[Size]:
+    """Return what each stage of a plan takes, as far as it is known; starts nothing, allocates no model.
+
+    Memory is that of one process of `launch`. Raises RecipeError when its Accelerate config is wrong.
+    """
     from hfpipe.sizes import sizes as of
 
-    return of(recipe, steps)
+    return of(recipe, steps, launch)
 
 
 def run(

@@ -81,22 +81,30 @@ class _Commands:
 def _recipes(commands: _Commands) -> None:
     run = commands.add("run", "run what is not done yet, print the scores", "runs", "set", "until")
     run.add_argument("recipe", type=Path, help="a recipe.yaml")
-    devices = run.add_mutually_exclusive_group()
-    devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
-    devices.add_argument("--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file")
-
+    _devices(run)
     run.add_argument(
         "--oversubscribe", action="store_true", help="allow more processes than devices, or cores of a CPU"
     )
 
     check = commands.add("check", "find every error of a recipe in one pass", "set")
     check.add_argument("recipes", type=Path, nargs="+", metavar="recipe", help="one or more")
+    check.add_argument(
+        "--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file to check too"
+    )
 
     plan = commands.add("plan", "say what is done, what would run and why", "runs", "set", "until")
     plan.add_argument("recipe", type=Path, help="a recipe.yaml")
     plan.add_argument(
         "--sizes", action="store_true", help="add parameters, tokens, steps, FLOPs, memory and disk"
     )
+    _devices(plan)
+
+
+def _devices(command: argparse.ArgumentParser) -> None:
+    """Add how the distributed stages are started; `plan --sizes` tells the memory of one process."""
+    devices = command.add_mutually_exclusive_group()
+    devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
+    devices.add_argument("--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file")
 
 
 def _results(commands: _Commands) -> None:

@@ -67,8 +67,16 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from hfpipe import api, console
+    from hfpipe.runner import checked_file
 
     problems = []
+    if options.accelerate is not None:
+        try:
+            checked_file(options.accelerate)
+        except RecipeError as error:
+            problems += error.problems
+        else:
+            console.say(f"{options.accelerate}: fine")
     for recipe in options.recipes:
         try:
             api.load(recipe, options.set)
@@ -83,12 +91,14 @@ def _check(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from hfpipe import api, console
+    from hfpipe.runner import Launch
 
     recipe = api.load(options.recipe, options.set)
     steps = api.plan(recipe, options.runs, until=options.until)
     console.plan(steps)
     if options.sizes:
-        console.sizes(api.sizes(recipe, steps))
+        launch = Launch(options.processes, options.accelerate)
+        console.sizes(api.sizes(recipe, steps, launch=launch))
     return 0
 
 

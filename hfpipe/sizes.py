@@ -13,7 +13,7 @@ from hfpipe import wording
 from hfpipe.errors import HfpipeError
 from hfpipe.places import Place
 from hfpipe.recipe import Recipe, budget
-from hfpipe.runner import Step
+from hfpipe.runner import Launch, Step, arrangement
 from hfpipe.sizes_known import Known
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
@@ -22,6 +22,7 @@ from hfpipe.stages.train import Finetune, Pretrain
 from hfpipe.store import read_report
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.writing import Writing
+from hfpipe.training.process_layout import ProcessLayout, Split
 
 if TYPE_CHECKING:
     from hfpipe.hf.counting import Encoded, Shape
@@ -50,17 +51,20 @@ class Size:
     notes: list[str] = field(default_factory=list)
 
 
-def sizes(recipe: Recipe, steps: Sequence[Step]) -> list[Size]:
-    """Return the size of each stage; allocates no model and never touches the network."""
-    known = Known(recipe.base, steps)
-    return [_size(step, known) for step in steps]
+def sizes(recipe: Recipe, steps: Sequence[Step], launch: Launch = Launch()) -> list[Size]:  # noqa: B008 - frozen
+    """Return the size of each stage; allocates no model and never touches the network.
+
+    Memory is that of one process of `launch`. Raises RecipeError when its Accelerate config is wrong.
+    """
+    known, processes = Known(recipe.base, steps), arrangement(launch)
+    return [_size(step, known, *processes) for step in steps]
 
 
-def _size(step: Step, known: Known) -> Size:
+def _size(step: Step, known: Known, layout: ProcessLayout, split: Split) -> Size:
     size = Size(step.name, step.stage.kind)
     try:
         if isinstance(step.stage, (Pretrain, Finetune)):
-            _Training(step, step.stage, known, size).fill()
+            _Training(step, step.stage, known, size, layout, split).fill()
         else:
             size.amounts.update(_plain(step, known))
     except HfpipeError as error:
@@ -98,8 +102,17 @@ def _on_disk(folder: Path) -> int:
 class _Training:
     """Fills in the size of a training stage, as far as what lies above it is known."""
 
-    def __init__(self, step: Step, stage: Pretrain | Finetune, known: Known, size: Size) -> None:
+    def __init__(
+        self,
+        step: Step,
+        stage: Pretrain | Finetune,
+        known: Known,
+        size: Size,
+        layout: ProcessLayout,
+        split: Split,
+    ) -> None:
         self.step, self.stage, self.known, self.size = step, stage, known, size
+        self.layout, self.split = layout, split
         self.predicted = stage.task.mask if isinstance(stage.task, MaskedLM) else 1.0
         """Share of tokens whose vocabulary logits are made."""
 
@@ -188,9 +201,9 @@ class _Training:
             self._add("training FLOPs", flops(shape, tokens, length, self.predicted), estimated=True)
 
     def _memory(self, shape: Shape, *, estimated: bool) -> None:
-        """Add the memory of one device that holds the whole model, which FSDP and ZeRO share out."""
+        """Add the memory of one device: its part of what is split, and what it computes itself."""
         from hfpipe.hf.arguments import precision, shares_of
-        from hfpipe.hf.counting import FLOAT, activations, optimizer_state
+        from hfpipe.hf.counting import FLOAT, activations, gathered_weights, optimizer_state
 
         training, task = self.stage.training, self.stage.task
         # A decoder reads what it is to write behind its prompt.
@@ -198,21 +211,29 @@ class _Training:
         state = optimizer_state(shape, training.get("optim"))
         kept = activations(
             shape,
-            shares_of(training).micro,
+            shares_of(training, self.layout.readers).micro,
             task.length + written,
             self.predicted,
             bf16=precision(training),
+            held=1 / self.split.weights,
             recomputed=any(training.get(f"{what}_checkpointing") for what in ("activation", "gradient")),
         )
-        weights, gradients = shape.parameters * FLOAT, shape.trained * FLOAT
+        kept /= self.layout.context
+        weights = shape.parameters * FLOAT / self.split.weights
+        gradients = shape.trained * FLOAT / self.split.gradients
+        gathered = gathered_weights(shape) * FLOAT if self.split.gathers else 0
         self._add("weights", weights, estimated=estimated, memory=True)
         self._add("gradients", gradients, estimated=estimated, memory=True)
         if state is None:
             self.size.notes.append(f"optimizer state: that of {training['optim']} is not known here")
         else:
+            state /= self.split.state
             self._add("optimizer state", state, estimated=estimated, memory=True)
+        if gathered:
+            self._add("gathered weights", gathered, estimated=True, memory=True)
         self._add("activations", kept, estimated=True, memory=True)
-        self._add("memory a device", weights + gradients + (state or 0) + kept, estimated=True, memory=True)
+        total = weights + gradients + (state or 0) + gathered + kept
+        self._add("memory a device", total, estimated=True, memory=True)
 
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
         """Add the most that lies on disk at once: one checkpoint more than are kept, while it is written."""

@@ -65,7 +65,8 @@ class Known:
             if made is None and pieces is None:
                 return None, False
             stand_in = cast("PreTrainedTokenizerBase", Unmade(pieces or 0))
-            return new_config(stage.model, made or stand_in, head), made is not None and data is not None
+            config = new_config(stage.model, made or stand_in, head, dropout=stage.dropout)
+            return config, made is not None and data is not None
         folder = self.folder(stage.model)
         if folder is not None:
             return stored_config(folder, head), data is not None

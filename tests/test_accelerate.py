@@ -6,16 +6,29 @@ import argparse
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_extend_env_parallelism_config
+
+from hfpipe.cli import main
+from hfpipe.errors import RecipeError
+from hfpipe.hf.batches import Shares, share_out
+from hfpipe.runner import Launch
+from hfpipe.runner.accelerate_file import problems, read_accelerate_file
+from hfpipe.runner.launch import check_processes
+from hfpipe.stages import revive
+from hfpipe.training.process_layout import ProcessLayout, Split, process_layout
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes" / "accelerate"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 EXPECTED = {"single", "ddp", "ddp-cpu", "fsdp", "deepspeed-zero2", "deepspeed-zero3", "multi-node"}
+EXPECTED |= {"hybrid-shard", "tensor-parallel", "context-parallel"}
 SCRIPT = FOLDER / "slurm.sh"
 
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -42,6 +55,7 @@ def test_launch_takes_every_nested_key(config: Path) -> None:
     known = vars(launch_command_parser().parse_args(["-m", "hfpipe"]))
     settings = load_config_from_file(str(config))
     nested = {*settings.fsdp_config, *settings.deepspeed_config, *settings.dynamo_config}
+    nested |= {*settings.parallelism_config}
     assert nested <= set(known)
 
 
@@ -66,6 +80,138 @@ def test_the_header_says_how_to_run_it(config: Path) -> None:
     header = config.read_text(encoding="utf-8").partition("compute_environment")[0]
     assert str(config.relative_to(ROOT)) in header
     assert "hfpipe run" in header
+
+
+FSDP2 = "fsdp_version: 2\n  fsdp_state_dict_type: FULL_STATE_DICT"
+GROUPS = "parallelism_config:\n  parallelism_config_"
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "place", "cause"),
+    [
+        (
+            "FSDP",
+            "fsdp_config:\n  fsdp_version: 2",
+            "4:1",
+            "fsdp_state_dict_type is None, which leaves no folder",
+        ),
+        ("FSDP", f"fsdp_config:\n  state_dict_type: X\n  {FSDP2}", "5:3", "unknown key 'fsdp_verion'"),
+        ("FSDP", "fsdp_config:\n  fsdp_state_dict_type: FULL_STATE_DICT", "4:1", "fsdp_version is 1; write"),
+        (
+            "FSDP",
+            f"fsdp_config:\n  {FSDP2}\n  sharding_strategy: HYBRID_SHARD",
+            "7:3",
+            "FSDP2 ignores fsdp_shar",
+        ),
+        (
+            "DEEPSPEED",
+            "deepspeed_config:\n  zero_stage: 3",
+            "5:3",
+            "ZeRO-3 saves no whole model; write zero3_",
+        ),
+        ("DEEPSPEED", "use_cpu: true", "4:1", "Accelerate does not use DeepSpeed on a CPU, and would train"),
+        (
+            "MULTI_GPU",
+            f"{GROUPS}tp_size: 3",
+            "4:1",
+            "is 3 and num_processes is 4; write num_processes: 3, or",
+        ),
+        (
+            "MULTI_GPU",
+            "parallelism_config:\n  tp_size: 4",
+            "5:3",
+            "did you mean 'parallelism_config_tp_size'?",
+        ),
+        ("MULTI_GPU", f"{GROUPS}sp_size: 4", "5:3", "hfpipe does not share out sequences for DeepSpeed"),
+        ("FSDP", f"use_cpu: true\n{GROUPS}cp_size: 4", "6:3", "context parallel attention needs GPUs"),
+        ("FSDP", f"{GROUPS}tp_size: 2\n  parallelism_config_cp_size: 2", "6:3", "cannot both be over 1"),
+        ("MULTI_GPU", "num_machine: 1", "4:1", "unknown key 'num_machine'; did you mean 'num_machines'?"),
+    ],
+)
+def test_what_would_be_ignored_or_fail_later_is_found_with_its_place(
+    tmp_path: Path, kind: str, lines: str, place: str, cause: str
+) -> None:
+    config = tmp_path / "own.yaml"
+    head = f"compute_environment: LOCAL_MACHINE\ndistributed_type: {kind}\nnum_processes: 4\n"
+    config.write_text(head + lines.replace("state_dict_type: X", "fsdp_verion: 2"), encoding="utf-8")
+    found = [str(problem) for problem in problems(read_accelerate_file(config))]
+    assert any(line.startswith(f"{config}:{place}: ") and cause in line for line in found), found
+
+
+def test_a_shipped_config_has_no_problem_but_a_package_to_install() -> None:
+    for config in CONFIGS:
+        found = [problem.message for problem in problems(read_accelerate_file(config))]
+        missing = "deepspeed" in config.stem and find_spec("deepspeed") is None
+        assert found == (["DeepSpeed is not installed; pip install deepspeed"] if missing else []), config
+
+
+def test_check_reads_the_accelerate_config_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text("distributed_type: FSDP\nnum_proceses: 2\n", encoding="utf-8")
+    recipe = str(ROOT / "recipes" / "demo.yaml")
+    assert main(["check", recipe, "--accelerate", str(config)]) == 2
+    assert (
+        f"{config}:2:1: unknown key 'num_proceses'; did you mean 'num_processes'?" in capsys.readouterr().err
+    )
+    assert main(["check", recipe, "--accelerate", str(FOLDER / "fsdp.yaml")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "split"),
+    [
+        ("ddp", ProcessLayout(8), Split()),
+        ("fsdp", ProcessLayout(8), Split(8, 8, 8, gathers=True)),
+        ("hybrid-shard", ProcessLayout(8, replicas=2, shards=4), Split(4, 4, 4, gathers=True)),
+        ("tensor-parallel", ProcessLayout(2, tensor=2), Split(2, 2, 2)),
+        ("context-parallel", ProcessLayout(2, context=2), Split(2, 2, 2, gathers=True)),
+        ("deepspeed-zero2", ProcessLayout(8), Split(1, 8, 8)),
+        ("deepspeed-zero3", ProcessLayout(8), Split(8, 8, 8, gathers=True)),
+    ],
+)
+def test_a_config_tells_how_processes_are_arranged_and_what_is_split(
+    name: str, layout: ProcessLayout, split: Split
+) -> None:
+    file = read_accelerate_file(FOLDER / f"{name}.yaml")
+    assert (file.layout, file.split) == (layout, split)
+    environ = {"WORLD_SIZE": str(layout.world)}
+    if (arguments := launched(FOLDER / f"{name}.yaml")).use_parallelism_config:
+        environ = prepare_extend_env_parallelism_config(arguments, environ)
+    assert process_layout(environ) == layout
+
+
+def test_processes_that_split_a_model_read_the_same_share_of_a_step() -> None:
+    layout = ProcessLayout(8, shards=2, tensor=4)
+    assert (layout.readers, layout.averaged) == (2, 2)
+    assert [layout.reader(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [rank for rank in range(8) if layout.counts(rank)] == [0, 4]
+    assert share_out(6, 1, layout.readers) == Shares(3, 1, 2)
+
+
+CAUSAL = {"kind": "causal-lm", "length": 64}
+
+
+@pytest.mark.parametrize(
+    ("task", "cause"),
+    [
+        ({"kind": "masked-lm", "length": 64}, "has the task masked-lm, which attends otherwise"),
+        ({"kind": "text-classification", "length": 64}, "has the task text-classification"),
+        (CAUSAL | {"documents": "separate"}, "has documents: separate, whose mask is dropped"),
+        (CAUSAL | {"length": 63}, "has the length 63; write a multiple of 4"),
+        (CAUSAL, None),
+    ],
+)
+def test_context_parallel_takes_only_what_attends_to_everything_before(
+    task: dict[str, Any], cause: str | None
+) -> None:
+    settings = {"kind": "finetune", "task": task, "data": "./data", "model": "./model"}
+    stage = revive(settings | {"training": {"per_device_train_batch_size": 2}}, ROOT, ROOT)
+    launch = Launch(config=FOLDER / "context-parallel.yaml", oversubscribe=True)
+    if cause is None:
+        check_processes(launch, {"tuned": stage})
+        return
+    with pytest.raises(RecipeError) as caught:
+        check_processes(launch, {"tuned": stage})
+    assert cause in str(caught.value)
 
 
 def test_deepspeed_three_gathers_the_weights_it_saves() -> None:

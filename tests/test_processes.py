@@ -41,8 +41,7 @@ def test_two_processes_give_the_losses_gradients_and_scores_of_one(tmp_path: Pat
     alone = outcome(hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None))
     ways: dict[str, tuple[list[str], tuple[str, ...]]] = {"processes": (["--processes", "2"], ())}
     if model == "modernbert":
-        config = str(small.ROOT / "recipes/accelerate/ddp-cpu.yaml")
-        ways |= {"accelerate": (["--accelerate", config], ()), "launch": ([], LAUNCH)}
+        ways |= {"launch": ([], LAUNCH)}  # --accelerate is tried in test_sharding.py
     for name, (arguments, launcher) in ways.items():
         done = small.hfpipe("run", path, "--runs", tmp_path / name, *arguments, launcher=launcher)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -20,6 +20,7 @@ from hfpipe.hf.encoding import encode
 from hfpipe.hf.loading import new_config, new_model
 from hfpipe.hf.tables import facts, open_data
 from hfpipe.hf.tokenizer import load_tokenizer
+from hfpipe.runner import Launch
 from hfpipe.sizes import Size
 from hfpipe.stages.train import Pretrain
 
@@ -32,6 +33,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 AUTO = ["AutoModelForMaskedLM", "AutoModelForSequenceClassification"]
+
+PARTS = ("weights", "gradients", "optimizer state", "activations")
 
 RECIPE = """\
 name: small
@@ -314,6 +317,27 @@ def test_sizes_of_a_finished_training_are_what_it_reported(recipe, tmp_path):
     assert after["tokens an epoch"].value == report.ledger["train"]["tokens"]
     weights = (run.folders["pretrain"] / "model.safetensors").stat().st_size
     assert after["weights"].value == pytest.approx(weights, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"), [("ddp", (1, 1, 1)), ("fsdp", (8, 8, 8)), ("hybrid-shard", (4, 4, 4))]
+)
+def test_the_memory_of_a_device_counts_its_part_of_what_is_split(recipe, tmp_path, name, parts):
+    made = recipe("bf16: false").path
+    made.write_text(made.read_text().replace("batch_size: 4", "batch_size: 16"), encoding="utf-8")
+    loaded = api.load(made)
+    steps = api.plan(loaded, tmp_path / "runs")
+    config = Path(__file__).parent.parent / "recipes" / "accelerate" / f"{name}.yaml"
+    whole, split = (
+        {size.stage: size.amounts for size in api.sizes(loaded, steps, launch=launch)}["pretrain"]
+        for launch in (Launch(), Launch(config=config))
+    )
+    for what, part in zip(("weights", "gradients", "optimizer state"), parts, strict=True):
+        assert split[what].value == whole[what].value / part
+    logits_and_layers = split["activations"].value / whole["activations"].value
+    assert logits_and_layers == pytest.approx(1 / 8, rel=0.01)  # each process has two rows of sixteen
+    total = sum(split[what].value for what in (*PARTS, "gathered weights") if what in split)
+    assert split["memory a device"].value == pytest.approx(total)
 
 
 def test_the_command_prints_a_table(recipe, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from hfpipe.hf.batches import Shares, share_out
 from hfpipe.hf.speed import bf16_pays, loader_workers, on_cpu
 from hfpipe.recipe import budget, muon
 from hfpipe.recipe.training_defaults import with_defaults
+from hfpipe.training.process_layout import process_layout
+from hfpipe.training.sharding import uses_deepspeed
 
 if TYPE_CHECKING:
     from hfpipe.hf.speed_choice import Speed
@@ -36,12 +37,11 @@ class Course:
     speed: Speed
 
 
-def shares_of(training: Mapping[str, Any]) -> Shares:
-    """Return how a step is shared out over the processes there are."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+def shares_of(training: Mapping[str, Any], readers: int | None = None) -> Shares:
+    """Return how a step is shared out over its readers, by default those that a launcher started."""
     per_device = training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
     accumulation = training.get("gradient_accumulation_steps", TrainingArguments.gradient_accumulation_steps)
-    return share_out(per_device, accumulation, world)
+    return share_out(per_device, accumulation, process_layout().readers if readers is None else readers)
 
 
 def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int) -> int | None:
@@ -111,7 +111,7 @@ def arguments(
         "seed": seed,
         "max_steps": course.steps,
         "bf16": course.speed.bf16,
-        "use_cpu": on_cpu(),
+        "use_cpu": on_cpu() and not uses_deepspeed(),
         "per_device_train_batch_size": course.shares.micro,
         "gradient_accumulation_steps": course.shares.accumulation,
         "remove_unused_columns": False,
@@ -119,6 +119,8 @@ def arguments(
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
     }
+    if on_cpu() and uses_deepspeed():
+        settings["ddp_backend"] = "gloo"  # with use_cpu, Accelerate leaves DeepSpeed out and trains copies
     try:
         made = TrainingArguments(**settings)
     except (TypeError, ValueError, ImportError) as error:

@@ -35,6 +35,8 @@ class Collator:
     seed: int
     static: bool = False
     """Whether batches have one shape: positions of targets in few sizes, no mask where none is needed."""
+    multiple: int = 1
+    """What the length of a batch is padded to a multiple of."""
     cut: bool = False
     """Whether a batch of uneven lengths is cut into several, each a forward pass of its own."""
 
@@ -47,6 +49,8 @@ class Collator:
 
     def _batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
+        if self.multiple > 1:
+            batch = padded(batch, self.multiple)
         if not self.static:
             return batch
         # Padding lies behind the tokens, where a causal model does not see it.
@@ -59,6 +63,15 @@ class Collator:
         """Return how many positions a model computes of an example, in encoder and decoder."""
         decoder = example["labels"] if self.task.auto_class == "AutoModelForSeq2SeqLM" else ()
         return len(example["input_ids"]) + len(decoder)
+
+
+def padded(batch: Batch, multiple: int) -> Batch:
+    """Return a batch whose tensors (rows, length) are padded on the right to a multiple of a length."""
+    short = -batch["input_ids"].shape[1] % multiple
+    return {
+        name: torch.nn.functional.pad(tensor, (0, short), value=IGNORED if name == "labels" else 0)
+        for name, tensor in batch.items()
+    }
 
 
 def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:

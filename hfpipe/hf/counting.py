@@ -172,7 +172,14 @@ def optimizer_state(shape: Shape, optim: str | None) -> float | None:
 
 
 def activations(
-    shape: Shape, batch: int, length: int, predicted: float, *, bf16: bool, recomputed: bool
+    shape: Shape,
+    batch: int,
+    length: int,
+    predicted: float,
+    *,
+    bf16: bool,
+    recomputed: bool,
+    held: float = 1.0,
 ) -> float:
     """Estimate the bytes that a forward pass leaves for the backward pass, within a factor of about two.
 
@@ -182,7 +189,8 @@ def activations(
     stay in float32 and which makes a copy of the weights. Each predicted token keeps a float32 for every
     piece of the vocabulary, and its gradient. With gradient checkpointing (`recomputed`) only the input of
     each layer is kept, and one layer is whole at a time. A layer that attends to an encoder as well keeps
-    5 · hidden numbers a token more, and weights again. Kernels decide the rest: it is an estimate.
+    5 · hidden numbers a token more, and weights again. Kernels decide the rest: it is an estimate. `held` is
+    the share of the weights that a process holds.
     """
     width, tokens = (3 if bf16 else 4), batch * length
     attention = 2.5 * shape.heads * length if shape.drops_attention else 0.0
@@ -191,7 +199,13 @@ def activations(
     whole = layer * shape.layers + cross * shape.crossed
     kept = width * tokens * shape.hidden * shape.layers + layer + cross if recomputed else whole
     logits = 2 * FLOAT * tokens * predicted * shape.vocabulary if shape.head else 0.0
-    return kept + logits + (2 * shape.parameters if bf16 else 0)
+    return kept + logits + (2 * shape.parameters * held if bf16 else 0)
+
+
+def gathered_weights(shape: Shape) -> float:
+    """Return the weights that a sharded model has whole at once: two layers, and what is not in layers."""
+    tables = shape.parameters - shape.body
+    return 2 * shape.body / shape.layers + tables
 
 
 def sampled(

@@ -19,6 +19,7 @@ from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import on_cpu
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.metrics.tally import Tally
+from hfpipe.training.sharding import whole_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 def new_accelerator() -> Accelerator:
     """Return Accelerate's handle for full precision, whatever a training before used in this process."""
-    AcceleratorState._reset_state()  # Accelerate refuses a second precision otherwise
-    return Accelerator(mixed_precision="no", cpu=on_cpu())
+    # Accelerate refuses a second precision otherwise, and would go on splitting models after a training did.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with whole_models():
+        return Accelerator(mixed_precision="no", cpu=on_cpu())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hfpipe.hf.lazy_rows import LazyRows
 from hfpipe.hf.losses import forward
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.tally import Tally
+from hfpipe.training.process_layout import ProcessLayout
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,12 +64,14 @@ def score(
     accelerator: Accelerator,
     *,
     batch_size: int,
+    layout: ProcessLayout | None = None,
     keep: Keep | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tally:
     """Return `tally` with every row of all processes counted, the same in each process.
 
-    Rows of the data set are counted and resampled; a long one may have been cut into several examples.
+    `layout` tells which processes share a model; by default each holds a whole one. Rows of the data set are
+    counted and resampled; a long one may have been cut into several examples.
     Raises StageError when a row was counted twice or not at all.
     """
     model.eval()
@@ -76,7 +79,7 @@ def score(
     # What FSDP gathers and models cache in inference_mode could not be trained with afterwards.
     reading_only = torch.no_grad() if reading.training else torch.inference_mode()
     with reading_only, accelerator.autocast():
-        for positions, columns, passed in shared(model, examples, reading, accelerator, batch_size):
+        for positions, columns, passed in shared(model, examples, reading, accelerator, batch_size, layout):
             tally.add(positions, columns)
             counted += len(positions)
             if keep is not None:
@@ -91,15 +94,22 @@ def score(
 
 
 def shared(
-    model: Any, examples: Examples, reading: Reading, accelerator: Accelerator, batch_size: int
+    model: Any,
+    examples: Examples,
+    reading: Reading,
+    accelerator: Accelerator,
+    batch_size: int,
+    layout: ProcessLayout | None = None,
 ) -> Iterator[tuple[np.ndarray, Columns, int]]:
     """Yield this process' share of the rows, longest first: positions, columns, examples passed.
 
     Every process runs the same number of forward passes, as a sharded model needs; one that has no rows
-    left repeats others and yields none of them, so that its columns still tell the shape of the sums.
+    left repeats others and yields none of them, so that its columns still tell the shape of the sums. Of
+    processes that compute the same rows, one yields them.
     """
     groups = together(examples.rows, examples.lengths, batch_size)
-    world, rank = accelerator.num_processes, accelerator.process_index
+    layout = layout or ProcessLayout(accelerator.num_processes)
+    world, rank = layout.readers, layout.reader(accelerator.process_index)
     for turn in range(0, len(groups), world):
         peers = groups[turn : turn + world]
         index = peers[min(rank, len(peers) - 1)]
@@ -110,7 +120,7 @@ def shared(
             columns = reading.said(model, examples, part if len(part) else index[:1], accelerator.device)
             said += [columns] if len(part) else []
         positions, columns = reading.rows(joined(said), examples, index)
-        if rank < len(peers):
+        if rank < len(peers) and layout.counts(accelerator.process_index):
             yield positions, columns, len(index)
         else:
             yield positions[:0], {name: column[:0] for name, column in columns.items()}, 0

@@ -239,7 +239,8 @@ class _Choice:
         """Tell whether a compiled training has batches of one shape, as `TaskTrainer` has then."""
         task, lengths = self._parts.task, self._parts.train.lengths
         whole = int((lengths == task.length).sum()) >= self._shares.micro
-        sharded = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+        ways = ("FSDP", "DEEPSPEED", "PARALLELISM_CONFIG")
+        sharded = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ways)
         return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not sharded
 
 

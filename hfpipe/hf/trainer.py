@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from hfpipe.errors import StageError
@@ -28,6 +28,7 @@ from hfpipe.modeling.cpu_attention import eager_kernels
 from hfpipe.training.callbacks import Ended
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
+from hfpipe.training.split_trainer import SplitTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,7 +66,7 @@ class Training:
         return self.task.validation_metrics(self.facts)
 
 
-class TaskTrainer(Trainer):
+class TaskTrainer(SplitTrainer):
     """Trains a task: every TrainingArguments field keeps its meaning.
 
     The loss of a step is the sum over all its targets divided by their number, over all processes and
@@ -117,7 +118,13 @@ class TaskTrainer(Trainer):
         self._step = self._new_step(static=static)
         if compiled and not static:
             compile_model(parts.model, static=False)
-        self.data_collator = replace(collator, static=static, cut=self._cuts and not compiled)
+        context = self.layout.context
+        self.data_collator = replace(
+            collator,
+            static=static,
+            cut=self._cuts and not compiled,
+            multiple=2 * context if context > 1 else 1,  # each process has two parts, for equal work
+        )
         self._eager_on_cpu = arguments.device.type == "cpu" and not compiled
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
@@ -129,9 +136,10 @@ class TaskTrainer(Trainer):
 
     def _train_with_muon(self, options: Mapping[str, float]) -> None:
         """Let Trainer create Muon. Raises StageError where the matrices are split over processes."""
-        if self._sharded:
+        if self.split:
             raise StageError(
-                "optim: muon needs whole matrices, and FSDP and DeepSpeed split them; delete optim"
+                "optim: muon needs whole matrices, and FSDP, DeepSpeed and tensor parallelism split them; "
+                "delete optim"
             )
 
         def create(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -154,11 +162,7 @@ class TaskTrainer(Trainer):
     @property
     def _has_one_shape(self) -> bool:
         """Whether batches have one shape, but for the last, and a model that is whole in each process."""
-        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self._sharded
-
-    @property
-    def _sharded(self) -> bool:
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self.split
 
     @property
     def _applies_head_in_loss(self) -> bool:
@@ -167,7 +171,7 @@ class TaskTrainer(Trainer):
         On a CPU, which gains speed and memory; in float16 gradients would be computed before they are scaled,
         and a search for unused parameters would count the layer's among them.
         """
-        whole = not self._sharded and not self.args.ddp_find_unused_parameters
+        whole = not self.split and not self.args.ddp_find_unused_parameters
         return self.args.device.type == "cpu" and whole and not self.args.fp16
 
     @property
@@ -176,7 +180,7 @@ class TaskTrainer(Trainer):
 
         An accelerator would idle between small passes; a sharded model is passed equally often everywhere.
         """
-        return self.args.device.type == "cpu" and not self.task.packed and not self._sharded
+        return self.args.device.type == "cpu" and not self.task.packed and not self.split
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with what is fast on the device."""
@@ -189,7 +193,7 @@ class TaskTrainer(Trainer):
         batches = StepBatches(
             self.examples.lengths,
             self.shares,
-            arguments.process_index,
+            self.layout.reader(arguments.process_index),
             arguments.seed,
             grouped=not self.task.packed,
         )
@@ -207,7 +211,7 @@ class TaskTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batches], num_batches: int, device: torch.device
     ) -> tuple[list[Batches], torch.Tensor]:
-        """Return the batches of a step and the number of targets in them, over all processes.
+        """Return the batches of a step and the number of targets in them, over all shares of the step.
 
         There are none once training is over, which Trainer itself asks only after a step.
         """
@@ -216,7 +220,7 @@ class TaskTrainer(Trainer):
         batches = list(islice(epoch_iterator, num_batches))
         count = sum((self.task.count(part) for batch in batches for part in parts_of(batch)), torch.tensor(0))
         count = count.to(device, non_blocking=True)
-        return batches, self.accelerator.reduce(count, reduction="sum")
+        return batches, self.accelerator.reduce(count, reduction="sum") // self.layout.together
 
     def compute_loss(
         self,
@@ -228,7 +232,7 @@ class TaskTrainer(Trainer):
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
         outputs, (total, targets) = self._step(model, inputs)
         over_all = targets if num_items_in_batch is None else num_items_in_batch
-        loss = (total / over_all.clamp(min=1)).sum() * self.accelerator.num_processes
+        loss = (total / over_all.clamp(min=1)).sum() * self.layout.averaged
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -256,11 +260,12 @@ class TaskTrainer(Trainer):
         return loss
 
     def _track_num_input_tokens(self, inputs: Batches) -> None:
-        """Count the tokens of a micro-batch, cut or whole; all processes count together."""
+        """Count the tokens of a micro-batch, cut or whole; all processes count together, each token once."""
         parts = parts_of(inputs)
         ids = torch.cat([part["input_ids"].flatten() for part in parts])
         masks = [part.get("attention_mask", torch.ones_like(part["input_ids"])).flatten() for part in parts]
-        super()._track_num_input_tokens({"input_ids": ids, "attention_mask": torch.cat(masks)})
+        mine = slice(None if self.layout.counts(self.args.process_index) else 0)
+        super()._track_num_input_tokens({"input_ids": ids[mine], "attention_mask": torch.cat(masks)[mine]})
 
     def _prepare_input(self, data: Any) -> Any:
         """Move a tensor without waiting for the accelerator; the loader's memory is pinned."""
@@ -278,12 +283,13 @@ class TaskTrainer(Trainer):
         assert examples is not None  # Trainer refuses to evaluate without
         with uncompiled(self._bare), self.accelerator.autocast():
             tally = score(
-                self.model_wrapped if self._sharded else self.model,
+                self.model_wrapped if self.split else self.model,
                 examples,
                 Reading(self.task, self.facts, self.tokenizer, self.args.seed, training=True),
                 Tally(self.metrics, 0, self.args.seed),
                 self.accelerator,
                 batch_size=self.args.per_device_eval_batch_size,
+                layout=self.layout,
             )
         self._check_best(tally.undefined())
         scores = {

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,10 @@ from hfpipe.recipe import budget
 from hfpipe.results import HISTORY
 from hfpipe.store import write_whole
 from hfpipe.training.callbacks import History, Steps
+from hfpipe.training.process_layout import process_layout
+from hfpipe.training.sharding import split_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from hfpipe.contract import RunContext
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,15 @@ def train(
     `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
     """
     tell_padding(parts.model, parts.tokenizer)
-    course = _course(parts, training, ctx)
+    course, layout = _course(parts, training, ctx), process_layout()
+    trained = parts.model.num_parameters(only_trainable=True)
+    parameters = parts.model.num_parameters()
+    if layout.tensor > 1:
+        parts = replace(parts, model=split_model(parts.model, layout))
     trainer = _trainer(parts, training, course, ctx, early=early is not None)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
-    trained = parts.model.num_parameters(only_trainable=True)
     with (
         quiet(),
         quiet_forks(),
@@ -67,7 +71,7 @@ def train(
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
     if trainer.is_world_process_zero():
         _complete(ctx)
-    return {"trained_parameters": trained} | _facts(trainer, parts.model, course)
+    return {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, course)
 
 
 def _trainer(
@@ -126,13 +130,12 @@ def _checkpoint(ctx: RunContext) -> Path | None:
     return checkpoint
 
 
-def _facts(trainer: TaskTrainer, model: PreTrainedModel, course: Course) -> dict[str, Any]:
+def _facts(trainer: TaskTrainer, course: Course) -> dict[str, Any]:
     history = trainer.state.log_history
     seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
     evaluated = _evaluated(trainer)
     lengths = trainer.examples.lengths
     return {
-        "parameters": model.num_parameters(),
         "steps": trainer.state.global_step,
         "examples_a_step": course.shares.total,
         "tokens": round(trainer.state.global_step * course.shares.total * float(lengths.mean())),

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from hfpipe.runner.execute import run, run_stage
-from hfpipe.runner.launch import Launch, check_world, first_process
+from hfpipe.runner.launch import Launch, arrangement, check_world, checked_file, first_process
 from hfpipe.runner.plan import Step, plan
 
-__all__ = ["Launch", "Step", "check_world", "first_process", "plan", "run", "run_stage"]
+__all__ = [
+    "Launch",
+    "Step",
+    "arrangement",
+    "check_world",
+    "checked_file",
+    "first_process",
+    "plan",
+    "run",
+    "run_stage",
+]

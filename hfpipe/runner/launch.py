@@ -12,15 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any
-
-import yaml
 
 from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, Problem, RecipeError, StageError
-from hfpipe.places import irregular
 from hfpipe.recipe.installed import training_arguments
+from hfpipe.runner.accelerate_file import AccelerateFile, problems, read_accelerate_file
 from hfpipe.store import write_whole
+from hfpipe.training.process_layout import ProcessLayout, Split, process_layout
 
 ASKED = "HFPIPE_PROCESSES"
 """Environment variable that tells a launched process how many there should be."""
@@ -37,9 +35,6 @@ _SET = {  # in the order in which they are checked
     PARENT: (1, 2**31),
 }
 """Numbers that launchers set, with the least and the greatest that they may be."""
-_MOST_CHARACTERS = 100_000
-"""What an Accelerate config may hold; one has some forty lines."""
-_DEEPEST = 20
 FAILURE = "error"
 """File among a stage's scratch that says why a launched process failed."""
 
@@ -61,6 +56,28 @@ class Launch:
         return self.config is None and (self.processes or 1) == 1
 
 
+def arrangement(launch: Launch) -> tuple[ProcessLayout, Split]:
+    """Return how processes are arranged, and over how many the memory of a training is split.
+
+    Raises RecipeError when the Accelerate config is wrong.
+    """
+    if launch.config is None:
+        return ProcessLayout(launch.processes or 1), Split()
+    file = checked_file(launch.config)
+    return file.layout, file.split
+
+
+def checked_file(config: Path) -> AccelerateFile:
+    """Return an Accelerate config. Raises RecipeError with everything that is wrong with it."""
+    file = read_accelerate_file(config)
+    if "distributed_type" not in file.settings:
+        cause = "is no Accelerate config, which has a distributed_type; see recipes/accelerate"
+        raise RecipeError([Problem(f"{file.option}: {cause}")])
+    if found := list(problems(file)):
+        raise RecipeError(found)
+    return file
+
+
 def check_launch(launch: Launch) -> None:
     """Raise RecipeError when what was asked for cannot be started."""
     if launch.processes is not None and launch.processes < 1:
@@ -71,11 +88,8 @@ def check_launch(launch: Launch) -> None:
         )
     if launch.config is None:
         return
-    settings = _read(launch.config)
-    if "distributed_type" not in settings:
-        cause = "is no Accelerate config, which has a distributed_type; see recipes/accelerate"
-        raise RecipeError([Problem(f"--accelerate {launch.config}: {cause}")])
-    if _whole(settings, "num_machines", f"--accelerate {launch.config}") > 1:
+    file = checked_file(launch.config)
+    if file.number("num_machines") > 1:
         command = f"accelerate launch --config_file {launch.config} -m hfpipe run RECIPE"
         raise RecipeError(
             [Problem(f"--accelerate {launch.config}: for several machines run, on each, {command}")]
@@ -87,35 +101,24 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
 
     Raises RecipeError with everything that does not fit.
     """
-    settings = _read(launch.config) if launch.config is not None else {}
+    file = read_accelerate_file(launch.config) if launch.config is not None else None
     if launched():
-        asked, option = _number(os.environ, "WORLD_SIZE", 1), "the launcher"
-    elif launch.config is not None:
-        option = f"--accelerate {launch.config}"
-        asked = _whole(settings, "num_processes", option)
+        layout, option = process_layout(), "the launcher"
+    elif file is not None:
+        layout, option = file.layout, file.option
     else:
-        asked = launch.processes or 1
-        option = f"--processes {asked}"
-    if asked == 1:
+        layout = ProcessLayout(launch.processes or 1)
+        option = f"--processes {layout.world}"
+    if layout.world == 1:
         return
-    problems = list(_steps(asked, option, stages))
+    found = [*_steps(layout.readers, option, stages), *_contexts(layout.context, option, stages)]
     if not launch.oversubscribe and not launched():
-        there, what = _room(cpu=bool(settings.get("use_cpu")))
-        if asked > there:
-            message = f"{option}: {asked} processes, and this machine has {there} {what}"
-            problems.append(Problem(f"{message}; start at most {there}, or add `--oversubscribe`"))
-    if problems:
-        raise RecipeError(problems)
-
-
-def _whole(settings: Mapping[str, Any], key: str, option: str) -> int:
-    """Return a number of an Accelerate config, 1 where it has none. Raises RecipeError when it is not one."""
-    found = settings.get(key)
-    if found is None:
-        return 1
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise RecipeError([Problem(f"{option}: {key} is {found!r}; write a whole number from 1 on")])
-    return found
+        there, what = _room(cpu=bool(file and file.settings.get("use_cpu")))
+        if layout.world > there:
+            message = f"{option}: {layout.world} processes, and this machine has {there} {what}"
+            found.append(Problem(f"{message}; start at most {there}, or add `--oversubscribe`"))
+    if found:
+        raise RecipeError(found)
 
 
 def _steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
@@ -133,6 +136,23 @@ def _steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Pro
                 f"{each} × gradient_accumulation_steps {times}), which {asked} processes cannot share; "
                 f"make their product a multiple of {asked}"
             )
+
+
+def _contexts(parts: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
+    """Yield the stages whose sequences cannot be split: Accelerate drops every mask and attends causally."""
+    for name, stage in stages.items():
+        task = getattr(stage, "task", None)
+        if parts == 1 or not hasattr(stage, "training") or task is None:
+            continue
+        start = f"{option}: context parallel (cp_size {parts}): stage {name}"
+        if task.auto_class != "AutoModelForCausalLM" or not task.packed:
+            yield Problem(f"{start} has the task {task.kind}, which attends otherwise; write cp_size 1")
+        elif getattr(task, "documents", None) == "separate":
+            yield Problem(
+                f"{start} has documents: separate, whose mask is dropped; delete it, or write cp_size 1"
+            )
+        elif task.length % (2 * parts):
+            yield Problem(f"{start} has the length {task.length}; write a multiple of {2 * parts}")
 
 
 def _room(*, cpu: bool) -> tuple[int, str]:
@@ -206,13 +226,13 @@ def start(launch: Launch, folder: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     environ = dict(os.environ)
     if launch.config is not None:
-        settings = _read(launch.config)
+        file = read_accelerate_file(launch.config)
         command += ["--config_file", str(launch.config)]
-        asked = settings.get("num_processes", 1)
-        if settings.get("use_cpu"):
+        asked = file.number("num_processes")
+        if file.settings.get("use_cpu"):
             environ["ACCELERATE_USE_CPU"] = "true"  # accelerate itself only says so to a single process
     else:
-        asked = launch.processes
+        asked = launch.processes or 1
         command += ["--multi_gpu", "--num_processes", str(asked), "--num_machines", "1"]
         command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     environ |= {ASKED: str(asked), PARENT: str(os.getpid())}
@@ -270,35 +290,3 @@ def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _read(config: Path) -> dict[str, Any]:
-    """Return an Accelerate config, which Accelerate itself reads again. Raises RecipeError in one line.
-
-    Merges of merges grow without end. Accelerate writes no alias, so a config that holds one is refused
-    before anything is built from it.
-    """
-    try:
-        if (kind := irregular(config)) is not None:
-            raise RecipeError([Problem(f"--accelerate {config}: is {kind}; name an Accelerate config file")])
-        with config.open(encoding="utf-8") as file:
-            text = file.read(_MOST_CHARACTERS + 1)
-        if len(text) > _MOST_CHARACTERS:
-            raise ValueError("it is too long for an Accelerate config")
-        _check_size(text)
-        settings = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise RecipeError([Problem(f"--accelerate {config}: cannot be read ({reason})")]) from None
-    return settings if isinstance(settings, dict) else {}
-
-
-def _check_size(text: str) -> None:
-    """Raise ValueError for YAML that grows while it is read, or that takes PyYAML very long."""
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it holds an alias (*NAME); write the value there")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise ValueError(f"it is nested deeper than {_DEEPEST} levels")

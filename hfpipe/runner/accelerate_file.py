@@ -1,0 +1,252 @@
+"""An Accelerate config file: read with its places, and checked before any process is started.
+
+Accelerate's launcher ignores keys inside its sections that it does not know, and some settings fail only when
+a training saves its model. Both are found here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hfpipe.errors import Problem, RecipeError, Spot
+from hfpipe.places import irregular
+from hfpipe.recipe.words import Keys, meant
+from hfpipe.training.process_layout import ProcessLayout, Split
+
+_MOST_CHARACTERS = 100_000
+"""What an Accelerate config may hold; one has some forty lines."""
+_DEEPEST = 20
+_PARALLELISM = "parallelism_config"
+_SECTIONS = {"fsdp_config": "fsdp_", "deepspeed_config": "", _PARALLELISM: ""}
+"""Sections that are checked, with what the launcher puts before a key that lacks it."""
+
+
+@dataclass(frozen=True)
+class AccelerateFile:
+    """What an Accelerate config says, and where."""
+
+    path: Path
+    settings: dict[str, Any]
+    places: Mapping[Keys, tuple[int, int]] = field(default_factory=dict)
+    """Keys → line and column, counted from 1."""
+    lines: tuple[str, ...] = ()
+
+    @property
+    def option(self) -> str:
+        """What was written on the command line."""
+        return f"--accelerate {self.path}"
+
+    def number(self, *keys: str) -> int:
+        """Return a number of the file, 1 where it has none. Raises RecipeError when it is not one."""
+        found: Any = self.settings
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if found is None:
+            return 1
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            message = f"{keys[-1]} is {found!r}; write a whole number from 1 on"
+            raise RecipeError([Problem(f"{self.option}: {message}")])
+        return found
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Return a section, empty where there is none; its keys have the launcher's prefix."""
+        found = self.settings.get(name)
+        prefix = _SECTIONS[name]
+        entries = found.items() if isinstance(found, Mapping) else ()
+        return {key if str(key).startswith(prefix) else f"{prefix}{key}": value for key, value in entries}
+
+    @property
+    def layout(self) -> ProcessLayout:
+        """How its processes are arranged."""
+
+        def size(name: str) -> int:
+            return self.number(_PARALLELISM, f"{_PARALLELISM}_{name}_size")
+
+        return ProcessLayout(
+            self.number("num_processes"), size("dp_replicate"), size("dp_shard"), size("tp"), size("cp")
+        )
+
+    @property
+    def split(self) -> Split:
+        """Over how many processes weights, gradients and optimizer are split."""
+        layout, kind = self.layout, self.settings.get("distributed_type")
+        if layout.tensor > 1:
+            parts = layout.tensor * layout.shards
+            return Split(parts, parts, parts, gathers=layout.shards > 1)
+        if kind == "FSDP":
+            return Split(layout.sharded, layout.sharded, layout.sharded, gathers=layout.sharded > 1)
+        if kind == "DEEPSPEED":
+            stage = self.section("deepspeed_config").get("zero_stage", 2)
+            weights, gradients, state = (layout.world if stage >= least else 1 for least in (3, 2, 1))
+            return Split(weights, gradients, state, gathers=stage == 3)
+        return Split()
+
+    def problem(self, message: str, *keys: str) -> Problem:
+        """Return a problem at a key, or at the whole file."""
+        if keys not in self.places:
+            return Problem(f"{self.option}: {message}")
+        line, column = self.places[keys]
+        return Problem(message, keys, Spot(self.path, line, column, self.lines[line - 1]))
+
+
+def read_accelerate_file(path: Path) -> AccelerateFile:
+    """Return an Accelerate config, which Accelerate itself reads again. Raises RecipeError in one line.
+
+    Merges of merges grow without end. Accelerate writes no alias, so a config that holds one is refused
+    before anything is built from it.
+    """
+    try:
+        if (kind := irregular(path)) is not None:
+            raise RecipeError([Problem(f"--accelerate {path}: is {kind}; name an Accelerate config file")])
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
+        if len(text) > _MOST_CHARACTERS:
+            raise ValueError("it is too long for an Accelerate config")
+        _check_size(text)
+        settings, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise RecipeError([Problem(f"--accelerate {path}: cannot be read ({reason})")]) from None
+    if not isinstance(settings, dict):
+        return AccelerateFile(path, {})
+    return AccelerateFile(path, settings, dict(_places(node, ())), tuple(text.splitlines()))
+
+
+def _check_size(text: str) -> None:
+    """Raise ValueError for YAML that grows while it is read, or that takes PyYAML very long."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it holds an alias (*NAME); write the value there")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+
+
+def _places(node: Any, path: Keys) -> Iterator[tuple[Keys, tuple[int, int]]]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*path, str(key.value))
+        yield here, (key.start_mark.line + 1, key.start_mark.column + 1)
+        yield from _places(value, here)
+
+
+def problems(file: AccelerateFile) -> Iterator[Problem]:
+    """Yield what cannot be started, would be ignored, or would fail at the end of a training."""
+    yield from _unknown_keys(file)
+    if file.settings.get("distributed_type") == "FSDP":
+        yield from _fsdp(file)
+    if file.settings.get("distributed_type") == "DEEPSPEED":
+        yield from _deepspeed(file)
+    yield from _parallelism(file)
+
+
+def _unknown_keys(file: AccelerateFile) -> Iterator[Problem]:
+    """Yield the keys that the installed Accelerate does not read; it stops at some, and ignores others."""
+    top, options = _known_keys()
+    for key in file.settings:
+        if key not in top:
+            yield file.problem(f"unknown key {key!r}{meant(str(key), top)}", str(key))
+    for name, prefix in _SECTIONS.items():
+        there = file.settings.get(name)
+        known = [option for option in options if option.startswith(prefix or _stem(name))]
+        for key in there if isinstance(there, Mapping) else ():
+            if key not in options and f"{prefix}{key}" not in options:
+                close = meant(f"{_stem(name)}{key}", known)
+                yield file.problem(f"unknown key {key!r} in {name}{close}", name, str(key))
+
+
+def _stem(section: str) -> str:
+    return f"{section}_" if section == _PARALLELISM else ""
+
+
+@lru_cache(maxsize=1)
+def _known_keys() -> tuple[list[str], list[str]]:
+    """Return the keys of a config and the launcher's options, read from Accelerate's source, not imported."""
+    found = find_spec("accelerate")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    commands = Path(found.submodule_search_locations[0]) / "commands"
+    source = ast.parse((commands / "config" / "config_args.py").read_text(encoding="utf-8"))
+    top = [
+        entry.target.id
+        for node in source.body
+        if isinstance(node, ast.ClassDef) and node.name in ("BaseConfig", "ClusterConfig")
+        for entry in node.body
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name)
+    ]
+    options = re.findall(r'"--([a-z]\w*)"', (commands / "launch.py").read_text(encoding="utf-8"))
+    return top, options
+
+
+def _fsdp(file: AccelerateFile) -> Iterator[Problem]:
+    settings = file.section("fsdp_config")
+    version = settings.get("fsdp_version", 1)
+    if str(version) != "2":
+        message = f"fsdp_version is {version!r}; write fsdp_version: 2, whose checkpoints any layout resumes"
+        yield file.problem(message, "fsdp_config", *_written(file, "fsdp_config", "fsdp_version"))
+    state = settings.get("fsdp_state_dict_type")
+    if state != "FULL_STATE_DICT":
+        message = (
+            f"fsdp_state_dict_type is {state!r}, which leaves no folder that from_pretrained opens; "
+            "write fsdp_state_dict_type: FULL_STATE_DICT"
+        )
+        yield file.problem(message, "fsdp_config", *_written(file, "fsdp_config", "fsdp_state_dict_type"))
+    if "HYBRID" in str(settings.get("fsdp_sharding_strategy")):
+        message = (
+            "FSDP2 ignores fsdp_sharding_strategy; write parallelism_config_dp_replicate_size and "
+            "parallelism_config_dp_shard_size, as in recipes/accelerate/hybrid-shard.yaml"
+        )
+        yield file.problem(message, "fsdp_config", *_written(file, "fsdp_config", "fsdp_sharding_strategy"))
+
+
+def _deepspeed(file: AccelerateFile) -> Iterator[Problem]:
+    settings = file.section("deepspeed_config")
+    if find_spec("deepspeed") is None:
+        yield file.problem("DeepSpeed is not installed; pip install deepspeed", "distributed_type")
+    if file.settings.get("use_cpu"):
+        message = (
+            "Accelerate does not use DeepSpeed on a CPU, and would train copies; "
+            "delete use_cpu, or take recipes/accelerate/fsdp.yaml"
+        )
+        yield file.problem(message, "use_cpu")
+    if settings.get("zero_stage") == 3 and settings.get("zero3_save_16bit_model") is not True:
+        message = "ZeRO-3 saves no whole model; write zero3_save_16bit_model: true under deepspeed_config"
+        yield file.problem(message, "deepspeed_config", *_written(file, "deepspeed_config", "zero_stage"))
+
+
+def _written(file: AccelerateFile, section: str, key: str) -> tuple[str, ...]:
+    """Return the key as the file has it, with the launcher's prefix or without; nothing if it is missing."""
+    forms = (key, key.removeprefix(_SECTIONS[section]))
+    return next(((form,) for form in forms if (section, form) in file.places), ())
+
+
+def _parallelism(file: AccelerateFile) -> Iterator[Problem]:
+    layout = file.layout
+    if file.number(_PARALLELISM, f"{_PARALLELISM}_sp_size") > 1:
+        message = "hfpipe does not share out sequences for DeepSpeed (sp_size); write cp_size for FSDP2"
+        yield file.problem(message, _PARALLELISM, f"{_PARALLELISM}_sp_size")
+    if layout.tensor > 1 and layout.context > 1:
+        message = "tp_size and cp_size cannot both be over 1; write 1 for one of them"
+        yield file.problem(message, _PARALLELISM, f"{_PARALLELISM}_cp_size")
+    if layout.context > 1 and file.settings.get("use_cpu"):
+        message = "context parallel attention needs GPUs; delete use_cpu, or write 1"
+        yield file.problem(message, _PARALLELISM, f"{_PARALLELISM}_cp_size")
+    product = layout.replicas * layout.shards * layout.tensor * layout.context
+    if product not in (1, layout.world):
+        sizes = "dp_replicate_size × dp_shard_size × tp_size × cp_size"
+        message = (
+            f"{sizes} is {product} and num_processes is {layout.world}; "
+            f"write num_processes: {product}, or sizes whose product is {layout.world}"
+        )
+        yield file.problem(message, _PARALLELISM)

@@ -1,0 +1,117 @@
+"""`transformers.Trainer` for models split over processes, on a CPU too, and with checkpoints that are whole.
+
+Overrides rely on Trainer calling them in every process, for each checkpoint and where one is resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+
+from hfpipe.training.process_layout import process_layout
+from hfpipe.training.sharding import (
+    group_shared_weights,
+    prepare_state,
+    show_embeddings,
+    uses_fsdp,
+    whole_models,
+)
+from hfpipe.training.whole_state import (
+    OPTIMIZER,
+    load_optimizer_state,
+    load_weights,
+    parameters_held,
+    whole_optimizer_state,
+)
+
+log = logging.getLogger(__name__)
+
+
+class SplitTrainer(Trainer):
+    """A Trainer whose model may be whole, or split by FSDP2, DeepSpeed or tensor parallelism."""
+
+    def __init__(self, *, args: TrainingArguments, **options: Any) -> None:
+        """Take what Trainer does.
+
+        Trainer refuses checkpoints of a tensor parallel model, as it would save a part of the optimizer's
+        state; those here are whole.
+        """
+        only = args.save_only_model
+        args.save_only_model = only or process_layout().tensor > 1
+        super().__init__(args=args, **options)
+        args.save_only_model = only
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the Accelerator, with FSDP on a CPU as well; not where Transformers has split the model."""
+        self.layout = process_layout()
+        on_cpu = self.args.device.type == "cpu" and self.layout.world > 1
+        with whole_models() if self.layout.tensor > 1 else nullcontext():
+            if on_cpu and (uses_fsdp() or self.layout.tensor > 1):
+                prepare_state(str(self.args.mixed_precision))
+            super().create_accelerator_and_postprocess()
+
+    @property
+    def split(self) -> bool:
+        """Whether a process holds a part of the weights, or may do so."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled or self.layout.tensor > 1)
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether checkpoints are gathered here; DeepSpeed writes its own."""
+        return self.split and not self.is_deepspeed_enabled
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> Any:
+        """Create the optimizer. FSDP is applied next."""
+        if self.is_fsdp_enabled:
+            group_shared_weights(self.model, self.accelerator.state.fsdp_plugin)
+        return super().create_optimizer(*arguments, **options)
+
+    def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
+        """Create the schedule, once FSDP has been applied."""
+        show_embeddings(self.model)
+        return super().create_scheduler(*arguments, **options)
+
+    def _prepare_for_training(self, *arguments: Any, **options: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments, **options)
+        if self._gathers:
+            held, whole = parameters_held(self.model)
+            log.info(
+                "process %d holds %s of %s parameters", self.args.process_index, f"{held:,}", f"{whole:,}"
+            )
+        return prepared
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._gathers:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        state = whole_optimizer_state(self.optimizer, keep=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        return None
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._gathers or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        load_optimizer_state(self.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        return None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._gathers:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        return load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if not self._gathers:
+            return super()._load_best_model()
+        return load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
