@@ -199,3 +199,16 @@ def test_a_model_that_does_not_say_how_it_is_split_is_named_with_what_to_take(
     config = processes.config_file(tmp_path, "tensor-parallel", 2)
     with pytest.raises(AssertionError, match=r"bert cannot be split: .*take a model with a tp_plan"):
         processes.run(small.write(tmp_path, recipe), tmp_path / "runs", config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepspeed-zero2", "deepspeed-zero3"])
+def test_deepspeed_gives_what_one_process_gives(
+    alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The first run on a machine compiles DeepSpeed's communication for CPUs, which takes a minute."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed; pip install deepspeed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    runs = prepared(alone, tmp_path / "runs")
+    processes.run(alone.path, runs, processes.config_file(tmp_path, name, 2))
+    check_equal(hfpipe.open(alone.path, runs), alone)
