@@ -15,7 +15,12 @@ from hfpipe.hf.loading import new_model
 from hfpipe.hf.losses import IGNORED
 from hfpipe.hf.step import Step
 from hfpipe.modeling import chunked_loss
-from hfpipe.modeling.chunked_loss import linear_cross_entropy, rows_at_once
+from hfpipe.modeling.chunked_loss import (
+    eager_softmax_gradient,
+    linear_cross_entropy,
+    rows_at_once,
+    softmax_gradient,
+)
 from hfpipe.modeling.cpu_attention import attend_by_products
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
@@ -186,3 +191,20 @@ def test_attention_by_products_is_that_of_the_kernel(causal: bool, heads: int, l
         )
         mine = attend_by_products(torch.nn.Module(), query, key, value, mask, causal=causal, scaling=0.3)
         torch.testing.assert_close(mine, usual.transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_and_gradient_of_uncompiled_code_equal_those_that_are_compiled(
+    dtype: torch.dtype, smoothing: float
+) -> None:
+    torch.manual_seed(17)
+    logits = (4 * torch.randn(30, 211)).to(dtype)
+    targets = torch.randint(0, 211, (30,))
+    targets[::4] = IGNORED
+    wanted = softmax_gradient(logits, targets, smoothing, IGNORED)
+    loss, gradient = eager_softmax_gradient(logits.clone(), targets, smoothing, IGNORED)
+    torch.testing.assert_close(loss, wanted[0])
+    torch.testing.assert_close(gradient, wanted[1])
+    assert not gradient[targets == IGNORED].any()
+    assert gradient[targets != IGNORED].any()

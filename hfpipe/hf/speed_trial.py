@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,9 @@ AnyStep = Step | CompiledStep
 
 BATCHES = 3
 """Batches that are run, in turn."""
+PART, WHOLE = 4, 2048
+"""Share of a micro-batch's rows that tells which dtype is faster, where all of them have more tokens than
+`WHOLE`: time and memory of what is slow are spent on a part."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -75,15 +78,16 @@ class Trial:
 
     def first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than those that follow."""
-        [batch, *_] = self._batches(static=False)
+        [batch, *_], part = self._parts_of_batches()
         with _restored(self._parts.model), eager_kernels(self._parts.model):
-            return timed(partial(self._pass, self._step(dtype), batch, dtype)).seconds
+            return part * timed(partial(self._pass, self._step(dtype), batch, dtype)).seconds
 
     def eager(self, dtypes: list[str]) -> Comparison:
-        """Return the seconds of a micro-batch in each dtype."""
-        batches = self._batches(static=False)
+        """Return the seconds of a micro-batch in each dtype, by those of a part of it."""
+        batches, part = self._parts_of_batches()
         with _restored(self._parts.model), eager_kernels(self._parts.model):
-            return compare({name: self._way(self._step(name), batches, name) for name in dtypes})
+            found = compare({name: self._way(self._step(name), batches, name) for name in dtypes})
+        return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
     def compiled(self, dtype: str) -> Compiling:
         """Compile the model, and time it. Raises whatever the compiler does.
@@ -121,14 +125,23 @@ class Trial:
             total.backward()
         self._parts.model.zero_grad(set_to_none=True)
 
-    def _batches(self, *, static: bool) -> list[Batches]:
-        """Return batches as the training has them; of one shape, without the end of the text, if `static`."""
+    def _parts_of_batches(self) -> tuple[list[Batches], float]:
+        """Return parts of batches of any shape, and how many times as many rows a batch has."""
+        rows, length = self._shares.micro, float(self._parts.train.lengths.mean())
+        some = -(-rows // PART) if rows * length > WHOLE else rows
+        return self._batches(static=False, rows=some), rows / some
+
+    def _batches(self, *, static: bool, rows: int | None = None) -> list[Batches]:
+        """Return batches as the training has them, or their first rows.
+
+        They have one shape, that of a batch without the end of the text, if `static`.
+        """
         parts = self._parts
         order = StepBatches(parts.train.lengths, self._shares, 0, self._seed, grouped=not parts.task.packed)
         whole = (keys for keys in cycle(order) if not static or self._whole(keys))
         cut = not parts.task.packed
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, cut=cut)
-        return [collate(parts.train.__getitems__(keys)) for keys in islice(whole, BATCHES)]
+        return [collate(parts.train.__getitems__(keys[:rows])) for keys in islice(whole, BATCHES)]
 
     def _whole(self, keys: list[tuple[int, int]]) -> bool:
         return bool(

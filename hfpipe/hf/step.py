@@ -21,7 +21,7 @@ from hfpipe.hf.head_loss import head_loss, left_out, separable_head
 from hfpipe.hf.losses import forward
 from hfpipe.hf.speed import compile_loss, compile_model, uncompiled
 from hfpipe.modeling.attention import attention_without_masks, runs_without_masks
-from hfpipe.modeling.chunked_loss import softmax_gradient
+from hfpipe.modeling.chunked_loss import eager_softmax_gradient, softmax_gradient
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,7 @@ class Step:
         self.smoothing = smoothing
         self._autocast = autocast
         self._chunked = chunked
-        self._kernel = softmax_gradient
+        self._kernel = eager_softmax_gradient
         self._head: nn.Linear | None = None
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
