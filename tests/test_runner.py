@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,19 @@ from hfpipe.runner.failures import told
 from hfpipe.store import done, read_report
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a recipe of toys whose every stage is done."""
+    folder = tmp_path_factory.mktemp("finished")
+    toys.make(toys.write(folder / "recipes"), folder / "runs")
+    return folder
+
+
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(finished: Path, tmp_path: Path) -> Path:
     """Return a recipe of toys whose every stage is done in `tmp_path/runs`."""
-    path = toys.write(tmp_path / "recipes")
-    toys.make(path, tmp_path / "runs")
-    return path
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "recipes" / "toy.yaml"
 
 
 def content(folder: Path) -> dict[str, str]:
