@@ -4,13 +4,14 @@
 PYTHON ?= python3
 RECIPE ?= recipes/demo.yaml
 ARGS ?=
+BASE ?= HEAD
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 RECIPES = $(filter-out recipes/accelerate/%,$(sort $(shell find recipes -name '*.yaml')))
 
 .DEFAULT_GOAL := help
-.PHONY: install demo pretrain finetune eval report notebook notebooks check test test-all bench bench-gpu clean help
+.PHONY: install demo pretrain finetune eval report notebook notebooks check test test-all golden bench bench-gpu clean help
 
 install: $(INSTALLED) ## Make .venv and install hfpipe into it, at the tested versions
 
@@ -59,6 +60,9 @@ test: $(INSTALLED) ## Run every test, the slow ones too, on all cores
 	$(BIN)/pytest -m "" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: check test ## Check and test everything, as continuous integration does
+
+golden: $(INSTALLED) ## Show that no weight, score or prediction of any task differs from those of BASE=COMMIT
+	@$(BIN)/python tests/golden.py against $(BASE) $(ARGS)
 
 bench: $(INSTALLED) ## Measure this processor: hfpipe beside Trainer and plain loops, in 25 minutes
 	@$(BIN)/python tests/bench/cpu.py $(ARGS)

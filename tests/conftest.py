@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import updating
 
 from hfpipe.contract import RunContext
 from hfpipe.report import Report
@@ -30,8 +31,15 @@ Tests fork after tokenizing, hence the last but one; tiny models lose more to wa
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option to bring expected messages up to date."""
+    parser.addoption(updating.OPTION, action="store_true", help=str(updating.__doc__).partition("\n")[0])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Cut the libraries off from the network and from this user's caches, before any of them is imported."""
+    if config.getoption(updating.OPTION):
+        config.pluginmanager.register(updating.ListChanged(pytest.raises), "list-changed-messages")
     home = tempfile.TemporaryDirectory(prefix="hfpipe-tests-")
     config.add_cleanup(home.cleanup)
     os.environ.update(OFFLINE, HF_HOME=home.name)

@@ -26,8 +26,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 IGNORED = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()]
 PROMISED = (
-    "install demo pretrain finetune eval report notebook notebooks check test test-all bench bench-gpu clean "
-    "help"
+    "install demo pretrain finetune eval report notebook notebooks check test test-all golden bench "
+    "bench-gpu clean help"
 )
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 
