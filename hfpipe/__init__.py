@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from hfpipe import metrics
-from hfpipe.api import compare, load, open, plan, predict, run, schema, sizes  # noqa: A004 - hfpipe.open reads well
-from hfpipe.errors import DataError, HfpipeError, RecipeError, StageError
+from hfpipe.api import (
+    compare,
+    copy_recipe,
+    list_recipes,
+    load,
+    open,  # noqa: A004 - hfpipe.open reads well
+    plan,
+    predict,
+    run,
+    schema,
+    sizes,
+)
+from hfpipe.contract import Counted, Task
+from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
+from hfpipe.report import DataFacts
 from hfpipe.results import Run
 from hfpipe.runner import Launch
 
 __all__ = [
+    "Counted",
     "DataError",
+    "DataFacts",
     "HfpipeError",
     "Launch",
+    "Problem",
     "RecipeError",
     "Run",
     "StageError",
+    "Task",
     "compare",
+    "copy_recipe",
+    "list_recipes",
     "load",
     "metrics",
     "open",

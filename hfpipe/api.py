@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfpipe import comparing, runner
+from hfpipe import comparing, recipe_files, runner
 from hfpipe import recipe as recipes
 from hfpipe.comparing import Compared
 from hfpipe.contract import Progress
 from hfpipe.recipe import Recipe
+from hfpipe.recipe_files import RecipeFile
 from hfpipe.results import Run, read_run
 from hfpipe.runner import Launch, Step
 from hfpipe.stages import KINDS
@@ -20,7 +21,7 @@ from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
     from hfpipe.data.asked import Given
-    from hfpipe.sizes import Size
+    from hfpipe.estimation.estimate import Size
 
 RUNS = Path("runs")
 
@@ -54,9 +55,9 @@ def sizes(
 
     Memory is that of one process of `launch`. Raises RecipeError when its Accelerate config is wrong.
     """
-    from hfpipe.sizes import sizes as of
+    from hfpipe.estimation.estimate import estimate_sizes
 
-    return of(recipe, steps, launch)
+    return estimate_sizes(recipe, steps, launch)
 
 
 def run(
@@ -151,6 +152,23 @@ def answers(
     checked = complete(given, reads.inputs, predictor.reading.facts, reads.optional)
     needed = [name for name in reads.inputs if name not in reads.optional]
     return answered(checked, needed, predictor.answers)
+
+
+def list_recipes() -> list[RecipeFile]:
+    """Return the recipes that come with hfpipe, and the Accelerate configs next to them.
+
+    Raises RecipeError when this installation has none.
+    """
+    return recipe_files.list_recipes()
+
+
+def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
+    """Copy a recipe and the files that it names into a folder; return their paths, the recipe first.
+
+    What is there already is never overwritten; a file with the same content stays.
+    Raises RecipeError when there is no such recipe or another file is in the way; nothing is copied then.
+    """
+    return recipe_files.copy_recipe(name, folder)
 
 
 def schema() -> dict[str, Any]:

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     _recipes(commands)
     _results(commands)
     _predict(commands)
+    _shipped(commands)
     commands.add("schema", "print the JSON Schema of a recipe")
     commands.add("stage", "one prepared stage, for accelerate launch").add_argument("folder", type=Path)
     return whole
@@ -150,6 +151,17 @@ def _predict(commands: _Commands) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, as length=64"
     )
     predict.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="rows at once (32)")
+
+
+def _shipped(commands: _Commands) -> None:
+    recipes = commands.add("recipes", "list the recipes that come with hfpipe, or copy one")
+    actions = recipes.add_subparsers(metavar="copy NAME [FOLDER]", dest="action")
+    copy = actions.add_parser("copy", help="copy a recipe and the files that it names; overwrites nothing")
+    copy.add_argument("--debug", action="store_true", help="show the full trace of an error")
+    copy.add_argument("name", metavar="NAME", help="as `hfpipe recipes` lists it")
+    copy.add_argument(
+        "folder", nargs="?", type=Path, default=Path("recipes"), metavar="FOLDER", help="(recipes)"
+    )
 
 
 def _positive(text: str) -> int:

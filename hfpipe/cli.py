@@ -169,6 +169,17 @@ def _json_line(row: Mapping[str, Any]) -> str:
     return json.dumps(finite_or_null(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
+def _recipes(options: argparse.Namespace) -> int:
+    from hfpipe import api, console
+
+    if options.action is None:
+        console.recipes(api.list_recipes())
+        return 0
+    for path in api.copy_recipe(options.name, options.folder):
+        console.say(str(path))
+    return 0
+
+
 def _schema(options: argparse.Namespace) -> int:
     from hfpipe import api
 
@@ -192,6 +203,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "compare": _compare,
     "predict": _predict,
+    "recipes": _recipes,
     "schema": _schema,
     "stage": _stage,
 }

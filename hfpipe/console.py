@@ -29,8 +29,9 @@ from hfpipe.store import read_stage
 
 if TYPE_CHECKING:
     from hfpipe.comparing import Compared
+    from hfpipe.estimation.estimate import Size
+    from hfpipe.recipe_files import RecipeFile
     from hfpipe.runner import Step
-    from hfpipe.sizes import Size
 
 Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
 PIPELINES = {
@@ -133,6 +134,14 @@ def sizes(found: Sequence[Size]) -> None:
     for size in found:
         for note in size.notes:
             say(f"{size.stage}: {note}")
+
+
+def recipes(found: Sequence[RecipeFile]) -> None:
+    """Print the recipes that come with hfpipe, a line each."""
+    table = _table("recipe", "what it is")
+    for recipe in found:
+        _add(table, recipe.name, recipe.about)
+    _show(table)
 
 
 def report(run: Run) -> None:

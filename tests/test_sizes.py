@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfpipe import api
 from hfpipe.cli import main
+from hfpipe.estimation.estimate import Size
 from hfpipe.hf import counting
 from hfpipe.hf.arguments import steps_of
 from hfpipe.hf.encoding import encode
@@ -21,7 +22,6 @@ from hfpipe.hf.loading import new_config, new_model
 from hfpipe.hf.tables import facts, open_data
 from hfpipe.hf.tokenizer import load_tokenizer
 from hfpipe.runner import Launch
-from hfpipe.sizes import Size
 from hfpipe.stages.train import Pretrain
 
 TEXT = "the river runs past old mills and new bridges towards a harbour where ships wait for grain"

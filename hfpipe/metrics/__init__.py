@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hfpipe.errors import DataError
 
+__all__ = ["module_names", "path"]
+
 MODULES = Path(__file__).parent / "modules"
 
 

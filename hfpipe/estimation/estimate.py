@@ -1,4 +1,4 @@
-"""What each stage of a plan takes: parameters, tokens, steps, FLOPs, memory and disk, before it runs."""
+"""Estimates what each stage of a plan takes: parameters, tokens, steps, FLOPs, memory and disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe import wording
 from hfpipe.errors import HfpipeError
+from hfpipe.estimation.local_artifacts import Known
 from hfpipe.places import Place
 from hfpipe.recipe import Recipe, budget
 from hfpipe.runner import Launch, Step, arrangement
-from hfpipe.sizes_known import Known
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer
@@ -51,7 +51,11 @@ class Size:
     notes: list[str] = field(default_factory=list)
 
 
-def sizes(recipe: Recipe, steps: Sequence[Step], launch: Launch = Launch()) -> list[Size]:  # noqa: B008 - frozen
+def estimate_sizes(
+    recipe: Recipe,
+    steps: Sequence[Step],
+    launch: Launch = Launch(),  # noqa: B008 - frozen
+) -> list[Size]:
     """Return the size of each stage; allocates no model and never touches the network.
 
     Memory is that of one process of `launch`. Raises RecipeError when its Accelerate config is wrong.

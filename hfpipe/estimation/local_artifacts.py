@@ -1,4 +1,4 @@
-"""What can be opened already of the places a plan names: finished stages, local folders, the Hub's cache."""
+"""Opens what a plan names, where it is on this machine: finished stages, folders, the Hub's cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Known:
-    """Opens what the stages of a plan read, where it is there; None where it is not."""
+    """Opens what the stages of a plan read, where it is on this machine; None where it is not."""
 
     def __init__(self, base: Path, steps: Sequence[Step]) -> None:
         self.base = base
