@@ -180,13 +180,19 @@ def test_two_processes_train_the_adapter_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [{"activation_checkpointing": True}, {"load_best_model_at_end": True}])
-def test_training_arguments_keep_their_meaning(tmp_path: Path, option: dict[str, Any]) -> None:
-    made = recipe()
+def test_checkpointing_and_keeping_the_best_model_change_no_step_of_an_adapter(
+    trained: Any, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    made, runs = recipe(), trained.folders["topics"].parents[1]
     made["stages"]["topics"]["training"] |= option
-    run = hfpipe.run(hfpipe.load(small.write(tmp_path, made)), tmp_path, until="topics", say=lambda _: None)
-    facts = run.reports["topics"].facts
-    assert all(step["grad_norm"] > 0 for step in small.history({"facts": facts}))
-    assert 0 < facts["trained_parameters"] < facts["parameters"]
+    run = hfpipe.run(hfpipe.load(small.write(tmp_path, made)), runs, until="topics", say=lambda _: None)
+    assert run.folders["pretrain"] == trained.folders["pretrain"]
+    assert run.folders["topics"] != trained.folders["topics"]
+    mine, plain = (small.history(each.reports["topics"].model_dump()) for each in (run, trained))
+    assert len(mine) == len(plain) == 6
+    for step, other in zip(mine, plain, strict=True):
+        assert step["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert step["grad_norm"] == pytest.approx(other["grad_norm"], abs=1e-5)
 
 
 def problems(tmp_path: Path, made: dict[str, Any]) -> str:

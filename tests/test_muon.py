@@ -196,7 +196,7 @@ def test_a_run_with_muon_is_resumed_and_shared_without_a_difference(straight: Pa
 
 
 @pytest.mark.slow
-def test_muon_trains_an_adapter_within_a_time(straight: Path, tmp_path: Path) -> None:
+def test_muon_trains_an_adapter_for_a_budget_of_time(straight: Path, tmp_path: Path) -> None:
     made = recipe()
     topics = made["stages"]["topics"]
     topics["adapter"] = LORA
@@ -205,7 +205,7 @@ def test_muon_trains_an_adapter_within_a_time(straight: Path, tmp_path: Path) ->
     path = small.write(tmp_path, made)
     run = hfpipe.run(hfpipe.load(path), straight, until="topics", say=lambda _: None)
     facts = run.reports["topics"].facts
-    assert facts["steps"] > 0
+    assert facts["steps"] == len(small.history({"facts": facts})) > 0
     assert 0 < facts["trained_parameters"] < facts["parameters"]
 
 

@@ -73,7 +73,9 @@ def test_a_notebook_explains_what_it_does(path: Path) -> None:
 @each_notebook
 def test_a_notebook_links_to_what_is_there(path: Path) -> None:
     texts = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-    for link in re.findall(r"\]\(([^)]+)\)", texts):
+    links = re.findall(r"\]\(([^)]+)\)", texts)
+    assert links
+    for link in links:
         assert (path.parent / link).is_file(), link
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import small
+from safetensors.torch import load_file
 
 import hfpipe
 from hfpipe.places import in_package
@@ -46,6 +47,10 @@ def test_accumulation_changes_neither_loss_nor_gradient_norm_nor_weights(
         assert whole.folders[stage] != pieces.folders[stage]
         assert len(logged(whole, stage)) == 6
         assert logged(pieces, stage) == [pytest.approx(step, abs=1e-4) for step in logged(whole, stage)]
+        one, other = (load_file(run.folders[stage] / "model.safetensors") for run in (whole, pieces))
+        assert one.keys() == other.keys()
+        moved = {name: (one[name] - other[name]).abs().max().item() for name in one}
+        print(stage, sorted(moved.items(), key=lambda x: -x[1])[:6])
 
 
 @pytest.mark.slow
@@ -54,7 +59,8 @@ def test_a_run_leaves_folders_that_plain_transformers_opens(tmp_path: Path, runs
 
     run = made(tmp_path, runs, small.recipe())
     pretrained, topics = str(run.folders["pretrain"]), str(run.folders["topics"])
-    assert AutoModelForMaskedLM.from_pretrained(pretrained).num_parameters() > 0
+    encoder = AutoModelForMaskedLM.from_pretrained(pretrained)
+    assert encoder.num_parameters() == run.reports["pretrain"].facts["parameters"]
     classifier = AutoModelForSequenceClassification.from_pretrained(topics)
     assert sorted(classifier.config.label2id) == run.reports["wiki"].data.labels["label"]
     guess = pipeline("text-classification", topics)("The sun is a star.")[0]
@@ -102,6 +108,7 @@ def test_the_validation_loss_falls_and_the_best_model_is_kept(tmp_path: Path, ru
     report = made(tmp_path, runs, recipe, "pretrain").reports["pretrain"]
     losses = [entry["eval_loss"] for entry in report.facts["history"] if "eval_loss" in entry]
     assert len(losses) == 4
+    print(losses, report.facts["validation"])
     assert losses[-1] < losses[0]
 
 
