@@ -94,3 +94,8 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of the text of an error, or its type where there is no text."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def typed_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its text: `ValueError: no such column`."""
+    return f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]

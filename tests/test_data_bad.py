@@ -48,7 +48,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "missing column",
         {"data.jsonl": lines(A)},
         {**FILES, "columns": {"text": "body"}},
-        "data.jsonl, line 1: there is no column 'body'; it has 'text', 'label': fix `columns`",
+        "data.jsonl, line 1: there is no column 'body'; it has 'text' and 'label': fix `columns`",
     ),
     (
         "missing nested column",
@@ -141,7 +141,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a csv row with too many fields",
         {"data.csv": b"text,label\nfine,a\nnot, fine,b\n"},
         {"source": {"files": "data.csv"}},
-        "data.csv, line 3: 3 fields, but the header has 2 ('text', 'label'); quote fields that hold the separator",
+        "data.csv, line 3: 3 fields, but the header has 2 ('text' and 'label'); quote fields that hold the separator",
     ),
     (
         "a quote that never ends",
@@ -189,7 +189,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "columns that differ between files",
         {"a.csv": b"text,label\nx,a\n", "b.csv": b"text,topic\nx,a\n"},
         {"source": {"files": "*.csv"}},
-        "b.csv, line 2: the columns are 'text', 'topic', but a.csv, line 2 has 'text', 'label'; name those wanted with `columns`",
+        "b.csv, line 2: the columns are 'text' and 'topic', but a.csv, line 2 has 'text' and 'label'; name those wanted with `columns`",
     ),
     (
         "package not installed",
@@ -255,19 +255,19 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a label column that is not there",
         {"data.jsonl": lines(A)},
         {**FILES, "labels": {"topic": "class"}},
-        "`labels` names 'topic', but the columns are 'text', 'label'",
+        "`labels` names 'topic', but the columns are 'text' and 'label'",
     ),
     (
         "a text column that is not there",
         {"data.jsonl": lines(A)},
         {**FILES, "text": ["body"]},
-        "data.jsonl, line 1: `text` names 'body', but the columns are 'text', 'label'",
+        "data.jsonl, line 1: `text` names 'body', but the columns are 'text' and 'label'",
     ),
     (
         "a dropped column that is not there",
         {"data.jsonl": lines(A)},
         {**FILES, "clean": [{"drop": {"topic": ["x"]}}]},
-        "data.jsonl, line 1: `drop` names 'topic', but the columns are 'text', 'label'",
+        "data.jsonl, line 1: `drop` names 'topic', but the columns are 'text' and 'label'",
     ),
     (
         "labels that are all empty",

@@ -422,7 +422,7 @@ def test_a_key_that_some_rows_lack_is_null_there(context: Any, read: Any) -> Non
 
 def test_a_key_that_comes_after_the_first_rows_is_an_error(read: Any) -> None:
     late = '{"text": "a"}\n' * 1500 + '{"text": "b", "new": 1}\n'
-    with pytest.raises(DataError, match=r"^data\.jsonl, line 1501: the columns are 'text', 'new'"):
+    with pytest.raises(DataError, match=r"^data\.jsonl, line 1501: the columns are 'text' and 'new'"):
         read(late, "data.jsonl")
 
 

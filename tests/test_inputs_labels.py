@@ -198,7 +198,7 @@ def test_upper_and_lower_case_are_kept_apart_and_noted(tmp_path: Path, make_data
     report, folder = make_data(CSV)
     assert names(folder) == ["NEG", "Pos", "neg", "pos"]
     assert (
-        "note: classes of 'label' that differ by case or white space only: 'NEG', 'neg' / 'Pos', 'pos'"
+        "note: classes of 'label' that differ by case or white space only: 'NEG' and 'neg' / 'Pos' and 'pos'"
         in report.summary
     )
     assert nearly_alike(["Straße", "STRASSE", "b"]) == [["Straße", "STRASSE"]]
@@ -211,7 +211,7 @@ def test_classes_that_differ_by_white_space_inside_are_noted(
     (tmp_path / "data.csv").write_text(table(one, other, "bad", one))
     report, folder = make_data(CSV)
     assert names(folder) == sorted(["bad", one, other])
-    pair = ", ".join(map(repr, sorted([one, other])))
+    pair = " and ".join(map(repr, sorted([one, other])))
     assert f"note: classes of 'label' that differ by case or white space only: {pair}" in report.summary
 
 

@@ -39,9 +39,9 @@ import hfpipe
 from hfpipe.cli import main
 from hfpipe.errors import RecipeError
 from hfpipe.hf.ineffective import ineffective
-from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import on_cpu
 from hfpipe.html import page
+from hfpipe.library_output import silence_libraries
 from hfpipe.metrics import module_names, segmentation
 from hfpipe.metrics.baselines import Tfidf
 from hfpipe.metrics.metric import objects
@@ -602,7 +602,7 @@ def classifier(tmp_path_factory) -> Path:
 def spoilt(folder: Path, copy: Path, change) -> str:
     """Return a copy of a model with a change to its weights."""
     shutil.copytree(folder, copy)
-    with quiet(), torch.no_grad():
+    with silence_libraries(), torch.no_grad():
         model = BertForSequenceClassification.from_pretrained(copy)
         change(model)
         model.save_pretrained(copy)

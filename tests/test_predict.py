@@ -22,7 +22,7 @@ import hfpipe
 from hfpipe import api, wording
 from hfpipe.cli import main
 from hfpipe.hf.predicting import BATCHES_AT_ONCE
-from hfpipe.hf.quiet import quiet
+from hfpipe.library_output import silence_libraries
 from hfpipe.report import DataFacts, Report
 from hfpipe.tasks.text_classification import TextClassification
 
@@ -157,7 +157,7 @@ def test_what_is_drawn_at_random_is_the_same_in_any_batch(tmp_path: Path) -> Non
     size = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
     end = tokenizer.eos_token_id
     config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **size)
-    with quiet():
+    with silence_libraries():
         GPT2LMHeadModel(config).save_pretrained(tmp_path)
     options = ["generation.do_sample=true", "length=16", "target_length=8"]
     asked = ["The Nile"] * (BATCHES_AT_ONCE + 2)

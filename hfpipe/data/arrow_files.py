@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from hfpipe.data.file_options import DataFile
 from hfpipe.data.rows import Row, find_repeated
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, typed_line
 
 ROWS = 1000
 """Rows that are turned into Python's objects at a time."""
@@ -71,7 +71,7 @@ def _values(
     except Exception as error:
         unread = (place for place in range(len(column)) if not _is_readable(column, place))
         number = before + next(unread, 0) + 1
-        cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+        cause = typed_line(error)
         raise DataError(
             f"{file.name}, row {number}: column {name!r} ({column.type}) cannot be read ({cause}); write it "
             "as another type, or delete it"

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import regex
 
 from hfpipe.advice import advise
-from hfpipe.data.rows import Row, listed
+from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
+from hfpipe.recipe.words import listed
 
 Kind = Literal["text", "conversation", "words", "unclear", "category", "code", "constant", "blank", "other"]
 """What a column holds.

@@ -11,9 +11,10 @@ from typing import Any
 from hfpipe.data.column_types import is_conversation, is_words
 from hfpipe.data.conversations import CALLS, has_calls, is_message
 from hfpipe.data.ledger import Ledger
-from hfpipe.data.rows import Row, listed
+from hfpipe.data.rows import Row
 from hfpipe.data.write import CHARACTERS, ROWS
 from hfpipe.errors import DataError
+from hfpipe.recipe.words import listed
 
 MISSING = "missing text"
 """The ledger's word for rows whose text is null."""

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from hfpipe.data.file_options import DataFile
-from hfpipe.data.rows import Row, listed
+from hfpipe.data.rows import Row
 from hfpipe.data.streams import text_stream
 from hfpipe.errors import DataError
+from hfpipe.recipe.words import listed
 
 DOCUMENT = "-DOCSTART-"
 """First field of the line with which CoNLL-2003 begins a document."""

@@ -12,9 +12,10 @@ from typing import Any, TextIO
 from hfpipe.data.dialect import SAMPLE, Dialect, detect_dialect, sample_rows
 from hfpipe.data.file_options import DataFile
 from hfpipe.data.header import column_names, suggest_names
-from hfpipe.data.rows import Row, listed
+from hfpipe.data.rows import Row
 from hfpipe.data.streams import text_stream
 from hfpipe.errors import DataError
+from hfpipe.recipe.words import listed
 
 QUOTE, ESCAPE = '"', "\\"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)

@@ -14,7 +14,7 @@ from hfpipe.data.json_records import read_json, read_jsonl
 from hfpipe.data.rows import Row
 from hfpipe.data.spreadsheet import read_excel
 from hfpipe.data.streams import COMPRESSION, detect_encoding, text_stream
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, first_line
 
 Reader = Callable[[DataFile], Iterator[Row]]
 PLAIN = FileOptions()
@@ -75,7 +75,7 @@ def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
     except DataError:
         raise
     except Exception as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
+        cause = first_line(error)
         raise DataError(
             f"{file.name}: cannot be read as {kind} ({cause}); copy or download it again, or name its "
             f"format, such as {file.options.advise(format=_other(kind))}"

@@ -11,10 +11,11 @@ from typing_extensions import Self
 
 from hfpipe.data.expressions import check_expression, searcher
 from hfpipe.data.label_values import same
-from hfpipe.data.rows import Row, listed
+from hfpipe.data.rows import Row
 from hfpipe.data.short_form import ShortForm
 from hfpipe.errors import DataError
 from hfpipe.metrics.segmentation import spaced
+from hfpipe.recipe.words import listed
 
 Keep = Callable[[Row], bool]
 """Whether a row stays; may remember the rows it saw."""

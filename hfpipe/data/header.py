@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from statistics import median
 
 from hfpipe.data.file_options import FileOptions
-from hfpipe.data.rows import find_repeated, listed
+from hfpipe.data.rows import find_repeated
 from hfpipe.errors import DataError
+from hfpipe.recipe.words import listed
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|\.\d+)([eE][-+]?\d+)?%?")
 _SENTENCE = 5

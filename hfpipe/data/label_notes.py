@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from hfpipe.advice import advise_drop
 from hfpipe.data.labels import Label
-from hfpipe.data.rows import listed
+from hfpipe.recipe.words import listed
 
 SHOWN = 3
 """Names or groups of names that a note has room for."""

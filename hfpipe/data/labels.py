@@ -14,8 +14,9 @@ from hfpipe.data import label_messages as messages
 from hfpipe.data.class_ids import ClassIds
 from hfpipe.data.label_settings import Kind, LabelColumn
 from hfpipe.data.label_values import is_missing, is_number, normalize_name, parse_decimal, parse_list
-from hfpipe.data.rows import Row, listed
+from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
+from hfpipe.recipe.words import listed
 
 USUAL: dict[str, str | None] = {"label": None, "labels": None, "tags": "words"}
 """Columns that are labels unless the recipe says otherwise → the column that must be there as well."""

@@ -138,8 +138,3 @@ def even_sample(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:
 def find_repeated(names: Iterable[str]) -> str | None:
     """Return the first name that stands there twice, or None."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names for a message, quoted, in the order given."""
-    return ", ".join(repr(name) for name in names)

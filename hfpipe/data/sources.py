@@ -13,10 +13,11 @@ from hfpipe.data.file_options import FileOptions, Findings
 from hfpipe.data.file_splits import Found, name_of, split_files
 from hfpipe.data.files import read
 from hfpipe.data.rows import Given, Row
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, first_line, typed_line
 from hfpipe.hf.nested import from_json, json_columns
 from hfpipe.hf.origins import read_origins
-from hfpipe.hf.tables import open_data, quiet
+from hfpipe.hf.tables import open_data
+from hfpipe.library_output import silence_libraries
 
 BATCH = 1000
 
@@ -64,7 +65,7 @@ def _calls(
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
         ]
-        cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+        cause = typed_line(error)
         raise DataError(
             f"{written}:{lines[-1] if lines else 1}: {function.__name__} failed with {cause}"
         ) from error
@@ -78,7 +79,7 @@ def from_folder(folder: Path, name: str) -> Given:
 def from_hub(name: str, config: str | None, revision: str | None) -> Given:
     """Load a data set of the Hub, or of its cache. Raises DataError when it cannot be had."""
     try:
-        with quiet():
+        with silence_libraries():
             data = datasets.load_dataset(name, config, revision=revision)
     except Exception as error:
         raise DataError(_hub_failure(name, error)) from error
@@ -88,7 +89,7 @@ def from_hub(name: str, config: str | None, revision: str | None) -> Given:
 
 
 def _hub_failure(name: str, error: Exception) -> str:
-    cause = str(error).partition("\n")[0]
+    cause = first_line(error)
     if "scripts are no longer supported" in cause:
         return (
             f"hub:{name}: is a script, which Datasets no longer runs; add `revision: refs/convert/parquet`, "

@@ -20,7 +20,7 @@ from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 from hfpipe.hf.nested import JSON, holds_objects, keeps_keys, to_json
 from hfpipe.hf.origins import origin_columns, without_origins, write_origins
-from hfpipe.hf.tables import quiet
+from hfpipe.library_output import silence_libraries
 
 ROWS = 1000
 """Rows a record batch."""
@@ -229,7 +229,7 @@ class Writer:
         self.rows()
         tables = {split: self._table(split) for split in sorted(self._open, key=_usual_order)}
         saved = {split: self._final(split, table) for split, table in tables.items()}
-        with quiet():
+        with silence_libraries():
             datasets.DatasetDict(saved).save_to_disk(str(folder))
         for split, table in tables.items():
             write_origins(table, folder / split)

@@ -49,7 +49,7 @@ def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
     """Put matrices of low rank beside a model's layers; errors as `adapted`."""
     peft = _peft()
     try:
-        with _quiet():
+        with _without_warnings():
             modules = settings["modules_to_save"] or None
             return peft.get_peft_model(model, peft.LoraConfig(**{**settings, "modules_to_save": modules}))
     except (ValueError, TypeError) as error:
@@ -103,7 +103,7 @@ def merged(
     weights that its config asks for, or holds others.
     """
     peft = _peft()
-    with _quiet():
+    with _without_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # which are an error below
         try:
             adapter = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
@@ -168,7 +168,7 @@ def _peft() -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     """Run PEFT without its warnings of names that will go, and of weights that GPT-2 keeps transposed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

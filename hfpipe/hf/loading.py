@@ -16,8 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
 from hfpipe.hf.adapters import adapter_at, base_of, merged, whole_config
-from hfpipe.hf.quiet import quiet
 from hfpipe.hf.wiring import no_dropout, sizes, special_tokens
+from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.checkpoint_files import check_model_files
 from hfpipe.modeling.class_head import HeadChange, head_change
 from hfpipe.modeling.parameter_fit import LoadedNames, check_fit, check_signs
@@ -118,7 +118,7 @@ def load_parts(
     `head` holds the entries of the config that a task needs. A head with the same classes is kept, with its
     rows in their order; one with other classes is newly initialized. Nothing else may be.
     """
-    with loading(place), quiet():
+    with loading(place), silence_libraries():
         check_model_files(place)
         base = _merged(auto_class, place, seed, trust_remote_code=trust_remote_code)
         if base is None:
@@ -213,7 +213,7 @@ def headed_config(
 
 def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the config of a model, or of an adapter and its base together; errors as `load_model`."""
-    with loading(place), quiet():
+    with loading(place), silence_libraries():
         check_model_files(place)
         name, revision = name_of(place)
         adapter = adapter_at(name, revision, local=isinstance(place, Path))

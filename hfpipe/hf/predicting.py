@@ -18,9 +18,9 @@ from hfpipe.hf.loading import load_model, loading, read_config
 from hfpipe.hf.measuring import new_accelerator
 from hfpipe.hf.nested import to_dataset
 from hfpipe.hf.positions import refusals
-from hfpipe.hf.quiet import quiet
 from hfpipe.hf.scoring import Reading, shared
 from hfpipe.hf.tokenizer import load_tokenizer, tell_padding
+from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.checkpoint_files import check_model_files
 from hfpipe.modeling.embeddings import check_rows, rows_in
 from hfpipe.places import Place
@@ -41,7 +41,7 @@ BATCHES_AT_ONCE = 8
 
 def architecture(place: Path | Place) -> str:
     """Return the class that a config names, or nothing. Raises StageError when there is no config."""
-    with loading(place), quiet():
+    with loading(place), silence_libraries():
         check_model_files(place)
         config = read_config(place)
     return next(iter(config.architectures or []), "")

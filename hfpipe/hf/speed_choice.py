@@ -29,9 +29,9 @@ import torch
 from hfpipe.contract import Settings
 from hfpipe.errors import one_line
 from hfpipe.hf.batches import Shares
-from hfpipe.hf.quiet import quiet
 from hfpipe.hf.speed import bf16_pays, compiling_pays, kept_memory, on_cpu
 from hfpipe.hf.speed_trial import DTYPES, Trial, gemm_speeds
+from hfpipe.library_output import silence_libraries
 from hfpipe.store import write_whole
 from hfpipe.training.speed_memory import (
     Compilation,
@@ -130,7 +130,7 @@ class _Choice:
         if "auto" not in (self._bf16, self._compile) or not self._is_long():
             return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
         known = recall(self._file, self._key)
-        with quiet(), kept_memory():
+        with silence_libraries(), kept_memory():
             if self._seconds(known) < LEAST_SECONDS:
                 return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
             measured = self._eager(known)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -11,18 +9,6 @@ import datasets
 from hfpipe.errors import DataError, first_line
 from hfpipe.report import DataFacts, Report
 from hfpipe.store import advice_for_missing
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back the progress bars of Datasets, and leave the setting as it was."""
-    shown = datasets.utils.are_progress_bars_disabled() is False
-    datasets.utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.utils.enable_progress_bars()
 
 
 def open_data(folder: Path) -> datasets.DatasetDict:

@@ -18,11 +18,11 @@ from hfpipe.errors import StageError, one_line
 from hfpipe.hf.arguments import Course, arguments, best_metric, muon_options, shares_of, steps_of
 from hfpipe.hf.checkpoints import newest
 from hfpipe.hf.pace import steps_within
-from hfpipe.hf.quiet import quiet, quiet_forks
 from hfpipe.hf.speed import kept_memory
 from hfpipe.hf.speed_choice import Length, speed_of
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import TaskTrainer, Training
+from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.recipe import budget
 from hfpipe.results import HISTORY
 from hfpipe.store import write_whole
@@ -57,8 +57,8 @@ def train(
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
     with (
-        quiet(),
-        quiet_forks(),
+        silence_libraries(),
+        allow_forks(),
         kept_memory(),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, first_line
 from hfpipe.metrics.segmentation import nearly_all_ascii, terms
 
 if TYPE_CHECKING:
@@ -48,9 +48,8 @@ class Baseline(ABC):
             try:
                 self._fitted = self.estimator(texts, gold).fit(list(texts), gold)
             except ValueError as error:
-                cause = str(error).partition("\n")[0]
                 raise StageError(
-                    f"baseline {self.name}: cannot learn from the train split: {cause}"
+                    f"baseline {self.name}: cannot learn from the train split: {first_line(error)}"
                 ) from error
 
     def columns(self, texts: Sequence[str], gold: np.ndarray) -> Columns:

@@ -21,7 +21,7 @@ import numpy as np
 from datasets import Value
 from evaluate.module import temp_seed
 
-from hfpipe.errors import StageError
+from hfpipe.errors import StageError, typed_line
 from hfpipe.metrics.tally import Series, poisson
 from hfpipe.metrics.whole import affordable
 
@@ -70,7 +70,7 @@ class NamedMetric:
         try:
             plain, given = self._computed(inputs)
         except Exception as error:  # whatever somebody's metric raises, the person gets one line
-            raise StageError(f"metrics: {self.name} failed: {_line(error)}") from error
+            raise StageError(f"metrics: {self.name} failed: {typed_line(error)}") from error
         if not plain:
             raise StageError(f"metrics: {self.name} gives no number, which alone can be a score")
         weights = poisson(index, affordable(resamples, len(index), COMPUTED_AT_MOST), seed)
@@ -141,24 +141,24 @@ def load(place: str, found: Path | None, revision: str | None, seed: int) -> Any
     Raises StageError when there is no such metric, or when its code cannot be loaded.
     """
     try:
-        with _quiet(), _unwarned():
+        with _without_telemetry(), _unwarned():
             return evaluate.load(
                 str(found or place), revision=revision, keep_in_memory=True, seed=seed % 2**32
             )
     except FileNotFoundError as error:
         if found is not None:
-            raise StageError(f"metrics: {place} cannot be loaded: {_line(error)}") from error
+            raise StageError(f"metrics: {place} cannot be loaded: {typed_line(error)}") from error
         offline = "no network may be used" if _offline() else "it is not on the Hub, or the Hub not reached"
         raise StageError(
             f"metrics: {place} was not loaded: there is no copy of it here, and {offline}; "
             "name a local file, or load it once with a network"
         ) from error
     except Exception as error:  # whatever somebody's code raises
-        raise StageError(f"metrics: {place} cannot be loaded: {_line(error)}") from error
+        raise StageError(f"metrics: {place} cannot be loaded: {typed_line(error)}") from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_telemetry() -> Iterator[None]:
     """Keep `evaluate` from counting the load on a server, and from asking one where that was forbidden."""
     config, logger = evaluate.config, logging.getLogger("evaluate")
     before = config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE, logger.level
@@ -190,7 +190,3 @@ def _unwarned() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a thousand times the same
         yield
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

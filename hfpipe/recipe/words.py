@@ -53,8 +53,8 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:
-    """Join names as `'a', 'b' and 'c'`."""
-    *head, tail = [repr(name) for name in names]
+    """Join names as `'a', 'b' and 'c'`; without any, `none`."""
+    *head, tail = [repr(name) for name in names] or ["none"]
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 

@@ -230,7 +230,7 @@ class _Train(Stage):
         """Return the model to train, and what became of its head and embeddings, in clauses."""
         from hfpipe.hf.adapters import adapted
         from hfpipe.hf.loading import load_parts, new_config, new_model
-        from hfpipe.hf.quiet import quiet
+        from hfpipe.library_output import silence_libraries
         from hfpipe.modeling.embeddings import add_rows, rows_in
 
         head = self.task.head(data)
@@ -243,7 +243,7 @@ class _Train(Stage):
         )
         note, rows = loaded.note, rows_in(loaded.model)
         if self._embeddings_grow(ctx, tokenizer, rows):
-            with quiet():
+            with silence_libraries():
                 add_rows(loaded.model, tokenizer, ctx.seed)
             grown = f"embeddings grown from {rows:,} to {rows_in(loaded.model):,} rows"
             note = f"{note}; {grown}" if note else grown

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +18,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hfpipe.errors import StageError, one_line
+from hfpipe.library_output import silence_libraries
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def difference(
 ) -> str | None:
     """Return how the tokenizer that AutoTokenizer opens differs from the saved one; None if it does not."""
     try:
-        with _quiet():
+        with silence_libraries():
             opened = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=trust_remote_code
             )
@@ -132,13 +132,3 @@ def _name_class(folder: Path) -> None:
         (folder / CODE).write_text(_CLASS, "utf-8")
     settings["auto_map"] = {"AutoTokenizer": [None, own]}
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
