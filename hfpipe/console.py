@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,15 +35,6 @@ if TYPE_CHECKING:
     from hfpipe.runner import Step
 
 Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
-PIPELINES = {
-    "causal-lm": "text-generation",
-    "fill-mask": "fill-mask",
-    "masked-lm": "fill-mask",
-    "text-classification": "text-classification",
-    "text-generation": "text-generation",
-    "token-classification": "token-classification",
-}
-"""Task → the pipeline that Transformers has for it."""
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
 PERCENT = 5
@@ -232,14 +224,24 @@ def _model(run: Run, stage: str) -> None:
     settings = run.made(stage).identity.settings
     if settings.get("task") is None and str(settings["model"]).startswith("stage:"):
         settings = read_stage(Path(place)).identity.settings
-    task = settings.get("task") or {}
-    # No pipeline of Transformers classifies by the words that fit a pattern.
-    pipeline = PIPELINES.get(task.get("kind", "")) if task.get("pattern") is None else None
+    pipeline = _pipeline(run.reports[stage].facts, settings.get("task") or {})
     say(
         f'use:    transformers.pipeline("{pipeline}", "{place}")'
         if pipeline
         else f"use:    hfpipe predict {place}"
     )
+
+
+def _pipeline(facts: Mapping[str, Any], task: Mapping[str, Any]) -> str | None:
+    """Return the pipeline of Transformers that opens a model; reports of earlier versions do not name it."""
+    from hfpipe.tasks import TASKS
+
+    if "pipeline" in facts or task.get("kind") not in TASKS:
+        return facts.get("pipeline")
+    try:
+        return TASKS[task["kind"]].model_validate(dict(task)).opened_by
+    except ValidationError:  # settings of another version
+        return None
 
 
 def answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:

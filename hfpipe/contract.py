@@ -86,6 +86,10 @@ class Stage(Settings, ABC):
         """
         return iter(())
 
+    def resolved(self, above: Mapping[str, Stage]) -> Stage:
+        """Return the stage with what only the stages above tell about its settings."""
+        return self
+
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
         """Yield what else is wrong, where telling takes the heavy libraries that `check` may not import.
 
@@ -122,9 +126,29 @@ class Counted(NamedTuple):
     """Number of targets, int64, 0-d."""
 
 
+@dataclass(frozen=True)
+class Requirements:
+    """What a task needs of its model and its tokenizer, which is checked before anything runs."""
+
+    mask_token: bool = False
+    """A token that stands for what is hidden, as `[MASK]`."""
+    sentinels: bool = False
+    """The tokens `<extra_id_0>`, `<extra_id_1>` …, each for a hidden span."""
+    chat_template: bool = False
+    """A chat template, by which conversations are written."""
+    style: str = "bert"
+    """Style of a tokenizer stage that has these tokens; it is advised where the tokenizer lacks them."""
+    token_types: str | None = None
+    """Setting of the task that needs a model with two token types, one for each sentence of a pair."""
+    prompt: bool = False
+    """Whether the task has a `prompt`, with which a decoder does what an encoder-decoder does without."""
+
+
 class Task(Settings, ABC):
     """What is learned: how rows become tensors, and outputs a loss and scores. One file a task."""
 
+    version: ClassVar[int] = 1
+    """Raised when the same settings come to mean another output; part of the key of stages with the task."""
     kind: str
     """Which task this is, as Transformers' pipelines name it; one's own is written `file.py:Class`."""
     stages: ClassVar[frozenset[str]] = frozenset({"finetune"})
@@ -136,13 +160,42 @@ class Task(Settings, ABC):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Names of the trivial baselines that `fit_baseline` knows."""
+        """Names of the trivial baselines that `fit_baseline` knows, which an evaluate stage may name."""
         return ()
 
     @property
+    @abstractmethod
     def auto_class(self) -> str:
         """Name of the Transformers auto class that builds the model, as `AutoModelForMaskedLM`."""
-        raise NotImplementedError
+
+    @property
+    def requires(self) -> Requirements:
+        """What the task needs of model and tokenizer beyond what `auto_class` says."""
+        return Requirements()
+
+    @property
+    def pipeline(self) -> str | None:
+        """Name of the pipeline of Transformers that does the task with the trained model, if there is one."""
+        return None
+
+    @property
+    def opened_by(self) -> str | None:
+        """The pipeline that is named to users: none for user code that does not declare one itself.
+
+        Such a task may read texts in another way than the task of hfpipe that it derives from.
+        """
+        own = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("hfpipe."))
+        return self.pipeline if self.code is None or any("pipeline" in vars(cls) for cls in own) else None
+
+    @property
+    def predicted_share(self) -> float:
+        """Share of the tokens whose vocabulary logits the loss needs; decides the memory of a training."""
+        return 1.0
+
+    @property
+    def continued_length(self) -> int:
+        """Tokens that an example has at most beyond `length`, as the text that follows a prompt."""
+        return 0
 
     @property
     def packed(self) -> bool:

@@ -97,5 +97,6 @@ def first_line(error: BaseException) -> str:
 
 
 def typed_line(error: BaseException) -> str:
-    """Return the type of an error and the first line of its text: `ValueError: no such column`."""
-    return f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
+    """Return the type of an error and the first line of its text, if any: `ValueError: no such column`."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"

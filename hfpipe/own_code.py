@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from hfpipe.errors import DataError
+from hfpipe.errors import DataError, typed_line
 from hfpipe.places import Code, irregular
 
 
@@ -78,6 +79,15 @@ def load_code(code: Code, base: Path) -> Any:
         return getattr(module, code.attribute)
     except Exception as error:  # whatever the person's code raises, they get one line
         raise DataError(f"{code}: {file} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def describe_failure(code: Code, base: Path, error: BaseException) -> str:
+    """Return one line for an error that user code raised, with the line of the file where it was."""
+    file = (base / code.file).resolve()
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{code} failed{where}: {typed_line(error)}; fix the task"
 
 
 def _defined(tree: ast.Module) -> set[str]:

@@ -113,11 +113,25 @@ class BaselinePlace(ModelPlace):
     trivial: ClassVar[frozenset[str]] = frozenset(
         {"majority", "tfidf", "unigram", "trigram", "lead", "copy", "gazetteer", "frequent", "sentence"}
     )
+    """Names that the tasks of hfpipe declare; other tasks may declare more, see `BaselineName`."""
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether it is the name of a baseline, not the place of a model."""
+        return self in self.trivial
 
     @property
     def hub(self) -> tuple[str, str | None] | None:
         """Hub id and revision, if the Hub is meant."""
-        return None if self in self.trivial else super().hub
+        return None if self.is_trivial else super().hub
+
+
+class BaselineName(BaselinePlace):
+    """A trivial baseline by a name that the task declares, as that of user code."""
+
+    @property
+    def is_trivial(self) -> bool:
+        return True
 
 
 class MetricPlace(Place):

@@ -40,11 +40,14 @@ class Identity(Record):
     """Local files, packages and own code, as the recipe writes them → digest of their content."""
     inputs: dict[str, str]
     """Stages above that are read → their keys."""
+    task_version: int = 1
+    """Version of the task that the settings hold."""
 
     @property
     def key(self) -> str:
-        """Hex key of the folder."""
-        text = json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False)
+        """Hex key of the folder; the first version of a task is left out, as before there were versions."""
+        first = {"task_version"} if self.task_version == 1 else set()
+        text = json.dumps(self.model_dump(exclude=first), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -82,6 +85,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
     return Identity(
         kind=stage.kind,
         version=type(stage).version,
+        task_version=max((type(task).version for _, task in stage if isinstance(task, Task)), default=1),
         seed=seed,
         settings=stage.model_dump(mode="json"),
         files=dict(sorted(files.items())),

@@ -279,7 +279,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "no text at all",
         {"data.jsonl": lines({"n": 1, "label": "a"})},
         FILES,
-        "data.jsonl, line 1: no column holds text; they are 'n', 'label': name one that does with `columns`",
+        "data.jsonl, line 1: no column holds text; they are 'n' and 'label': name one that does with `columns`",
     ),
     (
         "text that is a number",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import hfpipe
-from hfpipe.errors import RecipeError
+from hfpipe.errors import HfpipeError, RecipeError
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = ["hfpipe", "hfpipe.metrics", "hfpipe.recipe", "hfpipe.runner"]
@@ -62,6 +62,8 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
     first = hfpipe.run(recipe, runs, say=lambda _: None)
     calls: dict[str, Callable[[], Any]] = {
         "compare": lambda: refusal(lambda: hfpipe.compare(path, runs=runs)),
+        "copy_recipe": lambda: hfpipe.copy_recipe("demo", tmp_path / "copied"),
+        "list_recipes": lambda: [each.name for each in hfpipe.list_recipes()],
         "load": lambda: hfpipe.load(path).name,
         "open": lambda: hfpipe.open(path, runs).folders,
         "plan": lambda: [(step.name, step.done) for step in hfpipe.plan(recipe, runs)],
@@ -80,7 +82,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
 
 def refusal(call: Callable[[], Any]) -> str:
     """Return the message of a call that names nothing to work on."""
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(HfpipeError) as caught:
         call()
     return str(caught.value)
 
@@ -126,5 +128,5 @@ def test_what_is_not_a_task_is_told_the_class_to_derive_from(tmp_path: Path) -> 
     (tmp_path / "code.py").write_text(
         "import hfpipe\n\nclass Mine(hfpipe.Task):\n    pass\n", encoding="utf-8"
     )
-    with pytest.raises(RecipeError, match="it must still define collate, columns"):
+    with pytest.raises(RecipeError, match="it must still define 'auto_class', 'collate', 'columns'"):
         hfpipe.load(path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hfpipe import wording
 from hfpipe.errors import HfpipeError
 from hfpipe.estimation.local_artifacts import Known
+from hfpipe.own_code import describe_failure
 from hfpipe.places import Place
 from hfpipe.recipe import Recipe, budget
 from hfpipe.runner import Launch, Step, arrangement
@@ -20,8 +21,6 @@ from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Finetune, Pretrain
 from hfpipe.store import read_report
-from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tasks.writing import Writing
 from hfpipe.training.process_layout import ProcessLayout, Split
 
 if TYPE_CHECKING:
@@ -73,6 +72,11 @@ def _size(step: Step, known: Known, layout: ProcessLayout, split: Split) -> Size
             size.amounts.update(_plain(step, known))
     except HfpipeError as error:
         size.notes.append(str(error))
+    except Exception as error:
+        code = step.stage.task.code if isinstance(step.stage, (Pretrain, Finetune)) else None
+        if code is None:
+            raise
+        size.notes.append(describe_failure(code, known.base, error))
     if not size.amounts and not size.notes:
         size.notes.append("not known before it is made")
     return size
@@ -85,7 +89,7 @@ def _plain(step: Step, known: Known) -> Iterator[tuple[str, Amount]]:
         data = known.facts(stage.data)
         if data is not None and stage.split in data.splits:
             yield "rows", Amount(data.splits[stage.split])
-            yield "models", Amount(1 + sum(place not in place.trivial for place in stage.baselines))
+            yield "models", Amount(1 + sum(not place.is_trivial for place in stage.baselines))
     if isinstance(stage, Tokenizer) and not step.done and stage.algorithm is not None:
         yield "pieces", Amount(stage.vocab_size, estimated=True)
     if not step.done:
@@ -117,7 +121,7 @@ class _Training:
     ) -> None:
         self.step, self.stage, self.known, self.size = step, stage, known, size
         self.layout, self.split = layout, split
-        self.predicted = stage.task.mask if isinstance(stage.task, MaskedLM) else 1.0
+        self.predicted = stage.task.predicted_share
         """Share of tokens whose vocabulary logits are made."""
 
     def fill(self) -> None:
@@ -210,13 +214,11 @@ class _Training:
         from hfpipe.hf.counting import FLOAT, activations, gathered_weights, optimizer_state
 
         training, task = self.stage.training, self.stage.task
-        # A decoder reads what it is to write behind its prompt.
-        written = task.target_length if isinstance(task, Writing) and task.prompted else 0
         state = optimizer_state(shape, training.get("optim"))
         kept = activations(
             shape,
             shares_of(training, self.layout.readers).micro,
-            task.length + written,
+            task.length + task.continued_length,
             self.predicted,
             bf16=precision(training),
             held=1 / self.split.weights,

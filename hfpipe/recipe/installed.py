@@ -71,6 +71,13 @@ def model_types() -> Mapping[str, str]:
     return dict(_table("CONFIG_MAPPING_NAMES"))
 
 
+@lru_cache(maxsize=1)
+def auto_classes() -> tuple[str, ...]:
+    """Return the names of the auto classes that build models, in the order of the library."""
+    text = (_root() / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
+    return tuple(re.findall(r"^class (AutoModel\w*)\(", text, re.MULTILINE))
+
+
 @lru_cache(maxsize=8)
 def types_with(auto_class: str) -> frozenset[str]:
     """Return the model types that an auto class builds; empty when there is no such class."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import DataError, Problem, RecipeError, Spot
-from hfpipe.own_code import load_code
+from hfpipe.own_code import describe_failure, load_code
 from hfpipe.places import Code
 from hfpipe.recipe import foreign, links, model, source, training
 from hfpipe.recipe.document import Document, KeyProblem
@@ -69,10 +70,12 @@ def load(
     apply(document, overrides)
     reader = _Reader(document, kinds, tasks)
     name, seed, stages = reader.read()
+    stages, failures = _resolved(stages, path.parent)
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
     problems += [document.place(problem) for problem in links.problems(document, stages, kinds, recipe.base)]
-    problems += check_facts(recipe, facts or {})
+    found = [*map(document.place, failures), *check_facts(recipe, facts or {})]
+    problems += [problem for number, problem in enumerate(found) if problem not in found[:number]]
     problems = [p for p in problems if p in document.problems or p.path not in document.refused]
     if problems:
         raise RecipeError(sorted(problems, key=_order))
@@ -84,11 +87,38 @@ def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]
     problems: list[Problem] = []
     above: dict[str, Stage] = {}
     for name, stage in recipe.stages.items():
-        for problem in stage.check(above, facts, recipe.base):
-            placed = replace(problem, path=("stages", name, *problem.path))
-            problems.append(recipe.document.place(placed))
+        with _user_code(name, recipe.stages, recipe.base, problems):
+            found = stage.check(above, facts, recipe.base)
+            problems.extend(replace(problem, path=("stages", name, *problem.path)) for problem in found)
         above[name] = stage
-    return sorted(problems, key=_order)
+    return sorted(map(recipe.document.place, problems), key=_order)
+
+
+def _resolved(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, Stage], list[Problem]]:
+    """Return the stages with what those above them tell, and what user code made of that."""
+    above: dict[str, Stage] = {}
+    problems: list[Problem] = []
+    for name, stage in stages.items():
+        above[name] = stage
+        with _user_code(name, stages, base, problems):
+            above[name] = stage.resolved(above)
+    return above, problems
+
+
+@contextmanager
+def _user_code(name: str, stages: Mapping[str, Stage], base: Path, problems: list[Problem]) -> Iterator[None]:
+    """Turn what the task of a stage raises, whatever it is, into a problem at the key that names its code."""
+    try:
+        yield
+    except Exception as error:
+        trained = getattr(getattr(stages[name], "model", None), "stage", None) or ""
+        for owner in (name, trained):
+            task = getattr(stages.get(owner), "task", None)
+            if isinstance(task, Task) and task.code is not None:
+                failure = describe_failure(task.code, base, error)
+                problems.append(Problem(failure, ("stages", owner, "task", "kind")))
+                return
+        raise
 
 
 def _long(name: str) -> bool:

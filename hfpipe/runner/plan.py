@@ -109,6 +109,8 @@ def _reasons(store: Store, folder: Path, name: str, identity: Identity) -> Itera
         yield f"seed: {before.seed} → {identity.seed}"
     if before.version != identity.version:
         yield f"hfpipe's own code for {identity.kind} changed: version {before.version} → {identity.version}"
+    if before.task_version != identity.task_version:
+        yield f"the code of its task changed: version {before.task_version} → {identity.task_version}"
 
 
 def _changes(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

@@ -14,12 +14,12 @@ from hfpipe.errors import Problem
 from hfpipe.evaluation.class_alignment import System, align, problems
 from hfpipe.places import Place
 from hfpipe.recipe.document import KeyProblem
+from hfpipe.recipe.installed import auto_classes
 from hfpipe.recipe.training_defaults import schedule_fault
 from hfpipe.recipe.words import Keys, listed, meant, nearest
 from hfpipe.report import DataFacts
 from hfpipe.stages import embedding_rows, known
 from hfpipe.tasks import TASKS
-from hfpipe.tasks.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from hfpipe.stages.dataset import Dataset
@@ -58,18 +58,17 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
         return
     yield from _architecture(task, model)
     yield from _length(task, model)
-    if getattr(task, "next_sentence", False) and model.token_types < 2:
-        message = (
-            f"next_sentence needs a model that tells two sentences apart; {model.kind} has no token types"
-        )
-        yield Problem(f"{message}, bert has", ("task", "next_sentence"))
+    asking = task.requires.token_types
+    if asking is not None and model.token_types < 2:
+        message = f"{asking} needs a model that tells two sentences apart; {model.kind} has no token types"
+        yield Problem(f"{message}, bert has", ("task", asking))
     yield from embedding_rows.check_training(stage, model.given.get("vocab_size"), pieces.size, above, base)
 
 
 def _length(task: Task, model: known.Model) -> Iterator[Problem]:
-    length = getattr(task, "length", None)
-    if length is not None and model.positions is not None and length > model.positions:
-        message = f"length {length} is more than the {model.positions} positions of the model ({model.kind})"
+    if model.positions is not None and task.length > model.positions:
+        most = f"the {model.positions} positions of the model ({model.kind})"
+        message = f"length {task.length} is more than {most}"
         yield Problem(f"{message}; shorten it", ("task", "length"))
 
 
@@ -78,15 +77,13 @@ def _special(task: Task, pieces: known.Pieces, *, trained: bool) -> Iterator[str
 
     `trained` says that a stage of this recipe trains the tokenizer, so that its style can be chosen.
     """
-    noise = getattr(task, "noise", None)
-    hides = task.auto_class in ("AutoModelForMaskedLM", "AutoModelForPreTraining") or noise == "infilling"
-    style = {"infilling": "bart", "spans": "t5"}.get(noise or "", "bert")
-    fix = f"give its stage {advise(style=style)}" if trained else "take another"
-    if hides and pieces.mask is False:
+    needs = task.requires
+    fix = f"give its stage {advise(style=needs.style)}" if trained else "take another"
+    if needs.mask_token and pieces.mask is False:
         yield f"{task.kind} needs a mask token, and this tokenizer has none; {fix}"
-    if noise == "spans" and pieces.blanks is False:
+    if needs.sentinels and pieces.blanks is False:
         yield f"{task.kind} needs <extra_id_0> … for what it hides, and this tokenizer has none; {fix}"
-    if (getattr(task, "messages", None) or getattr(task, "chat", False)) and pieces.chat is False:
+    if needs.chat_template and pieces.chat is False:
         yield (
             f"{task.kind} writes conversations by a chat template, and this tokenizer has none; "
             "take one that has, or give prompts by `template` and answers by `completion`"
@@ -96,7 +93,7 @@ def _special(task: Task, pieces: known.Pieces, *, trained: bool) -> Iterator[str
 def _architecture(task: Task, model: known.Model) -> Iterator[Problem]:
     """Check what Transformers would refuse late, or take as something else: a decoder cut out of a pair."""
     both = bool(model.config.value(model.given, "is_encoder_decoder"))
-    prompted = isinstance(task, TextToText)
+    prompted = task.requires.prompt
     path = ("task",) if prompted else ("model",)
     if task.auto_class == "AutoModelForSeq2SeqLM" and not both:
         message = f"{task.kind} needs an encoder-decoder, as t5, and {model.kind} is none"
@@ -106,6 +103,9 @@ def _architecture(task: Task, model: known.Model) -> Iterator[Problem]:
     elif task.auto_class == "AutoModelForCausalLM" and both:
         message = f"{task.kind} takes a decoder here, and {model.kind} has an encoder as well"
         yield Problem(f"{message}; {'delete prompt' if prompted else 'take another'}", path)
+    elif task.auto_class not in auto_classes():
+        message = f"{task.kind}: Transformers has no auto class {task.auto_class!r}"
+        yield Problem(f"{message}{meant(task.auto_class, auto_classes())}", ("task",))
     elif not model.has(task.auto_class):
         yield Problem(f"Transformers has no {model.kind} for {task.kind}; take another model", ("model",))
     elif task.auto_class == "AutoModelForCausalLM" and model.reads_ahead:
@@ -270,8 +270,8 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         path = ("split",) if "split" in stage.model_fields_set else ("data",)
         yield Problem(_missing("split", stage.split, stage.data, found) + _dropped(stage.data, facts), path)
     trained = above.get(stage.model.stage or "")
-    task = stage.task or getattr(trained, "task", None)
-    facts, misfits = with_classes(stage, task if isinstance(task, Task) else None, above, facts)
+    task = stage.task_of(above)
+    facts, misfits = with_classes(stage, task, above, facts)
     if misfits:
         yield from misfits
         return
@@ -282,7 +282,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         if model is not None:
             yield from _architecture(stage.task, model)
             yield from _length(stage.task, model)
-    elif isinstance(task, Task):
+    elif task is not None:
         # What the model lacked to learn from the same data is reported where it is trained.
         again = getattr(trained, "data", None) == stage.data
         yield from () if again else _task(task, stage.data, above, facts, ("data",))
@@ -293,7 +293,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
     yield from embedding_rows.check_evaluated(stage.model, ("model",), above, base)
     for number, baseline in enumerate(stage.baselines):
         yield from embedding_rows.check_evaluated(baseline, ("baselines", number), above, base)
-    yield from _baselines(stage, task if isinstance(task, Task) else None)
+    yield from _baselines(stage, task)
 
 
 def with_classes(
@@ -316,11 +316,12 @@ def with_classes(
 
 
 def _baselines(stage: Evaluate, task: Task | None) -> Iterator[Problem]:
+    own = task.baselines if task is not None else ()
     for number, baseline in enumerate(stage.baselines):
         path = ("baselines", number)
-        close = nearest(baseline, baseline.trivial) if baseline.hub is not None else None
+        close = nearest(baseline, [*own, *baseline.trivial]) if baseline.hub is not None else None
         if close is not None:
             yield Problem(f"there is no baseline {str(baseline)!r}{meant(baseline, [close])}", path)
-        if task is not None and baseline in baseline.trivial and baseline not in task.baselines:
-            has = ", ".join(task.baselines) or "no trivial baseline, only other models"
+        if task is not None and baseline.is_trivial and baseline not in own:
+            has = ", ".join(own) or "no trivial baseline, only other models"
             yield Problem(f"{str(baseline)!r} is not a baseline of {task.kind}, which has {has}", path)

@@ -13,7 +13,7 @@ from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.own_code import Trusted
-from hfpipe.places import BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
+from hfpipe.places import BaselineName, BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.words import nearest
 from hfpipe.report import Comparison, DataFacts, Report, Score
@@ -79,12 +79,26 @@ class Evaluate(Stage):
         yield from checks.evaluate(self, above, facts, base)
         yield from named.check(self.metrics, base, trusted=self.trust_remote_code)
 
+    def resolved(self, above: Mapping[str, Stage]) -> Evaluate:
+        """Return the stage with those baselines marked as names that its task declares as such."""
+        task = self.task_of(above)
+        lost = self.model.stage is not None and self.model.stage not in above  # it is wrong, and reported
+        names = task.baselines if task is not None else self.baselines if lost else ()
+        own = {place for place in self.baselines if place in names and place.hub and "/" not in place}
+        found = [BaselineName(place) if place in own else place for place in self.baselines]
+        return self.model_copy(update={"baselines": found})
+
+    def task_of(self, above: Mapping[str, Stage]) -> Task | None:
+        """Return the task of the model, if this stage or the one above that trains the model names it."""
+        task = self.task or getattr(above.get(self.model.stage or ""), "task", None)
+        return task if isinstance(task, Task) else None
+
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
         from hfpipe.stages import checks
 
-        task = self.task or getattr(above.get(self.model.stage or ""), "task", None)
+        task = self.task_of(above)
         name = self.data.stage or ""
-        if isinstance(task, Task) and name in facts:
+        if task is not None and name in facts:
             aligned, _ = checks.with_classes(self, task, above, facts)
             yield from self._required(task, aligned[name])
 
@@ -135,6 +149,7 @@ class Evaluate(Stage):
             summary=_summary(scores, len(ground.rows)),
             facts={
                 "task": model.task.model_dump(mode="json"),
+                "pipeline": model.task.opened_by,
                 "data": ground.facts.model_dump(mode="json"),
                 "left_out": left_out,
             },

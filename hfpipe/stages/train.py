@@ -143,7 +143,12 @@ class _Train(Stage):
                 self._finish_adapter(self.adapter, model, tokenizer, ctx)
             check_saved(ctx.folder, tokenizer, trust_remote_code=self.trust_remote_code)
         summary = _summary(found) + (f"; {note}" if note else "")
-        return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found | {"head": note})
+        return Report(
+            kind=self.kind,
+            summary=summary,
+            ledger=ledger,
+            facts=found | {"head": note, "pipeline": self.task.opened_by},
+        )
 
     def _measured_task(self, ctx: RunContext) -> Task:
         """Return the task as it is measured on the validation split, where there is one."""

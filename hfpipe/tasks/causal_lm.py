@@ -32,6 +32,7 @@ class CausalLM(RunningText):
 
     kind: Literal["causal-lm"] = "causal-lm"
     baselines: ClassVar[tuple[str, ...]] = tuple(ORDERS)
+    pipeline: ClassVar[str] = "text-generation"
     shared: ClassVar[int] = 1  # the last token of an example is only said there, and read in the next
     length: int = Field(default=128, ge=8)
     """Tokens that the model reads at once."""

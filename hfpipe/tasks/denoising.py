@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from hfpipe.advice import advise
+from hfpipe.contract import Requirements
 from hfpipe.errors import Problem, StageError
 from hfpipe.generation import Generation
 from hfpipe.tasks.token_targets import RunningText
@@ -48,6 +49,12 @@ class Denoising(RunningText):
     @property
     def auto_class(self) -> str:
         return "AutoModelForSeq2SeqLM"
+
+    @property
+    def requires(self) -> Requirements:
+        if self.noise == "infilling":
+            return Requirements(mask_token=True, style="bart")
+        return Requirements(sentinels=True, style="t5")
 
     @property
     def share(self) -> float:

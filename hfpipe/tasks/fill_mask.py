@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.advice import advise_classes
+from hfpipe.contract import Requirements
 from hfpipe.errors import Problem, StageError
 from hfpipe.tasks.templates import columns_of, parts_of_template
 from hfpipe.tasks.token_targets import TokenTargets
@@ -88,6 +89,14 @@ class FillMask(TokenTargets):
     @property
     def auto_class(self) -> str:
         return "AutoModelForMaskedLM"
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(mask_token=True)
+
+    @property
+    def pipeline(self) -> str | None:
+        return "fill-mask" if self.pattern is None else None  # none of theirs classifies by a pattern
 
     @property
     def baselines(self) -> tuple[str, ...]:

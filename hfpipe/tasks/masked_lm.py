@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from hfpipe.contract import Requirements
 from hfpipe.errors import Problem, StageError
 from hfpipe.tasks.token_targets import RunningText, at_first, utf8
 
@@ -51,6 +52,18 @@ class MaskedLM(RunningText):
     @property
     def auto_class(self) -> str:
         return "AutoModelForPreTraining" if self.next_sentence else "AutoModelForMaskedLM"
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(mask_token=True, token_types="next_sentence" if self.next_sentence else None)
+
+    @property
+    def pipeline(self) -> str:
+        return "fill-mask"
+
+    @property
+    def predicted_share(self) -> float:
+        return self.mask
 
     @property
     def packed(self) -> bool:

@@ -37,6 +37,7 @@ class TextClassification(Task):
     kind: Literal["text-classification"] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     baselines: ClassVar[tuple[str, ...]] = ("majority", "tfidf")
+    pipeline: ClassVar[str | None] = "text-classification"
     text: str = "text"
     """Column to read."""
     text_pair: str | None = None

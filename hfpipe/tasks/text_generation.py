@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hfpipe.advice import advise
+from hfpipe.contract import Requirements
 from hfpipe.errors import DataError, Problem
 from hfpipe.generation import Sampling
 from hfpipe.report import DataFacts
@@ -35,6 +36,7 @@ class TextGeneration(Writing):
 
     kind: Literal["text-generation"] = "text-generation"
     baselines: ClassVar[tuple[str, ...]] = ("majority",)
+    pipeline: ClassVar[str] = "text-generation"
     answer: ClassVar[str] = "generated_text"
     template: str = "{prompt}"
     """What the model reads, with names of columns in braces, as `{instruction}\\n{context}\\n`.
@@ -90,6 +92,10 @@ class TextGeneration(Writing):
         if self.messages is not None:
             return (self.messages,) if self.tools is None else (self.messages, self.tools)
         return columns_of(self.template)
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(chat_template=self.messages is not None or self.chat)
 
     @property
     def columns(self) -> tuple[str, ...]:

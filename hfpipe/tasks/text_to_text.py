@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
+from hfpipe.contract import Requirements
 from hfpipe.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class TextToText(Writing):
     @property
     def prompted(self) -> bool:
         return self.prompt is not None
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(prompt=True)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class TokenClassification(Task):
 
     kind: Literal["token-classification"] = "token-classification"
     baselines: ClassVar[tuple[str, ...]] = ("gazetteer",)
+    pipeline: ClassVar[str | None] = "token-classification"
     words: str = "words"
     """Column of the words: lists of strings."""
     tags: str = "tags"

@@ -78,6 +78,10 @@ class Writing(TokenTargets):
     def auto_class(self) -> str:
         return "AutoModelForCausalLM" if self.prompted else "AutoModelForSeq2SeqLM"
 
+    @property
+    def continued_length(self) -> int:
+        return self.target_length if self.prompted else 0
+
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
         most = getattr(model.config, "max_position_embeddings", None)
         written = max(self.target_length, self.generation.max_new_tokens or 0)
