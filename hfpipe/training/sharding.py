@@ -104,7 +104,7 @@ def split_model(model: PreTrainedModel, layout: ProcessLayout) -> PreTrainedMode
         tp_size=layout.tensor, fsdp_size=layout.shards, dp_replicate_size=layout.replicas
     )
     try:
-        whole = type(model).from_pretrained(
+        split = type(model).from_pretrained(
             None, config=config, state_dict=model.state_dict(), dtype=model.dtype, distributed_config=wanted
         )
     except (ValueError, RuntimeError) as error:
@@ -112,10 +112,10 @@ def split_model(model: PreTrainedModel, layout: ProcessLayout) -> PreTrainedMode
             f"parallelism_config_tp_size: {config.model_type} cannot be split: {one_line(error)}; "
             "take a model with a tp_plan, as llama or qwen2, or fsdp.yaml"
         ) from error
-    whole.train(model.training)
+    split.train(model.training)
     if model.can_generate():
-        whole.generation_config = model.generation_config
-    return whole
+        split.generation_config = model.generation_config
+    return split
 
 
 @contextmanager
