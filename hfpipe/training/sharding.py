@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from accelerate import ParallelismConfig
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, TorchDynamoPlugin
 from transformers import PreTrainedModel
-from transformers.distributed.configuration_utils import DistributedConfig
 
 from hfpipe.errors import StageError, one_line
 from hfpipe.training.process_layout import USED, ProcessLayout
@@ -41,6 +39,8 @@ def prepare_state(mixed_precision: str) -> None:
 
     That is FSDP where the launcher asked for it, and no check whether a device can be split over at all.
     """
+    from accelerate.parallelism_config import ParallelismConfig  # since Accelerate 1.10
+
     stated = os.environ.get(USED, "").lower() == "true"
     state = AcceleratorState(
         mixed_precision=mixed_precision,
@@ -99,6 +99,8 @@ def split_model(model: PreTrainedModel, layout: ProcessLayout) -> PreTrainedMode
         raise StageError(
             "parallelism_config_tp_size: an adapter cannot be trained tensor parallel; take fsdp.yaml"
         )
+    from transformers.distributed.configuration_utils import DistributedConfig
+
     config = model.config
     wanted = DistributedConfig(
         tp_size=layout.tensor, fsdp_size=layout.shards, dp_replicate_size=layout.replicas
