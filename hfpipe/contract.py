@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from hfpipe.errors import Problem
 from hfpipe.places import Code
@@ -157,6 +157,14 @@ class Task(Settings, ABC):
     """Tokens an example has at most."""
     shared: ClassVar[int] = 0
     """Tokens that end one packed example and begin the next as well."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that were added later: at their default they are not part of a key, and nothing runs again."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields, found = type(self).model_fields, written(self)
+        usual = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in found.items() if name not in usual}
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -200,6 +208,20 @@ class Task(Settings, ABC):
     @property
     def packed(self) -> bool:
         """Whether training examples are cut from one stream of all documents, without padding."""
+        return False
+
+    @property
+    def best_fit(self) -> bool:
+        """Whether the examples of a packed task are made of whole documents instead, as far as they fit."""
+        return False
+
+    def opening(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+        """Return the ids that an example of whole documents begins with, before the first of them."""
+        return ()
+
+    @property
+    def separates_documents(self) -> bool:
+        """Whether no document of a packed example may see another; `collate` then gives `_documents`."""
         return False
 
     @property

@@ -79,13 +79,7 @@ MODELS: dict[str, dict[str, Any]] = {
 MODELS["qwen3"] = MODELS["llama"] | {"head_dim": 16}
 MODELS["t5"] = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
 MODELS["t5"]["decoder_start_token_id"] = 0
-MODELS["opt"] = {
-    "hidden_size": 32,
-    "word_embed_proj_dim": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "ffn_dim": 48,
-}
+MODELS["mamba"] = {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}
 
 causal = pytest.mark.parametrize("kind", ["gpt2", "llama"])
 separable = pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
@@ -266,9 +260,9 @@ def test_a_model_that_cannot_keep_documents_apart_is_refused(tokenizer: PreTrain
     apart = CausalLM(documents="separate")
     for kind in ("gpt2", "llama", "qwen3"):
         assert not list(apart.suits(model(kind, tokenizer)))
-    [problem] = apart.suits(model("opt", tokenizer))
-    assert "keeps packed documents apart; opt does not" in problem.message
-    assert not list(CausalLM().suits(model("opt", tokenizer)))
+    [problem] = apart.suits(model("mamba", tokenizer))
+    assert "keeps packed documents apart; mamba does not" in problem.message
+    assert not list(CausalLM().suits(model("mamba", tokenizer)))
 
 
 def test_a_tokenizer_that_ends_nothing_is_refused() -> None:
@@ -369,7 +363,7 @@ def test_two_or_three_processes_give_the_perplexities_of_one(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_training_of_separate_documents_stops_where_the_model_mixes_them(tmp_path: Path) -> None:
-    path = small.write(tmp_path, recipe("opt"))
+    path = small.write(tmp_path, recipe("mamba"))
     with pytest.raises(StageError, match="stage pretrain: documents: separate needs a model that"):
         hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None)
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from hfpipe.hf.batches import cut_by_length
 from hfpipe.hf.losses import IGNORED
+from hfpipe.modeling.separate_documents import bounds_of
 from hfpipe.modeling.static_shapes import static_positions
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ class Collator:
     def __call__(self, examples: list[dict[str, Any]]) -> Batches:
         """Return encoded examples as one batch, or as several if they are `cut`."""
         if not self.cut:
-            return self._batch(examples)
+            batch = self._batch(examples)
+            return batch | {"_bounds": bounds_of(batch["_documents"])} if "_documents" in batch else batch
         groups = cut_by_length(np.array([self._tokens(example) for example in examples]))
         return [self._batch([examples[row] for row in group]) for group in groups]
 
@@ -57,7 +60,19 @@ class Collator:
         causal = self.task.auto_class == "AutoModelForCausalLM"
         if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
             del batch["attention_mask"]
+        if self.task.best_fit and "attention_mask" not in batch:
+            batch = self._filled(batch)
         return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
+
+    def _filled(self, batch: Batch) -> Batch:
+        """Return a batch padded to the task's length, which its longest example may not have."""
+        rows, longest = batch["input_ids"].shape
+        missing = (0, self.task.length - longest)
+        fills = {"input_ids": self.tokenizer.pad_token_id or 0, "labels": IGNORED}
+        return {
+            name: F.pad(each, missing, value=fills.get(name, 0)) if each.shape == (rows, longest) else each
+            for name, each in batch.items()
+        }
 
     def _tokens(self, example: dict[str, Any]) -> int:
         """Return how many positions a model computes of an example, in encoder and decoder."""
@@ -72,6 +87,13 @@ def padded(batch: Batch, multiple: int) -> Batch:
         name: torch.nn.functional.pad(tensor, (0, short), value=IGNORED if name == "labels" else 0)
         for name, tensor in batch.items()
     }
+
+
+def token_mask(batch: Batch) -> torch.Tensor:
+    """Return 1 for each token of a batch and 0 for padding, int64 (rows, length)."""
+    if "_documents" in batch:  # which number padding 0
+        return (batch["_documents"] > 0).long()
+    return batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
 
 
 def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:

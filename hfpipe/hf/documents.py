@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from hfpipe.advice import advise
-from hfpipe.errors import StageError
+from hfpipe.errors import Problem, StageError
+from hfpipe.hf.collating import pad
 from hfpipe.hf.losses import IGNORED
+from hfpipe.modeling.separate_documents import separation_of
 from hfpipe.tokenization.encoding import encode_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hfpipe.contract import Batch
+    from hfpipe.tokenization.ragged import Ragged
+
 TEXTS_AT_ONCE = 1000
-PROBE = 6
-"""Tokens of each document by which a model is tried."""
-ALIKE = 1e-4
-"""Largest difference that passes for rounding, as a share of the largest logit."""
 
 
 def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -37,6 +37,22 @@ def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
             f"no eos_token; give its stage {advise(style=style)}, or take another"
         )
     return (end if begin is None else begin), (begin if end is None else end)
+
+
+def opening_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id that begins each text that an encoder reads, None where it has none."""
+    begin: int | None = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
+    return begin
+
+
+def check_begins(documents: Ragged, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise StageError where a document does not begin with the token by which documents are told apart."""
+    firsts = documents.values[documents.offsets[:-1][documents.lengths > 0]]
+    if (firsts != opening_token(tokenizer)).any() or not documents.lengths.all():
+        raise StageError(
+            "documents: separate needs a token that begins each text, as [CLS] does, and this tokenizer adds "
+            f"none; leave it out, or give the tokenizer's stage {advise(style='bert')}"
+        )
 
 
 def closed(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
@@ -73,34 +89,27 @@ def following(ids: np.ndarray, begin: int, end: int) -> np.ndarray:
     return labels
 
 
-def places(ids: np.ndarray, begin: int) -> np.ndarray:
+def places(ids: np.ndarray, begin: int | None) -> np.ndarray:
     """Return each id's place in its own document, int64 (length,), from 0 at every `begin`."""
     here = np.arange(len(ids))
     starts: np.ndarray = np.maximum.accumulate(np.where(ids == begin, here, 0))
     return here - starts
 
 
-def kept_apart(model: PreTrainedModel) -> bool:
-    """Tell whether a model reads a document as if alone where its positions begin again at 0.
+def separated(ids: Sequence[np.ndarray], begin: int | None) -> Batch:
+    """Return `position_ids` and `_documents` of packed examples, int64 (rows, longest).
 
-    Transformers takes that for packed documents in most models, but some know no positions, or count
-    them on by themselves: so it is tried, on two short documents.
+    Both begin again at every `begin`: positions at 0, documents at the next number from 1. Padding is at 0.
     """
-    numbers = torch.arange(2 * PROBE, device=model.device).unsqueeze(0)
-    ids, again = numbers % model.config.get_text_config().vocab_size, numbers % PROBE
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            together = _logits(model, input_ids=ids, position_ids=again)[:, PROBE:]
-            alone = _logits(model, input_ids=ids[:, PROBE:])
-    except TypeError:  # knows no position_ids
-        return False
-    finally:
-        model.train(training)
-    return bool((together - alone).abs().max() <= ALIKE * alone.abs().max())
+    counted = [places(each, begin) for each in ids]
+    return {
+        "position_ids": pad(counted, 0),
+        "_documents": pad([np.cumsum(each == 0) for each in counted], 0),
+    }
 
 
-def _logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    return logits
+def separation_problems(model: PreTrainedModel) -> Iterator[Problem]:
+    """Yield what keeps a model from reading packed documents as if each were alone; it is tried on two."""
+    if separation_of(model) is None:
+        message = "documents: separate needs a model that keeps packed documents apart"
+        yield Problem(f"{message}; {model.config.model_type} does not, leave it out", ("documents",))

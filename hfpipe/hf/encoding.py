@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from hfpipe.advice import advise_drop
+from hfpipe.encoding.best_fit import pack_best_fit
 from hfpipe.encoding.example_reader import ExampleReader, can_read
 from hfpipe.encoding.packing import pack
 from hfpipe.encoding.shards import TOKENS, Batch, Shards
@@ -99,7 +100,8 @@ def encode(
     An encoding that was killed goes on after the last finished file, each of `shard_tokens` or a few more.
 
     `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
-    nothing is padded (only the last may be shorter); otherwise a packed task is cut into its `windows`.
+    nothing is padded (only the last may be shorter), or makes examples of whole documents where the task says
+    `best_fit`; otherwise a packed task is cut into its `windows`.
     `name` returns what a message calls a row; by default where it was read.
     The ledger counts rows read, tokens written, tokens the task truncated, and examples.
     Raises DataError at the first row that lacks a text or a class, or that the task cannot read, and names
@@ -114,7 +116,9 @@ def encode(
         read = _checked(batches_of(rows, ROWS_AT_ONCE, state.rows), task, facts, name)
         batches = _encoded(made, prefetch(read), name, tokenizer, facts, advance)
         advance(state.rows)
-        if laid_end_to_end:
+        if laid_end_to_end and task.best_fit:
+            batches = pack_best_fit(batches, task.length, task.shared, task.opening(tokenizer))
+        elif laid_end_to_end:
             batches = pack(batches, task.length, task.shared, state.rest)
         write_whole(ledger_file, json.dumps(shards.write(batches, number, state).ledger()))
     ledger = json.loads(ledger_file.read_text(encoding="utf-8"))

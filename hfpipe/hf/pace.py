@@ -14,7 +14,7 @@ import torch
 
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.speed import on_cpu
-from hfpipe.hf.step import Step
+from hfpipe.hf.step import Step, separate_documents
 from hfpipe.modeling.cpu_attention import eager_kernels
 from hfpipe.training.muon import create_muon
 
@@ -42,7 +42,8 @@ def steps_within(
     where AdamW trains.
     """
     device = "cpu" if on_cpu() else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    model: torch.nn.Module = copy.deepcopy(parts.model)
+    copied = copy.deepcopy(parts.model)
+    model: torch.nn.Module = copied
     model.to(device).train()
     optimizer: torch.optim.Optimizer = (
         torch.optim.AdamW(model.parameters(), lr=0.0)
@@ -50,7 +51,8 @@ def steps_within(
         else create_muon(model, learning_rate=0.0, weight_decay=0.0, decayed=(), muon=dict(muon), adamw={})
     )
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
-    step = Step(parts.task, 0.0, chunked=device == "cpu")
+    separate = separate_documents(parts.task, copied, torch.device(device), chosen=parts.attention_is_chosen)
+    step = Step(parts.task, 0.0, chunked=device == "cpu", separate=separate)
     started = 0.0
     with eager_kernels(model) if device == "cpu" else nullcontext():
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):

@@ -20,7 +20,7 @@ import torch
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.collating import Collator, parts_of
 from hfpipe.hf.speed import uncompiled
-from hfpipe.hf.step import CompiledStep, Step
+from hfpipe.hf.step import CompiledStep, Step, separate_documents
 from hfpipe.modeling.cpu_attention import eager_kernels
 from hfpipe.training.timing import Comparison, compare, timed
 
@@ -79,13 +79,13 @@ class Trial:
     def first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than those that follow."""
         [batch, *_], part = self._parts_of_batches()
-        with _restored(self._parts.model), eager_kernels(self._parts.model):
+        with restored(self._parts.model), eager_kernels(self._parts.model):
             return part * timed(partial(self._pass, self._step(dtype), batch, dtype)).seconds
 
     def eager(self, dtypes: list[str]) -> Comparison:
         """Return the seconds of a micro-batch in each dtype, by those of a part of it."""
         batches, part = self._parts_of_batches()
-        with _restored(self._parts.model), eager_kernels(self._parts.model):
+        with restored(self._parts.model), eager_kernels(self._parts.model):
             found = compare({name: self._way(self._step(name), batches, name) for name in dtypes})
         return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
@@ -104,7 +104,7 @@ class Trial:
             with uncompiled(model), eager_kernels(model):
                 plain(number)
 
-        with _restored(model):
+        with restored(model):
             first = timed(partial(self._pass, step, batches[0], dtype))
             found = compare({"eager": uncompiled_pass, "compiled": self._way(step, batches, dtype)})
         eager_seconds, compiled = found.seconds["eager"], found.seconds["compiled"]
@@ -116,7 +116,9 @@ class Trial:
         return lambda number: self._pass(step, batches[number % len(batches)], dtype)
 
     def _step(self, dtype: str) -> Step:
-        return Step(self._parts.task, self._smoothing, partial(_autocast, dtype), chunked=True)
+        parts = self._parts
+        separate = separate_documents(parts.task, parts.model, torch.device("cpu"))
+        return Step(parts.task, self._smoothing, partial(_autocast, dtype), chunked=True, separate=separate)
 
     def _pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
         for batch in parts_of(batches):
@@ -144,9 +146,8 @@ class Trial:
         return [collate(parts.train.__getitems__(keys[:rows])) for keys in islice(whole, BATCHES)]
 
     def _whole(self, keys: list[tuple[int, int]]) -> bool:
-        return bool(
-            (self._parts.train.lengths[[index for _, index in keys]] == self._parts.task.length).all()
-        )
+        task, lengths = self._parts.task, self._parts.train.lengths
+        return task.best_fit or bool((lengths[[index for _, index in keys]] == task.length).all())
 
 
 def _autocast(dtype: str) -> Any:
@@ -154,7 +155,7 @@ def _autocast(dtype: str) -> Any:
 
 
 @contextmanager
-def _restored(model: torch.nn.Module) -> Iterator[None]:
+def restored(model: torch.nn.Module) -> Iterator[None]:
     """Train for a while, and leave model and random states as they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

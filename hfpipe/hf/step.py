@@ -10,6 +10,7 @@ allows it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 
+from hfpipe.errors import StageError
 from hfpipe.hf.head_loss import head_loss, left_out, separable_head
 from hfpipe.hf.losses import forward
 from hfpipe.hf.speed import compile_loss, compile_model, uncompiled
 from hfpipe.modeling.attention import attention_without_masks, runs_without_masks
 from hfpipe.modeling.chunked_loss import eager_softmax_gradient, softmax_gradient
+from hfpipe.modeling.separate_documents import SeparateDocuments, fastest, separation_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,18 +34,49 @@ if TYPE_CHECKING:
     from hfpipe.modeling.chunked_loss import Kernel
 
 
+log = logging.getLogger(__name__)
+
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Returns the context in which a model computes in the dtype of the training."""
+
+
+def separate_documents(
+    task: Task, model: PreTrainedModel, device: torch.device, *, chosen: bool = False
+) -> SeparateDocuments | None:
+    """Return what keeps the documents of a task's examples apart on a device, None where they may mix.
+
+    The model's attention is replaced by what is faster there, unless the recipe has `chosen` it.
+    Raises StageError when the model cannot keep documents apart.
+    """
+    if not task.separates_documents:
+        return None
+    found = separation_of(model)
+    if found is None:
+        raise StageError(f"{model.config.model_type} cannot keep packed documents apart; take another model")
+    if not chosen:
+        found = fastest(model, found, task.length, device)
+    log.info("separate documents: by %s, attention %s", found.by, found.attention)
+    return SeparateDocuments(model, found)
 
 
 class Step:
     """Computes a micro-batch as it comes."""
 
     def __init__(
-        self, task: Task, smoothing: float, autocast: Autocast = nullcontext, *, chunked: bool = False
+        self,
+        task: Task,
+        smoothing: float,
+        autocast: Autocast = nullcontext,
+        *,
+        chunked: bool = False,
+        separate: SeparateDocuments | None = None,
     ) -> None:
-        """`chunked` lets the loss apply the output layer in chunks; its weights have to be whole."""
+        """`chunked` lets the loss apply the output layer in chunks; its weights have to be whole.
+
+        `separate` keeps the documents of an example apart.
+        """
         self.task = task
+        self._separate = separate
         self.smoothing = smoothing
         self._autocast = autocast
         self._chunked = chunked
@@ -56,11 +90,17 @@ class Step:
         """
         head, positions = self.head(model, batch), self.task.positions(batch)
         if head is None or positions is None:
-            outputs = forward(model, batch, positions)
+            with self.separated(batch) as inputs:
+                outputs = forward(model, inputs, positions)
             return outputs, self.task.loss(outputs, batch, self.smoothing)
         with self._autocast(), left_out(head):
-            outputs = forward(model, batch, None)
+            with self.separated(batch) as inputs:
+                outputs = forward(model, inputs, None)
             return outputs, self.head_loss(outputs, head, batch, self._kernel)
+
+    def separated(self, batch: Batch) -> AbstractContextManager[Batch]:
+        """Return the context in which a model keeps documents apart; it gives what the model is run on."""
+        return nullcontext(batch) if self._separate is None else self._separate(batch)
 
     def head(self, model: Any, batch: Batch) -> nn.Linear | None:
         """Return the output layer that the loss applies; None where the model returns logits."""
@@ -104,12 +144,12 @@ class CompiledStep:
                 with uncompiled(self._model):
                     return self._eager(model, batch)
             head = self._eager.head(model, batch)
-            with self._attention(batch):
+            with self._attention(batch), self._eager.separated(batch) as inputs:
                 if head is None:
-                    outputs = forward(model, batch, self._eager.task.positions(batch))
+                    outputs = forward(model, inputs, self._eager.task.positions(batch))
                 else:
                     with left_out(head):
-                        outputs = forward(model, batch, None)
+                        outputs = forward(model, inputs, None)
             if head is not None:
                 return outputs, self._eager.head_loss(outputs, head, batch, self._kernel)
         return outputs, self._loss(outputs, batch, self._eager.smoothing)

@@ -19,10 +19,10 @@ from transformers.trainer_utils import rotate_checkpoints
 from hfpipe.errors import StageError
 from hfpipe.hf.batches import Shares, StepBatches
 from hfpipe.hf.checkpoints import seal
-from hfpipe.hf.collating import Collator, parts_of
+from hfpipe.hf.collating import Collator, parts_of, token_mask
 from hfpipe.hf.scoring import Reading, score
 from hfpipe.hf.speed import compile_model, uncompiled
-from hfpipe.hf.step import CompiledStep, Step
+from hfpipe.hf.step import CompiledStep, Step, separate_documents
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.cpu_attention import eager_kernels
 from hfpipe.training.callbacks import Ended
@@ -59,6 +59,8 @@ class Training:
     train: Examples
     validation: Examples | None
     facts: DataFacts
+    attention_is_chosen: bool = False
+    """Whether the recipe names the model's attention implementation, which then stays."""
 
     @property
     def metrics(self) -> list[Metric]:
@@ -113,7 +115,7 @@ class TaskTrainer(SplitTrainer):
         if muon is not None:
             self._train_with_muon(muon)
         self.finite = FiniteCheck()
-        self._bare = parts.model
+        self._bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
         static = compiled and self._has_one_shape
         self._step = self._new_step(static=static)
         if compiled and not static:
@@ -131,7 +133,10 @@ class TaskTrainer(SplitTrainer):
 
     def _new_step(self, *, static: bool) -> Step | CompiledStep:
         smoothing, autocast = self.args.label_smoothing_factor, self.accelerator.autocast
-        eager = Step(self.task, smoothing, autocast, chunked=self._applies_head_in_loss)
+        separate = separate_documents(
+            self.task, self._bare, self.args.device, chosen=self._attention_is_chosen
+        )
+        eager = Step(self.task, smoothing, autocast, chunked=self._applies_head_in_loss, separate=separate)
         return CompiledStep(eager, self._bare, self.shares.micro, autocast) if static else eager
 
     def _train_with_muon(self, options: Mapping[str, float]) -> None:
@@ -263,7 +268,7 @@ class TaskTrainer(SplitTrainer):
         """Count the tokens of a micro-batch, cut or whole; all processes count together, each token once."""
         parts = parts_of(inputs)
         ids = torch.cat([part["input_ids"].flatten() for part in parts])
-        masks = [part.get("attention_mask", torch.ones_like(part["input_ids"])).flatten() for part in parts]
+        masks = [token_mask(part).flatten() for part in parts]
         mine = slice(None if self.layout.counts(self.args.process_index) else 0)
         super()._track_num_input_tokens({"input_ids": ids[mine], "attention_mask": torch.cat(masks)[mine]})
 

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import flex_attention_mask, sdpa_mask
+from transformers.masking_utils import and_masks, padding_mask_function, sdpa_mask
 
 from hfpipe.modeling.cpu_attention import attend_by_products, compiled_products_pay
 
@@ -38,7 +39,7 @@ def attention_without_masks(model: PreTrainedModel) -> Iterator[None]:
     """Run a model without masks; its inputs have no padding, or it is causal and padding is on the right."""
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, _window_mask)
-    with _implementation(model, NAME):
+    with implementation(model, NAME):
         yield
 
 
@@ -61,7 +62,7 @@ def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
     AttentionMaskInterface.register(PROBE, probe)
     inputs = {"input_ids": input_ids} | ({"use_cache": False} if model.can_generate() else {})
     try:
-        with torch.no_grad(), _implementation(model, PROBE):
+        with torch.no_grad(), implementation(model, PROBE):
             model(**inputs)
     except (KeyError, TypeError, ValueError):  # as of an encoder-decoder, which needs more than these inputs
         return False
@@ -69,7 +70,8 @@ def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
 
 
 @contextmanager
-def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Run a model with another attention implementation, by its name in Transformers' tables."""
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = name
     try:
@@ -83,8 +85,28 @@ def _window_mask(*, q_length: int, local_size: int | None = None, **options: Any
     if local_size is None or q_length <= local_size:
         return None
     blocks = torch.device(options["device"]).type == "cuda" and not _dropout(options["config"])
-    make = flex_attention_mask if blocks else sdpa_mask
+    make = block_mask if blocks else sdpa_mask
     return make(q_length=q_length, local_size=local_size, **options)
+
+
+def block_mask(
+    *,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Any,
+    device: torch.device | str,
+    attention_mask: torch.Tensor | None = None,
+    **_: Any,
+) -> BlockMask:
+    """Return a mask in blocks for FlexAttention; the arguments are those of Transformers' mask functions.
+
+    Transformers' own, `flex_attention_mask`, asks for a deprecated compilation that breaks the graph of
+    torch.compile at every mask. `attention_mask`, bool (rows, length), is false where there is padding.
+    """
+    if attention_mask is not None:
+        mask_function = and_masks(mask_function, padding_mask_function(attention_mask))
+    return create_block_mask(mask_function, batch_size, None, q_length, kv_length, device=str(device))
 
 
 def _dropout(config: Any) -> float:

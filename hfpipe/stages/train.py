@@ -135,6 +135,7 @@ class _Train(Stage):
             train=examples["train"],
             validation=examples.get("validation"),
             facts=data,
+            attention_is_chosen=isinstance(self.model, dict) and "attn_implementation" in self.model,
         )
         early = self.early_stopping
         found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)

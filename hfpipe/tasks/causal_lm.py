@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hfpipe.errors import Problem
 from hfpipe.tasks.token_targets import RunningText, at_first, utf8
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.contract import Batch, Columns, Rows
+    from hfpipe.errors import Problem
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
 
@@ -25,7 +25,7 @@ ORDERS = {"unigram": 1, "trigram": 3}
 class CausalLM(RunningText):
     """Learns to continue texts.
 
-    In training all documents lie end to end, each with the token that ends it. In evaluation each is read on
+    In training documents lie end to end, each with the token that ends it. In evaluation each is read on
     its own after the token that begins it, and every token of the text is foreseen once. Its end is learned,
     but not measured: no text says where it ends.
     """
@@ -55,12 +55,21 @@ class CausalLM(RunningText):
     def auto_class(self) -> str:
         return "AutoModelForCausalLM"
 
-    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
-        from hfpipe.hf.documents import kept_apart
+    @property
+    def separates_documents(self) -> bool:
+        return self.documents == "separate"
 
-        if self.documents == "separate" and not kept_apart(model):
-            message = "documents: separate needs a model that keeps packed documents apart"
-            yield Problem(f"{message}; {model.config.model_type} does not, leave it out", ("documents",))
+    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        from hfpipe.hf.documents import separation_problems
+
+        if self.separates_documents:
+            yield from separation_problems(model)
+
+    def opening(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+        from hfpipe.hf.documents import bounds
+
+        begin, end = bounds(tokenizer)
+        return [begin] if begin == end else []  # else every document has its own
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -100,7 +109,7 @@ class CausalLM(RunningText):
         import torch
 
         from hfpipe.hf.collating import inputs, pad
-        from hfpipe.hf.documents import bounds, following, places
+        from hfpipe.hf.documents import bounds, following, separated
         from hfpipe.hf.losses import IGNORED
 
         ids = [example["input_ids"] for example in examples]
@@ -114,7 +123,7 @@ class CausalLM(RunningText):
         batch["labels"] = pad([following(each, begin, end) for each in ids], IGNORED)
         if self.documents == "separate":
             del batch["attention_mask"]  # in its absence positions tell documents apart, and padding too
-            batch["position_ids"] = pad([places(each, begin) for each in ids], 0)
+            batch |= separated(ids, begin)
         return batch
 
     def columns_out(self, outputs: Any, batch: Batch) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -26,6 +26,7 @@ class MaskedLM(RunningText):
     """Hides a share of the pieces and learns to name them from both sides."""
 
     kind: Literal["masked-lm"] = "masked-lm"
+    later: ClassVar[tuple[str, ...]] = ("packing", "documents")
     length: int = Field(default=128, ge=8)
     """Tokens a training example, special tokens included."""
     mask: float = Field(default=0.3, gt=0, lt=1)
@@ -40,6 +41,20 @@ class MaskedLM(RunningText):
     """Learn also whether a second segment follows the first; needs a model of BERT's kind."""
     pseudo_perplexity: bool = False
     """Evaluate by hiding each piece once and showing all others, in place of `eval_mask`; slower."""
+
+    documents: Literal["packed", "separate"] = "packed"
+    """Whether in training a document sees the others of its example (`packed`) or only itself."""
+
+    @model_validator(mode="after")
+    def _whole_documents(self) -> Self:
+        if self.next_sentence and (self.best_fit or self.separates_documents):
+            raise ValueError(
+                "`next_sentence` makes an example of two segments and packs nothing; "
+                "delete `packing` and `documents`"
+            )
+        if self.best_fit and not self.separates_documents:
+            raise ValueError("`packing: bfd` pads examples, which needs `documents: separate`; add it")
+        return self
 
     @model_validator(mode="after")
     def _one_evaluation(self) -> Self:
@@ -69,9 +84,16 @@ class MaskedLM(RunningText):
     def packed(self) -> bool:
         return not self.next_sentence
 
+    @property
+    def separates_documents(self) -> bool:
+        return self.documents == "separate"
+
     def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        from hfpipe.hf.documents import separation_problems
         from hfpipe.hf.pairs import judges_pairs
 
+        if self.separates_documents:
+            yield from separation_problems(model)
         if self.next_sentence and not judges_pairs(model):
             yield Problem(
                 f"{model.config.model_type} has no head for sentence pairs, bert has; or delete next_sentence"
@@ -82,6 +104,7 @@ class MaskedLM(RunningText):
         return {"kind": "fill-mask", "text": self.text, "length": self.length}
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.hf.documents import check_begins
         from hfpipe.hf.pairs import sentence_pairs
         from hfpipe.tokenization.encoding import encode_ids
 
@@ -90,10 +113,10 @@ class MaskedLM(RunningText):
         texts = list(rows[self.text])
         if self.next_sentence:
             return sentence_pairs(texts, tokenizer, self.length)
-        return {
-            "input_ids": encode_ids(tokenizer, texts, special_tokens=True).input_ids,
-            "row": range(len(texts)),
-        }
+        documents = encode_ids(tokenizer, texts, special_tokens=True).input_ids
+        if self.separates_documents:
+            check_begins(documents, tokenizer)
+        return {"input_ids": documents, "row": range(len(texts))}
 
     def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.tokenization.encoding import encode_plain
@@ -111,6 +134,7 @@ class MaskedLM(RunningText):
         import torch
 
         from hfpipe.hf.collating import inputs, pad
+        from hfpipe.hf.documents import opening_token, separated
         from hfpipe.hf.losses import IGNORED
         from hfpipe.hf.masking import generator, mask
 
@@ -122,6 +146,9 @@ class MaskedLM(RunningText):
             masked.append(mask(example["input_ids"], tokenizer, share, random, whole_words=self.whole_words))
         labels = pad([labels for _, labels in masked], IGNORED)
         batch = inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
+        if train and self.separates_documents:
+            del batch["attention_mask"]  # documents are told apart instead, and padding is one of them
+            batch |= separated([example["input_ids"] for example in examples], opening_token(tokenizer))
         if self.next_sentence:
             follows = [int(example["next_sentence_label"]) for example in examples]
             batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)

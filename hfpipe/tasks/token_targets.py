@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfpipe.contract import Counted, Task
 
@@ -59,12 +59,24 @@ class RunningText(TokenTargets):
     """Pretrains on texts alone; in training they lie end to end."""
 
     stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
+    later: ClassVar[tuple[str, ...]] = ("packing",)
     text: str = "text"
     """Column to read."""
+    packing: Literal["wrapped", "bfd"] = "wrapped"
+    """How training examples are made of documents.
+
+    `wrapped`: one stream, cut every `length` tokens, so that nothing is padded and most examples begin inside
+    a document. `bfd` (best-fit decreasing): whole documents, so that examples begin where a document does and
+    some are padded; only a document that is longer than `length` is cut, and goes on in the next example.
+    """
 
     @property
     def packed(self) -> bool:
         return True
+
+    @property
+    def best_fit(self) -> bool:
+        return self.packing == "bfd"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,0 +1,96 @@
+"""Whole documents laid into examples where they fit best, so that examples begin where documents begin.
+
+Best-fit decreasing (Ding et al., 2024, "Fewer Truncations Improve Language Modeling"): of some documents,
+the longest first, each goes into the example with the least room that it fits into. It is `bfd` in TRL, which
+drops what is longer than an example; here such a document goes on in examples of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hfpipe.encoding.shards import Batch
+from hfpipe.tokenization.ragged import Ragged
+
+WINDOW = 1 << 22
+"""Tokens of documents that are laid out together; 16 MB, and examples that stay half empty are rare."""
+
+
+def pack_best_fit(
+    batches: Iterator[Batch], length: int, shared: int, opening: Sequence[int], window: int = WINDOW
+) -> Iterator[Batch]:
+    """Yield the ids of all documents as examples of at most `length`, those of each `window` together.
+
+    `opening` are ids that every example begins with, unless it continues a document. The parts of a document
+    that is longer than an example share `shared` ids with their neighbours; the last one is filled up with
+    others. Nothing is kept from one batch to the next, so that an encoding can go on after any of them.
+    """
+    held: list[Ragged] = []
+    rows = truncated = tokens = 0
+    for batch in batches:
+        ids = batch.columns["input_ids"]
+        documents = ids if isinstance(ids, Ragged) else Ragged.from_rows(ids)
+        held.append(documents)
+        rows, truncated = rows + batch.rows, truncated + batch.truncated
+        tokens += len(documents.values)
+        if tokens >= window:
+            yield Batch({"input_ids": _laid_out(held, length, shared, opening)}, rows, truncated)
+            held, rows, truncated, tokens = [], 0, 0, 0
+    if held:
+        yield Batch({"input_ids": _laid_out(held, length, shared, opening)}, rows, truncated)
+
+
+def _laid_out(held: Sequence[Ragged], length: int, shared: int, opening: Sequence[int]) -> Ragged:
+    first = np.array(opening, dtype=np.int32)
+    documents = [document for part in held for document in part if len(document)]
+    whole = [document for document in documents if len(first) + len(document) <= length]
+    examples = _Examples(length)
+    for document in documents:
+        if len(first) + len(document) > length:
+            for part in _parts(np.concatenate([first, document]), length, shared):
+                examples.open([part])
+    for number in sorted(range(len(whole)), key=lambda number: -len(whole[number])):
+        if not examples.add(whole[number]):
+            examples.open([first, whole[number]])
+    return Ragged.from_rows(np.concatenate(parts) for parts in examples.parts)
+
+
+def _parts(ids: np.ndarray, length: int, shared: int) -> Iterator[np.ndarray]:
+    """Yield what a document that is longer than an example is cut into."""
+    for start in range(0, len(ids) - shared, length - shared):
+        yield ids[start : start + length]
+
+
+class _Examples:
+    """Examples that are being filled, found by the room that is left in them."""
+
+    def __init__(self, length: int) -> None:
+        self.parts: list[list[np.ndarray]] = []
+        self._length = length
+        self._with_room: list[list[int]] = [[] for _ in range(length + 1)]
+        self._rooms = 0
+        """Bit n is set where an example has room for exactly n ids."""
+
+    def open(self, parts: list[np.ndarray]) -> None:
+        """Begin an example."""
+        self.parts.append(parts)
+        self._keep(len(self.parts) - 1, self._length - sum(map(len, parts)))
+
+    def add(self, document: np.ndarray) -> bool:
+        """Add a document to the example with the least room for it; return whether there is one."""
+        fitting = self._rooms >> len(document)
+        if not fitting:
+            return False
+        room = len(document) + (fitting & -fitting).bit_length() - 1
+        number = self._with_room[room].pop()
+        if not self._with_room[room]:
+            self._rooms ^= 1 << room
+        self.parts[number].append(document)
+        self._keep(number, room - len(document))
+        return True
+
+    def _keep(self, number: int, room: int) -> None:
+        self._with_room[room].append(number)
+        self._rooms |= 1 << room
