@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import small
+import torch
 from test_processes import outcome
 from test_resume import killed_after
 
@@ -28,8 +29,6 @@ def recipe(**adapter: Any) -> dict[str, Any]:
 
 
 def logits(model: Any) -> Any:
-    import torch
-
     ids = torch.tensor([[2, 17, 18, 19, 3]])
     with torch.no_grad():
         return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -250,6 +249,41 @@ def test_an_adapter_writes_by_the_settings_of_its_base(tmp_path: Path) -> None:
     whole = load_model("AutoModelForCausalLM", tmp_path / "adapter", 1, whole=True)
     assert whole.generation_config.repetition_penalty == 1.3
     assert logits(whole).equal(logits(base))
+
+
+def test_frozen_weights_in_half_precision_change_no_loss_and_no_gradient() -> None:
+    from transformers import AutoConfig
+
+    from hfpipe.hf.adapters import lora
+    from hfpipe.hf.loading import new_model
+    from hfpipe.modeling.half_weights import halve_frozen
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = torch.arange(2, 66).reshape(2, 32)
+
+    def learned(*, tied: bool, halved: bool) -> tuple[list[torch.Tensor], int, torch.dtype]:
+        config = AutoConfig.for_model("llama", vocab_size=99, tie_word_embeddings=tied, **sizes)
+        settings = {"r": 4, "target_modules": "all-linear", "modules_to_save": []}
+        model = lora(new_model("AutoModelForCausalLM", config, 3), settings).train()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.copy_(torch.linspace(-0.1, 0.1, weight.numel()).reshape(weight.shape))
+        count = halve_frozen(model) if halved else 0
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(ids, labels=ids).loss
+        loss.backward()
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        return [loss.detach(), *gradients], count, model.get_input_embeddings().weight.dtype
+
+    for tied in (True, False):
+        whole, none, _ = learned(tied=tied, halved=False)
+        half, count, embeddings = learned(tied=tied, halved=True)
+        assert embeddings == torch.float32
+        assert (none, count) == (0, 2 * (4 * 32 * 32 + 3 * 32 * 48) + (0 if tied else 99 * 32))
+        assert len(whole) > 20
+        for one, other in zip(whole, half, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 OWN = ("budget", "bf16", "compile")
 """Words of `training:` that are hfpipe's own, or mean more than TrainingArguments lets them."""
+CHECKPOINTINGS = ("activation_checkpointing", "gradient_checkpointing")
+"""What newer and older versions of Transformers call it to recompute layers in the backward pass."""
+CHECKPOINTING = next(name for name in CHECKPOINTINGS if name in TrainingArguments.__dataclass_fields__)
+"""What the installed version calls it; the methods of its models begin with the same words."""
 EPOCHS = 3.0
 """TrainingArguments' own default."""
 
@@ -35,6 +39,8 @@ class Course:
     shares: Shares
     steps: int
     speed: Speed
+    checkpointing: bool = False
+    """Whether layers are recomputed in the backward pass, where the recipe leaves that open."""
 
 
 def shares_of(training: Mapping[str, Any], readers: int | None = None) -> Shares:
@@ -99,6 +105,8 @@ def arguments(
     if muon_options(training) is not None:  # Transformers does not know it; the trainer creates it
         given = {name: value for name, value in given.items() if name not in ("optim", "optim_args")}
     settings: dict[str, Any] = {"dataloader_num_workers": loader_workers()}
+    if course.checkpointing:
+        given |= {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
     if best is not None:
         # Transformers takes every metric whose name does not end in "loss" for one that should rise.
         settings["greater_is_better"] = best.higher_is_better

@@ -107,14 +107,15 @@ def shape_of(auto_class: str, config: PretrainedConfig, adapter: Mapping[str, An
             model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
             if adapter is not None:
                 lora(model, adapter)
-        return _measured(model, config)
+        return measured_shape(model, config)
     except StageError:
         raise
     except Exception as error:  # an odd entry may fail in any way
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
 
 
-def _measured(model: Any, config: PretrainedConfig) -> Shape:
+def measured_shape(model: Any, config: PretrainedConfig) -> Shape:
+    """Return what a model that is made comes to."""
     tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     looked_up = {id(weight): weight.numel() for weight in tables}
     output = model.get_output_embeddings()

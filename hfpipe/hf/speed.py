@@ -102,6 +102,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def sharded() -> bool:
+    """Tell whether Accelerate shares weights or examples out over processes in another way than copies."""
+    ways = ("FSDP", "DEEPSPEED", "PARALLELISM_CONFIG")
+    return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ways)
+
+
 def on_cpu() -> bool:
     """Tell whether there is no accelerator, or Accelerate was told to leave it."""
     return (

@@ -29,7 +29,7 @@ import torch
 from hfpipe.contract import Settings
 from hfpipe.errors import one_line
 from hfpipe.hf.batches import Shares
-from hfpipe.hf.speed import bf16_pays, compiling_pays, kept_memory, on_cpu
+from hfpipe.hf.speed import bf16_pays, compiling_pays, kept_memory, on_cpu, sharded
 from hfpipe.hf.speed_trial import DTYPES, Trial, gemm_speeds
 from hfpipe.library_output import silence_libraries
 from hfpipe.store import write_whole
@@ -238,10 +238,8 @@ class _Choice:
     def _has_one_shape(self) -> bool:
         """Tell whether a compiled training has batches of one shape, as `TaskTrainer` has then."""
         task, lengths = self._parts.task, self._parts.train.lengths
-        whole = int((lengths == task.length).sum()) >= self._shares.micro
-        ways = ("FSDP", "DEEPSPEED", "PARALLELISM_CONFIG")
-        sharded = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ways)
-        return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not sharded
+        whole = task.best_fit or int((lengths == task.length).sum()) >= self._shares.micro
+        return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not sharded()
 
 
 def _said(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:

@@ -17,12 +17,14 @@ from transformers import EarlyStoppingCallback
 from hfpipe.errors import StageError, one_line
 from hfpipe.hf.arguments import Course, arguments, best_metric, muon_options, shares_of, steps_of
 from hfpipe.hf.checkpoints import newest
+from hfpipe.hf.micro_batch import Fitted, MemoryTrial, fitted, gpu
 from hfpipe.hf.pace import steps_within
-from hfpipe.hf.speed import kept_memory
+from hfpipe.hf.speed import kept_memory, sharded
 from hfpipe.hf.speed_choice import Length, speed_of
 from hfpipe.hf.tokenizer import tell_padding
 from hfpipe.hf.trainer import TaskTrainer, Training
 from hfpipe.library_output import allow_forks, silence_libraries
+from hfpipe.modeling.half_weights import halve_frozen
 from hfpipe.recipe import budget
 from hfpipe.results import HISTORY
 from hfpipe.store import write_whole
@@ -108,17 +110,22 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
     steps = steps_of(training, len(parts.train), tokens, shares.total)
     seconds = budget.parse(training["budget"]).seconds if steps is None else None
     speed = speed_of(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
+    if speed.bf16 and not sharded():
+        halve_frozen(parts.model)
+    fit, device = Fitted(shares), gpu()
+    if device is not None:
+        fit = fitted(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
     if steps is None:
         if not decided.exists():
             assert seconds is not None
             muon = muon_options(training)
-            measured = steps_within(seconds, parts, shares, ctx.seed, speed, muon=muon)
+            measured = steps_within(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
             if int(os.environ.get("RANK", "0")) == 0:
                 write_whole(decided, json.dumps(measured))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
         steps = int(json.loads(decided.read_text(encoding="utf-8")))
-    return Course(shares, steps, speed)
+    return Course(fit.shares, steps, speed, fit.checkpointing)
 
 
 def _checkpoint(ctx: RunContext) -> Path | None:

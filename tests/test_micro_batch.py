@@ -1,0 +1,157 @@
+"""As many examples at once as fit into a device's memory, found by trying, with the results of the recipe."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_compiled import parts
+
+from hfpipe.errors import StageError
+from hfpipe.hf.arguments import CHECKPOINTING, Course, arguments
+from hfpipe.hf.batches import Shares
+from hfpipe.hf.micro_batch import Device, Fitted, MemoryTrial, fitted, gpu, smaller, with_micro
+from hfpipe.hf.speed_choice import Speed
+from hfpipe.hf.trainer import TaskTrainer, Training
+from hfpipe.tasks.causal_lm import CausalLM
+
+PLENTY = 2.0**30
+EAGER = Speed(bf16=False, compiled=False)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return parts(tmp_path_factory.mktemp("parts") / "one", CausalLM(length=512), "llama")
+
+
+def recomputes(made: Training) -> bool:
+    return bool(getattr(made.model, f"is_{CHECKPOINTING}"))
+
+
+def trial(
+    made: Training, shares: Shares, *, memory: float = PLENTY, name: str = "small", **training: Any
+) -> MemoryTrial:
+    device = Device(torch.device("cpu"), name, memory)
+    return MemoryTrial(training, made, shares, 3, EAGER, device)
+
+
+def free_on_heap() -> int:
+    """Return the bytes that the allocator keeps for the process (mallinfo2, of the GNU C library)."""
+
+    class Info(ctypes.Structure):
+        _fields_ = [(f"number_{index}", ctypes.c_size_t) for index in range(10)]
+
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = Info
+    return int(library.mallinfo2().number_8)  # fordblks
+
+
+@contextmanager
+def at_most(megabytes: int) -> Iterator[None]:
+    """Let this process have so many megabytes and no more from here on, what its allocator holds included."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + max(0, megabytes * 2**20 - free_on_heap())
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes"),
+    [
+        (Shares(32, 1, 1), [32, 16, 8, 4, 2, 1]),
+        (Shares(6, 1, 2), [6, 3, 1]),
+        (Shares(3, 4, 1), [3, 1]),
+        (Shares(1, 8, 1), [1]),
+    ],
+)
+def test_a_step_has_the_same_examples_however_few_fit_at_once(shares: Shares, sizes: list[int]) -> None:
+    assert list(smaller(shares)) == sizes
+    assert {with_micro(shares, micro).total for micro in sizes} == {shares.total}
+
+
+def test_a_training_on_a_cpu_tries_nothing() -> None:
+    assert gpu() is None
+
+
+@pytest.mark.slow
+def test_where_memory_is_short_fewer_examples_are_taken_at_once(small: Training) -> None:
+    shares = Shares(64, 1, 1)
+    before = [weight.clone() for weight in small.model.parameters()]
+    state = torch.get_rng_state()
+    assert trial(small, shares).largest() == (64, False)
+    with at_most(140):
+        micro, checkpointing = trial(small, shares).largest()
+        assert micro < 64
+        assert trial(small, shares).fits(micro, checkpointing=checkpointing)
+        assert not trial(small, shares).fits(64, checkpointing=False)
+    for weight, was in zip(small.model.parameters(), before, strict=True):
+        assert torch.equal(weight, was)
+        assert weight.grad is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not recomputes(small)
+
+
+@pytest.mark.slow
+def test_layers_are_recomputed_where_an_estimate_leaves_no_room_for_a_busy_pass(small: Training) -> None:
+    shares = Shares(32, 1, 1)
+    memory = 10.5 * 2**20  # by the estimate 8 examples take 23 MB, and 18 MB where layers are recomputed
+    assert trial(small, shares, memory=memory).largest() == (8, True)
+    asked = trial(small, shares, memory=memory, **{CHECKPOINTING: False})
+    assert asked.largest() == (4, False)
+
+
+@pytest.mark.slow
+def test_what_fits_is_kept_for_a_resumed_run_on_the_same_kind_of_device(
+    small: Training, tmp_path: Path
+) -> None:
+    shares = Shares(64, 2, 1)
+    with at_most(140):
+        found = fitted(trial(small, shares), tmp_path)
+    assert found.shares.micro < 64
+    assert found.shares.total == shares.total
+    assert fitted(trial(small, shares), tmp_path) == found
+    assert fitted(trial(small, shares, name="large"), tmp_path) == Fitted(shares)
+    other = replace(shares, world=2)
+    assert fitted(trial(small, other, name="large"), tmp_path) == Fitted(other)
+
+
+@pytest.mark.slow
+def test_a_model_too_large_for_one_example_is_refused(small: Training) -> None:
+    with at_most(0), pytest.raises(StageError, match="not even one example fits into the"):
+        trial(small, Shares(2, 1, 1), memory=2.0**40).largest()  # of which a share stays free
+
+
+def losses(folder: Path, shares: Shares, *, checkpointing: bool) -> list[float]:
+    made = parts(folder, CausalLM(length=32), "llama")
+    training = {"learning_rate": 1e-3, "logging_steps": 1, "bf16": False, "save_strategy": "no"}
+    course = Course(shares, 6, EAGER, checkpointing)
+    given = arguments(training, folder / "work", 17, course, None, early=False)
+    assert bool(getattr(given, CHECKPOINTING)) is checkpointing
+    trainer = TaskTrainer(made, given, shares)
+    trainer.train()
+    assert recomputes(made) is checkpointing
+    return [entry["loss"] for entry in trainer.state.log_history if "grad_norm" in entry]
+
+
+@pytest.mark.slow
+def test_a_training_in_smaller_passes_with_layers_recomputed_has_the_losses_of_the_recipe(
+    tmp_path: Path,
+) -> None:
+    shares = Shares(8, 1, 1)
+    whole = losses(tmp_path / "whole", shares, checkpointing=False)
+    parted = losses(tmp_path / "parted", with_micro(shares, 2), checkpointing=True)
+    assert len(whole) == 6
+    assert parted == pytest.approx(whole, rel=1e-5)
