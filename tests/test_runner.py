@@ -432,3 +432,23 @@ def test_what_goes_wrong_with_the_data_names_the_stage_once(context: Any, messag
     with pytest.raises(DataError) as caught, told(context("tests")), told(context("tests")):
         raise DataError(message)
     assert str(caught.value) == "stage tests: row 7: has no answer"
+
+
+def test_a_gpu_allocator_grows_its_segments_while_stages_run_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    path = toys.write(tmp_path / "recipes")
+    code = "import os\ndef upper(text):\n    return str(os.environ.get('PYTORCH_CUDA_ALLOC_CONF'))\n"
+    (path.parent / "code.py").write_text(code, encoding="utf-8")
+
+    def seen(runs: str) -> set[str]:
+        toys.make(path, tmp_path / runs)
+        assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+        [rows] = (tmp_path / runs).glob("*/names-*/rows.tsv")
+        return set(rows.read_text(encoding="utf-8").splitlines())
+
+    assert seen("usual") == {"expandable_segments:True"}
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    assert seen("told") == {"None"}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe
+from hfpipe.runner.allocator import growing_segments
 from hfpipe.runner.failures import logged, told
 from hfpipe.runner.hub import check_hub
 from hfpipe.runner.launch import (
@@ -77,10 +78,11 @@ def run(
         new = not done(step.folder)
         if new:
             check_ahead(recipe, steps)
-            if rank() == 0:
-                _lead(recipe, runs, step, launch, say, progress)
-            else:
-                _follow(recipe, step, progress)
+            with growing_segments():
+                if rank() == 0:
+                    _lead(recipe, runs, step, launch, say, progress)
+                else:
+                    _follow(recipe, step, progress)
         if rank() == 0:
             report = read_report(step.folder)
             say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
@@ -105,7 +107,7 @@ def run_stage(folder: Path, progress: Progress) -> None:
         raise StageError(
             f"{folder}: `hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that"
         )
-    with report_failure(folder, file.name), told(ctx), logged(ctx):
+    with report_failure(folder, file.name), told(ctx), logged(ctx), growing_segments():
         report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
         if rank() == 0:
             write_whole(ctx.work / "result.json", report.model_dump_json())
