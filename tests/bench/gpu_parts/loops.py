@@ -44,6 +44,8 @@ class Variant:
     masks: str = "model"
     """For ModernBERT: the masks as the `model` makes them, `apart` (none for global layers), or `none`."""
     profile: bool = False
+    mode: str | None = None
+    """How torch.compile chooses kernels; by default it tries none."""
 
 
 GPT2 = (
@@ -54,6 +56,7 @@ GPT2 = (
     Variant("no mask, loss in 8 chunks", chunks=8),
     Variant("no mask, dropout 0.1", dropout=0.1),
     Variant("no mask, micro 16", micro=16),
+    Variant("no mask, max-autotune", mode="max-autotune-no-cudagraphs"),  # takes longest to compile
 )
 MODERNBERT = (
     Variant("no mask for global layers", attention="sdpa", masks="apart"),
@@ -96,7 +99,8 @@ def _measure(bench: Bench, variant: Variant, settings: Settings) -> dict[str, An
     loss_of = partial(_loss, model, bench, variant, _masks(bench, variant, device), device)
     backend = "aot_eager" if settings.toy else "inductor"
     if variant.whole:
-        loss_of = torch.compile(loss_of, backend=backend, dynamic=False)
+        mode = None if settings.toy else variant.mode
+        loss_of = torch.compile(loss_of, backend=backend, dynamic=False, mode=mode)
     else:
         body = model.base_model
         body.forward = torch.compile(body.forward, backend=backend, dynamic=False)

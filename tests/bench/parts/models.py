@@ -100,6 +100,21 @@ LLAMA = Bench(
     2048,
     8,
 )
+SMALL_LLAMA = Bench(
+    "llama-125m",
+    "llama",
+    {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "max_position_embeddings": 8192,
+    },
+    32_000,
+    512,
+    64,
+)
 SMALL_BERT = Bench(
     "masked-lm-4x256",
     "bert",
@@ -127,7 +142,7 @@ SMALL_T5 = Bench(
     family="AutoModelForSeq2SeqLM",
 )
 LORA = replace(LLAMA, name="llama-0.5b-lora", adapter={"r": 16, "target_modules": "all-linear"})
-BENCHES = {bench.name: bench for bench in (GPT2, MODERNBERT, BERT, LLAMA, LORA)}
+BENCHES = {bench.name: bench for bench in (GPT2, MODERNBERT, BERT, LLAMA, LORA, SMALL_LLAMA)}
 """Those of a GPU."""
 
 _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
