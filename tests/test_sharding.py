@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import hfpipe
+from hfpipe.errors import StageError
+from hfpipe.hf.checkpoints import seal
 from hfpipe.results import Run
 
 LLAMA = {
@@ -149,6 +151,14 @@ def test_a_checkpoint_resumes_with_another_number_of_processes_and_split_another
     sealed = "small/pretrain-*/.work/checkpoint-3/complete.json"
     processes.run(alone.path, runs, processes.config_file(tmp_path, *begun), killed_after=sealed)
     if resumed is None:
+        (checkpoint,) = runs.glob("small/pretrain-*/.work/checkpoint-3")
+        state = (checkpoint / "optimizer.pt").read_bytes()
+        (checkpoint / "optimizer.pt").unlink()
+        seal(checkpoint)
+        with pytest.raises(StageError, match=r"holds no optimizer\.pt, as one that DeepSpeed wrote; resume"):
+            hfpipe.run(hfpipe.load(alone.path), runs, say=lambda _: None)
+        (checkpoint / "optimizer.pt").write_bytes(state)
+        seal(checkpoint)
         hfpipe.run(hfpipe.load(alone.path), runs, say=lambda _: None)
     else:
         processes.run(alone.path, runs, processes.config_file(tmp_path, *resumed))

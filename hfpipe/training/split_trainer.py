@@ -14,6 +14,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
+from hfpipe.errors import StageError
 from hfpipe.training.process_layout import process_layout
 from hfpipe.training.sharding import (
     group_shared_weights,
@@ -98,6 +99,12 @@ class SplitTrainer(Trainer):
         return None
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both. Raises StageError where there is no state, for which Trainer starts a new one."""
+        if checkpoint and not self.is_deepspeed_enabled and not (Path(checkpoint) / OPTIMIZER).is_file():
+            raise StageError(
+                f"{checkpoint}: holds no {OPTIMIZER}, as one that DeepSpeed wrote; resume with that "
+                "Accelerate config and number of processes, or delete the folder"
+            )
         if not self._gathers or checkpoint is None:
             return super()._load_optimizer_and_scheduler(checkpoint)
         assert self.optimizer is not None
