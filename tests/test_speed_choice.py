@@ -52,12 +52,6 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed_choice, "LEAST_PASSES", 0)
 
 
-@pytest.fixture
-def undisturbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Take the machine for quiet, as one is where nobody counts how long threads wait."""
-    monkeypatch.setattr(timing, "THREADS", tmp_path / "no-threads")
-
-
 def choose(made: Training, folder: Path, steps: int = 30, **training: Any) -> Speed:
     folder.mkdir(parents=True, exist_ok=True)
     return speed_of(training, made, SHARES, 7, Length(steps, None), folder)
@@ -87,7 +81,7 @@ def test_what_a_recipe_says_is_obeyed(made: Training, measuring: None, tmp_path:
 
 
 def test_a_measurement_is_remembered_and_decides_by_the_length_of_the_training(
-    made: Training, measuring: None, undisturbed: None, tmp_path: Path
+    made: Training, measuring: None, tmp_path: Path
 ) -> None:
     first = choose(made, tmp_path / "first")
     assert first.measured is not None
@@ -130,7 +124,7 @@ def test_what_compiling_gave_other_models_on_this_machine_tells_what_to_expect(t
 
 @pytest.mark.slow
 def test_compiling_is_tried_where_it_paid_before_and_not_where_it_did_not(
-    made: Training, measuring: None, undisturbed: None, tmp_path: Path
+    made: Training, measuring: None, tmp_path: Path
 ) -> None:
     choose(made, tmp_path / "first", steps=1, bf16=False)
     before = json.loads(memory_file().read_text(encoding="utf-8"))
@@ -158,7 +152,7 @@ def recall_only() -> Measured:
 
 
 def test_a_resumed_run_keeps_the_choice_whatever_the_machine_measures_by_then(
-    made: Training, measuring: None, undisturbed: None, tmp_path: Path
+    made: Training, measuring: None, tmp_path: Path
 ) -> None:
     first = choose(made, tmp_path / "work")
     other = {"float32": 1.0, "bfloat16": 2.0} if first.bf16 else {"float32": 2.0, "bfloat16": 1.0}

@@ -85,10 +85,10 @@ def fastest(found: Mapping[str, list[Timing]]) -> Comparison:
     return Comparison(seconds, busy=not all(quiet.values()))
 
 
-def delays(threads: Path | None = None) -> dict[str, float]:
+def delays(threads: Path = THREADS) -> dict[str, float]:
     """Return the seconds that each thread of this process has waited for a core; nothing if not on Linux."""
     found = {}
-    for file in (threads or THREADS).glob("*/schedstat"):
+    for file in threads.glob("*/schedstat"):
         try:
             found[file.parent.name] = int(file.read_text(encoding="ascii").split()[1]) / 1e9
         except (OSError, ValueError, IndexError):  # as of a thread that has ended by now
