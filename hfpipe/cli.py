@@ -51,9 +51,14 @@ def _fail(text: str) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from hfpipe import api, console
-    from hfpipe.runner import Launch, first_process
+    from hfpipe.runner import Launch, first_of_machine, first_process
 
-    recipe = api.load(options.recipe, options.set)
+    try:
+        recipe = api.load(options.recipe, options.set)
+    except RecipeError as error:
+        if first_of_machine():  # the others read the same
+            raise
+        return error.exit_code
     launch = Launch(options.processes, options.accelerate, options.oversubscribe)
     with console.progress() as progress:
         result = api.run(

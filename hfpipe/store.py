@@ -136,10 +136,31 @@ class Store:
             waiting(_read(owner) or "another process")
             lock.acquire()
         try:
+            self._wait_for_workers(folder, waiting)
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
         finally:
             owner.unlink(missing_ok=True)
+            lock.release()
+
+    @contextmanager
+    def share(self, folder: Path, rank: int) -> Iterator[None]:
+        """Hold the folder as one of the processes that work for the holder of `lock`.
+
+        Should the holder die, the next waits for them.
+        """
+        with FileLock(self.root / ".locks" / f"{folder.name}.rank{rank}.lock"):
+            yield
+
+    def _wait_for_workers(self, folder: Path, waiting: Callable[[str], None]) -> None:
+        for place in sorted((self.root / ".locks").glob(f"{folder.name}.rank*.lock")):
+            lock = FileLock(place)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                rank = place.name.removesuffix(".lock").rpartition(".rank")[2]
+                waiting(f"process {rank} of a run that has ended")
+                lock.acquire()
             lock.release()
 
     def begin(self, folder: Path, file: StageFile) -> None:

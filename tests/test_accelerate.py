@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_extend_env_parallelism_config
@@ -254,14 +255,24 @@ def test_fsdp_shards_by_layer_and_saves_whole_weights(tmp_path: Path) -> None:
     assert lines == ["2 transformer_auto_wrap_policy FULL_STATE_DICT"]
 
 
-def slurm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the Slurm script on two pretended machines: `srun` runs its command once for each."""
+SRUN = """\
+#!/usr/bin/env bash
+shift
+for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" & tasks+=($!); sleep "${BETWEEN:-0}"; done
+for task in "${tasks[@]}"; do wait "$task" || code=$?; done
+exit "${code:-0}"
+"""
+"""Stands in for Slurm's: runs the command on each of two pretended machines at once."""
+
+
+def slurm(
+    folder: Path, *arguments: str, first: str = "first", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the Slurm script on two pretended machines."""
     commands = folder / "bin"
     commands.mkdir()
-    (commands / "scontrol").write_text("#!/bin/sh\nprintf 'first\\nsecond\\n'\n")
-    (commands / "srun").write_text(
-        '#!/bin/sh\nshift\nfor SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done\n'
-    )
+    (commands / "scontrol").write_text(f"#!/bin/sh\nprintf '{first}\\nsecond\\n'\n")
+    (commands / "srun").write_text(SRUN)
     (commands / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
     for command in commands.iterdir():
         command.chmod(0o755)
@@ -271,7 +282,8 @@ def slurm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "SLURM_JOB_NODELIST": "gpu[1-2]",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_CPUS_PER_TASK": "64",
-    }
+        "BETWEEN": "0.2",
+    } | variables
     return subprocess.run(
         [str(SCRIPT), *arguments], env=environ, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -293,3 +305,30 @@ def test_slurm_refuses_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     done = slurm(tmp_path, "recipes/missing.yaml")
     assert done.returncode == 2
     assert "usage: sbatch" in done.stderr
+
+
+@pytest.mark.slow
+def test_slurm_trains_on_two_machines(tmp_path: Path) -> None:
+    made = small.recipe("bert", max_steps=2)
+    del made["stages"]["pretrain"], made["stages"]["score"]
+    made["stages"]["topics"] |= {"tokenizer": "stage:words", "model": small.MODELS["bert"]}
+    path, runs = small.write(tmp_path, made), tmp_path / "runs"
+    done = slurm(
+        tmp_path,
+        str(path),
+        "--runs",
+        str(runs),
+        first="127.0.0.1",
+        **os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+        PYTHON=sys.executable,
+        CONFIG="recipes/accelerate/ddp-cpu.yaml",
+        PORT=str(20_000 + os.getpid() % 10_000),
+        GPUS_PER_NODE="1",
+        SLURM_CPUS_PER_TASK="1",
+        GLOO_SOCKET_IFNAME="lo",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("topics: ") == 1
+    log = next(runs.glob("small/topics-*/stage.log")).read_text()
+    assert "[0] INFO hfpipe" in log
+    assert "[1] INFO hfpipe" in log

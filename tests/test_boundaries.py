@@ -29,7 +29,8 @@ from hfpipe.report import Report
 from hfpipe.results import Run
 from hfpipe.runner import Launch, check_world
 from hfpipe.runner.failures import told
-from hfpipe.runner.launch import check_processes, launched
+from hfpipe.runner.launch import check_processes
+from hfpipe.runner.world import launched
 from hfpipe.wording import visible, visible_lines
 
 # lines to predict
@@ -205,7 +206,7 @@ NUMBERS = [
     "LOCAL_WORLD_SIZE",
     "MASTER_PORT",
     "HFPIPE_PROCESSES",
-    "HFPIPE_PARENT",
+    "HFPIPE_SILENCE",
 ]
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,16 +17,8 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.runner import Launch
-from hfpipe.runner.launch import (
-    ASKED,
-    FAILURE,
-    PARENT,
-    check_launch,
-    check_world,
-    end_with_parent,
-    rank,
-    report_failure,
-)
+from hfpipe.runner.launch import check_launch
+from hfpipe.runner.world import ASKED, check_world, rank
 from hfpipe.store import done
 
 TESTS = Path(__file__).parent
@@ -153,7 +143,6 @@ def test_accelerate_launch_that_starts_one_of_two_is_stopped(tmp_path: Path) -> 
 
 FOLLOWER = """
 import sys
-import threading
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import toys
@@ -202,46 +191,6 @@ def test_what_an_earlier_start_prepared_is_not_taken_for_ready(tmp_path: Path) -
     assert done(folder)
 
 
-@pytest.mark.slow
-def test_a_launched_process_ends_soon_after_the_run_that_wanted_it() -> None:
-    program = (
-        "import time; from hfpipe.runner.launch import end_with_parent; end_with_parent(); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as parent:
-        environ = os.environ | {PARENT: str(parent.pid)}
-        with subprocess.Popen([sys.executable, "-c", program], env=environ) as child:
-            time.sleep(2)
-            assert child.poll() is None
-            parent.send_signal(signal.SIGKILL)
-            parent.wait()
-            assert child.wait(timeout=10) == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (StageError("the loss is nan; lower learning_rate"), "the loss is nan; lower learning_rate"),
-        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),
-    ],
-)
-def test_the_first_process_to_fail_is_the_one_that_is_heard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, cause: str
-) -> None:
-    (tmp_path / ".work").mkdir()
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    for number, raised in (("3", error), ("1", StageError("another process went away"))):
-        monkeypatch.setenv("RANK", number)
-        with pytest.raises(type(raised)), report_failure(tmp_path, "topics"):
-            raise raised
-    assert (tmp_path / ".work" / FAILURE).read_text() == f"process 3, stage topics: {cause}"
-
-
-def test_a_process_that_nobody_launched_watches_nobody() -> None:
-    before = threading.active_count()
-    end_with_parent({})
-    assert threading.active_count() == before
-
-
 OWN_TASK = """
 import os
 from hfpipe.errors import StageError
@@ -271,9 +220,12 @@ def test_one_process_that_fails_is_named_with_its_cause_and_nothing_else(tmp_pat
     done = small.hfpipe("run", path, "--runs", tmp_path / "runs", "--until", "topics", "--processes", "2")
     (folder,) = (tmp_path / "runs" / "small").glob("topics-*")
     cause = "a label is missing; mend the data"
-    assert done.stderr.splitlines() == [
-        f"hfpipe: process 1, stage topics: {cause}; the log is {folder / 'stage.log'}"
-    ]
+    (line,) = done.stderr.splitlines()
+    place, found = line.split("stage topics: ")
+    assert found == f"process 1: {cause}; the log is {folder / 'stage.log'}"
+    file, row, column, _ = place.removeprefix("hfpipe: ").split(":")
+    assert (file, row) == (str(path), "1")
+    assert path.read_text()[int(column) - 1 :].startswith('{"kind": "finetune"')
     assert done.returncode == 1
     assert not (folder / "report.json").exists()
     assert "collate" in (folder / "stage.log").read_text(encoding="utf-8")

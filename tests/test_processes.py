@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ RANKED = ("roc_auc", "average_precision")
 scores of each row are compared instead."""
 
 
-def outcome(run: Run) -> dict[str, Any]:
+def outcome(run: Run, stages: Sequence[str] = ("pretrain", "topics")) -> dict[str, Any]:
     """Return every number of a run: loss and gradient norm by step, the scores, and those of each row."""
     steps = {
         stage: [(step["loss"], step["grad_norm"]) for step in small.history(run.reports[stage].model_dump())]
-        for stage in ("pretrain", "topics")
+        for stage in stages
     }
     predictions = pd.read_parquet(run.folders["score"] / "predictions.parquet").sort_values("row")
     scores = {

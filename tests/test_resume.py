@@ -14,7 +14,7 @@ import pytest
 import small
 
 import hfpipe
-from hfpipe.hf.checkpoints import fault, newest, seal
+from hfpipe.hf.checkpoints import fault, newest, passed_over, seal
 
 
 def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:
@@ -88,6 +88,18 @@ def test_the_newest_checkpoint_that_is_whole_is_taken(tmp_path: Path) -> None:
             "checkpoint-200: model.safetensors has 4 bytes in place of 70",
         ],
     )
+
+
+def test_a_checkpoint_that_never_had_a_trainer_state_is_passed_over_and_named(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 100)
+    orphaned = checkpoint(tmp_path, 200)
+    (orphaned / "trainer_state.json").unlink()
+    seal(orphaned)
+    assert list(passed_over(tmp_path)) == [
+        "checkpoint-200: trainer_state.json is missing; resumes from checkpoint-100"
+    ]
+    (tmp_path / "checkpoint-100" / "trainer_state.json").write_text("")
+    assert [line.partition("; ")[2] for line in passed_over(tmp_path)] == ["resumes from the beginning"] * 2
 
 
 def test_a_folder_without_checkpoints_starts_anew(tmp_path: Path) -> None:

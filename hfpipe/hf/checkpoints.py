@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from hfpipe.store import write_whole
 
 MANIFEST = "complete.json"
+STATE = "trainer_state.json"
+"""File of Trainer without which a training cannot resume: it counts the steps."""
 
 
 def seal(checkpoint: Path) -> None:
@@ -22,6 +25,8 @@ def fault(checkpoint: Path) -> str | None:
         sizes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "was not finished"
+    if STATE not in sizes:
+        return f"{STATE} is missing"
     for name, size in sizes.items():
         path = checkpoint / name
         if not path.is_file():
@@ -41,6 +46,13 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
             return checkpoint, passed
         passed.append(f"{checkpoint.name}: {reason}")
     return None, passed
+
+
+def passed_over(folder: Path) -> Iterator[str]:
+    """Yield a line for each checkpoint that cannot be used, and from where the run resumes."""
+    checkpoint, passed = newest(folder)
+    where = checkpoint.name if checkpoint is not None else "the beginning"
+    yield from (f"{reason}; resumes from {where}" for reason in passed)
 
 
 def _files(checkpoint: Path) -> list[Path]:

@@ -129,9 +129,7 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
 
 
 def _checkpoint(ctx: RunContext) -> Path | None:
-    checkpoint, passed = newest(ctx.work)
-    for reason in passed:
-        log.warning("%s and is passed over", reason)
+    checkpoint, _ = newest(ctx.work)
     if checkpoint is not None:
         log.info("goes on from %s", checkpoint.name)
     return checkpoint

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hfpipe.runner.execute import run, run_stage
-from hfpipe.runner.launch import Launch, arrangement, check_world, checked_file, first_process
+from hfpipe.runner.launch import Launch, arrangement, checked_file
 from hfpipe.runner.plan import Step, plan
+from hfpipe.runner.world import check_world, first_of_machine, first_process
 
 __all__ = [
     "Launch",
@@ -12,6 +13,7 @@ __all__ = [
     "arrangement",
     "check_world",
     "checked_file",
+    "first_of_machine",
     "first_process",
     "plan",
     "run",

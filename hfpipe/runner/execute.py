@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,21 +15,12 @@ from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe
 from hfpipe.runner.allocator import growing_segments
-from hfpipe.runner.failures import logged, told
+from hfpipe.runner.failures import locate_errors, logged, told
 from hfpipe.runner.hub import check_hub
-from hfpipe.runner.launch import (
-    PARENT,
-    Launch,
-    check_launch,
-    check_processes,
-    check_world,
-    end_with_parent,
-    launched,
-    rank,
-    report_failure,
-    start,
-)
+from hfpipe.runner.launch import Launch, check_launch, check_processes, start
 from hfpipe.runner.plan import Step, check_ahead, check_known, plan
+from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
+from hfpipe.runner.world import check_world, launched, rank
 from hfpipe.stages import revive
 from hfpipe.store import StageFile, Store, done, read_report, read_stage, write_whole
 
@@ -69,25 +58,23 @@ def run(
     stage fails; what was finished before stays as it is.
     """
     check_world()
-    check_launch(launch)
-    steps = plan(recipe, runs, until)
-    todo = {step.name: step.stage for step in steps if not step.done}
-    check_processes(launch, todo)
-    check_hub(recipe, todo)
-    for step in steps:
-        new = not done(step.folder)
-        if new:
-            check_ahead(recipe, steps)
-            with growing_segments():
-                if rank() == 0:
-                    _lead(recipe, runs, step, launch, say, progress)
-                else:
-                    _follow(recipe, step, progress)
-        if rank() == 0:
-            report = read_report(step.folder)
-            say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
-        if new:
-            check_known(recipe, steps)  # after the summary, which may explain what is wrong
+    with join_launcher(runs / recipe.name) as member:
+        check_launch(launch)
+        steps = plan(recipe, runs, until)
+        todo = {step.name: step.stage for step in steps if not step.done}
+        check_processes(launch, todo)
+        check_hub(recipe, todo)
+        for step in steps:
+            new = not done(step.folder)
+            if new:
+                check_ahead(recipe, steps)
+                with growing_segments():
+                    _make(recipe, runs, step, launch, say, progress, member)
+            if rank() == 0:
+                report = read_report(step.folder)
+                say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
+            if new:
+                check_known(recipe, steps)  # after the summary, which may explain what is wrong
     return [replace(step, done=True, why=()) for step in steps]
 
 
@@ -97,24 +84,56 @@ def run_stage(folder: Path, progress: Progress) -> None:
     Raises StageError when the folder is not a prepared stage, when no `hfpipe run` started this process (a
     stage's settings can name code to execute), or when the processes are not those asked for.
     """
-    end_with_parent()
     check_world()
     file = read_stage(folder)
-    ctx = _context(file, folder, progress)
-    if done(folder) or not ctx.work.is_dir():
+    if done(folder) or not (folder / ".work").is_dir():
         raise StageError(f"{folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this")
-    if PARENT not in os.environ:
-        raise StageError(
-            f"{folder}: `hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that"
-        )
-    with report_failure(folder, file.name), told(ctx), logged(ctx), growing_segments():
-        report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
+    with join_run() as member:
+        member.stand(file.name, "")
+        ctx = _context(file, folder, member.observe(progress))
+        with (
+            locate_errors(file.name, process=rank()),
+            told(ctx),
+            Store(folder.parent).share(folder, rank()),
+            logged(ctx),
+            growing_segments(),
+        ):
+            report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
+            if rank() == 0:
+                write_whole(ctx.work / "result.json", report.model_dump_json())
+
+
+def _make(
+    recipe: Recipe,
+    runs: Path,
+    step: Step,
+    launch: Launch,
+    say: Callable[[str], None],
+    progress: Progress,
+    member: Member | Alone,
+) -> None:
+    """Make a stage, or wait until the first process has made it."""
+    place = str(recipe.spot(("stages", step.name)) or recipe.path)
+    member.stand(step.name, place)
+    progress = member.observe(progress)
+    if launch.here and not launched():
+        _lead(recipe, runs, step, launch, say, progress, member)
+        return
+    with locate_errors(step.name, place, rank() if launched() else None):
         if rank() == 0:
-            write_whole(ctx.work / "result.json", report.model_dump_json())
+            _lead(recipe, runs, step, launch, say, progress, member)
+        else:
+            _follow(recipe, runs, step, progress, member)
 
 
 def _lead(
-    recipe: Recipe, runs: Path, step: Step, launch: Launch, say: Callable[[str], None], progress: Progress
+    recipe: Recipe,
+    runs: Path,
+    step: Step,
+    launch: Launch,
+    say: Callable[[str], None],
+    progress: Progress,
+    member: Member | Alone,
 ) -> None:
     store, file = Store(runs / recipe.name), _file(recipe, step)
     ctx = _context(file, step.folder, progress)
@@ -132,50 +151,39 @@ def _lead(
                 say(f"{step.name}: {notice}")
                 log.warning(notice)
             step.stage.prepare(ctx)
-            report = _run_here_or_launched(step, ctx, launch)
+            report = _run_here_or_launched(step, ctx, launch, member)
         store.finish(step.folder, _complete(report, time.monotonic() - started))
 
 
-def _run_here_or_launched(step: Step, ctx: RunContext, launch: Launch) -> Report:
+def _run_here_or_launched(step: Step, ctx: RunContext, launch: Launch, member: Member | Alone) -> Report:
     from hfpipe.report import Report
 
     if step.stage.distributed and not launch.here:
         start(launch, ctx.folder)
         return Report.model_validate_json((ctx.work / "result.json").read_text(encoding="utf-8"))
     if step.stage.distributed and launched():
-        write_whole(ctx.work / "ready", _attempt())
+        write_whole(ctx.work / "ready", member.token)
     return step.stage.run(ctx)
 
 
-def _follow(recipe: Recipe, step: Step, progress: Progress) -> None:
+def _follow(recipe: Recipe, runs: Path, step: Step, progress: Progress, member: Member | Alone) -> None:
     ctx = _context(_file(recipe, step), step.folder, progress)
-    while not done(step.folder) and not (step.stage.distributed and _ready(ctx)):
+    while not done(step.folder) and not (step.stage.distributed and _ready(ctx, member)):
         time.sleep(POLL)
     if not done(step.folder):
-        with told(ctx), logged(ctx):
-            step.stage.run(ctx)
+        with told(ctx), Store(runs / recipe.name).share(step.folder, rank()), logged(ctx):
+            if _ready(ctx, member):  # still, now that no other run can begin
+                step.stage.run(ctx)
     while not done(step.folder):
         time.sleep(POLL)
 
 
-def _ready(ctx: RunContext) -> bool:
-    """Tell whether the first process of this very start has prepared the stage."""
+def _ready(ctx: RunContext, member: Member | Alone) -> bool:
+    """Tell whether the first process of this very start of the launcher has prepared the stage."""
     with suppress(OSError):  # not there yet, or another run has just finished the stage
-        return (ctx.work / "ready").read_text(encoding="utf-8") == _attempt()
+        token = (ctx.work / "ready").read_text(encoding="utf-8")
+        return bool(token) and token == member.token
     return False
-
-
-def _attempt() -> str:
-    """Name this start of the launcher, so that what a killed one left behind is not taken for ready."""
-    single = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
-    names = (
-        "TORCHELASTIC_RUN_ID",
-        "TORCHELASTIC_RESTART_COUNT",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-        "SLURM_JOB_ID",
-    )
-    return json.dumps([os.getppid() if single else 0, *(os.environ.get(name, "") for name in names)])
 
 
 def _file(recipe: Recipe, step: Step) -> StageFile:

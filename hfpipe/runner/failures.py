@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 
 from hfpipe.contract import RunContext
 from hfpipe.errors import DataError, HfpipeError, StageError, out_of_memory
-from hfpipe.runner.launch import rank
+from hfpipe.runner.supervision.member import describe_place
+from hfpipe.runner.world import rank
 
 
 @contextmanager
@@ -41,6 +42,20 @@ def told(ctx: RunContext) -> Iterator[None]:
             cause = " ".join(str(error).split())[:500]
             line = f"{type(error).__name__}: {cause}; the trace is in {ctx.folder / 'stage.log'}"
         raise StageError(f"{stage}{line}") from error
+
+
+@contextmanager
+def locate_errors(stage: str, place: str = "", process: int | None = None) -> Iterator[None]:
+    """Put in front of an error where its stage stands in the recipe, and which process failed.
+
+    Raises HfpipeError of the same kind.
+    """
+    try:
+        yield
+    except (DataError, StageError) as error:
+        who = f"process {process}: " if process is not None else ""
+        text = str(error).removeprefix(f"stage {stage}: ")
+        raise type(error)(f"{describe_place(stage, place)}{who}{text}") from error.__cause__
 
 
 def refusal(error: Exception) -> OSError | None:

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 
 from hfpipe.contract import Stage
-from hfpipe.errors import HfpipeError, Problem, RecipeError, StageError
+from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.recipe.installed import training_arguments
 from hfpipe.runner.accelerate_file import AccelerateFile, problems, read_accelerate_file
-from hfpipe.store import write_whole
+from hfpipe.runner.launcher import run_launcher
+from hfpipe.runner.supervision import coordinate
+from hfpipe.runner.world import ASKED, launched
 from hfpipe.training.process_layout import ProcessLayout, Split, process_layout
-
-ASKED = "HFPIPE_PROCESSES"
-"""Environment variable that tells a launched process how many there should be."""
-PARENT = "HFPIPE_PARENT"
-"""Environment variable that tells a launched process who started the launcher."""
-_MANY = 10**6
-_SET = {  # in the order in which they are checked
-    "WORLD_SIZE": (1, _MANY),
-    "LOCAL_WORLD_SIZE": (1, _MANY),
-    "RANK": (0, _MANY),
-    "LOCAL_RANK": (0, _MANY),
-    "MASTER_PORT": (0, 65535),
-    ASKED: (1, _MANY),
-    PARENT: (1, 2**31),
-}
-"""Numbers that launchers set, with the least and the greatest that they may be."""
-FAILURE = "error"
-"""File among a stage's scratch that says why a launched process failed."""
 
 
 @dataclass(frozen=True)
@@ -167,62 +147,8 @@ def _room(*, cpu: bool) -> tuple[int, str]:
     return max(2, cores()), "processor cores"
 
 
-def launched() -> bool:
-    """Tell whether a launcher (accelerate, torchrun) started this process as one of several."""
-    return _number(os.environ, "WORLD_SIZE", 1) > 1
-
-
-def rank() -> int:
-    """Return this process' number among all, 0 for the first."""
-    return _number(os.environ, "RANK", 0) if launched() else 0
-
-
-def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Return a whole number that a launcher sets. Raises RecipeError outside the range of `_SET`."""
-    text = environ.get(name, str(default))
-    least, most = _SET[name]
-    if not text.isascii() or not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
-        message = f"the environment has {name}={text[:40]!r}, not a whole number from {least} to {most}"
-        raise RecipeError([Problem(f"{message}; unset {name}, or start by accelerate launch, which sets it")])
-    return int(text)
-
-
-def first_process() -> bool:
-    """Tell whether this process is the only one or the first of several, and so the one that prints."""
-    return rank() == 0
-
-
-def check_world(environ: Mapping[str, str] = os.environ) -> None:
-    """Compare the processes asked for with those there are. Raises StageError when they differ.
-
-    Raises RecipeError when a variable that a launcher sets does not hold such a number.
-
-    Accelerate 1.15 starts a single process for `--cpu --num_processes 2`, without a word; what gives it
-    away is a rendezvous port with no world size.
-    """
-    for name in _SET:
-        if name in environ:
-            _number(environ, name, 1)
-    there = _number(environ, "WORLD_SIZE", 1)
-    if _number(environ, "RANK", 0) >= there > 1:
-        message = f"the environment has RANK={environ['RANK']} and WORLD_SIZE={there}; ranks count from 0"
-        raise RecipeError([Problem(f"{message}; unset both, or start by accelerate launch, which sets them")])
-    asked = _number(environ, ASKED, there)
-    if asked != there:
-        raise StageError(f"{asked} processes were asked for, {there} started; check the Accelerate config")
-    silent = (
-        "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ and "WORLD_SIZE" not in environ
-    )
-    if silent:
-        raise StageError(
-            "accelerate launch was asked for several processes but started one, as it does with --cpu; "
-            "use --multi_gpu (which runs on CPU too), recipes/accelerate/ddp-cpu.yaml, "
-            "or hfpipe run --processes N"
-        )
-
-
 def start(launch: Launch, folder: Path) -> None:
-    """Run one stage in several processes and wait. Raises StageError when one of them fails."""
+    """Run one stage in several processes and wait. Raises StageError when one of them fails or dies."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     environ = dict(os.environ)
     if launch.config is not None:
@@ -235,58 +161,11 @@ def start(launch: Launch, folder: Path) -> None:
         asked = launch.processes or 1
         command += ["--multi_gpu", "--num_processes", str(asked), "--num_machines", "1"]
         command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    environ |= {ASKED: str(asked), PARENT: str(os.getpid())}
-    failure = folder / ".work" / FAILURE
-    failure.unlink(missing_ok=True)
-    code = _spoken([*command, "-m", "hfpipe", "stage", str(folder)], environ, failure)
-    if code != 0:
-        cause = (
-            failure.read_text(encoding="utf-8") if failure.exists() else f"a process ended with code {code}"
-        )
-        raise StageError(f"{cause}; the log is {folder / 'stage.log'}")
-
-
-def _spoken(command: list[str], environ: dict[str, str], failure: Path) -> int:
-    """Run a command and pass its stderr on until a process has said why it failed; return its exit code.
-
-    What follows is the launcher's own trace, fifty lines that name no cause.
-    """
     if sys.stderr.isatty():
-        environ = {**environ, "TTY_COMPATIBLE": "1", "COLUMNS": str(get_terminal_size().columns)}
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        while chunk := os.read(process.stderr.fileno(), 1 << 16):
-            if not failure.exists():
-                os.write(2, chunk)
-    return process.returncode
-
-
-@contextmanager
-def report_failure(folder: Path, stage: str) -> Iterator[None]:
-    """Leave word of what stops this process for the one that started it; the first to fail is heard."""
-    try:
-        yield
-    except Exception as error:
-        failure = folder / ".work" / FAILURE
-        cause = str(error) if isinstance(error, HfpipeError) else f"{type(error).__name__}: {error}"
-        if not failure.exists():
-            write_whole(
-                failure, f"process {rank()}, stage {stage}: {str(cause).removeprefix(f'stage {stage}: ')}"
-            )
-        raise
-
-
-def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
-    """End this process soon after `hfpipe run` dies, which else would leave it at work on a free folder."""
-    if PARENT not in environ:
-        return
-    parent = _number(environ, PARENT, 1)
-
-    def watch() -> None:
-        with suppress(OSError):
-            while True:
-                os.kill(parent, 0)
-                time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        environ |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(get_terminal_size().columns)}
+    with coordinate(asked) as started:
+        environ |= {ASKED: str(asked), **started.environ}
+        code = run_launcher([*command, "-m", "hfpipe", "stage", str(folder)], environ, started)
+    if code != 0:
+        cause = started.cause or f"a process ended with code {code}"
+        raise StageError(f"{cause}; the log is {folder / 'stage.log'}")

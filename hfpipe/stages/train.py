@@ -97,11 +97,13 @@ class _Train(Stage):
         return checks.train(self, above, facts, base)
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
+        from hfpipe.hf.checkpoints import passed_over
         from hfpipe.hf.ineffective import ineffective
         from hfpipe.hf.tables import open_data
 
         validated = "validation" in open_data(folder_of(self.data, ctx))
-        return ineffective(self.training, validated=validated, alone=alone)
+        yield from ineffective(self.training, validated=validated, alone=alone)
+        yield from passed_over(ctx.work)
 
     def prepare(self, ctx: RunContext) -> None:
         from hfpipe.hf.arguments import best_metric

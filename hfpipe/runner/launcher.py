@@ -1,0 +1,64 @@
+"""Runs `accelerate launch` until it has ended together with the processes that it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from contextlib import suppress
+from typing import IO
+
+from hfpipe.runner.supervision import RESUME, Started
+
+POLL = 0.2
+"""Seconds between looks at the launcher."""
+ENDING = 10.0
+"""Seconds that processes have to end in, once they are told to."""
+
+
+def run_launcher(command: list[str], environ: dict[str, str], started: Started) -> int:
+    """Run a launcher, and return its exit code once it and its processes have ended.
+
+    Its processes' stderr is passed on until one of them has failed. What follows is the launcher's own trace,
+    fifty lines that name no cause.
+    """
+
+    def pass_on(stderr: IO[bytes]) -> None:
+        while chunk := os.read(stderr.fileno(), 1 << 16):
+            if not started.failed.is_set():
+                os.write(2, chunk)
+
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        passing = threading.Thread(target=pass_on, args=(process.stderr,), daemon=True)
+        passing.start()
+        try:
+            while process.poll() is None:
+                if started.failed.wait(POLL):
+                    _end(process)
+        except BaseException:  # as when a person interrupts the run
+            _give_up(started, "interrupted")
+            raise
+        if process.returncode < 0 and not started.failed.is_set():
+            name = signal.Signals(-process.returncode).name
+            _give_up(started, f"the launcher (pid {process.pid}) was ended by {name}; {RESUME}")
+        passing.join(ENDING)  # until no process holds the other end
+    return process.returncode
+
+
+def _give_up(started: Started, cause: str) -> None:
+    started.fail(cause)
+    started.member.fail(cause, prints=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a launcher whose processes end, and end it if it does not."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(ENDING)
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ENDING)
+    if process.poll() is None:
+        process.kill()

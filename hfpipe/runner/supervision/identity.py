@@ -1,0 +1,92 @@
+"""Which process it is, on which machine, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RESUME = "run the same command again to resume"
+_LOOKS = 10
+_PAUSE = 0.02
+"""Seconds between looks for how a process ended, which shows before its parent is told."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process as it presents itself to others of its run."""
+
+    rank: int | None
+    """Its number among the processes of the run; None for `hfpipe run` that started them."""
+    pid: int
+    host: str
+    machine: str
+    """Same text in processes that share their process numbers."""
+    parent: int
+    """Process that started it: processes of one launcher print to one terminal."""
+
+    @classmethod
+    def here(cls, rank: int | None) -> Identity:
+        """Return the identity of this process."""
+        machine = ""
+        with suppress(OSError):
+            booted = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            machine = f"{booted}/{Path('/proc/self/ns/pid').stat().st_ino}"
+        return cls(rank, os.getpid(), socket.gethostname(), machine, os.getppid())
+
+    @classmethod
+    def read(cls, message: dict[str, Any]) -> Identity:
+        """Return the identity that another process sent."""
+        return cls(**{name: message[name] for name in cls.__dataclass_fields__})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `read` takes."""
+        return asdict(self)
+
+    @property
+    def terminal(self) -> tuple[str, str, int]:
+        """Same in processes that print to one terminal."""
+        return self.host, self.machine, self.parent
+
+    def __str__(self) -> str:
+        return "hfpipe run" if self.rank is None else f"process {self.rank}"
+
+
+def describe_end(lost: Identity, seen_by: Identity, end: str, progress: str = "") -> str:
+    """Return how a process ended whose connection did, as far as it can be known from another process."""
+    name = f"{lost} (pid {lost.pid} on {lost.host})" + (f" at {progress}" if progress else "")
+    code = (
+        _exit_code(lost.pid) if end == "closed" and lost.machine and lost.machine == seen_by.machine else None
+    )
+    if end != "closed":
+        cause = f"{name} no longer answers ({end}): its machine or the network between is down"
+    elif code is None:
+        cause = f"{name} ended without a message; the output of its machine may say why"
+    elif number := code & 0x7F:
+        memory = ", perhaps because memory ran out" if number == signal.SIGKILL else ""
+        cause = f"{name} was ended by {signal.Signals(number).name}{memory}"
+    else:
+        cause = f"{name} ended with code {code >> 8} and without a message"
+    return f"{cause}; {RESUME}"
+
+
+def _exit_code(pid: int) -> int | None:
+    """Return a process' status as wait(2) gives it to the parent, None when it cannot be known.
+
+    Linux shows it as the last field of `/proc/PID/stat` from when a process begins to end until its parent
+    has taken note of it.
+    """
+    for _ in range(_LOOKS):
+        try:
+            state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            return None
+        if state in "ZX" or int(fields[-1]):
+            return int(fields[-1])
+        time.sleep(_PAUSE)
+    return None

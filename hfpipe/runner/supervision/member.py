@@ -1,0 +1,250 @@
+"""A process of a run, which tells the coordinator where it stands and why it fails, and ends when told to."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfpipe.contract import Progress
+from hfpipe.errors import HfpipeError
+from hfpipe.runner import world
+from hfpipe.runner.supervision.channel import Channel
+from hfpipe.runner.supervision.identity import RESUME, Identity, describe_end
+
+GRACE = 3.0
+"""Seconds that an error waits for word from another process, which may be its cause."""
+_TURN = 1.0
+"""Seconds between reports of where this process stands, if it got further."""
+_OWN = str(Path(__file__).parents[2])
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+React = Callable[[str, bool], None]
+"""Called from a thread with why the run ends, and whether this process is the one to print it."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection to a coordinator that has answered."""
+
+    channel: Channel
+    token: str
+    """Names this start of the run."""
+    coordinator: Identity
+    received: list[dict[str, Any]]
+    """What came with the answer."""
+
+
+class Alone:
+    """The one process of a run, which nobody watches; as `Member`."""
+
+    token = ""
+
+    def stand(self, stage: str, place: str) -> None:
+        """Do nothing."""
+
+    def observe(self, progress: Progress) -> Progress:
+        """Return `progress` itself."""
+        return progress
+
+
+class Member:
+    """This process' part in a run; a thread serves the connection to the coordinator until `leave`.
+
+    Args:
+        rank: Number of this process, None for `hfpipe run` that started the others.
+        connect: Returns a connection, or None as long as there is no coordinator. Raises TimeoutError, with
+            the cause, when there will be none.
+        react: What to do when the run ends.
+        launcher: Process number of the launcher that this process does not outlive.
+    """
+
+    def __init__(
+        self,
+        rank: int | None,
+        connect: Callable[[Identity], Connection | None],
+        react: React,
+        launcher: int | None = None,
+    ) -> None:
+        self._me = Identity.here(rank)
+        self._connect, self._react, self._launcher = connect, react, launcher
+        self._connection: Connection | None = None
+        self._stage = self._place = self._progress = ""
+        self._reported: tuple[str, str, str] | None = None
+        self._connected, self._noted, self._leaving = (threading.Event() for _ in range(3))
+        self._main = threading.get_ident()
+        self._thread = threading.Thread(target=self._serve, name="member", daemon=True)
+        self._thread.start()
+
+    @property
+    def token(self) -> str:
+        """Name of this start of the run; empty until the coordinator has answered."""
+        return self._connection.token if self._connection is not None else ""
+
+    def stand(self, stage: str, place: str) -> None:
+        """Keep which stage this process is at, and where that is in the recipe."""
+        self._stage, self._place, self._progress = stage, place, ""
+
+    def observe(self, progress: Progress) -> Progress:
+        """Return `progress` that also keeps how far this process is."""
+
+        @contextmanager
+        def observed(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+            done = 0
+
+            def advance_here(more: int) -> None:
+                nonlocal done
+                done += more
+                self._progress = f"{title}, {done:,}" + (f" of {total:,}" if total else "")
+                advance(more)
+
+            with progress(title, total) as advance:
+                self._progress = title
+                yield advance_here
+
+        return observed
+
+    @contextmanager
+    def reporting(self, *, prints: bool) -> Iterator[None]:
+        """Tell the others why this process fails; `prints` if whoever catches the error prints it.
+
+        A library's exception may be due to another process, whose end is then heard within `GRACE` seconds
+        and ends this one. Raises what was raised, or SystemExit when it is printed elsewhere.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if _is_of_a_library(error):
+                time.sleep(GRACE)
+            noted = self.fail(_cause(error), prints=prints)
+            if noted and not prints:
+                raise SystemExit(1) from error
+            raise
+
+    def fail(self, cause: str, *, prints: bool) -> bool:
+        """Tell the others that the run has failed; return whether they took it as the first failure."""
+        if not self._connected.wait(GRACE):
+            return False
+        assert self._connection is not None
+        self._connection.channel.send(kind="failed", cause=cause, prints=prints)
+        return self._noted.wait(GRACE)
+
+    def leave(self) -> None:
+        """Part from the others, who go on."""
+        self._leaving.set()
+        if self._connection is not None:
+            self._connection.channel.send(kind="left")
+        self._thread.join(GRACE)
+        if self._connection is not None:
+            self._connection.channel.close()
+
+    def _serve(self) -> None:
+        try:
+            while (found := self._connect(self._me)) is None:
+                if self._leaving.wait(_TURN / 5):
+                    return
+                self._check_launcher()
+        except TimeoutError as error:
+            self._react(str(error), world.local_rank() == 0)
+            return
+        self._listen(found)
+        if not self._leaving.is_set():
+            self._lose(found)
+
+    def _listen(self, found: Connection) -> None:
+        """Do what the coordinator says until this process leaves or the connection ends."""
+        self._connection = found
+        self._connected.set()
+        for message in found.received:
+            self._handle(message, found.channel)
+        with selectors.DefaultSelector() as selector:
+            selector.register(found.channel, selectors.EVENT_READ)
+            while not self._leaving.is_set() and found.channel.end is None:
+                if selector.select(timeout=_TURN):
+                    for message in found.channel.receive():
+                        self._handle(message, found.channel)
+                self._report(found.channel)
+                self._check_launcher()
+
+    def _handle(self, message: dict[str, Any], channel: Channel) -> None:
+        kind = message.get("kind")
+        if kind == "end":
+            self._react(str(message["cause"]), bool(message["prints"]))
+        elif kind == "noted":
+            self._noted.set()
+        elif kind == "dismissed":
+            self._leaving.set()
+        elif kind == "where":
+            channel.send(kind="line", line=_line_of(self._main))
+        elif kind == "say":
+            os.write(2, f"hfpipe: {message['text']}\n".encode())
+
+    def _report(self, channel: Channel) -> None:
+        now = (self._stage, self._place, self._progress)
+        if now != self._reported:
+            self._reported = now
+            channel.send(kind="at", stage=self._stage, place=self._place, progress=self._progress)
+
+    def _check_launcher(self) -> None:
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self._launcher = None
+            # Another thread, as this one has to hear the answer.
+            threading.Thread(target=self._end_with_launcher, name="launcher", daemon=True).start()
+
+    def _end_with_launcher(self) -> None:
+        cause = self._describe(f"the launcher that started the processes was ended; {RESUME}")
+        noted = self.fail(cause, prints=True)
+        alone = not self._connected.is_set() and world.local_rank() == 0
+        self._react(cause, noted or alone)
+
+    def _lose(self, connection: Connection) -> None:
+        """End this process, whose coordinator is lost; the first on its terminal that is left prints it."""
+        lost, end = connection.coordinator, connection.channel.end
+        assert end is not None
+        first_left = int(lost.rank is not None and lost.terminal == self._me.terminal)
+        cause = self._describe(describe_end(lost, self._me, end))
+        self._react(cause, self._me.rank is None or world.local_rank() == first_left)
+
+    def _describe(self, cause: str) -> str:
+        return describe_place(self._stage, self._place) + cause
+
+
+def describe_place(stage: str, place: str) -> str:
+    """Return what precedes a message about a stage: its place in the recipe, and its name."""
+    return (f"{place}: " if place else "") + (f"stage {stage}: " if stage else "")
+
+
+def _is_of_a_library(error: BaseException) -> bool:
+    while isinstance(error, HfpipeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, Exception) and not isinstance(error, HfpipeError)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, HfpipeError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"user code ended process {world.rank()} with code {error.code}"
+    return f"process {world.rank()}: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _line_of(thread: int) -> str:
+    """Return the innermost line of a thread that is user code or hfpipe's, else its innermost line."""
+    frame = innermost = sys._current_frames().get(thread)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_OWN) or not file.startswith((*_LIBRARIES, "<")):
+            break
+        frame = frame.f_back
+    found = frame or innermost
+    return (
+        f"in {found.f_code.co_name} ({Path(found.f_code.co_filename).name}:{found.f_lineno})" if found else ""
+    )

@@ -1,0 +1,213 @@
+"""Joining the processes of a run: where the coordinator listens, how members find it, and how they end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hfpipe.errors import StageError
+from hfpipe.runner import world
+from hfpipe.runner.supervision.channel import Channel
+from hfpipe.runner.supervision.coordinator import ARRIVAL, PATIENCE, Coordinator
+from hfpipe.runner.supervision.identity import Identity
+from hfpipe.runner.supervision.member import Alone, Connection, Member
+from hfpipe.store import write_whole
+
+log = logging.getLogger(__name__)
+
+COORDINATOR = "HFPIPE_COORDINATOR"
+"""Environment variable that names the file with the coordinator's address, set by `hfpipe run`."""
+_HANDSHAKE = 10.0
+"""Seconds that a coordinator has to answer."""
+_LAST_WORDS = 1.0
+"""Seconds that writing to the log may take while a process ends; its disk may be gone."""
+
+
+@dataclass
+class Started:
+    """The processes that `hfpipe run` starts, as it sees them."""
+
+    environ: dict[str, str]
+    """Variables that they need."""
+    failed: threading.Event = field(default_factory=threading.Event)
+    """Set once one of them has failed or died."""
+    cause: str = ""
+    """Why, when `failed` is set."""
+    member: Member = field(init=False)
+    """The part in the run of the process that starts them."""
+
+    def fail(self, cause: str, _: bool = True) -> None:
+        """Keep the first cause."""
+        self.cause = self.cause or cause
+        self.failed.set()
+
+
+@contextmanager
+def coordinate(processes: int, patience: float = PATIENCE) -> Iterator[Started]:
+    """Watch the processes that this one starts meanwhile, on this machine.
+
+    When none has got further for `patience` seconds, it is printed where each stands.
+    """
+    with _listening(None, range(processes), patience) as (address, folder):
+        path = folder / "address.json"
+        _publish(path, address)
+        started = Started({COORDINATOR: str(path)})
+        started.member = Member(None, _connector(path), started.fail)
+        try:
+            yield started
+        finally:
+            started.member.leave()
+
+
+@contextmanager
+def join_run(environ: dict[str, str] | os._Environ[str] = os.environ) -> Iterator[Member]:
+    """Be one of the processes that `hfpipe run` started. Raises StageError when none did."""
+    if COORDINATOR not in environ:
+        raise StageError("`hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that")
+    member = Member(world.rank(), _connector(Path(environ[COORDINATOR])), end_process)
+    try:
+        with member.reporting(prints=False):
+            yield member
+    finally:
+        member.leave()
+
+
+@contextmanager
+def join_launcher(root: Path) -> Iterator[Member | Alone]:
+    """Be one of the processes of a launcher if one started this; `root` is a folder that all of them see."""
+    if not world.launched():
+        yield Alone()
+        return
+    names = (os.environ.get("MASTER_ADDR", "localhost"), os.environ.get("MASTER_PORT", ""))
+    path = root / ".locks" / f"processes-{'-'.join(names).replace('/', '_')}.json"
+    # What an MPI starts may have a parent that ends first; elastic launchers stay.
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if world.rank() != 0:
+        with _joined(Member(world.rank(), _connector(path, ARRIVAL), end_process, launcher)) as member:
+            yield member
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _listening(0, range(world.world_size())) as (address, _):
+        _publish(path, address)
+        try:
+            with _joined(Member(0, _connector(path), end_process, launcher)) as member:
+                yield member
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _joined(member: Member) -> Iterator[Member]:
+    try:
+        with member.reporting(prints=True):
+            yield member
+    finally:
+        member.leave()
+
+
+def end_process(cause: str, prints: bool) -> None:
+    """End this process from any of its threads; its main thread may wait for a process that is lost."""
+    if prints:
+        with suppress(OSError):
+            os.write(2, f"hfpipe: {cause}\n".encode())
+    if log.hasHandlers():
+        writer = threading.Thread(target=log.error, args=("ends: %s", cause), daemon=True)
+        writer.start()
+        writer.join(_LAST_WORDS)
+    os._exit(1)
+
+
+@contextmanager
+def _listening(
+    rank: int | None, ranks: range, patience: float = PATIENCE
+) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Run a coordinator in this process; yields its address, and a folder that is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="hfpipe-"))
+    try:
+        token = secrets.token_hex(16)
+        listener, address = _listen(folder)
+        with listener:
+            coordinator = Coordinator(listener, token, rank, ranks, patience=patience)
+            coordinator.start()
+            try:
+                yield {**address, "token": token}, folder
+            finally:
+                coordinator.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listen(folder: Path) -> tuple[socket.socket, dict[str, Any]]:
+    """Return a listening socket and how to reach it: by the network only if there are several machines."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.world_size()))
+    if here == world.world_size():
+        path = str(folder / "coordinator")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(128)
+        return listener, {"path": path}
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    # On all interfaces: a machine's own name is often a loopback address to itself.
+    listener = socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=dual)
+    return listener, {"host": os.environ.get("MASTER_ADDR", "localhost"), "port": listener.getsockname()[1]}
+
+
+def _publish(path: Path, address: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(address))
+    path.chmod(0o600)  # who knows the token can end the run
+
+
+def _connector(path: Path, wait: float | None = None) -> Callable[[Identity], Connection | None]:
+    """Return what connects to the coordinator whose address is in a file, for a `Member`.
+
+    Without `wait` the coordinator has to be there; else it may come within that many seconds.
+    """
+    deadline = time.monotonic() + (wait or 0)
+
+    def connect(me: Identity) -> Connection | None:
+        with suppress(OSError, ValueError, KeyError):  # not there yet, or left behind by a killed run
+            address = json.loads(path.read_text(encoding="utf-8"))
+            if (found := _shake_hands(_reach(address), address["token"], me)) is not None:
+                return found
+        if wait is None:
+            raise TimeoutError("the `hfpipe run` that started this process has ended")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process 0 has not been reached in {wait:.0f} s; its address comes to {path}")
+        return None
+
+    return connect
+
+
+def _reach(address: dict[str, Any]) -> socket.socket:
+    if "path" not in address:
+        return socket.create_connection((address["host"], address["port"]), _HANDSHAKE)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(_HANDSHAKE)
+    connection.connect(address["path"])
+    return connection
+
+
+def _shake_hands(connection: socket.socket, token: str, me: Identity) -> Connection | None:
+    channel = Channel(connection)
+    channel.send(token=token, identity=me.as_json())
+    messages: list[dict[str, Any]] = []
+    while channel.end is None and not messages:
+        messages = channel.receive()
+    if not messages or messages[0].get("kind") != "welcome":
+        channel.close()
+        return None
+    connection.settimeout(None)
+    return Connection(channel, token, Identity.read(messages[0]["identity"]), messages[1:])
