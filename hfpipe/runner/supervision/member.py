@@ -153,7 +153,8 @@ class Member:
                     return
                 self._check_launcher()
         except TimeoutError as error:
-            self._react(str(error), world.local_rank() == 0)
+            if not self._leaving.is_set():
+                self._react(str(error), world.local_rank() == 0)
             return
         self._listen(found)
         if not self._leaving.is_set():
@@ -173,6 +174,8 @@ class Member:
                         self._handle(message, found.channel)
                 self._report(found.channel)
                 self._check_launcher()
+        if self._leaving.is_set():
+            found.channel.send(kind="left")  # again, as this process may leave while it connects
 
     def _handle(self, message: dict[str, Any], channel: Channel) -> None:
         kind = message.get("kind")
