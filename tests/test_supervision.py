@@ -32,6 +32,8 @@ def work():
 
 with join_run() as member:
     member.stand("topics", "")
+    while not member.token:  # until it is connected
+        time.sleep(0.01)
     work()
 """
 """A process of a run that does something once it is sent a line."""
@@ -122,6 +124,7 @@ def test_where_each_process_stands_is_printed_when_none_gets_further(
 ) -> None:
     with coordinate(3, patience=1.0) as started, workers(started, 2, "time.sleep(60)") as (first, second):
         go([first])
+        time.sleep(0.2)
         second.send_signal(signal.SIGSTOP)
         deadline, said = time.monotonic() + 20, ""
         while "has not come" not in said:
@@ -282,7 +285,7 @@ def test_whichever_process_of_a_run_is_killed_the_others_end_and_the_next_run_re
         assert not is_running(first)
     (line,) = stderr.splitlines()
     assert re.fullmatch(
-        PLACE + rf"process 1 \(pid {second} on \S+\) at topics, \d, was ended by SIGKILL, perhaps because "
+        PLACE + rf"process 1 \(pid {second} on \S+\) at topics, \d was ended by SIGKILL, perhaps because "
         r"memory ran out; run the same command again to resume; the log is \S+stage\.log",
         line,
     )
@@ -325,7 +328,7 @@ def test_under_a_launcher_the_others_end_too(tmp_path: Path) -> None:
         print("a process killed under a launcher:", time.monotonic() - began)
         assert not is_running(first)
     (line,) = messages(stderr)
-    assert re.match(PLACE + rf"process 1 \(pid {second} on \S+\) at topics, \d, was ended by SIGKILL", line)
+    assert re.match(PLACE + rf"process 1 \(pid {second} on \S+\) at topics, \d was ended by SIGKILL", line)
     with stopped(tmp_path, (), launcher) as (run, first, second):
         began = time.monotonic()
         run.kill()

@@ -169,10 +169,10 @@ class Member:
         with selectors.DefaultSelector() as selector:
             selector.register(found.channel, selectors.EVENT_READ)
             while not self._leaving.is_set() and found.channel.end is None:
+                self._report(found.channel)
                 if selector.select(timeout=_TURN):
                     for message in found.channel.receive():
                         self._handle(message, found.channel)
-                self._report(found.channel)
                 self._check_launcher()
         if self._leaving.is_set():
             found.channel.send(kind="left")  # again, as this process may leave while it connects
