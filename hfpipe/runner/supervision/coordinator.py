@@ -151,7 +151,7 @@ class Coordinator:
         self._strangers.discard(channel)
         self._seats[channel] = seat
         self._awaited.discard(_rank(seat))
-        self._moved = time.monotonic()
+        self._moved, self._asked = time.monotonic(), None
         channel.send(kind="welcome", identity=self._me.as_json())
         return True
 
