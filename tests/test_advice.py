@@ -465,6 +465,7 @@ def learned(algorithm: str, style: str) -> Any:
 # All of them
 
 ELSEWHERE: dict[str, str] = {
+    "pads examples, which needs": "test_best_fit_is_accepted_with_the_setting_that_is_advised",
     "which contradicts it": "test_an_encoding_that_the_byte_order_mark_contradicts_is_deleted",
     "load it in a dataset stage with": "test_the_source_of_a_data_set_of_the_hub_is_written_as_it_is_advised",
     "start at most …": "test_more_processes_than_there_is_room_for_are_started_as_advised",
@@ -490,6 +491,8 @@ PARTS: tuple[str, ...] = (
 )
 """Texts that are a part of one of the messages here, or are filled with one."""
 NO_ADVICE: dict[str, str] = {
+    "needs a token that begins each text": "is the style of a tokenizer's stage, not trained here",
+    "not even one example fits into": "needs several GPUs",
     "write it again with `to_json(": "is a call in the program that wrote the file",
     "there is no … of …; there is": "quotes the recipe",
     "this is a CoNLL-U file": "names a function that is still to be written",

@@ -271,6 +271,12 @@ def test_a_tokenizer_that_begins_no_text_is_refused(tmp_path: Path) -> None:
         encoded(task_for("bert"), tokenizer, tmp_path)
 
 
+def test_best_fit_is_accepted_with_the_setting_that_is_advised() -> None:
+    with pytest.raises(ValueError, match="needs `documents: separate`; add it"):
+        MaskedLM.model_validate({"packing": "bfd"})
+    assert MaskedLM.model_validate({"packing": "bfd", "documents": "separate"}).best_fit
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
