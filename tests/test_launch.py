@@ -83,8 +83,8 @@ MERGES = "".join(
         (MACHINES.format("two"), "num_machines is 'two'; write a whole number from 1 on"),
         (MACHINES.format("[1]"), "num_machines is [1]; write a whole number from 1 on"),
         (MACHINES.format("0"), "num_machines is 0; write a whole number from 1 on"),
-        ("stages: {}", "is no Accelerate config, which has a distributed_type; see recipes/accelerate"),
-        ("- 1", "is no Accelerate config, which has a distributed_type; see recipes/accelerate"),
+        ("stages: {}", "is not an Accelerate config, which has a distributed_type; see recipes/accelerate"),
+        ("- 1", "is not an Accelerate config, which has a distributed_type; see recipes/accelerate"),
     ],
 )
 def test_a_config_that_is_none_is_refused(tmp_path: Path, content: str | None, cause: str) -> None:

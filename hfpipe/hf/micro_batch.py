@@ -225,7 +225,7 @@ class MemoryTrial:
         return int(self._parts.train.lengths.max())
 
     def _reserve(self) -> float:
-        """Return the bytes that a step takes beside a pass: the optimizer's state, and a copy of gradients.
+        """Return the bytes that a step takes besides a pass: the optimizer's state, and a copy of gradients.
 
         The copy is what DistributedDataParallel communicates.
         """

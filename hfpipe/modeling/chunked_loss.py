@@ -51,16 +51,13 @@ def softmax_gradient(
     Without writes into parts of a tensor, so that a compiler makes one loop of it.
     """
     scores = logits.float()
-    classes = scores.shape[-1]
-    counted = targets != ignored
-    named = targets.clamp(min=0)[:, None]
+    named, counted = targets.clamp(min=0)[:, None], targets != ignored
     norm = scores.logsumexp(-1, keepdim=True)
-    losses = (1 - smoothing) * (norm - scores.gather(1, named))
-    if smoothing:
-        losses = losses + smoothing * (norm - scores.mean(-1, keepdim=True))
+    total = _summed_loss(scores, norm, named, counted, smoothing)
+    classes = scores.shape[-1]
     own = torch.arange(classes, device=scores.device) == named
     gradient = (scores - norm).exp() - own * (1 - smoothing) - smoothing / classes
-    return (losses.squeeze(-1) * counted).sum(), (gradient * counted[:, None]).to(logits.dtype)
+    return total, (gradient * counted[:, None]).to(logits.dtype)
 
 
 def eager_softmax_gradient(
@@ -71,18 +68,23 @@ def eager_softmax_gradient(
     Logits in float32 are overwritten.
     """
     scores = logits.float()
-    counted = targets != ignored
-    named = targets.clamp(min=0)[:, None]
+    named, counted = targets.clamp(min=0)[:, None], targets != ignored
     norm = scores.logsumexp(-1, keepdim=True)
-    losses = (1 - smoothing) * (norm - scores.gather(1, named))
-    if smoothing:
-        losses = losses + smoothing * (norm - scores.mean(-1, keepdim=True))
+    total = _summed_loss(scores, norm, named, counted, smoothing)
     gradient = scores.sub_(norm).exp_()
     if smoothing:
         gradient -= smoothing / gradient.shape[-1]
     gradient.scatter_add_(1, named, gradient.new_full(named.shape, smoothing - 1))
     gradient *= counted[:, None]
-    return (losses.squeeze(-1) * counted).sum(), gradient.to(logits.dtype)
+    return total, gradient.to(logits.dtype)
+
+
+def _summed_loss(scores: Tensor, norm: Tensor, named: Tensor, counted: Tensor, smoothing: float) -> Tensor:
+    """Return the loss of the positions that count; `norm` and `named` have shape (positions, 1)."""
+    losses = (1 - smoothing) * (norm - scores.gather(1, named))
+    if smoothing:
+        losses = losses + smoothing * (norm - scores.mean(-1, keepdim=True))
+    return (losses.squeeze(-1) * counted).sum()
 
 
 def rows_at_once(positions: int, classes: int) -> int:

@@ -51,7 +51,7 @@ def checked_file(config: Path) -> AccelerateFile:
     """Return an Accelerate config. Raises RecipeError with everything that is wrong with it."""
     file = read_accelerate_file(config)
     if "distributed_type" not in file.settings:
-        cause = "is no Accelerate config, which has a distributed_type; see recipes/accelerate"
+        cause = "is not an Accelerate config, which has a distributed_type; see recipes/accelerate"
         raise RecipeError([Problem(f"{file.option}: {cause}")])
     if found := list(problems(file)):
         raise RecipeError(found)
