@@ -79,7 +79,9 @@ def run(path: Path, runs: Path, config: Path, killed_after: str | None = None) -
         while any(process.exitcode is None for process in started):
             if killed_after is not None and list(runs.glob(killed_after)):
                 return
-            assert not any(process.exitcode for process in started), log.read_text(encoding="utf-8")
+            if any(process.exitcode for process in started):
+                _wait_for(started)  # another one may be about to print the cause
+                raise AssertionError(log.read_text(encoding="utf-8"))
             assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
             time.sleep(0.002)
         assert killed_after is None, "it ended before it could be killed"
@@ -88,6 +90,12 @@ def run(path: Path, runs: Path, config: Path, killed_after: str | None = None) -
         for process in started:
             process.kill()
             process.join()
+
+
+def _wait_for(started: list[Any]) -> None:
+    deadline = time.monotonic() + 30
+    for process in started:
+        process.join(max(0.0, deadline - time.monotonic()))
 
 
 def _process(

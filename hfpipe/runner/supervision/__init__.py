@@ -17,9 +17,9 @@ What ends a run
 - The launcher dies, which none of its processes outlives: they see that they have another parent.
 
 What happens then. The coordinator tells every member to end, and one process on each terminal to print why;
-where `hfpipe run` started them, it alone prints. A thread ends each process at once, as its main thread may
-wait for the lost one in a collective operation. That is as safe as a kill: files are written whole or not
-at all, and the same command resumes.
+where `hfpipe run` started them, it alone prints. A thread ends each process, as its main thread may wait for
+the lost one in a collective operation: the one that prints at once, the others a second later. That is as
+safe as a kill: files are written whole or not at all, and the same command resumes.
 
 Members also report where they stand. When nothing has moved for `PATIENCE` seconds, the coordinator asks
 each for the line of Python it is at, and has the list printed.

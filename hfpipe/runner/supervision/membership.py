@@ -31,6 +31,8 @@ COORDINATOR = "HFPIPE_COORDINATOR"
 """Environment variable that names the file with the coordinator's address, set by `hfpipe run`."""
 _HANDSHAKE = 10.0
 """Seconds that a coordinator has to answer."""
+_FIRST = 1.0
+"""Seconds that a process waits for the one that prints the cause: a launcher that sees one end kills all."""
 _LAST_WORDS = 1.0
 """Seconds that writing to the log may take while a process ends; its disk may be gone."""
 
@@ -122,6 +124,8 @@ def end_process(cause: str, prints: bool) -> None:
     if prints:
         with suppress(OSError):
             os.write(2, f"hfpipe: {cause}\n".encode())
+    else:
+        time.sleep(_FIRST)
     if log.hasHandlers():
         writer = threading.Thread(target=log.error, args=("ends: %s", cause), daemon=True)
         writer.start()
