@@ -18,8 +18,8 @@ from hfpipe.api import (
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
 from hfpipe.report import DataFacts
-from hfpipe.results import Run
 from hfpipe.runner import Launch
+from hfpipe.runs.run import Run
 
 __all__ = [
     "Counted",

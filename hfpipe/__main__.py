@@ -2,7 +2,7 @@
 
 import sys
 
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,21 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfpipe import comparing, recipe_files, runner
 from hfpipe import recipe as recipes
-from hfpipe.comparing import Compared
+from hfpipe import runner
 from hfpipe.contract import Progress
-from hfpipe.recipe import Recipe
-from hfpipe.recipe_files import RecipeFile
-from hfpipe.results import Run, read_run
+from hfpipe.recipe import Recipe, shipped
+from hfpipe.recipe.shipped import RecipeFile
 from hfpipe.runner import Launch, Step
+from hfpipe.runs import comparison
+from hfpipe.runs.comparison import Compared
+from hfpipe.runs.lookup import open_run
+from hfpipe.runs.run import Run, read_run
 from hfpipe.stages import KINDS
-from hfpipe.targets import open_run
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
-    from hfpipe.data.asked import Given
     from hfpipe.estimation.estimate import Size
+    from hfpipe.inference.inputs import Given
 
 RUNS = Path("runs")
 
@@ -96,7 +97,7 @@ def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str
 
     Raises RecipeError when there are fewer than two, or nothing that they have in common.
     """
-    return comparing.compare([str(target) for target in evaluated], Path(runs), tasks)
+    return comparison.compare([str(target) for target in evaluated], Path(runs), tasks)
 
 
 def predict(
@@ -138,14 +139,14 @@ def answers(
     runs: str | Path = RUNS,
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | None]]:
     """Yield each row with what `predict` returns of it, in order; `asked` may be an open file too."""
-    from hfpipe.data.asked import answered, complete, rows
-    from hfpipe.trained import find
+    from hfpipe.inference.inputs import answered, complete, rows
+    from hfpipe.inference.resolve import find
 
     runner.check_world()
     trained = find(str(model), Path(runs), task, options)
     given = rows(asked, trained.task.inputs, read)  # before the model is loaded, which takes its time
 
-    from hfpipe.hf.predicting import Predictor
+    from hfpipe.inference.predictor import Predictor
 
     predictor = Predictor(trained.place, trained.task, batch_size)
     reads = trained.task
@@ -159,7 +160,7 @@ def list_recipes() -> list[RecipeFile]:
 
     Raises RecipeError when this installation has none.
     """
-    return recipe_files.list_recipes()
+    return shipped.list_recipes()
 
 
 def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
@@ -168,7 +169,7 @@ def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
     What is there already is never overwritten; a file with the same content stays.
     Raises RecipeError when there is no such recipe or another file is in the way; nothing is copied then.
     """
-    return recipe_files.copy_recipe(name, folder)
+    return shipped.copy_recipe(name, folder)
 
 
 def schema() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from hfpipe.errors import Problem
-from hfpipe.places import Code
+from hfpipe.references.places import Code
 from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
     from hfpipe.metrics.metric import Metric
     from hfpipe.metrics.whole import WholeMetric
-
-    Rows = Mapping[str, Sequence[Any]]
-    Columns = Mapping[str, np.ndarray]
-    Batch = dict[str, torch.Tensor]
+    from hfpipe.types import Batch, Columns, Rows
 
 
 class Settings(BaseModel):

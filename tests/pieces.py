@@ -7,9 +7,9 @@ from pathlib import Path
 
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 FAMILIES = {"wordpiece": "bert", "bpe": "gpt", "bpe of pairs": "bart", "unigram": "t5"}
 """Family → its style; the first word is the algorithm."""

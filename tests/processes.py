@@ -25,7 +25,7 @@ PRELOADED = [
     "transformers.trainer",
     "accelerate",
     "hfpipe.api",
-    "hfpipe.hf.training",
+    "hfpipe.training.loop",
     "hfpipe.stages.train",
 ]
 

@@ -16,14 +16,14 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_extend_env_parallelism_config
 
-from hfpipe.cli import main
+from hfpipe.cli.main import main
+from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
+from hfpipe.encoding.sampler import Shares, share_out
 from hfpipe.errors import RecipeError
-from hfpipe.hf.batches import Shares, share_out
 from hfpipe.runner import Launch
 from hfpipe.runner.accelerate_file import problems, read_accelerate_file
 from hfpipe.runner.launch import check_processes
 from hfpipe.stages import revive
-from hfpipe.training.process_layout import ProcessLayout, Split, process_layout
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes" / "accelerate"

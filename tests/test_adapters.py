@@ -89,7 +89,7 @@ def test_only_the_adapter_and_a_new_head_are_trained(trained: Any) -> None:
 def test_the_folder_opens_in_plain_transformers_and_says_the_same(trained: Any) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
-    from hfpipe.hf.loading import load_model
+    from hfpipe.modeling.loading.models import load_model
 
     classes = len(trained.reports["wiki"].data.labels["label"])
     ours = load_model("AutoModelForSequenceClassification", trained.folders["topics"], 1, whole=True)
@@ -125,7 +125,7 @@ def test_an_adapter_is_measured_and_gone_on_from_as_any_model(trained: Any) -> N
 
 @pytest.mark.slow
 def test_runs_that_were_moved_still_open(trained: Any, tmp_path: Path) -> None:
-    from hfpipe.hf.loading import load_model
+    from hfpipe.modeling.loading.models import load_model
 
     shutil.copytree(trained.folders["topics"], tmp_path / trained.folders["topics"].name)
     shutil.copytree(trained.folders["pretrain"], tmp_path / trained.folders["pretrain"].name)
@@ -140,7 +140,7 @@ def test_runs_that_were_moved_still_open(trained: Any, tmp_path: Path) -> None:
 
 
 def test_a_base_on_the_hub_is_named_with_its_revision(tmp_path: Path) -> None:
-    from hfpipe.hf.adapters import base_of
+    from hfpipe.modeling.loading.lora import base_of
 
     base = base_of({"base_model_name_or_path": "Qwen/Qwen2.5-0.5B", "revision": "v1"}, tmp_path)
     assert base == "Qwen/Qwen2.5-0.5B@v1"
@@ -225,7 +225,7 @@ def test_names_of_other_tools_are_led_to_ours(tmp_path: Path) -> None:
 
 
 def test_a_missing_peft_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfpipe.hf.adapters import merged
+    from hfpipe.modeling.loading.lora import merged
 
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "peft, which is not installed; pip install 'hfpipe[lora]'" in problems(tmp_path, recipe())
@@ -236,8 +236,8 @@ def test_a_missing_peft_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_adapter_writes_by_the_settings_of_its_base(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from hfpipe.hf.adapters import adapted, keep_config
-    from hfpipe.hf.loading import load_model
+    from hfpipe.modeling.loading.lora import adapted, keep_config
+    from hfpipe.modeling.loading.models import load_model
     from hfpipe.stages.train import Adapter
 
     base = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=1))
@@ -254,9 +254,9 @@ def test_an_adapter_writes_by_the_settings_of_its_base(tmp_path: Path) -> None:
 def test_frozen_weights_in_half_precision_change_no_loss_and_no_gradient() -> None:
     from transformers import AutoConfig
 
-    from hfpipe.hf.adapters import lora
-    from hfpipe.hf.loading import new_model
     from hfpipe.modeling.half_weights import halve_frozen
+    from hfpipe.modeling.loading.lora import lora
+    from hfpipe.modeling.loading.models import new_model
 
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = torch.arange(2, 66).reshape(2, 32)
@@ -289,9 +289,9 @@ def test_frozen_weights_in_half_precision_change_no_loss_and_no_gradient() -> No
 def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from hfpipe.hf import counting
-    from hfpipe.hf.adapters import adapted
+    from hfpipe.modeling.loading.lora import adapted
     from hfpipe.stages.train import Adapter
+    from hfpipe.training import cost
 
     config = Qwen3Config(
         vocab_size=100,
@@ -303,14 +303,14 @@ def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> N
         intermediate_size=64,
     )
     settings = Adapter.model_validate(LORA).settings
-    whole = counting.shape_of("AutoModelForCausalLM", config)
-    shape = counting.shape_of("AutoModelForCausalLM", config, settings)
+    whole = cost.shape_of("AutoModelForCausalLM", config)
+    shape = cost.shape_of("AutoModelForCausalLM", config, settings)
     model = adapted(Qwen3ForCausalLM(config), settings, [], tmp_path, 1)
     assert shape.trained == model.num_parameters(only_trainable=True)
     assert shape.parameters == model.num_parameters() == whole.parameters + shape.trained
     assert whole.trained == whole.parameters
-    assert counting.optimizer_state(shape, None) == 8 * shape.trained
-    ratio = counting.flops(shape, 1.0, 0.0, 1.0) / counting.flops(whole, 1.0, 0.0, 1.0)
+    assert cost.optimizer_state(shape, None) == 8 * shape.trained
+    ratio = cost.flops(shape, 1.0, 0.0, 1.0) / cost.flops(whole, 1.0, 0.0, 1.0)
     assert (
         4 / 6 < ratio < 1
     )  # nothing is saved of the way forward, nor of the way back through frozen weights

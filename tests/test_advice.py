@@ -18,29 +18,29 @@ import pytest
 import yaml
 
 import hfpipe
-from hfpipe.arguments import parse
+from hfpipe.cli.parser import parse
 from hfpipe.contract import RunContext, Task
-from hfpipe.data import asked
-from hfpipe.data.files import read
+from hfpipe.data.readers.files import read
 from hfpipe.errors import DataError, RecipeError, StageError
-from hfpipe.hf.documents import bounds
-from hfpipe.hf.noising import sentinels
-from hfpipe.hf.pairs import sentence_pairs
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.places import DataPlace
+from hfpipe.inference import inputs
+from hfpipe.references.places import DataPlace
 from hfpipe.report import DataFacts, Report
 from hfpipe.runner.launch import Launch, check_processes
+from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.dataset import Dataset, Source
-from hfpipe.stages.inputs import folder_of
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.tasks.denoising import Denoising
+from hfpipe.tasks.denoising.span_corruption import sentinels
 from hfpipe.tasks.fill_mask import FillMask
+from hfpipe.tasks.masked_lm.sentence_pairs import sentence_pairs
 from hfpipe.tasks.question_answering import QuestionAnswering
+from hfpipe.tasks.shared.documents import bounds
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.token_classification import TokenClassification
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 PACKAGE = Path(hfpipe.__file__).parent
 TESTS = Path(__file__).parent
@@ -151,12 +151,12 @@ def test_options_of_files_are_advised_for_the_place_where_they_are_pasted(
     assert all(in_recipe)
     command = [f"{key}={json.dumps(value)}" for key, value in options.items()]
     with pytest.raises(DataError) as caught:
-        list(asked.rows(path, ["text"], command))
+        list(inputs.rows(path, ["text"], command))
     assert "--read" in str(caught.value)
     for each, same in zip(advice(str(caught.value)), in_recipe, strict=True):
         option, value = shlex.split(each)
         assert option == "--read"
-        assert [row.values for row in asked.rows(path, ["text"], [*command, value])] == same
+        assert [row.values for row in inputs.rows(path, ["text"], [*command, value])] == same
 
 
 def test_an_encoding_that_the_byte_order_mark_contradicts_is_deleted(tmp_path: Path) -> None:
@@ -556,7 +556,7 @@ def pattern(words: str) -> str:
 def test_every_message_that_advises_something_to_paste_has_a_case() -> None:
     cases = {words for words, *_ in [*FILES, *DATA, *RECIPES, *TASKS, *CLASSES, *TOKENIZERS]}
     known = [*cases, *ELSEWHERE, *NO_ADVICE]
-    found = [text for file, text in templates() if file != "data/label_messages.py"]
+    found = [text for file, text in templates() if file != "data/labels/messages.py"]
     assert [text for text in found if text not in PARTS and not any(words in text for words in known)] == []
     assert [words for words in known if not any(words in text for text in found)] == []
     tests = "".join(path.read_text(encoding="utf-8") for path in TESTS.glob("test_*.py"))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hfpipe.errors import StageError
-from hfpipe.metrics.baselines import Baseline, Majority, Tfidf
-from hfpipe.metrics.classification import multi_label, single_label
-from hfpipe.metrics.regression import regression
+from hfpipe.metrics.baselines.text import Baseline, Majority, Tfidf
+from hfpipe.metrics.scores.classification import multi_label, single_label
+from hfpipe.metrics.scores.regression import regression
 from hfpipe.metrics.tally import Tally
 
 SPORTS = [

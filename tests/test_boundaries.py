@@ -19,19 +19,20 @@ from test_predict import TEXTS, model  # noqa: F401 - a fixture
 from test_report import finish
 
 import hfpipe
-from hfpipe import console, hub
-from hfpipe.cli import main
+from hfpipe.cli import console
+from hfpipe.cli.main import main
 from hfpipe.contract import RunContext
-from hfpipe.data import asked
 from hfpipe.errors import DataError, RecipeError, StageError
-from hfpipe.html import page
+from hfpipe.inference import inputs
+from hfpipe.number_format import visible, visible_lines
+from hfpipe.references import hub
 from hfpipe.report import Report
-from hfpipe.results import Run
+from hfpipe.reporting.html import page
 from hfpipe.runner import Launch, check_world
 from hfpipe.runner.failures import told
 from hfpipe.runner.launch import check_processes
 from hfpipe.runner.world import launched
-from hfpipe.wording import visible, visible_lines
+from hfpipe.runs.run import Run
 
 # lines to predict
 
@@ -116,7 +117,7 @@ def test_utf_16_is_told_from_broken_utf_8(ask: Callable[..., Any]) -> None:
 
 
 def test_a_line_without_end_is_refused(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hfpipe.data.asked.LONGEST", 1000)
+    monkeypatch.setattr("hfpipe.inference.inputs.LONGEST", 1000)
     code, _, said = ask(b"x" * 5000)
     assert code == 1
     assert "standard input, line 1: is longer than" in said
@@ -375,6 +376,6 @@ def test_curves_and_log_grow_while_a_stage_trains(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ['{"text": ' * 100_000, '{"text": ' + "[" * 100_000])
 def test_a_text_that_is_nested_without_end_is_a_text_and_no_json(text: str) -> None:
-    assert [row.values for row in asked.rows([text], ["text"])] == [{"text": text}]
+    assert [row.values for row in inputs.rows([text], ["text"])] == [{"text": text}]
     with pytest.raises(DataError, match="text 1: the model reads 2 columns; write a JSON object"):
-        next(asked.rows([text], ["text", "other"]))
+        next(inputs.rows([text], ["text", "other"]))

@@ -11,21 +11,21 @@ from torch.nn import functional as F
 from transformers import CONFIG_MAPPING
 
 from hfpipe.contract import Counted
-from hfpipe.hf.loading import new_model
-from hfpipe.hf.losses import IGNORED
-from hfpipe.hf.step import Step
-from hfpipe.modeling import chunked_loss
-from hfpipe.modeling.chunked_loss import (
+from hfpipe.modeling.attention.cpu import attend_by_products
+from hfpipe.modeling.loading.models import new_model
+from hfpipe.modeling.losses import chunked_loss
+from hfpipe.modeling.losses.chunked_loss import (
     eager_softmax_gradient,
     linear_cross_entropy,
     rows_at_once,
     softmax_gradient,
 )
-from hfpipe.modeling.cpu_attention import attend_by_products
+from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tasks.token_targets import TokenTargets
+from hfpipe.tasks.shared.token_level import TokenTargets
+from hfpipe.training.step import Step
 
 Batch = dict[str, torch.Tensor]
 SMALL: dict[str, Any] = {

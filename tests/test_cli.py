@@ -17,9 +17,9 @@ import pytest
 import small
 
 from hfpipe import api
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 from hfpipe.report import DataFacts, Report, Score
-from hfpipe.store import StageFile, Store
+from hfpipe.store.store import StageFile, Store
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "sklearn", "accelerate")
 FACTS = DataFacts(
@@ -394,7 +394,7 @@ def test_a_disk_that_fills_up_ends_with_1_in_one_line(rivers: Path, tmp_path: Pa
     assert told(rivers, "--runs", runs, "--until", "rows") == ["rows"]
     before = {path: path.read_bytes() for path in (runs / "rivers").rglob("*") if path.is_file()}
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
-    program = limit + "from hfpipe.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = limit + "from hfpipe.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", program, "run", rivers, "--runs", runs],
         capture_output=True,

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from test_report import Reader
 
 import hfpipe
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 from hfpipe.contract import Task
-from hfpipe.hf.predictions import Predictions
+from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.metrics.paired import holm
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
-from hfpipe.results import MODEL, predicted
-from hfpipe.store import Identity, StageFile, Store
+from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.store import Identity, StageFile, Store
 from hfpipe.tasks.text_classification import TextClassification
 
 CLASSES = ["lake", "mountain", "river"]
@@ -57,7 +57,7 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
         folder = store.folder("score", identity.key)
         store.begin(folder, StageFile(name="score", base=str(tmp_path), folders={}, identity=identity))
         order = np.random.default_rng(1).permutation(len(rows))  # as a run writes them: longest first
-        with Predictions(predicted(folder, MODEL)) as predictions:
+        with Predictions(predictions_path(folder, MODEL)) as predictions:
             shown = {key: np.asarray(each)[order] for key, each in task.shown(columns, facts).items()}
             predictions.add([f"id-{rows[place]}" for place in order], order, shown)
         tally = Tally(task.metrics(facts), 200, 5)

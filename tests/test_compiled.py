@@ -19,22 +19,22 @@ from torch._dynamo.utils import counters
 from transformers import CONFIG_MAPPING
 
 from hfpipe.contract import RunContext, Task
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.io import facts_of
 from hfpipe.errors import StageError
-from hfpipe.hf.checkpoints import newest
-from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import IGNORED, token_loss
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tables import facts_of
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.trainer import Training
-from hfpipe.hf.training import train
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.modeling.attention import attention_without_masks, runs_without_masks
+from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
+from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.losses.losses import IGNORED, token_loss
 from hfpipe.modeling.static_shapes import static_positions
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
+from hfpipe.training.checkpoints import newest
 from hfpipe.training.finite import FiniteCheck
+from hfpipe.training.loop import train
+from hfpipe.training.trainer import Training
 
 Make = Callable[..., RunContext]
 TEXTS = [

@@ -20,17 +20,17 @@ from cases import CASES, recipe
 
 import hfpipe
 from hfpipe.contract import Task
+from hfpipe.encoding.io import facts, open_split
+from hfpipe.encoding.nested import read_rows
+from hfpipe.encoding.origins import name_row
 from hfpipe.errors import StageError
-from hfpipe.hf.loading import load_parts
-from hfpipe.hf.nested import read_rows
-from hfpipe.hf.origins import name_row
-from hfpipe.hf.tables import facts, open_split
-from hfpipe.hf.tokenizer import load_tokenizer
-from hfpipe.modeling.class_names import named
-from hfpipe.own_code import Trusted
-from hfpipe.places import Place, locate
-from hfpipe.results import Run
+from hfpipe.modeling.loading.class_names import named
+from hfpipe.modeling.loading.models import load_parts
+from hfpipe.references.places import Place, locate
+from hfpipe.references.user_code import Trusted
+from hfpipe.runs.run import Run
 from hfpipe.tasks import TASKS, revive_task
+from hfpipe.tokenization.loading import load_tokenizer
 from hfpipe.tokenization.spelling import control_tokens
 
 pytestmark = pytest.mark.slow

@@ -20,21 +20,21 @@ from torch.nn import functional as F
 from transformers import CONFIG_MAPPING
 
 from hfpipe.contract import RunContext, Task
-from hfpipe.hf.batches import cut_by_length
-from hfpipe.hf.collating import Collator
-from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.step import Step
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tables import facts_of
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.trainer import Training
-from hfpipe.hf.training import train
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.modeling.cpu_attention import eager_attention
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.padding import Collator
+from hfpipe.encoding.sampler import cut_by_length
+from hfpipe.modeling.attention.cpu import eager_attention
+from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.random_bits import BitDropout, drop_out, fast_dropout
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
+from hfpipe.training.loop import train
+from hfpipe.training.step import Step
+from hfpipe.training.trainer import Training
 
 Make = Callable[..., RunContext]
 WORDS = ["the", "Nile", "is", "a", "river", "in", "Africa", "that", "flows", "north", "into", "the", "Sea"]

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from hfpipe.data.clean import clean
+from hfpipe.data.cleaning.cleaner import clean
+from hfpipe.data.cleaning.edits import Edit
+from hfpipe.data.cleaning.steps import Clean
 from hfpipe.data.column_types import text_columns
 from hfpipe.data.columns import take_texts
-from hfpipe.data.edits import Edit
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
 from hfpipe.data.spans import Spans
-from hfpipe.data.steps import Clean
 from hfpipe.errors import StageError
 
 STEPS = TypeAdapter(list[Clean])

@@ -20,8 +20,8 @@ import zstandard
 from pydantic import ValidationError
 
 from hfpipe.contract import RunContext
+from hfpipe.encoding.io import facts, open_data, open_split
 from hfpipe.errors import DataError
-from hfpipe.hf.tables import facts, open_data, open_split
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.dataset import Dataset
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import process_time
 
-from hfpipe.data.class_ids import ClassIds
-from hfpipe.data.file_options import FileOptions
-from hfpipe.data.header import column_names
+from hfpipe.data.labels.class_ids import ClassIds
+from hfpipe.data.readers.file_options import FileOptions
+from hfpipe.data.readers.header import column_names
 from hfpipe.data.rows import Row
 
 

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hfpipe.data import column_types, json_records
-from hfpipe.data.edits import _CONTROL, Unicode
-from hfpipe.data.labels import Label
+from hfpipe.data import column_types
+from hfpipe.data.cleaning.edits import _CONTROL, Unicode
+from hfpipe.data.labels.labels import Label
+from hfpipe.data.readers import json_records
 from hfpipe.data.rows import Row
+from hfpipe.encoding.origins import NUMBER, ORIGIN, origin_columns
 from hfpipe.errors import DataError
-from hfpipe.hf.origins import NUMBER, ORIGIN, origin_columns
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -16,16 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import IGNORED, shifted
-from hfpipe.hf.masking import generator
-from hfpipe.hf.noising import counts, frame, hide, infill, sentinels, spans
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.places import Place, locate
+from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.losses.losses import IGNORED, shifted
+from hfpipe.modeling.random import generator
+from hfpipe.references.places import Place, locate
 from hfpipe.report import DataFacts
 from hfpipe.tasks.denoising import Denoising
+from hfpipe.tasks.denoising.span_corruption import counts, frame, hide, infill, sentinels, spans
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 TEXTS = [
     "The sun is a star at the centre of the Solar System, and the earth goes round it once a year.",

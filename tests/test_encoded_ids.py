@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from hfpipe.encoding.encoded import Examples, cut, encode
+from hfpipe.encoding.io import facts_of
 from hfpipe.encoding.packing import pack
+from hfpipe.encoding.row_batches import batches_of
 from hfpipe.encoding.shards import Batch
-from hfpipe.hf.encoding import Examples, cut, encode
-from hfpipe.hf.row_batches import batches_of
-from hfpipe.hf.tables import facts_of
 from hfpipe.tasks import TASKS
 from hfpipe.tokenization.encoding import CHARACTERS_AT_ONCE, encode_ids, encode_plain, encode_texts
 from hfpipe.tokenization.ragged import Ragged

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from seqeval import metrics as reference
 from seqeval import scheme as schemes
 
-from hfpipe.metrics.entities import Entity, apart, entities, tagging
-from hfpipe.metrics.gazetteer import Gazetteer
+from hfpipe.metrics.baselines.gazetteer import Gazetteer
 from hfpipe.metrics.metric import objects
+from hfpipe.metrics.scores.entities import Entity, apart, entities, tagging
 from hfpipe.metrics.tally import Tally
 
 PREFIXES: dict[str | None, str] = {

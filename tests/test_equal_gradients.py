@@ -23,24 +23,24 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from hfpipe.contract import Task
-from hfpipe.hf.arguments import Course, arguments
-from hfpipe.hf.batches import Shares
-from hfpipe.hf.collating import Collator, parts_of
-from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import IGNORED, shifted
-from hfpipe.hf.speed_choice import Speed
-from hfpipe.hf.step import Step
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tables import facts_of
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.trainer import TaskTrainer, Training
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.modeling import chunked_loss
-from hfpipe.modeling.attention import attention_without_masks, runs_without_masks
-from hfpipe.modeling.cpu_attention import eager_kernels
-from hfpipe.places import Place, locate
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.padding import Collator, parts_of
+from hfpipe.encoding.sampler import Shares
+from hfpipe.modeling.attention.cpu import eager_kernels
+from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
+from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.losses import chunked_loss
+from hfpipe.modeling.losses.losses import IGNORED, shifted
+from hfpipe.references.places import Place, locate
 from hfpipe.tasks import TASKS
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
+from hfpipe.training.arguments import Course, arguments
+from hfpipe.training.speed.choice import Speed
+from hfpipe.training.step import Step
+from hfpipe.training.trainer import TaskTrainer, Training
 
 ROWS, APART = 8, 20
 TOLERANCE = 1e-5

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hfpipe.encoding.encoded import Examples
 from hfpipe.encoding.example_reader import can_read
-from hfpipe.hf.encoding import Examples
-from hfpipe.hf.lazy_rows import LazyRows
+from hfpipe.evaluation.lazy_rows import LazyRows
 
 COLUMNS: dict[str, Any] = {
     "input_ids": pa.array([[5, 6, 7], [], [8], [9, 10], [11]], pa.list_(pa.int32())),

@@ -13,19 +13,19 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfpipe.errors import DataError
-from hfpipe.hf.filling import likeliest
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import IGNORED, forward
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.metrics.cloze import Frequent, cloze, ranks
+from hfpipe.metrics.scores.cloze import Frequent, cloze, ranks
 from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.report import DataFacts
 from hfpipe.tasks.fill_mask import FillMask
+from hfpipe.tasks.fill_mask.decoding import likeliest
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Batch
+    from hfpipe.types import Batch
 
 
 def scored(rank: list[int]) -> dict[str, float]:

@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
+from hfpipe.encoding.padding import inputs
 from hfpipe.errors import StageError
-from hfpipe.generation import Generation, Sampling
-from hfpipe.hf.collating import inputs
-from hfpipe.hf.generating import configure, left_padded, write
-from hfpipe.hf.masking import generator
-from hfpipe.hf.styles import STYLES
+from hfpipe.modeling.random import generator
+from hfpipe.tasks.shared.generation import configure, left_padded, write
+from hfpipe.tasks.shared.generation_config import Generation, Sampling
+from hfpipe.tokenization.special_tokens import STYLES
 
 TEXTS = [
     "the river flows through ten countries",

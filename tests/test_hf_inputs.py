@@ -13,17 +13,17 @@ import small
 
 import hfpipe
 from hfpipe.contract import RunContext
+from hfpipe.encoding.encoded import cut, encode
+from hfpipe.encoding.io import facts_of
 from hfpipe.errors import DataError, HfpipeError, StageError
-from hfpipe.hf.encoding import cut, encode
-from hfpipe.hf.loading import load_model, new_config, new_model
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tables import facts_of
-from hfpipe.hf.tokenizer import complete, load_tokenizer
-from hfpipe.hf.vocabulary import Learner
+from hfpipe.modeling.loading.models import load_model, new_config, new_model
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.train import Finetune
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tokenization.loading import complete, load_tokenizer
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 Make = Callable[..., RunContext]
 TEXTS = [

@@ -12,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.sampler import Shares, StepBatches, order, share_out
 from hfpipe.errors import StageError
-from hfpipe.hf.batches import Shares, StepBatches, order, share_out
-from hfpipe.hf.encoding import encode
-from hfpipe.hf.losses import IGNORED, forward, target_positions, token_columns, token_loss
-from hfpipe.hf.masking import generator, mask
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
+from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_columns, token_loss
+from hfpipe.modeling.random import generator
 from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.masked_lm.masking import mask
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 TEXTS = [
     "The sun is a star at the centre of the Solar System.",

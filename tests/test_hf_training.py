@@ -13,24 +13,24 @@ import pytest
 import torch
 
 from hfpipe.contract import RunContext
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.sampler import share_out
 from hfpipe.errors import StageError
-from hfpipe.hf import training as hf_training
-from hfpipe.hf.arguments import Course, arguments, best_metric
-from hfpipe.hf.batches import share_out
-from hfpipe.hf.checkpoints import newest
-from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.speed_choice import Speed
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tables import facts_of
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.trainer import Training
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.metrics.classification import multi_label, single_label
-from hfpipe.metrics.language import language_modelling
-from hfpipe.metrics.regression import regression
+from hfpipe.metrics.scores.classification import multi_label, single_label
+from hfpipe.metrics.scores.language import language_modelling
+from hfpipe.metrics.scores.regression import regression
+from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.runner.failures import told
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
+from hfpipe.training import loop as hf_training
+from hfpipe.training.arguments import Course, arguments, best_metric
+from hfpipe.training.checkpoints import newest
+from hfpipe.training.speed.choice import Speed
+from hfpipe.training.trainer import Training
 
 Make = Callable[..., RunContext]
 TEXTS = [

@@ -20,20 +20,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import hfpipe
-from hfpipe.data.alignment import Change, apply, move
-from hfpipe.data.clean import clean
+from hfpipe.data.cleaning.alignment import Change, apply, move
+from hfpipe.data.cleaning.cleaner import clean
+from hfpipe.data.cleaning.edits import Edit
+from hfpipe.data.cleaning.steps import Clean
 from hfpipe.data.column_types import kind_of, text_columns
 from hfpipe.data.columns import take_texts
-from hfpipe.data.edits import Edit
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
 from hfpipe.data.spans import find_spans
-from hfpipe.data.steps import Clean
+from hfpipe.encoding.encoded import Examples, encode
+from hfpipe.encoding.io import facts, open_split
+from hfpipe.encoding.nested import read_rows
+from hfpipe.encoding.origins import name_row
 from hfpipe.errors import DataError, RecipeError
-from hfpipe.hf.encoding import Examples, encode
-from hfpipe.hf.nested import read_rows
-from hfpipe.hf.origins import name_row
-from hfpipe.hf.tables import facts, open_split
 from hfpipe.report import Report
 from hfpipe.stages.dataset import Source
 from hfpipe.tasks import TASKS

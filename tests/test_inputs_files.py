@@ -27,9 +27,9 @@ from pydantic import ValidationError
 
 from hfpipe.contract import RunContext
 from hfpipe.data.rows import Row, even_sample
+from hfpipe.encoding.io import open_data, open_split
 from hfpipe.errors import DataError
-from hfpipe.hf.tables import open_data, open_split
-from hfpipe.metrics.entities import Entity, entities
+from hfpipe.metrics.scores.entities import Entity, entities
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.dataset import Dataset
 from hfpipe.tasks.token_classification import TokenClassification

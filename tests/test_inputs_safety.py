@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 import hfpipe
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 from hfpipe.errors import DataError, RecipeError
-from hfpipe.fingerprint import Digests
-from hfpipe.own_code import find_code
-from hfpipe.places import Code, Glob, in_package, matches
 from hfpipe.recipe.source import parse
+from hfpipe.references.places import Code, Glob, in_package, matches
+from hfpipe.references.user_code import find_code
+from hfpipe.store.digests import Digests
 
 DATA = "stages:\n  data: {kind: dataset, source: {files: a.txt}}\n"
 

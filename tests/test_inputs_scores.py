@@ -36,26 +36,29 @@ from transformers import (
 from transformers.training_args import OptimizerNames
 
 import hfpipe
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError
-from hfpipe.hf.ineffective import ineffective
-from hfpipe.hf.speed import on_cpu
-from hfpipe.html import page
 from hfpipe.library_output import silence_libraries
-from hfpipe.metrics import module_names, segmentation
-from hfpipe.metrics.baselines import Tfidf
+from hfpipe.metrics import module_names
+from hfpipe.metrics.baselines.text import Tfidf
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.module import Module, value
-from hfpipe.metrics.spans import best, nearest_sentence
+from hfpipe.metrics.scores import segmentation
+from hfpipe.metrics.scores.spans import best, nearest_sentence
+from hfpipe.metrics.scores.written import UnicodeTokenizer, Words, rouge_tokenizer
 from hfpipe.metrics.tally import interval
-from hfpipe.metrics.written import UnicodeTokenizer, Words, rouge_tokenizer
-from hfpipe.recipe import load, training_packages
+from hfpipe.modeling.performance import on_cpu
+from hfpipe.recipe import load
+from hfpipe.recipe.training import packages
 from hfpipe.report import DataFacts, Report, Score
+from hfpipe.reporting.html import page
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
-from hfpipe.tasks.summarization import Summarization, first
+from hfpipe.tasks.summarization import Summarization
+from hfpipe.tasks.summarization.task import first
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.translation import Translation
+from hfpipe.training.ineffective_settings import ineffective
 
 INPUTS = Path(__file__).parent / "inputs"
 FACTS = DataFacts(columns={}, splits={})
@@ -352,7 +355,7 @@ def test_every_optimizer_is_available_or_refused_by_check(tmp_path):
     refused = set()
     for name in OptimizerNames:
         given = {"optim": name.value, "optim_target_modules": "all-linear"}
-        if [*training_packages.problems(given, ())]:
+        if [*packages.problems(given, ())]:
             refused.add(name.value)
             continue
         args = TrainingArguments(output_dir=str(tmp_path), optim=name.value, use_cpu=True, report_to="none")

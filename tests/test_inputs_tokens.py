@@ -34,7 +34,7 @@ import hfpipe
 from hfpipe.contract import Task
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.metrics.tally import Tally, compare
-from hfpipe.places import Place, locate
+from hfpipe.references.places import Place, locate
 from hfpipe.report import DataFacts
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.causal_lm import CausalLM

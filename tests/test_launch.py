@@ -19,7 +19,7 @@ from hfpipe.errors import RecipeError, StageError
 from hfpipe.runner import Launch
 from hfpipe.runner.launch import check_launch
 from hfpipe.runner.world import ASKED, check_world, rank
-from hfpipe.store import done
+from hfpipe.store.store import done
 
 TESTS = Path(__file__).parent
 CONFIGS = small.ROOT / "recipes" / "accelerate"

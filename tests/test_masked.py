@@ -18,19 +18,20 @@ from transformers import AutoModelForMaskedLM, BertForPreTraining, PreTrainedMod
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import IGNORED, forward
-from hfpipe.hf.masking import generator, mask
-from hfpipe.hf.pairs import FOLLOWS, RANDOM, sentence_pairs
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.hf.words import words
+from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.losses.losses import IGNORED, forward
+from hfpipe.modeling.random import generator
 from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.masked_lm.masking import mask
+from hfpipe.tasks.masked_lm.sentence_pairs import FOLLOWS, RANDOM, sentence_pairs
+from hfpipe.tasks.masked_lm.word_boundaries import words
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Batch
+    from hfpipe.types import Batch
 
 SIZE: dict[str, Any] = {
     "hidden_size": 16,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from hfpipe.errors import StageError
-from hfpipe.metrics.classification import multi_label, single_label
-from hfpipe.metrics.language import language_modelling
-from hfpipe.metrics.regression import regression
+from hfpipe.metrics.scores.classification import multi_label, single_label
+from hfpipe.metrics.scores.language import language_modelling
+from hfpipe.metrics.scores.regression import regression
 from hfpipe.metrics.tally import Tally, compare, poisson
 
 TOPICS = ["Arts", "History", "Science", "Sports", "Technology"]

@@ -15,13 +15,13 @@ import pytest
 import torch
 from test_compiled import parts
 
+from hfpipe.encoding.sampler import Shares
 from hfpipe.errors import StageError
-from hfpipe.hf.arguments import CHECKPOINTING, Course, arguments
-from hfpipe.hf.batches import Shares
-from hfpipe.hf.micro_batch import Device, Fitted, MemoryTrial, fitted, gpu, smaller, with_micro
-from hfpipe.hf.speed_choice import Speed
-from hfpipe.hf.trainer import TaskTrainer, Training
 from hfpipe.tasks.causal_lm import CausalLM
+from hfpipe.training.arguments import CHECKPOINTING, Course, arguments
+from hfpipe.training.speed.choice import Speed
+from hfpipe.training.speed.micro_batch import Device, Fitted, MemoryTrial, fitted, gpu, smaller, with_micro
+from hfpipe.training.trainer import TaskTrainer, Training
 
 PLENTY = 2.0**30
 BLOCK = 2**18

@@ -13,13 +13,13 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import IGNORED, forward, target_positions, token_loss
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.places import Place, locate
+from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_loss
 from hfpipe.recipe.model import problems
+from hfpipe.references.places import Place, locate
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 BERT = {"num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 48}
 BART = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}

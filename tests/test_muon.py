@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.recipe import training
+from hfpipe.recipe.training import arguments
 from hfpipe.training.muon import MuonWithAdamW, create_muon
 
 BERT = {
@@ -128,14 +128,14 @@ def test_frozen_parameters_do_not_move_and_a_model_without_matrices_is_refused()
     ],
 )
 def test_options_of_muon_are_checked_with_the_recipe(options: str, message: str) -> None:
-    found = training.problems({"optim": "muon", "optim_args": options}, ("training",))
+    found = arguments.problems({"optim": "muon", "optim_args": options}, ("training",))
     assert [message in problem.message for problem in found] == [True]
-    assert not list(training.problems({"optim": "muon", "optim_args": "momentum=0.9, ns_steps=4"}, ()))
+    assert not list(arguments.problems({"optim": "muon", "optim_args": "momentum=0.9, ns_steps=4"}, ()))
 
 
 def test_an_old_torch_is_named_with_the_version_that_has_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hfpipe.recipe.muon.version", lambda name: "2.8.1+cpu")
-    (problem,) = training.problems({"optim": "muon"}, ("training",))
+    monkeypatch.setattr("hfpipe.recipe.training.muon.version", lambda name: "2.8.1+cpu")
+    (problem,) = arguments.problems({"optim": "muon"}, ("training",))
     assert "'muon' needs torch 2.9 or newer; pip install 'torch>=2.9'" in problem.message
 
 
@@ -210,7 +210,7 @@ def test_muon_trains_an_adapter_for_a_budget_of_time(straight: Path, tmp_path: P
 
 
 def test_a_plan_counts_the_state_of_muon_as_half_that_of_adamw_for_its_matrices() -> None:
-    from hfpipe.hf.counting import optimizer_state, shape_of
+    from hfpipe.training.cost import optimizer_state, shape_of
 
     shape = shape_of("AutoModelForMaskedLM", BertConfig(**BERT))
     matrices = 4 * 16 * 16 + 2 * 16 * 32

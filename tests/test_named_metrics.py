@@ -15,12 +15,12 @@ import small
 
 import hfpipe
 from hfpipe.evaluation.class_alignment import Alignment
-from hfpipe.hf.afterwards import Afterwards
-from hfpipe.hf.measuring import Ground
-from hfpipe.hf.predictions import Predictions, read
-from hfpipe.metrics.confusion import F1
+from hfpipe.evaluation.dataset_metrics import Afterwards
+from hfpipe.evaluation.evaluate import Ground
+from hfpipe.evaluation.predictions_file import Predictions, read
 from hfpipe.metrics.named import NamedMetric, load
-from hfpipe.metrics.ranking import RocAuc
+from hfpipe.metrics.scores.confusion import F1
+from hfpipe.metrics.scores.ranking import RocAuc
 from hfpipe.metrics.tally import Tally, compare
 from hfpipe.report import DataFacts
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfpipe.metrics import ngrams
-from hfpipe.metrics.ngrams import FALLBACK, NGrams, discounts
+from hfpipe.metrics.baselines import ngrams
+from hfpipe.metrics.baselines.ngrams import FALLBACK, NGrams, discounts
 
 BEGIN = -1
 TEXT = """The sun is the star at the centre of the solar system . the moon goes round the earth ,

@@ -15,10 +15,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 from small import SUMMARIES
 
-from hfpipe.metrics.overlap import translation_scores
+from hfpipe.metrics.scores.overlap import translation_scores
+from hfpipe.metrics.scores.written import ROUGES, summary_scores, writing
 from hfpipe.metrics.tally import Tally
-from hfpipe.metrics.written import ROUGES, summary_scores, writing
-from hfpipe.places import Place, locate
+from hfpipe.references.places import Place, locate
 
 
 def lines(n: int) -> list[str]:

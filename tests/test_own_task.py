@@ -10,9 +10,9 @@ import pytest
 import small
 
 import hfpipe
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError
-from hfpipe.places import BaselinePlace
+from hfpipe.references.places import BaselinePlace
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.fill_mask import FillMask
 from hfpipe.tasks.text_classification import TextClassification
@@ -162,7 +162,7 @@ def test_what_a_task_requires_of_a_model_is_checked(problems: Any) -> None:
 def test_a_new_version_of_a_task_reruns_its_stages(
     problems: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hfpipe.store import Identity
+    from hfpipe.store.store import Identity
 
     own = RECIPE.replace('"mine.py:Mine"', "text-classification").replace("major", "majority")
     assert problems(MINE, own) == []

@@ -14,9 +14,9 @@ from zipfile import ZipFile
 import pytest
 
 import hfpipe
-from hfpipe import recipe_files
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError
+from hfpipe.recipe import shipped
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {
@@ -119,7 +119,7 @@ def test_every_recipe_is_listed_with_the_first_line_of_its_comment(
         assert about.rstrip() == first.removeprefix("# ")
 
 
-@pytest.mark.parametrize("name", [each.name for each in recipe_files.list_recipes() if "/" not in each.name])
+@pytest.mark.parametrize("name", [each.name for each in shipped.list_recipes() if "/" not in each.name])
 def test_a_copied_recipe_is_right_where_it_lies(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,18 +20,12 @@ from transformers import AttentionInterface, PreTrainedTokenizerFast
 
 from hfpipe.contract import Task
 from hfpipe.encoding.best_fit import pack_best_fit
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.padding import Collator
 from hfpipe.encoding.shards import Batch
 from hfpipe.errors import StageError
-from hfpipe.hf.collating import Collator
-from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.losses import IGNORED, forward
-from hfpipe.hf.step import Step, separate_documents
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tables import facts_of
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
-from hfpipe.modeling.separate_documents import (
+from hfpipe.modeling.attention.separate_documents import (
     FLEX_FROM,
     SeparateDocuments,
     Separation,
@@ -39,10 +33,16 @@ from hfpipe.modeling.separate_documents import (
     fastest,
     separation_of,
 )
+from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tokenization.loading import complete
 from hfpipe.tokenization.ragged import Ragged
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
+from hfpipe.training.step import Step, separate_documents
 
 TEXTS = [
     "The Nile is a river in Africa that flows north into the Mediterranean Sea, past Khartoum and Cairo.",

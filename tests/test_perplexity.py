@@ -24,21 +24,21 @@ from transformers import (
 )
 
 import hfpipe
+from hfpipe.encoding.encoded import Examples, encode
 from hfpipe.errors import StageError
-from hfpipe.hf.documents import windows
-from hfpipe.hf.encoding import Examples, encode
-from hfpipe.hf.losses import IGNORED, forward
-from hfpipe.hf.measuring import new_accelerator
-from hfpipe.hf.scoring import Reading, score
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tokenizer import complete
-from hfpipe.hf.vocabulary import Learner
+from hfpipe.evaluation.evaluate import new_accelerator
+from hfpipe.evaluation.loop import Reading, score
 from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.report import DataFacts
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.shared.documents import windows
 from hfpipe.tokenization.encoding import encode_plain
+from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.special_tokens import STYLES
+from hfpipe.tokenization.training import Learner
 
 TEXTS = [
     "The Sun is the star at the centre of the Solar System. It is a nearly perfect sphere of hot plasma.",

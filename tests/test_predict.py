@@ -19,9 +19,9 @@ from test_report import finish
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, pipeline
 
 import hfpipe
-from hfpipe import api, wording
-from hfpipe.cli import main
-from hfpipe.hf.predicting import BATCHES_AT_ONCE
+from hfpipe import api, number_format
+from hfpipe.cli.main import main
+from hfpipe.inference.predictor import BATCHES_AT_ONCE
 from hfpipe.library_output import silence_libraries
 from hfpipe.report import DataFacts, Report
 from hfpipe.tasks.text_classification import TextClassification
@@ -410,7 +410,7 @@ SAID: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("said", "lines"), SAID.values(), ids=SAID)
 def test_an_answer_is_a_line_for_each_thing(said: dict[str, Any], lines: list[str]) -> None:
-    assert wording.answer(said) == lines
+    assert number_format.answer(said) == lines
 
 
 def test_a_batch_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import small
 
 import hfpipe
-from hfpipe.results import Run
+from hfpipe.runs.run import Run
 
 LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 RANKED = ("roc_auc", "average_precision")

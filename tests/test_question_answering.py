@@ -19,15 +19,15 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 import hfpipe
+from hfpipe.data.answers import Answer, locate
 from hfpipe.errors import DataError
-from hfpipe.hf.answering import likeliest, span_loss
-from hfpipe.hf.answers import Answer, locate
-from hfpipe.hf.predictions import Predictions
-from hfpipe.hf.windows import windows
-from hfpipe.metrics.spans import nearest_sentence
+from hfpipe.evaluation.predictions_file import Predictions
+from hfpipe.metrics.scores.spans import nearest_sentence
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.tasks.question_answering import QuestionAnswering
+from hfpipe.tasks.question_answering.answer_spans import likeliest, span_loss
+from hfpipe.tasks.shared.sliding_windows import windows
 
 FACTS = DataFacts(
     columns={"question": "string", "context": "string", "answers": "nested"}, splits={"train": 1}

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from hfpipe.encoding.io import open_split
 from hfpipe.errors import DataError
-from hfpipe.hf.tables import open_split
 
 Record = dict[str, Any]
 COLUMNS = ("text", "label", "extra")

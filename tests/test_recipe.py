@@ -17,14 +17,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hfpipe.errors import Problem, RecipeError, Spot
-from hfpipe.generation import Sampling
-from hfpipe.places import Code
-from hfpipe.recipe import Recipe, budget, check_facts, foreign, installed, load, schema, training
+from hfpipe.recipe import Recipe, aliases, check_facts, installed, load, schema
 from hfpipe.recipe.source import parse
+from hfpipe.recipe.training import arguments, budget
+from hfpipe.references.places import Code
 from hfpipe.report import DataFacts
 from hfpipe.stages import KINDS
 from hfpipe.stages.train import Adapter
 from hfpipe.tasks import TASKS
+from hfpipe.tasks.shared.generation_config import Sampling
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if "accelerate" not in path.parts]
@@ -379,7 +380,7 @@ def test_a_finished_data_set_with_all_that_is_asked_for_has_no_problem(tmp_path:
 
 def test_a_task_of_ones_own_is_loaded_from_beside_the_recipe(tmp_path: Path):
     (tmp_path / "mine.py").write_text(
-        "from hfpipe.tasks.masked_lm import MaskedLM\n\n\nclass Mine(MaskedLM):\n"
+        "from hfpipe.tasks.masked_lm.task import MaskedLM\n\n\nclass Mine(MaskedLM):\n"
         "    kind: str\n    depth: int = 1\n"
     )
     text = RECIPE.replace("task: masked-lm", 'task: {kind: "mine.py:Mine", depth: 3}')
@@ -429,7 +430,7 @@ def test_every_foreign_name_leads_to_a_key_that_exists():
     tasks = {field for task in TASKS.values() for field in task.model_fields}
     stages = {field for kind in KINDS.values() for field in kind.model_fields}
     inside = {
-        "training": set(training.names()),
+        "training": set(arguments.names()),
         "task": tasks,
         "generation": set(Sampling.model_fields),
         "model": {"type", *(known.fields if (known := installed.config("bert")) else ())},
@@ -439,17 +440,17 @@ def test_every_foreign_name_leads_to_a_key_that_exists():
         "columns": {"text", "label"},
         "split": {"validation"},
     }
-    for name, entry in foreign.NAMES.items():
+    for name, entry in aliases.NAMES.items():
         section, _, key = entry.target.rpartition(".")
         assert entry.target or entry.note, name
         assert not entry.target or key in (inside[section.rpartition(".")[2]] if section else stages), name
-        assert name not in training.names(), name
-    assert set(foreign.KINDS.values()) <= {*TASKS, *KINDS}
-    assert not set(foreign.KINDS) & {*TASKS, *KINDS}
+        assert name not in arguments.names(), name
+    assert set(aliases.KINDS.values()) <= {*TASKS, *KINDS}
+    assert not set(aliases.KINDS) & {*TASKS, *KINDS}
 
 
 def test_every_managed_argument_is_one_of_the_installed():
-    assert set(training.MANAGED) <= set(installed.training_arguments())
+    assert set(arguments.MANAGED) <= set(installed.training_arguments())
 
 
 # schema and imports
@@ -507,7 +508,7 @@ def test_what_is_read_from_the_source_is_what_the_installed_classes_take():
 
 
 def test_code_is_found_without_running_it(tmp_path: Path):
-    from hfpipe.own_code import find_code
+    from hfpipe.references.user_code import find_code
 
     (tmp_path / "mine.py").write_text("raise SystemExit\ndef rows(): ...\n")
     assert find_code(Code("mine.py:rows"), tmp_path) == tmp_path / "mine.py"

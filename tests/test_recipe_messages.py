@@ -29,7 +29,7 @@ STAGES = {
 FILES = {
     "a.txt": "One line.\n",
     "code.py": "from hfpipe.contract import Task\n\ndef rows(): ...\n\nclass Half(Task): ...\n",
-    "pairs.py": "from hfpipe.tasks.masked_lm import MaskedLM\n\nclass Pairs(MaskedLM):\n"
+    "pairs.py": "from hfpipe.tasks.masked_lm.task import MaskedLM\n\nclass Pairs(MaskedLM):\n"
     "    kind: str\n    next_sentence: bool = False\n",
     "broken.py": "def rows(:\n",
     "fails.py": "import no_such_module\n\nclass Task: ...\n",

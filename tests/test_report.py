@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfpipe import api, console, wording
-from hfpipe.charts import Curve, Scale, curves
-from hfpipe.cli import main
+from hfpipe import api, number_format
+from hfpipe.cli import console
+from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError
-from hfpipe.html import page
 from hfpipe.report import Comparison, DataFacts, Report, Score
-from hfpipe.results import Run
-from hfpipe.store import Identity, StageFile, Store
+from hfpipe.reporting.charts import Curve, Scale, curves
+from hfpipe.reporting.html import page
+from hfpipe.runs.run import Run
+from hfpipe.store.store import Identity, StageFile, Store
 
 KEYS = {"wiki": "a" * 12, "topics": "b" * 12, "score": "c" * 12}
 HOSTILE = "<script>alert('&amp;')</script>"
@@ -172,7 +173,7 @@ use:    transformers.pipeline("text-classification", "{model}")"""
 
 def test_a_loss_that_falls_is_better():
     score = measured([])[1]
-    assert "better than stage:from-scratch (-0.100)" in wording.verdict(score)
+    assert "better than stage:from-scratch (-0.100)" in number_format.verdict(score)
 
 
 def test_a_name_longer_than_the_terminal_does_not_cut_a_number_off(tmp_path, capsys):
@@ -245,7 +246,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path, capsys):
 @given(label=st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=30))
 def test_any_label_comes_through_the_page_as_it_is_seen(tmp_path, label):
     read = Reader(page(api.open(make_run(tmp_path / "demo", (label, "People")))))
-    assert f"drop: {wording.visible_lines(label)}" in read.texts
+    assert f"drop: {number_format.visible_lines(label)}" in read.texts
     assert "script" not in read.tags
 
 
@@ -321,11 +322,11 @@ def test_a_curve_of_one_point_is_drawn():
     [(0.88444, "0.884"), (35.863, "35.86"), (245.21, "245.2"), (12345.6, "12,346"), (3.2e7, "3.2e+07")],
 )
 def test_scores_have_the_digits_worth_reading(value, text):
-    assert wording.number(value) == text
+    assert number_format.number(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(7, "7"), (1234, "1,234"), (123_456, "123k"), (999_900, "1M"), (4.3e6, "4.3M")]
 )
 def test_large_counts_keep_three_digits(value, text):
-    assert wording.count(value) == text
+    assert number_format.count(value) == text

@@ -13,7 +13,7 @@ from test_report import finish, make_run
 
 import hfpipe
 from hfpipe.report import Report
-from hfpipe.results import predicted
+from hfpipe.store.artifacts import predictions_path
 
 
 @pytest.fixture
@@ -131,6 +131,6 @@ def test_every_place_has_a_file_of_its_own() -> None:
         "..",
         ".",
     ]
-    names = [predicted(Path("score"), place).name for place in places]
+    names = [predictions_path(Path("score"), place).name for place in places]
     assert len(set(names)) == len(places)
     assert names[places.index("stage:x")] == "predictions-stage-x.parquet"

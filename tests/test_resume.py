@@ -14,7 +14,7 @@ import pytest
 import small
 
 import hfpipe
-from hfpipe.hf.checkpoints import fault, newest, passed_over, seal
+from hfpipe.training.checkpoints import fault, newest, passed_over, seal
 
 
 def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:

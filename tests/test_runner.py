@@ -17,7 +17,7 @@ import toys
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.runner import Launch, plan, run
 from hfpipe.runner.failures import told
-from hfpipe.store import done, read_report
+from hfpipe.store.store import done, read_report
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfpipe.hf.losses import IGNORED, shifted
-from hfpipe.hf.predictions import ROWS_AT_ONCE, Predictions, joined, read
-from hfpipe.hf.scoring import together
+from hfpipe.evaluation.loop import together
+from hfpipe.evaluation.predictions_file import ROWS_AT_ONCE, Predictions, joined, read
+from hfpipe.modeling.losses.losses import IGNORED, shifted
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 7), st.randoms())

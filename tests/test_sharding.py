@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.hf.checkpoints import seal
-from hfpipe.results import Run
+from hfpipe.runs.run import Run
+from hfpipe.training.checkpoints import seal
 
 LLAMA = {
     "type": "llama",

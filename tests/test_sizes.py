@@ -13,16 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
 from hfpipe import api
-from hfpipe.cli import main
+from hfpipe.cli.main import main
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.io import facts, open_data
 from hfpipe.estimation.estimate import Size
-from hfpipe.hf import counting
-from hfpipe.hf.arguments import steps_of
-from hfpipe.hf.encoding import encode
-from hfpipe.hf.loading import new_config, new_model
-from hfpipe.hf.tables import facts, open_data
-from hfpipe.hf.tokenizer import load_tokenizer
+from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.runner import Launch
 from hfpipe.stages.train import Pretrain
+from hfpipe.tokenization.loading import load_tokenizer
+from hfpipe.training import cost
+from hfpipe.training.arguments import steps_of
 
 TEXT = "the river runs past old mills and new bridges towards a harbour where ships wait for grain"
 WORDS = TEXT.split()
@@ -81,10 +81,10 @@ def sized(recipe: api.Recipe, runs: Path) -> dict[str, Size]:
     return {size.stage: size for size in api.sizes(recipe, api.plan(recipe, runs))}
 
 
-def shaped(kind: str, auto_class: str, layers: int = 2) -> tuple[Any, counting.Shape]:
+def shaped(kind: str, auto_class: str, layers: int = 2) -> tuple[Any, cost.Shape]:
     base = {"type": kind, "hidden_size": 64, "num_hidden_layers": layers}
-    config = new_config(base | MODELS[kind], counting.Unmade(300), {"num_labels": 3})
-    return config, counting.shape_of(auto_class, config)
+    config = new_config(base | MODELS[kind], cost.Unmade(300), {"num_labels": 3})
+    return config, cost.shape_of(auto_class, config)
 
 
 def saved(model: torch.nn.Module, forward: Callable[[], Any]) -> int:
@@ -109,8 +109,8 @@ def test_parameters_are_those_of_the_model_that_is_built(kind, auto_class):
 
 
 def test_counting_allocates_nothing():
-    config = new_config({"type": "llama", "num_hidden_layers": 80}, counting.Unmade(32_000), {})
-    assert counting.shape_of("AutoModelForCausalLM", config).parameters > 1e10
+    config = new_config({"type": "llama", "num_hidden_layers": 80}, cost.Unmade(32_000), {})
+    assert cost.shape_of("AutoModelForCausalLM", config).parameters > 1e10
 
 
 @pytest.mark.parametrize("auto_class", AUTO)
@@ -122,7 +122,7 @@ def test_flops_are_near_those_that_torch_counts(kind, auto_class):
     ids = torch.randint(10, 300, (4, 64))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids).logits.sum().backward()
-    assert counting.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert cost.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 @pytest.mark.slow
@@ -130,21 +130,19 @@ def test_flops_are_near_those_that_torch_counts(kind, auto_class):
 def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
     base = {"type": kind, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     base |= {"d_ff": 96} if kind == "t5" else {"encoder_ffn_dim": 96}
-    config = new_config(base, counting.Unmade(300), {})
+    config = new_config(base, cost.Unmade(300), {})
     config._attn_implementation = "eager"
-    shape, model = counting.shape_of(SEQ2SEQ, config), new_model(SEQ2SEQ, config, seed=1).train()
+    shape, model = cost.shape_of(SEQ2SEQ, config), new_model(SEQ2SEQ, config, seed=1).train()
     ids = torch.randint(10, 300, (4, 64))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
     with FlopCounterMode(display=False) as counter:
         model(**inputs).logits.sum().backward()
     assert shape.parameters == model.num_parameters()
-    assert counting.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert cost.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
     config._attn_implementation = "sdpa"
     model = new_model(SEQ2SEQ, config, seed=1).train()
     measured = saved(model, lambda: model(**inputs))
-    assert (
-        measured / 2 <= counting.activations(shape, 4, 64, 1.0, bf16=False, recomputed=False) <= measured * 2
-    )
+    assert measured / 2 <= cost.activations(shape, 4, 64, 1.0, bf16=False, recomputed=False) <= measured * 2
 
 
 @pytest.mark.parametrize(
@@ -168,8 +166,8 @@ def test_weights_gradients_and_optimizer_state_are_what_a_step_leaves(name, make
     tensors = [value for state in optimizer.state.values() for value in state.values()]
     state = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim() > 0)
     gradients = sum(weight.grad.nbytes for weight in model.parameters() if weight.grad is not None)
-    assert counting.optimizer_state(shape, name) == state
-    assert shape.parameters * counting.FLOAT == gradients == sum(w.nbytes for w in model.parameters())
+    assert cost.optimizer_state(shape, name) == state
+    assert shape.parameters * cost.FLOAT == gradients == sum(w.nbytes for w in model.parameters())
 
 
 def test_adafactor_keeps_rows_and_columns():
@@ -182,13 +180,13 @@ def test_adafactor_keeps_rows_and_columns():
     optimizer.step()
     tensors = [value for state in optimizer.state.values() for value in state.values()]
     kept = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim() > 0)
-    assert counting.optimizer_state(shape, "adafactor") == kept
+    assert cost.optimizer_state(shape, "adafactor") == kept
 
 
 def test_an_optimizer_that_is_not_known_is_not_guessed():
     _, shape = shaped("bert", "AutoModelForMaskedLM")
-    assert counting.optimizer_state(shape, "galore_adamw") is None
-    assert counting.optimizer_state(shape, "adamw_bnb_8bit") == 2 * shape.parameters
+    assert cost.optimizer_state(shape, "galore_adamw") is None
+    assert cost.optimizer_state(shape, "adamw_bnb_8bit") == 2 * shape.parameters
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -200,13 +198,13 @@ def test_the_activation_estimate_is_within_a_factor_of_two(kind, length, bf16):
     ids = torch.randint(10, 300, (8, length))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         measured = saved(model, lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
-    estimate = counting.activations(shape, 8, length, 1.0, bf16=bf16, recomputed=False)
+    estimate = cost.activations(shape, 8, length, 1.0, bf16=bf16, recomputed=False)
     assert measured / 2 <= estimate <= measured * 2
 
 
 def test_recomputing_keeps_less():
     _, shape = shaped("bert", "AutoModelForMaskedLM", layers=4)
-    kept = [counting.activations(shape, 8, 64, 0.15, bf16=False, recomputed=each) for each in (True, False)]
+    kept = [cost.activations(shape, 8, 64, 0.15, bf16=False, recomputed=each) for each in (True, False)]
     assert kept[0] < kept[1]
 
 
@@ -356,7 +354,7 @@ def test_a_saved_tokenizer_counts_as_its_stand_in(tmp_path):
     real = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "w0")))
     base = {"type": "bert", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     shapes = [
-        counting.shape_of("AutoModelForMaskedLM", new_config(base, tokenizer, {}))
-        for tokenizer in (real, counting.Unmade(len(real)))
+        cost.shape_of("AutoModelForMaskedLM", new_config(base, tokenizer, {}))
+        for tokenizer in (real, cost.Unmade(len(real)))
     ]
     assert shapes[0] == shapes[1]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.metrics.metric import objects
-from hfpipe.metrics.spans import answering, best, exact_match, f1, normalized
+from hfpipe.metrics.scores.spans import answering, best, exact_match, f1, normalized
 from hfpipe.metrics.tally import Tally
 
 # The example of the paper on SQuAD 1.1, whose three crowd workers marked different spans.

@@ -14,14 +14,12 @@ from test_compiled import STEADY, parts
 from test_timing import crowded
 
 from hfpipe.contract import RunContext
-from hfpipe.hf import speed_choice
-from hfpipe.hf.batches import Shares
-from hfpipe.hf.speed_choice import Length, Speed, speed_of
-from hfpipe.hf.trainer import Training
-from hfpipe.hf.training import train
+from hfpipe.encoding.sampler import Shares
 from hfpipe.tasks.causal_lm import CausalLM
-from hfpipe.training import timing
-from hfpipe.training.speed_memory import (
+from hfpipe.training.loop import train
+from hfpipe.training.speed import choice, timing
+from hfpipe.training.speed.choice import Length, Speed, speed_of
+from hfpipe.training.speed.memory import (
     MOST,
     Compilation,
     Measured,
@@ -31,7 +29,8 @@ from hfpipe.training.speed_memory import (
     recall,
     remember,
 )
-from hfpipe.training.timing import BUSY
+from hfpipe.training.speed.timing import BUSY
+from hfpipe.training.trainer import Training
 
 Make = Callable[..., RunContext]
 SHARES = Shares(micro=4, accumulation=1, world=1)
@@ -48,8 +47,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
 def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure however short a training is and whatever else runs; compile only where that paid before."""
     monkeypatch.setattr(timing, "BUSY", math.inf)
-    monkeypatch.setattr(speed_choice, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(speed_choice, "LEAST_PASSES", 0)
+    monkeypatch.setattr(choice, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(choice, "LEAST_PASSES", 0)
 
 
 def choose(made: Training, folder: Path, steps: int = 30, **training: Any) -> Speed:
@@ -234,7 +233,7 @@ def test_what_is_measured_on_a_busy_machine_decides_once_and_is_not_remembered(
 def test_a_measured_training_is_the_one_of_a_recipe_that_says_the_same(
     made: Training, measuring: None, context: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(speed_choice, "USUAL", Compilation(0.0, 0.5))  # so that it is tried
+    monkeypatch.setattr(choice, "USUAL", Compilation(0.0, 0.5))  # so that it is tried
     auto = STEADY | {"bf16": "auto", "compile": "auto", "per_device_train_batch_size": 4}
     state = torch.get_rng_state()
     measured = train(made, auto, None, context("measured"))

@@ -15,9 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.errors import DataError, StageError
-from hfpipe.fingerprint import Digests
 from hfpipe.report import Report
-from hfpipe.store import Identity, StageFile, Store, done, identify, read_report, read_stage, write_whole
+from hfpipe.store.digests import Digests
+from hfpipe.store.store import (
+    Identity,
+    StageFile,
+    Store,
+    done,
+    identify,
+    read_report,
+    read_stage,
+    write_whole,
+)
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 SETTINGS = st.dictionaries(st.text(max_size=5), LEAVES | st.lists(LEAVES, max_size=3), max_size=5)

@@ -17,7 +17,7 @@ import small
 
 from hfpipe.errors import StageError
 from hfpipe.runner.supervision import Started, coordinate, join_run
-from hfpipe.store import Store
+from hfpipe.store.store import Store
 
 WORKER = """
 import os, sys, time

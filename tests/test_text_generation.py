@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 import hfpipe
 from hfpipe.errors import DataError, StageError
-from hfpipe.hf.losses import IGNORED
+from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.report import DataFacts
 from hfpipe.tasks.text_generation import TextGeneration
 

@@ -15,13 +15,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import MBart50Tokenizer, MBartTokenizer, NllbTokenizer, PreTrainedTokenizerFast
 
 import hfpipe
+from hfpipe.encoding.io import open_split
 from hfpipe.errors import RecipeError, StageError
-from hfpipe.hf.losses import IGNORED
-from hfpipe.hf.styles import STYLES
-from hfpipe.hf.tables import open_split
+from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.report import DataFacts
-from hfpipe.tasks.summarization import Summarization, first
+from hfpipe.tasks.summarization import Summarization
+from hfpipe.tasks.summarization.task import first
 from hfpipe.tasks.translation import Translation
+from hfpipe.tokenization.special_tokens import STYLES
 
 ROWS = {
     "source": ["the old house", "a cat that sleeps on the warm roof of the old house"],

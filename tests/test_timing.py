@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hfpipe.training.timing import BUSY, MOST_PASSES, PASSES, Timing, compare, delays, fastest, timed
+from hfpipe.training.speed.timing import BUSY, MOST_PASSES, PASSES, Timing, compare, delays, fastest, timed
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux counts")
 

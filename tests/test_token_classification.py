@@ -18,13 +18,13 @@ from transformers import BertConfig
 import hfpipe
 from hfpipe.contract import RunContext
 from hfpipe.errors import DataError
-from hfpipe.hf.losses import IGNORED
-from hfpipe.hf.tagging import sentence, targets
-from hfpipe.hf.windows import windows
 from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.report import DataFacts, Report
+from hfpipe.tasks.shared.sliding_windows import windows
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.token_classification import TokenClassification
+from hfpipe.tasks.token_classification.token_labels import sentence, targets
 
 PEOPLE = ("Ada Lovelace", "Grace Hopper", "Alan Turing", "Mary Shelley", "Emmy Noether", "John Snow")
 PLACES = ("London", "Paris", "New York", "Lagos", "Kyoto", "São Paulo")

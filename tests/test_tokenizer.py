@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hfpipe.contract import RunContext
+from hfpipe.encoding.text_sample import Texts
 from hfpipe.errors import DataError, StageError
-from hfpipe.hf.texts import Texts
-from hfpipe.hf.tokenizer import load_tokenizer
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.tokenization.encoding import encode_plain
+from hfpipe.tokenization.loading import load_tokenizer
 
 PROSE = [
     "The river Danube flows through ten countries before it reaches the Black Sea.",

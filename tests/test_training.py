@@ -11,8 +11,8 @@ import small
 from safetensors.torch import load_file
 
 import hfpipe
-from hfpipe.places import in_package
-from hfpipe.results import Run
+from hfpipe.references.places import in_package
+from hfpipe.runs.run import Run
 
 SILENT = {"say": lambda _: None}
 

@@ -18,14 +18,14 @@ from test_predict import TEXTS, model  # noqa: F401 - a fixture
 
 import hfpipe
 from hfpipe import api
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 from hfpipe.contract import RunContext
 from hfpipe.errors import RecipeError, StageError
-from hfpipe.hf.predictions import Predictions
+from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.report import DataFacts, Report
-from hfpipe.results import MODEL, predicted
 from hfpipe.stages.evaluate import Evaluate
-from hfpipe.store import Identity, StageFile, Store
+from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.store import Identity, StageFile, Store
 from hfpipe.tasks.text_classification import TextClassification
 
 EVIL = """
@@ -57,7 +57,7 @@ def gift(tmp_path: Path, model: Path) -> Path:  # noqa: F811
         folders[name] = store.folder(name, identity.key)
         store.begin(folders[name], StageFile(name=name, base=str(root), folders={}, identity=identity))
     facts = {"task": TASK, "data": FACTS.model_dump(mode="json")}
-    with Predictions(predicted(folders["score"], MODEL)) as rows:
+    with Predictions(predictions_path(folders["score"], MODEL)) as rows:
         gold = np.array(["a", "b", "a", "b"])
         nats = np.full(4, 0.7)
         scores = np.full((4, 2), 0.5)
@@ -267,7 +267,7 @@ def test_check_and_plan_execute_the_tasks_that_a_recipe_names_and_nothing_else(t
     for name in ("rows", "task", "metric"):
         (tmp_path / f"{name}.py").write_text(CODE.format(name=f"{name}-ran") + "def rows(): ...\n")
     with (tmp_path / "task.py").open("a") as file:
-        file.write("from hfpipe.tasks.text_classification import TextClassification as T\n")
+        file.write("from hfpipe.tasks.text_classification.task import TextClassification as T\n")
         file.write("class Mine(T):\n    kind: str\n")
     recipe = hfpipe.load(tmp_path / "recipe.yaml")
     hfpipe.plan(recipe, tmp_path / "runs")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from hfpipe.metrics.ranking import AveragePrecision, RocAuc, Spearman
+from hfpipe.metrics.scores.ranking import AveragePrecision, RocAuc, Spearman
 from hfpipe.metrics.tally import poisson
 from hfpipe.metrics.whole import affordable, resampled
 

@@ -10,9 +10,9 @@ from conftest import no_progress
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import StageError
-from hfpipe.own_code import load_code
-from hfpipe.places import Code, DataPlace, Glob, ModelPlace, TokenizerPlace, matches
 from hfpipe.recipe import Recipe, load
+from hfpipe.references.places import Code, DataPlace, Glob, ModelPlace, TokenizerPlace, matches
+from hfpipe.references.user_code import load_code
 from hfpipe.report import DataFacts, Report
 from hfpipe.runner import Step, plan, run
 

@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hfpipe.contract import RunContext
-from hfpipe.data.clean import clean
+from hfpipe.data.cleaning.cleaner import clean
+from hfpipe.data.cleaning.steps import Clean
 from hfpipe.data.column_types import conversations, text_columns
 from hfpipe.data.columns import MISSING, first_rows, select, take_texts
 from hfpipe.data.conversations import Conversations
-from hfpipe.data.label_notes import notes
-from hfpipe.data.label_settings import LabelColumn
-from hfpipe.data.labels import Label, find_labels, read_labels
+from hfpipe.data.labels.labels import Label, find_labels, read_labels
+from hfpipe.data.labels.notes import notes
+from hfpipe.data.labels.rare_classes import reason, take_out_rare_classes
+from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.ledger import Ledger
-from hfpipe.data.rare_classes import reason, take_out_rare_classes
 from hfpipe.data.rows import Given
 from hfpipe.data.spans import find_spans
 from hfpipe.data.split import TRAIN, Ids, splitter
-from hfpipe.data.steps import Clean
 from hfpipe.data.write import Writer, schema
+from hfpipe.encoding.io import facts_of
 from hfpipe.errors import DataError, StageError
-from hfpipe.hf.tables import facts_of
 from hfpipe.report import Report
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import regex
 from hfpipe.advice import advise
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.recipe.words import listed
+from hfpipe.recipe.messages import listed
 
 Kind = Literal["text", "conversation", "words", "unclear", "category", "code", "constant", "blank", "other"]
 """What a column holds.

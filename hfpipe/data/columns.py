@@ -14,7 +14,7 @@ from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
 from hfpipe.data.write import CHARACTERS, ROWS
 from hfpipe.errors import DataError
-from hfpipe.recipe.words import listed
+from hfpipe.recipe.messages import listed
 
 MISSING = "missing text"
 """The ledger's word for rows whose text is null."""

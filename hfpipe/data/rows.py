@@ -11,7 +11,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-from hfpipe.data.file_options import Findings
+from hfpipe.data.readers.file_options import Findings
 
 STEP = 1000
 """Rows after which progress is shown."""

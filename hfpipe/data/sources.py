@@ -9,14 +9,14 @@ from typing import Any
 
 import datasets
 
-from hfpipe.data.file_options import FileOptions, Findings
-from hfpipe.data.file_splits import Found, name_of, split_files
-from hfpipe.data.files import read
+from hfpipe.data.readers.file_options import FileOptions, Findings
+from hfpipe.data.readers.file_splits import Found, name_of, split_files
+from hfpipe.data.readers.files import read
 from hfpipe.data.rows import Given, Row
+from hfpipe.encoding.io import open_data
+from hfpipe.encoding.nested import from_json, json_columns
+from hfpipe.encoding.origins import read_origins
 from hfpipe.errors import DataError, first_line, typed_line
-from hfpipe.hf.nested import from_json, json_columns
-from hfpipe.hf.origins import read_origins
-from hfpipe.hf.tables import open_data
 from hfpipe.library_output import silence_libraries
 
 BATCH = 1000

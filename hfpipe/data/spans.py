@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hfpipe.data.alignment import apply, move
-from hfpipe.data.edits import Edit
+from hfpipe.data.answers import Answer, locate, read_answers
+from hfpipe.data.cleaning.alignment import apply, move
+from hfpipe.data.cleaning.edits import Edit
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.hf.answers import Answer, locate, read_answers
 
 START = "answer_start"
 _as_json = json.JSONEncoder(default=repr, skipkeys=True).encode

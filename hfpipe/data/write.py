@@ -15,11 +15,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from hfpipe.data.labels import Label
+from hfpipe.data.labels.labels import Label
 from hfpipe.data.rows import Row
+from hfpipe.encoding.nested import JSON, holds_objects, keeps_keys, to_json
+from hfpipe.encoding.origins import origin_columns, without_origins, write_origins
 from hfpipe.errors import DataError
-from hfpipe.hf.nested import JSON, holds_objects, keeps_keys, to_json
-from hfpipe.hf.origins import origin_columns, without_origins, write_origins
 from hfpipe.library_output import silence_libraries
 
 ROWS = 1000

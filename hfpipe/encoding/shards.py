@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hfpipe.store import write_whole
+from hfpipe.store.store import write_whole
 from hfpipe.tokenization.ragged import Ragged
 
 TOKENS = 1 << 24

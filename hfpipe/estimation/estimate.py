@@ -9,22 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfpipe import wording
+from hfpipe import number_format
+from hfpipe.distributed.process_layout import ProcessLayout, Split
 from hfpipe.errors import HfpipeError
 from hfpipe.estimation.local_artifacts import Known
-from hfpipe.own_code import describe_failure
-from hfpipe.places import Place
-from hfpipe.recipe import Recipe, budget
+from hfpipe.recipe import Recipe
+from hfpipe.recipe.training import budget
+from hfpipe.references.places import Place
+from hfpipe.references.user_code import describe_failure
 from hfpipe.runner import Launch, Step, arrangement
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Finetune, Pretrain
-from hfpipe.store import read_report
-from hfpipe.training.process_layout import ProcessLayout, Split
+from hfpipe.store.store import read_report
 
 if TYPE_CHECKING:
-    from hfpipe.hf.counting import Encoded, Shape
+    from hfpipe.training.cost import Encoded, Shape
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Amount:
     estimated: bool = False
 
     def __str__(self) -> str:
-        text = wording.memory(self.value) if self.bytes else wording.count(self.value)
+        text = number_format.memory(self.value) if self.bytes else number_format.count(self.value)
         return f"≈ {text}" if self.estimated else text
 
 
@@ -126,7 +127,7 @@ class _Training:
 
     def fill(self) -> None:
         """Add what is known, in an order where each figure follows from those before it."""
-        from hfpipe.hf.counting import shape_of
+        from hfpipe.training.cost import shape_of
 
         encoded = self._encoded()
         steps = self._steps(encoded)
@@ -150,8 +151,8 @@ class _Training:
 
     def _encoded(self) -> Encoded | None:
         """Return the train split as the model sees it: counted where it was encoded, else from a sample."""
-        from hfpipe.hf.counting import Encoded, sampled
-        from hfpipe.hf.tables import open_split
+        from hfpipe.encoding.io import open_split
+        from hfpipe.training.cost import Encoded, sampled
 
         made = self.step.folder / ".work" / "encoded" / "train.json"
         ledger = read_report(self.step.folder).ledger.get("train") if self.step.done else _read(made)
@@ -168,7 +169,7 @@ class _Training:
 
     def _steps(self, encoded: Encoded | None) -> int | None:
         """Return the optimizer steps, or None while they are not known."""
-        from hfpipe.hf.arguments import shares_of, steps_of
+        from hfpipe.training.arguments import shares_of, steps_of
 
         training, task = self.stage.training, self.stage.task
         if self.step.done:
@@ -191,8 +192,8 @@ class _Training:
         return steps
 
     def _tokens(self, encoded: Encoded | None, steps: int | None, shape: Shape | None) -> None:
-        from hfpipe.hf.arguments import shares_of
-        from hfpipe.hf.counting import flops
+        from hfpipe.training.arguments import shares_of
+        from hfpipe.training.cost import flops
 
         estimated = encoded is None or encoded.estimated
         length = float(self.stage.task.length) if encoded is None else encoded.tokens / encoded.examples
@@ -210,8 +211,8 @@ class _Training:
 
     def _memory(self, shape: Shape, *, estimated: bool) -> None:
         """Add the memory of one device: its part of what is split, and what it computes itself."""
-        from hfpipe.hf.arguments import precision, shares_of
-        from hfpipe.hf.counting import FLOAT, activations, gathered_weights, optimizer_state
+        from hfpipe.training.arguments import precision, shares_of
+        from hfpipe.training.cost import FLOAT, activations, gathered_weights, optimizer_state
 
         training, task = self.stage.training, self.stage.task
         state = optimizer_state(shape, training.get("optim"))
@@ -243,8 +244,8 @@ class _Training:
 
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
         """Add the most that lies on disk at once: one checkpoint more than are kept, while it is written."""
-        from hfpipe.hf.counting import FLOAT, optimizer_state
-        from hfpipe.recipe.training_defaults import DEFAULTS
+        from hfpipe.recipe.training.defaults import DEFAULTS
+        from hfpipe.training.cost import FLOAT, optimizer_state
 
         training = DEFAULTS | self.stage.training
         adapter = self.stage.adapter

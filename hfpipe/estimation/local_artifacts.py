@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hfpipe.contract import Task
-from hfpipe.places import Place, locate
+from hfpipe.references.places import Place, locate
 from hfpipe.report import DataFacts
 from hfpipe.runner import Step
-from hfpipe.stages import known
+from hfpipe.stages import artifacts
 from hfpipe.stages.train import Finetune, Pretrain
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ class Known:
 
     def facts(self, data: Place) -> DataFacts | None:
         """Return what a data set holds."""
-        from hfpipe.hf.tables import facts
+        from hfpipe.encoding.io import facts
 
         folder = self.folder(data)
         return facts(folder) if folder is not None else None
 
     def tokenizer(self, stage: Pretrain | Finetune) -> PreTrainedTokenizerBase | None:
         """Return the tokenizer of a training stage; that of the stage it goes on from, if need be."""
-        from hfpipe.hf.tokenizer import load_tokenizer
+        from hfpipe.tokenization.loading import load_tokenizer
 
         place = _tokenizer_place(stage)
         folder = self.folder(place) if place is not None else None
@@ -54,14 +54,14 @@ class Known:
 
         It is not while the tokenizer or the classes are not known; the recipe's `vocab_size` then stands in.
         """
-        from hfpipe.hf.counting import Unmade, stored_config
-        from hfpipe.hf.loading import new_config
+        from hfpipe.modeling.loading.models import new_config
+        from hfpipe.training.cost import Unmade, stored_config
 
         data = self.facts(stage.data)
         head = task.head(data) if data is not None else {}
         if isinstance(stage.model, dict):
             made = self.tokenizer(stage)
-            pieces = known.pieces(_tokenizer_place(stage), self.stages, self.base).size
+            pieces = artifacts.pieces(_tokenizer_place(stage), self.stages, self.base).size
             if made is None and pieces is None:
                 return None, False
             stand_in = cast("PreTrainedTokenizerBase", Unmade(pieces or 0))

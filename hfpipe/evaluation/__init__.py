@@ -1,1 +1,1 @@
-"""Evaluation: which classes a model and its baselines are scored on."""
+"""Models and baselines on one split, row by row: scores and the file of predictions."""

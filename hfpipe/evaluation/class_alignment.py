@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.advice import advise
 from hfpipe.errors import Problem
-from hfpipe.recipe.words import listed
+from hfpipe.recipe.messages import listed
 from hfpipe.report import DataFacts
 
 if TYPE_CHECKING:

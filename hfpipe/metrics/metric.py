@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
+    from hfpipe.types import Columns
 
 
 class Metric(ABC):

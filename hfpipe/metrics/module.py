@@ -16,13 +16,13 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-from hfpipe.metrics.confusion import F1
 from hfpipe.metrics.metric import Metric, objects
-from hfpipe.metrics.overlap import several
+from hfpipe.metrics.scores.confusion import F1
+from hfpipe.metrics.scores.overlap import several
 from hfpipe.metrics.whole import WholeMetric
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
+    from hfpipe.types import Columns
 
 INTEGER, NUMBER, TEXT = Value("int64"), Value("float64"), Value("string")
 INTEGERS, NUMBERS, TEXTS = List(INTEGER), List(NUMBER), List(TEXT)

@@ -22,7 +22,7 @@ from hfpipe.metrics.metric import Metric
 from hfpipe.report import Comparison, Score
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
+    from hfpipe.types import Columns
 
 ROWS_AT_ONCE = 2048
 """Examples weighted together: with 1000 resamples their weights take 16 MB."""

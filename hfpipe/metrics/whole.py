@@ -15,7 +15,7 @@ import numpy as np
 from hfpipe.metrics.tally import Series, poisson
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
+    from hfpipe.types import Columns
 
 WEIGHTS_AT_ONCE = 2**22
 """Examples times resamples that a metric is given together: 32 MB in float64."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hfpipe.recipe.training_numbers import not_finite
-from hfpipe.recipe.words import described, listed, nearest
+from hfpipe.recipe.messages import described, listed, nearest
+from hfpipe.recipe.training.numbers import not_finite
 
 _WORDS = {
     "int": "a whole number",

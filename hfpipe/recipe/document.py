@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import Problem, Spot
-from hfpipe.recipe.words import Keys, one_line
+from hfpipe.recipe.messages import Keys, one_line
 
 
 class KeyProblem(Problem):

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import DataError, Problem, RecipeError, Spot
-from hfpipe.own_code import describe_failure, load_code
-from hfpipe.places import Code
-from hfpipe.recipe import foreign, links, model, source, training
+from hfpipe.recipe import aliases, model, references, source
 from hfpipe.recipe.document import Document, KeyProblem
+from hfpipe.recipe.messages import Keys, described, dotted, listed
 from hfpipe.recipe.overrides import apply
 from hfpipe.recipe.settings import missing, mistakes, unknown_keys
-from hfpipe.recipe.words import Keys, described, dotted, listed
+from hfpipe.recipe.training import arguments
+from hfpipe.references.places import Code
+from hfpipe.references.user_code import describe_failure, load_code
 from hfpipe.report import DataFacts
 
 _KEYS = ("name", "seed", "stages")
@@ -29,7 +30,7 @@ _LONGEST = 100
 _ENOUGH = 500
 """Problems after which no further stage is read: each costs a search for the name that was meant."""
 _MOST_STAGES = 500
-_PASSED_ON = {"training": training.problems, "model": model.problems}
+_PASSED_ON = {"training": arguments.problems, "model": model.problems}
 """Settings that are passed on to Transformers, and so are checked against the installed version."""
 
 
@@ -73,7 +74,9 @@ def load(
     stages, failures = _resolved(stages, path.parent)
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
-    problems += [document.place(problem) for problem in links.problems(document, stages, kinds, recipe.base)]
+    problems += [
+        document.place(problem) for problem in references.problems(document, stages, kinds, recipe.base)
+    ]
     found = [*map(document.place, failures), *check_facts(recipe, facts or {})]
     problems += [problem for number, problem in enumerate(found) if problem not in found[:number]]
     problems = [p for p in problems if p in document.problems or p.path not in document.refused]
@@ -233,7 +236,7 @@ class _Reader:
         elif not isinstance(kind, str):
             self.add(Problem(f"{dotted(here)}: expected {listed(table, 'or')}, got {described(kind)}", here))
         elif kind not in table:
-            self.add(Problem(f"there is no {what} {kind!r}{foreign.instead(kind, table)}", here))
+            self.add(Problem(f"there is no {what} {kind!r}{aliases.instead(kind, table)}", here))
         else:
             return table[kind]
         return None

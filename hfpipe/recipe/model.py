@@ -7,8 +7,8 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.installed import Config, config, model_types
+from hfpipe.recipe.messages import Keys, described, dotted, inside, meant
 from hfpipe.recipe.settings import missing, unknown, unknown_keys
-from hfpipe.recipe.words import Keys, described, dotted, inside, meant
 
 _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
 """Entries that free the size of a head from `hidden_size`."""

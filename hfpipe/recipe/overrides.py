@@ -8,8 +8,8 @@ from typing import Any
 
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.document import Document
+from hfpipe.recipe.messages import Keys, described, dotted, meant, one_line
 from hfpipe.recipe.source import parse
-from hfpipe.recipe.words import Keys, described, dotted, meant, one_line
 
 _TOP = ("name", "seed")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfpipe.contract import Stage, Task
-from hfpipe.places import Code
-from hfpipe.recipe import training
 from hfpipe.recipe.annotations import Form
 from hfpipe.recipe.installed import Field, config, model_types
+from hfpipe.recipe.training import arguments
+from hfpipe.references.places import Code
 
 _TYPES = {
     "int": "integer",
@@ -106,12 +106,12 @@ def _task(tasks: Mapping[str, type[Task]], shared: dict[str, Any]) -> dict[str, 
 
 
 def _training() -> dict[str, Any]:
-    properties: dict[str, Any] = {name: {"description": text} for name, text in training.WORDS.items()}
+    properties: dict[str, Any] = {name: {"description": text} for name, text in arguments.WORDS.items()}
     properties["budget"]["type"] = "string"
     for name in ("bf16", "compile"):
         properties[name]["enum"] = [True, False, "auto"]
-    known = training.arguments()
-    for name in training.names():
+    known = arguments.arguments()
+    for name in arguments.names():
         properties.setdefault(name, _field(known[name]) if name in known else {})
     return {"type": "object", "additionalProperties": False, "properties": properties}
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hfpipe.errors import MOST, Problem
-from hfpipe.recipe import foreign
+from hfpipe.recipe import aliases
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import training_arguments
-from hfpipe.recipe.words import Keys, described, dotted, inside, listed, meant, nearest
+from hfpipe.recipe.messages import Keys, described, dotted, inside, listed, meant, nearest
 
 _WANTED = {
     "string_type": "a text",
@@ -48,7 +48,7 @@ def unknown(
     `inner` is the key below that is called so, as `training.learning_rate`.
     """
     *above, name = path
-    hint = usual.get(str(name)) or foreign.hint(str(name), tuple(above))
+    hint = usual.get(str(name)) or aliases.hint(str(name), tuple(above))
     hint = hint or (f"write {inner!r}" if inner else None)
     tail = f"; {hint}" if hint else meant(str(name), known)
     return KeyProblem(f"unknown key {name!r}{inside(tuple(above))}{tail}", path)

@@ -13,10 +13,10 @@ import yaml
 from yaml.reader import ReaderError
 
 from hfpipe.errors import Problem, RecipeError, Spot
-from hfpipe.places import irregular
 from hfpipe.recipe.document import Document
-from hfpipe.recipe.words import Keys, dotted, inside
+from hfpipe.recipe.messages import Keys, dotted, inside
 from hfpipe.recipe.yaml_errors import explain
+from hfpipe.references.places import irregular
 
 _TAG = "tag:yaml.org,2002:"
 # No recipe comes near these; without them, a file that never ends or aliases of aliases fill the memory.

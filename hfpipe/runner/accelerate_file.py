@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
+from hfpipe.distributed.process_layout import ProcessLayout, Split
 from hfpipe.errors import Problem, RecipeError, Spot
-from hfpipe.places import irregular
-from hfpipe.recipe.words import Keys, meant
-from hfpipe.training.process_layout import ProcessLayout, Split
+from hfpipe.recipe.messages import Keys, meant
+from hfpipe.references.places import irregular
 
 _MOST_CHARACTERS = 100_000
 """What an Accelerate config may hold; one has some forty lines."""

@@ -22,7 +22,7 @@ from hfpipe.runner.plan import Step, check_ahead, check_known, plan
 from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
 from hfpipe.runner.world import check_world, launched, rank
 from hfpipe.stages import revive
-from hfpipe.store import StageFile, Store, done, read_report, read_stage, write_whole
+from hfpipe.store.store import StageFile, Store, done, read_report, read_stage, write_whole
 
 if TYPE_CHECKING:
     from hfpipe.report import Report

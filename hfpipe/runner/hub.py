@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hfpipe import hub
 from hfpipe.contract import Stage
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.places import MetricPlace, Place, collect
 from hfpipe.recipe import Recipe
-from hfpipe.recipe.words import Keys
+from hfpipe.recipe.messages import Keys
+from hfpipe.references import hub
+from hfpipe.references.places import MetricPlace, Place, collect
 
 
 def check_hub(recipe: Recipe, stages: Mapping[str, Stage]) -> None:

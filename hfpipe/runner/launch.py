@@ -10,13 +10,13 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from hfpipe.contract import Stage
+from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.recipe.installed import training_arguments
 from hfpipe.runner.accelerate_file import AccelerateFile, problems, read_accelerate_file
 from hfpipe.runner.launcher import run_launcher
 from hfpipe.runner.supervision import coordinate
 from hfpipe.runner.world import ASKED, launched
-from hfpipe.training.process_layout import ProcessLayout, Split, process_layout
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _room(*, cpu: bool) -> tuple[int, str]:
     """Return how many processes the machine has room for, and what is counted; two fit on any CPU."""
     import torch
 
-    from hfpipe.hf.speed import cores
+    from hfpipe.modeling.performance import cores
 
     devices = 0 if cpu else torch.cuda.device_count()
     if devices:

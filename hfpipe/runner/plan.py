@@ -10,11 +10,11 @@ from typing import Any
 
 from hfpipe.contract import Stage
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.fingerprint import Digests
 from hfpipe.recipe import Recipe, check_facts
-from hfpipe.recipe.words import listed, nearest
+from hfpipe.recipe.messages import listed, nearest
 from hfpipe.report import DataFacts
-from hfpipe.store import Identity, Store, done, identify, read_report, read_stage
+from hfpipe.store.digests import Digests
+from hfpipe.store.store import Identity, Store, done, identify, read_report, read_stage
 
 REWRITTEN = "its settings are written in another way"
 """Said when what changed does not show, as null in place of a key that is left out."""

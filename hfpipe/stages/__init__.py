@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.contract import Stage
-from hfpipe.own_code import Trusted
+from hfpipe.references.user_code import Trusted
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer

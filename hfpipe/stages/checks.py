@@ -12,13 +12,13 @@ from hfpipe.advice import advise
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
 from hfpipe.evaluation.class_alignment import System, align, problems
-from hfpipe.places import Place
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import auto_classes
-from hfpipe.recipe.training_defaults import schedule_fault
-from hfpipe.recipe.words import Keys, listed, meant, nearest
+from hfpipe.recipe.messages import Keys, listed, meant, nearest
+from hfpipe.recipe.training.defaults import schedule_fault
+from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
-from hfpipe.stages import embedding_rows, known
+from hfpipe.stages import artifacts, embedding_rows
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Pro
 
 
 def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
-    task, model = stage.task, known.model(stage.model, above, base)
-    pieces = known.pieces(stage.tokenizer or stage.model, above, base)
+    task, model = stage.task, artifacts.model(stage.model, above, base)
+    pieces = artifacts.pieces(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
     made = above.get(getattr(stage.tokenizer, "stage", None) or "")
     trained = getattr(made, "algorithm", None) is not None
@@ -65,14 +65,14 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     yield from embedding_rows.check_training(stage, model.given.get("vocab_size"), pieces.size, above, base)
 
 
-def _length(task: Task, model: known.Model) -> Iterator[Problem]:
+def _length(task: Task, model: artifacts.Model) -> Iterator[Problem]:
     if model.positions is not None and task.length > model.positions:
         most = f"the {model.positions} positions of the model ({model.kind})"
         message = f"length {task.length} is more than {most}"
         yield Problem(f"{message}; shorten it", ("task", "length"))
 
 
-def _special(task: Task, pieces: known.Pieces, *, trained: bool) -> Iterator[str]:
+def _special(task: Task, pieces: artifacts.Pieces, *, trained: bool) -> Iterator[str]:
     """Say which special tokens, or template of them, a task needs that its tokenizer has not.
 
     `trained` says that a stage of this recipe trains the tokenizer, so that its style can be chosen.
@@ -90,7 +90,7 @@ def _special(task: Task, pieces: known.Pieces, *, trained: bool) -> Iterator[str
         )
 
 
-def _architecture(task: Task, model: known.Model) -> Iterator[Problem]:
+def _architecture(task: Task, model: artifacts.Model) -> Iterator[Problem]:
     """Check what Transformers would refuse late, or take as something else: a decoder cut out of a pair."""
     both = bool(model.config.value(model.given, "is_encoder_decoder"))
     prompted = task.requires.prompt
@@ -121,7 +121,7 @@ def _adapter(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     if not isinstance(stage.model, Place):
         message = "an adapter needs trained weights, and a model trained from scratch has none yet"
         yield Problem(f"{message}; name a model, or delete adapter", ("adapter",))
-    elif known.is_adapter(stage.model, above, base):
+    elif artifacts.is_adapter(stage.model, above, base):
         merged = advise(adapter={"type": "lora", "merge": True})
         fix = f"give its stage {merged}" if stage.model.stage else "merge it first"
         yield Problem(f"{stage.model} is an adapter itself, which cannot carry another; {fix}", ("model",))
@@ -146,7 +146,7 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     if fault is not None:
         key, message = fault
         yield Problem(message, (key,) if key == "early_stopping" else ("training", key))
-    found = known.splits(stage.data, above, facts)
+    found = artifacts.splits(stage.data, above, facts)
     if found is None or "validation" in found:
         return
     asking: list[Keys] = [("early_stopping",)] if stage.early_stopping is not None else []
@@ -164,11 +164,11 @@ def _best_metric(stage: _Train, facts: Facts) -> Iterator[Problem]:
         return
     name = given.removeprefix("eval_")
     names = _validation_metrics(stage.task, facts.get(stage.data.stage or ""))
-    of_class = {known.partition("[")[0] for known in names if "[" in known}
+    of_class = {artifacts.partition("[")[0] for artifacts in names if "[" in artifacts}
     certain = stage.data.stage in facts
     if not names or name in names or (not certain and name.partition("[")[0] in of_class and "[" in name):
         return
-    there = [known for known in names if certain or "[" not in known]
+    there = [artifacts for artifacts in names if certain or "[" not in artifacts]
     close = nearest(name, there)
     tail = f"did you mean {close!r}?" if close else f"there are {', '.join(there)}"
     message = f"{stage.task.kind} has no score {name!r} on a validation split; {tail}"
@@ -202,7 +202,7 @@ def _task(
     if name in facts:
         yield from (replace(p, path=(*at, *p.path)) for p in task.check(facts[name]))
         return
-    there = known.columns(data, above, facts)
+    there = artifacts.columns(data, above, facts)
     for column in task.columns:
         if there is not None and column not in there:
             message = _missing("column", column, data, there)
@@ -232,7 +232,7 @@ def _dropped(data: Place, facts: Facts) -> str:
 def dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
     """Yield columns that the settings name and the source, or the data set itself, will not have."""
     source = stage.source.stage
-    given = known.columns(source, above, facts) if source is not None else None
+    given = artifacts.columns(source, above, facts) if source is not None else None
     if source is not None and given is not None:
         for ours, theirs in stage.columns.items():
             if theirs.partition(".")[0] not in given:
@@ -256,7 +256,7 @@ def _named(stage: Dataset) -> Iterator[tuple[Keys, str]]:
 
 def tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]:
     """Yield columns to read that the data set lacks."""
-    there = known.columns(stage.data, above, facts)
+    there = artifacts.columns(stage.data, above, facts)
     for number, column in enumerate(stage.text):
         if there is not None and column not in there:
             path = ("text", number) if "text" in stage.model_fields_set else ("data",)
@@ -265,7 +265,7 @@ def tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]
 
 def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
     """Yield what keeps a model from being measured."""
-    found = known.splits(stage.data, above, facts)
+    found = artifacts.splits(stage.data, above, facts)
     if found is not None and stage.split not in found:
         path = ("split",) if "split" in stage.model_fields_set else ("data",)
         yield Problem(_missing("split", stage.split, stage.data, found) + _dropped(stage.data, facts), path)
@@ -278,7 +278,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
     if stage.task is not None:
         yield from (replace(p, path=("task", *p.path)) for p in stage.task.check_settings())
         yield from _task(stage.task, stage.data, above, facts)
-        model = known.model(stage.model, above, base)
+        model = artifacts.model(stage.model, above, base)
         if model is not None:
             yield from _architecture(stage.task, model)
             yield from _length(stage.task, model)
@@ -301,14 +301,14 @@ def with_classes(
 ) -> tuple[Facts, list[Problem]]:
     """Return the facts with the classes of the model, and why they do not fit, as far as both are known."""
     name = stage.data.stage or ""
-    learned = known.classes(stage.model, task, above, facts) if task is not None else None
+    learned = artifacts.classes(stage.model, task, above, facts) if task is not None else None
     if name not in facts or learned is None:
         return facts, []
     systems = [System(stage.model, learned)]
     for place in stage.baselines:
         other = getattr(above.get(place.stage or ""), "task", None)
         if task is not None and isinstance(other, Task) and other.kind == task.kind:
-            theirs = known.classes(place, other, above, facts)
+            theirs = artifacts.classes(place, other, above, facts)
             systems += [System(place, theirs)] if theirs is not None else []
     if misfits := list(problems(facts[name], stage.data, systems, stage.labels)):
         return facts, misfits

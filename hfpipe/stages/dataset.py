@@ -11,12 +11,12 @@ from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
 
 from hfpipe.contract import RunContext, Stage
-from hfpipe.data.file_settings import FileSettings
-from hfpipe.data.label_settings import LabelColumn
-from hfpipe.data.steps import Clean
+from hfpipe.data.cleaning.steps import Clean
+from hfpipe.data.labels.settings import LabelColumn
+from hfpipe.data.readers.file_settings import FileSettings
 from hfpipe.errors import DataError, Problem
-from hfpipe.own_code import find_code, load_code
-from hfpipe.places import Code, Glob, PackageSource, Place, StageSource, locate, matches
+from hfpipe.references.places import Code, Glob, PackageSource, Place, StageSource, locate, matches
+from hfpipe.references.user_code import find_code, load_code
 from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:

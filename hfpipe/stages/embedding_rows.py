@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import Stage
 from hfpipe.errors import Problem
-from hfpipe.places import BaselinePlace, Place
-from hfpipe.recipe.words import Keys
-from hfpipe.stages import known
+from hfpipe.recipe.messages import Keys
+from hfpipe.references.places import BaselinePlace, Place
+from hfpipe.stages import artifacts
 
 if TYPE_CHECKING:
     from hfpipe.stages.train import _Train
@@ -32,12 +32,12 @@ def check_training(
         yield Problem(f"{message}; leave vocab_size out", ("model", "vocab_size"))
         return
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
-    own = known.pieces(stage.model, above, base).size
+    own = artifacts.pieces(stage.model, above, base).size
     add = f"{{kind: tokenizer, tokenizer: {stage.model}, special_tokens: [...]}}"
     if own is not None and own > rows:
         message = f"the tokenizer of {stage.model} has {own} tokens, and its own embeddings have {rows} rows"
         yield Problem(f"{message}; restore the tokenizer it was trained with, and add tokens by {add}", where)
-    elif stage.tokenizer is None or known.origin(stage.tokenizer, above, base) == known.origin(
+    elif stage.tokenizer is None or artifacts.origin(stage.tokenizer, above, base) == artifacts.origin(
         stage.model, above, base
     ):
         if stage.adapter is not None:
@@ -51,7 +51,7 @@ def check_evaluated(place: Place, path: Keys, above: Mapping[str, Stage], base: 
     """Yield why a model in a folder, or in the Hub's cache, cannot read all that its own tokenizer makes."""
     if place.stage is not None or (isinstance(place, BaselinePlace) and place.is_trivial):
         return
-    model, size = known.model(place, above, base), known.pieces(place, above, base).size
+    model, size = artifacts.model(place, above, base), artifacts.pieces(place, above, base).size
     rows = model.given.get("vocab_size") if model is not None else None
     if isinstance(rows, int) and size is not None and size > rows:
         message = f"the tokenizer of {place} has {size} tokens, and its own embeddings have {rows} rows"

@@ -12,24 +12,24 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, RecipeError, StageError
-from hfpipe.own_code import Trusted
-from hfpipe.places import BaselineName, BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
 from hfpipe.recipe.document import KeyProblem
-from hfpipe.recipe.words import nearest
+from hfpipe.recipe.messages import nearest
+from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
+from hfpipe.references.user_code import Trusted
 from hfpipe.report import Comparison, DataFacts, Report, Score
-from hfpipe.results import MODEL, predicted
-from hfpipe.stages import named
-from hfpipe.stages.inputs import folder_of
-from hfpipe.stages.named import Named
-from hfpipe.store import read_stage
+from hfpipe.stages import custom_metrics
+from hfpipe.stages.custom_metrics import Named
+from hfpipe.stages.data_folder import folder_of
+from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.store import read_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
+    from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.class_alignment import Alignment
-    from hfpipe.hf.encoding import Examples
-    from hfpipe.hf.measuring import Ground
+    from hfpipe.evaluation.evaluate import Ground
     from hfpipe.metrics.tally import Tally
 
 
@@ -77,7 +77,7 @@ class Evaluate(Stage):
         from hfpipe.stages import checks  # which reads the stages' classes
 
         yield from checks.evaluate(self, above, facts, base)
-        yield from named.check(self.metrics, base, trusted=self.trust_remote_code)
+        yield from custom_metrics.check(self.metrics, base, trusted=self.trust_remote_code)
 
     def resolved(self, above: Mapping[str, Stage]) -> Evaluate:
         """Return the stage with those baselines marked as names that its task declares as such."""
@@ -126,7 +126,7 @@ class Evaluate(Stage):
                 yield KeyProblem(f"there is no score {name!r} to require; {mend}", ("require", name))
 
     def run(self, ctx: RunContext) -> Report:
-        from hfpipe.hf.measuring import new_accelerator
+        from hfpipe.evaluation.evaluate import new_accelerator
         from hfpipe.metrics.tally import compare
 
         accelerator = new_accelerator()
@@ -166,7 +166,7 @@ class Evaluate(Stage):
         accelerator: Accelerator,
         ctx: RunContext,
     ) -> Tally:
-        from hfpipe.hf.measuring import load
+        from hfpipe.evaluation.evaluate import load
 
         if name in task.baselines:
             empty = ground.tally(task.baseline_metrics(name, ground.facts))
@@ -174,19 +174,19 @@ class Evaluate(Stage):
         return self._measure(next(it for it in others if it.place == name), ground, accelerator, ctx)
 
     def _afterwards(self, task: Task, ground: Ground, ctx: RunContext) -> tuple[list[Score], list[str]]:
-        from hfpipe.hf.afterwards import Afterwards
+        from hfpipe.evaluation.dataset_metrics import Afterwards
 
         metrics = [metric.load(ctx) for metric in self.metrics]
         facts = ground.facts
         after = Afterwards(task.whole_metrics(facts), metrics, task.class_names(facts), ground)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
-            files = {str(name): predicted(ctx.folder, name) for name in self.baselines}
-            return after.scores(predicted(ctx.folder, MODEL), files)
+            files = {str(name): predictions_path(ctx.folder, name) for name in self.baselines}
+            return after.scores(predictions_path(ctx.folder, MODEL), files)
 
     def _setup(self, ctx: RunContext) -> tuple[Ground, list[System]]:
         """Return the split under the classes of the model, and the systems as they are measured on it."""
-        from hfpipe.hf.measuring import Ground
-        from hfpipe.hf.tables import facts, open_split
+        from hfpipe.encoding.io import facts, open_split
+        from hfpipe.evaluation.evaluate import Ground
 
         folder, systems = folder_of(self.data, ctx), self._systems(ctx)
         classes = self._aligned(facts(folder), systems, ctx)
@@ -201,7 +201,7 @@ class Evaluate(Stage):
     def _aligned(self, facts: DataFacts, systems: Sequence[System], ctx: RunContext) -> Alignment:
         """Align the classes of the data with those of every model. Raises StageError where that cannot be."""
         from hfpipe.evaluation import class_alignment
-        from hfpipe.hf.loading import headed_config, loading
+        from hfpipe.modeling.loading.models import headed_config, loading
 
         found = []
         for system in systems:
@@ -262,8 +262,8 @@ class Evaluate(Stage):
     def _measure_trivial(
         self, task: Task, tokenizer: PreTrainedTokenizerBase, ground: Ground, ctx: RunContext
     ) -> None:
-        from hfpipe.hf.measuring import measure_baseline, save
-        from hfpipe.hf.tables import open_split
+        from hfpipe.encoding.io import open_split
+        from hfpipe.evaluation.evaluate import measure_baseline, save
 
         names = [name for name in self.baselines if name in task.baselines]
         if not names:
@@ -273,16 +273,16 @@ class Evaluate(Stage):
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
                 guess = task.fit_baseline(name, train, ground.facts, tokenizer)
-                out = predicted(ctx.folder, name)
+                out = predictions_path(ctx.folder, name)
                 tally = ground.tally(task.baseline_metrics(name, ground.facts))
                 measured = measure_baseline(guess, task, tally, ground, out, advance)
                 save(measured, ctx.work / f"{name}.npz")
 
     def _measure(self, system: System, ground: Ground, accelerator: Accelerator, ctx: RunContext) -> Tally:
-        from hfpipe.hf.loading import load_model
-        from hfpipe.hf.measuring import measure_model
-        from hfpipe.hf.positions import refusals
-        from hfpipe.modeling.class_head import align_outputs
+        from hfpipe.evaluation.evaluate import measure_model
+        from hfpipe.modeling.loading.class_head import align_outputs
+        from hfpipe.modeling.loading.models import load_model
+        from hfpipe.modeling.max_length import refusals
 
         place = locate(system.place, ctx.base, ctx.inputs) or system.place
         task = system.task
@@ -296,16 +296,16 @@ class Evaluate(Stage):
         tokenizer, examples = self._examples(system, ground, ctx)
         name = MODEL if system.place == self.model else system.place
         with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
-            out = predicted(ctx.folder, name)
+            out = predictions_path(ctx.folder, name)
             return measure_model(model, task, tokenizer, examples, ground, accelerator, out, advance)
 
     def _examples(
         self, system: System, ground: Ground, ctx: RunContext
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
-        from hfpipe.hf.encoding import encode
-        from hfpipe.hf.loading import load_config
-        from hfpipe.hf.tokenizer import load_tokenizer
-        from hfpipe.modeling.embeddings import check_rows, rows_of
+        from hfpipe.encoding.encoded import encode
+        from hfpipe.modeling.loading.embeddings import check_rows, rows_of
+        from hfpipe.modeling.loading.models import load_config
+        from hfpipe.tokenization.loading import load_tokenizer
 
         place = locate(system.place, ctx.base, ctx.inputs) or system.place
         tokenizer = load_tokenizer(place, trust_remote_code=self.trust_remote_code)

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
-from hfpipe.hf.styles import STYLES, Style
-from hfpipe.places import DataPlace, TokenizerPlace, locate
+from hfpipe.references.places import DataPlace, TokenizerPlace, locate
 from hfpipe.report import DataFacts, Report
+from hfpipe.tokenization.special_tokens import STYLES, Style
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.hf.texts import Texts
+    from hfpipe.encoding.text_sample import Texts
 
 BY_ALGORITHM = {"wordpiece": "bert", "bpe": "gpt", "unigram": "t5"}
 FOR_TRAINING = frozenset({"style", "vocab_size", "min_frequency", "lowercase", "max_bytes"})
@@ -89,9 +89,9 @@ class Tokenizer(Stage):
             )
 
     def run(self, ctx: RunContext) -> Report:
-        from hfpipe.hf.tables import open_data
-        from hfpipe.hf.texts import Texts
-        from hfpipe.hf.tokenizer import measure
+        from hfpipe.encoding.io import open_data
+        from hfpipe.encoding.text_sample import Texts
+        from hfpipe.tokenization.loading import measure
         from hfpipe.tokenization.reload import check_saved
 
         folder = locate(self.data, ctx.base, ctx.inputs)
@@ -117,8 +117,8 @@ class Tokenizer(Stage):
         return STYLES[self.style or BY_ALGORITHM[algorithm]]
 
     def _existing(self, ctx: RunContext) -> PreTrainedTokenizerBase:
-        from hfpipe.hf.tokenizer import load_tokenizer
-        from hfpipe.hf.vocabulary import entries
+        from hfpipe.tokenization.loading import load_tokenizer
+        from hfpipe.tokenization.training import entries
 
         assert self.tokenizer is not None
         tokenizer = load_tokenizer(locate(self.tokenizer, ctx.base, ctx.inputs) or self.tokenizer)
@@ -127,8 +127,8 @@ class Tokenizer(Stage):
         return tokenizer
 
     def _learned(self, texts: Texts) -> PreTrainedTokenizerBase:
-        from hfpipe.hf.tokenizer import complete
-        from hfpipe.hf.vocabulary import Learner
+        from hfpipe.tokenization.loading import complete
+        from hfpipe.tokenization.training import Learner
 
         assert self.algorithm is not None
         style = self._special(self.algorithm)

@@ -11,15 +11,15 @@ from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, StageError
-from hfpipe.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate
+from hfpipe.number_format import count
+from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate
 from hfpipe.report import DataFacts, Report
-from hfpipe.stages.inputs import folder_of
-from hfpipe.wording import count
+from hfpipe.stages.data_folder import folder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hfpipe.hf.encoding import Examples
+    from hfpipe.encoding.encoded import Examples
 
 
 class EarlyStopping(Settings):
@@ -97,17 +97,17 @@ class _Train(Stage):
         return checks.train(self, above, facts, base)
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
-        from hfpipe.hf.checkpoints import passed_over
-        from hfpipe.hf.ineffective import ineffective
-        from hfpipe.hf.tables import open_data
+        from hfpipe.encoding.io import open_data
+        from hfpipe.training.checkpoints import passed_over
+        from hfpipe.training.ineffective_settings import ineffective
 
         validated = "validation" in open_data(folder_of(self.data, ctx))
         yield from ineffective(self.training, validated=validated, alone=alone)
         yield from passed_over(ctx.work)
 
     def prepare(self, ctx: RunContext) -> None:
-        from hfpipe.hf.arguments import best_metric
-        from hfpipe.hf.tables import facts
+        from hfpipe.encoding.io import facts
+        from hfpipe.training.arguments import best_metric
 
         data = facts(folder_of(self.data, ctx))
         tokenizer = self._tokenizer(ctx)
@@ -117,10 +117,10 @@ class _Train(Stage):
         self._encoded(ctx, tokenizer)
 
     def run(self, ctx: RunContext) -> Report:
-        from hfpipe.hf.tables import facts
-        from hfpipe.hf.trainer import Training
-        from hfpipe.hf.training import train
+        from hfpipe.encoding.io import facts
         from hfpipe.tokenization.reload import check_saved
+        from hfpipe.training.loop import train
+        from hfpipe.training.trainer import Training
 
         tokenizer = self._tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer)
@@ -155,7 +155,7 @@ class _Train(Stage):
 
     def _measured_task(self, ctx: RunContext) -> Task:
         """Return the task as it is measured on the validation split, where there is one."""
-        from hfpipe.hf.tables import open_data
+        from hfpipe.encoding.io import open_data
 
         split = open_data(folder_of(self.data, ctx)).get("validation")
         if split is None:
@@ -170,7 +170,7 @@ class _Train(Stage):
             raise StageError(f"stage {ctx.name}: {problem.message}")
 
     def _tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
-        from hfpipe.hf.tokenizer import load_tokenizer
+        from hfpipe.tokenization.loading import load_tokenizer
 
         place = self.tokenizer if self.tokenizer is not None else self.model
         assert isinstance(place, Place)  # the recipe asks for a tokenizer beside a model from nothing
@@ -179,8 +179,8 @@ class _Train(Stage):
 
     def _check_tokenizer(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> None:
         """Raise StageError where model and tokenizer do not fit, or would not open as they are saved."""
-        from hfpipe.hf.loading import load_config, new_config
-        from hfpipe.modeling.embeddings import rows_of
+        from hfpipe.modeling.loading.embeddings import rows_of
+        from hfpipe.modeling.loading.models import load_config, new_config
         from hfpipe.tokenization.reload import check_ahead
 
         if isinstance(self.model, dict):
@@ -196,9 +196,9 @@ class _Train(Stage):
 
         Raises StageError where tokenizer and model do not fit.
         """
-        from hfpipe.hf.tokenizer import load_tokenizer
-        from hfpipe.modeling.embeddings import check_rows, rows_needed
+        from hfpipe.modeling.loading.embeddings import check_rows, rows_needed
         from hfpipe.stages.embedding_rows import ADDED_BESIDE_ADAPTER
+        from hfpipe.tokenization.loading import load_tokenizer
 
         own = None
         if rows is None or rows_needed(tokenizer) <= rows:
@@ -214,8 +214,8 @@ class _Train(Stage):
     def _encoded(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[dict[str, Examples], dict[str, Any]]:
-        from hfpipe.hf.encoding import encode
-        from hfpipe.hf.tables import facts, open_data
+        from hfpipe.encoding.encoded import encode
+        from hfpipe.encoding.io import facts, open_data
 
         folder = folder_of(self.data, ctx)
         data, known = open_data(folder), facts(folder)
@@ -236,10 +236,10 @@ class _Train(Stage):
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts
     ) -> tuple[PreTrainedModel, str]:
         """Return the model to train, and what became of its head and embeddings, in clauses."""
-        from hfpipe.hf.adapters import adapted
-        from hfpipe.hf.loading import load_parts, new_config, new_model
         from hfpipe.library_output import silence_libraries
-        from hfpipe.modeling.embeddings import add_rows, rows_in
+        from hfpipe.modeling.loading.embeddings import add_rows, rows_in
+        from hfpipe.modeling.loading.lora import adapted
+        from hfpipe.modeling.loading.models import load_parts, new_config, new_model
 
         head = self.task.head(data)
         if isinstance(self.model, dict):
@@ -265,8 +265,8 @@ class _Train(Stage):
         self, adapter: Adapter, model: Any, tokenizer: PreTrainedTokenizerBase, ctx: RunContext
     ) -> None:
         """Leave what opens again: base and adapter as one model if asked for, else what joins them."""
-        from hfpipe.hf.adapters import keep_config, replace_adapter
-        from hfpipe.hf.loading import load_model
+        from hfpipe.modeling.loading.lora import keep_config, replace_adapter
+        from hfpipe.modeling.loading.models import load_model
 
         keep_config(model, ctx.folder)
         if adapter.merge:

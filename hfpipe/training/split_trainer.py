@@ -14,22 +14,22 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
-from hfpipe.errors import StageError
-from hfpipe.training.process_layout import process_layout
-from hfpipe.training.sharding import (
+from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.sharding import (
     group_shared_weights,
     prepare_state,
     show_embeddings,
     uses_fsdp,
     whole_models,
 )
-from hfpipe.training.whole_state import (
+from hfpipe.distributed.whole_state import (
     OPTIMIZER,
     load_optimizer_state,
     load_weights,
     parameters_held,
     whole_optimizer_state,
 )
+from hfpipe.errors import StageError
 
 log = logging.getLogger(__name__)
 

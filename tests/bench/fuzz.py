@@ -31,14 +31,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from hfpipe.contract import RunContext
-from hfpipe.data.asked import complete, rows
-from hfpipe.data.file_options import FileOptions
-from hfpipe.data.files import read
+from hfpipe.data.readers.file_options import FileOptions
+from hfpipe.data.readers.files import read
 from hfpipe.errors import HfpipeError
+from hfpipe.inference.inputs import complete, rows
 from hfpipe.recipe import load
 from hfpipe.report import DataFacts
 from hfpipe.stages import KINDS
-from hfpipe.store import read_report, read_stage
+from hfpipe.store.store import read_report, read_stage
 from hfpipe.tasks import TASKS
 
 SECONDS, BYTES = 10, 4_000_000_000

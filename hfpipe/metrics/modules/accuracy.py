@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hfpipe.metrics import classification, confusion, module
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import classification, confusion
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
     from hfpipe.metrics.metric import Metric
+    from hfpipe.types import Columns
 
 
 class Accuracy(module.OfClasses):

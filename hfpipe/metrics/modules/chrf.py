@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hfpipe.metrics import module, overlap
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import overlap
 
 
 class Chrf(module.OfTranslations):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hfpipe.metrics import calibration, module
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import calibration
 
 
 class Ece(module.OfProbabilities):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.confusion import ClassF1
+from hfpipe.metrics.scores.confusion import ClassF1
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
     from hfpipe.metrics.metric import Metric
+    from hfpipe.types import Columns
 
 
 class F1ByClass(module.OfClasses):

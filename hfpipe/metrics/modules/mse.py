@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hfpipe.metrics import module, regression
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import regression
 
 
 class Mse(module.OfNumbers):

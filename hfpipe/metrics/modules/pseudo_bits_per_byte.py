@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hfpipe.metrics import language, module
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import language
 
 
 class PseudoBitsPerByte(module.OfCounts):

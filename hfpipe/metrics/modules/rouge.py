@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.written import rouge_tokenizer, summary_scores
+from hfpipe.metrics.scores.written import rouge_tokenizer, summary_scores
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
     from hfpipe.metrics.metric import Metric
+    from hfpipe.types import Columns
 
 
 class Rouge(module.OfTexts):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hfpipe.metrics import module, ranking
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import ranking
 
 
 class Spearman(module.OfNumbers):

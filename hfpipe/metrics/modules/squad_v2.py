@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.metrics import module
-from hfpipe.metrics.spans import answering
+from hfpipe.metrics.scores.spans import answering
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
     from hfpipe.metrics.metric import Metric
+    from hfpipe.types import Columns
 
 
 class SquadV2(module.OfAnswers):

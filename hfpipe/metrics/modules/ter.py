@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hfpipe.metrics import module, overlap
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import overlap
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Columns
     from hfpipe.metrics.metric import Metric
+    from hfpipe.types import Columns
 
 
 class Ter(module.OfTranslations):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hfpipe.metrics import module, written
+from hfpipe.metrics import module
+from hfpipe.metrics.scores import written
 
 
 class Words(module.OfTexts):

@@ -53,8 +53,8 @@ def run(settings: Settings) -> None:
 
 def _check(kind: str, way: str, settings: Settings) -> dict[str, Any]:
     """Compare logits, and gradients where the kernel has them, with those of each document alone."""
-    from hfpipe.hf.losses import forward
-    from hfpipe.modeling.separate_documents import SeparateDocuments, Separation, separation_of
+    from hfpipe.modeling.attention.separate_documents import SeparateDocuments, Separation, separation_of
+    from hfpipe.modeling.losses.losses import forward
 
     precision = "bf16" if "flash" in way else "fp32"
     model = _model(kind, settings.device)
@@ -109,7 +109,7 @@ def _model(kind: str, device: str) -> Any:
 
 def _batch(settings: Settings) -> dict[str, Tensor]:
     """Return rows of documents of 8 to 300 tokens, without padding."""
-    from hfpipe.hf.documents import separated
+    from hfpipe.tasks.shared.documents import separated
 
     random, length = np.random.default_rng(17), TOY_LENGTH if settings.toy else LENGTH
     rows = []
@@ -125,7 +125,7 @@ def _batch(settings: Settings) -> dict[str, Tensor]:
 
 def _alone(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Return the logits of each document from a pass of its own, where it stands in its row."""
-    from hfpipe.hf.losses import forward
+    from hfpipe.modeling.losses.losses import forward
 
     rows = []
     for ids, documents in zip(batch["input_ids"], batch["_documents"], strict=True):

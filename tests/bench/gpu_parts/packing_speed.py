@@ -49,7 +49,7 @@ def run(settings: Settings) -> None:
 def _measure(bench: Bench, way: str, settings: Settings) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hfpipe.modeling.separate_documents import SeparateDocuments, Separation
+    from hfpipe.modeling.attention.separate_documents import SeparateDocuments, Separation
 
     device = settings.device
     torch.manual_seed(17)
@@ -100,7 +100,7 @@ def _step(model: Any, separate: Any, batch: dict[str, Tensor], optimizer: Any, d
 
 def _batch(bench: Bench, device: str, seed: int) -> dict[str, Tensor]:
     """Return rows full of documents whose lengths are spread around the average as those of texts are."""
-    from hfpipe.hf.documents import separated
+    from hfpipe.tasks.shared.documents import separated
 
     random = np.random.default_rng(seed)
     ids = random.integers(6, bench.vocabulary, (bench.micro, bench.length))

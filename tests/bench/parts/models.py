@@ -56,7 +56,7 @@ class Bench:
         tokens that are predicted, and 12 · layers · hidden · attended length. A causal model counts as if it
         attended to the whole length, as is usual; layers with a window count for the window.
         """
-        from hfpipe.hf.counting import flops, shape_of
+        from hfpipe.training.cost import flops, shape_of
 
         config = self.config()
         adapter = None if self.adapter is None else {**self.adapter, "modules_to_save": None}

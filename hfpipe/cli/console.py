@@ -1,0 +1,274 @@
+"""How things look in a terminal: progress while it runs, tables when it is done."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from hfpipe import number_format
+from hfpipe.report import Score
+from hfpipe.runs.run import Run
+from hfpipe.store.artifacts import MODEL, TRAINED
+from hfpipe.store.store import read_stage
+
+if TYPE_CHECKING:
+    from hfpipe.estimation.estimate import Size
+    from hfpipe.recipe.shipped import RecipeFile
+    from hfpipe.runner import Step
+    from hfpipe.runs.comparison import Compared
+
+Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+ROOMY = 100
+"""Columns from which the interval of a difference is shown too."""
+PERCENT = 5
+SECONDS = 10
+"""Between two lines of progress where there is no terminal."""
+SHORT = 100
+"""Characters of a text that are shown again above what a model says of it."""
+
+
+def say(text: str) -> None:
+    """Print text as it is, without wrapping."""
+    Console().print(number_format.visible_lines(text), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress() -> Iterator[Shown]:
+    """Yield what stages call to show how far they are: bars in a terminal, else a line every few percent."""
+    err = Console(stderr=True)
+    if not err.is_terminal or "CI" in os.environ:
+        yield _lines
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bars:
+
+        @contextmanager
+        def shown(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+            bar = bars.add_task(number_format.visible(title), total=total)
+            try:
+                yield lambda done: bars.advance(bar, done)
+            finally:
+                bars.remove_task(bar)
+
+        yield shown
+
+
+@contextmanager
+def _lines(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Print how far something is, every `PERCENT` of it but not more often than every `SECONDS`."""
+    started = told = time.monotonic()
+    done, next_percent = 0, PERCENT
+
+    def advance(more: int) -> None:
+        nonlocal done, told, next_percent
+        done += more
+        now = time.monotonic()
+        percent = 100 * done // total if total else 0
+        if now - told < SECONDS or (total and percent < next_percent):
+            return
+        told, next_percent = now, percent + PERCENT
+        spent = now - started
+        far, left = f"{done:,}", ""
+        if total:
+            far = f"{done:,} of {total:,} ({percent} %)"
+            left = f", about {number_format.duration(spent * (total - done) / max(1, done))} left"
+        print(
+            f"{number_format.visible(title)}: {far}, {number_format.duration(spent)}{left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    yield advance
+
+
+def plan(steps: Sequence[Step]) -> None:
+    """Print each stage: done, or would run and why."""
+    for step in steps:
+        say(f"{step.name}: done, {step.folder}" if step.done else f"{step.name}: would run")
+        for reason in step.why:
+            say(f"    {reason}")
+
+
+def sizes(found: Sequence[Size]) -> None:
+    """Print what each stage takes, a column a training stage, and what is not known yet."""
+    say("\nsizes (≈ is an estimate)")
+    trained = [size for size in found if size.kind in TRAINED and size.amounts]
+    for size in found:
+        if size.kind not in TRAINED and size.amounts:
+            say(f"{size.stage}: {', '.join(f'{amount} {name}' for name, amount in size.amounts.items())}")
+    if trained:
+        table = _table("", *(size.stage for size in trained))
+        for name in dict.fromkeys(name for size in trained for name in size.amounts):
+            _add(table, name, *(str(size.amounts.get(name, "")) for size in trained))
+        say("")
+        _show(table)
+    for size in found:
+        for note in size.notes:
+            say(f"{size.stage}: {note}")
+
+
+def recipes(found: Sequence[RecipeFile]) -> None:
+    """Print the recipes that come with hfpipe, a line each."""
+    table = _table("recipe", "what it is")
+    for recipe in found:
+        _add(table, recipe.name, recipe.about)
+    _show(table)
+
+
+def report(run: Run) -> None:
+    """Print each stage with its time and its summary, then the scores."""
+    table = _table("stage", "kind", "time", "summary")
+    for name, said in run.reports.items():
+        _add(table, name, said.kind, number_format.duration(said.seconds), said.summary)
+    _show(table)
+    scores(run)
+
+
+def scores(run: Run) -> None:
+    """Print a table of scores for each evaluate stage, how good that is, and where the model lies."""
+    measured = [stage for stage, said in run.reports.items() if said.scores]
+    for stage in measured:
+        said = run.reports[stage]
+        gap = ", difference = model - baseline" if _beside(said.scores) else ""
+        say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals{gap}")
+        _measured(said.scores, MODEL)
+        for missing in said.facts.get("left_out", []):
+            say(f"left out: {missing}")
+        for miss in said.unmet:
+            say(f"not met: {miss}")
+        say("result: " + f"\n{' ' * 8}".join(number_format.verdict(said.scores[0])))
+        _model(run, stage)
+    if not measured and run.trained:
+        say("")
+        _model(run, run.trained[-1])
+
+
+def compared(found: Compared) -> None:
+    """Print the scores of several systems, how sure their differences are, and what was left out."""
+    others = len(found.systems) - 1
+    corrected = f", p corrected for {others} comparisons (Holm)" if others > 1 else ""
+    say(f"n = {found.n:,}, 95 % intervals, difference = {found.systems[0]} - the other{corrected}")
+    _measured(found.scores, found.systems[0])
+    for name, rows in found.left_out.items():
+        say(f"left out: {rows:,} rows of {name} that not all were measured on")
+    say("result: " + f"\n{' ' * 8}".join(number_format.verdict(found.scores[0])))
+
+
+def _measured(scores: Sequence[Score], first: str) -> None:
+    """Print a table of scores; those of single classes as a line a metric below it."""
+    _show(_scores(scores, first, roomy=Console().is_terminal and Console().width >= ROOMY))
+    for line in _classes(scores):
+        say(line)
+    say("")
+
+
+def _beside(scores: Sequence[Score]) -> bool:
+    return any(score.comparisons for score in scores)
+
+
+def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
+    table = _table("score", "system", "value", *(("difference", "p") if _beside(scores) else ()))
+    for score in scores:
+        if number_format.split_class(score.metric)[1] is not None:
+            continue
+        _add(table, score.metric, first, number_format.interval(score.value, score.low, score.high))
+        for other in score.comparisons:
+            gap = number_format.difference(other)
+            if roomy:
+                low, high = map(number_format.number, (other.difference_low, other.difference_high))
+                gap += f" [{low}, {high}]"
+            p_value = number_format.chance(other.p_value).removeprefix("p ")
+            value = number_format.interval(other.value, other.low, other.high)
+            _add(table, "", other.baseline, value, gap, p_value)
+    return table
+
+
+def _classes(measured: Sequence[Score]) -> Iterator[str]:
+    """Fold the scores of single classes into a line a metric: the worst and the best."""
+    groups: dict[str, list[tuple[float, str]]] = {}
+    for score in measured:
+        metric, label = number_format.split_class(score.metric)
+        if label is not None:
+            groups.setdefault(metric, []).append((score.value, label))
+    for metric, found in groups.items():
+        (low, worst), (high, best) = min(found), max(found)
+        yield (
+            f"{metric} by class ({len(found)}): {number_format.number(low)} {worst} "
+            f"to {number_format.number(high)} {best}; all with --format json or html"
+        )
+
+
+def _model(run: Run, stage: str) -> None:
+    place = run.model(stage)
+    say(f"model:  {place}")
+    settings = run.made(stage).identity.settings
+    if settings.get("task") is None and str(settings["model"]).startswith("stage:"):
+        settings = read_stage(Path(place)).identity.settings
+    pipeline = _pipeline(run.reports[stage].facts, settings.get("task") or {})
+    say(
+        f'use:    transformers.pipeline("{pipeline}", "{place}")'
+        if pipeline
+        else f"use:    hfpipe predict {place}"
+    )
+
+
+def _pipeline(facts: Mapping[str, Any], task: Mapping[str, Any]) -> str | None:
+    """Return the pipeline of Transformers that opens a model; reports of earlier versions do not name it."""
+    from hfpipe.tasks import TASKS
+
+    if "pipeline" in facts or task.get("kind") not in TASKS:
+        return facts.get("pipeline")
+    try:
+        return TASKS[task["kind"]].model_validate(dict(task)).opened_by
+    except ValidationError:  # settings of another version
+        return None
+
+
+def answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    """Print the beginning of what a model was asked, and below it what it said."""
+    asked = "  ".join(map(str, row.values()))
+    say(asked if len(asked) <= SHORT else asked[: SHORT - 1] + "…")
+    for line in number_format.answer(said):
+        say(f"    {line}")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(number_format.visible(cell)) for cell in cells))  # a Text has no markup to inject
+
+
+def _show(table: Table) -> None:
+    """Print a table at its own width: rich would cut numbers off to fit a pipe's 80 columns."""
+    console = Console()
+    wanted = Console(width=10_000).measure(table).maximum
+    Console(width=max(console.width, wanted)).print(table)

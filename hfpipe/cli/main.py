@@ -1,0 +1,222 @@
+"""The command line: reads arguments, calls one function, prints. The only place that prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hfpipe.cli.parser import parse
+from hfpipe.errors import HfpipeError, Problem, RecipeError
+from hfpipe.number_format import visible_lines
+from hfpipe.report import finite_or_null
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parse(arguments)
+    try:
+        code = COMMANDS[options.command](options)
+        sys.stdout.flush()  # so that a reader that went away is noticed here, not while shutting down
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except HfpipeError as error:
+        if options.debug:
+            traceback.print_exc()
+        _fail(f"hfpipe: {error}" if not isinstance(error, RecipeError) else str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _fail("hfpipe: interrupted; run the same command again to go on")
+        return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        cause = " ".join(str(error).split())[:500]
+        if isinstance(error, OSError) and error.strerror:
+            _fail(f"hfpipe: {str(error.filename or '')[:200]}: {error.strerror}; fix that and run again")
+        else:
+            _fail(f"hfpipe: {type(error).__name__}: {cause} (--debug shows where)")
+        return 1
+
+
+def _fail(text: str) -> None:
+    print(visible_lines(text), file=sys.stderr)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+    from hfpipe.runner import Launch, first_of_machine, first_process
+
+    try:
+        recipe = api.load(options.recipe, options.set)
+    except RecipeError as error:
+        if first_of_machine():  # the others read the same
+            raise
+        return error.exit_code
+    launch = Launch(options.processes, options.accelerate, options.oversubscribe)
+    with console.progress() as progress:
+        result = api.run(
+            recipe, options.runs, until=options.until, launch=launch, say=console.say, progress=progress
+        )
+    if not first_process():
+        return 0
+    console.scores(result)
+    return 1 if any(report.unmet for report in result.reports.values()) else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+    from hfpipe.runner import checked_file
+
+    problems = []
+    if options.accelerate is not None:
+        try:
+            checked_file(options.accelerate)
+        except RecipeError as error:
+            problems += error.problems
+        else:
+            console.say(f"{options.accelerate}: fine")
+    for recipe in options.recipes:
+        try:
+            api.load(recipe, options.set)
+        except RecipeError as error:
+            problems += error.problems
+        else:
+            console.say(f"{recipe}: fine")
+    if problems:
+        raise RecipeError(problems)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+    from hfpipe.runner import Launch
+
+    recipe = api.load(options.recipe, options.set)
+    steps = api.plan(recipe, options.runs, until=options.until)
+    console.plan(steps)
+    if options.sizes:
+        launch = Launch(options.processes, options.accelerate)
+        console.sizes(api.sizes(recipe, steps, launch=launch))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    result = api.open(options.target, options.runs)
+    if options.format == "json":
+        print(json.dumps(result.as_json(), indent=1))
+    elif options.format == "html":
+        from hfpipe.reporting.html import page
+
+        print(page(result))
+    else:
+        console.report(result)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    found = api.compare(*options.targets, runs=options.runs, tasks=options.task)
+    if options.format == "json":
+        print(found.model_dump_json(indent=1))
+    elif options.format == "html":
+        from hfpipe.reporting.html import compared
+
+        print(compared(found))
+    else:
+        console.compared(found)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+    from hfpipe.store.store import write_parts
+
+    if options.text and options.input:
+        raise RecipeError([Problem("predict: give TEXT or --input, not both")])
+    found = api.answers(
+        options.model,
+        options.text or options.input or sys.stdin,
+        task=options.task,
+        options=options.set,
+        read=options.read,
+        batch_size=options.batch_size,
+        runs=options.runs,
+    )
+    if options.output is None and sys.stdout.isatty():
+        for row, answer in found:
+            console.answer(row, answer or {})
+        return 0
+    lines = (_json_line({**row, "prediction": answer}) for row, answer in found)
+    if options.output is None:
+        sys.stdout.writelines(lines)
+        return 0
+    kept = options.output.with_name(f"{options.output.name}.partial")
+    try:
+        write_parts(options.output, lines, kept)
+    except HfpipeError as error:
+        tail = f"; the answers before it are in {kept}" if kept.exists() else ""
+        raise type(error)(f"{error}{tail}") from error
+    return 0
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    """Write a row as a line of JSON: null for a number that is none, and dates as texts."""
+    return json.dumps(finite_or_null(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    if options.action is None:
+        console.recipes(api.list_recipes())
+        return 0
+    for path in api.copy_recipe(options.name, options.folder):
+        console.say(str(path))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from hfpipe import api
+
+    print(json.dumps(api.schema(), indent=1))
+    return 0
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+    from hfpipe.runner import first_process
+
+    with console.progress() as progress:
+        api.run_stage(options.folder, progress if first_process() else api.silent)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "check": _check,
+    "plan": _plan,
+    "report": _report,
+    "compare": _compare,
+    "predict": _predict,
+    "recipes": _recipes,
+    "schema": _schema,
+    "stage": _stage,
+}

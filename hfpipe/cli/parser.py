@@ -1,0 +1,170 @@
+"""What the command line takes: each command with its arguments and options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from hfpipe.number_format import visible
+
+DESCRIPTION = "From raw text to an evaluated model in one recipe file."
+EXITS = (
+    "hfpipe COMMAND --help says what a command takes; "
+    "exit codes: 0 done, 1 a stage failed or a requirement was not met, "
+    "2 the recipe or the arguments are wrong"
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; what it does not know ends the process with code 2."""
+    known = parser()
+    options, rest = known.parse_known_args(arguments)
+    if rest and ("text" not in options or any(word.startswith("-") for word in rest)):
+        known.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.text += rest  # argparse takes no further TEXT once an option stands between
+    return options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; it puts the name of the command into `command`."""
+    whole = _Parser(prog="hfpipe", description=DESCRIPTION, epilog=EXITS)
+    whole.add_argument("--version", action="version", version=f"hfpipe {version('hfpipe')}")
+    commands = _Commands(whole)
+    _recipes(commands)
+    _results(commands)
+    _predict(commands)
+    _shipped(commands)
+    commands.add("schema", "print the JSON Schema of a recipe")
+    commands.add("stage", "one prepared stage, for accelerate launch").add_argument("folder", type=Path)
+    return whole
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows what it quotes of the arguments without characters that steer a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
+
+
+class _Commands:
+    """Adds commands to a parser, with the options that several have."""
+
+    def __init__(self, whole: argparse.ArgumentParser) -> None:
+        self._whole = whole.add_subparsers(metavar="COMMAND", required=True, dest="command")
+
+    def add(self, name: str, about: str, *common: str) -> argparse.ArgumentParser:
+        """Add a command with those of the `common` options that are named."""
+        command = self._whole.add_parser(name, help=about)
+        command.add_argument("--debug", action="store_true", help="show the full trace of an error")
+        if "runs" in common:
+            command.add_argument(
+                "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)"
+            )
+        if "set" in common:
+            command.add_argument(
+                "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="override a setting"
+            )
+        if "until" in common:
+            command.add_argument(
+                "--until", metavar="STAGE|KIND", help="stop after this stage, or the last of this kind"
+            )
+        if "format" in common:
+            command.add_argument(
+                "--format", choices=("table", "json", "html"), default="table", help="how to print (table)"
+            )
+        return command
+
+
+def _recipes(commands: _Commands) -> None:
+    run = commands.add("run", "run what is not done yet, print the scores", "runs", "set", "until")
+    run.add_argument("recipe", type=Path, help="a recipe.yaml")
+    _devices(run)
+    run.add_argument(
+        "--oversubscribe", action="store_true", help="allow more processes than devices, or cores of a CPU"
+    )
+
+    check = commands.add("check", "find every error of a recipe in one pass", "set")
+    check.add_argument("recipes", type=Path, nargs="+", metavar="recipe", help="one or more")
+    check.add_argument(
+        "--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file to check too"
+    )
+
+    plan = commands.add("plan", "say what is done, what would run and why", "runs", "set", "until")
+    plan.add_argument("recipe", type=Path, help="a recipe.yaml")
+    plan.add_argument(
+        "--sizes", action="store_true", help="add parameters, tokens, steps, FLOPs, memory and disk"
+    )
+    _devices(plan)
+
+
+def _devices(command: argparse.ArgumentParser) -> None:
+    """Add how the distributed stages are started; `plan --sizes` tells the memory of one process."""
+    devices = command.add_mutually_exclusive_group()
+    devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
+    devices.add_argument("--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file")
+
+
+def _results(commands: _Commands) -> None:
+    report = commands.add("report", "print the scores of a recipe or a run again", "runs", "format")
+    report.add_argument(
+        "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
+    )
+
+    compare = commands.add("compare", "evaluated models side by side, with a paired test", "runs", "format")
+    compare.add_argument(
+        "targets", nargs="+", metavar="RUN[:STAGE]", help="a run, a recipe or an evaluate stage's folder"
+    )
+    compare.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="FILE.py:CLASS",
+        help="user code by which a run was measured, which may be executed",
+    )
+
+
+def _predict(commands: _Commands) -> None:
+    predict = commands.add("predict", "classify, fill a blank, translate: whatever a model can", "runs")
+    predict.add_argument("model", metavar="MODEL", help="RUN[:STAGE], a stage's folder, a path or a Hub id")
+    predict.add_argument("text", nargs="*", metavar="TEXT", help="by default the lines of standard input")
+    predict.add_argument(
+        "--input", type=Path, metavar="FILE", help="rows to read: jsonl, csv, parquet … (instead of TEXT)"
+    )
+    predict.add_argument(
+        "--read",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how to read FILE, as encoding=latin-1 or header=false: the options of a data set's files",
+    )
+    predict.add_argument("--output", type=Path, metavar="FILE", help="write jsonl there")
+    predict.add_argument(
+        "--task",
+        metavar="KIND|FILE.py:CLASS",
+        help="what to ask it, where it does not say or names user code",
+    )
+    predict.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, as length=64"
+    )
+    predict.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="rows at once (32)")
+
+
+def _shipped(commands: _Commands) -> None:
+    recipes = commands.add("recipes", "list the recipes that come with hfpipe, or copy one")
+    actions = recipes.add_subparsers(metavar="copy NAME [FOLDER]", dest="action")
+    copy = actions.add_parser("copy", help="copy a recipe and the files that it names; overwrites nothing")
+    copy.add_argument("--debug", action="store_true", help="show the full trace of an error")
+    copy.add_argument("name", metavar="NAME", help="as `hfpipe recipes` lists it")
+    copy.add_argument(
+        "folder", nargs="?", type=Path, default=Path("recipes"), metavar="FOLDER", help="(recipes)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
+    return int(text)

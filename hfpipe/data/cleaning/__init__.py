@@ -1,0 +1,1 @@
+"""Cleaning steps: edits that keep every row, and filters that drop some."""

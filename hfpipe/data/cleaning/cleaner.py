@@ -1,0 +1,65 @@
+"""Runs the cleaning steps over rows, and tells the ledger what each one cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from hfpipe.data.cleaning.edits import Edit
+from hfpipe.data.cleaning.filters import Keep
+from hfpipe.data.cleaning.steps import Clean
+from hfpipe.data.ledger import Ledger
+from hfpipe.data.rows import Row
+from hfpipe.data.spans import Spans
+
+Apply = Callable[[Row], bool]
+
+
+def clean(
+    rows: Iterable[Row], columns: Sequence[str], steps: Sequence[Clean], ledger: Ledger, spans: Spans
+) -> Iterator[Row]:
+    """Yield the rows that pass every step, in order, with the text columns edited and their answers moved.
+
+    A row is dropped when an edit destroys an answer that is given by its place.
+    """
+    stages = [
+        _editing(one.step, one.reason, columns, ledger, spans)
+        if isinstance(one.step, Edit)
+        else _filtering(one.step.start(), one.reason, ledger)
+        for one in steps
+    ]
+    if not stages:
+        yield from rows
+        return
+    for row in rows:
+        for stage in stages:
+            if not stage(row):
+                break
+        else:
+            yield row
+
+
+def _editing(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger, spans: Spans) -> Apply:
+    edit = step.edit
+
+    def apply(row: Row) -> bool:
+        texts = [*map(edit, row.texts)]
+        if texts != row.texts:
+            if not spans.move(row, step):
+                ledger.drop(f"{reason}: destroys an answer", row.characters)
+                return False
+            before = row.characters
+            row.rewrite(columns, texts)
+            ledger.change(reason, before - row.characters)
+        return True
+
+    return apply
+
+
+def _filtering(keep: Keep, reason: str, ledger: Ledger) -> Apply:
+    def apply(row: Row) -> bool:
+        kept = keep(row)
+        if not kept:
+            ledger.drop(reason, row.characters)
+        return kept
+
+    return apply

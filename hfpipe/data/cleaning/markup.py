@@ -1,0 +1,112 @@
+"""Strips HTML down to the text a reader would see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from html.parser import HTMLParser
+from itertools import accumulate, pairwise
+
+from hfpipe.data.cleaning.alignment import Change, apply
+
+_SILENT = frozenset({"script", "style", "template", "noscript"})
+_BREAKS = frozenset(
+    {"address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figure", "footer", "header"}
+    | {"h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "ul"}
+    | {"table", "td", "th", "tr"}
+)
+_REFERENCE = re.compile(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
+"""A character reference, as html.unescape finds them."""
+
+
+def strip(text: str) -> list[list[Change]]:
+    """Return the changes that leave the text without tags, comments, scripts and styles, one list a pass.
+
+    Entities are decoded, and the edges of blocks become lines.
+    """
+    if "<" not in text and "&" not in text:
+        return []
+    reader = _Reader(text)
+    reader.feed(text)
+    reader.close()
+    changes = list(reader.changes())
+    seen = "".join(reader.seen)
+    if apply(text, changes) != seen:  # where the parser does not tell the place of what it skips
+        changes = [Change(0, len(text), seen)]
+    return [changes, list(_trim(seen))]
+
+
+def _trim(text: str) -> Iterator[Change]:
+    """Yield what takes away the newlines at both ends."""
+    start = len(text) - len(text.lstrip("\n"))
+    end = max(start, len(text.rstrip("\n")))
+    if start:
+        yield Change(0, start, "")
+    if end < len(text):
+        yield Change(end, len(text), "")
+
+
+class _Reader(HTMLParser):
+    """Collects what is seen; a block's edge is one newline, so that words do not run together."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.seen: list[str] = []
+        self._text = text
+        self._lines = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
+        self._events: list[tuple[int, str]] = []
+        """Place in the text, and what is seen of it up to the next."""
+        self._silent = 0
+
+    def changes(self) -> Iterator[Change]:
+        """Yield the changes from the text to what is seen."""
+        for (start, seen), (end, _) in pairwise([(0, ""), *self._events, (len(self._text), "")]):
+            raw = self._text[start:end]
+            if raw.startswith(seen):  # what follows is skipped without an event, as </>
+                if raw != seen:
+                    yield Change(start + len(seen), end, "")
+            elif unescape(raw) == seen:
+                for found in _REFERENCE.finditer(raw):
+                    if (decoded := unescape(found[0])) != found[0]:
+                        yield Change(start + found.start(), start + found.end(), decoded)
+            else:
+                yield Change(start, end, seen)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _SILENT:
+            self._silent += 1
+        self._break(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._break(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _SILENT:
+            self._silent = max(0, self._silent - 1)
+        self._break(tag)
+
+    def handle_data(self, data: str) -> None:
+        self._see("" if self._silent else data)
+
+    def handle_comment(self, data: str) -> None:
+        self._see("")
+
+    def handle_decl(self, decl: str) -> None:
+        self._see("")
+
+    def handle_pi(self, data: str) -> None:
+        self._see("")
+
+    def unknown_decl(self, data: str) -> None:
+        self._see("")
+
+    def _break(self, tag: str) -> None:
+        new = tag in _BREAKS and bool(self.seen) and not self.seen[-1].endswith("\n")
+        self._see("\n" if new else "")
+
+    def _see(self, text: str) -> None:
+        line, column = self.getpos()
+        self._events.append((self._lines[line - 1] + column, text))
+        if text:
+            self.seen.append(text)

@@ -1,0 +1,1 @@
+"""Label columns: classes with ids, lists of classes, and numbers."""

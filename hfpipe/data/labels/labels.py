@@ -1,0 +1,335 @@
+"""Labels: classes with their ids, lists of classes, and numbers; checked row by row before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from hfpipe.advice import advise
+from hfpipe.data.labels import messages
+from hfpipe.data.labels.class_ids import ClassIds
+from hfpipe.data.labels.settings import Kind, LabelColumn
+from hfpipe.data.labels.values import is_missing, is_number, normalize_name, parse_decimal, parse_list
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+from hfpipe.recipe.messages import listed
+
+USUAL: dict[str, str | None] = {"label": None, "labels": None, "tags": "words"}
+"""Columns that are labels unless the recipe says otherwise → the column that must be there as well."""
+LONGEST_NAME = 500
+"""Characters of a name of a class; what is longer is a text."""
+MOST_CLASSES = 100_000
+"""Different classes of a column without `min_count`; more are ids or texts."""
+MANY_CLASSES = 1000
+"""From here on, classes must have two rows each on average, or they are taken for ids or texts."""
+
+
+class Label:
+    """One column of labels: gives classes provisional ids as they come, and final ones at the end."""
+
+    def __init__(
+        self,
+        column: str,
+        settings: LabelColumn | None = None,
+        names: Sequence[str] = (),
+        companion: str | None = None,
+    ) -> None:
+        self.column = column
+        self.settings = settings or LabelColumn()
+        self.kind = self.settings.resolved_kind
+        self.normalized = 0
+        """Texts of the column that were brought to one spelling."""
+        self._names = self.settings.names
+        self._declared = frozenset(self._names)
+        order = self._names or [normalize_name(name) for name in names]
+        self.ids = ClassIds(order, declared=bool(self._names))
+        self._companion = companion
+        self._known = bool(order)
+        self._stated = self.kind is not None
+        self._numbered = not any(parse_decimal(name) is not None for name in self._names)
+        self._width = len(self._names)
+        self._whole = True
+        self._type: type | None = None
+        self._start = ""
+
+    def observe(self, head: Sequence[Row]) -> None:
+        """Tell the kind from the first rows, where the recipe does not.
+
+        Raises DataError for lists that look like one 0 or 1 for each class.
+        """
+        rows = [row for row in head if not is_missing(row.values[self.column])]
+        values = [_plain(row.values[self.column]) for row in rows]
+        if values and self.kind is None:
+            self.kind = _infer(values)
+        if self.kind == "classes" and self.settings.indicators is None and not self._known:
+            lists = [self._split(value) for value in values]
+            if _look_like_indicators(lists) and not _as_long_as_words(rows, self.column, lists):
+                raise messages.indicators(rows[0].place, self.column, lists[0], self.settings)
+
+    def read(self, value: Any) -> Any:
+        """Return a cell as a class, a list of classes or a number; None if it is missing.
+
+        A value that is none of these comes back as it is, so that a cleaning step may drop the row.
+        """
+        own: type = type(value)
+        if own is str and own is self._type and self.kind == "class" and self.ids.find(value) is not None:
+            return value  # the usual case: a class that an earlier row holds in this spelling
+        return self._read(_plain(value))
+
+    def _read(self, value: Any) -> Any:
+        if is_missing(value):
+            empty = isinstance(value, str) and self.settings.allow_empty
+            return [] if empty else None
+        if self.kind is None:
+            self.kind = _infer([value])
+        if self.kind == "number":
+            return self._read_number(value)
+        if self.kind == "class":
+            return self._read_class(value)
+        items = self._split(value)
+        if not isinstance(items, list):
+            return items
+        if self.settings.indicators:
+            return self._read_indicators(items)
+        return [self._read_class(_plain(item)) for item in items]
+
+    def _read_number(self, value: Any) -> Any:
+        number = parse_decimal(value) if isinstance(value, str) else None
+        if number is None:
+            return value
+        self.normalized += value != value.strip()
+        return number
+
+    def _read_class(self, value: Any) -> Any:
+        name: Any = value
+        if isinstance(value, str):
+            name = normalize_name(value)
+            self.normalized += name != value
+        elif isinstance(value, float) and value.is_integer():
+            name = int(value)
+        return name if not self._names else self._named(name)
+
+    def _named(self, value: Any) -> Any:
+        """Return the name of a class written by name, or by id where names are not numbers."""
+        if isinstance(value, (str, int)) and str(value) in self._declared:
+            return str(value)
+        number: Any = parse_decimal(value) if isinstance(value, str) else value
+        if self._numbered and is_number(number) and number in range(self._width):
+            return self._names[int(number)]
+        return value
+
+    def _split(self, value: Any) -> Any:
+        """Return the list in a cell, or the value where it is none."""
+        if isinstance(value, tuple):
+            return list(value)
+        separator = self.settings.separator
+        if separator is not None and not isinstance(value, (list, Mapping)):
+            parts = value.split(separator) if isinstance(value, str) else [value]
+            return [part for part in parts if not is_missing(part)]
+        found = parse_list(value) if isinstance(value, str) else None
+        return value if found is None else found
+
+    def _read_indicators(self, items: list[Any]) -> Any:
+        """Return the classes that have a 1; a tuple where the items are not a 0 or 1 for each class."""
+        marks = [_mark(item) for item in items]
+        self._width = self._width or len(marks)
+        if len(marks) != self._width or None in marks:
+            return tuple(items)
+        if not len(self.ids):
+            for number in range(self._width):
+                self.ids.id_of(number)
+        return [value for value, mark in zip(self.ids.values[: self._width], marks, strict=True) if mark]
+
+    def encode(self, row: Row, split: str) -> int | float | list[int]:
+        """Return the row's label: a number, or provisional ids of its classes.
+
+        Raises DataError for a label that is missing, not a number, or of another type than those before,
+        and for tags that are not as many as the words.
+        """
+        value = row.values[self.column]
+        if self.kind == "class" and type(value) is self._type:
+            number = self.ids.find(value)
+            if number is not None:  # the usual case: it was checked when it came first
+                self.ids.count((number,), split, row)
+                return number
+        return self._encode(value, row, split)
+
+    def _encode(self, value: Any, row: Row, split: str) -> int | float | list[int]:
+        if value is None:
+            raise messages.missing(row.place, self.column, self.settings)
+        start, self._start = self._start, self._start or f"{value!r:.40} at {row.place}"
+        if self.kind == "number":
+            if not is_number(value):
+                raise messages.no_number(row.place, self.column, value, stated=self._stated)
+            number = messages.finite(row.place, self.column, value)
+            self._whole = self._whole and number.is_integer()
+            return number
+        items = value if self.kind == "classes" else [value]
+        if isinstance(items, tuple):
+            raise messages.no_indicators(row.place, self.column, list(items), self._width)
+        if not isinstance(items, list):
+            raise messages.no_list(row.place, self.column, value, self.settings)
+        if self.kind == "classes":
+            self._check_length(len(items), row)
+        ids = [self._id(item, row, start) for item in items]
+        self.ids.count(ids, split, row)
+        return ids if self.kind == "classes" else ids[0]
+
+    def _check_length(self, count: int, row: Row) -> None:
+        words = row.values[self._companion] if self._companion is not None else None
+        if isinstance(words, (list, tuple)) and len(words) != count:
+            raise DataError(
+                f"{row.place}: {len(words)} {self._companion} but {count} {self.column}; write one for each"
+            )
+
+    def _id(self, value: Any, row: Row, start: str) -> int:
+        if type(value) is self._type and (number := self.ids.find(value)) is not None:
+            return number  # checked when it came first
+        if not isinstance(value, (str, int)) or value == "":
+            raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
+        self._type = self._type or type(value)
+        if type(value) is not self._type and not self._stated:
+            raise messages.mixed(row.place, self.column, value, start, self.kind)
+        if self._names and value not in self._declared:
+            raise messages.not_named(row.place, self.column, value, self.settings)
+        if isinstance(value, str):
+            messages.check_name(row.place, self.column, value, LONGEST_NAME)
+        number = self.ids.id_of(value)
+        if number >= MOST_CLASSES and self.settings.min_count is None:
+            raise messages.too_many(self.column, len(self.ids), self.ids.rows + 1)
+        return number
+
+    def check(self) -> None:
+        """Raise DataError where there is no class, there are as many as rows, or train lacks some."""
+        if self.kind == "number":
+            return
+        if not self.ids.names():
+            raise DataError(
+                f"{self.column!r} holds no class in any row; fix it, or leave it out with `columns`"
+            )
+        count = len(self.ids.names())
+        if count > MANY_CLASSES and 2 * count > self.ids.rows and not self._names:
+            raise messages.too_many(self.column, count, self.ids.rows)
+        untrained = self.ids.untrained()
+        if untrained:
+            raise messages.untrained(self.column, self.ids, untrained, self.settings)
+
+    def description(self) -> str:
+        """Return what the column is, for the summary, as `label (2 classes)`."""
+        if self.kind == "number":
+            asked = f", all whole; write {advise(labels={self.column: 'class'})} if they are classes"
+            return f"{self.column} (numbers{asked if self._whole and not self._stated else ''})"
+        count = len(self.ids.names())
+        classes = f"{count:,} class{'es' if count != 1 else ''}"
+        return f"{self.column} ({'lists of ' if self.kind == 'classes' else ''}{classes})"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """Type of the encoded column."""
+        if self.kind == "number":
+            return pa.float64()
+        return pa.list_(pa.int64()) if self.kind == "classes" else pa.int64()
+
+    @property
+    def feature(self) -> Any:
+        """The column's type as Datasets writes it."""
+        if self.kind == "number":
+            return datasets.Value("float64")
+        one = datasets.ClassLabel(names=self.ids.names())
+        return datasets.List(one) if self.kind == "classes" else one
+
+    def final(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return the encoded column with final ids in place of provisional ones."""
+        if self.kind == "number":
+            return column
+        table = pa.array(self.ids.table(), pa.int64())
+        return pa.chunked_array([_renumber(chunk, table) for chunk in column.chunks], column.type)
+
+
+def _renumber(chunk: pa.Array, table: pa.Array) -> pa.Array:
+    if pa.types.is_list(chunk.type):
+        return pa.ListArray.from_arrays(chunk.offsets, table.take(chunk.values))
+    return table.take(chunk)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _infer(values: Sequence[Any]) -> Kind:
+    if isinstance(values[0], (list, tuple)):
+        return "classes"
+    numbers = all(is_number(value) for value in values)
+    return "number" if numbers and any(isinstance(value, float) for value in values) else "class"
+
+
+def _mark(item: Any) -> int | None:
+    """Return 0 or 1, also where they are written as text, fractions or truth values; else None."""
+    number = parse_decimal(item) if isinstance(item, str) else item
+    return int(number) if isinstance(number, (int, float)) and number in (0, 1) else None
+
+
+def _look_like_indicators(lists: Sequence[Any]) -> bool:
+    """Tell whether lists are equally long, of 0 and 1 only, and in some row not a set of classes."""
+    if not lists or not all(isinstance(one, list) for one in lists):
+        return False
+    marks = [[_mark(item) for item in one] for one in lists]
+    width = {len(one) for one in marks}
+    return (
+        len(width) == 1
+        and all(None not in one for one in marks)
+        and any(len({*one}) < len(one) for one in marks)
+    )
+
+
+def _as_long_as_words(rows: Sequence[Row], column: str, lists: Sequence[Any]) -> bool:
+    """Tell whether another column holds lists of strings as long as these: then these are tags of words."""
+    for name in rows[0].values.keys() - {column}:
+        others = [row.values[name] for row in rows]
+        if all(isinstance(other, (list, tuple)) for other in others) and all(
+            len(other) == len(one) and all(isinstance(word, str) for word in other)
+            for other, one in zip(others, lists, strict=True)
+        ):
+            return True
+    return False
+
+
+def read_labels(rows: Iterable[Row], labels: Sequence[Label]) -> Iterator[Row]:
+    """Yield the rows with their labels read, so that cleaning steps see classes and not cells of a file."""
+    readers = [(label.column, label.read) for label in labels]
+    for row in rows:
+        values = row.values
+        for column, read in readers:
+            values[column] = read(values[column])
+        yield row
+
+
+def find_labels(
+    head: Sequence[Row], named: Mapping[str, LabelColumn], names: Mapping[str, Sequence[str]]
+) -> list[Label]:
+    """Return the label columns: those named in the recipe, or else the usual ones that are there.
+
+    `head` are the first rows, which tell the kinds. Raises DataError when a column named is not there.
+    """
+    columns = list(head[0].values)
+    for column in named:
+        if column not in columns:
+            raise DataError(f"`labels` names {column!r}, but the columns are {listed(columns)}")
+    usual = [column for column, other in USUAL.items() if column in columns and other in (None, *columns)]
+    wanted = dict(named) or {column: LabelColumn() for column in usual}
+    labels = [
+        Label(
+            column,
+            settings,
+            names.get(column, ()),
+            other if (other := USUAL.get(column)) in columns else None,
+        )
+        for column, settings in wanted.items()
+    ]
+    for label in labels:
+        label.observe(head)
+    return labels

@@ -1,0 +1,48 @@
+"""What a user should look at in a label column that can be used: the notes of the summary."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from hfpipe.advice import advise_drop
+from hfpipe.data.labels.labels import Label
+from hfpipe.recipe.messages import listed
+
+SHOWN = 3
+"""Names or groups of names that a note has room for."""
+_NOTHING = {"nan", "null", "none", "n/a", "na", "#n/a", "<na>"}
+"""Names, in lower case, by which programs write a missing value."""
+
+
+def notes(label: Label) -> Iterator[str]:
+    """Yield phrases for the summary."""
+    column = label.column
+    if label.normalized:
+        yield f"{label.normalized:,} cells of {column!r} stripped of white space or brought to NFC"
+    if label.kind == "number":
+        return
+    names = label.ids.names()
+    groups = [listed(group) for group in nearly_alike(names)]
+    if groups:
+        yield f"note: classes of {column!r} that differ by case or white space only: {_some(groups)}"
+    empty = [repr(name) for name in label.ids.unseen()]
+    if empty:
+        yield f"note: no row has these classes of {column!r}: {_some(empty)}"
+    nothing = [name for name in names if name.lower() in _NOTHING]
+    if nothing:
+        drop = advise_drop(column, nothing[0])
+        yield f"note: {column!r} has a class {nothing[0]!r}; if that means a missing label, write {drop}"
+
+
+def nearly_alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of names that are alike but for upper and lower case, and white space inside."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups["".join(name.casefold().split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _some(parts: list[str]) -> str:
+    more = f" and {len(parts) - SHOWN:,} more" if len(parts) > SHOWN else ""
+    return " / ".join(parts[:SHOWN]) + more

@@ -1,0 +1,81 @@
+"""Takes rare classes out of rows that are already written: only then are all counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hfpipe.data.labels.labels import Label
+from hfpipe.data.ledger import Ledger
+from hfpipe.data.write import Writer
+
+
+def reason(label: Label) -> str:
+    """Return the ledger's word for rows that a rare class costs."""
+    return f"min_count of {label.column}: {label.settings.min_count}"
+
+
+def take_out_rare_classes(labels: Sequence[Label], writer: Writer, ledger: Ledger) -> None:
+    """Drop the rows of classes that have fewer training rows than `min_count`, or merge these classes.
+
+    Reads the label columns only, batch by batch, until no class is rare; then writes the other rows again.
+    One bit for each row is held in memory.
+    """
+    wanted = [label for label in labels if label.settings.min_count is not None and label.kind != "number"]
+    dropping = [label for label in wanted if label.settings.rare == "drop"]
+    kept = {split: np.ones(rows, bool) for split, rows in writer.rows().items()} if dropping else {}
+    while rare := {label.column: found for label in dropping if (found := _find(label))}:
+        for label in dropping:
+            label.ids.drop(rare.get(label.column, ()))
+        for split, keep in kept.items():
+            _mark(split, keep, rare, labels, writer, ledger)
+    if any(not keep.all() for keep in kept.values()):
+        writer.keep(kept)
+    for label in wanted:
+        if label.settings.rare != "drop":
+            label.ids.merge(_find(label), label.settings.rare)
+
+
+def _find(label: Label) -> set[int]:
+    return label.ids.find_rare(label.settings.min_count or 1)
+
+
+def _mark(
+    split: str,
+    keep: np.ndarray,
+    rare: Mapping[str, set[int]],
+    labels: Sequence[Label],
+    writer: Writer,
+    ledger: Ledger,
+) -> None:
+    """Mark the rows that hold a rare class as dropped, and take them out of all counts."""
+    start = 0
+    classes = [label for label in labels if label.kind != "number"]
+    for batch in writer.batches(split):
+        part = keep[start : start + batch.num_rows]
+        characters = writer.characters(split)[start : start + batch.num_rows]
+        for label in classes:
+            if label.column not in rare:
+                continue
+            gone = _holding(batch.column(label.column), rare[label.column]) & part
+            part &= ~gone
+            for number in np.flatnonzero(gone):
+                ledger.take_back(split, reason(label), int(characters[number]))
+                for other in classes:
+                    ids = batch.column(other.column)[int(number)].as_py()
+                    other.ids.uncount(ids if isinstance(ids, list) else [ids], split)
+        start += batch.num_rows
+
+
+def _holding(column: pa.Array, rare: set[int]) -> np.ndarray:
+    """Return for each row whether it holds one of the classes, bool, shape (rows,)."""
+    values = pa.array(sorted(rare), pa.int64())
+    if not pa.types.is_list(column.type):
+        return pc.is_in(column, value_set=values).to_numpy(zero_copy_only=False)
+    found = np.zeros(len(column), bool)
+    inside = pc.is_in(pc.list_flatten(column), value_set=values).to_numpy(zero_copy_only=False)
+    found[pc.list_parent_indices(column).to_numpy()[inside]] = True
+    return found

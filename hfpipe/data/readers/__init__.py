@@ -1,0 +1,1 @@
+"""Rows of local files: one reader a format."""

@@ -1,0 +1,93 @@
+"""Rows of CoNLL files: one word a line with its tags, and a blank line after each sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from hfpipe.data.readers.file_options import DataFile
+from hfpipe.data.readers.streams import text_stream
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+from hfpipe.recipe.messages import listed
+
+DOCUMENT = "-DOCSTART-"
+"""First field of the line with which CoNLL-2003 begins a document."""
+
+
+def read_conll(file: DataFile) -> Iterator[Row]:
+    """Yield a row for each sentence: `words` of the first column and `tags` of the last, as they are written.
+
+    With `header: [words, pos, chunks, tags]` every column that it names comes along.
+    Raises DataError with the line that has more or fewer columns than the first, or one only.
+    """
+    header = file.options.header
+    if isinstance(header, bool):
+        raise DataError(
+            f"{file.name}: CoNLL files have no header; name their columns, as with "
+            f"{file.options.advise(header=['words', 'tags'])}, or delete header"
+        )
+    names: list[str] = header or []
+    width = len(names)
+    with text_stream(file) as stream:
+        for start, sentence in _sentences(stream):
+            width = width or _width(sentence[0], f"{file.name}, line {start}")
+            for number, fields in enumerate(sentence, start):
+                if len(fields) != width:
+                    raise _ragged(fields, width, names, f"{file.name}, line {number}")
+            yield Row(_columns(sentence, names), f"{file.name}, line", start)
+    if width > 2 and not names:
+        file.note({"columns": f"first and last of {width}"})
+
+
+def _sentences(stream: Iterable[str]) -> Iterator[tuple[int, list[list[str]]]]:
+    """Yield the number of the first line of each sentence, and the fields of its lines."""
+    start = 0
+    lines: list[list[str]] = []
+    for number, line in enumerate(chain(stream, [""]), 1):
+        fields = _fields(line)
+        if fields and fields[0] != DOCUMENT:
+            start = start or number
+            lines.append(fields)
+        elif lines:
+            yield start, lines
+            start, lines = 0, []
+
+
+def _fields(line: str) -> list[str]:
+    """Split a line at tabs, within which words may hold spaces, or else at spaces."""
+    line = line.strip("\r\n")
+    if not line.strip(" \t"):
+        return []
+    return (
+        line.rstrip("\t").split("\t")
+        if "\t" in line.strip()
+        else [field for field in line.split(" ") if field]
+    )
+
+
+def _columns(sentence: list[list[str]], names: list[str]) -> dict[str, list[str]]:
+    if names:
+        return {name: list(column) for name, column in zip(names, zip(*sentence, strict=True), strict=True)}
+    return {"words": [fields[0] for fields in sentence], "tags": [fields[-1] for fields in sentence]}
+
+
+def _width(fields: list[str], place: str) -> int:
+    """Return the number of columns. Raises DataError for files of another form that have this ending."""
+    if fields[0].startswith("#") or (len(fields) == 10 and fields[0] == "1"):
+        raise DataError(
+            f"{place}: this is a CoNLL-U file, of which it is not clear which column holds the tags; "
+            "read it with `python: file.py:function`"
+        )
+    if all("|" in field for field in fields):
+        raise DataError(
+            f"{place}: has a whole sentence on one line (word|tag), which is not CoNLL; write a word a line"
+        )
+    if len(fields) < 2:
+        raise DataError(f"{place}: {fields[0][:40]!r} has no tag; write a word and its tag on each line")
+    return len(fields)
+
+
+def _ragged(fields: list[str], width: int, columns: list[str], place: str) -> DataError:
+    expected = f"`header` names {width} ({listed(columns)})" if columns else f"the first line has {width}"
+    return DataError(f"{place}: {len(fields)} columns, but {expected}; fix the line")

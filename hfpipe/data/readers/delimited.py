@@ -1,0 +1,156 @@
+"""Rows of csv and tsv files."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, TextIO
+
+from hfpipe.data.readers.dialect import SAMPLE, Dialect, detect_dialect, sample_rows
+from hfpipe.data.readers.file_options import DataFile
+from hfpipe.data.readers.header import column_names, suggest_names
+from hfpipe.data.readers.streams import text_stream
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+from hfpipe.recipe.messages import listed
+
+QUOTE, ESCAPE = '"', "\\"
+_QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+
+
+def read_csv(file: DataFile) -> Iterator[Row]:
+    """Yield the rows of a csv file. Raises DataError with the line of the first that cannot be read."""
+    return _read(file, "csv")
+
+
+def read_tsv(file: DataFile) -> Iterator[Row]:
+    """Yield the rows of a tsv file. Raises DataError with the line of the first that cannot be read."""
+    return _read(file, "tsv")
+
+
+def _read(file: DataFile, kind: str) -> Iterator[Row]:
+    limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than csv's 128 KiB
+    try:
+        with text_stream(file, newline="") as stream:
+            sample = stream.read(SAMPLE) + stream.readline()
+        dialect = detect_dialect(sample, kind, file.options)
+        file.note(dialect.facts(kind))
+        with text_stream(file, newline="") as stream:
+            for _ in range(dialect.skipped):
+                sample = sample.partition("\n")[2]
+                stream.readline()
+            table = _Table(file, dialect, sample_rows(dialect, sample) or [])
+            yield from table.rows(stream, watch=dialect.quote is None and file.options.quote is None)
+    finally:
+        csv.field_size_limit(limit)
+
+
+class _Table:
+    """One file: turns its lines into rows, and names the line where that fails."""
+
+    def __init__(self, file: DataFile, dialect: Dialect, sample: Sequence[Sequence[str]]) -> None:
+        self._file = file
+        self._advise = file.options.advise
+        self._dialect = dialect
+        self._sample = sample
+        self._names: list[str] = []
+        self._origin = f"{file.name}, line"
+
+    def rows(self, stream: TextIO, *, watch: bool) -> Iterator[Row]:
+        """Yield the rows; `watch` for quotes that turn out to enclose fields."""
+        guessed = self._dialect.escape is not None and self._file.options.escape is None
+        reader = self._dialect.reader(self._escaped(stream) if guessed else stream)
+        origin, before = self._origin, self._dialect.skipped + 1
+        line = before
+        try:
+            body, repeated = self._body(reader)
+            names, width = self._names, len(self._names)
+            for fields in body:
+                if len(fields) == width:
+                    if fields == repeated:
+                        raise self._again(line)
+                    yield Row(dict(zip(names, fields, strict=True)), origin, line)
+                elif fields:
+                    raise self._ragged(fields, line)
+                if watch and '"' in "".join(fields):
+                    watch = self._stays_bare(fields, line)
+                line = before + reader.line_num
+        except csv.Error as error:
+            raise self._broken(str(error), line) from None
+
+    def _body(self, reader: Any) -> tuple[Iterator[list[str]], list[str] | None]:
+        """Take the names of the columns; return the rows, and the header where a second one is an error."""
+        header = self._file.options.header
+        first: list[str] | None = next(filter(None, reader), None)
+        if first is None:
+            return iter(()), None
+        place = f"{self._origin} {self._dialect.skipped + reader.line_num}"
+        self._names = column_names(first, self._sample[1:], self._file.options, place)
+        if header is False or isinstance(header, list):
+            return chain([first], reader), None
+        # One blank row stands for the header, from which on lines are counted.
+        return chain([[]], reader), first if len(first) > 1 else None
+
+    def _again(self, line: int) -> DataError:
+        suggested = suggest_names(self._names, self._sample[1:])
+        return DataError(
+            f"{self._origin} {line}: repeats the header, as where files were joined; delete the line, or, if "
+            f"both are rows, name the columns with {self._advise(header=suggested)}"
+        )
+
+    def _escaped(self, lines: TextIO) -> Iterator[str]:
+        r"""Pass lines on in which backslashes stand only before what an escape can be meant for."""
+        meant = re.compile(rf"\\[\\\"\r\n{re.escape(self._dialect.separator)}]")
+        for number, line in enumerate(lines, self._dialect.skipped + 1):
+            if "\\" in (rest := meant.sub("", line)):
+                after = rest[rest.index("\\") + 1 :][:1]
+                escape = self._advise(escape=ESCAPE)
+                raise DataError(
+                    f"{self._origin} {number}: quotes are escaped by backslashes in this file, and one is "
+                    f"before {after!r}; write {escape} to read that as {after!r}, or write the file again "
+                    "with doubled quotes"
+                )
+            yield line
+
+    def _stays_bare(self, fields: Sequence[str], line: int) -> bool:
+        """Return whether it is still open that quotes enclose fields; raise DataError once they do."""
+        for field in fields:
+            if field[:1] == '"':
+                if not _QUOTED.fullmatch(field):
+                    return False
+                if '""' in field[1:-1]:
+                    bare = self._advise(quote=False)
+                    raise DataError(
+                        f"{self._origin} {line}: a field is in quotes, as a csv writer puts them; write "
+                        f"{self._advise(quote=QUOTE)} to read them so, or {bare} if they are part of the text"
+                    )
+        return True
+
+    def _ragged(self, fields: Sequence[str], line: int) -> DataError:
+        fix = "quote fields that hold the separator"
+        if self._dialect.quote is None and self._file.options.quote is None and '"' in "".join(fields):
+            fix = f"write {self._advise(quote=QUOTE)} if quotes enclose fields"
+        elif len(self._names) == 1 and (other := re.search(r"[;|\t]", self._names[0])):
+            fix = f"write {self._advise(separator=other[0])} if that separates them"
+        few = f"{len(fields)} field{'s' * (len(fields) != 1)}"
+        return DataError(
+            f"{self._origin} {line}: {few}, but the header has {len(self._names)} ({listed(self._names)}); "
+            f"{fix}"
+        )
+
+    def _broken(self, cause: str, line: int) -> DataError:
+        if "unexpected end of data" in cause:
+            what = "the quote that opens here is never closed; close it"
+        elif "expected after" in cause:
+            what = (
+                "more text follows a closing quote; double the quotes inside of a field, write "
+                f"{self._advise(escape=ESCAPE)} if a backslash stands before them"
+            )
+        else:
+            what = f"{cause}; fix the line"
+        return DataError(
+            f"{self._origin} {line}: {what}, or write {self._advise(quote=False)} if quotes are text"
+        )

@@ -1,0 +1,151 @@
+"""Which split a local file belongs to: as the recipe says, or as the names of the files in a folder say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from hfpipe.advice import advise
+from hfpipe.data.readers.files import known_format
+from hfpipe.errors import DataError
+
+Found = Mapping[str, Sequence[Path]]
+"""Pattern as written → the files that it matches, or the folder that it is."""
+WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Word in the name of a file → its split."""
+_WORD = re.compile(rf"(?<![^\W\d_])({'|'.join(WORDS)})(?![^\W\d_])", re.IGNORECASE)
+_WILD = re.compile(r"[*?\[]")
+
+
+def split_files(
+    patterns: Mapping[str | None, Found], base: Path, left_out: list[str]
+) -> dict[str | None, list[Path]]:
+    """Return split → files; the key is None where the files are one pool.
+
+    A split that the recipe names holds what its patterns match. Otherwise the files of a folder or pattern go
+    to the splits that their names state, if any states one: `train.csv`, `test-00000.csv`, `dev/a.csv`. The
+    pattern's own words state nothing. Files of a folder that are not data files are added to `left_out`.
+    Raises DataError for a pattern that matches nothing, for a file that states no split next to files that
+    do, or two, and for a file of a split whose name states another.
+    """
+    splits: dict[str | None, list[Path]] = {}
+    for split, found in patterns.items():
+        stated = {
+            path: word
+            for pattern in found
+            for path, word in _matched(pattern, found[pattern], base, left_out)
+        }
+        if split is None:
+            _expect_no_list(list(found))
+            splits |= _by_name(stated, base)
+        else:
+            _expect_own(split, stated, base)
+            splits[split] = list(stated)
+    return splits
+
+
+def _matched(
+    pattern: str, paths: Sequence[Path], base: Path, left_out: list[str]
+) -> Iterator[tuple[Path, str | None]]:
+    """Yield the files of a pattern, each with the split that the rest of its name states."""
+    if not paths:
+        raise DataError(f"{pattern}: no file matches; fix the pattern, which is read relative to the recipe")
+    wild = _WILD.search(pattern)
+    for path in paths:
+        if wild is None and path.is_dir():
+            for inside in _inside(pattern, path, base, left_out):
+                yield inside, _stated(inside, len(path.as_posix()), base)
+        elif wild is None:
+            yield path, None
+        else:
+            fixed = (base / Path(pattern[: wild.start()] + "x").expanduser()).as_posix()
+            yield path, _stated(path, len(fixed) - 1, base)
+
+
+def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list[Path]:
+    """Return the data files below a folder, all of one format; hidden files and other kinds are left out."""
+    below = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    shown = [path for path in below if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
+    files = [path for path in shown if known_format(path) is not None]
+    formats = sorted({known_format(path) or "" for path in files})
+    if len(formats) != 1:
+        what = f"holds {' and '.join(formats)} files" if formats else "is a folder without data files"
+        ending = files[0].name.partition(".")[2] if files else "jsonl"
+        raise DataError(f"{pattern}: {what}; name those wanted, as {pattern.rstrip('/')}/*.{ending}")
+    left_out += [name_of(path, base) for path in sorted({*below} - {*files})]
+    return files
+
+
+def _stated(path: Path, fixed: int, base: Path) -> str | None:
+    """Return the split that a file's name states after the first `fixed` characters, or its folders."""
+    whole = path.as_posix()
+    words = [found for found in _WORD.finditer(whole) if found.end() > fixed]
+    own = [found for found in words if found.start() > whole.rfind("/")]
+    splits = {WORDS[found[0].lower()] for found in own or words}
+    if len(splits) > 1:
+        raise DataError(
+            f"{name_of(path, base)}: its name states {' and '.join(sorted(splits))}; say which split it is, "
+            f"as with {advise(files={min(splits): name_of(path, base)})}"
+        )
+    return splits.pop() if splits else None
+
+
+def _expect_own(split: str, stated: Mapping[Path, str | None], base: Path) -> None:
+    for path, other in stated.items():
+        if other not in (None, WORDS.get(split, split)):
+            raise DataError(
+                f"{name_of(path, base)}: is matched for {split}, and its name states {other}; narrow the "
+                "pattern, or name the files one by one"
+            )
+
+
+def _expect_no_list(patterns: Sequence[str]) -> None:
+    names = [Path(pattern).name for pattern in patterns if not _WILD.search(pattern)]
+    splits = {WORDS[word.lower()] for name in names for word in _WORD.findall(name)}
+    if len(names) > 1 and len(splits) > 1:
+        raise DataError(
+            f"`files` lists {', '.join(names)}, whose names state {' and '.join(sorted(splits))}; write "
+            f"{advise(files=_by_word(patterns))}, or, to have all in one, "
+            f"{advise(files={'train': list(patterns)})}"
+        )
+
+
+def _by_word(patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Return split → patterns, by the last word of each that names a split; train by default."""
+    splits: dict[str, list[str]] = {}
+    for pattern in patterns:
+        words = _WORD.findall(Path(pattern).name)
+        splits.setdefault(WORDS[words[-1].lower()] if words else "train", []).append(pattern)
+    return splits
+
+
+def _by_name(stated: Mapping[Path, str | None], base: Path) -> dict[str | None, list[Path]]:
+    splits = sorted({split for split in stated.values() if split is not None})
+    if not splits:
+        return {None: list(stated)}
+    other = next((path for path, split in stated.items() if split is None), None)
+    if other is not None:
+        example, split = next((path, split) for path, split in stated.items() if split is not None)
+        said = advise(files={split: name_of(example, base), "train": name_of(other, base)})
+        if split == "train":
+            said = advise(files={"train": [name_of(example, base), name_of(other, base)]})
+        raise DataError(
+            f"{name_of(other, base)}: states no split, and {name_of(example, base)} next to it does; name "
+            f"the files of each split, as with {said}, or narrow the pattern"
+        )
+    return {name: [path for path, split in stated.items() if split == name] for name in splits}
+
+
+def name_of(path: Path, base: Path) -> str:
+    """Return what messages call a file: its path relative to the recipe's folder, if it is below that."""
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

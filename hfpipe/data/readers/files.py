@@ -1,0 +1,118 @@
+"""Reads local files: the format of each, the reader for it, and one line for whatever goes wrong inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from hfpipe.data.readers.arrow_files import read_arrow, read_parquet
+from hfpipe.data.readers.conll import read_conll
+from hfpipe.data.readers.delimited import read_csv, read_tsv
+from hfpipe.data.readers.file_options import FORMATS, DataFile, FileOptions, Findings
+from hfpipe.data.readers.json_records import read_json, read_jsonl
+from hfpipe.data.readers.spreadsheet import read_excel
+from hfpipe.data.readers.streams import COMPRESSION, detect_encoding, text_stream
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError, first_line
+
+Reader = Callable[[DataFile], Iterator[Row]]
+PLAIN = FileOptions()
+TEXT = FORMATS["encoding"]
+"""Formats that are text, which may be compressed."""
+
+
+def read(path: Path, name: str, options: FileOptions = PLAIN, found: Findings | None = None) -> Iterator[Row]:
+    """Return the rows of one file; `name` is what messages call it, and `found` takes how it was read.
+
+    Raises DataError, here or while the rows are taken, for a file that is missing, empty, cut off, damaged,
+    wrongly encoded, or of unknown format.
+    """
+    kind = options.format or detect_format(path, name, options)
+    if not path.is_file():
+        what = (
+            "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "is not there"
+        )
+        raise DataError(f"{name}: {what}; name a file, or a pattern such as {name}/*.jsonl")
+    options.check_format(name, kind)
+    codec = detect_encoding(path, name, options) if kind in TEXT else ""
+    file = DataFile(path, name, options, found or Findings(), codec)
+    if codec.startswith("utf-") and codec not in ("utf-8-sig", options.encoding):
+        file.note({"encoding": codec})
+    rows = _guarded(file, kind)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{name}: is empty; take it out, or fix what wrote it")
+    return chain([first], rows)
+
+
+def detect_format(path: Path, name: str, options: FileOptions = PLAIN) -> str:
+    """Return the format that a file's ending names. Raises DataError when it names none."""
+    found = known_format(path)
+    if found is not None:
+        return found
+    if path.suffix.lower() == ".xls":
+        raise DataError(f"{name}: is in the old format of Excel; save it as .xlsx")
+    *others, last = READERS
+    raise DataError(
+        f"{name}: its ending tells no format; add {options.advise(format=others[0])}, or "
+        f"{', '.join(others[1:])} or {last} in place of {others[0]}"
+    )
+
+
+def known_format(path: Path) -> str | None:
+    """Return the format that a file's ending names, before that of its compression, or None."""
+    packed = path.suffix in COMPRESSION
+    ending = Path(path.stem if packed else path.name).suffix[1:].lower()
+    kind = ENDINGS.get(ending, ending)
+    return kind if kind in (TEXT if packed else READERS) else None
+
+
+def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
+    """Yield the rows of a file; whatever a library raises while it reads them becomes one line."""
+    try:
+        yield from READERS[kind](file)
+    except DataError:
+        raise
+    except Exception as error:
+        cause = first_line(error)
+        raise DataError(
+            f"{file.name}: cannot be read as {kind} ({cause}); copy or download it again, or name its "
+            f"format, such as {file.options.advise(format=_other(kind))}"
+        ) from None
+    file.found.add(file.name, file.facts)
+
+
+def _other(kind: str) -> str:
+    """Return a format that a file may have whose ending says `kind`."""
+    return {"arrow": "parquet", "parquet": "arrow"}.get(kind, "csv")
+
+
+def _lines(file: DataFile) -> Iterator[Row]:
+    origin = f"{file.name}, line"
+    with text_stream(file) as stream:
+        for number, line in enumerate(stream, 1):
+            yield Row({"text": line.rstrip("\n")}, origin, number)
+
+
+READERS: dict[str, Reader] = {
+    "txt": _lines,
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "conll": read_conll,
+    "xlsx": read_excel,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
+"""Format → what reads it."""
+ENDINGS = {
+    "iob": "conll",
+    "iob2": "conll",
+    "ndjson": "jsonl",
+    "xlsm": "xlsx",
+    "feather": "arrow",
+    "tab": "tsv",
+}
+"""Other endings → the format that they stand for."""

@@ -1,0 +1,105 @@
+"""Column names of a table: those of its first line, cleaned of spaces, or those that the recipe gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from statistics import median
+
+from hfpipe.data.readers.file_options import FileOptions
+from hfpipe.data.rows import find_repeated
+from hfpipe.errors import DataError
+from hfpipe.recipe.messages import listed
+
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|\.\d+)([eE][-+]?\d+)?%?")
+_SENTENCE = 5
+"""Words from which on a first line is taken for a text, where the lines below it have as many."""
+
+
+def column_names(
+    first: Sequence[str], below: Sequence[Sequence[str]], options: FileOptions, place: str
+) -> list[str]:
+    """Return the names of the columns; `first` is the first row and `below` are some of the others.
+
+    Without a name, a column has that which pandas gives it (`Unnamed: 0`); with `header: false` they are
+    `column_1`, `column_2`, ….
+    Raises DataError when the options name too few or too many, when a name is there twice, and when they do
+    not say whether there is a header and the first line looks like data.
+    """
+    header = options.header
+    if header is False:
+        return [f"column_{number}" for number in range(1, len(first) + 1)]
+    if isinstance(header, list):
+        if len(header) != len(first):
+            raise DataError(
+                f"{place}: has {len(first)} fields, but header names {len(header)} ({listed(header)}); name "
+                f"each of them, as with {options.advise(header=_completed(header, len(first)))}"
+            )
+        return header
+    names = [name.strip("\ufeff \t\r\n\u00a0") for name in first]
+    reason = _looks_like_data(names, below) if header is None else None
+    if reason is not None:
+        own, true = options.advise(header=suggest_names(names, below)), options.advise(header=True)
+        raise DataError(
+            f"{place}: the first line looks like data, not like column names ({reason}); name the columns "
+            f"with {own}, or write {true}"
+        )
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
+    twice = find_repeated(names)
+    if twice is not None:
+        own = options.advise(header=suggest_names(names, below))
+        raise DataError(
+            f"{place}: the header has {twice!r} twice; rename one, or, if this line is not a header, name "
+            f"the columns with {own}"
+        )
+    return names
+
+
+def _looks_like_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> str | None:
+    """Say what makes the first line look like the others, or return None."""
+    rows = [row for row in below if len(row) == len(names) and row != list(names)]
+    if not rows or [*names] == [str(number) for number in range(len(names))]:
+        return None  # pandas writes 0, 1, … over columns without names
+    columns = list(zip(*rows, strict=True))
+    numeric = [sum(map(_is_number, column)) > 0.9 * len(column) for column in columns]
+    if len(rows) > 2 and any(
+        all_numbers and not _is_number(name) for name, all_numbers in zip(names, numeric, strict=True) if name
+    ):
+        return None  # a word over numbers is a name
+    for name, column, all_numbers in zip(names, columns, numeric, strict=True):
+        if all_numbers and _is_number(name):
+            return f"{name} is a number like those below it"
+        if name and sum(value.strip() == name for value in column) >= max(1, len(rows) // 100):
+            return f"{name!r:.40} is also a value below it"
+        if _words(name) >= _SENTENCE <= median(map(_words, column)):
+            return f"{name!r:.40} is a text like those below it"
+    return None
+
+
+def suggest_names(names: Sequence[str], below: Sequence[Sequence[str]]) -> list[str]:
+    """Return names for columns that have none: the longest is `text`, the only other one `label`."""
+    lengths = [
+        sum(len(row[place]) for row in [names, *below] if len(row) > place) for place in range(len(names))
+    ]
+    text = lengths.index(max(lengths))
+    others = (
+        ["label"]
+        if len(names) == 2
+        else [f"column_{place + 1}" for place in range(len(names)) if place != text]
+    )
+    return [*others[:text], "text", *others[text:]]
+
+
+def _completed(names: Sequence[str], width: int) -> list[str]:
+    """Return as many names as there are columns."""
+    return [*names, *(f"column_{number}" for number in range(len(names) + 1, width + 1))][:width]
+
+
+def _is_number(value: str) -> bool:
+    return _NUMBER.fullmatch(value.strip()) is not None
+
+
+def _words(text: str) -> float:
+    """Return the number of words; two characters of a script without spaces are one."""
+    dense = len(re.findall(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]", text))
+    return dense / 2 if dense else len(text.split())

@@ -1,0 +1,147 @@
+"""Rows of Excel workbooks, by openpyxl."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from importlib.util import find_spec
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from hfpipe.data.readers.file_options import DataFile
+from hfpipe.data.readers.header import column_names
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError
+
+ROWS = 1000
+"""Rows that are read at a time."""
+Cells = tuple[int, list[Any]]
+"""Number of a row, counted from 1, and its cells."""
+
+
+def read_excel(file: DataFile) -> Iterator[Row]:
+    """Yield the rows of a sheet, of which the first holds the names of the columns; empty rows are skipped.
+
+    Numbers, dates and booleans keep their types, and an empty cell is null.
+    Raises DataError when openpyxl is not installed, when it is not clear which sheet is meant, and for a cell
+    that shows an error or a formula whose value is not stored.
+    """
+    if find_spec("openpyxl") is None:
+        raise DataError(f"{file.name}: needs openpyxl, which is not installed; pip install 'hfpipe[excel]'")
+    with _open(file.path, values=True) as book:
+        title = _title(book, file)
+        yield from _Sheet(file, title).rows(_quietly(book[title].iter_rows()))
+
+
+@contextmanager
+def _open(path: Path, *, values: bool) -> Iterator[Any]:
+    """Open a workbook, whatever the ending of its name: openpyxl goes by that if it is given a path."""
+    import openpyxl
+
+    with path.open("rb") as stream:
+        with warnings.catch_warnings():  # about styles and validations, which are not data
+            warnings.simplefilter("ignore")
+            book = openpyxl.load_workbook(stream, read_only=True, data_only=values)
+        with closing(book):
+            yield book
+
+
+def _quietly(rows: Iterator[Any]) -> Iterator[Any]:
+    """Pass rows on without the warnings that reading them gives."""
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            some = list(islice(rows, ROWS))
+        if not some:
+            return
+        yield from some
+
+
+def _title(book: Any, file: DataFile) -> str:
+    names = [sheet.title for sheet in book.worksheets]
+    wanted = file.options.sheet
+    if wanted is not None:
+        if wanted not in names:
+            raise DataError(
+                f"{file.name}: there is no sheet {wanted!r}; there is {', '.join(map(repr, names))}"
+            )
+        return wanted
+    filled = [
+        name for name in names if any(map(_is_filled, _quietly(book[name].iter_rows(values_only=True))))
+    ]
+    if len(filled) > 1:
+        raise DataError(
+            f"{file.name}: has sheets {', '.join(map(repr, filled))}; name one with "
+            f"{file.options.advise(sheet=filled[0])}"
+        )
+    return filled[0] if filled else names[0]
+
+
+def _is_filled(values: tuple[Any, ...]) -> bool:
+    return any(value is not None for value in values)
+
+
+class _Sheet:
+    """One sheet: turns its cells into rows, and names the cell where that fails."""
+
+    def __init__(self, file: DataFile, title: str) -> None:
+        self._file = file
+        self._title = title
+        self._origin = f"{file.name}, {title} row"
+        self._formulas: set[str] | None = None
+
+    def rows(self, cells: Iterator[Any]) -> Iterator[Row]:
+        """Yield the rows below the header, or all rows where the recipe names the columns."""
+        filled = self._filled(cells)
+        head = list(islice(filled, ROWS))
+        if not head:
+            return
+        header = self._file.options.header
+        number, first = head[0]
+        below = [list(map(str, values)) for _, values in head[1:]]
+        place = f"{self._origin} {number}"
+        names = column_names([_text(value) for value in first], below, self._file.options, place)
+        for number, values in chain(head[header is None or header is True :], filled):
+            if len(values) > len(names):
+                raise DataError(
+                    f"{self._origin} {number}: {len(values)} cells, but the first row names {len(names)} "
+                    "columns; give each column a name, or clear the cells next to the table"
+                )
+            yield Row(dict(zip_longest(names, values)), self._origin, number)
+
+    def _filled(self, rows: Iterator[Any]) -> Iterator[Cells]:
+        """Yield the rows that hold anything, without the empty cells at their end."""
+        for number, cells in enumerate(rows, 1):
+            values = [self._value(cell, number) for cell in cells]
+            while values and values[-1] is None:
+                values.pop()
+            if values:
+                yield number, values
+
+    def _value(self, cell: Any, number: int) -> Any:
+        if cell.data_type == "e":
+            raise DataError(
+                f"{self._origin} {number}: cell {cell.coordinate} shows {cell.value}; fix its formula"
+            )
+        # A cell that is there and has no value may be a formula that was never calculated.
+        if cell.value is None and hasattr(cell, "coordinate") and cell.coordinate in self._formulas_here():
+            raise DataError(
+                f"{self._origin} {number}: cell {cell.coordinate} is a formula whose value is not stored; "
+                "open the file in Excel and save it"
+            )
+        return cell.value
+
+    def _formulas_here(self) -> set[str]:
+        """Return the coordinates of all formulas of the sheet, which is read once more for them."""
+        if self._formulas is None:
+            with ExitStack() as stack:
+                book = stack.enter_context(_open(self._file.path, values=False))
+                cells = (cell for row in _quietly(book[self._title].iter_rows()) for cell in row)
+                self._formulas = {cell.coordinate for cell in cells if cell.data_type == "f"}
+        return self._formulas
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)

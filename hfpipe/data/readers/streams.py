@@ -1,0 +1,176 @@
+"""Opens text files, plain or compressed, by their encoding, and names the place where they are damaged."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+
+from hfpipe.data.readers.file_options import DataFile, FileOptions
+from hfpipe.errors import DataError
+
+COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16, so it is tried first
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks → the encoding that reads and removes them."""
+BINARY = (
+    (b"\x1f\x8b", "a gzip file; let its name end in .gz", ""),
+    (b"\x28\xb5\x2f\xfd", "a zstd file; let its name end in .zst", ""),
+    (b"BZh", "a bzip2 file; unpack it, or pack it with gzip", ""),
+    (b"\xfd7zXZ\x00", "an xz file; unpack it, or pack it with gzip", ""),
+    (b"PK\x03\x04", "a zip archive, to be unpacked, or an Excel workbook", "xlsx"),
+    (b"PAR1", "a Parquet file", "parquet"),
+    (b"ARROW1", "an Arrow file", "arrow"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file (.xls or .doc); save it as .xlsx or .csv", ""),
+    (b"%PDF-", "a PDF; extract its text first", ""),
+)
+"""First bytes of files that are not text → what they are, what to do, and the format that reads them."""
+HEAD = 4096
+"""Bytes that are looked at to tell the encoding."""
+
+
+@contextmanager
+def text_stream(file: DataFile, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a file as text, decompressing by its ending.
+
+    While it is read, raises DataError for a stream that is cut off or damaged, and for the first byte that
+    the encoding does not have.
+    """
+    with _one_line(file.path, file.name):
+        try:
+            with _open(file.path) as stream:
+                yield io.TextIOWrapper(stream, encoding=file.codec, newline=newline)
+        except UnicodeError:
+            raise _undecodable(file) from None
+
+
+@contextmanager
+def _one_line(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{name}: {_cause(error, path)}") from None
+
+
+def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
+    """Return the codec that reads a file: that of the options, or of its byte order mark if it has one.
+
+    Raises DataError when mark and options contradict each other, when the bytes are not those of a text, and
+    for UTF-16 or UTF-32 without a mark, of which the order of bytes is not known.
+    """
+    with _one_line(path, name), _open(path) as stream:
+        head = stream.read(HEAD)
+    given = codecs.lookup(options.encoding).name.removesuffix("-sig")
+    for mark, codec in MARKS:
+        if head.startswith(mark):
+            if given == "utf-8" or given in (codec, _with_order(mark, codec)):
+                return codec
+            raise DataError(
+                f"{name}: begins with the byte order mark of {codec.removesuffix('-sig')}; delete "
+                f"{options.advise(encoding=options.encoding)}, which contradicts it"
+            )
+    _expect_text(head, name, given, options)
+    return options.encoding
+
+
+def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> None:
+    """Raise DataError for the first bytes of what is not text, or is UTF-16 or UTF-32 without a mark."""
+    order = _order(head)
+    if given in ("utf-16", "utf-32"):
+        fixes = [order] if order else [each for each in (f"{given}-le", f"{given}-be") if _fits(head, each)]
+        fix = " or ".join(options.advise(encoding=each) for each in fixes)
+        if not fix:
+            raise DataError(f"{name}: is not {given}; {_advice(given, options)}")
+        raise DataError(f"{name}: has no byte order mark; write {fix}")
+    if given == "utf-8":
+        for start, what, kind in BINARY:
+            if head.startswith(start):
+                fix = f"; write {options.advise(format=kind)}" if kind else ""
+                raise DataError(f"{name}: is not text but {what}{fix}")
+        if order:
+            raise DataError(
+                f"{name}: looks like {order[:6]} without a byte order mark; write "
+                f"{options.advise(encoding=order)}"
+            )
+
+
+def _fits(head: bytes, codec: str) -> bool:
+    """Tell whether a codec reads the first bytes of a file, of which the last character may be cut off."""
+    try:
+        codecs.getincrementaldecoder(codec)().decode(head)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _with_order(mark: bytes, codec: str) -> str:
+    """Return the name of the codec that fixes the order of bytes which a mark states."""
+    return f"{codec}-{'le' if mark.startswith(codecs.BOM_UTF16_LE) else 'be'}"
+
+
+def _order(head: bytes) -> str:
+    """Return the encoding of Latin text in UTF-16 or UTF-32 by where its zero bytes are; empty for others."""
+    size = len(head) // 4
+    if size < 1:
+        return ""
+    zeros = [head[place : size * 4 : 4].count(0) > size / 2 for place in range(4)]
+    return {
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+        (False, True, True, True): "utf-32-le",
+        (True, True, True, False): "utf-32-be",
+    }.get((zeros[0], zeros[1], zeros[2], zeros[3]), "")
+
+
+def _open(path: Path) -> pa.NativeFile:
+    return pa.input_stream(str(path), compression=COMPRESSION.get(path.suffix))
+
+
+def _cause(error: OSError, path: Path) -> str:
+    if "Truncated" in str(error):
+        return f"is cut off: the {COMPRESSION[path.suffix]} stream has no end; copy or download it again"
+    if error.errno is None and path.suffix in COMPRESSION:
+        return f"is not a {COMPRESSION[path.suffix]} file, or damaged; copy or download it again"
+    return f"cannot be read ({error.strerror or error}); fix the path or its permissions"
+
+
+def _undecodable(file: DataFile) -> DataError:
+    """Find the byte that cannot be decoded, counted from 0 in the decompressed text, and its line."""
+    name, encoding = file.name, file.codec
+    decoder = codecs.getincrementaldecoder(encoding)()
+    done, line = 0, 1
+    codec = encoding.removesuffix("-sig")
+    advice = _advice(codec, file.options)
+    with _open(file.path) as stream:
+        while True:
+            chunk = stream.read(1 << 20)
+            held = len(decoder.getstate()[0])
+            try:
+                line += decoder.decode(chunk, final=not chunk).count("\n")
+            except UnicodeDecodeError as error:
+                before = error.object[: error.start].decode(encoding, "replace")
+                return DataError(
+                    f"{name}, line {line + before.count(chr(10))}: byte {done - held + error.start:,} "
+                    f"({error.object[error.start]:#04x}) is not {codec}; {advice}"
+                )
+            except UnicodeError as error:
+                return DataError(f"{name}, line {line}: is not {codec} ({error}); {advice}")
+            done += len(chunk)
+            if not chunk:  # it can be decoded after all: the file has changed since
+                return DataError(f"{name}: changed while it was read; run again")
+
+
+def _advice(encoding: str, options: FileOptions) -> str:
+    others = ["latin-1", "cp1252"] if encoding == "utf-8" else ["utf-8", "cp1252", "gb18030"]
+    *some, last = [options.advise(encoding=other) for other in others]
+    return f"name the encoding of the file, such as {', '.join(some)} or {last}"

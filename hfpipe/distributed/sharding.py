@@ -1,0 +1,130 @@
+"""Models split over processes: by Accelerate (FSDP2), or by Transformers where matrix products are split too.
+
+Accelerate switches FSDP on for accelerators only, and trains copies on a CPU without a message. FSDP2 itself
+runs on both, so it is switched on here: what is tried on a CPU is then what runs on GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, TorchDynamoPlugin
+from transformers import PreTrainedModel
+
+from hfpipe.distributed.process_layout import USED, ProcessLayout
+from hfpipe.errors import StageError, one_line
+
+EMBEDDINGS = ("get_input_embeddings", "get_output_embeddings")
+"""Methods by which Accelerate finds them."""
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
+
+
+def uses_fsdp() -> bool:
+    """Tell whether the launcher asked for FSDP."""
+    return os.environ.get(FSDP, "").lower() == "true"
+
+
+def uses_deepspeed() -> bool:
+    """Tell whether the launcher asked for DeepSpeed."""
+    return os.environ.get(DEEPSPEED, "").lower() == "true"
+
+
+def prepare_state(mixed_precision: str) -> None:
+    """Let the Accelerator that is created next do on a CPU what it does on a GPU.
+
+    That is FSDP where the launcher asked for it, and no check whether a device can be split over at all.
+    """
+    from accelerate.parallelism_config import ParallelismConfig  # since Accelerate 1.10
+
+    stated = os.environ.get(USED, "").lower() == "true"
+    state = AcceleratorState(
+        mixed_precision=mixed_precision,
+        cpu=True,
+        dynamo_plugin=TorchDynamoPlugin(),
+        parallelism_config=ParallelismConfig() if stated else None,
+        _from_accelerator=True,
+    )
+    if not uses_fsdp():
+        return
+    plugin = FullyShardedDataParallelPlugin()
+    if mixed_precision != "no":
+        plugin.set_mixed_precision(mixed_precision)
+    state.fsdp_plugin = plugin
+    state.distributed_type = DistributedType.FSDP
+    PartialState().distributed_type = DistributedType.FSDP
+
+
+def group_shared_weights(model: Any, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Let FSDP2 put a weight that is in several places into one group, that of the whole model.
+
+    Accelerate puts embeddings and head into groups of their own, and layers by the names of their classes, of
+    which some hold embeddings (as BERT's); weights may be tied, too. PyTorch refuses a weight that is in two
+    groups. `show_embeddings` undoes what is hidden here.
+    """
+    held = (parameter for module in model.modules() for parameter in module._parameters.values())
+    tied = {each for each, count in Counter(map(id, held)).items() if count > 1} - {id(None)}
+    tables = (getattr(model, name)() for name in EMBEDDINGS)
+    shared = tied | {id(weight) for table in tables if table is not None for weight in table.parameters()}
+    holding = {
+        type(module).__name__
+        for module in model.modules()
+        if any(id(parameter) in shared for parameter in module.parameters())
+    }
+    layers = set(model._no_split_modules or ())
+    if not tied and not layers & holding:
+        return
+    if plugin.transformer_cls_names_to_wrap is None:
+        plugin.transformer_cls_names_to_wrap = sorted(layers - holding)
+    for name in EMBEDDINGS:
+        vars(model)[name] = lambda: None
+
+
+def show_embeddings(model: Any) -> None:
+    """Let a model name its embeddings and its head again."""
+    for name in EMBEDDINGS:
+        vars(model).pop(name, None)
+
+
+def split_model(model: PreTrainedModel, layout: ProcessLayout) -> PreTrainedModel:
+    """Return the model with each matrix product split over the processes of a group.
+
+    Starts the process group, if there is none. Raises StageError when the model does not say how it is split.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise StageError(
+            "parallelism_config_tp_size: an adapter cannot be trained tensor parallel; take fsdp.yaml"
+        )
+    from transformers.distributed.configuration_utils import DistributedConfig
+
+    config = model.config
+    wanted = DistributedConfig(
+        tp_size=layout.tensor, fsdp_size=layout.shards, dp_replicate_size=layout.replicas
+    )
+    try:
+        split = type(model).from_pretrained(
+            None, config=config, state_dict=model.state_dict(), dtype=model.dtype, distributed_config=wanted
+        )
+    except (ValueError, RuntimeError) as error:
+        raise StageError(
+            f"parallelism_config_tp_size: {config.model_type} cannot be split: {one_line(error)}; "
+            "take a model with a tp_plan, as llama or qwen2, or fsdp.yaml"
+        ) from error
+    split.train(model.training)
+    if model.can_generate():
+        split.generation_config = model.generation_config
+    return split
+
+
+@contextmanager
+def whole_models() -> Iterator[None]:
+    """Create an Accelerator for models that are whole in each process, however the training is split."""
+    kept = {name: os.environ.pop(name) for name in (FSDP, DEEPSPEED, USED) if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

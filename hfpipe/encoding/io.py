@@ -1,0 +1,74 @@
+"""Opens data sets that lie on disk, and says what they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+
+from hfpipe.errors import DataError, first_line
+from hfpipe.report import DataFacts, Report
+from hfpipe.store.store import advice_for_missing
+
+
+def open_data(folder: Path) -> datasets.DatasetDict:
+    """Open a data set saved by a stage or by `save_to_disk`, memory-mapped, as split → rows.
+
+    Raises DataError when the folder holds none.
+    """
+    try:
+        data = datasets.load_from_disk(str(folder))
+    except (FileNotFoundError, ValueError, OSError) as error:
+        cause = first_line(error) if folder.exists() else "there is no such folder"
+        raise DataError(
+            f"{folder}: cannot be opened as a data set ({cause}); {advice_for_missing(folder)}"
+        ) from None
+    return data if isinstance(data, datasets.DatasetDict) else datasets.DatasetDict(train=data)
+
+
+def open_split(folder: Path, split: str) -> datasets.Dataset:
+    """Open one split. Raises DataError when it is not there, naming those that are."""
+    data = open_data(folder)
+    if split not in data:
+        raise DataError(f"{folder}: there is no split {split!r}; it has {', '.join(data)}")
+    return data[split]
+
+
+def facts(folder: Path) -> DataFacts:
+    """Return what a data set holds: from the stage's report, or else from the features."""
+    report = folder / "report.json"
+    if report.exists():
+        found = Report.model_validate_json(report.read_text(encoding="utf-8")).data
+        if found is not None:
+            return found
+    return facts_of(open_data(folder))
+
+
+def facts_of(data: datasets.DatasetDict) -> DataFacts:
+    """Return columns, splits and class names of an open data set."""
+    features = next(iter(data.values())).features
+    labels = {name: _classes(feature) for name, feature in features.items()}
+    return DataFacts(
+        columns={name: _type(feature) for name, feature in features.items()},
+        splits={split: len(rows) for split, rows in data.items()},
+        labels={name: names for name, names in labels.items() if names is not None},
+    )
+
+
+def _classes(feature: object) -> list[str] | None:
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+
+
+def _type(feature: object) -> str:
+    if _classes(feature) is not None:
+        return "label" if isinstance(feature, datasets.ClassLabel) else "labels"
+    if not isinstance(feature, datasets.Value):
+        words = (
+            isinstance(feature, (datasets.List, datasets.LargeList)) and _type(feature.feature) == "string"
+        )
+        return "strings" if words else "nested"
+    for name in ("string", "int", "float"):
+        if name in feature.dtype:
+            return name
+    return str(feature.dtype)

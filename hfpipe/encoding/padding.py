@@ -1,0 +1,121 @@
+"""Lists of ids → padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from hfpipe.encoding.sampler import cut_by_length
+from hfpipe.modeling.attention.separate_documents import bounds_of
+from hfpipe.modeling.losses.losses import IGNORED
+from hfpipe.modeling.static_shapes import static_positions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.contract import Task
+    from hfpipe.types import Batch
+
+    Batches: TypeAlias = Batch | list[Batch]
+
+
+def parts_of(batches: Batches) -> list[Batch]:
+    """Return the forward passes of a micro-batch, which is whole or cut into several."""
+    return batches if isinstance(batches, list) else [batches]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes the training batches of a task; a function of the examples only, so that loader workers can."""
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    static: bool = False
+    """Whether batches have one shape: positions of targets in few sizes, no mask where none is needed."""
+    multiple: int = 1
+    """What the length of a batch is padded to a multiple of."""
+    cut: bool = False
+    """Whether a batch of uneven lengths is cut into several, each a forward pass of its own."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> Batches:
+        """Return encoded examples as one batch, or as several if they are `cut`."""
+        if not self.cut:
+            batch = self._batch(examples)
+            return batch | {"_bounds": bounds_of(batch["_documents"])} if "_documents" in batch else batch
+        groups = cut_by_length(np.array([self._tokens(example) for example in examples]))
+        return [self._batch([examples[row] for row in group]) for group in groups]
+
+    def _batch(self, examples: list[dict[str, Any]]) -> Batch:
+        batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
+        if self.multiple > 1:
+            batch = padded(batch, self.multiple)
+        if not self.static:
+            return batch
+        # Padding lies behind the tokens, where a causal model does not see it.
+        causal = self.task.auto_class == "AutoModelForCausalLM"
+        if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
+            del batch["attention_mask"]
+        if self.task.best_fit and "attention_mask" not in batch:
+            batch = self._filled(batch)
+        return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
+
+    def _filled(self, batch: Batch) -> Batch:
+        """Return a batch padded to the task's length, which its longest example may not have."""
+        rows, longest = batch["input_ids"].shape
+        missing = (0, self.task.length - longest)
+        fills = {"input_ids": self.tokenizer.pad_token_id or 0, "labels": IGNORED}
+        return {
+            name: F.pad(each, missing, value=fills.get(name, 0)) if each.shape == (rows, longest) else each
+            for name, each in batch.items()
+        }
+
+    def _tokens(self, example: dict[str, Any]) -> int:
+        """Return how many positions a model computes of an example, in encoder and decoder."""
+        decoder = example["labels"] if self.task.auto_class == "AutoModelForSeq2SeqLM" else ()
+        return len(example["input_ids"]) + len(decoder)
+
+
+def padded(batch: Batch, multiple: int) -> Batch:
+    """Return a batch whose tensors (rows, length) are padded on the right to a multiple of a length."""
+    short = -batch["input_ids"].shape[1] % multiple
+    return {
+        name: torch.nn.functional.pad(tensor, (0, short), value=IGNORED if name == "labels" else 0)
+        for name, tensor in batch.items()
+    }
+
+
+def token_mask(batch: Batch) -> torch.Tensor:
+    """Return 1 for each token of a batch and 0 for padding, int64 (rows, length)."""
+    if "_documents" in batch:  # which number padding 0
+        return (batch["_documents"] > 0).long()
+    return batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+
+
+def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:
+    """Return the sequences as one int64 tensor (rows, longest), filled up with `value` on the right.
+
+    On the left, models with absolute positions would see other positions in another batch.
+    """
+    out = np.full((len(sequences), max(1, *map(len, sequences))), value, dtype=np.int64)
+    for row, ids in zip(out, sequences, strict=True):
+        row[: len(ids)] = ids
+    return torch.from_numpy(out)
+
+
+def inputs(sequences: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Return `input_ids` and `attention_mask`, int64 (rows, longest).
+
+    The mask is made from lengths, not from ids: padding may share its id with a token that means something.
+    Models read something or fail, so that what has no token at all is read as one of padding.
+    """
+    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return {
+        "input_ids": pad(sequences, fill),
+        "attention_mask": pad([np.ones(max(1, len(ids)), dtype=np.int64) for ids in sequences], 0),
+    }

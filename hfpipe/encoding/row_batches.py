@@ -1,0 +1,79 @@
+"""Rows of a split from its first to its last, a batch at a time, without mapping its files into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import datasets
+import pyarrow as pa
+from datasets.table import ConcatenationTable, MemoryMappedTable, Table
+
+from hfpipe.encoding.nested import read_rows
+
+if TYPE_CHECKING:
+    from hfpipe.types import Rows
+
+
+def batches_of(rows: datasets.Dataset, size: int, start: int = 0) -> Iterator[tuple[range, Rows]]:
+    """Yield the positions of `size` rows each, from `start` on, and their columns as Python values.
+
+    The files of a split are read and not mapped where `rows` is all of it: pages of a mapped file count as
+    memory of the process until something else needs them.
+    """
+    files = _whole_files(rows)
+    tables = _mapped(rows, size, start) if files is None else _read(files, size, start)
+    for table in tables:
+        positions = range(start, start + len(table))
+        batch = datasets.Dataset(table, rows.info, fingerprint="batch")  # it would hash the table for one
+        yield positions, read_rows(batch, range(len(table)))
+        start = positions.stop
+
+
+def _whole_files(rows: datasets.Dataset) -> Sequence[str] | None:
+    """Return the files that hold exactly the rows of a split in their order, or None where none do.
+
+    A split whose rows were selected, or that has a column in memory, is another than its files.
+    """
+    table = rows.data
+    blocks = table.blocks if isinstance(table, ConcatenationTable) else [[table]]
+    if rows._indices is not None or not all(len(parts) == 1 and _is_file(parts[0]) for parts in blocks):
+        return None
+    return [parts[0].path for parts in blocks]
+
+
+def _is_file(table: Table) -> bool:
+    """Tell whether a table is a whole file as it lies on disk; new metadata change no value."""
+    return isinstance(table, MemoryMappedTable) and all(
+        name == "replace_schema_metadata" for name, *_ in table.replays or ()
+    )
+
+
+def _mapped(rows: datasets.Dataset, size: int, start: int) -> Iterator[pa.Table]:
+    plain = rows.with_format("arrow")
+    for first in range(start, len(rows), size):
+        yield plain[first : first + size]
+
+
+def _read(files: Sequence[str], size: int, start: int) -> Iterator[pa.Table]:
+    """Yield the rows from `start` on in tables of `size`, whatever the sizes of the record batches are."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in _record_batches(files):
+        if batch.num_rows <= start:
+            start -= batch.num_rows
+            continue
+        waiting.append(batch.slice(start))
+        count, start = count + batch.num_rows - start, 0
+        while count >= size:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, size)
+            waiting, count = table.slice(size).to_batches(), count - size
+    if count:
+        yield pa.Table.from_batches(waiting)
+
+
+def _record_batches(files: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for file in files:
+        with pa.OSFile(file) as source, pa.ipc.open_stream(source) as stream:
+            yield from stream

@@ -1,0 +1,86 @@
+"""Scores made after the pass, from the predictions that every system left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfpipe.errors import StageError
+from hfpipe.evaluation.predictions_file import read
+from hfpipe.metrics.tally import Series, compared, scored
+from hfpipe.metrics.whole import WholeMetric, measured
+
+if TYPE_CHECKING:
+    from hfpipe.evaluation.evaluate import Ground
+    from hfpipe.metrics.named import NamedMetric
+    from hfpipe.report import Score
+
+
+@dataclass(frozen=True)
+class Afterwards:
+    """The metrics that are computed from predictions: the task's own, and those that a recipe names."""
+
+    whole: Sequence[WholeMetric]
+    named: Sequence[NamedMetric]
+    classes: Mapping[str, Sequence[str]]
+    """Columns of predictions that hold classes → their names, as `Task.class_names` gives them."""
+    ground: Ground
+
+    def scores(self, model: Path, baselines: Mapping[str, Path]) -> tuple[list[Score], list[str]]:
+        """Return the scores of a model beside those of baselines, and why others have no value.
+
+        All are given as files of predictions. A baseline that lacks what a metric needs is not compared.
+        Raises StageError when a metric that the recipe names cannot use what the model said.
+        """
+        if not (self.whole or self.named):
+            return [], []
+        mine = list(self._series(model))
+        why = {metric.name: metric.undefined for metric in self.whole}
+        left_out = [
+            f"{series.name} has no value: {why.get(series.name, 'it is not defined on these rows')}"
+            for series in mine
+            if not _known(series)
+        ]
+        theirs = {}
+        for name, path in baselines.items():
+            failed: list[StageError] = []
+            theirs[name] = {series.name: series for series in self._series(path, failed)}
+            left_out += [f"{name} is not compared: {error}" for error in failed]
+        return [_beside(series, theirs) for series in mine if _known(series)], left_out
+
+    def _series(self, path: Path, failed: list[StageError] | None = None) -> Iterator[Series]:
+        """Yield every score of one system; named metrics that fail are put into `failed`, if there is one."""
+        index, columns = read(path)
+        ground = self.ground
+        yield from measured(self.whole, columns, index, ground.resamples, ground.seed)
+
+        def column(name: str) -> Sequence[Any] | np.ndarray | None:
+            if name in columns or name not in ground.rows.column_names:
+                return columns.get(name)
+            return ground.rows.select_columns(name)[index.tolist()][name]
+
+        for metric in self.named:
+            try:
+                yield from metric.measured(column, self.classes, index, ground.resamples, ground.seed)
+            except StageError as error:
+                if failed is None:
+                    raise
+                failed.append(error)
+
+
+def _known(series: Series) -> bool:
+    return bool(np.isfinite(series.values[0]) and np.isfinite(series.values[1:]).any())
+
+
+def _beside(series: Series, systems: Mapping[str, Mapping[str, Series]]) -> Score:
+    """Return the score with what each baseline has of it."""
+    comparisons = [
+        compared(series.values, found[series.name].values, baseline)
+        for baseline, found in systems.items()
+        if series.name in found and _known(found[series.name])
+    ]
+    return scored(series).model_copy(update={"comparisons": comparisons})

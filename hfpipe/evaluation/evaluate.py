@@ -1,0 +1,144 @@
+"""Systems side by side on one split: models in every process, trivial baselines once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from hfpipe.distributed.sharding import whole_models
+from hfpipe.encoding.encoded import ROWS_AT_ONCE
+from hfpipe.evaluation.loop import Reading, score
+from hfpipe.evaluation.predictions_file import Inputs, Predictions, joined
+from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.performance import on_cpu
+from hfpipe.tokenization.loading import tell_padding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.contract import Task
+    from hfpipe.encoding.encoded import Examples
+    from hfpipe.evaluation.class_alignment import Alignment
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
+    from hfpipe.types import Columns, Rows
+
+
+def new_accelerator() -> Accelerator:
+    """Return Accelerate's handle for full precision, whatever a training before used in this process."""
+    # Accelerate refuses a second precision otherwise, and would go on splitting models after a training did.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with whole_models():
+        return Accelerator(mixed_precision="no", cpu=on_cpu())
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every system is measured on, and how."""
+
+    rows: datasets.Dataset
+    facts: DataFacts
+    seed: int
+    resamples: int
+    batch_size: int
+    classes: Alignment
+    """What aligns another split of the same data as `rows` are."""
+
+    def ids(self, positions: Sequence[int]) -> list[str]:
+        """Return the ids of some rows; those of a data set that hfpipe did not make are their positions."""
+        if "id" not in self.rows.column_names:
+            return [str(position) for position in positions]
+        return self._ids[list(positions)]["id"]
+
+    @cached_property
+    def _ids(self) -> datasets.Dataset:
+        return self.rows.select_columns("id")
+
+    def tally(self, metrics: Sequence[Metric]) -> Tally:
+        """Return empty counts of some metrics."""
+        return Tally(metrics, self.resamples, self.seed)
+
+
+def measure_model(
+    model: PreTrainedModel,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    ground: Ground,
+    accelerator: Accelerator,
+    out: Path,
+    advance: Callable[[int], None],
+) -> Tally:
+    """Return the counts of a model over the split, and write its predictions to `out`.
+
+    Raises StageError when a row was not counted exactly once.
+    """
+    tell_padding(model, tokenizer)
+    parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
+    inputs, classes = Inputs(ground.rows, task.inputs), task.class_order(ground.facts)
+    with Predictions(parts[accelerator.process_index], inputs, classes) as predictions:
+
+        def keep(positions: np.ndarray, columns: Columns) -> None:
+            if len(positions):
+                shown = task.shown(columns, ground.facts)
+                predictions.add(ground.ids(positions.tolist()), positions, shown)
+
+        total = score(
+            model.to(accelerator.device),
+            examples,
+            Reading(task, ground.facts, tokenizer, ground.seed),
+            ground.tally(task.metrics(ground.facts)),
+            accelerator,
+            batch_size=ground.batch_size,
+            keep=keep,
+            advance=advance,
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        joined(parts, out)
+        for part in parts:
+            part.unlink(missing_ok=True)
+    return total
+
+
+def measure_baseline(
+    guess: Callable[[Rows], Columns],
+    task: Task,
+    tally: Tally,
+    ground: Ground,
+    out: Path,
+    advance: Callable[[int], None],
+) -> Tally:
+    """Return `tally` with a trivial baseline's guesses over the split, which are written to `out`."""
+    inputs, classes = Inputs(ground.rows, task.inputs), task.class_order(ground.facts)
+    with Predictions(out, inputs, classes) as predictions:
+        for start in range(0, len(ground.rows), ROWS_AT_ONCE):
+            batch = ground.rows[start : start + ROWS_AT_ONCE]
+            columns = guess(batch)
+            positions = np.arange(start, min(start + ROWS_AT_ONCE, len(ground.rows)))
+            tally.add(positions, columns)
+            predictions.add(ground.ids(positions.tolist()), positions, task.shown(columns, ground.facts))
+            advance(len(positions))
+    return tally
+
+
+def save(tally: Tally, path: Path) -> None:
+    """Keep a tally's sums for the processes that run the models."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, *tally.arrays())
+
+
+def load(tally: Tally, path: Path) -> Tally:
+    """Return a tally of the same metrics with the sums kept in `path`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        kept: Sequence[np.ndarray] = [arrays[name] for name in arrays.files]
+    return tally.merged(kept)

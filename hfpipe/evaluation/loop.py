@@ -1,0 +1,163 @@
+"""One streaming pass over a split: every row counted once, on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hfpipe.distributed.process_layout import ProcessLayout
+from hfpipe.errors import StageError
+from hfpipe.evaluation.lazy_rows import LazyRows
+from hfpipe.metrics.metric import objects
+from hfpipe.metrics.tally import Tally
+from hfpipe.modeling.losses.losses import forward
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.contract import Task
+    from hfpipe.encoding.encoded import Examples
+    from hfpipe.report import DataFacts
+    from hfpipe.types import Columns
+
+Keep = Callable[[np.ndarray, "Columns"], None]
+"""Called with the positions of some rows in the split and their columns, to write predictions."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How examples are given to a model and what it says of them is read."""
+
+    task: Task
+    facts: DataFacts
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    training: bool = False
+    """Whether this is the validation during a training."""
+
+    def said(self, model: Any, examples: Examples, index: np.ndarray, device: torch.device) -> Columns:
+        """Return what the model says of some examples: one value an example in each column."""
+        keys = [(0, number) for number in index.tolist()]
+        batch = self.task.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        if self.task.generates(training=self.training):
+            return self.task.generate(model, batch, self.tokenizer)
+        outputs = forward(model, batch, self.task.positions(batch))
+        return {name: _array(column) for name, column in self.task.columns_out(outputs, batch).items()}
+
+    def rows(self, said: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
+        """Return the positions of the rows that the examples are of, and the columns by row."""
+        positions, pieces = np.unique(examples.rows[index], return_inverse=True)
+        rows = LazyRows(examples.source, positions)
+        return positions, self.task.by_row(said, pieces, rows, self.facts)
+
+
+def score(
+    model: Any,
+    examples: Examples,
+    reading: Reading,
+    tally: Tally,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    layout: ProcessLayout | None = None,
+    keep: Keep | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Tally:
+    """Return `tally` with every row of all processes counted, the same in each process.
+
+    `layout` tells which processes share a model; by default each holds a whole one. Rows of the data set are
+    counted and resampled; a long one may have been cut into several examples.
+    Raises StageError when a row was counted twice or not at all.
+    """
+    model.eval()
+    counted = 0
+    # What FSDP gathers and models cache in inference_mode could not be trained with afterwards.
+    reading_only = torch.no_grad() if reading.training else torch.inference_mode()
+    with reading_only, accelerator.autocast():
+        for positions, columns, passed in shared(model, examples, reading, accelerator, batch_size, layout):
+            tally.add(positions, columns)
+            counted += len(positions)
+            if keep is not None:
+                keep(positions, columns)
+            advance(passed)
+    total = tally.merged([_summed(array, accelerator) for array in tally.arrays()])
+    everywhere = int(_summed(np.array([counted]), accelerator)[0])
+    there = len(np.unique(examples.rows))
+    if everywhere != there:
+        raise StageError(f"{everywhere} rows were counted of {there}; this is a fault of hfpipe")
+    return total
+
+
+def shared(
+    model: Any,
+    examples: Examples,
+    reading: Reading,
+    accelerator: Accelerator,
+    batch_size: int,
+    layout: ProcessLayout | None = None,
+) -> Iterator[tuple[np.ndarray, Columns, int]]:
+    """Yield this process' share of the rows, longest first: positions, columns, examples passed.
+
+    Every process runs the same number of forward passes, as a sharded model needs; one that has no rows
+    left repeats others and yields none of them, so that its columns still tell the shape of the sums. Of
+    processes that compute the same rows, one yields them.
+    """
+    groups = together(examples.rows, examples.lengths, batch_size)
+    layout = layout or ProcessLayout(accelerator.num_processes)
+    world, rank = layout.readers, layout.reader(accelerator.process_index)
+    for turn in range(0, len(groups), world):
+        peers = groups[turn : turn + world]
+        index = peers[min(rank, len(peers) - 1)]
+        passes = max(-(-len(group) // batch_size) for group in peers)
+        said = []
+        for number in range(passes):
+            part = index[number * batch_size : (number + 1) * batch_size]
+            columns = reading.said(model, examples, part if len(part) else index[:1], accelerator.device)
+            said += [columns] if len(part) else []
+        positions, columns = reading.rows(joined(said), examples, index)
+        if rank < len(peers) and layout.counts(accelerator.process_index):
+            yield positions, columns, len(index)
+        else:
+            yield positions[:0], {name: column[:0] for name, column in columns.items()}, 0
+
+
+def together(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Return groups of example indices, whole rows each, longest rows first.
+
+    `rows` (n,) ascending and `lengths` (n,) are of the examples. A group has at most `batch_size`
+    examples, unless a single row has more.
+    """
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    ends = np.append(starts[1:], len(rows))
+    longest = np.maximum.reduceat(lengths, starts)
+    groups: list[list[np.ndarray]] = []
+    room = 0
+    for number in np.argsort(-longest, kind="stable").tolist():
+        piece = np.arange(starts[number], ends[number])
+        if len(piece) > room:
+            groups.append([])
+            room = batch_size
+        groups[-1].append(piece)
+        room -= len(piece)
+    return [np.sort(np.concatenate(group)) for group in groups]
+
+
+def joined(said: list[Columns]) -> Columns:
+    """Return the columns of several batches as one."""
+    return {name: np.concatenate([columns[name] for columns in said]) for name in said[0]}
+
+
+def _array(column: torch.Tensor | list[Any]) -> np.ndarray:
+    return column.cpu().numpy() if isinstance(column, torch.Tensor) else objects(column)
+
+
+def _summed(array: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+    tensor = torch.from_numpy(array).to(accelerator.device)
+    total: torch.Tensor = accelerator.reduce(tensor, reduction="sum")
+    return total.cpu().numpy()

@@ -1,1 +1,0 @@
-"""The wall round Transformers, Datasets, Tokenizers and Accelerate."""

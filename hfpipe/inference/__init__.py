@@ -1,0 +1,1 @@
+"""`hfpipe predict`: which model, which inputs, and its predictions."""

@@ -1,0 +1,208 @@
+"""What a model is asked, as rows: texts, lines of an open file, and files of any format."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from io import TextIOBase
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, TextIO
+
+from hfpipe.data.readers.file_settings import parse_read_options
+from hfpipe.data.readers.files import read
+from hfpipe.data.rows import Row
+from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError
+from hfpipe.report import DataFacts
+
+log = logging.getLogger(__name__)
+
+TEXT = "text"
+LINE = "standard input, line"
+LONGEST = 100_000_000
+"""Bytes of a line; what is longer has no end."""
+Values = Mapping[str, Any]
+Answer = dict[str, Any]
+Ask = Callable[[Iterator[tuple[str, Values]]], Iterator[tuple[Values, Answer]]]
+"""Takes rows with what a message calls each, and yields each row with what a model says of it, in order."""
+Given = str | Path | TextIO | Iterable[str | Mapping[str, Any]]
+"""A text, texts, rows that hold what a task reads, an open file of lines, or the path of a file of rows."""
+
+
+def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
+    """Return a row for each text, line or mapping, once the first is known to be there.
+
+    A text is the only one of the task's `inputs`, or a JSON object that holds it; where there are several,
+    it is a JSON object of them. `options` say how a file is read, as `key=value`.
+    Raises RecipeError for options that are wrong or without a file, and DataError when it is not, and when
+    nothing is given or a file cannot be read.
+    """
+    stated = parse_read_options(options)
+    if isinstance(given, Path):
+        return read(given, str(given), stated)
+    if options:
+        raise RecipeError([Problem("--read says how a file is read; name one with --input FILE")])
+    if isinstance(given, TextIOBase):
+        found = _rows(_lines(given, inputs), LINE, inputs)
+    else:
+        found = _rows([given] if isinstance(given, str) else given, TEXT, inputs)
+    first = next(found, None)
+    if first is None:
+        raise DataError("there is nothing to ask the model; give texts, --input FILE, or lines to read")
+    return chain([first], found)
+
+
+def _lines(given: Any, inputs: Sequence[str]) -> Iterator[str | Mapping[str, Any]]:
+    """Yield the lines of an open file without their ends; what a terminal or pipe decodes is UTF-8.
+
+    A blank line is a row that holds nothing. Raises DataError for bytes that are not UTF-8, and for a line
+    without an end.
+    """
+    stream = getattr(given, "buffer", given)
+    nothing = dict.fromkeys(inputs, "")
+    for number in count(1):
+        line = stream.readline(LONGEST + 1)
+        if not line:
+            return
+        if len(line) > LONGEST:
+            raise DataError(f"{LINE} {number}: is longer than {LONGEST / 1e6:.0f} MB; split it into lines")
+        text = _decoded(line, number) if isinstance(line, bytes) else line
+        text = text.removesuffix("\n").removesuffix("\r")
+        yield text if text.strip() else nothing
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        utf16 = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        fix = "convert it, as by iconv -f UTF-16 -t UTF-8" if utf16 else "convert it to UTF-8, as by iconv"
+        byte = line[error.start]
+        raise DataError(f"{LINE} {number}: byte {error.start} ({byte:#04x}) is not UTF-8; {fix}") from None
+
+
+def answered(given: Iterator[Row], inputs: Sequence[str], ask: Ask) -> Iterator[tuple[Values, Answer | None]]:
+    """Yield every row with what `ask` yields of it, in order, None for a row of a file that holds nothing.
+
+    What comes before a row that cannot be used is yielded before the error.
+    """
+    waiting: deque[Row] = deque()
+    blank = _Blank(inputs)
+
+    def full() -> Iterator[tuple[str, Values]]:
+        for row in given:
+            waiting.append(row)
+            if not blank.seen(row):
+                yield row.place, row.values
+
+    def blanks() -> Iterator[tuple[Values, None]]:
+        while waiting and blank.holds(waiting[0]):
+            yield waiting.popleft().values, None
+
+    try:
+        for values, answer in ask(full()):
+            yield from blanks()
+            waiting.popleft()
+            yield values, answer
+    except HfpipeError:
+        yield from blanks()
+        raise
+    yield from blanks()
+    blank.tell()
+
+
+class _Blank:
+    """Knows rows that hold nothing to ask, and tells of them at the end."""
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self._inputs = inputs
+        self._number, self._first = 0, ""
+
+    def holds(self, row: Row) -> bool:
+        return any(_empty(row.values[name]) for name in self._inputs)
+
+    def seen(self, row: Row) -> bool:
+        if not self.holds(row):
+            return False
+        self._first = self._first or row.place
+        self._number += 1
+        return True
+
+    def tell(self) -> None:
+        if self._number:
+            what = "1 row holds" if self._number == 1 else f"{self._number:,} rows hold"
+            log.warning("%s no text, and null is the prediction: %s", what, self._first)
+
+
+def _rows(given: Iterable[str | Mapping[str, Any]], origin: str, inputs: Sequence[str]) -> Iterator[Row]:
+    for number, asked in enumerate(given, 1):
+        columns = _columns(asked, f"{origin} {number}", inputs) if isinstance(asked, str) else dict(asked)
+        yield Row(columns, origin, number)
+
+
+def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than any row is
+        found = None
+    if len(inputs) == 1 and not (isinstance(found, dict) and inputs[0] in found):
+        return {inputs[0]: text}
+    if not isinstance(found, dict):
+        example = json.dumps(dict.fromkeys(inputs, "…"), ensure_ascii=False)
+        raise DataError(
+            f"{place}: the model reads {len(inputs)} columns; write a JSON object such as {example}"
+        )
+    return found
+
+
+def complete(
+    given: Iterator[Row], inputs: Sequence[str], facts: DataFacts, optional: Collection[str] = ()
+) -> Iterator[Row]:
+    """Yield the rows once they are known to hold what the model reads.
+
+    Raises DataError at the first that lacks a column or holds something else in it; and for a text given by
+    itself that is empty. What is `optional` may be missing or null.
+    """
+    for row in given:
+        row.values.update(
+            {
+                name: row.values.get(name)
+                if name in optional and row.values.get(name) in (None, "")
+                else _value(row, name, facts.columns.get(name, ""))
+                for name in inputs
+            }
+        )
+        yield row
+
+
+def _value(row: Row, name: str, kind: str) -> Any:
+    if name not in row.values:
+        there = ", ".join(row.values) or "nothing"
+        raise DataError(f"{row.place}: there is no {name!r}, which the model reads; it has {there}")
+    value = row.values[name]
+    if _empty(value):
+        if row.origin == TEXT:
+            raise DataError(f"{row.place}: {name!r} is empty; take it out")
+        return value
+    _check_unicode(value, row, name)
+    if kind == "string" and not isinstance(value, str):
+        raise DataError(f"{row.place}: {name!r} holds {json.dumps(value, default=str)[:40]}, not a text")
+    return value
+
+
+def _empty(value: Any) -> bool:
+    return value is None or not (value.strip() if isinstance(value, str) else value)
+
+
+def _check_unicode(value: Any, row: Row, name: str) -> None:
+    """Refuse halves of characters, as JSON escapes and undecodable arguments bring in."""
+    try:
+        (value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise DataError(
+            f"{row.place}: {name!r} holds {half}, which is not a character; fix the text"
+        ) from None

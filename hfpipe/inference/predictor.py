@@ -1,0 +1,169 @@
+"""Asks a trained model, row by row, along the path by which it is measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.nested import to_dataset
+from hfpipe.errors import HfpipeError, StageError
+from hfpipe.evaluation.evaluate import new_accelerator
+from hfpipe.evaluation.lazy_rows import LazyRows
+from hfpipe.evaluation.loop import Reading, shared
+from hfpipe.library_output import silence_libraries
+from hfpipe.modeling.loading.checkpoint_files import check_model_files
+from hfpipe.modeling.loading.embeddings import check_rows, rows_in
+from hfpipe.modeling.loading.models import load_model, loading, read_config
+from hfpipe.modeling.max_length import refusals
+from hfpipe.references.places import Place
+from hfpipe.report import finite_or_null
+from hfpipe.tokenization.loading import load_tokenizer, tell_padding
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Task
+    from hfpipe.encoding.encoded import Examples
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Asked = Mapping[str, Any]
+"""A row that holds at least what the task reads."""
+BATCHES_AT_ONCE = 8
+"""Batches read before the first is run: among so many rows, those of like length are put together."""
+
+
+def architecture(place: Path | Place) -> str:
+    """Return the class that a config names, or nothing. Raises StageError when there is no config."""
+    with loading(place), silence_libraries():
+        check_model_files(place)
+        config = read_config(place)
+    return next(iter(config.architectures or []), "")
+
+
+class Predictor:
+    """A model in memory, ready to be asked."""
+
+    def __init__(self, place: Path | Place, task: Task, batch_size: int) -> None:
+        tokenizer = load_tokenizer(place)
+        self.accelerator = new_accelerator()
+        self.model = load_model(task.auto_class, place, seed=0, whole=True)
+        for name, weights in self.model.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise StageError(
+                    f"model {place}: {name} holds NaN or infinite weights; its training failed, or the file "
+                    "is damaged: train it again with a lower learning_rate, or take another"
+                )
+        self.model.to(self.accelerator.device).eval()
+        tell_padding(self.model, tokenizer)
+        self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
+        check_rows(place, rows_in(self.model), tokenizer)
+        for why in refusals(task, self.model):
+            raise StageError(f"model {place}: {why}")
+        self.batch_size = batch_size
+
+    def answers(self, rows: Iterable[tuple[str, Asked]]) -> Iterator[tuple[Asked, dict[str, Any]]]:
+        """Yield each row with what the model says of it, in order, holding only some batches in memory.
+
+        Each row comes with what a message calls it. Raises DataError at a row that the task cannot read,
+        StageError when a row is too short to be read, or its scores are not finite. What `rows` raises comes
+        after the answers to the rows before it.
+        """
+        examples, truncated = 0, 0
+        for chunk in _chunks(rows, BATCHES_AT_ONCE * self.batch_size):
+            found, ledger = self._chunk(chunk, examples)
+            examples += ledger["examples"]  # what is drawn at random depends on it, and on no batch size
+            truncated += ledger["truncated"]
+            for (place, row), answer in zip(chunk, found, strict=True):
+                if answer is None or finite_or_null(answer) != answer:
+                    raise StageError(
+                        f"{place}: the model's scores are not finite numbers, so there is no prediction; its "
+                        "weights are too large to be added up in float32"
+                    )
+                yield row, answer
+        if truncated:
+            length = self.reading.task.length
+            log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
+
+    def _chunk(
+        self, chunk: Sequence[tuple[str, Asked]], before: int
+    ) -> tuple[list[dict[str, Any] | None], dict[str, int]]:
+        reading = self.reading
+        table = to_dataset(self._columns([row for _, row in chunk]))
+        with TemporaryDirectory() as folder:
+            examples, ledger = encode(
+                reading.task,
+                table,
+                reading.tokenizer,
+                reading.facts,
+                Path(folder) / "asked.arrow",
+                packed=False,
+                advance=lambda _: None,
+                name=lambda position: chunk[position][0],
+            )
+            examples.first = before
+            found = dict(self._said(examples))
+        if len(found) < len(chunk):
+            raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows hold nothing for the model")
+        return [found[number] for number in range(len(chunk))], ledger
+
+    def _columns(self, chunk: Sequence[Asked]) -> dict[str, Sequence[Any]]:
+        """Return what the task reads of the rows, with placeholders for what it would learn."""
+        task, facts = self.reading.task, self.reading.facts
+        given = {name: [row[name] for row in chunk] for name in task.inputs}
+        others = [name for name in task.columns if name not in task.inputs]
+        return given | {name: task.placeholder(name, given, facts) for name in others}
+
+    def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """Yield each row's position and answer; None where the outputs behind the answer hold a NaN."""
+        reading = self.reading
+        with torch.inference_mode():
+            for positions, columns, _ in shared(
+                self.model, examples, reading, self.accelerator, self.batch_size
+            ):
+                rows = LazyRows(examples.source, positions)
+                answers = reading.task.answers(columns, rows, reading.facts)
+                odd = np.any([_nan_rows(column) for column in columns.values()], axis=0)
+                for position, answer, without in zip(positions.tolist(), answers, odd, strict=True):
+                    yield position, None if without else answer
+
+
+def _nan_rows(column: np.ndarray) -> np.ndarray:
+    """Tell for each value of a column whether there is a NaN in it: bool, shape (rows,)."""
+    if column.dtype == object:
+        return np.array([_holds_nan(value) for value in column], dtype=bool)
+    if not np.issubdtype(column.dtype, np.floating):
+        return np.zeros(len(column), dtype=bool)
+    return np.isnan(column).reshape(len(column), -1).any(axis=1)
+
+
+def _holds_nan(value: Any) -> bool:
+    """Tell whether there is a NaN in a column's value: an array, nested lists, a number or a text."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return isinstance(value, list | tuple) and any(map(_holds_nan, value))
+
+
+def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    chunk: list[T] = []
+    failure: HfpipeError | None = None
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except HfpipeError as error:
+        failure = error
+    if chunk:
+        yield chunk
+    if failure is not None:
+        raise failure

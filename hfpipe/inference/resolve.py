@@ -1,0 +1,134 @@
+"""A trained model as `hfpipe predict` is told it, and the task that says how it is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from hfpipe.contract import Task
+from hfpipe.errors import Problem, RecipeError
+from hfpipe.recipe.aliases import instead
+from hfpipe.recipe.messages import listed
+from hfpipe.recipe.overrides import choose
+from hfpipe.recipe.settings import mistakes
+from hfpipe.references import hub
+from hfpipe.references.places import Code, Place, check_regular, locate
+from hfpipe.references.user_code import NOTHING, Trusted, load_code
+from hfpipe.runner.hub import missing
+from hfpipe.runs.lookup import find_stage, split
+from hfpipe.store.artifacts import TRAINED
+from hfpipe.store.store import is_stage_folder, read_stage
+from hfpipe.tasks import TASKS, revive_task
+
+BY_HEAD = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForPreTraining": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}
+"""How the name of a Transformers class ends → what its models are asked."""
+
+
+class Trained(NamedTuple):
+    """Where a model lies, and what it is asked."""
+
+    place: Path | Place
+    task: Task
+
+
+def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> Trained:
+    """Return the model meant by a stage's folder, a run or recipe (`:STAGE`), a path, a package or a Hub id.
+
+    Its task is `kind`, or what its stage trained it for, or what its config says; `options` are the task's
+    settings as `key=value`. User code runs if `kind` names it, as a path from here, or the recipe does that
+    `target` is; code that only the model's folder names never does.
+    Raises RecipeError when there is no such model, or no telling what to ask it, and DataError when its
+    folder holds what has no end.
+    """
+    place, trusted = _place(target, runs)
+    if isinstance(place, Path):
+        check_regular(place)
+    _check_hub(place)
+    named = Code(kind) if kind is not None and re.fullmatch(Code.pattern, kind) else None
+    if named is not None:
+        trusted = replace(trusted, code=trusted.code | Trusted.of([named], Path.cwd()).code)
+    settings, cls = _trained_for(place, kind, named, trusted)
+    if not settings:
+        found = kind or _by_config(place)
+        settings, cls = {"kind": found}, _class(found)
+    choose(settings, options)
+    try:
+        return Trained(place, cls.model_validate(settings))
+    except ValidationError as error:
+        raise RecipeError(mistakes(cls, settings, (), error)) from None
+
+
+def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:
+    path = Path(target)
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return path, NOTHING
+    if Path(split(target)[0]).exists():
+        run, stage = find_stage(target, runs, TRAINED, "trained model")
+        return run.folder(stage), run.trusted
+    if runs in path.parents or is_stage_folder(path.name):
+        raise RecipeError([Problem(f"{target}: is not there; hfpipe run its recipe first")])
+    if not re.fullmatch(Place.pattern, target):
+        raise RecipeError([Problem(f"{target}: is neither there nor {Place.meant}")])
+    return locate(Place(target), Path.cwd(), {}) or Place(target), NOTHING
+
+
+def _check_hub(place: Path | Place) -> None:
+    """Raise RecipeError for a model of the Hub that cannot be had, before the heavy libraries are loaded."""
+    if isinstance(place, Path) or place.hub is None or hub.offline() or hub.cached(*place.hub):
+        return
+    if (cause := hub.unreachable()) is not None:
+        raise RecipeError([Problem(missing(str(place), cause))])
+
+
+def _trained_for(
+    place: Path | Place, kind: str | None, named: Code | None, trusted: Trusted
+) -> tuple[dict[str, Any], type[Task]]:
+    """Return the settings by which a stage's model is asked, with their class; none if `kind` is another."""
+    if not isinstance(place, Path) or not (place / "stage.json").is_file():
+        return {}, Task
+    file = read_stage(place)
+    settings, base = file.identity.settings.get("task") or {}, Path(file.base)
+    own = str(settings.get("kind"))
+    code = Code(own) if re.fullmatch(Code.pattern, own) else None
+    if kind is not None and code is not None and not trusted.allows(code, base):
+        return {}, Task
+    if named is not None and (code is None or not Trusted.of([named], Path.cwd()).allows(code, base)):
+        return {}, Task
+    task = revive_task(settings, base, trusted, place)
+    asked = task.asked
+    if kind is not None and named is None and kind != asked.get("kind"):
+        return {}, Task
+    return asked, type(task) if asked["kind"] == task.kind else _class(asked["kind"])
+
+
+def _by_config(place: Path | Place) -> str:
+    from hfpipe.inference.predictor import architecture
+
+    found = architecture(place)
+    for ending, kind in BY_HEAD.items():
+        if found.endswith(ending):
+            return kind
+    wrong = f"{place}: its config ({found or 'no architecture'}) does not say what it was trained for"
+    raise RecipeError([Problem(f"{wrong}; add --task {listed(TASKS, 'or')}")])
+
+
+def _class(kind: str) -> type[Task]:
+    if re.fullmatch(Code.pattern, kind):
+        cls: type[Task] = load_code(Code(kind), Path.cwd())
+        return cls
+    if kind not in TASKS:
+        raise RecipeError([Problem(f"there is no task {kind!r}{instead(kind, TASKS)}")])
+    return TASKS[kind]

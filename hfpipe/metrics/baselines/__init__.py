@@ -1,0 +1,1 @@
+"""Trivial systems that a model must beat."""

@@ -1,0 +1,137 @@
+"""Trivial text classifiers and regressions by scikit-learn, to hold a model against."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+
+from hfpipe.errors import StageError, first_line
+from hfpipe.metrics.scores.segmentation import nearly_all_ascii, terms
+
+if TYPE_CHECKING:
+    from hfpipe.types import Columns
+
+
+class Baseline(ABC):
+    """Guesses by a simple estimator, in the columns that the metrics of a model read.
+
+    `kind` is what a data set's facts call the label: `label` (one class), `labels` (any number) or `float`.
+    """
+
+    name: str
+
+    def __init__(self, kind: str, classes: int) -> None:
+        self.kind = kind
+        self.classes = classes
+
+    @abstractmethod
+    def estimator(self, texts: Sequence[str], gold: np.ndarray) -> Any:
+        """Return what learns `gold` from a list of texts, not fitted yet."""
+
+    def fit(self, texts: Sequence[str], gold: np.ndarray) -> None:
+        """Learn from texts and their class ids (n,), 0 and 1 (n, classes), or floats (n,).
+
+        Raises StageError when scikit-learn cannot, as when no text has a word.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of labels that no text has, or all
+            try:
+                self._fitted = self.estimator(texts, gold).fit(list(texts), gold)
+            except ValueError as error:
+                raise StageError(
+                    f"baseline {self.name}: cannot learn from the train split: {first_line(error)}"
+                ) from error
+
+    def columns(self, texts: Sequence[str], gold: np.ndarray) -> Columns:
+        """Return `gold`, `guess` and, for classes, `scores` (n, classes) and `nats` (n,)."""
+        if self.kind == "float":
+            return {"gold": gold, "guess": self._fitted.predict(list(texts))}
+        scores = self._probabilities(list(texts))
+        # A class that the train split lacks has probability 0; scikit-learn's log_loss clips it so, too.
+        eps = np.finfo(np.float64).eps
+        sure = np.clip(scores, eps, 1 - eps)
+        if self.kind == "label":
+            nats = -np.log(sure[np.arange(len(gold)), gold])
+            return {"gold": gold, "guess": scores.argmax(axis=1), "scores": scores, "nats": nats}
+        nats = -np.where(gold > 0, np.log(sure), np.log1p(-sure)).sum(axis=1)
+        guess = (scores > 0.5).astype(np.int64)
+        return {"gold": gold.astype(np.int64), "guess": guess, "scores": scores, "nats": nats}
+
+    def _probabilities(self, texts: list[str]) -> np.ndarray:
+        if isinstance(self._fitted, DummyRegressor):
+            return self._fitted.predict(texts).reshape(len(texts), self.classes)
+        found = self._fitted.predict_proba(texts)
+        if self.kind == "labels":
+            return found[:, -self.classes :]  # of a single label both probabilities are given
+        scores = np.zeros((len(texts), self.classes))
+        scores[:, self._fitted.classes_] = found
+        return scores
+
+
+class Majority(Baseline):
+    """The most frequent class, each label as often as it is, or the mean, whatever the text."""
+
+    name = "majority"
+
+    def estimator(self, texts: Sequence[str], gold: np.ndarray) -> Any:
+        return DummyClassifier(strategy="prior") if self.kind == "label" else DummyRegressor()
+
+
+class Tfidf(Baseline):
+    """Logistic regression over TF-IDF of terms, one a label for several; ridge regression for numbers.
+
+    Terms are words and emoji, and n-grams of characters in scripts without spaces, as `segmentation.terms`
+    says; where the train split is English, words are those of scikit-learn. Words of one letter count in
+    other languages than English, and where they alone tell examples of two labels apart.
+    """
+
+    name = "tfidf"
+
+    def estimator(self, texts: Sequence[str], gold: np.ndarray) -> Any:
+        english = nearly_all_ascii(texts)
+        chosen = terms if _need_one_letter(texts, gold, english=english) else _longer_terms
+        words = TfidfVectorizer(sublinear_tf=True, analyzer=partial(chosen, english=english))
+        if self.kind == "float":
+            return make_pipeline(words, Ridge())
+        if self.kind == "label" and len(np.unique(gold)) == 1:
+            return DummyClassifier(strategy="prior")  # a regression needs two classes to tell apart
+        # Chosen on validation text: scikit-learn's own C=1 is three points too weak to be an honest rival.
+        classifier = LogisticRegression(C=10, max_iter=1000)
+        return make_pipeline(words, classifier if self.kind == "label" else OneVsRestClassifier(classifier))
+
+
+def _longer_terms(text: str, *, english: bool) -> list[str]:
+    """Return the terms of a text that `_longer` keeps."""
+    return _longer(terms(text, english=english), english=english)
+
+
+def _longer(every: list[str], *, english: bool) -> list[str]:
+    """Return terms without single letters and digits, unless there is nothing else.
+
+    In other languages than English only ASCII ones are left out.
+    """
+    single = (term for term in every if len(term) == 1 and (english or term.isascii()))
+    left_out = {term for term in single if term.isalnum() or term == "_"}
+    return [term for term in every if term not in left_out] or every
+
+
+def _need_one_letter(texts: Sequence[str], gold: np.ndarray, *, english: bool) -> bool:
+    """Return whether two texts with different labels differ only in terms of one letter."""
+    seen: dict[int, tuple[int, bytes]] = {}
+    for text, label in zip(texts, np.asarray(gold), strict=True):
+        every = sorted(terms(text, english=english))
+        one = hash(tuple(every)), label.tobytes()
+        other = seen.setdefault(hash(tuple(_longer(every, english=english))), one)
+        if one[0] != other[0] and one[1] != other[1]:
+            return True
+    return False

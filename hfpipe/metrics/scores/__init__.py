@@ -1,0 +1,1 @@
+"""The scores of each kind of prediction, as sums that merge."""

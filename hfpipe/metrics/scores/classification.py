@@ -1,0 +1,72 @@
+"""The metrics of a classifier, by whether an example has one label or any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hfpipe.metrics.metric import Loss, Mean, Metric
+from hfpipe.metrics.scores.calibration import Brier, CalibrationError
+from hfpipe.metrics.scores.confusion import F1, Accuracy, BalancedAccuracy, ClassF1, Matthews
+
+if TYPE_CHECKING:
+    from hfpipe.types import Columns
+
+
+def single_label(labels: Sequence[str]) -> list[Metric]:
+    """Return the metrics of a classifier with one label an example.
+
+    They read `gold` and `guess` (class ids, shape (n,)), `scores` (probabilities, shape (n, classes))
+    and `nats` (loss, shape (n,)).
+    """
+    classes = len(labels)
+    return [
+        Accuracy(classes),
+        F1("macro", classes),
+        F1("micro", classes),
+        F1("weighted", classes),
+        BalancedAccuracy(classes),
+        Matthews(classes),
+        Loss(),
+        CalibrationError(),
+        Brier(),
+        *(ClassF1(number, label, classes) for number, label in enumerate(labels)),
+    ]
+
+
+def multi_label(labels: Sequence[str]) -> list[Metric]:
+    """Return the metrics of a classifier with any number of labels an example.
+
+    They read `gold` and `guess` (0 or 1, shape (n, classes)) and `nats` (loss, shape (n,)).
+    """
+    classes = len(labels)
+    return [
+        F1("micro", classes),
+        F1("macro", classes, absent="zero"),
+        SubsetAccuracy(),
+        HammingLoss(),
+        Loss(),
+        *(ClassF1(number, label, classes) for number, label in enumerate(labels)),
+    ]
+
+
+class SubsetAccuracy(Mean):
+    """Share of examples whose set of labels is guessed exactly, as `sklearn.metrics.accuracy_score`."""
+
+    def __init__(self, name: str = "subset_accuracy") -> None:
+        self.name = name
+
+    def each(self, columns: Columns) -> np.ndarray:
+        return (columns["gold"] == columns["guess"]).all(axis=1)
+
+
+class HammingLoss(Mean):
+    """Share of labels guessed wrongly, as `sklearn.metrics.hamming_loss`."""
+
+    higher_is_better = False
+    name = "hamming_loss"
+
+    def each(self, columns: Columns) -> np.ndarray:
+        return (columns["gold"] != columns["guess"]).mean(axis=1)

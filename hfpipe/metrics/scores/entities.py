@@ -1,0 +1,133 @@
+"""Scores of tagged words: entities found whole and with the right type, and tags guessed right.
+
+seqeval says what the entities of a sentence are (Nakayama, 2018); counted a sentence, they merge.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from seqeval import scheme as schemes
+from seqeval.metrics.sequence_labeling import get_entities
+
+from hfpipe.metrics.metric import Metric, ratio
+
+if TYPE_CHECKING:
+    from hfpipe.types import Columns
+
+
+class Entity(NamedTuple):
+    """Some words that are one entity."""
+
+    type: str
+    start: int
+    """Position of the first word."""
+    end: int
+    """Position after the last word."""
+
+
+def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
+    """Return the entities of one sentence, as seqeval finds them.
+
+    With a scheme, by seqeval's name for it, only what it allows is an entity (its strict mode); without one,
+    BIO, IOB1, BIOES and BMES are read as conlleval reads them (its default mode): a stray `I-` begins an
+    entity. BMES is BIOES with `M-` for `I-`, which seqeval does not know.
+    """
+    tags = [f"I{tag[1:]}" if tag == "M" or tag.startswith("M-") else tag for tag in tags]
+    if scheme is None:
+        return [Entity(kind, first, last + 1) for kind, first, last in get_entities(tags)]
+    found = schemes.Tokens(tags, schemes.IOBES if scheme == "BMES" else getattr(schemes, scheme)).entities
+    return [Entity(entity.tag, entity.start, entity.end) for entity in found]
+
+
+def apart(tags: Sequence[str]) -> list[Entity]:
+    """Return every word of a sentence as an entity of its own, for tags that are no parts of entities."""
+    return [Entity(tag, place, place + 1) for place, tag in enumerate(tags)]
+
+
+def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
+    """Return the metrics of a tagger whose tags mark entities; `tags` are all there are.
+
+    They read `gold` and `guess`: object arrays of shape (n,), each entry the tags of one sentence, as many in
+    both.
+    """
+    # A tag that stands alone is an entity to the lenient mode, whatever the scheme.
+    types = sorted({entity.type for tag in tags for entity in entities([_inside(tag)])})
+    return [
+        EntityScore("f1", types, scheme),
+        EntityScore("precision", types, scheme),
+        EntityScore("recall", types, scheme),
+        TagAccuracy(),
+        *(EntityScore("f1", types, scheme, of=kind) for kind in types),
+    ]
+
+
+def _inside(tag: str) -> str:
+    return tag if tag == "O" else f"I{tag[1:]}"
+
+
+class EntityScore(Metric):
+    """Precision, recall or F1 of entities, over all types together or of one."""
+
+    def __init__(
+        self,
+        what: Literal["precision", "recall", "f1"],
+        types: Sequence[str],
+        scheme: str | None,
+        of: str | None = None,
+    ) -> None:
+        self.name = what if of is None else f"{what}[{of}]"
+        self.what = what
+        self.types = list(types)
+        self.scheme = scheme
+        self._counted = slice(None) if of is None else slice(self.types.index(of), self.types.index(of) + 1)
+
+    @property
+    def family(self) -> Hashable:
+        return ("entities", self.scheme, tuple(self.types))
+
+    @property
+    def signature(self) -> str:
+        mode = "default" if self.scheme is None else f"strict|scheme:{self.scheme}"
+        return f"{self.name}|of:entities|average:micro|mode:{mode}|seqeval:{version('seqeval')}"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        pairs = zip(columns["gold"], columns["guess"], strict=True)
+        rows = [self._row(gold, guess) for gold, guess in pairs]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), 3 * len(self.types))
+
+    def _row(self, gold: Sequence[str], guess: Sequence[str]) -> list[int]:
+        there, said = set(entities(gold, self.scheme)), set(entities(guess, self.scheme))
+        counts = [Counter(entity.type for entity in each) for each in (there & said, said, there)]
+        return [count[kind] for count in counts for kind in self.types]
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        hits, guesses, golds = (each[..., self._counted].sum(-1) for each in np.split(sums, 3, axis=-1))
+        if self.what == "precision":
+            return ratio(hits, guesses)
+        return ratio(hits, golds) if self.what == "recall" else ratio(2 * hits, guesses + golds)
+
+
+class TagAccuracy(Metric):
+    """Share of words whose tag is guessed right, those outside of entities included."""
+
+    name = "accuracy"
+
+    @property
+    def signature(self) -> str:
+        return "accuracy|average:words"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        pairs = zip(columns["gold"], columns["guess"], strict=True)
+        rows = [
+            [sum(one == other for one, other in zip(gold, guess, strict=True)), len(gold)]
+            for gold, guess in pairs
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), 2)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 0], sums[..., 1])

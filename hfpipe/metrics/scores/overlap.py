@@ -1,0 +1,152 @@
+"""Scores of translations by what they share with the references: sacrebleu's BLEU, chrF and TER.
+
+sacrebleu counts each row; its formulas are repeated here over arrays, for a thousand resamples at once
+took it seconds. The tests hold the scores and signatures equal to its command line's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.ter import TER
+
+from hfpipe.metrics.metric import Metric, objects, ratio
+from hfpipe.metrics.scores.segmentation import bleu_tokenizer
+
+if TYPE_CHECKING:
+    from hfpipe.types import Columns
+
+
+def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "spaces") -> list[Metric]:
+    """Return BLEU, chrF and TER, each from 0 to 100 and beyond, as sacrebleu gives them.
+
+    They read `guess` (n,) and `gold` (n,), object arrays: a text, and a text or a list of texts. Every row
+    has as many `references`; `tokenize` is sacrebleu's name of BLEU's tokenizer. The words of TER are what
+    stands between `spaces`, as in sacrebleu's command, or the tokens of `bleu`.
+    """
+    return [
+        Bleu(references, tokenize),
+        Chrf(references),
+        Ter(references, tokenize if ter == "bleu" else None),
+    ]
+
+
+def several(gold: str | list[str]) -> list[str]:
+    """Return the texts that are right for a row, of which there may be only one."""
+    return [gold] if isinstance(gold, str) else list(gold)
+
+
+def tokenizer_for(gold: Iterable[str | list[str]]) -> str:
+    """Return sacrebleu's name of the tokenizer that suits the script of the references of all rows."""
+    return bleu_tokenizer(text for each in gold for text in several(each))
+
+
+class _Overlap(Metric):
+    """Base of sacrebleu's scores: its statistics a row, its signature."""
+
+    width: ClassVar[int]
+    """Number of statistics."""
+
+    def __init__(self, scorer: Any, references: int) -> None:
+        self._scorer = scorer
+        self.references = references
+
+    @property
+    def signature(self) -> str:
+        self._scorer.num_refs = self.references
+        return f"{self.name}|{self._scorer.get_signature()}"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        """Return sacrebleu's statistics. Raises ValueError at a row with too many references, or none."""
+        texts = [several(gold) for gold in columns["gold"]]
+        if not texts:
+            return np.empty((0, self.width))
+        if any(not 0 < len(each) <= self.references for each in texts):
+            raise ValueError(f"{self.name}: a row has not 1 to {self.references} references")
+        # sacrebleu passes over a reference that is None, where a row has fewer than others.
+        padded = [[*each, *[None] * (self.references - len(each))] for each in texts]
+        # Private, but what its own paired tests are made from; nothing public gives chrF's counts.
+        rows = self._scorer._extract_corpus_statistics(
+            list(columns["guess"]), list(zip(*padded, strict=True))
+        )
+        return np.asarray(rows, dtype=np.float64)
+
+    @abstractmethod
+    def value(self, sums: np.ndarray) -> np.ndarray: ...
+
+
+class Bleu(_Overlap):
+    """BLEU (Papineni et al., 2002) with sacrebleu's smoothing of orders without a match (Post, 2018)."""
+
+    name = "bleu"
+    width = 2 + 2 * MAX_NGRAM_ORDER
+
+    def __init__(self, references: int = 1, tokenize: str = "13a") -> None:
+        # It would warn of each text that ends in " .", as the few that are really written so do.
+        super().__init__(BLEU(tokenize=tokenize, force=True), references)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        ours, theirs = sums[..., 0], sums[..., 1]
+        correct, total = np.split(sums[..., 2:], 2, axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            brevity = np.where(ours < theirs, np.exp(1 - theirs / ours), 1.0)
+            # The first order without a match counts half a match, the next a quarter, and so on.
+            halves = 0.5 ** np.cumsum(correct == 0, axis=-1)
+            precision = np.where(total > 0, np.where(correct > 0, correct, halves) / total, 0)
+            score = 100 * brevity * np.exp(np.log(precision).mean(axis=-1))
+        return np.where(correct.any(axis=-1), score, 0.0)
+
+
+class Chrf(_Overlap):
+    """chrF2: F-score of character n-grams up to 6, recall counting twice (Popović, 2015)."""
+
+    name = "chrf"
+    width = 3 * CHRF.CHAR_ORDER
+
+    def __init__(self, references: int = 1) -> None:
+        super().__init__(CHRF(), references)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        ours, theirs, matches = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 3), -1, 0)
+        there = (ours > 0) & (theirs > 0)
+        orders = there.sum(axis=-1)
+        precision = ratio((ratio(matches, ours) * there).sum(axis=-1), orders)
+        recall = ratio((ratio(matches, theirs) * there).sum(axis=-1), orders)
+        factor = CHRF.BETA**2
+        return 100 * ratio((1 + factor) * precision * recall, factor * precision + recall)
+
+
+class Ter(_Overlap):
+    """Translation edit rate (Snover et al., 2006): edits a reference word, block moves counting one."""
+
+    name = "ter"
+    higher_is_better = False
+    width = 2
+
+    def __init__(self, references: int = 1, tokenize: str | None = None) -> None:
+        super().__init__(TER(), references)
+        # Without one a sentence of a script without spaces is a single word.
+        self._tokenizer = None if tokenize is None else BLEU(tokenize=tokenize).tokenizer
+
+    @property
+    def signature(self) -> str:
+        name = "" if self._tokenizer is None else f"|words:{self._tokenizer.signature()}"
+        return f"{super().signature}{name}"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        if self._tokenizer is None:
+            return super().stats(columns)
+        gold = [[*map(self._tokenizer, several(gold))] for gold in columns["gold"]]
+        return super().stats(
+            {"gold": objects(gold), "guess": objects(map(self._tokenizer, columns["guess"]))}
+        )
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        edits, length = sums[..., 0], sums[..., 1]
+        # Where all references are empty, any word at all is as wrong as can be.
+        return 100 * np.where(length > 0, ratio(edits, length), edits > 0)

@@ -1,0 +1,63 @@
+"""Scores of models that guess a number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hfpipe.metrics.metric import Mean, Metric, ratio
+
+if TYPE_CHECKING:
+    from hfpipe.types import Columns
+
+
+def regression() -> list[Metric]:
+    """Return the metrics of a regression; they read `gold` and `guess`, floats of shape (n,)."""
+    return [SquaredError(), AbsoluteError(), Pearson()]
+
+
+class SquaredError(Mean):
+    """Mean squared error."""
+
+    higher_is_better = False
+    name = "mse"
+
+    def each(self, columns: Columns) -> np.ndarray:
+        return (columns["gold"].astype(np.float64) - columns["guess"]) ** 2
+
+
+class AbsoluteError(Mean):
+    """Mean absolute error."""
+
+    higher_is_better = False
+    name = "mae"
+
+    def each(self, columns: Columns) -> np.ndarray:
+        return np.abs(columns["gold"].astype(np.float64) - columns["guess"])
+
+
+class Pearson(Metric):
+    """Pearson's correlation, 0 where gold or guess is constant or varies by a millionth of its mean.
+
+    Made from sums of squares, which merge, where `scipy.stats.pearsonr` needs all examples at once: about
+    as many digits are lost as the square of mean / standard deviation has.
+    """
+
+    name = "pearson"
+
+    @property
+    def signature(self) -> str:
+        return "pearson|constant:0"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        x, y = columns["gold"].astype(np.float64), columns["guess"].astype(np.float64)
+        return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        spread_x, spread_y = n * xx - x**2, n * yy - y**2
+        # What rounding leaves of a constant column is no spread.
+        known = (spread_x > 1e-12 * n * xx) & (spread_y > 1e-12 * n * yy)
+        spread = np.sqrt(np.where(known, spread_x * spread_y, 0))
+        return np.clip(ratio(n * xy - x * y, spread), -1, 1)

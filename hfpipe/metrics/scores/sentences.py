@@ -1,0 +1,48 @@
+"""Scores of next-sentence prediction, counted over the pairs that have a label."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hfpipe.metrics.metric import Metric, ratio
+
+if TYPE_CHECKING:
+    from hfpipe.types import Columns
+
+
+class _Pairs(Metric):
+    """Base of the scores a pair."""
+
+    @property
+    def family(self) -> Hashable:
+        return "pairs"
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}|average:pairs"
+
+    def stats(self, columns: Columns) -> np.ndarray:
+        names = ("next_sentence_nats", "next_sentence_correct", "next_sentence_pairs")
+        return np.stack([columns[name] for name in names], axis=1).astype(np.float64)
+
+
+class NextSentenceLoss(_Pairs):
+    """Nats a pair."""
+
+    higher_is_better = False
+    name = "next_sentence_loss"
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 0], sums[..., 2])
+
+
+class NextSentenceAccuracy(_Pairs):
+    """Share of pairs of which it was told rightly whether the second segment follows the first."""
+
+    name = "next_sentence_accuracy"
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(sums[..., 1], sums[..., 2])

@@ -1,0 +1,1 @@
+"""Attention without masks, on CPUs, and between packed documents."""

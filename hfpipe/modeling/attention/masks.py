@@ -1,0 +1,141 @@
+"""Attention that needs no mask: the fast kernels for batches in which nothing is padded.
+
+Transformers builds a mask of shape (rows, 1, length, length) whenever torch.compile traces a model, also for
+a batch without padding, because it may not look at the values of a tensor there. With a mask,
+`scaled_dot_product_attention` cannot take its flash kernel. The implementation registered here makes masks
+for sliding windows only, on a GPU as blocks for FlexAttention, which skips what lies outside of a window;
+all other layers are told by argument whether they are causal.
+
+Some architectures put more into their masks (a bidirectional prefix, packed documents). They are recognized
+by the masks that they make, not by name: `runs_without_masks` looks at those of one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import and_masks, padding_mask_function, sdpa_mask
+
+from hfpipe.modeling.attention.cpu import attend_by_products, compiled_products_pay
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "sdpa_without_mask"
+"""Name of the implementation in Transformers' tables of attention and mask functions."""
+PROBE = "sdpa_probe"
+"""Name of the implementation that looks at masks."""
+
+
+@contextmanager
+def attention_without_masks(model: PreTrainedModel) -> Iterator[None]:
+    """Run a model without masks; its inputs have no padding, or it is causal and padding is on the right."""
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, _window_mask)
+    with implementation(model, NAME):
+        yield
+
+
+def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
+    """Tell whether a model makes no masks but those of sliding windows.
+
+    `input_ids`, int64 (rows, length), are of one batch without padding. A model whose attention is not
+    `scaled_dot_product_attention`, or not of Transformers' tables, keeps its masks.
+    """
+    if model.config._attn_implementation != "sdpa":
+        return False
+    needless: list[bool] = []
+
+    def probe(*, local_size: int | None = None, **options: Any) -> torch.Tensor | None:
+        mask = sdpa_mask(local_size=local_size, **options)
+        needless.append(mask is None or local_size is not None)
+        return mask
+
+    AttentionInterface.register(PROBE, sdpa_attention_forward)
+    AttentionMaskInterface.register(PROBE, probe)
+    inputs = {"input_ids": input_ids} | ({"use_cache": False} if model.can_generate() else {})
+    try:
+        with torch.no_grad(), implementation(model, PROBE):
+            model(**inputs)
+    except (KeyError, TypeError, ValueError):  # as of an encoder-decoder, which needs more than these inputs
+        return False
+    return bool(needless) and all(needless)
+
+
+@contextmanager
+def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Run a model with another attention implementation, by its name in Transformers' tables."""
+    config, usual = model.config, model.config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def _window_mask(*, q_length: int, local_size: int | None = None, **options: Any) -> Any:
+    """Return the mask of a layer with a sliding window, and None for any other."""
+    if local_size is None or q_length <= local_size:
+        return None
+    blocks = torch.device(options["device"]).type == "cuda" and not _dropout(options["config"])
+    make = block_mask if blocks else sdpa_mask
+    return make(q_length=q_length, local_size=local_size, **options)
+
+
+def block_mask(
+    *,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Any,
+    device: torch.device | str,
+    attention_mask: torch.Tensor | None = None,
+    **_: Any,
+) -> BlockMask:
+    """Return a mask in blocks for FlexAttention; the arguments are those of Transformers' mask functions.
+
+    Transformers' own, `flex_attention_mask`, asks for a deprecated compilation that breaks the graph of
+    torch.compile at every mask. `attention_mask`, bool (rows, length), is false where there is padding.
+    """
+    if attention_mask is not None:
+        mask_function = and_masks(mask_function, padding_mask_function(attention_mask))
+    return create_block_mask(mask_function, batch_size, None, q_length, kv_length, device=str(device))
+
+
+def _dropout(config: Any) -> float:
+    """Return the share of attention weights that are dropped in training, which FlexAttention cannot do."""
+    return float(getattr(config, "attention_dropout", 0.0) or 0.0)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend by what is fastest for mask and shape; shapes as in `sdpa_attention_forward`."""
+    if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
+        return _attended(flex_attention_forward, module, query, key, value, attention_mask, options)
+    causal = options.get("is_causal")
+    causal = attention_mask is None and bool(getattr(module, "is_causal", True) if causal is None else causal)
+    plain = options.get("position_bias") is None and options.get("softcap") is None
+    plain = plain and (attention_mask is None or attention_mask.dtype == torch.bool)
+    if not plain or not compiled_products_pay(query, key, causal=causal):
+        return _attended(sdpa_attention_forward, module, query, key, value, attention_mask, options)
+    chosen = {name: options[name] for name in ("scaling", "dropout") if name in options}
+    return attend_by_products(module, query, key, value, attention_mask, causal=causal, **chosen), None
+
+
+def _attended(forward: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    *tensors, options = arguments
+    attended: tuple[torch.Tensor, torch.Tensor | None] = forward(*tensors, **options)
+    return attended

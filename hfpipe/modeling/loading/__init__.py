@@ -1,0 +1,1 @@
+"""Models from a checkpoint or from scratch, their heads, embeddings and adapters."""

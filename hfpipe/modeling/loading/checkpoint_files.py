@@ -1,0 +1,183 @@
+"""Checks the files of a model, adapter or tokenizer before any of them is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers.utils.hub import cached_file
+
+from hfpipe.errors import StageError, first_line
+from hfpipe.references.places import Place
+from hfpipe.store.store import advice_for_missing
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+CONFIG = "config.json"
+JSON_FILES = (CONFIG, ADAPTER_CONFIG, "generation_config.json", "tokenizer_config.json", INDEX)
+"""Files that hold a mapping, where they are there."""
+EXPLICIT = "transformers_weights"
+"""Entry of a config that names the file of the weights; Transformers follows it."""
+
+
+def check_tokenizer_files(place: Path | Place) -> None:
+    """Raise StageError unless a local folder is there and its files lie inside it."""
+    if isinstance(place, Path):
+        _check_folder(place)
+
+
+def check_model_files(place: Path | Place) -> None:
+    """Raise StageError unless weights come only from readable safetensors files of the model itself.
+
+    A local folder is checked without the network; of a Hub id, the index of the shards is fetched.
+    """
+    if isinstance(place, Path):
+        _check_folder(place)
+        _check_local_weights(place)
+    elif place.hub is not None:
+        _check_hub(place, *place.hub)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        found = "is a file, and a folder is wanted" if folder.exists() else "there is no such folder"
+        raise StageError(f"{folder}: {found}; {advice_for_missing(folder)}")
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and not _inside(file, folder):
+            raise StageError(
+                f"{file}: links to {file.resolve()}, which is outside the folder; copy that file into it"
+            )
+    for name in JSON_FILES:
+        if (folder / name).is_file():
+            _mapping(folder / name)
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    """Tell whether a file lies in a folder; in the Hub's cache, snapshots link to the blobs next to them."""
+    target, roots = file.resolve(), [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        roots.append(folder.resolve().parent.parent / "blobs")
+    return any(target.is_relative_to(root) for root in roots)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """Return a JSON file that holds a mapping. Raises StageError when it does not."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(
+            f"{path}: is not JSON ({first_line(error)}); {advice_for_missing(path.parent)}"
+        ) from None
+    if not isinstance(found, dict):
+        raise StageError(
+            f"{path}: holds a {type(found).__name__}, not a mapping; {advice_for_missing(path.parent)}"
+        )
+    return found
+
+
+def _check_local_weights(folder: Path) -> None:
+    if (folder / ADAPTER_CONFIG).is_file():
+        _check_weights(folder, ADAPTER)
+        return
+    config = folder / CONFIG
+    if not config.is_file():
+        raise StageError(f"{folder}: holds no {CONFIG}, so it is not a model; {advice_for_missing(folder)}")
+    explicit = _mapping(config).get(EXPLICIT)
+    if explicit is not None:
+        _check_weights(folder, str(explicit), f"{EXPLICIT} in {config}")
+    elif (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        _check_weights(folder, WEIGHTS)
+    else:
+        _check_index(folder, INDEX)
+
+
+def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
+    """Check one file of weights, or an index of several."""
+    if name.endswith(".index.json"):
+        _check_index(folder, name)
+        return
+    if not _is_safe(name) or not _inside(folder / name, folder):
+        raise StageError(f"{_unsafe(named_by or str(folder), name)}")
+    if not (folder / name).is_file():
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        if pickles:
+            raise StageError(
+                f"{folder}: holds {pickles[0]}, a pickle that can execute code, and no {name}; "
+                "save it again with save_pretrained, which writes safetensors"
+            )
+        by = f", named by {named_by}" if named_by else ""
+        raise StageError(f"{folder}: holds no {name}{by}; {advice_for_missing(folder)}")
+    _check_opens(folder / name)
+
+
+def _check_index(folder: Path, name: str) -> None:
+    path = folder / name
+    if not _inside(path, folder):
+        raise StageError(_unsafe(str(folder), name))
+    if not path.is_file():
+        raise StageError(f"{folder}: holds no {name}; {advice_for_missing(folder)}")
+    for entry in _shards(path, _mapping(path)):
+        _check_weights(folder, entry, str(path))
+
+
+def _shards(path: Path, index: dict[str, Any]) -> Iterator[str]:
+    """Yield each file that an index names. Raises StageError at an entry that is not a safetensors file."""
+    entries = index.get("weight_map")
+    if not isinstance(entries, dict) or not entries:
+        raise StageError(f"{path}: names no weights; save the model again with save_pretrained")
+    for entry in dict.fromkeys(str(entry) for entry in entries.values()):
+        if not _is_safe(entry):
+            raise StageError(_unsafe(str(path), entry))
+        yield entry
+
+
+def _is_safe(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.suffix == ".safetensors" and not path.is_absolute() and ".." not in path.parts
+
+
+def _unsafe(place: str, name: str) -> str:
+    return (
+        f"{place}: names {name!r}, which is not a .safetensors file inside the folder; "
+        "save the model again with save_pretrained, which writes safetensors"
+    )
+
+
+def _check_opens(path: Path) -> None:
+    try:
+        with safe_open(str(path), framework="pt"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StageError(
+            f"{path}: is damaged ({first_line(error)}); {advice_for_missing(path.parent)}"
+        ) from None
+
+
+def _check_hub(place: Place, name: str, revision: str | None) -> None:
+    """Check what an index on the Hub names, and that an adapter there has safetensors."""
+
+    def find(file: str) -> str | None:
+        return cached_file(
+            name,
+            file,
+            revision=revision or "main",
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+
+    if find(ADAPTER_CONFIG) is not None and find(ADAPTER) is None:
+        raise StageError(f"{place}: has no {ADAPTER}; a pickle is not loaded, as it can execute code")
+    config = find(CONFIG)
+    explicit = _mapping(Path(config)).get(EXPLICIT) if config is not None else None
+    if explicit is not None and not str(explicit).endswith(".index.json") and not _is_safe(str(explicit)):
+        raise StageError(_unsafe(f"{place}: {EXPLICIT} in {CONFIG}", str(explicit)))
+    index = find(str(explicit) if str(explicit).endswith(".index.json") else INDEX)
+    if index is not None:
+        for _ in _shards(Path(index), _mapping(Path(index))):
+            pass

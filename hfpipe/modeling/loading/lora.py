@@ -1,0 +1,176 @@
+"""LoRA adapters by PEFT: small matrices learn beside weights that stay as they are (Hu et al., 2021)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from hfpipe.errors import StageError, one_line
+from hfpipe.references.places import Place
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
+"""What PEFT writes for an adapter."""
+WHOLE = "model"
+"""Folder beside them with the config of the model that base and adapter make: its head may be another."""
+
+
+def adapted(
+    model: PreTrainedModel,
+    settings: Mapping[str, Any],
+    changed: Sequence[str],
+    place: Path | Place,
+    seed: int,
+) -> PeftModel:
+    """Freeze a model and put adapters beside its layers, which are changed in place.
+
+    `settings` are arguments of PEFT's LoraConfig; `changed` names weights that are not as the checkpoint
+    holds them: their modules are trained whole and saved with the adapter. Raises StageError when PEFT
+    refuses the settings, or is not installed.
+    """
+    name, revision = _named(place)
+    model.name_or_path = name
+    modules = sorted({weight.rpartition(".")[0] for weight in changed} | set(settings["modules_to_save"]))
+    set_seed(seed)
+    return lora(model, {**settings, "modules_to_save": modules, "revision": revision})
+
+
+def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
+    """Put matrices of low rank beside a model's layers; errors as `adapted`."""
+    peft = _peft()
+    try:
+        with _without_warnings():
+            modules = settings["modules_to_save"] or None
+            return peft.get_peft_model(model, peft.LoraConfig(**{**settings, "modules_to_save": modules}))
+    except (ValueError, TypeError) as error:
+        raise StageError(f"adapter: PEFT refuses these settings: {one_line(error)}") from error
+
+
+def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:
+    """Return the config of the adapter in a folder or under a Hub id; None when a whole model is there.
+
+    Raises StageError when the config does not name a base.
+    """
+    found = find_adapter_config_file(name, revision=revision, local_files_only=local)
+    if not found:
+        return None
+    adapter = json.loads(Path(found).read_text(encoding="utf-8"))
+    if not isinstance(adapter, dict) or not isinstance(adapter.get("base_model_name_or_path"), str):
+        raise StageError(
+            f"adapter {name}: {Path(found).name} does not name its base; write base_model_name_or_path there"
+        )
+    return adapter
+
+
+def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
+    """Return the place of the model that an adapter lies on.
+
+    Runs may have been moved since: a base that is gone is looked for beside the adapter's own folder.
+    """
+    name = str(adapter["base_model_name_or_path"])
+    if not Path(name).is_absolute():
+        return Place(f"{name}@{adapter['revision']}" if adapter.get("revision") else name)
+    beside = folder.parent / Path(name).name
+    return beside if not Path(name).exists() and beside.exists() else Path(name)
+
+
+def whole_config(folder: Path) -> PretrainedConfig | None:
+    """Return the config that `keep_config` left in a folder, if it did."""
+    path = folder / WHOLE
+    return (
+        AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        if path.is_dir()
+        else None
+    )
+
+
+def merged(
+    base: PreTrainedModel, name: str, revision: str | None, *, local: bool
+) -> tuple[PreTrainedModel, set[str]]:
+    """Return a base with an adapter added into its weights, and the parameters that the adapter replaced.
+
+    The result is a plain model, equal up to rounding. Raises StageError when the adapter's file lacks
+    weights that its config asks for, or holds others.
+    """
+    peft = _peft()
+    with _without_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # which are an error below
+        try:
+            adapter = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
+            found = adapter.load_adapter(name, "default", revision=revision, local_files_only=local)
+        except KeyError as error:
+            raise StageError(f"adapter {name}: its file lacks {error}; save the adapter again") from error
+        wrong = {"lacks": found.missing_keys, "also holds": found.unexpected_keys}
+        for what, names in wrong.items():
+            if names:
+                raise StageError(
+                    f"adapter {name}: its file {what} {len(names):,} weights, first {', '.join(names[:3])}; "
+                    "it does not belong to this adapter_config.json or base"
+                )
+        held = _replaced(adapter)
+        whole: PreTrainedModel = adapter.merge_and_unload()
+    return whole, held
+
+
+def _replaced(adapter: PeftModel) -> set[str]:
+    """Return the parameters of the base that an adapter replaces as a whole, as a new head."""
+    modules = (
+        (name, module)
+        for name, module in adapter.get_base_model().named_modules()
+        if hasattr(module, "modules_to_save")
+    )
+    return {
+        f"{name}.{weight}"
+        for name, module in modules
+        for weight in module.modules_to_save["default"].state_dict()
+    }
+
+
+def keep_config(model: PeftModel, folder: Path) -> None:
+    """Save the config of base and adapter together, with the classes that a new head has."""
+    whole = cast("PreTrainedModel", model.get_base_model())
+    whole.config.architectures = [type(whole).__name__]
+    whole.config.save_pretrained(str(folder / WHOLE))
+
+
+def replace_adapter(folder: Path, whole: PreTrainedModel) -> None:
+    """Save a merged model in place of the adapter that was saved in its folder."""
+    whole.save_pretrained(str(folder))
+    for file in FILES:
+        (folder / file).unlink(missing_ok=True)
+    shutil.rmtree(folder / WHOLE, ignore_errors=True)
+
+
+def _named(place: Path | Place) -> tuple[str, str | None]:
+    """Return how an adapter names its base: a path that holds anywhere on this machine, or a Hub id."""
+    if isinstance(place, Path):
+        return str(place.resolve()), None
+    return place.hub or (str(place), None)
+
+
+def _peft() -> Any:
+    """Import PEFT, which is not installed with hfpipe itself."""
+    try:
+        import peft
+    except ImportError:
+        raise StageError("adapters need peft, which is not installed; pip install 'hfpipe[lora]'") from None
+    return peft
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Run PEFT without its warnings of names that will go, and of weights that GPT-2 keeps transposed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        yield

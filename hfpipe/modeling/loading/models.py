@@ -1,0 +1,317 @@
+"""Models from a checkpoint or from scratch, with the errors of Transformers turned into one line each."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
+from hfpipe.library_output import silence_libraries
+from hfpipe.modeling.loading.checkpoint_files import check_model_files
+from hfpipe.modeling.loading.class_head import HeadChange, head_change
+from hfpipe.modeling.loading.config import no_dropout, sizes, special_tokens
+from hfpipe.modeling.loading.lora import adapter_at, base_of, merged, whole_config
+from hfpipe.modeling.loading.parameter_fit import LoadedNames, check_fit, check_signs
+from hfpipe.references.places import Place
+from hfpipe.store.store import advice_for_missing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+def new_config(
+    settings: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    head: dict[str, Any],
+    *,
+    dropout: bool = True,
+) -> transformers.PretrainedConfig:
+    """Return the config of a model from scratch: what the recipe says, sized and wired for the tokenizer.
+
+    Without `dropout` there is only the dropout that the recipe sets.
+    Raises StageError when Transformers refuses a value.
+    """
+    kind = settings["type"]
+    entries = {key: value for key, value in settings.items() if key != "type"}
+    try:
+        made: Any = CONFIG_MAPPING[kind]
+        filled = special_tokens(made, tokenizer) | head | sizes(made, entries)
+        if not dropout:
+            filled = no_dropout(made, entries) | filled
+        return made(**({"vocab_size": len(tokenizer)} | filled))
+    except Exception as error:
+        raise StageError(
+            f"model: Transformers refuses {kind} with these entries: {one_line(error)}"
+        ) from error
+
+
+def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
+    """Return a model from scratch, float32, its weights a function of the seed.
+
+    Raises StageError when Transformers has no such model for the task, or refuses the config.
+    """
+    set_seed(seed)
+    try:
+        model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+    except Exception as error:  # a wrong entry may raise anything
+        if out_of_memory(error):
+            raise
+        raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
+    return model
+
+
+class Loaded(NamedTuple):
+    """A model, and which of its parameters differ from the checkpoint."""
+
+    model: PreTrainedModel
+    changed: list[str]
+    """Parameters that were newly initialized, or reordered to other classes."""
+    initialized: list[str]
+    """Those of them that were newly initialized."""
+    note: str
+    """What was done to the head, as a clause; empty when no weights changed."""
+
+
+def load_model(
+    auto_class: str,
+    place: Path | Place,
+    seed: int,
+    *,
+    head: dict[str, Any] | None = None,
+    whole: bool = False,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Return a trained model, float32; a new head is initialized from the seed.
+
+    An adapter comes merged into its base. A path never touches the network, unless it holds an adapter whose
+    base is on the Hub; weights are read from safetensors only.
+    Raises StageError when it cannot be loaded, or lacks a head that a `whole` one has.
+    """
+    loaded = load_parts(auto_class, place, seed, head=head, trust_remote_code=trust_remote_code)
+    if whole and loaded.initialized:
+        lacks = ", ".join(loaded.initialized[:3])
+        raise StageError(f"model {place}: was not trained for this task, it lacks {lacks}; finetune it first")
+    return loaded.model
+
+
+def load_parts(
+    auto_class: str,
+    place: Path | Place,
+    seed: int,
+    *,
+    head: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Return what `load_model` does, with the names of the parameters that changed.
+
+    `head` holds the entries of the config that a task needs. A head with the same classes is kept, with its
+    rows in their order; one with other classes is newly initialized. Nothing else may be.
+    """
+    with loading(place), silence_libraries():
+        check_model_files(place)
+        base = _merged(auto_class, place, seed, trust_remote_code=trust_remote_code)
+        if base is None:
+            config = read_config(place, trust_remote_code=trust_remote_code)
+            opener, source = getattr(transformers, auto_class), _stored(place)
+        else:
+            config = base.model.config
+            opener, source = _class_for(auto_class, config), _in_memory(base.model)
+        check_signs(config, place)
+        change = head_change(config, head or {})
+        declared = list(config.architectures or [])
+        config.update(head or {})
+        wanted = {"config": config, "trust_remote_code": trust_remote_code}
+        model, found = _opened(opener, seed, **source, **wanted)
+        if found.missing and (renaming := _renaming(model, declared)):
+            model, found = _opened(opener, seed, **source, **wanted, key_mapping=renaming)
+        check_fit(model, found, place, new_head=change.new or type(model).__name__ not in declared)
+        random = [name for name in base.initialized if name in model.state_dict()] if base else []
+        changed = change.apply(model, found.initialized, seed)
+    if auto_class == "AutoModelForCausalLM" and _reads_ahead(model.config):
+        raise StageError(
+            f"model {place}: {model.config.model_type} reads what comes after a token as well, and so has "
+            "nothing to predict; take a decoder, as gpt2"
+        )
+    if base is not None and model.can_generate() and base.model.can_generate():
+        model.generation_config = base.model.generation_config  # which lies with the base's weights only
+    return _loaded(model, place, change, {*found.initialized, *random}, changed)
+
+
+def _opened(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, LoadedNames]:
+    """Return a model in float32, what it lacks initialized from the seed, and what that is."""
+    set_seed(seed)
+    model, info = opener.from_pretrained(
+        **source,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # which `check_fit` names
+        dtype=torch.float32,
+    )
+    return model, LoadedNames.of(info)
+
+
+def _renaming(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]:
+    """Return the mapping from names in a file to the model's, where the saved class has another prefix.
+
+    Llama's head for question answering does in Transformers 5, and would get a random backbone.
+    """
+    saved = getattr(transformers, declared[0], None) if declared else None
+    old, new = getattr(saved, "base_model_prefix", ""), model.base_model_prefix
+    return {rf"^{re.escape(old)}\.": f"{new}."} if old and new and old != new else {}
+
+
+def _loaded(
+    model: PreTrainedModel, place: Path | Place, change: HeadChange, initialized: set[str], changed: list[str]
+) -> Loaded:
+    """Return the model with its changed parameters, which are all logged."""
+    new = initialized if change.order is not None else {*initialized, *changed}
+    everything = sorted({*initialized, *changed})
+    note = change.describe(sorted(new))
+    if new:
+        log.info("%s: newly initialized weights: %s", place, ", ".join(sorted(new)))
+    if note:
+        log.info("%s: %s", place, note)
+    return Loaded(model, everything, sorted(new), note)
+
+
+def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the config that lies with a model."""
+    name, revision = name_of(place)
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        name,
+        revision=revision or "main",
+        local_files_only=isinstance(place, Path),
+        trust_remote_code=trust_remote_code,
+    )
+    return config
+
+
+def headed_config(
+    place: Path | Place, auto_class: str | None, *, trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """Return the config of a model that has the head of `auto_class`, if that is not None.
+
+    Raises StageError when there is no model, or it was not trained for that.
+    """
+    config = load_config(place, trust_remote_code=trust_remote_code)
+    with loading(place):
+        declared = config.architectures or []
+        if auto_class is not None and _class_for(auto_class, config).__name__ not in declared:
+            load_model(auto_class, place, 0, whole=True, trust_remote_code=trust_remote_code)
+    return config
+
+
+def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the config of a model, or of an adapter and its base together; errors as `load_model`."""
+    with loading(place), silence_libraries():
+        check_model_files(place)
+        name, revision = name_of(place)
+        adapter = adapter_at(name, revision, local=isinstance(place, Path))
+        if adapter is None:
+            return read_config(place, trust_remote_code=trust_remote_code)
+        base = base_of(adapter, Path(name))
+        return whole_config(Path(name)) or read_config(base, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def loading(place: Path | Place) -> Iterator[None]:
+    """Turn any error of a library about a model, config or adapter into a StageError of one line."""
+    advice = "correct its config, or save the model again" if isinstance(place, Path) else ""
+    try:
+        yield
+    except HfpipeError:
+        raise
+    except Exception as error:  # a wrong entry of a config may raise anything
+        if out_of_memory(error):
+            raise
+        known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
+        cause = one_line(error).rstrip(".") + ("" if known else f" ({type(error).__name__})")
+        raise StageError(f"model {place}: cannot be loaded: {cause}{'; ' * bool(advice)}{advice}") from error
+
+
+def _reads_ahead(config: transformers.PretrainedConfig) -> bool:
+    """Tell an encoder, which Transformers builds as a causal model all the same, and only warns of."""
+    one_way = any(getattr(config, name, False) for name in ("is_decoder", "causal"))
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not one_way
+
+
+def _stored(place: Path | Place) -> dict[str, Any]:
+    """Return what `from_pretrained` takes for a place: no network for a path, and no pickles."""
+    name, revision = name_of(place)
+    return {
+        "pretrained_model_name_or_path": name,
+        "revision": revision or "main",
+        "local_files_only": isinstance(place, Path),
+        "use_safetensors": True,
+    }
+
+
+class Base(NamedTuple):
+    """A base with its adapter merged into it."""
+
+    model: PreTrainedModel
+    initialized: list[str]
+    """Parameters that neither the base nor the adapter holds."""
+
+
+def _merged(auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool) -> Base | None:
+    """Return the adapter at a place merged into its base; None where there is none."""
+    name, revision = name_of(place)
+    local = isinstance(place, Path)
+    adapter = adapter_at(name, revision, local=local)
+    if adapter is None:
+        return None
+    base = _base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
+    model, held = merged(base.model, name, revision, local=local)
+    return Base(model, [name for name in base.initialized if name not in held])
+
+
+def name_of(place: Path | Place) -> tuple[str, str | None]:
+    """Return name and revision as Transformers takes them."""
+    return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
+
+
+def _base(
+    adapter: dict[str, Any], auto_class: str, folder: Path, seed: int, *, trust_remote_code: bool
+) -> Base:
+    """Return the model that an adapter lies on, of the class and with the head that it was trained with.
+
+    Its head need not fit: the adapter replaces it, or was trained with the base's own.
+    """
+    trained = (adapter.get("auto_mapping") or {}).get("base_model_class", auto_class)
+    place = base_of(adapter, folder)
+    if isinstance(place, Path) and not place.exists():
+        raise StageError(f"adapter {folder}: its base {place} is missing; {advice_for_missing(place)}")
+    check_model_files(place)
+    kept = whole_config(folder)
+    config = kept or read_config(place, trust_remote_code=trust_remote_code)
+    model, found = _opened(
+        getattr(transformers, trained),
+        seed,
+        **_stored(place),
+        config=config,
+        trust_remote_code=trust_remote_code,
+    )
+    check_fit(model, found, place, new_head=True)
+    return Base(model, found.initialized)
+
+
+def _class_for(auto_class: str, config: PretrainedConfig) -> Any:
+    """Return the class that a task wants of a model in memory."""
+    with torch.device("meta"):
+        return type(getattr(transformers, auto_class).from_config(config))
+
+
+def _in_memory(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what `from_pretrained` takes for weights that are loaded already."""
+    return {"pretrained_model_name_or_path": None, "state_dict": model.state_dict()}

@@ -1,0 +1,1 @@
+"""Losses as sums and counts, whole or in chunks."""

@@ -1,0 +1,106 @@
+"""The loss of a model's output layer in chunks: the model returns hidden states, the loss applies the layer.
+
+Which models allow that is found out by running them, not by name: the logits that a model returns have to
+be what its output layer returned (some models scale or cap them), and with the layer left out, what it was
+given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+
+from hfpipe.contract import Counted
+from hfpipe.errors import StageError
+from hfpipe.modeling.losses.chunked_loss import Kernel, linear_cross_entropy
+from hfpipe.modeling.losses.losses import IGNORED, forward
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Task
+    from hfpipe.types import Batch
+
+
+def separable_head(task: Task, model: Any, batch: Batch) -> nn.Linear | None:
+    """Return the output layer of a model if the task's loss may apply it in chunks, otherwise None.
+
+    Runs the model on the first example of the batch, twice; random states stay as they are.
+    """
+    bare = extract_model_from_parallel(model)
+    head = bare.get_output_embeddings()
+    if not task.loss_is_cross_entropy or type(head) is not nn.Linear or "forward" in vars(head):
+        return None
+    rows = len(batch["labels"])
+    first = {name: each[:1] for name, each in batch.items() if each.dim() and len(each) == rows}
+    training = bare.training
+    bare.eval()
+    try:
+        with torch.no_grad():
+            return head if _is_last(bare, head, first) else None
+    finally:
+        bare.train(training)
+
+
+def _is_last(model: Any, head: nn.Linear, batch: Batch) -> bool:
+    """Tell whether the logits are what the layer returns, and its input is returned when it is left out."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = head.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    try:
+        logits = getattr(forward(model, batch, None), "logits", None)
+    finally:
+        hook.remove()
+    if not isinstance(logits, Tensor) or len(seen) != 1 or not _same(logits, seen[0][1]):
+        return False
+    try:
+        with left_out(head):
+            hidden = forward(model, batch, None).logits
+    except (StageError, RuntimeError, TypeError, ValueError):  # as of logits that are given another shape
+        return False
+    return _same(hidden, seen[0][0])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
+
+
+@contextmanager
+def left_out(head: nn.Linear) -> Iterator[None]:
+    """Let a model return, as its logits, what its output layer is given."""
+    vars(head)["forward"] = _unchanged
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
+
+
+def _unchanged(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+def head_loss(
+    hidden: Tensor,
+    head: nn.Linear,
+    batch: Batch,
+    positions: Tensor,
+    smoothing: float,
+    *,
+    dtype: torch.dtype,
+    kernel: Kernel | None = None,
+) -> Counted:
+    """Return what `token_loss` does, of hidden states (rows, length, size) in place of logits."""
+    labels = batch["labels"]
+    total = linear_cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1])[positions],
+        head.weight,
+        head.bias,
+        labels.reshape(-1)[positions],
+        smoothing=smoothing,
+        ignored=IGNORED,
+        dtype=dtype,
+        kernel=kernel,
+    )
+    return Counted(total, (labels != IGNORED).sum())

@@ -1,0 +1,187 @@
+"""Losses as a sum and a count, so that they are the same however a batch is cut into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hfpipe.contract import Counted
+from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from hfpipe.types import Batch
+
+IGNORED = -100
+"""Label of a position that has no target, as everywhere in Transformers."""
+
+
+def target_positions(labels: Tensor) -> Tensor:
+    """Return the flat positions that have a target: labels (rows, length) → int64 (targets,)."""
+    return (labels.reshape(-1) != IGNORED).nonzero().squeeze(-1)
+
+
+def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
+    """Run the model on everything but the labels; with vocabulary logits at `positions` only, if given.
+
+    `positions` are flat, int64 (targets,); the model's output embedding then sees hidden states
+    (targets, hidden) in place of (rows, length, hidden): the loss is the same, the largest matrix
+    product and tensor of the step shrink by the share of positions without a target. A model that gets
+    its logits otherwise computes them all. A decoder beside an encoder reads the labels, shifted.
+    """
+    bare = extract_model_from_parallel(model)
+    head = bare.get_output_embeddings()
+    inputs: dict[str, Any] = {
+        name: tensor for name, tensor in batch.items() if name != "labels" and not name.startswith("_")
+    }
+    if head is not None and bare.config.is_encoder_decoder:
+        inputs.setdefault("decoder_input_ids", shifted(batch["labels"], bare.config))
+    if bare.can_generate():
+        inputs["use_cache"] = False  # nothing is generated here, and a cache hides packed documents
+    if positions is None or head is None:
+        with running(bare):
+            return model(**inputs)
+    selection = _selection(head)
+    selection.positions = positions
+    try:
+        with running(bare):
+            return model(**inputs)
+    finally:
+        selection.positions = None
+
+
+class _Selection:
+    """Reduces what an output embedding sees to some positions.
+
+    It stays with the model, because a new hook would make torch compile the model again.
+    """
+
+    positions: Tensor | None = None
+
+    def __call__(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.positions is None:
+            return arguments
+        hidden, *others = arguments
+        return hidden.reshape(-1, hidden.shape[-1])[self.positions], *others
+
+
+def _selection(head: nn.Module) -> _Selection:
+    """Return the selection of a head, which is registered the first time."""
+    for hook in head._forward_pre_hooks.values():
+        if isinstance(hook, _Selection):
+            return hook
+    selection = _Selection()
+    head.register_forward_pre_hook(selection)
+    return selection
+
+
+@contextmanager
+def running(model: Any) -> Iterator[None]:
+    """Turn an error inside a model, as of a config that does not fit it, into a StageError that names it."""
+    try:
+        yield
+    except HfpipeError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        cause = one_line(error)
+        raise StageError(
+            f"the model ({type(model).__name__}) cannot read a batch: {cause}; "
+            "correct its config.json, the trace is in stage.log"
+        ) from error
+
+
+def shifted(labels: Tensor, config: PretrainedConfig) -> Tensor:
+    """Return what a decoder reads to say `labels`, int64 (rows, length): they, one to the right.
+
+    Raises StageError when the model does not know the token that a decoder begins with.
+    """
+    start = config.decoder_start_token_id
+    if start is None:
+        raise StageError(
+            "model: its config has no decoder_start_token_id; name the token a decoder begins with"
+        )
+    before = labels.roll(1, dims=1)
+    before[:, 0] = start
+    return before.masked_fill(before == IGNORED, config.pad_token_id)
+
+
+def target_logits(logits: Tensor, positions: Tensor) -> Tensor:
+    """Return float32 logits (targets, vocabulary) of a model that computed them all, or only those."""
+    if logits.dim() == 3:
+        logits = logits.reshape(-1, logits.shape[-1])[positions]
+    return logits.float()
+
+
+def token_loss(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, positions: Tensor | None = None
+) -> Counted:
+    """Return the summed cross-entropy in nats over the positions with a target.
+
+    `logits` has shape (rows, length, vocabulary) or (positions, vocabulary), `labels` (rows, length).
+    `positions`, int64, are those with a target, and may hold others, which do not count.
+    """
+    if positions is None:
+        positions = target_positions(labels)
+    targets = labels.reshape(-1)[positions]
+    total = F.cross_entropy(
+        target_logits(logits, positions),
+        targets,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
+    return Counted(total, (labels != IGNORED).sum())
+
+
+def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return nats, tokens and correct guesses of each row: float64 and int64, shape (rows,)."""
+    positions = target_positions(labels)
+    rows = positions // labels.shape[1]
+    targets = labels.reshape(-1)[positions]
+    logits = target_logits(logits, positions)
+    nats = F.cross_entropy(logits, targets, reduction="none").double()
+    correct = (logits.argmax(-1) == targets).long()
+    counts = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+    return {
+        "nats": nats.new_zeros(len(labels)).index_add(0, rows, nats),
+        "tokens": counts.index_add(0, rows, torch.ones_like(rows)),
+        "correct": counts.index_add(0, rows, correct),
+    }
+
+
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counted:
+    """Return the summed loss of labels, its kind told by their type and shape.
+
+    int64 (rows,): cross-entropy; float (rows, classes): binary cross-entropy, counted a class;
+    float (rows,): squared error against logits of shape (rows, 1).
+    """
+    logits = logits.float()
+    count = torch.tensor(labels.numel(), device=labels.device)
+    if not labels.is_floating_point():
+        return Counted(F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing), count)
+    if labels.dim() == 2:
+        return Counted(F.binary_cross_entropy_with_logits(logits, labels, reduction="sum"), count)
+    return Counted(F.mse_loss(logits.squeeze(-1), labels, reduction="sum"), count)
+
+
+def label_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return gold, guess, scores and nats of each row, as the metrics of classification read them."""
+    logits = logits.float()
+    if not labels.is_floating_point():
+        scores = logits.softmax(-1)
+        nats = F.cross_entropy(logits, labels, reduction="none")
+        return {"gold": labels, "guess": logits.argmax(-1), "scores": scores, "nats": nats}
+    if labels.dim() == 2:
+        nats = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(-1)
+        return {"gold": labels.long(), "guess": (logits > 0).long(), "scores": logits.sigmoid(), "nats": nats}
+    guess = logits.squeeze(-1)
+    return {"gold": labels, "guess": guess, "nats": F.mse_loss(guess, labels, reduction="none")}

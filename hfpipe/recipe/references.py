@@ -1,0 +1,126 @@
+"""Follows every place a recipe names: stages above, local paths, packages, code and Hub ids."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hfpipe.contract import Stage
+from hfpipe.errors import DataError, Problem
+from hfpipe.recipe.document import Document
+from hfpipe.recipe.messages import Keys, dotted, listed, meant
+from hfpipe.references import hub
+from hfpipe.references.places import Code, Glob, MetricPlace, Place, collect, locate, matches
+from hfpipe.references.user_code import find_code
+
+
+def problems(
+    document: Document, stages: Mapping[str, Stage], known: Container[str], base: Path
+) -> Iterator[Problem]:
+    """Yield what leads nowhere; a stage that is itself wrong has only its `stage:` names followed.
+
+    `known` are the kinds of stage there are: an unknown kind is reported where it stands.
+    """
+    raw = document.data.get("stages")
+    if not isinstance(raw, dict):
+        return
+    given = {name: entry.get("kind") if isinstance(entry, dict) else None for name, entry in raw.items()}
+    kinds = {name: kind if isinstance(kind, str) and kind in known else None for name, kind in given.items()}
+    above: list[str] = []
+    for name in raw:
+        path = ("stages", name)
+        stage = stages.get(name)
+        found = collect(stage, Place) if stage else _stage_names(raw[name], ())
+        for keys, place in found:
+            yield from _place(place, (*path, *keys), above, kinds, base)
+            yield from _bare(place, (*path, *keys), above, kinds)
+        for keys, code in collect(stage, Code):
+            yield from _code(code, (*path, *keys), base)
+        for keys, pattern in collect(stage, Glob):
+            yield from _files(pattern, (*path, *keys), base)
+        above.append(name)
+
+
+def _stage_names(value: Any, path: Keys) -> Iterator[tuple[Keys, Place]]:
+    if isinstance(value, str) and value.startswith("stage:"):
+        yield path, Place(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _stage_names(item, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _stage_names(item, (*path, number))
+
+
+def _place(
+    place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None], base: Path
+) -> Iterator[Problem]:
+    if place.stage is not None:
+        yield from _stage(place, place.stage, path, above, kinds)
+        return
+    try:
+        found = locate(place, base, {})
+        if found is None and place.hub is not None:
+            yield from _hub(place, *place.hub, path, base)
+    except DataError as error:
+        yield Problem(str(error), path)
+    except OSError as error:
+        yield Problem(f"{dotted(path)}: cannot be looked up: {error.strerror}", path)
+
+
+def _stage(
+    place: Place, name: str, path: Keys, above: list[str], kinds: Mapping[str, str | None]
+) -> Iterator[Problem]:
+    if name == path[1]:
+        yield Problem(f"stage {name!r} names itself; name a stage above", path)
+    elif name not in kinds:
+        tail = meant(name, above) if above else "; no stage stands above this one"
+        yield Problem(f"there is no stage {name!r} above{tail}", path)
+    elif name not in above:
+        yield Problem(f"stage {name!r} stands below; move it above {path[1]!r}", path)
+    elif place.kinds and kinds[name] not in (None, *place.kinds):
+        wanted = listed(sorted(place.kinds), "or")
+        yield Problem(f"stage {name!r} is of kind {kinds[name]!r}; {path[2]!r} takes {wanted}", path)
+
+
+def _bare(place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None]) -> Iterator[Problem]:
+    """A stage above that is named without `stage:` would be taken for a model or data set of the Hub."""
+    name = str(place)
+    if place.hub is not None and name in above and (not place.kinds or kinds[name] in place.kinds):
+        message = f"{name!r} is a Hub id here, and also a stage above"
+        yield Problem(f"{message}; write 'stage:{name}', or '{name}@main' for the Hub's", path)
+
+
+def _files(pattern: Glob, path: Keys, base: Path) -> Iterator[Problem]:
+    try:
+        if not matches(pattern, base):
+            message = f"{pattern}: no file matches; fix the pattern, which is read relative to {base}"
+            yield Problem(message, path)
+    except DataError as error:
+        yield Problem(str(error), path)
+
+
+def _code(code: Code, path: Keys, base: Path) -> Iterator[Problem]:
+    try:
+        find_code(code, base)
+    except DataError as error:
+        yield Problem(str(error), path)
+
+
+def _hub(place: Place, name: str, revision: str | None, path: Keys, base: Path) -> Iterator[Problem]:
+    """A Hub id cannot be checked without a network, but a slip or a missing copy can."""
+    if (base / name).exists():
+        yield Problem(
+            f"{place!r} is a Hub id, but {name} is next to the recipe; did you mean './{name}'?", path
+        )
+    elif hub.offline():
+        from huggingface_hub import constants
+
+        metric = isinstance(place, MetricPlace)
+        if not (hub.cached_metric(name) if metric else hub.cached(name, revision)):
+            cache = hub.metrics_folder() if metric else constants.HF_HUB_CACHE
+            do = "load" if metric else "download"
+            yield Problem(
+                f"{place}: HF_HUB_OFFLINE is set and {cache} holds no copy; {do} it once, or unset it", path
+            )

@@ -1,0 +1,96 @@
+"""The recipes that come with hfpipe: what there is, and copies of them to run or to change."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from hfpipe.errors import Problem, RecipeError
+from hfpipe.recipe.messages import meant
+
+INSTALLED = Path(__file__).parents[1] / "recipes"
+"""Where the wheel puts them."""
+CHECKOUT = Path(__file__).parents[2] / "recipes"
+"""Where they lie in a clone of the repository."""
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """One of the recipes, or one of the Accelerate configs next to them."""
+
+    name: str
+    """Its path without the ending, as `demo` or `accelerate/fsdp`."""
+    about: str
+    """The first line of its comment."""
+    path: Path
+    """Where it is installed."""
+
+
+def list_recipes() -> list[RecipeFile]:
+    """Return the recipes and the Accelerate configs, each sorted by name. Raises RecipeError without any."""
+    folder = _folder()
+    files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
+    return [RecipeFile(_name(file, folder), _about(file), file) for file in files]
+
+
+def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
+    """Copy a recipe and the files that it names into a folder; return what lies there then, the recipe first.
+
+    A file that is there with the same content is left as it is.
+    Raises RecipeError when there is no such recipe or another file is in the way; nothing is copied then.
+    """
+    shipped = {recipe.name: recipe for recipe in list_recipes()}
+    if name not in shipped:
+        tail = meant(name, shipped) or f"; there are {', '.join(shipped)}"
+        raise RecipeError([Problem(f"there is no recipe {name!r}{tail}")])
+    base, target = _folder(), Path(folder)
+    contents = {
+        target / file.relative_to(base): file.read_bytes() for file in _needed(shipped[name].path, base)
+    }
+    if taken := [path for path, content in contents.items() if _is_taken(path, content)]:
+        other = f"`hfpipe recipes copy {name} {quote(f'{target}-2')}`"
+        raise RecipeError(
+            [Problem(f"{path}: another file is there; copy into another folder: {other}") for path in taken]
+        )
+    for path, content in contents.items():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(content)
+    return list(contents)
+
+
+def _folder() -> Path:
+    for folder in (INSTALLED, CHECKOUT):
+        if folder.is_dir():
+            return folder
+    raise RecipeError([Problem(f"{INSTALLED}: this installation lacks the recipes; install hfpipe again")])
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def _about(file: Path) -> str:
+    found = re.search(r"^# *(.+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _needed(recipe: Path, base: Path) -> list[Path]:
+    """Return a recipe and each other file below `base` whose path it names, in a value or in a comment."""
+    text = recipe.read_text(encoding="utf-8")
+    named = sorted(set(re.findall(r"[\w./-]+", text)))
+    paths = [Path(path.removeprefix("recipes/")) for path in named]
+    below = [
+        path for path in paths if len(path.parts) > 1 and ".." not in path.parts and not path.is_absolute()
+    ]
+    return [recipe, *(base / path for path in below if (base / path).is_file() and base / path != recipe)]
+
+
+def _is_taken(path: Path, content: bytes) -> bool:
+    """Tell whether something else is in the place of a file."""
+    if not path.exists() and not path.is_symlink():
+        return False
+    return not path.is_file() or path.read_bytes() != content

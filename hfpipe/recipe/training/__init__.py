@@ -1,0 +1,1 @@
+"""`training:` of a recipe: arguments, defaults and what they need."""

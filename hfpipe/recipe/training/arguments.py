@@ -1,0 +1,161 @@
+"""Checks `training:` against the installed TrainingArguments, and the words hfpipe adds or keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from hfpipe.errors import Problem
+from hfpipe.recipe.document import KeyProblem
+from hfpipe.recipe.installed import Field, training_arguments
+from hfpipe.recipe.messages import Keys, described, dotted, inside
+from hfpipe.recipe.settings import unknown_keys
+from hfpipe.recipe.training import budget, muon, packages
+from hfpipe.recipe.training.defaults import schedule_fault
+from hfpipe.recipe.training.numbers import number_refusal
+
+_ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE"
+_OWN_ORDER = "hfpipe orders and batches the examples itself; delete it"
+_OWN_EVAL = "hfpipe runs evaluation itself, in one streaming pass; delete it"
+_OWN_STAGES = "the kinds of stage say what is done; delete it"
+_OWN_COMPILE = "write 'compile: true' or 'compile: auto'"
+_OWN_LOSS = (
+    "the loss is a mean over all targets of a step, and stops the stage if it is not finite; delete it"
+)
+_OWN_HUB = "a finished stage is a plain folder: hf upload NAME FOLDER sends it; delete it"
+
+MANAGED: dict[str, str] = {
+    "output_dir": "each stage has its own folder under --runs; delete it",
+    "seed": "write the recipe's 'seed'",
+    "data_seed": "write the recipe's 'seed'; order and masks follow from it",
+    "fsdp": _ACCELERATE,
+    "fsdp_config": _ACCELERATE,
+    "deepspeed": _ACCELERATE,
+    "parallelism_config": _ACCELERATE,
+    "accelerator_config": _ACCELERATE,
+    "use_cpu": _ACCELERATE,
+    "local_rank": _ACCELERATE,
+    "ddp_backend": _ACCELERATE,
+    "do_train": _OWN_STAGES,
+    "do_eval": _OWN_STAGES,
+    "do_predict": _OWN_STAGES,
+    "resume_from_checkpoint": "an unfinished stage is taken up again by itself; delete it",
+    "ignore_data_skip": "a resumed run sees the data it would have seen; delete it",
+    "save_only_model": "a resumed run needs the optimizer as well; delete it",
+    "restore_callback_states_from_checkpoint": "a resumed run counts on from where it stopped; delete it",
+    "remove_unused_columns": "the task chooses the columns; delete it",
+    "label_names": "the task names its labels; delete it",
+    "prediction_loss_only": _OWN_EVAL,
+    "include_for_metrics": _OWN_EVAL,
+    "batch_eval_metrics": _OWN_EVAL,
+    "eval_do_concat_batches": _OWN_EVAL,
+    "eval_accumulation_steps": _OWN_EVAL,
+    "eval_use_gather_object": _OWN_EVAL,
+    "bf16_full_eval": _OWN_EVAL,
+    "fp16_full_eval": _OWN_EVAL,
+    "average_tokens_across_devices": _OWN_LOSS,
+    "logging_nan_inf_filter": _OWN_LOSS,
+    "torch_compile": _OWN_COMPILE,
+    "torch_compile_backend": _OWN_COMPILE,
+    "torch_compile_mode": _OWN_COMPILE,
+    "disable_tqdm": "hfpipe shows its own progress, as lines where there is no terminal; delete it",
+    "auto_find_batch_size": "the batch size is part of the result; set per_device_train_batch_size",
+    "train_sampling_strategy": _OWN_ORDER,
+    "length_column_name": _OWN_ORDER,
+    "dataloader_drop_last": _OWN_ORDER,
+    "dataloader_in_order": _OWN_ORDER,
+    "push_to_hub": _OWN_HUB,
+    "hub_model_id": _OWN_HUB,
+    "hub_strategy": _OWN_HUB,
+    "hub_token": _OWN_HUB,
+    "hub_private_repo": _OWN_HUB,
+    "hub_always_push": _OWN_HUB,
+    "hub_revision": _OWN_HUB,
+}
+"""Arguments that hfpipe sets itself, and what to write instead."""
+
+WORDS: dict[str, str] = {
+    "budget": "How long to train: a time (4min, 90s, 2h) or an amount (20M tokens, 3 epochs, 500 steps).",
+    "bf16": "bfloat16 training: true, false, or auto: on a GPU that has it, on a CPU where it is measured "
+    "to be faster.",
+    "compile": "torch.compile: true, false, or auto: where the training is long enough to gain; on a CPU "
+    "this is measured.",
+}
+"""The words hfpipe adds to TrainingArguments, with their help."""
+
+_OF_WORKERS = (
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+)
+
+
+@lru_cache(maxsize=1)
+def arguments() -> Mapping[str, Field]:
+    """Return TrainingArguments' fields, where `optim` also takes hfpipe's own name."""
+    known = training_arguments()
+    optim = known["optim"]
+    choices = tuple(dict.fromkeys([*optim.form.choices, muon.NAME]))
+    own = f"{optim.help} `muon`: Muon for the matrices of the layers, AdamW for all other parameters.".strip()
+    return {**known, "optim": replace(optim, form=replace(optim.form, choices=choices), help=own)}
+
+
+def names() -> list[str]:
+    """Return every key that `training:` takes."""
+    return [*WORDS, *(name for name in arguments() if name not in MANAGED and name not in WORDS)]
+
+
+def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+    """Yield what the installed TrainingArguments would not take, or would take another way than meant."""
+    known = arguments()
+    for key, value in given.items():
+        here = (*path, key)
+        if key in MANAGED:
+            yield KeyProblem(f"{key!r} cannot be set{inside(path)}: {MANAGED[key]}", here)
+        elif key in WORDS:
+            yield from _word(key, value, here)
+        elif key in known:
+            yield from _argument(key, value, known[key], here)
+    strangers = (key for key in given if key not in MANAGED and key not in WORDS and key not in known)
+    yield from unknown_keys(strangers, path, names())
+    yield from packages.problems(given, path)
+    yield from muon.problems(given, path)
+    yield from _contradictions(given, path)
+
+
+def _word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
+    if key == "budget":
+        try:
+            budget.parse(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield Problem(f"{dotted(here)}: {error}; got {described(value)}", here)
+    elif not isinstance(value, bool) and value != "auto":
+        yield Problem(f"{dotted(here)}: expected true, false or 'auto', got {described(value)}", here)
+
+
+def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:
+    refusal = field.form.refusal(value, loose=True)
+    if refusal is None and isinstance(value, (int, float)) and not isinstance(value, bool):
+        refusal = number_refusal(key, value, field.default)
+    if refusal is not None:
+        yield Problem(f"{dotted(here)}: {refusal}", here)
+
+
+def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+    """Yield pairs of arguments of which one would be ignored or would stop the training later."""
+    for other in ("num_train_epochs", "max_steps"):
+        if "budget" in given and other in given:
+            yield KeyProblem(
+                f"'budget' and {other!r} both say how long to train{inside(path)}; keep one", (*path, other)
+            )
+    if given.get("fp16") is True and given.get("bf16") is True:
+        yield KeyProblem(f"'fp16' and 'bf16' are both true{inside(path)}; keep one", (*path, "fp16"))
+    for key in _OF_WORKERS:
+        if given.get(key) and not given.get("dataloader_num_workers"):
+            yield KeyProblem(f"{key!r}{inside(path)} needs 'dataloader_num_workers'", (*path, key))
+    fault = schedule_fault(given, early=False)
+    if fault is not None:
+        key, message = fault
+        yield KeyProblem(f"{dotted((*path, key))}: {message}", (*path, key))

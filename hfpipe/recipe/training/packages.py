@@ -1,0 +1,80 @@
+"""Which packages the arguments of a training need: an optimizer, a tracker or kernels not installed here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from hfpipe.errors import Problem
+from hfpipe.recipe.installed import trackers
+from hfpipe.recipe.messages import Keys, dotted, meant
+
+
+class Package(NamedTuple):
+    """What is imported, and what installs it."""
+
+    modules: tuple[str, ...]
+    """Any one of them will do."""
+    install: str
+
+
+def _plain(name: str) -> Package:
+    return Package((name,), f"pip install {name.replace('_', '-')}")
+
+
+_OPTIMIZERS: dict[str, Package] = {
+    r"galore_.*": _plain("galore_torch"),
+    r"apollo_.*": _plain("apollo_torch"),
+    r"lomo|adalomo": _plain("lomo_optim"),
+    r"grokadamw": _plain("grokadamw"),
+    r"schedule_free_.*": _plain("schedulefree"),
+    r"adamw_torch_\dbit": _plain("torchao"),
+    r"stable_adamw": Package(("optimi",), "pip install torch-optimi"),
+    r"adamw_anyprecision": Package(("torchdistx",), "see https://github.com/pytorch/torchdistx"),
+    r"adamw_torch_xla": _plain("torch_xla"),
+    r"adamw_torch_npu_fused": _plain("torch_npu"),
+    r".*8bit|.*bnb.*|paged_.*|lion_.*|ademamix.*": _plain("bitsandbytes"),
+}
+"""Names of optimizers → what they need; the first that fits. Any other name is of torch or Transformers."""
+_TRACKERS: dict[str, Package] = {
+    "azure_ml": Package(("azureml",), "pip install azureml-core"),
+    "tensorboard": Package(("tensorboard", "tensorboardX"), "pip install tensorboard"),
+    "flyte": Package(("flytekit",), "pip install flytekit"),
+    "dagshub": _plain("dagshub"),
+    "kubeflow": Package(("kubeflow",), "pip install kubeflow"),
+}
+"""Trackers whose module has another name than they, or that several modules serve."""
+_NEED_TARGETS = re.compile(r"(galore|apollo)_.*")
+
+
+def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+    """Yield what the arguments need that is not installed; nothing is imported."""
+    optimizer = given.get("optim")
+    if isinstance(optimizer, str):
+        needed = next((of for name, of in _OPTIMIZERS.items() if re.fullmatch(name, optimizer)), None)
+        yield from _lacking(f"the optimizer {optimizer!r}", needed, (*path, "optim"))
+        if _NEED_TARGETS.fullmatch(optimizer) and not given.get("optim_target_modules"):
+            message = f"the optimizer {optimizer!r} needs optim_target_modules, as all-linear"
+            yield Problem(f"{dotted((*path, 'optim'))}: {message}", (*path, "optim"))
+    if given.get("use_liger_kernel") is True:
+        yield from _lacking("use_liger_kernel", _plain("liger_kernel"), (*path, "use_liger_kernel"))
+    yield from _trackers(given.get("report_to"), (*path, "report_to"))
+
+
+def _trackers(given: Any, here: Keys) -> Iterator[Problem]:
+    for name in given if isinstance(given, list) else [given]:
+        if not isinstance(name, str) or name in ("none", "all"):
+            continue
+        if name not in trackers():
+            known = [*trackers(), "none", "all"]
+            yield Problem(f"{dotted(here)}: there is no tracker {name!r}{meant(name, known)}", here)
+        else:
+            yield from _lacking(f"the tracker {name!r}", _TRACKERS.get(name, _plain(name)), here)
+
+
+def _lacking(what: str, needed: Package | None, here: Keys) -> Iterator[Problem]:
+    if needed is not None and not any(map(find_spec, needed.modules)):
+        message = f"{what} needs {needed.modules[0]}, which is not installed; {needed.install}"
+        yield Problem(f"{dotted(here)}: {message}", here)

@@ -1,0 +1,1 @@
+"""What a recipe refers to: paths, user code and names on the Hugging Face Hub."""

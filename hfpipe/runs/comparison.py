@@ -1,0 +1,170 @@
+"""Evaluated models beside one another, row by row, on the rows that all of them were measured on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfpipe.runs import dataframes
+from hfpipe.contract import Task
+from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.references.user_code import Trusted
+from hfpipe.references.places import Code
+from hfpipe.report import DataFacts, Record, Score
+from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.store import read_stage
+from hfpipe.runs.lookup import find_stage
+from hfpipe.tasks import revive_task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from hfpipe.metrics.tally import Series
+
+
+class Compared(Record):
+    """Scores of the first of several systems, each beside those of the others."""
+
+    systems: list[str]
+    """What was compared, as it was named."""
+    n: int
+    """Rows that all of them were measured on."""
+    left_out: dict[str, int]
+    """System → rows that only some were measured on, where there are any."""
+    scores: list[Score]
+    """Scores of the first system; p is corrected for the number of others by Holm."""
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row a metric and system; `difference` is the first system - this one."""
+        return dataframes.compared(self.scores, self.systems[0])
+
+
+@dataclass(frozen=True)
+class _System:
+    """What one model said of each row, and how it was measured."""
+
+    name: str
+    task: Task
+    facts: DataFacts
+    seed: int
+    resamples: int
+    rows: np.ndarray
+    shown: Mapping[str, np.ndarray]
+
+    def series(self, places: np.ndarray, index: np.ndarray, first: _System) -> Iterator[Series]:
+        """Yield every score over the rows at some places, resampled as the first system's by `index`."""
+        from hfpipe.metrics.tally import Tally
+        from hfpipe.metrics.whole import measured
+
+        shown = {name: column[places] for name, column in self.shown.items()}
+        tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed)
+        tally.add(index, self.task.recalled(shown, self.facts))
+        yield from map(tally.series, tally.defined)
+        yield from measured(self.task.whole_metrics(self.facts), shown, index, first.resamples, first.seed)
+
+
+def compare(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> Compared:
+    """Compare the first of several evaluated models with the others, on the rows that all of them share.
+
+    Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
+    `code` names tasks, as `file.py:Class` from here, that may be executed where runs were measured by them.
+    Raises RecipeError when there are fewer than two, or nothing that they have in common.
+    """
+    named = _named(code)
+    if len(set(targets)) < max(2, len(targets)):
+        raise RecipeError([Problem("compare: name two evaluated models or more, each once")])
+    systems = [_opened(target, runs, named) for target in targets]
+    first = systems[0]
+    places = _aligned(systems)
+    index = first.rows[places[0]]
+    mine, *others = [
+        list(system.series(there, index, first)) for system, there in zip(systems, places, strict=True)
+    ]
+    scores = list(_scores(mine, dict(zip(targets[1:], others, strict=True))))
+    if not scores:
+        raise RecipeError(
+            [Problem(f"{', '.join(targets)}: have no score in common; they are of other tasks")]
+        )
+    left_out = {s.name: len(s.rows) - len(index) for s in systems if len(s.rows) > len(index)}
+    return Compared(systems=list(targets), n=len(index), left_out=left_out, scores=scores)
+
+
+def _named(code: Sequence[str]) -> Trusted:
+    for each in code:
+        if not re.fullmatch(Code.pattern, each):
+            raise RecipeError([Problem(f"--task {each}: is not {Code.meant}; other tasks need not be named")])
+    return Trusted.of(map(Code, code), Path.cwd())
+
+
+def _opened(target: str, runs: Path, named: Trusted) -> _System:
+    from hfpipe.evaluation.predictions_file import read
+
+    run, stage = find_stage(target, runs, ["evaluate"], "evaluated model")
+    report, folder = run.reports[stage], run.folder(stage)
+    if "task" not in report.facts:
+        raise StageError(
+            f"{folder}: does not say what was measured, an older hfpipe made it; delete it and run its recipe"
+        )
+    made = read_stage(folder)
+    rows, shown = read(predictions_path(folder, MODEL))
+    return _System(
+        name=target,
+        task=revive_task(
+            report.facts["task"], Path(made.base), Trusted(run.trusted.code | named.code), folder
+        ),
+        facts=DataFacts.model_validate(report.facts["data"]),
+        seed=made.identity.seed,
+        resamples=made.identity.settings["resamples"],
+        rows=rows,
+        shown=shown,
+    )
+
+
+def _aligned(systems: Sequence[_System]) -> list[np.ndarray]:
+    """Return for each system the places of the rows that all have, in the same order."""
+    import numpy as np
+
+    places = [{name: place for place, name in enumerate(system.shown["id"])} for system in systems]
+    shared = [name for name in places[0] if all(name in there for there in places)]
+    if not shared:
+        names = ", ".join(system.name for system in systems)
+        raise RecipeError(
+            [Problem(f"{names}: have no row in common; measure them on one split of the same data")]
+        )
+    found = [np.array([there[name] for name in shared]) for there in places]
+    _check_gold(systems, found, shared)
+    return found
+
+
+def _check_gold(systems: Sequence[_System], places: Sequence[np.ndarray], ids: Sequence[str]) -> None:
+    """Raise RecipeError when rows of one id have other answers: those are numbers of other data."""
+    if not all("gold" in system.shown for system in systems):
+        return
+    first, *others = [s.shown["gold"][there].tolist() for s, there in zip(systems, places, strict=True)]
+    for system, gold in zip(systems[1:], others, strict=True):
+        for name, mine, theirs in zip(ids, first, gold, strict=True):
+            if mine != theirs:
+                message = f"row {name!r} is {mine!r} in {systems[0].name} and {theirs!r} in {system.name}"
+                raise RecipeError([Problem(f"{message}; measure them on the same data")])
+
+
+def _scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> Iterator[Score]:
+    """Yield each score that is defined alike in the first system and in others, beside theirs."""
+    import numpy as np
+
+    from hfpipe.metrics.paired import beside
+
+    there = {
+        name: {(each.name, each.signature, each.units): each for each in found if np.isfinite(each.values[0])}
+        for name, found in others.items()
+    }
+    for series in mine:
+        definition = (series.name, series.signature, series.units)
+        alike = {name: found[definition] for name, found in there.items() if definition in found}
+        if alike and np.isfinite(series.values[0]):
+            yield beside(series, alike)

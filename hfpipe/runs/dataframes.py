@@ -1,0 +1,118 @@
+"""What the stages of a run said, as pandas DataFrames for notebooks: tidy, a row a thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.store.store import reading
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hfpipe.report import Report, Score
+    from hfpipe.runs.run import Run
+
+    Reports = Mapping[str, Report]
+
+STAGES = ("stage", "kind", "seed", "key", "seconds", "summary", "folder")
+SYSTEM = ("value", "low", "high")
+DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value")
+SCORES = ("metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature")
+CURVES = ("stage", "step", "epoch", "loss", "learning_rate", "grad_norm")
+LEDGER = ("stage", "part", "entry", "count")
+
+
+def stages(run: Run) -> pd.DataFrame:
+    """Return a row a stage, in order; `folder` is a path and `seconds` its wall time."""
+    return _frame((_stage(run, name, report) for name, report in run.reports.items()), STAGES)
+
+
+def _stage(run: Run, name: str, report: Report) -> dict[str, Any]:
+    made = run.made(name).identity
+    return {
+        "stage": name,
+        "kind": report.kind,
+        "seed": made.seed,
+        "key": made.key,
+        "seconds": report.seconds,
+        "summary": report.summary,
+        "folder": run.folders[name],
+    }
+
+
+def scores(reports: Reports) -> pd.DataFrame:
+    """Return a row a stage, metric and system; the differences of `model` from itself are missing."""
+    rows = (
+        {"stage": stage} | row for stage, report in reports.items() for row in _scores(report.scores, "model")
+    )
+    return _frame(rows, ("stage", *SCORES))
+
+
+def compared(scores: Iterable[Score], first: str) -> pd.DataFrame:
+    """Return a row a metric and system; `first` is the one that the others are compared with."""
+    return _frame(_scores(scores, first), SCORES)
+
+
+def _scores(scores: Iterable[Score], first: str) -> Iterator[dict[str, Any]]:
+    for score in scores:
+        metric = {name: getattr(score, name) for name in ("metric", "n", "higher_is_better", "signature")}
+        yield metric | {"system": first} | {name: getattr(score, name) for name in SYSTEM}
+        for other in score.comparisons:
+            values = {name: getattr(other, name) for name in (*SYSTEM, *DIFFERENCE)}
+            yield metric | {"system": other.baseline} | values
+
+
+def curves(reports: Reports, unfinished: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a row a stage and step, with all that was logged at that step; the rest is missing.
+
+    `unfinished` has what stages that still train have logged so far.
+    """
+    import pandas as pd
+
+    logs = {name: report.facts.get("history") for name, report in reports.items()} | dict(unfinished)
+    frame = _frame((row for stage, log in logs.items() for row in _history(stage, log)), CURVES)
+    for name in frame.columns.drop("stage"):  # a number that was none is kept as text
+        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    return frame
+
+
+def _history(stage: str, history: Any) -> Iterator[dict[str, Any]]:
+    """Merge what was logged at the same step, leaving out the totals that Trainer logs at the end."""
+    steps: dict[Any, dict[str, Any]] = {}
+    for entry in history if isinstance(history, list) else []:
+        if isinstance(entry, Mapping) and "step" in entry and "train_runtime" not in entry:
+            steps.setdefault(entry["step"], {"stage": stage}).update(entry)
+    yield from steps.values()
+
+
+def ledger(reports: Reports) -> pd.DataFrame:
+    """Return a row a stage, part (a split, or what is counted) and entry, with its count."""
+    rows = (
+        {"stage": stage, "part": part, "entry": entry, "count": count}
+        for stage, report in reports.items()
+        for part, counts in report.parts.items()
+        for entry, count in counts.items()
+    )
+    return _frame(rows, LEDGER)
+
+
+def predictions(path: Path) -> pd.DataFrame:
+    """Return the predictions of a system with the inputs of each row, in the order of the split.
+
+    `attrs["classes"]` has the class names of the columns that hold a value for each class, as `scores`.
+    Raises StageError when the file is damaged.
+    """
+    import pandas as pd
+
+    with reading(path):
+        return pd.read_parquet(path).sort_values("row", ignore_index=True)
+
+
+def _frame(rows: Iterator[dict[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:
+    """Return the rows with these columns first, which are there even without a row."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows))
+    return frame.reindex(columns=[*first, *(name for name in frame.columns if name not in first)])

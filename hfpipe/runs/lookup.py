@@ -1,0 +1,72 @@
+"""What a run, a recipe or a stage is called where the command line asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from shlex import quote
+
+from hfpipe import recipe as recipes
+from hfpipe import runner
+from hfpipe.errors import Problem, RecipeError
+from hfpipe.references.user_code import Trusted
+from hfpipe.recipe.messages import listed
+from hfpipe.runs.run import Run, newest, read_run
+from hfpipe.store.artifacts import HISTORY
+from hfpipe.stages import KINDS
+from hfpipe.store.store import done, read_stage, user_code
+from hfpipe.tasks import TASKS
+
+
+def open_run(path: Path, runs: Path) -> Run:
+    """Open what a recipe left behind, the newest of each stage in a run's folder, or a single stage's folder.
+
+    Raises RecipeError when nothing of it is done.
+    """
+    if (path / "stage.json").is_file():
+        return _single(path)
+    if path.is_dir():
+        return newest(path)
+    recipe = recipes.load(path, kinds=KINDS, tasks=TASKS)
+    code = (code for stage in recipe.stages.values() for code in user_code(stage))
+    folders = {step.name: step.folder for step in runner.plan(recipe, runs)}
+    found = read_run(folders, Trusted.of(code, recipe.base))
+    if not found.reports and not found.unfinished:
+        raise RecipeError(
+            [Problem(f"{path}: nothing of it is done under {runs}; hfpipe run {quote(str(path))} first")]
+        )
+    return found
+
+
+def _single(folder: Path) -> Run:
+    if not done(folder) and not (folder / HISTORY).is_file():
+        raise RecipeError([Problem(f"{folder}: is not finished; hfpipe run its recipe first")])
+    return read_run({read_stage(folder).name: folder})
+
+
+def find_stage(target: str, runs: Path, kinds: Collection[str], what: str) -> tuple[Run, str]:
+    """Return the run and the stage that `PATH` or `PATH:STAGE` means; PATH as `open_run` takes it.
+
+    Without STAGE it is the only one of these kinds; `what` is what such a stage is called in messages.
+    Raises RecipeError when it is none of them, or when there are several to choose from.
+    """
+    path, stage = split(target)
+    run = open_run(Path(path), runs)
+    fitting = [name for name, report in run.reports.items() if report.kind in kinds]
+    if stage is None and len(fitting) == 1:
+        return run, fitting[0]
+    if stage is not None:
+        run.folder(stage)  # which says so when there is none
+    if stage in fitting:
+        return run, stage
+    if not fitting:
+        raise RecipeError([Problem(f"{target}: holds no {what}")])
+    choice = listed([f"{path}:{name}" for name in fitting], "or")
+    wrong = f"{stage!r} is no {what}" if stage is not None else f"holds more than one {what}"
+    raise RecipeError([Problem(f"{target}: {wrong}; write {choice}")])
+
+
+def split(target: str) -> tuple[str, str | None]:
+    """Return path and stage of `PATH:STAGE`, where PATH is there; the whole otherwise, as any Hub id."""
+    path, colon, stage = target.rpartition(":")
+    return (path, stage) if colon and not Path(target).exists() and Path(path).exists() else (target, None)

@@ -1,0 +1,155 @@
+"""A run that was made, opened to be read: its stages, scores and folders."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.runs import dataframes
+from hfpipe.errors import Problem, RecipeError
+from hfpipe.references.user_code import NOTHING, Trusted
+from hfpipe.references.places import Place
+from hfpipe.recipe.messages import meant
+from hfpipe.report import Report
+from hfpipe.store.artifacts import HISTORY, MODEL, TRAINED, predictions_path
+from hfpipe.store.store import StageFile, done, read_report, read_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """The finished stages of one run, in order."""
+
+    folders: dict[str, Path]
+    """Stage → its folder."""
+    reports: dict[str, Report]
+    """Stage → what it said."""
+    trusted: Trusted = NOTHING
+    """User code that may run on its behalf: that of the recipe by which it was opened."""
+    unfinished: dict[str, Path] = field(default_factory=dict)
+    """Stage that still trains, or was interrupted → its folder."""
+
+    def folder(self, stage: str) -> Path:
+        """Return a stage's folder: a data set, tokenizer or model that its library opens.
+
+        Raises RecipeError when there is no such stage.
+        """
+        if stage not in self.folders:
+            raise RecipeError([Problem(f"{stage}: there is no such stage{meant(stage, self.folders)}")])
+        return self.folders[stage]
+
+    def made(self, stage: str) -> StageFile:
+        """Return what a stage was begun with: its settings, seed and inputs."""
+        return read_stage(self.folder(stage))
+
+    def model(self, stage: str) -> str:
+        """Return where the model lies that an evaluate stage measured, or a training stage made."""
+        folder = self.folder(stage)
+        if self.reports[stage].kind != "evaluate":
+            return str(folder)
+        made = self.made(stage)
+        place = Place(made.identity.settings["model"])
+        if place.stage is None:
+            return str(place)
+        return str(folder.parent / made.folders[place.stage])
+
+    @property
+    def trained(self) -> list[str]:
+        """The stages that made a model."""
+        return [name for name, report in self.reports.items() if report.kind in TRAINED]
+
+    @property
+    def stages(self) -> pd.DataFrame:
+        """A row a stage, in order: kind, seed, key, seconds, summary, folder."""
+        return dataframes.stages(self)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """A row a stage, metric and system: `model`, and each baseline as the recipe writes it.
+
+        `value` has its interval in `low` and `high`; `difference` is model - baseline, with its own interval
+        and `p_value`.
+        """
+        return dataframes.scores(self.reports)
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row a training stage and step: epoch, loss in nats, learning_rate, grad_norm, `eval_` scores.
+
+        Those of a stage that still trains are what it has logged until now; open the run again for more.
+        """
+        return dataframes.curves(self.reports, {name: _logged(at) for name, at in self.unfinished.items()})
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """A row a stage, part (a split, or what is counted) and entry, with its count."""
+        return dataframes.ledger(self.reports)
+
+    def predictions(self, stage: str, system: str = MODEL) -> pd.DataFrame:
+        """Return what the model of an evaluate stage, or one of its baselines, said of each row of the split.
+
+        Rows are in the order of the split, and `id` is that of the data set, so that those of two systems
+        stand side by side, with the inputs of the task. `scores` has a value for each class, in the order of
+        `attrs["classes"]["scores"]`. Raises RecipeError when there is no such stage or system, StageError
+        when the file is damaged.
+        """
+        path = predictions_path(self.folder(stage), system)
+        if not path.is_file():
+            baselines = [
+                other.baseline for score in self.reports[stage].scores[:1] for other in score.comparisons
+            ]
+            tail = meant(system, baselines)
+            raise RecipeError([Problem(f"{stage}: there are no predictions of {system!r}{tail}")])
+        return dataframes.predictions(path)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything the stages said, as plain JSON; a number that is none is the text "NaN"."""
+        return {
+            name: {"folder": str(self.folders[name])} | json.loads(report.model_dump_json())
+            for name, report in self.reports.items()
+        }
+
+
+def read_run(folders: dict[str, Path], trusted: Trusted = NOTHING) -> Run:
+    """Open the stages that are done among these."""
+    there = {name: folder for name, folder in folders.items() if done(folder)}
+    begun = {name: at for name, at in folders.items() if name not in there and (at / HISTORY).is_file()}
+    return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted, begun)
+
+
+def newest(root: Path) -> Run:
+    """Open the newest finished folder of each stage of a run's folder, in the order they were finished.
+
+    Raises RecipeError when there is none.
+    """
+    found = sorted(root.glob("*/report.json"), key=lambda path: path.stat().st_mtime)
+    folders: dict[str, Path] = {}
+    begun: dict[str, Path] = {}
+    for path in found:
+        name = read_stage(path.parent).name
+        folders.pop(name, None)  # a later one takes its place in the order too
+        folders[name] = path.parent
+    for path in sorted(root.glob(f"*/{HISTORY}"), key=lambda path: path.stat().st_mtime):
+        folder = path.parents[1]
+        begun[read_stage(folder).name] = folder
+    folders |= {name: folder for name, folder in begun.items() if name not in folders}
+    if not folders:
+        raise RecipeError(
+            [Problem(f"{root}: holds no finished stage; give a recipe or a folder such as runs/demo")]
+        )
+    return read_run(folders)
+
+
+def _logged(folder: Path) -> list[Any]:
+    """Return what a stage has logged; its last line may still be written."""
+    entries = []
+    with suppress(OSError):
+        for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                entries.append(json.loads(line))
+    return entries

@@ -1,0 +1,95 @@
+"""Metrics of `evaluate` as an evaluate stage names them: by place alone, or with what they are given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
+
+from hfpipe.advice import advise
+from hfpipe.contract import RunContext, Settings
+from hfpipe.errors import DataError, Problem
+from hfpipe.recipe.messages import nearest
+from hfpipe.references.places import MetricPlace, locate
+
+if TYPE_CHECKING:
+    from hfpipe.metrics.named import NamedMetric
+
+
+class Named(Settings):
+    """One metric of `evaluate`: a bare place, or a mapping with more."""
+
+    place: MetricPlace
+    """`./file.py`, a folder that holds a file of its name, `package:…`, or a Hub id."""
+    name: str | None = None
+    """What its scores begin with, as in `rouge/rouge1`; by default the last part of the place."""
+    inputs: dict[str, str] = {}
+    """Its inputs → columns of predictions or data; `predictions: guess` and `references: gold` unasked."""
+    arguments: dict[str, Any] = {}
+    """What it is given beside, as `{average: macro}`."""
+    higher_is_better: bool = True
+    """Which way an improvement goes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"place": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its scores begin with."""
+        whole, _ = self.place.hub or (self.place, None)
+        return self.name or re.split(r"[/:]", whole.rstrip("/"))[-1].removesuffix(".py")
+
+    def load(self, ctx: RunContext) -> NamedMetric:
+        """Return the metric, ready to compute. Raises StageError when it cannot be loaded."""
+        from hfpipe.metrics.named import NamedMetric, load
+
+        place, revision = self.place.hub or (self.place, None)
+        module = load(place, locate(self.place, ctx.base, ctx.inputs), revision, ctx.seed)
+        return NamedMetric(self.prefix, module, self.inputs, self.arguments, self.higher_is_better)
+
+
+def check(metrics: Sequence[Named], base: Path, *, trusted: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the metrics that a stage names, paths relative to the stage."""
+    prefixes: list[str] = []
+    for number, metric in enumerate(metrics):
+        at: tuple[str | int, ...] = ("metrics", number)
+        if metric.place.hub is not None and not trusted:
+            yield Problem(_untrusted(metric.place), at)
+        if metric.prefix in prefixes:
+            yield Problem(f"two metrics are called {metric.prefix!r}; give one a name:", at)
+        prefixes.append(metric.prefix)
+        try:
+            found = locate(metric.place, base, {})
+        except DataError:
+            continue  # which is said of every place
+        if found is not None and not (found.suffix == ".py" or (found / f"{found.name}.py").is_file()):
+            yield Problem(
+                f"{metric.place} is no metric: name a .py file, or a folder that holds {found.name}.py", at
+            )
+
+
+def _untrusted(place: MetricPlace) -> str:
+    """Say what a metric without a path may have been meant for, and what it takes to run the Hub's code."""
+    from hfpipe.metrics import module_names
+
+    name, _ = place.hub or (str(place), None)
+    ours = module_names()
+    near = name if name in ours else nearest(name, ours) if "/" not in name else None
+    trust = f"{place} is somebody's code from the Hub; add {advise(trust_remote_code=True)} to run it"
+    if near is None:
+        return trust
+    file = f"package:hfpipe/hfpipe/metrics/modules/{near}.py"
+    if near == name:
+        return f"{trust}, or write {file} for hfpipe's own"
+    hub = f"Or add {advise(trust_remote_code=True)} to run the Hub's"
+    return f"there is no metric {name!r} here; did you mean {file}? {hub}"

@@ -1,0 +1,1 @@
+"""Stage folders on disk, and the digests that name them."""

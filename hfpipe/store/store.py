@@ -1,0 +1,262 @@
+"""Stages on disk: what names a folder, what makes it finished, and who may write it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from hfpipe.contract import Stage, Task
+from hfpipe.errors import HfpipeError, StageError, first_line
+from hfpipe.references.places import Code, Glob, Place, collect, locate, matches
+from hfpipe.report import Record, Report
+from hfpipe.store.digests import Digests
+
+R = TypeVar("R", bound=Record)
+KEY_LENGTH = 12
+
+
+class Identity(Record):
+    """Everything that decides what a stage leaves behind."""
+
+    kind: str
+    """Kind of the stage."""
+    version: int
+    """Version of the stage's code."""
+    seed: int
+    """The recipe's seed."""
+    settings: dict[str, Any]
+    """The settings with every default filled in."""
+    files: dict[str, str]
+    """Local files, packages and own code, as the recipe writes them → digest of their content."""
+    inputs: dict[str, str]
+    """Stages above that are read → their keys."""
+    task_version: int = 1
+    """Version of the task that the settings hold."""
+
+    @property
+    def key(self) -> str:
+        """Hex key of the folder; the first version of a task is left out, as before there were versions."""
+        first = {"task_version"} if self.task_version == 1 else set()
+        text = json.dumps(self.model_dump(exclude=first), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+class StageFile(Record):
+    """`stage.json`: the identity, and what another process needs to take the stage up."""
+
+    name: str
+    """The stage's name in the recipe."""
+    base: str
+    """The recipe's folder, against which relative paths are read."""
+    folders: dict[str, str]
+    """Stages above that are read → their folders' names, beside this one."""
+    identity: Identity
+    """What the key is made of."""
+
+
+def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], digests: Digests) -> Identity:
+    """Return what decides the stage's output; `keys` has the key of every stage above.
+
+    Raises DataError when a local place is not there.
+    """
+    files: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    for _, place in collect(stage, Place):
+        if place.stage is not None:
+            inputs[place.stage] = keys[place.stage]
+        elif (path := locate(place, base, {})) is not None:
+            files[place] = digests.of(path)
+    for code in user_code(stage):
+        files[code.file] = digests.of(base / code.file)
+    for _, pattern in collect(stage, Glob):
+        for path in matches(pattern, base):
+            absolute = Path(pattern).expanduser().is_absolute()
+            files[str(path) if absolute else os.path.relpath(path, base)] = digests.of(path)
+    return Identity(
+        kind=stage.kind,
+        version=type(stage).version,
+        task_version=max((type(task).version for _, task in stage if isinstance(task, Task)), default=1),
+        seed=seed,
+        settings=stage.model_dump(mode="json"),
+        files=dict(sorted(files.items())),
+        inputs=dict(sorted(inputs.items())),
+    )
+
+
+def user_code(stage: Stage) -> Iterator[Code]:
+    """Yield the user code that a stage's settings name."""
+    yield from (code for _, code in collect(stage, Code))
+    for _, value in stage:
+        if isinstance(value, Task) and value.code is not None:
+            yield value.code
+
+
+class Store:
+    """The folders of one recipe's stages, `ROOT/NAME-KEY`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: str, key: str) -> Path:
+        """Return where a stage with this key lies, whether it is there or not."""
+        return self.root / f"{name}-{key}"
+
+    def others(self, name: str, key: str) -> list[Path]:
+        """Return finished folders of the stage under other keys, newest first."""
+        found = [
+            path
+            for path in self.root.glob(f"{name}-{'[0-9a-f]' * KEY_LENGTH}")
+            if done(path) and path.name != f"{name}-{key}"
+        ]
+        return sorted(found, key=lambda path: (path / "report.json").stat().st_mtime, reverse=True)
+
+    @contextmanager
+    def lock(self, folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Hold the folder alone; calls `waiting` with who holds it when that is somebody else.
+
+        The operating system frees the lock when its holder dies, however it dies.
+        """
+        place = self.root / ".locks" / folder.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        owner = place.with_suffix(".owner")
+        lock = FileLock(place.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting(_read(owner) or "another process")
+            lock.acquire()
+        try:
+            self._wait_for_workers(folder, waiting)
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    @contextmanager
+    def share(self, folder: Path, rank: int) -> Iterator[None]:
+        """Hold the folder as one of the processes that work for the holder of `lock`.
+
+        Should the holder die, the next waits for them.
+        """
+        with FileLock(self.root / ".locks" / f"{folder.name}.rank{rank}.lock"):
+            yield
+
+    def _wait_for_workers(self, folder: Path, waiting: Callable[[str], None]) -> None:
+        for place in sorted((self.root / ".locks").glob(f"{folder.name}.rank*.lock")):
+            lock = FileLock(place)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                rank = place.name.removesuffix(".lock").rpartition(".rank")[2]
+                waiting(f"process {rank} of a run that has ended")
+                lock.acquire()
+            lock.release()
+
+    def begin(self, folder: Path, file: StageFile) -> None:
+        """Make the folder ready to be written: what an earlier try left there goes, its scratch stays."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for item in folder.iterdir():
+            if item.name == ".work":
+                continue
+            shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+        (folder / ".work").mkdir(exist_ok=True)
+        write_whole(folder / "stage.json", file.model_dump_json(indent=1))
+
+    def finish(self, folder: Path, report: Report) -> None:
+        """Write the report, which marks the stage as done, and remove its scratch."""
+        write_whole(folder / "report.json", report.model_dump_json(indent=1))
+        shutil.rmtree(folder / ".work", ignore_errors=True)
+
+
+def done(folder: Path) -> bool:
+    """Tell whether the stage in this folder was finished."""
+    return (folder / "report.json").is_file()
+
+
+def read_report(folder: Path) -> Report:
+    """Return a finished stage's report. Raises StageError when it is damaged."""
+    return _parse(folder / "report.json", Report)
+
+
+def read_stage(folder: Path) -> StageFile:
+    """Return what a stage folder was begun with. Raises StageError when it is damaged or no stage's."""
+    return _parse(folder / "stage.json", StageFile)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, even through a power cut."""
+    write_parts(path, [text])
+
+
+def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> None:
+    """Write texts as they come to a file that is there whole or not at all.
+
+    What was written when `parts` raises goes to `kept`, if there is anything and a place for it.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except Exception:
+        if kept is not None and part.exists() and part.stat().st_size:
+            part.replace(kept)
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file of a finished stage that cannot be read, and how to make it again. Raises StageError."""
+    try:
+        yield
+    except (HfpipeError, MemoryError):
+        raise
+    except Exception as error:  # libraries have their own errors for a damaged file
+        raise StageError(
+            f"{path}: cannot be read ({first_line(error)}); {advice_for_missing(path.parent)}"
+        ) from error
+
+
+def is_stage_folder(name: str) -> bool:
+    """Tell whether a folder is called as those of stages are: a name and a key."""
+    return re.fullmatch(rf".+-[0-9a-f]{{{KEY_LENGTH}}}", name) is not None
+
+
+def advice_for_missing(folder: Path) -> str:
+    """Return what to do about a folder that is not there, or lacks a file that it should hold."""
+    if (folder / "stage.json").is_file():
+        return f"delete {folder} and run its recipe again, which makes it again"
+    if is_stage_folder(folder.name):
+        return "a stage made it; run its recipe again, which makes it again"
+    return (
+        "correct the file, or copy it again"
+        if folder.exists()
+        else "correct the path, or copy the folder there"
+    )
+
+
+def _parse(path: Path, model: type[R]) -> R:
+    with reading(path):
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

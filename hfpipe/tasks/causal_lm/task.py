@@ -1,0 +1,169 @@
+"""Causal language modelling: say the next token, and be measured by how well each was foreseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from hfpipe.tasks.shared.token_level import RunningText, at_first, utf8
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.errors import Problem
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
+    from hfpipe.types import Batch, Columns, Rows
+
+ORDERS = {"unigram": 1, "trigram": 3}
+"""Trivial baseline → order of its n-grams."""
+
+
+class CausalLM(RunningText):
+    """Learns to continue texts.
+
+    In training documents lie end to end, each with the token that ends it. In evaluation each is read on
+    its own after the token that begins it, and every token of the text is foreseen once. Its end is learned,
+    but not measured: no text says where it ends.
+    """
+
+    kind: Literal["causal-lm"] = "causal-lm"
+    baselines: ClassVar[tuple[str, ...]] = tuple(ORDERS)
+    pipeline: ClassVar[str] = "text-generation"
+    shared: ClassVar[int] = 1  # the last token of an example is only said there, and read in the next
+    length: int = Field(default=128, ge=8)
+    """Tokens that the model reads at once."""
+    stride: int | None = Field(default=None, ge=1)
+    """Tokens from one window to the next over texts longer than `length` in evaluation; by default `length`.
+
+    Every token has at least `length` - `stride` others before it in its window, as far as the text has
+    them: a smaller stride takes longer and is fairer to the model.
+    """
+    documents: Literal["packed", "separate"] = "packed"
+    """Whether in training a document sees those before it in its example (`packed`) or only itself."""
+
+    @model_validator(mode="after")
+    def _leaves_no_gap(self) -> CausalLM:
+        if self.stride is not None and self.stride > self.length:
+            raise ValueError(f"stride {self.stride} would pass over tokens; it may not exceed {self.length}")
+        return self
+
+    @property
+    def auto_class(self) -> str:
+        return "AutoModelForCausalLM"
+
+    @property
+    def separates_documents(self) -> bool:
+        return self.documents == "separate"
+
+    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+        from hfpipe.tasks.shared.documents import separation_problems
+
+        if self.separates_documents:
+            yield from separation_problems(model)
+
+    def opening(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+        from hfpipe.tasks.shared.documents import bounds
+
+        begin, end = bounds(tokenizer)
+        return [begin] if begin == end else []  # else every document has its own
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        half = self.length // 2  # prompt and answer together are as long as what the model has learned
+        lengths = {"length": half, "target_length": self.length - half}
+        return {"kind": "text-generation", "template": f"{{{self.text}}}", **lengths}
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.tasks.shared.documents import bounds
+        from hfpipe.tokenization.encoding import encode_ids
+
+        begin, end = bounds(tokenizer)
+        opening = [begin] if begin != end else []  # one token between two documents is enough
+        documents = encode_ids(tokenizer, rows[self.text]).input_ids.framed(opening, [end])
+        return {"input_ids": documents, "row": range(len(documents))}
+
+    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.tasks.shared.documents import bounds, windows
+        from hfpipe.tokenization.encoding import encode_plain
+        from hfpipe.tokenization.round_trip import lost_bytes
+
+        begin, _ = bounds(tokenizer)
+        stride = self.stride or self.length
+        encoded = encode_plain(tokenizer, rows[self.text])
+        pieces = [
+            (row, *window)
+            for row, ids in enumerate(encoded)
+            for window in windows(ids, begin, self.length, stride)
+        ]
+        numbers, read, said = zip(*pieces, strict=True)
+        lost = at_first(lost_bytes(tokenizer, rows[self.text], encoded), numbers)
+        return {"input_ids": read, "labels": said, "lost": lost, "row": numbers}
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        import torch
+
+        from hfpipe.encoding.padding import inputs, pad
+        from hfpipe.modeling.losses.losses import IGNORED
+        from hfpipe.tasks.shared.documents import bounds, following, separated
+
+        ids = [example["input_ids"] for example in examples]
+        batch = inputs(ids, tokenizer)
+        if "labels" in examples[0]:
+            batch["labels"] = pad([example["labels"] for example in examples], IGNORED)
+            if "lost" in examples[0]:
+                batch["_lost"] = torch.tensor([int(example["lost"]) for example in examples])
+            return batch
+        begin, end = bounds(tokenizer)
+        batch["labels"] = pad([following(each, begin, end) for each in ids], IGNORED)
+        if self.documents == "separate":
+            del batch["attention_mask"]  # in its absence positions tell documents apart, and padding too
+            batch |= separated(ids, begin)
+        return batch
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        lost = {"lost": batch["_lost"]} if "_lost" in batch else {}
+        return {**super().columns_out(outputs, batch), **lost}
+
+    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        return {**super().by_row(columns, pieces, rows, facts), "bytes": utf8(rows[self.text])}
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.scores.language import language_modelling
+
+        read = f"length:{self.length}|stride:{self.stride or self.length}"
+        return language_modelling(read=read, bytes_known=True)
+
+    def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.scores.language import language_modelling
+
+        return language_modelling(correct_known=False, bytes_known=True)
+
+    def fit_baseline(
+        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Rows], Columns]:
+        import numpy as np
+
+        from hfpipe.metrics.baselines.ngrams import NGrams
+        from hfpipe.tasks.shared.documents import closed
+        from hfpipe.tokenization.encoding import encode_plain
+        from hfpipe.tokenization.round_trip import lost_bytes
+
+        model = NGrams(ORDERS[name], len(tokenizer)).fit(closed(tokenizer, train[self.text]))
+
+        def guess(rows: Rows) -> Columns:
+            encoded = encode_plain(tokenizer, rows[self.text])
+            nats = model.nats(encoded)
+            return {
+                "lost": np.array(lost_bytes(tokenizer, rows[self.text], encoded)),
+                "nats": np.array([each.sum() for each in nats]),
+                "tokens": np.array([len(each) for each in nats]),
+                "bytes": utf8(rows[self.text]),
+            }
+
+        return guess

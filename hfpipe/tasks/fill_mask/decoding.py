@@ -1,0 +1,163 @@
+"""What a masked model puts into a blank: candidates, or anything, ranked by how likely it finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from torch import Tensor
+
+from hfpipe.encoding.padding import inputs
+from hfpipe.metrics.metric import objects
+from hfpipe.metrics.scores.cloze import ranks
+from hfpipe.modeling.losses.losses import IGNORED, forward, target_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.types import Batch, Columns
+
+DEEPEST = 100
+"""Fillings that are looked at where there are no candidates; an answer behind them is not found."""
+SHOWN = 5
+"""Fillings that a prediction keeps."""
+
+
+def fill(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+    """Return what a model puts into the blank of each row, and how well it knows the answer.
+
+    Where a row has choices, each is tried with as many masks as it has pieces, and scored by the mean
+    log-probability of these (Kassner et al., 2021). Where it has none, all fillings with as many pieces as
+    the answer are ranked by their probability, each piece being guessed on its own; so the answer's length
+    is given away, and the first 100 are looked at. Answers with unknown pieces are never found.
+
+    Columns: `rank` of the answer (0: not found), `nats` it takes, `fills` (up to five texts, best first),
+    `fill_scores` (their probabilities, the mean a piece under choices) and `choice_scores` (mean
+    log-probability of each choice, empty without).
+    """
+    rows = [_Row(batch, number) for number in range(len(batch["input_ids"]))]
+    said = _log_probabilities(model, rows, tokenizer, batch["input_ids"].device)
+    banned = [*tokenizer.all_special_ids]
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("rank", "nats", "fills", "fill_scores", "choice_scores")
+    }
+    for row, sizes in zip(rows, said, strict=True):
+        own = sizes[row.masks]
+        steps = torch.arange(len(row.target))
+        columns["nats"].append(float(-own[steps, row.target].double().sum()))
+        found = _among(row, sizes) if row.choices else _anywhere(row, own, len(tokenizer), banned)
+        rank, pieces, probabilities, scores = found
+        columns["rank"].append(0 if tokenizer.unk_token_id in row.target else rank)
+        columns["fills"].append([str(tokenizer.decode(each)).strip() for each in pieces])
+        columns["fill_scores"].append(probabilities)
+        columns["choice_scores"].append(scores)
+    return {name: _column(values) for name, values in columns.items()}
+
+
+def classified(filled: Columns, gold: np.ndarray) -> Columns:
+    """Return `gold`, `guess`, `scores` and `nats` of blanks whose choices stand for the classes.
+
+    A softmax over the scores of the classes' words (Schick and Schütze, 2021, section 3.1).
+    """
+    scores = log_softmax(np.array(filled["choice_scores"].tolist()), axis=1)
+    nats = -scores[np.arange(len(gold)), gold]
+    return {"gold": gold, "guess": scores.argmax(axis=1), "scores": np.exp(scores), "nats": nats}
+
+
+class _Row:
+    """One row of a batch, without its padding."""
+
+    def __init__(self, batch: Batch, number: int) -> None:
+        length = int(batch["attention_mask"][number].sum())
+        labels = batch["labels"][number]
+        self.ids: list[int] = batch["input_ids"][number, :length].tolist()
+        self.target: list[int] = labels[labels != IGNORED].tolist()
+        self.blank = int(batch["_blank"][number])
+        self.gold = int(batch["_gold"][number])
+        self.masks = max(1, len(self.target))
+        sizes = [size for size in batch["_sizes"][number].tolist() if size]
+        ends = np.cumsum(sizes).tolist()
+        pieces = batch["_choices"][number].tolist()
+        self.choices = [pieces[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+    def masked(self, masks: int, mask: int) -> np.ndarray:
+        """Return the ids with another number of masks in the blank."""
+        return np.array(
+            [*self.ids[: self.blank], *[mask] * masks, *self.ids[self.blank + self.masks :]], dtype=np.int64
+        )
+
+
+def _log_probabilities(
+    model: Any, rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> list[dict[int, Tensor]]:
+    """Return for each row: number of masks → log-probabilities (masks, vocabulary), by one forward pass."""
+    asked = [
+        (number, masks)
+        for number, row in enumerate(rows)
+        for masks in sorted({row.masks, *map(len, row.choices)})
+    ]
+    sequences = [rows[number].masked(masks, int(tokenizer.mask_token_id)) for number, masks in asked]
+    batch = {name: tensor.to(device) for name, tensor in inputs(sequences, tokenizer).items()}
+    width = batch["input_ids"].shape[1]
+    positions = [
+        turn * width + rows[number].blank + step
+        for turn, (number, masks) in enumerate(asked)
+        for step in range(masks)
+    ]
+    places = torch.tensor(positions, device=device)
+    logits = target_logits(forward(model, batch, places).logits, places)
+    parts = logits.log_softmax(-1).cpu().split([masks for _, masks in asked])
+    said: list[dict[int, Tensor]] = [{} for _ in rows]
+    for (number, masks), part in zip(asked, parts, strict=True):
+        said[number][masks] = part
+    return said
+
+
+Found = tuple[int, list[list[int]], list[float], list[float]]
+"""Rank of the answer, pieces of the first fillings, their probabilities, scores of all choices."""
+
+
+def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
+    scores = torch.empty(len(row.choices), dtype=torch.float64)
+    for masks, said in sizes.items():
+        mine = [number for number, pieces in enumerate(row.choices) if len(pieces) == masks]
+        if mine:
+            pieces = torch.tensor([row.choices[number] for number in mine])
+            scores[mine] = said[torch.arange(masks), pieces].double().mean(-1)
+    rank = int(ranks(scores.numpy()[None], np.array([row.gold]))[0])
+    best = scores.argsort(descending=True, stable=True)[:SHOWN]
+    return rank, [row.choices[number] for number in best], scores[best].exp().tolist(), scores.tolist()
+
+
+def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Found:
+    said = said.double()
+    said[:, pieces:] = -torch.inf  # a vocabulary padded for speed holds more than the tokenizer's pieces
+    said[:, list(banned)] = -torch.inf
+    scores, fillings = likeliest(said, DEEPEST)
+    rank = 0
+    if row.target:
+        own = sum((said[step, piece] for step, piece in enumerate(row.target)), said.new_zeros(()))
+        rank = int((scores >= own).sum()) if own >= scores[-1] else 0
+    return rank, fillings[:SHOWN].tolist(), scores[:SHOWN].exp().tolist(), []
+
+
+def likeliest(said: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` sequences with the highest sum, exactly: log-probabilities (length, vocabulary).
+
+    The pieces being independent, the best sequences begin with the best shorter ones. Returns sums
+    (count,), descending, and pieces (count, length).
+    """
+    scores, fillings = said.new_zeros(1), torch.empty((1, 0), dtype=torch.int64)
+    for step in said:
+        values, pieces = step.topk(min(count, len(step)))
+        together = (scores[:, None] + values).reshape(-1)
+        scores, order = together.topk(min(count, len(together)))
+        fillings = torch.cat([fillings[order // len(pieces)], pieces[order % len(pieces)][:, None]], dim=1)
+    return scores, fillings
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    return objects(values) if isinstance(values[0], list) else np.array(values)

@@ -1,0 +1,151 @@
+"""Blanks in texts, laid out as mask tokens with what belongs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hfpipe.encoding.padding import inputs, pad
+from hfpipe.errors import DataError, StageError
+from hfpipe.modeling.losses.losses import IGNORED
+from hfpipe.tokenization.encoding import encode_plain, encode_texts
+from hfpipe.tokenization.text import Format, parts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.tokenization.text import Text
+    from hfpipe.types import Batch
+
+
+COLUMNS = ("input_ids", "target", "blank", "choices", "sizes", "gold", "truncated", "row")
+"""What a laid out blank consists of."""
+
+
+def encode_blanks(
+    texts: Sequence[tuple[Text, Text]],
+    answers: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> dict[str, list[Any]]:
+    """Lay out each text with as many mask tokens as its answer has pieces.
+
+    A text is given as what stands before its blank and what after; `blank_parts` finds the blank.
+    The space before a blank belongs to the word in it. A text longer than `length` loses tokens far from
+    the blank, so that the longest of answer and choices has room. `choices` holds the candidates of each
+    row, none where any filling is one; each counts once, and one that has no pieces not at all.
+
+    Returns `input_ids`, `target` (the answer's pieces), `blank` (position of the first mask), `choices` (all
+    pieces in a row) with their `sizes`, `gold` (place of the answer among the choices, -1 for none),
+    `truncated` and `row`. Raises StageError without a mask token, or without room for it.
+    """
+    if tokenizer.mask_token is None:
+        raise StageError("fill-mask needs a mask token, and this tokenizer has none; take another")
+    spell = _speller(tokenizer)
+    rows = [
+        {**_laid_out(*given, spell, tokenizer, length), "row": row}
+        for row, given in enumerate(zip(texts, answers, choices, strict=True))
+    ]
+    return {name: [each[name] for each in rows] for name in COLUMNS}
+
+
+def _laid_out(
+    text: tuple[Text, Text],
+    answer: str,
+    words: Sequence[str],
+    spell: Callable[[str], list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> dict[str, Any]:
+    """Return the columns of one text; errors as `encode_blanks`."""
+    before, after = (list(parts_of(side)) for side in text)
+    lead = " " if "".join(before)[-1:].isspace() else ""
+    target = spell(lead + answer) if answer else []
+    candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
+    longest = max(1, len(target), *map(len, candidates.values()))
+    whole = [*_stripped(before), Format(tokenizer.mask_token), *after]
+    ids, place, lost = _cut(whole, tokenizer, length, longest)
+    known = answer in candidates and tokenizer.unk_token_id not in target
+    return {
+        "input_ids": [*ids[:place], *[tokenizer.mask_token_id] * max(1, len(target)), *ids[place + 1 :]],
+        "target": target,
+        "blank": place,
+        "choices": [piece for pieces in candidates.values() for piece in pieces],
+        "sizes": [len(pieces) for pieces in candidates.values()],
+        "gold": list(candidates).index(answer) if known else -1,
+        "truncated": lost,
+    }
+
+
+def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+    @cache
+    def spell(word: str) -> list[int]:
+        return encode_plain(tokenizer, [word])[0]
+
+    return spell
+
+
+def blank_parts(text: str, blank: str) -> tuple[str, str]:
+    """Return a text before and after its blank. Raises DataError where it has not one blank."""
+    before, found, after = text.partition(blank)
+    if not found or blank in after:
+        raise DataError(
+            f"{text[:60]!r} has {text.count(blank)} blanks {blank!r} where one belongs; set `blank` to what "
+            "the texts have, or drop such rows"
+        )
+    return before, after
+
+
+def _stripped(parts: list[str]) -> list[str]:
+    """Return parts without the space that the last of them end with."""
+    *others, last = parts or [""]
+    shorter = type(last)(last.rstrip())
+    return [*others, shorter] if shorter or not others else _stripped(others)
+
+
+def _cut(
+    text: Text, tokenizer: PreTrainedTokenizerBase, length: int, longest: int
+) -> tuple[list[int], int, int]:
+    """Return the ids of a text with one mask, the mask's position, and how many tokens were cut off.
+
+    There is room for `longest` masks in `length`; what is kept lies evenly round them, if there is enough.
+    """
+    encoded = encode_texts(tokenizer, [text], return_special_tokens_mask=True, verbose=False)
+    [ids], [special] = encoded["input_ids"], encoded["special_tokens_mask"]
+    if ids.count(tokenizer.mask_token_id) != 1:
+        raise DataError(
+            f"{''.join(parts_of(text))[:60]!r} has a mask token besides its blank; write the blank once"
+        )
+    place = ids.index(tokenizer.mask_token_id)
+    start = next((n for n in range(place) if not special[n]), place)
+    end = next((n for n in range(len(ids), place + 1, -1) if not special[n - 1]), place + 1)
+    room = length - start - (len(ids) - end) - longest
+    if room < 0:
+        raise StageError(f"length {length} has no room for a blank of {longest} pieces; raise it")
+    left, right = place - start, end - place - 1
+    kept_left = min(left, max(room // 2, room - right))
+    kept_right = min(right, room - kept_left)
+    kept = [*ids[:start], *ids[place - kept_left : place + 1 + kept_right], *ids[end:]]
+    return kept, start + kept_left, left + right - kept_left - kept_right
+
+
+def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Pad encoded blanks into tensors; the answer's pieces are the labels of its masks."""
+    batch = inputs([example["input_ids"] for example in examples], tokenizer)
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    for row, example in zip(labels, examples, strict=True):
+        target = torch.from_numpy(np.array(example["target"], dtype=np.int64))  # empty, it has no type
+        row[int(example["blank"]) :][: len(target)] = target
+    numbers = {name: torch.tensor([int(example[name]) for example in examples]) for name in ("blank", "gold")}
+    return batch | {
+        "labels": labels,
+        "_blank": numbers["blank"],
+        "_gold": numbers["gold"],
+        "_choices": pad([example["choices"] for example in examples], IGNORED),
+        "_sizes": pad([example["sizes"] for example in examples], 0),
+    }

@@ -1,0 +1,5 @@
+"""Masked language modelling: guess the pieces that were hidden (Devlin et al., 2019)."""
+
+from hfpipe.tasks.masked_lm.task import MaskedLM
+
+__all__ = ["MaskedLM"]

@@ -1,0 +1,52 @@
+"""Masks for masked-lm: which tokens of a text are hidden, and what stands in their place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hfpipe.modeling.losses.losses import IGNORED
+from hfpipe.tasks.masked_lm.word_boundaries import words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def mask(
+    ids: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+    share: float,
+    random: np.random.Generator,
+    *,
+    whole_words: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hide a share of the pieces: 80 % become the mask, 10 % a random piece, 10 % stay (Devlin et al., 2019).
+
+    `ids` int (length,). Special tokens are never hidden; the number hidden is exact, at least one where
+    there is anything to hide. With `whole_words` a word is hidden in all its pieces or in none, so that the
+    number is exceeded by less than the last word. Returns new ids and labels, int64 (length,) each.
+    """
+    ids = ids.astype(np.int64)
+    labels = np.full_like(ids, IGNORED)
+    free = np.flatnonzero(~np.isin(ids, tokenizer.all_special_ids))
+    if len(free) == 0:
+        return ids, labels
+    units = np.unique(words(ids, tokenizer)[free], return_inverse=True)[1] if whole_words else None
+    chosen = free[_drawn(len(free), units, max(1, round(share * len(free))), random)]
+    fate = random.random(len(chosen))
+    labels[chosen] = ids[chosen]
+    ids[chosen[fate < 0.8]] = tokenizer.mask_token_id
+    swapped = chosen[fate >= 0.9]
+    ids[swapped] = random.integers(0, len(tokenizer), len(swapped))
+    return ids, labels
+
+
+def _drawn(count: int, units: np.ndarray | None, wanted: int, random: np.random.Generator) -> np.ndarray:
+    """Draw at least `wanted` of `count` pieces, or the fewest units of them that are as many."""
+    if units is None:
+        return np.argsort(random.random(count), kind="stable")[:wanted]
+    place = random.random(units[-1] + 1)
+    ordered = np.argsort(place[units], kind="stable")
+    ends = np.cumsum(np.bincount(units)[np.argsort(place, kind="stable")])
+    return ordered[: ends[np.searchsorted(ends, wanted)]]

@@ -1,0 +1,54 @@
+"""The pseudo-likelihood of texts under a masked model: every piece hidden once, all the others seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_columns
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.types import Batch, Columns
+
+AT_ONCE = 64
+"""Copies of an example in a forward pass."""
+
+
+def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+    """Return nats, tokens and correct guesses of each example, its pieces hidden one by one.
+
+    The pseudo-log-likelihood of Salazar et al. (2020, section 2). `batch` holds `input_ids`, `attention_mask`
+    and `labels` (rows, length), whose labels are what was hidden already. Special tokens are seen and never
+    hidden; the unknown piece is hidden as any other. Examples are taken one by one, so that nothing depends
+    on what else is in the batch.
+    """
+    hidden = batch["labels"] != IGNORED
+    whole = torch.where(hidden, batch["labels"], batch["input_ids"])
+    lengths = batch["attention_mask"].sum(1).tolist()
+    fixed = [piece for piece in tokenizer.all_special_ids if piece != tokenizer.unk_token_id]
+    seen = torch.isin(whole, torch.tensor(fixed, device=whole.device))
+    examples = [
+        _example(model, ids[:length], (~kept[:length]).nonzero().squeeze(-1), int(tokenizer.mask_token_id))
+        for ids, kept, length in zip(whole, seen, lengths, strict=True)
+    ]
+    return {name: np.array([example[name] for example in examples]) for name in examples[0]}
+
+
+def _example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: int) -> dict[str, float | int]:
+    sums: dict[str, float | int] = {"nats": 0.0, "tokens": 0, "correct": 0}
+    for start in range(0, len(targets), AT_ONCE):  # none where a text has no piece of its own
+        chunk = targets[start : start + AT_ONCE]
+        copies = torch.arange(len(chunk), device=ids.device)
+        labels = torch.full((len(chunk), len(ids)), IGNORED, device=ids.device)
+        labels[copies, chunk] = ids[chunk]
+        inputs = ids.repeat(len(chunk), 1)
+        inputs[copies, chunk] = mask
+        batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
+        logits = forward(model, batch, target_positions(labels)).logits
+        for name, column in token_columns(logits, labels).items():
+            sums[name] += column.sum().item()
+    return sums

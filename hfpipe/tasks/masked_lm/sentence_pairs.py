@@ -1,0 +1,146 @@
+"""Pairs of segments for next-sentence prediction, BERT's second objective (Devlin et al., 2019)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from inspect import signature
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hfpipe.advice import advise
+from hfpipe.contract import Counted
+from hfpipe.errors import StageError
+from hfpipe.modeling.losses.losses import IGNORED
+from hfpipe.modeling.random import generator
+from hfpipe.tokenization.encoding import encode_plain
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])\s+|(?<=[.!?][\"'\u201d\u2019)\]])\s+|(?<=[\u3002\uff01\uff1f])\s*|\s*\n\s*"
+)
+"""Where a segment may end, Chinese and Japanese ones too; that it parts abbreviations does no harm."""
+FOLLOWS, RANDOM = 0, 1
+"""Labels of a second segment, as in BertForPreTraining."""
+SEED = 0
+"""Pairs are made before any training, and the same for each."""
+
+Sentence = list[int]
+Document = list[Sentence]
+
+
+def sentence_pairs(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int
+) -> dict[str, list[Any]]:
+    """Turn texts into pairs of segments of at most `length` tokens, each text laid out to its last token.
+
+    Where at least two sentences fit, the second segment goes on in the same text or, as often, comes from
+    another of `texts`; the sentences it stands in for then begin the next pair. A sentence that is left
+    alone, as at the end of a text, is an example without a second segment and without a label. All of it
+    is a function of the texts alone.
+
+    Returns `input_ids`, `token_type_ids` (0, and 1 in the second segment), `next_sentence_label` (0 follows,
+    1 random, -100 alone) and `row`. Raises StageError when the tokenizer has no [CLS] or [SEP].
+    """
+    begin, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if begin is None or end is None:
+        raise StageError(
+            f"next_sentence needs a tokenizer with [CLS] and [SEP]; give its stage {advise(style='bert')}"
+        )
+    room = length - 3
+    documents = _documents(texts, tokenizer, room // 2)
+    lenders = [row for row, document in enumerate(documents) if any(document)]
+    names = ("input_ids", "token_type_ids", "next_sentence_label", "row")
+    out: dict[str, list[Any]] = {name: [] for name in names}
+    for row, document in enumerate(documents):
+        random = generator(SEED, None, crc32(texts[row].encode()))
+        others = [documents[lender] for lender in lenders if lender != row]
+        for first, second, label in _pairs(document, others, room, random):
+            tail = [*second, end] if second else []
+            out["input_ids"].append([begin, *first, end, *tail])
+            out["token_type_ids"].append([0] * (len(first) + 2) + [1] * len(tail))
+            out["next_sentence_label"].append(label)
+            out["row"].append(row)
+    return out
+
+
+def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Document]:
+    """Return the ids of each sentence of each text, a longer one in parts; of an empty text, an empty one."""
+    split = [SENTENCE_END.split(text) for text in texts]
+    encoded = iter(encode_plain(tokenizer, [sentence for sentences in split for sentence in sentences]))
+    documents = []
+    for sentences in split:
+        each = islice(encoded, len(sentences))
+        parts = [ids[start : start + longest] for ids in each for start in range(0, len(ids), longest)]
+        documents.append(parts or [[]])
+    return documents
+
+
+def _pairs(
+    document: Document, others: Sequence[Document], room: int, random: np.random.Generator
+) -> Iterator[tuple[Sentence, Sentence, int]]:
+    start = 0
+    while start < len(document):
+        stop = start + _fitting(document[start:], room)
+        if stop - start == 1:
+            yield document[start], [], IGNORED
+            start = stop
+            continue
+        middle = int(random.integers(start + 1, stop))
+        first = _joined(document[start:middle])
+        if others and random.random() < 0.5:
+            other = others[int(random.integers(len(others)))]
+            drawn = other[random.integers(len(other)) :]
+            left = room - len(first)
+            yield first, _joined(drawn[: _fitting(drawn, left)])[:left], RANDOM
+            start = middle
+        else:
+            yield first, _joined(document[middle:stop]), FOLLOWS
+            start = stop
+
+
+def _fitting(sentences: Document, room: int) -> int:
+    """Return how many sentences from the first on have room; at least one."""
+    count, used = 1, len(sentences[0])
+    while count < len(sentences) and used + len(sentences[count]) <= room:
+        used += len(sentences[count])
+        count += 1
+    return count
+
+
+def _joined(sentences: Document) -> Sentence:
+    return [piece for sentence in sentences for piece in sentence]
+
+
+def judges_pairs(model: PreTrainedModel) -> bool:
+    """Tell whether a model has a head for pairs of sentences."""
+    return "next_sentence_label" in signature(model.forward).parameters
+
+
+def pair_loss(logits: Tensor, labels: Tensor) -> Counted:
+    """Return the summed cross-entropy of the pairs with a label: logits (rows, 2), labels int64 (rows,)."""
+    total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
+    return Counted(total, (labels != IGNORED).sum())
+
+
+def pair_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return nats, number and right guesses of the pairs of each row: float64 and int64, shape (rows,)."""
+    nats = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
+    return {
+        "next_sentence_nats": nats.double(),
+        "next_sentence_pairs": (labels != IGNORED).long(),
+        "next_sentence_correct": (logits.argmax(-1) == labels).long(),
+    }
+
+
+def both(first: Counted, second: Counted) -> Counted:
+    """Return two objectives as one, whose means are taken apart and added up."""
+    return Counted(torch.stack([first.total, second.total]), torch.stack([first.targets, second.targets]))

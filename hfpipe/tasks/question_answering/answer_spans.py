@@ -1,0 +1,87 @@
+"""Spans of a text as answers: which pieces they are in training, and the likeliest span of a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hfpipe.contract import Counted
+from hfpipe.tasks.shared.sliding_windows import Span, Window
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IMPOSSIBLE = float("-inf")
+
+
+def nowhere(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the piece that stands for no answer: the class token, or the first where there is none."""
+    token = tokenizer.cls_token_id
+    return window.input_ids.index(token) if token in window.input_ids else 0
+
+
+def targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
+    """Return the answer's first and last piece in each window of one text; None where it is not whole."""
+    if answer is None:
+        return [None] * len(windows)
+    touched = [
+        [
+            (place, span)
+            for place, span in enumerate(window.spans)
+            if span and span[0] < answer[1] and answer[0] < span[1]
+        ]
+        for window in windows
+    ]
+    spans = [span for pieces in touched for _, span in pieces]
+    first, last = min((start for start, _ in spans), default=0), max((end for _, end in spans), default=0)
+    return [
+        (pieces[0][0], pieces[-1][0])
+        if pieces and pieces[0][1][0] == first and pieces[-1][1][1] == last
+        else None
+        for pieces in touched
+    ]
+
+
+def span_loss(start: Tensor, end: Tensor, spans: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the loss of each example in nats, float32 (rows,): the mean of its start's and its end's.
+
+    Logits are (rows, length), `spans` int64 (rows, 2), `mask` (rows, length) is 0 at padding, which
+    Transformers' own loss counts as a place where an answer may be: here a batch may be padded at will.
+    """
+    logs = [logits.float().masked_fill(mask == 0, IMPOSSIBLE).log_softmax(-1) for logits in (start, end)]
+    right = [F.nll_loss(log, spans[:, side], reduction="none") for side, log in enumerate(logs)]
+    if smoothing == 0:
+        return (right[0] + right[1]) / 2
+    even = [-log.masked_fill(mask == 0, 0).sum(-1) / mask.sum(-1) for log in logs]
+    both = [(1 - smoothing) * one + smoothing * other for one, other in zip(right, even, strict=True)]
+    return (both[0] + both[1]) / 2
+
+
+def counted(each: Tensor) -> Counted:
+    """Return the losses of some examples as a sum and a count."""
+    return Counted(each.sum(), torch.tensor(len(each), device=each.device))
+
+
+def likeliest(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> dict[str, Tensor]:
+    """Return the span with the highest sum of logits in each row, of at most `longest` pieces.
+
+    Logits are (rows, length), `allowed` bool (rows, length). `best` is the sum, `total` the logarithm of the
+    summed exponentials of all spans' sums, float32 (rows,), both -inf where no span is allowed; `first` and
+    `last` are the places, int64 (rows,).
+    """
+    start, end = (logits.float().masked_fill(~allowed, IMPOSSIBLE) for logits in (start, end))
+    length = start.shape[1]
+    sums = start[:, :, None] + end[:, None, :]
+    fits = torch.ones(length, length, dtype=torch.bool, device=start.device).triu().tril(longest - 1)
+    flat = sums.masked_fill(~fits, IMPOSSIBLE).flatten(1)
+    best, place = flat.max(-1)
+    return {
+        "best": best,
+        "total": flat.logsumexp(-1),
+        "first": place // length,
+        "last": place % length,
+    }

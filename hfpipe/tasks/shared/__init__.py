@@ -1,0 +1,1 @@
+"""What several tasks share: templates, windows, prompts, objectives and generation."""

@@ -1,0 +1,185 @@
+"""Text written by a model: one way for encoder-decoders and decoders, the same in any batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from hfpipe.errors import StageError, one_line
+from hfpipe.metrics.metric import objects
+from hfpipe.tasks.shared.generation_config import Generation, Sampling
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from hfpipe.types import Batch
+
+
+DRAWING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "top_h",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
+"""Entries of a GenerationConfig that count only where tokens are drawn at random."""
+
+
+class Written(NamedTuple):
+    """What a model wrote for each row of a batch."""
+
+    texts: np.ndarray
+    """Without special tokens and prompt, object (rows,)."""
+    tokens: np.ndarray
+    """Tokens written, the one that ends a text included, int64 (rows,)."""
+    cut: np.ndarray
+    """Whether the length limit came before the end, bool (rows,)."""
+
+
+def write(
+    model: Any,
+    batch: Batch,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Generation,
+    *,
+    forced_bos_token_id: int | None = None,
+    random: Sequence[np.random.Generator] = (),
+) -> Written:
+    """Let a model, wrapped or not, answer each row of a batch; in float32 the same however rows are batched.
+
+    `batch` holds `input_ids` and `attention_mask`, int64 (rows, length), padded on either side; the inputs of
+    a decoder are its prompts. `forced_bos_token_id` is the first token written, as translators into many
+    languages need; `random` holds a generator a row, where the settings sample.
+    Raises StageError when nothing says how a text ends.
+    """
+    bare = extract_model_from_parallel(model, keep_torch_compile=False)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if bare.config.is_encoder_decoder:
+        start = 1
+    else:
+        ids, mask = left_padded(ids, mask)
+        start = ids.shape[1]
+    config = _config(bare.generation_config, tokenizer, settings, forced_bos_token_id)
+    drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
+    if drawn:
+        config.num_beams = 1  # as the settings say that draw, and the model's own config may not
+    with _configured(bare, config), torch.no_grad():
+        out = bare.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            logits_processor=_drawing(drawn, random) if drawn else LogitsProcessorList(),
+        )
+    return _read(out[:, start:].cpu().numpy(), tokenizer, config)
+
+
+def configure(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Generation,
+    forced_bos_token_id: int | None = None,
+) -> None:
+    """Set in a model how it writes, so that once saved, `generate` alone writes what `write` does.
+
+    What is drawn at random there comes from another stream of numbers. Raises StageError for settings that
+    Transformers will not save.
+    """
+    config = _config(model.generation_config, tokenizer, settings, forced_bos_token_id)
+    if isinstance(settings, Sampling) and settings.do_sample:
+        draws = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+        config.update(do_sample=True, num_beams=1, **draws)
+    if (config.num_beams or 1) == 1:
+        if settings.length_penalty is not None:
+            raise StageError(
+                "generation: length_penalty weighs beams, and there is one; set num_beams or delete it"
+            )
+        config.length_penalty = config.early_stopping = None
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        raise StageError(f"generation: {one_line(error)}") from error
+    model.generation_config = config
+
+
+def left_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ids and mask, (rows, length) each, with each row's padding moved to its left."""
+    order = torch.argsort(mask, dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
+def _config(
+    own: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Generation,
+    forced_bos_token_id: int | None,
+) -> GenerationConfig:
+    """Return the model's own config under the settings, with every text ended by what really ends it."""
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    stops = sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})
+    if not stops:
+        raise StageError("neither model nor tokenizer has a token that ends a text; set eos_token")
+    config = copy.deepcopy(own)
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    entries = settings.model_dump(exclude_none=True, exclude={"do_sample", "temperature", "top_p"})
+    if "min_new_tokens" in entries:
+        config.min_length = None
+    elif (config.min_new_tokens or 0) > (settings.max_new_tokens or math.inf):
+        config.min_new_tokens = None  # of a longer text than is asked for now
+    for name in ("max_length", *DRAWING):
+        setattr(config, name, None)  # of which each would be beside or against what is asked for here
+    # An end that is forced at the limit would hide that the text was cut there.
+    config.forced_eos_token_id = None
+    config.update(eos_token_id=stops, do_sample=False, num_return_sequences=1, **entries)
+    if forced_bos_token_id is not None:
+        config.forced_bos_token_id = forced_bos_token_id
+    return config
+
+
+@contextmanager
+def _configured(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Give the model another config for a while: what `generate` is handed cannot unset its own entries."""
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _drawing(settings: Sampling, random: Sequence[np.random.Generator]) -> LogitsProcessorList:
+    return LogitsProcessorList(
+        [TemperatureLogitsWarper(settings.temperature), TopPLogitsWarper(settings.top_p), Gumbel(random)]
+    )
+
+
+class Gumbel(LogitsProcessor):
+    """Adds noise under which the highest score is a draw by probability (Gumbel, 1954; the Gumbel-max trick).
+
+    `generate` itself draws from one stream of random numbers, which makes an output depend on its batch.
+    """
+
+    def __init__(self, random: Sequence[np.random.Generator]) -> None:
+        self._random = random
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        noise = np.stack([random.gumbel(size=scores.shape[1]) for random in self._random])
+        return scores + torch.from_numpy(noise).to(scores)
+
+
+def _read(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> Written:
+    ended = np.isin(ids, config.eos_token_id)
+    cut = np.logical_not(ended.any(axis=1))
+    tokens = np.where(cut, ids.shape[1], ended.argmax(axis=1) + 1)
+    rows = [row[:number].tolist() for row, number in zip(ids, tokens, strict=True)]
+    return Written(objects(tokenizer.batch_decode(rows, skip_special_tokens=True)), tokens, cut)

@@ -1,0 +1,87 @@
+"""What the tasks share whose targets are tokens: a summed loss, and counts of those foreseen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hfpipe.contract import Counted, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from hfpipe.types import Batch
+
+
+class TokenTargets(Task):
+    """Learns tokens by their cross-entropy; `collate` gives `labels`, one beside each logit, or -100."""
+
+    def positions(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.modeling.losses.losses import target_positions
+
+        return batch["_positions"] if "_positions" in batch else target_positions(batch["labels"])
+
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        return type(self).loss is TokenTargets.loss  # and not that of a user's task
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        from hfpipe.modeling.losses.losses import IGNORED
+
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.modeling.losses.losses import token_loss
+
+        return token_loss(outputs.logits, batch["labels"], smoothing, batch.get("_positions"))
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.modeling.losses.losses import token_columns
+
+        return token_columns(outputs.logits, batch["labels"])
+
+
+def utf8(texts: Sequence[str]) -> np.ndarray:
+    """Return the bytes of each text: int64, shape (n,)."""
+    import numpy as np
+
+    return np.array([len(text.encode()) for text in texts], dtype=np.int64)
+
+
+def at_first(values: Sequence[int], rows: Sequence[int]) -> list[int]:
+    """Return the value of each row at the first of its examples, in order, and 0 at the others."""
+    before = (None, *rows)
+    return [0 if row == last else values[row] for row, last in zip(rows, before, strict=False)]
+
+
+class RunningText(TokenTargets):
+    """Pretrains on texts alone; in training they lie end to end."""
+
+    stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
+    later: ClassVar[tuple[str, ...]] = ("packing",)
+    text: str = "text"
+    """Column to read."""
+    packing: Literal["wrapped", "bfd"] = "wrapped"
+    """How training examples are made of documents.
+
+    `wrapped`: one stream, cut every `length` tokens, so that nothing is padded and most examples begin inside
+    a document. `bfd` (best-fit decreasing): whole documents, so that examples begin where a document does and
+    some are padded; only a document that is longer than `length` is cut, and goes on in the next example.
+    """
+
+    @property
+    def packed(self) -> bool:
+        return True
+
+    @property
+    def best_fit(self) -> bool:
+        return self.packing == "bfd"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)

@@ -1,0 +1,203 @@
+"""Text classification: one label, several, sentence pairs, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from hfpipe.advice import advise_classes
+from hfpipe.contract import Counted, Task
+from hfpipe.errors import DataError, Problem
+from hfpipe.modeling.loading.class_names import named, names_in, problem_type
+from hfpipe.report import DataFacts
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.metrics.whole import WholeMetric
+    from hfpipe.report import DataFacts
+    from hfpipe.types import Batch, Columns, Rows
+
+PROBLEM_TYPES = {
+    "label": "single_label_classification",
+    "labels": "multi_label_classification",
+    "float": "regression",
+}
+"""Type of the label's column → what Transformers calls the problem."""
+
+
+class TextClassification(Task):
+    """Sorts a text, or a pair of texts, into classes; regression when the label is a float."""
+
+    kind: Literal["text-classification"] = "text-classification"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    baselines: ClassVar[tuple[str, ...]] = ("majority", "tfidf")
+    pipeline: ClassVar[str | None] = "text-classification"
+    text: str = "text"
+    """Column to read."""
+    text_pair: str | None = None
+    """Column of the second text, for sentence pairs."""
+    label: str = "label"
+    """Column of the label: a class, a list of classes, or a float for regression."""
+    length: int = Field(default=256, ge=4)
+    """Tokens at most; longer texts are cut, and the ledger says how many tokens that cost."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text, self.label) if self.text_pair is None else (self.text, self.text_pair, self.label)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.columns[:-1]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+
+    def check(self, facts: DataFacts) -> Iterator[Problem]:
+        yield from super().check(facts)
+        kind = facts.columns.get(self.label)
+        if kind is not None and kind not in PROBLEM_TYPES:
+            yield Problem(
+                f"column {self.label!r} holds {kind} values, not labels{advise_classes(self.label, kind)}",
+                ("label",),
+            )
+
+        if len(facts.labels.get(self.label, ("", ""))) < 2:
+            yield Problem(
+                f"column {self.label!r} has a single class; there is nothing to tell apart", ("label",)
+            )
+
+    def head(self, facts: DataFacts) -> dict[str, Any]:
+        names = facts.labels.get(self.label, ["LABEL_0"])
+        return named(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
+
+    def known(self, config: PretrainedConfig) -> DataFacts:
+        names = names_in(config)
+        problem = problem_type(config)
+        kind = next(kind for kind, known in PROBLEM_TYPES.items() if known == problem)
+        columns = {**dict.fromkeys(self.inputs, "string"), self.label: kind}
+        return DataFacts(columns=columns, splits={}, labels={} if kind == "float" else {self.label: names})
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        from hfpipe.encoding.encoded import cut
+
+        pairs = list(rows[self.text_pair]) if self.text_pair is not None else None
+        encoded = cut(tokenizer, list(rows[self.text]), pairs, self.length)
+        return encoded | {
+            "label": self._targets(rows[self.label], facts),
+            "row": range(len(rows[self.label])),
+        }
+
+    def _targets(self, labels: Any, facts: DataFacts) -> list[Any]:
+        """Return labels as the loss takes them. Raises DataError at the first one that it cannot take."""
+        kind = facts.columns[self.label]
+        if kind == "float":
+            self._refuse((each for each in labels if each is None or not isfinite(each)), "a number")
+            return list(labels)
+        classes = range(len(facts.labels[self.label]))
+        wanted = f"a class from 0 to {len(classes) - 1}"
+        if kind == "label":
+            self._refuse((each for each in labels if each not in classes), wanted)
+            return list(labels)
+        self._refuse(
+            (each for row in labels for each in ([None] if row is None else row) if each not in classes),
+            wanted,
+        )
+        return [[float(number in row) for number in classes] for row in labels]
+
+    def _refuse(self, wrong: Iterable[Any], wanted: str) -> None:
+        for label in wrong:
+            raise DataError(f"column {self.label!r} holds {label} where {wanted} belongs; drop such rows")
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        import numpy as np
+        import torch
+
+        from hfpipe.encoding.padding import inputs, pad
+
+        batch = inputs([example["input_ids"] for example in examples], tokenizer)
+        if "token_type_ids" in examples[0]:
+            types = [example["token_type_ids"] for example in examples]
+            batch["token_type_ids"] = pad(types, 0)
+        labels = torch.from_numpy(np.asarray([example["label"] for example in examples]))
+        return batch | {"labels": labels.float() if labels.is_floating_point() else labels.long()}
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        import torch
+
+        return torch.tensor(batch["labels"].numel())
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        from hfpipe.modeling.losses.losses import label_loss
+
+        return label_loss(outputs.logits, batch["labels"], smoothing)
+
+    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+        from hfpipe.modeling.losses.losses import label_columns
+
+        return label_columns(outputs.logits, batch["labels"])
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        from hfpipe.metrics.scores.classification import multi_label, single_label
+        from hfpipe.metrics.scores.regression import regression
+
+        kind = facts.columns[self.label]
+        if kind == "float":
+            return regression()
+        names = facts.labels[self.label]
+        return single_label(names) if kind == "label" else multi_label(names)
+
+    def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
+        from hfpipe.metrics.scores.ranking import Spearman, ranked_classes
+
+        if facts.columns[self.label] == "float":
+            return [Spearman()]
+        return ranked_classes(facts.labels[self.label])
+
+    def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        names = facts.labels.get(self.label, [])
+        return {"gold": names, "guess": names} if facts.columns[self.label] == "label" else {}
+
+    def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        each = {"label": ("scores",), "labels": ("gold", "guess", "scores")}
+        return dict.fromkeys(each.get(facts.columns[self.label], ()), facts.labels.get(self.label, []))
+
+    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        kind = facts.columns[self.label]
+        if kind == "float":
+            return [{"score": float(guess)} for guess in columns["guess"]]
+        each = [
+            [{"label": facts.labels[self.label][number], "score": float(scores[number])} for number in best]
+            for scores, best in zip(columns["scores"], (-columns["scores"]).argsort(axis=1), strict=True)
+        ]
+        if kind == "label":
+            return [found[0] for found in each]
+        return [{"labels": [label for label in found if label["score"] > 0.5]} for found in each]
+
+    def fit_baseline(
+        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Rows], Columns]:
+        from hfpipe.metrics.baselines.text import Majority, Tfidf
+
+        kind = facts.columns[self.label]
+        baseline = {"majority": Majority, "tfidf": Tfidf}[name](kind, len(facts.labels.get(self.label, [])))
+        baseline.fit(*self._texts(train, facts))
+        return lambda rows: baseline.columns(*self._texts(rows, facts))
+
+    def _texts(self, rows: Rows, facts: DataFacts) -> tuple[list[str], Any]:
+        import numpy as np
+
+        texts = list(rows[self.text])
+        if self.text_pair is not None:
+            texts = [
+                f"{first} [SEP] {second}" for first, second in zip(texts, rows[self.text_pair], strict=True)
+            ]
+        return texts, np.asarray(self._targets(rows[self.label], facts))

@@ -1,0 +1,64 @@
+"""Words and their tags → pieces and their targets: each word is tagged once, at the first of its pieces."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+import regex
+
+from hfpipe.tasks.shared.sliding_windows import Span, Window
+
+WORD = regex.compile(r"[^\s\p{P}\p{S}]+(?:['\u2019.-][^\s\p{P}\p{S}]+)*|\S")
+"""A word of raw text: letters and digits, joined by single apostrophes, full stops and hyphens, or another
+character alone."""
+
+
+class Sentence(NamedTuple):
+    """A text and where its words stand in it."""
+
+    text: str
+    words: list[Span]
+
+
+def sentence(given: str | Sequence[str]) -> Sentence:
+    """Return raw text with its words found, or words as a text with a space between them.
+
+    As a text, words are cut as in pretraining by any tokenizer, whether spaces belong to its pieces or not.
+    """
+    if isinstance(given, str):
+        return Sentence(given, [match.span() for match in WORD.finditer(given)])
+    text, words = "", []
+    for word in given:
+        # Two spaces in a row would be a piece that pretraining has hardly seen.
+        text += " " if text and word.strip() else ""
+        words.append((len(text), len(text) + len(word) if word.strip() else len(text)))
+        text += word if word.strip() else ""
+    return Sentence(text, words)
+
+
+def targets(windows: Sequence[Window], words: Sequence[Span]) -> list[list[int]]:
+    """Return for each piece of each window of one text the word it stands for, or -1.
+
+    Each word is taken once: at its first piece, in the window where that has most pieces on either side.
+    Words without a piece, as those of control characters only, are taken nowhere.
+    """
+    there = [number for number, (start, end) in enumerate(words) if start < end]
+    ends = [words[number][1] for number in there]
+    best: dict[int, tuple[int, float, int, int]] = {}
+    for number, window in enumerate(windows):
+        inside = [(place, span) for place, span in enumerate(window.spans) if span is not None]
+        for order, (place, (start, end)) in enumerate(inside):
+            at = bisect_right(ends, start)
+            if at == len(there) or words[there[at]][0] >= end:
+                continue
+            left = order if number else inf
+            right = len(inside) - 1 - order if number < len(windows) - 1 else inf
+            found = (-start, min(left, right), -number, -place)
+            best[there[at]] = max(best.get(there[at], found), found)
+    marks = [[-1] * len(window.input_ids) for window in windows]
+    for word, (_, _, number, place) in best.items():
+        marks[-number][-place] = word
+    return marks

@@ -1,0 +1,106 @@
+"""Loads, completes and measures tokenizers: the one way the stages get at them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer as Backend
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hfpipe.errors import StageError, one_line
+from hfpipe.modeling.loading.checkpoint_files import check_tokenizer_files
+from hfpipe.modeling.loading.models import name_of
+from hfpipe.references.places import Place
+from hfpipe.tokenization.encoding import encode_texts
+from hfpipe.tokenization.special_tokens import Style
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TEXTS_AT_ONCE = 256
+
+
+def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, never touching the network, or by Hub id (`owner/name@revision`).
+
+    One without padding pads with its end of text, which is learned all the same: masks are made from lengths.
+    Raises StageError when there is none or it cannot be read.
+    """
+    check_tokenizer_files(place)
+    name, revision = name_of(place)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name,
+            revision=revision or "main",
+            local_files_only=isinstance(place, Path),
+            trust_remote_code=trust_remote_code,
+        )
+    except Exception as error:  # Tokenizers raises bare Exceptions
+        raise StageError(f"tokenizer {place}: cannot be loaded: {one_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tell_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a model that classifies by the last token of a text know what is padding, if it does not."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def complete(backend: Backend, style: Style) -> PreTrainedTokenizerFast:
+    """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens.
+
+    It gives token types where the style numbers the second of two texts, as BERT's own does; models that know
+    none ignore them.
+    """
+    types = ["token_type_ids"] if ":1" in style.pair else []
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", *types, "attention_mask"],
+        extra_special_tokens=list(style.extra),
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+        **style.roles,
+    )
+
+
+def measure(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float]:
+    """Return how a tokenizer cuts texts up, special tokens left aside.
+
+    `fertility` is pieces a word (a word being what white space parts), `bytes_per_token` counts UTF-8,
+    `unknown_rate` is the share of pieces that are unknown and `coverage` the share of characters that are
+    not, which only fast tokenizers tell.
+    """
+    counts: Counter[str] = Counter()
+    texts = iter(texts)
+    while batch := list(islice(texts, TEXTS_AT_ONCE)):
+        counts.update(words=sum(len(text.split()) for text in batch), characters=sum(map(len, batch)))
+        counts.update(bytes=sum(len(text.encode()) for text in batch))
+        encoded = encode_texts(
+            tokenizer,
+            batch,
+            add_special_tokens=False,
+            return_offsets_mapping=tokenizer.is_fast,
+            verbose=False,
+        )
+        spans = encoded.get("offset_mapping") or [[(0, 0)] * len(ids) for ids in encoded["input_ids"]]
+        for ids, offsets in zip(encoded["input_ids"], spans, strict=True):
+            unknown = [
+                span for piece, span in zip(ids, offsets, strict=True) if piece == tokenizer.unk_token_id
+            ]
+            counts.update(
+                pieces=len(ids), unknown=len(unknown), lost=sum(end - start for start, end in unknown)
+            )
+    rates = {
+        "fertility": counts["pieces"] / max(1, counts["words"]),
+        "unknown_rate": counts["unknown"] / max(1, counts["pieces"]),
+        "bytes_per_token": counts["bytes"] / max(1, counts["pieces"]),
+    }
+    if tokenizer.is_fast:
+        rates["coverage"] = 1 - counts["lost"] / max(1, counts["characters"])
+    return rates

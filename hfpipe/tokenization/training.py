@@ -1,0 +1,205 @@
+"""Learns a vocabulary from text, the same from the same text each time.
+
+The trainers of Tokenizers walk hash maps whose order changes from run to run: WordPiece then numbers the
+pieces inside words anew each time, and Unigram scores rare characters anew. Both are put right here;
+byte-level BPE needs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from hfpipe.errors import StageError, one_line
+from hfpipe.tokenization.special_tokens import Style
+
+LONGEST = 4096
+"""Characters read together: trainers take quadratic time over a text without white space."""
+
+BLANKS = ("[MASK]", "<mask>")
+"""Special tokens that stand for a word, and so swallow the space before it."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """How to learn a vocabulary; the pieces may turn out fewer than `vocab_size`."""
+
+    algorithm: Literal["wordpiece", "bpe", "unigram"]
+    style: Style
+    extra: Sequence[str]
+    """Tokens behind those of the style that are never split."""
+    vocab_size: int
+    min_frequency: int
+    lowercase: bool
+
+    def learn(self, texts: Iterable[str]) -> Tokenizer:
+        """Learn from texts, which are iterated once by `bpe` and twice by the others.
+
+        Those learn no more than the `vocab_size / 4` most frequent characters, so that a long tail of them
+        leaves room for words; what is rarer stays unknown.
+
+        Raises StageError when the trainer gives up.
+        """
+        trained = self._untrained()
+        try:
+            alphabet, feed = ([], _short(texts)) if self.algorithm == "bpe" else self._known(texts)
+            trained.train_from_iterator(feed, self._trainer(trained, alphabet))
+        except Exception as error:  # Tokenizers raises bare Exceptions
+            raise StageError(f"{self.algorithm}: the trainer gave up: {one_line(error)}") from error
+        tokenizer = self._untrained()
+        tokenizer.model = self._model(trained)
+        tokenizer.add_special_tokens([_special(token) for token in self.style.tokens])
+        tokenizer.add_tokens(entries(self._specials[len(self.style.tokens) :]))
+        tokenizer.post_processor = self._frame(tokenizer)
+        return tokenizer
+
+    @property
+    def _specials(self) -> list[str]:
+        return list(dict.fromkeys([*self.style.tokens, *self.extra]))
+
+    @property
+    def _unknown(self) -> str | None:
+        return self.style.roles.get("unk_token")
+
+    def _untrained(self) -> Tokenizer:
+        """Return a tokenizer with everything but its vocabulary."""
+        if self.algorithm == "wordpiece":
+            tokenizer = Tokenizer(models.WordPiece(unk_token=self._unknown))
+            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
+            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            tokenizer.decoder = decoders.WordPiece()
+            return tokenizer
+        fold = [normalizers.Lowercase()] if self.lowercase else []
+        if self.algorithm == "bpe":
+            tokenizer = Tokenizer(models.BPE())
+            tokenizer.normalizer = normalizers.Sequence(fold)
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = decoders.ByteLevel()
+            return tokenizer
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), *fold, normalizers.Replace(Regex(" {2,}"), " ")]
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        return tokenizer
+
+    def _known(self, texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
+        """Return the characters to learn, and the normalized texts with a space for each other one."""
+        # Not the normalizer of the tokenizer in training: that is locked while it reads the texts.
+        normalize = self._untrained().normalizer.normalize_str
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(normalize(text))
+        ranked = sorted(counts, key=lambda character: (-counts[character], character))
+        room = max(1, self.vocab_size // 4)
+        blank = str.maketrans(dict.fromkeys(ranked[room:], " "))
+        return ranked[:room], _short(normalize(text).translate(blank) for text in texts)
+
+    def _trainer(self, tokenizer: Tokenizer, alphabet: list[str]) -> Any:
+        if self.algorithm == "unigram":
+            return trainers.UnigramTrainer(
+                vocab_size=self.vocab_size,
+                special_tokens=self._specials,
+                unk_token=self._unknown,
+                show_progress=False,
+            )
+        if self.algorithm == "bpe":
+            return trainers.BpeTrainer(
+                vocab_size=self.vocab_size,
+                min_frequency=self.min_frequency,
+                special_tokens=self._specials,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            )
+        # What is a special token here has its number before any hash map is walked, so that ties between
+        # merges, which go by number, are broken alike each time.
+        inside = [f"##{character}" for character in alphabet if _joins(tokenizer, character)]
+        return trainers.WordPieceTrainer(
+            vocab_size=self.vocab_size,
+            min_frequency=self.min_frequency,
+            special_tokens=[*self._specials, *inside],
+            show_progress=False,
+        )
+
+    def _model(self, trained: Tokenizer) -> Any:
+        """Return the trained model in an order and with scores that do not depend on a hash map."""
+        if self.algorithm == "bpe":
+            return trained.model
+        if self.algorithm == "wordpiece":
+            return models.WordPiece(trained.get_vocab(), unk_token=self._unknown)
+        specials = self._specials
+        learned = json.loads(trained.to_str())["model"]["vocab"]
+        vocab = [(token, 0.0) for token in specials] + _steady(
+            [(piece, score) for piece, score in learned if piece not in specials]
+        )
+        return models.Unigram(vocab, unk_id=specials.index(self._unknown or specials[0]))
+
+    def _frame(self, tokenizer: Tokenizer) -> Any:
+        """Return the post-processor: special tokens round a text, and byte-level offsets without spaces."""
+        steps: list[Any] = [processors.ByteLevel(trim_offsets=True)] if self.algorithm == "bpe" else []
+        if self.style.single:
+            used = [(token, tokenizer.token_to_id(token)) for token in self.style.tokens]
+            steps.append(
+                processors.TemplateProcessing(
+                    single=self.style.single, pair=self.style.pair, special_tokens=used
+                )
+            )
+        return steps[0] if len(steps) == 1 else processors.Sequence(steps)
+
+
+def entries(tokens: Iterable[str]) -> list[AddedToken]:
+    """Return tokens that are found in every text, and that decoding keeps, unlike control tokens."""
+    return [AddedToken(token, special=False, normalized=False) for token in tokens]
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False, lstrip=token in BLANKS)
+
+
+def _joins(tokenizer: Tokenizer, character: str) -> bool:
+    """Say whether a character can stand inside a word."""
+    word = tokenizer.normalizer.normalize_str(f"a{character}a")
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(word)) == 1
+
+
+def _short(texts: Iterable[str]) -> Iterator[str]:
+    """Cut long texts, at a space where there is one."""
+    for text in texts:
+        start = 0
+        while len(text) - start > LONGEST:
+            space = text.rfind(" ", start, start + LONGEST)
+            end = space if space > start else start + LONGEST
+            yield text[start:end]
+            start = end
+        yield text[start:]
+
+
+def _steady(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return pieces of a Unigram model by score, with scores that are the same each time.
+
+    Characters that the pruning lost get the lowest score plus 0.0001 for each one before them in a hash map:
+    all characters that low get the lowest score. Sums over the map in another order differ in the last
+    digits: four decimals are kept.
+    """
+    lowest = min((score for _, score in pieces), default=0.0)
+    reach = lowest + 0.0001 * sum(len(piece) == 1 for piece, _ in pieces)
+    steady = [
+        (piece, round(lowest if len(piece) == 1 and score <= reach else score, 4)) for piece, score in pieces
+    ]
+    return sorted(steady, key=lambda item: (-item[1], item[0]))

@@ -1,0 +1,141 @@
+"""`training:` of a recipe → TrainingArguments of this machine, its step shared out over the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
+from transformers.utils.import_utils import is_torch_tf32_available
+
+from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.sharding import uses_deepspeed
+from hfpipe.encoding.sampler import Shares, share_out
+from hfpipe.errors import StageError, one_line
+from hfpipe.modeling.performance import bf16_pays, loader_workers, on_cpu
+from hfpipe.recipe.training import budget, muon
+from hfpipe.recipe.training.defaults import with_defaults
+
+if TYPE_CHECKING:
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.training.speed.choice import Speed
+
+OWN = ("budget", "bf16", "compile")
+"""Words of `training:` that are hfpipe's own, or mean more than TrainingArguments lets them."""
+CHECKPOINTINGS = ("activation_checkpointing", "gradient_checkpointing")
+"""What newer and older versions of Transformers call it to recompute layers in the backward pass."""
+CHECKPOINTING = next(name for name in CHECKPOINTINGS if name in TrainingArguments.__dataclass_fields__)
+"""What the installed version calls it; the methods of its models begin with the same words."""
+EPOCHS = 3.0
+"""TrainingArguments' own default."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What decides the length and the cost of a training."""
+
+    shares: Shares
+    steps: int
+    speed: Speed
+    checkpointing: bool = False
+    """Whether layers are recomputed in the backward pass, where the recipe leaves that open."""
+
+
+def shares_of(training: Mapping[str, Any], readers: int | None = None) -> Shares:
+    """Return how a step is shared out over its readers, by default those that a launcher started."""
+    per_device = training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
+    accumulation = training.get("gradient_accumulation_steps", TrainingArguments.gradient_accumulation_steps)
+    return share_out(per_device, accumulation, process_layout().readers if readers is None else readers)
+
+
+def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int) -> int | None:
+    """Return the optimizer steps a recipe asks for, or None when its budget is a time.
+
+    `examples` and `tokens` are those of an epoch, `total` the examples of a step.
+    """
+    epoch = -(-examples // total)
+    if "budget" not in training:
+        steps = training.get("max_steps", -1)
+        return steps if steps > 0 else max(1, round(epoch * training.get("num_train_epochs", EPOCHS)))
+    wanted = budget.parse(training["budget"])
+    if wanted.tokens is not None:
+        return max(1, -(-wanted.tokens * examples // (tokens * total)))
+    if wanted.epochs is not None:
+        return max(1, round(epoch * wanted.epochs))
+    return wanted.steps
+
+
+def precision(training: Mapping[str, Any]) -> bool:
+    """Return whether a training is likely to be in bfloat16, which `speed_choice` decides by measuring."""
+    wanted = training.get("bf16", "auto")
+    return bf16_pays() and not training.get("fp16", False) if wanted == "auto" else bool(wanted)
+
+
+def muon_options(training: Mapping[str, Any]) -> dict[str, int | float] | None:
+    """Return the options of Muon, or None where another optimizer trains."""
+    return muon.parse_options(training.get("optim_args")) if training.get("optim") == muon.NAME else None
+
+
+def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metric:
+    """Return the metric that tells the best model: the one named, else the loss, else the task's first.
+
+    Raises StageError when the task has no metric of that name.
+    """
+    named = {metric.name: metric for metric in metrics}
+    wanted = training.get("metric_for_best_model")
+    if wanted is None:
+        return named.get("loss", metrics[0])
+    name = str(wanted).removeprefix("eval_")
+    if name not in named:
+        raise StageError(f"metric_for_best_model: the task has no {name!r}; it has {', '.join(named)}")
+    return named[name]
+
+
+def arguments(
+    training: Mapping[str, Any], folder: Path, seed: int, course: Course, best: Metric | None, *, early: bool
+) -> TrainingArguments:
+    """Return the TrainingArguments of one process.
+
+    `best` tells the best model, and is None where there is no validation split.
+    Raises StageError when Transformers refuses them.
+    """
+    given = {name: value for name, value in training.items() if name not in OWN}
+    if muon_options(training) is not None:  # Transformers does not know it; the trainer creates it
+        given = {name: value for name, value in given.items() if name not in ("optim", "optim_args")}
+    settings: dict[str, Any] = {"dataloader_num_workers": loader_workers()}
+    if course.checkpointing:
+        given |= {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
+    if best is not None:
+        # Transformers takes every metric whose name does not end in "loss" for one that should rise.
+        settings["greater_is_better"] = best.higher_is_better
+        given["metric_for_best_model"] = best.name
+    settings |= with_defaults(given, evaluated=best is not None, early=early)
+    if "tf32" in settings and not is_torch_tf32_available():
+        del settings["tf32"]  # Transformers refuses it; that it has no effect here was said before
+    settings |= {
+        "output_dir": str(folder),
+        "seed": seed,
+        "max_steps": course.steps,
+        "bf16": course.speed.bf16,
+        "use_cpu": on_cpu() and not uses_deepspeed(),
+        "per_device_train_batch_size": course.shares.micro,
+        "gradient_accumulation_steps": course.shares.accumulation,
+        "remove_unused_columns": False,
+        "restore_callback_states_from_checkpoint": True,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+    }
+    if on_cpu() and uses_deepspeed():
+        settings["ddp_backend"] = "gloo"  # with use_cpu, Accelerate leaves DeepSpeed out and trains copies
+    try:
+        made = TrainingArguments(**settings)
+    except (TypeError, ValueError, ImportError) as error:
+        raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
+    # Precision is part of the recipe; an Accelerate config would have its own way here.
+    made.mixed_precision = "fp16" if made.fp16 else "bf16" if made.bf16 else "no"
+    made._n_gpu = min(
+        made.n_gpu, 1
+    )  # a process without a launcher would else share batches out by DataParallel
+    return made

@@ -1,0 +1,169 @@
+"""One training from its encoded data to a plain Transformers folder, taken up again where it was killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback
+
+from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.sharding import split_model
+from hfpipe.errors import StageError, one_line
+from hfpipe.library_output import allow_forks, silence_libraries
+from hfpipe.modeling.half_weights import halve_frozen
+from hfpipe.modeling.performance import kept_memory, sharded
+from hfpipe.recipe.training import budget
+from hfpipe.store.artifacts import HISTORY
+from hfpipe.store.store import write_whole
+from hfpipe.tokenization.loading import tell_padding
+from hfpipe.training.arguments import Course, arguments, best_metric, muon_options, shares_of, steps_of
+from hfpipe.training.callbacks import History, Steps
+from hfpipe.training.checkpoints import newest
+from hfpipe.training.speed.choice import Length, speed_of
+from hfpipe.training.speed.micro_batch import Fitted, MemoryTrial, fitted, gpu
+from hfpipe.training.speed.throughput import steps_within
+from hfpipe.training.trainer import TaskTrainer, Training
+
+if TYPE_CHECKING:
+    from hfpipe.contract import RunContext
+
+log = logging.getLogger(__name__)
+
+POLL = 0.2
+"""Seconds between looks for what the first process decided."""
+
+
+def train(
+    parts: Training, training: Mapping[str, Any], early: tuple[int, float] | None, ctx: RunContext
+) -> dict[str, Any]:
+    """Train, save model and tokenizer into `ctx.folder`, and return the facts of the training.
+
+    `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
+    """
+    tell_padding(parts.model, parts.tokenizer)
+    course, layout = _course(parts, training, ctx), process_layout()
+    trained = parts.model.num_parameters(only_trainable=True)
+    parameters = parts.model.num_parameters()
+    if layout.tensor > 1:
+        parts = replace(parts, model=split_model(parts.model, layout))
+    trainer = _trainer(parts, training, course, ctx, early=early is not None)
+    if early is not None:
+        trainer.add_callback(EarlyStoppingCallback(*early))
+    checkpoint = _checkpoint(ctx)
+    with (
+        silence_libraries(),
+        allow_forks(),
+        kept_memory(),
+        ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
+    ):
+        trainer.add_callback(Steps(advance))
+        trainer.add_callback(History(ctx.folder / HISTORY, course.steps))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.finite.flush()
+        trainer.save_model(str(ctx.folder))
+        trainer.accelerator.wait_for_everyone()  # the best checkpoint may still be read elsewhere
+    (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
+    if trainer.is_world_process_zero():
+        _complete(ctx)
+    return {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, course)
+
+
+def _trainer(
+    parts: Training, training: Mapping[str, Any], course: Course, ctx: RunContext, *, early: bool
+) -> TaskTrainer:
+    best = best_metric(training, parts.metrics) if parts.validation is not None else None
+    args = arguments(training, ctx.work, ctx.seed, course, best, early=early)
+    try:
+        muon = muon_options(training)
+        return TaskTrainer(parts, args, course.shares, compiled=course.speed.compiled, muon=muon)
+    except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
+        raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
+
+
+def _complete(ctx: RunContext) -> None:
+    """Keep what trackers wrote, and see that there are weights. Raises StageError when there are none."""
+    if (ctx.work / "runs").is_dir():
+        shutil.copytree(ctx.work / "runs", ctx.folder / "runs", dirs_exist_ok=True)
+    if not any(ctx.folder.glob("*.safetensors")):
+        raise StageError(
+            f"{ctx.folder}: no weights were saved; let the Accelerate config gather them: "
+            "fsdp_state_dict_type: FULL_STATE_DICT, or zero3_save_16bit_model: true"
+        )
+
+
+def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Course:
+    """Decide how long to train; what a time budget came to is kept for when the run is taken up again.
+
+    Every process measures, as they will share the machine, and all take the number of the first.
+    """
+    shares = shares_of(training)
+    tokens = int(parts.train.lengths.sum())
+    decided = ctx.work / "steps.json"
+    steps = steps_of(training, len(parts.train), tokens, shares.total)
+    seconds = budget.parse(training["budget"]).seconds if steps is None else None
+    speed = speed_of(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
+    if speed.bf16 and not sharded():
+        halve_frozen(parts.model)
+    fit, device = Fitted(shares), gpu()
+    if device is not None:
+        fit = fitted(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
+    if steps is None:
+        if not decided.exists():
+            assert seconds is not None
+            muon = muon_options(training)
+            measured = steps_within(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
+            if int(os.environ.get("RANK", "0")) == 0:
+                write_whole(decided, json.dumps(measured))
+        while not decided.exists():  # there is no process group yet; if the first fails, all are ended
+            time.sleep(POLL)
+        steps = int(json.loads(decided.read_text(encoding="utf-8")))
+    return Course(fit.shares, steps, speed, fit.checkpointing)
+
+
+def _checkpoint(ctx: RunContext) -> Path | None:
+    checkpoint, _ = newest(ctx.work)
+    if checkpoint is not None:
+        log.info("goes on from %s", checkpoint.name)
+    return checkpoint
+
+
+def _facts(trainer: TaskTrainer, course: Course) -> dict[str, Any]:
+    history = trainer.state.log_history
+    seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
+    evaluated = _evaluated(trainer)
+    lengths = trainer.examples.lengths
+    return {
+        "steps": trainer.state.global_step,
+        "examples_a_step": course.shares.total,
+        "tokens": round(trainer.state.global_step * course.shares.total * float(lengths.mean())),
+        "bf16": course.speed.bf16,
+        "compiled": course.speed.compiled,
+        "speed": course.speed.measured.model_dump() if course.speed.measured else None,
+        "train_seconds": round(seconds, 1),
+        "validation": {
+            name.removeprefix("eval_"): value for name, value in evaluated.items() if "eval_" in name
+        },
+        "history": history,
+    }
+
+
+def _evaluated(trainer: TaskTrainer) -> dict[str, Any]:
+    """Return the last scores on the validation split of the model that is kept; empty when there are none."""
+    state = trainer.state
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    return next(
+        (
+            entry
+            for entry in reversed(state.log_history)
+            if "eval_runtime" in entry and entry["step"] == (best or state.global_step)
+        ),
+        {},
+    )

@@ -1,0 +1,1 @@
+"""How fast a training runs: what is measured, chosen and remembered per machine."""

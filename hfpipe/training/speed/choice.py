@@ -1,0 +1,258 @@
+"""bfloat16 or not, compiled or not: chosen once a training, by the recipe or by what is measured here.
+
+On a CPU neither pays everywhere, and neither can be told from the processor's name. So a training that lasts
+measures both, as long as that costs far less than it gains, and keeps what it found for the next run. A short
+one (fewer passes than `LEAST_PASSES`, or `LEAST_SECONDS`) is not worth it: it runs in float32 and eagerly.
+
+While other processes have the cores, more passes are timed, up to a limit. If none was undisturbed, the best
+of those that took turns decide for this training only, and the log says so.
+
+The choice lies in the stage's folder: all processes take that of the first, and so does a resumed run.
+
+The number of threads is not chosen: torch takes the physical cores, or what OMP_NUM_THREADS says. Nor is a
+micro-batch split: of BERT 4 × 256, 32 × 128, bfloat16, two halves took 2 % less time and four quarters 15 %
+more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hfpipe.contract import Settings
+from hfpipe.encoding.sampler import Shares
+from hfpipe.errors import one_line
+from hfpipe.library_output import silence_libraries
+from hfpipe.modeling.performance import bf16_pays, compiling_pays, kept_memory, on_cpu, sharded
+from hfpipe.store.store import write_whole
+from hfpipe.training.speed.memory import (
+    Compilation,
+    Measured,
+    expected_compilation,
+    key_of,
+    memory_file,
+    processor,
+    recall,
+    remember,
+)
+from hfpipe.training.speed.trial import DTYPES, Trial, gemm_speeds
+
+if TYPE_CHECKING:
+    from hfpipe.training.trainer import Training
+
+log = logging.getLogger(__name__)
+
+LEAST_SECONDS = 60.0
+"""Length of a training below which nothing is compared: who waits a minute does not want other rounding."""
+LEAST_PASSES = 60
+"""Micro-batches below which nothing is measured. Measuring takes 1 to 7 passes, so at most a ninth; where
+that many are run, because bfloat16 products are faster, they gained 37 % (BERT 4 × 256, EPYC)."""
+COMPILED_SECONDS = 300.0
+"""Time budget from which on a model is compiled on a GPU."""
+CLEARLY = 0.9
+"""Share of the other's time from which on something is faster: other rounding is not worth less than a tenth,
+and the best of two passes differs by up to BUSY even on a quiet machine."""
+USUAL = Compilation(seconds=50.0, saved=0.2)
+"""What is expected of compiling where no model was compiled before, in bfloat16, with nothing in caches: 50 s
+for 0.17 of a micro-batch of GPT-2 6 × 384, 31 to 84 s for 0.20 to 0.42 of BERT 4 × 256 (two cores, EPYC)."""
+HOPEFUL = 2.0
+"""How many times what it takes compiling has to be expected to save before it is tried: models differ by that
+factor around what is usual."""
+POLL = 0.2
+"""Seconds between looks for what the first process decided."""
+
+
+class Speed(Settings):
+    """Which settings a training takes that change seconds, not results beyond rounding."""
+
+    bf16: bool
+    """Whether products are computed in bfloat16."""
+    compiled: bool
+    """Whether the model is compiled."""
+    measured: Measured | None = None
+    """What decided, if anything was measured."""
+
+    @property
+    def saved(self) -> float:
+        """Seconds by which a compiled micro-batch is faster than an eager one; 0 if that is not known."""
+        dtype = "bfloat16" if self.bf16 else "float32"
+        if self.measured is None or not self.compiled or dtype not in self.measured.compiled:
+            return 0.0
+        return self.measured.eager[dtype] - self.measured.compiled[dtype]
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a training is: a number of steps, or seconds."""
+
+    steps: int | None
+    seconds: float | None
+
+
+def speed_of(
+    training: Mapping[str, Any], parts: Training, shares: Shares, seed: int, length: Length, folder: Path
+) -> Speed:
+    """Return what was chosen, which is kept in `folder`; the first process chooses, the others wait."""
+    kept = folder / "speed.json"
+    if not kept.exists() and int(os.environ.get("RANK", "0")) == 0:
+        chosen = _Choice(training, parts, shares, seed, length).make()
+        write_whole(kept, chosen.model_dump_json())
+    while not kept.exists():  # there is no process group yet; if the first fails, all are ended
+        time.sleep(POLL)
+    return Speed.model_validate_json(kept.read_text(encoding="utf-8"))
+
+
+class _Choice:
+    """Makes the choice of one training."""
+
+    def __init__(
+        self, training: Mapping[str, Any], parts: Training, shares: Shares, seed: int, length: Length
+    ) -> None:
+        self._bf16 = False if training.get("fp16") else training.get("bf16", "auto")
+        self._compile = training.get("compile", "auto")
+        self._parts, self._shares, self._length = parts, shares, length
+        self._trial = Trial(parts, shares, seed, training.get("label_smoothing_factor", 0.0))
+        self._machine = key_of({"torch": torch.__version__, "threads": torch.get_num_threads()})
+        self._key = key_of(self._shape())
+        self._file = memory_file()
+
+    def make(self) -> Speed:
+        """Return the choice."""
+        if not on_cpu():
+            return self._on_accelerator()
+        if "auto" not in (self._bf16, self._compile) or not self._is_long():
+            return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
+        known = recall(self._file, self._key)
+        with silence_libraries(), kept_memory():
+            if self._seconds(known) < LEAST_SECONDS:
+                return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
+            measured = self._eager(known)
+            bf16 = self._faster_in_bf16(measured) if self._bf16 == "auto" else bool(self._bf16)
+            measured, compiled = self._compiled(measured, "bfloat16" if bf16 else "float32")
+        if measured != known:
+            remember(self._file, self._key, self._machine, measured)
+        log.info("%s", _said(bf16, compiled, measured, remembered=measured == known))
+        return Speed(bf16=bf16, compiled=compiled, measured=measured)
+
+    def _on_accelerator(self) -> Speed:
+        """Return the choice on a GPU, where rules do."""
+        bf16 = bf16_pays() if self._bf16 == "auto" else bool(self._bf16)
+        seconds = self._length.seconds
+        long = compiling_pays(self._tokens()) if seconds is None else seconds >= COMPILED_SECONDS
+        return Speed(bf16=bf16, compiled=long if self._compile == "auto" else bool(self._compile))
+
+    def _tokens(self) -> int:
+        """Return the tokens of the training, or of an epoch where its length is a time."""
+        lengths = self._parts.train.lengths
+        seen = (self._length.steps or 0) * self._shares.total or len(lengths)
+        return int(lengths.mean() * seen)
+
+    def _is_long(self) -> bool:
+        """Tell whether the training may last long enough to measure anything."""
+        if self._length.steps is None:
+            return (self._length.seconds or 0.0) >= LEAST_SECONDS
+        return self._length.steps * self._shares.accumulation >= LEAST_PASSES
+
+    def _seconds(self, known: Measured) -> float:
+        """Return how long the training takes at most."""
+        if self._length.steps is None:
+            return self._length.seconds or 0.0
+        first = "bfloat16" if self._bf16 is True else "float32"
+        seconds = known.eager[first] if first in known.eager else self._trial.first(first)
+        return self._passes(seconds) * seconds
+
+    def _shape(self) -> dict[str, Any]:
+        """Return what decides, beside the processor, how long a micro-batch takes."""
+        parts, lengths = self._parts, self._parts.train.lengths
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "model": type(parts.model).__name__,
+            "weights": [[list(each.shape), each.requires_grad] for each in parts.model.parameters()],
+            "attention": parts.model.config._attn_implementation,
+            "task": parts.task.model_dump(mode="json"),
+            "batch": [self._shares.micro, round(float(lengths.mean()), -1)],
+        }
+
+    def _eager(self, known: Measured) -> Measured:
+        """Return the eager times of the dtypes there are to choose from."""
+        wanted = list(DTYPES) if self._bf16 == "auto" else ["bfloat16" if self._bf16 else "float32"]
+        if all(name in known.eager for name in wanted):
+            return known
+        if self._bf16 == "auto" and not known.gemm:
+            rows = int(min(self._shares.micro * self._parts.train.lengths.mean(), 4096))
+            size = int(getattr(self._parts.model.config.get_text_config(), "hidden_size", 512))
+            gemm, busy = gemm_speeds(rows, size)
+            known = known.model_copy(update={"gemm": gemm, "busy": busy})
+        if known.gemm and known.gemm["float32"] >= CLEARLY * known.gemm["bfloat16"]:
+            wanted = [name for name in wanted if name == "float32"] or wanted
+        found = self._trial.eager(wanted)
+        update = {"eager": known.eager | found.seconds, "busy": known.busy or found.busy}
+        return known.model_copy(update=update)
+
+    def _faster_in_bf16(self, measured: Measured) -> bool:
+        eager = measured.eager
+        return "bfloat16" in eager and eager["bfloat16"] < CLEARLY * eager["float32"]
+
+    def _compiled(self, measured: Measured, dtype: str) -> tuple[Measured, bool]:
+        """Return the measurement, and whether to compile."""
+        if self._compile != "auto":
+            return measured, bool(self._compile)
+        if dtype not in measured.compiled:
+            if not self._has_one_shape() or not self._may_pay(measured.eager[dtype]):
+                return measured, False
+            try:
+                found = self._trial.compiled(dtype)
+            except Exception as error:  # as for want of a C++ compiler
+                log.info("torch.compile failed and is not used: %s", one_line(error))
+                return measured, False
+            update: dict[str, Any] = {
+                "eager": measured.eager | {dtype: found.eager},
+                "compiled": measured.compiled | {dtype: found.compiled},
+                "compiling": found.took,
+                "busy": measured.busy or found.busy,
+            }
+            return measured.model_copy(update=update), found.compiled < CLEARLY * found.eager
+        eager, compiled = measured.eager[dtype], measured.compiled[dtype]
+        gained = self._passes(eager) * (eager - compiled)
+        return measured, compiled < CLEARLY * eager and gained > (measured.compiling or USUAL.seconds)
+
+    def _may_pay(self, eager: float) -> bool:
+        """Tell whether the training is so long that compiling, never tried with this model, may pay."""
+        expected = expected_compilation(self._file, self._machine) or USUAL
+        return self._passes(eager) * eager * expected.saved > HOPEFUL * expected.seconds
+
+    def _passes(self, eager: float) -> float:
+        steps = self._length.steps
+        if steps is None:
+            return (self._length.seconds or 0.0) / eager
+        return float(steps * self._shares.accumulation)
+
+    def _has_one_shape(self) -> bool:
+        """Tell whether a compiled training has batches of one shape, as `TaskTrainer` has then."""
+        task, lengths = self._parts.task, self._parts.train.lengths
+        whole = task.best_fit or int((lengths == task.length).sum()) >= self._shares.micro
+        return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not sharded()
+
+
+def _said(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:
+    """Return the line of the log: what was chosen, and what was measured."""
+    chosen = f"{'bfloat16' if bf16 else 'float32'}, {'compiled' if compiled else 'eager'}"
+    gemm = [f"{name} {speed:.0f}" for name, speed in measured.gemm.items()]
+    times = [f"{name} {seconds:.3g}" for name, seconds in measured.eager.items()]
+    times += [f"{name} compiled {seconds:.3g}" for name, seconds in measured.compiled.items()]
+    took = f" after {measured.compiling:.0f} s of compiling" if measured.compiling else ""
+    when = "measured before" if remembered else "measured"
+    products = f"; matrix products in GFLOP/s: {', '.join(gemm)}" if gemm else ""
+    busy = "; other processes had the cores meanwhile, so this is not remembered" if measured.busy else ""
+    return (
+        f"speed: {chosen}; {when} on {processor()}, {torch.get_num_threads()} threads: "
+        f"seconds a micro-batch: {', '.join(times)}{took}{products}{busy}"
+    )

@@ -1,0 +1,291 @@
+"""How many examples of a step fit into a GPU at once, found by trying, and whether layers are recomputed.
+
+A forward and a backward pass of the longest examples is run as the training would, with as much memory
+reserved as the optimizer takes. Where memory runs out, half as many are tried, and accumulated: the examples
+of a step, and so its result, stay what the recipe says. Where few examples fit, layers are recomputed in the
+backward pass (activation checkpointing), unless the recipe decides that.
+
+What fits lies in the stage's folder: all processes take it from the first, and so does a resumed run on the
+same kind of device. A model that is sharded over processes is not tried, as none of them can hold it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils.memory import clear_device_cache
+
+from hfpipe.contract import Settings
+from hfpipe.encoding.padding import Collator, parts_of
+from hfpipe.encoding.sampler import Shares
+from hfpipe.errors import StageError, out_of_memory
+from hfpipe.modeling.performance import on_cpu, sharded
+from hfpipe.store.store import write_whole
+from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
+from hfpipe.training.cost import Shape, activations, measured_shape, optimizer_state
+from hfpipe.training.speed.trial import restored
+from hfpipe.training.step import CompiledStep, Step, separate_documents
+
+if TYPE_CHECKING:
+    from hfpipe.training.speed.choice import Speed
+    from hfpipe.training.trainer import Training
+
+log = logging.getLogger(__name__)
+
+FEW_TOKENS = 4096
+"""Tokens of a forward pass below which a GPU is far from busy, so that recomputing layers costs less."""
+FLOAT = 4
+"""Bytes of a float32."""
+SPARE = 0.05
+"""Share of a device's memory that is left free: no two passes allocate in the same order."""
+HOPELESS = 2.0
+"""How many times the device's memory an estimate, which may be off by 2, is before it is not even tried."""
+POLL = 0.2
+"""Seconds between looks for what the first process decided."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a training runs."""
+
+    place: torch.device
+    name: str
+    """What tells it from devices of another kind."""
+    memory: float
+    """Bytes."""
+
+
+class Fit(Settings):
+    """What fits into the memory of a device."""
+
+    micro: int
+    """Examples of a forward pass."""
+    checkpointing: bool
+    """Whether layers are recomputed in the backward pass."""
+    asked: Shares
+    """How the recipe shares out a step."""
+    device: str
+    """Name and memory of the device where it was tried."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a step is taken on this device."""
+
+    shares: Shares
+    checkpointing: bool = False
+    """Whether layers are recomputed although the recipe does not say so."""
+
+
+def gpu() -> Device | None:
+    """Return the GPU of this process; None on a CPU, or where a model is sharded over several."""
+    if on_cpu() or sharded():
+        return None
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    facts = torch.cuda.get_device_properties(device)
+    return Device(device, f"{facts.name}, {facts.total_memory} bytes", facts.total_memory)
+
+
+def fitted(trial: MemoryTrial, folder: Path) -> Fitted:
+    """Return how a step is taken on a device, which the first process tries and keeps in `folder`.
+
+    Raises StageError when not even one example fits.
+    """
+    kept, first = folder / "memory.json", int(os.environ.get("RANK", "0")) == 0
+    while (found := _kept(kept, trial)) is None:
+        if first:
+            micro, checkpointing = trial.largest()
+            asked, name = trial.shares, trial.device.name
+            made = Fit(micro=micro, checkpointing=checkpointing, asked=asked, device=name)
+            write_whole(kept, made.model_dump_json())
+        else:  # there is no process group yet; if the first fails, all are ended
+            time.sleep(POLL)
+    return Fitted(with_micro(trial.shares, found.micro), found.checkpointing)
+
+
+def _kept(file: Path, trial: MemoryTrial) -> Fit | None:
+    """Return what was found before for the same share of a step on the same kind of device."""
+    if not file.exists():
+        return None
+    found = Fit.model_validate_json(file.read_text(encoding="utf-8"))
+    return found if (found.asked, found.device) == (trial.shares, trial.device.name) else None
+
+
+def with_micro(shares: Shares, micro: int) -> Shares:
+    """Return the same step in forward passes of `micro` examples."""
+    return replace(shares, micro=micro, accumulation=shares.micro * shares.accumulation // micro)
+
+
+def smaller(shares: Shares) -> Iterator[int]:
+    """Yield how many examples a forward pass may have, the recipe's first, then at most half as many."""
+    each, micro = shares.micro * shares.accumulation, shares.micro
+    while micro:
+        yield micro
+        micro = max((size for size in range(1, micro // 2 + 1) if each % size == 0), default=0)
+
+
+class MemoryTrial:
+    """Runs a pass of a training on a device, to see whether it fits."""
+
+    def __init__(
+        self,
+        training: Mapping[str, Any],
+        parts: Training,
+        shares: Shares,
+        seed: int,
+        speed: Speed,
+        device: Device,
+    ) -> None:
+        self.shares, self.device = shares, device
+        self._training, self._parts, self._seed, self._speed = training, parts, seed, speed
+        self._place, self._memory = device.place, device.memory
+        self._shape = _shape(parts)
+
+    def largest(self) -> tuple[int, bool]:
+        """Return the most examples of a forward pass that fit, and whether layers are recomputed for it.
+
+        Raises StageError when not even one fits.
+        """
+        for micro, checkpointing in self._candidates():
+            if self._hopeless(micro, checkpointing=checkpointing):
+                continue
+            if self.fits(micro, checkpointing=checkpointing):
+                if (micro, checkpointing) != (self.shares.micro, False):
+                    log.info("%s", self._said(micro, checkpointing=checkpointing))
+                return micro, checkpointing
+        raise StageError(
+            f"out of memory: not even one example fits into the {self._memory / 2**30:.1f} GiB of a device; "
+            "take a smaller model or a shorter length, or share the model out with "
+            "`--accelerate recipes/accelerate/fsdp.yaml`"
+        )
+
+    def fits(self, micro: int, *, checkpointing: bool) -> bool:
+        """Tell whether a forward and a backward pass of `micro` examples fit; nothing is trained."""
+        model = self._parts.model
+        wanted = checkpointing or any(self._training.get(name) for name in CHECKPOINTINGS)
+        devices = [self._place] if self._place.type == "cuda" else []
+        try:
+            with restored(model), torch.random.fork_rng(devices), _recomputed(model, wanted=wanted):
+                self._pass(micro)
+            return True
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            return False
+        finally:
+            model.zero_grad(set_to_none=True)
+            clear_device_cache(garbage_collection=True)
+
+    def _pass(self, micro: int) -> None:
+        model, device = self._parts.model, self._place
+        module: torch.nn.Module = model
+        module.to(device)
+        reserved = torch.empty(int(self._reserve()), dtype=torch.uint8, device=device)
+        batches, step = self._batches(micro), self._step(micro)
+        for batch in batches:
+            moved = {name: tensor.to(device) for name, tensor in batch.items()}
+            with self._autocast():
+                total = step(model, moved)[1].total.sum()
+            total.backward()
+        del reserved
+
+    def _candidates(self) -> Iterator[tuple[int, bool]]:
+        """Yield what to try, what is fastest first: examples of a pass, and whether layers are recomputed."""
+        sizes = list(smaller(self.shares))
+        asked = next((name for name in CHECKPOINTINGS if name in self._training), None)
+        can = bool(getattr(self._parts.model, "supports_gradient_checkpointing", False))
+        if asked is not None or not can:
+            yield from ((micro, False) for micro in sizes)  # the trainer sees to what was asked for
+            return
+        many = [micro for micro in sizes if micro == sizes[0] or micro * self._length >= FEW_TOKENS]
+        yield from ((micro, False) for micro in many)
+        yield from ((micro, True) for micro in sizes)
+
+    def _hopeless(self, micro: int, *, checkpointing: bool) -> bool:
+        """Tell whether far more memory would be needed than there is, by an estimate."""
+        if self._shape is None or micro == 1:
+            return False
+        predicted = float(getattr(self._parts.task, "mask", None) or 1.0)
+        kept = activations(
+            self._shape, micro, self._length, predicted, bf16=self._speed.bf16, recomputed=checkpointing
+        )
+        return kept + self._reserve() > HOPELESS * self._memory
+
+    @property
+    def _length(self) -> int:
+        return int(self._parts.train.lengths.max())
+
+    def _reserve(self) -> float:
+        """Return the bytes that a step takes besides a pass: the optimizer's state, and a copy of gradients.
+
+        The copy is what DistributedDataParallel communicates.
+        """
+        trained = self._parts.model.num_parameters(only_trainable=True)
+        named = optimizer_state(self._shape, self._training.get("optim")) if self._shape is not None else None
+        state = 2 * FLOAT * trained if named is None else named
+        return state + SPARE * self._memory + (FLOAT * trained if self.shares.world > 1 else 0)
+
+    def _batches(self, micro: int) -> list[Any]:
+        """Return the longest examples as the training's first batch would be."""
+        parts = self._parts
+        longest = np.argsort(-parts.train.lengths, kind="stable")
+        keys = [(0, int(longest[number % len(longest)])) for number in range(micro)]
+        static = self._speed.compiled and self._has_one_shape
+        collate = Collator(parts.task, parts.tokenizer, self._seed, static=static)
+        return parts_of(collate(parts.train.__getitems__(keys)))
+
+    def _step(self, micro: int) -> Step | CompiledStep:
+        parts, smoothing = self._parts, self._training.get("label_smoothing_factor", 0.0)
+        chosen = parts.attention_is_chosen
+        separate = separate_documents(parts.task, parts.model, self._place, chosen=chosen)
+        chunked = self._place.type == "cpu"
+        eager = Step(parts.task, smoothing, self._autocast, chunked=chunked, separate=separate)
+        if not self._speed.compiled or not self._has_one_shape:
+            return eager
+        return CompiledStep(eager, parts.model, micro, self._autocast)
+
+    @property
+    def _has_one_shape(self) -> bool:
+        return self._parts.task.packed and self._parts.task.auto_class != "AutoModelForSeq2SeqLM"
+
+    def _autocast(self) -> Any:
+        half = torch.float16 if self._training.get("fp16") else torch.bfloat16
+        enabled = bool(self._speed.bf16 or self._training.get("fp16"))
+        return torch.autocast(self._place.type, half, enabled=enabled)
+
+    def _said(self, micro: int, *, checkpointing: bool) -> str:
+        shares = with_micro(self.shares, micro)
+        return (
+            f"memory: {shares.micro} examples a forward pass × {shares.accumulation} accumulated, "
+            f"in place of {self.shares.micro} × {self.shares.accumulation}"
+            + (", layers recomputed in the backward pass" if checkpointing else "")
+        )
+
+
+def _shape(parts: Training) -> Shape | None:
+    """Return what estimates are made from, None for a model whose config does not tell it."""
+    try:
+        return measured_shape(parts.model, parts.model.config)
+    except (AttributeError, TypeError):
+        return None
+
+
+@contextmanager
+def _recomputed(model: Any, *, wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    getattr(model, f"{CHECKPOINTING}_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(model, f"{CHECKPOINTING}_disable")()

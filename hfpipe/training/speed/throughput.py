@@ -1,0 +1,76 @@
+"""How many steps fit into a time: a few are taken on a copy and timed."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from hfpipe.encoding.sampler import Shares, StepBatches
+from hfpipe.modeling.attention.cpu import eager_kernels
+from hfpipe.modeling.performance import on_cpu
+from hfpipe.training.muon import create_muon
+from hfpipe.training.step import Step, separate_documents
+
+if TYPE_CHECKING:
+    from hfpipe.training.speed.choice import Speed
+    from hfpipe.training.trainer import Training
+
+WARM_UP, TIMED = 3, 8
+"""Forward and backward passes that are run, and how many of them count."""
+
+
+def steps_within(
+    seconds: float,
+    parts: Training,
+    shares: Shares,
+    seed: int,
+    speed: Speed,
+    *,
+    muon: Mapping[str, float] | None = None,
+) -> int:
+    """Return the optimizer steps that this machine takes in about `seconds`, at least one.
+
+    The passes run on a copy of the model and the first batches of the first epoch; nothing is trained. They
+    are eager: what a compiled model saves was measured before. `muon` holds the options of Muon, and is None
+    where AdamW trains.
+    """
+    device = "cpu" if on_cpu() else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    copied = copy.deepcopy(parts.model)
+    model: torch.nn.Module = copied
+    model.to(device).train()
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.AdamW(model.parameters(), lr=0.0)
+        if muon is None
+        else create_muon(model, learning_rate=0.0, weight_decay=0.0, decayed=(), muon=dict(muon), adamw={})
+    )
+    batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
+    separate = separate_documents(parts.task, copied, torch.device(device), chosen=parts.attention_is_chosen)
+    step = Step(parts.task, 0.0, chunked=device == "cpu", separate=separate)
+    started = 0.0
+    with eager_kernels(model) if device == "cpu" else nullcontext():
+        for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
+            if number == WARM_UP:
+                started = _now(device)
+            batch = parts.task.collate(parts.train.__getitems__(keys), parts.tokenizer, seed, train=True)
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=speed.bf16):
+                total = step(model, batch)[1].total.sum()
+            total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    pace = ((_now(device) - started) / TIMED - speed.saved) * shares.accumulation
+    return max(1, int(seconds / max(pace, 1e-6)))
+
+
+def _now(device: str) -> float:
+    """Return the time once the device has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.monotonic()

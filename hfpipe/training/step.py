@@ -1,0 +1,165 @@
+"""One micro-batch of a training: the outputs of the model and the loss of the task, eager or compiled.
+
+A compiled step is compiled once: the batches of a packed task have one shape, (rows, task.length), and their
+targets' positions have few sizes (see `Collator`). The one batch an epoch that holds the end of the text is
+padded or shorter; it runs eagerly, because compiling for it would take longer than many steps.
+
+On a CPU the output layer is left out of the model and applied by the loss, in chunks, where the model
+allows it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+
+from hfpipe.errors import StageError
+from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
+from hfpipe.modeling.attention.separate_documents import SeparateDocuments, fastest, separation_of
+from hfpipe.modeling.losses.chunked_loss import eager_softmax_gradient, softmax_gradient
+from hfpipe.modeling.losses.head_loss import head_loss, left_out, separable_head
+from hfpipe.modeling.losses.losses import forward
+from hfpipe.modeling.performance import compile_loss, compile_model, uncompiled
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from hfpipe.contract import Counted, Task
+    from hfpipe.modeling.losses.chunked_loss import Kernel
+    from hfpipe.types import Batch
+
+
+log = logging.getLogger(__name__)
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""Returns the context in which a model computes in the dtype of the training."""
+
+
+def separate_documents(
+    task: Task, model: PreTrainedModel, device: torch.device, *, chosen: bool = False
+) -> SeparateDocuments | None:
+    """Return what keeps the documents of a task's examples apart on a device, None where they may mix.
+
+    The model's attention is replaced by what is faster there, unless the recipe has `chosen` it.
+    Raises StageError when the model cannot keep documents apart.
+    """
+    if not task.separates_documents:
+        return None
+    found = separation_of(model)
+    if found is None:
+        raise StageError(f"{model.config.model_type} cannot keep packed documents apart; take another model")
+    if not chosen:
+        found = fastest(model, found, task.length, device)
+    log.info("separate documents: by %s, attention %s", found.by, found.attention)
+    return SeparateDocuments(model, found)
+
+
+class Step:
+    """Computes a micro-batch as it comes."""
+
+    def __init__(
+        self,
+        task: Task,
+        smoothing: float,
+        autocast: Autocast = nullcontext,
+        *,
+        chunked: bool = False,
+        separate: SeparateDocuments | None = None,
+    ) -> None:
+        """`chunked` lets the loss apply the output layer in chunks; its weights have to be whole.
+
+        `separate` keeps the documents of an example apart.
+        """
+        self.task = task
+        self._separate = separate
+        self.smoothing = smoothing
+        self._autocast = autocast
+        self._chunked = chunked
+        self._kernel = eager_softmax_gradient
+        self._head: nn.Linear | None = None
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
+        """Return the outputs of the model, which may be wrapped, and the summed loss with its count.
+
+        Where the loss applies the output layer, the outputs hold hidden states in place of logits.
+        """
+        head, positions = self.head(model, batch), self.task.positions(batch)
+        if head is None or positions is None:
+            with self.separated(batch) as inputs:
+                outputs = forward(model, inputs, positions)
+            return outputs, self.task.loss(outputs, batch, self.smoothing)
+        with self._autocast(), left_out(head):
+            with self.separated(batch) as inputs:
+                outputs = forward(model, inputs, None)
+            return outputs, self.head_loss(outputs, head, batch, self._kernel)
+
+    def separated(self, batch: Batch) -> AbstractContextManager[Batch]:
+        """Return the context in which a model keeps documents apart; it gives what the model is run on."""
+        return nullcontext(batch) if self._separate is None else self._separate(batch)
+
+    def head(self, model: Any, batch: Batch) -> nn.Linear | None:
+        """Return the output layer that the loss applies; None where the model returns logits."""
+        if self._chunked:
+            self._chunked = False
+            bare = extract_model_from_parallel(model)
+            with uncompiled(bare), self._autocast():
+                self._head = separable_head(self.task, bare, batch)
+        return self._head
+
+    def head_loss(self, outputs: Any, head: nn.Linear, batch: Batch, kernel: Kernel) -> Counted:
+        """Return the loss of the hidden states that a model without its output layer returned."""
+        hidden, positions = outputs.logits, self.task.positions(batch)
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+        assert positions is not None
+        return head_loss(hidden, head, batch, positions, self.smoothing, dtype=dtype, kernel=kernel)
+
+
+class CompiledStep:
+    """Computes micro-batches of one shape with model and loss compiled, and any other batch eagerly."""
+
+    def __init__(self, eager: Step, model: PreTrainedModel, rows: int, autocast: Autocast) -> None:
+        self._eager = eager
+        self._model = model
+        self._shape = (rows, eager.task.length)
+        self._autocast = autocast
+        self._loss = compile_loss(eager.task.loss)
+        self._kernel = torch.compile(softmax_gradient, dynamic=False)
+        self._without_masks: bool | None = None
+        compile_model(model, static=True)
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
+        """Return what `Step` does."""
+        if "_original_forward" in vars(self._model):
+            # Accelerate would return the logits in float32, as large as everything else; the loss converts
+            # them where they are used.
+            extract_model_from_parallel(self._model, keep_fp32_wrapper=False)
+        with self._autocast():
+            if "attention_mask" in batch or tuple(batch["input_ids"].shape) != self._shape:
+                with uncompiled(self._model):
+                    return self._eager(model, batch)
+            head = self._eager.head(model, batch)
+            with self._attention(batch), self._eager.separated(batch) as inputs:
+                if head is None:
+                    outputs = forward(model, inputs, self._eager.task.positions(batch))
+                else:
+                    with left_out(head):
+                        outputs = forward(model, inputs, None)
+            if head is not None:
+                return outputs, self._eager.head_loss(outputs, head, batch, self._kernel)
+        return outputs, self._loss(outputs, batch, self._eager.smoothing)
+
+    def _attention(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return the context in which the model computes a batch: without masks, where it needs none."""
+        if "position_ids" in batch:  # they tell documents apart, by masks
+            return nullcontext()
+        if self._without_masks is None:
+            with uncompiled(self._model):
+                self._without_masks = runs_without_masks(self._model, batch["input_ids"][:1])
+        return attention_without_masks(self._model) if self._without_masks else nullcontext()
