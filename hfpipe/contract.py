@@ -212,7 +212,7 @@ class Task(Settings, ABC):
         """Whether the examples of a packed task are made of whole documents instead, as far as they fit."""
         return False
 
-    def opening(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+    def opening_ids(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
         """Return the ids that an example of whole documents begins with, before the first of them."""
         return ()
 
@@ -260,7 +260,7 @@ class Task(Settings, ABC):
         """Yield what is wrong with any data, as a missing package; nothing heavy is imported."""
         return iter(())
 
-    def measured_on(self, rows: Rows) -> Task:
+    def configure_metrics(self, rows: Rows) -> Task:
         """Return the task with the settings of its metrics that depend on the rows to score.
 
         `rows` are all rows of the split, so that every process and every system uses the same settings.
@@ -271,16 +271,16 @@ class Task(Settings, ABC):
         """Return the entries of the model's config that the data decide, as `num_labels`."""
         return {}
 
-    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+    def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
         """Yield why a model cannot do the task as it is set, where its config does not tell."""
         return iter(())
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def prediction_task(self) -> dict[str, Any]:
         """Settings of the task by which a trained model is asked; another where this one only learns."""
         return self.model_dump(mode="json")
 
-    def known(self, config: PretrainedConfig) -> DataFacts:
+    def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         """Return what a trained model tells of its data: types of the columns, names of the classes."""
         return DataFacts(columns=dict.fromkeys(self.columns, "string"), splits={})
 
@@ -300,7 +300,7 @@ class Task(Settings, ABC):
         Further columns are kept with the examples, for `collate`.
         """
 
-    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+    def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         """Turn a batch of rows into what a packed task is measured on; pure, in the form of `encode`.
 
         By default the documents that `encode` returns, cut every `length` tokens. Every row has an example.
@@ -345,10 +345,10 @@ class Task(Settings, ABC):
         """Return the summed loss in nats and its count, never a mean."""
 
     @abstractmethod
-    def columns_out(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor | list[Any]]:
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor | list[Any]]:
         """Return what a forward pass says of each example: one value, or row of values, an example."""
 
-    def settle(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def configure_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Set in a model, before it is trained, what plain Transformers reads to use it as this task does.
 
         Raises StageError when that cannot be saved.
@@ -360,10 +360,10 @@ class Task(Settings, ABC):
         return False
 
     def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-        """Return what stands in for `columns_out` where the task `generates`."""
+        """Return what stands in for `outputs_to_columns` where the task `generates`."""
         raise NotImplementedError
 
-    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         """Return one value a row: what metrics read and predictions keep.
 
         `columns` holds one value an example. `pieces`, int64 (examples,), ascending, tells for each its
@@ -379,14 +379,15 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        """Return the metrics that read `by_row`'s columns."""
+        """Return the metrics that read `columns_by_row`'s columns."""
 
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
         """Return the metrics of the validation split during training."""
         return self.metrics(facts)
 
     def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
-        """Return the metrics of an evaluation that need every row at once; they read what is `shown`."""
+        """Return the metrics of an evaluation that need every row at once; they read what
+        `encode_predictions` returns."""
         return []
 
     def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
@@ -401,24 +402,24 @@ class Task(Settings, ABC):
         """Return the columns that hold a value for each class, each with the class names in their order."""
         return {}
 
-    def shown(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
+    def encode_predictions(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
         """Return the columns as `predictions.parquet` holds them, classes by name."""
         classes = {name: names for name, names in self.class_names(facts).items() if name in columns}
         named = {name: [names[number] for number in columns[name]] for name, names in classes.items()}
         return {**columns, **named}
 
-    def recalled(self, shown: Columns, facts: DataFacts) -> Columns:
-        """Return the columns that `shown` was made from."""
+    def decode_predictions(self, shown: Columns, facts: DataFacts) -> Columns:
+        """Return the columns that `encode_predictions` was made from."""
         import numpy as np
 
         classes = {name: names for name, names in self.class_names(facts).items() if name in shown}
         ids = {name: {label: number for number, label in enumerate(names)} for name, names in classes.items()}
         return {**shown, **{name: np.array([of[label] for label in shown[name]]) for name, of in ids.items()}}
 
-    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         """Return what a prediction says of each row, ready for JSON, named as Transformers' pipelines do."""
-        shown = self.shown(columns, facts)
-        return [{"answer": answer} for answer in shown["guess"]]
+        shown = self.encode_predictions(columns, facts)
+        return [{"answer": answer} for answer in shown["prediction"]]
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase

@@ -21,14 +21,14 @@ TEXTS, GOLD = (SPORTS + SCIENCE) * 4, np.array(([0] * 3 + [2] * 3) * 4)
 TOPICS = ["Sports", "Arts", "Science"]
 
 
-def scored(baseline: Baseline, metrics, texts, gold):
+def scored(baseline: Baseline, metrics, texts, reference):
     tally = Tally(metrics, 100, 17)
-    tally.add(np.arange(len(texts)), baseline.columns(texts, gold))
+    tally.add(np.arange(len(texts)), baseline.columns(texts, reference))
     return {score.metric: score.value for score in tally.scores()}
 
 
-def fitted(baseline: Baseline, gold=GOLD) -> Baseline:
-    baseline.fit(TEXTS, gold)
+def fitted(baseline: Baseline, reference=GOLD) -> Baseline:
+    baseline.fit(TEXTS, reference)
     return baseline
 
 
@@ -43,37 +43,37 @@ def test_a_class_that_only_the_test_split_has_costs_much_but_is_finite():
     for baseline in (Majority("label", 3), Tfidf("label", 3)):
         columns = fitted(baseline).columns(["A painting in oil."], np.array([1]))
         assert columns["scores"].sum() == pytest.approx(1)
-        assert 30 < columns["nats"][0] < 40
+        assert 30 < columns["nll"][0] < 40
 
 
 def test_several_labels_are_learned_one_by_one_even_those_no_text_has():
-    gold = np.zeros((len(TEXTS), 3))
-    gold[:, 0], gold[:, 2] = GOLD == 0, GOLD == 2
-    tfidf = scored(fitted(Tfidf("labels", 3), gold), multi_label(TOPICS), TEXTS, gold)
-    majority = scored(fitted(Majority("labels", 3), gold), multi_label(TOPICS), TEXTS, gold)
+    reference = np.zeros((len(TEXTS), 3))
+    reference[:, 0], reference[:, 2] = GOLD == 0, GOLD == 2
+    tfidf = scored(fitted(Tfidf("labels", 3), reference), multi_label(TOPICS), TEXTS, reference)
+    majority = scored(fitted(Majority("labels", 3), reference), multi_label(TOPICS), TEXTS, reference)
     assert tfidf["subset_accuracy"] == 1
     assert majority["loss"] == pytest.approx(2 * np.log(2))
 
 
 @pytest.mark.parametrize("make", [Majority, Tfidf])
 def test_a_single_label_that_may_be_there_or_not_works_too(make):
-    gold = (GOLD == 2).astype(float)[:, None]
-    columns = fitted(make("labels", 1), gold).columns(TEXTS, gold)
-    assert columns["scores"].shape == columns["guess"].shape == gold.shape
+    reference = (GOLD == 2).astype(float)[:, None]
+    columns = fitted(make("labels", 1), reference).columns(TEXTS, reference)
+    assert columns["scores"].shape == columns["prediction"].shape == reference.shape
 
 
 def test_the_trivial_regression_is_the_mean_and_words_do_better():
-    gold = GOLD + 0.5
-    tfidf = scored(fitted(Tfidf("float", 0), gold), regression(), TEXTS, gold)
-    majority = scored(fitted(Majority("float", 0), gold), regression(), TEXTS, gold)
-    assert majority["mse"] == pytest.approx(gold.var())
+    reference = GOLD + 0.5
+    tfidf = scored(fitted(Tfidf("float", 0), reference), regression(), TEXTS, reference)
+    majority = scored(fitted(Majority("float", 0), reference), regression(), TEXTS, reference)
+    assert majority["mse"] == pytest.approx(reference.var())
     assert tfidf["mse"] < majority["mse"] / 4
     assert (majority["pearson"], tfidf["pearson"] > 0.9) == (0, True)
 
 
 def test_a_train_split_of_one_class_is_guessed_whatever_the_text():
     baseline = fitted(Tfidf("label", 3), np.full(len(TEXTS), 2))
-    assert baseline.columns(["Anything."], np.array([0]))["guess"].tolist() == [2]
+    assert baseline.columns(["Anything."], np.array([0]))["prediction"].tolist() == [2]
 
 
 def test_empty_texts_are_an_error_of_one_line():

@@ -35,12 +35,12 @@ RIGHT = {"good": 0.9, "fair": 0.7, "twin": 0.7}
 def guesses(rows: Sequence[int], right: float, seed: int) -> dict[str, np.ndarray]:
     """Return what a classifier that is right so often said of some rows, whose class their number tells."""
     random = np.random.default_rng(seed)
-    gold = np.asarray(rows) % len(CLASSES)
-    guess = np.where(random.random(len(rows)) < right, gold, (gold + 1) % len(CLASSES))
+    reference = np.asarray(rows) % len(CLASSES)
+    prediction = np.where(random.random(len(rows)) < right, reference, (reference + 1) % len(CLASSES))
     scores = np.full((len(rows), len(CLASSES)), 0.1)
-    scores[np.arange(len(rows)), guess] = 0.8
-    nats = -np.log(scores[np.arange(len(rows)), gold])
-    return {"gold": gold, "guess": guess, "scores": scores, "nats": nats}
+    scores[np.arange(len(rows)), prediction] = 0.8
+    nll = -np.log(scores[np.arange(len(rows)), reference])
+    return {"reference": reference, "prediction": prediction, "scores": scores, "nll": nll}
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
         store.begin(folder, StageFile(name="score", base=str(tmp_path), folders={}, identity=identity))
         order = np.random.default_rng(1).permutation(len(rows))  # as a run writes them: longest first
         with Predictions(predictions_path(folder, MODEL)) as predictions:
-            shown = {key: np.asarray(each)[order] for key, each in task.shown(columns, facts).items()}
+            shown = {
+                key: np.asarray(each)[order] for key, each in task.encode_predictions(columns, facts).items()
+            }
             predictions.add([f"id-{rows[place]}" for place in order], order, shown)
         tally = Tally(task.metrics(facts), 200, 5)
         tally.add(np.arange(len(rows)), columns)
@@ -98,12 +100,15 @@ def test_rows_are_aligned_by_id_and_those_left_out_are_counted(evaluated: Callab
     assert found.n == 100
     assert found.left_out == {good: 200, fair: 50}
     shared = hfpipe.open(good).predictions("score").iloc[200:]
-    assert found.scores[0].value == pytest.approx((shared["gold"] == shared["guess"]).mean())
+    assert found.scores[0].value == pytest.approx((shared["reference"] == shared["prediction"]).mean())
 
 
 @pytest.mark.slow
 def test_more_comparisons_make_each_less_sure(evaluated: Callable[..., str]) -> None:
-    close = {name: evaluated(name, guess=guesses(range(300), 0.83, 9)["guess"]) for name in ("left", "right")}
+    close = {
+        name: evaluated(name, prediction=guesses(range(300), 0.83, 9)["prediction"])
+        for name in ("left", "right")
+    }
     alone = hfpipe.compare(evaluated("good"), close["left"]).scores[0].comparisons[0].p_value
     both = hfpipe.compare(evaluated("good"), *close.values()).scores[0]
     assert [c.p_value for c in both.comparisons] == pytest.approx([min(1, 2 * alone)] * 2)
@@ -172,7 +177,7 @@ def test_rows_of_one_id_and_other_answers_are_not_compared(
     evaluated: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     swapped = guesses(range(300), 0.7, 1)
-    targets = evaluated("good"), evaluated("fair", gold=(swapped["gold"] + 1) % 3)
+    targets = evaluated("good"), evaluated("fair", reference=(swapped["reference"] + 1) % 3)
     assert "row 'id-0' is 'lake' in" in wrong(evaluated, capsys, *targets)
 
 
@@ -196,9 +201,12 @@ def test_a_score_that_both_define_otherwise_is_left_out(evaluated: Callable[...,
 
 
 KINDS = {
-    "label": ({"gold": [0, 2], "guess": [2, 1], "scores": [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]]}, "label"),
-    "labels": ({"gold": [[0, 1, 1], [1, 0, 0]], "guess": [[0, 1, 0], [1, 1, 0]]}, "labels"),
-    "float": ({"gold": [0.5, 2.0], "guess": [0.25, 1.5]}, "float"),
+    "label": (
+        {"reference": [0, 2], "prediction": [2, 1], "scores": [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]]},
+        "label",
+    ),
+    "labels": ({"reference": [[0, 1, 1], [1, 0, 0]], "prediction": [[0, 1, 0], [1, 1, 0]]}, "labels"),
+    "float": ({"reference": [0.5, 2.0], "prediction": [0.25, 1.5]}, "float"),
 }
 
 
@@ -206,8 +214,8 @@ KINDS = {
 def test_what_is_shown_leads_back_to_what_was_said(columns: dict[str, Any], kind: str) -> None:
     said = {name: np.asarray(values) for name, values in columns.items()}
     facts = FACTS.model_copy(update={"columns": {"text": "string", "label": kind}})
-    shown = {name: np.asarray(column) for name, column in TASK.shown(said, facts).items()}
-    recalled = TASK.recalled(shown, facts)
+    shown = {name: np.asarray(column) for name, column in TASK.encode_predictions(said, facts).items()}
+    recalled = TASK.decode_predictions(shown, facts)
     assert recalled.keys() == said.keys()
     for name, column in said.items():
         assert np.array_equal(recalled[name], column)

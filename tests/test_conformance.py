@@ -321,7 +321,7 @@ def test_predictions_carry_the_inputs_and_the_order_of_the_classes(
     assert classes == {column: list(names) for column, names in task.class_order(known).items()}
     if name == "text-classification":
         best = [classes["scores"][scores.argmax()] for scores in frame["scores"]]
-        assert best == frame["guess"].tolist()
+        assert best == frame["prediction"].tolist()
 
 
 def plain(value: Any) -> Any:

@@ -178,7 +178,7 @@ def test_noise_depends_on_seed_epoch_and_example_alone(
 def test_a_text_without_tokens_is_an_example_all_the_same(words: dict[str, PreTrainedTokenizerFast]) -> None:
     for noise, made in words.items():
         task = Denoising(noise=noise)
-        [ids] = task.windows({"text": [""]}, made, FACTS)["input_ids"]
+        [ids] = task.encode_windows({"text": [""]}, made, FACTS)["input_ids"]
         batch = task.collate([{"input_ids": np.array(ids), "index": 0, "epoch": 0}], made, 1, train=False)
         assert batch["labels"][0, -1] == made.eos_token_id
 
@@ -203,8 +203,8 @@ def test_a_text_longer_than_the_model_is_refused(words: dict[str, PreTrainedToke
         new_config(entries | {"max_position_embeddings": 32}, words["infilling"], {}),
         seed=1,
     )
-    assert not list(Denoising(noise="infilling", length=30).suits(model))
-    [problem] = Denoising(noise="infilling", length=31).suits(model)
+    assert not list(Denoising(noise="infilling", length=30).check_model(model))
+    [problem] = Denoising(noise="infilling", length=31).check_model(model)
     assert "shorten it to 30" in problem.message
     ids = torch.full((1, 32), 5)
     assert model(input_ids=ids, decoder_input_ids=ids).logits.shape[1] == 32

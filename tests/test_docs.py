@@ -106,7 +106,7 @@ def real(folder: Path) -> set[str]:
         path.name + "/" * path.is_dir()
         for path in folder.iterdir()
         if path.name not in {".git", "__init__.py"} and not any(fnmatch(path.name, name) for name in IGNORED)
-        if any(path.iterdir()) if path.is_dir() else not folder.is_relative_to(ROOT / "hfpipe")
+        if (any(path.iterdir()) if path.is_dir() else not folder.is_relative_to(ROOT / "hfpipe"))
     }
 
 

@@ -35,24 +35,26 @@ def names(scheme: str | None) -> list[str]:
     return ["O", *(f"{prefix}-{kind}" for prefix in PREFIXES[scheme] for kind in TYPES)]
 
 
-def scores(gold: Sentences, guess: Sentences, tags: Sequence[str], scheme: str | None) -> dict[str, float]:
+def scores(
+    gold: Sentences, prediction: Sentences, tags: Sequence[str], scheme: str | None
+) -> dict[str, float]:
     tally = Tally(tagging(tags, scheme), 0, 17)
-    tally.add(np.arange(len(gold)), {"gold": objects(gold), "guess": objects(guess)})
+    tally.add(np.arange(len(gold)), {"reference": objects(gold), "prediction": objects(prediction)})
     return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
 
 
-def by_seqeval(gold: Sentences, guess: Sentences, scheme: str | None) -> dict[str, float]:
+def by_seqeval(gold: Sentences, prediction: Sentences, scheme: str | None) -> dict[str, float]:
     how = {} if scheme is None else {"mode": "strict", "scheme": getattr(schemes, scheme)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # seqeval warns where it sets 0
         found = {
-            "f1": reference.f1_score(gold, guess, **how),
-            "precision": reference.precision_score(gold, guess, **how),
-            "recall": reference.recall_score(gold, guess, **how),
-            "accuracy": reference.accuracy_score(gold, guess),
+            "f1": reference.f1_score(gold, prediction, **how),
+            "precision": reference.precision_score(gold, prediction, **how),
+            "recall": reference.recall_score(gold, prediction, **how),
+            "accuracy": reference.accuracy_score(gold, prediction),
         }
         try:
-            report = reference.classification_report(gold, guess, output_dict=True, **how)
+            report = reference.classification_report(gold, prediction, output_dict=True, **how)
         except ValueError:  # it cannot write a report without any entity
             report = {}
     return found | {f"f1[{kind}]": report.get(kind, {}).get("f1-score", 0.0) for kind in TYPES}
@@ -63,8 +65,8 @@ def tagged(draw: st.DrawFn, scheme: str | None) -> tuple[list[list[str]], list[l
     """Draw gold tags and guesses of some sentences: often the same, often against the scheme."""
     tag = st.sampled_from(names(scheme))
     gold = draw(st.lists(st.lists(tag, min_size=1, max_size=8), min_size=1, max_size=5))
-    guess = [[draw(st.one_of(st.just(mark), tag)) for mark in sentence] for sentence in gold]
-    return gold, guess
+    prediction = [[draw(st.one_of(st.just(mark), tag)) for mark in sentence] for sentence in gold]
+    return gold, prediction
 
 
 @pytest.mark.slow
@@ -73,16 +75,18 @@ def test_scores_equal_those_of_seqeval(scheme: str | None) -> None:
     @settings(deadline=None, max_examples=60)
     @given(tagged(scheme))
     def check(case: tuple[list[list[str]], list[list[str]]]) -> None:
-        gold, guess = case
-        assert scores(gold, guess, names(scheme), scheme) == pytest.approx(by_seqeval(gold, guess, scheme))
+        gold, prediction = case
+        assert scores(gold, prediction, names(scheme), scheme) == pytest.approx(
+            by_seqeval(gold, prediction, scheme)
+        )
 
     check()
 
 
 def test_an_entity_counts_only_whole_and_with_its_type() -> None:
     gold = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-LOC"], ["O"]]
-    guess = [["B-PER", "O", "O", "B-LOC"], ["O", "B-PER"], ["O"]]
-    found = scores(gold, guess, ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"], None)
+    prediction = [["B-PER", "O", "O", "B-LOC"], ["O", "B-PER"], ["O"]]
+    found = scores(gold, prediction, ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"], None)
     assert found == pytest.approx(
         {
             "f1": 1 / 3,

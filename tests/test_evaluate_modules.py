@@ -57,7 +57,7 @@ ANSWERS = {
 def rouge(kind):
     scorer = RougeScorer([kind], use_stemmer=True)
     pairs = zip(TEXTS["references"], TEXTS["predictions"], strict=True)
-    return np.mean([scorer.score(gold, guess)[kind].fmeasure for gold, guess in pairs])
+    return np.mean([scorer.score(reference, prediction)[kind].fmeasure for reference, prediction in pairs])
 
 
 def corpus(score):
@@ -72,7 +72,7 @@ EXPECTED = {
     ),
     "balanced_accuracy": (CLASSES, {"balanced_accuracy": sk.balanced_accuracy_score(GOLD, GUESS)}),
     "bits_per_byte": (
-        {"nats": NATS, "bytes": BYTES},
+        {"nll": NATS, "bytes": BYTES},
         {"bits_per_byte": sum(NATS) / sum(BYTES) / log(2)},
     ),
     "bleu": (TEXTS, {"bleu": corpus(sacrebleu.corpus_bleu)}),
@@ -97,22 +97,22 @@ EXPECTED = {
     "f1_micro": (SETS, {"f1_micro": sk.f1_score(SETS["references"], SETS["predictions"], average="micro")}),
     "f1_weighted": (CLASSES, {"f1_weighted": sk.f1_score(GOLD, GUESS, average="weighted")}),
     "hamming_loss": (SETS, {"hamming_loss": sk.hamming_loss(SETS["references"], SETS["predictions"])}),
-    "loss": ({"nats": NATS}, {"loss": np.mean(NATS)}),
+    "loss": ({"nll": NATS}, {"loss": np.mean(NATS)}),
     "mae": (NUMBERS, {"mae": sk.mean_absolute_error(NUMBERS["references"], NUMBERS["predictions"])}),
     "matthews": (CLASSES, {"matthews": sk.matthews_corrcoef(GOLD, GUESS)}),
     "mse": (NUMBERS, {"mse": sk.mean_squared_error(NUMBERS["references"], NUMBERS["predictions"])}),
     "next_sentence": (
-        {"nats": NATS, "correct": [3, 2, 1], "pairs": TOKENS},
+        {"nll": NATS, "correct": [3, 2, 1], "pairs": TOKENS},
         {"next_sentence_loss": sum(NATS) / 15, "next_sentence_accuracy": 6 / 15},
     ),
     "pearson": (NUMBERS, {"pearson": np.corrcoef(NUMBERS["references"], NUMBERS["predictions"])[0, 1]}),
-    "perplexity": ({"nats": NATS, "tokens": TOKENS}, {"perplexity": exp(sum(NATS) / sum(TOKENS))}),
+    "perplexity": ({"nll": NATS, "tokens": TOKENS}, {"perplexity": exp(sum(NATS) / sum(TOKENS))}),
     "pseudo_bits_per_byte": (
-        {"nats": NATS, "bytes": BYTES},
+        {"nll": NATS, "bytes": BYTES},
         {"bits_per_byte": sum(NATS) / sum(BYTES) / log(2)},
     ),
     "pseudo_perplexity": (
-        {"nats": NATS, "tokens": TOKENS},
+        {"nll": NATS, "tokens": TOKENS},
         {"pseudo_perplexity": exp(sum(NATS) / sum(TOKENS))},
     ),
     "roc_auc": (CHANCES, {"roc_auc": sk.roc_auc_score(GOLD, SCORES, multi_class="ovr")}),
@@ -133,7 +133,7 @@ EXPECTED = {
     "tag_accuracy": (TAGS, {"accuracy": 4 / 6}),
     "ter": (TEXTS, {"ter": corpus(sacrebleu.corpus_ter)}),
     "token_accuracy": ({"correct": [3, 2, 1], "tokens": TOKENS}, {"accuracy": 6 / 15}),
-    "token_loss": ({"nats": NATS, "tokens": TOKENS}, {"loss": sum(NATS) / sum(TOKENS)}),
+    "token_loss": ({"nll": NATS, "tokens": TOKENS}, {"loss": sum(NATS) / sum(TOKENS)}),
     "words": ({"predictions": TEXTS["predictions"]}, {"words": 6.0}),
 }
 """Module → what it is given, and what scikit-learn, sacrebleu, seqeval, rouge-score or a sum say."""
@@ -182,9 +182,9 @@ def test_classes_may_be_named(loaded):
 
 
 def test_two_classes_need_one_probability(loaded):
-    gold, chance = [0, 1, 1, 0], [0.2, 0.3, 0.9, 0.4]
-    found = loaded["roc_auc"].compute(predictions=chance, references=gold)
-    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(gold, chance))
+    reference, chance = [0, 1, 1, 0], [0.2, 0.3, 0.9, 0.4]
+    found = loaded["roc_auc"].compute(predictions=chance, references=reference)
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(reference, chance))
 
 
 def test_what_needs_one_class_an_example_takes_no_lists(loaded):

@@ -45,11 +45,11 @@ def test_ranks_give_exact_match_top_five_and_reciprocal_rank() -> None:
 @pytest.mark.slow
 @given(
     scores=st.lists(st.lists(st.integers(-3, 3), min_size=4, max_size=4), min_size=1, max_size=8),
-    gold=st.integers(-1, 3),
+    reference=st.integers(-1, 3),
 )
-def test_a_rank_counts_those_that_score_no_less(scores: list[list[int]], gold: int) -> None:
-    found = ranks(np.array(scores, dtype=float), np.full(len(scores), gold))
-    expected = [0 if gold < 0 else sum(each >= row[gold] for each in row) for row in scores]
+def test_a_rank_counts_those_that_score_no_less(scores: list[list[int]], reference: int) -> None:
+    found = ranks(np.array(scores, dtype=float), np.full(len(scores), reference))
+    expected = [0 if reference < 0 else sum(each >= row[reference] for each in row) for row in scores]
     assert found.tolist() == expected
 
 
@@ -175,11 +175,11 @@ def test_words_are_learned_and_found_again_and_alone_as_in_a_batch(
         one = {"text": SENTENCES[1:2], "answer": ANSWERS[1:2]}
         alone = task.generate(model, batch_of(task, tokenizer, one), tokenizer)
     assert columns["rank"].tolist() == [1, 1, 1]
-    assert columns["nats"].max() < 0.5
+    assert columns["nll"].max() < 0.5
     assert [fills[0] for fills in columns["fills"]] == ANSWERS
     assert alone["fills"][0] == columns["fills"][1]
-    assert alone["nats"][0] == pytest.approx(columns["nats"][1], rel=1e-3)
-    answers = task.answers(columns, rows, FACTS)
+    assert alone["nll"][0] == pytest.approx(columns["nll"][1], rel=1e-3)
+    answers = task.format_predictions(columns, rows, FACTS)
     assert answers[0].get("token_str") == "star"
     assert answers[0]["sequence"] == SENTENCES[0].replace("[MASK]", "star")
     assert len(answers[0]["fills"]) == 5
@@ -281,16 +281,16 @@ def test_a_pattern_classifies_by_the_word_that_fits(tokenizer: PreTrainedTokeniz
     model = taught(SORTED, tokenizer, VIEWS, facts)
     with torch.no_grad():
         columns = SORTED.generate(model, batch_of(SORTED, tokenizer, VIEWS, facts), tokenizer)
-    assert columns["gold"].tolist() == columns["guess"].tolist() == VIEWS["label"]
+    assert columns["reference"].tolist() == columns["prediction"].tolist() == VIEWS["label"]
     assert columns["scores"].sum(axis=1) == pytest.approx(1)
-    assert columns["nats"] == pytest.approx(-np.log(columns["scores"][np.arange(4), VIEWS["label"]]))
-    assert SORTED.shown(columns, facts)["guess"] == ["bright", "round", "bright", "round"]
-    assert [answer["label"] for answer in SORTED.answers(columns, VIEWS, facts)] == SORTED.shown(
-        columns, facts
-    )["guess"]
+    assert columns["nll"] == pytest.approx(-np.log(columns["scores"][np.arange(4), VIEWS["label"]]))
+    assert SORTED.encode_predictions(columns, facts)["prediction"] == ["bright", "round", "bright", "round"]
+    assert [
+        answer["label"] for answer in SORTED.format_predictions(columns, VIEWS, facts)
+    ] == SORTED.encode_predictions(columns, facts)["prediction"]
     for name in SORTED.baselines:
         guessed = SORTED.fit_baseline(name, VIEWS, facts, tokenizer)(VIEWS)
-        assert guessed["gold"].tolist() == VIEWS["label"]
+        assert guessed["reference"].tolist() == VIEWS["label"]
 
 
 def test_a_blank_or_a_brace_in_a_rows_own_text_is_text(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -328,10 +328,10 @@ def test_classes_that_the_verbalizer_lacks_are_named() -> None:
 def test_a_prediction_chooses_among_the_candidates_it_is_given(tokenizer: PreTrainedTokenizerFast) -> None:
     task, model = FillMask(choices="options"), tiny(tokenizer).eval()
     assert task.inputs == ("text", "options")
-    facts = task.known(model.config)
+    facts = task.facts_from_config(model.config)
     rows: dict = {"text": SENTENCES[:1], "options": [["Moon", "star", "Sun"]]}
     rows["answer"] = task.placeholder("answer", rows, facts)
     with torch.no_grad():
         columns = task.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)
-    [answer] = task.answers(columns, rows, facts)
+    [answer] = task.format_predictions(columns, rows, facts)
     assert {fill["token_str"] for fill in answer["fills"]} == {"Moon", "star", "Sun"}

@@ -177,5 +177,5 @@ def test_the_loss_at_the_targets_alone_is_transformers_own(kind: str) -> None:
             theirs = model(**batch).loss
             assert float(mine.total / mine.targets) == pytest.approx(float(theirs), rel=1e-5)
         columns = token_columns(sparse.logits, labels)
-    assert float(columns["nats"].sum()) == pytest.approx(float(mine.total), rel=1e-5)
+    assert float(columns["nll"].sum()) == pytest.approx(float(mine.total), rel=1e-5)
     assert columns["tokens"].tolist() == (labels != IGNORED).sum(1).tolist()

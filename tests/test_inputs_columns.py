@@ -577,8 +577,8 @@ def test_answers_are_read_in_the_forms_people_write(
     examples = read()
     ids, (first, last) = (examples[0, 0][column] for column in ("input_ids", "span"))
     assert words_of.decode(ids[first : last + 1]).replace(" ", "") in ("oslo", "inoslo")
-    gold = QuestionAnswering()._right(examples.source[:])
-    assert gold[0][0] == "Oslo"
+    reference = QuestionAnswering()._right(examples.source[:])
+    assert reference[0][0] == "Oslo"
 
 
 def test_a_start_that_is_a_text_is_refused_with_its_row(tmp_path: Path) -> None:
@@ -637,7 +637,7 @@ def test_a_missing_second_reference_is_none(tmp_path: Path, make_data: Make) -> 
     split = open_split(folder, "train")
     words = pieces.tokenizer(["a b c d e f g"], "unigram")
     encode(task, split, words, facts(folder), tmp_path / "a.arrow", packed=False, advance=lambda _: None)
-    assert task.gold(split[:]).tolist() == [["d e", "f g"], ["d e"]]
+    assert task.reference(split[:]).tolist() == [["d e", "f g"], ["d e"]]
 
 
 @pytest.mark.parametrize("missing", ["text", "input"])
@@ -816,7 +816,7 @@ def test_a_call_without_content_is_learned(tmp_path: Path, make_data: Make) -> N
     for number in range(3):
         text = words.decode(examples[(0, number)]["input_ids"])
         assert text.endswith(f'"arguments": {{"x": {number}}}}}}}]<|im_end|>')
-    assert task.gold(split[:]).tolist() == ["", "", ""]
+    assert task.reference(split[:]).tolist() == ["", "", ""]
 
 
 def test_conversations_that_differ_in_their_calls_are_no_duplicates(tmp_path: Path, make_data: Make) -> None:

@@ -491,13 +491,13 @@ def test_classes_in_another_order_are_scored_by_name_with_every_baseline(
     same, there = evaluated(context, TEXT, "turned", **kept | {"data": "./turned"})
     assert scores_of(report) == scores_of(same)
     assert [score.comparisons for score in report.scores] == [score.comparisons for score in same.scores]
-    assert np.array_equal(rows["gold"].tolist(), there["gold"].tolist())
+    assert np.array_equal(rows["reference"].tolist(), there["reference"].tolist())
     for score in report.scores:
         [theirs] = [each for each in score.comparisons if each.baseline == "./other"]
         assert theirs.difference == pytest.approx(0, abs=1e-6)
     if not many:
         own = [model_class(model, text) for text in SENTENCES]
-        assert rows["guess"].tolist() == own
+        assert rows["prediction"].tolist() == own
         assert scores_of(report)["accuracy"] == np.mean(np.array(own) == ["neg", "pos", "neg", "pos"])
 
 
@@ -518,12 +518,12 @@ def test_a_set_that_lacks_a_class_is_scored_with_those_of_the_model(context: Mak
     report, rows = evaluated(context, TEXT, baselines=["majority", "tfidf", "./two"])
     assert report.facts["data"]["labels"] == {"label": ["mixed", "neg", "pos"]}
     assert {len(scores) for scores in rows["scores"]} == {3}
-    assert rows["gold"].tolist() == ["neg", "pos"] * 2
-    assert rows["guess"].tolist() == [model_class(tmp_path / "model", text) for text in SENTENCES]
+    assert rows["reference"].tolist() == ["neg", "pos"] * 2
+    assert rows["prediction"].tolist() == [model_class(tmp_path / "model", text) for text in SENTENCES]
     two = pd.read_parquet(tmp_path / "runs" / "score" / f"predictions-{slug('./two')}.parquet").sort_values(
         "row"
     )
-    assert two["guess"].tolist() == [model_class(tmp_path / "two", text) for text in SENTENCES]
+    assert two["prediction"].tolist() == [model_class(tmp_path / "two", text) for text in SENTENCES]
     assert [scores[0] for scores in two["scores"]] == [0, 0, 0, 0]
     assert all(np.isfinite(each.value) for score in report.scores for each in score.comparisons)
 
@@ -565,7 +565,7 @@ def test_classes_of_other_names_are_mapped_by_labels(
     model = named_as(stored(tmp_path / "model", CLASSIFIER, head("pos", "neg")), *own)
     data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
     _, rows = evaluated(context, TEXT, labels={own[0]: "pos", own[1]: "neg"}, baselines=["majority"])
-    assert rows["guess"].tolist() == [
+    assert rows["prediction"].tolist() == [
         {own[0]: "pos", own[1]: "neg"}[model_class(model, text)] for text in SENTENCES
     ]
 
@@ -612,8 +612,8 @@ def test_tags_are_aligned_by_name(context: Make, tmp_path: Path) -> None:
     report, rows = evaluated(context, task, **kept)
     same, there = evaluated(context, task, "more", **kept | {"data": "./more"})
     assert scores_of(report) == scores_of(same)
-    assert rows["gold"].tolist()[0].tolist() == ["B-LOC", "O", "O", "O"]
-    assert [list(row) for row in rows["guess"]] == [list(row) for row in there["guess"]]
+    assert rows["reference"].tolist()[0].tolist() == ["B-LOC", "O", "O", "O"]
+    assert [list(row) for row in rows["prediction"]] == [list(row) for row in there["prediction"]]
     for score in report.scores:
         [theirs] = [each for each in score.comparisons if each.baseline == "./other"]
         assert theirs.difference == pytest.approx(0, abs=1e-6)
@@ -629,8 +629,8 @@ def test_fill_mask_by_a_pattern_has_the_classes_of_its_verbalizer(context: Make,
     data_set(tmp_path / "data", ("river", "high"), [0, 1, 0, 1])
     report, rows = evaluated(context, task, baselines=["majority", "tfidf"])
     assert report.facts["data"]["labels"] == {"label": ["high", "river", "water"]}
-    assert rows["gold"].tolist() == ["river", "high"] * 2
-    assert set(rows["guess"]) <= set(words)
+    assert rows["reference"].tolist() == ["river", "high"] * 2
+    assert set(rows["prediction"]) <= set(words)
     data_set(tmp_path / "data", ("river", "peak"), [0, 1, 0, 1])
     assert "lacks the classes 'peak' of column 'label'" in fitted(context, {}, task)
 
@@ -642,7 +642,7 @@ def test_the_mapping_that_a_message_writes_works_when_pasted(context: Make, tmp_
     data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
     advice = fitted(context, {}, TEXT).rpartition("; write ")[2].strip("`")
     _, rows = evaluated(context, TEXT, **yaml.safe_load(advice))
-    assert set(rows["guess"]) <= {"neg", "pos"}
+    assert set(rows["prediction"]) <= {"neg", "pos"}
 
 
 def test_names_that_a_message_maps_one_by_one_work_when_pasted(context: Make, tmp_path: Path) -> None:
@@ -655,7 +655,7 @@ def test_names_that_a_message_maps_one_by_one_work_when_pasted(context: Make, tm
         [advice] = re.findall("`(labels: .*?)`", fitted(context, {"labels": labels}, TEXT))
         labels |= yaml.safe_load(advice)["labels"]
     _, rows = evaluated(context, TEXT, labels=labels)
-    assert set(rows["guess"]) <= {"bad", "true"}
+    assert set(rows["prediction"]) <= {"bad", "true"}
 
 
 @pytest.mark.slow
@@ -695,15 +695,15 @@ def test_what_a_stage_left_behind_is_missed_by_name(context: Make, tmp_path: Pat
 @pytest.mark.slow
 def test_predictions_carry_their_inputs_and_the_order_of_classes(context: Make, tmp_path: Path) -> None:
     stored(tmp_path / "model", CLASSIFIER, head("pos", "neg"))
-    columns = {"guess": SENTENCES, "more": SENTENCES[::-1]}
+    columns = {"prediction": SENTENCES, "more": SENTENCES[::-1]}
     data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1], **columns)
-    task = TextClassification(length=16, text="guess", text_pair="more")
+    task = TextClassification(length=16, text="prediction", text_pair="more")
     _, rows = evaluated(context, task, baselines=["majority"])
     assert rows["input_guess"].tolist() == SENTENCES
     assert rows["more"].tolist() == SENTENCES[::-1]
     assert rows.attrs["classes"] == {"scores": ["pos", "neg"]}
     best = [rows.attrs["classes"]["scores"][scores.argmax()] for scores in rows["scores"]]
-    assert rows["guess"].tolist() == best
+    assert rows["prediction"].tolist() == best
     trivial = pd.read_parquet(tmp_path / "runs" / "score" / "predictions-majority.parquet")
     assert trivial.attrs == rows.attrs
     assert sorted(trivial["input_guess"]) == sorted(SENTENCES)
@@ -717,9 +717,9 @@ def test_a_damaged_file_of_predictions_is_named_with_what_to_do(tmp_path: Path, 
     folder = tmp_path / "score-0123456789ab"
     path = folder / "predictions.parquet"
     with Predictions(path) as predictions:
-        predictions.add(["a", "b"], np.arange(2), {"gold": ["x", "y"], "guess": ["x", "x"]})
+        predictions.add(["a", "b"], np.arange(2), {"reference": ["x", "y"], "prediction": ["x", "x"]})
     (folder / "stage.json").write_text("{}")
-    assert read(path)[1]["gold"].tolist() == ["x", "y"]
+    assert read(path)[1]["reference"].tolist() == ["x", "y"]
     path.write_bytes(path.read_bytes()[:kept])
     for opened in (read, dataframes.predictions):
         with pytest.raises(StageError) as caught:
@@ -740,10 +740,10 @@ def test_a_reported_external_set_that_lacks_a_class_is_scored_on_all_its_rows(tm
     run = ran("08-external-test-lacks-class", tmp_path)
     rows = run.predictions("score")
     assert len(rows) == run.reports["other"].data.splits["train"]
-    assert set(rows["gold"]) == {"neg", "pos"}
+    assert set(rows["reference"]) == {"neg", "pos"}
     assert {len(scores) for scores in rows["scores"]} == {3}
     assert scores_of(run.reports["score"])["accuracy"] == pytest.approx(
-        (rows["gold"] == rows["guess"]).mean()
+        (rows["reference"] == rows["prediction"]).mean()
     )
 
 
@@ -753,8 +753,8 @@ def test_a_reported_model_of_another_order_gives_what_plain_transformers_gives(t
     rows = run.predictions("score")
     texts = datasets.load_from_disk(str(run.folder("data")))["test"]["text"]
     own = [model_class(INPUTS / "09-model-other-class-order" / "model", text) for text in texts]
-    assert rows["guess"].tolist() == own
-    assert scores_of(run.reports["score"])["accuracy"] == pytest.approx((rows["gold"] == own).mean())
+    assert rows["prediction"].tolist() == own
+    assert scores_of(run.reports["score"])["accuracy"] == pytest.approx((rows["reference"] == own).mean())
 
 
 @pytest.mark.slow

@@ -70,19 +70,23 @@ def rows(case: str) -> dict[str, list]:
     return {column: [row[column] for row in read] for column in read[0]}
 
 
-def scores(task, data: dict[str, list], guess: list[str]) -> dict[str, float]:
+def scores(task, data: dict[str, list], prediction: list[str]) -> dict[str, float]:
     """Score texts as a model that wrote them, by the metrics that an evaluation of the task has."""
-    task = task.measured_on(data)
-    columns = {"guess": objects(guess), "gold": task.gold(data), "cut": np.zeros(len(guess), dtype=bool)}
+    task = task.configure_metrics(data)
+    columns = {
+        "prediction": objects(prediction),
+        "reference": task.reference(data),
+        "cut": np.zeros(len(prediction), dtype=bool),
+    }
     return {metric.name: value(metric, columns) for metric in task.metrics(FACTS)}
 
 
 def signatures(task, data: dict[str, list]) -> dict[str, str]:
-    return {metric.name: metric.signature for metric in task.measured_on(data).metrics(FACTS)}
+    return {metric.name: metric.signature for metric in task.configure_metrics(data).metrics(FACTS)}
 
 
 def baseline(task, name: str, data: dict[str, list]) -> list[str]:
-    return list(task.fit_baseline(name, data, FACTS, None)(data)["guess"])
+    return list(task.fit_baseline(name, data, FACTS, None)(data)["prediction"])
 
 
 def abstracts(number: int = 1000) -> list[str]:
@@ -99,7 +103,7 @@ def test_rouge_of_a_hindi_summary_that_is_the_text_is_one():
 
 
 @pytest.mark.parametrize(
-    ("gold", "guess", "recall"),
+    ("reference", "prediction", "recall"),
     [
         ("नदी के किनारे मंदिर", "नदी के किनारे घर", 3 / 4),  # vowel signs stay in their words
         ("Быстрая лиса прыгает", "быстрая лиса спит", 2 / 3),
@@ -111,8 +115,8 @@ def test_rouge_of_a_hindi_summary_that_is_the_text_is_one():
         ("cafe\u0301 ferme\u0301", "caf\u00e9 ouvert", 1 / 2),
     ],
 )
-def test_rouge_counts_the_words_or_characters_of_every_script(gold, guess, recall):
-    assert scores(Summarization(), {"summary": [gold]}, [guess])["rouge1"] == pytest.approx(recall)
+def test_rouge_counts_the_words_or_characters_of_every_script(reference, prediction, recall):
+    assert scores(Summarization(), {"summary": [reference]}, [prediction])["rouge1"] == pytest.approx(recall)
 
 
 @pytest.mark.slow
@@ -130,10 +134,10 @@ def test_bleu_of_chinese_counts_characters_and_says_so():
     data = rows("16-bleu-chinese")
     task = Translation()
     copied = baseline(task, "copy", data)
-    found, gold = scores(task, data, copied), [data["target"]]
-    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(copied, gold, tokenize="zh").score)
-    assert found["bleu"] > 80 > sacrebleu.corpus_bleu(copied, gold).score
-    assert found["ter"] < 10 < sacrebleu.corpus_ter(copied, gold).score
+    found, reference = scores(task, data, copied), [data["target"]]
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(copied, reference, tokenize="zh").score)
+    assert found["bleu"] > 80 > sacrebleu.corpus_bleu(copied, reference).score
+    assert found["ter"] < 10 < sacrebleu.corpus_ter(copied, reference).score
     assert "|tok:zh|" in signatures(task, data)["bleu"]
     assert signatures(task, data)["ter"].endswith("|words:zh")
 
@@ -155,26 +159,26 @@ def test_bleu_of_chinese_counts_characters_and_says_so():
 def test_the_tokenizer_of_bleu_follows_the_script_of_the_references(text, tokenizer):
     found = signatures(Translation(), {"target": [text]})
     assert f"|tok:{tokenizer}|" in found["bleu"]
-    asked = TextGeneration().measured_on({"prompt": ["Name?"], "completion": [text]})
+    asked = TextGeneration().configure_metrics({"prompt": ["Name?"], "completion": [text]})
     assert asked.tokenize == tokenizer
-    assert Translation(tokenize="intl").measured_on({"target": [text]}).tokenize == "intl"
+    assert Translation(tokenize="intl").configure_metrics({"target": [text]}).tokenize == "intl"
 
 
 def test_the_tokenizer_is_chosen_once_for_all_rows_and_not_by_the_output():
     mixed = {"target": ["河边有一座寺庙。", "昨晚下雪了。", "OK"]}
-    assert Translation().measured_on(mixed).tokenize == "zh"
+    assert Translation().configure_metrics(mixed).tokenize == "zh"
     assert scores(Translation(), mixed, ["abc"] * 3)["bleu"] == 0
 
 
 def fitted(texts: list[str], labels: list[str]) -> float:
     """Return the accuracy of tfidf on every third text, learned from the others."""
     names = sorted(set(labels))
-    gold = np.array([names.index(label) for label in labels])
+    reference = np.array([names.index(label) for label in labels])
     test = np.arange(len(texts)) % 3 == 0
     tfidf = Tfidf("label", len(names))
-    tfidf.fit([text for text, held in zip(texts, test, strict=True) if not held], gold[~test])
-    columns = tfidf.columns([text for text, held in zip(texts, test, strict=True) if held], gold[test])
-    return float((columns["guess"] == columns["gold"]).mean())
+    tfidf.fit([text for text, held in zip(texts, test, strict=True) if not held], reference[~test])
+    columns = tfidf.columns([text for text, held in zip(texts, test, strict=True) if held], reference[test])
+    return float((columns["prediction"] == columns["reference"]).mean())
 
 
 def test_tfidf_tells_chinese_reviews_apart():
@@ -203,8 +207,8 @@ def test_tfidf_tells_apart_what_scripts_emoji_and_letters_tell_apart(one, other)
 def test_tfidf_of_english_has_the_features_of_scikit_learn():
     texts = abstracts()
     assert any("\u3042" < letter < "\u9fff" for text in texts for letter in text)  # names in kana and Han
-    gold = np.array([len(text) % 2 for text in texts])
-    ours = Tfidf("label", 2).estimator(texts, gold).steps[0][1]
+    reference = np.array([len(text) % 2 for text in texts])
+    ours = Tfidf("label", 2).estimator(texts, reference).steps[0][1]
     theirs = TfidfVectorizer(sublinear_tf=True)
     assert (ours.fit_transform(texts) != theirs.fit_transform(texts)).nnz == 0
     assert ours.vocabulary_ == theirs.vocabulary_
@@ -229,7 +233,7 @@ def test_answers_without_spaces_share_characters_and_lose_their_own_punctuation(
 
 
 def test_words_are_characters_where_no_spaces_part_them():
-    assert value(Words(), {"guess": objects(["今天 下雪", "it snows today"])}) == 3.5
+    assert value(Words(), {"prediction": objects(["今天 下雪", "it snows today"])}) == 3.5
     assert segmentation.spaced("a b\tc") == ["a", "b", "c"]
 
 
@@ -242,11 +246,13 @@ def test_min_words_keeps_a_long_text_of_a_script_without_spaces(make_data, tmp_p
 
 @pytest.mark.slow
 def test_english_summaries_are_scored_as_rouge_score_scores_them():
-    gold, guess = abstracts()[:30], abstracts()[30:60]
-    assert not all(map(str.isascii, gold))
+    reference, prediction = abstracts()[:30], abstracts()[30:60]
+    assert not all(map(str.isascii, reference))
     scorer = RougeScorer(["rouge1"], use_stemmer=True)
-    theirs = [scorer.score(*pair)["rouge1"].fmeasure for pair in zip(gold, guess, strict=True)]
-    assert scores(Summarization(), {"summary": gold}, guess)["rouge1"] == pytest.approx(np.mean(theirs))
+    theirs = [scorer.score(*pair)["rouge1"].fmeasure for pair in zip(reference, prediction, strict=True)]
+    assert scores(Summarization(), {"summary": reference}, prediction)["rouge1"] == pytest.approx(
+        np.mean(theirs)
+    )
 
 
 RECIPE = """\
@@ -537,21 +543,25 @@ def test_accuracy_of_label_sets_counts_whole_sets():
 def test_scores_of_label_sets_equal_those_of_scikit_learn(data):
     shape = st.tuples(st.integers(1, 6), st.integers(2, 4))
     rows, classes = data.draw(shape)
-    gold, guess = (data.draw(arrays(np.int64, (rows, classes), elements=st.integers(0, 1))) for _ in range(2))
-    given = {"predictions": guess.tolist(), "references": gold.tolist()}
+    reference, prediction = (
+        data.draw(arrays(np.int64, (rows, classes), elements=st.integers(0, 1))) for _ in range(2)
+    )
+    given = {"predictions": prediction.tolist(), "references": reference.tolist()}
     for name, theirs in OF_SETS.items():
-        assert module(name)._compute(**given)[name] == pytest.approx(theirs(gold, guess), abs=1e-12), name
-    each = sk.f1_score(gold, guess, average=None, zero_division=0)
+        assert module(name)._compute(**given)[name] == pytest.approx(
+            theirs(reference, prediction), abs=1e-12
+        ), name
+    each = sk.f1_score(reference, prediction, average=None, zero_division=0)
     assert list(module("f1_by_class")._compute(**given).values()) == pytest.approx(list(each))
     scores = data.draw(arrays(np.float64, (rows, classes), elements=st.sampled_from([0.0, 0.2, 0.5, 0.9])))
-    ranked = {"predictions": scores.tolist(), "references": gold.tolist()}
+    ranked = {"predictions": scores.tolist(), "references": reference.tolist()}
     for name, theirs in (("roc_auc", sk.roc_auc_score), ("average_precision", sk.average_precision_score)):
-        if (gold == gold[:1]).all(axis=0).any():
+        if (reference == reference[:1]).all(axis=0).any():
             with pytest.raises(ValueError, match="is in every example or in none"):
                 module(name)._compute(**ranked)
         else:
             assert module(name)._compute(**ranked)[name] == pytest.approx(
-                theirs(gold, scores, average="macro")
+                theirs(reference, scores, average="macro")
             )
 
 
@@ -564,10 +574,10 @@ def test_scores_of_one_class_refuse_label_sets_as_scikit_learn_does(name):
 
 
 @pytest.mark.parametrize("name", [*OF_SETS, "f1_by_class", "roc_auc"])
-@pytest.mark.parametrize("gold", [[[0, 2], [1, 1]], [[0], [1, 0]], [[3, 4], [0, 1]]])
-def test_lists_that_are_not_marks_of_classes_are_refused(name, gold):
+@pytest.mark.parametrize("reference", [[[0, 2], [1, 1]], [[0], [1, 0]], [[3, 4], [0, 1]]])
+def test_lists_that_are_not_marks_of_classes_are_refused(name, reference):
     with pytest.raises(ValueError, match="lists of 0 and 1, one a class"):
-        module(name)._compute(predictions=[[0, 1], [1, 1]], references=gold)
+        module(name)._compute(predictions=[[0, 1], [1, 1]], references=reference)
 
 
 def test_every_module_that_takes_label_sets_is_compared():

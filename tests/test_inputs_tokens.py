@@ -194,7 +194,7 @@ def encoded_ids(task: Task, pieces: Any, row: dict[str, Any]) -> Counter[int]:
     )
     rows = {name: [value] for name, value in row.items()}
     found: Counter[int] = Counter()
-    for made in [task.encode, task.windows] if task.packed else [task.encode]:
+    for made in [task.encode, task.encode_windows] if task.packed else [task.encode]:
         encoded = made(rows, pieces, facts)
         for column in ("input_ids", "labels", "target", "choices"):
             if column == "labels" and row.get("tags"):
@@ -292,9 +292,9 @@ def test_blanks_of_a_row_are_blanks_only_where_a_denoiser_is_to_fill_them() -> N
         TASKS["denoising"].model_validate({"kind": "denoising", "generation": generation})
         for generation in (None, {})
     )
-    assert blank not in foreseen.windows(rows, pieces, facts)["input_ids"][0]
+    assert blank not in foreseen.encode_windows(rows, pieces, facts)["input_ids"][0]
     assert blank not in filled.encode(rows, pieces, facts)["input_ids"][0]
-    [ids] = filled.windows(rows, pieces, facts)["input_ids"]
+    [ids] = filled.encode_windows(rows, pieces, facts)["input_ids"]
     assert list(ids).count(blank) == 1
     assert pieces.eos_token_id not in ids
 
@@ -554,9 +554,9 @@ def counted(family: str, texts: list[str]) -> Any:
     pieces = make(family.removeprefix("lower-case "))
     if family.startswith("lower-case"):
         pieces.backend_tokenizer.normalizer = normalizers.Lowercase()
-    guess = task.fit_baseline("unigram", rows, facts, pieces)
+    prediction = task.fit_baseline("unigram", rows, facts, pieces)
     tally = Tally(task.baseline_metrics("unigram", facts), 10, 1)
-    tally.add(np.arange(len(texts)), guess(rows))
+    tally.add(np.arange(len(texts)), prediction(rows))
     return tally
 
 
@@ -587,7 +587,7 @@ def test_a_text_of_several_windows_is_lost_once() -> None:
     facts = DataFacts(columns={"text": "string"}, splits={"train": 1})
     rows = {"text": ["a  b " * 40, "the river", "\u4e2d"]}
     for task in (CausalLM(length=16, stride=8), MaskedLM(length=16, pseudo_perplexity=True)):
-        encoded = task.windows(rows, make("wordpiece") if task.kind == "masked-lm" else pieces, facts)
+        encoded = task.encode_windows(rows, make("wordpiece") if task.kind == "masked-lm" else pieces, facts)
         assert len(encoded["row"]) > 5
         lost = [0, 0, 0]
         for row, each in zip(encoded["row"], encoded["lost"], strict=True):

@@ -203,15 +203,15 @@ def test_the_losses_of_both_objectives_are_means_of_their_own_and_those_of_trans
     assert torch.equal(targets, task.count(batch))
     assert targets[1] == (batch["_next_sentence"] != IGNORED).sum() > 1
     assert float((total / targets).sum()) == pytest.approx(float(theirs), rel=1e-5)
-    columns = task.columns_out(outputs, batch)
-    assert float(columns["next_sentence_nats"].sum()) == pytest.approx(float(total[1]), rel=1e-5)
+    columns = task.outputs_to_columns(outputs, batch)
+    assert float(columns["next_sentence_nll"].sum()) == pytest.approx(float(total[1]), rel=1e-5)
 
 
 def test_a_model_that_knows_no_pairs_is_refused() -> None:
     tokenizer = learned("wordpiece", 160)
     task = MaskedLM(length=48, next_sentence=True)
-    assert not list(task.suits(tiny("bert", tokenizer, task)))
-    [problem] = task.suits(tiny("electra", tokenizer, task))
+    assert not list(task.check_model(tiny("bert", tokenizer, task)))
+    [problem] = task.check_model(tiny("electra", tokenizer, task))
     assert "electra has no head for sentence pairs" in problem.message
 
 
@@ -228,12 +228,12 @@ def test_pseudo_perplexity_is_that_of_a_plain_loop_whatever_the_batch() -> None:
         exact = model.double()
         for number, text in enumerate(texts):
             ids = torch.tensor(tokenizer(text)["input_ids"])
-            nats = 0.0
+            nll = 0.0
             for place in range(1, len(ids) - 1):
                 shown = ids.clone()
                 shown[place] = tokenizer.mask_token_id
-                nats -= float(exact(shown[None]).logits[0, place].log_softmax(-1)[ids[place]])
-            assert together["nats"][number] == pytest.approx(nats, rel=1e-5)
+                nll -= float(exact(shown[None]).logits[0, place].log_softmax(-1)[ids[place]])
+            assert together["nll"][number] == pytest.approx(nll, rel=1e-5)
             assert together["tokens"][number] == len(ids) - 2
             assert {name: column[0] for name, column in alone[number].items()} == {
                 name: column[number] for name, column in together.items()

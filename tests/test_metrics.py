@@ -25,25 +25,29 @@ def classified(n: int, seed: int = 0, missing: tuple[int, ...] = (), skill: floa
     """Columns of a classifier that is right more often than not; some classes occur nowhere."""
     random = np.random.default_rng(seed)
     there = [number for number in range(len(TOPICS)) if number not in missing]
-    gold = random.choice(there, size=n)
+    reference = random.choice(there, size=n)
     logits = random.normal(size=(n, len(TOPICS)))
-    logits[np.arange(n), gold] += skill
+    logits[np.arange(n), reference] += skill
     logits[:, list(missing)] = -30
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    nats = -np.log(scores[np.arange(n), gold])
-    return {"gold": gold, "guess": scores.argmax(axis=1), "scores": scores, "nats": nats}
+    nll = -np.log(scores[np.arange(n), reference])
+    return {"reference": reference, "prediction": scores.argmax(axis=1), "scores": scores, "nll": nll}
 
 
 def labelled(n: int, seed: int = 0):
     random = np.random.default_rng(seed)
-    gold = random.random((n, len(TOPICS))) < [0.5, 0.3, 0.2, 0.1, 0]
-    guess = gold ^ (random.random(gold.shape) < [0.1, 0.2, 0.3, 0.1, 0])
-    return {"gold": gold.astype(np.int64), "guess": guess.astype(np.int64), "nats": random.random(n)}
+    reference = random.random((n, len(TOPICS))) < [0.5, 0.3, 0.2, 0.1, 0]
+    prediction = reference ^ (random.random(reference.shape) < [0.1, 0.2, 0.3, 0.1, 0])
+    return {
+        "reference": reference.astype(np.int64),
+        "prediction": prediction.astype(np.int64),
+        "nll": random.random(n),
+    }
 
 
 def tallied(metrics, columns, resamples=100, seed=17):
     tally = Tally(metrics, resamples, seed)
-    tally.add(np.arange(len(columns["nats" if "nats" in columns else "gold"])), columns)
+    tally.add(np.arange(len(columns["nll" if "nll" in columns else "reference"])), columns)
     return tally
 
 
@@ -52,20 +56,23 @@ def values(tally):
 
 
 def by_sklearn(columns):
-    gold, guess = columns["gold"], columns["guess"]
+    reference, prediction = columns["reference"], columns["prediction"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns where it sets 0
         return {
-            "accuracy": sk.accuracy_score(gold, guess),
-            "balanced_accuracy": sk.balanced_accuracy_score(gold, guess),
-            **{f"f1_{how}": sk.f1_score(gold, guess, average=how) for how in ("macro", "micro", "weighted")},
-            "matthews": sk.matthews_corrcoef(gold, guess),
-            "loss": sk.log_loss(gold, columns["scores"], labels=range(len(TOPICS))),
+            "accuracy": sk.accuracy_score(reference, prediction),
+            "balanced_accuracy": sk.balanced_accuracy_score(reference, prediction),
+            **{
+                f"f1_{how}": sk.f1_score(reference, prediction, average=how)
+                for how in ("macro", "micro", "weighted")
+            },
+            "matthews": sk.matthews_corrcoef(reference, prediction),
+            "loss": sk.log_loss(reference, columns["scores"], labels=range(len(TOPICS))),
             "brier": sk.brier_score_loss(
-                gold, columns["scores"], labels=range(len(TOPICS)), scale_by_half=False
+                reference, columns["scores"], labels=range(len(TOPICS)), scale_by_half=False
             ),
             **{
-                f"f1[{topic}]": sk.f1_score(gold, guess, labels=[number], average="macro")
+                f"f1[{topic}]": sk.f1_score(reference, prediction, labels=[number], average="macro")
                 for number, topic in enumerate(TOPICS)
             },
         }
@@ -91,14 +98,14 @@ def test_single_label_scores_equal_those_of_scikit_learn(n, missing, skill):
 
 def test_a_class_that_is_guessed_but_never_gold_counts_as_in_scikit_learn():
     columns = classified(200, missing=(2,))
-    columns["guess"] = np.where(np.arange(200) % 9 == 0, 2, columns["guess"])
+    columns["prediction"] = np.where(np.arange(200) % 9 == 0, 2, columns["prediction"])
     ours = values(tallied(single_label(TOPICS), columns))
     assert ours | by_sklearn(columns) == pytest.approx(ours, abs=1e-9)
 
 
 def test_expected_calibration_error_is_the_gap_between_accuracy_and_confidence():
     columns = classified(1000)
-    confidence, right = columns["scores"].max(axis=1), columns["gold"] == columns["guess"]
+    confidence, right = columns["scores"].max(axis=1), columns["reference"] == columns["prediction"]
     edges = np.linspace(0, 1, 16)
     expected = 0.0
     for low, high in pairwise(edges):
@@ -110,44 +117,46 @@ def test_expected_calibration_error_is_the_gap_between_accuracy_and_confidence()
 
 def test_multi_label_scores_equal_those_of_scikit_learn():
     columns = labelled(300)
-    gold, guess = columns["gold"], columns["guess"]
+    reference, prediction = columns["reference"], columns["prediction"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = {
-            "f1_micro": sk.f1_score(gold, guess, average="micro"),
-            "f1_macro": sk.f1_score(gold, guess, average="macro"),
-            "subset_accuracy": sk.accuracy_score(gold, guess),
-            "hamming_loss": sk.hamming_loss(gold, guess),
-            "loss": columns["nats"].mean(),
+            "f1_micro": sk.f1_score(reference, prediction, average="micro"),
+            "f1_macro": sk.f1_score(reference, prediction, average="macro"),
+            "subset_accuracy": sk.accuracy_score(reference, prediction),
+            "hamming_loss": sk.hamming_loss(reference, prediction),
+            "loss": columns["nll"].mean(),
         }
-        each = sk.f1_score(gold, guess, average=None)
+        each = sk.f1_score(reference, prediction, average=None)
     expected |= {f"f1[{topic}]": value for topic, value in zip(TOPICS, each, strict=True)}
     assert values(tallied(multi_label(TOPICS), columns)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_regression_scores_equal_those_of_scikit_learn_and_numpy():
     random = np.random.default_rng(3)
-    gold = random.normal(100, 2, size=400)
-    columns = {"gold": gold, "guess": gold + random.normal(size=400)}
+    reference = random.normal(100, 2, size=400)
+    columns = {"reference": reference, "prediction": reference + random.normal(size=400)}
     assert values(tallied(regression(), columns)) == pytest.approx(
         {
-            "mse": sk.mean_squared_error(gold, columns["guess"]),
-            "mae": sk.mean_absolute_error(gold, columns["guess"]),
-            "pearson": np.corrcoef(gold, columns["guess"])[0, 1],
+            "mse": sk.mean_squared_error(reference, columns["prediction"]),
+            "mae": sk.mean_absolute_error(reference, columns["prediction"]),
+            "pearson": np.corrcoef(reference, columns["prediction"])[0, 1],
         },
         abs=1e-9,
     )
 
 
 def test_the_correlation_with_a_constant_guess_is_zero():
-    gold = np.random.default_rng(3).normal(size=50)
-    scores = tallied(regression(), {"gold": gold, "guess": np.full(50, gold.mean())}).scores()
+    reference = np.random.default_rng(3).normal(size=50)
+    scores = tallied(
+        regression(), {"reference": reference, "prediction": np.full(50, reference.mean())}
+    ).scores()
     assert next(score for score in scores if score.metric == "pearson").value == 0
 
 
 def test_perplexity_is_of_all_tokens_and_no_mean_of_means():
     columns = {
-        "nats": np.array([10.0, 2.0]),
+        "nll": np.array([10.0, 2.0]),
         "tokens": np.array([2, 8]),
         "correct": np.array([0, 5]),
         "bytes": np.array([6, 30]),
@@ -186,7 +195,7 @@ def test_a_resampled_score_is_that_of_scikit_learn_on_the_weighted_examples():
     tally = tallied(single_label(TOPICS), columns)
     macro = next(metric for metric in tally.metrics if metric.name == "f1_macro")
     drawn = np.repeat(np.arange(80), weights[:, 41])
-    expected = sk.f1_score(columns["gold"][drawn], columns["guess"][drawn], average="macro")
+    expected = sk.f1_score(columns["reference"][drawn], columns["prediction"][drawn], average="macro")
     assert tally.values(macro)[1 + 41] == pytest.approx(expected, abs=1e-12)
 
 
@@ -206,8 +215,11 @@ def test_the_interval_covers_the_true_accuracy_about_as_often_as_it_says():
     random = np.random.default_rng(1)
     covered = 0
     for trial in range(200):
-        columns = {"gold": np.zeros(150, dtype=int), "guess": (random.random(150) > 0.8).astype(int)}
-        columns |= {"scores": np.full((150, 5), 0.2), "nats": np.ones(150)}
+        columns = {
+            "reference": np.zeros(150, dtype=int),
+            "prediction": (random.random(150) > 0.8).astype(int),
+        }
+        columns |= {"scores": np.full((150, 5), 0.2), "nll": np.ones(150)}
         accuracy = tallied(single_label(TOPICS), columns, resamples=200, seed=trial).scores()[0]
         covered += accuracy.low <= 0.8 <= accuracy.high
     assert 0.89 <= covered / 200 <= 0.99
@@ -222,9 +234,9 @@ def test_a_system_compared_with_itself_differs_by_nothing():
 def test_the_paired_interval_of_a_small_steady_gain_is_narrower_than_either_score_s():
     weak = classified(600, skill=1.5)
     strong = dict(weak)
-    mended = np.flatnonzero(weak["gold"] != weak["guess"])[:20]
-    strong["guess"] = weak["guess"].copy()
-    strong["guess"][mended] = weak["gold"][mended]
+    mended = np.flatnonzero(weak["reference"] != weak["prediction"])[:20]
+    strong["prediction"] = weak["prediction"].copy()
+    strong["prediction"][mended] = weak["reference"][mended]
     mine, other = (tallied(single_label(TOPICS), columns, resamples=500) for columns in (strong, weak))
     result = compare(mine, other, "weak")["accuracy"]
     assert result.difference == pytest.approx(20 / 600)
@@ -253,7 +265,7 @@ def test_comparing_scores_of_different_splits_is_refused():
 
 def test_a_score_that_is_not_finite_is_an_error_and_no_number():
     columns = classified(10)
-    columns["nats"][3] = np.nan
+    columns["nll"][3] = np.nan
     with pytest.raises(StageError, match="loss is nan: the model's outputs are not finite"):
         tallied(single_label(TOPICS), columns).scores()
 
@@ -274,10 +286,10 @@ def test_a_signature_says_how_the_number_was_made():
 
 def test_averages_over_other_tokens_are_not_compared_but_bits_per_byte_are() -> None:
     metrics = language_modelling(correct_known=False, bytes_known=True)
-    index, nats, size = np.arange(20), np.linspace(5, 9, 20), np.full(20, 40)
+    index, nll, size = np.arange(20), np.linspace(5, 9, 20), np.full(20, 40)
     coarse, fine, other = (Tally(metrics, 100, 1) for _ in range(3))
-    coarse.add(index, {"nats": nats, "tokens": np.full(20, 8), "bytes": size})
-    fine.add(index, {"nats": nats * 1.1, "tokens": np.full(20, 12), "bytes": size})
-    other.add(index, {"nats": nats * 1.2, "tokens": np.full(20, 8), "bytes": size})
+    coarse.add(index, {"nll": nll, "tokens": np.full(20, 8), "bytes": size})
+    fine.add(index, {"nll": nll * 1.1, "tokens": np.full(20, 12), "bytes": size})
+    other.add(index, {"nll": nll * 1.2, "tokens": np.full(20, 8), "bytes": size})
     assert compare(coarse, fine, "fine").keys() == {"bits_per_byte"}
     assert compare(coarse, other, "other").keys() == {"perplexity", "loss", "bits_per_byte"}

@@ -25,7 +25,7 @@ from hfpipe.metrics.tally import Tally, compare
 from hfpipe.report import DataFacts
 
 TOPICS = ["Arts", "History", "Science"]
-CLASSES = {"gold": TOPICS, "guess": TOPICS}
+CLASSES = {"reference": TOPICS, "prediction": TOPICS}
 METRIC = """
 import datasets
 import evaluate
@@ -50,18 +50,18 @@ class Shares(evaluate.Metric):
 def guessed(n: int = 60, skill: float = 1.0):
     """What a classifier says, as predictions hold it: classes by name."""
     random = np.random.default_rng(5)
-    gold = np.arange(n) % len(TOPICS)
+    reference = np.arange(n) % len(TOPICS)
     logits = random.normal(size=(n, len(TOPICS)))
-    logits[np.arange(n), gold] += skill
+    logits[np.arange(n), reference] += skill
     scores = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
-    ids = {"gold": gold, "guess": scores.argmax(axis=1)}
+    ids = {"reference": reference, "prediction": scores.argmax(axis=1)}
     return ids, {name: [TOPICS[number] for number in column] for name, column in ids.items()} | {
         "scores": scores
     }
 
 
 def written(path: Path, columns, order=None) -> Path:
-    n = len(columns["gold"])
+    n = len(columns["reference"])
     with Predictions(path) as predictions:
         for rows in np.array_split(np.arange(n) if order is None else order, 3):
             batch = {name: [column[row] for row in rows] for name, column in columns.items()}
@@ -90,7 +90,7 @@ def test_predictions_are_read_in_the_order_of_the_split(tmp_path):
         written(tmp_path / "p.parquet", columns | {"tags": [["a"] * k for k in range(20)]}, order)
     )
     assert index.tolist() == list(range(20))
-    assert found["gold"].tolist() == columns["gold"]
+    assert found["reference"].tolist() == columns["reference"]
     assert found["scores"].shape == (20, 3)
     assert found["scores"].tolist() == columns["scores"].tolist()
     assert found["tags"][3] == ["a"] * 3
@@ -126,7 +126,7 @@ def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
 
 def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
     _, columns = guessed()
-    columns["gold"] = ["Arts"] * 60
+    columns["reference"] = ["Arts"] * 60
     scores, left_out = Afterwards([RocAuc(TOPICS)], [], CLASSES, ground()).scores(
         written(tmp_path / "a.parquet", columns), {}
     )
@@ -136,7 +136,7 @@ def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
 
 def test_a_baseline_without_the_columns_is_not_compared(tmp_path):
     _, columns = guessed()
-    bare = {name: columns[name] for name in ("gold", "guess")}
+    bare = {name: columns[name] for name in ("reference", "prediction")}
     after = Afterwards([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, ground())
     scores, _ = after.scores(
         written(tmp_path / "a.parquet", columns), {"bare": written(tmp_path / "b.parquet", bare)}
@@ -192,15 +192,15 @@ def test_classes_come_as_the_metric_wants_them(tmp_path, kind, first):
     )
     right, arts = scores
     assert (right.metric, arts.metric) == ("shares/right", "shares/first")
-    assert right.value == pytest.approx(100 * np.mean(ids["gold"] == ids["guess"]))
-    assert arts.value == (ids["guess"] == 0).sum()
+    assert right.value == pytest.approx(100 * np.mean(ids["reference"] == ids["prediction"]))
+    assert arts.value == (ids["prediction"] == 0).sum()
     assert "|scale:100.0|" in right.signature
     assert "|sha256:" in right.signature
 
 
 def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
     _, columns = guessed()
-    inputs = {"predictions": "text", "references": "gold"}
+    inputs = {"predictions": "text", "references": "reference"}
     named = metric(tmp_path, "string", "'text 3'", inputs=inputs)
     _, arts = Afterwards([], [named], CLASSES, ground()).scores(written(tmp_path / "a.parquet", columns), {})[
         0
@@ -322,7 +322,7 @@ def test_metrics_are_named_by_place_or_with_more(tmp_path):
     long = {
         "place": "./shares.py",
         "name": "mine",
-        "inputs": {"predictions": "guess"},
+        "inputs": {"predictions": "prediction"},
         "arguments": {"scale": 2.0},
     }
     stage = hfpipe.load(small.write(tmp_path, recipe(metrics=["./shares.py", long]))).stages["score"]

@@ -39,21 +39,27 @@ def mangled(text: str, number: int) -> str:
     return " ".join(words[:at] + moved + words[at + 5 :] + words[-1:] * (number % 3))
 
 
-def columns(gold: list[str], references: int) -> dict[str, np.ndarray]:
-    guess = [mangled(text, number) for number, text in enumerate(gold)]
+def columns(reference: list[str], references: int) -> dict[str, np.ndarray]:
+    prediction = [mangled(text, number) for number, text in enumerate(reference)]
     others = [
-        gold,
-        [text.lower() for text in gold],
-        [mangled(text, n + 3) or "no" for n, text in enumerate(gold)],
+        reference,
+        [text.lower() for text in reference],
+        [mangled(text, n + 3) or "no" for n, text in enumerate(reference)],
     ]
-    texts = np.empty(len(gold), dtype=object)
-    texts[:] = gold if references == 1 else [list(each) for each in zip(*others[:references], strict=True)]
-    return {"guess": np.asarray(guess, dtype=object), "gold": texts, "cut": np.zeros(len(gold), dtype=bool)}
+    texts = np.empty(len(reference), dtype=object)
+    texts[:] = (
+        reference if references == 1 else [list(each) for each in zip(*others[:references], strict=True)]
+    )
+    return {
+        "prediction": np.asarray(prediction, dtype=object),
+        "reference": texts,
+        "cut": np.zeros(len(reference), dtype=bool),
+    }
 
 
 def scored(metrics, given, resamples: int = 0):
     tally = Tally(metrics, resamples, 17)
-    tally.add(np.arange(len(given["guess"])), given)
+    tally.add(np.arange(len(given["prediction"])), given)
     return {metric.name: float(tally.values(metric)[0]) for metric in metrics}
 
 
@@ -61,12 +67,12 @@ def scored(metrics, given, resamples: int = 0):
 @pytest.mark.parametrize(("references", "tokenize"), [(1, "13a"), (3, "13a"), (1, "char")])
 def test_scores_and_signatures_equal_those_of_the_sacrebleu_command(tmp_path, references, tokenize):
     given = columns(lines(150), references)
-    (tmp_path / "guess").write_text("".join(f"{text}\n" for text in given["guess"]))
+    (tmp_path / "prediction").write_text("".join(f"{text}\n" for text in given["prediction"]))
     files = [tmp_path / f"gold{number}" for number in range(references)]
     for number, file in enumerate(files):
-        rows = given["gold"] if references == 1 else [each[number] for each in given["gold"]]
+        rows = given["reference"] if references == 1 else [each[number] for each in given["reference"]]
         file.write_text("".join(f"{text}\n" for text in rows))
-    command = [sys.executable, "-m", "sacrebleu", *files, "-i", tmp_path / "guess", "-tok", tokenize]
+    command = [sys.executable, "-m", "sacrebleu", *files, "-i", tmp_path / "prediction", "-tok", tokenize]
     done = subprocess.run(
         [*map(str, command), "-m", "bleu", "chrf", "ter", "-f", "json", "-w", "12"],
         capture_output=True,
@@ -93,11 +99,13 @@ def test_scores_and_signatures_equal_those_of_the_sacrebleu_command(tmp_path, re
     )
 )
 def test_scores_equal_sacrebleu_on_any_short_texts(pairs):
-    guess, gold = (
+    prediction, reference = (
         np.asarray([" ".join(each) for each in side], dtype=object) for side in zip(*pairs, strict=True)
     )
-    ours = scored(translation_scores(), {"guess": guess, "gold": gold})
-    theirs = [scorer.corpus_score(list(guess), [list(gold)]).score for scorer in (BLEU(), CHRF(), TER())]
+    ours = scored(translation_scores(), {"prediction": prediction, "reference": reference})
+    theirs = [
+        scorer.corpus_score(list(prediction), [list(reference)]).score for scorer in (BLEU(), CHRF(), TER())
+    ]
     assert list(ours.values()) == pytest.approx(theirs, abs=1e-9)
 
 
@@ -108,8 +116,8 @@ def test_rouge_equals_rouge_score(references, stem):
     given = columns(["\n".join(text.split(", ")) for text in lines(60)], references)
     scorer = RougeScorer(list(ROUGES), use_stemmer=stem)
     each = [
-        scorer.score_multi([gold] if references == 1 else gold, guess)
-        for guess, gold in zip(given["guess"], given["gold"], strict=True)
+        scorer.score_multi([reference] if references == 1 else reference, prediction)
+        for prediction, reference in zip(given["prediction"], given["reference"], strict=True)
     ]
     theirs = {name: np.mean([scores[name].fmeasure for scores in each]) for name in ROUGES}
     assert scored(summary_scores(stem=stem), given) == pytest.approx(theirs)
@@ -138,11 +146,13 @@ def test_merged_pieces_equal_the_whole(references):
 
 
 def test_a_perfect_translation_has_the_best_scores_and_none_the_worst():
-    gold = np.asarray(lines(20), dtype=object)
-    best = scored([*translation_scores(), *summary_scores()], {"guess": gold, "gold": gold})
+    reference = np.asarray(lines(20), dtype=object)
+    best = scored(
+        [*translation_scores(), *summary_scores()], {"prediction": reference, "reference": reference}
+    )
     assert best == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0} | dict.fromkeys(ROUGES, 1))
     silent = np.asarray([""] * 20, dtype=object)
-    worst = scored([*translation_scores(), *summary_scores()], {"guess": silent, "gold": gold})
+    worst = scored([*translation_scores(), *summary_scores()], {"prediction": silent, "reference": reference})
     assert worst == pytest.approx({"bleu": 0, "chrf": 0, "ter": 100} | dict.fromkeys(ROUGES, 0))
 
 
@@ -150,24 +160,24 @@ def test_a_row_may_have_fewer_references_as_in_sacrebleu():
     import sacrebleu
 
     given = columns(lines(3), 2)
-    given["gold"][1] = given["gold"][1][:1]
-    rows = [[*texts, None][:2] for texts in given["gold"]]
-    theirs = sacrebleu.corpus_bleu(given["guess"].tolist(), list(zip(*rows, strict=True)))
+    given["reference"][1] = given["reference"][1][:1]
+    rows = [[*texts, None][:2] for texts in given["reference"]]
+    theirs = sacrebleu.corpus_bleu(given["prediction"].tolist(), list(zip(*rows, strict=True)))
     assert scored(translation_scores(2), given)["bleu"] == pytest.approx(theirs.score)
 
 
 @pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])
 def test_a_row_with_no_reference_or_too_many_is_refused(texts: list[str]):
     given = columns(lines(3), 2)
-    given["gold"][1] = texts
+    given["reference"][1] = texts
     with pytest.raises(ValueError, match="1 to 2 references"):
         scored(translation_scores(2), given)
 
 
 def test_matches_lengths_and_cuts_are_counted():
     given = {
-        "guess": np.asarray(["a star ", "the sun", "a planet and its"], dtype=object),
-        "gold": np.asarray(["a star", "The sun", "a planet"], dtype=object),
+        "prediction": np.asarray(["a star ", "the sun", "a planet and its"], dtype=object),
+        "reference": np.asarray(["a star", "The sun", "a planet"], dtype=object),
         "cut": np.asarray([False, False, True]),
     }
     assert scored(writing(), given) == pytest.approx({"exact_match": 1 / 3, "words": 8 / 3, "cut_off": 1 / 3})

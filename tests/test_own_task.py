@@ -202,7 +202,7 @@ def test_a_task_of_a_user_is_measured_beside_its_baselines_sized_and_asked(
     assert f"use:    hfpipe predict {run.folders['topics']}" in shown  # it does not declare a pipeline itself
     names = {each.baseline for score in run.reports["score"].scores for each in score.comparisons}
     assert names == {"major", "tfidf"}
-    assert run.predictions("score", "major")["guess"].nunique() == 1
+    assert run.predictions("score", "major")["prediction"].nunique() == 1
     recipe = hfpipe.load(path)
     sizes = hfpipe.sizes(recipe, hfpipe.plan(recipe, tmp_path / "runs"))
     [size] = [each for each in sizes if each.stage == "topics"]

@@ -122,19 +122,19 @@ def compare(kind: str, attention: str, folder: Path) -> None:
     with torch.no_grad():
         with separate(batch) as inputs:
             together = forward(model, inputs, None).logits
-        alone, nats = torch.zeros_like(together), torch.zeros(())
+        alone, nll = torch.zeros_like(together), torch.zeros(())
         every = {(row, int(each)) for row in range(len(documents)) for each in documents[row]}
         for row, number in every:
             here = (documents[row] == number).nonzero().squeeze(-1)
             if number:
                 one = {"input_ids": batch["input_ids"][row, here][None], "labels": labels[row, here][None]}
                 alone[row, here] = forward(model, one, None).logits
-                nats += task.loss(forward(model, one, task.positions(one)), one).total
+                nll += task.loss(forward(model, one, task.positions(one)), one).total
         shown = documents > 0
         torch.testing.assert_close(together[shown], alone[shown], rtol=1e-5, atol=1e-5)
         loss = Step(task, 0.0, separate=separate)(model, batch)[1].total
         mixed = forward(model, {"input_ids": batch["input_ids"]}, None).logits
-    assert loss.item() == pytest.approx(nats.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(nll.item(), rel=1e-5)
     assert not torch.allclose(mixed[shown], alone[shown], atol=1e-2)
     assert model.config._attn_implementation == "sdpa"
 
@@ -257,7 +257,7 @@ def test_a_model_that_mixes_documents_is_refused() -> None:
     tokenizer = learned("bert")
     config = new_config(MODELS["bert"] | {"type": "roberta"}, tokenizer, {})
     model = new_model("AutoModelForMaskedLM", config, 3)  # its positions begin behind that of padding
-    [problem] = task_for("bert").suits(model)
+    [problem] = task_for("bert").check_model(model)
     assert "keeps packed documents apart; roberta does not" in problem.message
     with pytest.raises(StageError, match="roberta cannot keep packed documents apart"):
         separate_documents(task_for("bert"), model, torch.device("cpu"))

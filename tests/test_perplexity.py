@@ -130,7 +130,7 @@ def measured(
 def plain(model: Any, tokenizer: PreTrainedTokenizerFast, length: int, stride: int) -> tuple[float, int]:
     """Return nats and tokens of all texts, token by token, each from a forward pass of its own in float64."""
     exact = model.double()
-    nats, tokens = 0.0, 0
+    nll, tokens = 0.0, 0
     for ids in encode_plain(tokenizer, TEXTS):
         read = [tokenizer.eos_token_id, *ids]
         for at, said in enumerate(ids):
@@ -138,10 +138,10 @@ def plain(model: Any, tokenizer: PreTrainedTokenizerFast, length: int, stride: i
             seen = torch.tensor([read[turn * stride : at + 1]])
             assert seen.shape[1] <= length
             with torch.no_grad():
-                nats -= float(exact(seen).logits[0, -1].log_softmax(-1)[said])
+                nll -= float(exact(seen).logits[0, -1].log_softmax(-1)[said])
             tokens += 1
     model.float()
-    return nats, tokens
+    return nll, tokens
 
 
 @pytest.mark.slow
@@ -151,12 +151,12 @@ def test_perplexity_is_that_of_a_plain_loop_in_float64(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, kind: str, length: int, stride: int | None
 ) -> None:
     tiny = model(kind, tokenizer)
-    nats, tokens = plain(tiny, tokenizer, length, stride or length)
+    nll, tokens = plain(tiny, tokenizer, length, stride or length)
     found = measured(CausalLM(length=length, stride=stride), tiny, tokenizer, tmp_path, 7)
-    assert found["perplexity"] == pytest.approx(exp(nats / tokens), rel=1e-6)
-    assert found["loss"] == pytest.approx(nats / tokens, rel=1e-6)
+    assert found["perplexity"] == pytest.approx(exp(nll / tokens), rel=1e-6)
+    assert found["loss"] == pytest.approx(nll / tokens, rel=1e-6)
     size = sum(len(text.encode()) for text in TEXTS)
-    assert found["bits_per_byte"] == pytest.approx(nats / size / log(2), rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(nll / size / log(2), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -259,10 +259,10 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(
 def test_a_model_that_cannot_keep_documents_apart_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     apart = CausalLM(documents="separate")
     for kind in ("gpt2", "llama", "qwen3"):
-        assert not list(apart.suits(model(kind, tokenizer)))
-    [problem] = apart.suits(model("mamba", tokenizer))
+        assert not list(apart.check_model(model(kind, tokenizer)))
+    [problem] = apart.check_model(model("mamba", tokenizer))
     assert "keeps packed documents apart; mamba does not" in problem.message
-    assert not list(CausalLM().suits(model("mamba", tokenizer)))
+    assert not list(CausalLM().check_model(model("mamba", tokenizer)))
 
 
 def test_a_tokenizer_that_ends_nothing_is_refused() -> None:
@@ -286,13 +286,13 @@ def test_baselines_are_counted_over_the_tokens_of_the_model(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
 ) -> None:
     task = CausalLM(length=16, stride=8)
-    guess = task.fit_baseline(name, {"text": TEXTS}, FACTS, tokenizer)({"text": TEXTS})
-    assert {"nats", "tokens", "bytes", "lost"} == guess.keys()
+    prediction = task.fit_baseline(name, {"text": TEXTS}, FACTS, tokenizer)({"text": TEXTS})
+    assert {"nll", "tokens", "bytes", "lost"} == prediction.keys()
     examples = encoded(task, tokenizer, tmp_path, packed=False)
     said = [examples[0, number]["labels"] for number in range(len(examples))]
     targets = np.bincount(examples.rows, [(labels != IGNORED).sum() for labels in said])
-    assert guess["tokens"].tolist() == targets.tolist()
-    assert guess["bytes"].tolist() == [len(text.encode()) for text in TEXTS]
+    assert prediction["tokens"].tolist() == targets.tolist()
+    assert prediction["bytes"].tolist() == [len(text.encode()) for text in TEXTS]
     names = {metric.name for metric in task.baseline_metrics(name, FACTS)}
     assert names == {metric.name for metric in task.metrics(FACTS)} - {"accuracy"}
 

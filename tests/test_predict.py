@@ -136,8 +136,8 @@ class Shouted(TextClassification):
 
     kind: str = "shouted.py:Shouted"
 
-    def answers(self, columns, rows, facts):
-        return [{"label": each["label"].upper()} for each in super().answers(columns, rows, facts)]
+    def format_predictions(self, columns, rows, facts):
+        return [{"label": each["label"].upper()} for each in super().format_predictions(columns, rows, facts)]
 """
 
 
@@ -374,7 +374,7 @@ KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"scores": np.array([[0.9, 0.2, 0.7], [0.1, 0.2, 0.3]])},
         [{"labels": [{"label": "lake", "score": 0.9}, {"label": "river", "score": 0.7}]}, {"labels": []}],
     ),
-    "float": ({"guess": np.array([0.5, 2.0])}, [{"score": 0.5}, {"score": 2.0}]),
+    "float": ({"prediction": np.array([0.5, 2.0])}, [{"score": 0.5}, {"score": 2.0}]),
 }
 
 
@@ -382,13 +382,13 @@ KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 def test_several_labels_and_numbers_are_answers_too(kind: str) -> None:
     columns, answers = KINDS[kind]
     facts = DataFacts(columns={"text": "string", "label": kind}, splits={}, labels={"label": CLASSES})
-    said = TextClassification().answers(columns, {"text": ["a", "b"]}, facts)
+    said = TextClassification().format_predictions(columns, {"text": ["a", "b"]}, facts)
     assert said == answers
     assert json.loads(json.dumps(said)) == answers
 
 
 def test_a_model_of_one_output_is_known_to_give_numbers() -> None:
-    known = TextClassification().known(BertConfig(num_labels=1))
+    known = TextClassification().facts_from_config(BertConfig(num_labels=1))
     assert known.columns["label"] == "float"
     assert known.labels == {}
 

@@ -83,8 +83,8 @@ def said(task: QuestionAnswering, rows: dict[str, list[Any]], family: str = "wor
     batch = task.collate(examples, tokenizer, 17, train=False)
     sure = [20 * torch.nn.functional.one_hot(side, batch["input_ids"].shape[1]) for side in batch["labels"].T]
     outputs = SimpleNamespace(start_logits=sure[0].float(), end_logits=sure[1].float())
-    columns = {name: column.numpy() for name, column in task.columns_out(outputs, batch).items()}
-    return task.by_row(columns, np.asarray(found["row"]), rows, FACTS)
+    columns = {name: column.numpy() for name, column in task.outputs_to_columns(outputs, batch).items()}
+    return task.columns_by_row(columns, np.asarray(found["row"]), rows, FACTS)
 
 
 @pytest.mark.parametrize("family", pieces.FAMILIES)
@@ -101,7 +101,7 @@ def test_the_answer_is_read_from_the_raw_text_wherever_it_stands(family: str, pl
         }
     )
     columns = said(QuestionAnswering(length=96, stride=24), rows, family)
-    assert columns["guess"][0] == "São Paulo"
+    assert columns["prediction"][0] == "São Paulo"
     assert context[columns["start"][0] : columns["end"][0]] == "São Paulo"
     assert columns["score"][0] > 0.9
 
@@ -216,7 +216,7 @@ def by_row(
     task: QuestionAnswering, pieces_of: list[int], rows: dict[str, Any], **columns: list[float]
 ) -> Any:
     arrays = {name: np.asarray(column) for name, column in columns.items()}
-    return task.by_row(arrays, np.asarray(pieces_of), rows, FACTS)
+    return task.columns_by_row(arrays, np.asarray(pieces_of), rows, FACTS)
 
 
 TWO = asked(
@@ -233,7 +233,7 @@ SAID: dict[str, list[float]] = {
     "start": [3, 12, 0],
     "end": [7, 16, 6],
     "nothing": [3.0, 5.0, 2.5],
-    "nats": [1.0, 3.0, 5.0],
+    "nll": [1.0, 3.0, 5.0],
 }
 """Two windows of the first row, one of the second."""
 ONE = [
@@ -243,14 +243,14 @@ ONE = [
 
 def test_the_best_window_answers_and_version_2_may_say_nothing() -> None:
     first = by_row(QuestionAnswering(), [0, 0, 1], TWO, **SAID)
-    assert list(first["guess"]) == ["Lima", "Nobody"]
-    assert first["nats"].tolist() == [2.0, 5.0]
+    assert list(first["prediction"]) == ["Lima", "Nobody"]
+    assert first["nll"].tolist() == [2.0, 5.0]
     assert first["score"] == pytest.approx([exp(4) / (exp(1.5) + exp(4.5)), exp(-0.5)])
     second = by_row(QuestionAnswering(version_2=True), [0, 0, 1], TWO, **SAID)
-    assert list(second["guess"]) == ["Lima", ""]  # 3.0 < 4.0 in the window that doubts least, 2.5 > 2.0
+    assert list(second["prediction"]) == ["Lima", ""]  # 3.0 < 4.0 in the window that doubts least, 2.5 > 2.0
     assert second["score"][1] == pytest.approx(exp(2.5) / (exp(2.5) + exp(2.5)))
-    assert list(second["gold"]) == [["Oslo"], []]
-    assert QuestionAnswering(version_2=True).answers(second, TWO, FACTS)[1] == {
+    assert list(second["reference"]) == [["Oslo"], []]
+    assert QuestionAnswering(version_2=True).format_predictions(second, TWO, FACTS)[1] == {
         "answer": "",
         "start": 0,
         "end": 0,
@@ -262,7 +262,7 @@ def test_a_text_without_a_piece_has_no_answer() -> None:
     nothing = float("-inf")
     columns = {**SAID, "best": [1.0, 4.0, nothing], "total": [1.5, 4.5, nothing], "start": [3, 12, -1]}
     found = by_row(QuestionAnswering(), [0, 0, 1], TWO, **columns)
-    assert (found["guess"][1], found["score"][1]) == ("", 0.0)
+    assert (found["prediction"][1], found["score"][1]) == ("", 0.0)
 
 
 def test_scores_are_those_of_the_official_script() -> None:
@@ -289,10 +289,10 @@ def test_the_trivial_answer_is_the_sentence_nearest_to_the_question() -> None:
     context = "The sea is deep. The baker was born in Oslo! Was he? Nobody knows."
     assert nearest_sentence("Where was the baker born?", context) == "The baker was born in Oslo!"
     assert nearest_sentence("Why?", "") == ""
-    guess = QuestionAnswering().fit_baseline("sentence", {}, FACTS, pieces.tokenizer(TEXTS))
-    columns = guess(asked(ROWS[0]))
-    assert list(columns["guess"]) == ["The baker was born in London."]
-    assert list(columns["gold"]) == [["London"]]
+    prediction = QuestionAnswering().fit_baseline("sentence", {}, FACTS, pieces.tokenizer(TEXTS))
+    columns = prediction(asked(ROWS[0]))
+    assert list(columns["prediction"]) == ["The baker was born in London."]
+    assert list(columns["reference"]) == [["London"]]
 
 
 def test_answers_come_through_a_data_set_as_they_are(
@@ -323,11 +323,11 @@ def test_predictions_may_begin_with_questions_without_an_answer(tmp_path: Path) 
     task, path = QuestionAnswering(version_2=True), tmp_path / "predictions.parquet"
     with Predictions(path) as predictions:
         for number in (1, 0):
-            columns = task.by_row(
+            columns = task.columns_by_row(
                 {name: np.asarray(each)[[number + 1]] for name, each in SAID.items()}, *ONE[number]
             )
             predictions.add([str(number)], np.array([number]), columns)
-    assert [each["gold"] for each in pq.read_table(path).to_pylist()] == [[], ["Oslo"]]
+    assert [each["reference"] for each in pq.read_table(path).to_pylist()] == [[], ["Oslo"]]
 
 
 @pytest.mark.slow

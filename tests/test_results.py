@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> hfpipe.Run:
         "predictions-stage-from-scratch": ["Arts"] * 2,
     }.items():
         scores = [[0.9, 0.1], [0.2, 0.8]]
-        table = pa.table({"id": ["b", "a"], "row": [1, 0], "guess": guesses, "scores": scores})
+        table = pa.table({"id": ["b", "a"], "row": [1, 0], "prediction": guesses, "scores": scores})
         pq.write_table(table, score / f"{name}.parquet")
     return hfpipe.open(root)
 
@@ -94,7 +94,7 @@ def test_the_ledger_balances_as_a_frame_too(run: hfpipe.Run) -> None:
 def test_predictions_of_two_systems_stand_side_by_side(run: hfpipe.Run) -> None:
     mine, other = run.predictions("score"), run.predictions("score", "stage:from-scratch")
     assert mine["id"].tolist() == other["id"].tolist() == ["a", "b"]
-    assert mine["guess"].tolist() == ["People", "Arts"]
+    assert mine["prediction"].tolist() == ["People", "Arts"]
     assert mine["scores"][0].tolist() == [0.2, 0.8]
 
 

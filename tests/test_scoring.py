@@ -43,7 +43,7 @@ def test_predictions_lie_in_few_groups_of_rows_however_few_come_at_once(tmp_path
     count = ROWS_AT_ONCE + 10
     with Predictions(tmp_path / "predictions.parquet") as predictions:
         for number in range(count):
-            predictions.add([f"row {number}"], np.array([number]), {"guess": ["The Nile"], "nats": [0.5]})
+            predictions.add([f"row {number}"], np.array([number]), {"prediction": ["The Nile"], "nll": [0.5]})
     file = pq.ParquetFile(tmp_path / "predictions.parquet")
     assert file.num_row_groups == 2
     assert file.read()["row"].to_pylist() == list(range(count))

@@ -16,9 +16,9 @@ GOLD = ["Denver Broncos", "the Denver Broncos", "Broncos"]
 
 
 def scores(pairs: list[tuple[str, list[str]]], *, version_2: bool) -> dict[str, float]:
-    gold, guess = objects(golds for _, golds in pairs), objects(said for said, _ in pairs)
+    reference, prediction = objects(references for _, references in pairs), objects(said for said, _ in pairs)
     tally = Tally(answering(version_2=version_2), 0, 17)
-    tally.add(np.arange(len(pairs)), {"gold": gold, "guess": guess})
+    tally.add(np.arange(len(pairs)), {"reference": reference, "prediction": prediction})
     return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
 
 
@@ -40,7 +40,7 @@ def test_answers_are_normalized_as_the_scripts_do(text: str, expected: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("guess", "gold", "expected"),
+    ("prediction", "reference", "expected"),
     [
         ("the Denver Broncos", "Denver Broncos", 1.0),
         ("Broncos", "Denver Broncos", 2 / 3),
@@ -50,8 +50,8 @@ def test_answers_are_normalized_as_the_scripts_do(text: str, expected: str) -> N
     ],
 )
 @pytest.mark.parametrize("version_2", [False, True])
-def test_f1_is_over_shared_words(guess: str, gold: str, expected: float, version_2: bool) -> None:
-    assert f1(guess, gold, version_2=version_2) == pytest.approx(expected)
+def test_f1_is_over_shared_words(prediction: str, reference: str, expected: float, version_2: bool) -> None:
+    assert f1(prediction, reference, version_2=version_2) == pytest.approx(expected)
 
 
 def test_the_gold_answer_that_suits_best_counts() -> None:
@@ -72,7 +72,11 @@ def test_saying_nothing_is_right_where_there_is_no_answer() -> None:
 
 
 def test_version_1_gives_two_numbers_in_percent() -> None:
-    pairs = [("Broncos", GOLD), ("Santa Clara", ["Santa Clara, California"]), ("gold", ["Levi's Stadium"])]
+    pairs = [
+        ("Broncos", GOLD),
+        ("Santa Clara", ["Santa Clara, California"]),
+        ("reference", ["Levi's Stadium"]),
+    ]
     assert scores(pairs, version_2=False) == pytest.approx(
         {"exact_match": 100 / 3, "f1": 100 * (1 + 4 / 5) / 3}
     )

@@ -180,22 +180,24 @@ def test_what_is_no_conversation_is_told_in_one_line() -> None:
 def test_the_last_answer_of_a_row_is_measured_without_its_reasoning() -> None:
     task = TextGeneration(messages="messages")
     columns = {
-        "guess": np.array(["At sea.", "<think>\nHm.\n</think>\n\nThe Mediterranean.", "Red"], dtype=object),
+        "prediction": np.array(
+            ["At sea.", "<think>\nHm.\n</think>\n\nThe Mediterranean.", "Red"], dtype=object
+        ),
         "cut": np.array([False, False, True]),
     }
-    found = task.by_row(columns, np.array([0, 0, 1]), {"messages": [TALK, TALK[:3]]}, FACTS)
-    assert found["guess"].tolist() == ["The Mediterranean.", "Red"]
-    assert found["gold"].tolist() == ["The Mediterranean.", "In the sea."]
+    found = task.columns_by_row(columns, np.array([0, 0, 1]), {"messages": [TALK, TALK[:3]]}, FACTS)
+    assert found["prediction"].tolist() == ["The Mediterranean.", "Red"]
+    assert found["reference"].tolist() == ["The Mediterranean.", "In the sea."]
     assert found["cut"].tolist() == [False, True]
     thought = {"prompt": ["How many?"], "completion": ["<think>One and one.</think>\n\nTwo."]}
-    assert TextGeneration().gold(thought).tolist() == ["Two."]
+    assert TextGeneration().reference(thought).tolist() == ["Two."]
 
 
 def test_the_trivial_rival_says_what_was_said_most() -> None:
     rows = {"prompt": ["a", "b", "c"], "completion": ["yes", "no", "no"]}
-    guess = TextGeneration().fit_baseline("majority", rows, FACTS, PLAIN)
-    assert guess(ROWS)["guess"].tolist() == ["no", "no"]
-    assert guess(ROWS)["gold"].tolist() == ROWS["completion"]
+    prediction = TextGeneration().fit_baseline("majority", rows, FACTS, PLAIN)
+    assert prediction(ROWS)["prediction"].tolist() == ["no", "no"]
+    assert prediction(ROWS)["reference"].tolist() == ROWS["completion"]
 
 
 def save_qwen(folder: Path, texts: list[str]) -> Path:

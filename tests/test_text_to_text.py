@@ -150,13 +150,18 @@ def test_a_language_that_the_tokenizer_does_not_know_is_refused(tokenizer, messa
 def test_baselines_and_predictions_carry_what_scores_need() -> None:
     rows = ROWS | {"other": ["la maison vieille", "un chat"]}
     task = Translation(references=["other"])
-    guess = task.fit_baseline("copy", rows, FACTS, T5)(rows)
-    assert guess["guess"].tolist() == rows["source"]
-    assert guess["gold"].tolist() == [list(pair) for pair in zip(rows["target"], rows["other"], strict=True)]
-    assert all(len(metric.stats(guess)) == 2 for metric in task.metrics(FACTS))
-    columns = {"guess": np.asarray(["un", "deux"], dtype=object)}
-    assert task.answers(columns, rows, FACTS) == [{"translation_text": "un"}, {"translation_text": "deux"}]
-    assert Summarization().answers(columns, rows, FACTS)[0] == {"summary_text": "un"}
+    prediction = task.fit_baseline("copy", rows, FACTS, T5)(rows)
+    assert prediction["prediction"].tolist() == rows["source"]
+    assert prediction["reference"].tolist() == [
+        list(pair) for pair in zip(rows["target"], rows["other"], strict=True)
+    ]
+    assert all(len(metric.stats(prediction)) == 2 for metric in task.metrics(FACTS))
+    columns = {"prediction": np.asarray(["un", "deux"], dtype=object)}
+    assert task.format_predictions(columns, rows, FACTS) == [
+        {"translation_text": "un"},
+        {"translation_text": "deux"},
+    ]
+    assert Summarization().format_predictions(columns, rows, FACTS)[0] == {"summary_text": "un"}
 
 
 @pytest.mark.parametrize(
@@ -260,7 +265,7 @@ def test_a_model_from_nothing_learns_to_write_and_does_so_elsewhere(tmp_path: Pa
     for row in said:
         inputs = tokenizer(sources[row["row"]], return_tensors="pt", return_token_type_ids=False)
         out = model.generate(**inputs)[0]
-        assert tokenizer.decode(out, skip_special_tokens=True) == row["guess"]
+        assert tokenizer.decode(out, skip_special_tokens=True) == row["prediction"]
 
 
 DIGITS = """

@@ -141,31 +141,31 @@ def said(task: TokenClassification, words: Any, tags: list[str], facts: DataFact
     rows = {"words": [words], "tags": [[names.index(tag) for tag in tags]]}
     found = task.encode(rows, tokenizer, facts)
     marks = [[word for word in each if word >= 0] for each in found["word"]]
-    guess = [[label for label in each if label != IGNORED] for each in found["labels"]]
+    prediction = [[label for label in each if label != IGNORED] for each in found["labels"]]
     columns = {
         "word": marks,
-        "guess": guess,
+        "prediction": prediction,
         "score": [[0.5] * len(each) for each in marks],
-        **{name: np.array([len(each) for each in marks]) for name in ("nats", "tokens", "correct")},
+        **{name: np.array([len(each) for each in marks]) for name in ("nll", "tokens", "correct")},
     }
-    return task.by_row(columns, np.zeros(len(marks), dtype=np.int64), rows, facts), rows
+    return task.columns_by_row(columns, np.zeros(len(marks), dtype=np.int64), rows, facts), rows
 
 
 def test_windows_of_a_sentence_come_together_again() -> None:
     columns, _ = said(TokenClassification(length=8, stride=4), ROWS[1]["words"], ROWS[1]["tags"])
-    assert list(columns["guess"][0]) == ROWS[1]["tags"] == list(columns["gold"][0])
+    assert list(columns["prediction"][0]) == ROWS[1]["tags"] == list(columns["reference"][0])
     assert columns["tokens"].tolist() == [len(ROWS[1]["words"])]
 
 
 def test_a_word_without_a_piece_counts_as_outside() -> None:
     columns, _ = said(TokenClassification(), ["Ada", "\u0007", ""], ["B-PER", "I-PER", "O"])
-    assert columns["guess"][0] == ["B-PER", "O", "O"]
+    assert columns["prediction"][0] == ["B-PER", "O", "O"]
     assert columns["score"][0] == [0.5, 0.0, 0.0]
 
 
 def test_a_sentence_without_words_is_no_obstacle() -> None:
     columns, _ = said(TokenClassification(), [], [])
-    assert list(columns["guess"]) == [[]]
+    assert list(columns["prediction"]) == [[]]
 
 
 def test_answers_are_entities_with_their_place_in_the_text() -> None:
@@ -183,7 +183,7 @@ def test_answers_are_entities_with_their_place_in_the_text() -> None:
     ]
     task = TokenClassification()
     columns, rows = said(task, text, ["B-PER", "I-PER", "O", "B-LOC", "I-LOC", *["O"] * 4])
-    assert task.answers(columns, rows, FACTS) == [
+    assert task.format_predictions(columns, rows, FACTS) == [
         {
             "entities": [
                 {"entity_group": "PER", "score": 0.5, "word": "Ada Lovelace", "start": 0, "end": 12},
@@ -223,8 +223,8 @@ def test_classes_are_those_of_their_numbers_whatever_the_order_in_a_config() -> 
     names = ["O", *(f"B-{number}" for number in range(1, 12))]
     stored = {str(number): names[number] for number in sorted(range(12), key=str)}
     config = BertConfig.from_dict({"id2label": stored})
-    assert TokenClassification().known(config).labels == {"tags": names}
-    assert TextClassification().known(config).labels == {"label": names}
+    assert TokenClassification().facts_from_config(config).labels == {"tags": names}
+    assert TextClassification().facts_from_config(config).labels == {"label": names}
 
 
 def test_a_stride_that_does_not_move_on_is_refused() -> None:
@@ -284,7 +284,9 @@ def test_tags_that_mark_no_entities_are_scored_a_word() -> None:
     assert list(task.check(facts)) == []
     assert [metric.name for metric in task.metrics(facts)] == ["accuracy", "loss"]
     columns, rows = said(task, ["ships", "sail"], ["NOUN", "VERB"], facts)
-    assert [each["entity_group"] for each in task.answers(columns, rows, facts)[0]["entities"]] == [
+    assert [
+        each["entity_group"] for each in task.format_predictions(columns, rows, facts)[0]["entities"]
+    ] == [
         "NOUN",
         "VERB",
     ]
@@ -293,9 +295,9 @@ def test_tags_that_mark_no_entities_are_scored_a_word() -> None:
 def test_the_gazetteer_is_scored_like_a_model() -> None:
     task = TokenClassification()
     train = {"words": [each["words"] for each in ROWS], "tags": [ids(each["tags"]) for each in ROWS]}
-    guess = task.fit_baseline("gazetteer", train, FACTS, pieces.tokenizer(TEXTS))
+    prediction = task.fit_baseline("gazetteer", train, FACTS, pieces.tokenizer(TEXTS))
     tally = Tally(task.baseline_metrics("gazetteer", FACTS), 100, 17)
-    columns = guess(train)
+    columns = prediction(train)
     tally.add(np.arange(len(ROWS)), columns)
     assert {score.metric: score.value for score in tally.scores()}["f1"] == 1
 

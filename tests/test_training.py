@@ -62,8 +62,8 @@ def test_a_run_leaves_folders_that_plain_transformers_opens(tmp_path: Path, runs
     assert encoder.num_parameters() == run.reports["pretrain"].facts["parameters"]
     classifier = AutoModelForSequenceClassification.from_pretrained(topics)
     assert sorted(classifier.config.label2id) == run.reports["wiki"].data.labels["label"]
-    guess = pipeline("text-classification", topics)("The sun is a star.")[0]
-    assert guess["label"] in classifier.config.label2id
+    prediction = pipeline("text-classification", topics)("The sun is a star.")[0]
+    assert prediction["label"] in classifier.config.label2id
     assert len(pipeline("fill-mask", pretrained, top_k=3)("The [MASK] is a star.")) == 3
     assert not list(run.folders["topics"].rglob("*.bin"))
 
@@ -147,9 +147,9 @@ def test_predictions_hold_every_example_once_and_agree_with_the_score(tmp_path: 
         table = pq.read_table(run.folders["score"] / f"{name}.parquet").to_pylist()
         assert sorted(row["id"] for row in table) == sorted(test["id"])
     table = pq.read_table(run.folders["score"] / "predictions.parquet").to_pylist()
-    right = sum(row["gold"] == row["guess"] for row in table)
+    right = sum(row["reference"] == row["prediction"] for row in table)
     accuracy = next(score for score in run.reports["score"].scores if score.metric == "accuracy")
     assert right / len(table) == pytest.approx(accuracy.value)
-    gold = dict(zip(test["id"], test["label"], strict=True))
+    reference = dict(zip(test["id"], test["label"], strict=True))
     names = test.features["label"].names
-    assert all(row["gold"] == names[gold[row["id"]]] for row in table)
+    assert all(row["reference"] == names[reference[row["id"]]] for row in table)

@@ -58,10 +58,10 @@ def gift(tmp_path: Path, model: Path) -> Path:  # noqa: F811
         store.begin(folders[name], StageFile(name=name, base=str(root), folders={}, identity=identity))
     facts = {"task": TASK, "data": FACTS.model_dump(mode="json")}
     with Predictions(predictions_path(folders["score"], MODEL)) as rows:
-        gold = np.array(["a", "b", "a", "b"])
-        nats = np.full(4, 0.7)
+        reference = np.array(["a", "b", "a", "b"])
+        nll = np.full(4, 0.7)
         scores = np.full((4, 2), 0.5)
-        said = {"gold": gold, "guess": gold, "scores": scores, "nats": nats}
+        said = {"reference": reference, "prediction": reference, "scores": scores, "nll": nll}
         rows.add([f"id-{number}" for number in range(4)], np.arange(4), said)
     for name, kind, more in (("clf", "finetune", {}), ("score", "evaluate", facts)):
         store.finish(folders[name], Report(kind=kind, summary="", facts=more))

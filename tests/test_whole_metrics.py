@@ -20,18 +20,18 @@ SK = {RocAuc: sk.roc_auc_score, AveragePrecision: sk.average_precision_score}
 def guessed(n: int, classes: int, seed: int = 0, digits: int = 8):
     """Columns of a classifier; with few digits many of its probabilities are equal."""
     random = np.random.default_rng(seed)
-    gold = random.permutation(np.arange(n) % classes)
+    reference = random.permutation(np.arange(n) % classes)
     logits = random.normal(size=(n, classes))
-    logits[np.arange(n), gold] += 1
+    logits[np.arange(n), reference] += 1
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return {"gold": gold, "scores": scores.round(digits)}
+    return {"reference": reference, "scores": scores.round(digits)}
 
 
 def by_sklearn(metric, columns, weight):
     """The mean over the classes that are there, each by scikit-learn; of two classes the second alone."""
-    gold, scores = columns["gold"], columns["scores"]
-    marks = gold if gold.ndim > 1 else gold[:, None] == np.array(metric.labels)
-    classes = [1] if gold.ndim == 1 and len(metric.labels) == 2 else range(len(metric.labels))
+    reference, scores = columns["reference"], columns["scores"]
+    marks = reference if reference.ndim > 1 else reference[:, None] == np.array(metric.labels)
+    classes = [1] if reference.ndim == 1 and len(metric.labels) == 2 else range(len(metric.labels))
     there = [c for c in classes if 0 < (marks[:, c] * weight).sum() < weight.sum()]
     of = SK[type(metric)]
     return np.mean([of(marks[:, c], scores[:, c], sample_weight=weight) for c in there]) if there else np.nan
@@ -56,7 +56,8 @@ def test_roc_auc_of_several_classes_is_the_macro_one_versus_rest_of_scikit_learn
     columns["scores"] /= columns["scores"].sum(axis=1, keepdims=True)
     [ours] = resampled(RocAuc(range(4)), columns, np.arange(300), 0, seed=0)
     assert ours == pytest.approx(
-        sk.roc_auc_score(columns["gold"], columns["scores"], multi_class="ovr", average="macro"), abs=1e-12
+        sk.roc_auc_score(columns["reference"], columns["scores"], multi_class="ovr", average="macro"),
+        abs=1e-12,
     )
 
 
@@ -64,14 +65,16 @@ def test_roc_auc_of_several_classes_is_the_macro_one_versus_rest_of_scikit_learn
 def test_several_labels_an_example_are_scored_as_scikit_learn_does(kind):
     random = np.random.default_rng(3)
     scores = random.random((200, 4)).round(2)
-    gold = (random.random((200, 4)) < scores).astype(np.int64)
-    [ours] = resampled(kind(TOPICS), {"gold": gold, "scores": scores}, np.arange(200), 0, seed=0)
-    assert ours == pytest.approx(SK[kind](gold, scores, average="macro"), abs=1e-12)
+    reference = (random.random((200, 4)) < scores).astype(np.int64)
+    [ours] = resampled(kind(TOPICS), {"reference": reference, "scores": scores}, np.arange(200), 0, seed=0)
+    assert ours == pytest.approx(SK[kind](reference, scores, average="macro"), abs=1e-12)
 
 
 def test_classes_may_be_named():
     columns = guessed(100, 4)
-    named = columns | {"gold": np.array([TOPICS[number] for number in columns["gold"]], dtype=object)}
+    named = columns | {
+        "reference": np.array([TOPICS[number] for number in columns["reference"]], dtype=object)
+    }
     index = np.arange(100)
     numbers = resampled(RocAuc(range(4)), columns, index, 10, 0)
     assert resampled(RocAuc(TOPICS), named, index, 10, 0) == pytest.approx(numbers, abs=0)
@@ -80,10 +83,12 @@ def test_classes_may_be_named():
 @pytest.mark.parametrize("kind", SK)
 def test_a_class_that_does_not_occur_is_left_out_and_a_single_one_leaves_no_score(kind):
     columns = guessed(90, 4)
-    columns["gold"] = np.minimum(columns["gold"], 2)
+    columns["reference"] = np.minimum(columns["reference"], 2)
     [ours] = resampled(kind(range(4)), columns, np.arange(90), 0, seed=0)
     assert ours == pytest.approx(by_sklearn(kind(range(4)), columns, np.ones(90)), abs=1e-12)
-    assert np.isnan(resampled(kind(range(4)), columns | {"gold": np.zeros(90)}, np.arange(90), 5, 0)).all()
+    assert np.isnan(
+        resampled(kind(range(4)), columns | {"reference": np.zeros(90)}, np.arange(90), 5, 0)
+    ).all()
 
 
 @pytest.mark.slow
@@ -93,11 +98,11 @@ def test_a_class_that_does_not_occur_is_left_out_and_a_single_one_leaves_no_scor
 )
 @settings(max_examples=60, deadline=None)
 def test_spearman_equals_scipys_on_repeated_rows(pairs, seed):
-    gold, guess = np.array(pairs, dtype=np.float64).T
-    index = np.arange(len(gold))
-    ours = resampled(Spearman(), {"gold": gold, "guess": guess}, index, 3, seed)
+    reference, prediction = np.array(pairs, dtype=np.float64).T
+    index = np.arange(len(reference))
+    ours = resampled(Spearman(), {"reference": reference, "prediction": prediction}, index, 3, seed)
     for value, weight in zip(ours[1:], poisson(index, 3, seed).T, strict=True):
-        x, y = np.repeat(gold, weight), np.repeat(guess, weight)
+        x, y = np.repeat(reference, weight), np.repeat(prediction, weight)
         if len(set(x)) < 2 or len(set(y)) < 2:
             assert np.isnan(value)
         else:

@@ -111,14 +111,14 @@ def encode(
     ledger_file, shards = path.with_suffix(".json"), Shards(path, shard_tokens)
     if not ledger_file.exists() or not shards.files():
         laid_end_to_end = task.packed and packed
-        made = task.encode if laid_end_to_end or not task.packed else task.windows
+        made = task.encode if laid_end_to_end or not task.packed else task.encode_windows
         name = name or partial(name_row, rows)
         number, state = shards.resume()
         read = _checked(batches_of(rows, ROWS_AT_ONCE, state.rows), task, facts, name)
         batches = _encoded(made, prefetch(read), name, tokenizer, facts, advance)
         advance(state.rows)
         if laid_end_to_end and task.best_fit:
-            batches = pack_best_fit(batches, task.length, task.shared, task.opening(tokenizer))
+            batches = pack_best_fit(batches, task.length, task.shared, task.opening_ids(tokenizer))
         elif laid_end_to_end:
             batches = pack(batches, task.length, task.shared, state.rest)
         write_whole(ledger_file, json.dumps(shards.write(batches, number, state).ledger()))

@@ -88,7 +88,7 @@ def measure_model(
 
         def keep(positions: np.ndarray, columns: Columns) -> None:
             if len(positions):
-                shown = task.shown(columns, ground.facts)
+                shown = task.encode_predictions(columns, ground.facts)
                 predictions.add(ground.ids(positions.tolist()), positions, shown)
 
         total = score(
@@ -110,7 +110,7 @@ def measure_model(
 
 
 def measure_baseline(
-    guess: Callable[[Rows], Columns],
+    prediction: Callable[[Rows], Columns],
     task: Task,
     tally: Tally,
     ground: Ground,
@@ -122,10 +122,12 @@ def measure_baseline(
     with Predictions(out, inputs, classes) as predictions:
         for start in range(0, len(ground.rows), ROWS_AT_ONCE):
             batch = ground.rows[start : start + ROWS_AT_ONCE]
-            columns = guess(batch)
+            columns = prediction(batch)
             positions = np.arange(start, min(start + ROWS_AT_ONCE, len(ground.rows)))
             tally.add(positions, columns)
-            predictions.add(ground.ids(positions.tolist()), positions, task.shown(columns, ground.facts))
+            predictions.add(
+                ground.ids(positions.tolist()), positions, task.encode_predictions(columns, ground.facts)
+            )
             advance(len(positions))
     return tally
 

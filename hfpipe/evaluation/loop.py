@@ -48,13 +48,13 @@ class Reading:
         if self.task.generates(training=self.training):
             return self.task.generate(model, batch, self.tokenizer)
         outputs = forward(model, batch, self.task.positions(batch))
-        return {name: _array(column) for name, column in self.task.columns_out(outputs, batch).items()}
+        return {name: _array(column) for name, column in self.task.outputs_to_columns(outputs, batch).items()}
 
     def rows(self, said: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
         """Return the positions of the rows that the examples are of, and the columns by row."""
         positions, pieces = np.unique(examples.rows[index], return_inverse=True)
         rows = LazyRows(examples.source, positions)
-        return positions, self.task.by_row(said, pieces, rows, self.facts)
+        return positions, self.task.columns_by_row(said, pieces, rows, self.facts)
 
 
 def score(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfpipe.metrics.metric import objects
+from hfpipe.store.artifacts import renamed_columns
 from hfpipe.store.store import reading
 
 TYPES = {"id": pa.string(), "row": pa.int64()}
@@ -136,7 +137,8 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         inputs = json.loads((schema.metadata or {}).get(ATTRS, b"{}")).get("inputs", [])
         table = pq.read_table(path, columns=[name for name in schema.names if name not in inputs])
         table = table.sort_by("row")
-    columns = {name: _column(table[name].combine_chunks()) for name in table.column_names}
+    names = renamed_columns(schema.names, inputs)
+    columns = {names.get(name, name): _column(table[name].combine_chunks()) for name in table.column_names}
     return columns.pop("row"), columns
 
 

@@ -62,7 +62,7 @@ class Predictor:
                 )
         self.model.to(self.accelerator.device).eval()
         tell_padding(self.model, tokenizer)
-        self.reading = Reading(task, task.known(self.model.config), tokenizer, seed=0)
+        self.reading = Reading(task, task.facts_from_config(self.model.config), tokenizer, seed=0)
         check_rows(place, rows_in(self.model), tokenizer)
         for why in refusals(task, self.model):
             raise StageError(f"model {place}: {why}")
@@ -128,7 +128,7 @@ class Predictor:
                 self.model, examples, reading, self.accelerator, self.batch_size
             ):
                 rows = LazyRows(examples.source, positions)
-                answers = reading.task.answers(columns, rows, reading.facts)
+                answers = reading.task.format_predictions(columns, rows, reading.facts)
                 odd = np.any([_nan_rows(column) for column in columns.values()], axis=0)
                 for position, answer, without in zip(positions.tolist(), answers, odd, strict=True):
                     yield position, None if without else answer

@@ -108,7 +108,7 @@ def _trained_for(
     if named is not None and (code is None or not Trusted.of([named], Path.cwd()).allows(code, base)):
         return {}, Task
     task = revive_task(settings, base, trusted, place)
-    asked = task.asked
+    asked = task.prediction_task
     if kind is not None and named is None and kind != asked.get("kind"):
         return {}, Task
     return asked, type(task) if asked["kind"] == task.kind else _class(asked["kind"])

@@ -87,7 +87,7 @@ class Mean(Metric):
 
 
 class Loss(Mean):
-    """The mean loss of an example in nats, from the column `nats`."""
+    """The mean loss of an example in nats, from the column `nll`."""
 
     higher_is_better = False
     name = "loss"
@@ -97,4 +97,4 @@ class Loss(Mean):
         return "loss|unit:nats|average:examples"
 
     def each(self, columns: Columns) -> np.ndarray:
-        return columns["nats"]
+        return columns["nll"]

@@ -79,13 +79,14 @@ class OfClasses(Module):
 
     def columns(self, **inputs: list[Any]) -> Columns:
         if _several(inputs):
-            gold, guess = _marks("references", inputs), _marks("predictions", inputs)
-            if gold.shape != guess.shape:
-                raise ValueError(f"references have {gold.shape[1]} classes and predictions {guess.shape[1]}")
-            return {"labels": np.arange(gold.shape[1]), "gold": gold, "guess": guess}
-        guess, gold = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
-        labels, ids = np.unique(np.concatenate([gold, guess]), return_inverse=True)
-        return {"labels": labels, "gold": ids[: len(gold)], "guess": ids[len(gold) :]}
+            reference, prediction = _marks("references", inputs), _marks("predictions", inputs)
+            if reference.shape != prediction.shape:
+                theirs, ours = prediction.shape[1], reference.shape[1]
+                raise ValueError(f"references have {ours} classes and predictions {theirs}")
+            return {"labels": np.arange(reference.shape[1]), "reference": reference, "prediction": prediction}
+        prediction, reference = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
+        labels, ids = np.unique(np.concatenate([reference, prediction]), return_inverse=True)
+        return {"labels": labels, "reference": ids[: len(reference)], "prediction": ids[len(reference) :]}
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
         return [self.metric(len(columns["labels"]))]
@@ -136,7 +137,7 @@ class AveragedF1(OfClasses):
     average: ClassVar[Literal["macro", "micro", "weighted"]]
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
-        absent: Literal["zero", "left_out"] = "zero" if columns["gold"].ndim > 1 else "left_out"
+        absent: Literal["zero", "left_out"] = "zero" if columns["reference"].ndim > 1 else "left_out"
         return [F1(self.average, len(columns["labels"]), absent)]
 
 
@@ -153,10 +154,10 @@ class OfProbabilities(Module):
     ]
 
     def columns(self, **inputs: list[Any]) -> Columns:
-        scores, gold = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
+        scores, reference = np.asarray(inputs["predictions"]), np.asarray(inputs["references"])
         if scores.ndim == 1:
             scores = np.stack([1 - scores, scores], axis=1)
-        return {"gold": gold, "guess": scores.argmax(axis=1), "scores": scores}
+        return {"reference": reference, "prediction": scores.argmax(axis=1), "scores": scores}
 
 
 class OfRanked(OfProbabilities):
@@ -171,13 +172,13 @@ class OfRanked(OfProbabilities):
     def columns(self, **inputs: list[Any]) -> Columns:
         if not _several(inputs):
             return super().columns(**inputs)
-        gold, scores = _marks("references", inputs), np.asarray(inputs["predictions"])
-        if scores.shape != gold.shape:
-            raise ValueError(f"predictions: each is a list of {gold.shape[1]} numbers, one a class")
-        constant = np.flatnonzero((gold == gold[:1]).all(axis=0)).tolist()
+        reference, scores = _marks("references", inputs), np.asarray(inputs["predictions"])
+        if scores.shape != reference.shape:
+            raise ValueError(f"predictions: each is a list of {reference.shape[1]} numbers, one a class")
+        constant = np.flatnonzero((reference == reference[:1]).all(axis=0)).tolist()
         if constant:
             raise ValueError(f"references: class {constant[0]} is in every example or in none; leave it out")
-        return {"gold": gold, "guess": scores.argmax(axis=1), "scores": scores}
+        return {"reference": reference, "prediction": scores.argmax(axis=1), "scores": scores}
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
         return [self.metric(range(columns["scores"].shape[1]))]
@@ -189,7 +190,10 @@ class OfNumbers(Module):
     options = [{"predictions": NUMBER, "references": NUMBER}]
 
     def columns(self, **inputs: list[Any]) -> Columns:
-        return {"gold": np.asarray(inputs["references"]), "guess": np.asarray(inputs["predictions"])}
+        return {
+            "reference": np.asarray(inputs["references"]),
+            "prediction": np.asarray(inputs["predictions"]),
+        }
 
 
 class OfTexts(Module):
@@ -204,7 +208,7 @@ class OfTexts(Module):
     ]
 
     def columns(self, **inputs: list[Any]) -> Columns:
-        names = {"gold": "references", "guess": "predictions"}
+        names = {"reference": "references", "prediction": "predictions"}
         return {ours: objects(inputs[theirs]) for ours, theirs in names.items() if theirs in inputs}
 
 
@@ -217,7 +221,7 @@ class OfTranslations(OfTexts):
 
 def most_references(columns: Columns) -> int:
     """Return how many references the rows have, as the one that has most."""
-    return max(map(len, map(several, columns["gold"])), default=1)
+    return max(map(len, map(several, columns["reference"])), default=1)
 
 
 class OfTags(OfTexts):

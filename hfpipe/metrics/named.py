@@ -27,7 +27,7 @@ from hfpipe.metrics.whole import affordable
 
 COMPUTED_AT_MOST = 2**20
 """Examples times resamples that a metric is asked for; more examples than that allows get fewer resamples."""
-USUAL = {"predictions": "guess", "references": "gold"}
+USUAL = {"predictions": "prediction", "references": "reference"}
 """Inputs of a metric → the columns of the predictions that they are, unless the recipe says otherwise."""
 Column = Callable[[str], "Sequence[Any] | np.ndarray | None"]
 """Returns a column by name, in the order of the rows, or None when there is none."""

@@ -28,7 +28,7 @@ def positions(kind: str, most: Any, padding: Any) -> int | None:
 def refusals(task: Task, model: PreTrainedModel) -> Iterator[str]:
     """Yield why a trained model cannot be evaluated, or run on new inputs."""
     config = model.config
-    for problem in task.suits(model):
+    for problem in task.check_model(model):
         yield problem.message
     room = positions(
         config.model_type,

@@ -63,7 +63,7 @@ class _System:
 
         shown = {name: column[places] for name, column in self.shown.items()}
         tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed)
-        tally.add(index, self.task.recalled(shown, self.facts))
+        tally.add(index, self.task.decode_predictions(shown, self.facts))
         yield from map(tally.series, tally.defined)
         yield from measured(self.task.whole_metrics(self.facts), shown, index, first.resamples, first.seed)
 
@@ -143,11 +143,11 @@ def _aligned(systems: Sequence[_System]) -> list[np.ndarray]:
 
 def _check_gold(systems: Sequence[_System], places: Sequence[np.ndarray], ids: Sequence[str]) -> None:
     """Raise RecipeError when rows of one id have other answers: those are numbers of other data."""
-    if not all("gold" in system.shown for system in systems):
+    if not all("reference" in system.shown for system in systems):
         return
-    first, *others = [s.shown["gold"][there].tolist() for s, there in zip(systems, places, strict=True)]
-    for system, gold in zip(systems[1:], others, strict=True):
-        for name, mine, theirs in zip(ids, first, gold, strict=True):
+    first, *others = [s.shown["reference"][there].tolist() for s, there in zip(systems, places, strict=True)]
+    for system, reference in zip(systems[1:], others, strict=True):
+        for name, mine, theirs in zip(ids, first, reference, strict=True):
             if mine != theirs:
                 message = f"row {name!r} is {mine!r} in {systems[0].name} and {theirs!r} in {system.name}"
                 raise RecipeError([Problem(f"{message}; measure them on the same data")])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfpipe.store.artifacts import renamed_columns
 from hfpipe.store.store import reading
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def predictions(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     with reading(path):
-        return pd.read_parquet(path).sort_values("row", ignore_index=True)
+        rows = pd.read_parquet(path).sort_values("row", ignore_index=True)
+    return rows.rename(columns=renamed_columns(rows.columns, rows.attrs.get("inputs", [])))
 
 
 def _frame(rows: Iterator[dict[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:

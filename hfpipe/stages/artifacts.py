@@ -158,7 +158,7 @@ def classes(
     head = own.head(learned)
     config = SimpleNamespace(id2label=head.get("id2label"), problem_type=head.get("problem_type"))
     try:
-        return task.known(cast("PretrainedConfig", config))
+        return task.facts_from_config(cast("PretrainedConfig", config))
     except AttributeError:  # user code may read more of a config, which is there once the model is
         return None
 

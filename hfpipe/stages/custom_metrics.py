@@ -28,7 +28,7 @@ class Named(Settings):
     name: str | None = None
     """What its scores begin with, as in `rouge/rouge1`; by default the last part of the place."""
     inputs: dict[str, str] = {}
-    """Its inputs → columns of predictions or data; `predictions: guess` and `references: gold` unasked."""
+    """Its inputs → columns of predictions or data; `prediction` and `reference` where nothing is given."""
     arguments: dict[str, Any] = {}
     """What it is given beside, as `{average: macro}`."""
     higher_is_better: bool = True

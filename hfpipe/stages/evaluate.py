@@ -194,7 +194,7 @@ class Evaluate(Stage):
         ground = Ground(split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes)
         rows = {column: split[column] for column in split.column_names}
         return ground, [
-            replace(each, task=each.task.measured_on(rows), outputs=classes.outputs.get(each.place, ()))
+            replace(each, task=each.task.configure_metrics(rows), outputs=classes.outputs.get(each.place, ()))
             for each in systems
         ]
 
@@ -210,7 +210,7 @@ class Evaluate(Stage):
             auto_class = task.auto_class if headed else None
             config = headed_config(place, auto_class, trust_remote_code=self.trust_remote_code)
             with loading(place):
-                found.append(class_alignment.System(system.place, task.known(config), headed))
+                found.append(class_alignment.System(system.place, task.facts_from_config(config), headed))
         for problem in class_alignment.problems(facts, self.data, found, self.labels):
             raise StageError(f"stage {ctx.name}: {problem.message}")
         return class_alignment.align(facts, found, self.labels)
@@ -272,10 +272,10 @@ class Evaluate(Stage):
         train = {column: split[column] for column in split.column_names}  # read as they are asked for
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
-                guess = task.fit_baseline(name, train, ground.facts, tokenizer)
+                prediction = task.fit_baseline(name, train, ground.facts, tokenizer)
                 out = predictions_path(ctx.folder, name)
                 tally = ground.tally(task.baseline_metrics(name, ground.facts))
-                measured = measure_baseline(guess, task, tally, ground, out, advance)
+                measured = measure_baseline(prediction, task, tally, ground, out, advance)
                 save(measured, ctx.work / f"{name}.npz")
 
     def _measure(self, system: System, ground: Ground, accelerator: Accelerator, ctx: RunContext) -> Tally:

@@ -127,9 +127,9 @@ class _Train(Stage):
         data = facts(folder_of(self.data, ctx))
         model, note = self._model(ctx, tokenizer, data)
         self._check_loaded(ctx, data)
-        for problem in self.task.suits(model):
+        for problem in self.task.check_model(model):
             raise StageError(f"stage {ctx.name}: {problem.message}")
-        self.task.settle(model, tokenizer)
+        self.task.configure_model(model, tokenizer)
         parts = Training(
             task=self._measured_task(ctx),
             model=model,
@@ -160,7 +160,7 @@ class _Train(Stage):
         split = open_data(folder_of(self.data, ctx)).get("validation")
         if split is None:
             return self.task
-        return self.task.measured_on({column: split[column] for column in split.column_names})
+        return self.task.configure_metrics({column: split[column] for column in split.column_names})
 
     def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
         """Raise StageError at what the recipe did not show, of data in a folder or a model from the Hub."""
@@ -272,7 +272,7 @@ class _Train(Stage):
         if adapter.merge:
             remote = self.trust_remote_code
             whole = load_model(self.task.auto_class, ctx.folder, ctx.seed, trust_remote_code=remote)
-            self.task.settle(whole, tokenizer)
+            self.task.configure_model(whole, tokenizer)
             replace_adapter(ctx.folder, whole)
 
 

@@ -50,7 +50,7 @@ class NGrams:
         self._levels = [*self._made(grams, counts)][::-1]
         return self
 
-    def nats(self, documents: Sequence[Ids]) -> list[np.ndarray]:
+    def nll(self, documents: Sequence[Ids]) -> list[np.ndarray]:
         """Return -log p of every id of each document after the ids before it: float64, shape (length,)."""
         grams = self._numbered(documents)
         probability = np.full(len(grams), 1 / self.vocabulary)

@@ -35,10 +35,10 @@ class Baseline(ABC):
         self.classes = classes
 
     @abstractmethod
-    def estimator(self, texts: Sequence[str], gold: np.ndarray) -> Any:
-        """Return what learns `gold` from a list of texts, not fitted yet."""
+    def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
+        """Return what learns `reference` from a list of texts, not fitted yet."""
 
-    def fit(self, texts: Sequence[str], gold: np.ndarray) -> None:
+    def fit(self, texts: Sequence[str], reference: np.ndarray) -> None:
         """Learn from texts and their class ids (n,), 0 and 1 (n, classes), or floats (n,).
 
         Raises StageError when scikit-learn cannot, as when no text has a word.
@@ -46,26 +46,31 @@ class Baseline(ABC):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of labels that no text has, or all
             try:
-                self._fitted = self.estimator(texts, gold).fit(list(texts), gold)
+                self._fitted = self.estimator(texts, reference).fit(list(texts), reference)
             except ValueError as error:
                 raise StageError(
                     f"baseline {self.name}: cannot learn from the train split: {first_line(error)}"
                 ) from error
 
-    def columns(self, texts: Sequence[str], gold: np.ndarray) -> Columns:
-        """Return `gold`, `guess` and, for classes, `scores` (n, classes) and `nats` (n,)."""
+    def columns(self, texts: Sequence[str], reference: np.ndarray) -> Columns:
+        """Return `reference`, `prediction` and, for classes, `scores` (n, classes) and `nll` (n,)."""
         if self.kind == "float":
-            return {"gold": gold, "guess": self._fitted.predict(list(texts))}
+            return {"reference": reference, "prediction": self._fitted.predict(list(texts))}
         scores = self._probabilities(list(texts))
         # A class that the train split lacks has probability 0; scikit-learn's log_loss clips it so, too.
         eps = np.finfo(np.float64).eps
         sure = np.clip(scores, eps, 1 - eps)
         if self.kind == "label":
-            nats = -np.log(sure[np.arange(len(gold)), gold])
-            return {"gold": gold, "guess": scores.argmax(axis=1), "scores": scores, "nats": nats}
-        nats = -np.where(gold > 0, np.log(sure), np.log1p(-sure)).sum(axis=1)
-        guess = (scores > 0.5).astype(np.int64)
-        return {"gold": gold.astype(np.int64), "guess": guess, "scores": scores, "nats": nats}
+            nll = -np.log(sure[np.arange(len(reference)), reference])
+            return {"reference": reference, "prediction": scores.argmax(axis=1), "scores": scores, "nll": nll}
+        nll = -np.where(reference > 0, np.log(sure), np.log1p(-sure)).sum(axis=1)
+        prediction = (scores > 0.5).astype(np.int64)
+        return {
+            "reference": reference.astype(np.int64),
+            "prediction": prediction,
+            "scores": scores,
+            "nll": nll,
+        }
 
     def _probabilities(self, texts: list[str]) -> np.ndarray:
         if isinstance(self._fitted, DummyRegressor):
@@ -83,7 +88,7 @@ class Majority(Baseline):
 
     name = "majority"
 
-    def estimator(self, texts: Sequence[str], gold: np.ndarray) -> Any:
+    def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
         return DummyClassifier(strategy="prior") if self.kind == "label" else DummyRegressor()
 
 
@@ -97,13 +102,13 @@ class Tfidf(Baseline):
 
     name = "tfidf"
 
-    def estimator(self, texts: Sequence[str], gold: np.ndarray) -> Any:
+    def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
         english = nearly_all_ascii(texts)
-        chosen = terms if _need_one_letter(texts, gold, english=english) else _longer_terms
+        chosen = terms if _need_one_letter(texts, reference, english=english) else _longer_terms
         words = TfidfVectorizer(sublinear_tf=True, analyzer=partial(chosen, english=english))
         if self.kind == "float":
             return make_pipeline(words, Ridge())
-        if self.kind == "label" and len(np.unique(gold)) == 1:
+        if self.kind == "label" and len(np.unique(reference)) == 1:
             return DummyClassifier(strategy="prior")  # a regression needs two classes to tell apart
         # Chosen on validation text: scikit-learn's own C=1 is three points too weak to be an honest rival.
         classifier = LogisticRegression(C=10, max_iter=1000)
@@ -125,10 +130,10 @@ def _longer(every: list[str], *, english: bool) -> list[str]:
     return [term for term in every if term not in left_out] or every
 
 
-def _need_one_letter(texts: Sequence[str], gold: np.ndarray, *, english: bool) -> bool:
+def _need_one_letter(texts: Sequence[str], reference: np.ndarray, *, english: bool) -> bool:
     """Return whether two texts with different labels differ only in terms of one letter."""
     seen: dict[int, tuple[int, bytes]] = {}
-    for text, label in zip(texts, np.asarray(gold), strict=True):
+    for text, label in zip(texts, np.asarray(reference), strict=True):
         every = sorted(terms(text, english=english))
         one = hash(tuple(every)), label.tobytes()
         other = seen.setdefault(hash(tuple(_longer(every, english=english))), one)

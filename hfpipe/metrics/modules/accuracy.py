@@ -19,6 +19,6 @@ class Accuracy(module.OfClasses):
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        if columns["gold"].ndim > 1:
+        if columns["reference"].ndim > 1:
             return [classification.SubsetAccuracy("accuracy")]
         return [confusion.Accuracy(len(columns["labels"]))]

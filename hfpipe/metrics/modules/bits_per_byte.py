@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class BitsPerByte(module.OfCounts):
-    """Bits for a byte of text, of the summed `nats` and UTF-8 `bytes` of each text."""
+    """Bits for a byte of text, of the summed `nll` and UTF-8 `bytes` of each text."""
 
-    options = [{"nats": module.NUMBER, "bytes": module.INTEGER}]
+    options = [{"nll": module.NUMBER, "bytes": module.INTEGER}]
     metric = language.BitsPerByte

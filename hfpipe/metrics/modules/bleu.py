@@ -16,5 +16,5 @@ class Bleu(module.OfTranslations):
     """sacrebleu's BLEU, from 0 to 100, by the tokenizer that suits the script of the references."""
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        tokenize = overlap.tokenizer_for(columns["gold"])
+        tokenize = overlap.tokenizer_for(columns["reference"])
         return [overlap.Bleu(module.most_references(columns), tokenize)]

@@ -16,5 +16,5 @@ class Entities(module.OfTags):
     """Entities found whole and with the right type, as seqeval counts them; F1 of each type too."""
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        tags = {tag for name in ("gold", "guess") for sentence in columns[name] for tag in sentence}
+        tags = {tag for name in ("reference", "prediction") for sentence in columns[name] for tag in sentence}
         return tagging(sorted(tags))

@@ -6,7 +6,7 @@ from hfpipe.metrics import metric, module
 
 
 class Loss(module.OfCounts):
-    """Mean of `nats`, the loss of each example."""
+    """Mean of `nll`, the loss of each example."""
 
-    options = [{"nats": module.NUMBER}]
+    options = [{"nll": module.NUMBER}]
     metric = metric.Loss

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class NextSentence(module.OfCounts):
-    """Nats a pair and share told rightly, of the `nats`, those `correct` and the `pairs` of texts."""
+    """Nats a pair and share told rightly, of the `nll`, those `correct` and the `pairs` of texts."""
 
-    options = [{"nats": module.NUMBER, "correct": module.INTEGER, "pairs": module.INTEGER}]
+    options = [{"nll": module.NUMBER, "correct": module.INTEGER, "pairs": module.INTEGER}]
 
     def columns(self, **inputs: list[Any]) -> Columns:
         return {f"next_sentence_{name}": column for name, column in super().columns(**inputs).items()}

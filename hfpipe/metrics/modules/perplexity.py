@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class Perplexity(module.OfCounts):
-    """exp of the summed `nats` over the summed `tokens`, one number of each a text."""
+    """exp of the summed `nll` over the summed `tokens`, one number of each a text."""
 
-    options = [{"nats": module.NUMBER, "tokens": module.INTEGER}]
+    options = [{"nll": module.NUMBER, "tokens": module.INTEGER}]
     metric = language.Perplexity

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class PseudoBitsPerByte(module.OfCounts):
-    """Bits for a byte of text, of the `nats` of tokens guessed each from all the others."""
+    """Bits for a byte of text, of the `nll` of tokens guessed each from all the others."""
 
-    options = [{"nats": module.NUMBER, "bytes": module.INTEGER}]
+    options = [{"nll": module.NUMBER, "bytes": module.INTEGER}]
     metric = language.PseudoBitsPerByte

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class PseudoPerplexity(module.OfCounts):
-    """exp of the summed `nats` over the `tokens` of texts, each token guessed from all the others."""
+    """exp of the summed `nll` over the `tokens` of texts, each token guessed from all the others."""
 
-    options = [{"nats": module.NUMBER, "tokens": module.INTEGER}]
+    options = [{"nll": module.NUMBER, "tokens": module.INTEGER}]
     metric = language.PseudoPerplexity

@@ -20,4 +20,4 @@ class Rouge(module.OfTexts):
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:
-        return summary_scores(tokenize=rouge_tokenizer(columns["gold"]))
+        return summary_scores(tokenize=rouge_tokenizer(columns["reference"]))

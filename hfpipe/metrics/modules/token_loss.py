@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class TokenLoss(module.OfCounts):
-    """Nats a target token, of the `nats` and the number of `tokens` of each text."""
+    """Nats a target token, of the `nll` and the number of `tokens` of each text."""
 
-    options = [{"nats": module.NUMBER, "tokens": module.INTEGER}]
+    options = [{"nll": module.NUMBER, "tokens": module.INTEGER}]
     metric = language.TokenLoss

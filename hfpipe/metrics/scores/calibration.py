@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class CalibrationError(Metric):
     """Expected calibration error: |accuracy - confidence| over bins of equal width (Guo et al., 2017).
 
-    Reads `gold` and `guess` (class ids, shape (n,)) and `scores` (probabilities, shape (n, classes)). The
-    confidence is the highest probability; bin b of 15 holds those in (b/15, (b+1)/15].
+    Reads `reference` and `prediction` (class ids, shape (n,)) and `scores` (probabilities, shape (n,
+    classes)). The confidence is the highest probability; bin b of 15 holds those in (b/15, (b+1)/15].
     """
 
     higher_is_better = False
@@ -29,7 +29,7 @@ class CalibrationError(Metric):
 
     def stats(self, columns: Columns) -> np.ndarray:
         confidence = columns["scores"].max(axis=1).astype(np.float64)
-        gap = (columns["gold"] == columns["guess"]) - confidence
+        gap = (columns["reference"] == columns["prediction"]) - confidence
         place = np.clip(np.ceil(confidence * self.bins) - 1, 0, self.bins - 1)
         inside = (place[:, None] == np.arange(self.bins)).astype(np.float64)
         return np.concatenate([inside * gap[:, None], inside], axis=1)
@@ -42,8 +42,8 @@ class CalibrationError(Metric):
 class Brier(Mean):
     """Squared distance between the probabilities and the gold class, summed over classes (Brier, 1950).
 
-    Reads `gold` (class ids, shape (n,)) and `scores` (probabilities, shape (n, classes)). From 0 to 2, as
-    `sklearn.metrics.brier_score_loss(…, scale_by_half=False)`.
+    Reads `reference` (class ids, shape (n,)) and `scores` (probabilities, shape (n, classes)). From 0 to 2,
+    as `sklearn.metrics.brier_score_loss(…, scale_by_half=False)`.
     """
 
     higher_is_better = False
@@ -55,5 +55,5 @@ class Brier(Mean):
 
     def each(self, columns: Columns) -> np.ndarray:
         scores = columns["scores"].astype(np.float64)
-        gold = columns["gold"][:, None] == np.arange(scores.shape[1])
-        return ((scores - gold) ** 2).sum(axis=1)
+        reference = columns["reference"][:, None] == np.arange(scores.shape[1])
+        return ((scores - reference) ** 2).sum(axis=1)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def single_label(labels: Sequence[str]) -> list[Metric]:
     """Return the metrics of a classifier with one label an example.
 
-    They read `gold` and `guess` (class ids, shape (n,)), `scores` (probabilities, shape (n, classes))
-    and `nats` (loss, shape (n,)).
+    They read `reference` and `prediction` (class ids, shape (n,)), `scores` (probabilities, shape (n,
+    classes)) and `nll` (loss, shape (n,)).
     """
     classes = len(labels)
     return [
@@ -39,7 +39,7 @@ def single_label(labels: Sequence[str]) -> list[Metric]:
 def multi_label(labels: Sequence[str]) -> list[Metric]:
     """Return the metrics of a classifier with any number of labels an example.
 
-    They read `gold` and `guess` (0 or 1, shape (n, classes)) and `nats` (loss, shape (n,)).
+    They read `reference` and `prediction` (0 or 1, shape (n, classes)) and `nll` (loss, shape (n,)).
     """
     classes = len(labels)
     return [
@@ -59,7 +59,7 @@ class SubsetAccuracy(Mean):
         self.name = name
 
     def each(self, columns: Columns) -> np.ndarray:
-        return (columns["gold"] == columns["guess"]).all(axis=1)
+        return (columns["reference"] == columns["prediction"]).all(axis=1)
 
 
 class HammingLoss(Mean):
@@ -69,4 +69,4 @@ class HammingLoss(Mean):
     name = "hamming_loss"
 
     def each(self, columns: Columns) -> np.ndarray:
-        return (columns["gold"] != columns["guess"]).mean(axis=1)
+        return (columns["reference"] != columns["prediction"]).mean(axis=1)

@@ -23,14 +23,14 @@ def cloze() -> list[Metric]:
     return [ExactMatch(), TopFive(), ReciprocalRank()]
 
 
-def ranks(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the rank of each row's right answer: scores (n, candidates), gold (n,) → int64 (n,).
 
-    `gold` is -1 where the answer is no candidate. Others that score alike stand before it, so that a
+    `reference` is -1 where the answer is no candidate. Others that score alike stand before it, so that a
     model gains nothing by scoring everything alike; scores of -inf are those of no candidate.
     """
-    known = gold >= 0
-    own = np.take_along_axis(scores, np.where(known, gold, 0)[:, None], axis=1)
+    known = reference >= 0
+    own = np.take_along_axis(scores, np.where(known, reference, 0)[:, None], axis=1)
     return np.where(known, ((scores >= own) & np.isfinite(scores)).sum(axis=1), 0).astype(np.int64)
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Confusion(Metric):
     """Base of the scores from counts a class: statistics of shape (n, 3 * classes).
 
-    Reads `gold` and `guess`: class ids of shape (n,), or 0 and 1 of shape (n, classes) for several labels.
+    Reads `reference` and `prediction`: class ids of shape (n,), or 0 and 1 of shape (n, classes) for several
+    labels.
     """
 
     def __init__(self, name: str, classes: int) -> None:
@@ -36,16 +37,16 @@ class Confusion(Metric):
         return f"{self.name}|classes:{self.classes}"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        gold, guess = self._marks(columns["gold"]), self._marks(columns["guess"])
-        return np.concatenate([gold & guess, guess, gold], axis=1).astype(np.float64)
+        reference, prediction = self._marks(columns["reference"]), self._marks(columns["prediction"])
+        return np.concatenate([reference & prediction, prediction, reference], axis=1).astype(np.float64)
 
     def _marks(self, classes: np.ndarray) -> np.ndarray:
         return classes.astype(bool) if classes.ndim > 1 else classes[:, None] == np.arange(self.classes)
 
     def counts(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return hits, guesses and golds of each class, shape (..., classes) each."""
-        hits, guesses, golds = np.split(sums, 3, axis=-1)
-        return hits, guesses, golds
+        hits, predictions, references = np.split(sums, 3, axis=-1)
+        return hits, predictions, references
 
 
 class Accuracy(Confusion):
@@ -55,8 +56,8 @@ class Accuracy(Confusion):
         super().__init__("accuracy", classes)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        hits, _, golds = self.counts(sums)
-        return ratio(hits.sum(-1), golds.sum(-1))
+        hits, _, references = self.counts(sums)
+        return ratio(hits.sum(-1), references.sum(-1))
 
 
 class BalancedAccuracy(Confusion):
@@ -66,8 +67,8 @@ class BalancedAccuracy(Confusion):
         super().__init__("balanced_accuracy", classes)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        hits, _, golds = self.counts(sums)
-        return ratio(ratio(hits, golds).sum(-1), (golds > 0).sum(-1))
+        hits, _, references = self.counts(sums)
+        return ratio(ratio(hits, references).sum(-1), (references > 0).sum(-1))
 
 
 class F1(Confusion):
@@ -92,11 +93,11 @@ class F1(Confusion):
         return f"{super().signature}|absent:{self.absent}" if self.average == "macro" else super().signature
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        hits, guesses, golds = self.counts(sums)
+        hits, predictions, references = self.counts(sums)
         if self.average == "micro":
-            return ratio(2 * hits.sum(-1), (guesses + golds).sum(-1))
-        weights = golds if self.average == "weighted" else self._present(guesses + golds)
-        return ratio((ratio(2 * hits, guesses + golds) * weights).sum(-1), weights.sum(-1))
+            return ratio(2 * hits.sum(-1), (predictions + references).sum(-1))
+        weights = references if self.average == "weighted" else self._present(predictions + references)
+        return ratio((ratio(2 * hits, predictions + references) * weights).sum(-1), weights.sum(-1))
 
     def _present(self, seen: np.ndarray) -> np.ndarray:
         return np.ones_like(seen) if self.absent == "zero" else (seen > 0).astype(np.float64)
@@ -110,8 +111,8 @@ class ClassF1(Confusion):
         self.number = number
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        hits, guesses, golds = (each[..., self.number] for each in self.counts(sums))
-        return ratio(2 * hits, guesses + golds)
+        hits, predictions, references = (each[..., self.number] for each in self.counts(sums))
+        return ratio(2 * hits, predictions + references)
 
 
 class Matthews(Confusion):
@@ -121,8 +122,8 @@ class Matthews(Confusion):
         super().__init__("matthews", classes)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        hits, guesses, golds = self.counts(sums)
-        n = golds.sum(-1)
-        together = hits.sum(-1) * n - (guesses * golds).sum(-1)
-        apart = (n**2 - (guesses**2).sum(-1)) * (n**2 - (golds**2).sum(-1))
+        hits, predictions, references = self.counts(sums)
+        n = references.sum(-1)
+        together = hits.sum(-1) * n - (predictions * references).sum(-1)
+        apart = (n**2 - (predictions**2).sum(-1)) * (n**2 - (references**2).sum(-1))
         return ratio(together, np.sqrt(apart))

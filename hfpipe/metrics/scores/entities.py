@@ -52,8 +52,8 @@ def apart(tags: Sequence[str]) -> list[Entity]:
 def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     """Return the metrics of a tagger whose tags mark entities; `tags` are all there are.
 
-    They read `gold` and `guess`: object arrays of shape (n,), each entry the tags of one sentence, as many in
-    both.
+    They read `reference` and `prediction`: object arrays of shape (n,), each entry the tags of one sentence,
+    as many in both.
     """
     # A tag that stands alone is an entity to the lenient mode, whatever the scheme.
     types = sorted({entity.type for tag in tags for entity in entities([_inside(tag)])})
@@ -96,20 +96,22 @@ class EntityScore(Metric):
         return f"{self.name}|of:entities|average:micro|mode:{mode}|seqeval:{version('seqeval')}"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        pairs = zip(columns["gold"], columns["guess"], strict=True)
-        rows = [self._row(gold, guess) for gold, guess in pairs]
+        pairs = zip(columns["reference"], columns["prediction"], strict=True)
+        rows = [self._row(reference, prediction) for reference, prediction in pairs]
         return np.array(rows, dtype=np.float64).reshape(len(rows), 3 * len(self.types))
 
-    def _row(self, gold: Sequence[str], guess: Sequence[str]) -> list[int]:
-        there, said = set(entities(gold, self.scheme)), set(entities(guess, self.scheme))
+    def _row(self, reference: Sequence[str], prediction: Sequence[str]) -> list[int]:
+        there, said = set(entities(reference, self.scheme)), set(entities(prediction, self.scheme))
         counts = [Counter(entity.type for entity in each) for each in (there & said, said, there)]
         return [count[kind] for count in counts for kind in self.types]
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        hits, guesses, golds = (each[..., self._counted].sum(-1) for each in np.split(sums, 3, axis=-1))
+        hits, predictions, references = (
+            each[..., self._counted].sum(-1) for each in np.split(sums, 3, axis=-1)
+        )
         if self.what == "precision":
-            return ratio(hits, guesses)
-        return ratio(hits, golds) if self.what == "recall" else ratio(2 * hits, guesses + golds)
+            return ratio(hits, predictions)
+        return ratio(hits, references) if self.what == "recall" else ratio(2 * hits, predictions + references)
 
 
 class TagAccuracy(Metric):
@@ -122,10 +124,10 @@ class TagAccuracy(Metric):
         return "accuracy|average:words"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        pairs = zip(columns["gold"], columns["guess"], strict=True)
+        pairs = zip(columns["reference"], columns["prediction"], strict=True)
         rows = [
-            [sum(one == other for one, other in zip(gold, guess, strict=True)), len(gold)]
-            for gold, guess in pairs
+            [sum(one == other for one, other in zip(reference, prediction, strict=True)), len(reference)]
+            for reference, prediction in pairs
         ]
         return np.array(rows, dtype=np.float64).reshape(len(rows), 2)
 

@@ -19,7 +19,7 @@ def language_modelling(
 ) -> list[Metric]:
     """Return the metrics of a language model.
 
-    They read `nats` (summed loss) and `tokens` (targets), shape (n,) each; with `correct_known` also
+    They read `nll` (summed loss) and `tokens` (targets), shape (n,) each; with `correct_known` also
     `correct` (targets guessed right), with `bytes_known` also `bytes` (UTF-8 bytes of the text, all of
     whose tokens must be targets) and `lost` (those of texts that their tokens do not give back). `read` is
     added to the signatures: what the model saw of the text.
@@ -66,7 +66,7 @@ class _Tokens(_PerToken):
         return "tokens"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        return np.stack([columns["nats"], columns["tokens"]], axis=1).astype(np.float64)
+        return np.stack([columns["nll"], columns["tokens"]], axis=1).astype(np.float64)
 
 
 class Perplexity(_Tokens):
@@ -116,7 +116,7 @@ class BitsPerByte(_Language):
 
     def stats(self, columns: Columns) -> np.ndarray:
         lost = columns.get("lost", np.zeros_like(columns["bytes"]))
-        return np.stack([columns["nats"], columns["bytes"], lost], axis=1).astype(np.float64)
+        return np.stack([columns["nll"], columns["bytes"], lost], axis=1).astype(np.float64)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         return sums[..., 0] / sums[..., 1] / log(2)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "spaces") -> list[Metric]:
     """Return BLEU, chrF and TER, each from 0 to 100 and beyond, as sacrebleu gives them.
 
-    They read `guess` (n,) and `gold` (n,), object arrays: a text, and a text or a list of texts. Every row
-    has as many `references`; `tokenize` is sacrebleu's name of BLEU's tokenizer. The words of TER are what
-    stands between `spaces`, as in sacrebleu's command, or the tokens of `bleu`.
+    They read `prediction` (n,) and `reference` (n,), object arrays: a text, and a text or a list of texts.
+    Every row has as many `references`; `tokenize` is sacrebleu's name of BLEU's tokenizer. The words of TER
+    are what stands between `spaces`, as in sacrebleu's command, or the tokens of `bleu`.
     """
     return [
         Bleu(references, tokenize),
@@ -36,14 +36,14 @@ def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "s
     ]
 
 
-def several(gold: str | list[str]) -> list[str]:
+def several(reference: str | list[str]) -> list[str]:
     """Return the texts that are right for a row, of which there may be only one."""
-    return [gold] if isinstance(gold, str) else list(gold)
+    return [reference] if isinstance(reference, str) else list(reference)
 
 
-def tokenizer_for(gold: Iterable[str | list[str]]) -> str:
+def tokenizer_for(reference: Iterable[str | list[str]]) -> str:
     """Return sacrebleu's name of the tokenizer that suits the script of the references of all rows."""
-    return bleu_tokenizer(text for each in gold for text in several(each))
+    return bleu_tokenizer(text for each in reference for text in several(each))
 
 
 class _Overlap(Metric):
@@ -63,7 +63,7 @@ class _Overlap(Metric):
 
     def stats(self, columns: Columns) -> np.ndarray:
         """Return sacrebleu's statistics. Raises ValueError at a row with too many references, or none."""
-        texts = [several(gold) for gold in columns["gold"]]
+        texts = [several(reference) for reference in columns["reference"]]
         if not texts:
             return np.empty((0, self.width))
         if any(not 0 < len(each) <= self.references for each in texts):
@@ -72,7 +72,7 @@ class _Overlap(Metric):
         padded = [[*each, *[None] * (self.references - len(each))] for each in texts]
         # Private, but what its own paired tests are made from; nothing public gives chrF's counts.
         rows = self._scorer._extract_corpus_statistics(
-            list(columns["guess"]), list(zip(*padded, strict=True))
+            list(columns["prediction"]), list(zip(*padded, strict=True))
         )
         return np.asarray(rows, dtype=np.float64)
 
@@ -141,9 +141,12 @@ class Ter(_Overlap):
     def stats(self, columns: Columns) -> np.ndarray:
         if self._tokenizer is None:
             return super().stats(columns)
-        gold = [[*map(self._tokenizer, several(gold))] for gold in columns["gold"]]
+        reference = [[*map(self._tokenizer, several(reference))] for reference in columns["reference"]]
         return super().stats(
-            {"gold": objects(gold), "guess": objects(map(self._tokenizer, columns["guess"]))}
+            {
+                "reference": objects(reference),
+                "prediction": objects(map(self._tokenizer, columns["prediction"])),
+            }
         )
 
     def value(self, sums: np.ndarray) -> np.ndarray:

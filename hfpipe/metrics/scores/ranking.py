@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def ranked_classes(labels: Sequence[str]) -> list[WholeMetric]:
     """Return the metrics of the order in which a classifier puts the examples, for each class.
 
-    They read `gold` (classes by their `labels`, or 0 and 1 of shape (n, classes)) and `scores`
+    They read `reference` (classes by their `labels`, or 0 and 1 of shape (n, classes)) and `scores`
     (probabilities, shape (n, classes)).
     """
     return [RocAuc(labels), AveragePrecision(labels)]
@@ -31,13 +31,13 @@ def ranked_classes(labels: Sequence[str]) -> list[WholeMetric]:
 class _OneVersusRest(WholeMetric):
     """Base of the scores of one class against the others, averaged over the classes.
 
-    Reads `gold` and `scores` (probabilities, shape (n, classes)). `labels` are the classes as `gold` (n,)
-    names them, in the order of the columns of `scores`; with several labels an example, `gold` has shape
-    (n, classes) and holds 0 and 1. Of two classes only the second is asked for, as scikit-learn does it. A
-    class that no example has, or every one, is left out of the mean.
+    Reads `reference` and `scores` (probabilities, shape (n, classes)). `labels` are the classes as
+    `reference` (n,) names them, in the order of the columns of `scores`; with several labels an example,
+    `reference` has shape (n, classes) and holds 0 and 1. Of two classes only the second is asked for, as
+    scikit-learn does it. A class that no example has, or every one, is left out of the mean.
     """
 
-    reads = ("gold", "scores")
+    reads = ("reference", "scores")
     undefined = "the split has a single class"
 
     def __init__(self, labels: Sequence[Any]) -> None:
@@ -55,12 +55,12 @@ class _OneVersusRest(WholeMetric):
 
     def _classes(self, columns: Columns) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield for each class which examples are of it, bool (n,), and its probabilities (n,)."""
-        gold, scores = columns["gold"], columns["scores"]
-        if gold.ndim > 1:
-            yield from zip(gold.astype(bool).T, scores.T, strict=True)
+        reference, scores = columns["reference"], columns["scores"]
+        if reference.ndim > 1:
+            yield from zip(reference.astype(bool).T, scores.T, strict=True)
             return
         asked = range(1, 2) if len(self.labels) == 2 else range(len(self.labels))
-        yield from ((gold == self.labels[number], scores[:, number]) for number in asked)
+        yield from ((reference == self.labels[number], scores[:, number]) for number in asked)
 
     @abstractmethod
     def of_class(self, positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -90,21 +90,22 @@ class AveragePrecision(_OneVersusRest):
 
     def of_class(self, positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
         hits = weights[positive].astype(np.float64)
-        total, golds = weights.sum(0, dtype=np.float64), hits.sum(0)
-        found = golds - _summed(scores[positive], weights[positive], scores[positive])[0]
+        total, references = weights.sum(0, dtype=np.float64), hits.sum(0)
+        found = references - _summed(scores[positive], weights[positive], scores[positive])[0]
         taken = total - _summed(scores, weights, scores[positive])[0]
-        average = _ratio_or_nan((hits * ratio(found, taken)).sum(0), golds)
-        return np.where(golds < total, average, np.nan)
+        average = _ratio_or_nan((hits * ratio(found, taken)).sum(0), references)
+        return np.where(references < total, average, np.nan)
 
 
 class Spearman(WholeMetric):
-    """Spearman's rank correlation of `gold` and `guess`, floats of shape (n,), as `scipy.stats.spearmanr`.
+    """Spearman's rank correlation, as `scipy.stats.spearmanr`; reads `reference` and `prediction`, float
+    (n,).
 
     Ties have their mean rank.
     """
 
     name = "spearman"
-    reads: ClassVar[tuple[str, ...]] = ("gold", "guess")
+    reads: ClassVar[tuple[str, ...]] = ("reference", "prediction")
     undefined = "gold or guess is constant"
 
     @property
@@ -115,9 +116,11 @@ class Spearman(WholeMetric):
         weight = weights.astype(np.float64)
         n = weight.sum(0)
         # Twice each rank's distance from the mean rank: whole numbers, so nothing is lost to rounding.
-        gold, guess = (sum(_summed(columns[name], weights, columns[name])) - n for name in self.reads)
-        spread = (weight * gold * gold).sum(0) * (weight * guess * guess).sum(0)
-        return _ratio_or_nan((weight * gold * guess).sum(0), np.sqrt(spread))
+        reference, prediction = (
+            sum(_summed(columns[name], weights, columns[name])) - n for name in self.reads
+        )
+        spread = (weight * reference * reference).sum(0) * (weight * prediction * prediction).sum(0)
+        return _ratio_or_nan((weight * reference * prediction).sum(0), np.sqrt(spread))
 
 
 def _summed(values: np.ndarray, weights: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

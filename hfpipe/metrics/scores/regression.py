@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def regression() -> list[Metric]:
-    """Return the metrics of a regression; they read `gold` and `guess`, floats of shape (n,)."""
+    """Return the metrics of a regression; they read `reference` and `prediction`, floats of shape (n,)."""
     return [SquaredError(), AbsoluteError(), Pearson()]
 
 
@@ -24,7 +24,7 @@ class SquaredError(Mean):
     name = "mse"
 
     def each(self, columns: Columns) -> np.ndarray:
-        return (columns["gold"].astype(np.float64) - columns["guess"]) ** 2
+        return (columns["reference"].astype(np.float64) - columns["prediction"]) ** 2
 
 
 class AbsoluteError(Mean):
@@ -34,7 +34,7 @@ class AbsoluteError(Mean):
     name = "mae"
 
     def each(self, columns: Columns) -> np.ndarray:
-        return np.abs(columns["gold"].astype(np.float64) - columns["guess"])
+        return np.abs(columns["reference"].astype(np.float64) - columns["prediction"])
 
 
 class Pearson(Metric):
@@ -51,7 +51,7 @@ class Pearson(Metric):
         return "pearson|constant:0"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        x, y = columns["gold"].astype(np.float64), columns["guess"].astype(np.float64)
+        x, y = columns["reference"].astype(np.float64), columns["prediction"].astype(np.float64)
         return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
     def value(self, sums: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ class _Pairs(Metric):
         return f"{self.name}|average:pairs"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        names = ("next_sentence_nats", "next_sentence_correct", "next_sentence_pairs")
+        names = ("next_sentence_nll", "next_sentence_correct", "next_sentence_pairs")
         return np.stack([columns[name] for name in names], axis=1).astype(np.float64)
 
 

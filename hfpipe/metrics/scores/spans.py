@@ -28,8 +28,8 @@ Questions = Literal["has_answer", "no_answer"]
 def answering(*, version_2: bool = False) -> list[Metric]:
     """Return exact match and F1, in percent as the official scripts give them; for version 2 broken down.
 
-    They read `gold` (object array of shape (n,), each entry the list of right answers, empty where there is
-    none) and `guess` (strings of shape (n,), empty for no answer).
+    They read `reference` (object array of shape (n,), each entry the list of right answers, empty where there
+    is none) and `prediction` (strings of shape (n,), empty for no answer).
     """
     both: list[Metric] = [SpanScore("exact_match", version_2), SpanScore("f1", version_2)]
     if not version_2:
@@ -48,35 +48,35 @@ def normalized(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", bare).split())
 
 
-def exact_match(guess: str, gold: str) -> float:
+def exact_match(prediction: str, reference: str) -> float:
     """Return whether two answers are the same once normalized, as 1 or 0."""
-    return float(normalized(guess) == normalized(gold))
+    return float(normalized(prediction) == normalized(reference))
 
 
-def f1(guess: str, gold: str, *, version_2: bool = False) -> float:
+def f1(prediction: str, reference: str, *, version_2: bool = False) -> float:
     """Return the F1 of the words two answers share, from 0 to 1.
 
     In a script without spaces each character counts as a word, as in MLQA's script.
     Answers that normalize to nothing share no word in version 1.1; in version 2 two of them agree.
     """
-    said, right = spaced(normalized(guess)), spaced(normalized(gold))
+    said, right = spaced(normalized(prediction)), spaced(normalized(reference))
     if version_2 and not (said and right):
         return float(said == right)
     shared = sum((Counter(said) & Counter(right)).values())
     return 2 * shared / (len(said) + len(right)) if shared else 0.0
 
 
-def best(guess: str, golds: Sequence[str], *, version_2: bool = False) -> tuple[float, float]:
+def best(prediction: str, references: Sequence[str], *, version_2: bool = False) -> tuple[float, float]:
     """Return exact match and F1 against the right answer that suits each best.
 
     Without any right answer the right thing to say is nothing. So it is in version 2 where all normalize to
     nothing.
     """
-    wanted = [gold for gold in golds if normalized(gold)] if version_2 else golds
+    wanted = [reference for reference in references if normalized(reference)] if version_2 else references
     wanted = wanted or [""]
     return (
-        max(exact_match(guess, gold) for gold in wanted),
-        max(f1(guess, gold, version_2=version_2) for gold in wanted),
+        max(exact_match(prediction, reference) for reference in wanted),
+        max(f1(prediction, reference, version_2=version_2) for reference in wanted),
     )
 
 
@@ -107,10 +107,10 @@ class SpanScore(Metric):
         return f"{self.name}|rule:squad-{'2.0' if self.version_2 else '1.1'}|tok:unicode|unit:percent"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        rows = np.zeros((len(columns["gold"]), 6))
-        for row, gold, guess in zip(rows, columns["gold"], columns["guess"], strict=True):
-            first = 0 if len(gold) else 3
-            row[first : first + 3] = *best(guess, gold, version_2=self.version_2), 1
+        rows = np.zeros((len(columns["reference"]), 6))
+        for row, reference, prediction in zip(rows, columns["reference"], columns["prediction"], strict=True):
+            first = 0 if len(reference) else 3
+            row[first : first + 3] = *best(prediction, reference, version_2=self.version_2), 1
         return rows
 
     def value(self, sums: np.ndarray) -> np.ndarray:

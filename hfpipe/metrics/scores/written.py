@@ -27,23 +27,23 @@ ENGLISH = "rouge-score"
 def summary_scores(*, stem: bool = True, tokenize: str = ENGLISH) -> list[Metric]:
     """Return ROUGE-1, -2, -L and -Lsum, from 0 to 1.
 
-    They read `guess` (n,) and `gold` (n,), object arrays: a text, and a text or a list of texts. `tokenize`
-    is `rouge-score` for its own tokenizer, or `unicode` for texts of any script.
+    They read `prediction` (n,) and `reference` (n,), object arrays: a text, and a text or a list of texts.
+    `tokenize` is `rouge-score` for its own tokenizer, or `unicode` for texts of any script.
     """
     return [Rouge(name, stem=stem, tokenize=tokenize) for name in ROUGES]
 
 
-def rouge_tokenizer(gold: Iterable[str | list[str]]) -> str:
+def rouge_tokenizer(reference: Iterable[str | list[str]]) -> str:
     """Return the tokenizer that suits the references: rouge-score's own for English, else `unicode`."""
-    texts = (text for each in gold for text in several(each))
+    texts = (text for each in reference for text in several(each))
     return ENGLISH if nearly_all_ascii(texts) else "unicode"
 
 
 def writing() -> list[Metric]:
     """Return exact matches, words an output, and the share of outputs that were cut off.
 
-    They read `guess` and `gold` as above, and `cut` (bool, shape (n,)): whether the text ended only because
-    it had reached the length limit.
+    They read `prediction` and `reference` as above, and `cut` (bool, shape (n,)): whether the text ended only
+    because it had reached the length limit.
     """
     return [ExactMatch(), Words(), CutOff()]
 
@@ -94,8 +94,8 @@ class Rouge(Metric):
 
     def stats(self, columns: Columns) -> np.ndarray:
         each = [
-            self._scorer.score_multi(several(gold), guess)
-            for guess, gold in zip(columns["guess"], columns["gold"], strict=True)
+            self._scorer.score_multi(several(reference), prediction)
+            for prediction, reference in zip(columns["prediction"], columns["reference"], strict=True)
         ]
         rows = [[*(scores[name].fmeasure for name in ROUGES), 1.0] for scores in each]
         return np.asarray(rows, dtype=np.float64).reshape(-1, len(ROUGES) + 1)
@@ -110,8 +110,10 @@ class ExactMatch(Mean):
     name = "exact_match"
 
     def each(self, columns: Columns) -> np.ndarray:
-        pairs = zip(columns["guess"], columns["gold"], strict=True)
-        return np.asarray([guess.strip() in map(str.strip, several(gold)) for guess, gold in pairs])
+        pairs = zip(columns["prediction"], columns["reference"], strict=True)
+        return np.asarray(
+            [prediction.strip() in map(str.strip, several(reference)) for prediction, reference in pairs]
+        )
 
 
 class Words(Mean):
@@ -123,7 +125,7 @@ class Words(Mean):
     name = "words"
 
     def each(self, columns: Columns) -> np.ndarray:
-        return np.asarray([len(spaced(guess)) for guess in columns["guess"]])
+        return np.asarray([len(spaced(prediction)) for prediction in columns["prediction"]])
 
 
 class CutOff(Mean):

@@ -148,11 +148,11 @@ def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     rows = positions // labels.shape[1]
     targets = labels.reshape(-1)[positions]
     logits = target_logits(logits, positions)
-    nats = F.cross_entropy(logits, targets, reduction="none").double()
+    nll = F.cross_entropy(logits, targets, reduction="none").double()
     correct = (logits.argmax(-1) == targets).long()
     counts = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
     return {
-        "nats": nats.new_zeros(len(labels)).index_add(0, rows, nats),
+        "nll": nll.new_zeros(len(labels)).index_add(0, rows, nll),
         "tokens": counts.index_add(0, rows, torch.ones_like(rows)),
         "correct": counts.index_add(0, rows, correct),
     }
@@ -178,10 +178,19 @@ def label_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     logits = logits.float()
     if not labels.is_floating_point():
         scores = logits.softmax(-1)
-        nats = F.cross_entropy(logits, labels, reduction="none")
-        return {"gold": labels, "guess": logits.argmax(-1), "scores": scores, "nats": nats}
+        nll = F.cross_entropy(logits, labels, reduction="none")
+        return {"reference": labels, "prediction": logits.argmax(-1), "scores": scores, "nll": nll}
     if labels.dim() == 2:
-        nats = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(-1)
-        return {"gold": labels.long(), "guess": (logits > 0).long(), "scores": logits.sigmoid(), "nats": nats}
-    guess = logits.squeeze(-1)
-    return {"gold": labels, "guess": guess, "nats": F.mse_loss(guess, labels, reduction="none")}
+        nll = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(-1)
+        return {
+            "reference": labels.long(),
+            "prediction": (logits > 0).long(),
+            "scores": logits.sigmoid(),
+            "nll": nll,
+        }
+    prediction = logits.squeeze(-1)
+    return {
+        "reference": labels,
+        "prediction": prediction,
+        "nll": F.mse_loss(prediction, labels, reduction="none"),
+    }

@@ -59,20 +59,20 @@ class CausalLM(RunningText):
     def separates_documents(self) -> bool:
         return self.documents == "separate"
 
-    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+    def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
         from hfpipe.tasks.shared.documents import separation_problems
 
         if self.separates_documents:
             yield from separation_problems(model)
 
-    def opening(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+    def opening_ids(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
         from hfpipe.tasks.shared.documents import bounds
 
         begin, end = bounds(tokenizer)
         return [begin] if begin == end else []  # else every document has its own
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def prediction_task(self) -> dict[str, Any]:
         half = self.length // 2  # prompt and answer together are as long as what the model has learned
         lengths = {"length": half, "target_length": self.length - half}
         return {"kind": "text-generation", "template": f"{{{self.text}}}", **lengths}
@@ -86,7 +86,7 @@ class CausalLM(RunningText):
         documents = encode_ids(tokenizer, rows[self.text]).input_ids.framed(opening, [end])
         return {"input_ids": documents, "row": range(len(documents))}
 
-    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+    def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.tasks.shared.documents import bounds, windows
         from hfpipe.tokenization.encoding import encode_plain
         from hfpipe.tokenization.round_trip import lost_bytes
@@ -126,12 +126,12 @@ class CausalLM(RunningText):
             batch |= separated(ids, begin)
         return batch
 
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         lost = {"lost": batch["_lost"]} if "_lost" in batch else {}
-        return {**super().columns_out(outputs, batch), **lost}
+        return {**super().outputs_to_columns(outputs, batch), **lost}
 
-    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
-        return {**super().by_row(columns, pieces, rows, facts), "bytes": utf8(rows[self.text])}
+    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        return {**super().columns_by_row(columns, pieces, rows, facts), "bytes": utf8(rows[self.text])}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.language import language_modelling
@@ -156,14 +156,14 @@ class CausalLM(RunningText):
 
         model = NGrams(ORDERS[name], len(tokenizer)).fit(closed(tokenizer, train[self.text]))
 
-        def guess(rows: Rows) -> Columns:
+        def prediction(rows: Rows) -> Columns:
             encoded = encode_plain(tokenizer, rows[self.text])
-            nats = model.nats(encoded)
+            nll = model.nll(encoded)
             return {
                 "lost": np.array(lost_bytes(tokenizer, rows[self.text], encoded)),
-                "nats": np.array([each.sum() for each in nats]),
-                "tokens": np.array([len(each) for each in nats]),
+                "nll": np.array([each.sum() for each in nll]),
+                "tokens": np.array([len(each) for each in nll]),
                 "bytes": utf8(rows[self.text]),
             }
 
-        return guess
+        return prediction

@@ -61,7 +61,7 @@ class Denoising(RunningText):
         """Share of tokens hidden."""
         return SHARES[self.noise] if self.mask is None else self.mask
 
-    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+    def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
         most = getattr(model.config, "max_position_embeddings", None)
         if most is not None and self.length + FRAME > most:
             message = f"length {self.length} and {FRAME} special tokens are more than the {most} positions"
@@ -82,16 +82,16 @@ class Denoising(RunningText):
         texts = rows[self.text]
         return {"input_ids": encode_ids(tokenizer, texts).input_ids, "row": range(len(texts))}
 
-    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+    def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         """Return examples as `encode`; only where the model generates, a row's own blanks are such."""
         from hfpipe.tokenization.spelling import SENTINEL
         from hfpipe.tokenization.text import mark
 
         if self.generation is None:
-            return super().windows(rows, tokenizer, facts)
+            return super().encode_windows(rows, tokenizer, facts)
         blank = SENTINEL if self.noise == "spans" else re.escape(str(tokenizer.mask_token))
         marked = {**rows, self.text: [mark(text, blank) for text in rows[self.text]]}
-        return super().windows(marked, tokenizer, facts)
+        return super().encode_windows(marked, tokenizer, facts)
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
@@ -144,17 +144,17 @@ class Denoising(RunningText):
         from hfpipe.tasks.shared.generation import write
 
         assert self.generation is not None
-        foreseen = self.columns_out(forward(model, batch, self.positions(batch)), batch)
+        foreseen = self.outputs_to_columns(forward(model, batch, self.positions(batch)), batch)
         limit = {"max_new_tokens": self.length} | self.generation.model_dump(exclude_none=True)
         out = write(model, batch, tokenizer, self.generation.model_copy(update=limit))
-        return {"guess": out.texts} | {name: tensor.cpu().numpy() for name, tensor in foreseen.items()}
+        return {"prediction": out.texts} | {name: tensor.cpu().numpy() for name, tensor in foreseen.items()}
 
-    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        if "guess" in columns:
-            return [{"generated_text": text} for text in columns["guess"]]
-        sums = zip(columns["nats"], columns["correct"], columns["tokens"], strict=True)
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        if "prediction" in columns:
+            return [{"generated_text": text} for text in columns["prediction"]]
+        sums = zip(columns["nll"], columns["correct"], columns["tokens"], strict=True)
         return [
-            {"loss": float(nats / tokens), "accuracy": float(right / tokens)} for nats, right, tokens in sums
+            {"loss": float(nll / tokens), "accuracy": float(right / tokens)} for nll, right, tokens in sums
         ]
 
     def metrics(self, facts: DataFacts) -> list[Metric]:

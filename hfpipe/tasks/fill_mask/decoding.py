@@ -34,7 +34,7 @@ def fill(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Column
     the answer are ranked by their probability, each piece being guessed on its own; so the answer's length
     is given away, and the first 100 are looked at. Answers with unknown pieces are never found.
 
-    Columns: `rank` of the answer (0: not found), `nats` it takes, `fills` (up to five texts, best first),
+    Columns: `rank` of the answer (0: not found), `nll` it takes, `fills` (up to five texts, best first),
     `fill_scores` (their probabilities, the mean a piece under choices) and `choice_scores` (mean
     log-probability of each choice, empty without).
     """
@@ -42,12 +42,12 @@ def fill(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Column
     said = _log_probabilities(model, rows, tokenizer, batch["input_ids"].device)
     banned = [*tokenizer.all_special_ids]
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("rank", "nats", "fills", "fill_scores", "choice_scores")
+        name: [] for name in ("rank", "nll", "fills", "fill_scores", "choice_scores")
     }
     for row, sizes in zip(rows, said, strict=True):
         own = sizes[row.masks]
         steps = torch.arange(len(row.target))
-        columns["nats"].append(float(-own[steps, row.target].double().sum()))
+        columns["nll"].append(float(-own[steps, row.target].double().sum()))
         found = _among(row, sizes) if row.choices else _anywhere(row, own, len(tokenizer), banned)
         rank, pieces, probabilities, scores = found
         columns["rank"].append(0 if tokenizer.unk_token_id in row.target else rank)
@@ -57,14 +57,14 @@ def fill(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Column
     return {name: _column(values) for name, values in columns.items()}
 
 
-def classified(filled: Columns, gold: np.ndarray) -> Columns:
-    """Return `gold`, `guess`, `scores` and `nats` of blanks whose choices stand for the classes.
+def classified(filled: Columns, reference: np.ndarray) -> Columns:
+    """Return `reference`, `prediction`, `scores` and `nll` of blanks whose choices stand for the classes.
 
     A softmax over the scores of the classes' words (Schick and Schütze, 2021, section 3.1).
     """
     scores = log_softmax(np.array(filled["choice_scores"].tolist()), axis=1)
-    nats = -scores[np.arange(len(gold)), gold]
-    return {"gold": gold, "guess": scores.argmax(axis=1), "scores": np.exp(scores), "nats": nats}
+    nll = -scores[np.arange(len(reference)), reference]
+    return {"reference": reference, "prediction": scores.argmax(axis=1), "scores": np.exp(scores), "nll": nll}
 
 
 class _Row:
@@ -76,7 +76,7 @@ class _Row:
         self.ids: list[int] = batch["input_ids"][number, :length].tolist()
         self.target: list[int] = labels[labels != IGNORED].tolist()
         self.blank = int(batch["_blank"][number])
-        self.gold = int(batch["_gold"][number])
+        self.reference = int(batch["_gold"][number])
         self.masks = max(1, len(self.target))
         sizes = [size for size in batch["_sizes"][number].tolist() if size]
         ends = np.cumsum(sizes).tolist()
@@ -127,7 +127,7 @@ def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
         if mine:
             pieces = torch.tensor([row.choices[number] for number in mine])
             scores[mine] = said[torch.arange(masks), pieces].double().mean(-1)
-    rank = int(ranks(scores.numpy()[None], np.array([row.gold]))[0])
+    rank = int(ranks(scores.numpy()[None], np.array([row.reference]))[0])
     best = scores.argsort(descending=True, stable=True)[:SHOWN]
     return rank, [row.choices[number] for number in best], scores[best].exp().tolist(), scores.tolist()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 
-COLUMNS = ("input_ids", "target", "blank", "choices", "sizes", "gold", "truncated", "row")
+COLUMNS = ("input_ids", "target", "blank", "choices", "sizes", "reference", "truncated", "row")
 """What a laid out blank consists of."""
 
 
@@ -41,7 +41,7 @@ def encode_blanks(
     row, none where any filling is one; each counts once, and one that has no pieces not at all.
 
     Returns `input_ids`, `target` (the answer's pieces), `blank` (position of the first mask), `choices` (all
-    pieces in a row) with their `sizes`, `gold` (place of the answer among the choices, -1 for none),
+    pieces in a row) with their `sizes`, `reference` (place of the answer among the choices, -1 for none),
     `truncated` and `row`. Raises StageError without a mask token, or without room for it.
     """
     if tokenizer.mask_token is None:
@@ -77,7 +77,7 @@ def _laid_out(
         "blank": place,
         "choices": [piece for pieces in candidates.values() for piece in pieces],
         "sizes": [len(pieces) for pieces in candidates.values()],
-        "gold": list(candidates).index(answer) if known else -1,
+        "reference": list(candidates).index(answer) if known else -1,
         "truncated": lost,
     }
 
@@ -141,11 +141,13 @@ def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenize
     for row, example in zip(labels, examples, strict=True):
         target = torch.from_numpy(np.array(example["target"], dtype=np.int64))  # empty, it has no type
         row[int(example["blank"]) :][: len(target)] = target
-    numbers = {name: torch.tensor([int(example[name]) for example in examples]) for name in ("blank", "gold")}
+    numbers = {
+        name: torch.tensor([int(example[name]) for example in examples]) for name in ("blank", "reference")
+    }
     return batch | {
         "labels": labels,
         "_blank": numbers["blank"],
-        "_gold": numbers["gold"],
+        "_gold": numbers["reference"],
         "_choices": pad([example["choices"] for example in examples], IGNORED),
         "_sizes": pad([example["sizes"] for example in examples], 0),
     }

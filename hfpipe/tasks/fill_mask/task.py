@@ -134,7 +134,7 @@ class FillMask(TokenTargets):
             there, named = ", ".join(classes), ", ".join(self.verbalizer)
             yield Problem(f"the classes are {there}; the verbalizer has {named}", ("verbalizer",))
 
-    def known(self, config: PretrainedConfig) -> DataFacts:
+    def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         from hfpipe.report import DataFacts
 
         if self.verbalizer is None:
@@ -148,8 +148,8 @@ class FillMask(TokenTargets):
 
         texts, answers, choices = self._parts(rows), self._answers(rows, facts), self._choices(rows, facts)
         encoded = encode_blanks(texts, answers, choices, tokenizer, self.length)
-        if self.verbalizer is not None and -1 in encoded["gold"]:
-            word = answers[encoded["gold"].index(-1)]
+        if self.verbalizer is not None and -1 in encoded["reference"]:
+            word = answers[encoded["reference"].index(-1)]
             raise StageError(f"verbalizer: the tokenizer does not know {word!r}; take another word")
         return encoded
 
@@ -221,16 +221,16 @@ class FillMask(TokenTargets):
 
     def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
         names = facts.labels.get(self.label, [])
-        return {} if self.verbalizer is None else {"gold": names, "guess": names}
+        return {} if self.verbalizer is None else {"reference": names, "prediction": names}
 
     def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
         return {} if self.verbalizer is None else {"scores": facts.labels[self.label]}
 
-    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         if self.verbalizer is not None:
-            guesses = self.shown(columns, facts)["guess"]
+            predictions = self.encode_predictions(columns, facts)["prediction"]
             best = columns["scores"].max(axis=1).tolist()
-            return [{"label": label, "score": score} for label, score in zip(guesses, best, strict=True)]
+            return [{"label": label, "score": score} for label, score in zip(predictions, best, strict=True)]
         texts = self._texts(rows)
         return [
             {**fills[0], "fills": fills}

@@ -39,7 +39,7 @@ def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: int) -> dict[str, float | int]:
-    sums: dict[str, float | int] = {"nats": 0.0, "tokens": 0, "correct": 0}
+    sums: dict[str, float | int] = {"nll": 0.0, "tokens": 0, "correct": 0}
     for start in range(0, len(targets), AT_ONCE):  # none where a text has no piece of its own
         chunk = targets[start : start + AT_ONCE]
         copies = torch.arange(len(chunk), device=ids.device)

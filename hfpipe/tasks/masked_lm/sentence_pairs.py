@@ -133,9 +133,9 @@ def pair_loss(logits: Tensor, labels: Tensor) -> Counted:
 
 def pair_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return nats, number and right guesses of the pairs of each row: float64 and int64, shape (rows,)."""
-    nats = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
+    nll = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
     return {
-        "next_sentence_nats": nats.double(),
+        "next_sentence_nll": nll.double(),
         "next_sentence_pairs": (labels != IGNORED).long(),
         "next_sentence_correct": (logits.argmax(-1) == labels).long(),
     }

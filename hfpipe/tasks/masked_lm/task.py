@@ -89,7 +89,7 @@ class MaskedLM(RunningText):
     def separates_documents(self) -> bool:
         return self.documents == "separate"
 
-    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+    def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
         from hfpipe.tasks.masked_lm.sentence_pairs import judges_pairs
         from hfpipe.tasks.shared.documents import separation_problems
 
@@ -101,7 +101,7 @@ class MaskedLM(RunningText):
             )
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def prediction_task(self) -> dict[str, Any]:
         return {"kind": "fill-mask", "text": self.text, "length": self.length}
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
@@ -119,11 +119,11 @@ class MaskedLM(RunningText):
             check_begins(documents, tokenizer)
         return {"input_ids": documents, "row": range(len(texts))}
 
-    def windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+    def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.tokenization.encoding import encode_plain
         from hfpipe.tokenization.round_trip import lost_bytes
 
-        found = super().windows(rows, tokenizer, facts)
+        found = super().encode_windows(rows, tokenizer, facts)
         if not self.pseudo_perplexity:
             return found
         lost = lost_bytes(tokenizer, rows[self.text], encode_plain(tokenizer, rows[self.text]))
@@ -183,12 +183,12 @@ class MaskedLM(RunningText):
             token_loss(outputs.prediction_logits, batch["labels"], smoothing, batch.get("_positions")), pairs
         )
 
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         from hfpipe.modeling.losses.losses import token_columns
         from hfpipe.tasks.masked_lm.sentence_pairs import pair_columns
 
         if not self.next_sentence:
-            return super().columns_out(outputs, batch)
+            return super().outputs_to_columns(outputs, batch)
         pairs = pair_columns(outputs.seq_relationship_logits, batch["_next_sentence"])
         return token_columns(outputs.prediction_logits, batch["labels"]) | pairs
 
@@ -201,8 +201,8 @@ class MaskedLM(RunningText):
         lost = {"lost": batch["_lost"].cpu().numpy()} if "_lost" in batch else {}
         return {**each_hidden(model, batch, tokenizer), **lost}
 
-    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
-        summed = super().by_row(columns, pieces, rows, facts)
+    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        summed = super().columns_by_row(columns, pieces, rows, facts)
         return {**summed, "bytes": utf8(rows[self.text])} if self.pseudo_perplexity else summed
 
     def metrics(self, facts: DataFacts) -> list[Metric]:

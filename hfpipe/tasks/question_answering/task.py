@@ -77,7 +77,7 @@ class QuestionAnswering(Task):
     def head(self, facts: DataFacts) -> dict[str, Any]:
         return {"num_labels": 2}
 
-    def known(self, config: PretrainedConfig) -> DataFacts:
+    def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         from hfpipe.report import DataFacts
 
         kinds = {self.question: "string", self.context: "string", self.answer: "nested"}
@@ -174,7 +174,7 @@ class QuestionAnswering(Task):
         start, end = outputs.start_logits, outputs.end_logits
         return span_loss(start, end, batch["labels"], batch["attention_mask"], smoothing)
 
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         """Return each window's likeliest span in characters, how likely it is, and how likely none is."""
         from hfpipe.tasks.question_answering.answer_spans import likeliest
 
@@ -187,10 +187,10 @@ class QuestionAnswering(Task):
             "start": batch["_starts"].gather(1, found["first"][:, None]).squeeze(1),
             "end": batch["_ends"].gather(1, found["last"][:, None]).squeeze(1),
             "nothing": (start.gather(1, place) + end.gather(1, place)).squeeze(1).float(),
-            "nats": self._losses(outputs, batch),
+            "nll": self._losses(outputs, batch),
         }
 
-    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         """Return the likeliest answer over all windows of each row, and what is right.
 
         In version 2 there is none where each window finds that likelier than any span (Devlin et al., 2019).
@@ -212,14 +212,14 @@ class QuestionAnswering(Task):
         start, end = (np.where(none, 0, columns[name][chosen]) for name in ("start", "end"))
         sure = np.subtract(best, total, out=np.full(len(best), -np.inf), where=np.isfinite(best))
         return {
-            "gold": self._right(rows),
-            "guess": objects(
+            "reference": self._right(rows),
+            "prediction": objects(
                 context[a:b] for context, a, b in zip(rows[self.context], start, end, strict=True)
             ),
             "score": np.exp(sure),
             "start": start,
             "end": end,
-            "nats": np.add.reduceat(columns["nats"], starts) / np.diff(starts, append=len(pieces)),
+            "nll": np.add.reduceat(columns["nll"], starts) / np.diff(starts, append=len(pieces)),
         }
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
@@ -233,8 +233,8 @@ class QuestionAnswering(Task):
 
         return answering(version_2=self.version_2)
 
-    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        names = {"guess": "answer", "start": "start", "end": "end", "score": "score"}
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        names = {"prediction": "answer", "start": "start", "end": "end", "score": "score"}
         lists = [columns[name].tolist() for name in names]
         return [dict(zip(names.values(), row, strict=True)) for row in zip(*lists, strict=True)]
 
@@ -245,6 +245,6 @@ class QuestionAnswering(Task):
         from hfpipe.metrics.scores.spans import nearest_sentence
 
         return lambda rows: {
-            "gold": self._right(rows),
-            "guess": objects(map(nearest_sentence, rows[self.question], rows[self.context])),
+            "reference": self._right(rows),
+            "prediction": objects(map(nearest_sentence, rows[self.question], rows[self.context])),
         }

@@ -82,7 +82,7 @@ class Writing(TokenTargets):
     def continued_length(self) -> int:
         return self.target_length if self.prompted else 0
 
-    def suits(self, model: PreTrainedModel) -> Iterator[Problem]:
+    def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
         most = getattr(model.config, "max_position_embeddings", None)
         written = max(self.target_length, self.generation.max_new_tokens or 0)
         needed = self.length + written if self.prompted else max(self.length, written)
@@ -100,7 +100,7 @@ class Writing(TokenTargets):
         """Set the languages of the tokenizer; return the id of the token that a text begins with, if set."""
         return None
 
-    def settle(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def configure_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         from hfpipe.tasks.shared.generation import configure
 
         configure(model, tokenizer, self._generation, self.speak(tokenizer))
@@ -124,24 +124,28 @@ class Writing(TokenTargets):
             forced_bos_token_id=self.speak(tokenizer),
             random=[generator(seed, None, index) for seed, index in drawn],
         )
-        return {"guess": out.texts, "tokens": out.tokens, "cut": out.cut}
+        return {"prediction": out.texts, "tokens": out.tokens, "cut": out.cut}
 
     @abstractmethod
-    def gold(self, rows: Rows) -> np.ndarray:
+    def reference(self, rows: Rows) -> np.ndarray:
         """Return what is right for each row, object (rows,): a text, or a list where there are several."""
 
-    def untold(self, guess: list[str], rows: Rows) -> Columns:
+    def untold(self, prediction: list[str], rows: Rows) -> Columns:
         """Return the columns of a trivial baseline, which no limit cuts."""
         import numpy as np
 
         from hfpipe.metrics.metric import objects
 
-        return {"guess": objects(guess), "gold": self.gold(rows), "cut": np.zeros(len(guess), dtype=bool)}
+        return {
+            "prediction": objects(prediction),
+            "reference": self.reference(rows),
+            "cut": np.zeros(len(prediction), dtype=bool),
+        }
 
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.language import language_modelling
 
         return self.metrics(facts) if self.predict_with_generate else language_modelling()
 
-    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        return [{self.answer: text} for text in columns["guess"]]
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        return [{self.answer: text} for text in columns["prediction"]]

@@ -103,10 +103,10 @@ class TextToText(Writing):
             batch |= {f"_{name}": tensor for name, tensor in asked.items()}
         return batch
 
-    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
-        return {**columns, "gold": self.gold(rows)} if "guess" in columns else columns
+    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+        return {**columns, "reference": self.reference(rows)} if "prediction" in columns else columns
 
-    def gold(self, rows: Rows) -> np.ndarray:
+    def reference(self, rows: Rows) -> np.ndarray:
         """Return what is right for each row, object (rows,): a text, or a list where there are references."""
         from hfpipe.metrics.metric import objects
 

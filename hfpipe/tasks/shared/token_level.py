@@ -36,7 +36,7 @@ class TokenTargets(Task):
 
         return token_loss(outputs.logits, batch["labels"], smoothing, batch.get("_positions"))
 
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         from hfpipe.modeling.losses.losses import token_columns
 
         return token_columns(outputs.logits, batch["labels"])

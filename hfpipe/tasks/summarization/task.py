@@ -42,16 +42,17 @@ class Summarization(TextToText):
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.written import summary_scores, writing
 
-        # Where it is still `auto`, only the names are used; `measured_on` decides before anything is scored.
+        # Where it is still `auto`, only the names are used; `configure_metrics` decides before anything is
+        # scored.
         tokenize = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
         return [*summary_scores(stem=self.stem, tokenize=tokenize), *writing()]
 
-    def measured_on(self, rows: Rows) -> Summarization:
+    def configure_metrics(self, rows: Rows) -> Summarization:
         from hfpipe.metrics.scores.written import rouge_tokenizer
 
         if self.rouge_tokenize != "auto":
             return self
-        return self.model_copy(update={"rouge_tokenize": rouge_tokenizer(self.gold(rows))})
+        return self.model_copy(update={"rouge_tokenize": rouge_tokenizer(self.reference(rows))})
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase

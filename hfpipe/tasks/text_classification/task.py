@@ -77,7 +77,7 @@ class TextClassification(Task):
         names = facts.labels.get(self.label, ["LABEL_0"])
         return named(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
 
-    def known(self, config: PretrainedConfig) -> DataFacts:
+    def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         names = names_in(config)
         problem = problem_type(config)
         kind = next(kind for kind, known in PROBLEM_TYPES.items() if known == problem)
@@ -140,7 +140,7 @@ class TextClassification(Task):
 
         return label_loss(outputs.logits, batch["labels"], smoothing)
 
-    def columns_out(self, outputs: Any, batch: Batch) -> Batch:
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         from hfpipe.modeling.losses.losses import label_columns
 
         return label_columns(outputs.logits, batch["labels"])
@@ -164,16 +164,16 @@ class TextClassification(Task):
 
     def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
         names = facts.labels.get(self.label, [])
-        return {"gold": names, "guess": names} if facts.columns[self.label] == "label" else {}
+        return {"reference": names, "prediction": names} if facts.columns[self.label] == "label" else {}
 
     def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
-        each = {"label": ("scores",), "labels": ("gold", "guess", "scores")}
+        each = {"label": ("scores",), "labels": ("reference", "prediction", "scores")}
         return dict.fromkeys(each.get(facts.columns[self.label], ()), facts.labels.get(self.label, []))
 
-    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         kind = facts.columns[self.label]
         if kind == "float":
-            return [{"score": float(guess)} for guess in columns["guess"]]
+            return [{"score": float(prediction)} for prediction in columns["prediction"]]
         each = [
             [{"label": facts.labels[self.label][number], "score": float(scores[number])} for number in best]
             for scores, best in zip(columns["scores"], (-columns["scores"]).argsort(axis=1), strict=True)

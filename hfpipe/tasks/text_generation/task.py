@@ -120,7 +120,7 @@ class TextGeneration(Writing):
                 f"{advise(tools=TOOLS)} to the task, or leave the column out of the data set"
             )
 
-    def known(self, config: PretrainedConfig) -> DataFacts:
+    def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         kind = "string" if self.messages is None else "nested"
         return DataFacts(columns=dict.fromkeys(self.columns, kind), splits={})
 
@@ -200,20 +200,20 @@ class TextGeneration(Writing):
             batch["_drawn"] = torch.tensor([[seed, example["index"]] for example in examples])
         return batch
 
-    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         import numpy as np
 
         from hfpipe.metrics.metric import objects
 
-        if "guess" not in columns:
-            return super().by_row(columns, pieces, rows, facts)
+        if "prediction" not in columns:
+            return super().columns_by_row(columns, pieces, rows, facts)
         last = np.append(np.flatnonzero(np.diff(pieces)), len(pieces) - 1)
-        answers = objects(map(_spoken, columns["guess"]))
-        return {name: column[last] for name, column in {**columns, "guess": answers}.items()} | {
-            "gold": self.gold(rows)
+        answers = objects(map(_spoken, columns["prediction"]))
+        return {name: column[last] for name, column in {**columns, "prediction": answers}.items()} | {
+            "reference": self.reference(rows)
         }
 
-    def gold(self, rows: Rows) -> np.ndarray:
+    def reference(self, rows: Rows) -> np.ndarray:
         from hfpipe.metrics.metric import objects
 
         said = rows[self.completion] if self.messages is None else map(_last_answer, rows[self.messages])
@@ -224,7 +224,8 @@ class TextGeneration(Writing):
         from hfpipe.metrics.scores.written import Rouge, writing
 
         match, *others = writing()
-        # Where it is still `auto`, only the names are used; `measured_on` decides before anything is scored.
+        # Where it is still `auto`, only the names are used; `configure_metrics` decides before anything is
+        # scored.
         tokenize = "13a" if self.tokenize == "auto" else self.tokenize
         rouge = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
         overlap = Bleu(tokenize=tokenize), Chrf(), Rouge("rougeL", stem=True, tokenize=rouge)
@@ -233,21 +234,21 @@ class TextGeneration(Writing):
     def check_settings(self) -> Iterator[Problem]:
         return check_tokenizer(self.tokenize)
 
-    def measured_on(self, rows: Rows) -> TextGeneration:
+    def configure_metrics(self, rows: Rows) -> TextGeneration:
         from hfpipe.metrics.scores.overlap import tokenizer_for
         from hfpipe.metrics.scores.written import rouge_tokenizer
 
         if "auto" not in (self.tokenize, self.rouge_tokenize):
             return self
-        gold = self.gold(rows)
-        suited = {"tokenize": tokenizer_for(gold), "rouge_tokenize": rouge_tokenizer(gold)}
+        reference = self.reference(rows)
+        suited = {"tokenize": tokenizer_for(reference), "rouge_tokenize": rouge_tokenizer(reference)}
         left = {name: value for name, value in suited.items() if getattr(self, name) == "auto"}
         return self.model_copy(update=left)
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Rows], Columns]:
-        [(common, _)] = Counter(self.gold(train).tolist()).most_common(1)
+        [(common, _)] = Counter(self.reference(train).tolist()).most_common(1)
         return lambda rows: self.untold([common] * len(rows[self.inputs[0]]), rows)
 
 

@@ -98,7 +98,7 @@ class TokenClassification(Task):
     def head(self, facts: DataFacts) -> dict[str, Any]:
         return named(facts.labels[self.tags])
 
-    def known(self, config: PretrainedConfig) -> DataFacts:
+    def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         from hfpipe.report import DataFacts
 
         return DataFacts(
@@ -164,20 +164,20 @@ class TokenClassification(Task):
 
         return token_loss(outputs.logits, batch["labels"], smoothing)
 
-    def columns_out(self, outputs: Any, batch: Batch) -> dict[str, Any]:
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> dict[str, Any]:
         """Return the words tagged in each window, their classes and probabilities, and the loss of all."""
         from hfpipe.modeling.losses.losses import token_columns
 
         words = batch["_word"]
-        scores, guess = outputs.logits.float().softmax(-1).max(-1)
-        said = {"word": words, "guess": guess, "score": scores}
+        scores, prediction = outputs.logits.float().softmax(-1).max(-1)
+        said = {"word": words, "prediction": prediction, "score": scores}
         lists = {
             name: [row[taken >= 0].tolist() for row, taken in zip(each, words, strict=True)]
             for name, each in said.items()
         }
         return {**lists, **token_columns(outputs.logits, batch["labels"])}
 
-    def by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
         """Return gold, guess (tags by name) and score, each a list of one a word, and sums of the loss."""
         from hfpipe.metrics.metric import objects
         from hfpipe.tasks.token_classification.token_labels import sentence
@@ -186,15 +186,15 @@ class TokenClassification(Task):
         # What a tokenizer makes nothing of cannot be told; outside is the best guess.
         unseen = OUTSIDE if OUTSIDE in names else names[0]
         counts = [len(sentence(given).words) for given in rows[self.words]]
-        guess, score = [[unseen] * count for count in counts], [[0.0] * count for count in counts]
+        prediction, score = [[unseen] * count for count in counts], [[0.0] * count for count in counts]
         for number, row in enumerate(pieces.tolist()):
-            said = (columns[name][number] for name in ("word", "guess", "score"))
+            said = (columns[name][number] for name in ("word", "prediction", "score"))
             for word, tag, sure in zip(*said, strict=True):
-                guess[row][word], score[row][word] = names[tag], sure
-        gold = [[names[tag] for tag in tags] for tags in rows[self.tags]]
-        sums = {name: columns[name] for name in ("nats", "tokens", "correct")}
-        lists = {"gold": objects(gold), "guess": objects(guess), "score": objects(score)}
-        return {**lists, **super().by_row(sums, pieces, rows, facts)}
+                prediction[row][word], score[row][word] = names[tag], sure
+        reference = [[names[tag] for tag in tags] for tags in rows[self.tags]]
+        sums = {name: columns[name] for name in ("nll", "tokens", "correct")}
+        lists = {"reference": objects(reference), "prediction": objects(prediction), "score": objects(score)}
+        return {**lists, **super().columns_by_row(sums, pieces, rows, facts)}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.language import TokenLoss
@@ -219,7 +219,7 @@ class TokenClassification(Task):
         marked = self._mark_entities(facts.labels[self.tags])
         return partial(entities, scheme=self.scheme) if marked else apart
 
-    def answers(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         """Return the entities of each row; `start` and `end` count characters of the text.
 
         Where words were given, the text is they with a space between them.
@@ -228,7 +228,9 @@ class TokenClassification(Task):
 
         find = self._entities(facts)
         found = []
-        for given, tags, scores in zip(rows[self.words], columns["guess"], columns["score"], strict=True):
+        for given, tags, scores in zip(
+            rows[self.words], columns["prediction"], columns["score"], strict=True
+        ):
             text, words = sentence(given)
             found.append({"entities": [_entity(each, text, words, scores) for each in find(tags)]})
         return found
@@ -242,8 +244,8 @@ class TokenClassification(Task):
         gazetteer = Gazetteer(self._entities(facts))
         gazetteer.fit(train[self.words], self._named(train, facts))
         return lambda rows: {
-            "gold": objects(self._named(rows, facts)),
-            "guess": objects(map(gazetteer.tag, rows[self.words])),
+            "reference": objects(self._named(rows, facts)),
+            "prediction": objects(map(gazetteer.tag, rows[self.words])),
         }
 
     def _named(self, rows: Rows, facts: DataFacts) -> list[list[str]]:

@@ -44,19 +44,20 @@ class Translation(TextToText):
         from hfpipe.metrics.scores.overlap import translation_scores
         from hfpipe.metrics.scores.written import writing
 
-        # Where it is still `auto`, only the names are used; `measured_on` decides before anything is scored.
+        # Where it is still `auto`, only the names are used; `configure_metrics` decides before anything is
+        # scored.
         tokenize = "13a" if self.tokenize == "auto" else self.tokenize
         return [*translation_scores(1 + len(self.references), tokenize, self.ter_words), *writing()]
 
     def check_settings(self) -> Iterator[Problem]:
         return check_tokenizer(self.tokenize)
 
-    def measured_on(self, rows: Rows) -> Translation:
+    def configure_metrics(self, rows: Rows) -> Translation:
         from hfpipe.metrics.scores.overlap import tokenizer_for
 
         if "auto" not in (self.tokenize, self.ter_words):
             return self
-        tokenize = tokenizer_for(self.gold(rows))
+        tokenize = tokenizer_for(self.reference(rows))
         suited = {"tokenize": tokenize, "ter_words": "spaces" if tokenize == "13a" else "bleu"}
         left = {name: value for name, value in suited.items() if getattr(self, name) == "auto"}
         return self.model_copy(update=left)
