@@ -15,7 +15,7 @@ VALUES: dict[str, Any] = {
     "task-learn": {"files": {"model.safetensors": "abc"}},
     "task-score-64": {
         "scores": [{"metric": "accuracy", "value": 0.25, "low": float("nan")}],
-        "predictions": {"predictions": {"reference": ["a", "b"], "nll": [0.1, 0.2]}},
+        "predictions": {"predictions": {"gold": ["a", "b"], "nats": [0.1, 0.2]}},
     },
 }
 
@@ -44,7 +44,7 @@ def test_equal_values_have_no_difference_and_nan_equals_itself() -> None:
             "0.25 became 0.25000000000000006",
         ),
         (
-            changed("task-score-64", "predictions", "predictions", "nll", value=[0.1]),
+            changed("task-score-64", "predictions", "predictions", "nats", value=[0.1]),
             "nats > 1: 0.2 became nothing",
         ),
         (
@@ -61,10 +61,10 @@ def test_every_change_is_a_line_with_its_place(after: dict[str, Any], line: str)
 
 def test_a_renamed_column_is_compared_under_its_new_name() -> None:
     after = changed(
-        "task-score-64", "predictions", "predictions", value={"reference": ["a", "c"], "nll": [0.1, 0.2]}
+        "task-score-64", "predictions", "predictions", value={"reference": ["a", "c"], "nats": [0.1, 0.2]}
     )
     assert len(list(golden.differences(VALUES, after, {}))) == 4
-    [found] = golden.differences(VALUES, after, {"reference": "reference"})
+    [found] = golden.differences(VALUES, after, {"gold": "reference"})
     assert found.endswith("reference > 1: 'b' became 'c'")
 
 
