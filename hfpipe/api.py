@@ -12,7 +12,7 @@ from hfpipe import runner
 from hfpipe.contract import Progress
 from hfpipe.recipe import Recipe, shipped
 from hfpipe.recipe.shipped import RecipeFile
-from hfpipe.runner import Launch, Step
+from hfpipe.runner import Launch, PlannedStage
 from hfpipe.runs import comparison
 from hfpipe.runs.comparison import Compared
 from hfpipe.runs.lookup import open_run
@@ -38,17 +38,17 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError with every problem.
     """
-    return recipes.load(Path(path), kinds=KINDS, tasks=TASKS, overrides=overrides)
+    return recipes.load_recipe(Path(path), kinds=KINDS, tasks=TASKS, overrides=overrides)
 
 
-def plan(recipe: Recipe, runs: str | Path = RUNS, *, until: str | None = None) -> list[Step]:
+def plan(recipe: Recipe, runs: str | Path = RUNS, *, until: str | None = None) -> list[PlannedStage]:
     """Return each stage with whether it is done, and if not, why not. Starts nothing."""
-    return runner.plan(recipe, Path(runs), until)
+    return runner.plan_recipe(recipe, Path(runs), until)
 
 
 def sizes(
     recipe: Recipe,
-    steps: Sequence[Step],
+    steps: Sequence[PlannedStage],
     *,
     launch: Launch = Launch(),  # noqa: B008 - frozen
 ) -> list[Size]:
@@ -75,7 +75,7 @@ def run(
     Raises RecipeError before anything starts when the recipe is wrong; DataError or StageError when a
     stage fails, which leaves what is finished as it is.
     """
-    steps = runner.run(recipe, Path(runs), until=until, launch=launch, say=say, progress=progress)
+    steps = runner.run_recipe(recipe, Path(runs), until=until, launch=launch, say=say, progress=progress)
     return read_run({step.name: step.folder for step in steps})
 
 
@@ -97,7 +97,7 @@ def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str
 
     Raises RecipeError when there are fewer than two, or nothing that they have in common.
     """
-    return comparison.compare([str(target) for target in evaluated], Path(runs), tasks)
+    return comparison.compare_runs([str(target) for target in evaluated], Path(runs), tasks)
 
 
 def predict(
@@ -139,7 +139,7 @@ def answers(
     runs: str | Path = RUNS,
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | None]]:
     """Yield each row with what `predict` returns of it, in order; `asked` may be an open file too."""
-    from hfpipe.inference.inputs import answered, complete, rows
+    from hfpipe.inference.inputs import complete_rows, pair_with_predictions, rows
     from hfpipe.inference.resolve import find
 
     runner.check_world()
@@ -150,9 +150,9 @@ def answers(
 
     predictor = Predictor(trained.place, trained.task, batch_size)
     reads = trained.task
-    checked = complete(given, reads.inputs, predictor.reading.facts, reads.optional)
+    checked = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
     needed = [name for name in reads.inputs if name not in reads.optional]
-    return answered(checked, needed, predictor.answers)
+    return pair_with_predictions(checked, needed, predictor.answers)
 
 
 def list_recipes() -> list[RecipeFile]:
@@ -160,7 +160,7 @@ def list_recipes() -> list[RecipeFile]:
 
     Raises RecipeError when this installation has none.
     """
-    return shipped.list_recipes()
+    return shipped.list_shipped_recipes()
 
 
 def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
@@ -169,16 +169,16 @@ def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
     What is there already is never overwritten; a file with the same content stays.
     Raises RecipeError when there is no such recipe or another file is in the way; nothing is copied then.
     """
-    return shipped.copy_recipe(name, folder)
+    return shipped.copy_shipped_recipe(name, folder)
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe."""
-    from hfpipe.recipe.schema import schema as of
+    from hfpipe.recipe.schema import recipe_schema as of
 
     return of(KINDS, TASKS)
 
 
 def run_stage(folder: str | Path, progress: Progress = silent) -> None:
     """Be one process of a prepared stage, as `accelerate launch -m hfpipe stage` starts it."""
-    runner.run_stage(Path(folder), progress)
+    runner.run_launched_stage(Path(folder), progress)

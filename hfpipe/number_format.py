@@ -51,12 +51,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def interval(value: float, low: float, high: float) -> str:
+def format_interval(value: float, low: float, high: float) -> str:
     """Return a number with its interval, as 0.884 [0.866, 0.901]."""
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def difference(comparison: Comparison) -> str:
+def format_difference(comparison: Comparison) -> str:
     """Return how far the model is from a baseline, with a sign."""
     sign = "-" if comparison.difference < 0 else "+"
     return sign + number(abs(comparison.difference))
@@ -71,10 +71,10 @@ def verdict(score: Score) -> list[str]:
     """Return how good, with interval and n, then a line for what it is better or worse than."""
     against: dict[str, list[str]] = {}
     for comparison in score.comparisons:
-        found = f"{comparison.baseline} ({difference(comparison)})"
+        found = f"{comparison.baseline} ({format_difference(comparison)})"
         against.setdefault(_side(comparison, score), []).append(found)
     return [
-        f"{score.metric} {interval(score.value, score.low, score.high)} on {score.n:,} examples",
+        f"{score.metric} {format_interval(score.value, score.low, score.high)} on {score.n:,} examples",
         *(f"{side} {', '.join(names)}" for side, names in sorted(against.items())),
     ]
 
@@ -113,7 +113,7 @@ def split_class(metric: str) -> tuple[str, str | None]:
     return (name, label.removesuffix("]")) if bracket else (metric, None)
 
 
-def answer(predicted: Mapping[str, Any]) -> list[str]:
+def format_answer(predicted: Mapping[str, Any]) -> list[str]:
     """Return the prediction for a row, a line for each part: `Geography  0.981`, or a text as it is."""
     lists = [value for value in predicted.values() if isinstance(value, list)]
     if lists:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -28,7 +28,7 @@ def tokenizer(
         min_frequency=1,
         lowercase=algorithm == "wordpiece",
     )
-    return complete(learner.learn(list(texts)), style)
+    return complete_tokenizer(learner.learn(list(texts)), style)
 
 
 def save_encoder(folder: Path, texts: Iterable[str]) -> Path:

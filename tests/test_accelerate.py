@@ -21,7 +21,7 @@ from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layo
 from hfpipe.encoding.sampler import Shares, share_out
 from hfpipe.errors import RecipeError
 from hfpipe.runner import Launch
-from hfpipe.runner.accelerate_file import problems, read_accelerate_file
+from hfpipe.runner.accelerate_file import config_problems, read_accelerate_file
 from hfpipe.runner.launch import check_processes
 from hfpipe.stages import revive
 
@@ -135,13 +135,13 @@ def test_what_would_be_ignored_or_fail_later_is_found_with_its_place(
     config = tmp_path / "own.yaml"
     head = f"compute_environment: LOCAL_MACHINE\ndistributed_type: {kind}\nnum_processes: 4\n"
     config.write_text(head + lines.replace("state_dict_type: X", "fsdp_verion: 2"), encoding="utf-8")
-    found = [str(problem) for problem in problems(read_accelerate_file(config))]
+    found = [str(problem) for problem in config_problems(read_accelerate_file(config))]
     assert any(line.startswith(f"{config}:{place}: ") and cause in line for line in found), found
 
 
 def test_a_shipped_config_has_no_problem_but_a_package_to_install() -> None:
     for config in CONFIGS:
-        found = [problem.message for problem in problems(read_accelerate_file(config))]
+        found = [problem.message for problem in config_problems(read_accelerate_file(config))]
         missing = "deepspeed" in config.stem and find_spec("deepspeed") is None
         assert found == (["DeepSpeed is not installed; pip install deepspeed"] if missing else []), config
 

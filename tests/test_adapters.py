@@ -236,14 +236,14 @@ def test_a_missing_peft_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_adapter_writes_by_the_settings_of_its_base(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from hfpipe.modeling.loading.lora import adapted, keep_config
+    from hfpipe.modeling.loading.lora import add_adapter, keep_config
     from hfpipe.modeling.loading.models import load_model
     from hfpipe.stages.train import Adapter
 
     base = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=1))
     base.generation_config.repetition_penalty = 1.3
     base.save_pretrained(tmp_path / "base")
-    model = adapted(base, Adapter.model_validate(LORA).settings, [], tmp_path / "base", 1)
+    model = add_adapter(base, Adapter.model_validate(LORA).settings, [], tmp_path / "base", 1)
     model.save_pretrained(str(tmp_path / "adapter"))
     keep_config(model, tmp_path / "adapter")
     whole = load_model("AutoModelForCausalLM", tmp_path / "adapter", 1, whole=True)
@@ -289,7 +289,7 @@ def test_frozen_weights_in_half_precision_change_no_loss_and_no_gradient() -> No
 def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from hfpipe.modeling.loading.lora import adapted
+    from hfpipe.modeling.loading.lora import add_adapter
     from hfpipe.stages.train import Adapter
     from hfpipe.training import cost
 
@@ -305,7 +305,7 @@ def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> N
     settings = Adapter.model_validate(LORA).settings
     whole = cost.shape_of("AutoModelForCausalLM", config)
     shape = cost.shape_of("AutoModelForCausalLM", config, settings)
-    model = adapted(Qwen3ForCausalLM(config), settings, [], tmp_path, 1)
+    model = add_adapter(Qwen3ForCausalLM(config), settings, [], tmp_path, 1)
     assert shape.trained == model.num_parameters(only_trainable=True)
     assert shape.parameters == model.num_parameters() == whole.parameters + shape.trained
     assert whole.trained == whole.parameters

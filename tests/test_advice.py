@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 import hfpipe
-from hfpipe.cli.parser import parse
+from hfpipe.cli.parser import parse_command_line
 from hfpipe.contract import RunContext, Task
-from hfpipe.data.readers.files import read
+from hfpipe.data.readers.files import read_files
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.inference import inputs
 from hfpipe.references.places import DataPlace
@@ -38,7 +38,7 @@ from hfpipe.tasks.shared.documents import bounds
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.token_classification import TokenClassification
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -136,7 +136,7 @@ def faulty(path: Path, content: str | bytes) -> Path:
 
 def rows_of(path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
     source = Source.model_validate({"files": path.name, **options})
-    return [row.values for row in read(path, path.name, source.file_options())]
+    return [row.values for row in read_files(path, path.name, source.file_options())]
 
 
 @pytest.mark.parametrize(("words", "name", "content", "options"), FILES)
@@ -403,7 +403,7 @@ def test_more_processes_than_there_is_room_for_are_started_as_advised() -> None:
     with pytest.raises(RecipeError, match="start at most") as caught:
         check_processes(Launch(5000), {})
     [each] = advice(str(caught.value))
-    options = parse(["run", "recipe.yaml", "--processes", "5000", each])
+    options = parse_command_line(["run", "recipe.yaml", "--processes", "5000", each])
     check_processes(Launch(options.processes, oversubscribe=options.oversubscribe), {})
 
 
@@ -459,7 +459,7 @@ def learned(algorithm: str, style: str) -> Any:
         min_frequency=1,
         lowercase=False,
     )
-    return complete(learner.learn(PROSE * 20), STYLES[style])
+    return complete_tokenizer(learner.learn(PROSE * 20), STYLES[style])
 
 
 # All of them

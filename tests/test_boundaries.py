@@ -29,9 +29,9 @@ from hfpipe.references import hub
 from hfpipe.report import Report
 from hfpipe.reporting.html import page
 from hfpipe.runner import Launch, check_world
-from hfpipe.runner.failures import told
+from hfpipe.runner.failures import translate_errors
 from hfpipe.runner.launch import check_processes
-from hfpipe.runner.world import launched
+from hfpipe.runner.world import is_launched
 from hfpipe.runs.run import Run
 
 # lines to predict
@@ -191,7 +191,7 @@ class OddError(Exception):
 def test_whatever_a_stage_raises_is_one_line_with_its_name(
     error: Exception, context: Callable[..., RunContext]
 ) -> None:
-    with pytest.raises(StageError) as caught, told(context("topics")):
+    with pytest.raises(StageError) as caught, translate_errors(context("topics")):
         raise error
     assert str(caught.value).startswith(f"stage topics: {type(error).__name__}: ")
     assert "\n" not in str(caught.value)
@@ -228,7 +228,7 @@ def test_garbage_of_a_launcher_stops_a_run_and_a_prediction(
         assert main(command) == 2
         assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(RecipeError):
-        launched()
+        is_launched()
     with pytest.raises(RecipeError, match="RANK=7 and WORLD_SIZE=2; ranks count from 0"):
         check_world({"RANK": "7", "WORLD_SIZE": "2"})
 

@@ -25,7 +25,7 @@ from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.shared.token_level import TokenTargets
-from hfpipe.training.step import Step
+from hfpipe.training.step import TrainingStep
 
 Batch = dict[str, torch.Tensor]
 SMALL: dict[str, Any] = {
@@ -84,7 +84,7 @@ def batch_of(share: float = 0.6) -> Batch:
     return {"input_ids": ids, "labels": ids.masked_fill(hidden, IGNORED)}
 
 
-def outcome(step: Step, model: Any) -> tuple[Counted, list[torch.Tensor]]:
+def outcome(step: TrainingStep, model: Any) -> tuple[Counted, list[torch.Tensor]]:
     model.train()
     counted = step(model, batch_of())[1]
     weights = list(model.parameters())
@@ -131,8 +131,8 @@ def test_chunks_have_one_shape_where_a_divisor_is_near(positions: int, classes: 
 def test_the_gradients_of_a_model_are_those_of_its_plain_loss(kind: str) -> None:
     task, entries = MODELS[kind]
     model = model_of(kind, task, entries)
-    plain, expected = outcome(Step(task(length=16), 0.1), model)
-    step = Step(task(length=16), 0.1, chunked=True)
+    plain, expected = outcome(TrainingStep(task(length=16), 0.1), model)
+    step = TrainingStep(task(length=16), 0.1, chunked=True)
     mine, found = outcome(step, model)
     assert step.head(model, batch_of()) is model.get_output_embeddings()
     assert mine.total.item() == pytest.approx(plain.total.item(), rel=1e-6)
@@ -147,7 +147,7 @@ def test_the_gradients_of_a_model_are_those_of_its_plain_loss(kind: str) -> None
 @pytest.mark.parametrize("kind", list(CHANGED))
 def test_a_model_that_changes_its_logits_keeps_its_output_layer(kind: str) -> None:
     model = model_of(kind, CausalLM, CHANGED[kind])
-    step = Step(CausalLM(length=16), 0.0, chunked=True)
+    step = TrainingStep(CausalLM(length=16), 0.0, chunked=True)
     assert step.head(model, batch_of()) is None
     assert step(model, batch_of())[0].logits.shape[-1] == 97
 
@@ -163,7 +163,9 @@ class Reweighted(CausalLM):
 def test_a_task_with_a_loss_of_its_own_reads_logits() -> None:
     task = Reweighted(length=16)
     model = model_of("gpt2", CausalLM, MODELS["gpt2"][1])
-    assert outcome(Step(task, 0.0, chunked=True), model)[0] == outcome(Step(task, 0.0), model)[0]
+    assert (
+        outcome(TrainingStep(task, 0.0, chunked=True), model)[0] == outcome(TrainingStep(task, 0.0), model)[0]
+    )
     pairs = MaskedLM(length=16, next_sentence=True)
     assert not pairs.loss_is_cross_entropy
 
@@ -172,7 +174,9 @@ def test_trying_a_model_leaves_its_state_as_it_was() -> None:
     model = model_of("gpt2", CausalLM, MODELS["gpt2"][1] | {"resid_pdrop": 0.5})
     state = torch.get_rng_state()
     model.train()
-    assert Step(CausalLM(length=16), 0.0, nullcontext, chunked=True).head(model, batch_of()) is not None
+    assert (
+        TrainingStep(CausalLM(length=16), 0.0, nullcontext, chunked=True).head(model, batch_of()) is not None
+    )
     assert torch.equal(state, torch.get_rng_state())
     assert all(part.training for part in model.modules())
 

@@ -21,7 +21,7 @@ from hfpipe.metrics.paired import holm
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.store.artifacts import MODEL, predictions_path
-from hfpipe.store.store import Identity, StageFile, Store
+from hfpipe.store.store import StageFile, StageIdentity, Store
 from hfpipe.tasks.text_classification import TextClassification
 
 CLASSES = ["lake", "mountain", "river"]
@@ -53,7 +53,7 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
         columns = guesses(rows, RIGHT.get(name, 0.5), seed=len(name)) | said
         store = Store(tmp_path / name)
         settings = {"model": "someone/model", "resamples": 200, "task": None}
-        identity = Identity(kind="evaluate", version=1, seed=5, settings=settings, files={}, inputs={})
+        identity = StageIdentity(kind="evaluate", version=1, seed=5, settings=settings, files={}, inputs={})
         folder = store.folder("score", identity.key)
         store.begin(folder, StageFile(name="score", base=str(tmp_path), folders={}, identity=identity))
         order = np.random.default_rng(1).permutation(len(rows))  # as a run writes them: longest first

@@ -28,12 +28,12 @@ from hfpipe.modeling.losses.losses import IGNORED, token_loss
 from hfpipe.modeling.static_shapes import static_positions
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.checkpoints import newest
+from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.finite import FiniteCheck
-from hfpipe.training.loop import train
+from hfpipe.training.loop import train_model
 from hfpipe.training.trainer import Training
 
 Make = Callable[..., RunContext]
@@ -87,7 +87,7 @@ def parts(folder: Path, task: Task, model: str) -> Training:
     """Return a small training on packed texts, model and all made from a seed."""
     folder.mkdir(exist_ok=True)
     style = STYLES["bert" if isinstance(task, MaskedLM) else "gpt"]
-    tokenizer = complete(Learner("bpe", style, (), 300, 1, lowercase=False).learn(TEXTS), style)
+    tokenizer = complete_tokenizer(Learner("bpe", style, (), 300, 1, lowercase=False).learn(TEXTS), style)
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     facts = facts_of(datasets.DatasetDict(train=rows))
 
@@ -109,7 +109,7 @@ def parts(folder: Path, task: Task, model: str) -> Training:
 def losses(make: Make, folder: Path, task: Task, model: str, *, compiled: bool, bf16: bool) -> list[float]:
     made = parts(folder / str(compiled), task, model)
     training = STEADY | {"compile": compiled, "bf16": bf16, "per_device_train_batch_size": 4}
-    facts = train(made, training, None, make(f"{model}-{compiled}"))
+    facts = train_model(made, training, None, make(f"{model}-{compiled}"))
     return [entry["loss"] for entry in facts["history"] if "grad_norm" in entry]
 
 
@@ -142,13 +142,13 @@ def test_a_compiled_bfloat16_training_is_resumed_bit_for_bit(context: Make, tmp_
     training = STEADY | {"compile": True, "bf16": True, "per_device_train_batch_size": 4}
     training |= {"save_steps": 4, "save_total_limit": None}
     task = MaskedLM(length=32, mask=0.3)
-    train(parts(tmp_path, task, "bert"), training, None, ctx)
+    train_model(parts(tmp_path, task, "bert"), training, None, ctx)
     whole = (ctx.folder / "model.safetensors").read_bytes()
     for name in ("checkpoint-8", "checkpoint-12"):
         shutil.rmtree(ctx.work / name, ignore_errors=True)
     (ctx.folder / "model.safetensors").unlink()
-    assert newest(ctx.work)[0] == ctx.work / "checkpoint-4"
-    train(parts(tmp_path, task, "bert"), training, None, ctx)
+    assert newest_checkpoint(ctx.work)[0] == ctx.work / "checkpoint-4"
+    train_model(parts(tmp_path, task, "bert"), training, None, ctx)
     assert (ctx.folder / "model.safetensors").read_bytes() == whole
 
 

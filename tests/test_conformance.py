@@ -24,9 +24,9 @@ from hfpipe.encoding.io import facts, open_split
 from hfpipe.encoding.nested import read_rows
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import StageError
-from hfpipe.modeling.loading.class_names import named
+from hfpipe.modeling.loading.class_names import class_name_entries
 from hfpipe.modeling.loading.models import load_parts
-from hfpipe.references.places import Place, locate
+from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
 from hfpipe.runs.run import Run
 from hfpipe.tasks import TASKS, revive_task
@@ -143,7 +143,7 @@ def test_a_control_token_typed_in_a_row_stays_text(made: Callable[[str], Run], n
 @each_task
 def test_rows_reach_a_task_as_the_source_gave_them(made: Callable[[str], Run], name: str) -> None:
     run, case = made(name), CASES[name]
-    given = list(getattr(rows, case.rows)(locate(Place(small.SUMMARIES), small.ROOT, {})))
+    given = list(getattr(rows, case.rows)(locate_place(Place(small.SUMMARIES), small.ROOT, {})))
     known = facts(run.folders[f"{name}-rows"])
     split = open_split(run.folders[f"{name}-rows"], "train")
     read = read_rows(split, range(len(split)))
@@ -159,7 +159,7 @@ DIRTY = "<p>It is <b>said</b>, by e\u0301clair@example.org &amp; others:</p> {}<
 
 def test_cleaning_leaves_the_answers_that_are_learned(tmp_path: Path) -> None:
     """Learned spans are the edited answers, whatever cleaning does to the text before them."""
-    given = list(rows.questions(locate(Place(small.SUMMARIES), small.ROOT, {})))[:60]
+    given = list(rows.questions(locate_place(Place(small.SUMMARIES), small.ROOT, {})))[:60]
     for row in given:
         row["context"] = DIRTY.format(row["context"])
         row["answers"]["answer_start"][0] += DIRTY.index("{")
@@ -340,10 +340,12 @@ def test_a_head_keeps_what_it_predicts_by_name_and_nothing_else_is_new(
     if "id2label" not in head:
         return
     names = [head["id2label"][number] for number in range(len(head["id2label"]))]
-    turned = load_parts(task.auto_class, folder, 3, head=head | named(names[::-1]))
+    turned = load_parts(task.auto_class, folder, 3, head=head | class_name_entries(names[::-1]))
     ids = torch.tensor([[2, 17, 18, 19, 3]])
     with torch.no_grad():
         mine, theirs = (each.model.eval()(input_ids=ids).logits for each in (same, turned))
     assert theirs.flip(-1).numpy() == pytest.approx(mine.numpy(), abs=1e-6)
-    other = load_parts(task.auto_class, folder, 3, head=head | named([f"{name}?" for name in names]))
+    other = load_parts(
+        task.auto_class, folder, 3, head=head | class_name_entries([f"{name}?" for name in names])
+    )
     assert len(other.initialized) == 2

@@ -29,11 +29,11 @@ from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.random_bits import BitDropout, drop_out, fast_dropout
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.loop import train
-from hfpipe.training.step import Step
+from hfpipe.training.loop import train_model
+from hfpipe.training.step import TrainingStep
 from hfpipe.training.trainer import Training
 
 Make = Callable[..., RunContext]
@@ -67,7 +67,9 @@ def parts(folder: Path, kind: str) -> Training:
     folder.mkdir(parents=True, exist_ok=True)
     task = TASKS[kind]
     style = STYLES["bert" if kind == "bert" else "t5"]
-    tokenizer = complete(Learner("wordpiece", style, (), 200, 1, lowercase=False).learn(TEXTS), style)
+    tokenizer = complete_tokenizer(
+        Learner("wordpiece", style, (), 200, 1, lowercase=False).learn(TEXTS), style
+    )
     labels = datasets.ClassLabel(names=["short", "long"])
     columns = {
         "text": TEXTS,
@@ -88,7 +90,7 @@ def gradients(made: Training, collator: Collator, *, fast: bool) -> dict[str, Te
     """Return the gradients of the mean loss of all rows."""
     examples = made.train.__getitems__([(0, number) for number in range(len(made.train))])
     batches = collator(examples)
-    step = Step(made.task, 0.0)
+    step = TrainingStep(made.task, 0.0)
     made.model.train()
     made.model.zero_grad()
     with ExitStack() as kernels:
@@ -236,7 +238,7 @@ def test_a_training_has_the_same_losses_however_its_steps_are_cut(
             "bf16": False,
             "include_num_input_tokens_seen": "all",
         }
-        history = train(parts(tmp_path / name, kind), settings, None, context(name))["history"]
+        history = train_model(parts(tmp_path / name, kind), settings, None, context(name))["history"]
         return [entry["loss"] for entry in history if "grad_norm" in entry]
 
     whole = losses("whole", 24, 1)

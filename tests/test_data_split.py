@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.data.rows import Row
-from hfpipe.data.split import Ids, splitter
+from hfpipe.data.split import RowIds, splitter
 
 SHARES = {"validation": 0.1, "test": 0.2}
 
@@ -58,11 +58,11 @@ def test_given_splits_stay_as_they_are() -> None:
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3))))
 def test_ids_are_unique_and_a_text_of_its_own_keeps_its_id(pairs: list[tuple[str, str]]) -> None:
-    ids = Ids()
+    ids = RowIds()
     given_ids = [ids.of(row(*pair)) for pair in pairs]
     assert len(set(given_ids)) == len(pairs)
     first = dict(zip(reversed(pairs), reversed(given_ids), strict=True))
-    assert all(first[pair] == Ids().of(row(*pair)) for pair in first)
+    assert all(first[pair] == RowIds().of(row(*pair)) for pair in first)
 
 
 @given(st.permutations([("validation", 0.2), ("test", 0.3), ("later", 0.1)]), st.text())

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerFast
 import hfpipe
 from hfpipe.errors import StageError
 from hfpipe.modeling.loading.models import new_config, new_model
-from hfpipe.modeling.losses.losses import IGNORED, shifted
+from hfpipe.modeling.losses.losses import IGNORED, shift_labels
 from hfpipe.modeling.random import generator
-from hfpipe.references.places import Place, locate
+from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.denoising.span_corruption import counts, frame, hide, infill, sentinels, spans
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -41,7 +41,7 @@ each_noise = pytest.mark.parametrize("noise", ["spans", "infilling"])
 
 def tokenizer(style: str, algorithm: str = "bpe") -> PreTrainedTokenizerFast:
     learner = Learner(algorithm, STYLES[style], [], 400, 1, lowercase=False)
-    return complete(learner.learn(TEXTS * 3), STYLES[style])
+    return complete_tokenizer(learner.learn(TEXTS * 3), STYLES[style])
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_decoder_never_reads_what_is_no_token(
     task = Denoising(noise=noise)
     batch = task.collate(examples(words[noise], task), words[noise], 5, train=True)
     config = new_config({"type": "t5" if noise == "spans" else "bart"}, words[noise], {})
-    read = shifted(batch["labels"], config)
+    read = shift_labels(batch["labels"], config)
     assert (batch["labels"] == IGNORED).any()
     assert read.min() >= 0
     start = "<pad>" if noise == "spans" else "</s>"
@@ -262,7 +262,7 @@ def test_it_learns_and_is_measured_the_same_twice(noise: str, model: str, tmp_pa
 
 @pytest.mark.slow
 def test_the_shipped_recipe_runs_on_a_few_local_rows(tmp_path: Path) -> None:
-    file = locate(Place(small.SUMMARIES), Path(), {})
+    file = locate_place(Place(small.SUMMARIES), Path(), {})
     assert file is not None
     rows = json.loads(file.read_text(encoding="utf-8")).values()
     articles = [{"article": row["extract"][:300], "highlights": row["description"]} for row in rows]

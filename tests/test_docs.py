@@ -76,13 +76,13 @@ def test_every_target_the_readme_names_exists() -> None:
 
 def test_every_command_the_readme_shows_is_understood() -> None:
     """Options are read, and recipes looked for, without running anything."""
-    from hfpipe.cli.parser import parse
+    from hfpipe.cli.parser import parse_command_line
 
     shown = [words[1:] for words in commands() if words[0] == "hfpipe"]
     shown += [words[words.index("hfpipe") + 1 :] for words in commands() if words[0] == "accelerate"]
     assert len(shown) > 5
     for words in shown:
-        options = vars(parse(words))
+        options = vars(parse_command_line(words))
         for path in (options.get("recipe"), *options.get("recipes", []), options.get("accelerate")):
             assert path is None or (ROOT / path).is_file(), f"{shlex.join(words)}: there is no {path}"
 

@@ -15,7 +15,7 @@ from seqeval import scheme as schemes
 
 from hfpipe.metrics.baselines.gazetteer import Gazetteer
 from hfpipe.metrics.metric import objects
-from hfpipe.metrics.scores.entities import Entity, apart, entities, tagging
+from hfpipe.metrics.scores.entities import Entity, entities, tagging, words_as_entities
 from hfpipe.metrics.tally import Tally
 
 PREFIXES: dict[str | None, str] = {
@@ -162,6 +162,6 @@ def test_a_gazetteer_without_entities_tags_nothing() -> None:
 
 
 def test_a_gazetteer_of_tags_that_mark_no_entities_knows_each_word() -> None:
-    gazetteer = Gazetteer(apart)
+    gazetteer = Gazetteer(words_as_entities)
     gazetteer.fit([["Ships", "sail", "seas"], ["ships", "sail"]], [["N", "V", "N"], ["N", "V"]])
     assert gazetteer.tag(["ships", "sail", "home"]) == ["N", "V", "N"]

@@ -25,21 +25,21 @@ from transformers import PreTrainedTokenizerFast
 from hfpipe.contract import Task
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
-from hfpipe.encoding.padding import Collator, parts_of
+from hfpipe.encoding.padding import Collator, forward_passes
 from hfpipe.encoding.sampler import Shares
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses import chunked_loss
-from hfpipe.modeling.losses.losses import IGNORED, shifted
-from hfpipe.references.places import Place, locate
+from hfpipe.modeling.losses.losses import IGNORED, shift_labels
+from hfpipe.references.places import Place, locate_place
 from hfpipe.tasks import TASKS
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.arguments import Course, arguments
+from hfpipe.training.arguments import Course, training_arguments
 from hfpipe.training.speed.choice import Speed
-from hfpipe.training.step import Step
+from hfpipe.training.step import TrainingStep
 from hfpipe.training.trainer import TaskTrainer, Training
 
 ROWS, APART = 8, 20
@@ -94,7 +94,7 @@ PAIRS = [(name, kind) for name in CASES for kind in TYPES if fits(name, kind)]
 def data(name: str) -> datasets.Dataset:
     """Return a few rows of uneven length."""
     case = CASES[name]
-    every = getattr(rows, case.rows)(locate(Place(small.SUMMARIES), Path(), {}))
+    every = getattr(rows, case.rows)(locate_place(Place(small.SUMMARIES), Path(), {}))
     found = list(islice(every, 0, ROWS * APART, APART))  # neighbours are of one topic
     columns = {ours: [row[theirs] for row in found] for ours, theirs in case.columns.items()}
     made = datasets.Dataset.from_dict(columns)
@@ -108,9 +108,11 @@ def data(name: str) -> datasets.Dataset:
 
 @functools.cache
 def tokenizer(style: str) -> PreTrainedTokenizerFast:
-    texts = [row["extract"] for row in islice(rows.abstracts(locate(Place(small.SUMMARIES), Path(), {})), 60)]
+    texts = [
+        row["extract"] for row in islice(rows.abstracts(locate_place(Place(small.SUMMARIES), Path(), {})), 60)
+    ]
     algorithm = {"bert": "wordpiece", "t5": "unigram"}.get(style, "bpe")
-    return complete(
+    return complete_tokenizer(
         Learner(algorithm, STYLES[style], (), 300, 1, lowercase=False).learn(texts), STYLES[style]
     )
 
@@ -149,7 +151,7 @@ def plain(made: Training, examples: list[dict[str, Any]], over: int) -> dict[str
     batch = made.task.collate(examples, made.tokenizer, 5, train=True)
     inputs = {name: each for name, each in batch.items() if name != "labels" and name[0] != "_"}
     if made.model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = shifted(batch["labels"], made.model.config)
+        inputs["decoder_input_ids"] = shift_labels(batch["labels"], made.model.config)
     outputs = made.model(**inputs)
     if made.task.positions(batch) is None:
         total = made.task.loss(outputs, batch, 0.0).total
@@ -184,7 +186,7 @@ def test_a_training_step_has_the_gradients_of_the_plain_path(
     made = training(name, kind, tmp_path)
     shares = Shares(micro=min(ROWS, len(made.train)), accumulation=1, world=1)
     course = Course(shares, 1, Speed(bf16=False, compiled=False))
-    trainer = TaskTrainer(made, arguments({}, tmp_path, 5, course, None, early=False), shares)
+    trainer = TaskTrainer(made, training_arguments({}, tmp_path, 5, course, None, early=False), shares)
     loader = trainer.get_train_dataloader()
     [keys, *_] = loader.batch_sampler
     [batch], count = trainer.get_batch_samples(iter(loader), 1, torch.device("cpu"))
@@ -206,10 +208,10 @@ def test_batches_of_one_shape_without_masks_have_the_gradients_of_the_plain_path
     keys = [(0, number) for number in range(len(made.train) - 1)]  # but for the end of the text
     examples = made.train.__getitems__(keys)
     expected = plain(made, examples, 100)
-    [batch] = parts_of(Collator(made.task, made.tokenizer, 5, static=True)(examples))
+    [batch] = forward_passes(Collator(made.task, made.tokenizer, 5, static=True)(examples))
     assert "attention_mask" not in batch
     unmasked = runs_without_masks(made.model, batch["input_ids"][:1])
     with attention_without_masks(made.model) if unmasked else nullcontext():
-        total = Step(made.task, 0.0, chunked=True)(made.model, batch)[1].total
+        total = TrainingStep(made.task, 0.0, chunked=True)(made.model, batch)[1].total
     (total / 100).backward()
     assert_equal(gradients(made.model), expected)

@@ -19,8 +19,8 @@ from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.report import DataFacts
 from hfpipe.tasks.fill_mask import FillMask
-from hfpipe.tasks.fill_mask.decoding import likeliest
-from hfpipe.tokenization.loading import complete
+from hfpipe.tasks.fill_mask.decoding import likeliest_fills
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -82,7 +82,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     algorithm, pieces = request.param
     learner = Learner(algorithm, STYLES["bert"], [], pieces, 1, lowercase=False)
     whole = [text.replace("[MASK]", answer) for text, answer in zip(SENTENCES, ANSWERS, strict=True)]
-    return complete(learner.learn(whole * 2), STYLES["bert"])
+    return complete_tokenizer(learner.learn(whole * 2), STYLES["bert"])
 
 
 def tiny(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -187,7 +187,7 @@ def test_words_are_learned_and_found_again_and_alone_as_in_a_batch(
 
 def test_the_likeliest_sequences_are_those_of_all_that_there_are() -> None:
     said = torch.from_numpy(np.random.default_rng(5).normal(size=(3, 6))).log_softmax(-1)
-    scores, fillings = likeliest(said, 20)
+    scores, fillings = likeliest_fills(said, 20)
     every = {
         (a, b, c): float(said[0, a] + said[1, b] + said[2, c])
         for a in range(6)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from hfpipe.encoding.padding import inputs
 from hfpipe.errors import StageError
 from hfpipe.modeling.random import generator
-from hfpipe.tasks.shared.generation import configure, left_padded, write
+from hfpipe.tasks.shared.generation import configure, pad_left, write
 from hfpipe.tasks.shared.generation_config import Generation, Sampling
 from hfpipe.tokenization.special_tokens import STYLES
 
@@ -215,7 +215,7 @@ def test_a_model_that_nothing_can_end_is_refused(tokenizer) -> None:
 
 def test_padding_moves_to_the_left_and_the_order_stays() -> None:
     ids, mask = torch.tensor([[5, 6, 0, 0], [7, 8, 9, 4]]), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
-    moved, seen = left_padded(ids, mask)
+    moved, seen = pad_left(ids, mask)
     assert moved.tolist() == [[0, 0, 5, 6], [7, 8, 9, 4]]
     assert seen.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert left_padded(moved, seen)[0].tolist() == moved.tolist()
+    assert pad_left(moved, seen)[0].tolist() == moved.tolist()

@@ -21,7 +21,7 @@ from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.train import Finetune
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.text_classification import TextClassification
-from hfpipe.tokenization.loading import complete, load_tokenizer
+from hfpipe.tokenization.loading import complete_tokenizer, load_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -53,7 +53,7 @@ BERT = {
 
 def tokenizer(style: str = "bert", extra: tuple[str, ...] = ()) -> Any:
     learner = Learner("wordpiece" if style == "bert" else "bpe", STYLES[style], extra, 300, 1, lowercase=True)
-    return complete(learner.learn(TEXTS), STYLES[style])
+    return complete_tokenizer(learner.learn(TEXTS), STYLES[style])
 
 
 def rows(kind: str = "label") -> datasets.Dataset:

@@ -19,8 +19,8 @@ from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, to
 from hfpipe.modeling.random import generator
 from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tasks.masked_lm.masking import mask
-from hfpipe.tokenization.loading import complete
+from hfpipe.tasks.masked_lm.masking import mask_tokens
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -44,7 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     learner = Learner("wordpiece", STYLES["bert"], [], 200, 1, lowercase=True)
-    return complete(learner.learn(TEXTS * 3), STYLES["bert"])
+    return complete_tokenizer(learner.learn(TEXTS * 3), STYLES["bert"])
 
 
 @given(
@@ -122,9 +122,9 @@ def test_masks_depend_on_seed_epoch_and_example_alone(
     tokenizer: PreTrainedTokenizerFast, seed: int, epoch: int, index: int
 ) -> None:
     ids = np.array(tokenizer(" ".join(TEXTS))["input_ids"])
-    one, labels = mask(ids, tokenizer, 0.3, generator(seed, epoch, index))
+    one, labels = mask_tokens(ids, tokenizer, 0.3, generator(seed, epoch, index))
     generator(seed, epoch, index + 1).random(100)
-    two, same = mask(ids, tokenizer, 0.3, generator(seed, epoch, index))
+    two, same = mask_tokens(ids, tokenizer, 0.3, generator(seed, epoch, index))
     assert (one == two).all()
     assert (labels == same).all()
     hidden = labels != IGNORED
@@ -150,7 +150,7 @@ def test_eight_in_ten_hidden_pieces_show_the_mask_and_one_in_ten_another_piece(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     ids = np.full(20_000, 50)
-    shown, labels = mask(ids, tokenizer, 0.5, generator(1, 0, 0))
+    shown, labels = mask_tokens(ids, tokenizer, 0.5, generator(1, 0, 0))
     hidden = shown[labels != IGNORED]
     assert len(hidden) == 10_000
     assert abs((hidden == tokenizer.mask_token_id).mean() - 0.8) < 0.02

@@ -21,14 +21,14 @@ from hfpipe.metrics.scores.classification import multi_label, single_label
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.metrics.scores.regression import regression
 from hfpipe.modeling.loading.models import new_config, new_model
-from hfpipe.runner.failures import told
+from hfpipe.runner.failures import translate_errors
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 from hfpipe.training import loop as hf_training
-from hfpipe.training.arguments import Course, arguments, best_metric
-from hfpipe.training.checkpoints import newest
+from hfpipe.training.arguments import Course, best_metric, training_arguments
+from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import Training
 
@@ -54,7 +54,7 @@ def parts(folder: Path) -> Training:
     """Return a small training of masked-lm, model and all made anew."""
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     learner = Learner("wordpiece", STYLES["bert"], (), 200, 1, lowercase=True)
-    tokenizer = complete(learner.learn(TEXTS), STYLES["bert"])
+    tokenizer = complete_tokenizer(learner.learn(TEXTS), STYLES["bert"])
     task, facts = MaskedLM(length=8), facts_of(datasets.DatasetDict(train=rows))
 
     def encoded(split: str) -> Any:
@@ -78,7 +78,7 @@ def weights(ctx: RunContext) -> str:
 def made(folder: Path, *, early: bool = False, metrics: Any = None, **training: Any) -> Any:
     best = best_metric(training, metrics) if metrics is not None else None
     course = Course(share_out(8, 1, 1), steps=100, speed=Speed(bf16=False, compiled=False))
-    return arguments(training, folder, 3, course, best, early=early)
+    return training_arguments(training, folder, 3, course, best, early=early)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_processes_agree_on_the_steps_that_fit_into_a_time(
 def test_a_run_killed_after_its_last_step_trains_no_further(context: Make, tmp_path: Path) -> None:
     ctx = context("whole")
     given = STEADY | {"max_steps": 7, "save_steps": 3, "per_device_train_batch_size": 2}
-    found = hf_training.train(parts(tmp_path), given, None, ctx)
+    found = hf_training.train_model(parts(tmp_path), given, None, ctx)
     before = weights(ctx)
     (ctx.folder / "model.safetensors").unlink()
-    assert newest(ctx.work)[0] == ctx.work / "checkpoint-7"
-    again = hf_training.train(parts(tmp_path), given, None, ctx)
+    assert newest_checkpoint(ctx.work)[0] == ctx.work / "checkpoint-7"
+    again = hf_training.train_model(parts(tmp_path), given, None, ctx)
     assert (again["steps"], weights(ctx)) == (found["steps"], before) == (7, before)
     assert again["validation"].keys() == found["validation"].keys() > {"loss", "perplexity"}
 
@@ -163,18 +163,20 @@ def test_patience_is_counted_on_when_a_run_is_taken_up_again(
 ) -> None:
     ctx = context("patient")
     given = STEADY | {"learning_rate": 0.0, "max_steps": 40, "eval_steps": 2, "save_total_limit": None}
-    assert hf_training.train(parts(tmp_path), given, (3, 0.0), ctx)["steps"] == 8
+    assert hf_training.train_model(parts(tmp_path), given, (3, 0.0), ctx)["steps"] == 8
     for checkpoint in ctx.work.glob("checkpoint-*"):
         if int(checkpoint.name.rpartition("-")[2]) > killed_at:
             shutil.rmtree(checkpoint)
-    assert hf_training.train(parts(tmp_path), given, (3, 0.0), ctx)["steps"] == 8
+    assert hf_training.train_model(parts(tmp_path), given, (3, 0.0), ctx)["steps"] == 8
 
 
 @pytest.mark.slow
 def test_validation_scores_are_those_of_the_model_that_is_kept(context: Make, tmp_path: Path) -> None:
     ctx = context("best")
     given = STEADY | {"learning_rate": 0.5, "max_steps": 6, "eval_steps": 1, "load_best_model_at_end": True}
-    found = hf_training.train(parts(tmp_path), given | {"metric_for_best_model": "perplexity"}, None, ctx)
+    found = hf_training.train_model(
+        parts(tmp_path), given | {"metric_for_best_model": "perplexity"}, None, ctx
+    )
     seen = [entry["eval_perplexity"] for entry in found["history"] if "eval_perplexity" in entry]
     assert found["validation"]["perplexity"] == min(seen) < seen[-1]
 
@@ -186,17 +188,23 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_spoilt(
     made_anew = parts(tmp_path)
     made_anew.model.cls.predictions.decoder.weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(StageError, match="the gradient norm is nan at step 1; lower learning_rate"):
-        hf_training.train(made_anew, STEADY | {"max_steps": 2}, None, context("spoilt"))
+        hf_training.train_model(made_anew, STEADY | {"max_steps": 2}, None, context("spoilt"))
     assert all(parameter.isfinite().all() for parameter in made_anew.model.parameters())
 
 
 def test_a_full_memory_or_disk_is_told_with_a_mend(context: Make) -> None:
     ctx = context("full")
-    with pytest.raises(StageError, match="out of memory; halve per_device_train_batch_size"), told(ctx):
+    with (
+        pytest.raises(StageError, match="out of memory; halve per_device_train_batch_size"),
+        translate_errors(ctx),
+    ):
         torch.empty(10**15)
-    with pytest.raises(StageError, match="No space left on device; make room"), told(ctx):
+    with pytest.raises(StageError, match="No space left on device; make room"), translate_errors(ctx):
         torch.save(torch.zeros(10**5), "/dev/full")
-    with pytest.raises(StageError, match=r"RuntimeError: The size of tensor a .* the trace is in"), told(ctx):
+    with (
+        pytest.raises(StageError, match=r"RuntimeError: The size of tensor a .* the trace is in"),
+        translate_errors(ctx),
+    ):
         torch.zeros(2) + torch.zeros(3)
 
 
@@ -205,7 +213,7 @@ def test_a_tracker_that_is_not_installed_is_named_in_one_line(context: Make, tmp
     with pytest.raises(
         StageError, match=r"training: Transformers refuses these arguments: .*comet"
     ) as caught:
-        hf_training.train(parts(tmp_path), STEADY | {"report_to": "comet_ml"}, None, context("tracked"))
+        hf_training.train_model(parts(tmp_path), STEADY | {"report_to": "comet_ml"}, None, context("tracked"))
     assert "\n" not in str(caught.value)
 
 
@@ -216,6 +224,6 @@ def test_workers_that_are_spawned_give_the_batches_of_the_process_itself(
     found = []
     for workers in ({}, {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}):
         ctx = context(f"workers-{len(found)}")
-        hf_training.train(parts(tmp_path), STEADY | {"max_steps": 3} | workers, None, ctx)
+        hf_training.train_model(parts(tmp_path), STEADY | {"max_steps": 3} | workers, None, ctx)
         found.append(weights(ctx))
     assert found[0] == found[1]

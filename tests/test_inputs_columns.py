@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import hfpipe
-from hfpipe.data.cleaning.alignment import Change, apply, move
+from hfpipe.data.cleaning.alignment import Change, apply_changes, move
 from hfpipe.data.cleaning.cleaner import clean
 from hfpipe.data.cleaning.edits import Edit
 from hfpipe.data.cleaning.steps import Clean
@@ -441,7 +441,7 @@ def test_an_edit_changes_ordered_places_that_do_not_overlap(text: str, name: str
     assert isinstance(step, Edit)
     for changes in step.trace(text):
         assert all(one.end <= other.start for one, other in pairwise(changes))
-        text = apply(text, changes)
+        text = apply_changes(text, changes)
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_cleaning_html_moves_the_reported_answers(tmp_path: Path) -> None:
 def test_a_span_outside_a_change_keeps_its_characters(text: str, one: int, other: int, new: str) -> None:
     start, end = sorted((min(one, len(text)), min(other, len(text))))
     changes = [Change(start, end, new)]
-    after = apply(text, changes)
+    after = apply_changes(text, changes)
     for first in range(len(text)):
         for last in range(first + 1, len(text) + 1):
             moved = move((first, last), changes)

@@ -32,7 +32,7 @@ from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.labels.values import normalize_name, parse_decimal, same
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.recipe.source import parse
+from hfpipe.recipe.source import parse_yaml
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.dataset import Dataset
 from hfpipe.tasks.text_classification import TextClassification
@@ -67,7 +67,7 @@ def table(*labels: str, column: str = "label", tab: bool = False) -> str:
 
 def settings_of(case: str, tmp_path: Path, recipe: str = "recipe.yaml") -> dict[str, Any]:
     shutil.copytree(INPUTS / case, tmp_path, dirs_exist_ok=True)
-    document = parse((tmp_path / recipe).read_text(encoding="utf-8"), tmp_path / recipe)
+    document = parse_yaml((tmp_path / recipe).read_text(encoding="utf-8"), tmp_path / recipe)
     stage = document.data["stages"]["data"]
     return {key: value for key, value in stage.items() if key != "kind"}
 
@@ -647,7 +647,7 @@ def advice(message: str) -> list[str]:
 
 def pasted(settings: Mapping[str, Any], text: str) -> dict[str, Any]:
     """Return settings with a line of recipe pasted in: steps are appended, mappings take the new entries."""
-    document = parse(text, Path("pasted.yaml"))
+    document = parse_yaml(text, Path("pasted.yaml"))
     assert document.problems == []
     result = dict(settings)
     for key, value in document.data.items():

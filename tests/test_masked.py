@@ -23,10 +23,10 @@ from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.modeling.random import generator
 from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tasks.masked_lm.masking import mask
+from hfpipe.tasks.masked_lm.masking import mask_tokens
 from hfpipe.tasks.masked_lm.sentence_pairs import FOLLOWS, RANDOM, sentence_pairs
-from hfpipe.tasks.masked_lm.word_boundaries import words
-from hfpipe.tokenization.loading import complete
+from hfpipe.tasks.masked_lm.word_boundaries import word_numbers
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -53,7 +53,7 @@ TEXTS = [
 
 def learned(algorithm: str, pieces: int) -> PreTrainedTokenizerFast:
     learner = Learner(algorithm, STYLES["bert"], [], pieces, 1, lowercase=False)
-    return complete(learner.learn(TEXTS * 3), STYLES["bert"])
+    return complete_tokenizer(learner.learn(TEXTS * 3), STYLES["bert"])
 
 
 @pytest.fixture(
@@ -72,7 +72,7 @@ def test_words_are_those_the_tokenizer_cut_into_pieces(algorithm: str, pieces: i
     tokenizer = learned(algorithm, pieces)
     for text in (TEXTS[0], "The cafe: a star goes round the Sun, held in days"):
         encoded = tokenizer(text)
-        found = words(np.array(encoded["input_ids"]), tokenizer)
+        found = word_numbers(np.array(encoded["input_ids"]), tokenizer)
         begun = [before != after for before, after in pairwise(encoded.word_ids())]
         assert (np.diff(found) > 0).tolist() == begun
 
@@ -80,7 +80,7 @@ def test_words_are_those_the_tokenizer_cut_into_pieces(algorithm: str, pieces: i
 def test_a_sentence_of_marked_pieces_is_parted_at_spaces_and_punctuation() -> None:
     tokenizer = learned("unigram", 160)
     ids = np.array(tokenizer(TEXTS[0])["input_ids"])
-    found = words(ids, tokenizer)
+    found = word_numbers(ids, tokenizer)
     joined = [tokenizer.decode(ids[found == number]).strip() for number in range(found[-1] + 1)]
     expected = "[CLS] The Sun is a star at the centre of the Solar System , isn ' t it ? [SEP]"
     assert joined == expected.split()
@@ -90,7 +90,7 @@ def test_pieces_without_marks_are_refused() -> None:
     pieces = {piece: number for number, piece in enumerate(["[UNK]", "a", "b", "c"])}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(pieces)))
     with pytest.raises(StageError, match="marks where words begin"):
-        words(np.arange(3), tokenizer)
+        word_numbers(np.arange(3), tokenizer)
 
 
 @given(seed=st.integers(0, 2**32 - 1), index=st.integers(0, 10**9), share=st.floats(0.05, 0.9))
@@ -98,9 +98,9 @@ def test_whole_words_are_hidden_whole_and_the_share_is_exact_up_to_one_of_them(
     tokenizer: PreTrainedTokenizerFast, seed: int, index: int, share: float
 ) -> None:
     ids = stream(tokenizer)
-    number = words(ids, tokenizer)
-    shown, labels = mask(ids, tokenizer, share, generator(seed, 0, index), whole_words=True)
-    again, _ = mask(ids, tokenizer, share, generator(seed, 0, index), whole_words=True)
+    number = word_numbers(ids, tokenizer)
+    shown, labels = mask_tokens(ids, tokenizer, share, generator(seed, 0, index), whole_words=True)
+    again, _ = mask_tokens(ids, tokenizer, share, generator(seed, 0, index), whole_words=True)
     hidden = labels != IGNORED
     assert (shown == again).all()
     assert (labels[hidden] == ids[hidden]).all()
@@ -132,7 +132,7 @@ def test_the_task_hides_whole_words_when_asked() -> None:
     ids = stream(tokenizer)
     example = {"input_ids": ids, "epoch": 0, "index": 0}
     labels = MaskedLM(whole_words=True).collate([example], tokenizer, 1, train=True)["labels"][0].numpy()
-    number = words(ids, tokenizer)
+    number = word_numbers(ids, tokenizer)
     hidden = labels != IGNORED
     assert hidden.any()
     assert all(hidden[number == word].all() for word in number[hidden])

@@ -16,7 +16,7 @@ from hfpipe.errors import StageError
 from hfpipe.metrics.scores.classification import multi_label, single_label
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.metrics.scores.regression import regression
-from hfpipe.metrics.tally import Tally, compare, poisson
+from hfpipe.metrics.tally import Tally, compare_tallies, poisson
 
 TOPICS = ["Arts", "History", "Science", "Sports", "Technology"]
 
@@ -227,7 +227,7 @@ def test_the_interval_covers_the_true_accuracy_about_as_often_as_it_says():
 
 def test_a_system_compared_with_itself_differs_by_nothing():
     tally = tallied(single_label(TOPICS), classified(100))
-    result = compare(tally, tally, "same")["accuracy"]
+    result = compare_tallies(tally, tally, "same")["accuracy"]
     assert (result.difference, result.difference_low, result.difference_high, result.p_value) == (0, 0, 0, 1)
 
 
@@ -238,7 +238,7 @@ def test_the_paired_interval_of_a_small_steady_gain_is_narrower_than_either_scor
     strong["prediction"] = weak["prediction"].copy()
     strong["prediction"][mended] = weak["reference"][mended]
     mine, other = (tallied(single_label(TOPICS), columns, resamples=500) for columns in (strong, weak))
-    result = compare(mine, other, "weak")["accuracy"]
+    result = compare_tallies(mine, other, "weak")["accuracy"]
     assert result.difference == pytest.approx(20 / 600)
     assert result.difference_low > 0
     assert result.p_value < 0.05
@@ -252,7 +252,7 @@ def test_the_p_value_of_systems_that_are_equally_good_is_spread_out():
         mine, other = (
             tallied(single_label(TOPICS), classified(120, 2 * trial + which), 200, trial) for which in (0, 1)
         )
-        p.append(compare(mine, other, "twin")["accuracy"].p_value)
+        p.append(compare_tallies(mine, other, "twin")["accuracy"].p_value)
     assert 0.0 <= np.mean(np.array(p) < 0.05) <= 0.12
     assert 0.35 < np.mean(p) < 0.65
 
@@ -260,7 +260,7 @@ def test_the_p_value_of_systems_that_are_equally_good_is_spread_out():
 def test_comparing_scores_of_different_splits_is_refused():
     mine, other = (tallied(single_label(TOPICS), classified(n)) for n in (40, 41))
     with pytest.raises(StageError, match="tfidf: cannot be compared, its n is 41 and the model's is 40"):
-        compare(mine, other, "tfidf")
+        compare_tallies(mine, other, "tfidf")
 
 
 def test_a_score_that_is_not_finite_is_an_error_and_no_number():
@@ -291,5 +291,5 @@ def test_averages_over_other_tokens_are_not_compared_but_bits_per_byte_are() -> 
     coarse.add(index, {"nll": nll, "tokens": np.full(20, 8), "bytes": size})
     fine.add(index, {"nll": nll * 1.1, "tokens": np.full(20, 12), "bytes": size})
     other.add(index, {"nll": nll * 1.2, "tokens": np.full(20, 8), "bytes": size})
-    assert compare(coarse, fine, "fine").keys() == {"bits_per_byte"}
-    assert compare(coarse, other, "other").keys() == {"perplexity", "loss", "bits_per_byte"}
+    assert compare_tallies(coarse, fine, "fine").keys() == {"bits_per_byte"}
+    assert compare_tallies(coarse, other, "other").keys() == {"perplexity", "loss", "bits_per_byte"}

@@ -18,9 +18,17 @@ from test_compiled import parts
 from hfpipe.encoding.sampler import Shares
 from hfpipe.errors import StageError
 from hfpipe.tasks.causal_lm import CausalLM
-from hfpipe.training.arguments import CHECKPOINTING, Course, arguments
+from hfpipe.training.arguments import CHECKPOINTING, Course, training_arguments
 from hfpipe.training.speed.choice import Speed
-from hfpipe.training.speed.micro_batch import Device, Fitted, MemoryTrial, fitted, gpu, smaller, with_micro
+from hfpipe.training.speed.micro_batch import (
+    Device,
+    Fitted,
+    MemoryTrial,
+    fit_micro_batch,
+    gpu,
+    smaller,
+    with_micro,
+)
 from hfpipe.training.trainer import TaskTrainer, Training
 
 PLENTY = 2.0**30
@@ -129,13 +137,13 @@ def test_what_fits_is_kept_for_a_resumed_run_on_the_same_kind_of_device(
     small: Training, tmp_path: Path
 ) -> None:
     shares = Shares(64, 2, 1)
-    found = fitted(trial(small, shares, memory=SCARCE), tmp_path)
+    found = fit_micro_batch(trial(small, shares, memory=SCARCE), tmp_path)
     assert found == Fitted(Shares(8, 16, 1), checkpointing=True)
     assert found.shares.total == shares.total
-    assert fitted(trial(small, shares), tmp_path) == found
-    assert fitted(trial(small, shares, name="large"), tmp_path) == Fitted(shares)
+    assert fit_micro_batch(trial(small, shares), tmp_path) == found
+    assert fit_micro_batch(trial(small, shares, name="large"), tmp_path) == Fitted(shares)
     other = replace(shares, world=2)
-    assert fitted(trial(small, other, name="large"), tmp_path) == Fitted(other)
+    assert fit_micro_batch(trial(small, other, name="large"), tmp_path) == Fitted(other)
 
 
 @pytest.mark.slow
@@ -148,7 +156,7 @@ def losses(folder: Path, shares: Shares, *, checkpointing: bool) -> list[float]:
     made = parts(folder, CausalLM(length=32), "llama")
     training = {"learning_rate": 1e-3, "logging_steps": 1, "bf16": False, "save_strategy": "no"}
     course = Course(shares, 6, EAGER, checkpointing)
-    given = arguments(training, folder / "work", 17, course, None, early=False)
+    given = training_arguments(training, folder / "work", 17, course, None, early=False)
     assert bool(getattr(given, CHECKPOINTING)) is checkpointing
     trainer = TaskTrainer(made, given, shares)
     trainer.train()

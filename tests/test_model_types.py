@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_loss
-from hfpipe.recipe.model import problems
-from hfpipe.references.places import Place, locate
-from hfpipe.tokenization.loading import complete
+from hfpipe.recipe.model import model_problems
+from hfpipe.references.places import Place, locate_place
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -46,7 +46,7 @@ each_type = pytest.mark.parametrize("kind", TYPES)
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    file = locate(Place(small.SUMMARIES), Path(), {})
+    file = locate_place(Place(small.SUMMARIES), Path(), {})
     assert file is not None
     rows = json.loads(file.read_text(encoding="utf-8")).values()
     return [row["extract"][:200] for row, _ in zip(rows, range(200), strict=False)]
@@ -57,7 +57,7 @@ def tokenizers(texts: list[str]) -> dict[str, PreTrainedTokenizerFast]:
     made = {}
     for name, algorithm in ALGORITHMS.items():
         learner = Learner(algorithm, STYLES[name], [], 400, 1, lowercase=False)
-        made[name] = complete(learner.learn(texts), STYLES[name])
+        made[name] = complete_tokenizer(learner.learn(texts), STYLES[name])
     return made
 
 
@@ -65,7 +65,7 @@ def tokenizers(texts: list[str]) -> dict[str, PreTrainedTokenizerFast]:
 def built(kind: str, tokenizers: dict[str, PreTrainedTokenizerFast]) -> tuple[Any, PreTrainedTokenizerFast]:
     auto_class, style, entries = TYPES[kind]
     given = {"type": kind, "hidden_size": 32} | entries
-    assert not list(problems(given, ("model",)))
+    assert not list(model_problems(given, ("model",)))
     return new_model(auto_class, new_config(given, tokenizers[style], {}), seed=1), tokenizers[style]
 
 
@@ -222,5 +222,5 @@ def test_the_sizes_of_a_type_that_says_nothing_are_its_own(
     ],
 )
 def test_a_wrong_entry_is_told_before_anything_is_built(given: dict[str, Any], message: str) -> None:
-    [problem] = problems(given, ("model",))
+    [problem] = model_problems(given, ("model",))
     assert message in problem.message

@@ -17,11 +17,11 @@ import hfpipe
 from hfpipe.evaluation.class_alignment import Alignment
 from hfpipe.evaluation.dataset_metrics import Afterwards
 from hfpipe.evaluation.evaluate import Ground
-from hfpipe.evaluation.predictions_file import Predictions, read
-from hfpipe.metrics.named import NamedMetric, load
+from hfpipe.evaluation.predictions_file import Predictions, read_predictions
+from hfpipe.metrics.named import NamedMetric, load_metric
 from hfpipe.metrics.scores.confusion import F1
 from hfpipe.metrics.scores.ranking import RocAuc
-from hfpipe.metrics.tally import Tally, compare
+from hfpipe.metrics.tally import Tally, compare_tallies
 from hfpipe.report import DataFacts
 
 TOPICS = ["Arts", "History", "Science"]
@@ -80,13 +80,13 @@ def metric(folder: Path, kind: str = "int32", first: str = "0", **options) -> Na
     file = folder / f"shares_{kind}.py"
     file.write_text(METRIC.replace("KIND", kind).replace("FIRST", first))
     given = {"name": "shares", "inputs": {}, "arguments": {}, "higher_is_better": True} | options
-    return NamedMetric(module=load(f"./{file.name}", file, None, 17), **given)
+    return NamedMetric(module=load_metric(f"./{file.name}", file, None, 17), **given)
 
 
 def test_predictions_are_read_in_the_order_of_the_split(tmp_path):
     _, columns = guessed(20)
     order = np.random.default_rng(1).permutation(20)
-    index, found = read(
+    index, found = read_predictions(
         written(tmp_path / "p.parquet", columns | {"tags": [["a"] * k for k in range(20)]}, order)
     )
     assert index.tolist() == list(range(20))
@@ -166,7 +166,7 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
     """F1, once as sums that merge and once as a module asked for each resample."""
     ids, shown = guessed(skill=2.0)
     other_ids, other_shown = guessed(skill=0.2)
-    module = load("f1", Path(hfpipe.metrics.path("f1_macro")), None, 17)
+    module = load_metric("f1", Path(hfpipe.metrics.path("f1_macro")), None, 17)
     named = NamedMetric("f1", module, {}, {}, higher_is_better=True)
     [theirs], _ = Afterwards([], [named], CLASSES, ground()).scores(
         written(tmp_path / "a.parquet", shown), {"poor": written(tmp_path / "b.parquet", other_shown)}
@@ -179,7 +179,7 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
     [ours] = tallies[0].scores()
     assert (theirs.value, theirs.low, theirs.high) == pytest.approx((ours.value, ours.low, ours.high))
     assert theirs.comparisons[0].model_dump() == pytest.approx(
-        compare(*tallies, "poor")["f1_macro"].model_dump()
+        compare_tallies(*tallies, "poor")["f1_macro"].model_dump()
     )
 
 
@@ -237,12 +237,12 @@ def test_a_metric_that_cannot_be_loaded_is_said_in_one_line(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text("import no_such_module\n")
     with pytest.raises(hfpipe.StageError, match=r"^metrics: \./broken\.py cannot be loaded: [^\n]+$"):
-        load("./broken.py", file, None, 17)
+        load_metric("./broken.py", file, None, 17)
 
 
 def test_without_a_network_a_metric_of_the_hub_is_not_said_to_be_missing_there():
     with pytest.raises(hfpipe.StageError) as caught:
-        load("accuracy", None, None, 17)
+        load_metric("accuracy", None, None, 17)
     message = str(caught.value)
     assert message.startswith("metrics: accuracy was not loaded: there is no copy of it here, and no network")
     assert "exist" not in message
@@ -254,7 +254,7 @@ def test_loading_a_metric_of_the_hub_is_counted_nowhere(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("evaluate.loading.head_hf_s3", lambda *asked, **_: sent.append(asked))
     with pytest.raises(hfpipe.StageError, match=r"^metrics: accuracy [^\n]*$"):
-        load("accuracy", None, None, 17)
+        load_metric("accuracy", None, None, 17)
     assert sent == []
 
 
@@ -272,7 +272,7 @@ def kept(monkeypatch):
 
 
 def test_without_a_network_the_copy_of_a_metric_is_taken(tmp_path, kept):
-    module = load(kept, None, None, 17)
+    module = load_metric(kept, None, None, 17)
     found = module.compute(predictions=[0, 1, 2], references=[0, 1, 1])
     assert found["right"] == pytest.approx(2 / 3)
     content = recipe(metrics=[kept], trust_remote_code=True)

@@ -18,11 +18,11 @@ from small import SUMMARIES
 from hfpipe.metrics.scores.overlap import translation_scores
 from hfpipe.metrics.scores.written import ROUGES, summary_scores, writing
 from hfpipe.metrics.tally import Tally
-from hfpipe.references.places import Place, locate
+from hfpipe.references.places import Place, locate_place
 
 
 def lines(n: int) -> list[str]:
-    path = locate(Place(SUMMARIES), Path(), {})
+    path = locate_place(Place(SUMMARIES), Path(), {})
     rows = json.loads(path.read_text(encoding="utf-8")).values()
     return [" ".join(row["extract"].split())[:160] for row in rows][:n]
 

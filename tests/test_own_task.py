@@ -162,14 +162,16 @@ def test_what_a_task_requires_of_a_model_is_checked(problems: Any) -> None:
 def test_a_new_version_of_a_task_reruns_its_stages(
     problems: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hfpipe.store.store import Identity
+    from hfpipe.store.store import StageIdentity
 
     own = RECIPE.replace('"mine.py:Mine"', "text-classification").replace("major", "majority")
     assert problems(MINE, own) == []
     before = {step.name: step for step in hfpipe.plan(hfpipe.load("recipe.yaml"))}
     kept = before["fit"].identity.model_dump()
     assert kept.pop("task_version") == 1
-    assert Identity.model_validate(kept).key == before["fit"].identity.key  # folders made before stay valid
+    assert (
+        StageIdentity.model_validate(kept).key == before["fit"].identity.key
+    )  # folders made before stay valid
     monkeypatch.setattr(TextClassification, "version", 2)
     after = {step.name: step for step in hfpipe.plan(hfpipe.load("recipe.yaml"))}
     changed = [name for name, step in after.items() if step.identity.key != before[name].identity.key]

@@ -119,7 +119,9 @@ def test_every_recipe_is_listed_with_the_first_line_of_its_comment(
         assert about.rstrip() == first.removeprefix("# ")
 
 
-@pytest.mark.parametrize("name", [each.name for each in shipped.list_recipes() if "/" not in each.name])
+@pytest.mark.parametrize(
+    "name", [each.name for each in shipped.list_shipped_recipes() if "/" not in each.name]
+)
 def test_a_copied_recipe_is_right_where_it_lies(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

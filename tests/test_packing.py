@@ -30,7 +30,7 @@ from hfpipe.modeling.attention.separate_documents import (
     SeparateDocuments,
     Separation,
     bounds_of,
-    fastest,
+    choose_attention,
     separation_of,
 )
 from hfpipe.modeling.loading.models import new_config, new_model
@@ -38,11 +38,11 @@ from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.ragged import Ragged
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.step import Step, separate_documents
+from hfpipe.training.step import TrainingStep, separate_documents
 
 TEXTS = [
     "The Nile is a river in Africa that flows north into the Mediterranean Sea, past Khartoum and Cairo.",
@@ -70,7 +70,7 @@ kinds = pytest.mark.parametrize("kind", list(KINDS))
 
 def learned(style: str) -> PreTrainedTokenizerFast:
     learner = Learner("bpe", STYLES[style], (), 300, 1, lowercase=False)
-    return complete(learner.learn(TEXTS), STYLES[style])
+    return complete_tokenizer(learner.learn(TEXTS), STYLES[style])
 
 
 def task_for(kind: str, **options: Any) -> Task:
@@ -132,7 +132,7 @@ def compare(kind: str, attention: str, folder: Path) -> None:
                 nll += task.loss(forward(model, one, task.positions(one)), one).total
         shown = documents > 0
         torch.testing.assert_close(together[shown], alone[shown], rtol=1e-5, atol=1e-5)
-        loss = Step(task, 0.0, separate=separate)(model, batch)[1].total
+        loss = TrainingStep(task, 0.0, separate=separate)(model, batch)[1].total
         mixed = forward(model, {"input_ids": batch["input_ids"]}, None).logits
     assert loss.item() == pytest.approx(nll.item(), rel=1e-5)
     assert not torch.allclose(mixed[shown], alone[shown], atol=1e-2)
@@ -168,7 +168,7 @@ def test_a_compiled_model_keeps_packed_documents_apart_in_one_graph(kind: str, t
     whole = [key for key in keys(examples) if key[1] + 4 <= len(examples)]
     batches: list[Any] = [collate(examples.__getitems__(keys(examples)[n : n + 4])) for _, n in whole[:3]]
     assert {tuple(batch["input_ids"].shape) for batch in batches} == {(4, 64)}
-    step = Step(task, 0.0, separate=separate)
+    step = TrainingStep(task, 0.0, separate=separate)
     with torch.no_grad():
         with eager_flex():
             eager = [step(model, batch)[1].total.item() for batch in batches]
@@ -237,19 +237,19 @@ def test_flex_attention_is_taken_for_long_rows_on_a_gpu_unless_attention_weights
     tokenizer, cuda = learned("gpt"), torch.device("cuda")
     model = model_for("gpt2", tokenizer)
     found = Separation("positions", "sdpa")
-    assert fastest(model, found, FLEX_FROM, cuda) == Separation("positions", "flex_attention")
-    assert fastest(model, found, FLEX_FROM - 1, cuda) == found
-    assert fastest(model, found, 8 * FLEX_FROM, torch.device("cpu")) == found
+    assert choose_attention(model, found, FLEX_FROM, cuda) == Separation("positions", "flex_attention")
+    assert choose_attention(model, found, FLEX_FROM - 1, cuda) == found
+    assert choose_attention(model, found, 8 * FLEX_FROM, torch.device("cpu")) == found
     dropping = new_model(
         "AutoModelForCausalLM", new_config({"type": "gpt2"} | KINDS["gpt2"], tokenizer, {}), 3
     )
     before = torch.get_rng_state()
-    assert fastest(dropping, found, FLEX_FROM, cuda) == found
+    assert choose_attention(dropping, found, FLEX_FROM, cuda) == found
     assert torch.equal(torch.get_rng_state(), before)
-    assert fastest(model, Separation("positions", "eager"), FLEX_FROM, cuda).attention == "eager"
+    assert choose_attention(model, Separation("positions", "eager"), FLEX_FROM, cuda).attention == "eager"
     scaling = new_config({"type": "gpt2", "reorder_and_upcast_attn": True} | KINDS["gpt2"], tokenizer, {})
     special = new_model("AutoModelForCausalLM", scaling, 3)  # which computes attention by itself
-    assert fastest(special, found, FLEX_FROM, cuda) == found
+    assert choose_attention(special, found, FLEX_FROM, cuda) == found
 
 
 @pytest.mark.slow

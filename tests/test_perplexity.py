@@ -34,9 +34,9 @@ from hfpipe.report import DataFacts
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tasks.shared.documents import windows
+from hfpipe.tasks.shared.documents import document_windows
 from hfpipe.tokenization.encoding import encode_plain
-from hfpipe.tokenization.loading import complete
+from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 
@@ -89,7 +89,7 @@ def learned(style: str) -> PreTrainedTokenizerFast:
     """Return a tokenizer that has learned the texts, with a style's special tokens."""
     algorithm, size = ("wordpiece", 200) if style == "bert" else ("bpe", 420)
     learner = Learner(algorithm, STYLES[style], [], size, 1, lowercase=False)
-    return complete(learner.learn(TEXTS), STYLES[style])
+    return complete_tokenizer(learner.learn(TEXTS), STYLES[style])
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_every_token_is_said_once_and_sees_as_much_as_was_promised(
 ) -> None:
     stride = max(1, round(share * length))
     said: list[int] = []
-    for number, (read, new) in enumerate(windows(ids, 100, length, stride)):
+    for number, (read, new) in enumerate(document_windows(ids, 100, length, stride)):
         assert len(read) == len(new) <= length
         places = [place for place, each in enumerate(new) if each != IGNORED]
         assert read == [100, *ids][number * stride : number * stride + len(read)]

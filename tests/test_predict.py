@@ -410,7 +410,7 @@ SAID: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("said", "lines"), SAID.values(), ids=SAID)
 def test_an_answer_is_a_line_for_each_thing(said: dict[str, Any], lines: list[str]) -> None:
-    assert number_format.answer(said) == lines
+    assert number_format.format_answer(said) == lines
 
 
 def test_a_batch_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

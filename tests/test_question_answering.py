@@ -19,15 +19,15 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 import hfpipe
-from hfpipe.data.answers import Answer, locate
+from hfpipe.data.answers import Answer, locate_answer
 from hfpipe.errors import DataError
 from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.metrics.scores.spans import nearest_sentence
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.tasks.question_answering import QuestionAnswering
-from hfpipe.tasks.question_answering.answer_spans import likeliest, span_loss
-from hfpipe.tasks.shared.sliding_windows import windows
+from hfpipe.tasks.question_answering.answer_spans import likeliest_spans, span_loss
+from hfpipe.tasks.shared.sliding_windows import sliding_windows
 
 FACTS = DataFacts(
     columns={"question": "string", "context": "string", "answers": "nested"}, splits={"train": 1}
@@ -111,7 +111,7 @@ def test_the_answer_is_read_from_the_raw_text_wherever_it_stands(family: str, pl
 def test_windows_cut_neither_question_nor_text_away(family: str, length: int, stride: int) -> None:
     tokenizer = pieces.tokenizer(TEXTS, family)
     question = "Where was the baker born?"
-    cut = windows(tokenizer, [LONG, "Short."], length, stride, [question, question])
+    cut = sliding_windows(tokenizer, [LONG, "Short."], length, stride, [question, question])
     assert max(len(window.input_ids) for window in cut) <= length
     whole = tokenizer(question, add_special_tokens=False)["input_ids"]
     for window in cut:
@@ -126,11 +126,11 @@ def test_windows_cut_neither_question_nor_text_away(family: str, length: int, st
 def test_a_long_question_leaves_less_to_be_shared() -> None:
     tokenizer = pieces.tokenizer(TEXTS)
     questions = ["Where was the baker born, " * count for count in (1, 3)]
-    cut = windows(tokenizer, [LONG, LONG], 32, 12, questions)
+    cut = sliding_windows(tokenizer, [LONG, LONG], 32, 12, questions)
     assert [window.row for window in cut] == sorted(window.row for window in cut)
     assert {window.row for window in cut} == {0, 1}
     with pytest.raises(DataError, match="tokens and leaves no room; raise `length`"):
-        windows(tokenizer, [LONG], 32, 12, ["Where was the baker born, " * 9])
+        sliding_windows(tokenizer, [LONG], 32, 12, ["Where was the baker born, " * 9])
 
 
 def test_windows_without_the_answer_point_at_nothing() -> None:
@@ -145,10 +145,10 @@ def test_windows_without_the_answer_point_at_nothing() -> None:
 
 
 def test_an_answer_is_looked_for_where_it_is_nearest_to_its_place() -> None:
-    assert locate(Answer("sea", 8), "sea and sea") == (8, 11)
-    assert locate(Answer("sea", 7), "sea and sea") == (8, 11)
-    assert locate(Answer("sea", 2), "sea and sea") == (0, 3)
-    assert locate(Answer("lake", 2), "sea and sea") is None
+    assert locate_answer(Answer("sea", 8), "sea and sea") == (8, 11)
+    assert locate_answer(Answer("sea", 7), "sea and sea") == (8, 11)
+    assert locate_answer(Answer("sea", 2), "sea and sea") == (0, 3)
+    assert locate_answer(Answer("lake", 2), "sea and sea") is None
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_the_likeliest_span_is_ordered_short_and_inside_the_text() -> None:
     start = torch.tensor([[9.0, 0.0, 5.0, 0.0, 1.0]])
     end = torch.tensor([[0.0, 8.0, 0.0, 0.0, 6.0]])
     allowed = torch.tensor([[False, True, True, True, True]])
-    wide, short = (likeliest(start, end, allowed, longest) for longest in (5, 2))
+    wide, short = (likeliest_spans(start, end, allowed, longest) for longest in (5, 2))
     assert (wide["first"].item(), wide["last"].item(), wide["best"].item()) == (2, 4, 11)
     assert (short["first"].item(), short["last"].item(), short["best"].item()) == (1, 1, 8)
     spans = [(a, b) for a in range(1, 5) for b in range(a, min(a + 2, 5))]

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hfpipe.errors import Problem, RecipeError, Spot
-from hfpipe.recipe import Recipe, aliases, check_facts, installed, load, schema
-from hfpipe.recipe.source import parse
+from hfpipe.recipe import Recipe, aliases, check_facts, installed, load_recipe, recipe_schema
+from hfpipe.recipe.source import parse_yaml
 from hfpipe.recipe.training import arguments, budget
 from hfpipe.references.places import Code
 from hfpipe.report import DataFacts
@@ -37,7 +37,7 @@ def read(recipe: str, folder: Path, overrides: tuple[str, ...] = (), **more: Any
     path = folder / "recipe.yaml"
     path.write_text(recipe, encoding="utf-8")
     (folder / "a.txt").touch()
-    return load(path, kinds=KINDS, tasks=TASKS, overrides=overrides, **more)
+    return load_recipe(path, kinds=KINDS, tasks=TASKS, overrides=overrides, **more)
 
 
 def problems(recipe: str, folder: Path, overrides: tuple[str, ...] = ()) -> list[Any]:
@@ -77,7 +77,7 @@ def slips() -> list[tuple[Path, int, int, str, str]]:
     """Return (recipe, line, column, key, misspelt key) for every key of every shipped recipe."""
     found = {}
     for path in SHIPPED:
-        for keys, spot in parse(path.read_text(encoding="utf-8"), path).keys.items():
+        for keys, spot in parse_yaml(path.read_text(encoding="utf-8"), path).keys.items():
             name = keys[-1]
             if isinstance(name, str) and len(name) > 2 and (len(keys) < 2 or keys[-2] not in FREE):
                 for wrong in (name[0] + name[2:], name + name[-1]):
@@ -115,7 +115,7 @@ def beside(path: Path, text: str) -> list[Any]:
         changed.write(text)
         changed.flush()
         with pytest.raises(RecipeError) as caught:
-            load(Path(changed.name), kinds=KINDS, tasks=TASKS)
+            load_recipe(Path(changed.name), kinds=KINDS, tasks=TASKS)
     return caught.value.problems
 
 
@@ -153,7 +153,7 @@ def beside(path: Path, text: str) -> list[Any]:
     ],
 )
 def test_values_are_read_as_yaml_1_2(text: str, value: Any):
-    data = parse(f"key: {text}", Path("r")).data["key"]
+    data = parse_yaml(f"key: {text}", Path("r")).data["key"]
     assert (data, type(data)) == (value, type(value))
 
 
@@ -161,11 +161,11 @@ def test_values_are_read_as_yaml_1_2(text: str, value: Any):
     "text", ["!!binary aGk=", "!!timestamp 2024-01-31", "!!set {a}", "!mine 3", "!!int x"]
 )
 def test_other_tags_are_refused(text: str):
-    assert parse(f"key: {text}", Path("r")).problems
+    assert parse_yaml(f"key: {text}", Path("r")).problems
 
 
 def test_a_merge_fills_in_what_is_not_given_and_keeps_its_place():
-    document = parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: [{y: 4}, *a]}", Path("r"))
+    document = parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: [{y: 4}, *a]}", Path("r"))
     assert document.data == {"a": {"x": 1, "y": 2}, "b": {"y": 3, "x": 1}, "c": {"y": 4, "x": 1}}
     assert [str(document.keys["b", key]) for key in ("x", "y")] == ["r:1:8", "r:2:13"]
 
@@ -173,7 +173,7 @@ def test_a_merge_fills_in_what_is_not_given_and_keeps_its_place():
 @pytest.mark.slow
 def test_aliases_of_aliases_do_not_fill_the_memory():
     lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
-    assert "100,000 values" in parse("\n".join(lines), Path("r")).problems[0].message
+    assert "100,000 values" in parse_yaml("\n".join(lines), Path("r")).problems[0].message
 
 
 def test_a_message_shows_the_line_and_points_at_the_key(tmp_path: Path):
@@ -213,20 +213,20 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(content: bytes | None, m
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(RecipeError) as caught:
-        load(path, kinds=KINDS, tasks=TASKS)
+        load_recipe(path, kinds=KINDS, tasks=TASKS)
     assert message in str(caught.value.problems[0]).partition("\n")[0]
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path):
     with pytest.raises(RecipeError, match="is a folder; name a recipe file"):
-        load(tmp_path, kinds=KINDS, tasks=TASKS)
+        load_recipe(tmp_path, kinds=KINDS, tasks=TASKS)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble(tmp_path: Path):
     path = tmp_path / "recipe.yaml"
     (tmp_path / "a.txt").touch()
     path.write_bytes(b"\xef\xbb\xbf" + RECIPE.replace("\n", "\r\n").encode())
-    assert list(load(path, kinds=KINDS, tasks=TASKS).stages) == ["texts", "words", "lm", "topics"]
+    assert list(load_recipe(path, kinds=KINDS, tasks=TASKS).stages) == ["texts", "words", "lm", "topics"]
 
 
 # overrides
@@ -417,13 +417,13 @@ def test_a_hub_id_that_is_not_cached_is_refused_while_offline(
     ],
 )
 def test_a_budget_is_a_time_or_an_amount(text: str, meant: budget.Budget):
-    assert budget.parse(text) == meant
+    assert budget.parse_budget(text) == meant
 
 
 @pytest.mark.parametrize("text", ["", "4", "min", "-4min", "0 steps", "4 days", "3 epochs 2h", "1e3 steps"])
 def test_a_budget_without_a_meaning_is_refused(text: str):
     with pytest.raises(ValueError, match="write a"):
-        budget.parse(text)
+        budget.parse_budget(text)
 
 
 def test_every_foreign_name_leads_to_a_key_that_exists():
@@ -458,11 +458,11 @@ def test_every_managed_argument_is_one_of_the_installed():
 
 @pytest.mark.slow
 def test_the_schema_accepts_every_shipped_recipe_and_refuses_slips():
-    validator = jsonschema.Draft202012Validator(schema(KINDS, TASKS))
+    validator = jsonschema.Draft202012Validator(recipe_schema(KINDS, TASKS))
     validator.check_schema(validator.schema)
     assert SHIPPED
     for path in SHIPPED:
-        data = parse(path.read_text(encoding="utf-8"), path).data
+        data = parse_yaml(path.read_text(encoding="utf-8"), path).data
         assert list(validator.iter_errors(data)) == []
         for stage in data["stages"].values():
             stage["slip"] = 1
@@ -470,7 +470,7 @@ def test_the_schema_accepts_every_shipped_recipe_and_refuses_slips():
 
 
 def test_the_schema_explains_every_key_of_a_stage():
-    defined = schema(KINDS, TASKS)["properties"]["stages"]["additionalProperties"]["allOf"]
+    defined = recipe_schema(KINDS, TASKS)["properties"]["stages"]["additionalProperties"]["allOf"]
     keys = [entry for branch in defined for entry in branch["then"]["properties"].items()]
     assert len(keys) > 20
     assert [key for key, entry in keys if not entry.get("description")] == []
@@ -479,9 +479,10 @@ def test_the_schema_explains_every_key_of_a_stage():
 @pytest.mark.slow
 def test_reading_a_recipe_imports_nothing_heavy():
     code = (
-        "import sys, pathlib; from hfpipe.recipe import load, schema; from hfpipe.stages import KINDS;"
-        "from hfpipe.tasks import TASKS; load(pathlib.Path(sys.argv[1]), kinds=KINDS, tasks=TASKS);"
-        "schema(KINDS, TASKS); print([m for m in sys.argv[2:] if m in sys.modules])"
+        "import sys, pathlib; from hfpipe.recipe import load_recipe, recipe_schema; "
+        "from hfpipe.stages import KINDS; from hfpipe.tasks import TASKS;"
+        "load_recipe(pathlib.Path(sys.argv[1]), kinds=KINDS, tasks=TASKS);"
+        "recipe_schema(KINDS, TASKS); print([m for m in sys.argv[2:] if m in sys.modules])"
     )
     heavy = ["torch", "transformers", "datasets", "numpy", "pyarrow", "sklearn", "tokenizers", "accelerate"]
     command = [sys.executable, "-W", "error", "-c", code, str(ROOT / "recipes" / "demo.yaml"), *heavy]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hfpipe.errors import RecipeError
-from hfpipe.recipe import load
+from hfpipe.recipe import load_recipe
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
 
@@ -80,7 +80,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def messages(recipe: str, overrides: list[str]) -> list[str]:
     Path("recipe.yaml").write_text(recipe, encoding="utf-8")
     with pytest.raises(RecipeError) as caught:
-        load(Path("recipe.yaml"), kinds=KINDS, tasks=TASKS, overrides=overrides)
+        load_recipe(Path("recipe.yaml"), kinds=KINDS, tasks=TASKS, overrides=overrides)
     here = f"{Path.cwd()}/"
     return [
         str(problem).partition("\n")[0].replace(here, "").replace(str(Path.cwd()), ".")

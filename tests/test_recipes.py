@@ -109,12 +109,12 @@ def test_bert_wikitext_runs_on_rows_of_ones_own(tmp_path: Path) -> None:
 def base(path: Path, style: str, model: dict[str, object], auto_class: str) -> str:
     """Save a model from nothing beside a tokenizer, as the Hub would give it; return where."""
     from hfpipe.modeling.loading.models import new_config, new_model
-    from hfpipe.tokenization.loading import complete
+    from hfpipe.tokenization.loading import complete_tokenizer
     from hfpipe.tokenization.special_tokens import STYLES
     from hfpipe.tokenization.training import Learner
 
     learner = Learner("unigram", STYLES[style], [], 120, 1, lowercase=True)
-    tokenizer = complete(learner.learn(TEXTS), STYLES[style])
+    tokenizer = complete_tokenizer(learner.learn(TEXTS), STYLES[style])
     for part in (new_model(auto_class, new_config(model, tokenizer, {}), 1), tokenizer):
         part.save_pretrained(path)
     return str(path)

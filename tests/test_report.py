@@ -17,10 +17,10 @@ from hfpipe.cli import console
 from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError
 from hfpipe.report import Comparison, DataFacts, Report, Score
-from hfpipe.reporting.charts import Curve, Scale, curves
+from hfpipe.reporting.charts import Curve, Scale, curve_chart
 from hfpipe.reporting.html import page
 from hfpipe.runs.run import Run
-from hfpipe.store.store import Identity, StageFile, Store
+from hfpipe.store.store import StageFile, StageIdentity, Store
 
 KEYS = {"wiki": "a" * 12, "topics": "b" * 12, "score": "c" * 12}
 HOSTILE = "<script>alert('&amp;')</script>"
@@ -68,7 +68,7 @@ def measured(labels: list[str]) -> list[Score]:
 
 def finish(root: Path, name: str, stage: dict[str, Any], inputs: list[str], report: Report) -> Path:
     store = Store(root)
-    identity = Identity(
+    identity = StageIdentity(
         kind=report.kind,
         version=1,
         seed=17,
@@ -276,7 +276,7 @@ def test_scores_of_a_model_alone_have_no_empty_columns(tmp_path, capsys):
     run = api.open(make_run(tmp_path / "demo"))
     alone = [score.model_copy(update={"comparisons": []}) for score in run.reports["score"].scores]
     report = run.reports["score"].model_copy(update={"scores": alone})
-    console.scores(Run(run.folders, {**run.reports, "score": report}))
+    console.show_scores(Run(run.folders, {**run.reports, "score": report}))
     out = capsys.readouterr().out
     assert "score: n = 1,336, 95 % intervals\n" in out
     assert "difference" not in out
@@ -314,7 +314,7 @@ def test_ticks_enclose_the_data_and_read_differently(low, span):
 
 
 def test_a_curve_of_one_point_is_drawn():
-    assert curves([Curve("train", [(1.0, 2.5)])], "optimizer step", "loss").count("<circle") == 1
+    assert curve_chart([Curve("train", [(1.0, 2.5)])], "optimizer step", "loss").count("<circle") == 1
 
 
 @pytest.mark.parametrize(

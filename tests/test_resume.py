@@ -14,7 +14,7 @@ import pytest
 import small
 
 import hfpipe
-from hfpipe.training.checkpoints import fault, newest, passed_over, seal
+from hfpipe.training.checkpoints import fault, newest_checkpoint, passed_over, seal
 
 
 def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:
@@ -72,7 +72,7 @@ def checkpoint(folder: Path, step: int) -> Path:
 
 def test_the_newest_checkpoint_that_is_whole_is_taken(tmp_path: Path) -> None:
     good = checkpoint(tmp_path, 100)
-    assert newest(tmp_path) == (good, [])
+    assert newest_checkpoint(tmp_path) == (good, [])
     truncated = checkpoint(tmp_path, 200)
     (truncated / "model.safetensors").write_bytes(b"weig")
     lacking = checkpoint(tmp_path, 300)
@@ -80,7 +80,7 @@ def test_the_newest_checkpoint_that_is_whole_is_taken(tmp_path: Path) -> None:
     unfinished = checkpoint(tmp_path, 1000)
     (unfinished / "complete.json").unlink()
     (tmp_path / "checkpoint-best").mkdir()
-    assert newest(tmp_path) == (
+    assert newest_checkpoint(tmp_path) == (
         good,
         [
             "checkpoint-1000: was not finished",
@@ -103,5 +103,5 @@ def test_a_checkpoint_that_never_had_a_trainer_state_is_passed_over_and_named(tm
 
 
 def test_a_folder_without_checkpoints_starts_anew(tmp_path: Path) -> None:
-    assert newest(tmp_path) == (None, [])
+    assert newest_checkpoint(tmp_path) == (None, [])
     assert fault(tmp_path) == "was not finished"

@@ -15,8 +15,8 @@ import pytest
 import toys
 
 from hfpipe.errors import DataError, RecipeError, StageError
-from hfpipe.runner import Launch, plan, run
-from hfpipe.runner.failures import told
+from hfpipe.runner import Launch, plan_recipe, run_recipe
+from hfpipe.runner.failures import translate_errors
 from hfpipe.store.store import done, read_report
 
 
@@ -234,7 +234,7 @@ def test_until_names_a_stage_or_a_kind(tmp_path: Path, until: str, stages: list[
 def test_until_a_kind_goes_as_far_as_the_last_of_it(tmp_path: Path) -> None:
     path = toys.write(tmp_path)
     edit(path, "  score:", "  again: {kind: tokenizer, data: stage:names}\n  score:")
-    steps = plan(toys.read(path), tmp_path / "runs", "tokenizer")
+    steps = plan_recipe(toys.read(path), tmp_path / "runs", "tokenizer")
     assert [step.name for step in steps] == ["names", "words", "topics", "again"]
 
 
@@ -262,7 +262,8 @@ def test_a_failure_leaves_what_is_finished_as_it_was(recipe: Path, tmp_path: Pat
         toys.make(recipe, tmp_path / "runs", ["topics.fails=true"])
     assert before.items() <= content(tmp_path / "runs").items()
     (failed,) = (
-        step for step in plan(toys.read(recipe, ["topics.fails=true"]), tmp_path / "runs", "topics")[2:]
+        step
+        for step in plan_recipe(toys.read(recipe, ["topics.fails=true"]), tmp_path / "runs", "topics")[2:]
     )
     assert (failed.done, failed.why) == (False, ("was begun and goes on",))
     assert "lower learning_rate" in (failed.folder / "stage.log").read_text(encoding="utf-8")
@@ -322,7 +323,7 @@ def test_what_changes_while_it_runs_does_not_lose_the_run(tmp_path: Path) -> Non
         if line.startswith("score"):
             edit(tmp_path / "code.py", "upper()", "lower()")
 
-    steps = run(toys.read(path), tmp_path / "runs", say=meddle, progress=toys.no_progress)
+    steps = run_recipe(toys.read(path), tmp_path / "runs", say=meddle, progress=toys.no_progress)
     assert all(step.done and done(step.folder) for step in steps)
 
 
@@ -423,13 +424,17 @@ def test_a_damaged_report_of_a_finished_stage_is_one_line(recipe: Path, tmp_path
 
 def test_an_empty_runs_folder_is_not_made_by_a_plan_that_fails(tmp_path: Path) -> None:
     with pytest.raises(RecipeError):
-        plan(toys.read(toys.write(tmp_path)), tmp_path / "runs", "nothing")
+        plan_recipe(toys.read(toys.write(tmp_path)), tmp_path / "runs", "nothing")
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("message", ["row 7: has no answer", "stage tests: row 7: has no answer"])
 def test_what_goes_wrong_with_the_data_names_the_stage_once(context: Any, message: str) -> None:
-    with pytest.raises(DataError) as caught, told(context("tests")), told(context("tests")):
+    with (
+        pytest.raises(DataError) as caught,
+        translate_errors(context("tests")),
+        translate_errors(context("tests")),
+    ):
         raise DataError(message)
     assert str(caught.value) == "stage tests: row 7: has no answer"
 

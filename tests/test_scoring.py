@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.evaluation.loop import together
-from hfpipe.evaluation.predictions_file import ROWS_AT_ONCE, Predictions, joined, read
-from hfpipe.modeling.losses.losses import IGNORED, shifted
+from hfpipe.evaluation.predictions_file import ROWS_AT_ONCE, Predictions, read_predictions, write_joined
+from hfpipe.modeling.losses.losses import IGNORED, shift_labels
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 7), st.randoms())
@@ -36,7 +36,7 @@ def test_a_decoder_reads_what_it_is_to_say_one_step_later() -> None:
         decoder_start_token_id, pad_token_id = 7, 0
 
     labels = torch.tensor([[5, 6, 1], [4, 1, IGNORED]])
-    assert shifted(labels, Config()).tolist() == [[7, 5, 6], [7, 4, 1]]
+    assert shift_labels(labels, Config()).tolist() == [[7, 5, 6], [7, 4, 1]]
 
 
 def test_predictions_lie_in_few_groups_of_rows_however_few_come_at_once(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_rows_that_come_later_may_tell_what_a_column_holds(tmp_path: Path, befor
             for row in some.tolist():
                 scores = [0.25] if row == before else []
                 predictions.add([f"row {row}"], np.array([row]), {"score": [scores]})
-    joined(parts[::-1], tmp_path / "predictions.parquet")
-    positions, columns = read(tmp_path / "predictions.parquet")
+    write_joined(parts[::-1], tmp_path / "predictions.parquet")
+    positions, columns = read_predictions(tmp_path / "predictions.parquet")
     assert positions.tolist() == rows.tolist()
     assert list(columns["score"]) == [[]] * before + [[0.25], []]

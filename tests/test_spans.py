@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.metrics.metric import objects
-from hfpipe.metrics.scores.spans import answering, best, exact_match, f1, normalized
+from hfpipe.metrics.scores.spans import answering, best, exact_match, f1, normalize_answer
 from hfpipe.metrics.tally import Tally
 
 # The example of the paper on SQuAD 1.1, whose three crowd workers marked different spans.
@@ -36,7 +36,7 @@ def scores(pairs: list[tuple[str, list[str]]], *, version_2: bool) -> dict[str, 
     ],
 )
 def test_answers_are_normalized_as_the_scripts_do(text: str, expected: str) -> None:
-    assert normalized(text) == expected
+    assert normalize_answer(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_f1_does_not_mind_which_is_gold_and_is_1_for_an_exact_match_of_words(
     one: str, other: str, version_2: bool
 ) -> None:
     assert f1(one, other, version_2=version_2) == f1(other, one, version_2=version_2)
-    if exact_match(one, other) and normalized(one):
+    if exact_match(one, other) and normalize_answer(one):
         assert f1(one, other, version_2=version_2) == pytest.approx(1)

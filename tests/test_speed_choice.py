@@ -16,7 +16,7 @@ from test_timing import crowded
 from hfpipe.contract import RunContext
 from hfpipe.encoding.sampler import Shares
 from hfpipe.tasks.causal_lm import CausalLM
-from hfpipe.training.loop import train
+from hfpipe.training.loop import train_model
 from hfpipe.training.speed import choice, timing
 from hfpipe.training.speed.choice import Length, Speed, speed_of
 from hfpipe.training.speed.memory import (
@@ -236,12 +236,12 @@ def test_a_measured_training_is_the_one_of_a_recipe_that_says_the_same(
     monkeypatch.setattr(choice, "USUAL", Compilation(0.0, 0.5))  # so that it is tried
     auto = STEADY | {"bf16": "auto", "compile": "auto", "per_device_train_batch_size": 4}
     state = torch.get_rng_state()
-    measured = train(made, auto, None, context("measured"))
+    measured = train_model(made, auto, None, context("measured"))
     assert measured["speed"]["compiled"]
     assert not torch.equal(state, torch.get_rng_state())  # it was trained
     said = {"bf16": measured["bf16"], "compile": measured["compiled"]}
     again = parts(tmp_path / "again", CausalLM(length=32), "gpt2")
-    plain = train(again, auto | said, None, context("said"))
+    plain = train_model(again, auto | said, None, context("said"))
     assert plain["speed"] is None
     for one, other in zip(made.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)

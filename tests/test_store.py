@@ -18,8 +18,8 @@ from hfpipe.errors import DataError, StageError
 from hfpipe.report import Report
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import (
-    Identity,
     StageFile,
+    StageIdentity,
     Store,
     done,
     identify,
@@ -32,9 +32,9 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 SETTINGS = st.dictionaries(st.text(max_size=5), LEAVES | st.lists(LEAVES, max_size=3), max_size=5)
 
 
-def identity(**changes: Any) -> Identity:
+def identity(**changes: Any) -> StageIdentity:
     plain = {"kind": "dataset", "version": 1, "seed": 17, "settings": {}, "files": {}, "inputs": {}}
-    return Identity.model_validate(plain | changes)
+    return StageIdentity.model_validate(plain | changes)
 
 
 def begun(root: Path) -> tuple[Store, Path]:

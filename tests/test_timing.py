@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from hfpipe.training.speed.timing import BUSY, MOST_PASSES, PASSES, Timing, compare, delays, fastest, timed
+from hfpipe.training.speed.timing import (
+    BUSY,
+    MOST_PASSES,
+    PASSES,
+    Timing,
+    compare_timings,
+    delays,
+    find_fastest,
+    time_calls,
+)
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux counts")
 
@@ -46,7 +55,7 @@ def work(seconds: float) -> None:
 @linux
 def test_work_that_shares_its_core_with_another_process_waits_for_it() -> None:
     with crowded(1):
-        timing = timed(lambda: work(0.03))
+        timing = time_calls(lambda: work(0.03))
     assert timing.busy
     assert timing.waited == pytest.approx(timing.seconds - 0.03, abs=0.02)
 
@@ -54,19 +63,19 @@ def test_work_that_shares_its_core_with_another_process_waits_for_it() -> None:
 @linux
 def test_a_process_that_sleeps_does_not_wait_for_a_core() -> None:
     with crowded(1):
-        timing = min((timed(lambda: time.sleep(0.03)) for _ in range(3)), key=lambda each: each.waited)
+        timing = min((time_calls(lambda: time.sleep(0.03)) for _ in range(3)), key=lambda each: each.waited)
     assert timing.waited < 0.02  # it waits once, when it wakes
 
 
 def test_passes_without_other_processes_decide_even_if_a_disturbed_one_was_faster() -> None:
     quiet, disturbed = Timing(1.0, 0.9 * BUSY), Timing(0.9, 1.1 * BUSY)
-    found = fastest({"a": [disturbed, quiet, Timing(1.2, 0.0)], "b": [quiet]})
+    found = find_fastest({"a": [disturbed, quiet, Timing(1.2, 0.0)], "b": [quiet]})
     assert found.seconds == {"a": 1.0, "b": 1.0}
     assert not found.busy
 
 
 def test_a_way_that_was_never_undisturbed_has_its_best_time_and_the_machine_was_busy() -> None:
-    found = fastest({"a": [Timing(3.0, 1.0), Timing(2.0, 1.0)], "b": [Timing(1.0, 0.0)]})
+    found = find_fastest({"a": [Timing(3.0, 1.0), Timing(2.0, 1.0)], "b": [Timing(1.0, 0.0)]})
     assert found.seconds == {"a": 2.0, "b": 1.0}
     assert found.busy
 
@@ -80,7 +89,7 @@ def test_more_passes_are_run_on_a_busy_machine_but_not_without_end() -> None:
         work(0.01)
 
     with crowded(1):
-        found = compare({name: lambda _, name=name: run(name) for name in counts})
+        found = compare_timings({name: lambda _, name=name: run(name) for name in counts})
     assert found.busy
     assert counts == {"a": 1 + MOST_PASSES, "b": 1 + MOST_PASSES}
 
@@ -92,7 +101,7 @@ def test_ways_take_turns_and_the_first_pass_of_each_only_warms_up() -> None:
         seen.append((name, number))
         time.sleep(0.01 if number == 0 else 0.03)
 
-    found = compare({name: lambda number, name=name: run(name, number) for name in "ab"})
+    found = compare_timings({name: lambda number, name=name: run(name, number) for name in "ab"})
     assert seen[:4] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert len(seen) >= 2 * (1 + PASSES)
     assert all(seconds >= 0.03 for seconds in found.seconds.values())

@@ -25,7 +25,7 @@ from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.store.artifacts import MODEL, predictions_path
-from hfpipe.store.store import Identity, StageFile, Store
+from hfpipe.store.store import StageFile, StageIdentity, Store
 from hfpipe.tasks.text_classification import TextClassification
 
 EVIL = """
@@ -53,7 +53,7 @@ def gift(tmp_path: Path, model: Path) -> Path:  # noqa: F811
         ("clf", "finetune", {"task": TASK}),
         ("score", "evaluate", {"model": "stage:clf", "task": None, "resamples": 100}),
     ):
-        identity = Identity(kind=kind, version=1, seed=1, settings=settings, files={}, inputs={})
+        identity = StageIdentity(kind=kind, version=1, seed=1, settings=settings, files={}, inputs={})
         folders[name] = store.folder(name, identity.key)
         store.begin(folders[name], StageFile(name=name, base=str(root), folders={}, identity=identity))
     facts = {"task": TASK, "data": FACTS.model_dump(mode="json")}

@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from hfpipe.metrics.scores.ranking import AveragePrecision, RocAuc, Spearman
 from hfpipe.metrics.tally import poisson
-from hfpipe.metrics.whole import affordable, resampled
+from hfpipe.metrics.whole import affordable, resample_scores
 
 TOPICS = ["Arts", "History", "Science", "Sports"]
 SK = {RocAuc: sk.roc_auc_score, AveragePrecision: sk.average_precision_score}
@@ -44,7 +44,7 @@ def by_sklearn(metric, columns, weight):
 def test_scores_equal_those_of_scikit_learn_under_every_resample(kind, classes, digits):
     columns = guessed(120, classes, digits=digits)
     index = np.random.default_rng(1).permutation(120)
-    ours = resampled(kind(range(classes)), columns, index, 40, seed=5)
+    ours = resample_scores(kind(range(classes)), columns, index, 40, seed=5)
     weights = np.concatenate([np.ones((120, 1)), poisson(index, 40, 5)], axis=1)
     theirs = [by_sklearn(kind(range(classes)), columns, weight) for weight in weights.T]
     assert len(ours) == 41
@@ -54,7 +54,7 @@ def test_scores_equal_those_of_scikit_learn_under_every_resample(kind, classes, 
 def test_roc_auc_of_several_classes_is_the_macro_one_versus_rest_of_scikit_learn():
     columns = guessed(300, 4)
     columns["scores"] /= columns["scores"].sum(axis=1, keepdims=True)
-    [ours] = resampled(RocAuc(range(4)), columns, np.arange(300), 0, seed=0)
+    [ours] = resample_scores(RocAuc(range(4)), columns, np.arange(300), 0, seed=0)
     assert ours == pytest.approx(
         sk.roc_auc_score(columns["reference"], columns["scores"], multi_class="ovr", average="macro"),
         abs=1e-12,
@@ -66,7 +66,9 @@ def test_several_labels_an_example_are_scored_as_scikit_learn_does(kind):
     random = np.random.default_rng(3)
     scores = random.random((200, 4)).round(2)
     reference = (random.random((200, 4)) < scores).astype(np.int64)
-    [ours] = resampled(kind(TOPICS), {"reference": reference, "scores": scores}, np.arange(200), 0, seed=0)
+    [ours] = resample_scores(
+        kind(TOPICS), {"reference": reference, "scores": scores}, np.arange(200), 0, seed=0
+    )
     assert ours == pytest.approx(SK[kind](reference, scores, average="macro"), abs=1e-12)
 
 
@@ -76,18 +78,18 @@ def test_classes_may_be_named():
         "reference": np.array([TOPICS[number] for number in columns["reference"]], dtype=object)
     }
     index = np.arange(100)
-    numbers = resampled(RocAuc(range(4)), columns, index, 10, 0)
-    assert resampled(RocAuc(TOPICS), named, index, 10, 0) == pytest.approx(numbers, abs=0)
+    numbers = resample_scores(RocAuc(range(4)), columns, index, 10, 0)
+    assert resample_scores(RocAuc(TOPICS), named, index, 10, 0) == pytest.approx(numbers, abs=0)
 
 
 @pytest.mark.parametrize("kind", SK)
 def test_a_class_that_does_not_occur_is_left_out_and_a_single_one_leaves_no_score(kind):
     columns = guessed(90, 4)
     columns["reference"] = np.minimum(columns["reference"], 2)
-    [ours] = resampled(kind(range(4)), columns, np.arange(90), 0, seed=0)
+    [ours] = resample_scores(kind(range(4)), columns, np.arange(90), 0, seed=0)
     assert ours == pytest.approx(by_sklearn(kind(range(4)), columns, np.ones(90)), abs=1e-12)
     assert np.isnan(
-        resampled(kind(range(4)), columns | {"reference": np.zeros(90)}, np.arange(90), 5, 0)
+        resample_scores(kind(range(4)), columns | {"reference": np.zeros(90)}, np.arange(90), 5, 0)
     ).all()
 
 
@@ -100,7 +102,7 @@ def test_a_class_that_does_not_occur_is_left_out_and_a_single_one_leaves_no_scor
 def test_spearman_equals_scipys_on_repeated_rows(pairs, seed):
     reference, prediction = np.array(pairs, dtype=np.float64).T
     index = np.arange(len(reference))
-    ours = resampled(Spearman(), {"reference": reference, "prediction": prediction}, index, 3, seed)
+    ours = resample_scores(Spearman(), {"reference": reference, "prediction": prediction}, index, 3, seed)
     for value, weight in zip(ours[1:], poisson(index, 3, seed).T, strict=True):
         x, y = np.repeat(reference, weight), np.repeat(prediction, weight)
         if len(set(x)) < 2 or len(set(y)) < 2:
@@ -113,8 +115,8 @@ def test_the_order_of_the_rows_changes_nothing():
     columns, index = guessed(200, 4, digits=2), np.arange(200)
     order = np.random.default_rng(2).permutation(200)
     shuffled = {name: column[order] for name, column in columns.items()}
-    ours = resampled(RocAuc(range(4)), columns, index, 20, 0)
-    assert resampled(RocAuc(range(4)), shuffled, index[order], 20, 0) == pytest.approx(ours, abs=1e-12)
+    ours = resample_scores(RocAuc(range(4)), columns, index, 20, 0)
+    assert resample_scores(RocAuc(range(4)), shuffled, index[order], 20, 0) == pytest.approx(ours, abs=1e-12)
 
 
 def test_resamples_become_fewer_only_for_many_rows():

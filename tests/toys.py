@@ -10,11 +10,11 @@ from conftest import no_progress
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import StageError
-from hfpipe.recipe import Recipe, load
+from hfpipe.recipe import Recipe, load_recipe
 from hfpipe.references.places import Code, DataPlace, Glob, ModelPlace, TokenizerPlace, matches
 from hfpipe.references.user_code import load_code
 from hfpipe.report import DataFacts, Report
-from hfpipe.runner import Step, plan, run
+from hfpipe.runner import PlannedStage, plan_recipe, run_recipe
 
 TOPICS = """\
 The Nile	river
@@ -144,19 +144,19 @@ def write(folder: Path, text: str = RECIPE) -> Path:
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe of toys."""
-    return load(path, kinds=KINDS, tasks={}, overrides=overrides)
+    return load_recipe(path, kinds=KINDS, tasks={}, overrides=overrides)
 
 
 def make(path: Path, runs: Path, overrides: Sequence[str] = (), **options: Any) -> list[str]:
     """Run a recipe of toys and return what was said."""
     said: list[str] = []
-    run(read(path, overrides), runs, say=said.append, progress=no_progress, **options)
+    run_recipe(read(path, overrides), runs, say=said.append, progress=no_progress, **options)
     return said
 
 
-def steps(path: Path, runs: Path, overrides: Sequence[str] = ()) -> list[Step]:
+def steps(path: Path, runs: Path, overrides: Sequence[str] = ()) -> list[PlannedStage]:
     """Plan a recipe of toys."""
-    return plan(read(path, overrides), runs)
+    return plan_recipe(read(path, overrides), runs)
 
 
 def reasons(path: Path, runs: Path, overrides: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:

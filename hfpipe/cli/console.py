@@ -32,7 +32,7 @@ from hfpipe.store.store import read_stage
 if TYPE_CHECKING:
     from hfpipe.estimation.estimate import Size
     from hfpipe.recipe.shipped import RecipeFile
-    from hfpipe.runner import Step
+    from hfpipe.runner import PlannedStage
     from hfpipe.runs.comparison import Compared
 
 Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
@@ -105,7 +105,7 @@ def _lines(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     yield advance
 
 
-def plan(steps: Sequence[Step]) -> None:
+def show_plan(steps: Sequence[PlannedStage]) -> None:
     """Print each stage: done, or would run and why."""
     for step in steps:
         say(f"{step.name}: done, {step.folder}" if step.done else f"{step.name}: would run")
@@ -113,7 +113,7 @@ def plan(steps: Sequence[Step]) -> None:
             say(f"    {reason}")
 
 
-def sizes(found: Sequence[Size]) -> None:
+def show_sizes(found: Sequence[Size]) -> None:
     """Print what each stage takes, a column a training stage, and what is not known yet."""
     say("\nsizes (≈ is an estimate)")
     trained = [size for size in found if size.kind in TRAINED and size.amounts]
@@ -145,10 +145,10 @@ def report(run: Run) -> None:
     for name, said in run.reports.items():
         _add(table, name, said.kind, number_format.duration(said.seconds), said.summary)
     _show(table)
-    scores(run)
+    show_scores(run)
 
 
-def scores(run: Run) -> None:
+def show_scores(run: Run) -> None:
     """Print a table of scores for each evaluate stage, how good that is, and where the model lies."""
     measured = [stage for stage, said in run.reports.items() if said.scores]
     for stage in measured:
@@ -167,7 +167,7 @@ def scores(run: Run) -> None:
         _model(run, run.trained[-1])
 
 
-def compared(found: Compared) -> None:
+def show_comparison(found: Compared) -> None:
     """Print the scores of several systems, how sure their differences are, and what was left out."""
     others = len(found.systems) - 1
     corrected = f", p corrected for {others} comparisons (Holm)" if others > 1 else ""
@@ -195,14 +195,14 @@ def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
     for score in scores:
         if number_format.split_class(score.metric)[1] is not None:
             continue
-        _add(table, score.metric, first, number_format.interval(score.value, score.low, score.high))
+        _add(table, score.metric, first, number_format.format_interval(score.value, score.low, score.high))
         for other in score.comparisons:
-            gap = number_format.difference(other)
+            gap = number_format.format_difference(other)
             if roomy:
                 low, high = map(number_format.number, (other.difference_low, other.difference_high))
                 gap += f" [{low}, {high}]"
             p_value = number_format.chance(other.p_value).removeprefix("p ")
-            value = number_format.interval(other.value, other.low, other.high)
+            value = number_format.format_interval(other.value, other.low, other.high)
             _add(table, "", other.baseline, value, gap, p_value)
     return table
 
@@ -248,11 +248,11 @@ def _pipeline(facts: Mapping[str, Any], task: Mapping[str, Any]) -> str | None:
         return None
 
 
-def answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+def show_answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
     """Print the beginning of what a model was asked, and below it what it said."""
     asked = "  ".join(map(str, row.values()))
     say(asked if len(asked) <= SHORT else asked[: SHORT - 1] + "…")
-    for line in number_format.answer(said):
+    for line in number_format.format_answer(said):
         say(f"    {line}")
 
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hfpipe.cli.parser import parse
+from hfpipe.cli.parser import parse_command_line
 from hfpipe.errors import HfpipeError, Problem, RecipeError
 from hfpipe.number_format import visible_lines
 from hfpipe.report import finite_or_null
@@ -18,7 +18,7 @@ from hfpipe.report import finite_or_null
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parse(arguments)
+    options = parse_command_line(arguments)
     try:
         code = COMMANDS[options.command](options)
         sys.stdout.flush()  # so that a reader that went away is noticed here, not while shutting down
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     if not first_process():
         return 0
-    console.scores(result)
+    console.show_scores(result)
     return 1 if any(report.unmet for report in result.reports.values()) else 0
 
 
@@ -103,10 +103,10 @@ def _plan(options: argparse.Namespace) -> int:
 
     recipe = api.load(options.recipe, options.set)
     steps = api.plan(recipe, options.runs, until=options.until)
-    console.plan(steps)
+    console.show_plan(steps)
     if options.sizes:
         launch = Launch(options.processes, options.accelerate)
-        console.sizes(api.sizes(recipe, steps, launch=launch))
+        console.show_sizes(api.sizes(recipe, steps, launch=launch))
     return 0
 
 
@@ -134,11 +134,11 @@ def _compare(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(found.model_dump_json(indent=1))
     elif options.format == "html":
-        from hfpipe.reporting.html import compared
+        from hfpipe.reporting.html import comparison_page
 
-        print(compared(found))
+        print(comparison_page(found))
     else:
-        console.compared(found)
+        console.show_comparison(found)
     return 0
 
 
@@ -160,7 +160,7 @@ def _predict(options: argparse.Namespace) -> int:
     )
     if options.output is None and sys.stdout.isatty():
         for row, answer in found:
-            console.answer(row, answer or {})
+            console.show_answer(row, answer or {})
         return 0
     lines = (_json_line({**row, "prediction": answer}) for row, answer in found)
     if options.output is None:

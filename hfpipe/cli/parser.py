@@ -18,7 +18,7 @@ EXITS = (
 )
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_command_line(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; what it does not know ends the process with code 2."""
     known = parser()
     options, rest = known.parse_known_args(arguments)

@@ -76,7 +76,7 @@ def _whole_number(start: Any) -> int | None:
     )
 
 
-def locate(answer: Answer, context: str) -> Span | None:
+def locate_answer(answer: Answer, context: str) -> Span | None:
     """Return the characters of an answer: at its stated start, or at the occurrence nearest to that.
 
     None when the context does not hold it. Raises DataError when it has no start and occurs several times.

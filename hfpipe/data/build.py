@@ -26,8 +26,8 @@ from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Given
 from hfpipe.data.spans import find_spans
-from hfpipe.data.split import TRAIN, Ids, splitter
-from hfpipe.data.write import Writer, schema
+from hfpipe.data.split import TRAIN, RowIds, splitter
+from hfpipe.data.write import Writer, arrow_schema
 from hfpipe.encoding.io import facts_of
 from hfpipe.errors import DataError, StageError
 from hfpipe.report import Report
@@ -68,9 +68,9 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
         talks, spans = Conversations(conversations(head)), find_spans(head, texts)
         read = spans.read(talks.read(read_labels(chain(head, rows), labels)))
         cleaned = clean(take_texts(read, texts, ledger), texts, plan.steps, ledger, spans)
-        choose, ids = splitter(plan.shares, given.splits, ctx.seed), Ids()
+        choose, ids = splitter(plan.shares, given.splits, ctx.seed), RowIds()
         scratch = ctx.work / "rows"
-        types = schema(head, texts, labels, _renamed(given.found.types, plan))
+        types = arrow_schema(head, texts, labels, _renamed(given.found.types, plan))
         with _disk_errors(ctx.folder), Writer(scratch, types, labels) as writer:
             for row in cleaned:
                 split = choose(row)
@@ -98,7 +98,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     )
 
 
-def _columns(texts: Sequence[str], labels: Sequence[Label], ids: Ids) -> Iterator[str]:
+def _columns(texts: Sequence[str], labels: Sequence[Label], ids: RowIds) -> Iterator[str]:
     """Say which columns are text, labels and ids."""
     yield f"text: {', '.join(texts)}"
     yield from _labels(labels)

@@ -13,7 +13,7 @@ import regex
 from hfpipe.advice import advise
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 
 Kind = Literal["text", "conversation", "words", "unclear", "category", "code", "constant", "blank", "other"]
 """What a column holds.
@@ -162,7 +162,7 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
     missing = [name for name in named if name not in columns]
     if missing:
         raise DataError(
-            f"{head[0].place}: `text` names {missing[0]!r}, but the columns are {listed(columns)}"
+            f"{head[0].place}: `text` names {missing[0]!r}, but the columns are {join_names(columns)}"
         )
     if named:
         return list(named)
@@ -229,7 +229,7 @@ def _unclear(
         lists = any(isinstance(value, (list, tuple)) for value in first.values())
         also = "; a conversation is a list of messages {role, content}" if lists else ""
         return DataError(
-            f"{place}: no column holds text; they are {listed(columns)}: name one that does with "
+            f"{place}: no column holds text; they are {join_names(columns)}: name one that does with "
             f"`columns`{also}"
         )
     order: Sequence[Kind] = ("text", "unclear", "words", "category", "code", "constant", "blank")

@@ -14,7 +14,7 @@ from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
 from hfpipe.data.write import CHARACTERS, ROWS
 from hfpipe.errors import DataError
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 
 MISSING = "missing text"
 """The ledger's word for rows whose text is null."""
@@ -78,7 +78,7 @@ def _reach(values: Mapping[str, Any], name: str) -> Any:
 def _expect(row: Row, name: str, values: Mapping[str, Any], there: Container[str]) -> None:
     if not row.sparse or name not in there:
         raise DataError(
-            f"{row.place}: there is no column {name!r}; it has {listed(list(values))}: fix `columns`"
+            f"{row.place}: there is no column {name!r}; it has {join_names(list(values))}: fix `columns`"
         )
 
 
@@ -91,8 +91,8 @@ def _alike(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> It
         if row.values.keys() != names:
             if not row.sparse or row.values.keys() - names:
                 raise DataError(
-                    f"{row.place}: the columns are {listed(list(row.values))}, but {place} has "
-                    f"{listed(list(columns))}; name those wanted with `columns`"
+                    f"{row.place}: the columns are {join_names(list(row.values))}, but {place} has "
+                    f"{join_names(list(columns))}; name those wanted with `columns`"
                 )
             filled.update(name for name in columns if name not in row.values)
             row.values = {name: row.values.get(name) for name in columns}

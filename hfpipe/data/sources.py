@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 
 from hfpipe.data.readers.file_options import FileOptions, Findings
-from hfpipe.data.readers.file_splits import Found, name_of, split_files
-from hfpipe.data.readers.files import read
+from hfpipe.data.readers.file_splits import Found, message_name, split_files
+from hfpipe.data.readers.files import read_files
 from hfpipe.data.rows import Given, Row
 from hfpipe.encoding.io import open_data
 from hfpipe.encoding.nested import from_json, json_columns
@@ -34,7 +34,7 @@ def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOp
 
 def _rows(paths: list[Path], base: Path, options: FileOptions, found: Findings) -> Iterator[Row]:
     for path in paths:
-        yield from read(path, name_of(path, base), options, found)
+        yield from read_files(path, message_name(path, base), options, found)
 
 
 def from_function(

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hfpipe.data.answers import Answer, locate, read_answers
-from hfpipe.data.cleaning.alignment import apply, move
+from hfpipe.data.answers import Answer, locate_answer, read_answers
+from hfpipe.data.cleaning.alignment import apply_changes, move
 from hfpipe.data.cleaning.edits import Edit
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
@@ -93,7 +93,7 @@ def _moved(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
     One that the text does not hold stays as it is; so does the place of one that is empty.
     """
     try:
-        span = locate(answer, text) if answer.text else None
+        span = locate_answer(answer, text) if answer.text else None
     except DataError:  # it stands several times and no place is given: the task tells
         span = None
     if span is None:
@@ -102,7 +102,7 @@ def _moved(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
         span = move(span, changes)
         if span is None:
             return None
-        text = apply(text, changes)
+        text = apply_changes(text, changes)
     return Answer(text[slice(*span)], None if answer.start is None else span[0])
 
 

@@ -37,7 +37,7 @@ def splitter(shares: Mapping[str, float], given: Collection[str | None], seed: i
     return choose if wanted else lambda row: row.split or TRAIN
 
 
-class Ids:
+class RowIds:
     """Gives each row an id: its own `id` if it has one, or else a digest of its text and a number."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ CHARACTERS = 16_000_000
 """Characters a record batch, so that few long documents do not fill the memory."""
 
 
-def schema(
+def arrow_schema(
     head: Sequence[Row],
     texts: Sequence[str],
     labels: Sequence[Label],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Batches: TypeAlias = Batch | list[Batch]
 
 
-def parts_of(batches: Batches) -> list[Batch]:
+def forward_passes(batches: Batches) -> list[Batch]:
     """Return the forward passes of a micro-batch, which is whole or cut into several."""
     return batches if isinstance(batches, list) else [batches]
 
@@ -54,7 +54,7 @@ class Collator:
     def _batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
         if self.multiple > 1:
-            batch = padded(batch, self.multiple)
+            batch = pad_length(batch, self.multiple)
         if not self.static:
             return batch
         # Padding lies behind the tokens, where a causal model does not see it.
@@ -81,7 +81,7 @@ class Collator:
         return len(example["input_ids"]) + len(decoder)
 
 
-def padded(batch: Batch, multiple: int) -> Batch:
+def pad_length(batch: Batch, multiple: int) -> Batch:
     """Return a batch whose tensors (rows, length) are padded on the right to a multiple of a length."""
     short = -batch["input_ids"].shape[1] % multiple
     return {

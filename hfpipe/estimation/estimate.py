@@ -17,7 +17,7 @@ from hfpipe.recipe import Recipe
 from hfpipe.recipe.training import budget
 from hfpipe.references.places import Place
 from hfpipe.references.user_code import describe_failure
-from hfpipe.runner import Launch, Step, arrangement
+from hfpipe.runner import Launch, PlannedStage, arrangement
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ class Size:
 
 def estimate_sizes(
     recipe: Recipe,
-    steps: Sequence[Step],
+    steps: Sequence[PlannedStage],
     launch: Launch = Launch(),  # noqa: B008 - frozen
 ) -> list[Size]:
     """Return the size of each stage; allocates no model and never touches the network.
@@ -64,7 +64,7 @@ def estimate_sizes(
     return [_size(step, known, *processes) for step in steps]
 
 
-def _size(step: Step, known: Known, layout: ProcessLayout, split: Split) -> Size:
+def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split) -> Size:
     size = Size(step.name, step.stage.kind)
     try:
         if isinstance(step.stage, (Pretrain, Finetune)):
@@ -83,7 +83,7 @@ def _size(step: Step, known: Known, layout: ProcessLayout, split: Split) -> Size
     return size
 
 
-def _plain(step: Step, known: Known) -> Iterator[tuple[str, Amount]]:
+def _plain(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
     """Yield what is known of a stage that trains no model."""
     stage = step.stage
     if isinstance(stage, Evaluate):
@@ -113,7 +113,7 @@ class _Training:
 
     def __init__(
         self,
-        step: Step,
+        step: PlannedStage,
         stage: Pretrain | Finetune,
         known: Known,
         size: Size,
@@ -152,7 +152,7 @@ class _Training:
     def _encoded(self) -> Encoded | None:
         """Return the train split as the model sees it: counted where it was encoded, else from a sample."""
         from hfpipe.encoding.io import open_split
-        from hfpipe.training.cost import Encoded, sampled
+        from hfpipe.training.cost import Encoded, encode_sample
 
         made = self.step.folder / ".work" / "encoded" / "train.json"
         ledger = read_report(self.step.folder).ledger.get("train") if self.step.done else _read(made)
@@ -161,7 +161,7 @@ class _Training:
         folder, facts = self.known.folder(self.stage.data), self.known.facts(self.stage.data)
         tokenizer = self.known.tokenizer(self.stage)
         if folder is not None and facts is not None and tokenizer is not None:
-            return sampled(self.stage.task, open_split(folder, "train"), tokenizer, facts)
+            return encode_sample(self.stage.task, open_split(folder, "train"), tokenizer, facts)
         missing = self.stage.data if folder is None else self.stage.tokenizer or self.stage.model
         come = "made" if isinstance(missing, Place) and missing.stage is not None else "here"
         self.size.notes.append(f"tokens an epoch are not known before {missing} is {come}")
@@ -275,7 +275,7 @@ def _saves(training: Mapping[str, Any], steps: int | None) -> int:
 def _says_how_long(training: Mapping[str, Any]) -> bool:
     """Tell whether the length of a training does not depend on how much data there is."""
     if "budget" in training:
-        return budget.parse(training["budget"]).epochs is None
+        return budget.parse_budget(training["budget"]).epochs is None
     return bool(training.get("max_steps", -1) > 0)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from hfpipe.contract import Task
-from hfpipe.references.places import Place, locate
+from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
-from hfpipe.runner import Step
+from hfpipe.runner import PlannedStage
 from hfpipe.stages import artifacts
 from hfpipe.stages.train import Finetune, Pretrain
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Known:
     """Opens what the stages of a plan read, where it is on this machine; None where it is not."""
 
-    def __init__(self, base: Path, steps: Sequence[Step]) -> None:
+    def __init__(self, base: Path, steps: Sequence[PlannedStage]) -> None:
         self.base = base
         self.stages = {step.name: step.stage for step in steps}
         self.done = {step.name: step.folder for step in steps if step.done}
@@ -29,7 +29,7 @@ class Known:
         """Return where a place lies on this machine. Raises DataError for a path that is not there."""
         if place.stage is not None:
             return self.done.get(place.stage)
-        return locate(place, self.base, {}) if place.hub is None else _cached(*place.hub)
+        return locate_place(place, self.base, {}) if place.hub is None else _cached(*place.hub)
 
     def facts(self, data: Place) -> DataFacts | None:
         """Return what a data set holds."""

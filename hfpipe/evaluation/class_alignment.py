@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.advice import advise
 from hfpipe.errors import Problem
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 from hfpipe.report import DataFacts
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class System:
+class AlignedSystem:
     """The classes that a model predicts."""
 
     name: str
@@ -68,7 +68,7 @@ def _feature(names: Sequence[str], *, many: bool) -> Any:
     return datasets.List(one) if many else one
 
 
-def align(data: DataFacts, systems: Sequence[System], labels: Mapping[str, str]) -> Alignment:
+def align(data: DataFacts, systems: Sequence[AlignedSystem], labels: Mapping[str, str]) -> Alignment:
     """Align the classes of a data set with those of the first of some systems, and the others with both.
 
     `labels` maps class names of models to those of the data. Requires that `problems` yields nothing.
@@ -88,8 +88,8 @@ def align(data: DataFacts, systems: Sequence[System], labels: Mapping[str, str])
     return Alignment(data.model_copy(update={"labels": names}), ids, outputs)
 
 
-def problems(
-    data: DataFacts, place: str, systems: Sequence[System], labels: Mapping[str, str]
+def alignment_problems(
+    data: DataFacts, place: str, systems: Sequence[AlignedSystem], labels: Mapping[str, str]
 ) -> Iterator[Problem]:
     """Yield why systems cannot be scored on a data set: another kind of label, classes that one lacks."""
     found = list(_mapping_problems(systems, labels))
@@ -113,7 +113,7 @@ def problems(
                 )
 
 
-def _mapping_problems(systems: Sequence[System], labels: Mapping[str, str]) -> Iterator[Problem]:
+def _mapping_problems(systems: Sequence[AlignedSystem], labels: Mapping[str, str]) -> Iterator[Problem]:
     """Yield keys of `labels` that no model has as a class, and names that two classes would get."""
     there = {name for system in systems for names in system.known.labels.values() for name in names}
     for key in labels:
@@ -131,7 +131,9 @@ def _mapping_problems(systems: Sequence[System], labels: Mapping[str, str]) -> I
                 )
 
 
-def _other_kind(system: System, column: str, kind: str, there: str, place: str, data: DataFacts) -> str:
+def _other_kind(
+    system: AlignedSystem, column: str, kind: str, there: str, place: str, data: DataFacts
+) -> str:
     gives = _describe(kind, system.known.labels.get(column, ()))
     holds = _describe(there, data.labels.get(column, ()))
     return (
@@ -145,7 +147,7 @@ def _describe(kind: str, names: Sequence[str]) -> str:
 
 
 def _missing_classes(
-    system: System, names: Sequence[str], column: str, wanted: Sequence[str], place: str
+    system: AlignedSystem, names: Sequence[str], column: str, wanted: Sequence[str], place: str
 ) -> Iterator[Problem]:
     missing = [name for name in wanted if name not in names]
     if not missing:
@@ -180,4 +182,6 @@ def _rename(names: Sequence[str], labels: Mapping[str, str]) -> list[str]:
 
 
 def _list_names(names: Sequence[str]) -> str:
-    return listed(list(names[:SHOWN])) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+    return join_names(list(names[:SHOWN])) + (
+        f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfpipe.errors import StageError
-from hfpipe.evaluation.predictions_file import read
-from hfpipe.metrics.tally import Series, compared, scored
+from hfpipe.evaluation.predictions_file import read_predictions
+from hfpipe.metrics.tally import Series, compare_systems, score_tally
 from hfpipe.metrics.whole import WholeMetric, measured
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Afterwards:
 
     def _series(self, path: Path, failed: list[StageError] | None = None) -> Iterator[Series]:
         """Yield every score of one system; named metrics that fail are put into `failed`, if there is one."""
-        index, columns = read(path)
+        index, columns = read_predictions(path)
         ground = self.ground
         yield from measured(self.whole, columns, index, ground.resamples, ground.seed)
 
@@ -79,8 +79,8 @@ def _known(series: Series) -> bool:
 def _beside(series: Series, systems: Mapping[str, Mapping[str, Series]]) -> Score:
     """Return the score with what each baseline has of it."""
     comparisons = [
-        compared(series.values, found[series.name].values, baseline)
+        compare_systems(series.values, found[series.name].values, baseline)
         for baseline, found in systems.items()
         if series.name in found and _known(found[series.name])
     ]
-    return scored(series).model_copy(update={"comparisons": comparisons})
+    return score_tally(series).model_copy(update={"comparisons": comparisons})

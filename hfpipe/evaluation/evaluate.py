@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from hfpipe.distributed.sharding import whole_models
 from hfpipe.encoding.encoded import ROWS_AT_ONCE
 from hfpipe.evaluation.loop import Reading, score
-from hfpipe.evaluation.predictions_file import Inputs, Predictions, joined
+from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.tokenization.loading import tell_padding
@@ -103,7 +103,7 @@ def measure_model(
         )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        joined(parts, out)
+        write_joined(parts, out)
         for part in parts:
             part.unlink(missing_ok=True)
     return total
@@ -139,7 +139,7 @@ def save(tally: Tally, path: Path) -> None:
         np.savez(file, *tally.arrays())
 
 
-def load(tally: Tally, path: Path) -> Tally:
+def load_tally(tally: Tally, path: Path) -> Tally:
     """Return a tally of the same metrics with the sums kept in `path`."""
     with np.load(path, allow_pickle=False) as arrays:
         kept: Sequence[np.ndarray] = [arrays[name] for name in arrays.files]

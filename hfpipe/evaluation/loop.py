@@ -120,7 +120,7 @@ def shared(
             part = index[number * batch_size : (number + 1) * batch_size]
             columns = reading.said(model, examples, part if len(part) else index[:1], accelerator.device)
             said += [columns] if len(part) else []
-        positions, columns = reading.rows(joined(said), examples, index)
+        positions, columns = reading.rows(join_parts(said), examples, index)
         if rank < len(peers) and layout.counts(accelerator.process_index):
             yield positions, columns, len(index)
         else:
@@ -148,7 +148,7 @@ def together(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.
     return [np.sort(np.concatenate(group)) for group in groups]
 
 
-def joined(said: list[Columns]) -> Columns:
+def join_parts(said: list[Columns]) -> Columns:
     """Return the columns of several batches as one."""
     return {name: np.concatenate([columns[name] for columns in said]) for name in said[0]}
 

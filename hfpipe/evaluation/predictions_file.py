@@ -114,7 +114,7 @@ def _known(kind: pa.DataType) -> bool:
     return _known(kind.value_type) if pa.types.is_list(kind) else not pa.types.is_null(kind)
 
 
-def joined(parts: Sequence[Path], path: Path) -> None:
+def write_joined(parts: Sequence[Path], path: Path) -> None:
     """Write the files of several processes as one, a row group at a time."""
     there = [part for part in parts if part.exists()]
     schemas = [pq.read_schema(part) for part in there]
@@ -126,7 +126,7 @@ def joined(parts: Sequence[Path], path: Path) -> None:
                     writer.write_table(file.read_row_group(number).cast(schema))
 
 
-def read(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def read_predictions(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the rows' positions in the split, ascending, and each column but the inputs in that order.
 
     Numbers and lists of equally many numbers become arrays of shape (n,) and (n, k), all else objects.

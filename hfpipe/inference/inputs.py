@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hfpipe.data.readers.file_settings import parse_read_options
-from hfpipe.data.readers.files import read
+from hfpipe.data.readers.files import read_files
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError
 from hfpipe.report import DataFacts
@@ -42,7 +42,7 @@ def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> It
     """
     stated = parse_read_options(options)
     if isinstance(given, Path):
-        return read(given, str(given), stated)
+        return read_files(given, str(given), stated)
     if options:
         raise RecipeError([Problem("--read says how a file is read; name one with --input FILE")])
     if isinstance(given, TextIOBase):
@@ -84,7 +84,9 @@ def _decoded(line: bytes, number: int) -> str:
         raise DataError(f"{LINE} {number}: byte {error.start} ({byte:#04x}) is not UTF-8; {fix}") from None
 
 
-def answered(given: Iterator[Row], inputs: Sequence[str], ask: Ask) -> Iterator[tuple[Values, Answer | None]]:
+def pair_with_predictions(
+    given: Iterator[Row], inputs: Sequence[str], ask: Ask
+) -> Iterator[tuple[Values, Answer | None]]:
     """Yield every row with what `ask` yields of it, in order, None for a row of a file that holds nothing.
 
     What comes before a row that cannot be used is yielded before the error.
@@ -158,7 +160,7 @@ def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def complete(
+def complete_rows(
     given: Iterator[Row], inputs: Sequence[str], facts: DataFacts, optional: Collection[str] = ()
 ) -> Iterator[Row]:
     """Yield the rows once they are known to hold what the model reads.

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.aliases import instead
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 from hfpipe.recipe.overrides import choose
 from hfpipe.recipe.settings import mistakes
 from hfpipe.references import hub
-from hfpipe.references.places import Code, Place, check_regular, locate
+from hfpipe.references.places import Code, Place, check_regular, locate_place
 from hfpipe.references.user_code import NOTHING, Trusted, load_code
-from hfpipe.runner.hub import missing
+from hfpipe.runner.hub import missing_from_cache
 from hfpipe.runs.lookup import find_stage, split
 from hfpipe.store.artifacts import TRAINED
 from hfpipe.store.store import is_stage_folder, read_stage
@@ -82,7 +82,7 @@ def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:
         raise RecipeError([Problem(f"{target}: is not there; hfpipe run its recipe first")])
     if not re.fullmatch(Place.pattern, target):
         raise RecipeError([Problem(f"{target}: is neither there nor {Place.meant}")])
-    return locate(Place(target), Path.cwd(), {}) or Place(target), NOTHING
+    return locate_place(Place(target), Path.cwd(), {}) or Place(target), NOTHING
 
 
 def _check_hub(place: Path | Place) -> None:
@@ -90,7 +90,7 @@ def _check_hub(place: Path | Place) -> None:
     if isinstance(place, Path) or place.hub is None or hub.offline() or hub.cached(*place.hub):
         return
     if (cause := hub.unreachable()) is not None:
-        raise RecipeError([Problem(missing(str(place), cause))])
+        raise RecipeError([Problem(missing_from_cache(str(place), cause))])
 
 
 def _trained_for(
@@ -122,7 +122,7 @@ def _by_config(place: Path | Place) -> str:
         if found.endswith(ending):
             return kind
     wrong = f"{place}: its config ({found or 'no architecture'}) does not say what it was trained for"
-    raise RecipeError([Problem(f"{wrong}; add --task {listed(TASKS, 'or')}")])
+    raise RecipeError([Problem(f"{wrong}; add --task {join_names(TASKS, 'or')}")])
 
 
 def _class(kind: str) -> type[Task]:

@@ -135,7 +135,7 @@ class NamedMetric:
             return {}
 
 
-def load(place: str, found: Path | None, revision: str | None, seed: int) -> Any:
+def load_metric(place: str, found: Path | None, revision: str | None, seed: int) -> Any:
     """Return a metric's module from a file or folder, or from the Hub's copy or the Hub itself.
 
     Raises StageError when there is no such metric, or when its code cannot be loaded.

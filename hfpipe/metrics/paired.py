@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hfpipe.metrics.tally import Series, compared, scored
+from hfpipe.metrics.tally import Series, compare_systems, score_tally
 
 if TYPE_CHECKING:
     from hfpipe.report import Score
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def beside(series: Series, others: Mapping[str, Series]) -> Score:
     """Return a score compared with that of other systems over the same resamples, p corrected by Holm."""
-    found = [compared(series.values, other.values, name) for name, other in others.items()]
+    found = [compare_systems(series.values, other.values, name) for name, other in others.items()]
     p_values = holm([comparison.p_value for comparison in found])
     corrected = [c.model_copy(update={"p_value": p}) for c, p in zip(found, p_values, strict=True)]
-    score = scored(series)
+    score = score_tally(series)
     signature = f"{score.signature}|p:holm-{len(found)}"
     return score.model_copy(update={"comparisons": corrected, "signature": signature})
 

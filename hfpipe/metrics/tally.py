@@ -130,7 +130,7 @@ class Tally:
 
     def scores(self, confidence: float = 0.95) -> list[Score]:
         """Return the score of each defined metric with its percentile interval, in the metrics' order."""
-        return [scored(self.series(metric), confidence) for metric in self.defined]
+        return [score_tally(self.series(metric), confidence) for metric in self.defined]
 
 
 class Series(NamedTuple):
@@ -149,9 +149,9 @@ class Series(NamedTuple):
     """How many units of the system's own the score is an average of, as `Metric.units` says."""
 
 
-def scored(series: Series, confidence: float = 0.95) -> Score:
+def score_tally(series: Series, confidence: float = 0.95) -> Score:
     """Return a score with its percentile interval."""
-    low, high = interval(series.values[1:], confidence)
+    low, high = percentile_interval(series.values[1:], confidence)
     resamples = len(series.values) - 1
     how = f"interval:poisson-percentile-{confidence:.0%}|resamples:{resamples}|seed:{series.seed}"
     return Score(
@@ -165,7 +165,7 @@ def scored(series: Series, confidence: float = 0.95) -> Score:
     )
 
 
-def compare(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> dict[str, Comparison]:
+def compare_tallies(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> dict[str, Comparison]:
     """Return metric → difference between two systems on the same examples, for the metrics of both.
 
     Averages over tokens are left out where the two cut the text into other numbers of them.
@@ -187,18 +187,20 @@ def compare(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> d
     for metric in mine.defined:
         series = mine.series(metric)
         if metric.name in theirs_of and theirs_of[metric.name].units == series.units:
-            found[metric.name] = compared(series.values, theirs_of[metric.name].values, name, confidence)
+            found[metric.name] = compare_systems(
+                series.values, theirs_of[metric.name].values, name, confidence
+            )
     return found
 
 
-def compared(mine: np.ndarray, other: np.ndarray, name: str, confidence: float = 0.95) -> Comparison:
+def compare_systems(mine: np.ndarray, other: np.ndarray, name: str, confidence: float = 0.95) -> Comparison:
     """Return the difference between two systems from their values over the same resamples."""
     differences = mine - other
     measured, resampled = differences[0], differences[1:][np.isfinite(differences[1:])]
     # Rounding makes equal systems differ by 1e-16; without the slack that would pass for an effect.
     extreme = np.abs(resampled - measured) >= np.abs(measured) - 1e-12
-    low, high = interval(other[1:], confidence)
-    difference_low, difference_high = interval(resampled, confidence)
+    low, high = percentile_interval(other[1:], confidence)
+    difference_low, difference_high = percentile_interval(resampled, confidence)
     return Comparison(
         baseline=name,
         value=float(other[0]),
@@ -211,7 +213,7 @@ def compared(mine: np.ndarray, other: np.ndarray, name: str, confidence: float =
     )
 
 
-def interval(resampled: np.ndarray, confidence: float) -> tuple[float, float]:
+def percentile_interval(resampled: np.ndarray, confidence: float) -> tuple[float, float]:
     """Return the percentile interval of resampled scores (Efron, 1981), without those that are NaN.
 
     Both ends are NaN where every resample is, as when a score needs a row that few resamples hold.

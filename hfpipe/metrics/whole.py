@@ -59,12 +59,12 @@ def measured(
     resamples = affordable(resamples, len(index))
     for metric in metrics:
         if set(metric.reads) <= set(columns):
-            values = resampled(metric, columns, index, resamples, seed)
+            values = resample_scores(metric, columns, index, resamples, seed)
             better, signature = metric.higher_is_better, metric.signature
             yield Series(metric.name, values, len(index), better, signature, seed)
 
 
-def resampled(
+def resample_scores(
     metric: WholeMetric, columns: Columns, index: np.ndarray, resamples: int, seed: int
 ) -> np.ndarray:
     """Return a metric's score over all examples, then over each resample: shape (resamples + 1,)."""

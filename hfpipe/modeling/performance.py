@@ -80,7 +80,7 @@ def kept_memory() -> Iterator[None]:
 
 
 @contextmanager
-def uncompiled(model: Any) -> Iterator[None]:
+def uncompiled_model(model: Any) -> Iterator[None]:
     """Run a compiled model as it was, where batches have many shapes, as in evaluation."""
     compiled, model._compiled_call_impl = model._compiled_call_impl, None
     try:
@@ -102,7 +102,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def sharded() -> bool:
+def is_sharded() -> bool:
     """Tell whether Accelerate shares weights or examples out over processes in another way than copies."""
     ways = ("FSDP", "DEEPSPEED", "PARALLELISM_CONFIG")
     return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ways)

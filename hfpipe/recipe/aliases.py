@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hfpipe.recipe.messages import Keys, meant
+from hfpipe.recipe.messages import Keys, suggest
 
 
 @dataclass(frozen=True)
@@ -228,4 +228,4 @@ def instead(kind: str, known: Iterable[str]) -> str:
     """Return `; write 'x'` for what a kind is called here, or else the text for any unknown name."""
     names = list(known)
     other = KINDS.get(kind.lower().replace("_", "-"))
-    return f"; write {other!r}" if other in names else meant(kind, names)
+    return f"; write {other!r}" if other in names else suggest(kind, names)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hfpipe.recipe.messages import described, listed, nearest
+from hfpipe.recipe.messages import describe_value, join_names, nearest
 from hfpipe.recipe.training.numbers import not_finite
 
 _WORDS = {
@@ -50,27 +50,27 @@ class Form:
                 return None
             return f"expected {self._choice(value)}"
         if kinds - {"null"} == {"float"} and _kind(value) == "int":
-            return f"expected a number with a point, as {float(value)!r}, got {described(value)}"
-        return f"expected {self.wanted()}, got {described(value)}"
+            return f"expected a number with a point, as {float(value)!r}, got {describe_value(value)}"
+        return f"expected {self.wanted()}, got {describe_value(value)}"
 
     def wanted(self) -> str:
         """Say in words what fits."""
         if self.choices and len(self.choices) <= 8:
-            return listed(self.choices, "or")
+            return join_names(self.choices, "or")
         kinds = self.kinds - {"int"} if "float" in self.kinds else self.kinds
         return " or ".join(words for kind, words in _WORDS.items() if kind in kinds) or "nothing"
 
     def _choice(self, value: str) -> str:
         close = nearest(value, self.choices)
-        names = listed(self.choices, "or") if len(self.choices) <= 8 else "one of the known names"
-        return f"{names}, got {described(value)}" + (f"; did you mean {close!r}?" if close else "")
+        names = join_names(self.choices, "or") if len(self.choices) <= 8 else "one of the known names"
+        return f"{names}, got {describe_value(value)}" + (f"; did you mean {close!r}?" if close else "")
 
 
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def read(node: ast.expr | None, enums: Mapping[str, tuple[str, ...]]) -> Form:
+def read_annotation(node: ast.expr | None, enums: Mapping[str, tuple[str, ...]]) -> Form:
     """Read an annotation; names that are neither plain types nor in `enums` admit anything."""
     forms = [_one(part, enums) for part in _parts(node)]
     if not forms or any(not form.kinds for form in forms):

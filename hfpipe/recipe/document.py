@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import Problem, Spot
-from hfpipe.recipe.messages import Keys, one_line
+from hfpipe.recipe.messages import Keys, fold_lines
 
 
 class KeyProblem(Problem):
@@ -56,5 +56,5 @@ class Document:
             return problem
         for path, text in self.overrides.items():
             if problem.path[: len(path)] == path:
-                return replace(problem, message=f"--set {one_line(text)}: {problem.message}")
+                return replace(problem, message=f"--set {fold_lines(text)}: {problem.message}")
         return replace(problem, spot=self.spot(problem.path, key=isinstance(problem, KeyProblem)))

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hfpipe.recipe.annotations import Form, read
+from hfpipe.recipe.annotations import Form, read_annotation
 
 _KWARGS_READERS = ("__post_init__", "convert_rope_params_to_dict")
 
@@ -142,12 +142,12 @@ def _fields(cls: ast.ClassDef, enums: Mapping[str, tuple[str, ...]]) -> Iterator
                 yield node.target.id, _field(node, enums, doc)
         elif isinstance(node, ast.FunctionDef) and node.name == "__init__":
             for argument in [*node.args.args[1:], *node.args.kwonlyargs]:
-                yield argument.arg, Field(read(argument.annotation, enums))
+                yield argument.arg, Field(read_annotation(argument.annotation, enums))
 
 
 def _field(node: ast.AnnAssign, enums: Mapping[str, tuple[str, ...]], doc: str) -> Field:
     assert isinstance(node.target, ast.Name)
-    form, value = read(node.annotation, enums), node.value
+    form, value = read_annotation(node.annotation, enums), node.value
     if not isinstance(value, ast.Call):
         return Field(form, _literal(value), _documented(node.target.id, doc))
     given = {keyword.arg: keyword.value for keyword in value.keywords}

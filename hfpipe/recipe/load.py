@@ -15,9 +15,9 @@ from hfpipe.contract import Stage, Task
 from hfpipe.errors import DataError, Problem, RecipeError, Spot
 from hfpipe.recipe import aliases, model, references, source
 from hfpipe.recipe.document import Document, KeyProblem
-from hfpipe.recipe.messages import Keys, described, dotted, listed
-from hfpipe.recipe.overrides import apply
-from hfpipe.recipe.settings import missing, mistakes, unknown_keys
+from hfpipe.recipe.messages import Keys, describe_value, dotted_path, join_names
+from hfpipe.recipe.overrides import apply_overrides
+from hfpipe.recipe.settings import missing_key, mistakes, unknown_keys
 from hfpipe.recipe.training import arguments
 from hfpipe.references.places import Code
 from hfpipe.references.user_code import describe_failure, load_code
@@ -30,7 +30,7 @@ _LONGEST = 100
 _ENOUGH = 500
 """Problems after which no further stage is read: each costs a search for the name that was meant."""
 _MOST_STAGES = 500
-_PASSED_ON = {"training": arguments.problems, "model": model.problems}
+_PASSED_ON = {"training": arguments.training_problems, "model": model.model_problems}
 """Settings that are passed on to Transformers, and so are checked against the installed version."""
 
 
@@ -55,7 +55,7 @@ class Recipe:
         return self.document.spot(path)
 
 
-def load(
+def load_recipe(
     path: Path,
     *,
     kinds: Mapping[str, type[Stage]],
@@ -67,15 +67,16 @@ def load(
 
     Raises RecipeError with every problem found, in the order of the file.
     """
-    document = source.read(path)
-    apply(document, overrides)
+    document = source.read_yaml(path)
+    apply_overrides(document, overrides)
     reader = _Reader(document, kinds, tasks)
     name, seed, stages = reader.read()
     stages, failures = _resolved(stages, path.parent)
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
     problems += [
-        document.place(problem) for problem in references.problems(document, stages, kinds, recipe.base)
+        document.place(problem)
+        for problem in references.reference_problems(document, stages, kinds, recipe.base)
     ]
     found = [*map(document.place, failures), *check_facts(recipe, facts or {})]
     problems += [problem for number, problem in enumerate(found) if problem not in found[:number]]
@@ -149,11 +150,11 @@ class _Reader:
         name, seed = data.get("name", self.document.file.stem), data.get("seed", _SEED)
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or _long(name):
             rule = f"use letters, digits, '-', '_' and '.', at most {_LONGEST} characters"
-            message = f"name: {described(name)} cannot name a run; it becomes a folder's name: {rule}"
+            message = f"name: {describe_value(name)} cannot name a run; it becomes a folder's name: {rule}"
             self.add(Problem(message, ("name",)))
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             wanted = "a whole number from 0 to 4294967295"
-            self.add(Problem(f"seed: expected {wanted}, got {described(seed)}", ("seed",)))
+            self.add(Problem(f"seed: expected {wanted}, got {describe_value(seed)}", ("seed",)))
         return name, seed, self.stages(data)
 
     def stages(self, data: Mapping[str, Any]) -> dict[str, Stage]:
@@ -161,7 +162,7 @@ class _Reader:
         if "stages" not in data:
             self.add(Problem("missing key 'stages'"))
         elif not isinstance(raw, dict) or not raw:
-            message = f"stages: expected a mapping of stage names, got {described(raw)}"
+            message = f"stages: expected a mapping of stage names, got {describe_value(raw)}"
             self.add(Problem(message if raw != {} else "stages: name at least one stage", ("stages",)))
         elif len(raw) > _MOST_STAGES:
             self.add(
@@ -220,7 +221,7 @@ class _Reader:
         if not isinstance(cls, type) or not issubclass(cls, Task):
             self.add(Problem(f"{code} is not a subclass of hfpipe.Task", path))
         elif lacks:
-            self.add(Problem(f"{code} cannot be used yet; it must still define {listed(lacks)}", path))
+            self.add(Problem(f"{code} cannot be used yet; it must still define {join_names(lacks)}", path))
         else:
             return cls
         return None
@@ -228,13 +229,18 @@ class _Reader:
     def choose(self, path: Keys, raw: Any, table: Mapping[str, Any], what: str) -> Any:
         """Return the class that `kind` names in a table."""
         if not isinstance(raw, dict):
-            self.add(Problem(f"{dotted(path)}: expected a mapping, got {described(raw)}", path))
+            self.add(Problem(f"{dotted_path(path)}: expected a mapping, got {describe_value(raw)}", path))
             return None
         kind, here = raw.get("kind"), (*path, "kind")
         if "kind" not in raw:
-            self.add(missing("kind", raw, path, f"write {listed(table, 'or')}"))
+            self.add(missing_key("kind", raw, path, f"write {join_names(table, 'or')}"))
         elif not isinstance(kind, str):
-            self.add(Problem(f"{dotted(here)}: expected {listed(table, 'or')}, got {described(kind)}", here))
+            self.add(
+                Problem(
+                    f"{dotted_path(here)}: expected {join_names(table, 'or')}, got {describe_value(kind)}",
+                    here,
+                )
+            )
         elif kind not in table:
             self.add(Problem(f"there is no {what} {kind!r}{aliases.instead(kind, table)}", here))
         else:

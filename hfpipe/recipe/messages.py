@@ -15,7 +15,7 @@ Keys = tuple["str | int", ...]
 """The keys that lead to a value inside a recipe."""
 
 
-def dotted(path: Keys) -> str:
+def dotted_path(path: Keys) -> str:
     """Write a path as a person would: `stages.wiki.clean[0]`."""
     text = ""
     for key in path:
@@ -26,7 +26,7 @@ def dotted(path: Keys) -> str:
 
 def inside(path: Keys) -> str:
     """Return ` in stages.wiki`, or nothing at the top of the recipe."""
-    return f" in {dotted(path)}" if path else ""
+    return f" in {dotted_path(path)}" if path else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -43,27 +43,27 @@ def _folded(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` when one name is close, what there is when they are few, or nothing."""
     names = list(known)
     close = nearest(name, names)
     if close is not None:
         return f"; did you mean {close!r}?"
-    return f"; there is {listed(names)}" if 0 < len(names) <= 14 else ""  # more would bury the message
+    return f"; there is {join_names(names)}" if 0 < len(names) <= 14 else ""  # more would bury the message
 
 
-def listed(names: Iterable[str], last: str = "and") -> str:
+def join_names(names: Iterable[str], last: str = "and") -> str:
     """Join names as `'a', 'b' and 'c'`; without any, `none`."""
     *head, tail = [repr(name) for name in names] or ["none"]
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
-def one_line(text: str) -> str:
+def fold_lines(text: str) -> str:
     """Return the beginning of a text that a user wrote, as one line."""
     return " ".join(text[:200].splitlines())
 
 
-def described(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Say what a YAML value is: `the text '5e-4x'`, `the number 3`, `a list`."""
     if value is None:
         return "nothing"

@@ -7,26 +7,28 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.installed import Config, config, model_types
-from hfpipe.recipe.messages import Keys, described, dotted, inside, meant
-from hfpipe.recipe.settings import missing, unknown, unknown_keys
+from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside, suggest
+from hfpipe.recipe.settings import missing_key, unknown, unknown_keys
 
 _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
 """Entries that free the size of a head from `hidden_size`."""
 
 
-def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+def model_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield what the config class of `type` would not take."""
     kind = given.get("type")
     if "type" not in given:
         if "model_type" in given:
             yield unknown((*path, "model_type"), ["type"])
         else:
-            yield missing("type", given, path, "it names the architecture, as modernbert")
+            yield missing_key("type", given, path, "it names the architecture, as modernbert")
         return
     known = config(kind) if isinstance(kind, str) else None
     if known is None:
-        given_as = repr(kind) if isinstance(kind, str) else described(kind)
-        yield Problem(f"there is no model type {given_as}{meant(str(kind), model_types())}", (*path, "type"))
+        given_as = repr(kind) if isinstance(kind, str) else describe_value(kind)
+        yield Problem(
+            f"there is no model type {given_as}{suggest(str(kind), model_types())}", (*path, "type")
+        )
         return
     for key, value in given.items():
         if key != "type":
@@ -42,7 +44,7 @@ def _entry(key: str, value: Any, known: Config, here: Keys) -> Iterator[Problem]
     if field is not None:
         refusal = field.form.refusal(value, loose=False)
         if refusal is not None:
-            yield Problem(f"{dotted(here)}: {refusal}", here)
+            yield Problem(f"{dotted_path(here)}: {refusal}", here)
 
 
 def _heads(given: Mapping[str, Any], known: Config, path: Keys) -> Iterator[Problem]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.document import Document
-from hfpipe.recipe.messages import Keys, described, dotted, meant, one_line
-from hfpipe.recipe.source import parse
+from hfpipe.recipe.messages import Keys, describe_value, dotted_path, fold_lines, suggest
+from hfpipe.recipe.source import parse_yaml
 
 _TOP = ("name", "seed")
 
@@ -18,7 +18,7 @@ class _OverrideError(Exception):
     """One override cannot be applied."""
 
 
-def apply(document: Document, overrides: Sequence[str]) -> None:
+def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     """Change the document's data in place; what cannot be applied goes to its problems."""
     for text in overrides:
         _apply(document, text)
@@ -39,7 +39,7 @@ def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--se
                 raise _OverrideError("expected key=value")
             _set(settings, tuple(keys), _value(text))
         except _OverrideError as wrong:
-            problems.append(Problem(f"{option} {one_line(text)}: {wrong}"))
+            problems.append(Problem(f"{option} {fold_lines(text)}: {wrong}"))
     if problems:
         raise RecipeError(problems)
 
@@ -49,7 +49,7 @@ def _apply(document: Document, text: str) -> None:
         path = _path(document, text)
         document.overrides[_set(document.data, path, _value(text))] = text
     except _OverrideError as wrong:
-        document.problems.append(Problem(f"--set {one_line(text)}: {wrong}"))
+        document.problems.append(Problem(f"--set {fold_lines(text)}: {wrong}"))
 
 
 def _path(document: Document, text: str) -> Keys:
@@ -64,14 +64,14 @@ def _path(document: Document, text: str) -> Keys:
     stages = document.data.get("stages")
     known = [key for key in stages if isinstance(key, str)] if isinstance(stages, dict) else []
     if first not in known:
-        raise _OverrideError(f"there is no stage {first!r}{meant(first, [*known, *_TOP])}")
+        raise _OverrideError(f"there is no stage {first!r}{suggest(first, [*known, *_TOP])}")
     if not rest or not all(rest):
         raise _OverrideError("expected stage.key=value; name the key")
     return ("stages", first, *rest)
 
 
 def _value(text: str) -> Any:
-    given = parse(text.partition("=")[2], Path("--set"))
+    given = parse_yaml(text.partition("=")[2], Path("--set"))
     if given.problems:
         raise _OverrideError(given.problems[0].message)
     return given.data
@@ -94,9 +94,9 @@ def _set(data: Any, path: Keys, value: Any) -> Keys:
 
 def _index(data: Any, key: str | int, path: Keys) -> int:
     if not isinstance(data, list):
-        raise _OverrideError(f"{dotted(path)} is {described(data)} and has no keys")
+        raise _OverrideError(f"{dotted_path(path)} is {describe_value(data)} and has no keys")
     if not data:
-        raise _OverrideError(f"{dotted(path)} is an empty list; write the whole list")
+        raise _OverrideError(f"{dotted_path(path)} is an empty list; write the whole list")
     if not str(key).isdecimal() or int(key) >= len(data):
-        raise _OverrideError(f"{dotted(path)} is a list; write an index from 0 to {len(data) - 1}")
+        raise _OverrideError(f"{dotted_path(path)} is a list; write an index from 0 to {len(data) - 1}")
     return int(key)

@@ -9,13 +9,13 @@ from typing import Any
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError, Problem
 from hfpipe.recipe.document import Document
-from hfpipe.recipe.messages import Keys, dotted, listed, meant
+from hfpipe.recipe.messages import Keys, dotted_path, join_names, suggest
 from hfpipe.references import hub
-from hfpipe.references.places import Code, Glob, MetricPlace, Place, collect, locate, matches
+from hfpipe.references.places import Code, Glob, MetricPlace, Place, collect, locate_place, matches
 from hfpipe.references.user_code import find_code
 
 
-def problems(
+def reference_problems(
     document: Document, stages: Mapping[str, Stage], known: Container[str], base: Path
 ) -> Iterator[Problem]:
     """Yield what leads nowhere; a stage that is itself wrong has only its `stage:` names followed.
@@ -60,13 +60,13 @@ def _place(
         yield from _stage(place, place.stage, path, above, kinds)
         return
     try:
-        found = locate(place, base, {})
+        found = locate_place(place, base, {})
         if found is None and place.hub is not None:
             yield from _hub(place, *place.hub, path, base)
     except DataError as error:
         yield Problem(str(error), path)
     except OSError as error:
-        yield Problem(f"{dotted(path)}: cannot be looked up: {error.strerror}", path)
+        yield Problem(f"{dotted_path(path)}: cannot be looked up: {error.strerror}", path)
 
 
 def _stage(
@@ -75,12 +75,12 @@ def _stage(
     if name == path[1]:
         yield Problem(f"stage {name!r} names itself; name a stage above", path)
     elif name not in kinds:
-        tail = meant(name, above) if above else "; no stage stands above this one"
+        tail = suggest(name, above) if above else "; no stage stands above this one"
         yield Problem(f"there is no stage {name!r} above{tail}", path)
     elif name not in above:
         yield Problem(f"stage {name!r} stands below; move it above {path[1]!r}", path)
     elif place.kinds and kinds[name] not in (None, *place.kinds):
-        wanted = listed(sorted(place.kinds), "or")
+        wanted = join_names(sorted(place.kinds), "or")
         yield Problem(f"stage {name!r} is of kind {kinds[name]!r}; {path[2]!r} takes {wanted}", path)
 
 

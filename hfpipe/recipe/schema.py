@@ -35,7 +35,7 @@ _SPELT_OUT = (
 _STAGE_NAME = "^[a-z0-9][a-z0-9_-]*$"
 
 
-def schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
+def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
     """Return the schema (draft 2020-12) of a recipe made of these kinds of stage and tasks."""
     shared: dict[str, Any] = {"training": _training(), "model": _model()}
     shared["task"] = _task(tasks, shared)
@@ -110,7 +110,7 @@ def _training() -> dict[str, Any]:
     properties["budget"]["type"] = "string"
     for name in ("bf16", "compile"):
         properties[name]["enum"] = [True, False, "auto"]
-    known = arguments.arguments()
+    known = arguments.check_arguments()
     for name in arguments.names():
         properties.setdefault(name, _field(known[name]) if name in known else {})
     return {"type": "object", "additionalProperties": False, "properties": properties}

@@ -15,7 +15,7 @@ from hfpipe.errors import MOST, Problem
 from hfpipe.recipe import aliases
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import training_arguments
-from hfpipe.recipe.messages import Keys, described, dotted, inside, listed, meant, nearest
+from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside, join_names, nearest, suggest
 
 _WANTED = {
     "string_type": "a text",
@@ -50,7 +50,7 @@ def unknown(
     *above, name = path
     hint = usual.get(str(name)) or aliases.hint(str(name), tuple(above))
     hint = hint or (f"write {inner!r}" if inner else None)
-    tail = f"; {hint}" if hint else meant(str(name), known)
+    tail = f"; {hint}" if hint else suggest(str(name), known)
     return KeyProblem(f"unknown key {name!r}{inside(tuple(above))}{tail}", path)
 
 
@@ -64,7 +64,7 @@ def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[s
         yield KeyProblem(message, (*path, rest[0]), count=len(rest))
 
 
-def missing(name: str, given: Mapping[Any, Any], path: Keys, fix: str) -> Problem:
+def missing_key(name: str, given: Mapping[Any, Any], path: Keys, fix: str) -> Problem:
     """Return the problem of a key that decides all others, found misspelt where one is close."""
     slip = nearest(name, [key for key in given if isinstance(key, str)])
     if slip is not None:
@@ -109,8 +109,8 @@ class _Mistake:
         return _WANTED.get(self.kind)
 
     def expected(self, wanted: list[str]) -> Problem:
-        given = described(self.detail["input"])
-        return Problem(f"{dotted(self.path)}: expected {' or '.join(wanted)}, got {given}", self.path)
+        given = describe_value(self.detail["input"])
+        return Problem(f"{dotted_path(self.path)}: expected {' or '.join(wanted)}, got {given}", self.path)
 
     def problem(self) -> Problem:
         if self.kind == "missing":
@@ -122,7 +122,7 @@ class _Mistake:
             return self._choice()
         if self.wanted is not None:
             return self.expected([self.wanted])
-        return Problem(f"{dotted(self.path)}: {self._refusal()}", self.path)
+        return Problem(f"{dotted_path(self.path)}: {self._refusal()}", self.path)
 
     def _unknown(self) -> Problem:
         name = self.detail["loc"][-1]
@@ -147,7 +147,9 @@ class _Mistake:
         given = self.detail["input"]
         close = nearest(given, known) if isinstance(given, str) else None
         tail = f"; did you mean {close!r}?" if close else ""
-        message = f"{dotted(self.path)}: expected {listed(known, 'or')}, got {described(given)}{tail}"
+        message = (
+            f"{dotted_path(self.path)}: expected {join_names(known, 'or')}, got {describe_value(given)}{tail}"
+        )
         return Problem(message, self.path)
 
 

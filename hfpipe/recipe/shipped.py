@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.recipe.messages import meant
+from hfpipe.recipe.messages import suggest
 
 INSTALLED = Path(__file__).parents[1] / "recipes"
 """Where the wheel puts them."""
@@ -28,22 +28,22 @@ class RecipeFile:
     """Where it is installed."""
 
 
-def list_recipes() -> list[RecipeFile]:
+def list_shipped_recipes() -> list[RecipeFile]:
     """Return the recipes and the Accelerate configs, each sorted by name. Raises RecipeError without any."""
     folder = _folder()
     files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
     return [RecipeFile(_name(file, folder), _about(file), file) for file in files]
 
 
-def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
+def copy_shipped_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
     """Copy a recipe and the files that it names into a folder; return what lies there then, the recipe first.
 
     A file that is there with the same content is left as it is.
     Raises RecipeError when there is no such recipe or another file is in the way; nothing is copied then.
     """
-    shipped = {recipe.name: recipe for recipe in list_recipes()}
+    shipped = {recipe.name: recipe for recipe in list_shipped_recipes()}
     if name not in shipped:
-        tail = meant(name, shipped) or f"; there are {', '.join(shipped)}"
+        tail = suggest(name, shipped) or f"; there are {', '.join(shipped)}"
         raise RecipeError([Problem(f"there is no recipe {name!r}{tail}")])
     base, target = _folder(), Path(folder)
     contents = {

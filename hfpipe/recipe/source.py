@@ -14,7 +14,7 @@ from yaml.reader import ReaderError
 
 from hfpipe.errors import Problem, RecipeError, Spot
 from hfpipe.recipe.document import Document
-from hfpipe.recipe.messages import Keys, dotted, inside
+from hfpipe.recipe.messages import Keys, dotted_path, inside
 from hfpipe.recipe.yaml_errors import explain
 from hfpipe.references.places import irregular
 
@@ -72,7 +72,7 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def parse(text: str, file: Path) -> Document:
+def parse_yaml(text: str, file: Path) -> Document:
     """Parse YAML text; what is broken goes to the document's problems, with `data` None."""
     document = Document(file, _BREAK.split(text))
     try:
@@ -95,9 +95,9 @@ def parse(text: str, file: Path) -> Document:
     return document
 
 
-def read(file: Path) -> Document:
+def read_yaml(file: Path) -> Document:
     """Read a recipe file; raises RecipeError when it cannot be read or is not a YAML mapping."""
-    document = parse(_text(file), file)
+    document = parse_yaml(_text(file), file)
     if document.data is None and not document.problems:
         document.problems.append(Problem("the recipe is empty; it needs at least 'stages'"))
     elif not isinstance(document.data, dict) and not document.problems:
@@ -272,7 +272,7 @@ class _Builder:
 
 
 def _at(path: Keys) -> str:
-    return f"{dotted(path)}: " if path else ""
+    return f"{dotted_path(path)}: " if path else ""
 
 
 def _short(tag: str) -> str:

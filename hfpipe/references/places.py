@@ -185,7 +185,7 @@ def collect(
             yield from collect(item, kind, (*path, number))
 
 
-def locate(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
+def locate_place(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
     """Return the file or folder a place means, or None for a Hub id; never touches the network.
 
     `base` is the recipe's folder, `inputs` maps the stages above to their folders.

@@ -43,7 +43,7 @@ def intervals(bars: Sequence[Bar], axis: str) -> str:
     return _svg("".join(parts), height + BOTTOM, axis)
 
 
-def curves(lines: Sequence[Curve], x_axis: str, y_axis: str) -> str:
+def curve_chart(lines: Sequence[Curve], x_axis: str, y_axis: str) -> str:
     """Return curves over labelled axes, named in a legend above them."""
     points = [point for line in lines for point in line.points]
     x = Scale(*_finite([point[0] for point in points]), 64, WIDTH - RIGHT, tight=True)

@@ -11,7 +11,7 @@ import yaml
 
 from hfpipe import number_format
 from hfpipe.report import Report, Score
-from hfpipe.reporting.charts import Bar, Curve, curves, intervals
+from hfpipe.reporting.charts import Bar, Curve, curve_chart, intervals
 from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL
 
@@ -56,7 +56,7 @@ def page(run: Run) -> str:
     return _document(_title(run), sections)
 
 
-def compared(found: Compared) -> str:
+def comparison_page(found: Compared) -> str:
     """Return a page of several systems side by side, made as `page` is."""
     first, *others = found.systems
     corrected = f"; p corrected for {len(others)} comparisons (Holm)" if len(others) > 1 else ""
@@ -135,7 +135,7 @@ def _rows(scores: Iterable[Score], first: str) -> Iterator[tuple[str, ...]]:
             p_value = number_format.chance(other.p_value).removeprefix("p ")
             value = number(other.value)
             own = _span(other.low, other.high)
-            yield ("", other.baseline, value, own, number_format.difference(other), gap, p_value)
+            yield ("", other.baseline, value, own, number_format.format_difference(other), gap, p_value)
 
 
 def _span(low: float, high: float) -> str:
@@ -158,7 +158,7 @@ def _training(run: Run, stage: str) -> str:
         if (points := _points(history, key))
     ]
     head = f"<h2>Training: {escape(stage)}</h2><p>Model: <code>{escape(run.model(stage))}</code></p>"
-    return head + (curves(lines, "optimizer step", "loss (nats)") if lines else "")
+    return head + (curve_chart(lines, "optimizer step", "loss (nats)") if lines else "")
 
 
 def _points(history: Any, key: str) -> list[tuple[float, float]]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from hfpipe.runner.execute import run, run_stage
+from hfpipe.runner.execute import run_launched_stage, run_recipe
 from hfpipe.runner.launch import Launch, arrangement, checked_file
-from hfpipe.runner.plan import Step, plan
+from hfpipe.runner.plan import PlannedStage, plan_recipe
 from hfpipe.runner.world import check_world, first_of_machine, first_process
 
 __all__ = [
     "Launch",
-    "Step",
+    "PlannedStage",
     "arrangement",
     "check_world",
     "checked_file",
     "first_of_machine",
     "first_process",
-    "plan",
-    "run",
-    "run_stage",
+    "plan_recipe",
+    "run_launched_stage",
+    "run_recipe",
 ]

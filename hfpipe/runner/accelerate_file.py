@@ -19,7 +19,7 @@ import yaml
 
 from hfpipe.distributed.process_layout import ProcessLayout, Split
 from hfpipe.errors import Problem, RecipeError, Spot
-from hfpipe.recipe.messages import Keys, meant
+from hfpipe.recipe.messages import Keys, suggest
 from hfpipe.references.places import irregular
 
 _MOST_CHARACTERS = 100_000
@@ -141,7 +141,7 @@ def _places(node: Any, path: Keys) -> Iterator[tuple[Keys, tuple[int, int]]]:
         yield from _places(value, here)
 
 
-def problems(file: AccelerateFile) -> Iterator[Problem]:
+def config_problems(file: AccelerateFile) -> Iterator[Problem]:
     """Yield what cannot be started, would be ignored, or would fail at the end of a training."""
     yield from _unknown_keys(file)
     if file.settings.get("distributed_type") == "FSDP":
@@ -156,13 +156,13 @@ def _unknown_keys(file: AccelerateFile) -> Iterator[Problem]:
     top, options = _known_keys()
     for key in file.settings:
         if key not in top:
-            yield file.problem(f"unknown key {key!r}{meant(str(key), top)}", str(key))
+            yield file.problem(f"unknown key {key!r}{suggest(str(key), top)}", str(key))
     for name, prefix in _SECTIONS.items():
         there = file.settings.get(name)
         known = [option for option in options if option.startswith(prefix or _stem(name))]
         for key in there if isinstance(there, Mapping) else ():
             if key not in options and f"{prefix}{key}" not in options:
-                close = meant(f"{_stem(name)}{key}", known)
+                close = suggest(f"{_stem(name)}{key}", known)
                 yield file.problem(f"unknown key {key!r} in {name}{close}", name, str(key))
 
 

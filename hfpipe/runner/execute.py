@@ -15,12 +15,12 @@ from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe
 from hfpipe.runner.allocator import growing_segments
-from hfpipe.runner.failures import locate_errors, logged, told
+from hfpipe.runner.failures import locate_errors, log_stage, translate_errors
 from hfpipe.runner.hub import check_hub
 from hfpipe.runner.launch import Launch, check_launch, check_processes, start
-from hfpipe.runner.plan import Step, check_ahead, check_known, plan
+from hfpipe.runner.plan import PlannedStage, check_known, check_stages, plan_recipe
 from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
-from hfpipe.runner.world import check_world, launched, rank
+from hfpipe.runner.world import check_world, is_launched, rank
 from hfpipe.stages import revive
 from hfpipe.store.store import StageFile, Store, done, read_report, read_stage, write_whole
 
@@ -43,7 +43,7 @@ LIBRARIES = (
 )
 
 
-def run(
+def run_recipe(
     recipe: Recipe,
     runs: Path,
     *,
@@ -51,7 +51,7 @@ def run(
     launch: Launch = Launch(),  # noqa: B008 - frozen
     say: Callable[[str], None],
     progress: Progress,
-) -> list[Step]:
+) -> list[PlannedStage]:
     """Run every stage that is not done, up to `until`, and return the finished plan.
 
     Raises RecipeError before anything starts when the recipe is wrong, StageError or DataError when a
@@ -60,14 +60,14 @@ def run(
     check_world()
     with join_launcher(runs / recipe.name) as member:
         check_launch(launch)
-        steps = plan(recipe, runs, until)
+        steps = plan_recipe(recipe, runs, until)
         todo = {step.name: step.stage for step in steps if not step.done}
         check_processes(launch, todo)
         check_hub(recipe, todo)
         for step in steps:
             new = not done(step.folder)
             if new:
-                check_ahead(recipe, steps)
+                check_stages(recipe, steps)
                 with growing_segments():
                     _make(recipe, runs, step, launch, say, progress, member)
             if rank() == 0:
@@ -78,7 +78,7 @@ def run(
     return [replace(step, done=True, why=()) for step in steps]
 
 
-def run_stage(folder: Path, progress: Progress) -> None:
+def run_launched_stage(folder: Path, progress: Progress) -> None:
     """Be one of the processes of a stage that `run` has prepared and launched.
 
     Raises StageError when the folder is not a prepared stage, when no `hfpipe run` started this process (a
@@ -93,9 +93,9 @@ def run_stage(folder: Path, progress: Progress) -> None:
         ctx = _context(file, folder, member.observe(progress))
         with (
             locate_errors(file.name, process=rank()),
-            told(ctx),
+            translate_errors(ctx),
             Store(folder.parent).share(folder, rank()),
-            logged(ctx),
+            log_stage(ctx),
             growing_segments(),
         ):
             report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
@@ -106,7 +106,7 @@ def run_stage(folder: Path, progress: Progress) -> None:
 def _make(
     recipe: Recipe,
     runs: Path,
-    step: Step,
+    step: PlannedStage,
     launch: Launch,
     say: Callable[[str], None],
     progress: Progress,
@@ -116,10 +116,10 @@ def _make(
     place = str(recipe.spot(("stages", step.name)) or recipe.path)
     member.stand(step.name, place)
     progress = member.observe(progress)
-    if launch.here and not launched():
+    if launch.here and not is_launched():
         _lead(recipe, runs, step, launch, say, progress, member)
         return
-    with locate_errors(step.name, place, rank() if launched() else None):
+    with locate_errors(step.name, place, rank() if is_launched() else None):
         if rank() == 0:
             _lead(recipe, runs, step, launch, say, progress, member)
         else:
@@ -129,7 +129,7 @@ def _make(
 def _lead(
     recipe: Recipe,
     runs: Path,
-    step: Step,
+    step: PlannedStage,
     launch: Launch,
     say: Callable[[str], None],
     progress: Progress,
@@ -141,13 +141,13 @@ def _lead(
     def waiting(owner: str) -> None:
         say(f"{step.name}: waiting for {owner}, which is making it")
 
-    with told(ctx), store.lock(step.folder, waiting):
+    with translate_errors(ctx), store.lock(step.folder, waiting):
         if done(step.folder):
             return
         store.begin(step.folder, file)
         started = time.monotonic()
-        with logged(ctx):
-            for notice in step.stage.notices(ctx, alone=launch.here and not launched()):
+        with log_stage(ctx):
+            for notice in step.stage.notices(ctx, alone=launch.here and not is_launched()):
                 say(f"{step.name}: {notice}")
                 log.warning(notice)
             step.stage.prepare(ctx)
@@ -155,23 +155,27 @@ def _lead(
         store.finish(step.folder, _complete(report, time.monotonic() - started))
 
 
-def _run_here_or_launched(step: Step, ctx: RunContext, launch: Launch, member: Member | Alone) -> Report:
+def _run_here_or_launched(
+    step: PlannedStage, ctx: RunContext, launch: Launch, member: Member | Alone
+) -> Report:
     from hfpipe.report import Report
 
     if step.stage.distributed and not launch.here:
         start(launch, ctx.folder)
         return Report.model_validate_json((ctx.work / "result.json").read_text(encoding="utf-8"))
-    if step.stage.distributed and launched():
+    if step.stage.distributed and is_launched():
         write_whole(ctx.work / "ready", member.token)
     return step.stage.run(ctx)
 
 
-def _follow(recipe: Recipe, runs: Path, step: Step, progress: Progress, member: Member | Alone) -> None:
+def _follow(
+    recipe: Recipe, runs: Path, step: PlannedStage, progress: Progress, member: Member | Alone
+) -> None:
     ctx = _context(_file(recipe, step), step.folder, progress)
     while not done(step.folder) and not (step.stage.distributed and _ready(ctx, member)):
         time.sleep(POLL)
     if not done(step.folder):
-        with told(ctx), Store(runs / recipe.name).share(step.folder, rank()), logged(ctx):
+        with translate_errors(ctx), Store(runs / recipe.name).share(step.folder, rank()), log_stage(ctx):
             if _ready(ctx, member):  # still, now that no other run can begin
                 step.stage.run(ctx)
     while not done(step.folder):
@@ -186,7 +190,7 @@ def _ready(ctx: RunContext, member: Member | Alone) -> bool:
     return False
 
 
-def _file(recipe: Recipe, step: Step) -> StageFile:
+def _file(recipe: Recipe, step: PlannedStage) -> StageFile:
     folders = {name: f"{name}-{key}" for name, key in step.identity.inputs.items()}
     base = str(recipe.base.absolute())
     return StageFile(name=step.name, base=base, folders=folders, identity=step.identity)

@@ -16,7 +16,7 @@ from hfpipe.runner.world import rank
 
 
 @contextmanager
-def told(ctx: RunContext) -> Iterator[None]:
+def translate_errors(ctx: RunContext) -> Iterator[None]:
     """Turn what the machine refuses into one line with a mend, and say in which stage. Raises HfpipeError."""
     stage = f"stage {ctx.name}: "
     try:
@@ -69,7 +69,7 @@ def refusal(error: Exception) -> OSError | None:
 
 
 @contextmanager
-def logged(ctx: RunContext) -> Iterator[None]:
+def log_stage(ctx: RunContext) -> Iterator[None]:
     """Keep what hfpipe and the libraries say, and the trace of a failure, in the stage's log file."""
     handler = _Log(ctx.folder / "stage.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [{rank()}] %(levelname)s %(name)s: %(message)s"))

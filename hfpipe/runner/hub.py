@@ -20,10 +20,12 @@ def check_hub(recipe: Recipe, stages: Mapping[str, Stage]) -> None:
     ]
     if not wanted or hub.offline() or (cause := hub.unreachable()) is None:
         return
-    raise RecipeError([recipe.document.place(Problem(missing(name, cause), path)) for name, path in wanted])
+    raise RecipeError(
+        [recipe.document.place(Problem(missing_from_cache(name, cause), path)) for name, path in wanted]
+    )
 
 
-def missing(name: str, cause: str) -> str:
+def missing_from_cache(name: str, cause: str) -> str:
     """Return the message that something on the Hub cannot be loaded."""
     return (
         f"{name} is on the Hub, which cannot be reached ({cause}), and no copy of it is here; "

@@ -13,10 +13,10 @@ from hfpipe.contract import Stage
 from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.recipe.installed import training_arguments
-from hfpipe.runner.accelerate_file import AccelerateFile, problems, read_accelerate_file
+from hfpipe.runner.accelerate_file import AccelerateFile, config_problems, read_accelerate_file
 from hfpipe.runner.launcher import run_launcher
 from hfpipe.runner.supervision import coordinate
-from hfpipe.runner.world import ASKED, launched
+from hfpipe.runner.world import ASKED, is_launched
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def checked_file(config: Path) -> AccelerateFile:
     if "distributed_type" not in file.settings:
         cause = "is not an Accelerate config, which has a distributed_type; see recipes/accelerate"
         raise RecipeError([Problem(f"{file.option}: {cause}")])
-    if found := list(problems(file)):
+    if found := list(config_problems(file)):
         raise RecipeError(found)
     return file
 
@@ -62,7 +62,7 @@ def check_launch(launch: Launch) -> None:
     """Raise RecipeError when what was asked for cannot be started."""
     if launch.processes is not None and launch.processes < 1:
         raise RecipeError([Problem(f"--processes {launch.processes}: at least 1 is needed")])
-    if launched() and not launch.here:
+    if is_launched() and not launch.here:
         raise RecipeError(
             [Problem("--processes and --accelerate are for plain `hfpipe run`, not under a launcher")]
         )
@@ -82,7 +82,7 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
     Raises RecipeError with everything that does not fit.
     """
     file = read_accelerate_file(launch.config) if launch.config is not None else None
-    if launched():
+    if is_launched():
         layout, option = process_layout(), "the launcher"
     elif file is not None:
         layout, option = file.layout, file.option
@@ -92,7 +92,7 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
     if layout.world == 1:
         return
     found = [*_steps(layout.readers, option, stages), *_contexts(layout.context, option, stages)]
-    if not launch.oversubscribe and not launched():
+    if not launch.oversubscribe and not is_launched():
         there, what = _room(cpu=bool(file and file.settings.get("use_cpu")))
         if layout.world > there:
             message = f"{option}: {layout.world} processes, and this machine has {there} {what}"

@@ -11,29 +11,29 @@ from typing import Any
 from hfpipe.contract import Stage
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe import Recipe, check_facts
-from hfpipe.recipe.messages import listed, nearest
+from hfpipe.recipe.messages import join_names, nearest
 from hfpipe.report import DataFacts
 from hfpipe.store.digests import Digests
-from hfpipe.store.store import Identity, Store, done, identify, read_report, read_stage
+from hfpipe.store.store import StageIdentity, Store, done, identify, read_report, read_stage
 
 REWRITTEN = "its settings are written in another way"
 """Said when what changed does not show, as null in place of a key that is left out."""
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStage:
     """One stage of a plan."""
 
     name: str
     stage: Stage
-    identity: Identity
+    identity: StageIdentity
     folder: Path
     done: bool
     why: tuple[str, ...]
     """What changed since the stage last ran, a line each; empty when it is done."""
 
 
-def plan(recipe: Recipe, runs: Path, until: str | None = None) -> list[Step]:
+def plan_recipe(recipe: Recipe, runs: Path, until: str | None = None) -> list[PlannedStage]:
     """Return every stage in order with its state; imports no heavy library.
 
     Raises RecipeError when a finished data set lacks what the recipe asks for, or `until` names nothing.
@@ -41,13 +41,13 @@ def plan(recipe: Recipe, runs: Path, until: str | None = None) -> list[Step]:
     store = Store(runs / recipe.name)
     digests = Digests(runs / ".digests.json")
     keys: dict[str, str] = {}
-    steps: list[Step] = []
+    steps: list[PlannedStage] = []
     for name, stage in upto(recipe.stages, until).items():
         identity = identify(stage, recipe.seed, recipe.base, keys, digests)
         keys[name] = identity.key
         folder = store.folder(name, identity.key)
         why = () if done(folder) else tuple(_reasons(store, folder, name, identity)) or (REWRITTEN,)
-        steps.append(Step(name, stage, identity, folder, done(folder), why))
+        steps.append(PlannedStage(name, stage, identity, folder, done(folder), why))
     digests.save()
     check_known(recipe, steps)
     return steps
@@ -61,18 +61,18 @@ def upto(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
     if not last:
         there = list(dict.fromkeys([*stages, *(stage.kind for stage in stages.values())]))
         close = nearest(until, there)
-        mend = f"did you mean {close!r}?" if close else f"there is {listed(there)}"
+        mend = f"did you mean {close!r}?" if close else f"there is {join_names(there)}"
         raise RecipeError([Problem(f"--until {until}: no such stage or kind; {mend}")])
     return dict(list(stages.items())[: last[-1] + 1])
 
 
-def check_known(recipe: Recipe, steps: list[Step]) -> None:
+def check_known(recipe: Recipe, steps: list[PlannedStage]) -> None:
     """Raise RecipeError when a data set that is done lacks what a stage below asks of it."""
     if problems := check_facts(recipe, _facts(steps)):
         raise RecipeError(problems)
 
 
-def check_ahead(recipe: Recipe, steps: list[Step]) -> None:
+def check_stages(recipe: Recipe, steps: list[PlannedStage]) -> None:
     """Raise RecipeError when a stage that is still to run asks for what cannot come of it."""
     facts, above, problems = _facts(steps), dict[str, Stage](), list[Problem]()
     for step in steps:
@@ -84,13 +84,13 @@ def check_ahead(recipe: Recipe, steps: list[Step]) -> None:
         raise RecipeError([recipe.document.place(problem) for problem in problems])
 
 
-def _facts(steps: list[Step]) -> dict[str, DataFacts]:
+def _facts(steps: list[PlannedStage]) -> dict[str, DataFacts]:
     """Return what the data sets that are done hold."""
     reports = {step.name: read_report(step.folder) for step in steps if done(step.folder)}
     return {name: report.data for name, report in reports.items() if report.data is not None}
 
 
-def _reasons(store: Store, folder: Path, name: str, identity: Identity) -> Iterator[str]:
+def _reasons(store: Store, folder: Path, name: str, identity: StageIdentity) -> Iterator[str]:
     if (folder / "stage.json").is_file():
         yield "was begun and goes on"
         return

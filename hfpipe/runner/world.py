@@ -24,7 +24,7 @@ _SET = {  # in the order in which they are checked
 """Numbers that launchers and people set, with the least and the greatest that they may be."""
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Tell whether a launcher (accelerate, torchrun) started this process as one of several."""
     return world_size() > 1
 
@@ -41,12 +41,12 @@ def silence() -> int:
 
 def local_rank() -> int:
     """Return this process' number among those of its machine, 0 for the first."""
-    return _number(os.environ, "LOCAL_RANK", 0) if launched() else 0
+    return _number(os.environ, "LOCAL_RANK", 0) if is_launched() else 0
 
 
 def rank() -> int:
     """Return this process' number among all, 0 for the first."""
-    return _number(os.environ, "RANK", 0) if launched() else 0
+    return _number(os.environ, "RANK", 0) if is_launched() else 0
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

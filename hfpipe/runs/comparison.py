@@ -41,7 +41,7 @@ class Compared(Record):
     @property
     def frame(self) -> pd.DataFrame:
         """A row a metric and system; `difference` is the first system - this one."""
-        return dataframes.compared(self.scores, self.systems[0])
+        return dataframes.comparison_frame(self.scores, self.systems[0])
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _System:
         yield from measured(self.task.whole_metrics(self.facts), shown, index, first.resamples, first.seed)
 
 
-def compare(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> Compared:
+def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> Compared:
     """Compare the first of several evaluated models with the others, on the rows that all of them share.
 
     Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
@@ -102,7 +102,7 @@ def _named(code: Sequence[str]) -> Trusted:
 
 
 def _opened(target: str, runs: Path, named: Trusted) -> _System:
-    from hfpipe.evaluation.predictions_file import read
+    from hfpipe.evaluation.predictions_file import read_predictions
 
     run, stage = find_stage(target, runs, ["evaluate"], "evaluated model")
     report, folder = run.reports[stage], run.folder(stage)
@@ -111,7 +111,7 @@ def _opened(target: str, runs: Path, named: Trusted) -> _System:
             f"{folder}: does not say what was measured, an older hfpipe made it; delete it and run its recipe"
         )
     made = read_stage(folder)
-    rows, shown = read(predictions_path(folder, MODEL))
+    rows, shown = read_predictions(predictions_path(folder, MODEL))
     return _System(
         name=target,
         task=revive_task(

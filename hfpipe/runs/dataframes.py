@@ -43,7 +43,7 @@ def _stage(run: Run, name: str, report: Report) -> dict[str, Any]:
     }
 
 
-def scores(reports: Reports) -> pd.DataFrame:
+def score_frame(reports: Reports) -> pd.DataFrame:
     """Return a row a stage, metric and system; the differences of `model` from itself are missing."""
     rows = (
         {"stage": stage} | row for stage, report in reports.items() for row in _scores(report.scores, "model")
@@ -51,7 +51,7 @@ def scores(reports: Reports) -> pd.DataFrame:
     return _frame(rows, ("stage", *SCORES))
 
 
-def compared(scores: Iterable[Score], first: str) -> pd.DataFrame:
+def comparison_frame(scores: Iterable[Score], first: str) -> pd.DataFrame:
     """Return a row a metric and system; `first` is the one that the others are compared with."""
     return _frame(_scores(scores, first), SCORES)
 
@@ -65,7 +65,7 @@ def _scores(scores: Iterable[Score], first: str) -> Iterator[dict[str, Any]]:
             yield metric | {"system": other.baseline} | values
 
 
-def curves(reports: Reports, unfinished: Mapping[str, Any]) -> pd.DataFrame:
+def curve_frame(reports: Reports, unfinished: Mapping[str, Any]) -> pd.DataFrame:
     """Return a row a stage and step, with all that was logged at that step; the rest is missing.
 
     `unfinished` has what stages that still train have logged so far.

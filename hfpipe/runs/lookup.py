@@ -10,8 +10,8 @@ from hfpipe import recipe as recipes
 from hfpipe import runner
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.references.user_code import Trusted
-from hfpipe.recipe.messages import listed
-from hfpipe.runs.run import Run, newest, read_run
+from hfpipe.recipe.messages import join_names
+from hfpipe.runs.run import Run, newest_run, read_run
 from hfpipe.store.artifacts import HISTORY
 from hfpipe.stages import KINDS
 from hfpipe.store.store import done, read_stage, user_code
@@ -26,10 +26,10 @@ def open_run(path: Path, runs: Path) -> Run:
     if (path / "stage.json").is_file():
         return _single(path)
     if path.is_dir():
-        return newest(path)
-    recipe = recipes.load(path, kinds=KINDS, tasks=TASKS)
+        return newest_run(path)
+    recipe = recipes.load_recipe(path, kinds=KINDS, tasks=TASKS)
     code = (code for stage in recipe.stages.values() for code in user_code(stage))
-    folders = {step.name: step.folder for step in runner.plan(recipe, runs)}
+    folders = {step.name: step.folder for step in runner.plan_recipe(recipe, runs)}
     found = read_run(folders, Trusted.of(code, recipe.base))
     if not found.reports and not found.unfinished:
         raise RecipeError(
@@ -61,7 +61,7 @@ def find_stage(target: str, runs: Path, kinds: Collection[str], what: str) -> tu
         return run, stage
     if not fitting:
         raise RecipeError([Problem(f"{target}: holds no {what}")])
-    choice = listed([f"{path}:{name}" for name in fitting], "or")
+    choice = join_names([f"{path}:{name}" for name in fitting], "or")
     wrong = f"{stage!r} is no {what}" if stage is not None else f"holds more than one {what}"
     raise RecipeError([Problem(f"{target}: {wrong}; write {choice}")])
 

@@ -12,7 +12,7 @@ from hfpipe.runs import dataframes
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.references.user_code import NOTHING, Trusted
 from hfpipe.references.places import Place
-from hfpipe.recipe.messages import meant
+from hfpipe.recipe.messages import suggest
 from hfpipe.report import Report
 from hfpipe.store.artifacts import HISTORY, MODEL, TRAINED, predictions_path
 from hfpipe.store.store import StageFile, done, read_report, read_stage
@@ -40,7 +40,7 @@ class Run:
         Raises RecipeError when there is no such stage.
         """
         if stage not in self.folders:
-            raise RecipeError([Problem(f"{stage}: there is no such stage{meant(stage, self.folders)}")])
+            raise RecipeError([Problem(f"{stage}: there is no such stage{suggest(stage, self.folders)}")])
         return self.folders[stage]
 
     def made(self, stage: str) -> StageFile:
@@ -75,7 +75,7 @@ class Run:
         `value` has its interval in `low` and `high`; `difference` is model - baseline, with its own interval
         and `p_value`.
         """
-        return dataframes.scores(self.reports)
+        return dataframes.score_frame(self.reports)
 
     @property
     def curves(self) -> pd.DataFrame:
@@ -83,7 +83,7 @@ class Run:
 
         Those of a stage that still trains are what it has logged until now; open the run again for more.
         """
-        return dataframes.curves(self.reports, {name: _logged(at) for name, at in self.unfinished.items()})
+        return dataframes.curve_frame(self.reports, {name: _logged(at) for name, at in self.unfinished.items()})
 
     @property
     def ledger(self) -> pd.DataFrame:
@@ -103,7 +103,7 @@ class Run:
             baselines = [
                 other.baseline for score in self.reports[stage].scores[:1] for other in score.comparisons
             ]
-            tail = meant(system, baselines)
+            tail = suggest(system, baselines)
             raise RecipeError([Problem(f"{stage}: there are no predictions of {system!r}{tail}")])
         return dataframes.predictions(path)
 
@@ -122,7 +122,7 @@ def read_run(folders: dict[str, Path], trusted: Trusted = NOTHING) -> Run:
     return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted, begun)
 
 
-def newest(root: Path) -> Run:
+def newest_run(root: Path) -> Run:
     """Open the newest finished folder of each stage of a run's folder, in the order they were finished.
 
     Raises RecipeError when there is none.

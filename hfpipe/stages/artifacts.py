@@ -14,7 +14,7 @@ from hfpipe.contract import Stage, Task
 from hfpipe.errors import DataError
 from hfpipe.modeling.max_length import positions
 from hfpipe.recipe.installed import Config, config, types_with
-from hfpipe.references.places import Place, locate
+from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
@@ -133,7 +133,7 @@ def origin(place: Any, above: Mapping[str, Stage], base: Path) -> str | None:
     if not isinstance(place, Place):
         return None
     if place.stage is None:
-        folder = locate(place, base, {})
+        folder = locate_place(place, base, {})
         return str(place) if folder is None else str(folder.resolve())
     stage, before = above.get(place.stage), _before(above, place.stage)
     if isinstance(stage, Tokenizer):
@@ -186,7 +186,7 @@ def _stored(place: Place, base: Path) -> Pieces:
 
 def _chats(place: Place, base: Path) -> bool | None:
     """Tell whether a folder holds a chat template; None for the Hub, of which not all files may be here."""
-    folder = locate(place, base, {})
+    folder = locate_place(place, base, {})
     if folder is None:
         return None
     kept = (folder / name for name in ("chat_template.jinja", "additional_chat_templates"))
@@ -196,7 +196,7 @@ def _chats(place: Place, base: Path) -> bool | None:
 def _json(place: Place, name: str, base: Path) -> Mapping[str, Any]:
     """Return a JSON file that lies with a model; empty when it is not on this machine."""
     try:
-        folder = locate(place, base, {})
+        folder = locate_place(place, base, {})
         file = folder / name if folder is not None else _cached(place, name)
         found = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
     except (DataError, OSError, ValueError, RecursionError):

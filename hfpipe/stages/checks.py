@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from hfpipe.advice import advise
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import Problem
-from hfpipe.evaluation.class_alignment import System, align, problems
+from hfpipe.evaluation.class_alignment import AlignedSystem, align, alignment_problems
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import auto_classes
-from hfpipe.recipe.messages import Keys, listed, meant, nearest
+from hfpipe.recipe.messages import Keys, join_names, nearest, suggest
 from hfpipe.recipe.training.defaults import schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
@@ -31,10 +31,10 @@ Above = Mapping[str, Stage]
 Facts = Mapping[str, DataFacts]
 
 
-def train(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
+def check_training(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
     """Yield what keeps a training stage from starting, or from ending well."""
     if stage.kind not in stage.task.stages:
-        fit = listed([name for name, task in TASKS.items() if stage.kind in task.stages], "or")
+        fit = join_names([name for name, task in TASKS.items() if stage.kind in task.stages], "or")
         yield Problem(f"task {stage.task.kind!r} is not one for {stage.kind}, which takes {fit}", ("task",))
     if stage.tokenizer is None and not isinstance(stage.model, Place):
         yield Problem("missing key 'tokenizer'; a model trained from scratch has none", ("model",))
@@ -105,7 +105,7 @@ def _architecture(task: Task, model: artifacts.Model) -> Iterator[Problem]:
         yield Problem(f"{message}; {'delete prompt' if prompted else 'take another'}", path)
     elif task.auto_class not in auto_classes():
         message = f"{task.kind}: Transformers has no auto class {task.auto_class!r}"
-        yield Problem(f"{message}{meant(task.auto_class, auto_classes())}", ("task",))
+        yield Problem(f"{message}{suggest(task.auto_class, auto_classes())}", ("task",))
     elif not model.has(task.auto_class):
         yield Problem(f"Transformers has no {model.kind} for {task.kind}; take another model", ("model",))
     elif task.auto_class == "AutoModelForCausalLM" and model.reads_ahead:
@@ -153,7 +153,9 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     asking += [("training", "eval_strategy")] if strategy not in (None, "no") else []
     asking += [("training", "load_best_model_at_end")] if stage.training.get("load_best_model_at_end") else []
     for path in asking:
-        message = f"{path[-1]} needs a validation split, and {stage.data} has only {listed(sorted(found))}"
+        message = (
+            f"{path[-1]} needs a validation split, and {stage.data} has only {join_names(sorted(found))}"
+        )
         message += _dropped(stage.data, facts)
         yield Problem(f"{message}; give that stage {advise(split={'validation': 0.05})}", path)
 
@@ -215,7 +217,7 @@ def _task(
 
 def _missing(what: str, name: str, data: Place, there: set[str]) -> str:
     close = nearest(name, there)
-    tail = f"; did you mean {close!r}?" if close else f"; it has {listed(sorted(there))}"
+    tail = f"; did you mean {close!r}?" if close else f"; it has {join_names(sorted(there))}"
     return f"{data} has no {what} {name!r}{tail}"
 
 
@@ -242,7 +244,7 @@ def dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
         return  # whatever the source has is kept, and known only once it is read
     for path, column in _named(stage):
         if column not in there:
-            yield KeyProblem(f"there is no column {column!r}{meant(column, sorted(there))}", path)
+            yield KeyProblem(f"there is no column {column!r}{suggest(column, sorted(there))}", path)
 
 
 def _named(stage: Dataset) -> Iterator[tuple[Keys, str]]:
@@ -304,13 +306,13 @@ def with_classes(
     learned = artifacts.classes(stage.model, task, above, facts) if task is not None else None
     if name not in facts or learned is None:
         return facts, []
-    systems = [System(stage.model, learned)]
+    systems = [AlignedSystem(stage.model, learned)]
     for place in stage.baselines:
         other = getattr(above.get(place.stage or ""), "task", None)
         if task is not None and isinstance(other, Task) and other.kind == task.kind:
             theirs = artifacts.classes(place, other, above, facts)
-            systems += [System(place, theirs)] if theirs is not None else []
-    if misfits := list(problems(facts[name], stage.data, systems, stage.labels)):
+            systems += [AlignedSystem(place, theirs)] if theirs is not None else []
+    if misfits := list(alignment_problems(facts[name], stage.data, systems, stage.labels)):
         return facts, misfits
     return {**facts, name: align(facts[name], systems, stage.labels).facts}, []
 
@@ -321,7 +323,7 @@ def _baselines(stage: Evaluate, task: Task | None) -> Iterator[Problem]:
         path = ("baselines", number)
         close = nearest(baseline, [*own, *baseline.trivial]) if baseline.hub is not None else None
         if close is not None:
-            yield Problem(f"there is no baseline {str(baseline)!r}{meant(baseline, [close])}", path)
+            yield Problem(f"there is no baseline {str(baseline)!r}{suggest(baseline, [close])}", path)
         if task is not None and baseline.is_trivial and baseline not in own:
             has = ", ".join(own) or "no trivial baseline, only other models"
             yield Problem(f"{str(baseline)!r} is not a baseline of {task.kind}, which has {has}", path)

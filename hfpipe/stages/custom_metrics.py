@@ -14,7 +14,7 @@ from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Settings
 from hfpipe.errors import DataError, Problem
 from hfpipe.recipe.messages import nearest
-from hfpipe.references.places import MetricPlace, locate
+from hfpipe.references.places import MetricPlace, locate_place
 
 if TYPE_CHECKING:
     from hfpipe.metrics.named import NamedMetric
@@ -51,10 +51,10 @@ class Named(Settings):
 
     def load(self, ctx: RunContext) -> NamedMetric:
         """Return the metric, ready to compute. Raises StageError when it cannot be loaded."""
-        from hfpipe.metrics.named import NamedMetric, load
+        from hfpipe.metrics.named import NamedMetric, load_metric
 
         place, revision = self.place.hub or (self.place, None)
-        module = load(place, locate(self.place, ctx.base, ctx.inputs), revision, ctx.seed)
+        module = load_metric(place, locate_place(self.place, ctx.base, ctx.inputs), revision, ctx.seed)
         return NamedMetric(self.prefix, module, self.inputs, self.arguments, self.higher_is_better)
 
 
@@ -69,7 +69,7 @@ def check(metrics: Sequence[Named], base: Path, *, trusted: bool) -> Iterator[Pr
             yield Problem(f"two metrics are called {metric.prefix!r}; give one a name:", at)
         prefixes.append(metric.prefix)
         try:
-            found = locate(metric.place, base, {})
+            found = locate_place(metric.place, base, {})
         except DataError:
             continue  # which is said of every place
         if found is not None and not (found.suffix == ".py" or (found / f"{found.name}.py").is_file()):

@@ -7,12 +7,12 @@ from pathlib import Path
 from hfpipe.advice import advise
 from hfpipe.contract import RunContext
 from hfpipe.errors import StageError
-from hfpipe.references.places import DataPlace, locate
+from hfpipe.references.places import DataPlace, locate_place
 
 
 def folder_of(data: DataPlace, ctx: RunContext) -> Path:
     """Return the folder of a data set. Raises StageError for a Hub id, which a dataset stage loads."""
-    path = locate(data, ctx.base, ctx.inputs)
+    path = locate_place(data, ctx.base, ctx.inputs)
     if path is None:
         name, revision = data.hub or (str(data), None)
         source = {"hub": name} if revision is None else {"hub": name, "revision": revision}

@@ -15,7 +15,7 @@ from hfpipe.data.cleaning.steps import Clean
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.readers.file_settings import FileSettings
 from hfpipe.errors import DataError, Problem
-from hfpipe.references.places import Code, Glob, PackageSource, Place, StageSource, locate, matches
+from hfpipe.references.places import Code, Glob, PackageSource, Place, StageSource, locate_place, matches
 from hfpipe.references.user_code import find_code, load_code
 from hfpipe.report import DataFacts, Report
 
@@ -173,7 +173,7 @@ def _open(source: Source, ctx: RunContext) -> Given:
 
 
 def _located(place: Place, ctx: RunContext) -> Path:
-    path = locate(place, ctx.base, ctx.inputs)
+    path = locate_place(place, ctx.base, ctx.inputs)
     if path is None:
         raise DataError(f"{place}: a Hub id cannot be read as a path; write ./{place} for a file")
     return path

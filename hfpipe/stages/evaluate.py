@@ -14,7 +14,15 @@ from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.messages import nearest
-from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, ModelPlace, Place, locate, slug
+from hfpipe.references.places import (
+    BaselineName,
+    BaselinePlace,
+    DataPlace,
+    ModelPlace,
+    Place,
+    locate_place,
+    slug,
+)
 from hfpipe.references.user_code import Trusted
 from hfpipe.report import Comparison, DataFacts, Report, Score
 from hfpipe.stages import custom_metrics
@@ -127,7 +135,7 @@ class Evaluate(Stage):
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.evaluation.evaluate import new_accelerator
-        from hfpipe.metrics.tally import compare
+        from hfpipe.metrics.tally import compare_tallies
 
         accelerator = new_accelerator()
         ground, (model, *others) = self._setup(ctx)
@@ -136,7 +144,7 @@ class Evaluate(Stage):
             name: self._other(name, model.task, others, ground, accelerator, ctx) for name in self.baselines
         }
         accelerator.wait_for_everyone()  # they read their scratch, which goes when the first returns
-        comparisons = {str(name): compare(mine, theirs, name) for name, theirs in tallies.items()}
+        comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
         scores = [_beside(score, comparisons.values()) for score in mine.scores()]
         left_out = list(_not_compared(mine, tallies, comparisons))
         if accelerator.is_main_process:
@@ -161,16 +169,16 @@ class Evaluate(Stage):
         self,
         name: BaselinePlace,
         task: Task,
-        others: Sequence[System],
+        others: Sequence[EvaluatedSystem],
         ground: Ground,
         accelerator: Accelerator,
         ctx: RunContext,
     ) -> Tally:
-        from hfpipe.evaluation.evaluate import load
+        from hfpipe.evaluation.evaluate import load_tally
 
         if name in task.baselines:
             empty = ground.tally(task.baseline_metrics(name, ground.facts))
-            return load(empty, ctx.work / f"{name}.npz")
+            return load_tally(empty, ctx.work / f"{name}.npz")
         return self._measure(next(it for it in others if it.place == name), ground, accelerator, ctx)
 
     def _afterwards(self, task: Task, ground: Ground, ctx: RunContext) -> tuple[list[Score], list[str]]:
@@ -183,7 +191,7 @@ class Evaluate(Stage):
             files = {str(name): predictions_path(ctx.folder, name) for name in self.baselines}
             return after.scores(predictions_path(ctx.folder, MODEL), files)
 
-    def _setup(self, ctx: RunContext) -> tuple[Ground, list[System]]:
+    def _setup(self, ctx: RunContext) -> tuple[Ground, list[EvaluatedSystem]]:
         """Return the split under the classes of the model, and the systems as they are measured on it."""
         from hfpipe.encoding.io import facts, open_split
         from hfpipe.evaluation.evaluate import Ground
@@ -198,24 +206,26 @@ class Evaluate(Stage):
             for each in systems
         ]
 
-    def _aligned(self, facts: DataFacts, systems: Sequence[System], ctx: RunContext) -> Alignment:
+    def _aligned(self, facts: DataFacts, systems: Sequence[EvaluatedSystem], ctx: RunContext) -> Alignment:
         """Align the classes of the data with those of every model. Raises StageError where that cannot be."""
         from hfpipe.evaluation import class_alignment
         from hfpipe.modeling.loading.models import headed_config, loading
 
         found = []
         for system in systems:
-            place, task = locate(system.place, ctx.base, ctx.inputs) or system.place, system.task
+            place, task = locate_place(system.place, ctx.base, ctx.inputs) or system.place, system.task
             headed = "id2label" in task.head(facts)
             auto_class = task.auto_class if headed else None
             config = headed_config(place, auto_class, trust_remote_code=self.trust_remote_code)
             with loading(place):
-                found.append(class_alignment.System(system.place, task.facts_from_config(config), headed))
-        for problem in class_alignment.problems(facts, self.data, found, self.labels):
+                found.append(
+                    class_alignment.AlignedSystem(system.place, task.facts_from_config(config), headed)
+                )
+        for problem in class_alignment.alignment_problems(facts, self.data, found, self.labels):
             raise StageError(f"stage {ctx.name}: {problem.message}")
         return class_alignment.align(facts, found, self.labels)
 
-    def _systems(self, ctx: RunContext) -> list[System]:
+    def _systems(self, ctx: RunContext) -> list[EvaluatedSystem]:
         """Return the model, then every baseline that is a model too."""
         task = self.task or self._trained_for(self.model, ctx)
         if task is None:
@@ -226,7 +236,7 @@ class Evaluate(Stage):
         own = [self._trained_for(place, ctx) or task for place in models]
         # A system that was trained for another task, as a pretrained model, gets that of the model.
         asked = [other if other.kind == task.kind else task for other in own]
-        return [System(self.model, task), *map(System, models, asked)]
+        return [EvaluatedSystem(self.model, task), *map(EvaluatedSystem, models, asked)]
 
     def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
         """Return the task that a model was trained for, if its folder says so.
@@ -236,7 +246,7 @@ class Evaluate(Stage):
         """
         from hfpipe.tasks import revive_task
 
-        path = locate(place, ctx.base, ctx.inputs)
+        path = locate_place(place, ctx.base, ctx.inputs)
         if path is None or not (path / "stage.json").is_file():
             return None
         file = read_stage(path)
@@ -278,13 +288,15 @@ class Evaluate(Stage):
                 measured = measure_baseline(prediction, task, tally, ground, out, advance)
                 save(measured, ctx.work / f"{name}.npz")
 
-    def _measure(self, system: System, ground: Ground, accelerator: Accelerator, ctx: RunContext) -> Tally:
+    def _measure(
+        self, system: EvaluatedSystem, ground: Ground, accelerator: Accelerator, ctx: RunContext
+    ) -> Tally:
         from hfpipe.evaluation.evaluate import measure_model
         from hfpipe.modeling.loading.class_head import align_outputs
         from hfpipe.modeling.loading.models import load_model
         from hfpipe.modeling.max_length import refusals
 
-        place = locate(system.place, ctx.base, ctx.inputs) or system.place
+        place = locate_place(system.place, ctx.base, ctx.inputs) or system.place
         task = system.task
         model = load_model(
             task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
@@ -300,14 +312,14 @@ class Evaluate(Stage):
             return measure_model(model, task, tokenizer, examples, ground, accelerator, out, advance)
 
     def _examples(
-        self, system: System, ground: Ground, ctx: RunContext
+        self, system: EvaluatedSystem, ground: Ground, ctx: RunContext
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
         from hfpipe.encoding.encoded import encode
         from hfpipe.modeling.loading.embeddings import check_rows, rows_of
         from hfpipe.modeling.loading.models import load_config
         from hfpipe.tokenization.loading import load_tokenizer
 
-        place = locate(system.place, ctx.base, ctx.inputs) or system.place
+        place = locate_place(system.place, ctx.base, ctx.inputs) or system.place
         tokenizer = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
         config = load_config(place, trust_remote_code=self.trust_remote_code)
         check_rows(system.place, rows_of(config), tokenizer)
@@ -332,7 +344,7 @@ class Evaluate(Stage):
 
 
 @dataclass(frozen=True)
-class System:
+class EvaluatedSystem:
     """A model to measure and what it does."""
 
     place: Place

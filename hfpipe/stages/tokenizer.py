@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
-from hfpipe.references.places import DataPlace, TokenizerPlace, locate
+from hfpipe.references.places import DataPlace, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.tokenization.special_tokens import STYLES, Style
 
@@ -94,7 +94,7 @@ class Tokenizer(Stage):
         from hfpipe.tokenization.loading import measure
         from hfpipe.tokenization.reload import check_saved
 
-        folder = locate(self.data, ctx.base, ctx.inputs)
+        folder = locate_place(self.data, ctx.base, ctx.inputs)
         if folder is None:
             raise StageError(f"data: {self.data} is on the Hub; load it by a stage of kind dataset")
         data = open_data(folder)
@@ -121,13 +121,13 @@ class Tokenizer(Stage):
         from hfpipe.tokenization.training import entries
 
         assert self.tokenizer is not None
-        tokenizer = load_tokenizer(locate(self.tokenizer, ctx.base, ctx.inputs) or self.tokenizer)
+        tokenizer = load_tokenizer(locate_place(self.tokenizer, ctx.base, ctx.inputs) or self.tokenizer)
         known = tokenizer.added_tokens_encoder
         tokenizer.add_tokens(entries(token for token in self.special_tokens if token not in known))
         return tokenizer
 
     def _learned(self, texts: Texts) -> PreTrainedTokenizerBase:
-        from hfpipe.tokenization.loading import complete
+        from hfpipe.tokenization.loading import complete_tokenizer
         from hfpipe.tokenization.training import Learner
 
         assert self.algorithm is not None
@@ -145,7 +145,7 @@ class Tokenizer(Stage):
             raise StageError(
                 f"text: there is no text to learn from in {', '.join(self.text)} of the train split"
             )
-        return complete(backend, style)
+        return complete_tokenizer(backend, style)
 
     def _summary(self, facts: Mapping[str, Any]) -> str:
         size = f"{facts['vocab_size']:,}"

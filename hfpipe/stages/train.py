@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Settings, Stage, Task
 from hfpipe.errors import Problem, StageError
 from hfpipe.number_format import count
-from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate
+from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
 
@@ -94,7 +94,7 @@ class _Train(Stage):
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
 
-        return checks.train(self, above, facts, base)
+        return checks.check_training(self, above, facts, base)
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
         from hfpipe.encoding.io import open_data
@@ -119,7 +119,7 @@ class _Train(Stage):
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.encoding.io import facts
         from hfpipe.tokenization.reload import check_saved
-        from hfpipe.training.loop import train
+        from hfpipe.training.loop import train_model
         from hfpipe.training.trainer import Training
 
         tokenizer = self._tokenizer(ctx)
@@ -140,7 +140,7 @@ class _Train(Stage):
             attention_is_chosen=isinstance(self.model, dict) and "attn_implementation" in self.model,
         )
         early = self.early_stopping
-        found = train(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
+        found = train_model(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
         if int(os.environ.get("RANK", "0")) == 0:
             if self.adapter is not None:
                 self._finish_adapter(self.adapter, model, tokenizer, ctx)
@@ -166,7 +166,7 @@ class _Train(Stage):
         """Raise StageError at what the recipe did not show, of data in a folder or a model from the Hub."""
         from hfpipe.stages import checks
 
-        for problem in checks.train(self, {}, {self.data.stage or "": data}, ctx.base):
+        for problem in checks.check_training(self, {}, {self.data.stage or "": data}, ctx.base):
             raise StageError(f"stage {ctx.name}: {problem.message}")
 
     def _tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
@@ -174,37 +174,37 @@ class _Train(Stage):
 
         place = self.tokenizer if self.tokenizer is not None else self.model
         assert isinstance(place, Place)  # the recipe asks for a tokenizer beside a model from nothing
-        found = locate(place, ctx.base, ctx.inputs)
+        found = locate_place(place, ctx.base, ctx.inputs)
         return load_tokenizer(found or place, trust_remote_code=self.trust_remote_code)
 
     def _check_tokenizer(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> None:
         """Raise StageError where model and tokenizer do not fit, or would not open as they are saved."""
         from hfpipe.modeling.loading.embeddings import rows_of
         from hfpipe.modeling.loading.models import load_config, new_config
-        from hfpipe.tokenization.reload import check_ahead
+        from hfpipe.tokenization.reload import check_tokenizer
 
         if isinstance(self.model, dict):
             config = new_config(self.model, tokenizer, self.task.head(data), dropout=self.dropout)
         else:
-            place = locate(self.model, ctx.base, ctx.inputs) or self.model
+            place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
             config = load_config(place, trust_remote_code=self.trust_remote_code)
         self._embeddings_grow(ctx, tokenizer, rows_of(config))
-        check_ahead(config, tokenizer, trust_remote_code=self.trust_remote_code)
+        check_tokenizer(config, tokenizer, trust_remote_code=self.trust_remote_code)
 
     def _embeddings_grow(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> bool:
         """Tell whether the model needs rows for tokens that were added.
 
         Raises StageError where tokenizer and model do not fit.
         """
-        from hfpipe.modeling.loading.embeddings import check_rows, rows_needed
+        from hfpipe.modeling.loading.embeddings import check_rows, embedding_rows_needed
         from hfpipe.stages.embedding_rows import ADDED_BESIDE_ADAPTER
         from hfpipe.tokenization.loading import load_tokenizer
 
         own = None
-        if rows is None or rows_needed(tokenizer) <= rows:
+        if rows is None or embedding_rows_needed(tokenizer) <= rows:
             return False
         if isinstance(self.model, Place) and self.tokenizer is not None:
-            place = locate(self.model, ctx.base, ctx.inputs) or self.model
+            place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
             own = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
         grow = check_rows(self.model, rows, tokenizer, own)
         if grow and self.adapter is not None:
@@ -238,14 +238,14 @@ class _Train(Stage):
         """Return the model to train, and what became of its head and embeddings, in clauses."""
         from hfpipe.library_output import silence_libraries
         from hfpipe.modeling.loading.embeddings import add_rows, rows_in
-        from hfpipe.modeling.loading.lora import adapted
+        from hfpipe.modeling.loading.lora import add_adapter
         from hfpipe.modeling.loading.models import load_parts, new_config, new_model
 
         head = self.task.head(data)
         if isinstance(self.model, dict):
             config = new_config(self.model, tokenizer, head, dropout=self.dropout)
             return new_model(self.task.auto_class, config, ctx.seed), ""
-        place = locate(self.model, ctx.base, ctx.inputs) or self.model
+        place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
         loaded = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
@@ -258,7 +258,7 @@ class _Train(Stage):
         if self.adapter is None:
             return loaded.model, note
         settings = self.adapter.settings
-        model = adapted(loaded.model, settings, loaded.changed, place, ctx.seed)
+        model = add_adapter(loaded.model, settings, loaded.changed, place, ctx.seed)
         return cast("PreTrainedModel", model), note
 
     def _finish_adapter(

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from hfpipe.contract import Stage, Task
 from hfpipe.errors import HfpipeError, StageError, first_line
-from hfpipe.references.places import Code, Glob, Place, collect, locate, matches
+from hfpipe.references.places import Code, Glob, Place, collect, locate_place, matches
 from hfpipe.report import Record, Report
 from hfpipe.store.digests import Digests
 
@@ -25,7 +25,7 @@ R = TypeVar("R", bound=Record)
 KEY_LENGTH = 12
 
 
-class Identity(Record):
+class StageIdentity(Record):
     """Everything that decides what a stage leaves behind."""
 
     kind: str
@@ -60,11 +60,11 @@ class StageFile(Record):
     """The recipe's folder, against which relative paths are read."""
     folders: dict[str, str]
     """Stages above that are read → their folders' names, beside this one."""
-    identity: Identity
+    identity: StageIdentity
     """What the key is made of."""
 
 
-def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], digests: Digests) -> Identity:
+def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], digests: Digests) -> StageIdentity:
     """Return what decides the stage's output; `keys` has the key of every stage above.
 
     Raises DataError when a local place is not there.
@@ -74,7 +74,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
     for _, place in collect(stage, Place):
         if place.stage is not None:
             inputs[place.stage] = keys[place.stage]
-        elif (path := locate(place, base, {})) is not None:
+        elif (path := locate_place(place, base, {})) is not None:
             files[place] = digests.of(path)
     for code in user_code(stage):
         files[code.file] = digests.of(base / code.file)
@@ -82,7 +82,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
         for path in matches(pattern, base):
             absolute = Path(pattern).expanduser().is_absolute()
             files[str(path) if absolute else os.path.relpath(path, base)] = digests.of(path)
-    return Identity(
+    return StageIdentity(
         kind=stage.kind,
         version=type(stage).version,
         task_version=max((type(task).version for _, task in stage if isinstance(task, Task)), default=1),

@@ -18,7 +18,7 @@ from hfpipe.errors import StageError
 from hfpipe.tokenization.prefetching import prefetch
 from hfpipe.tokenization.ragged import Ragged
 from hfpipe.tokenization.spelling import Spelling, known_tokens, spelling
-from hfpipe.tokenization.text import Format, Text, parts_of
+from hfpipe.tokenization.text import Format, Text, text_parts
 
 CHARACTERS_AT_ONCE = 250_000
 """Characters of texts that are encoded at once: the tokenizer holds some hundred bytes for each token."""
@@ -26,7 +26,7 @@ _CODE = ("__call__", "_encode_plus", "_convert_encoding", "set_truncation_and_pa
 """Methods by which a tokenizer class can change what its backend is given or gives back."""
 
 
-class Ids(NamedTuple):
+class TokenIds(NamedTuple):
     """What texts, or pairs of texts, are encoded to."""
 
     input_ids: Ragged
@@ -50,7 +50,7 @@ def encode_texts(
     sides = [side for side in (texts, pairs) if side is not None]
     found = spelling(tokenizer, _joined(sides))
     if found is None:
-        parts = [[parts_of(text) for text in side] for side in sides]
+        parts = [[text_parts(text) for text in side] for side in sides]
         return _encode_slowly(tokenizer, parts, target=target, **options)
     written = [found.write(side) for side in sides]
     _set_language(tokenizer, found, target=target)
@@ -65,7 +65,7 @@ def encode_ids(
     *,
     special_tokens: bool = False,
     token_types: bool = False,
-) -> Ids:
+) -> TokenIds:
     """Return the whole texts, or pairs, as arrays of ids: those that `encode_texts` returns as lists.
 
     This is the one call for text of which nothing but ids is needed. A tokenizer whose class has no code of
@@ -75,7 +75,7 @@ def encode_ids(
     if parts is None:
         encoded = _encoded_by_class(tokenizer, texts, pairs, special_tokens, token_types)
         types = Ragged.from_rows(encoded["token_type_ids"]) if token_types else None
-        return Ids(Ragged.from_rows(encoded["input_ids"]), types)
+        return TokenIds(Ragged.from_rows(encoded["input_ids"]), types)
     lengths: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     ids: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
     types_of_parts: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
@@ -88,7 +88,7 @@ def encode_ids(
                 np.fromiter(chain.from_iterable(each.type_ids for each in part), np.int32, total)
             )
     found = Ragged.from_lengths(np.concatenate(ids), np.concatenate(lengths))
-    return Ids(found, Ragged(np.concatenate(types_of_parts), found.offsets) if token_types else None)
+    return TokenIds(found, Ragged(np.concatenate(types_of_parts), found.offsets) if token_types else None)
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:

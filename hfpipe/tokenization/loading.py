@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from hfpipe.errors import StageError, one_line
 from hfpipe.modeling.loading.checkpoint_files import check_tokenizer_files
-from hfpipe.modeling.loading.models import name_of
+from hfpipe.modeling.loading.models import model_name
 from hfpipe.references.places import Place
 from hfpipe.tokenization.encoding import encode_texts
 from hfpipe.tokenization.special_tokens import Style
@@ -31,7 +31,7 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
     Raises StageError when there is none or it cannot be read.
     """
     check_tokenizer_files(place)
-    name, revision = name_of(place)
+    name, revision = model_name(place)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name,
@@ -52,7 +52,7 @@ def tell_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def complete(backend: Backend, style: Style) -> PreTrainedTokenizerFast:
+def complete_tokenizer(backend: Backend, style: Style) -> PreTrainedTokenizerFast:
     """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens.
 
     It gives token types where the style numbers the second of two texts, as BERT's own does; models that know

@@ -49,12 +49,12 @@ def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remot
 
     Raises StageError where it cannot be repaired.
     """
-    wrong = difference(folder, tokenizer, trust_remote_code=trust_remote_code)
+    wrong = tokenizer_difference(folder, tokenizer, trust_remote_code=trust_remote_code)
     if wrong is None:
         return
     before = (folder / _SETTINGS).read_bytes()
     _name_class(folder)
-    if difference(folder, tokenizer, trust_remote_code=trust_remote_code) is None:
+    if tokenizer_difference(folder, tokenizer, trust_remote_code=trust_remote_code) is None:
         log.info(
             "%s: AutoTokenizer would not open the saved tokenizer as it is (%s); repaired", folder, wrong
         )
@@ -67,7 +67,7 @@ def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remot
     )
 
 
-def check_ahead(
+def check_tokenizer(
     config: transformers.PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -80,7 +80,7 @@ def check_ahead(
         check_saved(Path(folder), tokenizer, trust_remote_code=trust_remote_code)
 
 
-def difference(
+def tokenizer_difference(
     folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False
 ) -> str | None:
     """Return how the tokenizer that AutoTokenizer opens differs from the saved one; None if it does not."""

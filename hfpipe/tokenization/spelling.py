@@ -13,7 +13,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerBase
 
-from hfpipe.tokenization.text import Format, Text, Verbatim, parts_of
+from hfpipe.tokenization.text import Format, Text, Verbatim, text_parts
 
 _TOKENS = "_hfpipe_tokens"
 _COPY = "_hfpipe_copy"
@@ -113,7 +113,7 @@ class Spelling:
         """
         if not self.known.template and {*map(type, texts)} == {str}:
             return cast("list[str]", list(texts))  # the usual case: nothing is meant
-        return ["".join(map(self._written, parts_of(text))) for text in texts]
+        return ["".join(map(self._written, text_parts(text))) for text in texts]
 
     def _written(self, part: str) -> str:
         if isinstance(part, Format):

@@ -22,16 +22,16 @@ Text = str | Sequence[str]
 """A row's own text, or parts of a text; in a plain `str` control tokens are text."""
 
 
-def parts_of(text: Text) -> Sequence[str]:
+def text_parts(text: Text) -> Sequence[str]:
     """Return a text as its parts."""
     return (text,) if isinstance(text, str) else text
 
 
-def fill(template: str, blank: str, text: Text) -> list[str]:
+def fill_template(template: str, blank: str, text: Text) -> list[str]:
     """Return a template of the format with a text in place of each `blank`."""
     parts: list[str] = []
     for number, part in enumerate(template.split(blank)):
-        parts += [*(parts_of(text) if number else ()), Format(part)]
+        parts += [*(text_parts(text) if number else ()), Format(part)]
     return parts
 
 

@@ -59,7 +59,7 @@ def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int
     if "budget" not in training:
         steps = training.get("max_steps", -1)
         return steps if steps > 0 else max(1, round(epoch * training.get("num_train_epochs", EPOCHS)))
-    wanted = budget.parse(training["budget"])
+    wanted = budget.parse_budget(training["budget"])
     if wanted.tokens is not None:
         return max(1, -(-wanted.tokens * examples // (tokens * total)))
     if wanted.epochs is not None:
@@ -93,7 +93,7 @@ def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metri
     return named[name]
 
 
-def arguments(
+def training_arguments(
     training: Mapping[str, Any], folder: Path, seed: int, course: Course, best: Metric | None, *, early: bool
 ) -> TrainingArguments:
     """Return the TrainingArguments of one process.

@@ -36,7 +36,7 @@ def fault(checkpoint: Path) -> str | None:
     return None
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest whole checkpoint of a run, and why newer ones are passed over."""
     passed: list[str] = []
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
@@ -50,7 +50,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def passed_over(folder: Path) -> Iterator[str]:
     """Yield a line for each checkpoint that cannot be used, and from where the run resumes."""
-    checkpoint, passed = newest(folder)
+    checkpoint, passed = newest_checkpoint(folder)
     where = checkpoint.name if checkpoint is not None else "the beginning"
     yield from (f"{reason}; resumes from {where}" for reason in passed)
 

@@ -209,7 +209,7 @@ def gathered_weights(shape: Shape) -> float:
     return 2 * shape.body / shape.layers + tables
 
 
-def sampled(
+def encode_sample(
     task: Task, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, facts: DataFacts
 ) -> Encoded:
     """Encode an even sample of a split, all of a small one, and scale up to the whole."""

@@ -19,16 +19,23 @@ from hfpipe.distributed.sharding import split_model
 from hfpipe.errors import StageError, one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
-from hfpipe.modeling.performance import kept_memory, sharded
+from hfpipe.modeling.performance import is_sharded, kept_memory
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import HISTORY
 from hfpipe.store.store import write_whole
 from hfpipe.tokenization.loading import tell_padding
-from hfpipe.training.arguments import Course, arguments, best_metric, muon_options, shares_of, steps_of
+from hfpipe.training.arguments import (
+    Course,
+    best_metric,
+    muon_options,
+    shares_of,
+    steps_of,
+    training_arguments,
+)
 from hfpipe.training.callbacks import History, Steps
-from hfpipe.training.checkpoints import newest
+from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.speed.choice import Length, speed_of
-from hfpipe.training.speed.micro_batch import Fitted, MemoryTrial, fitted, gpu
+from hfpipe.training.speed.micro_batch import Fitted, MemoryTrial, fit_micro_batch, gpu
 from hfpipe.training.speed.throughput import steps_within
 from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -41,7 +48,7 @@ POLL = 0.2
 """Seconds between looks for what the first process decided."""
 
 
-def train(
+def train_model(
     parts: Training, training: Mapping[str, Any], early: tuple[int, float] | None, ctx: RunContext
 ) -> dict[str, Any]:
     """Train, save model and tokenizer into `ctx.folder`, and return the facts of the training.
@@ -80,7 +87,7 @@ def _trainer(
     parts: Training, training: Mapping[str, Any], course: Course, ctx: RunContext, *, early: bool
 ) -> TaskTrainer:
     best = best_metric(training, parts.metrics) if parts.validation is not None else None
-    args = arguments(training, ctx.work, ctx.seed, course, best, early=early)
+    args = training_arguments(training, ctx.work, ctx.seed, course, best, early=early)
     try:
         muon = muon_options(training)
         return TaskTrainer(parts, args, course.shares, compiled=course.speed.compiled, muon=muon)
@@ -108,13 +115,13 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
     tokens = int(parts.train.lengths.sum())
     decided = ctx.work / "steps.json"
     steps = steps_of(training, len(parts.train), tokens, shares.total)
-    seconds = budget.parse(training["budget"]).seconds if steps is None else None
+    seconds = budget.parse_budget(training["budget"]).seconds if steps is None else None
     speed = speed_of(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
-    if speed.bf16 and not sharded():
+    if speed.bf16 and not is_sharded():
         halve_frozen(parts.model)
     fit, device = Fitted(shares), gpu()
     if device is not None:
-        fit = fitted(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
+        fit = fit_micro_batch(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
     if steps is None:
         if not decided.exists():
             assert seconds is not None
@@ -129,7 +136,7 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
 
 
 def _checkpoint(ctx: RunContext) -> Path | None:
-    checkpoint, _ = newest(ctx.work)
+    checkpoint, _ = newest_checkpoint(ctx.work)
     if checkpoint is not None:
         log.info("goes on from %s", checkpoint.name)
     return checkpoint

@@ -20,11 +20,11 @@ from accelerate.utils import extract_model_from_parallel
 
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
-from hfpipe.modeling.attention.separate_documents import SeparateDocuments, fastest, separation_of
+from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, separation_of
 from hfpipe.modeling.losses.chunked_loss import eager_softmax_gradient, softmax_gradient
 from hfpipe.modeling.losses.head_loss import head_loss, left_out, separable_head
 from hfpipe.modeling.losses.losses import forward
-from hfpipe.modeling.performance import compile_loss, compile_model, uncompiled
+from hfpipe.modeling.performance import compile_loss, compile_model, uncompiled_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,12 +55,12 @@ def separate_documents(
     if found is None:
         raise StageError(f"{model.config.model_type} cannot keep packed documents apart; take another model")
     if not chosen:
-        found = fastest(model, found, task.length, device)
+        found = choose_attention(model, found, task.length, device)
     log.info("separate documents: by %s, attention %s", found.by, found.attention)
     return SeparateDocuments(model, found)
 
 
-class Step:
+class TrainingStep:
     """Computes a micro-batch as it comes."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Step:
         if self._chunked:
             self._chunked = False
             bare = extract_model_from_parallel(model)
-            with uncompiled(bare), self._autocast():
+            with uncompiled_model(bare), self._autocast():
                 self._head = separable_head(self.task, bare, batch)
         return self._head
 
@@ -124,7 +124,7 @@ class Step:
 class CompiledStep:
     """Computes micro-batches of one shape with model and loss compiled, and any other batch eagerly."""
 
-    def __init__(self, eager: Step, model: PreTrainedModel, rows: int, autocast: Autocast) -> None:
+    def __init__(self, eager: TrainingStep, model: PreTrainedModel, rows: int, autocast: Autocast) -> None:
         self._eager = eager
         self._model = model
         self._shape = (rows, eager.task.length)
@@ -142,7 +142,7 @@ class CompiledStep:
             extract_model_from_parallel(self._model, keep_fp32_wrapper=False)
         with self._autocast():
             if "attention_mask" in batch or tuple(batch["input_ids"].shape) != self._shape:
-                with uncompiled(self._model):
+                with uncompiled_model(self._model):
                     return self._eager(model, batch)
             head = self._eager.head(model, batch)
             with self._attention(batch), self._eager.separated(batch) as inputs:
@@ -160,6 +160,6 @@ class CompiledStep:
         if "position_ids" in batch:  # they tell documents apart, by masks
             return nullcontext()
         if self._without_masks is None:
-            with uncompiled(self._model):
+            with uncompiled_model(self._model):
                 self._without_masks = runs_without_masks(self._model, batch["input_ids"][:1])
         return attention_without_masks(self._model) if self._without_masks else nullcontext()

@@ -16,19 +16,19 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from hfpipe.encoding.padding import Collator, parts_of, token_mask
+from hfpipe.encoding.padding import Collator, forward_passes, token_mask
 from hfpipe.encoding.sampler import Shares, StepBatches
 from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import Reading, score
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.attention.cpu import eager_kernels
-from hfpipe.modeling.performance import compile_model, uncompiled
+from hfpipe.modeling.performance import compile_model, uncompiled_model
 from hfpipe.training.callbacks import Ended
 from hfpipe.training.checkpoints import seal
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
 from hfpipe.training.split_trainer import SplitTrainer
-from hfpipe.training.step import CompiledStep, Step, separate_documents
+from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -132,12 +132,14 @@ class TaskTrainer(SplitTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
 
-    def _new_step(self, *, static: bool) -> Step | CompiledStep:
+    def _new_step(self, *, static: bool) -> TrainingStep | CompiledStep:
         smoothing, autocast = self.args.label_smoothing_factor, self.accelerator.autocast
         separate = separate_documents(
             self.task, self._bare, self.args.device, chosen=self._attention_is_chosen
         )
-        eager = Step(self.task, smoothing, autocast, chunked=self._applies_head_in_loss, separate=separate)
+        eager = TrainingStep(
+            self.task, smoothing, autocast, chunked=self._applies_head_in_loss, separate=separate
+        )
         return CompiledStep(eager, self._bare, self.shares.micro, autocast) if static else eager
 
     def _train_with_muon(self, options: Mapping[str, float]) -> None:
@@ -224,7 +226,9 @@ class TaskTrainer(SplitTrainer):
         if self.control.should_training_stop:
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
-        count = sum((self.task.count(part) for batch in batches for part in parts_of(batch)), torch.tensor(0))
+        count = sum(
+            (self.task.count(part) for batch in batches for part in forward_passes(batch)), torch.tensor(0)
+        )
         count = count.to(device, non_blocking=True)
         return batches, self.accelerator.reduce(count, reduction="sum") // self.layout.together
 
@@ -243,7 +247,7 @@ class TaskTrainer(SplitTrainer):
 
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
         """Train on one micro-batch, cut or whole. Raises StageError at the first loss that is no number."""
-        *others, last = parts_of(inputs)
+        *others, last = forward_passes(inputs)
         losses = []
         for part in others:
             with self.accelerator.no_sync(model):
@@ -267,7 +271,7 @@ class TaskTrainer(SplitTrainer):
 
     def _track_num_input_tokens(self, inputs: Batches) -> None:
         """Count the tokens of a micro-batch, cut or whole; all processes count together, each token once."""
-        parts = parts_of(inputs)
+        parts = forward_passes(inputs)
         ids = torch.cat([part["input_ids"].flatten() for part in parts])
         masks = [token_mask(part).flatten() for part in parts]
         mine = slice(None if self.layout.counts(self.args.process_index) else 0)
@@ -287,7 +291,7 @@ class TaskTrainer(SplitTrainer):
         started = time.monotonic()
         examples = self.validation if eval_dataset is None else eval_dataset
         assert examples is not None  # Trainer refuses to evaluate without
-        with uncompiled(self._bare), self.accelerator.autocast():
+        with uncompiled_model(self._bare), self.accelerator.autocast():
             tally = score(
                 self.model_wrapped if self.split else self.model,
                 examples,

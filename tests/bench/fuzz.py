@@ -32,10 +32,10 @@ from hypothesis import strategies as st
 
 from hfpipe.contract import RunContext
 from hfpipe.data.readers.file_options import FileOptions
-from hfpipe.data.readers.files import read
+from hfpipe.data.readers.files import read_files
 from hfpipe.errors import HfpipeError
-from hfpipe.inference.inputs import complete, rows
-from hfpipe.recipe import load
+from hfpipe.inference.inputs import complete_rows, rows
+from hfpipe.recipe import load_recipe
 from hfpipe.report import DataFacts
 from hfpipe.stages import KINDS
 from hfpipe.store.store import read_report, read_stage
@@ -111,7 +111,7 @@ def recipe(draw: Any, folder: Path) -> None:
             max_size=2,
         )
     )
-    load(path, kinds=KINDS, tasks=TASKS, overrides=sets)
+    load_recipe(path, kinds=KINDS, tasks=TASKS, overrides=sets)
 
 
 def reader(draw: Any, folder: Path) -> None:
@@ -121,7 +121,7 @@ def reader(draw: Any, folder: Path) -> None:
     stage = data_stage(folder, {"kind": "dataset", "source": source})
     made = stage.source
     given = {name: getattr(made, name) for name in OPTIONS if hasattr(made, name)}
-    for _ in read(path, path.name, FileOptions(**given)):
+    for _ in read_files(path, path.name, FileOptions(**given)):
         pass
 
 
@@ -129,7 +129,7 @@ def data_stage(folder: Path, stage: dict[str, Any]) -> Any:
     """Return a data set stage, checked as any recipe is."""
     path = folder / "recipe.yaml"
     path.write_text(json.dumps({"stages": {"data": stage}}), encoding="utf-8")
-    return load(path, kinds=KINDS, tasks=TASKS).stages["data"]
+    return load_recipe(path, kinds=KINDS, tasks=TASKS).stages["data"]
 
 
 CLEAN = [
@@ -182,7 +182,7 @@ def asked(draw: Any, folder: Path) -> None:
     inputs = draw(st.sampled_from([("text",), ("question", "context")]))
     raw = text_file(draw, draw(st.sampled_from(["jsonl", "txt"])))
     facts = DataFacts(columns=dict.fromkeys(inputs, "string"), splits={})
-    for _ in complete(rows(io.TextIOWrapper(io.BytesIO(raw)), inputs), inputs, facts):
+    for _ in complete_rows(rows(io.TextIOWrapper(io.BytesIO(raw)), inputs), inputs, facts):
         pass
 
 

@@ -17,7 +17,7 @@ class Change(NamedTuple):
     text: str
 
 
-def apply(text: str, changes: Sequence[Change]) -> str:
+def apply_changes(text: str, changes: Sequence[Change]) -> str:
     """Return the text with changes made, which are in order and do not overlap."""
     if not changes:
         return text

@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from hfpipe.contract import Settings
-from hfpipe.data.cleaning.alignment import Change, apply
+from hfpipe.data.cleaning.alignment import Change, apply_changes
 from hfpipe.data.cleaning.markup import strip
-from hfpipe.data.cleaning.pii import mask
+from hfpipe.data.cleaning.pii import mask_pii
 
 Secret = Literal["email", "phone", "ip", "card"]
 
@@ -33,7 +33,7 @@ class Edit(BaseModel, ABC):
         """Return the text as it should be; pure."""
         for changes in self.trace(text):
             if changes:
-                text = apply(text, changes)
+                text = apply_changes(text, changes)
         return text
 
 
@@ -46,7 +46,7 @@ class Unicode(Settings, Edit):
         if text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable():
             return [] if text.isascii() else [[], _compose(text)]
         controls = [Change(found.start(), found.end(), "") for found in _CONTROL.finditer(text)]
-        return [controls, _compose(apply(text, controls))]
+        return [controls, _compose(apply_changes(text, controls))]
 
 
 def _compose(text: str) -> list[Change]:
@@ -61,7 +61,7 @@ def _compose(text: str) -> list[Change]:
         if (composed := unicodedata.normalize("NFC", found[0])) != found[0]
     ]
     whole = unicodedata.normalize("NFC", text)
-    return changes if apply(text, changes) == whole else [Change(0, len(text), whole)]
+    return changes if apply_changes(text, changes) == whole else [Change(0, len(text), whole)]
 
 
 class Html(Settings, Edit):
@@ -78,4 +78,4 @@ class MaskPII(RootModel[list[Secret]], Edit):
     root: list[Secret] = Field(min_length=1)
 
     def trace(self, text: str) -> list[list[Change]]:
-        return mask(text, self.root)
+        return mask_pii(text, self.root)

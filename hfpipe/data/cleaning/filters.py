@@ -14,8 +14,8 @@ from hfpipe.data.cleaning.short_form import ShortForm
 from hfpipe.data.labels.values import same
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.metrics.scores.segmentation import spaced
-from hfpipe.recipe.messages import listed
+from hfpipe.metrics.scores.segmentation import space_words
+from hfpipe.recipe.messages import join_names
 
 Keep = Callable[[Row], bool]
 """Whether a row stays; may remember the rows it saw."""
@@ -54,7 +54,7 @@ class MaxChars(RootModel[Count], Filter):
 
 
 def _words(row: Row) -> int:
-    return sum(len(spaced(text)) for text in row.texts)
+    return sum(len(space_words(text)) for text in row.texts)
 
 
 class MinWords(RootModel[Count], Filter):
@@ -95,7 +95,7 @@ class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
             try:
                 return not any(_holds(row.values[column], values) for column, values in self.root.items())
             except KeyError as error:
-                there = listed(list(row.values))
+                there = join_names(list(row.values))
                 raise DataError(
                     f"{row.place}: `drop` names {error.args[0]!r}, but the columns are {there}"
                 ) from None

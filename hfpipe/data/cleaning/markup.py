@@ -8,7 +8,7 @@ from html import unescape
 from html.parser import HTMLParser
 from itertools import accumulate, pairwise
 
-from hfpipe.data.cleaning.alignment import Change, apply
+from hfpipe.data.cleaning.alignment import Change, apply_changes
 
 _SILENT = frozenset({"script", "style", "template", "noscript"})
 _BREAKS = frozenset(
@@ -32,7 +32,7 @@ def strip(text: str) -> list[list[Change]]:
     reader.close()
     changes = list(reader.changes())
     seen = "".join(reader.seen)
-    if apply(text, changes) != seen:  # where the parser does not tell the place of what it skips
+    if apply_changes(text, changes) != seen:  # where the parser does not tell the place of what it skips
         changes = [Change(0, len(text), seen)]
     return [changes, list(_trim(seen))]
 

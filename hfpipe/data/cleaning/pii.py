@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Collection
 
-from hfpipe.data.cleaning.alignment import Change, apply
+from hfpipe.data.cleaning.alignment import Change, apply_changes
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])", re.ASCII
@@ -57,7 +57,7 @@ _FORMS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
 }
 
 
-def mask(text: str, kinds: Collection[str]) -> list[list[Change]]:
+def mask_pii(text: str, kinds: Collection[str]) -> list[list[Change]]:
     """Return the changes that put <EMAIL>, <IP>, <CARD> and <PHONE> in place of such data, one list a kind.
 
     Addresses must parse, card numbers must pass the Luhn check, phone numbers have 8 to 15 digits and a
@@ -72,5 +72,5 @@ def mask(text: str, kinds: Collection[str]) -> list[list[Change]]:
                 if holds(match[0])
             ]
             passes.append(found)
-            text = apply(text, found)
+            text = apply_changes(text, found)
     return passes

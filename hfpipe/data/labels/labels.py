@@ -16,7 +16,7 @@ from hfpipe.data.labels.settings import Kind, LabelColumn
 from hfpipe.data.labels.values import is_missing, is_number, normalize_name, parse_decimal, parse_list
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 
 USUAL: dict[str, str | None] = {"label": None, "labels": None, "tags": "words"}
 """Columns that are labels unless the recipe says otherwise → the column that must be there as well."""
@@ -160,7 +160,7 @@ class Label:
 
     def _encode(self, value: Any, row: Row, split: str) -> int | float | list[int]:
         if value is None:
-            raise messages.missing(row.place, self.column, self.settings)
+            raise messages.missing_labels(row.place, self.column, self.settings)
         start, self._start = self._start, self._start or f"{value!r:.40} at {row.place}"
         if self.kind == "number":
             if not is_number(value):
@@ -193,9 +193,9 @@ class Label:
             raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
         self._type = self._type or type(value)
         if type(value) is not self._type and not self._stated:
-            raise messages.mixed(row.place, self.column, value, start, self.kind)
+            raise messages.mixed_labels(row.place, self.column, value, start, self.kind)
         if self._names and value not in self._declared:
-            raise messages.not_named(row.place, self.column, value, self.settings)
+            raise messages.labels_not_named(row.place, self.column, value, self.settings)
         if isinstance(value, str):
             messages.check_name(row.place, self.column, value, LONGEST_NAME)
         number = self.ids.id_of(value)
@@ -216,7 +216,7 @@ class Label:
             raise messages.too_many(self.column, count, self.ids.rows)
         untrained = self.ids.untrained()
         if untrained:
-            raise messages.untrained(self.column, self.ids, untrained, self.settings)
+            raise messages.untrained_classes(self.column, self.ids, untrained, self.settings)
 
     def description(self) -> str:
         """Return what the column is, for the summary, as `label (2 classes)`."""
@@ -318,7 +318,7 @@ def find_labels(
     columns = list(head[0].values)
     for column in named:
         if column not in columns:
-            raise DataError(f"`labels` names {column!r}, but the columns are {listed(columns)}")
+            raise DataError(f"`labels` names {column!r}, but the columns are {join_names(columns)}")
     usual = [column for column, other in USUAL.items() if column in columns and other in (None, *columns)]
     wanted = dict(named) or {column: LabelColumn() for column in usual}
     labels = [

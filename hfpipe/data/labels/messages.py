@@ -17,7 +17,7 @@ SHOWN = 10
 _SEPARATORS = (",", ";", "|", "/", " ")
 
 
-def missing(place: str, column: str, settings: LabelColumn) -> DataError:
+def missing_labels(place: str, column: str, settings: LabelColumn) -> DataError:
     """Return the error for a label that is null, or an empty cell."""
     drop = advise_drop(column, None)
     empty = ""
@@ -81,7 +81,7 @@ def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alon
     return DataError(f"{what}; write a text or a whole number")
 
 
-def mixed(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
+def mixed_labels(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
     """Return the error for a class of another type than the one before."""
     return DataError(
         f"{place}: {column!r} is {value!r:.40} ({type(value).__name__}), but {start}; write all alike, or "
@@ -89,7 +89,7 @@ def mixed(place: str, column: str, value: Any, start: str, kind: str | None) -> 
     )
 
 
-def not_named(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
+def labels_not_named(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
     """Return the error for a class that the recipe's `names` lack."""
     what = f"{place}: {column!r} is {value!r:.40}, which is not one of its {len(settings.names)} names"
     drop = f"drop such rows with {advise_drop(column, value)}"
@@ -139,7 +139,7 @@ def too_many(column: str, classes: int, rows: int) -> DataError:
     )
 
 
-def untrained(
+def untrained_classes(
     column: str, ids: ClassIds, rows: Mapping[int, Mapping[str, int]], settings: LabelColumn
 ) -> DataError:
     """Return the error for classes that no training row has."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from hfpipe.advice import advise_drop
 from hfpipe.data.labels.labels import Label
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 
 SHOWN = 3
 """Names or groups of names that a note has room for."""
@@ -23,7 +23,7 @@ def notes(label: Label) -> Iterator[str]:
     if label.kind == "number":
         return
     names = label.ids.names()
-    groups = [listed(group) for group in nearly_alike(names)]
+    groups = [join_names(group) for group in nearly_alike(names)]
     if groups:
         yield f"note: classes of {column!r} that differ by case or white space only: {_some(groups)}"
     empty = [repr(name) for name in label.ids.unseen()]

@@ -35,7 +35,7 @@ def parse_decimal(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def spelled(text: str) -> bool | float | None:
+def parse_value(text: str) -> bool | float | None:
     """Return the truth value or number that a text spells, or None: files of csv and tsv hold only text."""
     name = text.strip()
     if name in ("true", "True", "TRUE"):
@@ -79,8 +79,8 @@ def same(written: Any, value: Any) -> bool:
         return is_missing(written) and is_missing(value)
     if isinstance(value, str) and isinstance(written, str):
         return value in (written, normalize_name(written))
-    left = spelled(written) if isinstance(written, str) else written
-    right = spelled(value) if isinstance(value, str) else value
+    left = parse_value(written) if isinstance(written, str) else written
+    right = parse_value(value) if isinstance(value, str) else value
     if isinstance(left, bool) or isinstance(right, bool):
         return isinstance(left, bool) and isinstance(right, bool) and left == right
     return is_number(left) and is_number(right) and bool(left == right)

@@ -9,7 +9,7 @@ from hfpipe.data.readers.file_options import DataFile
 from hfpipe.data.readers.streams import text_stream
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 
 DOCUMENT = "-DOCSTART-"
 """First field of the line with which CoNLL-2003 begins a document."""
@@ -89,5 +89,5 @@ def _width(fields: list[str], place: str) -> int:
 
 
 def _ragged(fields: list[str], width: int, columns: list[str], place: str) -> DataError:
-    expected = f"`header` names {width} ({listed(columns)})" if columns else f"the first line has {width}"
+    expected = f"`header` names {width} ({join_names(columns)})" if columns else f"the first line has {width}"
     return DataError(f"{place}: {len(fields)} columns, but {expected}; fix the line")

@@ -15,7 +15,7 @@ from hfpipe.data.readers.header import column_names, suggest_names
 from hfpipe.data.readers.streams import text_stream
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 
 QUOTE, ESCAPE = '"', "\\"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
@@ -137,8 +137,8 @@ class _Table:
             fix = f"write {self._advise(separator=other[0])} if that separates them"
         few = f"{len(fields)} field{'s' * (len(fields) != 1)}"
         return DataError(
-            f"{self._origin} {line}: {few}, but the header has {len(self._names)} ({listed(self._names)}); "
-            f"{fix}"
+            f"{self._origin} {line}: {few}, but the header has {len(self._names)} "
+            f"({join_names(self._names)}); {fix}"
         )
 
     def _broken(self, cause: str, line: int) -> DataError:

@@ -82,7 +82,7 @@ def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list
         what = f"holds {' and '.join(formats)} files" if formats else "is a folder without data files"
         ending = files[0].name.partition(".")[2] if files else "jsonl"
         raise DataError(f"{pattern}: {what}; name those wanted, as {pattern.rstrip('/')}/*.{ending}")
-    left_out += [name_of(path, base) for path in sorted({*below} - {*files})]
+    left_out += [message_name(path, base) for path in sorted({*below} - {*files})]
     return files
 
 
@@ -94,8 +94,8 @@ def _stated(path: Path, fixed: int, base: Path) -> str | None:
     splits = {WORDS[found[0].lower()] for found in own or words}
     if len(splits) > 1:
         raise DataError(
-            f"{name_of(path, base)}: its name states {' and '.join(sorted(splits))}; say which split it is, "
-            f"as with {advise(files={min(splits): name_of(path, base)})}"
+            f"{message_name(path, base)}: its name states {' and '.join(sorted(splits))}; say which "
+            f"split it is, as with {advise(files={min(splits): message_name(path, base)})}"
         )
     return splits.pop() if splits else None
 
@@ -104,8 +104,8 @@ def _expect_own(split: str, stated: Mapping[Path, str | None], base: Path) -> No
     for path, other in stated.items():
         if other not in (None, WORDS.get(split, split)):
             raise DataError(
-                f"{name_of(path, base)}: is matched for {split}, and its name states {other}; narrow the "
-                "pattern, or name the files one by one"
+                f"{message_name(path, base)}: is matched for {split}, and its name states {other}; narrow "
+                "the pattern, or name the files one by one"
             )
 
 
@@ -136,16 +136,16 @@ def _by_name(stated: Mapping[Path, str | None], base: Path) -> dict[str | None, 
     other = next((path for path, split in stated.items() if split is None), None)
     if other is not None:
         example, split = next((path, split) for path, split in stated.items() if split is not None)
-        said = advise(files={split: name_of(example, base), "train": name_of(other, base)})
+        said = advise(files={split: message_name(example, base), "train": message_name(other, base)})
         if split == "train":
-            said = advise(files={"train": [name_of(example, base), name_of(other, base)]})
+            said = advise(files={"train": [message_name(example, base), message_name(other, base)]})
         raise DataError(
-            f"{name_of(other, base)}: states no split, and {name_of(example, base)} next to it does; name "
-            f"the files of each split, as with {said}, or narrow the pattern"
+            f"{message_name(other, base)}: states no split, and {message_name(example, base)} next to it "
+            f"does; name the files of each split, as with {said}, or narrow the pattern"
         )
     return {name: [path for path, split in stated.items() if split == name] for name in splits}
 
 
-def name_of(path: Path, base: Path) -> str:
+def message_name(path: Path, base: Path) -> str:
     """Return what messages call a file: its path relative to the recipe's folder, if it is below that."""
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

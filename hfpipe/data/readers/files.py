@@ -22,7 +22,9 @@ TEXT = FORMATS["encoding"]
 """Formats that are text, which may be compressed."""
 
 
-def read(path: Path, name: str, options: FileOptions = PLAIN, found: Findings | None = None) -> Iterator[Row]:
+def read_files(
+    path: Path, name: str, options: FileOptions = PLAIN, found: Findings | None = None
+) -> Iterator[Row]:
     """Return the rows of one file; `name` is what messages call it, and `found` takes how it was read.
 
     Raises DataError, here or while the rows are taken, for a file that is missing, empty, cut off, damaged,

@@ -9,7 +9,7 @@ from statistics import median
 from hfpipe.data.readers.file_options import FileOptions
 from hfpipe.data.rows import find_repeated
 from hfpipe.errors import DataError
-from hfpipe.recipe.messages import listed
+from hfpipe.recipe.messages import join_names
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|\.\d+)([eE][-+]?\d+)?%?")
 _SENTENCE = 5
@@ -32,8 +32,8 @@ def column_names(
     if isinstance(header, list):
         if len(header) != len(first):
             raise DataError(
-                f"{place}: has {len(first)} fields, but header names {len(header)} ({listed(header)}); name "
-                f"each of them, as with {options.advise(header=_completed(header, len(first)))}"
+                f"{place}: has {len(first)} fields, but header names {len(header)} "
+                f"({join_names(header)}); name each of them, as with {options.advise(header=_completed(header, len(first)))}"
             )
         return header
     names = [name.strip("\ufeff \t\r\n\u00a0") for name in first]

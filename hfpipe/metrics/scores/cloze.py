@@ -20,7 +20,7 @@ def cloze() -> list[Metric]:
     They read `rank`, int64 (n,): 1 for an answer that no candidate stands before, 0 for one that is no
     candidate at all, and so can never be found.
     """
-    return [ExactMatch(), TopFive(), ReciprocalRank()]
+    return [FillExactMatch(), TopFive(), ReciprocalRank()]
 
 
 def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where(known, ((scores >= own) & np.isfinite(scores)).sum(axis=1), 0).astype(np.int64)
 
 
-class ExactMatch(Mean):
+class FillExactMatch(Mean):
     """Share of blanks whose first candidate is the right answer."""
 
     name = "exact_match"

@@ -44,7 +44,7 @@ def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
     return [Entity(entity.tag, entity.start, entity.end) for entity in found]
 
 
-def apart(tags: Sequence[str]) -> list[Entity]:
+def words_as_entities(tags: Sequence[str]) -> list[Entity]:
     """Return every word of a sentence as an entity of its own, for tags that are no parts of entities."""
     return [Entity(tag, place, place + 1) for place, tag in enumerate(tags)]
 

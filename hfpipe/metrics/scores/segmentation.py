@@ -58,14 +58,14 @@ LONGEST = 3
 """Characters of the longest n-gram that stands for a word where no spaces do."""
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words of a text without punctuation and symbols, as written, in Unicode's form NFC."""
     if text.isascii():  # ten times as fast
         return _ASCII_WORDS.findall(text)
     return _WORDS.findall(unicodedata.normalize("NFC", text))
 
 
-def spaced(text: str) -> list[str]:
+def space_words(text: str) -> list[str]:
     """Return what stands between white space, and each character of scripts without spaces by itself."""
     parts = text.split()
     return parts if text.isascii() else [word for part in parts for word in _SPACED.findall(part)]

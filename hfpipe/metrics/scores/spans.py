@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hfpipe.metrics.metric import Metric, ratio
-from hfpipe.metrics.scores.segmentation import sentences, spaced, without_foreign_punctuation
+from hfpipe.metrics.scores.segmentation import sentences, space_words, without_foreign_punctuation
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
@@ -38,7 +38,7 @@ def answering(*, version_2: bool = False) -> list[Metric]:
     return [*both, *(SpanScore(what, version_2, of) for of in parts for what in ("exact_match", "f1"))]
 
 
-def normalized(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Return a text in lower case, without punctuation, English articles and spare white space.
 
     The official scripts know only ASCII punctuation; here that of other scripts goes too, as in MLQA's
@@ -50,7 +50,7 @@ def normalized(text: str) -> str:
 
 def exact_match(prediction: str, reference: str) -> float:
     """Return whether two answers are the same once normalized, as 1 or 0."""
-    return float(normalized(prediction) == normalized(reference))
+    return float(normalize_answer(prediction) == normalize_answer(reference))
 
 
 def f1(prediction: str, reference: str, *, version_2: bool = False) -> float:
@@ -59,7 +59,7 @@ def f1(prediction: str, reference: str, *, version_2: bool = False) -> float:
     In a script without spaces each character counts as a word, as in MLQA's script.
     Answers that normalize to nothing share no word in version 1.1; in version 2 two of them agree.
     """
-    said, right = spaced(normalized(prediction)), spaced(normalized(reference))
+    said, right = space_words(normalize_answer(prediction)), space_words(normalize_answer(reference))
     if version_2 and not (said and right):
         return float(said == right)
     shared = sum((Counter(said) & Counter(right)).values())
@@ -72,7 +72,9 @@ def best(prediction: str, references: Sequence[str], *, version_2: bool = False)
     Without any right answer the right thing to say is nothing. So it is in version 2 where all normalize to
     nothing.
     """
-    wanted = [reference for reference in references if normalized(reference)] if version_2 else references
+    wanted = (
+        [reference for reference in references if normalize_answer(reference)] if version_2 else references
+    )
     wanted = wanted or [""]
     return (
         max(exact_match(prediction, reference) for reference in wanted),
@@ -82,8 +84,8 @@ def best(prediction: str, references: Sequence[str], *, version_2: bool = False)
 
 def nearest_sentence(question: str, context: str) -> str:
     """Return the sentence that has most words of the question, the first of equal ones: a trivial answer."""
-    asked = set(spaced(normalized(question)))
-    return max(sentences(context), key=lambda text: len(asked & {*spaced(normalized(text))}))
+    asked = set(space_words(normalize_answer(question)))
+    return max(sentences(context), key=lambda text: len(asked & {*space_words(normalize_answer(text))}))
 
 
 class SpanScore(Metric):

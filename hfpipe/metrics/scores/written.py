@@ -12,7 +12,7 @@ from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from hfpipe.metrics.metric import Mean, Metric, ratio
 from hfpipe.metrics.scores.overlap import several
-from hfpipe.metrics.scores.segmentation import nearly_all_ascii, spaced, words
+from hfpipe.metrics.scores.segmentation import nearly_all_ascii, space_words, split_words
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
@@ -60,7 +60,7 @@ class UnicodeTokenizer(Tokenizer):  # type: ignore[misc] # rouge-score is untype
 
     def tokenize(self, text: str) -> list[str]:
         """Return the tokens of a text."""
-        return [token for word in words(text.lower()) for token in self._tokens(word)]
+        return [token for word in split_words(text.lower()) for token in self._tokens(word)]
 
     def _tokens(self, word: str) -> list[str]:
         return self._english.tokenize(word) if word.isascii() else [word]
@@ -125,7 +125,7 @@ class Words(Mean):
     name = "words"
 
     def each(self, columns: Columns) -> np.ndarray:
-        return np.asarray([len(spaced(prediction)) for prediction in columns["prediction"]])
+        return np.asarray([len(space_words(prediction)) for prediction in columns["prediction"]])
 
 
 class CutOff(Mean):

@@ -66,7 +66,9 @@ def separation_of(model: PreTrainedModel) -> Separation | None:
     return None if found is None else Separation(found.by, usual)
 
 
-def fastest(model: PreTrainedModel, found: Separation, length: int, device: torch.device) -> Separation:
+def choose_attention(
+    model: PreTrainedModel, found: Separation, length: int, device: torch.device
+) -> Separation:
     """Return the separation that is fastest on a device for rows of `length` tokens.
 
     An implementation other than SDPA, which is the default, was chosen and stays.

@@ -13,7 +13,7 @@ SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 
 
-def named(names: Sequence[str]) -> dict[str, Any]:
+def class_name_entries(names: Sequence[str]) -> dict[str, Any]:
     """Return the entries of a config that name the classes."""
     return {
         "num_labels": len(names),

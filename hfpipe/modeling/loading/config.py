@@ -44,7 +44,7 @@ def _role(defaults: type[PretrainedConfig], name: str) -> str:
     )
 
 
-def sizes(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dict[str, Any]:
+def derived_sizes(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dict[str, Any]:
     """Return `entries` under the type's own names, and with them the sizes that have to go with them.
 
     A decoder is as deep and wide as its encoder, heads share out the hidden size, and whole heads share keys.

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from hfpipe.errors import StageError, one_line
 
 
-def rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
+def embedding_rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many rows a tokenizer's ids take: its highest id and one."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
@@ -36,12 +36,12 @@ def check_rows(
 
     Raises StageError where they have too few, unless the tokenizer is the model's with tokens added to it.
     """
-    needed = rows_needed(tokenizer)
+    needed = embedding_rows_needed(tokenizer)
     if rows is None or needed <= rows:
         return False
     if (
         own is not None
-        and rows_needed(own) <= rows
+        and embedding_rows_needed(own) <= rows
         and own.get_vocab().items() <= tokenizer.get_vocab().items()
     ):
         return True
@@ -60,7 +60,7 @@ def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: i
     """
     set_seed(seed)
     try:
-        model.resize_token_embeddings(rows_needed(tokenizer))
+        model.resize_token_embeddings(embedding_rows_needed(tokenizer))
     except (NotImplementedError, ValueError, AttributeError) as error:
         kind = model.config.model_type
         raise StageError(f"model: {kind} cannot take more tokens: {one_line(error)}") from error

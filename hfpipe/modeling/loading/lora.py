@@ -25,7 +25,7 @@ WHOLE = "model"
 """Folder beside them with the config of the model that base and adapter make: its head may be another."""
 
 
-def adapted(
+def add_adapter(
     model: PreTrainedModel,
     settings: Mapping[str, Any],
     changed: Sequence[str],

@@ -18,7 +18,7 @@ from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
 from hfpipe.modeling.loading.class_head import HeadChange, head_change
-from hfpipe.modeling.loading.config import no_dropout, sizes, special_tokens
+from hfpipe.modeling.loading.config import derived_sizes, no_dropout, special_tokens
 from hfpipe.modeling.loading.lora import adapter_at, base_of, merged, whole_config
 from hfpipe.modeling.loading.parameter_fit import LoadedNames, check_fit, check_signs
 from hfpipe.references.places import Place
@@ -46,7 +46,7 @@ def new_config(
     entries = {key: value for key, value in settings.items() if key != "type"}
     try:
         made: Any = CONFIG_MAPPING[kind]
-        filled = special_tokens(made, tokenizer) | head | sizes(made, entries)
+        filled = special_tokens(made, tokenizer) | head | derived_sizes(made, entries)
         if not dropout:
             filled = no_dropout(made, entries) | filled
         return made(**({"vocab_size": len(tokenizer)} | filled))
@@ -186,7 +186,7 @@ def _loaded(
 
 def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the config that lies with a model."""
-    name, revision = name_of(place)
+    name, revision = model_name(place)
     config: PretrainedConfig = AutoConfig.from_pretrained(
         name,
         revision=revision or "main",
@@ -215,7 +215,7 @@ def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> Pret
     """Return the config of a model, or of an adapter and its base together; errors as `load_model`."""
     with loading(place), silence_libraries():
         check_model_files(place)
-        name, revision = name_of(place)
+        name, revision = model_name(place)
         adapter = adapter_at(name, revision, local=isinstance(place, Path))
         if adapter is None:
             return read_config(place, trust_remote_code=trust_remote_code)
@@ -247,7 +247,7 @@ def _reads_ahead(config: transformers.PretrainedConfig) -> bool:
 
 def _stored(place: Path | Place) -> dict[str, Any]:
     """Return what `from_pretrained` takes for a place: no network for a path, and no pickles."""
-    name, revision = name_of(place)
+    name, revision = model_name(place)
     return {
         "pretrained_model_name_or_path": name,
         "revision": revision or "main",
@@ -266,7 +266,7 @@ class Base(NamedTuple):
 
 def _merged(auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool) -> Base | None:
     """Return the adapter at a place merged into its base; None where there is none."""
-    name, revision = name_of(place)
+    name, revision = model_name(place)
     local = isinstance(place, Path)
     adapter = adapter_at(name, revision, local=local)
     if adapter is None:
@@ -276,7 +276,7 @@ def _merged(auto_class: str, place: Path | Place, seed: int, *, trust_remote_cod
     return Base(model, [name for name in base.initialized if name not in held])
 
 
-def name_of(place: Path | Place) -> tuple[str, str | None]:
+def model_name(place: Path | Place) -> tuple[str, str | None]:
     """Return name and revision as Transformers takes them."""
     return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
 

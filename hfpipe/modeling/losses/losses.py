@@ -42,7 +42,7 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
         name: tensor for name, tensor in batch.items() if name != "labels" and not name.startswith("_")
     }
     if head is not None and bare.config.is_encoder_decoder:
-        inputs.setdefault("decoder_input_ids", shifted(batch["labels"], bare.config))
+        inputs.setdefault("decoder_input_ids", shift_labels(batch["labels"], bare.config))
     if bare.can_generate():
         inputs["use_cache"] = False  # nothing is generated here, and a cache hides packed documents
     if positions is None or head is None:
@@ -99,7 +99,7 @@ def running(model: Any) -> Iterator[None]:
         ) from error
 
 
-def shifted(labels: Tensor, config: PretrainedConfig) -> Tensor:
+def shift_labels(labels: Tensor, config: PretrainedConfig) -> Tensor:
     """Return what a decoder reads to say `labels`, int64 (rows, length): they, one to the right.
 
     Raises StageError when the model does not know the token that a decoder begins with.

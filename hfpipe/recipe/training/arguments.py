@@ -10,7 +10,7 @@ from typing import Any
 from hfpipe.errors import Problem
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import Field, training_arguments
-from hfpipe.recipe.messages import Keys, described, dotted, inside
+from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside
 from hfpipe.recipe.settings import unknown_keys
 from hfpipe.recipe.training import budget, muon, packages
 from hfpipe.recipe.training.defaults import schedule_fault
@@ -93,7 +93,7 @@ _OF_WORKERS = (
 
 
 @lru_cache(maxsize=1)
-def arguments() -> Mapping[str, Field]:
+def check_arguments() -> Mapping[str, Field]:
     """Return TrainingArguments' fields, where `optim` also takes hfpipe's own name."""
     known = training_arguments()
     optim = known["optim"]
@@ -104,12 +104,12 @@ def arguments() -> Mapping[str, Field]:
 
 def names() -> list[str]:
     """Return every key that `training:` takes."""
-    return [*WORDS, *(name for name in arguments() if name not in MANAGED and name not in WORDS)]
+    return [*WORDS, *(name for name in check_arguments() if name not in MANAGED and name not in WORDS)]
 
 
-def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+def training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield what the installed TrainingArguments would not take, or would take another way than meant."""
-    known = arguments()
+    known = check_arguments()
     for key, value in given.items():
         here = (*path, key)
         if key in MANAGED:
@@ -120,19 +120,21 @@ def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
             yield from _argument(key, value, known[key], here)
     strangers = (key for key in given if key not in MANAGED and key not in WORDS and key not in known)
     yield from unknown_keys(strangers, path, names())
-    yield from packages.problems(given, path)
-    yield from muon.problems(given, path)
+    yield from packages.package_problems(given, path)
+    yield from muon.muon_problems(given, path)
     yield from _contradictions(given, path)
 
 
 def _word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
     if key == "budget":
         try:
-            budget.parse(value if isinstance(value, str) else "")
+            budget.parse_budget(value if isinstance(value, str) else "")
         except ValueError as error:
-            yield Problem(f"{dotted(here)}: {error}; got {described(value)}", here)
+            yield Problem(f"{dotted_path(here)}: {error}; got {describe_value(value)}", here)
     elif not isinstance(value, bool) and value != "auto":
-        yield Problem(f"{dotted(here)}: expected true, false or 'auto', got {described(value)}", here)
+        yield Problem(
+            f"{dotted_path(here)}: expected true, false or 'auto', got {describe_value(value)}", here
+        )
 
 
 def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:
@@ -140,7 +142,7 @@ def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Proble
     if refusal is None and isinstance(value, (int, float)) and not isinstance(value, bool):
         refusal = number_refusal(key, value, field.default)
     if refusal is not None:
-        yield Problem(f"{dotted(here)}: {refusal}", here)
+        yield Problem(f"{dotted_path(here)}: {refusal}", here)
 
 
 def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
@@ -158,4 +160,4 @@ def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     fault = schedule_fault(given, early=False)
     if fault is not None:
         key, message = fault
-        yield KeyProblem(f"{dotted((*path, key))}: {message}", (*path, key))
+        yield KeyProblem(f"{dotted_path((*path, key))}: {message}", (*path, key))

@@ -27,7 +27,7 @@ class Budget:
     """Optimizer steps."""
 
 
-def parse(text: str) -> Budget:
+def parse_budget(text: str) -> Budget:
     """Read `4min`, `90s`, `2h`, `20M tokens`, `3 epochs` or `500 steps`; raises ValueError otherwise."""
     match = _PATTERN.fullmatch(text.strip())
     if match is None or not 0 < float(match["number"]) < 2**63:

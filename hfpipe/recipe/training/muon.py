@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe.messages import Keys, dotted, meant
+from hfpipe.recipe.messages import Keys, dotted_path, suggest
 
 NAME = "muon"
 SINCE = (2, 9)
@@ -26,7 +26,7 @@ def parse_options(given: str | None) -> dict[str, int | float]:
             continue
         if name not in OPTIONS:
             raise ValueError(
-                f"muon has no option {name!r}{meant(name, OPTIONS)}; it takes momentum and ns_steps"
+                f"muon has no option {name!r}{suggest(name, OPTIONS)}; it takes momentum and ns_steps"
             )
         try:
             options[name] = OPTIONS[name](value)
@@ -41,7 +41,7 @@ def parse_options(given: str | None) -> dict[str, int | float]:
     return options
 
 
-def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+def muon_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield what keeps a training that asks for Muon from having it."""
     if given.get("optim") != NAME:
         return
@@ -49,12 +49,12 @@ def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     if installed is not None and installed < SINCE:
         needed = ".".join(map(str, SINCE))
         message = f"'muon' needs torch {needed} or newer; pip install 'torch>={needed}'"
-        yield Problem(f"{dotted((*path, 'optim'))}: {message}", (*path, "optim"))
+        yield Problem(f"{dotted_path((*path, 'optim'))}: {message}", (*path, "optim"))
     options = given.get("optim_args")
     try:
         parse_options(options if isinstance(options, str) else None)
     except ValueError as error:
-        yield Problem(f"{dotted((*path, 'optim_args'))}: {error}", (*path, "optim_args"))
+        yield Problem(f"{dotted_path((*path, 'optim_args'))}: {error}", (*path, "optim_args"))
 
 
 def _torch() -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.installed import trackers
-from hfpipe.recipe.messages import Keys, dotted, meant
+from hfpipe.recipe.messages import Keys, dotted_path, suggest
 
 
 class Package(NamedTuple):
@@ -49,7 +49,7 @@ _TRACKERS: dict[str, Package] = {
 _NEED_TARGETS = re.compile(r"(galore|apollo)_.*")
 
 
-def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+def package_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield what the arguments need that is not installed; nothing is imported."""
     optimizer = given.get("optim")
     if isinstance(optimizer, str):
@@ -57,7 +57,7 @@ def problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
         yield from _lacking(f"the optimizer {optimizer!r}", needed, (*path, "optim"))
         if _NEED_TARGETS.fullmatch(optimizer) and not given.get("optim_target_modules"):
             message = f"the optimizer {optimizer!r} needs optim_target_modules, as all-linear"
-            yield Problem(f"{dotted((*path, 'optim'))}: {message}", (*path, "optim"))
+            yield Problem(f"{dotted_path((*path, 'optim'))}: {message}", (*path, "optim"))
     if given.get("use_liger_kernel") is True:
         yield from _lacking("use_liger_kernel", _plain("liger_kernel"), (*path, "use_liger_kernel"))
     yield from _trackers(given.get("report_to"), (*path, "report_to"))
@@ -69,7 +69,7 @@ def _trackers(given: Any, here: Keys) -> Iterator[Problem]:
             continue
         if name not in trackers():
             known = [*trackers(), "none", "all"]
-            yield Problem(f"{dotted(here)}: there is no tracker {name!r}{meant(name, known)}", here)
+            yield Problem(f"{dotted_path(here)}: there is no tracker {name!r}{suggest(name, known)}", here)
         else:
             yield from _lacking(f"the tracker {name!r}", _TRACKERS.get(name, _plain(name)), here)
 
@@ -77,4 +77,4 @@ def _trackers(given: Any, here: Keys) -> Iterator[Problem]:
 def _lacking(what: str, needed: Package | None, here: Keys) -> Iterator[Problem]:
     if needed is not None and not any(map(find_spec, needed.modules)):
         message = f"{what} needs {needed.modules[0]}, which is not installed; {needed.install}"
-        yield Problem(f"{dotted(here)}: {message}", here)
+        yield Problem(f"{dotted_path(here)}: {message}", here)

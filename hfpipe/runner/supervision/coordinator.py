@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hfpipe.runner.supervision.channel import Channel, close_after_fork
-from hfpipe.runner.supervision.identity import Identity, describe_end
+from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end
 from hfpipe.runner.supervision.member import describe_place
 
 PATIENCE = 120.0
@@ -29,7 +29,7 @@ class _Seat:
     """What is known of one member."""
 
     channel: Channel
-    identity: Identity
+    identity: ProcessIdentity
     left: bool = False
     """Whether it said that it leaves."""
     at: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Coordinator:
         arrival: float = ARRIVAL,
     ) -> None:
         self._listener, self._token = listener, token
-        self._me = Identity.here(rank)
+        self._me = ProcessIdentity.here(rank)
         self._awaited = set(ranks)
         self._arrival = time.monotonic() + arrival
         self._patience = patience
@@ -147,7 +147,7 @@ class Coordinator:
         token = message.get("token")
         if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
             return False
-        seat = _Seat(channel, Identity.read(message["identity"]))
+        seat = _Seat(channel, ProcessIdentity.read(message["identity"]))
         self._strangers.discard(channel)
         self._seats[channel] = seat
         self._awaited.discard(_rank(seat))

@@ -18,7 +18,7 @@ _PAUSE = 0.02
 
 
 @dataclass(frozen=True)
-class Identity:
+class ProcessIdentity:
     """A process as it presents itself to others of its run."""
 
     rank: int | None
@@ -31,7 +31,7 @@ class Identity:
     """Process that started it: processes of one launcher print to one terminal."""
 
     @classmethod
-    def here(cls, rank: int | None) -> Identity:
+    def here(cls, rank: int | None) -> ProcessIdentity:
         """Return the identity of this process."""
         machine = ""
         with suppress(OSError):
@@ -40,7 +40,7 @@ class Identity:
         return cls(rank, os.getpid(), socket.gethostname(), machine, os.getppid())
 
     @classmethod
-    def read(cls, message: dict[str, Any]) -> Identity:
+    def read(cls, message: dict[str, Any]) -> ProcessIdentity:
         """Return the identity that another process sent."""
         return cls(**{name: message[name] for name in cls.__dataclass_fields__})
 
@@ -57,7 +57,7 @@ class Identity:
         return "hfpipe run" if self.rank is None else f"process {self.rank}"
 
 
-def describe_end(lost: Identity, seen_by: Identity, end: str, progress: str = "") -> str:
+def describe_end(lost: ProcessIdentity, seen_by: ProcessIdentity, end: str, progress: str = "") -> str:
     """Return how a process ended whose connection did, as far as it can be known from another process."""
     name = f"{lost} (pid {lost.pid} on {lost.host})" + (f" at {progress}" if progress else "")
     code = (

@@ -18,7 +18,7 @@ from hfpipe.contract import Progress
 from hfpipe.errors import HfpipeError
 from hfpipe.runner import world
 from hfpipe.runner.supervision.channel import Channel
-from hfpipe.runner.supervision.identity import RESUME, Identity, describe_end
+from hfpipe.runner.supervision.identity import RESUME, ProcessIdentity, describe_end
 
 GRACE = 3.0
 """Seconds that an error waits for word from another process, which may be its cause."""
@@ -38,7 +38,7 @@ class Connection:
     channel: Channel
     token: str
     """Names this start of the run."""
-    coordinator: Identity
+    coordinator: ProcessIdentity
     received: list[dict[str, Any]]
     """What came with the answer."""
 
@@ -70,11 +70,11 @@ class Member:
     def __init__(
         self,
         rank: int | None,
-        connect: Callable[[Identity], Connection | None],
+        connect: Callable[[ProcessIdentity], Connection | None],
         react: React,
         launcher: int | None = None,
     ) -> None:
-        self._me = Identity.here(rank)
+        self._me = ProcessIdentity.here(rank)
         self._connect, self._react, self._launcher = connect, react, launcher
         self._connection: Connection | None = None
         self._stage = self._place = self._progress = ""

@@ -21,7 +21,7 @@ from hfpipe.errors import StageError
 from hfpipe.runner import world
 from hfpipe.runner.supervision.channel import Channel
 from hfpipe.runner.supervision.coordinator import ARRIVAL, PATIENCE, Coordinator
-from hfpipe.runner.supervision.identity import Identity
+from hfpipe.runner.supervision.identity import ProcessIdentity
 from hfpipe.runner.supervision.member import Alone, Connection, Member
 from hfpipe.store.store import write_whole
 
@@ -89,7 +89,7 @@ def join_run(environ: dict[str, str] | os._Environ[str] = os.environ) -> Iterato
 @contextmanager
 def join_launcher(root: Path) -> Iterator[Member | Alone]:
     """Be one of the processes of a launcher if one started this; `root` is a folder that all of them see."""
-    if not world.launched():
+    if not world.is_launched():
         yield Alone()
         return
     names = (os.environ.get("MASTER_ADDR", "localhost"), os.environ.get("MASTER_PORT", ""))
@@ -174,14 +174,14 @@ def _publish(path: Path, address: dict[str, Any]) -> None:
     path.chmod(0o600)  # who knows the token can end the run
 
 
-def _connector(path: Path, wait: float | None = None) -> Callable[[Identity], Connection | None]:
+def _connector(path: Path, wait: float | None = None) -> Callable[[ProcessIdentity], Connection | None]:
     """Return what connects to the coordinator whose address is in a file, for a `Member`.
 
     Without `wait` the coordinator has to be there; else it may come within that many seconds.
     """
     deadline = time.monotonic() + (wait or 0)
 
-    def connect(me: Identity) -> Connection | None:
+    def connect(me: ProcessIdentity) -> Connection | None:
         with suppress(OSError, ValueError, KeyError):  # not there yet, or left behind by a killed run
             address = json.loads(path.read_text(encoding="utf-8"))
             if (found := _shake_hands(_reach(address), address["token"], me)) is not None:
@@ -204,7 +204,7 @@ def _reach(address: dict[str, Any]) -> socket.socket:
     return connection
 
 
-def _shake_hands(connection: socket.socket, token: str, me: Identity) -> Connection | None:
+def _shake_hands(connection: socket.socket, token: str, me: ProcessIdentity) -> Connection | None:
     channel = Channel(connection)
     channel.send(token=token, identity=me.as_json())
     messages: list[dict[str, Any]] = []
@@ -214,4 +214,4 @@ def _shake_hands(connection: socket.socket, token: str, me: Identity) -> Connect
         channel.close()
         return None
     connection.settimeout(None)
-    return Connection(channel, token, Identity.read(messages[0]["identity"]), messages[1:])
+    return Connection(channel, token, ProcessIdentity.read(messages[0]["identity"]), messages[1:])

@@ -87,7 +87,7 @@ class CausalLM(RunningText):
         return {"input_ids": documents, "row": range(len(documents))}
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        from hfpipe.tasks.shared.documents import bounds, windows
+        from hfpipe.tasks.shared.documents import bounds, document_windows
         from hfpipe.tokenization.encoding import encode_plain
         from hfpipe.tokenization.round_trip import lost_bytes
 
@@ -97,7 +97,7 @@ class CausalLM(RunningText):
         pieces = [
             (row, *window)
             for row, ids in enumerate(encoded)
-            for window in windows(ids, begin, self.length, stride)
+            for window in document_windows(ids, begin, self.length, stride)
         ]
         numbers, read, said = zip(*pieces, strict=True)
         lost = at_first(lost_bytes(tokenizer, rows[self.text], encoded), numbers)
@@ -150,11 +150,11 @@ class CausalLM(RunningText):
         import numpy as np
 
         from hfpipe.metrics.baselines.ngrams import NGrams
-        from hfpipe.tasks.shared.documents import closed
+        from hfpipe.tasks.shared.documents import encode_with_eos
         from hfpipe.tokenization.encoding import encode_plain
         from hfpipe.tokenization.round_trip import lost_bytes
 
-        model = NGrams(ORDERS[name], len(tokenizer)).fit(closed(tokenizer, train[self.text]))
+        model = NGrams(ORDERS[name], len(tokenizer)).fit(encode_with_eos(tokenizer, train[self.text]))
 
         def prediction(rows: Rows) -> Columns:
             encoded = encode_plain(tokenizer, rows[self.text])

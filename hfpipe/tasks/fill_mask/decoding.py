@@ -26,7 +26,7 @@ SHOWN = 5
 """Fillings that a prediction keeps."""
 
 
-def fill(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+def fill_blanks(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
     """Return what a model puts into the blank of each row, and how well it knows the answer.
 
     Where a row has choices, each is tried with as many masks as it has pieces, and scored by the mean
@@ -57,7 +57,7 @@ def fill(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Column
     return {name: _column(values) for name, values in columns.items()}
 
 
-def classified(filled: Columns, reference: np.ndarray) -> Columns:
+def class_scores(filled: Columns, reference: np.ndarray) -> Columns:
     """Return `reference`, `prediction`, `scores` and `nll` of blanks whose choices stand for the classes.
 
     A softmax over the scores of the classes' words (Schick and Schütze, 2021, section 3.1).
@@ -136,7 +136,7 @@ def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Fo
     said = said.double()
     said[:, pieces:] = -torch.inf  # a vocabulary padded for speed holds more than the tokenizer's pieces
     said[:, list(banned)] = -torch.inf
-    scores, fillings = likeliest(said, DEEPEST)
+    scores, fillings = likeliest_fills(said, DEEPEST)
     rank = 0
     if row.target:
         own = sum((said[step, piece] for step, piece in enumerate(row.target)), said.new_zeros(()))
@@ -144,7 +144,7 @@ def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Fo
     return rank, fillings[:SHOWN].tolist(), scores[:SHOWN].exp().tolist(), []
 
 
-def likeliest(said: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def likeliest_fills(said: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` sequences with the highest sum, exactly: log-probabilities (length, vocabulary).
 
     The pieces being independent, the best sequences begin with the best shorter ones. Returns sums

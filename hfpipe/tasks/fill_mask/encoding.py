@@ -13,7 +13,7 @@ from hfpipe.encoding.padding import inputs, pad
 from hfpipe.errors import DataError, StageError
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
-from hfpipe.tokenization.text import Format, parts_of
+from hfpipe.tokenization.text import Format, text_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ def _laid_out(
     length: int,
 ) -> dict[str, Any]:
     """Return the columns of one text; errors as `encode_blanks`."""
-    before, after = (list(parts_of(side)) for side in text)
+    before, after = (list(text_parts(side)) for side in text)
     lead = " " if "".join(before)[-1:].isspace() else ""
     target = spell(lead + answer) if answer else []
     candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
@@ -119,7 +119,7 @@ def _cut(
     [ids], [special] = encoded["input_ids"], encoded["special_tokens_mask"]
     if ids.count(tokenizer.mask_token_id) != 1:
         raise DataError(
-            f"{''.join(parts_of(text))[:60]!r} has a mask token besides its blank; write the blank once"
+            f"{''.join(text_parts(text))[:60]!r} has a mask token besides its blank; write the blank once"
         )
     place = ids.index(tokenizer.mask_token_id)
     start = next((n for n in range(place) if not special[n]), place)

@@ -197,10 +197,10 @@ class FillMask(TokenTargets):
         return True
 
     def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-        from hfpipe.tasks.fill_mask.decoding import classified, fill
+        from hfpipe.tasks.fill_mask.decoding import class_scores, fill_blanks
 
-        filled = fill(model, batch, tokenizer)
-        return filled if self.verbalizer is None else classified(filled, batch["_gold"].cpu().numpy())
+        filled = fill_blanks(model, batch, tokenizer)
+        return filled if self.verbalizer is None else class_scores(filled, batch["_gold"].cpu().numpy())
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.metric import Loss

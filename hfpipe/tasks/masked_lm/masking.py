@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.tasks.masked_lm.word_boundaries import words
+from hfpipe.tasks.masked_lm.word_boundaries import word_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def mask(
+def mask_tokens(
     ids: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
     share: float,
@@ -32,7 +32,7 @@ def mask(
     free = np.flatnonzero(~np.isin(ids, tokenizer.all_special_ids))
     if len(free) == 0:
         return ids, labels
-    units = np.unique(words(ids, tokenizer)[free], return_inverse=True)[1] if whole_words else None
+    units = np.unique(word_numbers(ids, tokenizer)[free], return_inverse=True)[1] if whole_words else None
     chosen = free[_drawn(len(free), units, max(1, round(share * len(free))), random)]
     fate = random.random(len(chosen))
     labels[chosen] = ids[chosen]

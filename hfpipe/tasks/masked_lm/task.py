@@ -137,7 +137,7 @@ class MaskedLM(RunningText):
         from hfpipe.encoding.padding import inputs, pad
         from hfpipe.modeling.losses.losses import IGNORED
         from hfpipe.modeling.random import generator
-        from hfpipe.tasks.masked_lm.masking import mask
+        from hfpipe.tasks.masked_lm.masking import mask_tokens
         from hfpipe.tasks.shared.documents import opening_token, separated
 
         share = self.mask if train else self.eval_mask
@@ -145,7 +145,9 @@ class MaskedLM(RunningText):
         for example in examples:
             epoch = (0 if self.static else example["epoch"]) if train else None
             random = generator(seed, epoch, example["index"])
-            masked.append(mask(example["input_ids"], tokenizer, share, random, whole_words=self.whole_words))
+            masked.append(
+                mask_tokens(example["input_ids"], tokenizer, share, random, whole_words=self.whole_words)
+            )
         labels = pad([labels for _, labels in masked], IGNORED)
         batch = inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
         if train and self.separates_documents:

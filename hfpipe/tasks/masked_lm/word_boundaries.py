@@ -26,7 +26,7 @@ class Edges(NamedTuple):
     """The next piece begins a word."""
 
 
-def words(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def word_numbers(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return the number of the word that each piece belongs to: int64, shape (length,), ascending from 0.
 
     Pieces join as the vocabulary says: `##` goes on in WordPiece, `Ġ` and `▁` begin a word in byte-level

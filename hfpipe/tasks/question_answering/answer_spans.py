@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 IMPOSSIBLE = float("-inf")
 
 
-def nowhere(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:
+def no_answer_index(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the piece that stands for no answer: the class token, or the first where there is none."""
     token = tokenizer.cls_token_id
     return window.input_ids.index(token) if token in window.input_ids else 0
 
 
-def targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
+def span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
     """Return the answer's first and last piece in each window of one text; None where it is not whole."""
     if answer is None:
         return [None] * len(windows)
@@ -61,12 +61,12 @@ def span_loss(start: Tensor, end: Tensor, spans: Tensor, mask: Tensor, smoothing
     return (both[0] + both[1]) / 2
 
 
-def counted(each: Tensor) -> Counted:
+def sum_losses(each: Tensor) -> Counted:
     """Return the losses of some examples as a sum and a count."""
     return Counted(each.sum(), torch.tensor(len(each), device=each.device))
 
 
-def likeliest(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> dict[str, Tensor]:
+def likeliest_spans(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> dict[str, Tensor]:
     """Return the span with the highest sum of logits in each row, of at most `longest` pieces.
 
     Logits are (rows, length), `allowed` bool (rows, length). `best` is the sum, `total` the logarithm of the

@@ -87,17 +87,17 @@ class QuestionAnswering(Task):
         return [{"text": [""], "answer_start": [0]}] * len(rows[self.question])
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        from hfpipe.tasks.question_answering.answer_spans import nowhere, targets
-        from hfpipe.tasks.shared.sliding_windows import windows
+        from hfpipe.tasks.question_answering.answer_spans import no_answer_index, span_targets
+        from hfpipe.tasks.shared.sliding_windows import sliding_windows
 
         contexts = list(rows[self.context])
-        found = windows(tokenizer, contexts, self.length, self.stride, list(rows[self.question]))
+        found = sliding_windows(tokenizer, contexts, self.length, self.stride, list(rows[self.question]))
         spans = [
             span
             for row, group in groupby(found, lambda window: window.row)
-            for span in targets(list(group), self._span(rows, row) if facts.splits else None)
+            for span in span_targets(list(group), self._span(rows, row) if facts.splits else None)
         ]
-        nothing = [nowhere(window, tokenizer) for window in found]
+        nothing = [no_answer_index(window, tokenizer) for window in found]
         typed = {"token_type_ids": [window.token_type_ids for window in found]}
         return {
             "input_ids": [window.input_ids for window in found],
@@ -111,7 +111,7 @@ class QuestionAnswering(Task):
 
     def _span(self, rows: Rows, row: int) -> tuple[int, int] | None:
         """Return the characters of a row's first answer. Raises DataError when its context has no such."""
-        from hfpipe.data.answers import locate, read_answers
+        from hfpipe.data.answers import locate_answer, read_answers
 
         try:
             right = [answer for answer in read_answers(rows[self.answer][row]) if answer.text]
@@ -124,7 +124,7 @@ class QuestionAnswering(Task):
                     f"{asked} has no answer; add {advise(version_2=True)} to the task, or take the row out"
                 )
             return None
-        found = locate(right[0], rows[self.context][row])
+        found = locate_answer(right[0], rows[self.context][row])
         if found is None:
             raise DataError(
                 f"the answer {right[0].text!r:.60} is not in its context; fix the row or take it out"
@@ -164,9 +164,9 @@ class QuestionAnswering(Task):
         return torch.tensor(len(batch["labels"]))
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        from hfpipe.tasks.question_answering.answer_spans import counted
+        from hfpipe.tasks.question_answering.answer_spans import sum_losses
 
-        return counted(self._losses(outputs, batch, smoothing))
+        return sum_losses(self._losses(outputs, batch, smoothing))
 
     def _losses(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
         from hfpipe.tasks.question_answering.answer_spans import span_loss
@@ -176,10 +176,10 @@ class QuestionAnswering(Task):
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         """Return each window's likeliest span in characters, how likely it is, and how likely none is."""
-        from hfpipe.tasks.question_answering.answer_spans import likeliest
+        from hfpipe.tasks.question_answering.answer_spans import likeliest_spans
 
         start, end = outputs.start_logits, outputs.end_logits
-        found = likeliest(start, end, batch["_starts"] >= 0, self.max_answer_length)
+        found = likeliest_spans(start, end, batch["_starts"] >= 0, self.max_answer_length)
         place = batch["_nothing"][:, None]
         return {
             "best": found["best"],

@@ -55,14 +55,16 @@ def check_begins(documents: Ragged, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def closed(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
+def encode_with_eos(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
     """Yield the ids of each text and the one that ends it, tokenized a few texts at a time."""
     _, end = bounds(tokenizer)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         yield from ([*ids, end] for ids in encode_plain(tokenizer, texts[start : start + TEXTS_AT_ONCE]))
 
 
-def windows(ids: Sequence[int], begin: int, length: int, stride: int) -> list[tuple[list[int], list[int]]]:
+def document_windows(
+    ids: Sequence[int], begin: int, length: int, stride: int
+) -> list[tuple[list[int], list[int]]]:
     """Return what is read and what is to be said next, window by window, so that each id is said once.
 
     A window reads at most `length` ids, beginning `stride` after the one before it; all but the first say

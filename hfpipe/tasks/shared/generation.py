@@ -69,7 +69,7 @@ def write(
     if bare.config.is_encoder_decoder:
         start = 1
     else:
-        ids, mask = left_padded(ids, mask)
+        ids, mask = pad_left(ids, mask)
         start = ids.shape[1]
     config = _config(bare.generation_config, tokenizer, settings, forced_bos_token_id)
     drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
@@ -112,7 +112,7 @@ def configure(
     model.generation_config = config
 
 
-def left_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def pad_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return ids and mask, (rows, length) each, with each row's padding moved to its left."""
     order = torch.argsort(mask, dim=1, stable=True)
     return ids.gather(1, order), mask.gather(1, order)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.errors import StageError
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
-from hfpipe.tokenization.text import fill
+from hfpipe.tokenization.text import fill_template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
     raise StageError("this tokenizer has no token that ends a text; take one with an eos_token")
 
 
-def targets(
+def encode_targets(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int, *, alone: bool
 ) -> tuple[Ids, list[int]]:
     """Return the ids of what is to be written, each ended, `length` at most, and how many were cut of each.
@@ -57,7 +57,7 @@ def prompts(
 
     Only the text is cut, at its end. Raises StageError when the template alone is too long.
     """
-    whole = [opened(tokenizer, fill(template, PLACE, text)) for text in texts]
+    whole = [encode_prompt(tokenizer, fill_template(template, PLACE, text)) for text in texts]
     kept = [
         ids if len(ids) <= length else _shortened(tokenizer, template, text, length)
         for ids, text in zip(whole, texts, strict=True)
@@ -65,7 +65,7 @@ def prompts(
     return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
 
 
-def opened(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
     """Return the ids of a prompt: opened as the tokenizer opens texts, but not ended, and never empty."""
     end = end_token(tokenizer)
     ids: list[int] = encode_texts(tokenizer, [text], **PLAIN)["input_ids"][0]
@@ -79,11 +79,11 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, len
     while keep > 0:
         # Half a character, as bytes of one cut away leave it, would be one that no text has.
         kept = str(tokenizer.decode(pieces[:keep])).rstrip("\ufffd")
-        ids = opened(tokenizer, fill(template, PLACE, kept))
+        ids = encode_prompt(tokenizer, fill_template(template, PLACE, kept))
         if len(ids) <= length:
             return ids
         keep -= len(ids) - length
-    ids = opened(tokenizer, fill(template, PLACE, ""))
+    ids = encode_prompt(tokenizer, fill_template(template, PLACE, ""))
     if len(ids) > length:
         raise StageError(f"prompt: has {len(ids)} tokens without any text, more than length {length}")
     return ids

@@ -28,7 +28,7 @@ class Window(NamedTuple):
     """Characters of the text that each piece stands for, without space; None where there are none."""
 
 
-def windows(
+def sliding_windows(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     length: int,

@@ -62,12 +62,14 @@ class TextToText(Writing):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.encoding.encoded import cut
-        from hfpipe.tasks.shared.prompts import PLACE, prompts, targets
-        from hfpipe.tokenization.text import fill
+        from hfpipe.tasks.shared.prompts import PLACE, encode_targets, prompts
+        from hfpipe.tokenization.text import fill_template
 
         self.speak(tokenizer)
         texts = rows[self.source]
-        wanted, lost = targets(tokenizer, rows[self.target], self.target_length, alone=self.prompt is None)
+        wanted, lost = encode_targets(
+            tokenizer, rows[self.target], self.target_length, alone=self.prompt is None
+        )
         number = range(len(texts))
         if self.prompt is not None:
             template = self.prompt.replace(PLACE, self.prefix + PLACE)
@@ -75,7 +77,7 @@ class TextToText(Writing):
             whole = [[*ids, *more] for ids, more in zip(read, wanted, strict=True)]
             columns: Rows = {"input_ids": whole, "prompt": [len(ids) for ids in read]}
         else:
-            prefixed = [fill(self.prefix + PLACE, PLACE, text) for text in texts]
+            prefixed = [fill_template(self.prefix + PLACE, PLACE, text) for text in texts]
             encoded = cut(tokenizer, prefixed, None, self.length)
             missed = encoded["truncated"]
             columns = {"input_ids": encoded["input_ids"], "labels": wanted}

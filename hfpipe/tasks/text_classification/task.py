@@ -11,7 +11,7 @@ from pydantic import Field
 from hfpipe.advice import advise_classes
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
-from hfpipe.modeling.loading.class_names import named, names_in, problem_type
+from hfpipe.modeling.loading.class_names import class_name_entries, names_in, problem_type
 from hfpipe.report import DataFacts
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class TextClassification(Task):
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         names = facts.labels.get(self.label, ["LABEL_0"])
-        return named(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
+        return class_name_entries(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
 
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         names = names_in(config)

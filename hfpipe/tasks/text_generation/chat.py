@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hfpipe.errors import StageError
-from hfpipe.tasks.shared.prompts import end_token, opened
+from hfpipe.tasks.shared.prompts import encode_prompt, end_token
 from hfpipe.tokenization.chat import ASSISTANT, Chat, Messages, Tools
 from hfpipe.tokenization.encoding import encode_plain
 
@@ -40,7 +40,7 @@ def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, li
     Raises StageError when the tokenizer has no token that ends a text.
     """
     said = [*encode_plain(tokenizer, [answer])[0], end_token(tokenizer)]
-    return _piece(tokenizer, opened(tokenizer, prompt), said, limits)
+    return _piece(tokenizer, encode_prompt(tokenizer, prompt), said, limits)
 
 
 def conversation(

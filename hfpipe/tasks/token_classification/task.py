@@ -13,7 +13,7 @@ from typing_extensions import Self
 from hfpipe.advice import advise, advise_classes
 from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
-from hfpipe.modeling.loading.class_names import named, names_in
+from hfpipe.modeling.loading.class_names import class_name_entries, names_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +96,7 @@ class TokenClassification(Task):
         return bare or any(re.match("[BIMESLU]-", name) for name in names)
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
-        return named(facts.labels[self.tags])
+        return class_name_entries(facts.labels[self.tags])
 
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         from hfpipe.report import DataFacts
@@ -114,16 +114,16 @@ class TokenClassification(Task):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         from hfpipe.modeling.losses.losses import IGNORED
-        from hfpipe.tasks.shared.sliding_windows import windows
-        from hfpipe.tasks.token_classification.token_labels import sentence, targets
+        from hfpipe.tasks.shared.sliding_windows import sliding_windows
+        from hfpipe.tasks.token_classification.token_labels import first_token_targets, sentence
 
         sentences = [sentence(given) for given in rows[self.words]]
         self._check_counts([len(each.words) for each in sentences], rows)
-        found = windows(tokenizer, [each.text for each in sentences], self.length, self.stride)
+        found = sliding_windows(tokenizer, [each.text for each in sentences], self.length, self.stride)
         marks = [
             each
             for row, group in groupby(found, lambda window: window.row)
-            for each in targets(list(group), sentences[row].words)
+            for each in first_token_targets(list(group), sentences[row].words)
         ]
         labels = [
             [rows[self.tags][window.row][word] if word >= 0 else IGNORED for word in each]
@@ -214,10 +214,10 @@ class TokenClassification(Task):
         """Return what finds the entities of a sentence; where tags mark none, every word is one."""
         from functools import partial
 
-        from hfpipe.metrics.scores.entities import apart, entities
+        from hfpipe.metrics.scores.entities import entities, words_as_entities
 
         marked = self._mark_entities(facts.labels[self.tags])
-        return partial(entities, scheme=self.scheme) if marked else apart
+        return partial(entities, scheme=self.scheme) if marked else words_as_entities
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         """Return the entities of each row; `start` and `end` count characters of the text.

@@ -39,7 +39,7 @@ def sentence(given: str | Sequence[str]) -> Sentence:
     return Sentence(text, words)
 
 
-def targets(windows: Sequence[Window], words: Sequence[Span]) -> list[list[int]]:
+def first_token_targets(windows: Sequence[Window], words: Sequence[Span]) -> list[list[int]]:
     """Return for each piece of each window of one text the word it stands for, or -1.
 
     Each word is taken once: at its first piece, in the window where that has most pieces on either side.

@@ -30,7 +30,7 @@ from hfpipe.contract import Settings
 from hfpipe.encoding.sampler import Shares
 from hfpipe.errors import one_line
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.performance import bf16_pays, compiling_pays, kept_memory, on_cpu, sharded
+from hfpipe.modeling.performance import bf16_pays, compiling_pays, is_sharded, kept_memory, on_cpu
 from hfpipe.store.store import write_whole
 from hfpipe.training.speed.memory import (
     Compilation,
@@ -239,7 +239,7 @@ class _Choice:
         """Tell whether a compiled training has batches of one shape, as `TaskTrainer` has then."""
         task, lengths = self._parts.task, self._parts.train.lengths
         whole = task.best_fit or int((lengths == task.length).sum()) >= self._shares.micro
-        return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not sharded()
+        return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not is_sharded()
 
 
 def _said(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:

@@ -25,15 +25,15 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from hfpipe.contract import Settings
-from hfpipe.encoding.padding import Collator, parts_of
+from hfpipe.encoding.padding import Collator, forward_passes
 from hfpipe.encoding.sampler import Shares
 from hfpipe.errors import StageError, out_of_memory
-from hfpipe.modeling.performance import on_cpu, sharded
+from hfpipe.modeling.performance import is_sharded, on_cpu
 from hfpipe.store.store import write_whole
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
 from hfpipe.training.cost import Shape, activations, measured_shape, optimizer_state
 from hfpipe.training.speed.trial import restored
-from hfpipe.training.step import CompiledStep, Step, separate_documents
+from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
 if TYPE_CHECKING:
     from hfpipe.training.speed.choice import Speed
@@ -88,14 +88,14 @@ class Fitted:
 
 def gpu() -> Device | None:
     """Return the GPU of this process; None on a CPU, or where a model is sharded over several."""
-    if on_cpu() or sharded():
+    if on_cpu() or is_sharded():
         return None
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     facts = torch.cuda.get_device_properties(device)
     return Device(device, f"{facts.name}, {facts.total_memory} bytes", facts.total_memory)
 
 
-def fitted(trial: MemoryTrial, folder: Path) -> Fitted:
+def fit_micro_batch(trial: MemoryTrial, folder: Path) -> Fitted:
     """Return how a step is taken on a device, which the first process tries and keeps in `folder`.
 
     Raises StageError when not even one example fits.
@@ -241,14 +241,14 @@ class MemoryTrial:
         keys = [(0, int(longest[number % len(longest)])) for number in range(micro)]
         static = self._speed.compiled and self._has_one_shape
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static)
-        return parts_of(collate(parts.train.__getitems__(keys)))
+        return forward_passes(collate(parts.train.__getitems__(keys)))
 
-    def _step(self, micro: int) -> Step | CompiledStep:
+    def _step(self, micro: int) -> TrainingStep | CompiledStep:
         parts, smoothing = self._parts, self._training.get("label_smoothing_factor", 0.0)
         chosen = parts.attention_is_chosen
         separate = separate_documents(parts.task, parts.model, self._place, chosen=chosen)
         chunked = self._place.type == "cpu"
-        eager = Step(parts.task, smoothing, self._autocast, chunked=chunked, separate=separate)
+        eager = TrainingStep(parts.task, smoothing, self._autocast, chunked=chunked, separate=separate)
         if not self._speed.compiled or not self._has_one_shape:
             return eager
         return CompiledStep(eager, parts.model, micro, self._autocast)

@@ -16,7 +16,7 @@ from hfpipe.encoding.sampler import Shares, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.training.muon import create_muon
-from hfpipe.training.step import Step, separate_documents
+from hfpipe.training.step import TrainingStep, separate_documents
 
 if TYPE_CHECKING:
     from hfpipe.training.speed.choice import Speed
@@ -52,7 +52,7 @@ def steps_within(
     )
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
     separate = separate_documents(parts.task, copied, torch.device(device), chosen=parts.attention_is_chosen)
-    step = Step(parts.task, 0.0, chunked=device == "cpu", separate=separate)
+    step = TrainingStep(parts.task, 0.0, chunked=device == "cpu", separate=separate)
     started = 0.0
     with eager_kernels(model) if device == "cpu" else nullcontext():
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):

@@ -43,7 +43,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TimingComparison:
     """How long each of several ways takes."""
 
     seconds: dict[str, float]
@@ -52,7 +52,7 @@ class Comparison:
     """Whether some way had no pass without other processes; ratios are then better known than seconds."""
 
 
-def timed(run: Callable[[], Any]) -> Timing:
+def time_calls(run: Callable[[], Any]) -> Timing:
     """Run something once, and return how long it took."""
     before, started = delays(), time.perf_counter()
     run()
@@ -61,7 +61,7 @@ def timed(run: Callable[[], Any]) -> Timing:
     return Timing(seconds, sum(after[thread] - before.get(thread, 0.0) for thread in after))
 
 
-def compare(ways: Mapping[str, Callable[[int], Any]]) -> Comparison:
+def compare_timings(ways: Mapping[str, Callable[[int], Any]]) -> TimingComparison:
     """Return the seconds of the fastest pass of each way.
 
     The ways take turns, so that all see the same machine, and are given the number of the pass. Passes during
@@ -70,19 +70,19 @@ def compare(ways: Mapping[str, Callable[[int], Any]]) -> Comparison:
     found: dict[str, list[Timing]] = {name: [] for name in ways}
     for number in range(1 + MOST_PASSES):
         for name, run in ways.items():
-            timing = timed(partial(run, number))
+            timing = time_calls(partial(run, number))
             if number:
                 found[name].append(timing)
-        if number >= PASSES and not fastest(found).busy:
+        if number >= PASSES and not find_fastest(found).busy:
             break
-    return fastest(found)
+    return find_fastest(found)
 
 
-def fastest(found: Mapping[str, list[Timing]]) -> Comparison:
+def find_fastest(found: Mapping[str, list[Timing]]) -> TimingComparison:
     """Return the fastest pass of each way, of those without other processes where there are any."""
     quiet = {name: [each for each in passes if not each.busy] for name, passes in found.items()}
     seconds = {name: min(each.seconds for each in quiet[name] or found[name]) for name in found}
-    return Comparison(seconds, busy=not all(quiet.values()))
+    return TimingComparison(seconds, busy=not all(quiet.values()))
 
 
 def delays(threads: Path = THREADS) -> dict[str, float]:

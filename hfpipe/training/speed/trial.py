@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.encoding.padding import Collator, parts_of
+from hfpipe.encoding.padding import Collator, forward_passes
 from hfpipe.encoding.sampler import Shares, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
-from hfpipe.modeling.performance import uncompiled
-from hfpipe.training.speed.timing import Comparison, compare, timed
-from hfpipe.training.step import CompiledStep, Step, separate_documents
+from hfpipe.modeling.performance import uncompiled_model
+from hfpipe.training.speed.timing import TimingComparison, compare_timings, time_calls
+from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
 if TYPE_CHECKING:
     from hfpipe.encoding.padding import Batches
     from hfpipe.training.trainer import Training
 
-AnyStep = Step | CompiledStep
+AnyStep = TrainingStep | CompiledStep
 
 BATCHES = 3
 """Batches that are run, in turn."""
@@ -57,7 +57,7 @@ def gemm_speeds(rows: int, size: int) -> tuple[dict[str, float], bool]:
 
     The second value tells whether the machine was busy.
     """
-    found = compare({name: _product(rows, size, dtype) for name, dtype in DTYPES.items()})
+    found = compare_timings({name: _product(rows, size, dtype) for name, dtype in DTYPES.items()})
     operations = 8 * rows * size * size
     return {name: operations / seconds / 1e9 for name, seconds in found.seconds.items()}, found.busy
 
@@ -80,13 +80,13 @@ class Trial:
         """Return the seconds of the first micro-batch, which takes longer than those that follow."""
         [batch, *_], part = self._parts_of_batches()
         with restored(self._parts.model), eager_kernels(self._parts.model):
-            return part * timed(partial(self._pass, self._step(dtype), batch, dtype)).seconds
+            return part * time_calls(partial(self._pass, self._step(dtype), batch, dtype)).seconds
 
-    def eager(self, dtypes: list[str]) -> Comparison:
+    def eager(self, dtypes: list[str]) -> TimingComparison:
         """Return the seconds of a micro-batch in each dtype, by those of a part of it."""
         batches, part = self._parts_of_batches()
         with restored(self._parts.model), eager_kernels(self._parts.model):
-            found = compare({name: self._way(self._step(name), batches, name) for name in dtypes})
+            found = compare_timings({name: self._way(self._step(name), batches, name) for name in dtypes})
         return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
     def compiled(self, dtype: str) -> Compiling:
@@ -101,12 +101,12 @@ class Trial:
         plain = self._way(eager, batches, dtype)
 
         def uncompiled_pass(number: int) -> None:
-            with uncompiled(model), eager_kernels(model):
+            with uncompiled_model(model), eager_kernels(model):
                 plain(number)
 
         with restored(model):
-            first = timed(partial(self._pass, step, batches[0], dtype))
-            found = compare({"eager": uncompiled_pass, "compiled": self._way(step, batches, dtype)})
+            first = time_calls(partial(self._pass, step, batches[0], dtype))
+            found = compare_timings({"eager": uncompiled_pass, "compiled": self._way(step, batches, dtype)})
         eager_seconds, compiled = found.seconds["eager"], found.seconds["compiled"]
         took = max(first.seconds - compiled, 1e-3)
         return Compiling(eager_seconds, compiled, took, busy=found.busy or first.busy)
@@ -115,13 +115,15 @@ class Trial:
         """Return what runs one of the batches, by the number of the pass."""
         return lambda number: self._pass(step, batches[number % len(batches)], dtype)
 
-    def _step(self, dtype: str) -> Step:
+    def _step(self, dtype: str) -> TrainingStep:
         parts = self._parts
         separate = separate_documents(parts.task, parts.model, torch.device("cpu"))
-        return Step(parts.task, self._smoothing, partial(_autocast, dtype), chunked=True, separate=separate)
+        return TrainingStep(
+            parts.task, self._smoothing, partial(_autocast, dtype), chunked=True, separate=separate
+        )
 
     def _pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
-        for batch in parts_of(batches):
+        for batch in forward_passes(batches):
             with _autocast(dtype):
                 total = step(self._parts.model, batch)[1].total.sum()
             total.backward()
