@@ -100,12 +100,16 @@ def tree() -> dict[str, set[str]]:
     return folders
 
 
+def is_ignored(path: Path) -> bool:
+    return any(fnmatch(each, name) for name in IGNORED for each in (path.name, f"/{path.relative_to(ROOT)}"))
+
+
 def real(folder: Path) -> set[str]:
     """Return the names in a folder as the tree writes them; of the package only its folders."""
     return {
         path.name + "/" * path.is_dir()
         for path in folder.iterdir()
-        if path.name not in {".git", "__init__.py"} and not any(fnmatch(path.name, name) for name in IGNORED)
+        if path.name not in {".git", "__init__.py"} and not is_ignored(path)
         if (any(path.iterdir()) if path.is_dir() else not folder.is_relative_to(ROOT / "hfpipe"))
     }
 
@@ -119,9 +123,8 @@ def test_the_tree_of_the_readme_is_the_real_one(folder: str) -> None:
 
 def test_the_tree_opens_the_package() -> None:
     shown = {f"{above}/{entry}" for above, entries in tree().items() for entry in entries}
-    folders = {path.parent for path in (ROOT / "hfpipe").glob("*/*/*.py")} - {
-        path.parent for path in (ROOT / "hfpipe" / "tasks").glob("[!s]*/*.py")
-    }
+    tasks = {path.parent for path in (ROOT / "hfpipe" / "tasks").glob("*/task.py")}
+    folders = {path.parent for path in (ROOT / "hfpipe").glob("*/*/*.py")} - tasks
     assert {f"{folder.relative_to(ROOT).as_posix()}/" for folder in folders} <= shown
 
 

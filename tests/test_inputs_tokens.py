@@ -40,7 +40,7 @@ from hfpipe.tasks import TASKS
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
-from hfpipe.tokenization.reload import CODE, check_saved, check_tokenizer, tokenizer_difference
+from hfpipe.tokenization.reload import CODE, check_reopens, check_saved, tokenizer_difference
 from hfpipe.tokenization.spelling import control_tokens
 from hfpipe.tokenization.text import Format
 
@@ -358,7 +358,7 @@ def test_a_tokenizer_that_no_file_can_hold_is_refused_before_a_model_is_trained(
     backend = make("bpe").backend_tokenizer
     pieces = Shouting(tokenizer_object=backend)
     with pytest.raises(StageError, match="does not open it as it was saved") as caught:
-        check_tokenizer(CONFIG_MAPPING["gpt2"](), pieces)
+        check_reopens(CONFIG_MAPPING["gpt2"](), pieces)
     assert "\n" not in str(caught.value)
 
 
@@ -380,9 +380,9 @@ def test_a_tokenizer_with_code_of_its_own_is_checked_by_that_code_where_it_is_tr
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     pieces = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
     assert pieces("abc")["input_ids"] == pieces("ABC")["input_ids"]
-    check_tokenizer(CONFIG_MAPPING["gpt2"](), pieces, trust_remote_code=True)
+    check_reopens(CONFIG_MAPPING["gpt2"](), pieces, trust_remote_code=True)
     with pytest.raises(StageError, match="does not open it as it was saved"):
-        check_tokenizer(CONFIG_MAPPING["gpt2"](), pieces)
+        check_reopens(CONFIG_MAPPING["gpt2"](), pieces)
 
 
 def configs() -> Iterator[tuple[str, PretrainedConfig]]:

@@ -96,7 +96,7 @@ def test_a_task_without_a_model_is_told_what_to_define(
     problems: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = "import hfpipe\n\nclass Mine(hfpipe.Task):\n    kind: str\n    columns = property(tuple)\n"
-    lacks = "'auto_class', 'collate', 'columns_out', 'count', 'encode', 'loss' and 'metrics'"
+    lacks = "'auto_class', 'collate', 'count', 'encode', 'loss', 'metrics' and 'outputs_to_columns'"
     told = f"recipe.yaml:8:13: mine.py:Mine cannot be used yet; it must still define {lacks}"
     assert problems(code) == [told]
     assert main(["check", "recipe.yaml"]) == 2

@@ -44,7 +44,7 @@ class Config:
 
 
 @lru_cache(maxsize=1)
-def training_arguments() -> Mapping[str, Field]:
+def installed_arguments() -> Mapping[str, Field]:
     """Return the fields of TrainingArguments, in their order."""
     root = _root()
     module = _module(root / "training_args.py")

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from hfpipe.errors import MOST, Problem
 from hfpipe.recipe import aliases
 from hfpipe.recipe.document import KeyProblem
-from hfpipe.recipe.installed import training_arguments
+from hfpipe.recipe.installed import installed_arguments
 from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside, join_names, nearest, suggest
 
 _WANTED = {
@@ -222,7 +222,7 @@ def _inner(cls: Any, data: Any, steps: Keys, name: str) -> str | None:
             given = data.get(field) if not steps and isinstance(data, Mapping) else None
             classes = [type(given)] if isinstance(given, BaseModel) else _models(model, (field,))
             fields = {entry for below in classes for entry in below.model_fields}
-            if name in (fields if field != "training" else training_arguments()):
+            if name in (fields if field != "training" else installed_arguments()):
                 found.append(f"{field}.{name}")
     return found[0] if len(found) == 1 else None
 

@@ -12,7 +12,7 @@ from shutil import get_terminal_size
 from hfpipe.contract import Stage
 from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
 from hfpipe.errors import Problem, RecipeError, StageError
-from hfpipe.recipe.installed import training_arguments
+from hfpipe.recipe.installed import installed_arguments
 from hfpipe.runner.accelerate_file import AccelerateFile, config_problems, read_accelerate_file
 from hfpipe.runner.launcher import run_launcher
 from hfpipe.runner.supervision import coordinate
@@ -107,7 +107,7 @@ def _steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Pro
         if not isinstance(training, Mapping):
             continue
         each, times = (
-            training.get(key, training_arguments()[key].default)
+            training.get(key, installed_arguments()[key].default)
             for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
         )
         if isinstance(each, int) and isinstance(times, int) and each * times % asked:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfpipe.runs import dataframes
 from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError, StageError
-from hfpipe.references.user_code import Trusted
 from hfpipe.references.places import Code
+from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Record, Score
+from hfpipe.runs import dataframes
+from hfpipe.runs.lookup import find_stage
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.store import read_stage
-from hfpipe.runs.lookup import find_stage
 from hfpipe.tasks import revive_task
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from shlex import quote
 from hfpipe import recipe as recipes
 from hfpipe import runner
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.references.user_code import Trusted
 from hfpipe.recipe.messages import join_names
+from hfpipe.references.user_code import Trusted
 from hfpipe.runs.run import Run, newest_run, read_run
-from hfpipe.store.artifacts import HISTORY
 from hfpipe.stages import KINDS
+from hfpipe.store.artifacts import HISTORY
 from hfpipe.store.store import done, read_stage, user_code
 from hfpipe.tasks import TASKS
 

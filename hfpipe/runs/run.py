@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfpipe.runs import dataframes
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.references.user_code import NOTHING, Trusted
-from hfpipe.references.places import Place
 from hfpipe.recipe.messages import suggest
+from hfpipe.references.places import Place
+from hfpipe.references.user_code import NOTHING, Trusted
 from hfpipe.report import Report
+from hfpipe.runs import dataframes
 from hfpipe.store.artifacts import HISTORY, MODEL, TRAINED, predictions_path
 from hfpipe.store.store import StageFile, done, read_report, read_stage
 
@@ -83,7 +83,9 @@ class Run:
 
         Those of a stage that still trains are what it has logged until now; open the run again for more.
         """
-        return dataframes.curve_frame(self.reports, {name: _logged(at) for name, at in self.unfinished.items()})
+        return dataframes.curve_frame(
+            self.reports, {name: _logged(at) for name, at in self.unfinished.items()}
+        )
 
     @property
     def ledger(self) -> pd.DataFrame:

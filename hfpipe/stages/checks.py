@@ -62,7 +62,9 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     if asking is not None and model.token_types < 2:
         message = f"{asking} needs a model that tells two sentences apart; {model.kind} has no token types"
         yield Problem(f"{message}, bert has", ("task", asking))
-    yield from embedding_rows.check_training(stage, model.given.get("vocab_size"), pieces.size, above, base)
+    yield from embedding_rows.check_trained_rows(
+        stage, model.given.get("vocab_size"), pieces.size, above, base
+    )
 
 
 def _length(task: Task, model: artifacts.Model) -> Iterator[Problem]:
@@ -292,9 +294,9 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         yield Problem(
             "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)
         )
-    yield from embedding_rows.check_evaluated(stage.model, ("model",), above, base)
+    yield from embedding_rows.check_evaluated_rows(stage.model, ("model",), above, base)
     for number, baseline in enumerate(stage.baselines):
-        yield from embedding_rows.check_evaluated(baseline, ("baselines", number), above, base)
+        yield from embedding_rows.check_evaluated_rows(baseline, ("baselines", number), above, base)
     yield from _baselines(stage, task)
 
 

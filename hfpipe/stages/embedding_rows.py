@@ -21,7 +21,7 @@ ADDED_BESIDE_ADAPTER = (
 )
 
 
-def check_training(
+def check_trained_rows(
     stage: _Train, rows: Any, size: int | None, above: Mapping[str, Stage], base: Path
 ) -> Iterator[Problem]:
     """Check that the embeddings have a row for each token, or grow with tokens added to the model's own."""
@@ -47,7 +47,9 @@ def check_training(
         yield Problem(f"{message}; delete tokenizer to use the model's own, or extend that by {add}", where)
 
 
-def check_evaluated(place: Place, path: Keys, above: Mapping[str, Stage], base: Path) -> Iterator[Problem]:
+def check_evaluated_rows(
+    place: Place, path: Keys, above: Mapping[str, Stage], base: Path
+) -> Iterator[Problem]:
     """Yield why a model in a folder, or in the Hub's cache, cannot read all that its own tokenizer makes."""
     if place.stage is not None or (isinstance(place, BaselinePlace) and place.is_trivial):
         return

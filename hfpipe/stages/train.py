@@ -181,7 +181,7 @@ class _Train(Stage):
         """Raise StageError where model and tokenizer do not fit, or would not open as they are saved."""
         from hfpipe.modeling.loading.embeddings import rows_of
         from hfpipe.modeling.loading.models import load_config, new_config
-        from hfpipe.tokenization.reload import check_tokenizer
+        from hfpipe.tokenization.reload import check_reopens
 
         if isinstance(self.model, dict):
             config = new_config(self.model, tokenizer, self.task.head(data), dropout=self.dropout)
@@ -189,7 +189,7 @@ class _Train(Stage):
             place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
             config = load_config(place, trust_remote_code=self.trust_remote_code)
         self._embeddings_grow(ctx, tokenizer, rows_of(config))
-        check_tokenizer(config, tokenizer, trust_remote_code=self.trust_remote_code)
+        check_reopens(config, tokenizer, trust_remote_code=self.trust_remote_code)
 
     def _embeddings_grow(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> bool:
         """Tell whether the model needs rows for tokens that were added.

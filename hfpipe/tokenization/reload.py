@@ -67,7 +67,7 @@ def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remot
     )
 
 
-def check_tokenizer(
+def check_reopens(
     config: transformers.PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,

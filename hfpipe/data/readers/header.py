@@ -33,7 +33,8 @@ def column_names(
         if len(header) != len(first):
             raise DataError(
                 f"{place}: has {len(first)} fields, but header names {len(header)} "
-                f"({join_names(header)}); name each of them, as with {options.advise(header=_completed(header, len(first)))}"
+                f"({join_names(header)}); name each of them, as with "
+                f"{options.advise(header=_completed(header, len(first)))}"
             )
         return header
     names = [name.strip("\ufeff \t\r\n\u00a0") for name in first]

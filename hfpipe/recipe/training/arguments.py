@@ -9,7 +9,7 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.document import KeyProblem
-from hfpipe.recipe.installed import Field, training_arguments
+from hfpipe.recipe.installed import Field, installed_arguments
 from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside
 from hfpipe.recipe.settings import unknown_keys
 from hfpipe.recipe.training import budget, muon, packages
@@ -95,7 +95,7 @@ _OF_WORKERS = (
 @lru_cache(maxsize=1)
 def check_arguments() -> Mapping[str, Field]:
     """Return TrainingArguments' fields, where `optim` also takes hfpipe's own name."""
-    known = training_arguments()
+    known = installed_arguments()
     optim = known["optim"]
     choices = tuple(dict.fromkeys([*optim.form.choices, muon.NAME]))
     own = f"{optim.help} `muon`: Muon for the matrices of the layers, AdamW for all other parameters.".strip()

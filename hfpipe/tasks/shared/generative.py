@@ -37,7 +37,7 @@ PACKAGES = {
 _DOWNLOAD = "from sacrebleu.tokenizers.tokenizer_spm import Flores200Tokenizer; Flores200Tokenizer()"
 
 
-def check_tokenizer(tokenize: str) -> Iterator[Problem]:
+def check_sacrebleu_tokenizer(tokenize: str) -> Iterator[Problem]:
     """Yield what a tokenizer of sacrebleu lacks on this machine."""
     modules, install = PACKAGES.get(tokenize, ((), ""))
     lacking = [name for name in modules if find_spec(name) is None]

@@ -14,7 +14,7 @@ from hfpipe.contract import Requirements
 from hfpipe.errors import DataError, Problem
 from hfpipe.report import DataFacts
 from hfpipe.tasks.shared.generation_config import Sampling
-from hfpipe.tasks.shared.generative import BleuTokenizer, RougeTokenizer, Writing, check_tokenizer
+from hfpipe.tasks.shared.generative import BleuTokenizer, RougeTokenizer, Writing, check_sacrebleu_tokenizer
 from hfpipe.tasks.shared.templates import columns_of, parts_of_template
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class TextGeneration(Writing):
         return [match, *overlap, *others]
 
     def check_settings(self) -> Iterator[Problem]:
-        return check_tokenizer(self.tokenize)
+        return check_sacrebleu_tokenizer(self.tokenize)
 
     def configure_metrics(self, rows: Rows) -> TextGeneration:
         from hfpipe.metrics.scores.overlap import tokenizer_for

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hfpipe.errors import Problem
-from hfpipe.tasks.shared.generative import BleuTokenizer, check_tokenizer
+from hfpipe.tasks.shared.generative import BleuTokenizer, check_sacrebleu_tokenizer
 from hfpipe.tasks.shared.text_to_text import TextToText
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Translation(TextToText):
         return [*translation_scores(1 + len(self.references), tokenize, self.ter_words), *writing()]
 
     def check_settings(self) -> Iterator[Problem]:
-        return check_tokenizer(self.tokenize)
+        return check_sacrebleu_tokenizer(self.tokenize)
 
     def configure_metrics(self, rows: Rows) -> Translation:
         from hfpipe.metrics.scores.overlap import tokenizer_for

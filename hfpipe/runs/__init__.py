@@ -1,0 +1,1 @@
+"""Finished runs: open them, look them up, compare them."""
