@@ -15,11 +15,11 @@ from hfpipe.api import (
     schema,
     sizes,
 )
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
 from hfpipe.report import DataFacts
 from hfpipe.runner import Launch
 from hfpipe.runs.run import Run
+from hfpipe.task import Counted, Task
 
 __all__ = [
     "Counted",

@@ -19,7 +19,7 @@ import yaml
 
 import hfpipe
 from hfpipe.cli.parser import parse_command_line
-from hfpipe.contract import RunContext, Task
+from hfpipe.contract import RunContext
 from hfpipe.data.readers.files import read_files
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.inference import inputs
@@ -29,6 +29,7 @@ from hfpipe.runner.launch import Launch, check_processes
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.dataset import Dataset, Source
 from hfpipe.stages.tokenizer import Tokenizer
+from hfpipe.task import Task
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.denoising.span_corruption import sentinels
 from hfpipe.tasks.fill_mask import FillMask

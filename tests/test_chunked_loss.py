@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 from transformers import CONFIG_MAPPING
 
-from hfpipe.contract import Counted
 from hfpipe.modeling.attention.cpu import attend_by_products
 from hfpipe.modeling.loading.models import new_model
 from hfpipe.modeling.losses import chunked_loss
@@ -21,6 +20,7 @@ from hfpipe.modeling.losses.chunked_loss import (
     softmax_gradient,
 )
 from hfpipe.modeling.losses.losses import IGNORED
+from hfpipe.task import Counted
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM

@@ -15,13 +15,13 @@ from test_report import Reader
 
 import hfpipe
 from hfpipe.cli.main import main
-from hfpipe.contract import Task
 from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.metrics.paired import holm
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.store import StageFile, StageIdentity, Store
+from hfpipe.task import Task
 from hfpipe.tasks.text_classification import TextClassification
 
 CLASSES = ["lake", "mountain", "river"]

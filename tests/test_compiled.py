@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 from transformers import CONFIG_MAPPING
 
-from hfpipe.contract import RunContext, Task
+from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.errors import StageError
@@ -26,6 +26,7 @@ from hfpipe.modeling.attention.masks import attention_without_masks, runs_withou
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses.losses import IGNORED, token_loss
 from hfpipe.modeling.static_shapes import static_positions
+from hfpipe.task import Task
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.loading import complete_tokenizer

@@ -19,7 +19,6 @@ import torch
 from cases import CASES, recipe
 
 import hfpipe
-from hfpipe.contract import Task
 from hfpipe.encoding.io import facts, open_split
 from hfpipe.encoding.nested import read_rows
 from hfpipe.encoding.origins import name_row
@@ -29,6 +28,7 @@ from hfpipe.modeling.loading.models import load_parts
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
 from hfpipe.runs.run import Run
+from hfpipe.task import Task
 from hfpipe.tasks import TASKS, revive_task
 from hfpipe.tokenization.loading import load_tokenizer
 from hfpipe.tokenization.spelling import control_tokens

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CONFIG_MAPPING
 
-from hfpipe.contract import RunContext, Task
+from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.encoding.padding import Collator
@@ -27,6 +27,7 @@ from hfpipe.encoding.sampler import cut_by_length
 from hfpipe.modeling.attention.cpu import eager_attention
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.random_bits import BitDropout, drop_out, fast_dropout
+from hfpipe.task import Task
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation
 from hfpipe.tokenization.loading import complete_tokenizer

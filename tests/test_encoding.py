@@ -9,10 +9,10 @@ import datasets
 import pieces
 import pytest
 
-from hfpipe.contract import Task
 from hfpipe.encoding.encoded import ROWS_AT_ONCE, Examples, encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.errors import DataError
+from hfpipe.task import Task
 from hfpipe.tasks import TASKS
 
 TEXTS = ["The Nile flows north.", "Everest is high."]

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from hfpipe.contract import Task
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.encoding.padding import Collator, forward_passes
@@ -33,6 +32,7 @@ from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
 from hfpipe.references.places import Place, locate_place
+from hfpipe.task import Task
 from hfpipe.tasks import TASKS
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES

@@ -703,7 +703,7 @@ WITHOUT_ADVICE = {"check_name", "finite", "no_indicators", "too_many"}
 def test_every_advice_about_labels_works_when_pasted(
     function: str, rows: str, more: dict[str, Any], tmp_path: Path, make_data: Make
 ) -> None:
-    settings = {**(SPLITS if function == "untrained" else FILES), **more}
+    settings = {**(SPLITS if function == "untrained_classes" else FILES), **more}
     split = {"train.jsonl": "", "test.jsonl": "", "data.jsonl": rows}
     for row in rows.splitlines(keepends=True):
         split["test.jsonl" if "held" in row else "train.jsonl"] += row

@@ -20,12 +20,12 @@ from test_hf_inputs import BERT, Make, tokenizer
 
 import hfpipe
 from hfpipe import api
-from hfpipe.contract import Task
 from hfpipe.errors import HfpipeError, StageError
 from hfpipe.modeling.loading.models import load_model, load_parts, new_config, new_model
 from hfpipe.references.places import Place, slug
 from hfpipe.report import Report
 from hfpipe.stages.evaluate import Evaluate
+from hfpipe.task import Task
 from hfpipe.tasks.fill_mask import FillMask
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.token_classification import TokenClassification

@@ -31,11 +31,11 @@ from transformers import (
 )
 
 import hfpipe
-from hfpipe.contract import Task
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.metrics.tally import Tally, compare_tallies
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
+from hfpipe.task import Task
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM

@@ -34,7 +34,7 @@ stages:
 MINE = """\
 from typing import ClassVar
 import hfpipe
-from hfpipe.contract import Requirements
+from hfpipe.task import Requirements
 from hfpipe.tasks.text_classification import TextClassification
 
 class Mine(TextClassification):

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from small import MODELS
 from transformers import AttentionInterface, PreTrainedTokenizerFast
 
-from hfpipe.contract import Task
 from hfpipe.encoding.best_fit import pack_best_fit
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
@@ -35,6 +34,7 @@ from hfpipe.modeling.attention.separate_documents import (
 )
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
+from hfpipe.task import Task
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM

@@ -29,9 +29,9 @@ from hfpipe.tokenization.ragged import Ragged
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.contract import Task
     from hfpipe.encoding.sampler import Key
     from hfpipe.report import DataFacts
+    from hfpipe.task import Task
     from hfpipe.tokenization.text import Text
     from hfpipe.types import Rows
 

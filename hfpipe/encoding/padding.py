@@ -18,7 +18,7 @@ from hfpipe.modeling.static_shapes import static_positions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.contract import Task
+    from hfpipe.task import Task
     from hfpipe.types import Batch
 
     Batches: TypeAlias = Batch | list[Batch]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from hfpipe.contract import Task
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.runner import PlannedStage
 from hfpipe.stages import artifacts
 from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.task import Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

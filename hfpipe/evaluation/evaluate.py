@@ -24,11 +24,11 @@ from hfpipe.tokenization.loading import tell_padding
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hfpipe.contract import Task
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.class_alignment import Alignment
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
+    from hfpipe.task import Task
     from hfpipe.types import Columns, Rows
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.contract import Task
     from hfpipe.encoding.encoded import Examples
     from hfpipe.report import DataFacts
+    from hfpipe.task import Task
     from hfpipe.types import Columns
 
 Keep = Callable[[np.ndarray, "Columns"], None]

@@ -27,8 +27,8 @@ from hfpipe.report import finite_or_null
 from hfpipe.tokenization.loading import load_tokenizer, tell_padding
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Task
     from hfpipe.encoding.encoded import Examples
+    from hfpipe.task import Task
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.aliases import instead
 from hfpipe.recipe.messages import join_names
@@ -23,6 +22,7 @@ from hfpipe.runner.hub import missing_from_cache
 from hfpipe.runs.lookup import find_stage, split
 from hfpipe.store.artifacts import TRAINED
 from hfpipe.store.store import is_stage_folder, read_stage
+from hfpipe.task import Task
 from hfpipe.tasks import TASKS, revive_task
 
 BY_HEAD = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hfpipe.contract import Stage, Task
+from hfpipe.contract import Stage
 from hfpipe.errors import DataError, Problem, RecipeError, Spot
 from hfpipe.recipe import aliases, model, references, source
 from hfpipe.recipe.document import Document, KeyProblem
@@ -22,6 +22,7 @@ from hfpipe.recipe.training import arguments
 from hfpipe.references.places import Code
 from hfpipe.references.user_code import describe_failure, load_code
 from hfpipe.report import DataFacts
+from hfpipe.task import Task
 
 _KEYS = ("name", "seed", "stages")
 _SEED = 42  # the Trainer's own default

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hfpipe.contract import Stage, Task
+from hfpipe.contract import Stage
 from hfpipe.recipe.annotations import Form
 from hfpipe.recipe.installed import Field, config, model_types
 from hfpipe.recipe.training import arguments
 from hfpipe.references.places import Code
+from hfpipe.task import Task
 
 _TYPES = {
     "int": "integer",

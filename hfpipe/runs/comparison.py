@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.references.places import Code
 from hfpipe.references.user_code import Trusted
@@ -17,6 +16,7 @@ from hfpipe.runs import dataframes
 from hfpipe.runs.lookup import find_stage
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.store import read_stage
+from hfpipe.task import Task
 from hfpipe.tasks import revive_task
 
 if TYPE_CHECKING:

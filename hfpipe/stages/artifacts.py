@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from hfpipe.contract import Stage, Task
+from hfpipe.contract import Stage
 from hfpipe.errors import DataError
 from hfpipe.modeling.max_length import positions
 from hfpipe.recipe.installed import Config, config, types_with
@@ -18,6 +18,7 @@ from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
+from hfpipe.task import Task
 from hfpipe.tokenization.special_tokens import STYLES
 
 if TYPE_CHECKING:

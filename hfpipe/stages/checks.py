@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfpipe.advice import advise
-from hfpipe.contract import Stage, Task
+from hfpipe.contract import Stage
 from hfpipe.errors import Problem
 from hfpipe.evaluation.class_alignment import AlignedSystem, align, alignment_problems
 from hfpipe.recipe.document import KeyProblem
@@ -19,6 +19,7 @@ from hfpipe.recipe.training.defaults import schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts, embedding_rows
+from hfpipe.task import Task
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.advice import advise
-from hfpipe.contract import RunContext, Settings, Stage, Task
+from hfpipe.contract import RunContext, Settings, Stage
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.messages import nearest
@@ -24,12 +24,14 @@ from hfpipe.references.places import (
     slug,
 )
 from hfpipe.references.user_code import Trusted
-from hfpipe.report import Comparison, DataFacts, Report, Score
+from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages import custom_metrics
 from hfpipe.stages.custom_metrics import Named
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.scores import explain_left_out, summarize, with_comparisons
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.store import read_stage
+from hfpipe.task import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -145,8 +147,8 @@ class Evaluate(Stage):
         }
         accelerator.wait_for_everyone()  # they read their scratch, which goes when the first returns
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
-        scores = [_beside(score, comparisons.values()) for score in mine.scores()]
-        left_out = list(_not_compared(mine, tallies, comparisons))
+        scores = [with_comparisons(score, comparisons.values()) for score in mine.scores()]
+        left_out = list(explain_left_out(mine, tallies, comparisons))
         if accelerator.is_main_process:
             more, without = self._afterwards(model.task, ground, ctx)
             scores += more
@@ -154,7 +156,7 @@ class Evaluate(Stage):
         unmet = list(self._unmet(scores))
         return Report(
             kind=self.kind,
-            summary=_summary(scores, len(ground.rows)),
+            summary=summarize(scores, len(ground.rows)),
             facts={
                 "task": model.task.model_dump(mode="json"),
                 "pipeline": model.task.opened_by,
@@ -351,28 +353,3 @@ class EvaluatedSystem:
     task: Task
     outputs: Sequence[int] = ()
     """For each class, its place in the outputs of the model, where they have another order."""
-
-
-def _beside(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
-    """Return the score with what each baseline has of it."""
-    found = [comparisons[score.metric] for comparisons in systems if score.metric in comparisons]
-    return score.model_copy(update={"comparisons": found})
-
-
-def _not_compared(
-    mine: Tally, tallies: Mapping[BaselinePlace, Tally], comparisons: Mapping[str, Mapping[str, Comparison]]
-) -> Iterator[str]:
-    """Yield a line for each score that a system lacks, and for each baseline that is not compared by some."""
-    yield from (f"{score} is left out: {why}" for score, why in mine.undefined().items())
-    for name, tally in tallies.items():
-        theirs = {score: why for score, why in tally.undefined().items() if score not in mine.undefined()}
-        yield from (f"{score} of {name} is left out: {why}" for score, why in theirs.items())
-        shared = {metric.name for metric in mine.defined} & {metric.name for metric in tally.defined}
-        lacking = sorted(shared - comparisons[name].keys())
-        if lacking:
-            yield f"{name} counts other tokens, and is not compared by {', '.join(lacking)}"
-
-
-def _summary(scores: list[Score], rows: int) -> str:
-    shown = [f"{score.metric} {score.value:.4g} [{score.low:.4g}, {score.high:.4g}]" for score in scores[:2]]
-    return f"{', '.join(shown)} on {rows:,} rows"

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field, SerializeAsAny
 
-from hfpipe.contract import RunContext, Settings, Stage, Task
+from hfpipe.contract import RunContext, Settings, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.number_format import count
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

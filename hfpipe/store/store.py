@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from hfpipe.contract import Stage, Task
+from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, StageError, first_line
 from hfpipe.references.places import Code, Glob, Place, collect, locate_place, matches
 from hfpipe.report import Record, Report
 from hfpipe.store.digests import Digests
+from hfpipe.task import Task
 
 R = TypeVar("R", bound=Record)
 KEY_LENGTH = 12

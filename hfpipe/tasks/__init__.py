@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hfpipe.contract import Task
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.references.places import Code
 from hfpipe.references.user_code import Trusted, load_code
+from hfpipe.task import Task
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.fill_mask import FillMask

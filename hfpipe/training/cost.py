@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.contract import Task
     from hfpipe.report import DataFacts
+    from hfpipe.task import Task
 
 SAMPLE = 1000
 """Rows that are encoded to tell how many tokens a split has."""

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from hfpipe.contract import Counted, Task
     from hfpipe.modeling.losses.chunked_loss import Kernel
+    from hfpipe.task import Counted, Task
     from hfpipe.types import Batch
 
 

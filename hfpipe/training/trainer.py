@@ -33,11 +33,11 @@ from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hfpipe.contract import Task
     from hfpipe.encoding.encoded import Examples
     from hfpipe.encoding.padding import Batches
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
+    from hfpipe.task import Task
     from hfpipe.types import Batch
 
 

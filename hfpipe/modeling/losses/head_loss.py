@@ -15,13 +15,13 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from hfpipe.contract import Counted
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.chunked_loss import Kernel, linear_cross_entropy
 from hfpipe.modeling.losses.losses import IGNORED, forward
+from hfpipe.task import Counted
 
 if TYPE_CHECKING:
-    from hfpipe.contract import Task
+    from hfpipe.task import Task
     from hfpipe.types import Batch
 
 

@@ -11,8 +11,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hfpipe.contract import Counted
 from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
+from hfpipe.task import Counted
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

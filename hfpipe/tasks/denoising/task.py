@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from hfpipe.advice import advise
-from hfpipe.contract import Requirements
 from hfpipe.errors import Problem, StageError
+from hfpipe.task import Requirements
 from hfpipe.tasks.shared.generation_config import Generation
 from hfpipe.tasks.shared.token_level import RunningText
 

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.advice import advise_classes
-from hfpipe.contract import Requirements
 from hfpipe.errors import Problem, StageError
+from hfpipe.task import Requirements
 from hfpipe.tasks.shared.templates import columns_of, parts_of_template
 from hfpipe.tasks.shared.token_level import TokenTargets
 

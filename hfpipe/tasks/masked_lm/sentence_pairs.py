@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hfpipe.advice import advise
-from hfpipe.contract import Counted
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.modeling.random import generator
+from hfpipe.task import Counted
 from hfpipe.tokenization.encoding import encode_plain
 
 if TYPE_CHECKING:

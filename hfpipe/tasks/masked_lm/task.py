@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from hfpipe.contract import Requirements
 from hfpipe.errors import Problem, StageError
+from hfpipe.task import Requirements
 from hfpipe.tasks.shared.token_level import RunningText, at_first, utf8
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hfpipe.contract import Counted
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
+    from hfpipe.task import Counted
     from hfpipe.types import Batch, Columns, Rows
 
 

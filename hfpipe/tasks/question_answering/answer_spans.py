@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hfpipe.contract import Counted
+from hfpipe.task import Counted
 from hfpipe.tasks.shared.sliding_windows import Span, Window
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from hfpipe.advice import advise
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
+from hfpipe.task import Counted, Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from hfpipe.contract import Requirements
+from hfpipe.task import Requirements
 from hfpipe.tasks.shared.generative import Writing
 
 if TYPE_CHECKING:

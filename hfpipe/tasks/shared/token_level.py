@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfpipe.contract import Counted, Task
+from hfpipe.task import Counted, Task
 
 if TYPE_CHECKING:
     import numpy as np

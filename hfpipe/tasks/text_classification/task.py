@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from hfpipe.advice import advise_classes
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.loading.class_names import class_name_entries, names_in, problem_type
 from hfpipe.report import DataFacts
+from hfpipe.task import Counted, Task
 
 if TYPE_CHECKING:
     import torch

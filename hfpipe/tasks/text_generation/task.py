@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hfpipe.advice import advise
-from hfpipe.contract import Requirements
 from hfpipe.errors import DataError, Problem
 from hfpipe.report import DataFacts
+from hfpipe.task import Requirements
 from hfpipe.tasks.shared.generation_config import Sampling
 from hfpipe.tasks.shared.generative import BleuTokenizer, RougeTokenizer, Writing, check_sacrebleu_tokenizer
 from hfpipe.tasks.shared.templates import columns_of, parts_of_template

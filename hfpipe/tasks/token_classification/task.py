@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from hfpipe.advice import advise, advise_classes
-from hfpipe.contract import Counted, Task
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.loading.class_names import class_name_entries, names_in
+from hfpipe.task import Counted, Task
 
 if TYPE_CHECKING:
     import numpy as np
