@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.advice import advise
-from hfpipe.contract import RunContext, Settings, Stage
+from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.messages import nearest
@@ -28,7 +28,7 @@ from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages import custom_metrics
 from hfpipe.stages.custom_metrics import Named
 from hfpipe.stages.data_folder import folder_of
-from hfpipe.stages.scores import explain_left_out, summarize, with_comparisons
+from hfpipe.stages.scores import Bound, explain_left_out, summarize, unmet_bounds, with_comparisons
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.store import read_stage
 from hfpipe.task import Task
@@ -41,15 +41,6 @@ if TYPE_CHECKING:
     from hfpipe.evaluation.class_alignment import Alignment
     from hfpipe.evaluation.evaluate import Ground
     from hfpipe.metrics.tally import Tally
-
-
-class Bound(Settings):
-    """What a score must reach for the stage to succeed."""
-
-    min: float | None = None
-    """The score may not be lower."""
-    max: float | None = None
-    """The score may not be higher."""
 
 
 class Evaluate(Stage):
@@ -153,7 +144,7 @@ class Evaluate(Stage):
             more, without = self._afterwards(model.task, ground, ctx)
             scores += more
             left_out += without
-        unmet = list(self._unmet(scores))
+        unmet = list(unmet_bounds(self.require, scores))
         return Report(
             kind=self.kind,
             summary=summarize(scores, len(ground.rows)),
@@ -331,18 +322,6 @@ class Evaluate(Stage):
                 system.task, ground.rows, tokenizer, ground.facts, path, packed=False, advance=advance
             )
         return tokenizer, examples
-
-    def _unmet(self, scores: list[Score]) -> Iterator[str]:
-        there = {score.metric: score.value for score in scores}
-        for name, bound in self.require.items():
-            value = there.get(name)
-            if value is None:
-                yield f"require: {name} has no value"
-                continue
-            if bound.min is not None and value < bound.min:
-                yield f"require: {name} is {value:.4g}, below {bound.min:g}"
-            if bound.max is not None and value > bound.max:
-                yield f"require: {name} is {value:.4g}, above {bound.max:g}"
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,39 @@
-"""What an evaluate stage reports: scores with those of the baselines, and a line for each that is left out."""
+"""What an evaluate stage reports: scores with those of the baselines, bounds missed, and what is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hfpipe.contract import Settings
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import Comparison, Score
 
 if TYPE_CHECKING:
     from hfpipe.metrics.tally import Tally
+
+
+class Bound(Settings):
+    """What a score must reach for the stage to succeed."""
+
+    min: float | None = None
+    """The score may not be lower."""
+    max: float | None = None
+    """The score may not be higher."""
+
+
+def unmet_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
+    """Yield a line for each bound that a score misses."""
+    there = {score.metric: score.value for score in scores}
+    for name, bound in require.items():
+        value = there.get(name)
+        if value is None:
+            yield f"require: {name} has no value"
+            continue
+        if bound.min is not None and value < bound.min:
+            yield f"require: {name} is {value:.4g}, below {bound.min:g}"
+        if bound.max is not None and value > bound.max:
+            yield f"require: {name} is {value:.4g}, above {bound.max:g}"
 
 
 def with_comparisons(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
