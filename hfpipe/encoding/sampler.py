@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from hfpipe.errors import StageError
 
@@ -126,3 +127,12 @@ class StepBatches(Sampler[list[Key]]):
         for step in steps.reshape(-1, shares.accumulation, shares.world, shares.micro):
             for part in step[:, self.rank]:
                 yield [(self.epoch, index) for index in part.tolist()]
+
+
+class EpochLoader(DataLoader[Any]):
+    """A loader that passes the epoch on to its batches, as Trainer expects of one."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is iterated next."""
+        assert isinstance(self.batch_sampler, StepBatches)
+        self.batch_sampler.set_epoch(epoch)

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from hfpipe.encoding.padding import Collator, forward_passes, token_mask
-from hfpipe.encoding.sampler import Shares, StepBatches
+from hfpipe.encoding.sampler import EpochLoader, Shares, StepBatches
 from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import Reading, score
 from hfpipe.metrics.tally import Tally
@@ -39,15 +39,6 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
     from hfpipe.task import Task
     from hfpipe.types import Batch
-
-
-class EpochLoader(DataLoader[Any]):
-    """A loader that passes the epoch on to its batches, as Trainer expects of one."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next."""
-        assert isinstance(self.batch_sampler, StepBatches)
-        self.batch_sampler.set_epoch(epoch)
 
 
 @dataclass(frozen=True)
