@@ -1,4 +1,4 @@
-"""Bad inputs: each ends in one line that says where, what and how to mend it."""
+"""Bad inputs: each ends in one line that says where, what and how to fix it."""
 # ruff: noqa: E501 - a message stands here on one line, as it is printed
 
 from __future__ import annotations
@@ -126,13 +126,13 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "data.json, line 4: broken JSON (Expecting ',' delimiter); fix it, or add `format: jsonl` if each line is a record",
     ),
     (
-        "a JSON line that is no object",
+        "a JSON line that is not an object",
         {"data.jsonl": lines(A, ["text", "b"])},
         FILES,
         'data.jsonl, line 2: is ["text", "b"], not an object; write {"text": …}',
     ),
     (
-        "a JSON file that is no array",
+        "a JSON file that is not an array",
         {"data.json": b'"text"'},
         {"source": {"files": "data.json"}},
         'data.json: is "text", not an object; write {"text": …}',
@@ -351,7 +351,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, make_data: Callabl
 def test_a_file_without_permission_is_named(tmp_path: Path, make_data: Callable[..., Any]) -> None:
     (tmp_path / "data.txt").write_text(TEXT)
     (tmp_path / "data.txt").chmod(0)
-    with pytest.raises(DataError, match=r"^data\.txt: cannot be read \(Permission denied\); mend"):
+    with pytest.raises(DataError, match=r"^data\.txt: cannot be read \(Permission denied\); fix"):
         make_data({"source": {"files": "data.txt"}})
 
 

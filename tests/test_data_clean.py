@@ -99,7 +99,7 @@ def test_a_filter_keeps_what_its_name_says(step: Any, texts: list[str], stay: li
 
 
 STORY = (
-    "In the beginning there was a small village by the sea, where fishermen mended their nets each morning "
+    "In the beginning there was a small village by the sea, where fishermen repaired their nets each morning "
     "and told stories of storms, of ships that never came back, and of a light that only children saw"
 )
 

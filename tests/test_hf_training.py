@@ -51,7 +51,7 @@ STEADY = {"lr_scheduler_type": "constant", "learning_rate": 1e-2, "logging_steps
 
 
 def parts(folder: Path) -> Training:
-    """Return a small training of masked-lm, model and all made anew."""
+    """Return a small training of masked-lm, with a new model."""
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     learner = Learner("wordpiece", STYLES["bert"], (), 200, 1, lowercase=True)
     tokenizer = complete_tokenizer(learner.learn(TEXTS), STYLES["bert"])

@@ -609,7 +609,7 @@ def test_classes_without_training_rows_left_end_in_one_line(tmp_path: Path, make
         make_data({**FILES, "labels": {"label": {"min_count": 2}}})
 
 
-# What is no label column at all
+# What is not a label column at all
 
 
 def test_a_text_taken_for_a_class_is_stopped(tmp_path: Path, make_data: Make) -> None:

@@ -201,7 +201,7 @@ class Fails(TextClassification):
 
     def collate(self, examples, tokenizer, seed, *, train):
         if os.environ.get("RANK") == "1":
-            raise StageError("a label is missing; mend the data")
+            raise StageError("a label is missing; fix the data")
         return super().collate(examples, tokenizer, seed, train=train)
 """
 
@@ -219,7 +219,7 @@ def test_one_process_that_fails_is_named_with_its_cause_and_nothing_else(tmp_pat
     path = small.write(tmp_path, recipe)
     done = small.hfpipe("run", path, "--runs", tmp_path / "runs", "--until", "topics", "--processes", "2")
     (folder,) = (tmp_path / "runs" / "small").glob("topics-*")
-    cause = "a label is missing; mend the data"
+    cause = "a label is missing; fix the data"
     (line,) = done.stderr.splitlines()
     place, found = line.split("stage topics: ")
     assert found == f"process 1: {cause}; the log is {folder / 'stage.log'}"

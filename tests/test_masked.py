@@ -168,7 +168,7 @@ def test_a_text_without_another_beside_it_gives_only_pairs_that_follow() -> None
 
 
 def tiny(kind: str, tokenizer: PreTrainedTokenizerFast, task: MaskedLM) -> PreTrainedModel:
-    """Return a model of a type from nothing, without dropout."""
+    """Return a model of a type from scratch, without dropout."""
     quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = new_config(
         {"type": kind, "max_position_embeddings": 140} | quiet | SIZES.get(kind, SIZE), tokenizer, {}

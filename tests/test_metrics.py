@@ -234,9 +234,9 @@ def test_a_system_compared_with_itself_differs_by_nothing():
 def test_the_paired_interval_of_a_small_steady_gain_is_narrower_than_either_score_s():
     weak = classified(600, skill=1.5)
     strong = dict(weak)
-    mended = np.flatnonzero(weak["reference"] != weak["prediction"])[:20]
+    improved = np.flatnonzero(weak["reference"] != weak["prediction"])[:20]
     strong["prediction"] = weak["prediction"].copy()
-    strong["prediction"][mended] = weak["reference"][mended]
+    strong["prediction"][improved] = weak["reference"][improved]
     mine, other = (tallied(single_label(TOPICS), columns, resamples=500) for columns in (strong, weak))
     result = compare_tallies(mine, other, "weak")["accuracy"]
     assert result.difference == pytest.approx(20 / 600)

@@ -297,7 +297,7 @@ def recipe(**settings):
         ({"metrics": ["./absent.py"]}, "./absent.py: there is no "),
         (
             {"metrics": ["./folder"]},
-            "./folder is no metric: name a .py file, or a folder that holds",
+            "./folder is not a metric: name a .py file, or a folder that holds",
         ),
         ({"metrics": ["./shares.py", "./shares.py"]}, "two metrics are called 'shares'; give one a name:"),
         ({"metrics": ["stage:words"]}, "'stage:words' is not a metric: write ./file.py, a folder, package:"),

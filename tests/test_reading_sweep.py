@@ -308,7 +308,7 @@ def stored(folder: Path) -> list[Record]:
 
 
 def as_classes(value: Any) -> Any:
-    """Return the label of another reader as hfpipe names its class; numbers with fractions are no classes."""
+    """Return the label of another reader as hfpipe names its class; fractions are not classes."""
     if isinstance(value, list):
         return [as_classes(item) for item in value]
     return value if isinstance(value, float) else str(value)

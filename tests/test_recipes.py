@@ -107,7 +107,7 @@ def test_bert_wikitext_runs_on_rows_of_ones_own(tmp_path: Path) -> None:
 
 
 def base(path: Path, style: str, model: dict[str, object], auto_class: str) -> str:
-    """Save a model from nothing beside a tokenizer, as the Hub would give it; return where."""
+    """Save a model from scratch beside a tokenizer, as the Hub would give it; return where."""
     from hfpipe.modeling.loading.models import new_config, new_model
     from hfpipe.tokenization.loading import complete_tokenizer
     from hfpipe.tokenization.special_tokens import STYLES

@@ -239,7 +239,7 @@ def test_until_a_kind_goes_as_far_as_the_last_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("until", "mend"),
+    ("until", "fix"),
     [
         ("topic", "did you mean 'topics'?"),
         ("fine-tune", "did you mean 'finetune'?"),
@@ -249,10 +249,10 @@ def test_until_a_kind_goes_as_far_as_the_last_of_it(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_until_something_unknown_is_refused_with_what_there_is(tmp_path: Path, until: str, mend: str) -> None:
+def test_until_something_unknown_is_refused_with_what_there_is(tmp_path: Path, until: str, fix: str) -> None:
     with pytest.raises(RecipeError) as caught:
         toys.make(toys.write(tmp_path), tmp_path / "runs", until=until)
-    assert str(caught.value) == f"--until {until}: no such stage or kind; {mend}"
+    assert str(caught.value) == f"--until {until}: no such stage or kind; {fix}"
     assert not (tmp_path / "runs" / "toy").exists()
 
 
@@ -333,7 +333,7 @@ def test_a_runs_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> Non
         toys.make(toys.write(tmp_path), tmp_path / "runs")
     message = str(caught.value)
     assert message.startswith(f"stage names: {tmp_path}/runs")
-    assert message.endswith("; mend that and run again, what is finished stays")
+    assert message.endswith("; fix that and run again, what is finished stays")
     assert "\n" not in message
 
 
@@ -370,7 +370,7 @@ REFUSED = {
     ),
     "a file that may not be read": (
         PermissionError(errno.EACCES, "Permission denied", "/corpus.txt"),
-        "/corpus.txt: Permission denied; mend that and run again, what is finished stays",
+        "/corpus.txt: Permission denied; fix that and run again, what is finished stays",
     ),
     "no memory": (
         MemoryError(),

@@ -24,7 +24,7 @@ class Texts:
 
     When there is more, a text is taken whenever what was taken lags behind its share of what was passed:
     the same rows each time, spread evenly over the split, the last one cut to fit. Each iteration counts
-    anew.
+    again.
 
     Raises DataError when a column is not there or holds no text.
     """

@@ -43,7 +43,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Size:
-    """What one stage takes; what is not known yet is no amount but a note."""
+    """What one stage takes; what is not known yet is a note instead of an amount."""
 
     stage: str
     kind: str

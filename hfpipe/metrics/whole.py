@@ -26,7 +26,7 @@ FEWEST = 100
 
 
 class WholeMetric(ABC):
-    """A score of a whole split that is no function of sums over its examples."""
+    """A score of a whole split that is not a function of sums over its examples."""
 
     name: str
     """As written in `require` and in the table of scores."""

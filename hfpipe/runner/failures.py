@@ -17,7 +17,7 @@ from hfpipe.runner.world import rank
 
 @contextmanager
 def translate_errors(ctx: RunContext) -> Iterator[None]:
-    """Turn what the machine refuses into one line with a mend, and say in which stage. Raises HfpipeError."""
+    """Turn what the machine refuses into one line with its fix, and name the stage. Raises HfpipeError."""
     stage = f"stage {ctx.name}: "
     try:
         yield
@@ -34,9 +34,9 @@ def translate_errors(ctx: RunContext) -> Iterator[None]:
                 "or lower batch_size to evaluate: no result changes"
             )
         elif (refused := refusal(error)) is not None:
-            mend = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+            fix = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
             where = refused.filename or ctx.folder
-            line = f"{where}: {refused.strerror}; {mend} and run again, what is finished stays"
+            line = f"{where}: {refused.strerror}; {fix} and run again, what is finished stays"
         else:
             # The one guard for whatever a library or user code raises; the log has the trace.
             cause = " ".join(str(error).split())[:500]

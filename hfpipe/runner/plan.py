@@ -61,8 +61,8 @@ def upto(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
     if not last:
         there = list(dict.fromkeys([*stages, *(stage.kind for stage in stages.values())]))
         close = nearest(until, there)
-        mend = f"did you mean {close!r}?" if close else f"there is {join_names(there)}"
-        raise RecipeError([Problem(f"--until {until}: no such stage or kind; {mend}")])
+        fix = f"did you mean {close!r}?" if close else f"there is {join_names(there)}"
+        raise RecipeError([Problem(f"--until {until}: no such stage or kind; {fix}")])
     return dict(list(stages.items())[: last[-1] + 1])
 
 

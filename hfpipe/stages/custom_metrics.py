@@ -74,7 +74,7 @@ def check(metrics: Sequence[Named], base: Path, *, trusted: bool) -> Iterator[Pr
             continue  # which is said of every place
         if found is not None and not (found.suffix == ".py" or (found / f"{found.name}.py").is_file()):
             yield Problem(
-                f"{metric.place} is no metric: name a .py file, or a folder that holds {found.name}.py", at
+                f"{metric.place} is not a metric: name a .py file, or a folder that holds {found.name}.py", at
             )
 
 

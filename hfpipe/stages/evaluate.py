@@ -123,8 +123,8 @@ class Evaluate(Stage):
             if name not in names and name.partition("/")[0] not in prefixes:
                 close = nearest(name, names)
                 there = ", ".join([*names, *(f"{prefix}/…" for prefix in prefixes)])
-                mend = f"did you mean {close!r}?" if close else f"there are {there}"
-                yield KeyProblem(f"there is no score {name!r} to require; {mend}", ("require", name))
+                fix = f"did you mean {close!r}?" if close else f"there are {there}"
+                yield KeyProblem(f"there is no score {name!r} to require; {fix}", ("require", name))
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.evaluation.evaluate import new_accelerator

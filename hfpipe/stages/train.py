@@ -174,7 +174,7 @@ class _Train(Stage):
         from hfpipe.tokenization.loading import load_tokenizer
 
         place = self.tokenizer if self.tokenizer is not None else self.model
-        assert isinstance(place, Place)  # the recipe asks for a tokenizer beside a model from nothing
+        assert isinstance(place, Place)  # the recipe asks for a tokenizer for a model from scratch
         found = locate_place(place, ctx.base, ctx.inputs)
         return load_tokenizer(found or place, trust_remote_code=self.trust_remote_code)
 

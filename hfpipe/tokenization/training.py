@@ -1,7 +1,7 @@
 """Learns a vocabulary from text, the same from the same text each time.
 
 The trainers of Tokenizers walk hash maps whose order changes from run to run: WordPiece then numbers the
-pieces inside words anew each time, and Unigram scores rare characters anew. Both are put right here;
+tokens inside words again each time, and Unigram scores rare characters again. Both are put right here;
 byte-level BPE needs nothing.
 """
 

@@ -53,7 +53,8 @@ def train_model(
 ) -> dict[str, Any]:
     """Train, save model and tokenizer into `ctx.folder`, and return the facts of the training.
 
-    `early` is (patience, threshold). Raises StageError when the loss is no number or an argument is refused.
+    `early` is (patience, threshold). Raises StageError when the loss is not a number or an argument is
+    refused.
     """
     tell_padding(parts.model, parts.tokenizer)
     course, layout = _course(parts, training, ctx), process_layout()

@@ -237,7 +237,7 @@ class TaskTrainer(SplitTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Train on one micro-batch, cut or whole. Raises StageError at the first loss that is no number."""
+        """Train on one micro-batch, cut or whole. Raises StageError at the first loss that is NaN."""
         *others, last = forward_passes(inputs)
         losses = []
         for part in others:
@@ -308,7 +308,7 @@ class TaskTrainer(SplitTrainer):
             raise StageError(f"metric_for_best_model: {best} is left out: {undefined[best]}; write loss")
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Return the norm, not used yet. Raises StageError when it is no number; fp16 skips such a step."""
+        """Return the norm, which is not used yet. Raises StageError when it is NaN; fp16 skips such a step."""
         norm = super()._get_grad_norm(model, grad_norm)
         step = self.state.global_step + 1
 

@@ -117,7 +117,7 @@ def no_indicators(place: str, column: str, value: Any, width: int) -> DataError:
 
 
 def check_name(place: str, column: str, name: str, longest: int) -> None:
-    """Raise DataError for a name that is not text, or too long for a name."""
+    """Raise DataError for a name that is not a text, or too long for a name."""
     if len(name) > longest:
         raise DataError(
             f"{place}: {column!r} has {len(name):,} characters, so it is a text and not a class "

@@ -38,7 +38,7 @@ def _decode_line(line: str) -> Any:
     if line[:1] == "{":
         try:
             value, end = _scan(line, 0)
-        except StopIteration:  # is no JSON, about which `_decode` says more
+        except StopIteration:  # not JSON; `_decode` says more
             return _decode(line)
         if line[end:] in _LINE_ENDS:
             return value

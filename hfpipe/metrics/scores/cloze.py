@@ -26,7 +26,7 @@ def cloze() -> list[Metric]:
 def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the rank of each row's right answer: scores (n, candidates), gold (n,) → int64 (n,).
 
-    `reference` is -1 where the answer is no candidate. Others that score alike stand before it, so that a
+    `reference` is -1 where the answer is not a candidate. Others that score alike stand before it, so that a
     model gains nothing by scoring everything alike; scores of -inf are those of no candidate.
     """
     known = reference >= 0
@@ -53,7 +53,7 @@ class TopFive(Mean):
 
 
 class ReciprocalRank(Mean):
-    """Mean of 1 / rank of the right answer, 0 where it is no candidate (Voorhees, 1999)."""
+    """Mean of 1 / rank of the right answer, 0 where it is not a candidate (Voorhees, 1999)."""
 
     name = "mean_reciprocal_rank"
 
@@ -74,7 +74,7 @@ class Frequent:
     def rank(self, answer: str, choices: Sequence[str] | None = None) -> int:
         """Return the rank of an answer among all that were seen, or among `choices` where a blank has some.
 
-        Answers seen equally often stand in the order of the alphabet. 0 when the answer is no candidate.
+        Answers seen equally often stand in the order of the alphabet. 0 when the answer is not a candidate.
         """
         if choices is None:
             return self._ranks.get(answer, 0)

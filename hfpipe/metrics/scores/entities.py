@@ -45,7 +45,7 @@ def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
 
 
 def words_as_entities(tags: Sequence[str]) -> list[Entity]:
-    """Return every word of a sentence as an entity of its own, for tags that are no parts of entities."""
+    """Return every word of a sentence as an entity of its own, for tags that are not parts of entities."""
     return [Entity(tag, place, place + 1) for place, tag in enumerate(tags)]
 
 

@@ -133,7 +133,7 @@ class BitsPerByte(_Language):
 class PseudoPerplexity(Perplexity):
     """`exp` of the mean nats of a piece given all the others (Salazar et al., 2020, section 2.4).
 
-    To be compared between masked models with one tokenizer only: it is no perplexity of the text.
+    To be compared between masked models with one tokenizer only: it is not a perplexity of the text.
     """
 
     name = "pseudo_perplexity"

@@ -57,7 +57,7 @@ class Pearson(Metric):
     def value(self, sums: np.ndarray) -> np.ndarray:
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
         spread_x, spread_y = n * xx - x**2, n * yy - y**2
-        # What rounding leaves of a constant column is no spread.
+        # Rounding errors of a constant column are not a spread.
         known = (spread_x > 1e-12 * n * xx) & (spread_y > 1e-12 * n * yy)
         spread = np.sqrt(np.where(known, spread_x * spread_y, 0))
         return np.clip(ratio(n * xy - x * y, spread), -1, 1)

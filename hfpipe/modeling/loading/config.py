@@ -1,4 +1,4 @@
-"""What a model from nothing needs and its recipe leaves out: special tokens, derived sizes."""
+"""What a model from scratch needs and its recipe leaves out: special tokens, derived sizes."""
 
 from __future__ import annotations
 

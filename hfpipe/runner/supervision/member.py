@@ -114,7 +114,7 @@ class Member:
 
     @contextmanager
     def reporting(self, *, prints: bool) -> Iterator[None]:
-        """Tell the others why this process fails; `prints` if whoever catches the error prints it.
+        """Tell the others why this process fails; `prints` if the code that catches the error prints it.
 
         A library's exception may be due to another process, whose end is then heard within `GRACE` seconds
         and ends this one. Raises what was raised, or SystemExit when it is printed elsewhere.

@@ -128,8 +128,8 @@ class FillMask(TokenTargets):
             return
         classes = facts.labels.get(self.label)
         if classes is None or facts.columns[self.label] != "label":
-            mend = advise_classes(self.label, facts.columns[self.label]) or "; name one that does"
-            yield Problem(f"column {self.label!r} holds no classes{mend}", ("label",))
+            fix = advise_classes(self.label, facts.columns[self.label]) or "; name one that does"
+            yield Problem(f"column {self.label!r} holds no classes{fix}", ("label",))
         elif set(classes) != set(self.verbalizer):
             there, named = ", ".join(classes), ", ".join(self.verbalizer)
             yield Problem(f"the classes are {there}; the verbalizer has {named}", ("verbalizer",))

@@ -24,7 +24,7 @@ class Generation(Settings):
     no_repeat_ngram_size: int | None = Field(default=None, ge=0)
     """Never write the same so many tokens in a row twice; 0 allows it."""
     repetition_penalty: float | None = Field(default=None, gt=0)
-    """How much less likely a token gets that was written before; 1 is no less."""
+    """How much less likely a token gets that was written before; 1 changes nothing."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

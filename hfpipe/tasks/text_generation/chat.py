@@ -60,7 +60,7 @@ def conversation(
     for before, after in zip(befores, afters, strict=True):
         if not after.startswith(before):
             raise StageError(
-                "chat template: an answer does not begin where its add_generation_prompt ends; mend the "
+                "chat template: an answer does not begin where its add_generation_prompt ends; fix the "
                 "template, or set chat: false and a template of your own"
             )
     if all(afters[-1].startswith(after) for after in afters):

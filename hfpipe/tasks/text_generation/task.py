@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch, Columns, Rows
 
 REASONING = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
-"""What a model may write before its answer, and is no part of it."""
+"""What a model may write before its answer, and is not part of it."""
 TOOLS = "tools"
 """What data sets of conversations call the column of tools."""
 

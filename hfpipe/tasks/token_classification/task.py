@@ -77,8 +77,8 @@ class TokenClassification(Task):
         ):
             found = facts.columns.get(column)
             if found not in (None, kind):
-                mend = advise_classes(column, str(found)) if (key, found) == ("tags", "strings") else ""
-                yield Problem(f"column {column!r} holds {found}, not {what}{mend}", (key,))
+                fix = advise_classes(column, str(found)) if (key, found) == ("tags", "strings") else ""
+                yield Problem(f"column {column!r} holds {found}, not {what}{fix}", (key,))
         yield from self._misfits(facts.labels.get(self.tags, []))
 
     def _misfits(self, names: Sequence[str]) -> Iterator[Problem]:
@@ -88,8 +88,8 @@ class TokenClassification(Task):
         if strange and (self.scheme is not None or self._mark_entities(names)):
             begin = ", ".join(f"{letter}-" for letter in fits)
             bilou = self.scheme is None and re.match("[LU]-", strange[0])
-            mend = f"; write {advise(scheme='BILOU')}" if bilou else ""
-            yield Problem(f"tag {strange[0]!r} is not O and does not begin with {begin}{mend}", ("tags",))
+            fix = f"; write {advise(scheme='BILOU')}" if bilou else ""
+            yield Problem(f"tag {strange[0]!r} is not O and does not begin with {begin}{fix}", ("tags",))
 
     def _mark_entities(self, names: Sequence[str]) -> bool:
         bare = {*names} <= {*"OBIES"} or {"B"} <= {*names} <= {*"OBMES"}

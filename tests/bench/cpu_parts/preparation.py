@@ -71,7 +71,7 @@ class Memory:
     def __init__(self) -> None:
         self.doing = ""
         self.peaks: dict[str, tuple[float, float]] = {}
-        """What is done → most resident memory, and most of it that is no mapped file, both in MB."""
+        """What is done → most resident memory, and most of it that is not a mapped file, both in MB."""
         threading.Thread(target=self._watch, daemon=True).start()
 
     @contextmanager
