@@ -308,7 +308,7 @@ class TaskTrainer(SplitTrainer):
             raise StageError(f"metric_for_best_model: {best} is left out: {undefined[best]}; write loss")
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Return the norm, which is not used yet. Raises StageError when it is NaN; fp16 skips such a step."""
+        """Return the norm, which is not used yet. Raises StageError for NaN; fp16 skips such a step."""
         norm = super()._get_grad_norm(model, grad_norm)
         step = self.state.global_step + 1
 
