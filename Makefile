@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 RECIPES = $(filter-out recipes/accelerate/%,$(sort $(shell find recipes -name '*.yaml')))
 
 .DEFAULT_GOAL := help
-.PHONY: install demo pretrain finetune eval report notebook notebooks check test test-all golden bench bench-gpu clean help
+.PHONY: install demo pretrain finetune eval report notebook notebooks docs check test test-all golden bench bench-gpu clean help
 
 install: $(INSTALLED) ## Make .venv and install hfpipe into it, at the tested versions
 
@@ -47,6 +47,10 @@ notebook: $(INSTALLED) ## Open the notebooks in Jupyter
 
 notebooks: $(INSTALLED) ## Execute every notebook, and say whether each of them works
 	@$(BIN)/jupyter execute $(ARGS) notebooks/*.ipynb
+
+docs: $(INSTALLED) ## Build the manual into build/docs/, strictly
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/generator/mkdocs.yml $(ARGS)
+	@echo "built; open build/docs/index.html"
 
 check: $(INSTALLED) ## Format, lint, types, direction of imports, and every recipe
 	$(BIN)/ruff format --check .

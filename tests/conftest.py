@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,3 +85,14 @@ def make_data(context: Callable[..., RunContext]) -> Callable[..., tuple[Report,
         return report, ctx.folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def generated() -> dict[str, str]:
+    """Return the pages of the manual that are generated from the code, by their path in `docs/`."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "generator"))
+    try:
+        from pages import PAGES
+    finally:
+        del sys.path[0]
+    return {path: page() for path, page in PAGES.items()}

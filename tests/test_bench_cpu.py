@@ -163,13 +163,13 @@ def test_a_contender_whose_loss_differs_has_not_done_equal_work() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_an_earlier_run_replaces_what_is_between_the_markers(tmp_path: Path) -> None:
-    manual, readme = tmp_path / "README.md", tmp_path / "tests" / "bench" / "README.md"
+    manual, readme = tmp_path / "docs" / "speed.md", tmp_path / "tests" / "bench" / "README.md"
     results = tmp_path / "earlier.jsonl"
     begin = {"part": "begin", "date": "2026-11-27", "commit": "abc", "load": 0.25}
     lines = [begin, PEAK, trained("hfpipe", 300.0), trained("trainer", 100.0)]
     results.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    readme.parent.mkdir(parents=True)
     for file in (manual, readme):
+        file.parent.mkdir(parents=True)
         file.write_text(README, encoding="utf-8")
     arguments = ["--table-from", str(results), "--write-table", "--root", str(tmp_path)]
     for _ in range(2):
@@ -188,7 +188,7 @@ def test_the_table_of_an_earlier_run_replaces_what_is_between_the_markers(tmp_pa
 
 
 def test_the_readme_names_every_work_and_has_a_place_for_the_table() -> None:
-    for file in (BENCH / "README.md", BENCH.parents[1] / "README.md"):
+    for file in (BENCH / "README.md", BENCH.parents[1] / "docs" / "speed.md"):
         text = file.read_text(encoding="utf-8")
         assert 0 < text.index(tables.BEGIN) < text.index(tables.END)
     text = (BENCH / "README.md").read_text(encoding="utf-8")

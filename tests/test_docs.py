@@ -1,14 +1,15 @@
-"""What the README, the Makefile and the recipes say of themselves is true."""
+"""What the manual (README.md and docs/), the Makefile and the recipes say is true."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
-from fnmatch import filter as matching
 from fnmatch import fnmatch
 from operator import attrgetter
 from pathlib import Path
@@ -19,34 +20,47 @@ import pytest
 import yaml
 
 import hfpipe
+from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.encoding.io import open_split
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+MANUAL = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+"""Path of a page → its text."""
+README = MANUAL["README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 IGNORED = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()]
 PROMISED = (
-    "install demo pretrain finetune eval report notebook notebooks check test test-all golden bench "
+    "install demo pretrain finetune eval report notebook notebooks docs check test test-all golden bench "
     "bench-gpu clean help"
 )
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+each_page = pytest.mark.parametrize("page", MANUAL)
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, *pages: str) -> list[str]:
+    """Return the fenced blocks of one language on some pages, by default on all."""
+    pattern = rf"^```{language}\n(.*?)^```$"
+    texts = [MANUAL[page] for page in pages or MANUAL]
+    return [block for text in texts for block in re.findall(pattern, text, re.MULTILINE | re.DOTALL)]
 
 
 def commands() -> list[list[str]]:
-    """Return the words of every command line that the README shows."""
+    """Return the words of every command line that the manual shows."""
     lines = "".join(blocks("sh")).splitlines()
     return [words for line in lines if (words := shlex.split(line.partition(" > ")[0], comments=True))]
 
 
 def targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+
+
+def test_the_readme_is_read_in_ten_minutes() -> None:
+    assert len(README.splitlines()) <= 350
 
 
 def test_the_makefile_has_the_promised_targets() -> None:
@@ -63,69 +77,92 @@ def test_every_target_has_a_line_of_help() -> None:
     assert shown == targets()
 
 
-def test_every_target_the_readme_names_exists() -> None:
-    named = {words[1] for words in commands() if words[0] == "make"} | set(
-        re.findall(r"`make ([a-z-]+)", README)
-    )
-    assert len(named) > 5
+def test_every_target_that_the_manual_names_exists() -> None:
+    named = {words[1] for words in commands() if words[0] == "make"}
+    named |= {name for text in MANUAL.values() for name in re.findall(r"`make ([a-z-]+)", text)}
+    assert len(named) > 8
     assert named <= targets()
     recipes = {word.removeprefix("RECIPE=") for words in commands() for word in words if "RECIPE=" in word}
     assert len(recipes) > 1
     assert all((ROOT / recipe).is_file() for recipe in recipes)
 
 
-def test_every_command_the_readme_shows_is_understood() -> None:
+def test_every_command_that_the_manual_shows_is_understood() -> None:
     """Options are read, and recipes looked for, without running anything."""
     from hfpipe.cli.parser import parse_command_line
 
     shown = [words[1:] for words in commands() if words[0] == "hfpipe"]
     shown += [words[words.index("hfpipe") + 1 :] for words in commands() if words[0] == "accelerate"]
-    assert len(shown) > 5
+    assert len(shown) > 15
     for words in shown:
         options = vars(parse_command_line(words))
         for path in (options.get("recipe"), *options.get("recipes", []), options.get("accelerate")):
             assert path is None or (ROOT / path).is_file(), f"{shlex.join(words)}: there is no {path}"
 
 
-def tree() -> dict[str, set[str]]:
-    """Return what the README says is in each folder whose content it lists; `.` is the top."""
-    [block] = [block for block in blocks("text") if "pyproject.toml" in block]
-    folders: dict[str, set[str]] = {".": set()}
-    above: list[str] = []
-    for line in block.splitlines():
-        entry = re.fullmatch(r"((?:  )*)(\S+)  +(\S.*)", line)
-        assert entry is not None, f"no name and comment: {line!r}"
-        above = [*above[: len(entry[1]) // 2], entry[2].rstrip("/")]
-        folders.setdefault("/".join(above[:-1]) or ".", set()).add(entry[2])
-    return folders
+def test_every_block_of_the_manual_is_of_a_kind_that_is_checked() -> None:
+    """Shell, YAML and Python are checked or run by the tests below; text and output show files and results."""
+    found = [
+        kind
+        for text in MANUAL.values()
+        for kind in re.findall(r"^```(.*)\n(?:.*\n)*?```$", text, re.MULTILINE)
+    ]
+    assert set(found) == {"sh", "yaml", "python", "text", "console"}
+    assert {words[0] for words in commands()} == {"make", "hfpipe", "accelerate", "sbatch"}
+
+
+def links(text: str) -> list[str]:
+    """Return what a page links to, without code."""
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL))
+
+
+@each_page
+def test_every_link_leads_to_a_file_and_a_heading(page: str, generated: dict[str, str]) -> None:
+    folder = (ROOT / page).parent
+    for link in links(MANUAL[page]):
+        path, _, anchor = link.partition("#")
+        file = (folder / path).resolve() if path else ROOT / page
+        made = file.relative_to(ROOT / "docs").as_posix() if file.is_relative_to(ROOT / "docs") else ""
+        assert file.exists() or made in generated, f"{page}: there is no {link}"
+        if anchor:
+            text = generated.get(made) or file.read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.*?)(?: \{#([\w-]+)\})?$", text, re.MULTILINE)
+            assert anchor in {named or slug(title) for title, named in headings}, f"{page}: {link}"
+
+
+def slug(title: str) -> str:
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
 
 
 def is_ignored(path: Path) -> bool:
     return any(fnmatch(each, name) for name in IGNORED for each in (path.name, f"/{path.relative_to(ROOT)}"))
 
 
-def real(folder: Path) -> set[str]:
-    """Return the names in a folder as the tree writes them; of the package only its folders."""
-    return {
-        path.name + "/" * path.is_dir()
+def tree() -> dict[str, str]:
+    """Return the folders of the README's tree by their path, each with what it says of it."""
+    [block] = [block for block in blocks("text", "README.md") if "hfpipe/  " in block]
+    folders: dict[str, str] = {}
+    above: list[str] = []
+    for line in block.splitlines():
+        entry = re.fullmatch(r"((?:  )*)(\S+)/  +(\S.*)", line)
+        assert entry is not None, f"no folder with a comment: {line!r}"
+        above = [*above[: len(entry[1]) // 2], entry[2]]
+        folders["/".join(above)] = entry[3]
+    return folders
+
+
+def test_the_tree_of_the_readme_is_the_real_one() -> None:
+    shown = set(tree())
+    opened = {ROOT, *(ROOT / path.rpartition("/")[0] for path in shown)}
+    assert ROOT / "hfpipe" in opened
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for folder in opened
         for path in folder.iterdir()
-        if path.name not in {".git", "__init__.py"} and not is_ignored(path)
-        if (any(path.iterdir()) if path.is_dir() else not folder.is_relative_to(ROOT / "hfpipe"))
+        if path.is_dir() and path.name != ".git" and not is_ignored(path)
+        if any(inside.is_file() for inside in path.rglob("[!_]*") if "__pycache__" not in inside.parts)
     }
-
-
-@pytest.mark.parametrize("folder", sorted(tree()))
-def test_the_tree_of_the_readme_is_the_real_one(folder: str) -> None:
-    shown, there = tree()[folder], real(ROOT / folder)
-    assert [entry for entry in shown if not matching(there, entry)] == []
-    assert [name for name in there if not any(fnmatch(name, entry) for entry in shown)] == []
-
-
-def test_the_tree_opens_the_package() -> None:
-    shown = {f"{above}/{entry}" for above, entries in tree().items() for entry in entries}
-    tasks = {path.parent for path in (ROOT / "hfpipe" / "tasks").glob("*/task.py")}
-    folders = {path.parent for path in (ROOT / "hfpipe").glob("*/*/*.py")} - tasks
-    assert {f"{folder.relative_to(ROOT).as_posix()}/" for folder in folders} <= shown
+    assert shown == there
 
 
 def test_there_are_recipes() -> None:
@@ -147,27 +184,41 @@ def test_the_recipe_says_how_to_run_it(recipe: Path) -> None:
     assert f"hfpipe run {recipe.relative_to(ROOT).as_posix()}" in header[0]
 
 
+def explained(folder: Path, change: Callable[[str], str] = str) -> hfpipe.Recipe:
+    """Return the recipe that the README explains, with a change to its text."""
+    shutil.copytree(ROOT / "recipes" / "sources", folder / "sources")
+    [text] = blocks("yaml", "README.md")
+    (folder / "readme.yaml").write_text(change(text), encoding="utf-8")
+    return hfpipe.load(folder / "readme.yaml")
+
+
 def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "recipes" / "sources", tmp_path / "sources")
-    (tmp_path / "readme.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
-    assert list(hfpipe.load(tmp_path / "readme.yaml").stages) == [
-        "wiki",
-        "words",
-        "pretrain",
-        "topics",
-        "score",
-    ]
+    assert list(explained(tmp_path).stages) == ["wiki", "words", "pretrain", "topics", "score"]
 
 
-def test_the_task_that_the_readme_adds_is_taken(tmp_path: Path) -> None:
-    [code] = [block for block in blocks("python") if "class FirstWords" in block]
+def test_the_task_that_the_manual_adds_is_taken(tmp_path: Path) -> None:
+    [code], [task] = blocks("python", "docs/user-tasks.md"), blocks("yaml", "docs/user-tasks.md")
+    assert len(code.splitlines()) <= 15  # 14 and the line that names the file
     (tmp_path / "first_words.py").write_text(code, encoding="utf-8")
-    shutil.copytree(ROOT / "recipes" / "sources", tmp_path / "sources")
-    own = next(block for block in blocks("yaml") if "FirstWords" in block).strip()
-    recipe = blocks("yaml")[0].replace("task: text-classification ", own + " ")
-    (tmp_path / "readme.yaml").write_text(recipe, encoding="utf-8")
-    task = hfpipe.load(tmp_path / "readme.yaml").stages["topics"].task
-    assert task.words == 10
+    recipe = explained(tmp_path, lambda text: text.replace("task: text-classification ", task.strip() + " "))
+    assert recipe.stages["topics"].task.words == 10
+
+
+def test_the_metrics_that_the_manual_names_are_taken(tmp_path: Path) -> None:
+    [block] = blocks("yaml", "docs/evaluation.md")
+    for name in ("shares", "wer"):
+        (tmp_path / f"{name}.py").write_text("", encoding="utf-8")
+    lines = "".join(f"    {line}\n" for line in block.splitlines())
+    require = "    require: {accuracy: {min: 0.80}}"
+    recipe = explained(tmp_path, lambda text: re.sub(rf"{re.escape(require)}.*\n", lines, text))
+    assert len(recipe.stages["score"].metrics) == 3
+
+
+def test_the_mappings_of_labels_that_the_manual_shows_are_taken() -> None:
+    shown = re.findall(r"^\| `(\{.*\})` \|", MANUAL["docs/data.md"], re.MULTILINE)
+    assert len(shown) == 4
+    for each in shown:
+        assert LabelColumn.model_validate(yaml.safe_load(each)).model_fields_set
 
 
 CSV = "text,label\nnumber 1,0.5\nnumber 2,1.5\nnumber 3,2.5\n"
@@ -208,10 +259,10 @@ SHOWN: dict[str, tuple[dict[str, str | bytes], dict[str, int], dict[str, object]
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_sources_that_the_readme_shows_read_such_files(
+def test_the_sources_that_the_manual_shows_read_such_files(
     name: str, tmp_path: Path, make_data: Callable[..., Any]
 ) -> None:
-    [block] = [block for block in blocks("yaml") if block.startswith("reviews: ")]
+    [block] = blocks("yaml", "docs/data.md")
     stages = yaml.safe_load(block)
     assert list(stages) == list(SHOWN)
     files, splits, first = SHOWN[name]
@@ -223,7 +274,7 @@ def test_the_sources_that_the_readme_shows_read_such_files(
         sheet = book.create_sheet("answers")
         for row in (list(NAMED), list(NAMED.values())):
             sheet.append(row)
-        book.active.append(["of", "no", "use"])
+        book.active.append(["another", "sheet"])
         book.save(tmp_path / "survey.xlsx")
     report, folder = make_data(stages[name])
     assert report.data.splits == splits
@@ -231,13 +282,69 @@ def test_the_sources_that_the_readme_shows_read_such_files(
     assert {column: row[column] for column in first} == first
 
 
-def test_python_of_the_readme_compiles() -> None:
+def test_python_of_the_manual_calls_what_there_is() -> None:
+    called = set()
     for block in blocks("python"):
-        compile(block, "README.md", "exec")
+        for node in ast.walk(ast.parse(block)):
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).startswith("hfpipe."):
+                continue
+            name = ast.unparse(node.func).removeprefix("hfpipe.")
+            keywords = {keyword.arg: None for keyword in node.keywords}
+            inspect.signature(attrgetter(name)(hfpipe)).bind(*node.args, **keywords)
+            called.add(name)
+    assert {"load", "plan", "run", "open", "predict", "compare", "metrics.path"} <= called
 
 
-def test_every_function_of_hfpipe_that_the_readme_calls_is_there() -> None:
-    called = set(re.findall(r"\bhfpipe\.([a-z_]+(?:\.[a-z_]+)*)\(", README))
-    assert {"load", "metrics.path", "metrics.module_names"} <= called
-    for name in called:
+def test_every_function_that_the_manual_names_is_there() -> None:
+    named = {
+        name for text in MANUAL.values() for name in re.findall(r"\bhfpipe\.([a-z_]+(?:\.[a-z_]+)*)\(", text)
+    }
+    assert {"load", "metrics.path", "metrics.module_names"} <= named
+    for name in named:
         assert callable(attrgetter(name)(hfpipe)), name
+
+
+def test_the_tests_that_the_promises_name_exist() -> None:
+    named = re.findall(r"`(tests/\w+\.py)`", MANUAL["docs/promises.md"])
+    assert len(named) > 12
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_the_table_of_the_readme_is_the_one_of_the_recipes() -> None:
+    scores = re.search(r"^accuracy +model +(\S+ \[\S+ \S+\])", README, re.MULTILINE)
+    assert scores is not None
+    table = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    [row] = [line for line in table.splitlines() if line.startswith("| [demo]")]
+    assert f"accuracy {scores[1]}" in row
+
+
+def printed() -> str:
+    """Return every text in the code of the package, on a line each; what a text leaves open is a zero byte."""
+    texts = []
+    for path in (ROOT / "hfpipe").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+OPEN = re.compile(
+    r"…|'[^']*'|[\w./:-]*\d[\w.,:/]*|\b[A-Z]{3,}\b|\S*(?:stage|package):\w*|\S+\.(?:jsonl|csv|yaml)\S*|\bnan\b"
+)
+"""What a message in the manual has for its example alone: names, numbers, paths, and what is left out."""
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/messages.md"])
+def test_every_message_that_the_manual_explains_is_one_of_hfpipe(page: str) -> None:
+    rows = re.findall(r"^\| `(.+?)` \| \S", MANUAL[page].replace("`` ", "`"), re.MULTILINE)
+    source = printed()
+    explained = [row for row in rows if " " in row and not row.startswith("{")]
+    assert len(explained) >= 10
+    for message in explained:
+        parts = [part.strip(' ,;:()?."') for part in OPEN.split(message)]
+        parts = [part for part in parts if len(part.split()) > 1]
+        assert parts, message
+        assert [part for part in parts if part not in source] == [], message

@@ -841,11 +841,11 @@ FORMS_OF_TALK: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FORMS_OF_TALK)
-def test_conversations_are_learned_as_the_readme_writes_them(
+def test_conversations_are_learned_as_the_manual_writes_them(
     name: str, tmp_path: Path, make_data: Make
 ) -> None:
-    readme = (INPUTS.parent.parent / "README.md").read_text(encoding="utf-8")
-    [block] = [block for block in re.findall(r"(?ms)^```yaml\n(.*?)^```$", readme) if "sharegpt:" in block]
+    manual = (INPUTS.parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    [block] = [block for block in re.findall(r"(?ms)^```yaml\n(.*?)^```$", manual) if "sharegpt:" in block]
     tasks = yaml.safe_load(block)
     assert tasks.keys() == FORMS_OF_TALK.keys()
     task, words = TextGeneration.model_validate(tasks[name]), tooled()

@@ -90,7 +90,8 @@ def refusal(call: Callable[[], Any]) -> str:
 def told() -> set[str]:
     """Return every dotted name of hfpipe that a message, a docstring or a manual gives to users."""
     texts = [
-        path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "recipes" / "README.md")
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "README.md", ROOT / "recipes" / "README.md", *(ROOT / "docs").glob("*.md"))
     ]
     for path in (ROOT / "hfpipe").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

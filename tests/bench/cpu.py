@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--write-table",
         action="store_true",
-        help="put tables and plot into README.md and tests/bench/README.md",
+        help="put tables and plot into docs/speed.md and tests/bench/README.md",
     )
     parser.add_argument(
         "--table-from", type=Path, metavar="FILE", help="measure nothing: results of an earlier run"
@@ -303,7 +303,7 @@ def _write_table(root: Path, lines: list[dict[str, Any]], text: str, *, drawn: b
     folder.mkdir(exist_ok=True)
     kept = folder / f"{date}-cpu.jsonl"
     kept.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    tables.write(root / "README.md", f"\n{tables.short(lines)}\n")
+    tables.write(root / "docs" / "speed.md", f"\n{tables.short(lines)}\n")
     if drawn:
         shutil.copy(RESULTS / "cpu.svg", kept.with_suffix(".svg"))
         text += f"\n\n![training speed of each contender](results/{kept.stem}.svg)"

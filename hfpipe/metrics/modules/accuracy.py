@@ -16,6 +16,8 @@ class Accuracy(module.OfClasses):
     """Share of examples whose guess is the class in the reference.
 
     With several labels an example, all of them have to be right, as in `sklearn.metrics.accuracy_score`.
+
+    Source: `sklearn.metrics.accuracy_score`.
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import ranking
 
 
 class AveragePrecision(module.OfRanked):
-    """Precision at each example of a class, averaged, one class against the rest."""
+    """Precision at each example of a class, averaged, one class against the rest.
+
+    Source: `sklearn.metrics.average_precision_score`.
+    """
 
     metric = ranking.AveragePrecision

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import confusion
 
 
 class BalancedAccuracy(module.OfOneLabel):
-    """Mean recall of the classes that occur in the references."""
+    """Mean recall of the classes that occur in the references.
+
+    Source: `sklearn.metrics.balanced_accuracy_score`.
+    """
 
     metric = confusion.BalancedAccuracy

@@ -7,7 +7,10 @@ from hfpipe.metrics.scores import language
 
 
 class BitsPerByte(module.OfCounts):
-    """Bits for a byte of text, of the summed `nll` and UTF-8 `bytes` of each text."""
+    """Bits for a byte of text, of the summed `nll` and UTF-8 `bytes` of each text.
+
+    Source: nats / (ln 2 × bytes), as in The Pile (Gao et al., 2020).
+    """
 
     options = [{"nll": module.NUMBER, "bytes": module.INTEGER}]
     metric = language.BitsPerByte

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Bleu(module.OfTranslations):
-    """sacrebleu's BLEU, from 0 to 100, by the tokenizer that suits the script of the references."""
+    """sacrebleu's BLEU, from 0 to 100, by the tokenizer that suits the script of the references.
+
+    Source: sacrebleu (Post, 2018); Papineni et al., 2002.
+    """
 
     def metrics(self, columns: Columns) -> list[Metric]:
         tokenize = overlap.tokenizer_for(columns["reference"])

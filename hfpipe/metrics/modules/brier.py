@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import calibration
 
 
 class Brier(module.OfProbabilities):
-    """Squared distance between the probabilities and the class in the reference, from 0 to 2."""
+    """Squared distance between the probabilities and the class in the reference, from 0 to 2.
+
+    Source: Brier, 1950, in its form for several classes.
+    """
 
     metric = calibration.Brier

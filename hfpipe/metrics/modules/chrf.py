@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import overlap
 
 
 class Chrf(module.OfTranslations):
-    """sacrebleu's chrF, from 0 to 100."""
+    """sacrebleu's chrF, from 0 to 100.
+
+    Source: sacrebleu; Popović, 2015.
+    """
 
     metric = overlap.Chrf

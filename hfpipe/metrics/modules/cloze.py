@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Cloze(module.OfCounts):
-    """Exact match, top 5 and mean reciprocal rank, of each right answer's `rank`: from 1, 0 for none."""
+    """Exact match, top 5 and mean reciprocal rank, of each right answer's `rank`: from 1, 0 for none.
+
+    Source: mean reciprocal rank: Voorhees, 1999.
+    """
 
     options = [{"rank": module.INTEGER}]
 

@@ -7,7 +7,10 @@ from hfpipe.metrics.scores import written
 
 
 class CutOff(module.OfCounts):
-    """Share of outputs that hit the length limit, of `cut`: 1 for one that did, else 0."""
+    """Share of outputs that hit the length limit, of `cut`: 1 for one that did, else 0.
+
+    Source: counted by hfpipe.
+    """
 
     options = [{"cut": module.INTEGER}]
     metric = written.CutOff

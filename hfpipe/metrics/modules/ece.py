@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import calibration
 
 
 class Ece(module.OfProbabilities):
-    """How far confidence and accuracy lie apart, over 15 bins of equal width."""
+    """How far confidence and accuracy lie apart, over 15 bins of equal width.
+
+    Source: Guo et al., 2017.
+    """
 
     metric = calibration.CalibrationError

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import written
 
 
 class ExactMatch(module.OfTexts):
-    """Share of texts that equal a reference, but for space at the ends."""
+    """Share of texts that equal a reference, but for space at the ends.
+
+    Source: equality of the texts, as `exact_match` of `evaluate`.
+    """
 
     metric = written.ExactMatch

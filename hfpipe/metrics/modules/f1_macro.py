@@ -6,6 +6,9 @@ from hfpipe.metrics import module
 
 
 class F1Macro(module.AveragedF1):
-    """F1 of the classes, macro average, as `sklearn.metrics.f1_score`."""
+    """F1 of the classes, macro average, as `sklearn.metrics.f1_score`.
+
+    Source: `sklearn.metrics.f1_score` with `average="macro"`.
+    """
 
     average = "macro"

@@ -6,6 +6,9 @@ from hfpipe.metrics import module
 
 
 class F1Weighted(module.AveragedF1):
-    """F1 of the classes, weighted average, as `sklearn.metrics.f1_score`."""
+    """F1 of the classes, weighted average, as `sklearn.metrics.f1_score`.
+
+    Source: `sklearn.metrics.f1_score` with `average="weighted"`.
+    """
 
     average = "weighted"

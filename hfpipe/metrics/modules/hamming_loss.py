@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import classification
 
 
 class HammingLoss(module.OfLabels):
-    """Share of labels guessed wrongly; an example's are a list of 0 and 1."""
+    """Share of labels guessed wrongly; an example's are a list of 0 and 1.
+
+    Source: `sklearn.metrics.hamming_loss`.
+    """
 
     metric = classification.HammingLoss

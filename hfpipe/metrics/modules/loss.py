@@ -6,7 +6,10 @@ from hfpipe.metrics import metric, module
 
 
 class Loss(module.OfCounts):
-    """Mean of `nll`, the loss of each example."""
+    """Mean of `nll`, the loss of each example.
+
+    Source: the loss of Transformers' model for the task, one value an example.
+    """
 
     options = [{"nll": module.NUMBER}]
     metric = metric.Loss

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import regression
 
 
 class Mae(module.OfNumbers):
-    """Mean absolute error."""
+    """Mean absolute error.
+
+    Source: `sklearn.metrics.mean_absolute_error`.
+    """
 
     metric = regression.AbsoluteError

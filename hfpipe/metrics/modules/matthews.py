@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import confusion
 
 
 class Matthews(module.OfOneLabel):
-    """Matthews' correlation for any number of classes."""
+    """Matthews' correlation for any number of classes.
+
+    Source: `sklearn.metrics.matthews_corrcoef`; Gorodkin, 2004.
+    """
 
     metric = confusion.Matthews

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import regression
 
 
 class Mse(module.OfNumbers):
-    """Mean squared error."""
+    """Mean squared error.
+
+    Source: `sklearn.metrics.mean_squared_error`.
+    """
 
     metric = regression.SquaredError

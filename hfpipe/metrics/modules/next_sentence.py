@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class NextSentence(module.OfCounts):
-    """Nats a pair and share told rightly, of the `nll`, those `correct` and the `pairs` of texts."""
+    """Nats a pair and share told rightly, of the `nll`, those `correct` and the `pairs` of texts.
+
+    Source: the second objective of BERT (Devlin et al., 2019).
+    """
 
     options = [{"nll": module.NUMBER, "correct": module.INTEGER, "pairs": module.INTEGER}]
 

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import regression
 
 
 class Pearson(module.OfNumbers):
-    """Pearson's correlation, 0 where one side is constant."""
+    """Pearson's correlation, 0 where one side is constant.
+
+    Source: `scipy.stats.pearsonr`.
+    """
 
     metric = regression.Pearson

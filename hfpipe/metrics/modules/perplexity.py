@@ -7,7 +7,10 @@ from hfpipe.metrics.scores import language
 
 
 class Perplexity(module.OfCounts):
-    """exp of the summed `nll` over the summed `tokens`, one number of each a text."""
+    """exp of the summed `nll` over the summed `tokens`, one number of each a text.
+
+    Source: Jelinek et al., 1977; windows as in Transformers' guide to perplexity.
+    """
 
     options = [{"nll": module.NUMBER, "tokens": module.INTEGER}]
     metric = language.Perplexity

@@ -7,7 +7,10 @@ from hfpipe.metrics.scores import language
 
 
 class PseudoBitsPerByte(module.OfCounts):
-    """Bits for a byte of text, of the `nll` of tokens guessed each from all the others."""
+    """Bits for a byte of text, of the `nll` of tokens guessed each from all the others.
+
+    Source: Salazar et al., 2020, divided by bytes in place of tokens.
+    """
 
     options = [{"nll": module.NUMBER, "bytes": module.INTEGER}]
     metric = language.PseudoBitsPerByte

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import ranking
 
 
 class RocAuc(module.OfRanked):
-    """Area under the ROC curve, one class against the rest, averaged over the classes."""
+    """Area under the ROC curve, one class against the rest, averaged over the classes.
+
+    Source: `sklearn.metrics.roc_auc_score` with `multi_class="ovr"`.
+    """
 
     metric = ranking.RocAuc

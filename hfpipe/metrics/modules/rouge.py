@@ -17,6 +17,8 @@ class Rouge(module.OfTexts):
 
     References that are not English are split into words by the rules of Unicode, and characters where a
     script has no spaces.
+
+    Source: rouge-score; Lin, 2004.
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:

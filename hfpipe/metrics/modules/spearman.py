@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import ranking
 
 
 class Spearman(module.OfNumbers):
-    """Spearman's rank correlation, ties at their mean rank."""
+    """Spearman's rank correlation, ties at their mean rank.
+
+    Source: `scipy.stats.spearmanr`.
+    """
 
     metric = ranking.Spearman

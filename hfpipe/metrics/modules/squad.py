@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Squad(module.OfAnswers):
-    """Exact match and F1 in percent, by the rules of the official script."""
+    """Exact match and F1 in percent, by the rules of the official script.
+
+    Source: the script of SQuAD 1.1 (Rajpurkar et al., 2016).
+    """
 
     def metrics(self, columns: Columns) -> list[Metric]:
         return answering()

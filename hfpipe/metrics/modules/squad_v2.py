@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class SquadV2(module.OfAnswers):
-    """Exact match and F1 in percent, also of questions with and without an answer."""
+    """Exact match and F1 in percent, also of questions with and without an answer.
+
+    Source: the script of SQuAD 2.0 (Rajpurkar et al., 2018).
+    """
 
     def metrics(self, columns: Columns) -> list[Metric]:
         return answering(version_2=True)

@@ -7,6 +7,9 @@ from hfpipe.metrics.scores import entities
 
 
 class TagAccuracy(module.OfTags):
-    """Share of words whose tag is guessed right, those outside of entities included."""
+    """Share of words whose tag is guessed right, those outside of entities included.
+
+    Source: `seqeval.metrics.accuracy_score`.
+    """
 
     metric = entities.TagAccuracy

@@ -16,6 +16,8 @@ class Ter(module.OfTranslations):
     """sacrebleu's translation edit rate, in percent; lower is better.
 
     Words are those between spaces, or BLEU's tokens where the script of the references has no spaces.
+
+    Source: sacrebleu; Snover et al., 2006.
     """
 
     def metrics(self, columns: Columns) -> list[Metric]:

@@ -7,7 +7,10 @@ from hfpipe.metrics.scores import written
 
 
 class Words(module.OfTexts):
-    """Mean number of words of the `predictions`: those between spaces, or characters where there are none."""
+    """Mean number of words of the `predictions`: those between spaces, or characters where there are none.
+
+    Source: counted by hfpipe.
+    """
 
     options = [{"predictions": module.TEXT}]
     metric = written.Words
