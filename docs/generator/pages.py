@@ -1,7 +1,7 @@
 """The pages of the manual that are generated from the code.
 
-mkdocs takes them while it builds, by the hook `on_files`; `python docs/generator/pages.py FOLDER` writes them into a
-folder, to be read without building anything.
+mkdocs takes them while it builds, by the hook `on_files`; `python docs/generator/pages.py FOLDER` writes them
+into a folder, to be read without mkdocs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def functions() -> str:
 
 
 def _public(name: str) -> str:
-    return f"### {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
+    return f"### {name}\n\n::: {name}\n{options}"
 
 
 def modules() -> str:
@@ -89,7 +90,7 @@ def _below(folder: Path, indent: str) -> Iterator[tuple[str, str]]:
 
 
 def first_sentence(file: Path) -> str:
-    """Return the first line of a module's docstring, without the full stop. Raises ValueError if it has none."""
+    """Return the first line of a module's docstring without the full stop; ValueError if it has none."""
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     if not text:
         raise ValueError(f"{file} has no docstring")

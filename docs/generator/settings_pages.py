@@ -118,7 +118,7 @@ class _Tables:
 
 
 def _with_keys(definition: Schema) -> Schema | None:
-    """Return the mapping with keys of its own that a definition is, or that it may be besides a short form."""
+    """Return the mapping with its own keys that a definition is, or may be in its long form."""
     options = definition.get("anyOf", [definition])
     return next((option for option in options if option.get("properties")), None)
 
@@ -149,7 +149,7 @@ def training_arguments() -> str:
         "\n\n".join(
             [
                 "# Training arguments",
-                "Every key of `training:`: the fields of the `TrainingArguments` of the installed Transformers, and "
+                "Every key of `training:`: the `TrainingArguments` of the installed Transformers, and "
                 + ", ".join(f"`{name}`" for name in arguments.WORDS)
                 + ". A fraction in `logging_steps`, `save_steps` or `eval_steps` is a share of all steps.",
                 table(("key", "type", "default", "meaning"), rows),

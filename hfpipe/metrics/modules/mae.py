@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import regression
 
 
 class Mae(module.OfNumbers):
-    """Mean absolute error.
+    """Mean absolute error of the predicted numbers.
 
     Source: `sklearn.metrics.mean_absolute_error`.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import regression
 
 
 class Mse(module.OfNumbers):
-    """Mean squared error.
+    """Mean squared error of the predicted numbers.
 
     Source: `sklearn.metrics.mean_squared_error`.
     """
