@@ -6,6 +6,8 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import yaml
 from test_docs import ROOT, blocks
 
 import hfpipe
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 
 FEW = {"max_steps": 2, "per_device_train_batch_size": 8}
 SMALL = {
@@ -38,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stage["training"] = FEW
         if isinstance(stage.get("model"), dict):
             stage["model"] = SMALL
+    del recipe["stages"]["from-scratch"]
     recipe["stages"]["wiki"]["limit"] = 400
     recipe["stages"]["words"]["vocab_size"] = 400
     recipe["stages"]["score"] |= {"baselines": ["majority", "tfidf"], "require": {}}
@@ -81,3 +84,27 @@ def test_the_python_of_the_manual_runs(folder: Path, page: str, monkeypatch: pyt
     code = "".join(blocks("python", page)).replace("topics-KEY", trained)
     (folder / "page.py").write_text(code, encoding="utf-8")
     assert runpy.run_path("page.py").keys() > {"hfpipe"}
+
+
+@pytest.mark.slow
+def test_the_manual_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    config = ROOT / "docs" / "generator" / "mkdocs.yml"
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--config-file",
+        str(config),
+        "--site-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=.?(\S+)|<link[^>]* href=.?(\S+)", text)
+        assert [each for each in loaded if "//" in "".join(each)] == [], page.name
+    assert "hfpipe.predict" in (tmp_path / "reference" / "api.html").read_text(encoding="utf-8")

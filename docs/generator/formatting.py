@@ -24,8 +24,8 @@ def cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape what Markdown would take for markup, outside of code between backticks."""
+    """Escape what Markdown and HTML would take for markup, outside of code between backticks."""
     parts = re.split(r"(`+[^`]+`+)", text)
-    return "".join(
-        part if code % 2 else re.sub(r"([<*_\[\]])", r"\\\1", part) for code, part in enumerate(parts)
-    )
+    for number in range(0, len(parts), 2):
+        parts[number] = re.sub(r"([*_\[\]])", r"\\\1", parts[number].replace("<", "&lt;"))
+    return "".join(parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from inspect import cleandoc
 from pathlib import Path
 
@@ -30,10 +29,8 @@ def metrics() -> str:
         groups.setdefault(base, []).append((f"`{name}`", cell(definition), cell(source)))
     parts = ["# Metrics", INTRODUCTION]
     for base, rows in groups.items():
-        first, about = re.match(
-            r"(?:Base of the )?(.*?)(?:\.|: )\s(.*)", f"{bases[base]}\n", re.DOTALL
-        ).groups()
-        parts += [f"## {first.capitalize()}", prose(about), table(("metric", "definition", "source"), rows)]
+        title, _, inputs = bases[base].partition(".\n\n")
+        parts += [f"## {title}", prose(inputs), table(("metric", "definition", "source"), rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -48,15 +48,10 @@ def functions() -> str:
     """Return the page of every public name, each of which mkdocstrings fills in."""
     names = [name for name in hfpipe.__all__ if name != "metrics"]
     parts = ["# Python API", "Everything that `import hfpipe` gives.", "## Functions"]
-    parts += [_public(f"hfpipe.{name}") for name in names if name[0].islower()]
-    parts += [_public(f"hfpipe.metrics.{name}") for name in hfpipe.metrics.__all__]
-    parts += ["## Classes", *(_public(f"hfpipe.{name}") for name in names if name[0].isupper())]
+    parts += [f"::: hfpipe.{name}" for name in names if name[0].islower()]
+    parts += [f"::: hfpipe.metrics.{name}" for name in hfpipe.metrics.__all__]
+    parts += ["## Classes", *(f"::: hfpipe.{name}" for name in names if name[0].isupper())]
     return "\n\n".join(parts) + "\n"
-
-
-def _public(name: str) -> str:
-    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
-    return f"### {name}\n\n::: {name}\n{options}"
 
 
 def modules() -> str:

@@ -22,7 +22,6 @@ WORDS = {
     "integer": "whole number",
     "number": "number",
     "boolean": "true or false",
-    "null": "null",
     "object": "mapping",
     "array": "list",
 }
@@ -102,8 +101,7 @@ class _Tables:
         if isinstance(inside, Mapping):
             kind = "list of" if field["type"] == "array" else "mapping of text →"
             return f"{kind} {self._type(inside)}"
-        bounds = ", ".join(f"{sign} {field[name]:g}" for name, sign in SIGNS.items() if name in field)
-        return f"{WORDS.get(field.get('type', ''), 'any value')} {bounds}".strip()
+        return field.get("format") or _plain(field)
 
     def _named(self, name: str) -> str:
         """Return the type of a definition: a link to its section if it has keys of its own."""
@@ -123,40 +121,46 @@ def _with_keys(definition: Schema) -> Schema | None:
     return next((option for option in options if option.get("properties")), None)
 
 
+def _plain(field: Schema) -> str:
+    """Return the type of a value without parts, and its bounds."""
+    kinds = [field["type"]] if isinstance(field.get("type"), str) else field.get("type", [])
+    words = [WORDS[kind] for kind in kinds if kind in WORDS]
+    if "number" in kinds and "integer" in kinds:
+        words.remove(WORDS["integer"])
+    bounds = ", ".join(f"{sign} {field[name]:,}" for name, sign in SIGNS.items() if name in field)
+    return f"{' or '.join(words) or 'any value'} {bounds}".strip()
+
+
 def _default(field: Schema, required: bool) -> str:
     value = field.get("default")
     return "required" if required else "not set" if value is None else f"`{_written(value)}`"
 
 
 def _written(value: Any) -> str:
-    """Return a value as a recipe writes it."""
+    """Return a value as a recipe writes it, without keys that are not set."""
+    if isinstance(value, Mapping):
+        value = {key: each for key, each in value.items() if each is not None}
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
     return text.removesuffix("...\n").strip()
 
 
 def training_arguments() -> str:
     """Return the page of every key of `training:`, with the defaults of hfpipe where they differ."""
-    known = arguments.check_arguments()
-    rows = []
-    for name in arguments.names():
-        argument = known.get(name)
-        kind = argument.form.wanted() if argument is not None else "a text"
-        ours = {**EVALUATED, **DEFAULTS}.get(name, argument.default if argument is not None else None)
-        about = arguments.WORDS.get(name) or (argument.help if argument is not None else "")
-        rows.append((f"`{name}`", cell(kind), "" if ours is None else f"`{_written(ours)}`", cell(about)))
+    fields = recipe_schema(KINDS, TASKS)["$defs"]["training"]["properties"]
+    for name in ("bf16", "compile"):
+        fields[name]["default"] = "auto"
+    fields |= {name: {**fields[name], "default": value} for name, value in (DEFAULTS | EVALUATED).items()}
     managed = [(f"`{name}`", cell(why)) for name, why in arguments.MANAGED.items()]
-    return (
-        "\n\n".join(
-            [
-                "# Training arguments",
-                "Every key of `training:`: the `TrainingArguments` of the installed Transformers, and "
-                + ", ".join(f"`{name}`" for name in arguments.WORDS)
-                + ". A fraction in `logging_steps`, `save_steps` or `eval_steps` is a share of all steps.",
-                table(("key", "type", "default", "meaning"), rows),
-                "## Set by hfpipe",
-                "These fields of `TrainingArguments` cannot be set in a recipe.",
-                table(("key", "what to do instead"), managed),
-            ]
-        )
-        + "\n"
-    )
+    own, usual = (", ".join(f"`{name}`" for name in names) for names in (arguments.WORDS, EVALUATED))
+    parts = [
+        "# Training arguments",
+        "Every key of `training:`: the `TrainingArguments` of the installed Transformers, with the defaults "
+        f"of hfpipe where they differ, and {own}. Without a validation split, the defaults of {usual} are "
+        "those of Transformers. A fraction in `logging_steps`, `save_steps` or `eval_steps` is a share of "
+        "all steps.",
+        _Tables().table(fields, ()),
+        "## Set by hfpipe",
+        "These fields of `TrainingArguments` cannot be set in a recipe.",
+        table(("key", "what to do instead"), managed),
+    ]
+    return "\n\n".join(parts) + "\n"

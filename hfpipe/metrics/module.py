@@ -65,10 +65,10 @@ def value(metric: Metric | WholeMetric, columns: Columns) -> float:
 
 
 class OfClasses(Module):
-    """Base of the scores of guessed classes.
+    """Scores of predicted classes.
 
-    `predictions` and `references` are classes by number or by name, one an example; with several labels an
-    example, lists of 0 and 1, one a class.
+    `predictions` and `references` are classes by number or by name, one per example; with several labels per
+    example, lists of 0 and 1, one per class.
     """
 
     options = [
@@ -93,9 +93,9 @@ class OfClasses(Module):
 
 
 class OfOneLabel(OfClasses):
-    """Base of the scores that are defined for one class an example alone.
+    """Scores of one predicted class per example.
 
-    `predictions` and `references` are classes by number or by name; lists are refused, as by scikit-learn.
+    `predictions` and `references` are classes by number or by name. Lists are refused, as by scikit-learn.
     """
 
     def columns(self, **inputs: list[Any]) -> Columns:
@@ -123,7 +123,10 @@ def _marks(name: str, inputs: Mapping[str, list[Any]]) -> np.ndarray:
 
 
 class OfLabels(OfClasses):
-    """Base of the scores of several labels an example: lists of 0 and 1, one a class."""
+    """Scores of several predicted labels per example.
+
+    `predictions` and `references` are lists of 0 and 1, one per class.
+    """
 
     options = [{"predictions": INTEGERS, "references": INTEGERS}]
 
@@ -132,7 +135,10 @@ class OfLabels(OfClasses):
 
 
 class AveragedF1(OfClasses):
-    """Base of F1 averaged over classes; with several labels an example an absent class counts as 0."""
+    """F1 averaged over classes.
+
+    The inputs are those of predicted classes. With several labels per example, an absent class counts as 0.
+    """
 
     average: ClassVar[Literal["macro", "micro", "weighted"]]
 
@@ -142,9 +148,9 @@ class AveragedF1(OfClasses):
 
 
 class OfProbabilities(Module):
-    """Base of the scores of probabilities.
+    """Scores of predicted probabilities.
 
-    `predictions` are a list of probabilities an example, one a class, or one number, that of class 1;
+    `predictions` are a list of probabilities per example, one per class, or one number, that of class 1;
     `references` are the classes by number.
     """
 
@@ -161,10 +167,10 @@ class OfProbabilities(Module):
 
 
 class OfRanked(OfProbabilities):
-    """Base of the scores of the order that probabilities give.
+    """Scores of the order of predicted probabilities.
 
-    With several labels an example, `references` are lists of 0 and 1; each class needs examples with and
-    without it.
+    The inputs are those of predicted probabilities. With several labels per example, `references` are lists
+    of 0 and 1; each class needs examples with and without it.
     """
 
     options = [*OfProbabilities.options, {"predictions": NUMBERS, "references": INTEGERS}]
@@ -185,7 +191,10 @@ class OfRanked(OfProbabilities):
 
 
 class OfNumbers(Module):
-    """Base of the scores of guessed numbers: `predictions` and `references`, one an example."""
+    """Scores of predicted numbers.
+
+    `predictions` and `references` are numbers, one per example.
+    """
 
     options = [{"predictions": NUMBER, "references": NUMBER}]
 
@@ -197,9 +206,9 @@ class OfNumbers(Module):
 
 
 class OfTexts(Module):
-    """Base of the scores of written texts.
+    """Scores of generated texts.
 
-    `predictions` are texts; `references` are texts too, or lists of texts, all of them right.
+    `predictions` are texts; `references` are texts, or lists of texts that are all correct.
     """
 
     options = [
@@ -213,7 +222,11 @@ class OfTexts(Module):
 
 
 class OfTranslations(OfTexts):
-    """Base of sacrebleu's scores, which count the references: each prediction has as many."""
+    """Scores of translations.
+
+    `predictions` are texts; `references` are texts, or lists of correct texts: sacrebleu's scores depend on
+    their number.
+    """
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
         return [self.metric(most_references(columns))]
@@ -225,19 +238,28 @@ def most_references(columns: Columns) -> int:
 
 
 class OfTags(OfTexts):
-    """Base of the scores of tagged words: a list of tags a sentence in `predictions` and `references`."""
+    """Scores of tagged words.
+
+    `predictions` and `references` are lists of tags, one list per sentence.
+    """
 
     options = [{"predictions": TEXTS, "references": TEXTS}]
 
 
 class OfAnswers(OfTexts):
-    """Base of the scores of answers: `predictions` are texts, `references` lists of the right ones."""
+    """Scores of answers.
+
+    `predictions` are texts; `references` are lists of correct answers.
+    """
 
     options = [{"predictions": TEXT, "references": TEXTS}]
 
 
 class OfCounts(Module):
-    """Base of the scores of numbers that a model gives beside its answers, each under its own name."""
+    """Scores of numbers that a model computes for each example.
+
+    Each is given under its own name.
+    """
 
     def columns(self, **inputs: list[Any]) -> Columns:
         return {name: np.asarray(column) for name, column in inputs.items()}

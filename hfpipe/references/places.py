@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
 from hfpipe.errors import DataError
@@ -31,6 +31,8 @@ class _Text(str):
     meant: ClassVar[str] = "text"
     prefix: ClassVar[str] = ""
     """Put in front where the key that holds the text already says it."""
+    form: ClassVar[str] = "text"
+    """What the reference and the JSON Schema call such a value."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -41,6 +43,12 @@ class _Text(str):
 
         return core_schema.no_info_after_validator_function(parse, core_schema.str_schema(strict=True))
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(core), "format": cls.form}
+
 
 class Place(_Text):
     """Where something lies: `stage:NAME`, `package:DISTRIBUTION/path`, `./path`, `/path` or a Hub id."""
@@ -50,6 +58,7 @@ class Place(_Text):
     )
     kinds: ClassVar[frozenset[str]] = frozenset()
     """Kinds of stage that give what is asked for; empty when any does."""
+    form = "reference"
     meant = "a place: write stage:NAME, package:DISTRIBUTION/path, ./path, /path or a Hub id"
 
     @property
@@ -89,6 +98,7 @@ class StageSource(DataPlace):
     """A stage above, under a key that says so: `{stage: wiki}`."""
 
     pattern = r"(stage:)?[^\s:/]+"
+    form = "name of a stage"
     meant = "the name of a stage"
     prefix = "stage:"
 
@@ -97,6 +107,7 @@ class PackageSource(DataPlace):
     """A data file inside an installed package, under a key that says so: `{package: DIST/path}`."""
 
     pattern = r"(package:)?[^\s:/]+/.+"
+    form = "DISTRIBUTION/path"
     meant = "a file inside a package: write DISTRIBUTION/path"
     prefix = "package:"
 
@@ -151,6 +162,7 @@ class Code(_Text):
     """One's own code: `file.py:name`, relative to the recipe; its text is part of the stage's key."""
 
     pattern = r"[^:]+\.py:[A-Za-z_]\w*"
+    form = "file.py:name"
     meant = "user code: write file.py:name"
 
     @property
@@ -166,6 +178,8 @@ class Code(_Text):
 
 class Glob(_Text):
     """A path or pattern of local files, relative to the recipe; their content is part of the key."""
+
+    form = "path or pattern"
 
 
 def collect(

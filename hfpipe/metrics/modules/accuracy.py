@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Accuracy(module.OfClasses):
-    """Share of examples whose guess is the class in the reference.
+    """Share of examples whose prediction equals the reference.
 
-    With several labels an example, all of them have to be right, as in `sklearn.metrics.accuracy_score`.
+    With several labels per example, all of them have to be equal.
 
     Source: `sklearn.metrics.accuracy_score`.
     """

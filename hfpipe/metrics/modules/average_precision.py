@@ -7,7 +7,9 @@ from hfpipe.metrics.scores import ranking
 
 
 class AveragePrecision(module.OfRanked):
-    """Precision at each example of a class, averaged, one class against the rest.
+    """Average precision of each class against all others, averaged over the classes.
+
+    The precision at each example of the class, with examples sorted by the probability of the class.
 
     Source: `sklearn.metrics.average_precision_score`.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class BitsPerByte(module.OfCounts):
-    """Bits for a byte of text, of the summed `nll` and UTF-8 `bytes` of each text.
+    """Bits per byte of text: the summed `nll` (nats) of all texts, divided by ln 2 and their UTF-8 `bytes`.
 
     Source: nats / (ln 2 × bytes), as in The Pile (Gao et al., 2020).
     """

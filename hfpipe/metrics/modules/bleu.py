@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Bleu(module.OfTranslations):
-    """sacrebleu's BLEU, from 0 to 100, by the tokenizer that suits the script of the references.
+    """BLEU, from 0 to 100, with the tokenizer that suits the script of the references.
 
     Source: sacrebleu (Post, 2018); Papineni et al., 2002.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import calibration
 
 
 class Brier(module.OfProbabilities):
-    """Squared distance between the probabilities and the class in the reference, from 0 to 2.
+    """Mean squared distance between the probabilities and the class of the reference, from 0 to 2.
 
     Source: Brier, 1950, in its form for several classes.
     """

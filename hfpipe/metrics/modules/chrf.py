@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import overlap
 
 
 class Chrf(module.OfTranslations):
-    """sacrebleu's chrF, from 0 to 100.
+    """chrF2: F-score of character n-grams up to 6, recall weighted twice, from 0 to 100.
 
     Source: sacrebleu; Popović, 2015.
     """

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Cloze(module.OfCounts):
-    """Exact match, top 5 and mean reciprocal rank, of each right answer's `rank`: from 1, 0 for none.
+    """Exact match, top 5 and mean reciprocal rank of filled masks.
+
+    `rank` is the rank of the correct word, from 1; 0 if it is not a candidate.
 
     Source: mean reciprocal rank: Voorhees, 1999.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import written
 
 
 class CutOff(module.OfCounts):
-    """Share of outputs that hit the length limit, of `cut`: 1 for one that did, else 0.
+    """Share of generated texts that reached the maximum length; `cut` is 1 for such a text, otherwise 0.
 
     Source: counted by hfpipe.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import calibration
 
 
 class Ece(module.OfProbabilities):
-    """How far confidence and accuracy lie apart, over 15 bins of equal width.
+    """Expected calibration error: mean difference of confidence and accuracy over 15 bins of equal width.
 
     Source: Guo et al., 2017.
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Entities(module.OfTags):
-    """Entities found whole and with the right type, as seqeval counts them; F1 of each type too.
+    """Precision, recall and F1 of entities with the correct span and type; F1 of each type as well.
 
     Source: seqeval, which counts as the script of CoNLL-2003 (Tjong Kim Sang and De Meulder, 2003).
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import written
 
 
 class ExactMatch(module.OfTexts):
-    """Share of texts that equal a reference, but for space at the ends.
+    """Share of predictions that equal a reference, apart from white space at the ends.
 
     Source: equality of the texts, as `exact_match` of `evaluate`.
     """

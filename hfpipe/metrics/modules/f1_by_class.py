@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class F1ByClass(module.OfClasses):
-    """F1 of each class by its name, 0 where the class occurs nowhere.
+    """F1 of each class by its name; 0 if the class occurs nowhere.
 
     Source: `sklearn.metrics.f1_score` with `average=None`.
     """

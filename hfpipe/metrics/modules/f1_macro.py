@@ -6,7 +6,7 @@ from hfpipe.metrics import module
 
 
 class F1Macro(module.AveragedF1):
-    """F1 of the classes, macro average, as `sklearn.metrics.f1_score`.
+    """F1 of the classes, macro average.
 
     Source: `sklearn.metrics.f1_score` with `average="macro"`.
     """

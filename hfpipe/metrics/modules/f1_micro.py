@@ -6,7 +6,7 @@ from hfpipe.metrics import module
 
 
 class F1Micro(module.AveragedF1):
-    """F1 of the classes, micro average, as `sklearn.metrics.f1_score`.
+    """F1 of the classes, micro average.
 
     Source: `sklearn.metrics.f1_score` with `average="micro"`.
     """

@@ -6,7 +6,7 @@ from hfpipe.metrics import module
 
 
 class F1Weighted(module.AveragedF1):
-    """F1 of the classes, weighted average, as `sklearn.metrics.f1_score`.
+    """F1 of the classes, weighted by the number of their examples.
 
     Source: `sklearn.metrics.f1_score` with `average="weighted"`.
     """

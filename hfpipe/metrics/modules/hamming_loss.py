@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import classification
 
 
 class HammingLoss(module.OfLabels):
-    """Share of labels guessed wrongly; an example's are a list of 0 and 1.
+    """Share of labels that are predicted wrongly.
 
     Source: `sklearn.metrics.hamming_loss`.
     """

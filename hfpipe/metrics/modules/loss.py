@@ -6,7 +6,7 @@ from hfpipe.metrics import metric, module
 
 
 class Loss(module.OfCounts):
-    """Mean of `nll`, the loss of each example.
+    """Mean loss per example, of `nll`.
 
     Source: the loss of Transformers' model for the task, one value an example.
     """

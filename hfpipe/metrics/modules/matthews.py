@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import confusion
 
 
 class Matthews(module.OfOneLabel):
-    """Matthews' correlation for any number of classes.
+    """Matthews correlation coefficient, for any number of classes.
 
     Source: `sklearn.metrics.matthews_corrcoef`; Gorodkin, 2004.
     """

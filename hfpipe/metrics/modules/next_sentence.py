@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class NextSentence(module.OfCounts):
-    """Nats a pair and share told rightly, of the `nll`, those `correct` and the `pairs` of texts.
+    """Loss and accuracy of next-sentence prediction.
+
+    Of each text: the summed `nll` (nats), the number of `correct` predictions and of `pairs`.
 
     Source: the second objective of BERT (Devlin et al., 2019).
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import regression
 
 
 class Pearson(module.OfNumbers):
-    """Pearson's correlation, 0 where one side is constant.
+    """Pearson's correlation; 0 if predictions or references are constant.
 
     Source: `scipy.stats.pearsonr`.
     """

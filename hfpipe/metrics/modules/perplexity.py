@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class Perplexity(module.OfCounts):
-    """exp of the summed `nll` over the summed `tokens`, one number of each a text.
+    """exp of the summed `nll` (nats) over the number of target `tokens`, summed over all texts.
 
     Source: Jelinek et al., 1977; windows as in Transformers' guide to perplexity.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class PseudoBitsPerByte(module.OfCounts):
-    """Bits for a byte of text, of the `nll` of tokens guessed each from all the others.
+    """Bits per byte of a masked model: each token is predicted from all others of its text.
 
     Source: Salazar et al., 2020, divided by bytes in place of tokens.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class PseudoPerplexity(module.OfCounts):
-    """exp of the summed `nll` over the `tokens` of texts, each token guessed from all the others.
+    """Perplexity of a masked model: each token is predicted from all others of its text.
 
     Source: Salazar et al., 2020, section 2.4.
     """

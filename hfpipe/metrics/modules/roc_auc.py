@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import ranking
 
 
 class RocAuc(module.OfRanked):
-    """Area under the ROC curve, one class against the rest, averaged over the classes.
+    """Area under the ROC curve of each class against all others, averaged over the classes.
 
     Source: `sklearn.metrics.roc_auc_score` with `multi_class="ovr"`.
     """

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Rouge(module.OfTexts):
-    """ROUGE-1, -2, -L and -Lsum by rouge-score with stemming, from 0 to 1.
+    """ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum with stemming, from 0 to 1.
 
-    References that are not English are split into words by the rules of Unicode, and characters where a
-    script has no spaces.
+    References in other languages than English are split into words by the rules of Unicode, and into
+    characters where a script has no spaces.
 
     Source: rouge-score; Lin, 2004.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import ranking
 
 
 class Spearman(module.OfNumbers):
-    """Spearman's rank correlation, ties at their mean rank.
+    """Spearman's rank correlation; ties get their mean rank.
 
     Source: `scipy.stats.spearmanr`.
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Squad(module.OfAnswers):
-    """Exact match and F1 in percent, by the rules of the official script.
+    """Exact match and F1 of answers, in percent.
 
     Source: the script of SQuAD 1.1 (Rajpurkar et al., 2016).
     """

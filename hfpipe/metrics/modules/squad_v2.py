@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SquadV2(module.OfAnswers):
-    """Exact match and F1 in percent, also of questions with and without an answer.
+    """Exact match and F1 of answers, in percent; also for questions with and without an answer.
 
     Source: the script of SQuAD 2.0 (Rajpurkar et al., 2018).
     """

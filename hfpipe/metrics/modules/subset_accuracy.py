@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import classification
 
 
 class SubsetAccuracy(module.OfLabels):
-    """Share of examples whose labels are all guessed right; each is a list of 0 and 1.
+    """Share of examples whose labels are all predicted correctly.
 
     Source: `sklearn.metrics.accuracy_score` of lists of labels.
     """

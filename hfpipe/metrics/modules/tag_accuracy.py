@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import entities
 
 
 class TagAccuracy(module.OfTags):
-    """Share of words whose tag is guessed right, those outside of entities included.
+    """Share of words whose tag is predicted correctly, including words outside of entities.
 
     Source: `seqeval.metrics.accuracy_score`.
     """

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Ter(module.OfTranslations):
-    """sacrebleu's translation edit rate, in percent; lower is better.
+    """Translation edit rate, in percent; lower is better.
 
-    Words are those between spaces, or BLEU's tokens where the script of the references has no spaces.
+    Words are separated by spaces; if the script of the references has no spaces, they are BLEU's tokens.
 
     Source: sacrebleu; Snover et al., 2006.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class TokenAccuracy(module.OfCounts):
-    """Share of `tokens` that were guessed right (`correct`), one number of each a text.
+    """Share of target `tokens` that are predicted correctly (`correct`), summed over all texts.
 
     Source: the accuracy of Transformers' run_clm and run_mlm.
     """

@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import language
 
 
 class TokenLoss(module.OfCounts):
-    """Nats a target token, of the `nll` and the number of `tokens` of each text.
+    """Cross-entropy per target token: the summed `nll` (nats) over the number of `tokens`.
 
     Source: cross-entropy, as Transformers' language models return it.
     """

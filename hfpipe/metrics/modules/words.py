@@ -7,7 +7,7 @@ from hfpipe.metrics.scores import written
 
 
 class Words(module.OfTexts):
-    """Mean number of words of the `predictions`: those between spaces, or characters where there are none.
+    """Mean number of words of the `predictions`; characters count as words if a script has no spaces.
 
     Source: counted by hfpipe.
     """
