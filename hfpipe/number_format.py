@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hfpipe.report import Comparison, Score
@@ -67,20 +67,30 @@ def chance(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
 
 
+MAIN = 3
+"""Scores of the whole split that are shown first; every task lists its main scores first."""
+
+
+def main_scores(scores: Sequence[Score], required: Collection[str] = ()) -> list[Score]:
+    """Return the first scores of the whole split, and those that a recipe requires."""
+    whole = [score for score in scores if split_class(score.metric)[1] is None]
+    return [score for score in whole if score in whole[:MAIN] or score.metric in required]
+
+
 def verdict(score: Score) -> list[str]:
     """Return how good, with interval and n, then a line for what it is better or worse than."""
     against: dict[str, list[str]] = {}
     for comparison in score.comparisons:
         found = f"{comparison.baseline} ({format_difference(comparison)})"
-        against.setdefault(_side(comparison, score), []).append(found)
+        against.setdefault(side(comparison, score), []).append(found)
     return [
         f"{score.metric} {format_interval(score.value, score.low, score.high)} on {score.n:,} examples",
         *(f"{side} {', '.join(names)}" for side, names in sorted(against.items())),
     ]
 
 
-def _side(comparison: Comparison, score: Score) -> str:
-    """Say who wins, where the interval of the difference leaves no doubt."""
+def side(comparison: Comparison, score: Score) -> str:
+    """Return who wins in words, where the interval of the difference leaves no doubt."""
     if comparison.difference_low <= 0 <= comparison.difference_high:
         return "no clear difference from"
     return "better than" if (comparison.difference > 0) == score.higher_is_better else "worse than"

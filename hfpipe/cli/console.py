@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -41,6 +42,8 @@ ROOMY = 100
 PERCENT = 5
 SECONDS = 10
 """Between two lines of progress where there is no terminal."""
+NAMES = 60
+"""Characters of the names of the scores that are not shown."""
 SHORT = 100
 """Characters of a text that are shown again above what a model says of it."""
 
@@ -139,23 +142,26 @@ def recipes(found: Sequence[RecipeFile]) -> None:
     _show(table)
 
 
-def report(run: Run) -> None:
-    """Print each stage with its time and its summary, then the scores."""
+def report(run: Run, *, every: bool = False) -> None:
+    """Print each stage with its time and its summary, then the main scores, or `every` score."""
     table = _table("stage", "kind", "time", "summary")
     for name, said in run.reports.items():
         _add(table, name, said.kind, number_format.duration(said.seconds), said.summary)
     _show(table)
-    show_scores(run)
+    show_scores(run, every=every)
 
 
-def show_scores(run: Run) -> None:
-    """Print a table of scores for each evaluate stage, how good that is, and where the model lies."""
+def show_scores(run: Run, *, every: bool = False) -> None:
+    """Print a table of scores for each evaluate stage, how good that is, and where the model lies.
+
+    It has the main scores, or `every` score, those of single classes too.
+    """
     measured = [stage for stage, said in run.reports.items() if said.scores]
     for stage in measured:
         said = run.reports[stage]
         gap = ", difference = model - baseline" if _beside(said.scores) else ""
         say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals{gap}")
-        _measured(said.scores, MODEL)
+        _measured(said.scores, MODEL, said.scores if every else run.main_scores(stage))
         for missing in said.facts.get("left_out", []):
             say(f"left out: {missing}")
         for miss in said.unmet:
@@ -167,21 +173,23 @@ def show_scores(run: Run) -> None:
         _model(run, run.trained[-1])
 
 
-def show_comparison(found: Compared) -> None:
-    """Print the scores of several systems, how sure their differences are, and what was left out."""
+def show_comparison(found: Compared, *, every: bool = False) -> None:
+    """Print the main scores of several systems or `every` score, and what was left out."""
     others = len(found.systems) - 1
     corrected = f", p corrected for {others} comparisons (Holm)" if others > 1 else ""
     say(f"n = {found.n:,}, 95 % intervals, difference = {found.systems[0]} - the other{corrected}")
-    _measured(found.scores, found.systems[0])
+    main = found.scores if every else number_format.main_scores(found.scores)
+    _measured(found.scores, found.systems[0], main)
     for name, rows in found.left_out.items():
         say(f"left out: {rows:,} rows of {name} that not all were measured on")
     say("result: " + f"\n{' ' * 8}".join(number_format.verdict(found.scores[0])))
 
 
-def _measured(scores: Sequence[Score], first: str) -> None:
-    """Print a table of scores; those of single classes as a line a metric below it."""
-    _show(_scores(scores, first, roomy=Console().is_terminal and Console().width >= ROOMY))
-    for line in _classes(scores):
+def _measured(scores: Sequence[Score], first: str, shown: Sequence[Score]) -> None:
+    """Print a table of the scores to show, and below it in a few lines which others there are."""
+    _show(_scores(shown, first, roomy=Console().is_terminal and Console().width >= ROOMY))
+    others = [score for score in scores if score not in shown]
+    for line in (*_classes(others), *_others(others)):
         say(line)
     say("")
 
@@ -193,8 +201,6 @@ def _beside(scores: Sequence[Score]) -> bool:
 def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
     table = _table("score", "system", "value", *(("difference", "p") if _beside(scores) else ()))
     for score in scores:
-        if number_format.split_class(score.metric)[1] is not None:
-            continue
         _add(table, score.metric, first, number_format.format_interval(score.value, score.low, score.high))
         for other in score.comparisons:
             gap = number_format.format_difference(other)
@@ -218,8 +224,16 @@ def _classes(measured: Sequence[Score]) -> Iterator[str]:
         (low, worst), (high, best) = min(found), max(found)
         yield (
             f"{metric} by class ({len(found)}): {number_format.number(low)} {worst} "
-            f"to {number_format.number(high)} {best}; all with --format json or html"
+            f"to {number_format.number(high)} {best}; each with --all"
         )
+
+
+def _others(scores: Sequence[Score]) -> Iterator[str]:
+    """Yield the names of the scores of the whole split that are not shown, as many as fit into a line."""
+    names = [score.metric for score in scores if number_format.split_class(score.metric)[1] is None]
+    if names:
+        listed = shorten(", ".join(names), NAMES, placeholder=" …")
+        yield f"{len(names)} more with --all: {listed}"
 
 
 def _model(run: Run, stage: str) -> None:

@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     if not first_process():
         return 0
-    console.show_scores(result)
+    console.show_scores(result, every=options.all)
     return 1 if any(report.unmet for report in result.reports.values()) else 0
 
 
@@ -122,7 +122,7 @@ def _report(options: argparse.Namespace) -> int:
 
         print(page(result))
     else:
-        console.report(result)
+        console.report(result, every=options.all)
     return 0
 
 
@@ -138,7 +138,7 @@ def _compare(options: argparse.Namespace) -> int:
 
         print(comparison_page(found))
     else:
-        console.show_comparison(found)
+        console.show_comparison(found, every=options.all)
     return 0
 
 

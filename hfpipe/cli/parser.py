@@ -76,11 +76,15 @@ class _Commands:
             command.add_argument(
                 "--format", choices=("table", "json", "html"), default="table", help="how to print (table)"
             )
+        if "all" in common:
+            command.add_argument(
+                "--all", action="store_true", help="show every score, not only the main ones"
+            )
         return command
 
 
 def _recipes(commands: _Commands) -> None:
-    run = commands.add("run", "run what is not done yet, print the scores", "runs", "set", "until")
+    run = commands.add("run", "run what is not done yet, print the scores", "runs", "set", "until", "all")
     run.add_argument("recipe", type=Path, help="a recipe.yaml")
     _devices(run)
     run.add_argument(
@@ -109,12 +113,14 @@ def _devices(command: argparse.ArgumentParser) -> None:
 
 
 def _results(commands: _Commands) -> None:
-    report = commands.add("report", "print the scores of a recipe or a run again", "runs", "format")
+    report = commands.add("report", "print the scores of a recipe or a run again", "runs", "format", "all")
     report.add_argument(
         "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
     )
 
-    compare = commands.add("compare", "evaluated models side by side, with a paired test", "runs", "format")
+    compare = commands.add(
+        "compare", "evaluated models side by side, with a paired test", "runs", "format", "all"
+    )
     compare.add_argument(
         "targets", nargs="+", metavar="RUN[:STAGE]", help="a run, a recipe or an evaluate stage's folder"
     )

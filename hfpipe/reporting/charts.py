@@ -1,4 +1,4 @@
-"""Two kinds of chart as inline SVG: intervals side by side, and curves by step."""
+"""Charts of numbers as inline SVG: intervals side by side, curves by step, histograms, scatter plots."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH = 640
+WIDTH = 440
+"""Units of width of every chart: text of 12 units is readable from 370 to 600 pixels."""
 ROW = 26
-LEFT, RIGHT, BOTTOM = 170, 16, 44
-"""Room for the names, behind the last tick, and for the axis with its label."""
-LABEL = 24
-"""Characters of a name that fit beside a chart; the whole of it is in the tooltip."""
+LEFT, RIGHT, BOTTOM = 150, 22, 44
+"""Space for the names, after the last tick, and for the axis with its label."""
+CHARACTER = 6.8
+"""Units of width of a character, on average."""
+LABEL = 22
+"""Characters of a name that fit next to a chart; the whole name is in the tooltip."""
+PLOT_LEFT, PLOT_TOP, PLOT_BOTTOM = 70, 34, 190
+"""Where the area of a chart with two axes begins and ends."""
+LEGEND = 120
+"""Units of width of an entry of the legend."""
+POINTS = 400
+"""Points that a curve is drawn with; more of them cannot be told apart."""
+FEWEST = 5
+"""Count up to which the axis of a histogram goes at least, so that its ticks are whole numbers."""
+DOTS = 30
+"""Points up to which each has a dot."""
 
 
 class Bar(NamedTuple):
@@ -34,32 +47,68 @@ class Curve(NamedTuple):
 
 def intervals(bars: Sequence[Bar], axis: str) -> str:
     """Return each value as a dot on its interval, a row each, over one labelled axis."""
-    low, high = _finite([end for bar in bars for end in (bar.value, bar.low, bar.high)])
-    scale = Scale(low, high, LEFT, WIDTH - RIGHT)
+    scale = Scale(
+        *finite_range([end for bar in bars for end in (bar.value, bar.low, bar.high)]), LEFT, WIDTH - RIGHT
+    )
     height = len(bars) * ROW
-    parts = [_x_axis(scale, height, axis)]
+    parts = [x_axis(scale, height, axis)]
     for number, bar in enumerate(bars):
         parts.append(_interval(bar, scale, number * ROW + ROW / 2))
-    return _svg("".join(parts), height + BOTTOM, axis)
+    summary = "; ".join(
+        f"{bar.name} {bar.value:.4g} from {bar.low:.4g} to {bar.high:.4g}" for bar in bars[:12]
+    )
+    return svg("".join(parts), height + BOTTOM, f"{axis}: {summary}")
 
 
-def curve_chart(lines: Sequence[Curve], x_axis: str, y_axis: str) -> str:
+def curve_chart(lines: Sequence[Curve], x_label: str, y_label: str) -> str:
     """Return curves over labelled axes, named in a legend above them."""
     points = [point for line in lines for point in line.points]
-    x = Scale(*_finite([point[0] for point in points]), 64, WIDTH - RIGHT, tight=True)
-    y = Scale(*_finite([point[1] for point in points]), 220, 34)
-    parts = [_x_axis(x, 220, x_axis, top=34), _y_axis(y, y_axis)]
+    x = Scale(*finite_range([point[0] for point in points]), PLOT_LEFT, WIDTH - RIGHT, tight=True)
+    y = Scale(*finite_range([point[1] for point in points]), PLOT_BOTTOM, PLOT_TOP)
+    parts = [x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), y_axis(y, y_label)]
     for number, line in enumerate(lines):
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in line.points)
+        shown = _thinned(line.points)
+        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in shown)
         parts.append(f'<polyline class="line{number}" points="{path}"/>')
-        if len(line.points) <= 30:
+        if len(line.points) <= DOTS:
             parts += [
                 f'<circle class="dot{number}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="2.5"/>'
-                for step, value in line.points
+                for step, value in shown
             ]
-        parts.append(f'<rect class="dot{number}" x="{64 + number * 130}" y="8" width="14" height="4"/>')
-        parts.append(f'<text x="{84 + number * 130}" y="14">{escape(line.name)}</text>')
-    return _svg("".join(parts), 220 + BOTTOM, f"{y_axis} by {x_axis}")
+        left = PLOT_LEFT + number * LEGEND
+        parts.append(f'<rect class="dot{number}" x="{left}" y="10" width="14" height="4"/>')
+        parts.append(f'<text x="{left + 20}" y="16">{escape(line.name)}</text>')
+    ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in lines if line.points)
+    return svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}: {ends}")
+
+
+def histogram(counts: Sequence[int], edges: Sequence[float], x_label: str, y_label: str) -> str:
+    """Return counts as bars between edges (one more than the counts) over labelled axes."""
+    x = Scale(edges[0], edges[-1], PLOT_LEFT, WIDTH - RIGHT, tight=True)
+    y = Scale(0, max([*counts, FEWEST]), PLOT_BOTTOM, PLOT_TOP)
+    parts = [x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), y_axis(y, y_label)]
+    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+        top, width = y(count), max(x(high) - x(low) - 1, 0.5)
+        parts.append(
+            f'<rect class="bar" x="{x(low) + 0.5:.1f}" y="{top:.1f}" width="{width:.1f}" '
+            f'height="{PLOT_BOTTOM - top:.1f}"><title>{low:.4g} to {high:.4g}: {count:,}</title></rect>'
+        )
+    most = max(range(len(counts)), key=counts.__getitem__)
+    peak = f"most between {edges[most]:.4g} and {edges[most + 1]:.4g}"
+    return svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}: {peak}")
+
+
+def scatter(points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+    """Return points over two axes of one range, with the line on which both are equal."""
+    low, high = finite_range([value for point in points for value in point])
+    x = Scale(low, high, PLOT_LEFT, WIDTH - RIGHT)
+    y = Scale(low, high, PLOT_BOTTOM, PLOT_TOP)
+    diagonal = (
+        f'<line class="even" x1="{x(low):.1f}" y1="{y(low):.1f}" x2="{x(high):.1f}" y2="{y(high):.1f}"/>'
+    )
+    parts = [x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), y_axis(y, y_label), diagonal]
+    parts += [f'<circle class="point" cx="{x(a):.1f}" cy="{y(b):.1f}" r="2.5"/>' for a, b in points]
+    return svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}, {len(points):,} rows")
 
 
 class Scale:
@@ -91,18 +140,30 @@ def _round_step(wanted: float) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= wanted * 0.999)
 
 
-def _finite(values: Sequence[float]) -> tuple[float, float]:
-    there = [value for value in values if math.isfinite(value)]
-    return (min(there), max(there)) if there else (0.0, 1.0)
+def finite_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the lowest and the highest of the finite values; 0 and 1 where there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return (min(finite), max(finite)) if finite else (0.0, 1.0)
+
+
+def shortened(name: str, length: int = LABEL) -> str:
+    """Return a name that is at most `length` characters long."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Return at most `POINTS` points, evenly chosen, the last one among them."""
+    every = -(-len(points) // POINTS)
+    return points if every <= 1 else [*points[:-1:every], points[-1]]
 
 
 def _interval(bar: Bar, scale: Scale, y: float) -> str:
     kind = "own" if bar.own else "other"
-    name = bar.name if len(bar.name) <= LABEL else bar.name[: LABEL - 1] + "…"
-    text = f'<text class="name" x="{LEFT - 12}" y="{y + 4}">{escape(name)}</text>'
-    if not all(map(math.isfinite, (bar.value, bar.low, bar.high))):
+    text = f'<text class="name" x="{LEFT - 12}" y="{y + 4}">{escape(shortened(bar.name))}</text>'
+    if not math.isfinite(bar.value):
         return text
-    low, value, high = (scale(end) for end in (bar.low, bar.value, bar.high))
+    ends = [end if math.isfinite(end) else bar.value for end in (bar.low, bar.high)]
+    low, value, high = (scale(end) for end in (ends[0], bar.value, ends[1]))
     width = max(high - low, 1)
     return (
         f"<g><title>{escape(bar.name)}: {bar.value:.4g} [{bar.low:.4g}, {bar.high:.4g}]</title>{text}"
@@ -111,25 +172,29 @@ def _interval(bar: Bar, scale: Scale, y: float) -> str:
     )
 
 
-def _x_axis(scale: Scale, height: float, label: str, top: float = 0) -> str:
+def x_axis(scale: Scale, height: float, label: str, top: float = 0) -> str:
+    """Return vertical grid lines from `top` to `height`, with ticks and a label below."""
     lines = "".join(
         f'<line class="grid" x1="{scale(tick):.1f}" x2="{scale(tick):.1f}" y1="{top}" y2="{height}"/>'
         f'<text class="tick" x="{scale(tick):.1f}" y="{height + 16}">{scale.label(tick)}</text>'
         for tick in scale.ticks
     )
-    middle = (scale.start + scale.end) / 2
-    return f'{lines}<text class="axis" x="{middle}" y="{height + 36}">{escape(label)}</text>'
+    middle = min((scale.start + scale.end) / 2, WIDTH - len(label) * CHARACTER / 2)
+    return f'{lines}<text class="axis" x="{middle:.0f}" y="{height + 36}">{escape(label)}</text>'
 
 
-def _y_axis(scale: Scale, label: str) -> str:
+def y_axis(scale: Scale, label: str) -> str:
+    """Return horizontal grid lines across a chart, with ticks and a label to the left."""
+    right = WIDTH - RIGHT
     lines = "".join(
-        f'<line class="grid" x1="64" x2="{WIDTH - RIGHT}" y1="{scale(tick):.1f}" y2="{scale(tick):.1f}"/>'
-        f'<text class="name" x="58" y="{scale(tick) + 4:.1f}">{scale.label(tick)}</text>'
+        f'<line class="grid" x1="{PLOT_LEFT}" x2="{right}" y1="{scale(tick):.1f}" y2="{scale(tick):.1f}"/>'
+        f'<text class="name" x="{PLOT_LEFT - 6}" y="{scale(tick) + 4:.1f}">{scale.label(tick)}</text>'
         for tick in scale.ticks
     )
     middle = (scale.start + scale.end) / 2
-    return f'{lines}<text class="axis" transform="translate(14,{middle}) rotate(-90)">{escape(label)}</text>'
+    return f'{lines}<text class="axis" transform="translate(12,{middle}) rotate(-90)">{escape(label)}</text>'
 
 
-def _svg(inside: str, height: float, label: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{inside}</svg>'
+def svg(inside: str, height: float, label: str) -> str:
+    """Return an image of `WIDTH` units with a text for those who cannot see it."""
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">{inside}</svg>'

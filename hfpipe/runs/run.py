@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfpipe import number_format
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.messages import suggest
 from hfpipe.references.places import Place
 from hfpipe.references.user_code import NOTHING, Trusted
-from hfpipe.report import Report
+from hfpipe.report import Report, Score
 from hfpipe.runs import dataframes
 from hfpipe.store.artifacts import HISTORY, MODEL, TRAINED, predictions_path
 from hfpipe.store.store import StageFile, done, read_report, read_stage
@@ -33,6 +34,8 @@ class Run:
     """User code that may run on its behalf: that of the recipe by which it was opened."""
     unfinished: dict[str, Path] = field(default_factory=dict)
     """Stage that still trains, or was interrupted → its folder."""
+    recipe: Path | None = None
+    """The recipe by which it was opened."""
 
     def folder(self, stage: str) -> Path:
         """Return a stage's folder: a data set, tokenizer or model that its library opens.
@@ -57,6 +60,11 @@ class Run:
         if place.stage is None:
             return str(place)
         return str(folder.parent / made.folders[place.stage])
+
+    def main_scores(self, stage: str) -> list[Score]:
+        """Return the scores of an evaluate stage to look at first, with those that the recipe requires."""
+        required = self.made(stage).identity.settings.get("require") or {}
+        return number_format.main_scores(self.reports[stage].scores, required)
 
     @property
     def trained(self) -> list[str]:
@@ -117,11 +125,11 @@ class Run:
         }
 
 
-def read_run(folders: dict[str, Path], trusted: Trusted = NOTHING) -> Run:
+def read_run(folders: dict[str, Path], trusted: Trusted = NOTHING, recipe: Path | None = None) -> Run:
     """Open the stages that are done among these."""
     there = {name: folder for name, folder in folders.items() if done(folder)}
     begun = {name: at for name, at in folders.items() if name not in there and (at / HISTORY).is_file()}
-    return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted, begun)
+    return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted, begun, recipe)
 
 
 def newest_run(root: Path) -> Run:

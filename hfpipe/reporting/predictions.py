@@ -1,0 +1,39 @@
+"""What a model predicted for the rows of an evaluation, as blocks of the page; the columns decide which.
+
+Only counts and a few examples of each kind go to the page, which stays small with any number of rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfpipe.reporting.class_blocks import classes_blocks, labels_blocks, numbers_blocks
+from hfpipe.reporting.text_blocks import (
+    answers_blocks,
+    fills_blocks,
+    losses_blocks,
+    outputs_blocks,
+    tags_blocks,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hfpipe.reporting.blocks import Block
+
+KINDS = (
+    classes_blocks,
+    labels_blocks,
+    numbers_blocks,
+    tags_blocks,
+    answers_blocks,
+    fills_blocks,
+    outputs_blocks,
+    losses_blocks,
+)
+"""Each yields its blocks where the columns that it reads are there."""
+
+
+def read_blocks(frame: pd.DataFrame) -> list[Block]:
+    """Return the blocks for the predictions of a model, as `Run.predictions` opens them."""
+    return [] if frame.empty else [block for blocks in KINDS for block in blocks(frame)]

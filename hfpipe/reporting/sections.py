@@ -1,0 +1,268 @@
+"""The sections of the page after the verdict: scores, stages, training, ledgers, settings, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from math import isfinite
+from shlex import quote
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from hfpipe import number_format
+from hfpipe.report import Report, Score
+from hfpipe.reporting import diagrams
+from hfpipe.reporting.charts import Bar, Curve, curve_chart, intervals
+from hfpipe.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVES = (
+    ("loss (nats)", (("train", "loss"), ("validation", "eval_loss"))),
+    ("learning rate", (("learning rate", "learning_rate"),)),
+    ("gradient norm", (("gradient norm", "grad_norm"),)),
+    ("tokens per second", (("tokens per second", "tokens_per_second"),)),
+)
+"""Label of a chart → its curves, each with the name under which training logs it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table of scores; `metric` is empty where it is that of the row above."""
+
+    metric: str
+    system: str
+    value: str
+    difference: str = ""
+    p_value: str = ""
+    side: str = ""
+    """How the model compares with this baseline, in words."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of an evaluation, the main ones apart from the rest."""
+
+    chart: str
+    main: list[Line]
+    others: list[Line]
+    more_charts: list[str]
+    class_charts: list[str]
+    signatures: list[tuple[str, str, str]]
+
+
+def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> Scores:
+    """Return scores as tables and charts; `first` is the system that the others are compared with."""
+    whole = [score for score in scores if number_format.split_class(score.metric)[1] is None]
+    return Scores(
+        chart=_chart(whole[0], first) if whole else "",
+        main=list(_lines(main, first)),
+        others=list(_lines([score for score in whole if score not in main], first)),
+        more_charts=[_chart(score, first) for score in whole[1:]],
+        class_charts=list(_by_class([score for score in scores if score not in whole])),
+        signatures=[(score.metric, f"{score.n:,}", score.signature) for score in whole],
+    )
+
+
+def _chart(score: Score, first: str) -> str:
+    own = Bar(first, score.value, score.low, score.high, own=True)
+    others = [Bar(each.baseline, each.value, each.low, each.high) for each in score.comparisons]
+    better = "higher" if score.higher_is_better else "lower"
+    return intervals([own, *others], f"{score.metric} ({better} is better, 95 % intervals)")
+
+
+def _by_class(scores: Sequence[Score]) -> Iterator[str]:
+    groups: dict[str, list[Bar]] = {}
+    for score in scores:
+        metric, label = number_format.split_class(score.metric)
+        groups.setdefault(metric, []).append(Bar(str(label), score.value, score.low, score.high, own=True))
+    for metric, bars in groups.items():
+        yield intervals(bars, f"{metric} by class")
+
+
+def _lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
+    for score in scores:
+        yield Line(score.metric, first, number_format.format_interval(score.value, score.low, score.high))
+        for other in score.comparisons:
+            low, high = map(number_format.number, (other.difference_low, other.difference_high))
+            yield Line(
+                "",
+                other.baseline,
+                number_format.format_interval(other.value, other.low, other.high),
+                f"{number_format.format_difference(other)} [{low}, {high}]",
+                number_format.chance(other.p_value).removeprefix("p "),
+                number_format.side(other, score).removesuffix(" than").removesuffix(" from"),
+            )
+
+
+def stage_chain(run: Run) -> str:
+    """Return the picture of the stages, with what each one made and how long it took."""
+    inputs = {stage: run.made(stage).identity.inputs for stage in run.reports}
+    nodes = []
+    for name in _inputs_first(inputs):
+        report = run.reports[name]
+        time = number_format.duration(report.seconds)
+        text = number_format.visible(report.summary)
+        nodes.append(diagrams.Node(name, report.kind, time, text, list(inputs[name])))
+    return diagrams.chain(nodes)
+
+
+def _inputs_first(inputs: Mapping[str, Collection[str]]) -> list[str]:
+    """Return the stages in their order, but each after those it reads, which may be newer."""
+    placed: list[str] = []
+    while rest := [name for name in inputs if name not in placed]:
+        ready = (name for name in rest if not set(inputs[name]) & set(rest))
+        placed.append(next(ready, rest[0]))
+    return placed
+
+
+class StageLine(NamedTuple):
+    """What the table of stages says of one."""
+
+    name: str
+    kind: str
+    time: str
+    finished: str
+    summary: str
+    folder: str
+
+
+def stage_lines(run: Run) -> list[StageLine]:
+    """Return a row a stage: when it was finished tells which ones an earlier run had made."""
+    return [
+        StageLine(
+            name,
+            report.kind,
+            number_format.duration(report.seconds),
+            _finished(run, name),
+            report.summary,
+            str(run.folders[name]),
+        )
+        for name, report in run.reports.items()
+    ]
+
+
+def _finished(run: Run, stage: str) -> str:
+    seconds = (run.folders[stage] / "report.json").stat().st_mtime
+    return f"{datetime.fromtimestamp(seconds, tz=timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def training_charts(log: pd.DataFrame) -> list[str]:
+    """Return a chart for each thing that a stage logged in training; `log` is its part of `Run.curves`."""
+    charts = []
+    for label, entries in CURVES:
+        lines = [Curve(name, points) for name, key in entries if (points := logged_points(log, key))]
+        if lines:
+            charts.append(curve_chart(lines, "optimizer step", label))
+    return charts
+
+
+def logged_points(log: pd.DataFrame, key: str) -> list[tuple[float, float]]:
+    """Return (step, value) of every entry that has both; a number that was none has no point."""
+    if key not in log:
+        return []
+    pairs = zip(log["step"].astype(float), log[key].astype(float), strict=True)
+    return sorted(pair for pair in pairs if all(map(isfinite, pair)))
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where the rows, characters or tokens of a stage went."""
+
+    title: str
+    picture: str
+    counts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class StageLedger:
+    """The counts of a stage: what can be drawn as a flow, and the rest."""
+
+    stage: str
+    flows: list[Flow]
+    head: list[str]
+    rows: list[list[str]]
+    facts: list[tuple[str, str]]
+
+
+def read_ledger(stage: str, report: Report) -> StageLedger | None:
+    """Return the ledger of a stage, if it counted anything."""
+    groups, facts = report.parts, _plain_facts(report)
+    if not groups and not facts:
+        return None
+    entries = list(dict.fromkeys(entry for counts in groups.values() for entry in counts))
+    rows = [[entry, *(_count(counts.get(entry)) for counts in groups.values())] for entry in entries]
+    return StageLedger(stage, list(_flows(report)), ["", *groups], rows, facts)
+
+
+def _flows(report: Report) -> Iterator[Flow]:
+    for name, counts in report.parts.items():
+        amounts = {entry: count for entry, count in counts.items() if isinstance(count, int | float)}
+        if "in" in amounts and "kept" in amounts:
+            parts = {"kept": amounts["kept"]} | {
+                entry: count for entry, count in amounts.items() if entry not in ("in", "kept") and count > 0
+            }
+            yield _flow(f"{name}: {_count(amounts['in'])} came in", parts)
+        elif {"tokens", "truncated"} <= amounts.keys():
+            yield _flow(f"tokens of {name}", {"kept": amounts["tokens"], "truncated": amounts["truncated"]})
+    if report.data is not None and any(report.data.splits.values()):
+        yield _flow("splits", report.data.splits)
+
+
+def _flow(title: str, counts: Mapping[str, float]) -> Flow:
+    shown = [(name, _count(count)) for name, count in counts.items()]
+    return Flow(title, diagrams.stacked(counts, title), shown)
+
+
+def _plain_facts(report: Report) -> list[tuple[str, str]]:
+    """Return the facts of a tokenizer that are numbers or words."""
+    if report.kind != "tokenizer":
+        return []
+    return [
+        (name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else _count(value))
+        for name, value in report.facts.items()
+        if isinstance(value, str | int | float)
+    ]
+
+
+def _count(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def settings_texts(run: Run) -> list[tuple[str, str]]:
+    """Return for each stage its name with seed and key, and its settings as YAML."""
+    texts = []
+    for stage in run.reports:
+        made = run.made(stage).identity
+        text = yaml.safe_dump(made.settings, sort_keys=False, allow_unicode=True)
+        texts.append((f"{stage} (seed {made.seed}, key {made.key})", text))
+    return texts
+
+
+def versions(run: Run) -> list[tuple[str, str]]:
+    """Return each library with its versions while the stages ran."""
+    found: dict[str, list[str]] = {}
+    for report in run.reports.values():
+        for library, version in report.versions.items():
+            if version not in found.setdefault(library, []):
+                found[library].append(version)
+    return [(library, ", ".join(each)) for library, each in found.items()]
+
+
+def files_read(run: Run) -> list[tuple[str, str]]:
+    """Return the local files and packages that the stages read, with the digest of their content."""
+    found = [item for stage in run.reports for item in run.made(stage).identity.files.items()]
+    return [(name, digest[:16]) for name, digest in dict.fromkeys(found)]
+
+
+def run_again(run: Run) -> str:
+    """Return the command that makes what is missing of the run again."""
+    folder = next(iter(run.folders.values()), None)
+    if run.recipe is None:
+        return ""
+    root = folder.parent.parent if folder is not None else None
+    where = "" if root is None or str(root) == "runs" else f" --runs {quote(str(root))}"
+    return f"hfpipe run {quote(str(run.recipe))}{where}"

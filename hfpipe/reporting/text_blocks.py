@@ -1,0 +1,226 @@
+"""Tagged, found and written texts next to the expected ones, and how hard texts are, as blocks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.reporting.blocks import (
+    CHARACTERS,
+    EXAMPLES,
+    Block,
+    Example,
+    Span,
+    clipped,
+    holds_lists,
+    holds_texts,
+    inputs_of,
+)
+from hfpipe.reporting.charts import histogram
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+COMPARED = 20_000
+"""Rows whose texts are compared with the reference to find the best and the worst."""
+
+
+def tags_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """Yield sentences with the tags of their words: those with most mistakes."""
+    import numpy as np
+
+    words = [name for name in frame.attrs.get("inputs", []) if holds_lists(frame[name].iloc[0])]
+    if (
+        not words
+        or "reference" not in frame
+        or not holds_lists(frame["reference"].iloc[0])
+        or not holds_lists(frame["prediction"].iloc[0])
+    ):
+        return
+    wrong = np.array(
+        [_differing(*pair) for pair in zip(frame["reference"], frame["prediction"], strict=True)]
+    )
+    worst = [int(number) for number in np.argsort(-wrong, kind="stable")[:EXAMPLES] if wrong[number]]
+    note = (
+        f"{(wrong > 0).sum():,} of {len(wrong):,} sentences have a word whose tag is wrong; those with most."
+    )
+    yield Block(
+        "Sentences with mistakes", note, examples=[_tagged(frame.iloc[number], words[0]) for number in worst]
+    )
+
+
+def _differing(reference: Sequence[str], prediction: Sequence[str]) -> int:
+    return sum(a != b for a, b in zip(reference, prediction, strict=False))
+
+
+def _tagged(row: Any, words: str) -> Example:
+    answers = []
+    for title, column, other in (
+        ("predicted", "prediction", "reference"),
+        ("reference", "reference", "prediction"),
+    ):
+        spans = []
+        for word, tag, against in zip(row[words], row[column], row[other], strict=False):
+            if tag == against:
+                kind = "" if tag == "O" else "same"
+            else:
+                kind = "wrong" if column == "prediction" else "right"
+            spans += [Span(f"{word} [{tag}]" if kind else str(word), kind), Span(" ")]
+        answers.append((title, spans))
+    return Example([], answers)
+
+
+def answers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """Yield wrong answers to questions, marked in their contexts: those that the model was surest of."""
+    import numpy as np
+
+    inputs = frame.attrs.get("inputs", [])
+    if not {"start", "end", "prediction", "reference", "score"} <= set(frame) or len(inputs) < 2:
+        return
+    pairs = zip(frame["prediction"], frame["reference"], strict=True)
+    right = np.array([given in list(accepted) or not (given or len(accepted)) for given, accepted in pairs])
+    order = np.argsort(np.where(right, -np.inf, frame["score"].to_numpy()))[::-1][:EXAMPLES]
+    examples = [_answered(frame, int(number), inputs[-1]) for number in order if not right[number]]
+    note = f"{right.sum():,} of {len(right):,} answers are exactly one of the accepted ones."
+    yield Block("Most confident wrong answers", note, examples=examples)
+
+
+def _answered(frame: pd.DataFrame, number: int, context_column: str) -> Example:
+    row = frame.iloc[number]
+    start, end, context = int(row["start"]), int(row["end"]), str(row[context_column])
+    around = CHARACTERS // 2
+    begin, stop = max(0, start - around), min(len(context), max(end, start) + around)
+    marked = [
+        Span(("…" if begin else "") + context[begin:start]),
+        Span(context[start:end], "wrong"),
+        Span(context[end:stop] + ("…" if stop < len(context) else "")),
+    ]
+    found = " / ".join(map(str, row["reference"])) or "no answer"
+    inputs = [(name, spans) for name, spans in inputs_of(frame, row) if name != context_column]
+    answers = [
+        ("predicted", [Span(f"{row['prediction'] or 'no answer'} ({row['score']:.3f})", "wrong")]),
+        ("reference", [Span(found, "right")]),
+    ]
+    return Example([*inputs, (context_column, marked)], answers)
+
+
+def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """Yield the texts that share most and least words with the reference, differences marked."""
+    import numpy as np
+
+    if (
+        "scores" in frame
+        or "start" in frame
+        or not holds_texts(frame, "prediction")
+        or not holds_texts(frame, "reference")
+    ):
+        return
+    some = np.unique(np.linspace(0, len(frame) - 1, COMPARED).astype(int))
+    found = frame.iloc[some]
+    shared = np.array([_overlap(*pair) for pair in zip(found["prediction"], found["reference"], strict=True)])
+    order = np.argsort(shared, kind="stable")
+    exact = (found["prediction"] == found["reference"]).mean()
+    note = f"{exact:.1%} of the outputs are the reference exactly. Marked: words that the other text lacks."
+    worst = [_written(found, int(number)) for number in order[:EXAMPLES]]
+    yield Block("Worst outputs", note, examples=worst)
+    inexact = [number for number in order[::-1] if shared[number] < 1] or order[::-1]
+    best = [_written(found, int(number)) for number in inexact[: EXAMPLES // 2]]
+    yield Block("Best outputs that are not exact" if exact < 1 else "Outputs", examples=best)
+
+
+def _overlap(prediction: str, reference: str) -> float:
+    """Return F1 of the words that two texts share, each as often as it occurs."""
+    first, second = Counter(_words(prediction)), Counter(_words(reference))
+    both = (first & second).total()
+    return 2 * both / (first.total() + second.total()) if both else float(prediction == reference)
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text with the spaces after them; its characters where it has no spaces."""
+    return re.findall(r"\S+\s*", text) if " " in text else list(text)
+
+
+def _written(frame: pd.DataFrame, number: int) -> Example:
+    row = frame.iloc[number]
+    answers = [
+        ("predicted", list(marked(row["prediction"], row["reference"], "wrong"))),
+        ("reference", list(marked(row["reference"], row["prediction"], "right"))),
+    ]
+    return Example(inputs_of(frame, row), answers)
+
+
+def marked(text: str, other: str, kind: str) -> Iterator[Span]:
+    """Yield a text in parts, those marked with `kind` that another text does not have in this order."""
+    if not text:
+        yield Span("(empty)", kind)
+    mine, theirs = _words(clipped(text)), _words(clipped(other))
+    same = SequenceMatcher(None, [word.strip() for word in mine], [word.strip() for word in theirs], False)
+    for what, start, end, _, _ in same.get_opcodes():
+        if end > start:
+            yield Span("".join(mine[start:end]), "" if what == "equal" else kind)
+
+
+def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """Yield how the loss is spread over rows, and the texts that are hardest and easiest to predict."""
+    import numpy as np
+
+    if "nll" not in frame or "tokens" not in frame or "prediction" in frame:
+        return
+    loss = frame["nll"].to_numpy(float) / np.maximum(frame["tokens"].to_numpy(float), 1)
+    counted = np.flatnonzero((frame["tokens"].to_numpy() > 0) & np.isfinite(loss))
+    if not len(counted):
+        return
+    counts, edges = np.histogram(loss[counted], bins=24)
+    picture = histogram(counts.tolist(), edges.tolist(), "loss of a row (nats per token)", "rows")
+    yield Block("Loss by row", f"Median {np.median(loss[counted]):.3f} nats per token.", picture=picture)
+    order = counted[np.argsort(loss[counted], kind="stable")]
+    yield Block(
+        "Hardest texts",
+        examples=[_lossy(frame, int(number), loss) for number in order[::-1][: EXAMPLES // 2]],
+    )
+    yield Block(
+        "Easiest texts", examples=[_lossy(frame, int(number), loss) for number in order[: EXAMPLES // 2]]
+    )
+
+
+def _lossy(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example:
+    row = frame.iloc[number]
+    said = f"{loss[number]:.3f} nats per token over {int(row['tokens']):,} tokens"
+    return Example(inputs_of(frame, row), [("loss", [Span(said)])])
+
+
+def fills_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """Yield where the expected word stood among those that could fill the mask, and the first of them."""
+    import numpy as np
+
+    if not {"rank", "fills", "fill_scores"} <= set(frame):
+        return
+    rank = frame["rank"].to_numpy()
+    found = [
+        ("first", rank == 1),
+        ("2 to 5", (rank > 1) & (rank <= 5)),
+        ("6 to 100", rank > 5),
+        ("not found", rank == 0),
+    ]
+    rows = [(name, f"{there.sum():,}", f"{there.mean():.1%}") for name, there in found]
+    yield Block("Place of the expected word", head=("place", "rows", "share"), rows=rows)
+    loss = np.where(np.isfinite(frame["nll"]), frame["nll"], np.inf)
+    order = np.argsort(-loss, kind="stable")
+    yield Block("Hardest masks", examples=[_filled(frame, int(number)) for number in order[:EXAMPLES]])
+
+
+def _filled(frame: pd.DataFrame, number: int) -> Example:
+    row = frame.iloc[number]
+    first = [
+        Span(f"{fill} ({score:.3f})  ", "right" if row["rank"] == place else "")
+        for place, (fill, score) in enumerate(zip(row["fills"], row["fill_scores"], strict=True), start=1)
+    ]
+    place = f"place {row['rank']}" if row["rank"] else "not found"
+    return Example(
+        inputs_of(frame, row),
+        [("best fills", first), ("expected word", [Span(f"{place}, {row['nll']:.2f} nats")])],
+    )

@@ -1,0 +1,204 @@
+"""The verdict of the page in words: what was trained, how good it is, and whether to believe it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hfpipe import number_format
+from hfpipe.references.places import Place
+from hfpipe.report import Comparison, Report, Score
+from hfpipe.runs.run import Run
+
+State = Literal["good", "warn", "bad", "note"]
+
+FEW = 100
+"""Rows below which intervals are so wide that few differences can be found."""
+CUT = 0.01
+"""Share of tokens beyond the length from which it is worth a warning."""
+MISCALIBRATED = 0.1
+"""Expected calibration error from which probabilities should not be read as such."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence with a sign that tells how to take it."""
+
+    state: State
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reader should know of an evaluation before anything else."""
+
+    title: str
+    state: State
+    trained: str
+    """What was trained, from what, on what."""
+    score: Score
+    """The main score."""
+    measured: str
+    """On what it was measured."""
+    against: list[Finding]
+    """A sentence for each baseline."""
+    checks: list[Finding]
+    """What speaks for and against believing the number; gates first."""
+
+
+def read_verdict(run: Run, stage: str) -> Verdict:
+    """Return the verdict on an evaluate stage that has scores."""
+    report = run.reports[stage]
+    settings = run.made(stage).identity.settings
+    score = report.scores[0]
+    title, state = _title(score, failed=bool(report.unmet))
+    return Verdict(
+        title=title,
+        state=state,
+        trained=describe_model(run, str(settings.get("model", ""))),
+        score=score,
+        measured=_measured(score, settings),
+        against=[_against(score, comparison) for comparison in score.comparisons],
+        checks=[*_gates(report, settings), *_cautions(run, report, settings)],
+    )
+
+
+def _title(score: Score, *, failed: bool) -> tuple[str, State]:
+    sides: dict[str, list[str]] = {}
+    for comparison in score.comparisons:
+        sides.setdefault(number_format.side(comparison, score), []).append(comparison.baseline)
+    state: State = (
+        "bad" if failed or "worse than" in sides else "good" if list(sides) == ["better than"] else "warn"
+    )
+    if not sides:
+        return f"{score.metric} {number_format.number(score.value)}, without a baseline", state
+    order = ("worse than", "no clear difference from", "better than")
+    words = "; ".join(f"{side} {_listed(sides[side])}" for side in order if side in sides)
+    head = "A requirement is not met; " if failed else ""
+    return head + words if head else words[0].upper() + words[1:], state
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def describe_model(run: Run, place: str) -> str:
+    """Return what a model is and how it was trained, as far as the run knows it."""
+    stage = Place(place).stage
+    if stage is None or stage not in run.reports:
+        return f"Model {place}, which was not trained in this run."
+    report, settings = run.reports[stage], run.made(stage).identity.settings
+    task, base = settings.get("task") or {}, settings.get("model")
+    parts = [f"{stage}: a model for {task['kind']}" if task.get("kind") else stage]
+    if "parameters" in report.facts:
+        parts.append(f"{number_format.count(report.facts['parameters'])} parameters")
+    if isinstance(base, Mapping):
+        parts.append(f"trained from scratch ({base.get('type', 'own config')})")
+    elif base is not None:
+        parts.append(f"which continues from {_name(base)}")
+    data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
+    if data is not None and data.data is not None and "train" in data.data.splits:
+        parts.append(f"on {data.data.splits['train']:,} rows of {_name(settings['data'])}")
+    return ", ".join(parts) + "."
+
+
+def _measured(score: Score, settings: Mapping[str, Any]) -> str:
+    split, data = settings.get("split"), settings.get("data")
+    where = f" of the {split} split of {_name(data)}" if split and data else ""
+    return f"on {score.n:,} rows{where}"
+
+
+def _name(place: Any) -> str:
+    """Return the name of a stage, or any other place as it is written."""
+    return Place(str(place)).stage or str(place)
+
+
+def _against(score: Score, comparison: Comparison) -> Finding:
+    side = number_format.side(comparison, score)
+    gap = number_format.number(abs(comparison.difference))
+    low, high = (number_format.number(end) for end in (comparison.difference_low, comparison.difference_high))
+    p_value = number_format.chance(comparison.p_value)
+    signed = number_format.format_difference(comparison)
+    how = f"difference {signed}, 95 % interval {low} to {high}, {p_value}"
+    if side == "no clear difference from":
+        text = (
+            f"No clear difference from {comparison.baseline}: the interval of the difference holds 0 ({how})."
+        )
+        return Finding("warn", text)
+    word = "Better" if side == "better than" else "Worse"
+    return Finding(
+        "good" if word == "Better" else "bad", f"{word} than {comparison.baseline} by {gap} ({how})."
+    )
+
+
+def _gates(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    for miss in report.unmet:
+        yield Finding("bad", f"Not met: {miss}")
+    required = settings.get("require") or {}
+    met = [name for name in required if not any(f" {name} " in f" {miss} " for miss in report.unmet)]
+    if met:
+        bounds = ", ".join(_bounds(name, required[name]) for name in met)
+        yield Finding("good", f"Required and met: {bounds}.")
+    elif not required:
+        yield Finding("note", "Nothing is required of the scores (require: in the evaluate stage).")
+
+
+def _bounds(name: str, bound: Mapping[str, Any]) -> str:
+    parts = [f"at least {bound['min']}"] if bound.get("min") is not None else []
+    parts += [f"at most {bound['max']}"] if bound.get("max") is not None else []
+    return f"{name} {' and '.join(parts)}"
+
+
+def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    score = report.scores[0]
+    if score.n < FEW:
+        yield Finding("warn", f"Only {score.n:,} rows were measured: only large differences can be found.")
+    if not score.comparisons:
+        yield Finding(
+            "warn", "No baseline: the number has nothing to be compared with (baselines: majority, …)."
+        )
+    split = settings.get("split")
+    if split == "train":
+        yield Finding("bad", "Measured on the rows that it was trained on.")
+    elif split == "validation":
+        yield Finding("warn", "Measured on the validation split, by which training may have been tuned.")
+    yield from _duplicates(run, settings)
+    yield from _truncated(run, settings)
+    yield from _calibration(report)
+    for missing in report.facts.get("left_out", []):
+        yield Finding("note", f"Left out: {missing}")
+
+
+def _duplicates(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield whether rows that stand in the data twice were looked for."""
+    data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
+    if data is None:
+        return
+    rows = data.parts.get("rows", {})
+    found = {name: count for name, count in rows.items() if name.startswith("dedup")}
+    if found:
+        removed = ", ".join(f"{name} took {count:,}" for name, count in found.items())
+        yield Finding("good", f"Duplicates were looked for before the split ({removed}).")
+    else:
+        text = "Duplicates were not looked for: rows measured may be in train too (clean: dedup)."
+        yield Finding("warn", text)
+
+
+def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    stage = Place(str(settings.get("model", ""))).stage
+    counts = run.reports[stage].parts.get("train", {}) if stage in run.reports else {}
+    cut, kept = counts.get("truncated"), counts.get("tokens")
+    if not cut or not kept:
+        return
+    share = cut / (cut + kept)
+    state: State = "warn" if share >= CUT else "note"
+    yield Finding(state, f"{share:.1%} of the training tokens were beyond the length and were cut off.")
+
+
+def _calibration(report: Report) -> Iterator[Finding]:
+    ece = next((score for score in report.scores if score.metric == "ece"), None)
+    if ece is not None:
+        state: State = "warn" if ece.value >= MISCALIBRATED else "good"
+        off = number_format.number(ece.value)
+        yield Finding(state, f"Probabilities are off by {off} on average (expected calibration error).")

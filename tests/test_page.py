@@ -1,0 +1,321 @@
+"""The page of a run: its verdict, its parts for each kind of prediction, and how it looks in a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix
+from test_report import KEYS, Reader, compared, finish, make_run, measured
+
+from hfpipe import api
+from hfpipe.cli.main import main
+from hfpipe.report import Report
+from hfpipe.reporting.blocks import Block
+from hfpipe.reporting.class_blocks import reliability_bins
+from hfpipe.reporting.diagrams import stacked
+from hfpipe.reporting.html import page
+from hfpipe.reporting.predictions import read_blocks
+from hfpipe.reporting.sections import stage_chain
+from hfpipe.reporting.text_blocks import marked
+from hfpipe.reporting.verdict import read_verdict
+
+CLASSES = ["Arts", "People", "Science"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MEASURE = (Path(__file__).parent / "page_checks.js").read_text(encoding="utf-8")
+
+
+def classified(rows: int, seed: int = 17) -> pd.DataFrame:
+    """Return predictions of classes as `Run.predictions` opens them."""
+    random = np.random.default_rng(seed)
+    scores = random.dirichlet([0.4] * len(CLASSES), size=rows)
+    names = np.array(CLASSES)
+    frame = pd.DataFrame(
+        {
+            "row": range(rows),
+            "reference": names[random.integers(0, len(CLASSES), rows)],
+            "prediction": names[scores.argmax(axis=1)],
+            "scores": list(scores),
+            "text": [
+                f"The abstract number {number} is about <b>bold</b> things & others."
+                for number in range(rows)
+            ],
+        }
+    )
+    frame.attrs.update(classes={"scores": CLASSES}, inputs=["text"])
+    return frame
+
+
+def run_with(root: Path, frame: pd.DataFrame, report: Report | None = None) -> Path:
+    """Return a finished run whose evaluation left these predictions."""
+    make_run(root)
+    if report is not None:
+        settings = {"kind": "evaluate", "model": "stage:topics", "data": "stage:wiki", "split": "test"}
+        finish(root, "score", settings, ["topics"], report)
+    frame.to_parquet(root / f"score-{KEYS['score']}" / "predictions.parquet")
+    return root
+
+
+def evaluated(**changes: Any) -> Report:
+    score = measured([])[0].model_copy(update=changes.pop("score", {}))
+    return Report(kind="evaluate", summary="", scores=[score], **changes)
+
+
+def titles(blocks: list[Block]) -> list[str]:
+    return [block.title for block in blocks]
+
+
+# The verdict
+
+
+MAJORITY = ("majority", 0.3, 0.001)
+MISSED = ["require: accuracy is 0.88, below 0.9"]
+FAILED = "A requirement is not met; better than tfidf"
+
+
+@pytest.mark.parametrize(
+    ("differences", "unmet", "title", "state"),
+    [
+        ([MAJORITY, ("tfidf", 0.2, 0.001)], [], "Better than majority and tfidf", "good"),
+        ([MAJORITY, ("tfidf", 0.0, 0.9)], [], "No clear difference from tfidf; better than majority", "warn"),
+        ([MAJORITY, ("tfidf", -0.2, 0.001)], [], "Worse than tfidf; better than majority", "bad"),
+        ([("tfidf", 0.2, 0.001)], MISSED, FAILED, "bad"),
+        ([], [], "accuracy 0.884, without a baseline", "warn"),
+    ],
+)
+def test_the_verdict_says_in_words_what_the_model_is_better_than(tmp_path, differences, unmet, title, state):
+    against = [compared(name, 0.5, difference, p) for name, difference, p in differences]
+    run_with(tmp_path / "demo", classified(20), evaluated(score={"comparisons": against}, unmet=unmet))
+
+    verdict = read_verdict(api.open(tmp_path / "demo"), "score")
+
+    assert (verdict.title, verdict.state) == (title, state)
+    words = [
+        "No clear difference from" if p > 0.05 else "Better than" if gap > 0 else "Worse than"
+        for _, gap, p in differences
+    ]
+    assert all(finding.text.startswith(word) for finding, word in zip(verdict.against, words, strict=True))
+
+
+def test_the_verdict_names_what_speaks_against_the_number(tmp_path):
+    report = evaluated(score={"n": 12, "comparisons": []}, facts={"left_out": ["bleu is left out: no text"]})
+    run_with(tmp_path / "demo", classified(12), report)
+    found = {
+        finding.text: finding.state for finding in read_verdict(api.open(tmp_path / "demo"), "score").checks
+    }
+    for words in ("Only 12 rows", "No baseline", "Duplicates were not looked for"):
+        assert any(text.startswith(words) and state == "warn" for text, state in found.items()), words
+    assert found["Left out: bleu is left out: no text"] == "note"
+
+
+# Predictions
+
+
+def labelled() -> pd.DataFrame:
+    frame = pd.DataFrame(
+        {
+            "reference": [np.array([1, 0]), np.array([0, 1])],
+            "prediction": [np.array([1, 1]), np.array([0, 1])],
+        }
+    )
+    frame.attrs.update(classes={"reference": ["food", "place"], "prediction": ["food", "place"]}, inputs=[])
+    return frame
+
+
+def frame_of(inputs: list[str], **columns: list[Any]) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
+    frame.attrs.update(classes={}, inputs=inputs)
+    return frame
+
+
+KINDS = {
+    "classes": (classified(50), ["Confusion matrix", "Per class", "Reliability", "Most confident mistakes"]),
+    "several classes": (labelled(), ["Per class"]),
+    "numbers": (
+        frame_of(["text"], reference=[1.0, 2.0], prediction=[1.5, 2.0], text=["a", "b"]),
+        ["Predicted and expected", "Largest errors"],
+    ),
+    "tags": (
+        frame_of(["words"], words=[["Ada", "ran"]], reference=[["B-PER", "O"]], prediction=[["O", "O"]]),
+        ["Sentences with mistakes"],
+    ),
+    "answers": (
+        frame_of(
+            ["question", "passage"],
+            question=["When?"],
+            passage=["In 1903 it rained."],
+            reference=[["1903"]],
+            prediction=["190"],
+            start=[3],
+            end=[6],
+            score=[0.5],
+        ),
+        ["Most confident wrong answers"],
+    ),
+    "fills": (
+        frame_of(
+            ["text"],
+            text=["A [MASK]."],
+            rank=[2],
+            nll=[1.2],
+            fills=[["cat", "dog"]],
+            fill_scores=[[0.6, 0.3]],
+        ),
+        ["Place of the expected word", "Hardest masks"],
+    ),
+    "texts": (
+        frame_of(["source"], source=["eins"], reference=["one two"], prediction=["one three"]),
+        ["Worst outputs", "Best outputs that are not exact"],
+    ),
+    "losses": (
+        frame_of(["text"], text=["a b", "c d"], nll=[4.0, 9.0], tokens=[2, 3]),
+        ["Loss by row", "Hardest texts", "Easiest texts"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_prediction_has_its_parts(kind):
+    frame, expected = KINDS[kind]
+    assert titles(read_blocks(frame)) == expected
+
+
+def test_predictions_of_user_code_that_fit_no_kind_have_no_parts():
+    assert read_blocks(frame_of(["text"], text=["a"], closeness=[0.5])) == []
+
+
+def test_confusions_and_mistakes_are_those_of_the_rows():
+    frame = classified(200)
+    matrix, per_class, _, mistakes = read_blocks(frame)
+    assert matrix.matrix is not None
+    counts = [[count for count, _ in row] for row in matrix.matrix.cells]
+    assert counts == confusion_matrix(frame["reference"], frame["prediction"], labels=CLASSES).tolist()
+    assert [int(row[1]) for row in per_class.rows] == [sum(row) for row in counts]
+    confidence = np.stack(frame["scores"].to_list()).max(axis=1)
+    wrong = (frame["reference"] != frame["prediction"]).to_numpy()
+    assert f"({confidence[wrong].max():.3f})" in mistakes.examples[0].answers[0][1][0].text
+
+
+def test_reliability_agrees_with_scikit_learn():
+    random = np.random.default_rng(17)
+    confidence, right = random.uniform(0.3, 1, 500), random.uniform(size=500) < 0.7
+    bins = reliability_bins(confidence, right)
+    accuracy, mean = calibration_curve(right, confidence, n_bins=10)
+    assert [each.accuracy for each in bins] == pytest.approx(accuracy)
+    assert [each.confidence for each in bins] == pytest.approx(mean)
+    assert all(each.accuracy_low < each.accuracy < each.accuracy_high for each in bins)
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "kept"),
+    [("the cat sat", "the dog sat", ["the ", "sat"]), ("", "a", []), ("你好吗", "你们好", ["你", "好"])],
+)
+def test_a_text_is_marked_where_the_other_differs(text, other, kept):
+    spans = list(marked(text, other, "wrong"))
+    assert [span.text for span in spans if not span.kind] == kept
+    assert "".join(span.text for span in spans) == (text or "(empty)")
+
+
+# The page
+
+
+def test_texts_of_predictions_are_escaped_and_a_damaged_file_does_not_cost_the_page(tmp_path):
+    root = run_with(tmp_path / "demo", classified(20))
+    whole = Reader(page(api.open(root)))
+    assert "b" not in whole.tags
+    assert any("about <b>bold</b> things" in text for text in whole.texts)
+
+    (root / f"score-{KEYS['score']}" / "predictions.parquet").write_bytes(b"damaged")
+    assert any("predictions.parquet: cannot be read" in text for text in Reader(page(api.open(root))).texts)
+
+
+def test_main_scores_are_shown_and_all_on_request(tmp_path, capsys):
+    root = make_run(tmp_path / "demo")
+    names = [f"score{number}" for number in range(6)]
+    scores = [measured([])[0].model_copy(update={"metric": name, "comparisons": []}) for name in names]
+    settings = {"kind": "evaluate", "model": "stage:topics", "require": {"score4": {"min": 0.1}}}
+    finish(root, "score", settings, ["topics"], Report(kind="evaluate", summary="", scores=scores))
+
+    main(["report", str(root)])
+    short = capsys.readouterr().out
+    main(["report", str(root), "--all"])
+    every = capsys.readouterr().out
+
+    assert re.findall(r"^score\d(?=  )", short, re.MULTILINE) == ["score0", "score1", "score2", "score4"]
+    assert "2 more with --all: score3, score5\n" in short
+    assert re.findall(r"^score\d(?=  )", every, re.MULTILINE) == names
+
+
+def test_a_stage_stands_below_those_it_reads_though_it_was_finished_before(tmp_path):
+    root = make_run(tmp_path / "demo")
+    os.utime(root / f"wiki-{KEYS['wiki']}" / "report.json", (2e9, 2e9))
+    run = api.open(root)
+    assert list(run.reports)[-1] == "wiki"
+    assert re.findall(r'class="strong">(\w+)', stage_chain(run)) == ["wiki", "topics", "score"]
+
+
+def test_parts_of_a_bar_are_as_long_as_their_counts():
+    widths = [
+        float(width) for width in re.findall(r'width="([\d.]+)"', stacked({"kept": 75, "cut": 25}, "tokens"))
+    ]
+    assert widths == pytest.approx([329, 109])
+
+
+@pytest.mark.slow
+def test_the_page_of_a_hundred_thousand_predictions_stays_small(tmp_path):
+    root = run_with(tmp_path / "demo", classified(100_000))
+    assert len(page(api.open(root)).encode()) < 3_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_has_contrast_in_a_browser(tmp_path, scheme):
+    root = run_with(tmp_path / "demo", classified(60))
+    texts = [page(api.open(root))]
+    for number, (frame, _) in enumerate(KINDS.values()):
+        texts.append(page(api.open(run_with(tmp_path / f"kind{number}", frame))))
+    frames = "".join(
+        f'<iframe srcdoc="{html.escape(text)}" width="{width}" height="900"></iframe>'
+        for text in texts
+        for width in (400, 1280)
+    )
+    checks = tmp_path / "checks.html"
+    checks.write_text(f"{frames}<pre id=found></pre><script>{MEASURE}</script>", encoding="utf-8")
+    assert CHROMIUM is not None
+
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            checks.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found is not None, done.stderr
+    said = json.loads(html.unescape(found[1]))
+    assert said["pages"] == len(texts) * 2
+    assert said["dark"] == (scheme == "dark")
+    assert said["texts"] > 200
+    assert said["problems"] == []
