@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -112,6 +113,13 @@ def _title(run: Run) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
+    text = _environment().get_template(template).render(**values)
+    return number_format.visible_lines(text)
+
+
+@cache
+def _environment() -> Environment:
+    """Return what compiles the templates, each once."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -121,5 +129,4 @@ def _render(template: str, **values: Any) -> str:
     )
     environment.filters["score"] = number_format.number
     environment.filters["svg"] = Markup  # charts escape the texts in them
-    text = environment.get_template(template).render(**values)
-    return number_format.visible_lines(text)
+    return environment
