@@ -52,6 +52,13 @@ CASES: dict[str, Case] = {
     "denoising": Case("abstracts", {"text": "extract"}, {"length": 32}, BOTH, style="t5", kind="pretrain"),
     "fill-mask": Case("cloze", {"text": "text", "answer": "answer"}, {"length": 32}, ENCODER),
     "masked-lm": Case("abstracts", {"text": "extract"}, {"length": 32}, ENCODER, kind="pretrain"),
+    "multiple-choice": Case(
+        "endings",
+        {name: name for name in ("context", "endings", "label")},
+        {"length": 32},
+        ENCODER,
+        text=["context"],
+    ),
     "question-answering": Case(
         "questions",
         {name: name for name in ("question", "context", "answers")},

@@ -43,6 +43,7 @@ ENVIRONMENT = {
 BASELINES = {
     "causal-lm": ["unigram", "trigram"],
     "fill-mask": ["frequent"],
+    "multiple-choice": ["chance", "longest"],
     "question-answering": ["sentence"],
     "summarization": ["lead"],
     "text-classification": ["majority", "tfidf"],
@@ -56,6 +57,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "denoising": {"text": TEXT},
     "fill-mask": {"text": "The Danube [MASK] the second-longest river of Europe."},
     "masked-lm": {"text": "The Danube [MASK] the second-longest river of Europe."},
+    "multiple-choice": {"context": TEXT, "endings": ["It is a river.", "It is a number."]},
     "question-answering": {"question": "What is the Danube?", "context": TEXT},
     "text-classification": {"text": TEXT},
     "summarization": {"text": TEXT},

@@ -55,3 +55,16 @@ def asked(summaries: Path) -> Iterator[dict[str, str]]:
     """Yield what an article is on as a prompt, and its topic as the completion."""
     for row in abstracts(summaries):
         yield {"prompt": f"{row['description']} belongs to", "completion": row["topic"]}
+
+
+def endings(summaries: Path) -> Iterator[dict[str, Any]]:
+    """Yield how an article begins with the words that follow, and what three others are about instead."""
+    rows = [row for row in abstracts(summaries) if len(row["extract"]) > 120]
+    for number, row in enumerate(rows):
+        others = [rows[(number + step) % len(rows)]["description"] for step in (7, 31, 97)]
+        right = number % 4
+        yield {
+            "context": row["extract"][:60],
+            "endings": [*others[:right], row["extract"][60:120], *others[right:]],
+            "label": right,
+        }

@@ -107,10 +107,10 @@ def same(one: Sequence[Any], other: Sequence[Any]) -> bool:
 
 
 def typed(value: Any, token: str) -> Any:
-    """Return texts, or lists of words, in which a word became a token."""
+    """Return a text, or a list of words or texts, in which a word became a token."""
     if isinstance(value, str):
         return value.replace(" the ", f" {token} ").replace(" of ", f" {token} ")
-    return [token if word in ("the", "of") else word for word in value] if value else value
+    return [token if each in ("the", "of") else typed(each, token) for each in value] if value else value
 
 
 @each_task

@@ -29,6 +29,7 @@ BY_HEAD = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
     "ForMaskedLM": "fill-mask",
     "ForPreTraining": "fill-mask",
     "ForCausalLM": "text-generation",

@@ -18,6 +18,7 @@ from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.fill_mask import FillMask
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.multiple_choice import MultipleChoice
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.summarization import Summarization
 from hfpipe.tasks.text_classification import TextClassification
@@ -30,6 +31,7 @@ TASKS: dict[str, type[Task]] = {
     "denoising": Denoising,
     "fill-mask": FillMask,
     "masked-lm": MaskedLM,
+    "multiple-choice": MultipleChoice,
     "question-answering": QuestionAnswering,
     "summarization": Summarization,
     "text-classification": TextClassification,
