@@ -31,6 +31,7 @@ from hfpipe.modeling.attention.masks import attention_without_masks, runs_withou
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
+from hfpipe.recipe.installed import types_with
 from hfpipe.references.places import Place, locate_place
 from hfpipe.task import Task
 from hfpipe.tasks import TASKS
@@ -49,6 +50,7 @@ VANISHING = 1e-7
 DROPPED = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout")
 DRY = (
     "qa_dropout",
+    "summary_last_dropout",
     "seq_classif_dropout",
     "dropout",
     "hidden_dropout_prob",
@@ -61,6 +63,7 @@ FAMILIES = {
     "AutoModelForMaskedLM": ("AutoModelForMaskedLM",),
     "AutoModelForCausalLM": ("AutoModelForCausalLM",),
     "AutoModelForSeq2SeqLM": ("AutoModelForSeq2SeqLM",),
+    "AutoModelForMultipleChoice": ("AutoModelForMaskedLM",),
     "AutoModelForQuestionAnswering": ("AutoModelForMaskedLM",),
     "AutoModelForTokenClassification": ("AutoModelForMaskedLM",),
     "AutoModelForSequenceClassification": ("AutoModelForMaskedLM", "AutoModelForCausalLM"),
@@ -84,7 +87,8 @@ def task_of(name: str, kind: str) -> Task:
 def fits(name: str, kind: str) -> bool:
     if name in ("summarization", "translation"):
         return TYPES[kind][0] in ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
-    return TYPES[kind][0] in FAMILIES[TASKS[name](**CASES[name].task).auto_class]
+    auto_class = TASKS[name](**CASES[name].task).auto_class
+    return TYPES[kind][0] in FAMILIES[auto_class] and kind in types_with(auto_class)
 
 
 PAIRS = [(name, kind) for name in CASES for kind in TYPES if fits(name, kind)]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rows
+import small
 import torch
-from pieces import tokenizer
+from pieces import save_encoder, tokenizer
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import AutoModelForMultipleChoice, PreTrainedModel
 
+import hfpipe
 from hfpipe.errors import DataError
 from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.tasks.multiple_choice import MultipleChoice
 
@@ -167,3 +173,35 @@ def test_a_prediction_names_the_ending(model: PreTrainedModel, pieces: Any) -> N
     for answer, endings in zip(found, ROWS["endings"], strict=True):
         assert answer["ending"] == endings[answer["label"]]
         assert 1 / len(endings) <= answer["score"] <= 1
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_small_and_its_model_opens_elsewhere(tmp_path: Path) -> None:
+    file = locate_place(Place(small.SUMMARIES), Path(), {})
+    given = [
+        {"sent1": row["context"], "sent2": "It", "label": row["label"]}
+        | {f"ending{number}": text for number, text in enumerate(row["endings"])}
+        for row in rows.endings(file)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
+    settings = {
+        "swag.source": {"files": str(tmp_path / "rows.jsonl")},
+        "swag.split": {"validation": 0.25},
+        "chooser.model": str(save_encoder(tmp_path / "encoder", [row["sent1"] for row in given])),
+        "chooser.training": {"max_steps": 40, "learning_rate": 5e-3, "bf16": False, "logging_steps": 10},
+    }
+    recipe = hfpipe.load(
+        small.ROOT / "recipes" / "swag.yaml",
+        [f"{key}={json.dumps(value)}" for key, value in settings.items()],
+    )
+    run = hfpipe.run(recipe, tmp_path / "runs", say=lambda _: None)
+    accuracy = run.reports["score"].scores[0]
+    assert (accuracy.metric, accuracy.value > 0.6) == ("accuracy", True)
+    assert [(other.baseline, other.value < accuracy.low) for other in accuracy.comparisons] == [
+        ("chance", True),
+        ("longest", True),
+    ]
+    row = {name: each for name, each in given[0].items() if name != "label"}
+    [answer] = hfpipe.predict(str(run.folders["chooser"]), [row])
+    assert answer["ending"] in row.values()
+    assert AutoModelForMultipleChoice.from_pretrained(run.folders["chooser"]).classifier.out_features == 1

@@ -29,6 +29,7 @@ HUB = {
     "perplexity-of-a-hub-model": "test_perplexity",
     "qwen-instruct-lora": "test_text_generation",
     "squad": "test_question_answering",
+    "swag": "test_multiple_choice",
     "t5-denoise-summarize": "test_denoising",
 }
 """Recipe on data of the Hub → where it runs on rows of one's own."""
@@ -41,7 +42,7 @@ TABLE = (small.ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_shipped_recipe_is_run_somewhere() -> None:
-    assert len(SHIPPED) == 14
+    assert len(SHIPPED) == 15
     assert OFFLINE.keys() | HUB.keys() == SHIPPED
     for name, where in HUB.items():
         assert f'"{name}' in (small.ROOT / "tests" / f"{where}.py").read_text(encoding="utf-8"), name
