@@ -76,7 +76,7 @@ def rivers(tmp_path: Path) -> Path:
 
 LOADED = f"""
 import sys
-from hfpipe.cli import main
+from hfpipe.cli.main import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as end:

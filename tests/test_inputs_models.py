@@ -699,14 +699,14 @@ def test_predictions_carry_their_inputs_and_the_order_of_classes(context: Make, 
     data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1], **columns)
     task = TextClassification(length=16, text="prediction", text_pair="more")
     _, rows = evaluated(context, task, baselines=["majority"])
-    assert rows["input_guess"].tolist() == SENTENCES
+    assert rows["input_prediction"].tolist() == SENTENCES
     assert rows["more"].tolist() == SENTENCES[::-1]
     assert rows.attrs["classes"] == {"scores": ["pos", "neg"]}
     best = [rows.attrs["classes"]["scores"][scores.argmax()] for scores in rows["scores"]]
     assert rows["prediction"].tolist() == best
     trivial = pd.read_parquet(tmp_path / "runs" / "score" / "predictions-majority.parquet")
     assert trivial.attrs == rows.attrs
-    assert sorted(trivial["input_guess"]) == sorted(SENTENCES)
+    assert sorted(trivial["input_prediction"]) == sorted(SENTENCES)
 
 
 @pytest.mark.parametrize("kept", [0, 100, -9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from test_report import finish, make_run
 
 import hfpipe
+from hfpipe.evaluation.predictions_file import read_predictions
 from hfpipe.report import Report
+from hfpipe.runs import dataframes
 from hfpipe.store.artifacts import predictions_path
 
 
@@ -134,3 +137,22 @@ def test_every_place_has_a_file_of_its_own() -> None:
     names = [predictions_path(Path("score"), place).name for place in places]
     assert len(set(names)) == len(places)
     assert names[places.index("stage:x")] == "predictions-stage-x.parquet"
+
+
+def test_predictions_of_an_earlier_version_open_with_the_names_of_this_one(tmp_path: Path) -> None:
+    old = tmp_path / "predictions.parquet"
+    attrs = json.dumps({"classes": {}, "inputs": ["text", "prediction", "nats"]}).encode()
+    table = pa.table(
+        {"id": ["b", "a"], "row": [1, 0], "gold": ["x", "y"], "guess": ["x", "x"], "nll": [0.5, 0.25]}
+        | {"text": ["B", "A"], "prediction": ["an", "input"], "nats": [3, 4]}
+    )
+    pq.write_table(table.replace_schema_metadata({b"PANDAS_ATTRS": attrs}), old)
+    frame = dataframes.predictions(old)
+    assert frame["reference"].tolist() == ["y", "x"]
+    assert frame["prediction"].tolist() == ["x", "x"]
+    assert frame["input_prediction"].tolist() == ["input", "an"]
+    assert frame["nats"].tolist() == [4, 3]  # an input keeps its own name
+    rows, columns = read_predictions(old)
+    assert rows.tolist() == [0, 1]
+    assert sorted(columns) == ["id", "nll", "prediction", "reference"]
+    assert columns["reference"].tolist() == ["y", "x"]

@@ -166,7 +166,7 @@ def test_a_process_ends_with_the_run_that_started_it_even_if_nobody_reaps_that(t
     store, folder = Store(tmp_path), tmp_path / "topics-0123456789ab"
     share = f"""
     from pathlib import Path
-    from hfpipe.store import Store
+    from hfpipe.store.store import Store
     with Store(Path({str(tmp_path)!r})).share(Path({str(folder)!r}), 0):
         print("holds", flush=True)
         time.sleep(60)"""
