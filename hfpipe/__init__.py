@@ -14,6 +14,7 @@ from hfpipe.api import (
     run,
     schema,
     sizes,
+    status,
 )
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
 from hfpipe.report import DataFacts
@@ -43,4 +44,5 @@ __all__ = [
     "run",
     "schema",
     "sizes",
+    "status",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe import recipe as recipes
 from hfpipe import runner
-from hfpipe.contract import Progress
+from hfpipe.contract import Advance, Progress
 from hfpipe.recipe import Recipe, shipped
 from hfpipe.recipe.shipped import RecipeFile
 from hfpipe.runner import Launch, PlannedStage
@@ -17,6 +17,7 @@ from hfpipe.runs import comparison
 from hfpipe.runs.comparison import Compared
 from hfpipe.runs.lookup import open_run
 from hfpipe.runs.run import Run, read_run
+from hfpipe.runs.status import StageStatus, read_status
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
 
@@ -28,9 +29,13 @@ RUNS = Path("runs")
 
 
 @contextmanager
-def silent(_: str, __: int | None) -> Iterator[Callable[[int], None]]:
+def silent(_: str, __: int | None) -> Iterator[Advance]:
     """Show no progress."""
-    yield lambda _: None
+
+    def advance(done: int, note: str = "") -> None:
+        return
+
+    yield advance
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -85,6 +90,11 @@ def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hf
     Raises RecipeError when nothing of it is done.
     """
     return open_run(Path(target), Path(runs))
+
+
+def status(recipe: Recipe, runs: str | Path = RUNS) -> list[StageStatus]:
+    """Return how far each stage is, also while another process runs the recipe; starts nothing."""
+    return [read_status(step) for step in runner.plan_recipe(recipe, Path(runs))]
 
 
 def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> Compared:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,7 +31,14 @@ class Settings(BaseModel):
     )
 
 
-Progress = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
+class Advance(Protocol):
+    """Tells how much more is done, and optionally how it goes, as `loss 2.31`."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Count `done` more; the note stays until the next one."""
+
+
+Progress = Callable[[str, "int | None"], AbstractContextManager[Advance]]
 """`with progress("reading", total) as advance: advance(n)`; shows nothing when total is small or piped."""
 
 

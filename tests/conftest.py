@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import updating
 
-from hfpipe.contract import RunContext
+from hfpipe.contract import Advance, RunContext
 from hfpipe.report import Report
 
 OFFLINE = {
@@ -53,9 +53,13 @@ def pytest_collection_finish() -> None:
 
 
 @contextmanager
-def no_progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def no_progress(description: str, total: int | None) -> Iterator[Advance]:
     """Stand in for progress bars."""
-    yield lambda n: None
+
+    def advance(done: int, note: str = "") -> None:
+        return
+
+    yield advance
 
 
 @pytest.fixture

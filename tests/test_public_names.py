@@ -71,6 +71,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "run": lambda: hfpipe.run(recipe, runs, say=lambda _: None).folders,
         "schema": lambda: hfpipe.schema()["type"],
         "sizes": lambda: [size.stage for size in hfpipe.sizes(recipe, hfpipe.plan(recipe, runs))],
+        "status": lambda: [(each.name, each.state) for each in hfpipe.status(recipe, runs)],
     }
     public = {name for name in hfpipe.__all__ if inspect.isfunction(getattr(hfpipe, name))}
     assert calls.keys() == public

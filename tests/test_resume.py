@@ -14,6 +14,7 @@ import pytest
 import small
 
 import hfpipe
+from hfpipe.store.artifacts import read_metrics
 from hfpipe.training.checkpoints import fault, newest_checkpoint, passed_over, seal
 
 
@@ -54,6 +55,12 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
         assert weights(resumed.folders[stage]) == weights(straight.folders[stage])
         assert small.history(resumed.reports[stage].model_dump()) == small.history(
             straight.reports[stage].model_dump()
+        )
+        mine, other = (read_metrics(run.folders[stage]) for run in (resumed, straight))
+        places = [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in mine]
+        assert places == [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in other]
+        assert all(
+            {"tokens_per_second", "memory_bytes", "time"} <= entry.keys() for entry in mine if "loss" in entry
         )
     assert [score.value for score in resumed.reports["score"].scores] == [
         score.value for score in straight.reports["score"].scores

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -31,12 +31,13 @@ from hfpipe.store.artifacts import MODEL, TRAINED
 from hfpipe.store.store import read_stage
 
 if TYPE_CHECKING:
+    from hfpipe.contract import Advance
+    from hfpipe.contract import Progress as ShowProgress
     from hfpipe.estimation.estimate import Size
     from hfpipe.recipe.shipped import RecipeFile
     from hfpipe.runner import PlannedStage
     from hfpipe.runs.comparison import Compared
 
-Shown = Callable[[str, "int | None"], AbstractContextManager[Callable[[int], None]]]
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
 PERCENT = 5
@@ -54,7 +55,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Shown]:
+def progress() -> Iterator[ShowProgress]:
     """Yield what stages call to show how far they are: bars in a terminal, else a line every few percent."""
     err = Console(stderr=True)
     if not err.is_terminal or "CI" in os.environ:
@@ -66,14 +67,21 @@ def progress() -> Iterator[Shown]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=err, transient=True) as bars:
 
         @contextmanager
-        def shown(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-            bar = bars.add_task(number_format.visible(title), total=total)
+        def shown(title: str, total: int | None) -> Iterator[Advance]:
+            bar = bars.add_task(number_format.visible(title), total=total, note="")
+
+            def advance(done: int, note: str = "") -> None:
+                bars.advance(bar, done)
+                if note:
+                    bars.update(bar, note=note)
+
             try:
-                yield lambda done: bars.advance(bar, done)
+                yield advance
             finally:
                 bars.remove_task(bar)
 
@@ -81,29 +89,26 @@ def progress() -> Iterator[Shown]:
 
 
 @contextmanager
-def _lines(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def _lines(title: str, total: int | None) -> Iterator[Advance]:
     """Print how far something is, every `PERCENT` of it but not more often than every `SECONDS`."""
     started = told = time.monotonic()
-    done, next_percent = 0, PERCENT
+    far, next_percent, last = 0, PERCENT, ""
 
-    def advance(more: int) -> None:
-        nonlocal done, told, next_percent
-        done += more
+    def advance(done: int, note: str = "") -> None:
+        nonlocal far, told, next_percent, last
+        far, last = far + done, note or last
         now = time.monotonic()
-        percent = 100 * done // total if total else 0
+        percent = 100 * far // total if total else 0
         if now - told < SECONDS or (total and percent < next_percent):
             return
         told, next_percent = now, percent + PERCENT
         spent = now - started
-        far, left = f"{done:,}", ""
+        parts = [f"{far:,}", number_format.duration(spent)]
         if total:
-            far = f"{done:,} of {total:,} ({percent} %)"
-            left = f", about {number_format.duration(spent * (total - done) / max(1, done))} left"
-        print(
-            f"{number_format.visible(title)}: {far}, {number_format.duration(spent)}{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+            left = number_format.duration(spent * (total - far) / max(1, far))
+            parts = [f"{far:,} of {total:,} ({percent} %)", parts[1], f"about {left} left"]
+        line = ", ".join([*parts, *([last] if last else [])])
+        print(f"{number_format.visible(title)}: {line}", file=sys.stderr, flush=True)
 
     yield advance
 

@@ -71,6 +71,18 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if any(report.unmet for report in result.reports.values()) else 0
 
 
+def _watch(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import watch
+
+    recipe = api.load(options.recipe, options.set)
+    steps = api.plan(recipe, options.runs)
+    if options.once:
+        watch.show_once(steps)
+        return 0
+    return watch.follow(steps, options.recipe)
+
+
 def _check(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
@@ -211,6 +223,7 @@ def _stage(options: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "watch": _watch,
     "check": _check,
     "plan": _plan,
     "report": _report,

@@ -91,6 +91,10 @@ def _recipes(commands: _Commands) -> None:
         "--oversubscribe", action="store_true", help="allow more processes than devices, or cores of a CPU"
     )
 
+    watch = commands.add("watch", "show how far a run in another terminal is", "runs", "set")
+    watch.add_argument("recipe", type=Path, help="the recipe that it runs")
+    watch.add_argument("--once", action="store_true", help="print how far it is and end")
+
     check = commands.add("check", "find every error of a recipe in one pass", "set")
     check.add_argument("recipes", type=Path, nargs="+", metavar="recipe", help="one or more")
     check.add_argument(

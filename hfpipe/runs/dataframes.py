@@ -65,14 +65,10 @@ def _scores(scores: Iterable[Score], first: str) -> Iterator[dict[str, Any]]:
             yield metric | {"system": other.baseline} | values
 
 
-def curve_frame(reports: Reports, unfinished: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row a stage and step, with all that was logged at that step; the rest is missing.
-
-    `unfinished` has what stages that still train have logged so far.
-    """
+def curve_frame(logs: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a row a stage and step, with all that was logged at that step; the rest is missing."""
     import pandas as pd
 
-    logs = {name: report.facts.get("history") for name, report in reports.items()} | dict(unfinished)
     frame = _frame((row for stage, log in logs.items() for row in _history(stage, log)), CURVES)
     for name in frame.columns.drop("stage"):  # a number that was none is kept as text
         frame[name] = pd.to_numeric(frame[name], errors="coerce")

@@ -13,7 +13,7 @@ from hfpipe.recipe.messages import join_names
 from hfpipe.references.user_code import Trusted
 from hfpipe.runs.run import Run, newest_run, read_run
 from hfpipe.stages import KINDS
-from hfpipe.store.artifacts import HISTORY
+from hfpipe.store.artifacts import METRICS
 from hfpipe.store.store import done, read_stage, user_code
 from hfpipe.tasks import TASKS
 
@@ -39,7 +39,7 @@ def open_run(path: Path, runs: Path) -> Run:
 
 
 def _single(folder: Path) -> Run:
-    if not done(folder) and not (folder / HISTORY).is_file():
+    if not done(folder) and not (folder / METRICS).is_file():
         raise RecipeError([Problem(f"{folder}: is not finished; hfpipe run its recipe first")])
     return read_run({read_stage(folder).name: folder})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from hfpipe.references.places import Place
 from hfpipe.references.user_code import NOTHING, Trusted
 from hfpipe.report import Report, Score
 from hfpipe.runs import dataframes
-from hfpipe.store.artifacts import HISTORY, MODEL, TRAINED, predictions_path
+from hfpipe.store.artifacts import METRICS, MODEL, TRAINED, predictions_path, read_metrics
 from hfpipe.store.store import StageFile, done, read_report, read_stage
 
 if TYPE_CHECKING:
@@ -91,9 +90,10 @@ class Run:
 
         Those of a stage that still trains are what it has logged until now; open the run again for more.
         """
-        return dataframes.curve_frame(
-            self.reports, {name: _logged(at) for name, at in self.unfinished.items()}
-        )
+        logs = {name: report.facts.get("history") for name, report in self.reports.items()}
+        for name, folder in {**self.folders, **self.unfinished}.items():
+            logs[name] = read_metrics(folder) or logs.get(name)
+        return dataframes.curve_frame(logs)
 
     @property
     def ledger(self) -> pd.DataFrame:
@@ -128,7 +128,7 @@ class Run:
 def read_run(folders: dict[str, Path], trusted: Trusted = NOTHING, recipe: Path | None = None) -> Run:
     """Open the stages that are done among these."""
     there = {name: folder for name, folder in folders.items() if done(folder)}
-    begun = {name: at for name, at in folders.items() if name not in there and (at / HISTORY).is_file()}
+    begun = {name: at for name, at in folders.items() if name not in there and (at / METRICS).is_file()}
     return Run(there, {name: read_report(folder) for name, folder in there.items()}, trusted, begun, recipe)
 
 
@@ -144,22 +144,12 @@ def newest_run(root: Path) -> Run:
         name = read_stage(path.parent).name
         folders.pop(name, None)  # a later one takes its place in the order too
         folders[name] = path.parent
-    for path in sorted(root.glob(f"*/{HISTORY}"), key=lambda path: path.stat().st_mtime):
-        folder = path.parents[1]
-        begun[read_stage(folder).name] = folder
+    for path in sorted(root.glob(f"*/{METRICS}"), key=lambda path: path.stat().st_mtime):
+        if not done(path.parent):
+            begun[read_stage(path.parent).name] = path.parent
     folders |= {name: folder for name, folder in begun.items() if name not in folders}
     if not folders:
         raise RecipeError(
             [Problem(f"{root}: holds no finished stage; give a recipe or a folder such as runs/demo")]
         )
     return read_run(folders)
-
-
-def _logged(folder: Path) -> list[Any]:
-    """Return what a stage has logged; its last line may still be written."""
-    entries = []
-    with suppress(OSError):
-        for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                entries.append(json.loads(line))
-    return entries

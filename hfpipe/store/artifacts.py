@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hfpipe.references.places import slug
 
 MODEL = "model"
 """Name of the model among the systems of an evaluate stage."""
 
-HISTORY = ".work/history.jsonl"
-"""What a stage that still trains has logged, a line an entry, inside its folder."""
+METRICS = "metrics.jsonl"
+"""What a training stage logs while it trains, a line an entry; it stays in the finished folder."""
 
 TRAINED = ("pretrain", "finetune")
 """Kinds of stage that make a model."""
@@ -38,3 +41,13 @@ def predictions_path(folder: Path, system: str) -> Path:
     """Return the file in which an evaluate stage keeps the predictions of its model or a baseline."""
     tail = "" if system == MODEL else f"-{slug(system)}"
     return folder / f"predictions{tail}.parquet"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return what a stage has logged in training; a line that is still being written is left out."""
+    entries = []
+    with suppress(OSError):
+        for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict)]

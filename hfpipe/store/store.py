@@ -19,6 +19,7 @@ from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, StageError, first_line
 from hfpipe.references.places import Code, Glob, Place, collect, locate_place, matches
 from hfpipe.report import Record, Report
+from hfpipe.store.artifacts import METRICS
 from hfpipe.store.digests import Digests
 from hfpipe.task import Task
 
@@ -164,11 +165,18 @@ class Store:
                 lock.acquire()
             lock.release()
 
+    def holder(self, folder: Path) -> str:
+        """Return who holds the folder, as `process 12 on HOST`; empty when nobody does."""
+        owner = _read(self.root / ".locks" / f"{folder.name}.owner")
+        known = re.fullmatch(r"process (\d+) on (.+)", owner)
+        here = known is not None and known[2] == socket.gethostname()
+        return "" if known is not None and here and not _lives(int(known[1])) else owner
+
     def begin(self, folder: Path, file: StageFile) -> None:
-        """Make the folder ready to be written: what an earlier try left there goes, its scratch stays."""
+        """Make the folder ready to be written: what an earlier try left goes, but for scratch and metrics."""
         folder.mkdir(parents=True, exist_ok=True)
         for item in folder.iterdir():
-            if item.name == ".work":
+            if item.name in (".work", METRICS):
                 continue
             shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         (folder / ".work").mkdir(exist_ok=True)
@@ -178,6 +186,16 @@ class Store:
         """Write the report, which marks the stage as done, and remove its scratch."""
         write_whole(folder / "report.json", report.model_dump_json(indent=1))
         shutil.rmtree(folder / ".work", ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def done(folder: Path) -> bool:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback
+
+from hfpipe.number_format import count, memory, number
+from hfpipe.report import finite_or_null
+from hfpipe.store.artifacts import read_metrics
+
+if TYPE_CHECKING:
+    from hfpipe.contract import Advance
 
 log = logging.getLogger(__name__)
 
@@ -23,24 +33,77 @@ class Ended(TrainerCallback):
             control.should_evaluate = control.should_save = False
 
 
-class History(TrainerCallback):
-    """Writes what is logged to a file and to the stage's log, so that a running stage can be watched."""
+class MetricsFile(TrainerCallback):
+    """Writes what is logged to `metrics.jsonl` and to the stage's log, for those who watch the stage.
 
-    def __init__(self, path: Path, steps: int) -> None:
-        self._path, self._steps = path, steps
+    Each line is what Trainer logs (`step`, `epoch`, `loss` in nats, `learning_rate`, `grad_norm`, `eval_`
+    scores), with `time` (seconds since 1970), `steps` (of the whole training) and, next to a loss,
+    `tokens_per_second` since the line before and `memory_bytes`, the most that was used so far. A number
+    that is not finite is null. `advance` is told the same in a few words.
+    """
+
+    def __init__(self, path: Path, steps: int, tokens_a_step: float, advance: Advance) -> None:
+        self._path, self._steps, self._tokens = path, steps, tokens_a_step
+        self._advance = advance
+        self._since, self._from = time.monotonic(), 0
+        self._validation = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._since, self._from = time.monotonic(), state.global_step
         if state.is_world_process_zero:  # steps after the checkpoint are logged again
-            text = "".join(json.dumps(entry) + "\n" for entry in state.log_history)
-            self._path.write_text(text, encoding="utf-8")
+            before = {_place(entry): entry for entry in read_metrics(self._path.parent)}
+            kept = [before.get(_place(entry), {}) | entry for entry in state.log_history]
+            self._path.write_text("".join(map(_as_line, kept)), encoding="utf-8")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        self._since += (metrics or {}).get("eval_runtime", 0.0)  # speed is that of training
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or not state.log_history:
             return
+        entry = state.log_history[-1] | {"time": round(time.time(), 3), "steps": self._steps}
+        if "loss" in entry:
+            entry |= self._speed(state.global_step) | {"memory_bytes": peak_memory()}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(state.log_history[-1]) + "\n")
+            file.write(_as_line(entry))
+        self._advance(0, self._note(entry))
         shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if _is_number(value))
         log.info("step %d of %d: %s", state.global_step, self._steps, shown)
+
+    def _speed(self, step: int) -> dict[str, float]:
+        now = time.monotonic()
+        steps, seconds = step - self._from, now - self._since
+        self._since, self._from = now, step
+        return {"tokens_per_second": round(steps * self._tokens / seconds, 1)} if seconds > 0 else {}
+
+    def _note(self, entry: Mapping[str, Any]) -> str:
+        """Return a line of metrics in words, empty when it has no loss."""
+        if "eval_loss" in entry:
+            self._validation = f"validation loss {number(entry['eval_loss'])}"
+        parts = [f"loss {number(entry['loss'])}"] if "loss" in entry else []
+        parts += [self._validation] if self._validation and parts else []
+        if "tokens_per_second" in entry:
+            parts.append(f"{count(entry['tokens_per_second'])} tokens/s")
+        return ", ".join(parts + ([memory(entry["memory_bytes"])] if "memory_bytes" in entry else []))
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[Any, bool, bool]:
+    """Return what tells the lines of a training apart: step, and whether it is an evaluation or the end."""
+    return entry.get("step"), "eval_runtime" in entry, "train_runtime" in entry
+
+
+def _as_line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(finite_or_null(entry)) + "\n"
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has used: of the GPU if it has one, else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _is_number(value: Any) -> bool:
@@ -50,7 +113,7 @@ def _is_number(value: Any) -> bool:
 class Steps(TrainerCallback):
     """Tells a progress bar of every step, those of an earlier try included."""
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
+    def __init__(self, advance: Advance) -> None:
         self._advance = advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -21,7 +21,7 @@ from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
 from hfpipe.modeling.performance import is_sharded, kept_memory
 from hfpipe.recipe.training import budget
-from hfpipe.store.artifacts import HISTORY
+from hfpipe.store.artifacts import METRICS
 from hfpipe.store.store import write_whole
 from hfpipe.tokenization.loading import tell_padding
 from hfpipe.training.arguments import (
@@ -32,7 +32,7 @@ from hfpipe.training.arguments import (
     steps_of,
     training_arguments,
 )
-from hfpipe.training.callbacks import History, Steps
+from hfpipe.training.callbacks import MetricsFile, Steps
 from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.speed.choice import Length, speed_of
 from hfpipe.training.speed.micro_batch import Fitted, MemoryTrial, fit_micro_batch, gpu
@@ -73,7 +73,8 @@ def train_model(
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))
-        trainer.add_callback(History(ctx.folder / HISTORY, course.steps))
+        tokens = course.shares.total * float(trainer.examples.lengths.mean())
+        trainer.add_callback(MetricsFile(ctx.folder / METRICS, course.steps, tokens, advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.finite.flush()
         trainer.save_model(str(ctx.folder))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfpipe.contract import Progress
+from hfpipe.contract import Advance, Progress
 from hfpipe.errors import HfpipeError
 from hfpipe.runner import world
 from hfpipe.runner.supervision.channel import Channel
@@ -97,14 +97,14 @@ class Member:
         """Return `progress` that also keeps how far this process is."""
 
         @contextmanager
-        def observed(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-            done = 0
+        def observed(title: str, total: int | None) -> Iterator[Advance]:
+            far = 0
 
-            def advance_here(more: int) -> None:
-                nonlocal done
-                done += more
-                self._progress = f"{title}, {done:,}" + (f" of {total:,}" if total else "")
-                advance(more)
+            def advance_here(done: int, note: str = "") -> None:
+                nonlocal far
+                far += done
+                self._progress = f"{title}, {far:,}" + (f" of {total:,}" if total else "")
+                advance(done, note)
 
             with progress(title, total) as advance:
                 self._progress = title

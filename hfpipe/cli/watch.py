@@ -1,0 +1,114 @@
+"""`hfpipe watch`: how far a run is, drawn again as it goes on, or in lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hfpipe import number_format
+from hfpipe.cli.console import PERCENT, say
+from hfpipe.runner import PlannedStage
+from hfpipe.runs.status import StageStatus, read_status
+
+PAUSE = 1.0
+"""Seconds between two looks at the folders."""
+GRACE = 15.0
+"""Seconds without a process that holds a stage after which nothing is running."""
+LEVELS = "▁▂▃▄▅▆▇█"
+WIDTH = 40
+"""Characters of a sparkline at most."""
+
+
+def show_once(steps: Sequence[PlannedStage]) -> None:
+    """Print how far each stage is."""
+    console = Console()
+    console.print(_screen([read_status(step) for step in steps]), soft_wrap=True)
+
+
+def follow(steps: Sequence[PlannedStage], recipe: Path) -> int:
+    """Show how far each stage is until all are done; return 0 then, and 1 when nothing runs any more."""
+    console = Console()
+    if not console.is_terminal:
+        return _follow_in_lines(steps, recipe)
+    with Live(console=console, auto_refresh=False) as live:
+        seen = time.monotonic()
+        while True:
+            found = [read_status(step) for step in steps]
+            live.update(_screen(found), refresh=True)
+            seen = time.monotonic() if _runs(found) else seen
+            if _is_over(found, seen):
+                break
+            time.sleep(PAUSE)
+    return _closing(found, recipe)
+
+
+def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path) -> int:
+    """Print a line for each stage that begins, gets `PERCENT` further, or ends."""
+    said: dict[str, tuple[str, int]] = {}
+    seen = time.monotonic()
+    while True:
+        found = [read_status(step) for step in steps]
+        for status in found:
+            at = status.state, int(100 * (status.share or 0)) // PERCENT
+            if status.state != "waiting" and said.get(status.name) != at:
+                said[status.name] = at
+                say(_line(status))
+        seen = time.monotonic() if _runs(found) else seen
+        if _is_over(found, seen):
+            return _closing(found, recipe)
+        time.sleep(PAUSE)
+
+
+def _runs(found: Sequence[StageStatus]) -> bool:
+    return any(status.state == "running" for status in found)
+
+
+def _is_over(found: Sequence[StageStatus], seen: float) -> bool:
+    return all(status.state == "done" for status in found) or time.monotonic() - seen > GRACE
+
+
+def _closing(found: Sequence[StageStatus], recipe: Path) -> int:
+    if all(status.state == "done" for status in found):
+        return 0
+    say(f"nothing is running; `hfpipe run {quote(str(recipe))}` goes on")
+    return 1
+
+
+def _line(status: StageStatus) -> str:
+    spent = f" {number_format.duration(status.seconds)}" if status.seconds is not None else ""
+    return f"{status.name}: {status.state}{spent}" + (f", {status.text}" if status.text else "")
+
+
+def _screen(found: Sequence[StageStatus]) -> RenderableType:
+    """Return a table of the stages, with the losses of the one that trains as a sparkline below it."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("stage", "state", "time", ""):
+        table.add_column(column, no_wrap=column != "")
+    for status in found:
+        share = f" {status.share:.0%}" if status.share is not None else ""
+        spent = number_format.duration(status.seconds) if status.seconds is not None else ""
+        cells = (status.name, status.state + share, spent, status.text)
+        table.add_row(*(Text(number_format.visible(cell)) for cell in cells))
+    lines = [
+        Text(f"{status.name}: loss {sparkline(status.losses)} {number_format.number(status.losses[-1])}")
+        for status in found
+        if status.state in ("running", "interrupted") and status.losses
+    ]
+    return Group(table, *lines)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return values as bars of one character, from lowest to highest; the mean where many share one."""
+    size = -(-len(values) // WIDTH) or 1
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    means = [sum(part) / len(part) for part in parts]
+    low, high = (min(means), max(means)) if means else (0.0, 0.0)
+    scale = (len(LEVELS) - 1) / (high - low) if high > low else 0.0
+    return "".join(LEVELS[round((mean - low) * scale)] for mean in means)
