@@ -48,8 +48,9 @@ notebook: $(INSTALLED) ## Open the notebooks in Jupyter
 notebooks: $(INSTALLED) ## Execute every notebook, and say whether each of them works
 	@$(BIN)/jupyter execute $(ARGS) notebooks/*.ipynb
 
+# Not --quiet, with which mkdocs counts no warnings: a broken link would pass.
 docs: $(INSTALLED) ## Build the manual into build/docs/, strictly
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/generator/mkdocs.yml $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file docs/generator/mkdocs.yml $(ARGS)
 	@echo "built; open build/docs/index.html"
 
 check: $(INSTALLED) ## Format, lint, types, direction of imports, and every recipe

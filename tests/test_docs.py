@@ -362,3 +362,12 @@ def test_every_message_that_the_manual_explains_is_one_of_hfpipe(page: str) -> N
         parts = [part for part in parts if " " in part] or [part for part in parts if part]
         assert parts, message
         assert [part for part in parts if not is_printed(part, source)] == [], message
+
+
+def test_contributing_names_every_folder_of_the_package() -> None:
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)/`", row)}
+    assert named == {path.parent.name for path in (ROOT / "hfpipe").glob("*/__init__.py")}
+    files = {name for row in rows for name in re.findall(r"`(\w+\.py)`", row)}
+    assert all((ROOT / "hfpipe" / name).is_file() for name in files)
