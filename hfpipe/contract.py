@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -85,6 +85,19 @@ class Stage(Settings, ABC):
     def resolved(self, above: Mapping[str, Stage]) -> Stage:
         """Return the stage with what only the stages above tell about its settings."""
         return self
+
+    def neutral(self) -> dict[str, Any]:
+        """Return the settings that cannot change the result, by path, with what stands for them in the key.
+
+        None for one that the key does not hold at all. By default the fields that declare
+        `json_schema_extra={"changes_result": False}`, each with its default.
+        """
+        extras = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}
+        return {
+            name: type(self).model_fields[name].default
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and extra.get("changes_result") is False
+        }
 
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
         """Yield what else is wrong, where telling takes the heavy libraries that `check` may not import.

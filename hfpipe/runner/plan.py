@@ -99,7 +99,7 @@ def _reasons(store: Store, folder: Path, name: str, identity: StageIdentity) -> 
         yield "has not run yet"
         return
     before = read_stage(others[0]).identity
-    yield from _changes("settings", before.settings, identity.settings)
+    yield from _changes("settings", before.decisive, identity.decisive)
     yield from _changes("input", before.inputs, identity.inputs)
     for file in sorted(before.files.keys() | identity.files.keys()):
         old, new = before.files.get(file), identity.files.get(file)

@@ -65,7 +65,7 @@ class Evaluate(Stage):
     """Metrics of `evaluate` to compute beside those of the task, by path or Hub id."""
     require: dict[str, Bound] = {}
     """Metric → bounds; the stage fails when a score misses them."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, json_schema_extra={"changes_result": False})
     """Examples a forward pass on each device; changes speed and memory, not scores."""
     resamples: int = Field(default=1000, ge=100, le=1_000_000)
     """Bootstrap resamples behind each interval."""

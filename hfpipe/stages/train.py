@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Settings, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.number_format import count
+from hfpipe.recipe.training.neutral import neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
@@ -96,6 +97,10 @@ class _Train(Stage):
         from hfpipe.stages import checks  # which reads the stages' classes
 
         return checks.check_training(self, above, facts, base)
+
+    def neutral(self) -> dict[str, Any]:
+        found = neutral_arguments(self.training, early=self.early_stopping is not None)
+        return super().neutral() | {f"training.{name}": None for name in found}
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
         from hfpipe.encoding.io import open_data

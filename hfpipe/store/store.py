@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -44,12 +45,30 @@ class StageIdentity(Record):
     """Stages above that are read → their keys."""
     task_version: int = 1
     """Version of the task that the settings hold."""
+    neutral: dict[str, Any] = {}
+    """Settings that cannot change the result, by path, with what stands for them in the key, if anything."""
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the key is made of."""
+        found = copy.deepcopy(self.settings)
+        for path, value in self.neutral.items():
+            *above, name = path.split(".")
+            inner = found
+            for part in above:
+                inner = inner[part]
+            if value is None:
+                inner.pop(name, None)
+            else:
+                inner[name] = value
+        return found
 
     @property
     def key(self) -> str:
         """Hex key of the folder; the first version of a task is left out, as before there were versions."""
         first = {"task_version"} if self.task_version == 1 else set()
-        text = json.dumps(self.model_dump(exclude=first), sort_keys=True, ensure_ascii=False)
+        decisive = self.model_dump(exclude=first | {"neutral"}) | {"settings": self.decisive}
+        text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -92,6 +111,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
         settings=stage.model_dump(mode="json"),
         files=dict(sorted(files.items())),
         inputs=dict(sorted(inputs.items())),
+        neutral=stage.neutral(),
     )
 
 

@@ -1,0 +1,90 @@
+"""Settings that cannot change a result are not part of a stage's key; all others are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+
+import hfpipe
+from hfpipe.recipe.installed import installed_arguments
+from hfpipe.recipe.training.neutral import CHOOSING, DECISIVE, NEUTRAL, neutral_arguments
+
+CALM = {"logging_steps": 3, "report_to": "none", "save_total_limit": 1}
+CALM |= {"eval_steps": 7, "save_steps": 7, "per_device_eval_batch_size": 5}
+
+
+def keys(tmp_path: Path, stage: str, changes: dict[str, Any]) -> str:
+    """Return the key of a stage of the small recipe with some settings changed."""
+    file = small.write(tmp_path, small.recipe())
+    recipe = hfpipe.load(file, [f"{path}={json.dumps(value)}" for path, value in changes.items()])
+    return {step.name: step.identity.key for step in hfpipe.plan(recipe, tmp_path / "runs")}[stage]
+
+
+def test_every_argument_of_a_training_is_known_to_decide_its_weights_or_not() -> None:
+    assert sorted([*NEUTRAL, *CHOOSING, *DECISIVE]) == sorted(installed_arguments())
+
+
+@pytest.mark.parametrize("name", sorted(CALM))
+def test_what_is_logged_saved_or_scored_between_does_not_change_the_key(tmp_path: Path, name: str) -> None:
+    plain = keys(tmp_path, "pretrain", {})
+    assert keys(tmp_path, "pretrain", {f"pretrain.training.{name}": CALM[name]}) == plain
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 7e-4},
+        {"max_grad_norm": 0.5},
+        {"load_best_model_at_end": True},
+        {"weight_decay": 0.3},
+    ],
+)
+def test_what_the_weights_depend_on_changes_the_key(tmp_path: Path, changes: dict[str, Any]) -> None:
+    sets = {f"pretrain.training.{name}": value for name, value in changes.items()}
+    assert keys(tmp_path, "pretrain", sets) != keys(tmp_path, "pretrain", {})
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [
+        {"load_best_model_at_end": True},
+        {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {"optim": "schedule_free_adamw"},
+    ],
+)
+def test_evaluations_that_steer_a_training_count(steering: dict[str, Any]) -> None:
+    assert list(neutral_arguments({"eval_steps": 5, "logging_steps": 5}, early=False)) == [
+        "eval_steps",
+        "logging_steps",
+    ]
+    assert list(neutral_arguments(steering | {"eval_steps": 5, "logging_steps": 5}, early=False)) == [
+        "logging_steps"
+    ]
+    assert list(neutral_arguments({"eval_steps": 5}, early=True)) == []
+
+
+def test_the_batch_size_of_an_evaluation_does_not_change_its_key(tmp_path: Path) -> None:
+    assert keys(tmp_path, "score", {"score.batch_size": 3}) == keys(tmp_path, "score", {})
+    assert keys(tmp_path, "score", {"score.resamples": 500}) != keys(tmp_path, "score", {})
+
+
+@pytest.mark.slow
+def test_a_training_with_dropout_ends_with_the_same_weights_however_it_is_watched(tmp_path: Path) -> None:
+    file = small.write(tmp_path, small.recipe())
+    weights = set()
+    for number, watched in enumerate(
+        [{}, CALM | {"eval_strategy": "no", "logging_first_step": True}, {"eval_steps": 2}]
+    ):
+        settings = {"max_steps": 12, "per_device_train_batch_size": 8, "bf16": False} | watched
+        sets = ["pretrain.model.mlp_dropout=0.2", f"pretrain.training={json.dumps(settings)}"]
+        run = hfpipe.run(
+            hfpipe.load(file, sets), tmp_path / f"runs{number}", until="pretrain", say=lambda _: None
+        )
+        weights.add(
+            (run.folders["pretrain"].name, (run.folders["pretrain"] / "model.safetensors").read_bytes())
+        )
+    assert len(weights) == 1
