@@ -278,17 +278,19 @@ class Task(Settings, ABC):
         """Return what stands in for `outputs_to_columns` where the task `generates`."""
         raise NotImplementedError
 
-    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
         """Return one value a row: what metrics read and predictions keep.
 
-        `columns` holds one value an example. `pieces`, int64 (examples,), ascending, tells for each its
+        `columns` holds one value an example. `row_index`, int64 (examples,), ascending, tells for each its
         place in `rows`, the data set's own rows; all examples of a row come together.
         Numbers add up over the examples of a row, unless a task knows better.
         """
         import numpy as np
 
-        starts = np.flatnonzero(np.diff(pieces, prepend=-1))
-        if len(starts) == len(pieces):
+        starts = np.flatnonzero(np.diff(row_index, prepend=-1))
+        if len(starts) == len(row_index):
             return columns
         return {name: np.add.reduceat(column, starts) for name, column in columns.items()}
 

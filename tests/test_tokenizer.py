@@ -179,7 +179,7 @@ def test_a_small_text_gives_fewer_pieces_and_the_report_says_so(tmp_path):
     report = run(data, tmp_path / "words", algorithm="wordpiece", vocab_size=8192)
     assert report.facts["vocab_size"] < 40
     assert report.facts["measured_on"] == "train"
-    assert f"{report.facts['vocab_size']} (of 8,192: the text has no more) pieces" in report.summary
+    assert f"{report.facts['vocab_size']} (of 8,192: the text has no more) tokens" in report.summary
 
 
 def test_rows_without_text_are_passed_over_and_counted(tmp_path):
@@ -260,7 +260,7 @@ def test_settings_that_do_not_go_together_are_problems():
         "vocab_size is for training a tokenizer; an existing one has its own"
     ]
     assert "needs an unknown token" in problems(algorithm="unigram", style="gpt")[0]
-    assert "200 pieces are too few: special tokens and single characters take 258" in problems(
+    assert "200 tokens are too few: special tokens and single characters take 258" in problems(
         algorithm="bpe", vocab_size=200
     )
 

@@ -92,7 +92,7 @@ def _plain(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
             yield "rows", Amount(data.splits[stage.split])
             yield "models", Amount(1 + sum(not place.is_trivial for place in stage.baselines))
     if isinstance(stage, Tokenizer) and not step.done and stage.algorithm is not None:
-        yield "pieces", Amount(stage.vocab_size, estimated=True)
+        yield "vocabulary", Amount(stage.vocab_size, estimated=True)
     if not step.done:
         return
     report = read_report(step.folder)
@@ -100,7 +100,7 @@ def _plain(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
         yield "rows", Amount(sum(report.data.splits.values()))
         yield "characters", Amount(report.ledger["characters"]["kept"])
     if isinstance(stage, Tokenizer):
-        yield "pieces", Amount(report.facts["vocab_size"])
+        yield "vocabulary", Amount(report.facts["vocab_size"])
     yield "disk", Amount(_on_disk(step.folder), bytes=True)
 
 

@@ -52,9 +52,9 @@ class Reading:
 
     def rows(self, said: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
         """Return the positions of the rows that the examples are of, and the columns by row."""
-        positions, pieces = np.unique(examples.rows[index], return_inverse=True)
+        positions, row_index = np.unique(examples.rows[index], return_inverse=True)
         rows = LazyRows(examples.source, positions)
-        return positions, self.task.columns_by_row(said, pieces, rows, self.facts)
+        return positions, self.task.columns_by_row(said, row_index, rows, self.facts)
 
 
 def score(

@@ -72,7 +72,7 @@ class Pieces:
     mask: bool | None = None
     """Whether it has a mask token."""
     size: int | None = None
-    """How many pieces it has at most."""
+    """How many tokens it has at most."""
     blanks: bool | None = None
     """Whether it has what stands for hidden spans, <extra_id_0>."""
     chat: bool | None = None

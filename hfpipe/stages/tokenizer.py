@@ -35,7 +35,7 @@ class Tokenizer(Stage):
     text: list[str] = ["text"]
     """Columns to read."""
     algorithm: Literal["wordpiece", "bpe", "unigram"] | None = None
-    """How pieces are learned; `bpe` works on bytes and knows every text."""
+    """How tokens are learned; `bpe` works on bytes and knows every text."""
     tokenizer: TokenizerPlace | None = None
     """An existing tokenizer to take instead of training one."""
     style: Literal["bert", "bart", "gpt", "t5"] | None = None
@@ -84,7 +84,7 @@ class Tokenizer(Stage):
         least = len({*style.tokens, *self.special_tokens}) + (256 if algorithm == "bpe" else 8)
         if self.vocab_size < least:
             yield Problem(
-                f"{self.vocab_size} pieces are too few: special tokens and single characters take {least}",
+                f"{self.vocab_size} tokens are too few: special tokens and single characters take {least}",
                 ("vocab_size",),
             )
 
@@ -152,6 +152,6 @@ class Tokenizer(Stage):
         if self.algorithm is not None and facts["vocab_size"] < self.vocab_size:
             size += f" (of {self.vocab_size:,}: the text has no more)"
         return (
-            f"{self.algorithm or self.tokenizer}, {size} pieces; {facts['fertility']:.2f} pieces a word, "
+            f"{self.algorithm or self.tokenizer}, {size} tokens; {facts['fertility']:.2f} tokens a word, "
             f"{facts['unknown_rate']:.1%} unknown, {facts['bytes_per_token']:.1f} bytes a token"
         )

@@ -1,4 +1,4 @@
-"""The `pretrain` and `finetune` stages: one piece of code that trains a model for a task."""
+"""The `pretrain` and `finetune` stages: one implementation that trains a model for a task."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Chat:
         return str(text)
 
     def parts(self, text: str) -> list[str]:
-        """Return what `write` returned, or a piece of it, as parts to encode.
+        """Return what `write` returned, or a part of it, as parts to encode.
 
         Raises DataError where the template has split a mark, so that the typed token is not known.
         """

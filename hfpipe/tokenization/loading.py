@@ -72,8 +72,8 @@ def complete_tokenizer(backend: Backend, style: Style) -> PreTrainedTokenizerFas
 def measure(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float]:
     """Return how a tokenizer cuts texts up, special tokens left aside.
 
-    `fertility` is pieces a word (a word being what white space parts), `bytes_per_token` counts UTF-8,
-    `unknown_rate` is the share of pieces that are unknown and `coverage` the share of characters that are
+    `fertility` is tokens a word (a word being what white space parts), `bytes_per_token` counts UTF-8,
+    `unknown_rate` is the share of tokens that are unknown and `coverage` the share of characters that are
     not, which only fast tokenizers tell.
     """
     counts: Counter[str] = Counter()

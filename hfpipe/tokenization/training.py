@@ -37,7 +37,7 @@ BLANKS = ("[MASK]", "<mask>")
 
 @dataclass(frozen=True)
 class Learner:
-    """How to learn a vocabulary; the pieces may turn out fewer than `vocab_size`."""
+    """How to learn a vocabulary; the tokens may turn out fewer than `vocab_size`."""
 
     algorithm: Literal["wordpiece", "bpe", "unigram"]
     style: Style
@@ -191,7 +191,7 @@ def _short(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _steady(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Return pieces of a Unigram model by score, with scores that are the same each time.
+    """Return tokens of a Unigram model by score, with scores that are the same each time.
 
     Characters that the pruning lost get the lowest score plus 0.0001 for each one before them in a hash map:
     all characters that low get the lowest score. Sums over the map in another order differ in the last

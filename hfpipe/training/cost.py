@@ -188,7 +188,7 @@ def activations(
     keeps 9 · hidden + 2 · inner numbers a token, and 2.5 · heads · length more where attention weights are
     kept. A number takes 4 bytes, and 3 on average under bfloat16 autocast, whose norms, softmax and dropout
     stay in float32 and which makes a copy of the weights. Each predicted token keeps a float32 for every
-    piece of the vocabulary, and its gradient. With gradient checkpointing (`recomputed`) only the input of
+    token of the vocabulary, and its gradient. With gradient checkpointing (`recomputed`) only the input of
     each layer is kept, and one layer is whole at a time. A layer that attends to an encoder as well keeps
     5 · hidden numbers a token more, and weights again. Kernels decide the rest: it is an estimate. `held` is
     the share of the weights that a process holds.

@@ -30,7 +30,7 @@ def language_modelling(
 
 
 def pseudo_likelihood() -> list[Metric]:
-    """Return the metrics of a masked model of which every piece was hidden once, all others seen.
+    """Return the metrics of a masked model of which every token was hidden once, all others seen.
 
     They read the columns of `language_modelling`, `bytes` and `lost`.
     """
@@ -131,7 +131,7 @@ class BitsPerByte(_Language):
 
 
 class PseudoPerplexity(Perplexity):
-    """`exp` of the mean nats of a piece given all the others (Salazar et al., 2020, section 2.4).
+    """`exp` of the mean nats of a token given all the others (Salazar et al., 2020, section 2.4).
 
     To be compared between masked models with one tokenizer only: it is not a perplexity of the text.
     """
@@ -140,6 +140,6 @@ class PseudoPerplexity(Perplexity):
 
 
 class PseudoBitsPerByte(BitsPerByte):
-    """Bits of the pseudo-likelihood a byte: fewer than any code needs, since each piece sees what follows."""
+    """Bits of the pseudo-likelihood a byte: fewer than any code needs, since each token sees what follows."""
 
     how = "likelihood:pseudo|average:bytes|round_trip:exact"

@@ -18,7 +18,7 @@ FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 def special_tokens(
     defaults: type[PretrainedConfig], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, int | list[int] | None]:
-    """Return the config entries of special tokens: the tokenizer's ids, since a type's own mean other pieces.
+    """Return the config entries of special tokens: the tokenizer's ids, since a type's own mean other tokens.
 
     What a decoder starts from, and what ends a text that grows too long, keep the role that they have in the
     defaults of the type: BART starts from its end of text, Marian and T5 from padding.

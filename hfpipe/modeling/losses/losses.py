@@ -1,4 +1,4 @@
-"""Losses as a sum and a count, so that they are the same however a batch is cut into pieces."""
+"""Losses as a sum and a count, so that they are the same however a batch is cut."""
 
 from __future__ import annotations
 

@@ -130,8 +130,10 @@ class CausalLM(RunningText):
         lost = {"lost": batch["_lost"]} if "_lost" in batch else {}
         return {**super().outputs_to_columns(outputs, batch), **lost}
 
-    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
-        return {**super().columns_by_row(columns, pieces, rows, facts), "bytes": utf8(rows[self.text])}
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
+        return {**super().columns_by_row(columns, row_index, rows, facts), "bytes": utf8(rows[self.text])}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.language import language_modelling

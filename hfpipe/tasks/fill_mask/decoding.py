@@ -29,13 +29,13 @@ SHOWN = 5
 def fill_blanks(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
     """Return what a model puts into the blank of each row, and how well it knows the answer.
 
-    Where a row has choices, each is tried with as many masks as it has pieces, and scored by the mean
-    log-probability of these (Kassner et al., 2021). Where it has none, all fillings with as many pieces as
-    the answer are ranked by their probability, each piece being guessed on its own; so the answer's length
-    is given away, and the first 100 are looked at. Answers with unknown pieces are never found.
+    Where a row has choices, each is tried with as many masks as it has tokens, and scored by the mean
+    log-probability of these (Kassner et al., 2021). Where it has none, all fillings with as many tokens as
+    the answer are ranked by their probability, each token being guessed on its own; so the answer's length
+    is given away, and the first 100 are looked at. Answers with unknown tokens are never found.
 
     Columns: `rank` of the answer (0: not found), `nll` it takes, `fills` (up to five texts, best first),
-    `fill_scores` (their probabilities, the mean a piece under choices) and `choice_scores` (mean
+    `fill_scores` (their probabilities, the mean a token under choices) and `choice_scores` (mean
     log-probability of each choice, empty without).
     """
     rows = [_Row(batch, number) for number in range(len(batch["input_ids"]))]
@@ -117,7 +117,7 @@ def _log_probabilities(
 
 
 Found = tuple[int, list[list[int]], list[float], list[float]]
-"""Rank of the answer, pieces of the first fillings, their probabilities, scores of all choices."""
+"""Rank of the answer, tokens of the first fillings, their probabilities, scores of all choices."""
 
 
 def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
@@ -134,7 +134,7 @@ def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
 
 def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Found:
     said = said.double()
-    said[:, pieces:] = -torch.inf  # a vocabulary padded for speed holds more than the tokenizer's pieces
+    said[:, pieces:] = -torch.inf  # a vocabulary padded for speed holds more than the tokenizer's tokens
     said[:, list(banned)] = -torch.inf
     scores, fillings = likeliest_fills(said, DEEPEST)
     rank = 0
@@ -147,8 +147,8 @@ def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Fo
 def likeliest_fills(said: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` sequences with the highest sum, exactly: log-probabilities (length, vocabulary).
 
-    The pieces being independent, the best sequences begin with the best shorter ones. Returns sums
-    (count,), descending, and pieces (count, length).
+    The tokens being independent, the best sequences begin with the best shorter ones. Returns sums
+    (count,), descending, and tokens (count, length).
     """
     scores, fillings = said.new_zeros(1), torch.empty((1, 0), dtype=torch.int64)
     for step in said:

@@ -33,15 +33,15 @@ def encode_blanks(
     tokenizer: PreTrainedTokenizerBase,
     length: int,
 ) -> dict[str, list[Any]]:
-    """Lay out each text with as many mask tokens as its answer has pieces.
+    """Lay out each text with as many mask tokens as its answer has tokens.
 
     A text is given as what stands before its blank and what after; `blank_parts` finds the blank.
     The space before a blank belongs to the word in it. A text longer than `length` loses tokens far from
     the blank, so that the longest of answer and choices has room. `choices` holds the candidates of each
-    row, none where any filling is one; each counts once, and one that has no pieces not at all.
+    row, none where any filling is one; each counts once, and one that has no tokens not at all.
 
-    Returns `input_ids`, `target` (the answer's pieces), `blank` (position of the first mask), `choices` (all
-    pieces in a row) with their `sizes`, `reference` (place of the answer among the choices, -1 for none),
+    Returns `input_ids`, `target` (the answer's tokens), `blank` (position of the first mask), `choices` (all
+    tokens in a row) with their `sizes`, `reference` (place of the answer among the choices, -1 for none),
     `truncated` and `row`. Raises StageError without a mask token, or without room for it.
     """
     if tokenizer.mask_token is None:
@@ -135,7 +135,7 @@ def _cut(
 
 
 def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Pad encoded blanks into tensors; the answer's pieces are the labels of its masks."""
+    """Pad encoded blanks into tensors; the answer's tokens are the labels of its masks."""
     batch = inputs([example["input_ids"] for example in examples], tokenizer)
     labels = torch.full_like(batch["input_ids"], IGNORED)
     for row, example in zip(labels, examples, strict=True):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class FillMask(TokenTargets):
     """Learns to put the right words into blanks.
 
-    A blank becomes as many mask tokens as its answer has pieces. The candidates for it are those in
+    A blank becomes as many mask tokens as its answer has tokens. The candidates for it are those in
     `choices`, or else all answers of the train split where `answer` is a column of classes, or else
     all words. With `pattern` and `verbalizer` it classifies: the class is the one whose word is likeliest
     in the pattern's blank (Schick and Schütze, 2021).

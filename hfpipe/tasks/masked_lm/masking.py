@@ -21,10 +21,10 @@ def mask_tokens(
     *,
     whole_words: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hide a share of the pieces: 80 % become the mask, 10 % a random piece, 10 % stay (Devlin et al., 2019).
+    """Hide a share of the tokens: 80 % become the mask, 10 % a random token, 10 % stay (Devlin et al., 2019).
 
     `ids` int (length,). Special tokens are never hidden; the number hidden is exact, at least one where
-    there is anything to hide. With `whole_words` a word is hidden in all its pieces or in none, so that the
+    there is anything to hide. With `whole_words` a word is hidden in all its tokens or in none, so that the
     number is exceeded by less than the last word. Returns new ids and labels, int64 (length,) each.
     """
     ids = ids.astype(np.int64)
@@ -43,7 +43,7 @@ def mask_tokens(
 
 
 def _drawn(count: int, units: np.ndarray | None, wanted: int, random: np.random.Generator) -> np.ndarray:
-    """Draw at least `wanted` of `count` pieces, or the fewest units of them that are as many."""
+    """Draw at least `wanted` of `count` tokens, or the fewest units of them that are as many."""
     if units is None:
         return np.argsort(random.random(count), kind="stable")[:wanted]
     place = random.random(units[-1] + 1)

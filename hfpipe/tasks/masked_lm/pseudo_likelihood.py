@@ -1,4 +1,4 @@
-"""The pseudo-likelihood of texts under a masked model: every piece hidden once, all the others seen."""
+"""The pseudo-likelihood of texts under a masked model: every token hidden once, all the others seen."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ AT_ONCE = 64
 
 
 def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-    """Return nats, tokens and correct guesses of each example, its pieces hidden one by one.
+    """Return nats, tokens and correct guesses of each example, its tokens hidden one by one.
 
     The pseudo-log-likelihood of Salazar et al. (2020, section 2). `batch` holds `input_ids`, `attention_mask`
     and `labels` (rows, length), whose labels are what was hidden already. Special tokens are seen and never
-    hidden; the unknown piece is hidden as any other. Examples are taken one by one, so that nothing depends
+    hidden; the unknown token is hidden as any other. Examples are taken one by one, so that nothing depends
     on what else is in the batch.
     """
     hidden = batch["labels"] != IGNORED
@@ -40,7 +40,7 @@ def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
 
 def _example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: int) -> dict[str, float | int]:
     sums: dict[str, float | int] = {"nll": 0.0, "tokens": 0, "correct": 0}
-    for start in range(0, len(targets), AT_ONCE):  # none where a text has no piece of its own
+    for start in range(0, len(targets), AT_ONCE):  # none where a text has no token of its own
         chunk = targets[start : start + AT_ONCE]
         copies = torch.arange(len(chunk), device=ids.device)
         labels = torch.full((len(chunk), len(ids)), IGNORED, device=ids.device)

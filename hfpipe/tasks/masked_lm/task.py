@@ -1,4 +1,4 @@
-"""Masked language modelling: guess the pieces that were hidden (Devlin et al., 2019)."""
+"""Masked language modelling: guess the tokens that were hidden (Devlin et al., 2019)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class MaskedLM(RunningText):
-    """Hides a share of the pieces and learns to name them from both sides."""
+    """Hides a share of the tokens and learns to name them from both sides."""
 
     kind: Literal["masked-lm"] = "masked-lm"
     later: ClassVar[tuple[str, ...]] = ("packing", "documents")
@@ -35,13 +35,13 @@ class MaskedLM(RunningText):
     eval_mask: float = Field(default=0.15, gt=0, lt=1)
     """Share of tokens hidden in evaluation, the same ones each time."""
     whole_words: bool = False
-    """Hide a word in all its pieces or in none."""
+    """Hide a word in all its tokens or in none."""
     static: bool = False
-    """Hide the same pieces in every epoch, as BERT did; by default others each time (Liu et al., 2019)."""
+    """Hide the same tokens in every epoch, as BERT did; by default others each time (Liu et al., 2019)."""
     next_sentence: bool = False
     """Learn also whether a second segment follows the first; needs a model of BERT's kind."""
     pseudo_perplexity: bool = False
-    """Evaluate by hiding each piece once and showing all others, in place of `eval_mask`; slower."""
+    """Evaluate by hiding each token once and showing all others, in place of `eval_mask`; slower."""
 
     documents: Literal["packed", "separate"] = "packed"
     """Whether in training a document sees the others of its example (`packed`) or only itself."""
@@ -203,8 +203,10 @@ class MaskedLM(RunningText):
         lost = {"lost": batch["_lost"].cpu().numpy()} if "_lost" in batch else {}
         return {**each_hidden(model, batch, tokenizer), **lost}
 
-    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
-        summed = super().columns_by_row(columns, pieces, rows, facts)
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
+        summed = super().columns_by_row(columns, row_index, rows, facts)
         return {**summed, "bytes": utf8(rows[self.text])} if self.pseudo_perplexity else summed
 
     def metrics(self, facts: DataFacts) -> list[Metric]:

@@ -1,4 +1,4 @@
-"""Where words begin among pieces, told by the pieces themselves: a packed stream knows no word ids."""
+"""Where words begin among tokens, told by the tokens themselves: a packed stream knows no word ids."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SPACES = {"Ġ", "▁"}
 
 
 class Edges(NamedTuple):
-    """What each piece of a vocabulary says of the words round it: bool, shape (pieces,)."""
+    """What each token of a vocabulary says of the words round it: bool, shape (tokens,)."""
 
     opens: np.ndarray
     """A word begins with it, whatever stands before."""
     closes: np.ndarray
-    """The next piece begins a word."""
+    """The next token begins a word."""
 
 
 def word_numbers(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Return the number of the word that each piece belongs to: int64, shape (length,), ascending from 0.
+    """Return the number of the word that each token belongs to: int64, shape (length,), ascending from 0.
 
     Pieces join as the vocabulary says: `##` goes on in WordPiece, `Ġ` and `▁` begin a word in byte-level
     and SentencePiece vocabularies, where a punctuation mark is a word of its own as in WordPiece. Special
@@ -42,7 +42,7 @@ def word_numbers(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndar
 
 @lru_cache(maxsize=2)
 def edges(tokenizer: PreTrainedTokenizerBase, size: int) -> Edges:
-    """Return where words begin and end, for a vocabulary of `size` pieces."""
+    """Return where words begin and end, for a vocabulary of `size` tokens."""
     pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(size)))]
     special = np.zeros(size, dtype=bool)
     special[[number for number in tokenizer.all_special_ids if number < size]] = True

@@ -1,4 +1,4 @@
-"""Spans of a text as answers: which pieces they are in training, and the likeliest span of a window."""
+"""Spans of a text as answers: which tokens they are in training, and the likeliest span of a window."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ IMPOSSIBLE = float("-inf")
 
 
 def no_answer_index(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the piece that stands for no answer: the class token, or the first where there is none."""
+    """Return the token that stands for no answer: the class token, or the first where there is none."""
     token = tokenizer.cls_token_id
     return window.input_ids.index(token) if token in window.input_ids else 0
 
 
 def span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
-    """Return the answer's first and last piece in each window of one text; None where it is not whole."""
+    """Return the answer's first and last token in each window of one text; None where it is not whole."""
     if answer is None:
         return [None] * len(windows)
     touched = [
@@ -67,7 +67,7 @@ def sum_losses(each: Tensor) -> Counted:
 
 
 def likeliest_spans(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> dict[str, Tensor]:
-    """Return the span with the highest sum of logits in each row, of at most `longest` pieces.
+    """Return the span with the highest sum of logits in each row, of at most `longest` tokens.
 
     Logits are (rows, length), `allowed` bool (rows, length). `best` is the sum, `total` the logarithm of the
     summed exponentials of all spans' sums, float32 (rows,), both -inf where no span is allowed; `first` and

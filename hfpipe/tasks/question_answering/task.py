@@ -190,7 +190,9 @@ class QuestionAnswering(Task):
             "nll": self._losses(outputs, batch),
         }
 
-    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
         """Return the likeliest answer over all windows of each row, and what is right.
 
         In version 2 there is none where each window finds that likelier than any span (Devlin et al., 2019).
@@ -200,8 +202,8 @@ class QuestionAnswering(Task):
 
         from hfpipe.metrics.metric import objects
 
-        starts = np.flatnonzero(np.diff(pieces, prepend=-1))
-        parts = np.split(np.arange(len(pieces)), starts[1:])
+        starts = np.flatnonzero(np.diff(row_index, prepend=-1))
+        parts = np.split(np.arange(len(row_index)), starts[1:])
         chosen = np.array([part[columns["best"][part].argmax()] for part in parts])
         best, total = columns["best"][chosen], np.logaddexp.reduceat(columns["total"], starts)
         none = ~np.isfinite(best)
@@ -219,7 +221,7 @@ class QuestionAnswering(Task):
             "score": np.exp(sure),
             "start": start,
             "end": end,
-            "nll": np.add.reduceat(columns["nll"], starts) / np.diff(starts, append=len(pieces)),
+            "nll": np.add.reduceat(columns["nll"], starts) / np.diff(starts, append=len(row_index)),
         }
 
     def metrics(self, facts: DataFacts) -> list[Metric]:

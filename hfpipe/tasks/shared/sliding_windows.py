@@ -1,4 +1,4 @@
-"""Long texts as windows that overlap, so that nothing is cut away; each piece knows its characters."""
+"""Long texts as windows that overlap, so that nothing is cut away; each token knows its characters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Window(NamedTuple):
     token_type_ids: list[int]
     """Empty where the tokenizer has none."""
     spans: list[Span | None]
-    """Characters of the text that each piece stands for, without space; None where there are none."""
+    """Characters of the text that each token stands for, without space; None where there are none."""
 
 
 def sliding_windows(
@@ -37,8 +37,8 @@ def sliding_windows(
 ) -> list[Window]:
     """Return the windows of some texts in order, each of at most `length` tokens, at least one a text.
 
-    Neighbours share `stride` pieces. `before` are texts that stand whole in front of every window, as
-    questions do; where one leaves little room, fewer pieces are shared.
+    Neighbours share `stride` tokens. `before` are texts that stand whole in front of every window, as
+    questions do; where one leaves little room, fewer tokens are shared.
     Raises StageError when the tokenizer does not know characters, DataError when there is no room.
     """
     if not tokenizer.is_fast:
@@ -90,7 +90,7 @@ def _windows(
     for number, text in enumerate(encoded["overflow_to_sample_mapping"]):
         pieces = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
         spans = [_trimmed(texts[text], *span) if sequence == mine else None for sequence, span in pieces]
-        # A text without pieces from a tokenizer without special tokens would be nothing at all.
+        # A text without tokens from a tokenizer without special tokens would be nothing at all.
         ids = encoded["input_ids"][number] or [tokenizer.pad_token_id or 0]
         yield Window(rows[text], ids, types[number], spans or [None])
 

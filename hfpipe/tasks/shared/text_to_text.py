@@ -105,7 +105,9 @@ class TextToText(Writing):
             batch |= {f"_{name}": tensor for name, tensor in asked.items()}
         return batch
 
-    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
         return {**columns, "reference": self.reference(rows)} if "prediction" in columns else columns
 
     def reference(self, rows: Rows) -> np.ndarray:

@@ -200,14 +200,16 @@ class TextGeneration(Writing):
             batch["_drawn"] = torch.tensor([[seed, example["index"]] for example in examples])
         return batch
 
-    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
         import numpy as np
 
         from hfpipe.metrics.metric import objects
 
         if "prediction" not in columns:
-            return super().columns_by_row(columns, pieces, rows, facts)
-        last = np.append(np.flatnonzero(np.diff(pieces)), len(pieces) - 1)
+            return super().columns_by_row(columns, row_index, rows, facts)
+        last = np.append(np.flatnonzero(np.diff(row_index)), len(row_index) - 1)
         answers = objects(map(_spoken, columns["prediction"]))
         return {name: column[last] for name, column in {**columns, "prediction": answers}.items()} | {
             "reference": self.reference(rows)

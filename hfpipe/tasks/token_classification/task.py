@@ -177,7 +177,9 @@ class TokenClassification(Task):
         }
         return {**lists, **token_columns(outputs.logits, batch["labels"])}
 
-    def columns_by_row(self, columns: Columns, pieces: np.ndarray, rows: Rows, facts: DataFacts) -> Columns:
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
         """Return gold, guess (tags by name) and score, each a list of one a word, and sums of the loss."""
         from hfpipe.metrics.metric import objects
         from hfpipe.tasks.token_classification.token_labels import sentence
@@ -187,14 +189,14 @@ class TokenClassification(Task):
         unseen = OUTSIDE if OUTSIDE in names else names[0]
         counts = [len(sentence(given).words) for given in rows[self.words]]
         prediction, score = [[unseen] * count for count in counts], [[0.0] * count for count in counts]
-        for number, row in enumerate(pieces.tolist()):
+        for number, row in enumerate(row_index.tolist()):
             said = (columns[name][number] for name in ("word", "prediction", "score"))
             for word, tag, sure in zip(*said, strict=True):
                 prediction[row][word], score[row][word] = names[tag], sure
         reference = [[names[tag] for tag in tags] for tags in rows[self.tags]]
         sums = {name: columns[name] for name in ("nll", "tokens", "correct")}
         lists = {"reference": objects(reference), "prediction": objects(prediction), "score": objects(score)}
-        return {**lists, **super().columns_by_row(sums, pieces, rows, facts)}
+        return {**lists, **super().columns_by_row(sums, row_index, rows, facts)}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.language import TokenLoss

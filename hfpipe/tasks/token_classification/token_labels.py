@@ -1,4 +1,4 @@
-"""Words and their tags → pieces and their targets: each word is tagged once, at the first of its pieces."""
+"""Words and their tags → tokens and their targets: each word is tagged once, at the first of its tokens."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Sentence(NamedTuple):
 def sentence(given: str | Sequence[str]) -> Sentence:
     """Return raw text with its words found, or words as a text with a space between them.
 
-    As a text, words are cut as in pretraining by any tokenizer, whether spaces belong to its pieces or not.
+    As a text, words are cut as in pretraining by any tokenizer, whether spaces belong to its tokens or not.
     """
     if isinstance(given, str):
         return Sentence(given, [match.span() for match in WORD.finditer(given)])
     text, words = "", []
     for word in given:
-        # Two spaces in a row would be a piece that pretraining has hardly seen.
+        # Two spaces in a row would be a token that pretraining has hardly seen.
         text += " " if text and word.strip() else ""
         words.append((len(text), len(text) + len(word) if word.strip() else len(text)))
         text += word if word.strip() else ""
@@ -40,10 +40,10 @@ def sentence(given: str | Sequence[str]) -> Sentence:
 
 
 def first_token_targets(windows: Sequence[Window], words: Sequence[Span]) -> list[list[int]]:
-    """Return for each piece of each window of one text the word it stands for, or -1.
+    """Return for each token of each window of one text the word it stands for, or -1.
 
-    Each word is taken once: at its first piece, in the window where that has most pieces on either side.
-    Words without a piece, as those of control characters only, are taken nowhere.
+    Each word is taken once: at its first token, in the window where that has most tokens on either side.
+    Words without a token, as those of control characters only, are taken nowhere.
     """
     there = [number for number, (start, end) in enumerate(words) if start < end]
     ends = [words[number][1] for number in there]
