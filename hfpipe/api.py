@@ -19,6 +19,8 @@ from hfpipe.runs.lookup import open_run
 from hfpipe.runs.run import Run, read_run
 from hfpipe.runs.status import StageStatus, read_status
 from hfpipe.stages import KINDS
+from hfpipe.stages.evaluate import Evaluate
+from hfpipe.store.artifacts import TRAINED
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -80,8 +82,35 @@ def run(
     Raises RecipeError before anything starts when the recipe is wrong; DataError or StageError when a
     stage fails, which leaves what is finished as it is.
     """
-    steps = runner.run_recipe(recipe, Path(runs), until=until, launch=launch, say=say, progress=progress)
+    named = {name: getattr(stage, "licence", None) for name, stage in recipe.stages.items()}
+    licences = {name: licence for name, licence in named.items() if licence is not None}
+    steps = runner.run_recipe(
+        recipe,
+        Path(runs),
+        until=until,
+        launch=launch,
+        say=say,
+        progress=progress,
+        finished=lambda step: _write_card(step, licences, say),
+    )
     return read_run({step.name: step.folder for step in steps})
+
+
+def _write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Bring the card of a model up to date that was trained or measured; a run does not fail by it."""
+    from hfpipe.reporting.model_card import refresh_card
+
+    model = step.stage.model.stage if isinstance(step.stage, Evaluate) else None
+    if step.stage.kind in TRAINED:
+        folder = step.folder
+    elif model is not None:
+        folder = step.folder.parent / f"{model}-{step.identity.inputs[model]}"
+    else:
+        return
+    try:
+        refresh_card(folder, licences)
+    except Exception as error:  # the stage is finished, and the next ones need no card
+        say(f"{step.name}: the model card could not be written ({type(error).__name__}: {error})")
 
 
 def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hfpipe.open reads well

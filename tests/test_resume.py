@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import small
+from huggingface_hub import ModelCard
 
 import hfpipe
 from hfpipe.store.artifacts import read_metrics
@@ -66,6 +67,9 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
         score.value for score in straight.reports["score"].scores
     ]
     assert not list((tmp_path / "killed").rglob(".work"))
+    card = ModelCard.load(resumed.folders["topics"] / "README.md")
+    assert card.data.pipeline_tag == "text-classification"
+    assert f"{resumed.reports['score'].scores[0].value:.3f}" in card.text
 
 
 def checkpoint(folder: Path, step: int) -> Path:

@@ -59,8 +59,8 @@ def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> 
     whole = [score for score in scores if number_format.split_class(score.metric)[1] is None]
     return Scores(
         chart=_chart(whole[0], first) if whole else "",
-        main=list(_lines(main, first)),
-        others=list(_lines([score for score in whole if score not in main], first)),
+        main=list(score_lines(main, first)),
+        others=list(score_lines([score for score in whole if score not in main], first)),
         more_charts=[_chart(score, first) for score in whole[1:]],
         class_charts=list(_by_class([score for score in scores if score not in whole])),
         signatures=[(score.metric, f"{score.n:,}", score.signature) for score in whole],
@@ -83,7 +83,8 @@ def _by_class(scores: Sequence[Score]) -> Iterator[str]:
         yield intervals(bars, f"{metric} by class")
 
 
-def _lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
+def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
+    """Yield a row a score and system; `first` is the one that the others are compared with."""
     for score in scores:
         yield Line(score.metric, first, number_format.format_interval(score.value, score.low, score.high))
         for other in score.comparisons:

@@ -96,20 +96,20 @@ def describe_model(run: Run, place: str) -> str:
     if isinstance(base, Mapping):
         parts.append(f"trained from scratch ({base.get('type', 'own config')})")
     elif base is not None:
-        parts.append(f"which continues from {_name(base)}")
+        parts.append(f"which continues from {place_name(base)}")
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is not None and data.data is not None and "train" in data.data.splits:
-        parts.append(f"on {data.data.splits['train']:,} rows of {_name(settings['data'])}")
+        parts.append(f"on {data.data.splits['train']:,} rows of {place_name(settings['data'])}")
     return ", ".join(parts) + "."
 
 
 def _measured(score: Score, settings: Mapping[str, Any]) -> str:
     split, data = settings.get("split"), settings.get("data")
-    where = f" of the {split} split of {_name(data)}" if split and data else ""
+    where = f" of the {split} split of {place_name(data)}" if split and data else ""
     return f"on {score.n:,} rows{where}"
 
 
-def _name(place: Any) -> str:
+def place_name(place: Any) -> str:
     """Return the name of a stage, or any other place as it is written."""
     return Place(str(place)).stage or str(place)
 

@@ -51,8 +51,11 @@ def run_recipe(
     launch: Launch = Launch(),  # noqa: B008 - frozen
     say: Callable[[str], None],
     progress: Progress,
+    finished: Callable[[PlannedStage], None] = lambda _: None,
 ) -> list[PlannedStage]:
     """Run every stage that is not done, up to `until`, and return the finished plan.
+
+    `finished` is called in the first process with each stage that is done, whether or not it was before.
 
     Raises RecipeError before anything starts when the recipe is wrong, StageError or DataError when a
     stage fails; what was finished before stays as it is.
@@ -73,6 +76,7 @@ def run_recipe(
             if rank() == 0:
                 report = read_report(step.folder)
                 say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
+                finished(step)
             if new:
                 check_known(recipe, steps)  # after the summary, which may explain what is wrong
     return [replace(step, done=True, why=()) for step in steps]

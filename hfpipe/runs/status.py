@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ from hfpipe.store.store import Store, done, read_report
 
 LOG = 2_000
 """Bytes at the end of a stage's log in which its last line is looked for."""
+
+
+PREFIX = re.compile(r"^\S+ \S+ \[\d+\] [A-Z]+ [\w.]+: ")
+"""Time, process and module before what a line of the log says."""
 
 
 @dataclass(frozen=True)
@@ -104,4 +109,4 @@ def _last_line(log: Path) -> str:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return number_format.visible(lines[-1])[:160] if lines else ""
+    return number_format.visible(PREFIX.sub("", lines[-1]))[:160] if lines else ""

@@ -67,6 +67,9 @@ class Source(FileSettings):
     stage: StageSource | None = None
     """Name of a data set stage above, to clean or split it further."""
 
+    licence: str | None = Field(default=None, min_length=1, exclude=True)
+    """Licence of the data, as `cc-by-sa-4.0`, for the model cards; it changes nothing that is made."""
+
     @model_validator(mode="after")
     def _one(self) -> Self:
         given = [name for name in OPTIONS if getattr(self, name) is not None]
@@ -128,6 +131,9 @@ class Dataset(Stage):
 
     The seed decides which. The whole source is read for it, and the rows taken are held in memory.
     """
+
+    licence: str | None = Field(default=None, min_length=1, exclude=True)
+    """Licence of the data, as `cc-by-sa-4.0`, for the model cards; it changes nothing that is made."""
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:

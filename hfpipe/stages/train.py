@@ -16,6 +16,7 @@ from hfpipe.recipe.training.neutral import neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.store.artifacts import CARD
 from hfpipe.task import Task
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class _Train(Stage):
     """Stop early; needs a validation split."""
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
+    licence: str | None = Field(default=None, min_length=1, exclude=True)
+    """Licence of the trained model as the Hub names it, as `apache-2.0`, for its card."""
 
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
@@ -150,6 +153,7 @@ class _Train(Stage):
         if int(os.environ.get("RANK", "0")) == 0:
             if self.adapter is not None:
                 self._finish_adapter(self.adapter, model, tokenizer, ctx)
+                (ctx.folder / CARD).unlink(missing_ok=True)  # PEFT's, which is an empty form
             check_saved(ctx.folder, tokenizer, trust_remote_code=self.trust_remote_code)
         summary = _summary(found) + (f"; {note}" if note else "")
         return Report(

@@ -13,6 +13,9 @@ from hfpipe.references.places import slug
 MODEL = "model"
 """Name of the model among the systems of an evaluate stage."""
 
+CARD = "README.md"
+"""The model card of a training stage."""
+
 METRICS = "metrics.jsonl"
 """What a training stage logs while it trains, a line an entry; it stays in the finished folder."""
 

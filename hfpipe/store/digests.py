@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hfpipe.errors import DataError
 from hfpipe.references.places import check_regular
+from hfpipe.store.artifacts import CARD
 
 SETTLED = 2_000_000_000
 """Nanoseconds a file must have been left alone before its times vouch for its content (git's rule)."""
@@ -34,10 +35,11 @@ class Digests:
         """
         if not path.is_dir():
             return self._of_file(path)
+        card = path / CARD if (path / "stage.json").is_file() else None  # written again by evaluations
         parts = [
             f"{item.relative_to(path).as_posix()}\0{self._of_file(item)}\n"
             for item in sorted(path.rglob("*"))
-            if item.exists() and not item.is_dir()
+            if item.exists() and not item.is_dir() and item != card
         ]
         return hashlib.sha256("".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -1,0 +1,210 @@
+"""The README.md of a trained stage: a model card as the Hub reads it, made without network.
+
+A card is written when its stage is finished, and again when an evaluation has measured the model. Its second
+part, a comment, holds a digest of what it was made from and one of its own text: a card that still fits is
+left alone, and so is one that somebody has edited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from hfpipe import number_format
+from hfpipe.errors import StageError
+from hfpipe.references.places import Place
+from hfpipe.reporting.sections import score_lines
+from hfpipe.reporting.verdict import describe_model, place_name, read_verdict
+from hfpipe.runs.run import Run, read_run
+from hfpipe.store.artifacts import CARD, MODEL
+from hfpipe.store.store import StageFile, read_stage, write_whole
+
+FORM = 1
+"""Raised when the same stages come to have another card."""
+TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
+STAMP = re.compile(r"<!-- hfpipe ([0-9a-f]{16}) ([0-9a-f]{16}) -->")
+SECRET = re.compile("token|password|secret|api_key|credential", re.IGNORECASE)
+"""Settings whose names hold one of these are not shown."""
+SOURCES = ("hub", "files", "package", "python", "stage")
+
+
+class Measured(NamedTuple):
+    """An evaluation of the model, as the card shows it."""
+
+    stage: str
+    title: str
+    measured: str
+    rows: list[list[str]]
+
+
+def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
+    """Write the card of a finished training stage where it is missing or out of date; return whether it was.
+
+    `licences` has the licence of each stage for which the recipe names one. Raises StageError when a stage
+    that it needs is damaged, OSError when the card cannot be written. A README.md of another origin is left.
+    """
+    made = read_stage(folder)
+    evaluations = _evaluations(folder, made)
+    digest = _digest(folder, evaluations, licences)
+    path = folder / CARD
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = STAMP.search(before)
+    if before and (found is None or found[1] == digest or found[2] != _of_text(before)):
+        return False  # somebody else's, up to date, or edited
+    write_whole(path, _stamped(_card(folder, made, evaluations, licences), digest))
+    return True
+
+
+def _evaluations(folder: Path, made: StageFile) -> dict[str, Path]:
+    """Return the newest finished evaluation of the model under each name."""
+    found = []
+    for report in folder.parent.glob("*/report.json"):
+        with suppress(StageError):  # a damaged folder is reported where it is needed
+            other = read_stage(report.parent)
+            settings = other.identity.settings
+            mine = (
+                settings.get("model") == f"stage:{made.name}" and other.folders.get(made.name) == folder.name
+            )
+            if mine and settings.get("kind") == "evaluate":
+                found.append((report.stat().st_mtime, other.name, report.parent))
+    return {name: path for _, name, path in sorted(found)}
+
+
+def _digest(folder: Path, evaluations: Mapping[str, Path], licences: Mapping[str, str]) -> str:
+    reports = [path / "report.json" for path in (folder, *evaluations.values())]
+    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in reports]
+    text = json.dumps([FORM, contents, sorted(licences.items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _of_text(card: str) -> str:
+    return hashlib.sha256(STAMP.sub("", card, count=1).encode()).hexdigest()[:16]
+
+
+def _stamped(card: str, digest: str) -> str:
+    """Fill in the stamp, which the template leaves empty."""
+    empty = f"<!-- hfpipe {digest} {'0' * 16} -->"
+    card = card.replace("<!-- hfpipe -->", empty, 1)
+    return card.replace(empty, f"<!-- hfpipe {digest} {_of_text(card)} -->", 1)
+
+
+def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licences: Mapping[str, str]) -> str:
+    from huggingface_hub import ModelCard
+
+    run = _opened(folder, made, evaluations)
+    stage, settings = made.name, made.identity.settings
+    facts, task = run.reports[stage].facts, settings.get("task") or {}
+    verdicts = {name: read_verdict(run, name) for name in evaluations if run.reports[name].scores}
+    limits = [
+        each.text for verdict in verdicts.values() for each in verdict.checks if each.state in ("warn", "bad")
+    ]
+    scores = (f"{name} {value:.4g}" for name, value in facts.get("validation", {}).items() if "[" not in name)
+    versions = (f"{library} {version}" for library, version in run.reports[stage].versions.items())
+    card = ModelCard.from_template(
+        _metadata(run, stage, task, licences),
+        template_path=str(TEMPLATE),
+        stamp="<!-- hfpipe -->",
+        title=_plain(f"{folder.resolve().parent.name}: {stage}"),
+        about=_plain(describe_model(run, f"stage:{stage}")),
+        pipeline=facts.get("pipeline"),
+        data=[[_plain(cell) for cell in row] for row in _data(run, made, licences)],
+        model_licence=_plain(licences.get(stage) or "not named in the recipe (licence: of the stage)"),
+        training=[(name, _plain(value)) for name, value in _training(run, stage)],
+        settings=number_format.visible_lines(_settings(settings)).replace("```", "'''"),
+        evaluations=[_measured(run, name, verdicts[name]) for name in verdicts],
+        validation=_plain(", ".join(scores)),
+        limits=[_plain(limit) for limit in dict.fromkeys(limits)],
+        stage=_plain(stage),
+        seed=made.identity.seed,
+        key=made.identity.key,
+        versions=_plain(", ".join(versions)),
+    )
+    return str(card).rstrip() + "\n"
+
+
+def _opened(folder: Path, made: StageFile, evaluations: Mapping[str, Path]) -> Run:
+    """Return the stage with those it reads and those that measured it."""
+    folders = {name: folder.parent / other for name, other in made.folders.items()}
+    for path in evaluations.values():
+        folders |= {name: folder.parent / other for name, other in read_stage(path).folders.items()}
+    return read_run({**folders, made.name: folder, **evaluations})
+
+
+def _metadata(run: Run, stage: str, task: Mapping[str, Any], licences: Mapping[str, str]) -> Any:
+    from huggingface_hub import ModelCardData
+
+    settings = run.made(stage).identity.settings
+    base, hub = settings.get("model"), None
+    data = Place(str(settings.get("data", ""))).stage
+    if data in run.folders:
+        hub = run.made(data).identity.settings.get("source", {}).get("hub")
+    adapter = settings.get("adapter")
+    return ModelCardData(
+        license=licences.get(stage),
+        library_name="peft" if adapter and not adapter.get("merge") else "transformers",
+        pipeline_tag=run.reports[stage].facts.get("pipeline"),
+        tags=["hfpipe", *([task["kind"]] if task.get("kind") else [])],
+        base_model=base if isinstance(base, str) and Place(base).hub else None,
+        datasets=[hub] if hub else None,
+    )
+
+
+def _data(run: Run, made: StageFile, licences: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    for name in made.folders:
+        report = run.reports.get(name)
+        if report is None or report.data is None:
+            continue
+        source = run.made(name).identity.settings.get("source", {})
+        origin = next((f"{kind}: {source[kind]}" for kind in SOURCES if source.get(kind)), "")
+        splits = ", ".join(f"{split} {rows:,}" for split, rows in report.data.splits.items())
+        yield name, origin, splits, licences.get(name) or "not named in the recipe"
+
+
+def _training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
+    report, settings = run.reports[stage], run.made(stage).identity.settings
+    base = settings.get("model")
+    start = f"scratch ({base.get('type')})" if isinstance(base, Mapping) else place_name(base)
+    yield "started from", start
+    for key in ("parameters", "trained_parameters", "steps", "examples_a_step", "tokens"):
+        if key in report.facts:
+            yield key.replace("_", " "), f"{report.facts[key]:,}"
+    yield "precision", "bfloat16" if report.facts.get("bf16") else "float32 or as set below"
+    yield "time", number_format.duration(report.seconds)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """Return the settings that were trained with as YAML, without what may be a secret."""
+    names = ("task", "model", "tokenizer", "training", "adapter", "early_stopping")
+    shown = {name: _public(settings[name]) for name in names if settings.get(name)}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _public(each) for name, each in value.items() if not _is_secret(name, each)}
+    return [_public(each) for each in value] if isinstance(value, list) else value
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    return isinstance(value, str) and SECRET.search(str(name)) is not None
+
+
+def _measured(run: Run, stage: str, verdict: Any) -> Measured:
+    lines = score_lines(run.main_scores(stage), MODEL)
+    cells = [(each.metric, each.system, each.value, each.difference, each.p_value) for each in lines]
+    rows = [[_plain(cell) for cell in row] for row in cells]
+    return Measured(_plain(stage), _plain(verdict.title), _plain(verdict.measured), rows)
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line that Markdown shows as it is."""
+    shown = html.escape(number_format.visible(text), quote=False)
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", shown)
