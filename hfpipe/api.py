@@ -130,7 +130,7 @@ def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str
     """Return the scores of the first of several evaluated models beside the others', on the rows they share.
 
     Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
-    Differences are by the paired bootstrap, p is corrected for the number of others by Holm. `tasks` names
+    Each difference has an interval and a p-value, corrected for the number of others by Holm. `tasks` names
     user code (`file.py:Class`) that runs were measured by; it is executed only if it is named, here or by
     a recipe that is given.
 

@@ -110,6 +110,10 @@ class Stage(Settings, ABC):
         """Yield a line for each setting without effect here; `alone` is whether one process runs it."""
         return iter(())
 
+    def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
+        """Yield a line for what a plan says of the stage before it runs, from the data sets that are done."""
+        return iter(())
+
     def prepare(self, ctx: RunContext) -> None:
         """Do the work of one process, before any process group exists; may be called again."""
         return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hfpipe.report import Comparison, Score
+from hfpipe.report import Comparison, Report, Score
 
 
 def number(value: float) -> str:
@@ -89,9 +89,20 @@ def verdict(score: Score) -> list[str]:
     ]
 
 
+def describe_tests(report: Report) -> list[str]:
+    """Return what else is to be known of intervals and p-values: a phrase each."""
+    most = max((len(score.comparisons) for score in report.scores), default=0)
+    corrected = [f"p corrected for {most} comparisons (Holm)"] if most > 1 else []
+    cluster = report.facts.get("cluster")
+    groups = (
+        [f"rows resampled in {cluster['groups']:,} groups of equal {cluster['column']}"] if cluster else []
+    )
+    return corrected + groups
+
+
 def side(comparison: Comparison, score: Score) -> str:
-    """Return who wins in words, where the interval of the difference leaves no doubt."""
-    if comparison.difference_low <= 0 <= comparison.difference_high:
+    """Return who wins in words, where p leaves no doubt."""
+    if not comparison.clear:
         return "no clear difference from"
     return "better than" if (comparison.difference > 0) == score.higher_is_better else "worse than"
 

@@ -24,6 +24,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
+SIGNIFICANT = 0.05
+"""A difference is called clear where its p-value is below."""
+
+
 class Comparison(Record):
     """The difference between a model and one baseline on the same examples."""
 
@@ -42,7 +46,16 @@ class Comparison(Record):
     difference_high: float
     """Upper end of the interval of the difference."""
     p_value: float
-    """Two-sided p of the paired bootstrap under no difference."""
+    """Two-sided p under no difference, corrected for the number of systems in `Score.comparisons`."""
+    test: str = "bootstrap"
+    """Test that gave `p_value`: `mcnemar-midp`, `randomization` or `bootstrap`."""
+    p_bootstrap: float | None = None
+    """Two-sided p of the paired bootstrap, not corrected, for comparison with other tools."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether there is a difference beyond chance: the one rule of all verdicts."""
+        return self.p_value < SIGNIFICANT
 
 
 class Score(Record):

@@ -157,6 +157,10 @@ class Task(Settings, ABC):
         return ()
 
     @property
+    def cluster(self) -> str | None:
+        """Column whose equal values make rows depend on one another, as questions about the same text do."""
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Those of the columns that must hold texts."""
         return ()

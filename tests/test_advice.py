@@ -280,6 +280,12 @@ RECIPES: list[tuple[str, str, str]] = [
         "metrics: [acuracy]}",
         "a",
     ),
+    (
+        "is not among the baselines",
+        "{kind: evaluate, task: masked-lm, data: stage:wiki, split: train, model: ./saved, "
+        "require: {perplexity: {beats: ./saved}}}",
+        "a",
+    ),
 ]
 """Words of a message, the stage of a recipe that gives it, and the stage into which its advice is pasted."""
 

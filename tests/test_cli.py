@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,7 +123,8 @@ def test_plan_says_done_or_why(finished: tuple[Path, Path], capsys: pytest.Captu
         "score: would run",
     ]
     assert lines[6].startswith("    input topics: ")
-    assert len(lines) == 7
+    assert len(lines) == 8
+    assert re.match(r"    [\d,]+ rows (show a difference in accuracy from|are too few)", lines[7])
 
 
 def test_a_bound_that_is_not_met_ends_with_1_and_the_table_each_time(

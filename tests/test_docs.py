@@ -204,7 +204,7 @@ def test_the_task_that_the_manual_adds_is_taken(tmp_path: Path) -> None:
 
 def test_the_metrics_that_the_manual_names_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")  # one of them is on the Hub
-    [block] = blocks("yaml", "docs/evaluation.md")
+    beats, block = blocks("yaml", "docs/evaluation.md")
     for name in ("shares", "wer"):
         (tmp_path / f"{name}.py").write_text("", encoding="utf-8")
     lines = "".join(f"    {line}\n" for line in block.splitlines())
@@ -212,6 +212,11 @@ def test_the_metrics_that_the_manual_names_are_taken(tmp_path: Path, monkeypatch
     lines += "    trust_remote_code: true\n"
     recipe = explained(tmp_path, lambda text: re.sub(rf"{re.escape(require)}.*\n", lines, text))
     assert len(recipe.stages["score"].metrics) == 3
+    (tmp_path / "beats").mkdir()
+    bound = explained(
+        tmp_path / "beats", lambda text: re.sub(rf" *{re.escape(require.strip())}.*\n", f"    {beats}", text)
+    )
+    assert bound.stages["score"].require["accuracy"].beats == "tfidf"
 
 
 def test_the_mappings_of_labels_that_the_manual_shows_are_taken() -> None:

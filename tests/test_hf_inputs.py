@@ -301,6 +301,31 @@ def test_rows_of_a_data_set_without_ids_are_known_by_their_position(context: Mak
         assert sorted(ids) == ["0", "1", "2", "3"]
 
 
+def test_an_evaluation_resamples_the_rows_of_a_document_together(context: Make, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    once = rows().add_column("document_id", ["a", "a", "b", None])
+    many = datasets.concatenate_datasets([once] * 5)
+    saved(tmp_path, head="AutoModelForSequenceClassification", train=many)
+    ctx = context("score")
+    report = measured(ctx, TextClassification(), baselines=["majority"], resamples=100)
+    # Two documents of ten and five rows, and five rows that name none.
+    assert report.facts["cluster"] == {"column": "document_id", "groups": 7}
+    assert all("|cluster:document_id|groups:7|" in score.signature for score in report.scores)
+    assert report.scores[0].comparisons[0].test == "randomization"
+    groups = pq.read_table(ctx.folder / "predictions-majority.parquet").column("resampling_group")
+    assert len(set(groups.to_pylist())) == 7
+    alone = measured(context("alone"), TextClassification(), resamples=100, cluster=False)
+    assert "cluster" not in alone.facts
+    assert "cluster" not in alone.scores[0].signature
+
+
+def test_a_column_to_resample_by_that_there_is_not_is_an_error(context: Make, tmp_path: Path) -> None:
+    saved(tmp_path, head="AutoModelForSequenceClassification")
+    with pytest.raises(StageError, match="there is no column 'patient' to resample by; there is 'label' and"):
+        measured(context("score"), TextClassification(), cluster="patient")
+
+
 def test_a_model_pretrained_from_scratch_has_only_the_dropout_that_the_recipe_sets() -> None:
     words = tokenizer()
     sizes = {"type": "bert", "hidden_size": 32, "attention_probs_dropout_prob": 0.25}

@@ -41,12 +41,12 @@ from hfpipe.errors import RecipeError
 from hfpipe.library_output import silence_libraries
 from hfpipe.metrics import module_names
 from hfpipe.metrics.baselines.text import Tfidf
+from hfpipe.metrics.intervals import bootstrap_interval
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.module import Module, value
 from hfpipe.metrics.scores import segmentation
 from hfpipe.metrics.scores.spans import best, nearest_sentence
 from hfpipe.metrics.scores.written import UnicodeTokenizer, Words, rouge_tokenizer
-from hfpipe.metrics.tally import percentile_interval
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.recipe import load_recipe
 from hfpipe.recipe.training import packages
@@ -679,7 +679,8 @@ def test_columns_without_a_number_are_null_in_the_json_of_predictions(classifier
 
 def test_reports_with_numbers_that_are_none_are_json_and_pages_without_nan(tmp_path):
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": float("inf")}]
-    low, high = percentile_interval(np.array([np.nan, np.nan]), 0.95)
+    low, high = bootstrap_interval(np.array([0.5, np.nan, np.nan]), np.empty(0), 3, 0.95)
+    assert np.isnan([low, high]).all()
     score = Score(metric="m", value=0.5, low=low, high=high, n=3, higher_is_better=True, signature="m")
     trained = Report(kind="finetune", summary="", facts={"history": [*history, {"step": 4, "loss": 1.0}]})
     finish(tmp_path, "topics", {"kind": "finetune"}, [], trained)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from hfpipe.errors import StageError
+from hfpipe.metrics.resampling import poisson
 from hfpipe.metrics.scores.classification import multi_label, single_label
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.metrics.scores.regression import regression
-from hfpipe.metrics.tally import Tally, compare_tallies, poisson
+from hfpipe.metrics.tally import Tally, compare_tallies
 
 TOPICS = ["Arts", "History", "Science", "Sports", "Technology"]
 
@@ -279,7 +280,7 @@ def test_a_signature_says_how_the_number_was_made():
     scores = tallied(single_label(TOPICS), classified(20)).scores()
     signature = next(score for score in scores if score.metric == "f1_macro").signature
     assert signature.startswith(
-        "f1_macro|classes:5|absent:left_out|interval:poisson-percentile-95%|resamples:100|seed:17|hfpipe:"
+        "f1_macro|classes:5|absent:left_out|interval:poisson-bca-95%|resamples:100|seed:17|hfpipe:"
     )
     assert all(score.signature.startswith(score.metric + "|") for score in scores)
 

@@ -153,6 +153,7 @@ topics  finetune  3 min 12 s  4.3M parameters, 200 steps
 score   evaluate  21 s        accuracy 0.8844
 
 score: n = 1,336, 95 % intervals, difference = model - baseline
+p corrected for 3 comparisons (Holm)
 score     system              value                 difference  p
 accuracy  model               0.884 [0.867, 0.901]
           majority            0.213 [0.193, 0.233]  +0.671      < 0.001

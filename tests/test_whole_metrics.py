@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
+from hfpipe.metrics.resampling import poisson
 from hfpipe.metrics.scores.ranking import AveragePrecision, RocAuc, Spearman
-from hfpipe.metrics.tally import poisson
 from hfpipe.metrics.whole import affordable, resample_scores
 
 TOPICS = ["Arts", "History", "Science", "Sports"]

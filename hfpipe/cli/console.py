@@ -117,8 +117,8 @@ def show_plan(steps: Sequence[PlannedStage]) -> None:
     """Print each stage: done, or would run and why."""
     for step in steps:
         say(f"{step.name}: done, {step.folder}" if step.done else f"{step.name}: would run")
-        for reason in step.why:
-            say(f"    {reason}")
+        for line in (*step.why, *step.notes):
+            say(f"    {line}")
 
 
 def show_sizes(found: Sequence[Size]) -> None:
@@ -166,7 +166,11 @@ def show_scores(run: Run, *, every: bool = False) -> None:
         said = run.reports[stage]
         gap = ", difference = model - baseline" if _beside(said.scores) else ""
         say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals{gap}")
+        if how := number_format.describe_tests(said):
+            say("; ".join(how))
         _measured(said.scores, MODEL, said.scores if every else run.main_scores(stage))
+        for note in said.facts.get("notes", []):
+            say(f"note: {note}")
         for missing in said.facts.get("left_out", []):
             say(f"left out: {missing}")
         for miss in said.unmet:

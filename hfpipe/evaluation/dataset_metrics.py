@@ -11,7 +11,9 @@ import numpy as np
 
 from hfpipe.errors import StageError
 from hfpipe.evaluation.predictions_file import read_predictions
-from hfpipe.metrics.tally import Series, compare_systems, score_tally
+from hfpipe.metrics.paired import beside
+from hfpipe.metrics.resampling import Sample
+from hfpipe.metrics.series import Series
 from hfpipe.metrics.whole import WholeMetric, measured
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class Afterwards:
         """Yield every score of one system; named metrics that fail are put into `failed`, if there is one."""
         index, columns = read_predictions(path)
         ground = self.ground
-        yield from measured(self.whole, columns, index, ground.resamples, ground.seed)
+        sample = Sample(ground.sample.units[index], ground.sample.cluster)
+        yield from measured(self.whole, columns, sample, ground.resamples, ground.seed)
 
         def column(name: str) -> Sequence[Any] | np.ndarray | None:
             if name in columns or name not in ground.rows.column_names:
@@ -65,7 +68,7 @@ class Afterwards:
 
         for metric in self.named:
             try:
-                yield from metric.measured(column, self.classes, index, ground.resamples, ground.seed)
+                yield from metric.measured(column, self.classes, sample, ground.resamples, ground.seed)
             except StageError as error:
                 if failed is None:
                     raise
@@ -78,9 +81,5 @@ def _known(series: Series) -> bool:
 
 def _beside(series: Series, systems: Mapping[str, Mapping[str, Series]]) -> Score:
     """Return the score with what each baseline has of it."""
-    comparisons = [
-        compare_systems(series.values, found[series.name].values, baseline)
-        for baseline, found in systems.items()
-        if series.name in found and _known(found[series.name])
-    ]
-    return score_tally(series).model_copy(update={"comparisons": comparisons})
+    others = {name: found[series.name] for name, found in systems.items() if series.name in found}
+    return beside(series, {name: other for name, other in others.items() if _known(other)})

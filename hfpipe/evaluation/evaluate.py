@@ -17,8 +17,10 @@ from hfpipe.distributed.sharding import whole_models
 from hfpipe.encoding.encoded import ROWS_AT_ONCE
 from hfpipe.evaluation.loop import Reading, score
 from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
+from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import on_cpu
+from hfpipe.store.artifacts import CLUSTER
 from hfpipe.tokenization.loading import tell_padding
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.class_alignment import Alignment
     from hfpipe.metrics.metric import Metric
+    from hfpipe.metrics.resampling import Sample
     from hfpipe.report import DataFacts
     from hfpipe.task import Task
     from hfpipe.types import Columns, Rows
@@ -51,6 +54,8 @@ class Ground:
     batch_size: int
     classes: Alignment
     """What aligns another split of the same data as `rows` are."""
+    cluster: str | None = None
+    """Column whose equal values make rows depend on one another; None where each row is by itself."""
 
     def ids(self, positions: Sequence[int]) -> list[str]:
         """Return the ids of some rows; those of a data set that hfpipe did not make are their positions."""
@@ -62,9 +67,18 @@ class Ground:
     def _ids(self) -> datasets.Dataset:
         return self.rows.select_columns("id")
 
+    @cached_property
+    def sample(self) -> Sample:
+        """The rows and the groups in which they are resampled."""
+        return group_rows(self.rows, self.cluster)
+
+    def groups(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the group of some rows as a column of predictions; none where each row is by itself."""
+        return {} if self.cluster is None else {CLUSTER: self.sample.units[positions]}
+
     def tally(self, metrics: Sequence[Metric]) -> Tally:
         """Return empty counts of some metrics."""
-        return Tally(metrics, self.resamples, self.seed)
+        return Tally(metrics, self.resamples, self.seed, self.sample)
 
 
 def measure_model(
@@ -89,7 +103,8 @@ def measure_model(
         def keep(positions: np.ndarray, columns: Columns) -> None:
             if len(positions):
                 shown = task.encode_predictions(columns, ground.facts)
-                predictions.add(ground.ids(positions.tolist()), positions, shown)
+                columns = {**shown, **ground.groups(positions)}
+                predictions.add(ground.ids(positions.tolist()), positions, columns)
 
         total = score(
             model.to(accelerator.device),
@@ -125,9 +140,8 @@ def measure_baseline(
             columns = prediction(batch)
             positions = np.arange(start, min(start + ROWS_AT_ONCE, len(ground.rows)))
             tally.add(positions, columns)
-            predictions.add(
-                ground.ids(positions.tolist()), positions, task.encode_predictions(columns, ground.facts)
-            )
+            shown = {**task.encode_predictions(columns, ground.facts), **ground.groups(positions)}
+            predictions.add(ground.ids(positions.tolist()), positions, shown)
             advance(len(positions))
     return tally
 

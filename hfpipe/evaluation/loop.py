@@ -158,6 +158,8 @@ def _array(column: torch.Tensor | list[Any]) -> np.ndarray:
 
 
 def _summed(array: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+    if not array.size:
+        return array
     tensor = torch.from_numpy(array).to(accelerator.device)
     total: torch.Tensor = accelerator.reduce(tensor, reduction="sum")
     return total.cpu().numpy()

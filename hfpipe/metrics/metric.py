@@ -23,6 +23,12 @@ class Metric(ABC):
     name: str
     """As written in `require` and in the table of scores."""
     higher_is_better: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float | None, float | None]] = (None, None)
+    """Lowest and highest value that such a score can have."""
+    is_proportion: bool = False
+    """Whether the score is a number of successes in a number of trials, as `proportion` tells."""
+    scale: float = 1.0
+    """What a proportion of 1 is written as: 100 where the score is in percent."""
 
     @property
     def family(self) -> Hashable:
@@ -45,6 +51,17 @@ class Metric(ABC):
     def undefined(self, sums: np.ndarray) -> str | None:
         """Return why a system has no such score, given its sums, shape (k,); None where it has one."""
         return None
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return successes and trials, (..., k) → (...) each; `scale` times their ratio is the score."""
+        raise NotImplementedError
+
+    def evidence(self, sums: np.ndarray) -> float:
+        """Return on how many examples a perfect score rests at most, shape (k,) → (); infinity for all.
+
+        Fewer than there are where a rare class counts as much as any other.
+        """
+        return float("inf")
 
     def units(self, sums: np.ndarray) -> float | None:
         """Return how many units of a system's own, as tokens, the score is an average of, shape (k,) → ().
@@ -84,6 +101,16 @@ class Mean(Metric):
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         return ratio(sums[..., 0], sums[..., 1])
+
+
+class Share(Mean):
+    """Base of the scores that are a share of examples: `each` is 0 or 1."""
+
+    bounds = (0.0, 1.0)
+    is_proportion = True
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return sums[..., 0], sums[..., 1]
 
 
 class Loss(Mean):

@@ -22,7 +22,8 @@ from datasets import Value
 from evaluate.module import temp_seed
 
 from hfpipe.errors import StageError, typed_line
-from hfpipe.metrics.tally import Series, poisson
+from hfpipe.metrics.resampling import Sample, one_block, poisson
+from hfpipe.metrics.series import Series
 from hfpipe.metrics.whole import affordable
 
 COMPUTED_AT_MOST = 2**20
@@ -58,12 +59,12 @@ class NamedMetric:
         return "|".join(parts)
 
     def measured(
-        self, column: Column, classes: Classes, index: np.ndarray, resamples: int, seed: int
+        self, column: Column, classes: Classes, sample: Sample, resamples: int, seed: int
     ) -> Iterator[Series]:
         """Yield each number of the metric, over all examples and over each resample.
 
-        `classes` are the columns that hold classes by name, of which a metric may want the numbers; `index`
-        is each example's place in the split, int64, shape (n,), on which its weights depend.
+        `classes` are the columns that hold classes by name, of which a metric may want the numbers; `sample`
+        tells the unit of each example, on which its weights depend.
         Raises StageError when a column is missing, or when the metric cannot use what it is given.
         """
         inputs = {name: self._input(name, column, classes) for name in self._wanted()}
@@ -73,12 +74,22 @@ class NamedMetric:
             raise StageError(f"metrics: {self.name} failed: {typed_line(error)}") from error
         if not plain:
             raise StageError(f"metrics: {self.name} gives no number, which alone can be a score")
-        weights = poisson(index, affordable(resamples, len(index), COMPUTED_AT_MOST), seed)
+        rows = len(sample.units)
+        weights = poisson(sample.units, affordable(resamples, rows, COMPUTED_AT_MOST), seed)
         found = [plain, *(self._repeated(given, weight) for weight in weights.T)]
+        blocks = one_block(sample.units)
+        left = [self._repeated(given, 1 - block) for block in blocks.T if block.any()]
         for name in plain:
-            values = np.array([each.get(name, np.nan) for each in found])
-            signature = f"{self.name}/{name}|{self.signature}"
-            yield Series(f"{self.name}/{name}", values, len(index), self.higher_is_better, signature, seed)
+            yield Series(
+                name=f"{self.name}/{name}",
+                values=np.array([each.get(name, np.nan) for each in found]),
+                blocks=np.array([each.get(name, np.nan) for each in left]),
+                n=rows,
+                sample=sample,
+                seed=seed,
+                higher_is_better=self.higher_is_better,
+                signature=f"{self.name}/{name}|{self.signature}",
+            )
 
     def _wanted(self) -> dict[str, list[Any]]:
         """Return the metric's inputs, each with the types it may have."""

@@ -1,30 +1,76 @@
-"""One system beside several others on the same examples, the number of comparisons allowed for."""
+"""Scores with their intervals, and one system next to others on the same rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from importlib.metadata import version
 
-from hfpipe.metrics.tally import Series, compare_systems, score_tally
+from hfpipe.metrics.intervals import difference_interval, interval_of, paired_outcomes
+from hfpipe.metrics.paired_tests import PairedTest, bootstrap_test, holm, mcnemar_test, randomization_test
+from hfpipe.metrics.series import Series
+from hfpipe.report import Comparison, Score
 
-if TYPE_CHECKING:
-    from hfpipe.report import Score
+
+def score_series(series: Series, confidence: float = 0.95) -> Score:
+    """Return a score with its interval."""
+    found = interval_of(series, confidence)
+    how = f"interval:{found.method}-{confidence:.0%}|{series.resampling}"
+    return Score(
+        metric=series.name,
+        value=float(series.values[0]),
+        low=found.low,
+        high=found.high,
+        n=series.n,
+        higher_is_better=series.higher_is_better,
+        signature=f"{series.signature}|{how}|hfpipe:{version('hfpipe')}",
+    )
+
+
+def compare_series(mine: Series, other: Series, name: str, confidence: float = 0.95) -> Comparison:
+    """Return the difference between two systems measured on the same rows; p is of this comparison alone."""
+    difference = float(mine.values[0] - other.values[0])
+    own = interval_of(other, confidence)
+    low, high = difference_interval(mine, other, confidence)
+    resampled = bootstrap_test(difference, (mine.values - other.values)[1:])
+    test = _test(mine, other, difference) or resampled
+    return Comparison(
+        baseline=name,
+        value=float(other.values[0]),
+        low=own.low,
+        high=own.high,
+        difference=difference,
+        difference_low=low,
+        difference_high=high,
+        p_value=test.p_value,
+        test=test.name,
+        p_bootstrap=resampled.p_value,
+    )
+
+
+def _test(mine: Series, other: Series, difference: float) -> PairedTest | None:
+    """Return McNemar's test where rows are independent trials, else randomization, where there is either."""
+    pair = paired_outcomes(mine, other)
+    if pair is not None:
+        return mcnemar_test(pair[0], pair[1])
+    if mine.exchange is None or other.exchange is None or mine.signature != other.signature:
+        return None
+    swapped = mine.exchange.differences(other.exchange)
+    return None if swapped is None else randomization_test(difference, swapped)
+
+
+def add_comparisons(score: Score, comparisons: Sequence[Comparison]) -> Score:
+    """Return a score with what other systems have of it, p corrected for their number by Holm's procedure."""
+    if not comparisons:
+        return score
+    p_values = holm([comparison.p_value for comparison in comparisons])
+    found = [c.model_copy(update={"p_value": p}) for c, p in zip(comparisons, p_values, strict=True)]
+    tests = "+".join(dict.fromkeys(comparison.test for comparison in comparisons))
+    signature = f"{score.signature}|test:{tests}|p:holm-{len(found)}"
+    return score.model_copy(update={"comparisons": found, "signature": signature})
 
 
 def beside(series: Series, others: Mapping[str, Series]) -> Score:
-    """Return a score compared with that of other systems over the same resamples, p corrected by Holm."""
-    found = [compare_systems(series.values, other.values, name) for name, other in others.items()]
-    p_values = holm([comparison.p_value for comparison in found])
-    corrected = [c.model_copy(update={"p_value": p}) for c, p in zip(found, p_values, strict=True)]
-    score = score_tally(series)
-    signature = f"{score.signature}|p:holm-{len(found)}"
-    return score.model_copy(update={"comparisons": corrected, "signature": signature})
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number, by the step-down procedure of Holm (1979)."""
-    corrected, highest = list(p_values), 0.0
-    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        corrected[number] = highest
-    return corrected
+    """Return a score next to that of other systems on the same rows."""
+    return add_comparisons(
+        score_series(series), [compare_series(series, other, name) for name, other in others.items()]
+    )

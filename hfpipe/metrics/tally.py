@@ -1,59 +1,78 @@
 """Counts every metric in one pass and gives scores, intervals and paired comparisons from the sums.
 
-Each example gets Poisson(1) weights that depend on nothing but the seed and its index (the online
-bootstrap of Oza & Russell, 2001; Chamandy et al., 2012). Memory is resamples by statistics however long
+Each example gets weights that depend on nothing but the seed and the number of its unit: Poisson(1) weights
+for the bootstrap (the online bootstrap of Oza & Russell, 2001; Chamandy et al., 2012), fair coins for the
+randomization test, and a block that the jackknife leaves out. Memory is weights by statistics however long
 the split is, any batching over any processes gives the same sums, and two systems measured on the same
-examples are resampled alike, which makes their difference a paired one.
+examples are weighted alike, which makes their difference a paired one.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator, Sequence
-from functools import cache
-from importlib.metadata import version
-from math import exp, factorial
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hfpipe.errors import StageError
 from hfpipe.metrics.metric import Metric
-from hfpipe.report import Comparison, Score
+from hfpipe.metrics.paired import compare_series, score_series
+from hfpipe.metrics.resampling import Sample, draw_weights, rows_alone
+from hfpipe.metrics.series import Proportion, Series
 
 if TYPE_CHECKING:
+    from hfpipe.report import Comparison, Score
     from hfpipe.types import Columns
 
 ROWS_AT_ONCE = 2048
-"""Examples weighted together: with 1000 resamples their weights take 16 MB."""
+"""Examples weighted together: with 1000 resamples their weights take 34 MB."""
+NO_TRIAL, FAILURE, SUCCESS, SEVERAL = 0, 1, 2, 3
+"""What an example is to a proportion: `SEVERAL` is any but one trial or none."""
 
 
 class Tally:
-    """Running sums of the statistics of some metrics, plain and under every bootstrap resample."""
+    """Running sums of the statistics of some metrics, plain and under every weighting.
 
-    def __init__(self, metrics: Sequence[Metric], resamples: int, seed: int) -> None:
+    `sample` tells which rows depend on one another; without it none do, and outcomes of single rows, which
+    McNemar's test needs, are not kept.
+    """
+
+    def __init__(
+        self, metrics: Sequence[Metric], resamples: int, seed: int, sample: Sample | None = None
+    ) -> None:
         names = [metric.name for metric in metrics]
         if len(set(names)) < len(names):
             raise ValueError(f"two metrics have one name: {', '.join(sorted(names))}")
         self.metrics = list(metrics)
         self.resamples = resamples
         self.seed = seed
+        self.sample = sample
         self._families: dict[Hashable, Metric] = {metric.family: metric for metric in reversed(self.metrics)}
+        self._proportions = [metric for metric in self.metrics if metric.is_proportion]
         self._widths: list[int] | None = None
-        self._sums = np.zeros((resamples + 1, 0))
+        self._sums = np.zeros((0, 0))
+        kept = len(sample.units) if sample is not None and not sample.grouped else 0
+        self._outcomes = np.zeros((kept, len(self._proportions)), dtype=np.uint8)
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._rows_waiting = 0
 
     def add(self, index: np.ndarray, columns: Columns) -> None:
-        """Count some examples, each once: `index` is their place in the split, int64, shape (n,).
+        """Count some examples, each once: `index` is their place in the sample, int64, shape (n,).
 
         `columns` maps names to arrays with one row an example.
         """
-        stats = [np.ones((len(index), 1)), *(metric.stats(columns) for metric in self._families.values())]
+        stats = {family: metric.stats(columns) for family, metric in self._families.items()}
+        outcomes = np.zeros((len(index), len(self._proportions)), dtype=np.uint8)
+        for number, metric in enumerate(self._proportions):
+            outcomes[:, number] = _outcomes(metric, stats[metric.family])
+        if len(self._outcomes):
+            self._outcomes[index] = outcomes
+        parts = [np.ones((len(index), 1)), outcomes == SEVERAL, *stats.values()]
         if self._widths is None:
-            self._widths = [each.shape[1] for each in stats]
-            self._sums = np.zeros((self.resamples + 1, sum(self._widths)))
-        self._waiting.append((np.asarray(index), np.concatenate(stats, axis=1)))
+            self._widths = [each.shape[1] for each in parts]
+        units = np.asarray(index) if self.sample is None else self.sample.units[index]
+        self._waiting.append((units, np.concatenate(parts, axis=1)))
         self._rows_waiting += len(index)
         if self._rows_waiting >= ROWS_AT_ONCE:
             self._settle()
@@ -62,30 +81,32 @@ class Tally:
         """Add what waits to the sums; together, for small batches cost four times as much one by one."""
         if not self._waiting:
             return
-        index, stats = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
-        for start in range(0, len(index), ROWS_AT_ONCE):
+        units, stats = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        for start in range(0, max(1, len(units)), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            weights = np.ones((len(index[rows]), self.resamples + 1))
-            weights[:, 1:] = poisson(index[rows], self.resamples, self.seed)
-            self._sums += weights.T @ stats[rows]
+            sums = draw_weights(units[rows], self.resamples, self.seed).T @ stats[rows]
+            self._sums = self._sums + sums if self._sums.size else sums
         self._waiting.clear()
         self._rows_waiting = 0
 
     def arrays(self) -> list[np.ndarray]:
-        """Return the float64 sums, to be added up over processes: how many examples, then each family's.
+        """Return the sums, float64, and the outcomes, uint8, to be added up over processes.
 
-        A process that saw no example must have called `add` with empty columns, which tell the shapes.
+        How many examples, how many are several trials to each proportion, each family's statistics, then the
+        outcomes. A process that saw no example must have called `add` with empty columns, which tell the
+        shapes.
         """
         self._settle()
         if self._widths is None:
             raise ValueError("nothing was added yet, not even empty columns: the shapes are not known")
-        return np.split(self._sums, np.cumsum(self._widths)[:-1], axis=1)
+        return [*np.split(self._sums, np.cumsum(self._widths)[:-1], axis=1), self._outcomes]
 
     def merged(self, arrays: Sequence[np.ndarray]) -> Tally:
         """Return a tally of the same metrics that holds `arrays`, as added up over processes."""
-        tally = Tally(self.metrics, self.resamples, self.seed)
-        tally._widths = [each.shape[1] for each in arrays]
-        tally._sums = np.concatenate(list(arrays), axis=1)
+        tally = Tally(self.metrics, self.resamples, self.seed, self.sample)
+        *sums, tally._outcomes = arrays
+        tally._widths = [each.shape[1] for each in sums]
+        tally._sums = np.concatenate(sums, axis=1)
         return tally
 
     @property
@@ -101,21 +122,59 @@ class Tally:
         """
         if self.n == 0:
             raise StageError(f"{metric.name}: no example was counted; the split is empty")
-        counts, mine = self.arrays()[0], self._sums_of(metric)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            values = np.where(counts[:, 0] > 0, metric.value(mine), np.nan)
+        rows = slice(0, 1 + self.resamples)
+        values = self._valued(metric, self.arrays()[0][rows, 0], self._sums_of(metric)[rows])
         if not np.isfinite(values[0]):
             raise StageError(f"{metric.name} is {values[0]}: the model's outputs are not finite numbers")
         return values
 
+    def _valued(self, metric: Metric, counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return np.where(counts > 0, metric.value(sums), np.nan)
+
     def _sums_of(self, metric: Metric) -> np.ndarray:
-        return self.arrays()[1 + list(self._families).index(metric.family)]
+        return self.arrays()[2 + list(self._families).index(metric.family)]
 
     def series(self, metric: Metric) -> Series:
         """Return a metric's score over all examples and every resample, with what defines it."""
-        values, units = self.values(metric), metric.units(self._sums_of(metric)[0])
-        better, signature = metric.higher_is_better, metric.signature
-        return Series(metric.name, values, self.n, better, signature, self.seed, units)
+        values, sums, counts = self.values(metric), self._sums_of(metric), self.arrays()[0][:, 0]
+        halves, blocks = (
+            slice(1 + self.resamples, 1 + 2 * self.resamples),
+            slice(1 + 2 * self.resamples, None),
+        )
+        there = counts[blocks] > 0
+        left = self._valued(metric, counts[0] - counts[blocks], sums[0] - sums[blocks])[there]
+        sample = self.sample or rows_alone(self.n)
+        proportion, outcomes = self._proportion(metric, sums, sums[blocks][there], sample)
+        return Series(
+            name=metric.name,
+            values=values,
+            blocks=left,
+            n=self.n,
+            sample=sample,
+            seed=self.seed,
+            higher_is_better=metric.higher_is_better,
+            signature=metric.signature,
+            bounds=metric.bounds,
+            evidence=metric.evidence(sums[0]),
+            averaged=metric.units(sums[0]),
+            proportion=proportion,
+            outcomes=outcomes,
+            exchange=_Sums(metric, sums[0], sums[halves]),
+        )
+
+    def _proportion(
+        self, metric: Metric, sums: np.ndarray, blocks: np.ndarray, sample: Sample
+    ) -> tuple[Proportion | None, np.ndarray | None]:
+        """Return a score as a proportion, and the outcome of each row where rows are single trials."""
+        if not metric.is_proportion:
+            return None, None
+        number = self._proportions.index(metric)
+        single = not sample.grouped and self.arrays()[1][0, number] == 0
+        outcomes = self._outcomes[:, number] if single and len(self._outcomes) else None
+        shares = np.stack(metric.proportion(blocks), axis=1)
+        successes, trials = (float(each) for each in metric.proportion(sums[0]))
+        return Proportion(successes, trials, single, shares, metric.scale), outcomes
 
     def undefined(self) -> dict[str, str]:
         """Return the names of the metrics that have no score here, and why."""
@@ -129,53 +188,33 @@ class Tally:
         return [metric for metric in self.metrics if metric.name not in without]
 
     def scores(self, confidence: float = 0.95) -> list[Score]:
-        """Return the score of each defined metric with its percentile interval, in the metrics' order."""
-        return [score_tally(self.series(metric), confidence) for metric in self.defined]
+        """Return the score of each defined metric with its interval, in the metrics' order."""
+        return [score_series(self.series(metric), confidence) for metric in self.defined]
 
 
-class Series(NamedTuple):
-    """One score over all examples and over each resample."""
+@dataclass(frozen=True)
+class _Sums:
+    """The statistics of a system in all examples and in random halves of them."""
 
-    name: str
-    values: np.ndarray
-    """Shape (resamples + 1,), all examples first; NaN where a resample has no value."""
-    n: int
-    """Number of examples."""
-    higher_is_better: bool
-    signature: str
-    """What defines the number; the interval and the version are added to it."""
-    seed: int
-    units: float | None = None
-    """How many units of the system's own the score is an average of, as `Metric.units` says."""
+    metric: Metric
+    total: np.ndarray
+    """Shape (k,)."""
+    halves: np.ndarray
+    """Shape (tosses, k)."""
 
-
-def score_tally(series: Series, confidence: float = 0.95) -> Score:
-    """Return a score with its percentile interval."""
-    low, high = percentile_interval(series.values[1:], confidence)
-    resamples = len(series.values) - 1
-    how = f"interval:poisson-percentile-{confidence:.0%}|resamples:{resamples}|seed:{series.seed}"
-    return Score(
-        metric=series.name,
-        value=float(series.values[0]),
-        low=low,
-        high=high,
-        n=series.n,
-        higher_is_better=series.higher_is_better,
-        signature=f"{series.signature}|{how}|hfpipe:{version('hfpipe')}",
-    )
+    def differences(self, other: object) -> np.ndarray | None:
+        if not isinstance(other, _Sums) or not len(self.halves):
+            return None
+        mine = self.halves + (other.total - other.halves)
+        theirs = other.halves + (self.total - self.halves)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return self.metric.value(mine) - self.metric.value(theirs)
 
 
 def compare_tallies(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> dict[str, Comparison]:
     """Return metric → difference between two systems on the same examples, for the metrics of both.
 
     Averages over tokens are left out where the two cut the text into other numbers of them.
-
-    The paired bootstrap (Koehn, 2004): both systems are scored on the same resamples, the interval of
-    the difference is theirs by percentile. Its two-sided p is the share of resampled differences that
-    lie at least as far from the measured one as that lies from 0, the distribution under no difference
-    being the resampled one moved to 0 (Berg-Kirkpatrick et al., 2012). One is added to both counts, so
-    that p is never 0 (Davison & Hinkley, 1997, section 4.2).
-
     Raises StageError when the two differ in the number of examples, the resamples or the seed.
     """
     for what in ("n", "resamples", "seed"):
@@ -186,71 +225,13 @@ def compare_tallies(mine: Tally, other: Tally, name: str, confidence: float = 0.
     found = {}
     for metric in mine.defined:
         series = mine.series(metric)
-        if metric.name in theirs_of and theirs_of[metric.name].units == series.units:
-            found[metric.name] = compare_systems(
-                series.values, theirs_of[metric.name].values, name, confidence
-            )
+        if metric.name in theirs_of and theirs_of[metric.name].averaged == series.averaged:
+            found[metric.name] = compare_series(series, theirs_of[metric.name], name, confidence)
     return found
 
 
-def compare_systems(mine: np.ndarray, other: np.ndarray, name: str, confidence: float = 0.95) -> Comparison:
-    """Return the difference between two systems from their values over the same resamples."""
-    differences = mine - other
-    measured, resampled = differences[0], differences[1:][np.isfinite(differences[1:])]
-    # Rounding makes equal systems differ by 1e-16; without the slack that would pass for an effect.
-    extreme = np.abs(resampled - measured) >= np.abs(measured) - 1e-12
-    low, high = percentile_interval(other[1:], confidence)
-    difference_low, difference_high = percentile_interval(resampled, confidence)
-    return Comparison(
-        baseline=name,
-        value=float(other[0]),
-        low=low,
-        high=high,
-        difference=float(measured),
-        difference_low=difference_low,
-        difference_high=difference_high,
-        p_value=float((extreme.sum() + 1) / (len(resampled) + 1)),
-    )
-
-
-def percentile_interval(resampled: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the percentile interval of resampled scores (Efron, 1981), without those that are NaN.
-
-    Both ends are NaN where every resample is, as when a score needs a row that few resamples hold.
-    """
-    tail = (1 - confidence) / 2
-    there = resampled[np.isfinite(resampled)]
-    if not len(there):
-        return math.nan, math.nan
-    low, high = np.quantile(there, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def poisson(index: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return the Poisson(1) bootstrap weights of some examples: uint8, shape (n, resamples).
-
-    A row is a pure function of the seed and the example's index: stretch `index` of the Philox counter,
-    16 bits a weight, so that probabilities are exact to 2⁻¹⁶; more resamples append to the row.
-    """
-    if resamples == 0:
-        return np.empty((len(index), 0), dtype=np.uint8)
-    words = -(-resamples // 4)
-    raw = np.fromiter(_words(index, words, seed), dtype=np.dtype((np.uint64, words)), count=len(index))
-    return _inverse_poisson()[raw.astype("<u8").view("<u2")[:, :resamples]]
-
-
-def _words(index: np.ndarray, words: int, seed: int) -> Iterator[np.ndarray]:
-    # Setting the counter is nine times as fast as a generator for each example.
-    philox = np.random.Philox(key=seed)
-    state = philox.state
-    for number in index.tolist():
-        state["state"]["counter"][1] = number
-        philox.state = state
-        yield philox.random_raw(words)
-
-
-@cache
-def _inverse_poisson() -> np.ndarray:
-    """Return the quantiles of Poisson(1) at (i + ½) / 2¹⁶: uint8, shape (65536,)."""
-    cumulative = np.cumsum([exp(-1) / factorial(k) for k in range(20)])
-    return np.searchsorted(cumulative, (np.arange(2**16) + 0.5) / 2**16).astype(np.uint8)
+def _outcomes(metric: Metric, stats: np.ndarray) -> np.ndarray:
+    """Return what each example is to a proportion: uint8, shape (n,)."""
+    successes, trials = metric.proportion(stats)
+    single = (trials == 1) & ((successes == 0) | (successes == 1))
+    return np.select([trials == 0, single], [NO_TRIAL, FAILURE + successes], SEVERAL).astype(np.uint8)

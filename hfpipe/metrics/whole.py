@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hfpipe.metrics.tally import Series, poisson
+from hfpipe.metrics.resampling import Sample, coins, one_block, poisson
+from hfpipe.metrics.series import Series
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
@@ -31,6 +33,8 @@ class WholeMetric(ABC):
     name: str
     """As written in `require` and in the table of scores."""
     higher_is_better: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float | None, float | None]] = (None, None)
+    """Lowest and highest value that such a score can have."""
     reads: ClassVar[tuple[str, ...]]
     """Columns of the predictions that it needs."""
     undefined: ClassVar[str]
@@ -50,29 +54,68 @@ class WholeMetric(ABC):
 
 
 def measured(
-    metrics: Sequence[WholeMetric], columns: Columns, index: np.ndarray, resamples: int, seed: int
+    metrics: Sequence[WholeMetric], columns: Columns, sample: Sample, resamples: int, seed: int
 ) -> Iterator[Series]:
     """Yield each metric whose columns are there, over all examples and over each resample.
 
-    `index` is each example's place in the split, int64, shape (n,), on which its weights depend.
+    `sample` tells the unit of each example, on which its weights depend.
     """
-    resamples = affordable(resamples, len(index))
+    resamples = affordable(resamples, len(sample.units))
     for metric in metrics:
         if set(metric.reads) <= set(columns):
-            values = resample_scores(metric, columns, index, resamples, seed)
-            better, signature = metric.higher_is_better, metric.signature
-            yield Series(metric.name, values, len(index), better, signature, seed)
+            yield Series(
+                name=metric.name,
+                values=resample_scores(metric, columns, sample.units, resamples, seed),
+                blocks=_without_blocks(metric, columns, sample.units),
+                n=len(sample.units),
+                sample=sample,
+                seed=seed,
+                higher_is_better=metric.higher_is_better,
+                signature=metric.signature,
+                bounds=metric.bounds,
+                exchange=_Rows(metric, columns, sample.units, resamples, seed),
+            )
 
 
 def resample_scores(
-    metric: WholeMetric, columns: Columns, index: np.ndarray, resamples: int, seed: int
+    metric: WholeMetric, columns: Columns, units: np.ndarray, resamples: int, seed: int
 ) -> np.ndarray:
     """Return a metric's score over all examples, then over each resample: shape (resamples + 1,)."""
-    plain = metric.value(columns, np.ones((len(index), 1), dtype=np.uint8))
-    weights = poisson(index, resamples, seed)
-    step = max(1, WEIGHTS_AT_ONCE // max(len(index), 1))
-    blocks = [weights[:, start : start + step] for start in range(0, resamples, step)]
-    return np.concatenate([plain, *(metric.value(columns, block) for block in blocks)])
+    plain = metric.value(columns, np.ones((len(units), 1), dtype=np.uint8))
+    return np.concatenate([plain, _values(metric, columns, poisson(units, resamples, seed))])
+
+
+def _without_blocks(metric: WholeMetric, columns: Columns, units: np.ndarray) -> np.ndarray:
+    """Return a metric's score without each block of units that there is: shape (blocks,)."""
+    blocks = one_block(units)
+    return _values(metric, columns, 1 - blocks[:, blocks.any(axis=0)])
+
+
+def _values(metric: WholeMetric, columns: Columns, weights: np.ndarray) -> np.ndarray:
+    """Return a metric's score under each of many weightings, some at a time: uint8 (n, k) → (k,)."""
+    step = max(1, WEIGHTS_AT_ONCE // max(len(weights), 1))
+    starts = range(0, weights.shape[1], step)
+    found = [metric.value(columns, weights[:, start : start + step]) for start in starts]
+    return np.concatenate(found) if found else np.empty(0)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The outputs of a system for all examples."""
+
+    metric: WholeMetric
+    columns: Columns
+    units: np.ndarray
+    tosses: int
+    seed: int
+
+    def differences(self, other: object) -> np.ndarray | None:
+        if not isinstance(other, _Rows):
+            return None
+        both = {name: np.concatenate([self.columns[name], other.columns[name]]) for name in self.metric.reads}
+        own = coins(self.units, self.tosses, self.seed)
+        mine, theirs = np.concatenate([own, 1 - own]), np.concatenate([1 - own, own])
+        return _values(self.metric, both, mine) - _values(self.metric, both, theirs)
 
 
 def affordable(resamples: int, rows: int, most: int = WEIGHTS_AT_MOST) -> int:

@@ -122,10 +122,7 @@ def _against(score: Score, comparison: Comparison) -> Finding:
     signed = number_format.format_difference(comparison)
     how = f"difference {signed}, 95 % interval {low} to {high}, {p_value}"
     if side == "no clear difference from":
-        text = (
-            f"No clear difference from {comparison.baseline}: the interval of the difference holds 0 ({how})."
-        )
-        return Finding("warn", text)
+        return Finding("warn", f"No clear difference from {comparison.baseline}: it may be chance ({how}).")
     word = "Better" if side == "better than" else "Worse"
     return Finding(
         "good" if word == "Better" else "bad", f"{word} than {comparison.baseline} by {gap} ({how})."
@@ -147,6 +144,7 @@ def _gates(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
 def _bounds(name: str, bound: Mapping[str, Any]) -> str:
     parts = [f"at least {bound['min']}"] if bound.get("min") is not None else []
     parts += [f"at most {bound['max']}"] if bound.get("max") is not None else []
+    parts += [f"better than {bound['beats']}"] if bound.get("beats") is not None else []
     return f"{name} {' and '.join(parts)}"
 
 
@@ -166,6 +164,10 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
     yield from _duplicates(run, settings)
     yield from _truncated(run, settings)
     yield from _calibration(report)
+    for how in number_format.describe_tests(report):
+        yield Finding("good", f"{how[0].upper()}{how[1:]}.")
+    for note in report.facts.get("notes", []):
+        yield Finding("warn", f"{note[0].upper()}{note[1:]}.")
     for missing in report.facts.get("left_out", []):
         yield Finding("note", f"Left out: {missing}")
 

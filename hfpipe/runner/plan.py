@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class PlannedStage:
     done: bool
     why: tuple[str, ...]
     """What changed since the stage last ran, a line each; empty when it is done."""
+    notes: tuple[str, ...] = ()
+    """What is known of it before it runs, a line each."""
 
 
 def plan_recipe(recipe: Recipe, runs: Path, until: str | None = None) -> list[PlannedStage]:
@@ -50,7 +52,15 @@ def plan_recipe(recipe: Recipe, runs: Path, until: str | None = None) -> list[Pl
         steps.append(PlannedStage(name, stage, identity, folder, done(folder), why))
     digests.save()
     check_known(recipe, steps)
-    return steps
+    return [*_with_notes(steps)]
+
+
+def _with_notes(steps: Sequence[PlannedStage]) -> Iterator[PlannedStage]:
+    """Yield the steps with what is known of each from the data sets that are done."""
+    facts, above = _facts(steps), dict[str, Stage]()
+    for step in steps:
+        yield replace(step, notes=tuple(step.stage.plan_notes(above, facts)))
+        above[step.name] = step.stage
 
 
 def upto(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
@@ -84,7 +94,7 @@ def check_stages(recipe: Recipe, steps: list[PlannedStage]) -> None:
         raise RecipeError([recipe.document.place(problem) for problem in problems])
 
 
-def _facts(steps: list[PlannedStage]) -> dict[str, DataFacts]:
+def _facts(steps: Sequence[PlannedStage]) -> dict[str, DataFacts]:
     """Return what the data sets that are done hold."""
     reports = {step.name: read_report(step.folder) for step in steps if done(step.folder)}
     return {name: report.data for name, report in reports.items() if report.data is not None}

@@ -14,7 +14,7 @@ from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Record, Score
 from hfpipe.runs import dataframes
 from hfpipe.runs.lookup import find_stage
-from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
 from hfpipe.store.store import read_stage
 from hfpipe.task import Task
 from hfpipe.tasks import revive_task
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from hfpipe.metrics.tally import Series
+    from hfpipe.metrics.resampling import Sample
+    from hfpipe.metrics.series import Series
 
 
 class Compared(Record):
@@ -55,17 +56,21 @@ class _System:
     resamples: int
     rows: np.ndarray
     shown: Mapping[str, np.ndarray]
+    cluster: str | None
+    """Column by which the rows were resampled in groups."""
 
-    def series(self, places: np.ndarray, index: np.ndarray, first: _System) -> Iterator[Series]:
-        """Yield every score over the rows at some places, resampled as the first system's by `index`."""
+    def series(self, places: np.ndarray, sample: Sample, first: _System) -> Iterator[Series]:
+        """Yield every score over the rows at some places, resampled as the first system's by `sample`."""
+        import numpy as np
+
         from hfpipe.metrics.tally import Tally
         from hfpipe.metrics.whole import measured
 
         shown = {name: column[places] for name, column in self.shown.items()}
-        tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed)
-        tally.add(index, self.task.decode_predictions(shown, self.facts))
+        tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed, sample)
+        tally.add(np.arange(len(places)), self.task.decode_predictions(shown, self.facts))
         yield from map(tally.series, tally.defined)
-        yield from measured(self.task.whole_metrics(self.facts), shown, index, first.resamples, first.seed)
+        yield from measured(self.task.whole_metrics(self.facts), shown, sample, first.resamples, first.seed)
 
 
 def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> Compared:
@@ -81,17 +86,18 @@ def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -
     systems = [_opened(target, runs, named) for target in targets]
     first = systems[0]
     places = _aligned(systems)
-    index = first.rows[places[0]]
+    sample = _sample(systems, places)
+    n = len(places[0])
     mine, *others = [
-        list(system.series(there, index, first)) for system, there in zip(systems, places, strict=True)
+        list(system.series(there, sample, first)) for system, there in zip(systems, places, strict=True)
     ]
     scores = list(_scores(mine, dict(zip(targets[1:], others, strict=True))))
     if not scores:
         raise RecipeError(
             [Problem(f"{', '.join(targets)}: have no score in common; they are of other tasks")]
         )
-    left_out = {s.name: len(s.rows) - len(index) for s in systems if len(s.rows) > len(index)}
-    return Compared(systems=list(targets), n=len(index), left_out=left_out, scores=scores)
+    left_out = {s.name: len(s.rows) - n for s in systems if len(s.rows) > n}
+    return Compared(systems=list(targets), n=n, left_out=left_out, scores=scores)
 
 
 def _named(code: Sequence[str]) -> Trusted:
@@ -122,6 +128,7 @@ def _opened(target: str, runs: Path, named: Trusted) -> _System:
         resamples=made.identity.settings["resamples"],
         rows=rows,
         shown=shown,
+        cluster=report.facts.get("cluster", {}).get("column"),
     )
 
 
@@ -139,6 +146,16 @@ def _aligned(systems: Sequence[_System]) -> list[np.ndarray]:
     found = [np.array([there[name] for name in shared]) for there in places]
     _check_gold(systems, found, shared)
     return found
+
+
+def _sample(systems: Sequence[_System], places: Sequence[np.ndarray]) -> Sample:
+    """Return the shared rows in the groups by which one of the systems was resampled, the first that was."""
+    from hfpipe.metrics.resampling import Sample
+
+    for system, there in zip(systems, places, strict=True):
+        if system.cluster is not None:
+            return Sample(system.shown[CLUSTER][there], system.cluster)
+    return Sample(systems[0].rows[places[0]])
 
 
 def _check_gold(systems: Sequence[_System], places: Sequence[np.ndarray], ids: Sequence[str]) -> None:
@@ -160,11 +177,13 @@ def _scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> I
     from hfpipe.metrics.paired import beside
 
     there = {
-        name: {(each.name, each.signature, each.units): each for each in found if np.isfinite(each.values[0])}
+        name: {
+            (each.name, each.signature, each.averaged): each for each in found if np.isfinite(each.values[0])
+        }
         for name, found in others.items()
     }
     for series in mine:
-        definition = (series.name, series.signature, series.units)
+        definition = (series.name, series.signature, series.averaged)
         alike = {name: found[definition] for name, found in there.items() if definition in found}
         if alike and np.isfinite(series.values[0]):
             yield beside(series, alike)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STAGES = ("stage", "kind", "seed", "key", "seconds", "summary", "folder")
 SYSTEM = ("value", "low", "high")
-DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value")
+DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "test", "p_bootstrap")
 SCORES = ("metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature")
 CURVES = ("stage", "step", "epoch", "loss", "learning_rate", "grad_norm")
 LEDGER = ("stage", "part", "entry", "count")

@@ -19,6 +19,8 @@ from hfpipe.recipe.training.defaults import schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts, embedding_rows
+from hfpipe.stages.clusters import check_cluster
+from hfpipe.stages.scores import check_bounds
 from hfpipe.task import Task
 from hfpipe.tasks import TASKS
 
@@ -295,10 +297,12 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         yield Problem(
             "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)
         )
+    yield from check_cluster(stage.cluster, artifacts.columns(stage.data, above, facts))
     yield from embedding_rows.check_evaluated_rows(stage.model, ("model",), above, base)
     for number, baseline in enumerate(stage.baselines):
         yield from embedding_rows.check_evaluated_rows(baseline, ("baselines", number), above, base)
     yield from _baselines(stage, task)
+    yield from check_bounds(stage.require, stage.baselines)
 
 
 def with_classes(

@@ -12,8 +12,6 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, RecipeError, StageError
-from hfpipe.recipe.document import KeyProblem
-from hfpipe.recipe.messages import nearest
 from hfpipe.references.places import (
     BaselineName,
     BaselinePlace,
@@ -26,9 +24,19 @@ from hfpipe.references.places import (
 from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages import custom_metrics
+from hfpipe.stages.clusters import ClusterSetting, check_cluster, cluster_column, resampled_by
 from hfpipe.stages.custom_metrics import Named
 from hfpipe.stages.data_folder import folder_of
-from hfpipe.stages.scores import Bound, explain_left_out, summarize, unmet_bounds, with_comparisons
+from hfpipe.stages.power_notes import power_notes
+from hfpipe.stages.scores import (
+    Bound,
+    doubtful_bounds,
+    explain_left_out,
+    summarize,
+    unknown_scores,
+    unmet_bounds,
+    with_comparisons,
+)
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.store import read_stage
 from hfpipe.task import Task
@@ -46,7 +54,7 @@ if TYPE_CHECKING:
 class Evaluate(Stage):
     """Measures a model on one split, beside trivial baselines and other models."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     model: ModelPlace
@@ -65,6 +73,12 @@ class Evaluate(Stage):
     """Metrics of `evaluate` to compute beside those of the task, by path or Hub id."""
     require: dict[str, Bound] = {}
     """Metric → bounds; the stage fails when a score misses them."""
+    cluster: ClusterSetting = None
+    """Column whose equal values make rows depend on one another; intervals and tests then draw such groups.
+
+    By default `document_id` or `doc_id` where the data have it, else the context in question answering;
+    `false` takes every row by itself.
+    """
     batch_size: int = Field(default=64, ge=1, json_schema_extra={"changes_result": False})
     """Examples a forward pass on each device; changes speed and memory, not scores."""
     resamples: int = Field(default=1000, ge=100, le=1_000_000)
@@ -101,30 +115,26 @@ class Evaluate(Stage):
         name = self.data.stage or ""
         if task is not None and name in facts:
             aligned, _ = checks.with_classes(self, task, above, facts)
-            yield from self._required(task, aligned[name])
+            yield from unknown_scores(self.require, self.metrics, task, aligned[name])
+
+    def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
+        task, data = self.task_of(above), facts.get(self.data.stage or "")
+        if task is not None and data is not None and self.split in data.splits:
+            yield from power_notes(task, data, data.splits[self.split], self)
 
     def prepare(self, ctx: RunContext) -> None:
         ground, systems = self._setup(ctx)
         for system in systems:
             for problem in (*system.task.check_settings(), *system.task.check(ground.facts)):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
-        for problem in self._required(systems[0].task, ground.facts):
+        unknown = check_cluster(self.cluster, set(ground.facts.columns))
+        required = unknown_scores(self.require, self.metrics, systems[0].task, ground.facts)
+        for problem in (*unknown, *required):
             raise StageError(f"stage {ctx.name}: {problem.message}")
         for metric in self.metrics:
             metric.load(ctx)  # before anything is measured
         tokenizers = [self._examples(system, ground, ctx)[0] for system in systems]
         self._measure_trivial(systems[0].task, tokenizers[0], ground, ctx)
-
-    def _required(self, task: Task, facts: DataFacts) -> Iterator[Problem]:
-        names = [metric.name for metric in task.metrics(facts)]
-        names += [metric.name for metric in task.whole_metrics(facts)]
-        prefixes = [metric.prefix for metric in self.metrics]
-        for name in self.require:
-            if name not in names and name.partition("/")[0] not in prefixes:
-                close = nearest(name, names)
-                there = ", ".join([*names, *(f"{prefix}/…" for prefix in prefixes)])
-                fix = f"did you mean {close!r}?" if close else f"there are {there}"
-                yield KeyProblem(f"there is no score {name!r} to require; {fix}", ("require", name))
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.evaluation.evaluate import new_accelerator
@@ -153,6 +163,8 @@ class Evaluate(Stage):
                 "pipeline": model.task.opened_by,
                 "data": ground.facts.model_dump(mode="json"),
                 "left_out": left_out,
+                "notes": [*doubtful_bounds(self.require, scores)],
+                **resampled_by(ground.sample),
             },
             scores=scores,
             unmet=unmet,
@@ -177,8 +189,7 @@ class Evaluate(Stage):
     def _afterwards(self, task: Task, ground: Ground, ctx: RunContext) -> tuple[list[Score], list[str]]:
         from hfpipe.evaluation.dataset_metrics import Afterwards
 
-        metrics = [metric.load(ctx) for metric in self.metrics]
-        facts = ground.facts
+        metrics, facts = [metric.load(ctx) for metric in self.metrics], ground.facts
         after = Afterwards(task.whole_metrics(facts), metrics, task.class_names(facts), ground)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
             files = {str(name): predictions_path(ctx.folder, name) for name in self.baselines}
@@ -192,7 +203,8 @@ class Evaluate(Stage):
         folder, systems = folder_of(self.data, ctx), self._systems(ctx)
         classes = self._aligned(facts(folder), systems, ctx)
         split = classes.rows(open_split(folder, self.split))
-        ground = Ground(split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes)
+        cluster = cluster_column(self.cluster, systems[0].task, classes.facts)
+        ground = Ground(split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster)
         rows = {column: split[column] for column in split.column_names}
         return ground, [
             replace(each, task=each.task.configure_metrics(rows), outputs=classes.outputs.get(each.place, ()))

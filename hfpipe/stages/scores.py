@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from hfpipe.advice import advise
 from hfpipe.contract import Settings
+from hfpipe.errors import Problem
+from hfpipe.number_format import chance, format_difference, format_interval
+from hfpipe.recipe.document import KeyProblem
+from hfpipe.recipe.messages import nearest, suggest
 from hfpipe.references.places import BaselinePlace
-from hfpipe.report import Comparison, Score
+from hfpipe.report import SIGNIFICANT, Comparison, DataFacts, Score
+from hfpipe.stages.custom_metrics import Named
+from hfpipe.task import Task
 
 if TYPE_CHECKING:
     from hfpipe.metrics.tally import Tally
@@ -20,26 +30,95 @@ class Bound(Settings):
     """The score may not be lower."""
     max: float | None = None
     """The score may not be higher."""
+    beats: BaselinePlace | None = None
+    """One of the baselines, which the score must be better than."""
+    by: float = Field(default=0.0, ge=0)
+    """With `beats`: the difference must be larger than this."""
+    p: float = Field(default=SIGNIFICANT, gt=0, lt=1)
+    """With `beats`: the p-value of the difference, corrected for the number of baselines, must be lower."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in ("by", "p"):
+            if self.beats is None and name in self.model_fields_set:
+                raise ValueError(
+                    f"`{name}` goes with `beats`, which names the baseline; add it or delete `{name}`"
+                )
+        return self
 
 
 def unmet_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
     """Yield a line for each bound that a score misses."""
-    there = {score.metric: score.value for score in scores}
+    there = {score.metric: score for score in scores}
     for name, bound in require.items():
-        value = there.get(name)
-        if value is None:
+        score = there.get(name)
+        if score is None:
             yield f"require: {name} has no value"
             continue
-        if bound.min is not None and value < bound.min:
-            yield f"require: {name} is {value:.4g}, below {bound.min:g}"
-        if bound.max is not None and value > bound.max:
-            yield f"require: {name} is {value:.4g}, above {bound.max:g}"
+        if bound.min is not None and score.value < bound.min:
+            yield f"require: {name} is {score.value:.4g}, below {bound.min:g}"
+        if bound.max is not None and score.value > bound.max:
+            yield f"require: {name} is {score.value:.4g}, above {bound.max:g}"
+        if bound.beats is not None:
+            yield from _not_beaten(score, bound, bound.beats)
+
+
+def _not_beaten(score: Score, bound: Bound, baseline: BaselinePlace) -> Iterator[str]:
+    """Yield why a score does not beat a baseline as it must, if it does not."""
+    found = next((each for each in score.comparisons if each.baseline == baseline), None)
+    if found is None:
+        yield f"require: {score.metric} is not compared with {baseline}, which it has to beat"
+        return
+    gain = found.difference if score.higher_is_better else -found.difference
+    shown = f"{format_difference(found)}, {chance(found.p_value)}"
+    if gain <= bound.by or found.p_value >= bound.p:
+        needed = f"by more than {bound.by:g} " if bound.by else ""
+        yield f"require: {score.metric} does not beat {baseline} {needed}at p < {bound.p:g} ({shown})"
+
+
+def check_bounds(require: Mapping[str, Bound], baselines: Sequence[BaselinePlace]) -> Iterator[Problem]:
+    """Yield each bound that names a baseline which the stage does not measure."""
+    for name, bound in require.items():
+        if bound.beats is not None and bound.beats not in baselines:
+            there = suggest(bound.beats, baselines)
+            pasted = advise(baselines=[*map(str, baselines), str(bound.beats)])
+            message = f"{str(bound.beats)!r} is not among the baselines{there}; write {pasted}"
+            yield Problem(message, ("require", name, "beats"))
+
+
+def unknown_scores(
+    require: Mapping[str, Bound], metrics: Sequence[Named], task: Task, facts: DataFacts
+) -> Iterator[Problem]:
+    """Yield each bound of a score that neither the task nor a metric of the recipe has."""
+    names = [metric.name for metric in task.metrics(facts)]
+    names += [metric.name for metric in task.whole_metrics(facts)]
+    prefixes = [metric.prefix for metric in metrics]
+    for name in require:
+        if name not in names and name.partition("/")[0] not in prefixes:
+            close = nearest(name, names)
+            there = ", ".join([*names, *(f"{prefix}/…" for prefix in prefixes)])
+            fix = f"did you mean {close!r}?" if close else f"there are {there}"
+            yield KeyProblem(f"there is no score {name!r} to require; {fix}", ("require", name))
+
+
+def doubtful_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
+    """Yield a line for each `min` and `max` that is met or missed by less than the rows can show."""
+    there = {score.metric: score for score in scores}
+    for name, bound in require.items():
+        score = there.get(name)
+        for limit, sign in ((bound.min, 1), (bound.max, -1)):
+            if score is not None and limit is not None and score.low < limit < score.high:
+                met = "meets" if sign * (score.value - limit) >= 0 else "misses"
+                shown = format_interval(score.value, score.low, score.high)
+                yield f"{name} {shown} {met} {limit:g} by less than {score.n:,} rows can show"
 
 
 def with_comparisons(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
-    """Return the score with what each baseline has of it."""
+    """Return the score with what each baseline has of it, p corrected for their number."""
+    from hfpipe.metrics.paired import add_comparisons
+
     found = [comparisons[score.metric] for comparisons in systems if score.metric in comparisons]
-    return score.model_copy(update={"comparisons": found})
+    return add_comparisons(score, found)
 
 
 def explain_left_out(

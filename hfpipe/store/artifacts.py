@@ -19,6 +19,9 @@ CARD = "README.md"
 METRICS = "metrics.jsonl"
 """What a training stage logs while it trains, a line an entry; it stays in the finished folder."""
 
+CLUSTER = "resampling_group"
+"""Column of predictions: the number of the group that a row is resampled with, where rows are in groups."""
+
 TRAINED = ("pretrain", "finetune")
 """Kinds of stage that make a model."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfpipe.metrics.metric import Loss, Mean, Metric
+from hfpipe.metrics.metric import Loss, Mean, Metric, Share
 from hfpipe.metrics.scores.calibration import Brier, CalibrationError
 from hfpipe.metrics.scores.confusion import F1, Accuracy, BalancedAccuracy, ClassF1, Matthews
 
@@ -52,7 +52,7 @@ def multi_label(labels: Sequence[str]) -> list[Metric]:
     ]
 
 
-class SubsetAccuracy(Mean):
+class SubsetAccuracy(Share):
     """Share of examples whose set of labels is guessed exactly, as `sklearn.metrics.accuracy_score`."""
 
     def __init__(self, name: str = "subset_accuracy") -> None:
@@ -66,6 +66,7 @@ class HammingLoss(Mean):
     """Share of labels guessed wrongly, as `sklearn.metrics.hamming_loss`."""
 
     higher_is_better = False
+    bounds = (0.0, 1.0)
     name = "hamming_loss"
 
     def each(self, columns: Columns) -> np.ndarray:

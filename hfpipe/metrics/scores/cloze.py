@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfpipe.metrics.metric import Mean, Metric
+from hfpipe.metrics.metric import Mean, Metric, Share
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
@@ -34,7 +34,7 @@ def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where(known, ((scores >= own) & np.isfinite(scores)).sum(axis=1), 0).astype(np.int64)
 
 
-class FillExactMatch(Mean):
+class FillExactMatch(Share):
     """Share of blanks whose first candidate is the right answer."""
 
     name = "exact_match"
@@ -43,7 +43,7 @@ class FillExactMatch(Mean):
         return columns["rank"] == 1
 
 
-class TopFive(Mean):
+class TopFive(Share):
     """Share of blanks whose right answer is among the first five candidates."""
 
     name = "top5_accuracy"
@@ -56,6 +56,7 @@ class ReciprocalRank(Mean):
     """Mean of 1 / rank of the right answer, 0 where it is not a candidate (Voorhees, 1999)."""
 
     name = "mean_reciprocal_rank"
+    bounds = (0.0, 1.0)
 
     def each(self, columns: Columns) -> np.ndarray:
         rank = columns["rank"]

@@ -24,6 +24,8 @@ class Confusion(Metric):
     labels.
     """
 
+    bounds = (0.0, 1.0)
+
     def __init__(self, name: str, classes: int) -> None:
         self.name = name
         self.classes = classes
@@ -50,14 +52,19 @@ class Confusion(Metric):
 
 
 class Accuracy(Confusion):
-    """Share of examples whose guess is the gold class."""
+    """Share of examples whose prediction is the reference."""
+
+    is_proportion = True
 
     def __init__(self, classes: int) -> None:
         super().__init__("accuracy", classes)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(*self.proportion(sums))
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         hits, _, references = self.counts(sums)
-        return ratio(hits.sum(-1), references.sum(-1))
+        return hits.sum(-1), references.sum(-1)
 
 
 class BalancedAccuracy(Confusion):
@@ -69,6 +76,9 @@ class BalancedAccuracy(Confusion):
     def value(self, sums: np.ndarray) -> np.ndarray:
         hits, _, references = self.counts(sums)
         return ratio(ratio(hits, references).sum(-1), (references > 0).sum(-1))
+
+    def evidence(self, sums: np.ndarray) -> float:
+        return _evenly_weighted(self.counts(sums)[2])
 
 
 class F1(Confusion):
@@ -87,15 +97,24 @@ class F1(Confusion):
         super().__init__(f"f1_{average}", classes)
         self.average = average
         self.absent = absent
+        self.is_proportion = average == "micro"
 
     @property
     def signature(self) -> str:
         return f"{super().signature}|absent:{self.absent}" if self.average == "macro" else super().signature
 
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        hits, predictions, references = self.counts(sums)
+        return hits.sum(-1), (predictions + references).sum(-1) / 2
+
+    def evidence(self, sums: np.ndarray) -> float:
+        _, predictions, references = self.counts(sums)
+        return _evenly_weighted((predictions + references) / 2) if self.average == "macro" else float("inf")
+
     def value(self, sums: np.ndarray) -> np.ndarray:
         hits, predictions, references = self.counts(sums)
         if self.average == "micro":
-            return ratio(2 * hits.sum(-1), (predictions + references).sum(-1))
+            return ratio(*self.proportion(sums))
         weights = references if self.average == "weighted" else self._present(predictions + references)
         return ratio((ratio(2 * hits, predictions + references) * weights).sum(-1), weights.sum(-1))
 
@@ -104,19 +123,26 @@ class F1(Confusion):
 
 
 class ClassF1(Confusion):
-    """F1 of one class, 0 where the class occurs in neither gold nor guess."""
+    """F1 of one class, 0 where the class is in neither references nor predictions."""
+
+    is_proportion = True
 
     def __init__(self, number: int, label: str, classes: int) -> None:
         super().__init__(f"f1[{label}]", classes)
         self.number = number
 
     def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(*self.proportion(sums))
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         hits, predictions, references = (each[..., self.number] for each in self.counts(sums))
-        return ratio(2 * hits, predictions + references)
+        return hits, (predictions + references) / 2
 
 
 class Matthews(Confusion):
     """Matthews' correlation for any number of classes (Gorodkin, 2004), 0 where it is undefined."""
+
+    bounds = (-1.0, 1.0)
 
     def __init__(self, classes: int) -> None:
         super().__init__("matthews", classes)
@@ -127,3 +153,12 @@ class Matthews(Confusion):
         together = hits.sum(-1) * n - (predictions * references).sum(-1)
         apart = (n**2 - (predictions**2).sum(-1)) * (n**2 - (references**2).sum(-1))
         return ratio(together, np.sqrt(apart))
+
+
+def _evenly_weighted(counts: np.ndarray) -> float:
+    """Return how many examples a mean over classes rests on: (classes,) → (); empty classes are left out.
+
+    The mean of shares has the variance of a share of so many examples (the harmonic mean times the classes).
+    """
+    there = counts[counts > 0]
+    return float(len(there) ** 2 / (1 / there).sum()) if len(there) else 0.0

@@ -73,6 +73,9 @@ def _inside(tag: str) -> str:
 class EntityScore(Metric):
     """Precision, recall or F1 of entities, over all types together or of one."""
 
+    bounds = (0.0, 1.0)
+    is_proportion = True
+
     def __init__(
         self,
         what: Literal["precision", "recall", "f1"],
@@ -106,18 +109,23 @@ class EntityScore(Metric):
         return [count[kind] for count in counts for kind in self.types]
 
     def value(self, sums: np.ndarray) -> np.ndarray:
+        return ratio(*self.proportion(sums))
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         hits, predictions, references = (
             each[..., self._counted].sum(-1) for each in np.split(sums, 3, axis=-1)
         )
         if self.what == "precision":
-            return ratio(hits, predictions)
-        return ratio(hits, references) if self.what == "recall" else ratio(2 * hits, predictions + references)
+            return hits, predictions
+        return (hits, references) if self.what == "recall" else (hits, (predictions + references) / 2)
 
 
 class TagAccuracy(Metric):
     """Share of words whose tag is guessed right, those outside of entities included."""
 
     name = "accuracy"
+    bounds = (0.0, 1.0)
+    is_proportion = True
 
     @property
     def signature(self) -> str:
@@ -132,4 +140,7 @@ class TagAccuracy(Metric):
         return np.array(rows, dtype=np.float64).reshape(len(rows), 2)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., 0], sums[..., 1])
+        return ratio(*self.proportion(sums))
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return sums[..., 0], sums[..., 1]

@@ -94,12 +94,17 @@ class TokenAccuracy(_PerToken):
     """Share of target tokens guessed right."""
 
     name = "accuracy"
+    bounds = (0.0, 1.0)
+    is_proportion = True
 
     def stats(self, columns: Columns) -> np.ndarray:
         return np.stack([columns["correct"], columns["tokens"]], axis=1).astype(np.float64)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., 0], sums[..., 1])
+        return ratio(*self.proportion(sums))
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return sums[..., 0], sums[..., 1]
 
 
 class BitsPerByte(_Language):

@@ -84,6 +84,7 @@ class Bleu(_Overlap):
     """BLEU (Papineni et al., 2002) with sacrebleu's smoothing of orders without a match (Post, 2018)."""
 
     name = "bleu"
+    bounds = (0.0, 100.0)
     width = 2 + 2 * MAX_NGRAM_ORDER
 
     def __init__(self, references: int = 1, tokenize: str = "13a") -> None:
@@ -106,6 +107,7 @@ class Chrf(_Overlap):
     """chrF2: F-score of character n-grams up to 6, recall counting twice (Popović, 2015)."""
 
     name = "chrf"
+    bounds = (0.0, 100.0)
     width = 3 * CHRF.CHAR_ORDER
 
     def __init__(self, references: int = 1) -> None:

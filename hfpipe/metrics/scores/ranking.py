@@ -39,6 +39,7 @@ class _OneVersusRest(WholeMetric):
 
     reads = ("reference", "scores")
     undefined = "the split has a single class"
+    bounds = (0.0, 1.0)
 
     def __init__(self, labels: Sequence[Any]) -> None:
         self.labels = list(labels)

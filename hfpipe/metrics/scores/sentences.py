@@ -43,6 +43,11 @@ class NextSentenceAccuracy(_Pairs):
     """Share of pairs of which it was told rightly whether the second segment follows the first."""
 
     name = "next_sentence_accuracy"
+    bounds = (0.0, 1.0)
+    is_proportion = True
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., 1], sums[..., 2])
+        return ratio(*self.proportion(sums))
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return sums[..., 1], sums[..., 2]

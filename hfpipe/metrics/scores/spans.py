@@ -91,11 +91,15 @@ def nearest_sentence(question: str, context: str) -> str:
 class SpanScore(Metric):
     """Exact match or F1 of answers, over all questions, or those that have an answer or none."""
 
+    bounds = (0.0, 100.0)
+    scale = 100.0
+
     def __init__(
         self, what: Literal["exact_match", "f1"], version_2: bool, of: Questions | None = None
     ) -> None:
         self.name = what if of is None else f"{what}[{of}]"
         self.version_2 = version_2
+        self.is_proportion = what == "exact_match"
         # Statistics: exact matches, F1 and questions, of those with an answer, then of those without.
         self._column = 0 if what == "exact_match" else 1
         self._groups = [0, 3] if of is None else [0 if of == "has_answer" else 3]
@@ -116,6 +120,9 @@ class SpanScore(Metric):
         return rows
 
     def value(self, sums: np.ndarray) -> np.ndarray:
+        return self.scale * ratio(*self.proportion(sums))
+
+    def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         above = sum(sums[..., group + self._column] for group in self._groups)
         below = sum(sums[..., group + 2] for group in self._groups)
-        return 100 * ratio(np.asarray(above), np.asarray(below))
+        return np.asarray(above), np.asarray(below)

@@ -10,7 +10,7 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-from hfpipe.metrics.metric import Mean, Metric, ratio
+from hfpipe.metrics.metric import Mean, Metric, Share, ratio
 from hfpipe.metrics.scores.overlap import several
 from hfpipe.metrics.scores.segmentation import nearly_all_ascii, space_words, split_words
 
@@ -73,6 +73,8 @@ class Rouge(Metric):
     which knows only a-z and 0-9 as letters. Sentences of -Lsum stand on lines of their own.
     """
 
+    bounds = (0.0, 1.0)
+
     def __init__(self, name: str, *, stem: bool, tokenize: str = ENGLISH) -> None:
         self.name = name
         self.stem = stem
@@ -104,7 +106,7 @@ class Rouge(Metric):
         return ratio(sums[..., ROUGES.index(self.name)], sums[..., -1])
 
 
-class ExactMatch(Mean):
+class ExactMatch(Share):
     """Share of outputs that equal a reference, but for space at the ends."""
 
     name = "exact_match"
@@ -128,7 +130,7 @@ class Words(Mean):
         return np.asarray([len(space_words(prediction)) for prediction in columns["prediction"]])
 
 
-class CutOff(Mean):
+class CutOff(Share):
     """Share of outputs that hit the length limit before the model had ended them."""
 
     name = "cut_off"

@@ -58,6 +58,10 @@ class QuestionAnswering(Task):
     def inputs(self) -> tuple[str, ...]:
         return (self.question, self.context)
 
+    @property
+    def cluster(self) -> str:
+        return self.context
+
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
         for key, column, kinds, what in (

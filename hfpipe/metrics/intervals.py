@@ -1,0 +1,175 @@
+"""Confidence intervals: from the binomial distribution for proportions, from resamples for all other scores.
+
+A percentile interval is too short for few rows, and has no length where all rows are right. The promises in
+the manual have the coverage of these intervals, which `tests/test_coverage.py` measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import betainc, betaincinv, ndtr, ndtri, stdtrit
+
+from hfpipe.metrics.series import Proportion, Series
+
+
+class Interval(NamedTuple):
+    """A confidence interval and how it was made."""
+
+    low: float
+    high: float
+    method: str
+    """As the signature names it."""
+
+
+def interval_of(series: Series, confidence: float = 0.95) -> Interval:
+    """Return the interval of a score; both ends are NaN where none can be known, as of a single unit."""
+    if series.proportion is not None:
+        return proportion_interval(series.proportion, series.units, confidence)
+    low, high = bootstrap_interval(series.values, series.blocks, series.units, confidence)
+    value, (lowest, highest) = float(series.values[0]), series.bounds
+    # Resamples of a perfect score are perfect, all of them: what is known is how many rows were.
+    if low == high == value and lowest is not None and highest is not None:
+        trials = min(series.evidence, series.units)
+        ends = _binomial_midp((value - lowest) / (highest - lowest) * trials, trials, confidence)
+        low, high = (lowest + end * (highest - lowest) for end in ends)
+        return Interval(low, high, "binomial-midp")
+    return Interval(low, high, "poisson-bca")
+
+
+def bootstrap_interval(
+    values: np.ndarray, blocks: np.ndarray, units: int, confidence: float
+) -> tuple[float, float]:
+    """Return the outer ends of the BCa interval (Efron, 1987) and the percentile interval of resamples.
+
+    `values`, shape (resamples + 1,), has the score of all rows first; `blocks`, shape (blocks,), are the
+    scores without each block, whose skewness is the acceleration. The quantiles of both intervals are those
+    of Student's t, which makes up for the variance that resamples of few units lack (Hesterberg, 2015). BCa
+    corrects the bias of skewed scores and overcorrects for few units; the outer ends cover as often as they
+    say in either case.
+    """
+    measured, resampled = values[0], values[1:][np.isfinite(values[1:])]
+    if not len(resampled) or units < 2:
+        return math.nan, math.nan
+    tail = (1 - confidence) / 2
+    wide = math.sqrt(units / (units - 1)) * stdtrit(units - 1, 1 - tail)
+    share = ((resampled < measured).mean() + (resampled <= measured).mean()) / 2
+    least = 1 / (len(resampled) + 1)
+    bias, skewness = ndtri(np.clip(share, least, 1 - least)), acceleration(blocks)
+    levels = [ndtr(-wide), _moved(-wide, bias, skewness), ndtr(wide), _moved(wide, bias, skewness)]
+    ends = np.quantile(resampled, levels)
+    return float(ends[:2].min()), float(ends[2:].max())
+
+
+def _moved(quantile: float, bias: float, skewness: float) -> float:
+    """Return the level at which BCa reads off the resamples what a normal would have at `quantile`."""
+    total = bias + quantile
+    below = 1 - skewness * total
+    return float(ndtr(bias + total / below)) if below > 0 else float(quantile > 0)
+
+
+def acceleration(blocks: np.ndarray) -> float:
+    """Return the acceleration of BCa from the scores without each block (Efron, 1987, section 6)."""
+    there = blocks[np.isfinite(blocks)]
+    away = there.mean() - there if len(there) else there
+    spread = (away**2).sum()
+    return float((away**3).sum() / (6 * spread**1.5)) if spread > 0 else 0.0
+
+
+def proportion_interval(found: Proportion, units: int, confidence: float) -> Interval:
+    """Return the interval of a proportion of independent trials, or of trials that units share.
+
+    Independent trials have the exact interval with mid-P (Lancaster, 1961; Agresti & Gottard, 2005). For all
+    others the trials count as many as independent ones of the same variance would be, and the exact interval
+    is adjusted for the number of blocks that the variance is estimated from (Korn & Graubard, 1998).
+    """
+    share = found.successes / found.trials if found.trials else math.nan
+    if found.single:
+        low, high = _binomial_midp(found.successes, found.trials, confidence)
+        return Interval(found.scale * low, found.scale * high, "binomial-midp")
+    blocks = found.blocks[found.blocks[:, 1] > 0]
+    trials = _effective_trials(share, found.trials, blocks, units, confidence)
+    low, high = _clopper_pearson(share * trials if found.trials else 0.0, trials, confidence)
+    return Interval(found.scale * low, found.scale * high, "korn-graubard")
+
+
+def _effective_trials(
+    share: float, trials: float, blocks: np.ndarray, units: int, confidence: float
+) -> float:
+    """Return how many independent trials have the variance that the blocks show.
+
+    They are fewer where few blocks show it, so that the interval is as long as Student's t would make it.
+    Where all trials or none succeeded nothing is known of how they depend, and each unit counts once.
+    """
+    if not 0 < share < 1 or len(blocks) < 2:
+        return min(trials, units)
+    away = blocks[:, 0] - share * blocks[:, 1]
+    variance = len(blocks) / (len(blocks) - 1) * (away**2).sum() / trials**2
+    # F1 has at most twice the precision of a proportion of as many trials.
+    found = min(share * (1 - share) / variance, 2 * trials) if variance > 0 else trials
+    upper = (1 + confidence) / 2
+    return float(found * (ndtri(upper) / stdtrit(len(blocks) - 1, upper)) ** 2)
+
+
+def _clopper_pearson(successes: float, trials: float, confidence: float) -> tuple[float, float]:
+    """Return the exact interval of a proportion; the numbers need not be whole."""
+    tail = (1 - confidence) / 2
+    failures = trials - successes
+    low = betaincinv(successes, failures + 1, tail) if successes > 0 else 0.0
+    high = betaincinv(successes + 1, failures, 1 - tail) if failures > 0 else 1.0
+    return float(low), float(high)
+
+
+def _binomial_midp(successes: float, trials: float, confidence: float) -> tuple[float, float]:
+    """Return the shares under which the trials are not among the `1 - confidence` most unlikely, by mid-P."""
+    tail = (1 - confidence) / 2
+    failures = trials - successes
+    low = 0.0 if successes == 0 else _root(lambda share: _at_least(successes, trials, share) - tail)
+    high = 1.0 if failures == 0 else 1 - _root(lambda share: _at_least(failures, trials, share) - tail)
+    return low, high
+
+
+def _at_least(successes: float, trials: float, share: float) -> float:
+    """Return the probability of more successes than this, plus half of that of as many."""
+    more = betainc(successes + 1, trials - successes, share) if successes < trials else 0.0
+    return float((betainc(successes, trials - successes + 1, share) + more) / 2)
+
+
+def _root(function: Callable[[float], float]) -> float:
+    return float(brentq(function, 0.0, 1.0, xtol=1e-12))
+
+
+def difference_interval(mine: Series, other: Series, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the difference of two scores of the same rows."""
+    pair = paired_outcomes(mine, other)
+    if pair is not None and mine.proportion is not None:
+        ends = _paired_proportions(*pair, confidence)
+        return mine.proportion.scale * ends[0], mine.proportion.scale * ends[1]
+    blocks = mine.blocks - other.blocks if len(mine.blocks) == len(other.blocks) else np.empty(0)
+    return bootstrap_interval(mine.values - other.values, blocks, mine.units, confidence)
+
+
+def paired_outcomes(mine: Series, other: Series) -> tuple[int, int, int] | None:
+    """Return the rows that only the first has right, that only the second has, and all that are trials.
+
+    None where the rows are not single, independent trials of both.
+    """
+    if mine.outcomes is None or other.outcomes is None:
+        return None
+    trials = mine.outcomes > 0
+    if not np.array_equal(trials, other.outcomes > 0):
+        return None
+    first = int(np.sum(mine.outcomes > other.outcomes))
+    return first, int(np.sum(mine.outcomes < other.outcomes)), int(trials.sum())
+
+
+def _paired_proportions(first: int, second: int, rows: int, confidence: float) -> tuple[float, float]:
+    """Return the adjusted Wald interval of a difference of paired proportions (Bonett & Price, 2012)."""
+    one, two = (first + 1) / (rows + 2), (second + 1) / (rows + 2)
+    gap = one - two
+    half = float(ndtri((1 + confidence) / 2)) * math.sqrt((one + two - gap**2) / (rows + 2))
+    return max(-1.0, gap - half), min(1.0, gap + half)

@@ -1,0 +1,57 @@
+"""What the rows of a split can show, which `plan` says before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hfpipe.evaluation.power import DISAGREEMENT, POWER, smallest_difference
+from hfpipe.report import SIGNIFICANT, DataFacts
+from hfpipe.stages.clusters import cluster_column
+from hfpipe.stages.scores import Bound
+from hfpipe.task import Task
+
+if TYPE_CHECKING:
+    from hfpipe.stages.evaluate import Evaluate
+
+PROPORTIONS = ("accuracy", "exact_match", "subset_accuracy", "f1_micro", "top5_accuracy")
+"""Scores that are a share of rows."""
+
+
+def power_notes(task: Task, facts: DataFacts, rows: int, stage: Evaluate) -> Iterator[str]:
+    """Yield the smallest difference that a split shows, and a warning for each bound that asks for less.
+
+    Nothing is known of scores that are not a share of rows, as perplexity or a squared error.
+    """
+    if "pretrain" in task.stages or task.head(facts).get("problem_type") == "regression":
+        return
+    smallest = smallest_difference(rows)
+    if smallest is None:
+        yield f"warning: {rows:,} rows are too few to show any difference; evaluate more rows"
+        return
+    yield (
+        f"{rows:,} rows show a difference in accuracy from {smallest:.3f} on (power {POWER:.0%}, "
+        f"p < {SIGNIFICANT:g}, two systems that disagree on {DISAGREEMENT:.0%} of the rows)"
+    )
+    cluster = cluster_column(stage.cluster, task, facts)
+    if cluster is not None:
+        yield f"rows of one {cluster} are resampled together: where they agree, it takes larger differences"
+    for name, bound in stage.require.items():
+        if name in PROPORTIONS:
+            yield from _out_of_reach(name, bound, rows, smallest)
+
+
+def _out_of_reach(name: str, bound: Bound, rows: int, smallest: float) -> Iterator[str]:
+    percent = 100 if name == "exact_match" and max(bound.min or 0, bound.by) > 1 else 1
+    if bound.beats is not None and 0 < bound.by / percent < smallest:
+        yield (
+            f"warning: require: {name}: by {bound.by:g} is less than the {percent * smallest:.3g} "
+            f"that {rows:,} rows can show"
+        )
+    # The lower end of the interval where all rows are right.
+    best = SIGNIFICANT ** (1 / rows)
+    if bound.min is not None and bound.min / percent > best:
+        yield (
+            f"warning: require: {name}: min {bound.min:g} is more than {rows:,} rows can show: "
+            f"with all of them right the interval begins at {percent * best:.3g}"
+        )
