@@ -17,6 +17,7 @@ import rows
 import small
 import torch
 from cases import CASES, recipe
+from huggingface_hub import ModelCard
 
 import hfpipe
 from hfpipe.encoding.io import facts, open_split
@@ -27,6 +28,8 @@ from hfpipe.modeling.loading.class_names import class_name_entries
 from hfpipe.modeling.loading.models import load_parts
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
+from hfpipe.reporting.html import page
+from hfpipe.reporting.predictions import read_blocks
 from hfpipe.runs.run import Run
 from hfpipe.task import Task
 from hfpipe.tasks import TASKS, revive_task
@@ -349,3 +352,16 @@ def test_a_head_keeps_what_it_predicts_by_name_and_nothing_else_is_new(
         task.auto_class, folder, 3, head=head | class_name_entries([f"{name}?" for name in names])
     )
     assert len(other.initialized) == 2
+
+
+@each_task
+def test_the_page_shows_what_a_task_predicted_and_the_card_reads_as_one(
+    made: Callable[[str], Run], name: str
+) -> None:
+    run = made(name)
+    stage = next(stage for stage, report in run.reports.items() if report.scores)
+    blocks = read_blocks(run.predictions(stage))
+    assert any(block.rows or block.examples for block in blocks)
+    text = page(run)
+    assert all(f"<h3>{block.title}</h3>" in text for block in blocks)
+    assert ModelCard.load(run.folders[f"{name}-learn"] / "README.md").data.library_name == "transformers"

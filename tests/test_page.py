@@ -141,6 +141,17 @@ def frame_of(inputs: list[str], **columns: list[Any]) -> pd.DataFrame:
 KINDS = {
     "classes": (classified(50), ["Confusion matrix", "Per class", "Reliability", "Most confident mistakes"]),
     "several classes": (labelled(), ["Per class"]),
+    "choices": (
+        frame_of(
+            ["context", "endings"],
+            context=["It rains."],
+            endings=[["She opens her umbrella.", "She sings."]],
+            reference=[0],
+            prediction=[1],
+            scores=[np.array([0.25, 0.75])],
+        ),
+        ["Reliability", "Most confident mistakes"],
+    ),
     "numbers": (
         frame_of(["text"], reference=[1.0, 2.0], prediction=[1.5, 2.0], text=["a", "b"]),
         ["Predicted and expected", "Largest errors"],

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hfpipe.reporting import diagrams
-from hfpipe.reporting.blocks import EXAMPLES, Block, Example, Matrix, Span, holds_texts, inputs_of
+from hfpipe.reporting.blocks import (
+    EXAMPLES,
+    Block,
+    Example,
+    Matrix,
+    Span,
+    holds_lists,
+    holds_texts,
+    inputs_of,
+)
 from hfpipe.reporting.charts import scatter
 
 if TYPE_CHECKING:
@@ -55,13 +64,17 @@ def classes_blocks(frame: pd.DataFrame) -> Iterator[Block]:
         "Per class", head=("class", "rows", "precision", "recall", "F1"), rows=list(_per_class(names, counts))
     )
     right = (frame["reference"] == frame["prediction"]).to_numpy()
-    yield Block(
+    yield _reliability(scores.max(axis=1), right)
+    yield Block("Most confident mistakes", examples=list(_mistakes(frame, scores, right)))
+
+
+def _reliability(confidence: np.ndarray, right: np.ndarray) -> Block:
+    return Block(
         "Reliability",
         "How often predictions of a given confidence are right, with 95 % intervals; on the dashed line "
         "confidence and accuracy agree. Bars: how many predictions have that confidence.",
-        picture=diagrams.reliability(reliability_bins(scores.max(axis=1), right)),
+        picture=diagrams.reliability(reliability_bins(confidence, right)),
     )
-    yield Block("Most confident mistakes", examples=list(_mistakes(frame, scores, right)))
 
 
 def _confusions(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -139,6 +152,35 @@ def _mistakes(frame: pd.DataFrame, scores: np.ndarray, right: np.ndarray) -> Ite
             ("reference", [Span(f"{row['reference']} ({own:.3f})", "right")]),
         ]
         yield Example(inputs_of(frame, row), answers)
+
+
+def choices_blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """Yield calibration and mistakes where one of several endings was chosen by its number."""
+    import numpy as np
+
+    there = {"scores", "prediction", "reference"} <= set(frame) and "scores" not in frame.attrs.get(
+        "classes", {}
+    )
+    if not there or frame["prediction"].dtype.kind != "i":
+        return
+    right = (frame["reference"] == frame["prediction"]).to_numpy()
+    confidence = np.array([max(scores) for scores in frame["scores"]], dtype=np.float64)
+    yield _reliability(confidence, right)
+    order = np.argsort(np.where(right, np.inf, -confidence), kind="stable")[:EXAMPLES]
+    examples = [_chosen(frame, int(number)) for number in order if not right[number]]
+    yield Block("Most confident mistakes", examples=examples)
+
+
+def _chosen(frame: pd.DataFrame, number: int) -> Example:
+    row = frame.iloc[number]
+    inputs = frame.attrs.get("inputs", [])
+    lists = [name for name in inputs if holds_lists(row[name])]
+    endings = row[lists[0]] if lists else [row[name] for name in inputs[-len(row["scores"]) :]]
+    answers = [
+        (title, [Span(f"{endings[row[column]]} ({row['scores'][row[column]]:.3f})", kind)])
+        for title, column, kind in (("predicted", "prediction", "wrong"), ("reference", "reference", "right"))
+    ]
+    return Example(inputs_of(frame, row), answers)
 
 
 def labels_blocks(frame: pd.DataFrame) -> Iterator[Block]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hfpipe.reporting.class_blocks import classes_blocks, labels_blocks, numbers_blocks
+from hfpipe.reporting.class_blocks import choices_blocks, classes_blocks, labels_blocks, numbers_blocks
 from hfpipe.reporting.text_blocks import (
     answers_blocks,
     fills_blocks,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     classes_blocks,
+    choices_blocks,
     labels_blocks,
     numbers_blocks,
     tags_blocks,
