@@ -171,7 +171,10 @@ class Task(Settings, ABC):
             kind = facts.columns.get(column)
             if kind is None:
                 there = ", ".join(sorted(facts.columns))
-                yield Problem(f"the data set has no column {column!r}; it has {there}")
+                yield Problem(
+                    f"the data set has no column {column!r}; it has {there}; "
+                    "rename one in its stage by 'columns', or name it in the task"
+                )
             elif column in self.texts and kind != "string":
                 yield Problem(f"column {column!r} holds {kind} values, no texts; name a column of texts")
 

@@ -185,13 +185,27 @@ def test_the_recipe_says_how_to_run_it(recipe: Path) -> None:
 def explained(folder: Path, change: Callable[[str], str] = str) -> hfpipe.Recipe:
     """Return the recipe that the README explains, with a change to its text."""
     shutil.copytree(ROOT / "recipes" / "sources", folder / "sources")
-    [text] = blocks("yaml", "README.md")
+    text, _ = blocks("yaml", "README.md")
     (folder / "readme.yaml").write_text(change(text), encoding="utf-8")
     return hfpipe.load(folder / "readme.yaml")
 
 
 def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
     assert list(explained(tmp_path).stages) == ["wiki", "words", "pretrain", "topics", "score"]
+
+
+def test_the_recipe_for_a_table_of_your_own_reads_such_a_table(
+    tmp_path: Path, make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")  # its model is on the Hub
+    _, text = blocks("yaml", "README.md")
+    lines = "".join(f"some text {number},{'good' if number % 2 else 'bad'}\n" for number in range(40))
+    (tmp_path / "reviews.csv").write_text(f"review,stars\n{lines}", encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert list(hfpipe.load(tmp_path / "recipe.yaml").stages) == ["table", "stars", "score"]
+    report, _ = make_data(yaml.safe_load(text)["stages"]["table"])
+    assert report.data.splits.keys() == {"train", "validation", "test"}
+    assert report.data.labels == {"label": ["bad", "good"]}
 
 
 def test_the_task_that_the_manual_adds_is_taken(tmp_path: Path) -> None:
