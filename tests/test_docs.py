@@ -194,6 +194,27 @@ def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
     assert list(explained(tmp_path).stages) == ["wiki", "words", "pretrain", "topics", "score"]
 
 
+def recipes() -> list[str]:
+    return [block for block in blocks("yaml") if re.search(r"^stages:$", block, re.MULTILINE)]
+
+
+def test_every_block_of_yaml_is_a_recipe_or_has_a_test_of_its_own() -> None:
+    others = {page for page in MANUAL for block in blocks("yaml", page) if block not in recipes()}
+    assert sorted(others) == ["docs/data.md", "docs/evaluation.md", "docs/tasks.md", "docs/user-tasks.md"]
+
+
+@pytest.mark.parametrize("number", range(len(recipes())))
+def test_every_recipe_of_the_manual_is_right(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")  # what is on the Hub is not here
+    shutil.copytree(ROOT / "recipes" / "sources", tmp_path / "sources")
+    for name in re.findall(r"files: ([\w.]+)", recipes()[number]):
+        (tmp_path / name).touch()
+    (tmp_path / "recipe.yaml").write_text(recipes()[number], encoding="utf-8")
+    assert hfpipe.load(tmp_path / "recipe.yaml").stages
+
+
 def test_the_recipe_for_a_table_of_your_own_reads_such_a_table(
     tmp_path: Path, make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,21 +237,23 @@ def test_the_task_that_the_manual_adds_is_taken(tmp_path: Path) -> None:
     assert recipe.stages["topics"].task.words == 10
 
 
-def test_the_metrics_that_the_manual_names_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_HUB_OFFLINE")  # one of them is on the Hub
-    beats, block = blocks("yaml", "docs/evaluation.md")
+@pytest.mark.parametrize("number", range(len(blocks("yaml", "docs/evaluation.md"))))
+def test_what_the_manual_writes_into_an_evaluate_stage_is_taken(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")  # a metric is on the Hub
+    given = yaml.safe_load(blocks("yaml", "docs/evaluation.md")[number])
     for name in ("shares", "wer"):
         (tmp_path / f"{name}.py").write_text("", encoding="utf-8")
-    lines = "".join(f"    {line}\n" for line in block.splitlines())
-    require = "    require: {accuracy: {min: 0.80}}"
-    lines += "    trust_remote_code: true\n"
-    recipe = explained(tmp_path, lambda text: re.sub(rf"{re.escape(require)}.*\n", lines, text))
-    assert len(recipe.stages["score"].metrics) == 3
-    (tmp_path / "beats").mkdir()
-    bound = explained(
-        tmp_path / "beats", lambda text: re.sub(rf" *{re.escape(require.strip())}.*\n", f"    {beats}", text)
-    )
-    assert bound.stages["score"].require["accuracy"].beats == "tfidf"
+
+    def change(text: str) -> str:
+        recipe = yaml.safe_load(text)
+        recipe["stages"]["score"] |= {**given, "trust_remote_code": True}
+        return yaml.safe_dump(recipe, sort_keys=False)
+
+    score = explained(tmp_path, change).stages["score"]
+    for key, value in given.items():
+        assert len(getattr(score, key)) == len(value), key
 
 
 def test_the_mappings_of_labels_that_the_manual_shows_are_taken() -> None:
