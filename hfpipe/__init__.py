@@ -15,6 +15,7 @@ from hfpipe.api import (
     schema,
     sizes,
     status,
+    verify,
 )
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
 from hfpipe.report import DataFacts
@@ -45,4 +46,5 @@ __all__ = [
     "schema",
     "sizes",
     "status",
+    "verify",
 ]

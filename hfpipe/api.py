@@ -26,6 +26,7 @@ from hfpipe.tasks import TASKS
 if TYPE_CHECKING:
     from hfpipe.estimation.estimate import Size
     from hfpipe.inference.inputs import Given
+    from hfpipe.runs.integrity import Checked
 
 RUNS = Path("runs")
 
@@ -124,6 +125,19 @@ def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hf
 def status(recipe: Recipe, runs: str | Path = RUNS) -> list[StageStatus]:
     """Return how far each stage is, also while another process runs the recipe; starts nothing."""
     return [read_status(step) for step in runner.plan_recipe(recipe, Path(runs))]
+
+
+def verify(target: str | Path, runs: str | Path = RUNS) -> list[Checked]:
+    """Read every file of a recipe's stages, a run's folder or a stage's folder; compare it with its digest.
+
+    Checkpoints and encoded data of unfinished stages are read too. Nothing is changed. `damage` of each
+    stage lists the files that are not what was written.
+
+    Raises RecipeError when there is no stage.
+    """
+    from hfpipe.runs import integrity
+
+    return integrity.verify(Path(target), Path(runs))
 
 
 def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> Compared:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from hfpipe.errors import Problem
+from hfpipe.interruption import StopRequest
 from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class RunContext:
     inputs: Mapping[str, Path]
     """Name of a stage above → its finished folder."""
     progress: Progress
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Whether a signal asked the run to stop."""
 
     @property
     def work(self) -> Path:

@@ -28,6 +28,15 @@ SIGNIFICANT = 0.05
 """A difference is called clear where its p-value is below."""
 
 
+class FileDigest(Record):
+    """What a file holds, as recorded when it was finished."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Digest of the content, in hex."""
+
+
 class Comparison(Record):
     """The difference between a model and one baseline on the same examples."""
 
@@ -114,6 +123,10 @@ class Report(Record):
     """Wall time of the stage; filled in by the runner."""
     versions: dict[str, str] = {}
     """Installed versions of the libraries that shaped the result; filled in by the runner."""
+    files: dict[str, FileDigest] = {}
+    """Each file of the stage by its path in the folder, but for the log; filled in by the store.
+
+    Empty for a stage of an earlier version, whose files cannot be checked."""
 
     @property
     def parts(self) -> dict[str, Mapping[str, Any]]:

@@ -92,6 +92,12 @@ def hfpipe(*arguments: str | Path, launcher: tuple[str, ...] = ()) -> subprocess
     )
 
 
+def train_loss(report: dict[str, Any]) -> float:
+    """Return the mean loss of a training, as it is logged at its end."""
+    (found,) = (entry["train_loss"] for entry in report["facts"]["history"] if "train_loss" in entry)
+    return float(found)
+
+
 def history(report: dict[str, Any]) -> list[dict[str, float]]:
     """Return what was logged of each training step."""
     return [entry for entry in report["facts"]["history"] if "grad_norm" in entry]

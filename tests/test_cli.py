@@ -374,7 +374,7 @@ def test_a_run_that_waited_for_one_that_was_killed_takes_its_place(gated: Path) 
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(
+def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(
     gated: Path,
 ) -> None:
     # A shell's background job ignores the signal, and so would what is started here.
@@ -385,7 +385,7 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_go_on(
         run.send_signal(signal.SIGINT)
         _, stderr = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert stderr == "hfpipe: interrupted; run the same command again to go on\n"
+    assert stderr == "hfpipe: stage rows: stopped by SIGINT; run the same command again to resume\n"
     (folder,) = (gated.parent / "runs" / "gated").glob("rows-*")
     assert not (folder / "report.json").exists()
 

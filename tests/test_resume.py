@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,13 @@ from huggingface_hub import ModelCard
 
 import hfpipe
 from hfpipe.store.artifacts import read_metrics
-from hfpipe.training.checkpoints import fault, newest_checkpoint, passed_over, seal
+from hfpipe.training.checkpoints import (
+    choose_checkpoint,
+    chosen_checkpoint,
+    fault,
+    newest_checkpoint,
+    seal,
+)
 
 
 def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:
@@ -45,7 +52,14 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     path = small.write(
         tmp_path,
-        small.recipe("bert", max_steps=60, save_steps=15, dataloader_num_workers=workers, num_train_epochs=4),
+        small.recipe(
+            "bert",
+            max_steps=60,
+            save_steps=15,
+            logging_steps=7,
+            dataloader_num_workers=workers,
+            num_train_epochs=4,
+        ),
     )
     straight = hfpipe.run(hfpipe.load(path), tmp_path / "straight", say=lambda _: None)
     killed_after("checkpoint-15", "pretrain", path, tmp_path / "killed")
@@ -54,14 +68,14 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
     for stage in ("pretrain", "topics"):
         assert "goes on from checkpoint-" in (resumed.folders[stage] / "stage.log").read_text()
         assert weights(resumed.folders[stage]) == weights(straight.folders[stage])
-        assert small.history(resumed.reports[stage].model_dump()) == small.history(
-            straight.reports[stage].model_dump()
-        )
-        mine, other = (read_metrics(run.folders[stage]) for run in (resumed, straight))
-        places = [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in mine]
+        mine, theirs = (run.reports[stage].model_dump() for run in (resumed, straight))
+        assert small.history(mine) == small.history(theirs)
+        assert small.train_loss(mine) == small.train_loss(theirs)
+        logged, other = (read_metrics(run.folders[stage]) for run in (resumed, straight))
+        places = [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in logged]
         assert places == [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in other]
         assert all(
-            {"tokens_per_second", "memory_bytes", "time"} <= entry.keys() for entry in mine if "loss" in entry
+            {"tokens_per_second", "memory_bytes", "time"} <= entry.keys() for entry in logged if "loss" in entry
         )
     assert [score.value for score in resumed.reports["score"].scores] == [
         score.value for score in straight.reports["score"].scores
@@ -72,11 +86,11 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
     assert f"{resumed.reports['score'].scores[0].value:.3f}" in card.text
 
 
-def checkpoint(folder: Path, step: int) -> Path:
+def checkpoint(folder: Path, step: int, state: str = "{}") -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir()
     (path / "model.safetensors").write_bytes(b"weights" * 10)
-    (path / "trainer_state.json").write_text("{}")
+    (path / "trainer_state.json").write_text(state)
     seal(path)
     return path
 
@@ -101,18 +115,75 @@ def test_the_newest_checkpoint_that_is_whole_is_taken(tmp_path: Path) -> None:
     )
 
 
-def test_a_checkpoint_that_never_had_a_trainer_state_is_passed_over_and_named(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 100)
-    orphaned = checkpoint(tmp_path, 200)
-    (orphaned / "trainer_state.json").unlink()
-    seal(orphaned)
-    assert list(passed_over(tmp_path)) == [
-        "checkpoint-200: trainer_state.json is missing; resumes from checkpoint-100"
+DAMAGES = {
+    "a flipped bit in the weights": ("model.safetensors", b"weightr" + b"weights" * 9),
+    "zeros in the weights": ("model.safetensors", bytes(70)),
+    "a flipped bit in the state": ("trainer_state.json", b"{}".replace(b"}", b"\xfd")),
+    "zeros in the manifest": ("complete.json", bytes(300)),
+    "an empty manifest": ("complete.json", b""),
+    "a manifest with another digest": ("complete.json", b"DIGEST"),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGES.values(), ids=DAMAGES)
+def test_a_checkpoint_whose_content_is_not_what_was_written_is_passed_over(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    good, damaged = checkpoint(tmp_path, 100), checkpoint(tmp_path, 200)
+    if content == b"DIGEST":
+        text = (damaged / name).read_bytes()
+        content = text[:-8] + (b"0" if text[-8:-7] != b"0" else b"1") + text[-7:]
+    (damaged / name).write_bytes(content)
+    why = f"{name} is damaged"
+    found, (line,) = newest_checkpoint(tmp_path)
+    assert (found, line.partition(": content")[0][: len(why) + 16]) == (good, f"checkpoint-200: {why}")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_known_by_its_sizes(tmp_path: Path) -> None:
+    earlier = checkpoint(tmp_path, 100)
+    (earlier / "complete.json").write_text('{"model.safetensors": 70, "trainer_state.json": 2}')
+    assert newest_checkpoint(tmp_path) == (earlier, [])
+    (earlier / "model.safetensors").write_bytes(b"weig")
+    assert fault(earlier) == "model.safetensors has 4 bytes in place of 70"
+
+
+def test_what_is_passed_over_is_named_and_put_aside_once(tmp_path: Path) -> None:
+    good, damaged, unfinished = (checkpoint(tmp_path, step) for step in (100, 200, 300))
+    (damaged / "trainer_state.json").unlink()
+    seal(damaged)  # as where it never was there
+    (unfinished / "complete.json").unlink()
+    assert choose_checkpoint(tmp_path, keeps_best=False) == [
+        "checkpoint-300: was not finished; resumes from checkpoint-100",
+        "checkpoint-200: trainer_state.json is missing; resumes from checkpoint-100",
     ]
-    (tmp_path / "checkpoint-100" / "trainer_state.json").write_text("")
-    assert [line.partition("; ")[2] for line in passed_over(tmp_path)] == ["resumes from the beginning"] * 2
+    assert chosen_checkpoint(tmp_path) == good
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-100",
+        "resume.json",
+        "unused-checkpoint-200",
+    ]
+    assert choose_checkpoint(tmp_path, keeps_best=False) == []
+    (good / "model.safetensors").write_bytes(bytes(70))
+    (line,) = choose_checkpoint(tmp_path, keeps_best=False)
+    assert line.endswith("; resumes from the beginning")
+    assert chosen_checkpoint(tmp_path) is None
 
 
-def test_a_folder_without_checkpoints_starts_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["a flipped bit", "its folder removed"])
+def test_where_the_best_model_is_kept_it_has_to_be_whole_as_well(tmp_path: Path, damage: str) -> None:
+    first, best = checkpoint(tmp_path, 100), checkpoint(tmp_path, 200)
+    last = checkpoint(tmp_path, 300, '{"best_global_step": 200}')
+    assert newest_checkpoint(tmp_path, keeps_best=True) == (last, [])
+    if damage == "a flipped bit":
+        (best / "model.safetensors").write_bytes(b"weightr" + b"weights" * 9)
+    else:
+        shutil.rmtree(best)
+    found, passed = newest_checkpoint(tmp_path, keeps_best=True)
+    assert found == first
+    assert passed[0].startswith("checkpoint-300: the best one before it, checkpoint-200: ")
+    assert newest_checkpoint(tmp_path) == (last, [])
+
+
+def test_a_folder_without_checkpoints_starts_from_scratch(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) == (None, [])
     assert fault(tmp_path) == "was not finished"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hfpipe.errors import DataError, StageError
 from hfpipe.report import Report
 from hfpipe.store.digests import Digests
+from hfpipe.store.files import write_whole
 from hfpipe.store.store import (
     StageFile,
     StageIdentity,
@@ -25,7 +26,6 @@ from hfpipe.store.store import (
     identify,
     read_report,
     read_stage,
-    write_whole,
 )
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

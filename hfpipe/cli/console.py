@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hfpipe.recipe.shipped import RecipeFile
     from hfpipe.runner import PlannedStage
     from hfpipe.runs.comparison import Compared
+    from hfpipe.runs.integrity import Checked
 
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
@@ -111,6 +112,12 @@ def _lines(title: str, total: int | None) -> Iterator[Advance]:
         print(f"{number_format.visible(title)}: {line}", file=sys.stderr, flush=True)
 
     yield advance
+
+
+def show_checked(found: Sequence[Checked]) -> None:
+    """Print what `verify` found in each stage's folder."""
+    for each in found:
+        say(f"{each.folder.name}: {each.summary}")
 
 
 def show_plan(steps: Sequence[PlannedStage]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hfpipe.cli.parser import parse_command_line
-from hfpipe.errors import HfpipeError, Problem, RecipeError
+from hfpipe.errors import HfpipeError, Problem, RecipeError, StageError
+from hfpipe.interruption import Interrupted
 from hfpipe.number_format import visible_lines
 from hfpipe.report import finite_or_null
 
@@ -31,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _fail(f"hfpipe: {error}" if not isinstance(error, RecipeError) else str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        _fail("hfpipe: interrupted; run the same command again to go on")
-        return 130
+    except KeyboardInterrupt as error:
+        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        _fail(f"hfpipe: {interrupted}")
+        return interrupted.exit_code
     except Exception as error:
         if options.debug:
             raise
@@ -138,6 +141,17 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    found = api.verify(options.target, options.runs)
+    console.show_checked(found)
+    if damage := [line for each in found for line in each.damage]:
+        raise StageError("\n".join(damage))
+    return 0
+
+
 def _compare(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
@@ -157,7 +171,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
-    from hfpipe.store.store import write_parts
+    from hfpipe.store.files import write_parts
 
     if options.text and options.input:
         raise RecipeError([Problem("predict: give TEXT or --input, not both")])
@@ -227,6 +241,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "plan": _plan,
     "report": _report,
+    "verify": _verify,
     "compare": _compare,
     "predict": _predict,
     "recipes": _recipes,

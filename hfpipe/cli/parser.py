@@ -122,6 +122,11 @@ def _results(commands: _Commands) -> None:
         "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
     )
 
+    verify = commands.add("verify", "read every file of a run and compare it with its digest", "runs")
+    verify.add_argument(
+        "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
+    )
+
     compare = commands.add(
         "compare", "evaluated models side by side, with a paired test", "runs", "format", "all"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from hfpipe.encoding.packing import pack
 from hfpipe.encoding.row_batches import batches_of
 from hfpipe.encoding.shards import TOKENS, Batch, Shards
 from hfpipe.errors import DataError, StageError
-from hfpipe.store.store import write_whole
 from hfpipe.tokenization.encoding import encode_ids, encode_texts
 from hfpipe.tokenization.prefetching import prefetch
 from hfpipe.tokenization.ragged import Ragged
@@ -95,10 +93,13 @@ def encode(
     advance: Callable[[int], None],
     name: Callable[[int], str] | None = None,
     shard_tokens: int = TOKENS,
+    reads_all: bool = True,
 ) -> tuple[Examples, dict[str, int]]:
     """Encode a split into Arrow files next to `path`, or open them when they are there; return their ledger.
 
-    An encoding that was killed goes on after the last finished file, each of `shard_tokens` or a few more.
+    An encoding that was killed resumes after the last finished file, each of `shard_tokens` or a few more.
+    Files that are not what was written are made again. Their digests are compared if `reads_all`, which one
+    process asks for before others open them, else their sizes.
 
     `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
     nothing is padded (only the last may be shorter), or makes examples of whole documents where the task says
@@ -108,8 +109,9 @@ def encode(
     Raises DataError at the first row that lacks a text or a class, or that the task cannot read, and names
     where it was read; StageError when no example is left.
     """
-    ledger_file, shards = path.with_suffix(".json"), Shards(path, shard_tokens)
-    if not ledger_file.exists() or not shards.files():
+    shards = Shards(path, shard_tokens)
+    ledger = shards.ledger(reads_all=reads_all)
+    if ledger is None:
         laid_end_to_end = task.packed and packed
         made = task.encode if laid_end_to_end or not task.packed else task.encode_windows
         name = name or partial(name_row, rows)
@@ -121,8 +123,7 @@ def encode(
             batches = pack_best_fit(batches, task.length, task.shared, task.opening_ids(tokenizer))
         elif laid_end_to_end:
             batches = pack(batches, task.length, task.shared, state.rest)
-        write_whole(ledger_file, json.dumps(shards.write(batches, number, state).ledger()))
-    ledger = json.loads(ledger_file.read_text(encoding="utf-8"))
+        ledger = shards.write(batches, number, state)
     if ledger["examples"] == 0:
         raise StageError(
             f"{path.stem}: no example is left after encoding {len(rows)} rows; look at the data set's ledger"

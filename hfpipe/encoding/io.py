@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 
 from hfpipe.errors import DataError, first_line
-from hfpipe.report import DataFacts, Report
-from hfpipe.store.store import advice_for_missing
+from hfpipe.report import DataFacts
+from hfpipe.store.store import advice_for_missing, done, read_report
 
 
 def open_data(folder: Path) -> datasets.DatasetDict:
@@ -36,12 +36,8 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
 
 def facts(folder: Path) -> DataFacts:
     """Return what a data set holds: from the stage's report, or else from the features."""
-    report = folder / "report.json"
-    if report.exists():
-        found = Report.model_validate_json(report.read_text(encoding="utf-8")).data
-        if found is not None:
-            return found
-    return facts_of(open_data(folder))
+    found = read_report(folder).data if done(folder) else None
+    return found if found is not None else facts_of(open_data(folder))
 
 
 def facts_of(data: datasets.DatasetDict) -> DataFacts:

@@ -1,20 +1,31 @@
-"""Shards of an encoded split: Arrow files written one after another, so that a killed encoding goes on."""
+"""Shards of an encoded split: Arrow files written one after another, so that a killed encoding resumes."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from hashlib import sha256
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from hfpipe.store.store import write_whole
+from hfpipe.errors import first_line
+from hfpipe.report import FileDigest
+from hfpipe.store.files import sync_folder
+from hfpipe.store.manifest import describe_damage, describe_size
+from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.tokenization.ragged import Ragged
+
+log = logging.getLogger(__name__)
 
 TOKENS = 1 << 24
 """Tokens from which on a shard is closed; 64 MB, some seconds of work on two cores."""
@@ -51,35 +62,110 @@ class Batch:
 
 
 class Shards:
-    """The files of one split: `NAME-00000.arrow`, `NAME-00001.arrow`, …, each with its state at the end.
+    """The files of one split: `NAME-00000.arrow`, `NAME-00001.arrow`, …, and its ledger `NAME.json`.
 
-    A shard counts once its state is there, which is written after it. The bytes of all shards depend on the
-    batches alone, not on where an encoding was killed.
+    A shard counts once the state at its end is there, which is written after it; the last one, which is not
+    full, counts once the ledger is there. Both hold digests, made while the shards are written. The bytes of
+    all shards depend on the batches alone, not on where an encoding was killed.
     """
 
     def __init__(self, path: Path, tokens: int = TOKENS) -> None:
         self._path = path
         self._tokens = tokens
+        self._recorded: dict[str, FileDigest] = {}
 
     def files(self) -> list[Path]:
         """Return the shards that are there, in order."""
         return list(takewhile(Path.exists, map(self._file, count())))
 
+    def ledger(self, *, reads_all: bool) -> dict[str, int] | None:
+        """Return the ledger of a finished encoding; None if it has to be made, or made again.
+
+        Without `reads_all` only the sizes of its files are compared.
+        """
+        try:
+            return self._ledger(reads_all=reads_all)
+        except FileNotFoundError:
+            return None
+        except _DamageError as damage:
+            log.warning("%s; encoded again", damage)
+            return None
+
     def resume(self) -> tuple[int, State]:
-        """Return how many shards are finished, and the state at the end of the last one."""
+        """Return how many shards are finished, and the state at the end of the last one; reads them."""
         number, state = 0, State()
-        while (file := self._file(number).with_suffix(".json")).exists():
-            number, state = number + 1, State(**json.loads(file.read_text(encoding="utf-8")))
+        while (found := self._finished(self._file(number))) is not None:
+            number, state = number + 1, found
         return number, state
 
-    def write(self, batches: Iterator[Batch], number: int, state: State) -> State:
-        """Write all batches into shards from `number` on; return the state at the end."""
+    def write(self, batches: Iterator[Batch], number: int, state: State) -> dict[str, int]:
+        """Write all batches into shards from `number` on; return the ledger.
+
+        `number` and `state` are what `resume` found.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in self.files()[number:]:
+        self._ledger_file.unlink(missing_ok=True)
+        for left_over in self._from(number):
             left_over.unlink()
         while self._write_one(batches, self._file(number), state):
-            write_whole(self._file(number).with_suffix(".json"), json.dumps(asdict(state)))
+            file = self._file(number)
+            finished = {**asdict(state), "file": self._recorded[file.name].model_dump()}
+            write_sealed(file.with_suffix(".json"), json.dumps(finished))
             number += 1
+        files = {name: digest.model_dump() for name, digest in self._recorded.items()}
+        write_sealed(self._ledger_file, json.dumps({**state.ledger(), "files": files}))
+        return state.ledger()
+
+    def faults(self) -> Iterator[str]:
+        """Yield which of the finished files is not what was written, and why; reads all of them."""
+        checks: list[Callable[[], Any]] = [
+            partial(self._ledger, reads_all=True),
+            *(partial(self._state, file) for file in self.files()),
+        ]
+        for check in checks:
+            try:
+                check()
+            except FileNotFoundError:
+                continue
+            except _DamageError as damage:
+                yield str(damage)
+                return
+
+    def _finished(self, shard: Path) -> State | None:
+        """Return the state at the end of a shard; None if it was not finished, or is damaged."""
+        try:
+            return self._state(shard)
+        except FileNotFoundError:
+            return None
+        except _DamageError as damage:
+            log.warning("%s; encoded again", damage)
+            return None
+
+    def _ledger(self, *, reads_all: bool) -> dict[str, int]:
+        """Return the ledger.
+
+        Raises FileNotFoundError when it is not there, _DamageError when it or a shard is damaged.
+        """
+        with _parsing(self._ledger_file):
+            found = json.loads(read_sealed(self._ledger_file))
+            digests = {name: FileDigest.model_validate(each) for name, each in found.pop("files").items()}
+        for name, digest in digests.items():
+            shard = self._path.with_name(name)
+            why = describe_damage(shard, digest) if reads_all else describe_size(shard, digest.size)
+            if why is not None:
+                raise _DamageError(f"{shard}: {why}")
+        return found
+
+    def _state(self, shard: Path) -> State:
+        """Return the state at the end of a shard, whose digest is kept; raises as `_ledger`."""
+        file = shard.with_suffix(".json")
+        with _parsing(file):
+            found = json.loads(read_sealed(file))
+            digest = FileDigest.model_validate(found.pop("file"))
+            state = State(**found)
+        if (why := describe_damage(shard, digest)) is not None:
+            raise _DamageError(f"{shard}: {why}")
+        self._recorded[shard.name] = digest
         return state
 
     def _write_one(self, batches: Iterator[Batch], file: Path, state: State) -> bool:
@@ -89,19 +175,68 @@ class Shards:
             return False
         full, table = state.tokens + self._tokens, _table(first.columns)
         schema = table.schema if file == self._file(0) else _schema(self._file(0))
-        with file.open("wb") as sink:
+        with file.open("wb") as opened:
+            sink = _DigestedFile(opened)
             with pa.ipc.new_stream(sink, schema) as stream:
                 stream.write_table(table)
                 _add(state, first)
                 while state.tokens < full and (batch := next(batches, None)) is not None:
                     stream.write_table(_table(batch.columns))
                     _add(state, batch)
-            sink.flush()
-            os.fsync(sink.fileno())
+            opened.flush()
+            os.fsync(opened.fileno())
+        sync_folder(file.parent)
+        self._recorded[file.name] = sink.digest()
         return state.tokens >= full
+
+    @property
+    def _ledger_file(self) -> Path:
+        return self._path.with_suffix(".json")
 
     def _file(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.stem}-{number:05}.arrow")
+
+    def _from(self, number: int) -> Iterator[Path]:
+        """Yield the shards from a number on, and their states."""
+        for path in self._path.parent.glob(f"{self._path.stem}-*"):
+            found = re.fullmatch(r"-([0-9]{5,})\.(arrow|json)", path.name.removeprefix(self._path.stem))
+            if found is not None and int(found[1]) >= number:
+                yield path
+
+
+class _DamageError(Exception):
+    """A file is not what was written; the text says which, and why."""
+
+
+@contextmanager
+def _parsing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _DamageError(f"{file}: cannot be read ({first_line(error)})") from error
+
+
+class _DigestedFile:
+    """A file that keeps the digest of what is written to it; as much of one as Arrow asks for."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size, self._sha256 = file, 0, sha256()
+
+    def write(self, data: bytes) -> int:
+        self._sha256.update(data)
+        written = self._file.write(data)
+        self._size += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> FileDigest:
+        return FileDigest(size=self._size, sha256=self._sha256.hexdigest())
 
 
 def _add(state: State, batch: Batch) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from hfpipe.metrics.metric import objects
 from hfpipe.store.artifacts import renamed_columns
-from hfpipe.store.store import reading
+from hfpipe.store.store import check_file, reading
 
 TYPES = {"id": pa.string(), "row": pa.int64()}
 """Columns whose type the rows need not tell."""
@@ -132,6 +132,7 @@ def read_predictions(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     Numbers and lists of equally many numbers become arrays of shape (n,) and (n, k), all else objects.
     Raises StageError when the file is damaged.
     """
+    check_file(path)
     with reading(path):
         schema = pq.read_schema(path)
         inputs = json.loads((schema.metadata or {}).get(ATTRS, b"{}")).get("inputs", [])

@@ -21,7 +21,8 @@ from hfpipe.references.user_code import NOTHING, Trusted, load_code
 from hfpipe.runner.hub import missing_from_cache
 from hfpipe.runs.lookup import find_stage, split
 from hfpipe.store.artifacts import TRAINED
-from hfpipe.store.store import is_stage_folder, read_stage
+from hfpipe.store.digests import Digests
+from hfpipe.store.store import check_whole, is_stage_folder, read_stage
 from hfpipe.task import Task
 from hfpipe.tasks import TASKS, revive_task
 
@@ -51,12 +52,13 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     Its task is `kind`, or what its stage trained it for, or what its config says; `options` are the task's
     settings as `key=value`. User code runs if `kind` names it, as a path from here, or the recipe does that
     `target` is; code that only the model's folder names never does.
-    Raises RecipeError when there is no such model, or no telling what to ask it, and DataError when its
-    folder holds what has no end.
+    Raises RecipeError when there is no such model, or no telling what to ask it, DataError when its folder
+    holds what has no end, and StageError when a stage wrote it and it is damaged.
     """
     place, trusted = _place(target, runs)
     if isinstance(place, Path):
         check_regular(place)
+        check_whole(place, Digests())
     _check_hub(place)
     named = Code(kind) if kind is not None and re.fullmatch(Code.pattern, kind) else None
     if named is not None:

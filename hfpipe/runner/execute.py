@@ -6,23 +6,27 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
+from hfpipe.interruption import StopRequest
 from hfpipe.recipe import Recipe
 from hfpipe.runner.allocator import growing_segments
 from hfpipe.runner.failures import locate_errors, log_stage, translate_errors
 from hfpipe.runner.hub import check_hub
+from hfpipe.runner.inputs import check_inputs
 from hfpipe.runner.launch import Launch, check_launch, check_processes, start
 from hfpipe.runner.plan import PlannedStage, check_known, check_stages, plan_recipe
+from hfpipe.runner.signals import catch_signals
 from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
 from hfpipe.runner.world import check_world, is_launched, rank
 from hfpipe.stages import revive
-from hfpipe.store.store import StageFile, Store, done, read_report, read_stage, write_whole
+from hfpipe.store.files import write_whole
+from hfpipe.store.store import StageFile, Store, done, read_report, read_stage
 
 if TYPE_CHECKING:
     from hfpipe.report import Report
@@ -61,19 +65,26 @@ def run_recipe(
     stage fails; what was finished before stays as it is.
     """
     check_world()
-    with join_launcher(runs / recipe.name) as member:
+    with (
+        catch_signals(announces=not is_launched()) as stop,
+        join_launcher(runs / recipe.name) as member,
+        stop.closing(),
+    ):
         check_launch(launch)
         steps = plan_recipe(recipe, runs, until)
         todo = {step.name: step.stage for step in steps if not step.done}
         check_processes(launch, todo)
         check_hub(recipe, todo)
+        running = _Running(recipe, runs, launch, say, progress, member, stop)
         for step in steps:
             new = not done(step.folder)
             if new:
+                stop.check()
                 check_stages(recipe, steps)
                 with growing_segments():
-                    _make(recipe, runs, step, launch, say, progress, member)
+                    _make(running, step)
             if rank() == 0:
+                running.store.clean(step.folder)  # what a kill after the report left there
                 report = read_report(step.folder)
                 say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
                 finished(step)
@@ -92,9 +103,9 @@ def run_launched_stage(folder: Path, progress: Progress) -> None:
     file = read_stage(folder)
     if done(folder) or not (folder / ".work").is_dir():
         raise StageError(f"{folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this")
-    with join_run() as member:
+    with catch_signals(announces=False) as stop, join_run() as member, stop.closing():
         member.stand(file.name, "")
-        ctx = _context(file, folder, member.observe(progress))
+        ctx = _context(file, folder, member.observe(progress), stop)
         with (
             locate_errors(file.name, process=rank()),
             translate_errors(ctx),
@@ -107,79 +118,85 @@ def run_launched_stage(folder: Path, progress: Progress) -> None:
                 write_whole(ctx.work / "result.json", report.model_dump_json())
 
 
-def _make(
-    recipe: Recipe,
-    runs: Path,
-    step: PlannedStage,
-    launch: Launch,
-    say: Callable[[str], None],
-    progress: Progress,
-    member: Member | Alone,
-) -> None:
+@dataclass(frozen=True)
+class _Running:
+    """What the stages of a run share."""
+
+    recipe: Recipe
+    runs: Path
+    launch: Launch
+    say: Callable[[str], None]
+    progress: Progress
+    member: Member | Alone
+    stop: StopRequest
+
+    @property
+    def store(self) -> Store:
+        return Store(self.runs / self.recipe.name)
+
+    @property
+    def alone(self) -> bool:
+        """Whether stages run in this process and in no other."""
+        return self.launch.here and not is_launched()
+
+    def context(self, step: PlannedStage) -> RunContext:
+        """Return what a stage is given beside its settings."""
+        file, progress = _file(self.recipe, step), self.member.observe(self.progress)
+        return _context(file, step.folder, progress, self.stop)
+
+
+def _make(running: _Running, step: PlannedStage) -> None:
     """Make a stage, or wait until the first process has made it."""
-    place = str(recipe.spot(("stages", step.name)) or recipe.path)
-    member.stand(step.name, place)
-    progress = member.observe(progress)
-    if launch.here and not is_launched():
-        _lead(recipe, runs, step, launch, say, progress, member)
+    place = str(running.recipe.spot(("stages", step.name)) or running.recipe.path)
+    running.member.stand(step.name, place)
+    if running.alone:
+        _lead(running, step)
         return
     with locate_errors(step.name, place, rank() if is_launched() else None):
         if rank() == 0:
-            _lead(recipe, runs, step, launch, say, progress, member)
+            _lead(running, step)
         else:
-            _follow(recipe, runs, step, progress, member)
+            _follow(running, step)
 
 
-def _lead(
-    recipe: Recipe,
-    runs: Path,
-    step: PlannedStage,
-    launch: Launch,
-    say: Callable[[str], None],
-    progress: Progress,
-    member: Member | Alone,
-) -> None:
-    store, file = Store(runs / recipe.name), _file(recipe, step)
-    ctx = _context(file, step.folder, progress)
+def _lead(running: _Running, step: PlannedStage) -> None:
+    store, ctx = running.store, running.context(step)
 
     def waiting(owner: str) -> None:
-        say(f"{step.name}: waiting for {owner}, which is making it")
+        running.say(f"{step.name}: waiting for {owner}, which is making it")
 
     with translate_errors(ctx), store.lock(step.folder, waiting):
         if done(step.folder):
             return
-        store.begin(step.folder, file)
+        check_inputs(step.stage, ctx, running.runs)
+        store.begin(step.folder, _file(running.recipe, step))
         started = time.monotonic()
         with log_stage(ctx):
-            for notice in step.stage.notices(ctx, alone=launch.here and not is_launched()):
-                say(f"{step.name}: {notice}")
+            for notice in step.stage.notices(ctx, alone=running.alone):
+                running.say(f"{step.name}: {notice}")
                 log.warning(notice)
             step.stage.prepare(ctx)
-            report = _run_here_or_launched(step, ctx, launch, member)
+            report = _run_here_or_launched(running, step, ctx)
         store.finish(step.folder, _complete(report, time.monotonic() - started))
 
 
-def _run_here_or_launched(
-    step: PlannedStage, ctx: RunContext, launch: Launch, member: Member | Alone
-) -> Report:
+def _run_here_or_launched(running: _Running, step: PlannedStage, ctx: RunContext) -> Report:
     from hfpipe.report import Report
 
-    if step.stage.distributed and not launch.here:
-        start(launch, ctx.folder)
+    if step.stage.distributed and not running.launch.here:
+        start(running.launch, ctx.folder, running.stop)
         return Report.model_validate_json((ctx.work / "result.json").read_text(encoding="utf-8"))
     if step.stage.distributed and is_launched():
-        write_whole(ctx.work / "ready", member.token)
+        write_whole(ctx.work / "ready", running.member.token)
     return step.stage.run(ctx)
 
 
-def _follow(
-    recipe: Recipe, runs: Path, step: PlannedStage, progress: Progress, member: Member | Alone
-) -> None:
-    ctx = _context(_file(recipe, step), step.folder, progress)
+def _follow(running: _Running, step: PlannedStage) -> None:
+    ctx, member = running.context(step), running.member
     while not done(step.folder) and not (step.stage.distributed and _ready(ctx, member)):
         time.sleep(POLL)
     if not done(step.folder):
-        with translate_errors(ctx), Store(runs / recipe.name).share(step.folder, rank()), log_stage(ctx):
+        with translate_errors(ctx), running.store.share(step.folder, rank()), log_stage(ctx):
             if _ready(ctx, member):  # still, now that no other run can begin
                 step.stage.run(ctx)
     while not done(step.folder):
@@ -200,7 +217,7 @@ def _file(recipe: Recipe, step: PlannedStage) -> StageFile:
     return StageFile(name=step.name, base=base, folders=folders, identity=step.identity)
 
 
-def _context(file: StageFile, folder: Path, progress: Progress) -> RunContext:
+def _context(file: StageFile, folder: Path, progress: Progress, stop: StopRequest) -> RunContext:
     return RunContext(
         name=file.name,
         folder=folder,
@@ -208,6 +225,7 @@ def _context(file: StageFile, folder: Path, progress: Progress) -> RunContext:
         seed=file.identity.seed,
         inputs={name: folder.parent / other for name, other in file.folders.items()},
         progress=progress,
+        stop=stop,
     )
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from hfpipe.contract import RunContext
 from hfpipe.errors import DataError, HfpipeError, StageError, out_of_memory
+from hfpipe.interruption import Interrupted
 from hfpipe.runner.supervision.member import describe_place
 from hfpipe.runner.world import rank
 
@@ -25,6 +26,8 @@ def translate_errors(ctx: RunContext) -> Iterator[None]:
         if stage in str(error):
             raise
         raise type(error)(f"{stage}{error}") from error
+    except Interrupted as error:
+        raise Interrupted(error.number, f"{stage}{str(error).removeprefix(stage)}") from error
     except HfpipeError:
         raise
     except Exception as error:
@@ -56,6 +59,9 @@ def locate_errors(stage: str, place: str = "", process: int | None = None) -> It
         who = f"process {process}: " if process is not None else ""
         text = str(error).removeprefix(f"stage {stage}: ")
         raise type(error)(f"{describe_place(stage, place)}{who}{text}") from error.__cause__
+    except Interrupted as error:
+        text = str(error).removeprefix(f"stage {stage}: ")
+        raise Interrupted(error.number, describe_place(stage, place) + text) from error.__cause__
 
 
 def refusal(error: Exception) -> OSError | None:

@@ -12,6 +12,7 @@ from shutil import get_terminal_size
 from hfpipe.contract import Stage
 from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
 from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.interruption import Interrupted, StopRequest
 from hfpipe.recipe.installed import installed_arguments
 from hfpipe.runner.accelerate_file import AccelerateFile, config_problems, read_accelerate_file
 from hfpipe.runner.launcher import run_launcher
@@ -147,8 +148,11 @@ def _room(*, cpu: bool) -> tuple[int, str]:
     return max(2, cores()), "processor cores"
 
 
-def start(launch: Launch, folder: Path) -> None:
-    """Run one stage in several processes and wait. Raises StageError when one of them fails or dies."""
+def start(launch: Launch, folder: Path, stop: StopRequest) -> None:
+    """Run one stage in several processes and wait.
+
+    Raises StageError when one of them fails or dies, Interrupted when they were asked to stop.
+    """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     environ = dict(os.environ)
     if launch.config is not None:
@@ -165,7 +169,9 @@ def start(launch: Launch, folder: Path) -> None:
         environ |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(get_terminal_size().columns)}
     with coordinate(asked) as started:
         environ |= {ASKED: str(asked), **started.environ}
-        code = run_launcher([*command, "-m", "hfpipe", "stage", str(folder)], environ, started)
+        code = run_launcher([*command, "-m", "hfpipe", "stage", str(folder)], environ, started, stop)
     if code != 0:
+        if stop.number is not None:
+            raise Interrupted(stop.number, started.cause)
         cause = started.cause or f"a process ended with code {code}"
         raise StageError(f"{cause}; the log is {folder / 'stage.log'}")

@@ -9,7 +9,8 @@ import threading
 from contextlib import suppress
 from typing import IO
 
-from hfpipe.runner.supervision import RESUME, Started
+from hfpipe.interruption import RESUME, StopRequest
+from hfpipe.runner.supervision import Started
 
 POLL = 0.2
 """Seconds between looks at the launcher."""
@@ -17,27 +18,28 @@ ENDING = 10.0
 """Seconds that processes have to end in, once they are told to."""
 
 
-def run_launcher(command: list[str], environ: dict[str, str], started: Started) -> int:
+def run_launcher(command: list[str], environ: dict[str, str], started: Started, stop: StopRequest) -> int:
     """Run a launcher, and return its exit code once it and its processes have ended.
 
-    Its processes' stderr is passed on until one of them has failed. What follows is the launcher's own trace,
-    fifty lines that name no cause.
+    Its processes' stderr is passed on until one of them has failed, or all are asked to stop. What follows is
+    the launcher's own trace, fifty lines that name no cause. A signal that asks this process to stop is
+    passed on to the others, which save a checkpoint. The launcher itself gets none of a terminal, as it would
+    end them after 30 seconds.
     """
 
     def pass_on(stderr: IO[bytes]) -> None:
         while chunk := os.read(stderr.fileno(), 1 << 16):
-            if not started.failed.is_set():
+            if not started.failed.is_set() and stop.number is None:
                 os.write(2, chunk)
 
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, start_new_session=True) as process:
         assert process.stderr is not None
         passing = threading.Thread(target=pass_on, args=(process.stderr,), daemon=True)
         passing.start()
         try:
-            while process.poll() is None:
-                if started.failed.wait(POLL):
-                    _end(process)
-        except BaseException:  # as when a person interrupts the run
+            with stop.deferred():
+                _wait(process, started, stop)
+        except BaseException:
             _give_up(started, "interrupted")
             raise
         if process.returncode < 0 and not started.failed.is_set():
@@ -45,6 +47,16 @@ def run_launcher(command: list[str], environ: dict[str, str], started: Started) 
             _give_up(started, f"the launcher (pid {process.pid}) was ended by {name}; {RESUME}")
         passing.join(ENDING)  # until no process holds the other end
     return process.returncode
+
+
+def _wait(process: subprocess.Popen[bytes], started: Started, stop: StopRequest) -> None:
+    passed_on = False
+    while process.poll() is None:
+        if stop.number is not None and not passed_on:
+            started.member.pass_on(stop.number)
+            passed_on = True
+        if started.failed.wait(POLL):
+            _end(process)
 
 
 def _give_up(started: Started, cause: str) -> None:

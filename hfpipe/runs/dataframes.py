@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfpipe.store.artifacts import renamed_columns
-from hfpipe.store.store import reading
+from hfpipe.store.store import check_file, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,6 +103,7 @@ def predictions(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    check_file(path)
     with reading(path):
         rows = pd.read_parquet(path).sort_values("row", ignore_index=True)
     return rows.rename(columns=renamed_columns(rows.columns, rows.attrs.get("inputs", [])))

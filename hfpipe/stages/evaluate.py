@@ -133,7 +133,7 @@ class Evaluate(Stage):
             raise StageError(f"stage {ctx.name}: {problem.message}")
         for metric in self.metrics:
             metric.load(ctx)  # before anything is measured
-        tokenizers = [self._examples(system, ground, ctx)[0] for system in systems]
+        tokenizers = [self._examples(system, ground, ctx, reads_all=True)[0] for system in systems]
         self._measure_trivial(systems[0].task, tokenizers[0], ground, ctx)
 
     def run(self, ctx: RunContext) -> Report:
@@ -310,14 +310,14 @@ class Evaluate(Stage):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         if system.outputs:
             align_outputs(model, system.outputs)
-        tokenizer, examples = self._examples(system, ground, ctx)
+        tokenizer, examples = self._examples(system, ground, ctx, reads_all=False)
         name = MODEL if system.place == self.model else system.place
         with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
             out = predictions_path(ctx.folder, name)
             return measure_model(model, task, tokenizer, examples, ground, accelerator, out, advance)
 
     def _examples(
-        self, system: EvaluatedSystem, ground: Ground, ctx: RunContext
+        self, system: EvaluatedSystem, ground: Ground, ctx: RunContext, *, reads_all: bool
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
         from hfpipe.encoding.encoded import encode
         from hfpipe.modeling.loading.embeddings import check_rows, rows_of
@@ -331,7 +331,14 @@ class Evaluate(Stage):
         path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
         with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(ground.rows)) as advance:
             examples, _ = encode(
-                system.task, ground.rows, tokenizer, ground.facts, path, packed=False, advance=advance
+                system.task,
+                ground.rows,
+                tokenizer,
+                ground.facts,
+                path,
+                packed=False,
+                advance=advance,
+                reads_all=reads_all,
             )
         return tokenizer, examples
 

@@ -107,12 +107,15 @@ class _Train(Stage):
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
         from hfpipe.encoding.io import open_data
-        from hfpipe.training.checkpoints import passed_over
+        from hfpipe.recipe.training.defaults import with_defaults
+        from hfpipe.training.checkpoints import choose_checkpoint
         from hfpipe.training.ineffective_settings import ineffective
 
         validated = "validation" in open_data(folder_of(self.data, ctx))
         yield from ineffective(self.training, validated=validated, alone=alone)
-        yield from passed_over(ctx.work)
+        early = self.early_stopping is not None
+        settings = with_defaults(self.training, evaluated=validated, early=early)
+        yield from choose_checkpoint(ctx.work, keeps_best=bool(settings.get("load_best_model_at_end")))
 
     def prepare(self, ctx: RunContext) -> None:
         from hfpipe.encoding.io import facts
@@ -123,7 +126,7 @@ class _Train(Stage):
         self._check_loaded(ctx, data)
         self._check_tokenizer(ctx, tokenizer, data)
         best_metric(self.training, self.task.validation_metrics(data))
-        self._encoded(ctx, tokenizer)
+        self._encoded(ctx, tokenizer, reads_all=True)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.encoding.io import facts
@@ -132,7 +135,7 @@ class _Train(Stage):
         from hfpipe.training.trainer import Training
 
         tokenizer = self._tokenizer(ctx)
-        examples, ledger = self._encoded(ctx, tokenizer)
+        examples, ledger = self._encoded(ctx, tokenizer, reads_all=False)
         data = facts(folder_of(self.data, ctx))
         model, note = self._model(ctx, tokenizer, data)
         self._check_loaded(ctx, data)
@@ -222,7 +225,7 @@ class _Train(Stage):
         return grow
 
     def _encoded(
-        self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase
+        self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, *, reads_all: bool
     ) -> tuple[dict[str, Examples], dict[str, Any]]:
         from hfpipe.encoding.encoded import encode
         from hfpipe.encoding.io import facts, open_data
@@ -238,7 +241,14 @@ class _Train(Stage):
                 path = ctx.work / "encoded" / f"{split}.arrow"
                 packed = split == "train"
                 examples[split], ledger[split] = encode(
-                    self.task, data[split], tokenizer, known, path, packed=packed, advance=advance
+                    self.task,
+                    data[split],
+                    tokenizer,
+                    known,
+                    path,
+                    packed=packed,
+                    advance=advance,
+                    reads_all=reads_all,
                 )
         return examples, ledger
 

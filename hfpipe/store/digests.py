@@ -51,7 +51,7 @@ class Digests:
             known = self._known.get(str(path))
             if isinstance(known, list) and known[1:] == stamp:
                 return str(known[0])
-            digest = _sha256(path)
+            digest = compute_digest(path)
         except (OSError, ValueError) as error:
             cause = getattr(error, "strerror", None) or error
             raise DataError(f"{path}: cannot be read ({cause}); fix the path or its permissions") from None
@@ -70,7 +70,8 @@ class Digests:
             part.replace(self._memory)
 
 
-def _sha256(path: Path) -> str:
+def compute_digest(path: Path) -> str:
+    """Return the sha256 (hex) of a file. Raises OSError when it cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +23,15 @@ from hfpipe.references.places import Code, Glob, Place, collect, locate_place, m
 from hfpipe.report import Record, Report
 from hfpipe.store.artifacts import METRICS
 from hfpipe.store.digests import Digests
+from hfpipe.store.files import sync_folder, write_whole
+from hfpipe.store.manifest import DAMAGED, describe_damage, describe_size, record_files
+from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.task import Task
 
 R = TypeVar("R", bound=Record)
 KEY_LENGTH = 12
+NOT_RECORDED = frozenset({".work", "stage.log", "report.json"})
+"""Entries of a stage's folder whose digests its report lacks: the log may grow after the report."""
 
 
 class StageIdentity(Record):
@@ -201,10 +207,21 @@ class Store:
             shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         (folder / ".work").mkdir(exist_ok=True)
         write_whole(folder / "stage.json", file.model_dump_json(indent=1))
+        for above in (self.root, *self.root.absolute().parents[:2]):  # or the folder's own name may be lost
+            sync_folder(above)
 
     def finish(self, folder: Path, report: Report) -> None:
-        """Write the report, which marks the stage as done, and remove its scratch."""
-        write_whole(folder / "report.json", report.model_dump_json(indent=1))
+        """Write the report, which marks the stage as done, and remove its scratch.
+
+        All that the report vouches for is forced to disk before.
+        """
+        files = record_files(folder, without=NOT_RECORDED)
+        whole = report.model_copy(update={"files": files})
+        write_sealed(folder / "report.json", whole.model_dump_json(indent=1))
+        self.clean(folder)
+
+    def clean(self, folder: Path) -> None:
+        """Remove the scratch of a stage that is done, which stays where a run was killed before."""
         shutil.rmtree(folder / ".work", ignore_errors=True)
 
 
@@ -233,31 +250,6 @@ def read_stage(folder: Path) -> StageFile:
     return _parse(folder / "stage.json", StageFile)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, even through a power cut."""
-    write_parts(path, [text])
-
-
-def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> None:
-    """Write texts as they come to a file that is there whole or not at all.
-
-    What was written when `parts` raises goes to `kept`, if there is anything and a place for it.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except Exception:
-        if kept is not None and part.exists() and part.stat().st_size:
-            part.replace(kept)
-        raise
-    finally:
-        part.unlink(missing_ok=True)
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Name the file of a finished stage that cannot be read, and how to make it again. Raises StageError."""
@@ -271,6 +263,41 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_whole(folder: Path, digests: Digests) -> None:
+    """Raise StageError when a finished stage no longer holds what it wrote, naming the first such file.
+
+    A file whose size, times and inode are those of an earlier look is not read again, so that a run reads its
+    inputs once and not at each stage. Any program that changes a file changes these. A disk that loses a bit
+    does not: `hfpipe verify` reads everything. Files of a folder that no stage made, or one of an earlier
+    version, are not known.
+    """
+    if not done(folder):
+        return
+    recorded = read_report(folder).files
+
+    def compare(name: str) -> str | None:
+        path = folder / name
+        changed = describe_size(path, recorded[name].size)
+        return changed or (None if digests.of(path) == recorded[name].sha256 else DAMAGED)
+
+    with ThreadPoolExecutor() as pool:
+        for name, why in zip(recorded, pool.map(compare, recorded), strict=True):
+            if why is not None:
+                raise StageError(describe_loss(folder, name, why))
+
+
+def check_file(path: Path) -> None:
+    """Raise StageError when a file of a finished stage is not what the stage wrote. Reads all of it."""
+    recorded = read_report(path.parent).files.get(path.name) if done(path.parent) else None
+    if recorded is not None and (why := describe_damage(path, recorded)) is not None:
+        raise StageError(describe_loss(path.parent, path.name, why))
+
+
+def describe_loss(folder: Path, name: str, why: str) -> str:
+    """Return the message that a file in a finished stage's folder is not as it was, and what to do."""
+    return f"{folder / name}: {why}; {advice_for_missing(folder)}"
+
+
 def is_stage_folder(name: str) -> bool:
     """Tell whether a folder is called as those of stages are: a name and a key."""
     return re.fullmatch(rf".+-[0-9a-f]{{{KEY_LENGTH}}}", name) is not None
@@ -278,6 +305,7 @@ def is_stage_folder(name: str) -> bool:
 
 def advice_for_missing(folder: Path) -> str:
     """Return what to do about a folder that is not there, or lacks a file that it should hold."""
+    folder = folder.parent if folder.name == ".work" else folder
     if (folder / "stage.json").is_file():
         return f"delete {folder} and run its recipe again, which makes it again"
     if is_stage_folder(folder.name):
@@ -291,7 +319,7 @@ def advice_for_missing(folder: Path) -> str:
 
 def _parse(path: Path, model: type[R]) -> R:
     with reading(path):
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
+        return model.model_validate_json(read_sealed(path))
 
 
 def _read(path: Path) -> str:

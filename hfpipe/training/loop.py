@@ -22,7 +22,8 @@ from hfpipe.modeling.half_weights import halve_frozen
 from hfpipe.modeling.performance import is_sharded, kept_memory
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
-from hfpipe.store.store import write_whole
+from hfpipe.store.sealed import read_sealed, write_sealed
+from hfpipe.store.store import reading
 from hfpipe.tokenization.loading import tell_padding
 from hfpipe.training.arguments import (
     Course,
@@ -33,7 +34,8 @@ from hfpipe.training.arguments import (
     training_arguments,
 )
 from hfpipe.training.callbacks import MetricsFile, Steps
-from hfpipe.training.checkpoints import newest_checkpoint
+from hfpipe.training.checkpoints import chosen_checkpoint
+from hfpipe.training.resuming import Resume
 from hfpipe.training.speed.choice import Length, speed_of
 from hfpipe.training.speed.micro_batch import Fitted, MemoryTrial, fit_micro_batch, gpu
 from hfpipe.training.speed.throughput import steps_within
@@ -66,10 +68,13 @@ def train_model(
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
+    if checkpoint is not None:
+        trainer.add_callback(Resume(trainer, checkpoint))
     with (
         silence_libraries(),
         allow_forks(),
         kept_memory(),
+        ctx.stop.deferred(),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(Steps(advance))
@@ -92,7 +97,8 @@ def _trainer(
     args = training_arguments(training, ctx.work, ctx.seed, course, best, early=early)
     try:
         muon = muon_options(training)
-        return TaskTrainer(parts, args, course.shares, compiled=course.speed.compiled, muon=muon)
+        compiled = course.speed.compiled
+        return TaskTrainer(parts, args, course.shares, compiled=compiled, muon=muon, stop=ctx.stop)
     except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
 
@@ -130,15 +136,21 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
             muon = muon_options(training)
             measured = steps_within(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
             if int(os.environ.get("RANK", "0")) == 0:
-                write_whole(decided, json.dumps(measured))
+                write_sealed(decided, json.dumps({"steps": measured}))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
-        steps = int(json.loads(decided.read_text(encoding="utf-8")))
+        steps = _decided(decided)
     return Course(fit.shares, steps, speed, fit.checkpointing)
 
 
+def _decided(file: Path) -> int:
+    with reading(file):
+        found = json.loads(read_sealed(file))
+    return int(found["steps"] if isinstance(found, dict) else found)  # a number in earlier versions
+
+
 def _checkpoint(ctx: RunContext) -> Path | None:
-    checkpoint, _ = newest_checkpoint(ctx.work)
+    checkpoint = chosen_checkpoint(ctx.work)
     if checkpoint is not None:
         log.info("goes on from %s", checkpoint.name)
     return checkpoint

@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
 
 from hfpipe.encoding.padding import Collator, forward_passes, token_mask
 from hfpipe.encoding.sampler import EpochLoader, Shares, StepBatches
 from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import Reading, score
+from hfpipe.interruption import StopRequest
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import compile_model, uncompiled_model
 from hfpipe.training.callbacks import Ended
-from hfpipe.training.checkpoints import seal
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
+from hfpipe.training.resuming import mean_loss
+from hfpipe.training.saving import whole_checkpoint
 from hfpipe.training.split_trainer import SplitTrainer
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
+from hfpipe.training.stopping import AgreedStop, SaveWhenAsked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,6 +84,7 @@ class TaskTrainer(SplitTrainer):
         *,
         compiled: bool = False,
         muon: Mapping[str, float] | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         task, tokenizer = parts.task, parts.tokenizer
         collator: Any = Collator(
@@ -107,6 +110,7 @@ class TaskTrainer(SplitTrainer):
         if muon is not None:
             self._train_with_muon(muon)
         self.finite = FiniteCheck()
+        self.stop = AgreedStop(stop or StopRequest(), self.accelerator)
         self._bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
         static = compiled and self._has_one_shape
         self._step = self._new_step(static=static)
@@ -122,6 +126,7 @@ class TaskTrainer(SplitTrainer):
         self._eager_on_cpu = arguments.device.type == "cpu" and not compiled
         self.remove_callback(PrinterCallback)
         self.add_callback(Ended())
+        self.add_callback(SaveWhenAsked(self.stop))
 
     def _new_step(self, *, static: bool) -> TrainingStep | CompiledStep:
         smoothing, autocast = self.args.label_smoothing_factor, self.accelerator.autocast
@@ -220,8 +225,7 @@ class TaskTrainer(SplitTrainer):
         count = sum(
             (self.task.count(part) for batch in batches for part in forward_passes(batch)), torch.tensor(0)
         )
-        count = count.to(device, non_blocking=True)
-        return batches, self.accelerator.reduce(count, reduction="sum") // self.layout.together
+        return batches, self.stop.sum_counts(count, device) // self.layout.together
 
     def compute_loss(
         self,
@@ -322,16 +326,15 @@ class TaskTrainer(SplitTrainer):
             self.finite.watch(torch.as_tensor(norm), failure)
         return norm
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as Trainer does, and at the end the mean loss of all steps."""
+        whole = {"train_loss": mean_loss(self)} if "train_loss" in logs else {}
+        super().log({**logs, **whole}, start_time)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.finite.flush()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            seal(self.folder / f"checkpoint-{self.state.global_step}")
-            # Only now, or a kill in between would leave no checkpoint that is whole.
-            rotate_checkpoints(str(self.folder), limit, self.state.best_model_checkpoint, use_mtime=True)
+        with whole_checkpoint(self, self.stop):
+            super()._save_checkpoint(model, trial)
 
     @property
     def _bad_batch(self) -> Path:

@@ -27,8 +27,7 @@ each for the line of Python it is at, and has the list printed.
 
 from __future__ import annotations
 
-from hfpipe.runner.supervision.identity import RESUME
 from hfpipe.runner.supervision.member import Alone, Member
 from hfpipe.runner.supervision.membership import COORDINATOR, Started, coordinate, join_launcher, join_run
 
-__all__ = ["COORDINATOR", "RESUME", "Alone", "Member", "Started", "coordinate", "join_launcher", "join_run"]
+__all__ = ["COORDINATOR", "Alone", "Member", "Started", "coordinate", "join_launcher", "join_run"]

@@ -80,6 +80,8 @@ class Coordinator:
         self._strangers: set[Channel] = set()
         self._seats: dict[Channel, _Seat] = {}
         self._ended = False
+        self._signal: int | None = None
+        """Signal that was passed on to the members, as to those that are still to come."""
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         for connection in (listener, self._wake, self._woken):
@@ -153,6 +155,7 @@ class Coordinator:
         self._awaited.discard(_rank(seat))
         self._moved, self._asked = time.monotonic(), None
         channel.send(kind="welcome", identity=self._me.as_json())
+        self._send_signal(seat)
         return True
 
     def _handle(self, seat: _Seat, message: dict[str, Any]) -> None:
@@ -165,8 +168,17 @@ class Coordinator:
         elif kind == "left":
             seat.left = True
             seat.channel.send(kind="dismissed")
+        elif kind == "signal":
+            self._signal = int(message["number"])
+            for other in self._seats.values():
+                self._send_signal(other)
         elif kind == "failed":
             self._end(seat, str(message.get("cause")), printed=bool(message.get("prints")))
+
+    def _send_signal(self, seat: _Seat) -> None:
+        """Pass a signal on that came to `hfpipe run`, which has it already."""
+        if self._signal is not None and seat.identity.rank is not None:
+            seat.channel.send(kind="signal", number=self._signal)
 
     def _end(self, source: _Seat, cause: str, *, printed: bool) -> None:
         """Tell all members to end, and one on each terminal to print the cause.

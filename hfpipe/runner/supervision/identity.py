@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-RESUME = "run the same command again to resume"
+from hfpipe.interruption import RESUME
+
 _LOOKS = 10
 _PAUSE = 0.02
 """Seconds between looks for how a process ended, which shows before its parent is told."""

@@ -16,9 +16,10 @@ from typing import Any
 
 from hfpipe.contract import Advance, Progress
 from hfpipe.errors import HfpipeError
+from hfpipe.interruption import RESUME, Interrupted
 from hfpipe.runner import world
 from hfpipe.runner.supervision.channel import Channel
-from hfpipe.runner.supervision.identity import RESUME, ProcessIdentity, describe_end
+from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end
 
 GRACE = 3.0
 """Seconds that an error waits for word from another process, which may be its cause."""
@@ -125,7 +126,7 @@ class Member:
             if _is_of_a_library(error):
                 time.sleep(GRACE)
             noted = self.fail(_cause(error), prints=prints)
-            if noted and not prints:
+            if not prints and (noted or isinstance(error, Interrupted)):
                 raise SystemExit(1) from error
             raise
 
@@ -136,6 +137,12 @@ class Member:
         assert self._connection is not None
         self._connection.channel.send(kind="failed", cause=cause, prints=prints)
         return self._noted.wait(GRACE)
+
+    def pass_on(self, number: int) -> None:
+        """Have the other processes get a signal that came to this one."""
+        if self._connected.wait(GRACE):
+            assert self._connection is not None
+            self._connection.channel.send(kind="signal", number=number)
 
     def leave(self) -> None:
         """Part from the others, who go on."""
@@ -185,6 +192,8 @@ class Member:
             self._noted.set()
         elif kind == "dismissed":
             self._leaving.set()
+        elif kind == "signal":
+            os.kill(os.getpid(), int(message["number"]))  # the main thread gets it, as it would have before
         elif kind == "where":
             channel.send(kind="line", line=_line_of(self._main))
         elif kind == "say":
@@ -232,7 +241,7 @@ def _is_of_a_library(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, HfpipeError):
+    if isinstance(error, HfpipeError | Interrupted):
         return str(error)
     if isinstance(error, SystemExit):
         return f"user code ended process {world.rank()} with code {error.code}"

@@ -23,7 +23,7 @@ from hfpipe.runner.supervision.channel import Channel
 from hfpipe.runner.supervision.coordinator import ARRIVAL, PATIENCE, Coordinator
 from hfpipe.runner.supervision.identity import ProcessIdentity
 from hfpipe.runner.supervision.member import Alone, Connection, Member
-from hfpipe.store.store import write_whole
+from hfpipe.store.files import write_whole
 
 log = logging.getLogger(__name__)
 

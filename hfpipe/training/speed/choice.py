@@ -31,7 +31,8 @@ from hfpipe.encoding.sampler import Shares
 from hfpipe.errors import one_line
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.performance import bf16_pays, compiling_pays, is_sharded, kept_memory, on_cpu
-from hfpipe.store.store import write_whole
+from hfpipe.store.sealed import read_sealed, write_sealed
+from hfpipe.store.store import reading
 from hfpipe.training.speed.memory import (
     Compilation,
     Measured,
@@ -103,10 +104,11 @@ def speed_of(
     kept = folder / "speed.json"
     if not kept.exists() and int(os.environ.get("RANK", "0")) == 0:
         chosen = _Choice(training, parts, shares, seed, length).make()
-        write_whole(kept, chosen.model_dump_json())
+        write_sealed(kept, chosen.model_dump_json())
     while not kept.exists():  # there is no process group yet; if the first fails, all are ended
         time.sleep(POLL)
-    return Speed.model_validate_json(kept.read_text(encoding="utf-8"))
+    with reading(kept):
+        return Speed.model_validate_json(read_sealed(kept))
 
 
 class _Choice:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from hfpipe.contract import Settings
-from hfpipe.store.store import write_whole
+from hfpipe.store.files import write_whole
 
 MOST = 200
 """Entries that are kept, the newest."""

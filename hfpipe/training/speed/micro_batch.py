@@ -29,7 +29,8 @@ from hfpipe.encoding.padding import Collator, forward_passes
 from hfpipe.encoding.sampler import Shares
 from hfpipe.errors import StageError, out_of_memory
 from hfpipe.modeling.performance import is_sharded, on_cpu
-from hfpipe.store.store import write_whole
+from hfpipe.store.sealed import read_sealed, write_sealed
+from hfpipe.store.store import reading
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
 from hfpipe.training.cost import Shape, activations, measured_shape, optimizer_state
 from hfpipe.training.speed.trial import restored
@@ -106,7 +107,7 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> Fitted:
             micro, checkpointing = trial.largest()
             asked, name = trial.shares, trial.device.name
             made = Fit(micro=micro, checkpointing=checkpointing, asked=asked, device=name)
-            write_whole(kept, made.model_dump_json())
+            write_sealed(kept, made.model_dump_json())
         else:  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
     return Fitted(with_micro(trial.shares, found.micro), found.checkpointing)
@@ -116,7 +117,8 @@ def _kept(file: Path, trial: MemoryTrial) -> Fit | None:
     """Return what was found before for the same share of a step on the same kind of device."""
     if not file.exists():
         return None
-    found = Fit.model_validate_json(file.read_text(encoding="utf-8"))
+    with reading(file):
+        found = Fit.model_validate_json(read_sealed(file))
     return found if (found.asked, found.device) == (trial.shares, trial.device.name) else None
 
 

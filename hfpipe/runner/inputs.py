@@ -1,0 +1,38 @@
+"""Checks, before a stage starts, that what it reads is what the stages above wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hfpipe.contract import RunContext, Stage
+from hfpipe.references.places import Place, collect, locate_place
+from hfpipe.store.digests import Digests
+from hfpipe.store.store import check_whole
+
+
+def check_inputs(stage: Stage, ctx: RunContext, runs: Path) -> None:
+    """Raise StageError when a folder that the stage reads is damaged, naming the file.
+
+    Digests of files that have not changed since they were read are remembered in `runs`.
+    """
+    digests = Digests(runs / ".digests.json")
+    for folder in _folders(stage, ctx):
+        check_whole(folder, digests)
+    digests.save()
+
+
+def _folders(stage: Stage, ctx: RunContext) -> Iterator[Path]:
+    """Yield the folders that a stage reads, those of other recipes included, and what an adapter lies on."""
+    for _, place in collect(stage, Place):
+        folder = locate_place(place, ctx.base, ctx.inputs)
+        if folder is None or not folder.is_dir():
+            continue
+        yield folder
+        if (folder / "adapter_config.json").is_file():
+            from hfpipe.modeling.loading.lora import adapter_at, base_of
+
+            adapter = adapter_at(str(folder), None, local=True)
+            base = base_of(adapter, folder) if adapter is not None else None
+            if isinstance(base, Path):
+                yield base

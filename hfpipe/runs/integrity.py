@@ -1,0 +1,85 @@
+"""Whether what runs left on disk is still what they wrote: files of stages, checkpoints and encoded data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfpipe import number_format, runner
+from hfpipe import recipe as recipes
+from hfpipe.encoding.shards import Shards
+from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.stages import KINDS
+from hfpipe.store.manifest import find_damage
+from hfpipe.store.store import describe_loss, done, is_stage_folder, read_report, read_stage
+from hfpipe.tasks import TASKS
+from hfpipe.training.checkpoints import UNFINISHED, checkpoints, fault
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found in the folder of one stage."""
+
+    folder: Path
+    summary: str
+    damage: tuple[str, ...] = ()
+    """A line for each file that is not what was written, with what to do."""
+
+
+def verify(target: Path, runs: Path) -> list[Checked]:
+    """Read every file of a recipe's stages, a run's folder or a stage's folder; compare it with its digest.
+
+    All folders of a run are read, those of earlier settings too, finished or not. Nothing is changed, and no
+    earlier look is trusted. Raises RecipeError when there is no stage.
+    """
+    folders = sorted(_folders(target, runs))
+    if not folders:
+        raise RecipeError([Problem(f"{target}: holds no stage; give a recipe or a folder such as runs/demo")])
+    return [_finished(folder) if done(folder) else _unfinished(folder) for folder in folders]
+
+
+def _folders(target: Path, runs: Path) -> Iterator[Path]:
+    if target.is_dir():
+        within = (target, *target.iterdir())
+        yield from (path for path in within if (path / "stage.json").is_file() or done(path))
+        return
+    recipe = recipes.load_recipe(target, kinds=KINDS, tasks=TASKS)
+    steps = runner.plan_recipe(recipe, runs)
+    yield from (step.folder for step in steps if (step.folder / "stage.json").is_file() or step.done)
+
+
+def _finished(folder: Path) -> Checked:
+    try:
+        files, key = read_report(folder).files, read_stage(folder).identity.key
+    except StageError as error:
+        return Checked(folder, "damaged", (str(error),))
+    if not files:
+        return Checked(folder, "made by an earlier version, which kept no digests")
+    damage = [describe_loss(folder, name, why) for name, why in find_damage(folder, files)]
+    if not damage and is_stage_folder(folder.name) and not folder.name.endswith(f"-{key}"):
+        damage.append(describe_loss(folder, "stage.json", "belongs to another stage"))
+    size = number_format.memory(sum(digest.size for digest in files.values()))
+    whole = f"whole, {len(files):,} files, {size}"
+    return Checked(folder, "damaged" if damage else whole, tuple(damage))
+
+
+def _unfinished(folder: Path) -> Checked:
+    """Check what a run that resumes would use; it makes again what is damaged."""
+    work, found = folder / ".work", []
+    damage = []
+    for checkpoint in checkpoints(work):
+        reason = fault(checkpoint)
+        found.append(checkpoint.name if reason is None else f"{checkpoint.name} {reason}")
+        if reason not in (None, UNFINISHED):
+            damage.append(f"{checkpoint}: {reason}; the run resumes from an earlier one")
+    for path in sorted(_encoded(work / "encoded")):
+        damage += [f"{line}; the run encodes it again" for line in Shards(path).faults()]
+    return Checked(folder, ", ".join(["in progress", *found]), tuple(damage))
+
+
+def _encoded(folder: Path) -> set[Path]:
+    """Return the paths by which `Shards` opens what lies in a folder."""
+    stems = {re.sub(r"-[0-9]{5,}$", "", path.stem) for path in folder.glob("*.arrow")}
+    return {folder / f"{stem}.arrow" for stem in stems}

@@ -1,0 +1,68 @@
+"""Stopping all processes of a training after the same step, when a signal has come to any of them."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from hfpipe.interruption import StopRequest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class AgreedStop:
+    """Whether a process was asked to stop before a step, which all of them know at its end.
+
+    Processes sum up the targets of each step anyway. Each adds to them whether it was asked to stop, so that
+    this costs no message of its own. A GPU copies the sum to the host while it computes the step.
+    """
+
+    def __init__(self, request: StopRequest, accelerator: Accelerator) -> None:
+        self._request, self._accelerator = request, accelerator
+        self._asked: torch.Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def sum_counts(self, counts: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Return the sum of a tensor of whole numbers over all processes, on `device`.
+
+        Every process has to call it at the beginning of each step, as the requests are summed up too.
+        """
+        asked = counts.new_tensor([int(self._request.number is not None)])
+        mine = torch.cat([counts.reshape(-1), asked]).to(device, non_blocking=True)
+        summed = self._accelerator.reduce(mine, reduction="sum")
+        self._keep(summed[-1:])
+        return summed[:-1].reshape(counts.shape)
+
+    def _keep(self, asked: torch.Tensor) -> None:
+        if not asked.is_cuda:
+            self._asked = asked
+            return
+        self._asked = torch.empty(asked.shape, dtype=asked.dtype, pin_memory=True)
+        self._asked.copy_(asked, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record()
+
+    def agreed(self) -> int | None:
+        """Return the signal to stop by after this step, None in all processes if there is none."""
+        if self._accelerator.num_processes == 1:
+            return self._request.number
+        if self._copied is not None:
+            self._copied.synchronize()
+        if self._asked is None or not self._asked.item():
+            return None
+        return self._request.number or signal.SIGTERM  # of another process, whose signal is not known here
+
+
+class SaveWhenAsked(TrainerCallback):
+    """Has a checkpoint saved after the step before which the processes were asked to stop."""
+
+    def __init__(self, stop: AgreedStop) -> None:
+        self._stop = stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._stop.agreed() is not None:
+            control.should_save = True
