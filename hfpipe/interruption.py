@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 RESUME = "run the same command again to resume"
@@ -33,6 +33,12 @@ class StopRequest:
         self.number: int | None = None
         """Number of the signal, once it has come."""
         self._deferred = False
+        self.outlive: Callable[[], None] = lambda: None
+        """Called in a forked process that has to outlive the signal, once it has handlers of its own."""
+
+    def __reduce__(self) -> tuple[type[StopRequest], tuple[()]]:
+        """Let a process that is started afresh have one of its own."""
+        return StopRequest, ()
 
     def ask(self, number: int) -> None:
         """Ask to stop. Raises Interrupted, unless what runs has promised to look for the request."""

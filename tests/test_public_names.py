@@ -72,6 +72,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "schema": lambda: hfpipe.schema()["type"],
         "sizes": lambda: [size.stage for size in hfpipe.sizes(recipe, hfpipe.plan(recipe, runs))],
         "status": lambda: [(each.name, each.state) for each in hfpipe.status(recipe, runs)],
+        "verify": lambda: [each.damage for each in hfpipe.verify(path, runs)],
     }
     public = {name for name in hfpipe.__all__ if inspect.isfunction(getattr(hfpipe, name))}
     assert calls.keys() == public

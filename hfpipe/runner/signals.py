@@ -52,6 +52,7 @@ class _Catcher:
 
     def __init__(self, stop: StopRequest, *, announces: bool) -> None:
         self._stop, self._announces = stop, announces
+        stop.outlive = self._ignore
         self._woken, self._wake = socket.socketpair()
         self._wake.setblocking(False)
         self._left = mmap.mmap(-1, 1)
@@ -120,9 +121,9 @@ class _Catcher:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end_forked)
 
-    def _end_forked(self, number: int, _: Any) -> None:
+    def _end_forked(self, *_: Any) -> None:
         if self._left[0]:
-            os._exit(128 + number)
+            os._exit(0)  # or torch takes it for a failure of the worker
 
 
 def _print(text: str) -> None:

@@ -22,7 +22,7 @@ class AgreedStop:
     """
 
     def __init__(self, request: StopRequest, accelerator: Accelerator) -> None:
-        self._request, self._accelerator = request, accelerator
+        self.request, self._accelerator = request, accelerator
         self._asked: torch.Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
@@ -31,7 +31,7 @@ class AgreedStop:
 
         Every process has to call it at the beginning of each step, as the requests are summed up too.
         """
-        asked = counts.new_tensor([int(self._request.number is not None)])
+        asked = counts.new_tensor([int(self.request.number is not None)])
         mine = torch.cat([counts.reshape(-1), asked]).to(device, non_blocking=True)
         summed = self._accelerator.reduce(mine, reduction="sum")
         self._keep(summed[-1:])
@@ -49,12 +49,17 @@ class AgreedStop:
     def agreed(self) -> int | None:
         """Return the signal to stop by after this step, None in all processes if there is none."""
         if self._accelerator.num_processes == 1:
-            return self._request.number
+            return self.request.number
         if self._copied is not None:
             self._copied.synchronize()
         if self._asked is None or not self._asked.item():
             return None
-        return self._request.number or signal.SIGTERM  # of another process, whose signal is not known here
+        return self.request.number or signal.SIGTERM  # of another process, whose signal is not known here
+
+
+def outlive_signals(request: StopRequest, _: int) -> None:
+    """Let a worker of a loader, to which torch gives its own handler of SIGTERM, outlive the step."""
+    request.outlive()
 
 
 class SaveWhenAsked(TrainerCallback):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from hfpipe.training.resuming import mean_loss
 from hfpipe.training.saving import whole_checkpoint
 from hfpipe.training.split_trainer import SplitTrainer
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
-from hfpipe.training.stopping import AgreedStop, SaveWhenAsked
+from hfpipe.training.stopping import AgreedStop, SaveWhenAsked, outlive_signals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -205,6 +206,7 @@ class TaskTrainer(SplitTrainer):
             self.examples,
             batch_sampler=batches,
             collate_fn=self.data_collator,
+            worker_init_fn=partial(outlive_signals, self.stop.request),
             num_workers=arguments.dataloader_num_workers,
             pin_memory=arguments.dataloader_pin_memory and arguments.device.type == "cuda",
             persistent_workers=arguments.dataloader_persistent_workers,
