@@ -83,8 +83,9 @@ class _Catcher:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
         self._left[0] = 1
-        self._wake.close()
+        self._wake.shutdown(socket.SHUT_RDWR)  # forked processes may hold it open
         self._thread.join()
+        self._wake.close()
         self._woken.close()
 
     def _handle(self, number: int, _: Any) -> None:
