@@ -135,9 +135,9 @@ def verify(target: str | Path, runs: str | Path = RUNS) -> list[Checked]:
 
     Raises RecipeError when there is no stage.
     """
-    from hfpipe.runs import integrity
+    from hfpipe.runs.integrity import check_integrity
 
-    return integrity.verify(Path(target), Path(runs))
+    return check_integrity(Path(target), Path(runs))
 
 
 def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> Compared:

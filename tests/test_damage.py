@@ -184,7 +184,7 @@ def interrupt(finished: Finished, runs: Path, at: int, ask: Callable[[], None] =
     def progress(title: str, _: int | None) -> Iterator[Callable[[int], None]]:
         done = 0
 
-        def advance(more: int) -> None:
+        def advance(more: int, _: str = "") -> None:
             nonlocal done
             done += more
             if title == "topics" and more and done == at:

@@ -75,7 +75,9 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
         places = [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in logged]
         assert places == [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in other]
         assert all(
-            {"tokens_per_second", "memory_bytes", "time"} <= entry.keys() for entry in logged if "loss" in entry
+            {"tokens_per_second", "memory_bytes", "time"} <= entry.keys()
+            for entry in logged
+            if "loss" in entry
         )
     assert [score.value for score in resumed.reports["score"].scores] == [
         score.value for score in straight.reports["score"].scores

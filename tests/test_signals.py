@@ -107,7 +107,7 @@ def test_workers_of_a_loader_outlive_a_signal_to_all_processes_until_the_step_is
     def progress(title: str, _: int | None) -> Iterator[Callable[[int], None]]:
         steps = 0
 
-        def advance(more: int) -> None:
+        def advance(more: int, _: str = "") -> None:
             nonlocal steps
             steps += more
             if title == "topics" and steps == 5 and not asked:

@@ -28,7 +28,7 @@ class Checked:
     """A line for each file that is not what was written, with what to do."""
 
 
-def verify(target: Path, runs: Path) -> list[Checked]:
+def check_integrity(target: Path, runs: Path) -> list[Checked]:
     """Read every file of a recipe's stages, a run's folder or a stage's folder; compare it with its digest.
 
     All folders of a run are read, those of earlier settings too, finished or not. Nothing is changed, and no

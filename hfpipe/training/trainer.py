@@ -105,8 +105,7 @@ class TaskTrainer(SplitTrainer):
         self.validation = parts.validation
         self.tokenizer = tokenizer
         self.shares = shares
-        self.facts = parts.facts
-        self.metrics = parts.metrics
+        self.facts, self.metrics = parts.facts, parts.metrics
         self.loss_is_scaled_for_ga = True
         if muon is not None:
             self._train_with_muon(muon)
