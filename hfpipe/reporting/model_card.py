@@ -25,7 +25,8 @@ from hfpipe.reporting.sections import score_lines
 from hfpipe.reporting.verdict import describe_model, place_name, read_verdict
 from hfpipe.runs.run import Run, read_run
 from hfpipe.store.artifacts import CARD, MODEL
-from hfpipe.store.store import StageFile, read_stage, write_whole
+from hfpipe.store.files import write_whole
+from hfpipe.store.store import StageFile, read_stage
 
 FORM = 1
 """Raised when the same stages come to have another card."""

@@ -21,7 +21,7 @@ from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, StageError, first_line
 from hfpipe.references.places import Code, Glob, Place, collect, locate_place, matches
 from hfpipe.report import Record, Report
-from hfpipe.store.artifacts import METRICS
+from hfpipe.store.artifacts import CARD, METRICS
 from hfpipe.store.digests import Digests
 from hfpipe.store.files import sync_folder, write_whole
 from hfpipe.store.manifest import DAMAGED, describe_damage, describe_size, record_files
@@ -30,8 +30,8 @@ from hfpipe.task import Task
 
 R = TypeVar("R", bound=Record)
 KEY_LENGTH = 12
-NOT_RECORDED = frozenset({".work", "stage.log", "report.json"})
-"""Entries of a stage's folder whose digests its report lacks: the log may grow after the report."""
+NOT_RECORDED = frozenset({".work", "stage.log", "report.json", CARD})
+"""Entries of a stage's folder whose digests its report lacks: log and card may change after the report."""
 
 
 class StageIdentity(Record):
