@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -330,16 +331,8 @@ class Evaluate(Stage):
         check_rows(system.place, rows_of(config), tokenizer)
         path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
         with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(ground.rows)) as advance:
-            examples, _ = encode(
-                system.task,
-                ground.rows,
-                tokenizer,
-                ground.facts,
-                path,
-                packed=False,
-                advance=advance,
-                reads_all=reads_all,
-            )
+            encoded = partial(encode, system.task, ground.rows, tokenizer, ground.facts, path)
+            examples, _ = encoded(packed=False, advance=advance, reads_all=reads_all)
         return tokenizer, examples
 
 
