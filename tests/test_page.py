@@ -201,6 +201,16 @@ def test_each_kind_of_prediction_has_its_parts(kind):
     assert titles(read_blocks(frame)) == expected
 
 
+def test_loss_by_length_is_the_mean_of_rows_of_like_length():
+    lengths = list(range(1, 41))
+    frame = frame_of(["text"], text=["a"] * 40, nll=[2.0 * length for length in lengths], tokens=lengths)
+    block = next(block for block in read_blocks(frame) if block.title == "Loss by length")
+    points = re.search(r'polyline class="line0" points="([^"]+)"', block.picture)
+    assert points is not None
+    assert len(points[1].split()) == 10
+    assert len({point.split(",")[1] for point in points[1].split()}) == 1, "2 nats a token at every length"
+
+
 def test_predictions_of_user_code_that_fit_no_kind_have_no_parts():
     assert read_blocks(frame_of(["text"], text=["a"], closeness=[0.5])) == []
 

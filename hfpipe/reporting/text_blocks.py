@@ -19,12 +19,14 @@ from hfpipe.reporting.blocks import (
     holds_texts,
     inputs_of,
 )
-from hfpipe.reporting.charts import histogram
+from hfpipe.reporting.charts import Curve, curve_chart, histogram
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+GROUPS = 10
+"""Groups of rows by length."""
 COMPARED = 20_000
 """Rows whose texts are compared with the reference to find the best and the worst."""
 
@@ -177,6 +179,8 @@ def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     counts, edges = np.histogram(loss[counted], bins=24)
     picture = histogram(counts.tolist(), edges.tolist(), "loss of a row (nats per token)", "rows")
     yield Block("Loss by row", f"Median {np.median(loss[counted]):.3f} nats per token.", picture=picture)
+    if by_length := _loss_by_length(frame["tokens"].to_numpy()[counted], loss[counted]):
+        yield Block("Loss by length", picture=by_length)
     order = counted[np.argsort(loss[counted], kind="stable")]
     yield Block(
         "Hardest texts",
@@ -185,6 +189,17 @@ def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     yield Block(
         "Easiest texts", examples=[_lossy(frame, int(number), loss) for number in order[: EXAMPLES // 2]]
     )
+
+
+def _loss_by_length(tokens: np.ndarray, loss: np.ndarray) -> str:
+    """Return mean loss by the tokens of a row, in groups of equally many rows; empty with too few of them."""
+    import numpy as np
+
+    groups = [group for group in np.array_split(np.argsort(tokens, kind="stable"), GROUPS) if len(group) > 1]
+    if len(groups) < GROUPS or tokens.min() == tokens.max():
+        return ""
+    points = [(float(tokens[group].mean()), float(loss[group].mean())) for group in groups]
+    return curve_chart([Curve("mean of a tenth of the rows", points)], "tokens of a row", "nats per token")
 
 
 def _lossy(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example:
