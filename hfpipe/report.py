@@ -57,7 +57,7 @@ class Comparison(Record):
     p_value: float
     """Two-sided p under no difference, corrected for the number of systems in `Score.comparisons`."""
     test: str = "bootstrap"
-    """Test that gave `p_value`: `mcnemar-midp`, `randomization` or `bootstrap`."""
+    """Test that gave `p_value`: `mcnemar-midp`, `randomization-midp` or `bootstrap`."""
     p_bootstrap: float | None = None
     """Two-sided p of the paired bootstrap, not corrected, for comparison with other tools."""
 

@@ -67,6 +67,8 @@ class Task(Settings, ABC):
     """Kinds of stage that admit it (`pretrain`, `finetune`)."""
     length: int
     """Tokens an example has at most."""
+    grouped_by: ClassVar[str | None] = None
+    """Setting that names a column whose equal values make rows depend on one another, as `context`."""
     shared: ClassVar[int] = 0
     """Tokens that end one packed example and begin the next as well."""
     later: ClassVar[tuple[str, ...]] = ()
@@ -100,10 +102,7 @@ class Task(Settings, ABC):
 
     @property
     def opened_by(self) -> str | None:
-        """The pipeline that is named to users: none for user code that does not declare one itself.
-
-        Such a task may read texts in another way than the task of hfpipe that it derives from.
-        """
+        """The pipeline named to users; for user code, which may reads otherwise, only one it declares."""
         own = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("hfpipe."))
         return self.pipeline if self.code is None or any("pipeline" in vars(cls) for cls in own) else None
 
@@ -155,10 +154,6 @@ class Task(Settings, ABC):
     def optional(self) -> tuple[str, ...]:
         """Those of the columns that may hold null; every other row with a null is refused."""
         return ()
-
-    @property
-    def cluster(self) -> str | None:
-        """Column whose equal values make rows depend on one another, as questions about the same text do."""
 
     @property
     def texts(self) -> tuple[str, ...]:

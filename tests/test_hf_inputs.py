@@ -312,7 +312,7 @@ def test_an_evaluation_resamples_the_rows_of_a_document_together(context: Make, 
     # Two documents of ten and five rows, and five rows that name none.
     assert report.facts["cluster"] == {"column": "document_id", "groups": 7}
     assert all("|cluster:document_id|groups:7|" in score.signature for score in report.scores)
-    assert report.scores[0].comparisons[0].test == "randomization"
+    assert report.scores[0].comparisons[0].test == "randomization-midp"
     groups = pq.read_table(ctx.folder / "predictions-majority.parquet").column("resampling_group")
     assert len(set(groups.to_pylist())) == 7
     alone = measured(context("alone"), TextClassification(), resamples=100, cluster=False)

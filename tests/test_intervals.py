@@ -126,7 +126,7 @@ def test_a_difference_within_a_few_groups_is_not_clear_though_many_rows_show_it(
     assert alone.clear
     assert alone.test == "mcnemar-midp"
     assert not grouped.clear
-    assert grouped.test == "randomization"
+    assert grouped.test == "randomization-midp"
 
 
 def test_groups_of_one_row_change_no_number() -> None:
@@ -177,7 +177,7 @@ def test_batches_and_processes_do_not_change_what_is_compared() -> None:
         assert found.p_value == other[name].p_value, name
         assert found.difference_low == pytest.approx(other[name].difference_low)
     assert one["accuracy"].test == "mcnemar-midp"
-    assert one["loss"].test == "randomization"
+    assert one["loss"].test == "randomization-midp"
 
 
 def test_mcnemars_test_is_the_binomial_one_less_half_of_its_last_step() -> None:

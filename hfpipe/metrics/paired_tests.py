@@ -31,28 +31,35 @@ def randomization_test(difference: float, swapped: np.ndarray) -> PairedTest:
     """Approximate randomization (Noreen, 1989; Yeh, 2000): the two systems' outputs are exchanged at random.
 
     `swapped`, shape (tosses,), are the differences after the outputs of each unit were exchanged or not by
-    a fair coin. Without any that is finite p is 1.
+    a fair coin. Those as large as the measured one count half (mid-P), as in McNemar's test: with few rows
+    many are. Without any that is finite p is 1.
     """
-    return PairedTest("randomization", _share(difference, swapped[np.isfinite(swapped)]))
+    null = swapped[np.isfinite(swapped)]
+    larger, as_large = _extreme(difference, null)
+    # The measured difference is one of those that the coins could have given (Davison & Hinkley, 1997, 4.3).
+    p_value = (larger + (as_large + 1) / 2) / (len(null) + 1)
+    return PairedTest("randomization-midp", 1.0 if difference == 0 or not len(null) else p_value)
 
 
 def bootstrap_test(difference: float, resampled: np.ndarray) -> PairedTest:
     """The paired bootstrap (Koehn, 2004), its differences moved to 0 (Berg-Kirkpatrick et al., 2012).
 
-    `resampled`, shape (resamples,), may hold NaN where a resample has no score.
+    `resampled`, shape (resamples,), may hold NaN where a resample has no score. One is added to both counts,
+    so that p is never 0 (Davison & Hinkley, 1997, section 4.2).
     """
     there = resampled[np.isfinite(resampled)]
-    return PairedTest("bootstrap", _share(difference, there - difference))
+    larger, as_large = _extreme(difference, there - difference)
+    return PairedTest("bootstrap", (larger + as_large + 1) / (len(there) + 1))
 
 
-def _share(difference: float, null: np.ndarray) -> float:
-    """Return the share of differences under no difference that are as far from 0 as the measured one.
+def _extreme(difference: float, null: np.ndarray) -> tuple[int, int]:
+    """Return how many differences under no difference are further from 0 than the measured one, and as far.
 
-    One is added to both counts, so that p is never 0 (Davison & Hinkley, 1997, section 4.2). Rounding makes
-    equal systems differ by 1e-16; without the slack that would pass for an effect.
+    Rounding makes equal differences differ in the last digits; without the slack that would decide.
     """
-    extreme = np.abs(null) >= np.abs(difference) * (1 - 1e-9) - 1e-10
-    return float((extreme.sum() + 1) / (len(null) + 1))
+    slack = 1e-9 * abs(difference) + 1e-10
+    away = np.abs(null) - abs(difference)
+    return int((away > slack).sum()), int((np.abs(away) <= slack).sum())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -23,7 +23,8 @@ def cluster_column(setting: ClusterSetting, task: Task, facts: DataFacts) -> str
     """Return the column whose equal values make a group, or None where every row is by itself."""
     if setting is not None:
         return setting or None
-    return next((name for name in (*DOCUMENTS, task.cluster) if name in facts.columns), None)
+    own = getattr(task, task.grouped_by) if task.grouped_by is not None else None
+    return next((name for name in (*DOCUMENTS, own) if name in facts.columns), None)
 
 
 def check_cluster(setting: ClusterSetting, columns: set[str] | None) -> Iterator[Problem]:

@@ -28,6 +28,7 @@ from hfpipe.stages import custom_metrics
 from hfpipe.stages.clusters import ClusterSetting, check_cluster, cluster_column, resampled_by
 from hfpipe.stages.custom_metrics import Named
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
 from hfpipe.stages.power_notes import power_notes
 from hfpipe.stages.scores import (
     Bound,
@@ -77,9 +78,10 @@ class Evaluate(Stage):
     cluster: ClusterSetting = None
     """Column whose equal values make rows depend on one another; intervals and tests then draw such groups.
 
-    By default `document_id` or `doc_id` where the data have it, else the context in question answering;
-    `false` takes every row by itself.
+    By default `document_id`, `doc_id` or the context of questions, where there is one; `false` draws rows.
     """
+    leakage: LeakageSetting = "warn"
+    """Whether rows that are in the model's training data are noted or an error; `false` looks for none."""
     batch_size: int = Field(default=64, ge=1, json_schema_extra={"changes_result": False})
     """Examples a forward pass on each device; changes speed and memory, not scores."""
     resamples: int = Field(default=1000, ge=100, le=1_000_000)
@@ -119,9 +121,7 @@ class Evaluate(Stage):
             yield from unknown_scores(self.require, self.metrics, task, aligned[name])
 
     def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
-        task, data = self.task_of(above), facts.get(self.data.stage or "")
-        if task is not None and data is not None and self.split in data.splits:
-            yield from power_notes(task, data, data.splits[self.split], self)
+        return power_notes(self, self.task_of(above), facts.get(self.data.stage or ""))
 
     def prepare(self, ctx: RunContext) -> None:
         ground, systems = self._setup(ctx)
@@ -132,6 +132,7 @@ class Evaluate(Stage):
         required = unknown_scores(self.require, self.metrics, systems[0].task, ground.facts)
         for problem in (*unknown, *required):
             raise StageError(f"stage {ctx.name}: {problem.message}")
+        audit(self, systems[0].task, ground, ctx)
         for metric in self.metrics:
             metric.load(ctx)  # before anything is measured
         tokenizers = [self._examples(system, ground, ctx, reads_all=True)[0] for system in systems]
@@ -151,6 +152,7 @@ class Evaluate(Stage):
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
         scores = [with_comparisons(score, comparisons.values()) for score in mine.scores()]
         left_out = list(explain_left_out(mine, tallies, comparisons))
+        leaked = leakage_facts(model.task, ground, ctx) if accelerator.is_main_process else {}
         if accelerator.is_main_process:
             more, without = self._afterwards(model.task, ground, ctx)
             scores += more
@@ -164,8 +166,9 @@ class Evaluate(Stage):
                 "pipeline": model.task.opened_by,
                 "data": ground.facts.model_dump(mode="json"),
                 "left_out": left_out,
-                "notes": [*doubtful_bounds(self.require, scores)],
+                "notes": [*doubtful_bounds(self.require, scores), *leakage_notes(leaked, len(ground.rows))],
                 **resampled_by(ground.sample),
+                **leaked,
             },
             scores=scores,
             unmet=unmet,

@@ -18,11 +18,14 @@ PROPORTIONS = ("accuracy", "exact_match", "subset_accuracy", "f1_micro", "top5_a
 """Scores that are a share of rows."""
 
 
-def power_notes(task: Task, facts: DataFacts, rows: int, stage: Evaluate) -> Iterator[str]:
+def power_notes(stage: Evaluate, task: Task | None, facts: DataFacts | None) -> Iterator[str]:
     """Yield the smallest difference that a split shows, and a warning for each bound that asks for less.
 
     Nothing is known of scores that are not a share of rows, as perplexity or a squared error.
     """
+    rows = None if facts is None else facts.splits.get(stage.split)
+    if task is None or facts is None or rows is None:
+        return
     if "pretrain" in task.stages or task.head(facts).get("problem_type") == "regression":
         return
     smallest = smallest_difference(rows)

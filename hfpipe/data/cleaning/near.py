@@ -14,7 +14,7 @@ GRAM = 5
 HIGHEST = 0.98
 """Highest threshold of the index: above it, datasketch finds no bands to cut a sketch into."""
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 
 class NearDuplicates:
@@ -42,7 +42,7 @@ class NearDuplicates:
 
 def _grams(text: str) -> list[bytes]:
     """Return the word 5-grams; scripts without spaces count each character as a word."""
-    words = _WORD.findall(text.casefold())
+    words = WORD.findall(text.casefold())
     if len(words) < GRAM:
         return [text.casefold().encode("utf-8", "surrogatepass")]
     return list({" ".join(words[i : i + GRAM]).encode() for i in range(len(words) - GRAM + 1)})

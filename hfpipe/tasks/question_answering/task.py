@@ -27,6 +27,7 @@ class QuestionAnswering(Task):
 
     kind: Literal["question-answering"] = "question-answering"
     baselines: ClassVar[tuple[str, ...]] = ("sentence",)
+    grouped_by: ClassVar[str | None] = "context"
     question: str = "question"
     """Column of the question."""
     context: str = "context"
@@ -57,10 +58,6 @@ class QuestionAnswering(Task):
     @property
     def inputs(self) -> tuple[str, ...]:
         return (self.question, self.context)
-
-    @property
-    def cluster(self) -> str:
-        return self.context
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)

@@ -1,0 +1,151 @@
+"""Finds held-out rows whose text is also in texts that a model has seen.
+
+A row overlaps where its normalized text is the same, where 30 % of its 13-grams of words are seen (after
+Brown et al., 2020, appendix C), or where its 5-grams and those of one seen text have a Jaccard similarity of
+0.5: the number that MinHash estimates, which is computed here for the few texts that share so many. Words are
+compared without case, punctuation and line breaks. A row of fewer than 13 words may be equal by chance, so
+that it is counted apart.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from hfpipe.data.cleaning.near import WORD
+
+LONG, SHORT = 13, 5
+"""Words of the n-grams that show an excerpt, and of those that show a near duplicate."""
+EXCERPT = 0.3
+"""Share of a row's 13-grams from which on it overlaps."""
+NEARLY = 0.5
+"""Jaccard similarity of the 5-grams of two texts from which on they are near duplicates."""
+_FACTOR = 0x9E3779B97F4A7C15
+"""An odd number: sums of powers of it, modulo 2⁶⁴, tell the order of words."""
+
+
+LabelledText = tuple[str, Any]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which held-out rows are in some texts, each bool, shape (rows,); a row is in one of the first four."""
+
+    exact: np.ndarray
+    """The same text."""
+    excerpt: np.ndarray
+    """A good part of its 13-grams."""
+    near: np.ndarray
+    """Nearly the same text."""
+    short: np.ndarray
+    """The same text, of fewer than 13 words."""
+    conflict: np.ndarray
+    """The same text of any length, with another label."""
+
+    @property
+    def any(self) -> np.ndarray:
+        """Rows that overlap beyond chance: all but the short ones."""
+        return self.exact | self.excerpt | self.near
+
+
+class HeldOut:
+    """Texts of held-out rows with their labels, indexed by n-grams: 16 bytes a word and n-gram size.
+
+    A row is a text and a label, which is None where there is none.
+    """
+
+    def __init__(self, rows: Iterable[LabelledText]) -> None:
+        texts, self._labels = zip(*rows, strict=True)
+        words = [_hashes(text) for text in texts]
+        self._rows_of: dict[bytes, list[int]] = {}
+        for row, each in enumerate(words):
+            if len(each):
+                self._rows_of.setdefault(each.tobytes(), []).append(row)
+        self._lengths = np.array([len(each) for each in words], dtype=np.int64)
+        self._excerpts, self._near = _Index(words, LONG), _Index(words, SHORT)
+
+    def overlap(self, texts: Iterable[LabelledText]) -> Overlap:
+        """Return which rows are in these texts; they are read once and not kept."""
+        same, near, conflict = np.zeros((3, len(self._lengths)), dtype=bool)
+        seen = np.zeros(len(self._excerpts.keys), dtype=bool)
+        for text, label in texts:
+            words = _hashes(text)
+            for row in self._rows_of.get(words.tobytes(), []):
+                same[row] = True
+                conflict[row] |= None not in (label, self._labels[row]) and label != self._labels[row]
+            seen[self._excerpts.places(_grams(words, LONG))] = True
+            near[self._near.similar(np.unique(_grams(words, SHORT)))] = True
+        long = self._lengths >= LONG
+        exact = same & long
+        excerpt = (self._excerpts.shares(seen) >= EXCERPT) & long & ~exact
+        return Overlap(exact, excerpt, near & long & ~exact & ~excerpt, same & ~long, conflict)
+
+
+class _Index:
+    """The distinct n-grams of rows, each with the rows that have it."""
+
+    def __init__(self, words: Sequence[np.ndarray], size: int) -> None:
+        grams = [np.unique(_grams(each, size)) for each in words]
+        self._sizes = np.array([len(each) for each in grams], dtype=np.int64)
+        together = np.concatenate([np.empty(0, dtype=np.uint64), *grams])
+        rows = np.repeat(np.arange(len(words)), self._sizes)
+        order = np.argsort(together, kind="stable")
+        self.keys, starts = np.unique(together[order], return_index=True)
+        self._rows, self._starts = rows[order], np.append(starts, len(order))
+
+    def places(self, grams: np.ndarray) -> np.ndarray:
+        """Return where those of some n-grams are that the rows have: int64, shape (found,)."""
+        if not len(self.keys) or not len(grams):
+            return np.empty(0, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self.keys, grams), len(self.keys) - 1)
+        return places[self.keys[places] == grams]
+
+    def shares(self, seen: np.ndarray) -> np.ndarray:
+        """Return the share of each row's n-grams that are `seen`, bool (keys,): float64, shape (rows,)."""
+        counted = np.repeat(seen, np.diff(self._starts))
+        found = np.bincount(self._rows, weights=counted, minlength=len(self._sizes))
+        return np.divide(found, self._sizes, out=np.zeros(len(found)), where=self._sizes > 0)
+
+    def similar(self, grams: np.ndarray) -> np.ndarray:
+        """Return the rows whose n-grams are nearly the same set as these distinct ones: int64, (found,)."""
+        places = self.places(grams)
+        # A row that is so similar has this share of them.
+        if not len(grams) or len(places) < NEARLY * len(grams):
+            return np.empty(0, dtype=np.int64)
+        rows = np.concatenate([self._rows[self._starts[each] : self._starts[each + 1]] for each in places])
+        shared = np.bincount(rows, minlength=len(self._sizes))
+        return np.flatnonzero(shared >= NEARLY * (len(grams) + self._sizes - shared))
+
+
+def flat_text(value: Any) -> str:
+    """Return all text of a value, as of a list of words or messages, on lines of its own."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "\n".join(map(flat_text, value.values()))
+    return "\n".join(map(flat_text, value)) if isinstance(value, list | tuple) else ""
+
+
+def _hashes(text: str) -> np.ndarray:
+    """Return a number for each word of a text: uint64, shape (words,)."""
+    words = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return np.array([_hash(word) for word in words], dtype=np.uint64)
+
+
+@lru_cache(maxsize=2**18)
+def _hash(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _grams(words: np.ndarray, size: int) -> np.ndarray:
+    """Return a number for each n-gram: uint64, shape (max(0, words - size + 1),)."""
+    if len(words) < size:
+        return np.empty(0, dtype=np.uint64)
+    powers = np.array([pow(_FACTOR, place, 2**64) for place in range(size)], dtype=np.uint64)
+    return (np.lib.stride_tricks.sliding_window_view(words, size) * powers).sum(axis=1, dtype=np.uint64)

