@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hfpipe import metrics
 from hfpipe.api import (
+    adopt,
     compare,
     copy_recipe,
     list_recipes,
@@ -21,7 +22,8 @@ from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageErr
 from hfpipe.report import DataFacts
 from hfpipe.runner import Launch
 from hfpipe.runs.run import Run
-from hfpipe.task import Counted, Task
+from hfpipe.task import Task
+from hfpipe.types import Counted
 
 __all__ = [
     "Counted",
@@ -34,6 +36,7 @@ __all__ = [
     "Run",
     "StageError",
     "Task",
+    "adopt",
     "compare",
     "copy_recipe",
     "list_recipes",

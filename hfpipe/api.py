@@ -114,6 +114,22 @@ def _write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[
         say(f"{step.name}: the model card could not be written ({type(error).__name__}: {error})")
 
 
+def adopt(
+    recipe: Recipe,
+    stage: str,
+    runs: str | Path = RUNS,
+    *,
+    confirm: Callable[[Path, Sequence[str]], bool] = lambda folder, changes: True,
+) -> Path | None:
+    """Take over the newest finished folder of a stage in place of running it after a change.
+
+    Only you can know that the change does not matter. `confirm` gets that folder and a line per change, and
+    returns whether to go on. Returns the new folder, whose report names the changes, or None. Raises
+    RecipeError when there is nothing to take over, StageError when the finished folder is damaged.
+    """
+    return runner.adopt_stage(recipe, stage, Path(runs), confirm)
+
+
 def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hfpipe.open reads well
     """Open what a recipe left behind, the newest of each stage in a run's folder, or a single stage's folder.
 

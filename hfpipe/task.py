@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -14,6 +14,7 @@ from hfpipe.contract import Settings
 from hfpipe.errors import Problem
 from hfpipe.references.places import Code
 from hfpipe.report import DataFacts
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.metrics.whole import WholeMetric
     from hfpipe.types import Batch, Columns, Rows
-
-
-class Counted(NamedTuple):
-    """A loss that adds up over micro-batches and processes: divide only at the end.
-
-    A task of several objectives has one entry for each, shape (objectives,): each is divided by its own
-    count, and their means are added up.
-    """
-
-    total: torch.Tensor
-    """Sum over the targets, float32, 0-d, differentiable."""
-    targets: torch.Tensor
-    """Number of targets, int64, 0-d."""
 
 
 @dataclass(frozen=True)

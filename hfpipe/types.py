@@ -1,9 +1,9 @@
-"""Types of what passes between the parts, for annotations: import them under `TYPE_CHECKING`."""
+"""Types of what passes between the parts; those of arrays and tensors exist for type checkers only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,3 +15,16 @@ if TYPE_CHECKING:
     """What an evaluator returns for a batch: arrays with one entry an example."""
     Batch = dict[str, torch.Tensor]
     """Inputs of a model by argument name."""
+
+
+class Counted(NamedTuple):
+    """A loss that adds up over micro-batches and processes: divide only at the end.
+
+    A task of several objectives has one entry for each, shape (objectives,): each is divided by its own
+    count, and their means are added up.
+    """
+
+    total: torch.Tensor
+    """Sum over the targets, float32, 0-d, differentiable."""
+    targets: torch.Tensor
+    """Number of targets, int64, 0-d."""

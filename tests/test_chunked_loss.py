@@ -20,12 +20,12 @@ from hfpipe.modeling.losses.chunked_loss import (
     softmax_gradient,
 )
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.task import Counted
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.shared.token_level import TokenTargets
 from hfpipe.training.step import TrainingStep
+from hfpipe.types import Counted
 
 Batch = dict[str, torch.Tensor]
 SMALL: dict[str, Any] = {

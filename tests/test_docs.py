@@ -200,7 +200,19 @@ def recipes() -> list[str]:
 
 def test_every_block_of_yaml_is_a_recipe_or_has_a_test_of_its_own() -> None:
     others = {page for page in MANUAL for block in blocks("yaml", page) if block not in recipes()}
-    assert sorted(others) == ["docs/data.md", "docs/evaluation.md", "docs/tasks.md", "docs/user-tasks.md"]
+    tested = ["docs/data.md", "docs/evaluation.md", "docs/tasks.md", "docs/training.md", "docs/user-tasks.md"]
+    assert sorted(others) == tested
+
+
+def test_settings_of_a_training_in_the_manual_are_right(tmp_path: Path) -> None:
+    found = [block for block in blocks("yaml", "docs/training.md") if block not in recipes()]
+    assert len(found) == 3
+    for block in found:
+        content = small.recipe()
+        stage = content["stages"]["topics"]
+        settings = yaml.safe_load(block)
+        stage |= settings | {"training": stage["training"] | settings.get("training", {})}
+        assert hfpipe.load(small.write(tmp_path, content)).stages["topics"]
 
 
 @pytest.mark.parametrize("number", range(len(recipes())))

@@ -61,6 +61,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
     runs, recipe = tmp_path / "runs", hfpipe.load(path)
     first = hfpipe.run(recipe, runs, say=lambda _: None)
     calls: dict[str, Callable[[], Any]] = {
+        "adopt": lambda: refusal(lambda: hfpipe.adopt(recipe, "data", runs)),
         "compare": lambda: refusal(lambda: hfpipe.compare(path, runs=runs)),
         "copy_recipe": lambda: hfpipe.copy_recipe("demo", tmp_path / "copied"),
         "list_recipes": lambda: [each.name for each in hfpipe.list_recipes()],

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hfpipe.cli.parser import parse_command_line
@@ -84,6 +85,24 @@ def _watch(options: argparse.Namespace) -> int:
         watch.show_once(steps)
         return 0
     return watch.follow(steps, options.recipe)
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    def confirm(folder: Path, changes: Sequence[str]) -> bool:
+        console.say(f"{folder} was made before these changes:")
+        for change in changes:
+            console.say(f"  {change}")
+        if options.yes or not sys.stdin.isatty():
+            return bool(options.yes)
+        return input("Take it over for the recipe as it is now? [y/N] ").strip().lower() in ("y", "yes")
+
+    recipe = api.load(options.recipe, options.set)
+    folder = api.adopt(recipe, options.stage, options.runs, confirm=confirm)
+    console.say("nothing was taken over; --yes takes it over" if folder is None else f"taken over: {folder}")
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -237,6 +256,7 @@ def _stage(options: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "adopt": _adopt,
     "watch": _watch,
     "check": _check,
     "plan": _plan,

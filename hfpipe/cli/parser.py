@@ -91,6 +91,13 @@ def _recipes(commands: _Commands) -> None:
         "--oversubscribe", action="store_true", help="allow more processes than devices, or cores of a CPU"
     )
 
+    adopt = commands.add(
+        "adopt", "take over a finished stage after a change that does not matter", "runs", "set"
+    )
+    adopt.add_argument("recipe", type=Path, help="a recipe.yaml")
+    adopt.add_argument("stage", metavar="STAGE", help="the stage that would run again")
+    adopt.add_argument("--yes", action="store_true", help="do not ask")
+
     watch = commands.add("watch", "show how far a run in another terminal is", "runs", "set")
     watch.add_argument("recipe", type=Path, help="the recipe that it runs")
     watch.add_argument("--once", action="store_true", help="print how far it is and end")

@@ -122,7 +122,19 @@ class BaselinePlace(ModelPlace):
     """A model to compare with, or a trivial one by its name."""
 
     trivial: ClassVar[frozenset[str]] = frozenset(
-        {"majority", "tfidf", "unigram", "trigram", "lead", "copy", "gazetteer", "frequent", "sentence"}
+        {
+            "chance",
+            "copy",
+            "frequent",
+            "gazetteer",
+            "lead",
+            "longest",
+            "majority",
+            "sentence",
+            "tfidf",
+            "trigram",
+            "unigram",
+        }
     )
     """Names that the tasks of hfpipe declare; other tasks may declare more, see `BaselineName`."""
 

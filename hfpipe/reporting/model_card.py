@@ -37,7 +37,7 @@ SECRET = re.compile("token|password|secret|api_key|credential", re.IGNORECASE)
 SOURCES = ("hub", "files", "package", "python", "stage")
 
 
-class Measured(NamedTuple):
+class CardEvaluation(NamedTuple):
     """An evaluation of the model, as the card shows it."""
 
     stage: str
@@ -198,11 +198,11 @@ def _is_secret(name: str, value: Any) -> bool:
     return isinstance(value, str) and SECRET.search(str(name)) is not None
 
 
-def _measured(run: Run, stage: str, verdict: Any) -> Measured:
+def _measured(run: Run, stage: str, verdict: Any) -> CardEvaluation:
     lines = score_lines(run.main_scores(stage), MODEL)
     cells = [(each.metric, each.system, each.value, each.difference, each.p_value) for each in lines]
     rows = [[_plain(cell) for cell in row] for row in cells]
-    return Measured(_plain(stage), _plain(verdict.title), _plain(verdict.measured), rows)
+    return CardEvaluation(_plain(stage), _plain(verdict.title), _plain(verdict.measured), rows)
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hfpipe.runner.adoption import adopt_stage
 from hfpipe.runner.execute import run_launched_stage, run_recipe
 from hfpipe.runner.launch import Launch, arrangement, checked_file
 from hfpipe.runner.plan import PlannedStage, plan_recipe
@@ -10,6 +11,7 @@ from hfpipe.runner.world import check_world, first_of_machine, first_process
 __all__ = [
     "Launch",
     "PlannedStage",
+    "adopt_stage",
     "arrangement",
     "check_world",
     "checked_file",

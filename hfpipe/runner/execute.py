@@ -141,7 +141,7 @@ class _Running:
 
     def context(self, step: PlannedStage) -> RunContext:
         """Return what a stage is given beside its settings."""
-        file, progress = _file(self.recipe, step), self.member.observe(self.progress)
+        file, progress = stage_file(self.recipe, step), self.member.observe(self.progress)
         return _context(file, step.folder, progress, self.stop)
 
 
@@ -169,7 +169,7 @@ def _lead(running: _Running, step: PlannedStage) -> None:
         if done(step.folder):
             return
         check_inputs(step.stage, ctx, running.runs)
-        store.begin(step.folder, _file(running.recipe, step))
+        store.begin(step.folder, stage_file(running.recipe, step))
         started = time.monotonic()
         with log_stage(ctx):
             for notice in step.stage.notices(ctx, alone=running.alone):
@@ -211,7 +211,8 @@ def _ready(ctx: RunContext, member: Member | Alone) -> bool:
     return False
 
 
-def _file(recipe: Recipe, step: PlannedStage) -> StageFile:
+def stage_file(recipe: Recipe, step: PlannedStage) -> StageFile:
+    """Return what a stage's folder begins with."""
     folders = {name: f"{name}-{key}" for name, key in step.identity.inputs.items()}
     base = str(recipe.base.absolute())
     return StageFile(name=step.name, base=base, folders=folders, identity=step.identity)

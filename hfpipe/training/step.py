@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hfpipe.modeling.losses.chunked_loss import Kernel
-    from hfpipe.task import Counted, Task
-    from hfpipe.types import Batch
+    from hfpipe.task import Task
+    from hfpipe.types import Batch, Counted
 
 
 log = logging.getLogger(__name__)

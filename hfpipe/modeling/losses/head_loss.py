@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.chunked_loss import Kernel, linear_cross_entropy
 from hfpipe.modeling.losses.losses import IGNORED, forward
-from hfpipe.task import Counted
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     from hfpipe.task import Task

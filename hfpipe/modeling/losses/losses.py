@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
-from hfpipe.task import Counted
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

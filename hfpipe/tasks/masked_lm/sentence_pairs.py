@@ -17,8 +17,8 @@ from hfpipe.advice import advise
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.modeling.random import generator
-from hfpipe.task import Counted
 from hfpipe.tokenization.encoding import encode_plain
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     import numpy as np

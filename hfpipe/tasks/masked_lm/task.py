@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
-    from hfpipe.task import Counted
-    from hfpipe.types import Batch, Columns, Rows
+    from hfpipe.types import Batch, Columns, Counted, Rows
 
 
 class MaskedLM(RunningText):

@@ -17,8 +17,8 @@ from torch import Tensor
 from hfpipe.encoding.encoded import cut
 from hfpipe.encoding.padding import inputs, pad
 from hfpipe.metrics.metric import Mean
-from hfpipe.task import Counted
 from hfpipe.tokenization.ragged import Ragged
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from hfpipe.errors import DataError, Problem
 from hfpipe.report import DataFacts
-from hfpipe.task import Counted, Task
+from hfpipe.task import Task
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hfpipe.task import Counted
 from hfpipe.tasks.shared.sliding_windows import Span, Window
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from hfpipe.advice import advise
 from hfpipe.errors import DataError, Problem
-from hfpipe.task import Counted, Task
+from hfpipe.task import Task
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfpipe.task import Counted, Task
+from hfpipe.task import Task
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,8 @@ from hfpipe.advice import advise_classes
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.loading.class_names import class_name_entries, names_in, problem_type
 from hfpipe.report import DataFacts
-from hfpipe.task import Counted, Task
+from hfpipe.task import Task
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ from typing_extensions import Self
 from hfpipe.advice import advise, advise_classes
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.loading.class_names import class_name_entries, names_in
-from hfpipe.task import Counted, Task
+from hfpipe.task import Task
+from hfpipe.types import Counted
 
 if TYPE_CHECKING:
     import numpy as np
