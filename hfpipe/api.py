@@ -1,4 +1,4 @@
-"""What the command line and the notebooks call: one function a command."""
+"""Python API of the command line and the notebooks: one function per command."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def silent(_: str, __: int | None) -> Iterator[Advance]:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe; `overrides` are written `stage.key=value`.
+    """Read and check a recipe; `overrides` have the form `stage.key=value`.
 
-    Raises RecipeError with every problem.
+    Raises RecipeError with all problems.
     """
     return recipes.load_recipe(Path(path), kinds=KINDS, tasks=TASKS, overrides=overrides)
 
 
 def plan(recipe: Recipe, runs: str | Path = RUNS, *, until: str | None = None) -> list[PlannedStage]:
-    """Return each stage with whether it is done, and if not, why not. Starts nothing."""
+    """Return the state of each stage: whether it is done and, if not, the reason. Starts nothing."""
     return runner.plan_recipe(recipe, Path(runs), until)
 
 
@@ -60,9 +60,9 @@ def sizes(
     *,
     launch: Launch = Launch(),  # noqa: B008 - frozen
 ) -> list[Size]:
-    """Return what each stage of a plan takes, as far as it is known; starts nothing, allocates no model.
+    """Estimate memory, time and disk space of each stage of a plan; starts nothing, allocates no model.
 
-    Memory is that of one process of `launch`. Raises RecipeError when its Accelerate config is wrong.
+    Memory is per process of `launch`. Raises RecipeError when its Accelerate config is wrong.
     """
     from hfpipe.estimation.estimate import estimate_sizes
 
@@ -78,10 +78,10 @@ def run(
     say: Callable[[str], None] = print,
     progress: Progress = silent,
 ) -> Run:
-    """Run what is not done yet and return all of it.
+    """Run the stages that are not done yet and return the whole run.
 
-    Raises RecipeError before anything starts when the recipe is wrong; DataError or StageError when a
-    stage fails, which leaves what is finished as it is.
+    Raises RecipeError before anything starts when the recipe is wrong, and DataError or StageError when a
+    stage fails; finished stages are not changed.
     """
     named = {name: getattr(stage, "licence", None) for name, stage in recipe.stages.items()}
     licences = {name: licence for name, licence in named.items() if licence is not None}
@@ -98,7 +98,7 @@ def run(
 
 
 def _write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Bring the card of a model up to date that was trained or measured; a run does not fail by it."""
+    """Update the model card of a trained or evaluated model; an error here does not fail the run."""
     from hfpipe.reporting.model_card import refresh_card
 
     model = step.stage.model.stage if isinstance(step.stage, Evaluate) else None
@@ -131,15 +131,15 @@ def adopt(
 
 
 def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hfpipe.open reads well
-    """Open what a recipe left behind, the newest of each stage in a run's folder, or a single stage's folder.
+    """Open the results of a recipe, the newest results in a run's folder, or the folder of one stage.
 
-    Raises RecipeError when nothing of it is done.
+    Raises RecipeError when no stage is done.
     """
     return open_run(Path(target), Path(runs))
 
 
 def status(recipe: Recipe, runs: str | Path = RUNS) -> list[StageStatus]:
-    """Return how far each stage is, also while another process runs the recipe; starts nothing."""
+    """Return the progress of each stage, even while another process runs the recipe; starts nothing."""
     return [read_status(step) for step in runner.plan_recipe(recipe, Path(runs))]
 
 
@@ -157,14 +157,14 @@ def verify(target: str | Path, runs: str | Path = RUNS) -> list[Checked]:
 
 
 def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> Compared:
-    """Return the scores of the first of several evaluated models beside the others', on the rows they share.
+    """Compare the scores of the first of several evaluated models with the others on the rows they share.
 
-    Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
-    Each difference has an interval and a p-value, corrected for the number of others by Holm. `tasks` names
-    user code (`file.py:Class`) that runs were measured by; it is executed only if it is named, here or by
-    a recipe that is given.
+    Each item of `evaluated` is a run or a recipe (with `:STAGE` if it evaluates several models), or the
+    folder of an evaluate stage. Each difference has an interval and a p-value, corrected for the number of
+    comparisons by Holm's method. `tasks` names the user code (`file.py:Class`) of tasks that were evaluated;
+    user code is executed only if it is named here or in a given recipe.
 
-    Raises RecipeError when there are fewer than two, or nothing that they have in common.
+    Raises RecipeError when fewer than two models are given or they have nothing in common.
     """
     return comparison.compare_runs([str(target) for target in evaluated], Path(runs), tasks)
 
@@ -179,19 +179,19 @@ def predict(
     batch_size: int = 32,
     runs: str | Path = RUNS,
 ) -> list[dict[str, Any] | None]:
-    """Return what a trained model says of each text or row, named as by Transformers' pipelines.
+    """Return a trained model's prediction for each text or row, with the keys of Transformers' pipelines.
 
-    It is None for a row of a file that holds nothing in a column that the model reads.
+    The prediction is None for a row of a file with an empty value in a column that the model reads.
 
-    `model` is a stage's folder, a run or recipe (with `:STAGE` where it has several models), a path, a
-    package place or a Hub id. `asked` is a text, texts, rows that hold the columns the task reads, or the
-    path of a file of such rows. `task` is by default what the model was trained for; user code is executed
-    only if it is named there, as `file.py:Class`, or by the recipe that `model` is. `options` are settings of
-    the task, written `key=value`; `read` are options of the file, as of a data set's source of files, written
-    so too.
+    `model` is a stage's folder, a run or recipe (with `:STAGE` if it has several models), a path, a
+    `package:` reference or a Hub id. `asked` is a text, a list of texts, rows with the columns that the task
+    reads, or the path of a file of such rows. `task` is by default the task that the model was trained on;
+    user code is executed only if `task` names it, as `file.py:Class`, or if `model` is a recipe that names
+    it. `options` are settings of the task in the form `key=value`; `read` are options of the file, as in a
+    data set's source, in the same form.
 
-    Raises RecipeError when there is no such model or no telling what to ask it, DataError when a row lacks
-    what the model reads, StageError when the model cannot be loaded.
+    Raises RecipeError when there is no such model or its task is unknown, DataError when a row lacks a column
+    that the model reads, and StageError when the model cannot be loaded.
     """
     found = answers(model, asked, task=task, options=options, read=read, batch_size=batch_size, runs=runs)
     return [answer for _, answer in found]
@@ -207,13 +207,13 @@ def answers(
     batch_size: int = 32,
     runs: str | Path = RUNS,
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | None]]:
-    """Yield each row with what `predict` returns of it, in order; `asked` may be an open file too."""
+    """Yield each row with the value `predict` returns for it, in order; `asked` may also be an open file."""
     from hfpipe.inference.inputs import complete_rows, pair_with_predictions, rows
     from hfpipe.inference.resolve import find
 
     runner.check_world()
     trained = find(str(model), Path(runs), task, options)
-    given = rows(asked, trained.task.inputs, read)  # before the model is loaded, which takes its time
+    given = rows(asked, trained.task.inputs, read)  # before the model is loaded, which is slow
 
     from hfpipe.inference.predictor import Predictor
 
@@ -225,18 +225,18 @@ def answers(
 
 
 def list_recipes() -> list[RecipeFile]:
-    """Return the recipes that come with hfpipe, and the Accelerate configs next to them.
+    """Return the recipes that are shipped with hfpipe, and the Accelerate configs next to them.
 
-    Raises RecipeError when this installation has none.
+    Raises RecipeError when the installation contains none.
     """
     return shipped.list_shipped_recipes()
 
 
 def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
-    """Copy a recipe and the files that it names into a folder; return their paths, the recipe first.
+    """Copy a recipe and the files it refers to into a folder; return their paths, with the recipe first.
 
-    What is there already is never overwritten; a file with the same content stays.
-    Raises RecipeError when there is no such recipe or another file is in the way; nothing is copied then.
+    Existing files are never overwritten; a file with the same content is kept.
+    Raises RecipeError, and copies nothing, when there is no such recipe or a different file exists.
     """
     return shipped.copy_shipped_recipe(name, folder)
 
@@ -249,5 +249,5 @@ def schema() -> dict[str, Any]:
 
 
 def run_stage(folder: str | Path, progress: Progress = silent) -> None:
-    """Be one process of a prepared stage, as `accelerate launch -m hfpipe stage` starts it."""
+    """Run one process of a prepared stage; `accelerate launch -m hfpipe stage` calls it."""
     runner.run_launched_stage(Path(folder), progress)

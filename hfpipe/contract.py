@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseModel):
-    """Checked, frozen settings; the fields are the recipe's keys and their docstrings its reference."""
+    """Validated, frozen settings; field names are keys of the recipe, and their docstrings the reference."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -33,67 +33,67 @@ class Settings(BaseModel):
 
 
 class Advance(Protocol):
-    """Tells how much more is done, and optionally how it goes, as `loss 2.31`."""
+    """Callback that reports progress, with an optional note such as `loss 2.31`."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Count `done` more; the note stays until the next one."""
+        """Advance by `done` units; the note is shown until the next one."""
 
 
 Progress = Callable[[str, "int | None"], AbstractContextManager[Advance]]
-"""`with progress("reading", total) as advance: advance(n)`; shows nothing when total is small or piped."""
+"""`with progress("reading", total) as advance: advance(n)`; shows nothing for a small total or in a pipe."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a stage is given beside its settings."""
+    """What a stage receives in addition to its settings."""
 
     name: str
     """The stage's name in the recipe."""
     folder: Path
-    """Where the stage's files belong; `folder / ".work"` is scratch that the store removes at the end."""
+    """Output folder of the stage; `folder / ".work"` is temporary and removed when the stage is done."""
     base: Path
-    """The recipe's folder, against which relative paths are read."""
+    """Folder of the recipe; relative paths are resolved against it."""
     seed: int
     inputs: Mapping[str, Path]
-    """Name of a stage above → its finished folder."""
+    """Name of an upstream stage → its finished folder."""
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
     """Whether a signal asked the run to stop."""
 
     @property
     def work(self) -> Path:
-        """Scratch that survives a kill and is removed once the stage is done."""
+        """Temporary folder that survives an interrupted run and is removed when the stage is done."""
         return self.folder / ".work"
 
 
 class Stage(Settings, ABC):
-    """One step of a recipe: settings that know how to turn inputs into a folder and a report."""
+    """One step of a recipe: settings, and a `run` method that writes a folder and returns a report."""
 
     version: ClassVar[int]
-    """Raised when the same settings come to mean another output."""
+    """Incremented when the same settings produce a different output."""
     distributed: ClassVar[bool] = False
-    """Whether `run` is called in every process, one a device, under Accelerate."""
+    """Whether `run` is called in every process under Accelerate, with one process per device."""
     kind: str
-    """Which kind of stage this is."""
+    """Kind of the stage."""
 
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
-        """Yield what is wrong between this stage and the ones above it, paths relative to the stage.
+        """Yield the problems between this stage and its upstream stages, with paths relative to the stage.
 
-        `facts` has an entry for each data set stage that is already done; `base` is the recipe's folder.
+        `facts` has an entry for each finished data set stage; `base` is the folder of the recipe.
         """
         return iter(())
 
     def resolved(self, above: Mapping[str, Stage]) -> Stage:
-        """Return the stage with what only the stages above tell about its settings."""
+        """Return the stage with those settings filled in that depend on the upstream stages."""
         return self
 
     def neutral(self) -> dict[str, Any]:
-        """Return the settings that cannot change the result, by path, with what stands for them in the key.
+        """Return the settings that cannot change the result: path → the value that replaces it in the key.
 
-        None for one that the key does not hold at all. By default the fields that declare
-        `json_schema_extra={"changes_result": False}`, each with its default.
+        None removes a setting from the key. By default these are the fields that declare
+        `json_schema_extra={"changes_result": False}`, each replaced by its default.
         """
         extras = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}
         return {
@@ -103,14 +103,14 @@ class Stage(Settings, ABC):
         }
 
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
-        """Yield what else is wrong, where telling takes the heavy libraries that `check` may not import.
+        """Yield further problems whose check needs heavy libraries, which `check` may not import.
 
-        A run asks it of every stage to come before each one that it starts.
+        Before a run starts a stage, it calls this method of every remaining stage.
         """
         return iter(())
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
-        """Yield a line for each setting without effect here; `alone` is whether one process runs it."""
+        """Yield a line for each setting without effect; `alone` is whether there is only one process."""
         return iter(())
 
     def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
@@ -118,12 +118,12 @@ class Stage(Settings, ABC):
         return iter(())
 
     def prepare(self, ctx: RunContext) -> None:
-        """Do the work of one process, before any process group exists; may be called again."""
+        """Do the work that needs one process, before a process group exists; may be called more than once."""
         return
 
     @abstractmethod
     def run(self, ctx: RunContext) -> Report:
-        """Write the stage's files into `ctx.folder`; the first process' report is kept.
+        """Write the stage's files to `ctx.folder`; the report of the main process is kept.
 
-        `ctx.work` is cleared once the first process returns, so it waits for those that still read there.
+        `ctx.work` is removed when the main process returns; it must wait for processes that still read it.
         """

@@ -1,4 +1,4 @@
-"""The interface of a task: what is learned, how rows become tensors, and outputs a loss and scores."""
+"""The interface of a task: it encodes rows, collates batches, and defines the loss and the metrics."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a task needs of its model and its tokenizer, which is checked before anything runs."""
+    """What a task requires of its model and its tokenizer; checked before anything runs."""
 
     mask_token: bool = False
-    """A token that stands for what is hidden, as `[MASK]`."""
+    """A mask token that replaces hidden tokens, such as `[MASK]`."""
     sentinels: bool = False
-    """The tokens `<extra_id_0>`, `<extra_id_1>` …, each for a hidden span."""
+    """Sentinel tokens `<extra_id_0>`, `<extra_id_1>` …, one per hidden span."""
     chat_template: bool = False
-    """A chat template, by which conversations are written."""
+    """A chat template, which formats conversations."""
     style: str = "bert"
-    """Style of a tokenizer stage that has these tokens; it is advised where the tokenizer lacks them."""
+    """Style of a tokenizer stage that has these tokens; error messages suggest it if they are missing."""
     token_types: str | None = None
-    """Setting of the task that needs a model with two token types, one for each sentence of a pair."""
+    """Setting of the task that requires a model with two token types, one for each sentence of a pair."""
     prompt: bool = False
-    """Whether the task has a `prompt`, with which a decoder does what an encoder-decoder does without."""
+    """Whether the task has a `prompt`, which a decoder needs and an encoder-decoder does not."""
 
 
 class Task(Settings, ABC):
-    """What is learned: how rows become tensors, and outputs a loss and scores. One file a task."""
+    """A learning task: encodes rows, collates batches, and defines the loss and the metrics."""
 
     version: ClassVar[int] = 1
-    """Raised when the same settings come to mean another output; part of the key of stages with the task."""
+    """Incremented when the same settings give a different output; part of the key of stages with the task."""
     kind: str
-    """Which task this is, as Transformers' pipelines name it; one's own is written `file.py:Class`."""
+    """Name of the task, as in Transformers' pipelines; a user-defined task is written `file.py:Class`."""
     stages: ClassVar[frozenset[str]] = frozenset({"finetune"})
-    """Kinds of stage that admit it (`pretrain`, `finetune`)."""
+    """Kinds of stage that accept the task (`pretrain`, `finetune`)."""
     length: int
-    """Tokens an example has at most."""
+    """Maximum number of tokens per example."""
     grouped_by: ClassVar[str | None] = None
-    """Setting that names a column whose equal values make rows depend on one another, as `context`."""
+    """Setting that names a column; rows with the same value in it are not independent, such as `context`."""
     shared: ClassVar[int] = 0
-    """Tokens that end one packed example and begin the next as well."""
+    """Number of tokens that consecutive packed examples share: the last of one and the first of the next."""
     later: ClassVar[tuple[str, ...]] = ()
-    """Settings that were added later: at their default they are not part of a key, and nothing runs again."""
+    """Settings added in later versions: at their default they are not in the key, so nothing is rerun."""
 
     @model_serializer(mode="wrap")
     def _without_later(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -70,86 +70,86 @@ class Task(Settings, ABC):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Names of the trivial baselines that `fit_baseline` knows, which an evaluate stage may name."""
+        """Names of the trivial baselines that `fit_baseline` implements and an evaluate stage may request."""
         return ()
 
     @property
     @abstractmethod
     def auto_class(self) -> str:
-        """Name of the Transformers auto class that builds the model, as `AutoModelForMaskedLM`."""
+        """Name of the Transformers auto class that builds the model, such as `AutoModelForMaskedLM`."""
 
     @property
     def requires(self) -> Requirements:
-        """What the task needs of model and tokenizer beyond what `auto_class` says."""
+        """What the task requires of model and tokenizer in addition to `auto_class`."""
         return Requirements()
 
     @property
     def pipeline(self) -> str | None:
-        """Name of the pipeline of Transformers that does the task with the trained model, if there is one."""
+        """Name of the Transformers pipeline that runs the trained model on this task; None without one."""
         return None
 
     @property
     def opened_by(self) -> str | None:
-        """The pipeline named to users; for user code, which may reads otherwise, only one it declares."""
+        """The pipeline to recommend to users; for a user-defined task, only one that it declares itself."""
         own = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("hfpipe."))
         return self.pipeline if self.code is None or any("pipeline" in vars(cls) for cls in own) else None
 
     @property
     def predicted_share(self) -> float:
-        """Share of the tokens whose vocabulary logits the loss needs; decides the memory of a training."""
+        """Fraction of tokens whose vocabulary logits the loss needs; determines the memory of training."""
         return 1.0
 
     @property
     def continued_length(self) -> int:
-        """Tokens that an example has at most beyond `length`, as the text that follows a prompt."""
+        """Maximum number of tokens per example in addition to `length`, such as the text after a prompt."""
         return 0
 
     @property
     def packed(self) -> bool:
-        """Whether training examples are cut from one stream of all documents, without padding."""
+        """Whether training examples are cut from the concatenation of all documents, without padding."""
         return False
 
     @property
     def best_fit(self) -> bool:
-        """Whether the examples of a packed task are made of whole documents instead, as far as they fit."""
+        """Whether a packed task fills its examples with whole documents, as far as they fit."""
         return False
 
     def opening_ids(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-        """Return the ids that an example of whole documents begins with, before the first of them."""
+        """Return the ids at the start of an example of whole documents, before the first document."""
         return ()
 
     @property
     def separates_documents(self) -> bool:
-        """Whether no document of a packed example may see another; `collate` then gives `_documents`."""
+        """Whether documents of a packed example are masked from each other, by `_documents` of `collate`."""
         return False
 
     @property
     def code(self) -> Code | None:
-        """Where the task comes from, when it is one's own."""
+        """The file and class of a user-defined task, None for a built-in one."""
         return Code(self.kind) if re.fullmatch(Code.pattern, self.kind) else None
 
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """Columns of the data set that must be there."""
+        """Columns that the data set must have."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Those of the columns that a prediction needs; the others hold what is to be learned."""
+        """Columns that a prediction needs; the other columns hold the targets."""
         return self.columns[:1]
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Those of the columns that may hold null; every other row with a null is refused."""
+        """Columns that may hold null; a null in any other column is an error."""
         return ()
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Those of the columns that must hold texts."""
+        """Columns that must hold texts."""
         return ()
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
-        """Yield what the data set lacks for this task, paths relative to the task."""
+        """Yield each problem of the data set for this task, with paths relative to the task."""
         for column in self.columns:
             kind = facts.columns.get(column)
             if kind is None:
@@ -162,53 +162,53 @@ class Task(Settings, ABC):
                 yield Problem(f"column {column!r} holds {kind} values, no texts; name a column of texts")
 
     def check_settings(self) -> Iterator[Problem]:
-        """Yield what is wrong with any data, as a missing package; nothing heavy is imported."""
+        """Yield problems that do not depend on the data, such as a missing package; imports nothing heavy."""
         return iter(())
 
     def configure_metrics(self, rows: Rows) -> Task:
-        """Return the task with the settings of its metrics that depend on the rows to score.
+        """Return the task with those settings of its metrics filled in that depend on the rows to score.
 
         `rows` are all rows of the split, so that every process and every system uses the same settings.
         """
         return self
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
-        """Return the entries of the model's config that the data decide, as `num_labels`."""
+        """Return the entries of the model's config that depend on the data, such as `num_labels`."""
         return {}
 
     def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
-        """Yield why a model cannot do the task as it is set, where its config does not tell."""
+        """Yield reasons why a model cannot run the task with these settings that its config does not show."""
         return iter(())
 
     @property
     def prediction_task(self) -> dict[str, Any]:
-        """Settings of the task by which a trained model is asked; another where this one only learns."""
+        """Settings of the task used for prediction; another task where this one is only for training."""
         return self.model_dump(mode="json")
 
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
-        """Return what a trained model tells of its data: types of the columns, names of the classes."""
+        """Return what a trained model's config contains about its data: column types, class names."""
         return DataFacts(columns=dict.fromkeys(self.columns, "string"), splits={})
 
     def placeholder(self, column: str, rows: Rows, facts: DataFacts) -> Sequence[Any]:
-        """Return what stands in a column that is not among `inputs` when rows are only predicted."""
+        """Return placeholder values for a column that is not among `inputs`, used in prediction."""
         empty: Mapping[str, Any] = {"label": 0, "labels": [], "int": 0, "float": 0.0, "string": ""}
         return [empty[facts.columns[column]]] * len(rows[self.inputs[0]])
 
     @abstractmethod
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        """Turn a batch of rows into model inputs; pure. Adds `row`, the position within `rows`.
+        """Turn a batch of rows into model inputs; a pure function. Adds `row`, the position within `rows`.
 
-        `input_ids` is a list of integer lists or arrays, or a `Ragged`; targets take the column names of the
-        model's forward. A packed task returns whole documents; anything else is cut to the task's length here
-        and counts what it cuts in an integer column `truncated` (tokens a row), or gives a long row as
-        several examples, which follow one another and have its `row`.
-        Further columns are kept with the examples, for `collate`.
+        `input_ids` is a list of integer lists or arrays, or a `Ragged`; targets are named like the arguments
+        of the model's forward. A packed task returns whole documents. Any other task truncates to its length
+        and counts the lost tokens per row in an integer column `truncated`, or splits a long row into several
+        consecutive examples with the same `row`.
+        Additional columns are stored with the examples and passed to `collate`.
         """
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        """Turn a batch of rows into what a packed task is measured on; pure, in the form of `encode`.
+        """Turn a batch of rows into the evaluation examples of a packed task; pure, same format as `encode`.
 
-        By default the documents that `encode` returns, cut every `length` tokens. Every row has an example.
+        By default the documents that `encode` returns, split every `length` tokens. Every row has an example.
         """
         encoded = self.encode(rows, tokenizer, facts)
         pieces = [
@@ -222,28 +222,28 @@ class Task(Settings, ABC):
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
-        """Pad a list of encoded examples into tensors; pure.
+        """Pad a list of encoded examples into tensors; a pure function.
 
-        Each example carries `index` (its position in the encoded split) and `epoch`: anything random
-        is a function of (seed, epoch, index) in training and of (seed, index) in evaluation.
-        The model is given all entries but `labels` and those whose names begin with `_`.
+        Each example has `index` (its position in the encoded split) and `epoch`. Randomness must be a
+        function of (seed, epoch, index) in training and of (seed, index) in evaluation.
+        The model receives all entries except `labels` and those whose names begin with `_`.
         """
 
     def positions(self, batch: Batch) -> torch.Tensor | None:
-        """Return the flat positions whose vocabulary logits the loss needs, int64; None for all."""
+        """Return the flattened positions whose vocabulary logits the loss needs, int64; None for all."""
         return None
 
     @property
     def loss_is_cross_entropy(self) -> bool:
-        """Whether `loss` is the cross-entropy of the vocabulary logits at `positions` and nothing else.
+        """Whether `loss` is exactly the cross-entropy of the vocabulary logits at `positions`.
 
-        It may then be computed from hidden states, without the logits of all positions at once.
+        The loss may then be computed from hidden states, without materializing the logits of all positions.
         """
         return False
 
     @abstractmethod
     def count(self, batch: Batch) -> torch.Tensor:
-        """Return the number of targets in the batch, as `loss` counts them, without running the model."""
+        """Return the number of targets in the batch, as counted by `loss`, without running the model."""
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
@@ -251,31 +251,31 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor | list[Any]]:
-        """Return what a forward pass says of each example: one value, or row of values, an example."""
+        """Return the results of a forward pass per example: one value, or one row of values, per example."""
 
     def configure_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set in a model, before it is trained, what plain Transformers reads to use it as this task does.
+        """Set the config entries that Transformers reads when it runs the trained model on this task.
 
-        Raises StageError when that cannot be saved.
+        Called before training. Raises StageError when an entry cannot be saved.
         """
         return
 
     def generates(self, *, training: bool) -> bool:
-        """Tell whether the model is measured by what it generates, in evaluation or during training."""
+        """Return whether generated text is evaluated, in evaluation or, with `training`, during training."""
         return False
 
     def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-        """Return what stands in for `outputs_to_columns` where the task `generates`."""
+        """Return the columns that replace those of `outputs_to_columns` where the task `generates`."""
         raise NotImplementedError
 
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
     ) -> Columns:
-        """Return one value a row: what metrics read and predictions keep.
+        """Return one value per row: the columns that metrics read and `predictions.parquet` stores.
 
-        `columns` holds one value an example. `row_index`, int64 (examples,), ascending, tells for each its
-        place in `rows`, the data set's own rows; all examples of a row come together.
-        Numbers add up over the examples of a row, unless a task knows better.
+        `columns` holds one value per example. `row_index`, int64 (examples,), ascending, gives each example's
+        position in `rows`, the rows of the data set; the examples of a row are consecutive.
+        By default numbers are summed over the examples of a row.
         """
         import numpy as np
 
@@ -286,37 +286,37 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        """Return the metrics that read `columns_by_row`'s columns."""
+        """Return the metrics that read the columns of `columns_by_row`."""
 
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
         """Return the metrics of the validation split during training."""
         return self.metrics(facts)
 
     def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
-        """Return the metrics of an evaluation that need every row at once; they read what
-        `encode_predictions` returns."""
+        """Return the metrics that need all rows of an evaluation at once; they read the columns of
+        `encode_predictions`."""
         return []
 
     def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
-        """Return those of the metrics whose columns a trivial baseline gives."""
+        """Return the metrics whose columns a trivial baseline provides."""
         return self.metrics(facts)
 
     def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
-        """Return the columns that hold ids of classes, each with the names that the ids mean."""
+        """Return the columns that hold class ids, each with the class names in the order of the ids."""
         return {}
 
     def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
-        """Return the columns that hold a value for each class, each with the class names in their order."""
+        """Return the columns that hold one value per class, each with the class names in that order."""
         return {}
 
     def encode_predictions(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
-        """Return the columns as `predictions.parquet` holds them, classes by name."""
+        """Return the columns as stored in `predictions.parquet`, with class names in place of ids."""
         classes = {name: names for name, names in self.class_names(facts).items() if name in columns}
         named = {name: [names[number] for number in columns[name]] for name, names in classes.items()}
         return {**columns, **named}
 
     def decode_predictions(self, shown: Columns, facts: DataFacts) -> Columns:
-        """Return the columns that `encode_predictions` was made from."""
+        """Return the original columns; the inverse of `encode_predictions`."""
         import numpy as np
 
         classes = {name: names for name, names in self.class_names(facts).items() if name in shown}
@@ -324,15 +324,15 @@ class Task(Settings, ABC):
         return {**shown, **{name: np.array([of[label] for label in shown[name]]) for name, of in ids.items()}}
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        """Return what a prediction says of each row, ready for JSON, named as Transformers' pipelines do."""
+        """Return the prediction for each row, JSON-serializable, with the keys of Transformers' pipelines."""
         shown = self.encode_predictions(columns, facts)
         return [{"answer": answer} for answer in shown["prediction"]]
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Rows], Columns]:
-        """Fit one of `baselines` on the train split; the result turns rows into the columns metrics read.
+        """Fit one of `baselines` on the train split; the result maps rows to the columns that metrics read.
 
-        `tokenizer` is the measured model's.
+        `tokenizer` is that of the evaluated model.
         """
         raise NotImplementedError
