@@ -1,4 +1,4 @@
-"""The tasks a stage can name; one's own come in by `kind: "file.py:Class"`."""
+"""The built-in tasks; a user-defined task is named by `kind: "file.py:Class"`."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ TASKS: dict[str, type[Task]] = {
 
 
 def revive_task(settings: Mapping[str, Any], base: Path, trusted: Trusted, folder: Path) -> Task:
-    """Return the task whose settings lie in a stage's folder, `base` being the folder of its recipe.
+    """Return the task whose settings are stored in a stage's folder; `base` is the folder of its recipe.
 
-    Anybody can write these settings, so user code runs only if it is `trusted`.
-    Raises RecipeError when it is not, StageError when the settings are those of no task.
+    Anyone may have written these settings, so user code runs only if it is `trusted`.
+    Raises RecipeError when it is not, and StageError when the settings do not describe a task.
     """
     kind = str(settings.get("kind"))
     try:

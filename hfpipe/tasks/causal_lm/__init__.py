@@ -1,4 +1,4 @@
-"""Causal language modelling: say the next token, and be measured by how well each was foreseen."""
+"""Causal language modelling: predict the next token; evaluated by perplexity."""
 
 from hfpipe.tasks.causal_lm.task import CausalLM
 

@@ -1,4 +1,4 @@
-"""Causal language modelling: say the next token, and be measured by how well each was foreseen."""
+"""Causal language modelling: predict the next token; evaluated by perplexity."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ ORDERS = {"unigram": 1, "trigram": 3}
 
 
 class CausalLM(RunningText):
-    """Learns to continue texts.
+    """Learns to predict the next token of a text.
 
-    In training documents lie end to end, each with the token that ends it. In evaluation each is read on
-    its own after the token that begins it, and every token of the text is foreseen once. Its end is learned,
-    but not measured: no text says where it ends.
+    In training, documents are concatenated, each followed by its end token. In evaluation, each document is
+    encoded separately after a begin token, and every token of the text is predicted exactly once. The end
+    token is learned, but not scored, because it is not part of the text.
     """
 
     kind: Literal["causal-lm"] = "causal-lm"
     baselines: ClassVar[tuple[str, ...]] = tuple(ORDERS)
     pipeline: ClassVar[str] = "text-generation"
-    shared: ClassVar[int] = 1  # the last token of an example is only said there, and read in the next
+    shared: ClassVar[int] = 1  # the last token is only a target, and an input of the next example
     length: int = Field(default=128, ge=8)
-    """Tokens that the model reads at once."""
+    """Number of tokens in the model's context window."""
     stride: int | None = Field(default=None, ge=1)
-    """Tokens from one window to the next over texts longer than `length` in evaluation; by default `length`.
+    """Tokens between the starts of consecutive evaluation windows, for texts longer than `length`; by default
+    `length`.
 
-    Every token has at least `length` - `stride` others before it in its window, as far as the text has
-    them: a smaller stride takes longer and is fairer to the model.
+    Every token is predicted from at least `length` - `stride` preceding tokens, if the text has that many. A
+    smaller stride gives each token more context, but takes longer.
     """
     documents: Literal["packed", "separate"] = "packed"
-    """Whether in training a document sees those before it in its example (`packed`) or only itself."""
+    """`packed`: in training a document attends to the earlier documents of its example; `separate`: only to
+    itself."""
 
     @model_validator(mode="after")
     def _leaves_no_gap(self) -> CausalLM:
@@ -69,11 +71,11 @@ class CausalLM(RunningText):
         from hfpipe.tasks.shared.documents import bounds
 
         begin, end = bounds(tokenizer)
-        return [begin] if begin == end else []  # else every document has its own
+        return [begin] if begin == end else []  # otherwise every document has its own begin token
 
     @property
     def prediction_task(self) -> dict[str, Any]:
-        half = self.length // 2  # prompt and answer together are as long as what the model has learned
+        half = self.length // 2  # prompt and answer together fit the length that the model was trained on
         lengths = {"length": half, "target_length": self.length - half}
         return {"kind": "text-generation", "template": f"{{{self.text}}}", **lengths}
 
@@ -122,7 +124,7 @@ class CausalLM(RunningText):
         begin, end = bounds(tokenizer)
         batch["labels"] = pad([following(each, begin, end) for each in ids], IGNORED)
         if self.documents == "separate":
-            del batch["attention_mask"]  # in its absence positions tell documents apart, and padding too
+            del batch["attention_mask"]  # without it, positions mark where documents and padding begin
             batch |= separated(ids, begin)
         return batch
 

@@ -1,4 +1,4 @@
-"""Denoising: an encoder-decoder reads a text with parts hidden, and says what they were."""
+"""Denoising: an encoder-decoder reads a corrupted text and reconstructs the hidden spans."""
 
 from hfpipe.tasks.denoising.task import Denoising
 

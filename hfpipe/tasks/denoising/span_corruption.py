@@ -1,4 +1,4 @@
-"""Noise for denoising: which tokens of a text are hidden from an encoder, and what its decoder has to say."""
+"""Noise for denoising: selects the tokens hidden from the encoder and builds the decoder's targets."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 class Frame(NamedTuple):
-    """The ids that a tokenizer puts round a text, the last of which ends it."""
+    """The special tokens that a tokenizer adds before and after a text; the last one ends it."""
 
     before: list[int]
     after: list[int]
 
     def around(self, ids: np.ndarray) -> np.ndarray:
-        """Return ids, int64, with those before and after them."""
+        """Return `ids` with the special tokens before and after them, int64."""
         return np.concatenate([self.before, ids, self.after]).astype(np.int64)
 
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """Return what stands round a text. Raises StageError when the tokenizer has nothing that ends one."""
+    """Return the special tokens around a text. Raises StageError when the tokenizer has no end token."""
     ids = tokenizer("a", return_special_tokens_mask=True)
     text = [place for place, special in enumerate(ids["special_tokens_mask"]) if not special]
     before, after = ids["input_ids"][: text[0]], ids["input_ids"][text[-1] + 1 :]
@@ -37,7 +37,7 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
 
 
 def sentinels(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndarray:
-    """Return the ids of <extra_id_0> and so on, which stand for hidden spans, int64 (number,).
+    """Return the ids of <extra_id_0>, <extra_id_1> …, the sentinels of hidden spans, int64 (number,).
 
     Raises StageError when the tokenizer has fewer.
     """
@@ -53,9 +53,9 @@ def sentinels(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndarray:
 
 
 def counts(length: int, share: float, span: float) -> tuple[int, int]:
-    """Return how many of `length` tokens are hidden, and in how many spans, as T5's reference has it.
+    """Return how many of `length` tokens are hidden and in how many spans, as in T5's reference code.
 
-    At least one token is hidden and one is not, and there is text before each span.
+    At least one token is hidden, at least one is not, and visible text precedes each span.
     """
     length = max(length, 2)
     hidden = min(max(round(length * share), 1), length - 1)
@@ -63,10 +63,10 @@ def counts(length: int, share: float, span: float) -> tuple[int, int]:
 
 
 def spans(length: int, share: float, span: float, random: np.random.Generator) -> np.ndarray:
-    """Draw which tokens are hidden, bool (length,): `random_spans_noise_mask` of T5's reference.
+    """Draw the tokens to hide, bool (length,): `random_spans_noise_mask` of T5's reference code.
 
-    Text and hidden spans take turns, text first, and each is one of all partitions of its tokens, equally
-    likely (Raffel et al., 2020, section 3.1.4).
+    Visible and hidden spans alternate, beginning with a visible one. The lengths of each kind are drawn
+    uniformly from all partitions of its tokens (Raffel et al., 2020, section 3.1.4).
     """
     hidden, number = counts(length, share, span)
     kept = _partition(max(length, 2) - hidden, number, random)
@@ -76,13 +76,13 @@ def spans(length: int, share: float, span: float, random: np.random.Generator) -
 
 
 def _partition(items: int, parts: int, random: np.random.Generator) -> np.ndarray:
-    """Draw the sizes of `parts` parts of at least one item each, int64 (parts,)."""
+    """Draw a partition of `items` into `parts` parts of at least one item each; sizes, int64 (parts,)."""
     cuts = np.sort(random.permutation(items - 1)[: parts - 1]) + 1
     return np.diff(cuts, prepend=0, append=items)
 
 
 def hide(ids: np.ndarray, mask: np.ndarray, stand_ins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is read and what is to be said: the text, each with sentinels for the other's spans."""
+    """Return inputs and targets: each holds the spans that the other lacks, with sentinels in their place."""
     return _stood_in(ids, mask, stand_ins), _stood_in(ids, ~mask, stand_ins)
 
 
@@ -95,10 +95,10 @@ def _stood_in(ids: np.ndarray, mask: np.ndarray, stand_ins: np.ndarray) -> np.nd
 def infill(
     ids: np.ndarray, share: float, span: float, mask_id: int, random: np.random.Generator
 ) -> np.ndarray:
-    """Return ids with spans replaced by one mask each (Lewis et al., 2020, section 2.2, text infilling).
+    """Replace each hidden span by one mask: text infilling (Lewis et al., 2020, section 2.2).
 
-    Lengths of spans are drawn from Poisson(`span`) until the share of tokens is hidden, the last one cut to
-    fit; a span of length 0 is a mask where nothing is missing. Spans may touch.
+    Span lengths are drawn from Poisson(`span`) until the share of tokens is hidden; the last span is
+    shortened to fit. A span of length 0 inserts a mask without hiding a token. Spans may be adjacent.
     """
     if len(ids) < 2:
         return ids

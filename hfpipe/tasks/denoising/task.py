@@ -1,4 +1,4 @@
-"""Denoising: an encoder-decoder reads a text with parts hidden, and says what they were."""
+"""Denoising: an encoder-decoder reads a corrupted text and reconstructs the hidden spans."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch, Columns, Rows
 
 SHARES = {"spans": 0.15, "infilling": 0.3}
-"""Kind of noise → share of tokens that its paper hides."""
+"""Kind of noise → share of tokens that is hidden in its paper."""
 FRAME = 2
-"""Special tokens round a text, as BART's tokenizer puts them."""
+"""Number of special tokens that BART's tokenizer adds to a text."""
 
 
 class Denoising(RunningText):
-    """Hides spans of a text from the encoder; the decoder says them, or the whole text."""
+    """Hides spans of a text from the encoder; the decoder generates the spans or the whole text."""
 
     kind: Literal["denoising"] = "denoising"
     length: int = Field(default=512, ge=8)
-    """Tokens of text in a training example, before spans are hidden; what is read of it is shorter."""
+    """Tokens of a training example before spans are hidden; the encoder's input is shorter."""
     noise: Literal["spans", "infilling"] = "spans"
-    """`spans`: say only what is hidden, as T5 does; `infilling`: say the whole text, as BART does."""
+    """`spans`: the targets are the hidden spans, as in T5; `infilling`: the whole text, as in BART."""
     mask: float | None = Field(default=None, gt=0, lt=1)
-    """Share of tokens hidden; by default 0.15 for `spans` and 0.3 for `infilling`, as in their papers."""
+    """Fraction of tokens to hide; by default 0.15 for `spans` and 0.3 for `infilling`, as in their papers."""
     span: float = Field(default=3.0, ge=1)
-    """Tokens that a hidden span has on average."""
+    """Mean number of tokens per hidden span."""
     generation: Generation | None = None
-    """Let the model also write in evaluation and prediction, as `{num_beams: 4}`; otherwise it only foresees.
+    """Generate text in evaluation and prediction, with options such as `{num_beams: 4}`; by default only the
+    loss is computed.
 
-    A text that has blanks of its own, as `<extra_id_0>` or the mask token, then has no others hidden.
+    If set, no spans are hidden in a text that already contains `<extra_id_0>` or the mask token.
     """
 
     @property
@@ -58,7 +59,7 @@ class Denoising(RunningText):
 
     @property
     def share(self) -> float:
-        """Share of tokens hidden."""
+        """Fraction of tokens that is hidden."""
         return SHARES[self.noise] if self.mask is None else self.mask
 
     def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
@@ -83,7 +84,7 @@ class Denoising(RunningText):
         return {"input_ids": encode_ids(tokenizer, texts).input_ids, "row": range(len(texts))}
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        """Return examples as `encode`; only where the model generates, a row's own blanks are such."""
+        """Return the examples of `encode`; mask strings in a text become mask tokens only if it generates."""
         from hfpipe.tokenization.spelling import SENTINEL
         from hfpipe.tokenization.text import mark
 
@@ -118,7 +119,7 @@ class Denoising(RunningText):
     def _noised(
         self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is read and what is to be said of a text, int64 each."""
+        """Return the inputs and the targets made from a text, int64 each."""
         from hfpipe.tasks.denoising.span_corruption import hide, infill, spans
 
         blanks = self._blanks(ids, tokenizer)
@@ -127,7 +128,7 @@ class Denoising(RunningText):
         return hide(ids, spans(len(ids), self.share, self.span, random), blanks)
 
     def _blanks(self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-        """Return what stands for the hidden spans of a text, int64 (spans,) or (1,)."""
+        """Return the ids that replace the hidden spans of a text, int64 (spans,) or (1,)."""
         import numpy as np
 
         from hfpipe.tasks.denoising.span_corruption import counts, sentinels

@@ -1,4 +1,4 @@
-"""Filling blanks: the word that belongs into a text, or a class told by the word that fits a pattern."""
+"""Filling blanks: predict the word in a blank, or classify by the likeliest word in a pattern's blank."""
 
 from hfpipe.tasks.fill_mask.task import FillMask
 

@@ -1,4 +1,4 @@
-"""What a masked model puts into a blank: candidates, or anything, ranked by how likely it finds them."""
+"""Ranks the fillings of a blank by their probability under a masked model: given candidates or any tokens."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch, Columns
 
 DEEPEST = 100
-"""Fillings that are looked at where there are no candidates; an answer behind them is not found."""
+"""Number of fillings searched if there are no candidates; an answer with a lower rank is not found."""
 SHOWN = 5
-"""Fillings that a prediction keeps."""
+"""Number of fillings stored per prediction."""
 
 
 def fill_blanks(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-    """Return what a model puts into the blank of each row, and how well it knows the answer.
+    """Rank the fillings of each row's blank, and return the rank and the loss of the answer.
 
-    Where a row has choices, each is tried with as many masks as it has tokens, and scored by the mean
-    log-probability of these (Kassner et al., 2021). Where it has none, all fillings with as many tokens as
-    the answer are ranked by their probability, each token being guessed on its own; so the answer's length
-    is given away, and the first 100 are looked at. Answers with unknown tokens are never found.
+    If a row has choices, each is scored with as many masks as it has tokens, by the mean log-probability of
+    its tokens (Kassner et al., 2021). Otherwise all fillings with as many tokens as the answer are ranked by
+    their probability, with each token predicted independently. The model therefore knows the length of the
+    answer. Only the first 100 fillings are searched. Answers with unknown tokens are never found.
 
-    Columns: `rank` of the answer (0: not found), `nll` it takes, `fills` (up to five texts, best first),
-    `fill_scores` (their probabilities, the mean a token under choices) and `choice_scores` (mean
-    log-probability of each choice, empty without).
+    Columns: `rank` of the answer (0: not found), `nll` of the answer, `fills` (up to five texts, best first),
+    `fill_scores` (their probabilities; with choices, the mean per token) and `choice_scores` (mean
+    log-probability of each choice; empty without choices).
     """
     rows = [_Row(batch, number) for number in range(len(batch["input_ids"]))]
     said = _log_probabilities(model, rows, tokenizer, batch["input_ids"].device)
@@ -58,9 +58,9 @@ def fill_blanks(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def class_scores(filled: Columns, reference: np.ndarray) -> Columns:
-    """Return `reference`, `prediction`, `scores` and `nll` of blanks whose choices stand for the classes.
+    """Return `reference`, `prediction`, `scores` and `nll` of blanks whose choices represent classes.
 
-    A softmax over the scores of the classes' words (Schick and Schütze, 2021, section 3.1).
+    `scores` is a softmax over the scores of the classes' words (Schick and Schütze, 2021, section 3.1).
     """
     scores = log_softmax(np.array(filled["choice_scores"].tolist()), axis=1)
     nll = -scores[np.arange(len(reference)), reference]
@@ -84,7 +84,7 @@ class _Row:
         self.choices = [pieces[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     def masked(self, masks: int, mask: int) -> np.ndarray:
-        """Return the ids with another number of masks in the blank."""
+        """Return the ids with the given number of masks in the blank."""
         return np.array(
             [*self.ids[: self.blank], *[mask] * masks, *self.ids[self.blank + self.masks :]], dtype=np.int64
         )
@@ -93,7 +93,7 @@ class _Row:
 def _log_probabilities(
     model: Any, rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> list[dict[int, Tensor]]:
-    """Return for each row: number of masks → log-probabilities (masks, vocabulary), by one forward pass."""
+    """Return per row: number of masks → log-probabilities (masks, vocabulary), in one forward pass."""
     asked = [
         (number, masks)
         for number, row in enumerate(rows)
@@ -117,7 +117,7 @@ def _log_probabilities(
 
 
 Found = tuple[int, list[list[int]], list[float], list[float]]
-"""Rank of the answer, tokens of the first fillings, their probabilities, scores of all choices."""
+"""Rank of the answer, tokens of the best fillings, their probabilities, scores of all choices."""
 
 
 def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
@@ -134,7 +134,7 @@ def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
 
 def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Found:
     said = said.double()
-    said[:, pieces:] = -torch.inf  # a vocabulary padded for speed holds more than the tokenizer's tokens
+    said[:, pieces:] = -torch.inf  # a vocabulary padded for speed is larger than the tokenizer's
     said[:, list(banned)] = -torch.inf
     scores, fillings = likeliest_fills(said, DEEPEST)
     rank = 0
@@ -147,7 +147,7 @@ def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Fo
 def likeliest_fills(said: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` sequences with the highest sum, exactly: log-probabilities (length, vocabulary).
 
-    The tokens being independent, the best sequences begin with the best shorter ones. Returns sums
+    Because tokens are independent, the best sequences extend the best shorter sequences. Returns sums
     (count,), descending, and tokens (count, length).
     """
     scores, fillings = said.new_zeros(1), torch.empty((1, 0), dtype=torch.int64)

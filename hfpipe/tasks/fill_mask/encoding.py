@@ -1,4 +1,4 @@
-"""Blanks in texts, laid out as mask tokens with what belongs there."""
+"""Encodes texts with a blank: mask tokens in the blank, with the answer's tokens as targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS = ("input_ids", "target", "blank", "choices", "sizes", "reference", "truncated", "row")
-"""What a laid out blank consists of."""
+"""Columns of an encoded blank."""
 
 
 def encode_blanks(
@@ -33,16 +33,16 @@ def encode_blanks(
     tokenizer: PreTrainedTokenizerBase,
     length: int,
 ) -> dict[str, list[Any]]:
-    """Lay out each text with as many mask tokens as its answer has tokens.
+    """Encode each text with as many mask tokens in its blank as its answer has tokens.
 
-    A text is given as what stands before its blank and what after; `blank_parts` finds the blank.
-    The space before a blank belongs to the word in it. A text longer than `length` loses tokens far from
-    the blank, so that the longest of answer and choices has room. `choices` holds the candidates of each
-    row, none where any filling is one; each counts once, and one that has no tokens not at all.
+    A text is a pair: the part before its blank and the part after it, as returned by `blank_parts`.
+    The space before a blank belongs to the word in the blank. A text longer than `length` loses the tokens
+    farthest from the blank, so that the longest of answer and choices fits. `choices` holds the candidates of
+    each row, and is empty if any filling is allowed; duplicates and candidates without tokens are dropped.
 
-    Returns `input_ids`, `target` (the answer's tokens), `blank` (position of the first mask), `choices` (all
-    tokens in a row) with their `sizes`, `reference` (place of the answer among the choices, -1 for none),
-    `truncated` and `row`. Raises StageError without a mask token, or without room for it.
+    Returns `input_ids`, `target` (the answer's tokens), `blank` (position of the first mask), `choices`
+    (their tokens, concatenated) with their `sizes`, `reference` (index of the answer among the choices, -1
+    for none), `truncated` and `row`. Raises StageError when there is no mask token or no room for the masks.
     """
     if tokenizer.mask_token is None:
         raise StageError("fill-mask needs a mask token, and this tokenizer has none; take another")
@@ -62,7 +62,7 @@ def _laid_out(
     tokenizer: PreTrainedTokenizerBase,
     length: int,
 ) -> dict[str, Any]:
-    """Return the columns of one text; errors as `encode_blanks`."""
+    """Return the columns of one text; raises the errors of `encode_blanks`."""
     before, after = (list(text_parts(side)) for side in text)
     lead = " " if "".join(before)[-1:].isspace() else ""
     target = spell(lead + answer) if answer else []
@@ -91,7 +91,7 @@ def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
 
 
 def blank_parts(text: str, blank: str) -> tuple[str, str]:
-    """Return a text before and after its blank. Raises DataError where it has not one blank."""
+    """Split a text at its blank. Raises DataError unless it has exactly one blank."""
     before, found, after = text.partition(blank)
     if not found or blank in after:
         raise DataError(
@@ -102,7 +102,7 @@ def blank_parts(text: str, blank: str) -> tuple[str, str]:
 
 
 def _stripped(parts: list[str]) -> list[str]:
-    """Return parts without the space that the last of them end with."""
+    """Return the parts of a text without its trailing white space."""
     *others, last = parts or [""]
     shorter = type(last)(last.rstrip())
     return [*others, shorter] if shorter or not others else _stripped(others)
@@ -113,7 +113,7 @@ def _cut(
 ) -> tuple[list[int], int, int]:
     """Return the ids of a text with one mask, the mask's position, and how many tokens were cut off.
 
-    There is room for `longest` masks in `length`; what is kept lies evenly round them, if there is enough.
+    `longest` masks fit in `length`; equally many tokens are kept on both sides, if there are enough.
     """
     encoded = encode_texts(tokenizer, [text], return_special_tokens_mask=True, verbose=False)
     [ids], [special] = encoded["input_ids"], encoded["special_tokens_mask"]
@@ -135,11 +135,11 @@ def _cut(
 
 
 def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Pad encoded blanks into tensors; the answer's tokens are the labels of its masks."""
+    """Pad encoded blanks into tensors; the answer's tokens are the labels at the masks."""
     batch = inputs([example["input_ids"] for example in examples], tokenizer)
     labels = torch.full_like(batch["input_ids"], IGNORED)
     for row, example in zip(labels, examples, strict=True):
-        target = torch.from_numpy(np.array(example["target"], dtype=np.int64))  # empty, it has no type
+        target = torch.from_numpy(np.array(example["target"], dtype=np.int64))  # an empty list has no dtype
         row[int(example["blank"]) :][: len(target)] = target
     numbers = {
         name: torch.tensor([int(example[name]) for example in examples]) for name in ("blank", "reference")

@@ -1,4 +1,4 @@
-"""Filling blanks: the word that belongs into a text, or a class told by the word that fits a pattern."""
+"""Filling blanks: predict the word in a blank, or classify by the likeliest word in a pattern's blank."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ if TYPE_CHECKING:
 
 
 class FillMask(TokenTargets):
-    """Learns to put the right words into blanks.
+    """Learns to predict the words in blanks.
 
-    A blank becomes as many mask tokens as its answer has tokens. The candidates for it are those in
-    `choices`, or else all answers of the train split where `answer` is a column of classes, or else
-    all words. With `pattern` and `verbalizer` it classifies: the class is the one whose word is likeliest
+    A blank is encoded as as many mask tokens as its answer has tokens. Its candidates are those in `choices`;
+    without `choices`, all answers of the train split if `answer` is a column of classes, otherwise any words.
+    With `pattern` and `verbalizer` the task classifies: the prediction is the class whose word is likeliest
     in the pattern's blank (Schick and Schütze, 2021).
     """
 
     kind: Literal["fill-mask"] = "fill-mask"
     text: str = "text"
-    """Column of the texts with a blank."""
+    """Column of the texts, each with one blank."""
     blank: str = Field(default="[MASK]", min_length=1)
-    """What stands for the blank in text or pattern."""
+    """String that marks the blank in a text or pattern."""
     answer: str = "answer"
-    """Column of the words that belong into the blanks: texts, or classes."""
+    """Column of the correct words for the blanks: texts or classes."""
     choices: str | None = None
-    """Column with a list of candidates for each blank."""
+    """Column with the list of candidates for each blank."""
     pattern: str | None = None
-    """Sentence with columns in braces and a blank, as `{text} It was [MASK].`, to classify by."""
+    """Pattern for classification: column names in braces and a blank, as in `{text} It was [MASK].`."""
     verbalizer: dict[str, str] | None = None
-    """Class → the word that stands for it in the pattern's blank."""
+    """Class → the word that represents it in the pattern's blank."""
     label: str = "label"
-    """Column of the class, for a pattern."""
+    """Column of the class, used with `pattern`."""
     length: int = Field(default=128, ge=8)
-    """Tokens at most; longer texts are cut far from the blank, and the ledger says what that costs."""
+    """Maximum number of tokens; longer texts are truncated far from the blank, and the ledger counts the
+    tokens that are lost."""
 
     @field_validator("pattern")
     @classmethod
@@ -79,7 +80,7 @@ class FillMask(TokenTargets):
 
     @property
     def _fields(self) -> tuple[str, ...]:
-        """Columns that the pattern reads."""
+        """Columns that the pattern refers to."""
         return columns_of(self.pattern) if self.pattern is not None else ()
 
     @property
@@ -96,7 +97,7 @@ class FillMask(TokenTargets):
 
     @property
     def pipeline(self) -> str | None:
-        return "fill-mask" if self.pattern is None else None  # none of theirs classifies by a pattern
+        return "fill-mask" if self.pattern is None else None  # no pipeline classifies by a pattern
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -159,7 +160,7 @@ class FillMask(TokenTargets):
         return [self.blank.join("".join(side) for side in sides) for sides in self._parts(rows)]
 
     def _parts(self, rows: Rows) -> list[tuple[Text, Text]]:
-        """Return each row before and after its blank. Raises DataError where there is not one."""
+        """Split the text of each row at its blank. Raises DataError unless there is exactly one."""
         from hfpipe.tasks.fill_mask.encoding import blank_parts
 
         if self.pattern is None:
@@ -177,7 +178,7 @@ class FillMask(TokenTargets):
         return _named(rows[self.answer], facts.labels.get(self.answer))
 
     def _choices(self, rows: Rows, facts: DataFacts) -> list[list[str]]:
-        """Return the candidates of each row; none where any word is one."""
+        """Return the candidates of each row; empty if any word is allowed."""
         if self.choices is not None and self.pattern is None:
             return [_named(row, facts.labels.get(self.choices)) for row in rows[self.choices]]
         if self.verbalizer is not None:
@@ -266,5 +267,5 @@ class FillMask(TokenTargets):
 
 
 def _named(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
-    """Return words, which a column of classes holds by number."""
+    """Return words; a column of classes stores them as ids."""
     return [names[value] for value in values] if names is not None else list(values)

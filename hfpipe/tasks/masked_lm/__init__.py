@@ -1,4 +1,4 @@
-"""Masked language modelling: guess the tokens that were hidden (Devlin et al., 2019)."""
+"""Masked language modelling: predict hidden tokens (Devlin et al., 2019)."""
 
 from hfpipe.tasks.masked_lm.task import MaskedLM
 

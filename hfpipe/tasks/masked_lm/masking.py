@@ -1,4 +1,4 @@
-"""Masks for masked-lm: which tokens of a text are hidden, and what stands in their place."""
+"""Masking for masked-lm: selects the tokens to hide and replaces them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def mask_tokens(
     *,
     whole_words: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hide a share of the tokens: 80 % become the mask, 10 % a random token, 10 % stay (Devlin et al., 2019).
+    """Hide a share of the tokens: 80 % mask, 10 % random token, 10 % unchanged (Devlin et al., 2019).
 
-    `ids` int (length,). Special tokens are never hidden; the number hidden is exact, at least one where
-    there is anything to hide. With `whole_words` a word is hidden in all its tokens or in none, so that the
-    number is exceeded by less than the last word. Returns new ids and labels, int64 (length,) each.
+    `ids` int (length,). Special tokens are never hidden. The number of hidden tokens is exact, and at least
+    one if any token can be hidden. With `whole_words`, all tokens of a word are hidden or none, so the number
+    may be exceeded by part of the last word. Returns new ids and labels, int64 (length,) each.
     """
     ids = ids.astype(np.int64)
     labels = np.full_like(ids, IGNORED)
@@ -43,7 +43,7 @@ def mask_tokens(
 
 
 def _drawn(count: int, units: np.ndarray | None, wanted: int, random: np.random.Generator) -> np.ndarray:
-    """Draw at least `wanted` of `count` tokens, or the fewest units of them that are as many."""
+    """Draw `wanted` of `count` tokens; with `units`, the fewest drawn units that contain as many."""
     if units is None:
         return np.argsort(random.random(count), kind="stable")[:wanted]
     place = random.random(units[-1] + 1)

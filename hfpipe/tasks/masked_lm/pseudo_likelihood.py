@@ -1,4 +1,4 @@
-"""The pseudo-likelihood of texts under a masked model: every token hidden once, all the others seen."""
+"""Pseudo-likelihood of texts under a masked model: each token is hidden once, with all others visible."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch, Columns
 
 AT_ONCE = 64
-"""Copies of an example in a forward pass."""
+"""Maximum number of copies of an example per forward pass."""
 
 
 def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-    """Return nats, tokens and correct guesses of each example, its tokens hidden one by one.
+    """Return the loss in nats, tokens and correct predictions per example, with tokens hidden one at a time.
 
-    The pseudo-log-likelihood of Salazar et al. (2020, section 2). `batch` holds `input_ids`, `attention_mask`
-    and `labels` (rows, length), whose labels are what was hidden already. Special tokens are seen and never
-    hidden; the unknown token is hidden as any other. Examples are taken one by one, so that nothing depends
-    on what else is in the batch.
+    This is the pseudo-log-likelihood of Salazar et al. (2020, section 2). `batch` holds `input_ids`,
+    `attention_mask` and `labels` (rows, length); `labels` restore the tokens that are already hidden. Special
+    tokens are always visible; the unknown token is hidden like any other. Examples are processed one at a
+    time, so that the result does not depend on the rest of the batch.
     """
     hidden = batch["labels"] != IGNORED
     whole = torch.where(hidden, batch["labels"], batch["input_ids"])
@@ -40,7 +40,7 @@ def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
 
 def _example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: int) -> dict[str, float | int]:
     sums: dict[str, float | int] = {"nll": 0.0, "tokens": 0, "correct": 0}
-    for start in range(0, len(targets), AT_ONCE):  # none where a text has no token of its own
+    for start in range(0, len(targets), AT_ONCE):  # no iteration for a text without tokens
         chunk = targets[start : start + AT_ONCE]
         copies = torch.arange(len(chunk), device=ids.device)
         labels = torch.full((len(chunk), len(ids)), IGNORED, device=ids.device)

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 SENTENCE_END = re.compile(
     r"(?<=[.!?])\s+|(?<=[.!?][\"'\u201d\u2019)\]])\s+|(?<=[\u3002\uff01\uff1f])\s*|\s*\n\s*"
 )
-"""Where a segment may end, Chinese and Japanese ones too; that it parts abbreviations does no harm."""
+"""End of a sentence, also in Chinese and Japanese; splitting at abbreviations does no harm."""
 FOLLOWS, RANDOM = 0, 1
-"""Labels of a second segment, as in BertForPreTraining."""
+"""Labels of the second segment, as in BertForPreTraining."""
 SEED = 0
-"""Pairs are made before any training, and the same for each."""
+"""Fixed seed: pairs are built before training and are the same for every training seed."""
 
 Sentence = list[int]
 Document = list[Sentence]
@@ -40,15 +40,15 @@ Document = list[Sentence]
 def sentence_pairs(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> dict[str, list[Any]]:
-    """Turn texts into pairs of segments of at most `length` tokens, each text laid out to its last token.
+    """Turn texts into pairs of segments of at most `length` tokens, using every token of each text.
 
-    Where at least two sentences fit, the second segment goes on in the same text or, as often, comes from
-    another of `texts`; the sentences it stands in for then begin the next pair. A sentence that is left
-    alone, as at the end of a text, is an example without a second segment and without a label. All of it
-    is a function of the texts alone.
+    If at least two sentences fit, the second segment is the continuation of the same text or, with
+    probability 1/2, comes from another of `texts`; the replaced sentences then begin the next pair. A single
+    remaining sentence, as at the end of a text, becomes an example without a second segment and without a
+    label. The result depends on the texts alone.
 
     Returns `input_ids`, `token_type_ids` (0, and 1 in the second segment), `next_sentence_label` (0 follows,
-    1 random, -100 alone) and `row`. Raises StageError when the tokenizer has no [CLS] or [SEP].
+    1 random, -100 no second segment) and `row`. Raises StageError when the tokenizer has no [CLS] or [SEP].
     """
     begin, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     if begin is None or end is None:
@@ -73,7 +73,7 @@ def sentence_pairs(
 
 
 def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Document]:
-    """Return the ids of each sentence of each text, a longer one in parts; of an empty text, an empty one."""
+    """Return the sentences of each text as ids; long ones are split, an empty text has one empty sentence."""
     split = [SENTENCE_END.split(text) for text in texts]
     encoded = iter(encode_plain(tokenizer, [sentence for sentences in split for sentence in sentences]))
     documents = []
@@ -108,7 +108,7 @@ def _pairs(
 
 
 def _fitting(sentences: Document, room: int) -> int:
-    """Return how many sentences from the first on have room; at least one."""
+    """Return how many leading sentences fit in `room`; at least one."""
     count, used = 1, len(sentences[0])
     while count < len(sentences) and used + len(sentences[count]) <= room:
         used += len(sentences[count])
@@ -121,7 +121,7 @@ def _joined(sentences: Document) -> Sentence:
 
 
 def judges_pairs(model: PreTrainedModel) -> bool:
-    """Tell whether a model has a head for pairs of sentences."""
+    """Return whether a model has a next-sentence prediction head."""
     return "next_sentence_label" in signature(model.forward).parameters
 
 
@@ -132,7 +132,7 @@ def pair_loss(logits: Tensor, labels: Tensor) -> Counted:
 
 
 def pair_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return nats, number and right guesses of the pairs of each row: float64 and int64, shape (rows,)."""
+    """Return nats, pairs and correct predictions of each row: float64 and int64, shape (rows,)."""
     nll = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
     return {
         "next_sentence_nll": nll.double(),
@@ -142,5 +142,5 @@ def pair_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def both(first: Counted, second: Counted) -> Counted:
-    """Return two objectives as one, whose means are taken apart and added up."""
+    """Combine two objectives into one: each is averaged separately, and the means are added."""
     return Counted(torch.stack([first.total, second.total]), torch.stack([first.targets, second.targets]))

@@ -1,4 +1,4 @@
-"""Masked language modelling: guess the tokens that were hidden (Devlin et al., 2019)."""
+"""Masked language modelling: predict hidden tokens (Devlin et al., 2019)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 
 class MaskedLM(RunningText):
-    """Hides a share of the tokens and learns to name them from both sides."""
+    """Learns to predict hidden tokens from the context on both sides."""
 
     kind: Literal["masked-lm"] = "masked-lm"
     later: ClassVar[tuple[str, ...]] = ("packing", "documents")
     length: int = Field(default=128, ge=8)
-    """Tokens a training example, special tokens included."""
+    """Number of tokens per training example, including special tokens."""
     mask: float = Field(default=0.3, gt=0, lt=1)
-    """Share of tokens hidden in training (Wettig et al., 2023)."""
+    """Fraction of tokens hidden in training (Wettig et al., 2023)."""
     eval_mask: float = Field(default=0.15, gt=0, lt=1)
-    """Share of tokens hidden in evaluation, the same ones each time."""
+    """Fraction of tokens hidden in evaluation; every evaluation hides the same tokens."""
     whole_words: bool = False
-    """Hide a word in all its tokens or in none."""
+    """Hide all tokens of a word or none (whole word masking)."""
     static: bool = False
-    """Hide the same tokens in every epoch, as BERT did; by default others each time (Liu et al., 2019)."""
+    """Hide the same tokens in every epoch, as in BERT; by default masks are dynamic (Liu et al., 2019)."""
     next_sentence: bool = False
-    """Learn also whether a second segment follows the first; needs a model of BERT's kind."""
+    """Also train on next-sentence prediction; needs a model with a next-sentence head, such as BERT."""
     pseudo_perplexity: bool = False
-    """Evaluate by hiding each token once and showing all others, in place of `eval_mask`; slower."""
+    """Evaluate by hiding one token at a time with all others visible, in place of `eval_mask`; slower."""
 
     documents: Literal["packed", "separate"] = "packed"
-    """Whether in training a document sees the others of its example (`packed`) or only itself."""
+    """`packed`: in training a document attends to the others of its example; `separate`: only to itself."""
 
     @model_validator(mode="after")
     def _whole_documents(self) -> Self:
@@ -150,7 +150,7 @@ class MaskedLM(RunningText):
         labels = pad([labels for _, labels in masked], IGNORED)
         batch = inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
         if train and self.separates_documents:
-            del batch["attention_mask"]  # documents are told apart instead, and padding is one of them
+            del batch["attention_mask"]  # replaced by document numbers; padding counts as a document
             batch |= separated([example["input_ids"] for example in examples], opening_token(tokenizer))
         if self.next_sentence:
             follows = [int(example["next_sentence_label"]) for example in examples]

@@ -1,4 +1,4 @@
-"""Where words begin among tokens, told by the tokens themselves: a packed stream knows no word ids."""
+"""Finds word boundaries from the tokens themselves, since a packed stream has no word ids."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPACES = {"Ġ", "▁"}
-"""What stands for the space before a word, in byte-level vocabularies and in those of SentencePiece."""
+"""Marks of the space before a word, in byte-level and SentencePiece vocabularies."""
 
 
 class Edges(NamedTuple):
-    """What each token of a vocabulary says of the words round it: bool, shape (tokens,)."""
+    """Whether each token of a vocabulary begins or ends a word: bool, shape (tokens,)."""
 
     opens: np.ndarray
-    """A word begins with it, whatever stands before."""
+    """The token begins a word, whatever precedes it."""
     closes: np.ndarray
     """The next token begins a word."""
 
 
 def word_numbers(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Return the number of the word that each token belongs to: int64, shape (length,), ascending from 0.
+    """Return the index of the word that each token belongs to: int64, shape (length,), ascending from 0.
 
-    Pieces join as the vocabulary says: `##` goes on in WordPiece, `Ġ` and `▁` begin a word in byte-level
-    and SentencePiece vocabularies, where a punctuation mark is a word of its own as in WordPiece. Special
-    tokens are words too. Raises StageError when the vocabulary has no such marks.
+    Tokens are joined by the marks of the vocabulary: `##` continues a word in WordPiece; `Ġ` and `▁` begin a
+    word in byte-level and SentencePiece vocabularies. A punctuation mark is a separate word in all of them.
+    Special tokens are words too. Raises StageError when the vocabulary has no such marks.
     """
     opens, closes = edges(tokenizer, len(tokenizer))
     begins = opens[ids]
@@ -53,7 +53,7 @@ def edges(tokenizer: PreTrainedTokenizerBase, size: int) -> Edges:
         return Edges(~inside | special, special)
     parts = _parts_bytes if bytes_.sum() > texts.sum() else _parts_text
     opens = np.array([parts(piece[:1]) for piece in pieces])
-    # A mark alone is nothing but the space before the word that follows.
+    # A mark alone is only the space before the next word.
     closes = np.array([parts(piece[-1:]) and piece not in SPACES for piece in pieces])
     return Edges(opens | special, closes | special)
 
@@ -63,11 +63,11 @@ def _marked(pieces: list[str], mark: str) -> np.ndarray:
 
 
 def _parts_bytes(character: str) -> bool:
-    """Say whether words part at a byte: letters beyond ASCII are several, written as any character."""
+    """Return whether a byte separates words; bytes of non-ASCII letters do not."""
     blank = "\u0100" <= character <= "\u0120"  # bytes 0 to 32, the white space among them
     return blank or (character.isascii() and not character.isalnum())
 
 
 def _parts_text(character: str) -> bool:
-    """Say whether words part at a character: white space, punctuation or a symbol."""
+    """Return whether a character separates words: white space, punctuation or a symbol."""
     return character in SPACES or unicodedata.category(character or " ")[0] in "PSZC"

@@ -1,4 +1,4 @@
-"""Multiple choice: which of several endings goes with a context, as in SWAG."""
+"""Multiple choice: select the correct ending of a context, as in SWAG."""
 
 from hfpipe.tasks.multiple_choice.task import MultipleChoice
 

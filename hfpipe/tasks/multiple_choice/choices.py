@@ -1,7 +1,7 @@
-"""Contexts with their endings as examples, batches of them, and what a model says of each ending.
+"""Encodes contexts with their endings, collates them, and computes the loss and scores of the endings.
 
-An example holds all endings of a row, one after the other, since the loss compares them. In a batch, rows
-with fewer endings than others are filled up with endings that are never chosen.
+An example holds all endings of a row, concatenated, because the loss compares them. In a batch, rows with
+fewer endings are padded with endings that are never chosen.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def encode_choices(
     endings: Sequence[Sequence[str]],
     length: int,
 ) -> dict[str, Any]:
-    """Return an example for each row: ids of its pairs (context, ending) end to end, and the length of each.
+    """Return one example per row: the concatenated ids of its (context, ending) pairs, and their lengths.
 
-    A pair has at most `length` tokens; `truncated` counts what that cuts from a row.
+    A pair has at most `length` tokens; `truncated` counts the tokens that are lost per row.
     """
     counts = np.array([len(each) for each in endings])
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -60,9 +60,9 @@ def encode_choices(
 
 
 def collate_choices(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Return the inputs of a model for multiple choice, int64 (rows, endings, length) each.
+    """Return the inputs of a multiple choice model, int64 (rows, endings, length) each.
 
-    `labels` and `_endings`, the number of endings that a row has, are int64 (rows,).
+    `labels` and `_endings`, the number of endings of each row, are int64 (rows,).
     """
     counts = [len(example["lengths"]) for example in examples]
     widest = max(counts)
@@ -76,7 +76,7 @@ def collate_choices(examples: list[dict[str, Any]], tokenizer: PreTrainedTokeniz
 
 
 def _split(examples: list[dict[str, Any]], name: str, widest: int) -> list[np.ndarray]:
-    """Return the ids of every ending, with empty ones where a row has fewer than the widest."""
+    """Return the ids of every ending; rows with fewer than `widest` endings get empty ones."""
     found: list[np.ndarray] = []
     for example in examples:
         parts = np.split(np.asarray(example[name]), np.cumsum(example["lengths"])[:-1])
@@ -85,15 +85,15 @@ def _split(examples: list[dict[str, Any]], name: str, widest: int) -> list[np.nd
 
 
 def _log_probabilities(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each ending, float32 (rows, endings), and which endings there are."""
+    """Return the log-probability of each ending, float32 (rows, endings), and the mask of real endings."""
     there = torch.arange(logits.shape[1], device=logits.device) < batch["_endings"][:, None]
     return logits.float().masked_fill(~there, -torch.inf).log_softmax(-1), there
 
 
 def choice_loss(logits: Tensor, batch: Batch, smoothing: float) -> Counted:
-    """Return the summed cross-entropy of the right endings in nats, and the number of rows.
+    """Return the summed cross-entropy of the correct endings in nats, and the number of rows.
 
-    `smoothing` is shared out over the endings of a row, as `torch.nn.CrossEntropyLoss` does over classes.
+    `smoothing` is label smoothing over the endings of a row, as in `torch.nn.CrossEntropyLoss`.
     """
     found, there = _log_probabilities(logits, batch)
     right = found.gather(1, batch["labels"][:, None]).sum()
@@ -103,8 +103,7 @@ def choice_loss(logits: Tensor, batch: Batch, smoothing: float) -> Counted:
 
 
 def choice_columns(logits: Tensor, batch: Batch) -> dict[str, Tensor | list[Any]]:
-    """Return `reference`, `prediction` and `nll` of each row, and `scores`: a probability for each of its
-    endings."""
+    """Return `reference`, `prediction` and `nll` per row, and `scores`, the probability of each ending."""
     found, _ = _log_probabilities(logits, batch)
     rows = zip(found.exp().tolist(), batch["_endings"].tolist(), strict=True)
     return {
@@ -116,18 +115,18 @@ def choice_columns(logits: Tensor, batch: Batch) -> dict[str, Tensor | list[Any]
 
 
 def draw_ending(context: str, endings: Sequence[str]) -> int:
-    """Return an ending by chance: each is as likely as any other, and the same row always has the same."""
+    """Return a uniformly random ending; the same row always gets the same ending."""
     digest = hashlib.sha256("\0".join([context, *endings]).encode()).digest()
     return int.from_bytes(digest[:8], "big") % len(endings)
 
 
 def longest_ending(context: str, endings: Sequence[str]) -> int:
-    """Return the ending with most characters, the first of several."""
+    """Return the index of the ending with the most characters, the first one of a tie."""
     return max(range(len(endings)), key=lambda number: len(endings[number]))
 
 
 class ChoiceAccuracy(Mean):
-    """Share of rows whose prediction is the right ending (Zellers et al., 2018)."""
+    """Fraction of rows whose predicted ending is correct (Zellers et al., 2018)."""
 
     name = "accuracy"
 

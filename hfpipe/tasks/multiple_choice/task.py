@@ -1,4 +1,4 @@
-"""Multiple choice: which of several endings goes with a context, as in SWAG."""
+"""Multiple choice: select the correct ending of a context, as in SWAG."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 
 class MultipleChoice(Task):
-    """Chooses the ending that goes with a context; each is read with the context and given a score."""
+    """Selects the correct ending of a context; the model scores each pair of context and ending."""
 
     kind: Literal["multiple-choice"] = "multiple-choice"
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
     baselines: ClassVar[tuple[str, ...]] = ("chance", "longest")
     context: str = "context"
-    """Column of the text that the endings go with."""
+    """Column of the text that the endings continue."""
     start: str | None = None
-    """Column of the words that every ending begins with, as SWAG's `sent2`."""
+    """Column of the words that every ending begins with, such as SWAG's `sent2`."""
     endings: str | list[str] = "endings"
-    """Column with a list of endings a row, or the columns of single endings, as `[ending0, ending1]`."""
+    """Column with a list of endings per row, or a list of columns with one ending each, such as
+    `[ending0, ending1]`."""
     label: str = "label"
-    """Column of the right ending's number, counted from 0."""
+    """Column of the index of the correct ending, counted from 0."""
     length: int = Field(default=128, ge=4)
-    """Tokens of a context with one ending at most; the ledger says how many tokens longer ones lost."""
+    """Maximum number of tokens of a context with one ending; the ledger counts the truncated tokens."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -94,7 +95,7 @@ class MultipleChoice(Task):
         return list(zip(*(rows[column] for column in self.endings), strict=True))
 
     def _labels(self, rows: Rows, facts: DataFacts) -> list[int]:
-        """Return the numbers of the right endings, which a column of classes holds as their names."""
+        """Return the indices of the correct endings; a column of classes stores them as class names."""
         names = facts.labels.get(self.label)
         return [number if names is None else int(names[number]) for number in rows[self.label]]
 
@@ -139,7 +140,7 @@ class MultipleChoice(Task):
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Rows], Columns]:
-        """Return `chance`, which depends on the texts of a row alone, or `longest`, the ending of most
+        """Return `chance`, which depends only on the texts of a row, or `longest`, the ending with the most
         characters."""
         import numpy as np
 
@@ -159,7 +160,7 @@ class MultipleChoice(Task):
 
 
 def _check_labels(column: str, labels: Sequence[int], endings: Sequence[Sequence[str]]) -> None:
-    """Raise DataError at the first row that has nothing to choose, or no right ending."""
+    """Raise DataError at the first row with fewer than two endings or without a correct ending."""
     for label, each in zip(labels, endings, strict=True):
         if len(each) < 2:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Question answering: the stretch of a text that answers a question, or none, as in SQuAD."""
+"""Extractive question answering: find the span of a text that answers a question, as in SQuAD."""
 
 from hfpipe.tasks.question_answering.task import QuestionAnswering
 

@@ -1,4 +1,4 @@
-"""Spans of a text as answers: which tokens they are in training, and the likeliest span of a window."""
+"""Answer spans: their start and end tokens as targets, and the likeliest span of a window."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ IMPOSSIBLE = float("-inf")
 
 
 def no_answer_index(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that stands for no answer: the class token, or the first where there is none."""
+    """Return the index of the token that means no answer: the class token, or the first token without one."""
     token = tokenizer.cls_token_id
     return window.input_ids.index(token) if token in window.input_ids else 0
 
 
 def span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
-    """Return the answer's first and last token in each window of one text; None where it is not whole."""
+    """Return the answer's first and last token in each window of one text; None if it is not fully inside."""
     if answer is None:
         return [None] * len(windows)
     touched = [
@@ -47,10 +47,11 @@ def span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | 
 
 
 def span_loss(start: Tensor, end: Tensor, spans: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the loss of each example in nats, float32 (rows,): the mean of its start's and its end's.
+    """Return the loss of each example in nats, float32 (rows,): the mean of start and end cross-entropy.
 
-    Logits are (rows, length), `spans` int64 (rows, 2), `mask` (rows, length) is 0 at padding, which
-    Transformers' own loss counts as a place where an answer may be: here a batch may be padded at will.
+    Logits are (rows, length), `spans` int64 (rows, 2), `mask` (rows, length) is 0 at padding. Unlike the loss
+    of Transformers, padding is excluded from the softmax, so the loss does not depend on the amount of
+    padding.
     """
     logs = [logits.float().masked_fill(mask == 0, IMPOSSIBLE).log_softmax(-1) for logits in (start, end)]
     right = [F.nll_loss(log, spans[:, side], reduction="none") for side, log in enumerate(logs)]
@@ -62,16 +63,16 @@ def span_loss(start: Tensor, end: Tensor, spans: Tensor, mask: Tensor, smoothing
 
 
 def sum_losses(each: Tensor) -> Counted:
-    """Return the losses of some examples as a sum and a count."""
+    """Return the losses of several examples as a sum and a count."""
     return Counted(each.sum(), torch.tensor(len(each), device=each.device))
 
 
 def likeliest_spans(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> dict[str, Tensor]:
-    """Return the span with the highest sum of logits in each row, of at most `longest` tokens.
+    """Return the span of at most `longest` tokens with the highest sum of logits in each row.
 
-    Logits are (rows, length), `allowed` bool (rows, length). `best` is the sum, `total` the logarithm of the
-    summed exponentials of all spans' sums, float32 (rows,), both -inf where no span is allowed; `first` and
-    `last` are the places, int64 (rows,).
+    Logits are (rows, length), `allowed` bool (rows, length). `best` is the sum of logits and `total` the
+    logsumexp over the sums of all spans, float32 (rows,), both -inf if no span is allowed. `first` and `last`
+    are token positions, int64 (rows,).
     """
     start, end = (logits.float().masked_fill(~allowed, IMPOSSIBLE) for logits in (start, end))
     length = start.shape[1]

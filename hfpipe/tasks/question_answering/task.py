@@ -1,4 +1,4 @@
-"""Question answering: the stretch of a text that answers a question, or none, as in SQuAD."""
+"""Extractive question answering: find the span of a text that answers a question, as in SQuAD."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class QuestionAnswering(Task):
-    """Finds the answer to a question in a text; columns and scores are those of SQuAD."""
+    """Finds the answer to a question in a text, with the columns and scores of SQuAD."""
 
     kind: Literal["question-answering"] = "question-answering"
     baselines: ClassVar[tuple[str, ...]] = ("sentence",)
@@ -32,21 +32,22 @@ class QuestionAnswering(Task):
     question: str = "question"
     """Column of the question."""
     context: str = "context"
-    """Column of the text that holds the answer."""
+    """Column of the text that contains the answer."""
     answer: str = "answers"
-    """Column of the right answers: objects of two lists, `text` and `answer_start` (in characters).
+    """Column of the reference answers: objects of two lists, `text` and `answer_start` (in characters).
 
-    A text, an object of one text, and a list of texts or of objects are read as well. Where no place is
-    given, the text must stand in the context once.
+    A text, an object with one text, and a list of texts or objects are accepted too. Without a position, the
+    text must occur exactly once in the context.
     """
     length: int = Field(default=384, ge=16)
-    """Tokens of a question and a window of its text together; longer texts take several windows."""
+    """Maximum number of tokens of a question with one window of its text; longer texts are split into several
+    windows."""
     stride: int = Field(default=128, ge=0)
-    """Tokens that a window shares with the one before; fewer where a question leaves less room."""
+    """Tokens that consecutive windows share; fewer if a long question leaves too little room."""
     max_answer_length: int = Field(default=30, ge=1)
-    """Tokens an answer has at most."""
+    """Maximum number of tokens per answer."""
     version_2: bool = False
-    """Whether a question may have no answer, as in SQuAD 2.0; an empty guess then says so."""
+    """Whether a question may have no answer, as in SQuAD 2.0; an empty prediction means no answer."""
 
     @property
     def auto_class(self) -> str:
@@ -112,7 +113,7 @@ class QuestionAnswering(Task):
         }
 
     def _span(self, rows: Rows, row: int) -> tuple[int, int] | None:
-        """Return the characters of a row's first answer. Raises DataError when its context has no such."""
+        """Return the characters of a row's first answer. Raises DataError when it is not in the context."""
         from hfpipe.data.answers import locate_answer, read_answers
 
         try:
@@ -134,7 +135,7 @@ class QuestionAnswering(Task):
         return found
 
     def _right(self, rows: Rows) -> np.ndarray:
-        """Return the texts that are right for each row, object (rows,) of lists, empty for no answer."""
+        """Return the reference answers of each row, object (rows,) of lists; an empty list for no answer."""
         from hfpipe.data.answers import read_answers
         from hfpipe.metrics.metric import objects
 
@@ -177,7 +178,7 @@ class QuestionAnswering(Task):
         return span_loss(start, end, batch["labels"], batch["attention_mask"], smoothing)
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
-        """Return each window's likeliest span in characters, how likely it is, and how likely none is."""
+        """Return each window's likeliest span in characters, its score, and the score of no answer."""
         from hfpipe.tasks.question_answering.answer_spans import likeliest_spans
 
         start, end = outputs.start_logits, outputs.end_logits
@@ -195,10 +196,10 @@ class QuestionAnswering(Task):
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
     ) -> Columns:
-        """Return the likeliest answer over all windows of each row, and what is right.
+        """Return the likeliest answer over all windows of each row, and the references.
 
-        In version 2 there is none where each window finds that likelier than any span (Devlin et al., 2019).
-        `score` is the probability among all the spans, and no answer, that come into question.
+        With `version_2`, the prediction is no answer if every window scores no answer higher than any span
+        (Devlin et al., 2019). `score` is the probability among all candidate spans and no answer.
         """
         import numpy as np
 

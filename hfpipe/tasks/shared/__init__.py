@@ -1,1 +1,1 @@
-"""What several tasks share: templates, windows, prompts, objectives and generation."""
+"""Code shared by several tasks: templates, windows, prompts, objectives and generation."""

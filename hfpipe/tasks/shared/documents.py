@@ -1,4 +1,4 @@
-"""Documents as a causal model reads them: where each begins and ends, and what keeps it to itself."""
+"""Documents in causal language modelling: begin and end tokens, windows, and masks between documents."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TEXTS_AT_ONCE = 1000
 
 
 def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Return the ids that begin and end a document; the same id twice where the tokenizer has only one.
+    """Return the ids that begin and end a document; the same id twice if the tokenizer has only one.
 
     Raises StageError when it has neither.
     """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     if begin is None and end is None:
         model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-        style = "bart" if type(model).__name__ == "WordPiece" else "gpt"  # which lacks its unknown token
+        style = "bart" if type(model).__name__ == "WordPiece" else "gpt"  # WordPiece needs [UNK]
         raise StageError(
             "causal-lm needs a token that begins or ends a document, and this tokenizer has no bos_token and "
             f"no eos_token; give its stage {advise(style=style)}, or take another"
@@ -40,13 +40,13 @@ def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 
 
 def opening_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id that begins each text that an encoder reads, None where it has none."""
+    """Return the id that begins each text of an encoder model, None if there is none."""
     begin: int | None = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
     return begin
 
 
 def check_begins(documents: Ragged, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise StageError where a document does not begin with the token by which documents are told apart."""
+    """Raise StageError if a document does not begin with the token that separates documents."""
     firsts = documents.values[documents.offsets[:-1][documents.lengths > 0]]
     if (firsts != opening_token(tokenizer)).any() or not documents.lengths.all():
         raise StageError(
@@ -56,7 +56,7 @@ def check_begins(documents: Ragged, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def encode_with_eos(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
-    """Yield the ids of each text and the one that ends it, tokenized a few texts at a time."""
+    """Yield the ids of each text, followed by the end token; tokenizes a few texts at a time."""
     _, end = bounds(tokenizer)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         yield from ([*ids, end] for ids in encode_plain(tokenizer, texts[start : start + TEXTS_AT_ONCE]))
@@ -65,11 +65,11 @@ def encode_with_eos(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) ->
 def document_windows(
     ids: Sequence[int], begin: int, length: int, stride: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Return what is read and what is to be said next, window by window, so that each id is said once.
+    """Return the inputs and the targets of each window, so that each id is a target exactly once.
 
-    A window reads at most `length` ids, beginning `stride` after the one before it; all but the first say
-    only what comes after `length` - `stride` others. Both lists of a pair have the same length. An empty
-    text has one window in which nothing is said.
+    A window reads at most `length` ids and begins `stride` ids after the previous one. All windows but the
+    first have targets only after their first `length` - `stride` ids. Both lists of a pair have the same
+    length. An empty text has one window without targets.
     """
     read, said = [begin, *ids[:-1]], list(ids) or [IGNORED]
     found = []
@@ -81,9 +81,9 @@ def document_windows(
 
 
 def following(ids: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """Return the id that follows each one of a packed example, int64 (length,).
+    """Return the target of each position of a packed example: the next id, int64 (length,).
 
-    Nothing is known to follow the last, and what only ever begins a document is not to be learned.
+    The last position has no target, and a token that only begins documents is not a target.
     """
     labels = np.append(ids[1:], IGNORED).astype(np.int64)
     if begin != end:
@@ -92,7 +92,7 @@ def following(ids: np.ndarray, begin: int, end: int) -> np.ndarray:
 
 
 def places(ids: np.ndarray, begin: int | None) -> np.ndarray:
-    """Return each id's place in its own document, int64 (length,), from 0 at every `begin`."""
+    """Return each id's position in its document, int64 (length,), starting from 0 at every `begin`."""
     here = np.arange(len(ids))
     starts: np.ndarray = np.maximum.accumulate(np.where(ids == begin, here, 0))
     return here - starts
@@ -101,7 +101,7 @@ def places(ids: np.ndarray, begin: int | None) -> np.ndarray:
 def separated(ids: Sequence[np.ndarray], begin: int | None) -> Batch:
     """Return `position_ids` and `_documents` of packed examples, int64 (rows, longest).
 
-    Both begin again at every `begin`: positions at 0, documents at the next number from 1. Padding is at 0.
+    At every `begin`, positions restart at 0 and the document number increases, starting from 1. Padding is 0.
     """
     counted = [places(each, begin) for each in ids]
     return {
@@ -111,7 +111,7 @@ def separated(ids: Sequence[np.ndarray], begin: int | None) -> Batch:
 
 
 def separation_problems(model: PreTrainedModel) -> Iterator[Problem]:
-    """Yield what keeps a model from reading packed documents as if each were alone; it is tried on two."""
+    """Yield why a model cannot process packed documents independently; it is run on two documents."""
     if separation_of(model) is None:
         message = "documents: separate needs a model that keeps packed documents apart"
         yield Problem(f"{message}; {model.config.model_type} does not, leave it out", ("documents",))

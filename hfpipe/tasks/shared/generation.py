@@ -1,4 +1,4 @@
-"""Text written by a model: one way for encoder-decoders and decoders, the same in any batch."""
+"""Text generation for encoder-decoders and decoders, with results that do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ DRAWING = (
     "epsilon_cutoff",
     "eta_cutoff",
 )
-"""Entries of a GenerationConfig that count only where tokens are drawn at random."""
+"""Entries of a GenerationConfig that only have an effect when sampling."""
 
 
 class Written(NamedTuple):
-    """What a model wrote for each row of a batch."""
+    """The texts that a model generated for the rows of a batch."""
 
     texts: np.ndarray
     """Without special tokens and prompt, object (rows,)."""
     tokens: np.ndarray
-    """Tokens written, the one that ends a text included, int64 (rows,)."""
+    """Number of generated tokens, including the end token, int64 (rows,)."""
     cut: np.ndarray
-    """Whether the length limit came before the end, bool (rows,)."""
+    """Whether the length limit was reached before the end token, bool (rows,)."""
 
 
 def write(
@@ -57,12 +57,12 @@ def write(
     forced_bos_token_id: int | None = None,
     random: Sequence[np.random.Generator] = (),
 ) -> Written:
-    """Let a model, wrapped or not, answer each row of a batch; in float32 the same however rows are batched.
+    """Generate a text for each row of a batch with a model, wrapped or not.
 
-    `batch` holds `input_ids` and `attention_mask`, int64 (rows, length), padded on either side; the inputs of
-    a decoder are its prompts. `forced_bos_token_id` is the first token written, as translators into many
-    languages need; `random` holds a generator a row, where the settings sample.
-    Raises StageError when nothing says how a text ends.
+    In float32 the result does not depend on how rows are batched. `batch` holds `input_ids` and
+    `attention_mask`, int64 (rows, length), padded on either side; for a decoder they are the prompts.
+    `forced_bos_token_id` is the first generated token, as multilingual translation models need; `random`
+    holds one generator per row if the settings sample. Raises StageError when there is no end token.
     """
     bare = extract_model_from_parallel(model, keep_torch_compile=False)
     ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -74,7 +74,7 @@ def write(
     config = _config(bare.generation_config, tokenizer, settings, forced_bos_token_id)
     drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
     if drawn:
-        config.num_beams = 1  # as the settings say that draw, and the model's own config may not
+        config.num_beams = 1  # sampling uses one beam, whatever the model's own config sets
     with _configured(bare, config), torch.no_grad():
         out = bare.generate(
             input_ids=ids,
@@ -90,10 +90,10 @@ def configure(
     settings: Generation,
     forced_bos_token_id: int | None = None,
 ) -> None:
-    """Set in a model how it writes, so that once saved, `generate` alone writes what `write` does.
+    """Store the generation settings in a model, so that `generate` of the saved model works like `write`.
 
-    What is drawn at random there comes from another stream of numbers. Raises StageError for settings that
-    Transformers will not save.
+    Sampled tokens differ, since `generate` uses another random stream. Raises StageError for settings that
+    Transformers refuses to save.
     """
     config = _config(model.generation_config, tokenizer, settings, forced_bos_token_id)
     if isinstance(settings, Sampling) and settings.do_sample:
@@ -113,7 +113,7 @@ def configure(
 
 
 def pad_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ids and mask, (rows, length) each, with each row's padding moved to its left."""
+    """Return ids and mask, (rows, length) each, with the padding of each row moved to the left."""
     order = torch.argsort(mask, dim=1, stable=True)
     return ids.gather(1, order), mask.gather(1, order)
 
@@ -124,7 +124,7 @@ def _config(
     settings: Generation,
     forced_bos_token_id: int | None,
 ) -> GenerationConfig:
-    """Return the model's own config under the settings, with every text ended by what really ends it."""
+    """Return the model's generation config, updated by the settings and with all end tokens."""
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     stops = sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})
     if not stops:
@@ -136,10 +136,10 @@ def _config(
     if "min_new_tokens" in entries:
         config.min_length = None
     elif (config.min_new_tokens or 0) > (settings.max_new_tokens or math.inf):
-        config.min_new_tokens = None  # of a longer text than is asked for now
+        config.min_new_tokens = None  # a minimum of the model's config that exceeds the maximum
     for name in ("max_length", *DRAWING):
-        setattr(config, name, None)  # of which each would be beside or against what is asked for here
-    # An end that is forced at the limit would hide that the text was cut there.
+        setattr(config, name, None)  # they would have no effect or contradict the settings
+    # An end token forced at the limit would hide that the text was truncated.
     config.forced_eos_token_id = None
     config.update(eos_token_id=stops, do_sample=False, num_return_sequences=1, **entries)
     if forced_bos_token_id is not None:
@@ -149,7 +149,7 @@ def _config(
 
 @contextmanager
 def _configured(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Give the model another config for a while: what `generate` is handed cannot unset its own entries."""
+    """Replace the model's config temporarily: arguments of `generate` cannot unset entries of the config."""
     own, model.generation_config = model.generation_config, config
     try:
         yield
@@ -164,9 +164,9 @@ def _drawing(settings: Sampling, random: Sequence[np.random.Generator]) -> Logit
 
 
 class Gumbel(LogitsProcessor):
-    """Adds noise under which the highest score is a draw by probability (Gumbel, 1954; the Gumbel-max trick).
+    """Adds Gumbel noise, so that the argmax is a sample (the Gumbel-max trick; Gumbel, 1954).
 
-    `generate` itself draws from one stream of random numbers, which makes an output depend on its batch.
+    `generate` samples from one random stream for all rows, so an output would depend on its batch.
     """
 
     def __init__(self, random: Sequence[np.random.Generator]) -> None:

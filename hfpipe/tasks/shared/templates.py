@@ -1,4 +1,4 @@
-"""Templates: texts with names of columns in braces, and the columns that they read."""
+"""Templates: texts with column names in braces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hfpipe.tokenization.text import Format
 
 
 def parts_of_template(template: str, row: Mapping[str, Any]) -> list[str]:
-    """Return `template.format(**row)` in parts: only what the template writes is `Format`."""
+    """Return `template.format(**row)` in parts; only the text of the template itself is `Format`."""
     parts: list[str] = []
     for text, name, spec, conversion in Formatter().parse(template):
         parts.append(Format(text))
@@ -21,7 +21,7 @@ def parts_of_template(template: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def columns_of(template: str) -> tuple[str, ...]:
-    """Return the columns that a template names, each once. Raises ValueError where it names none rightly."""
+    """Return the columns that a template names, each once. Raises ValueError for an invalid template."""
     try:
         names = [name for _, name, *_ in Formatter().parse(template) if name is not None]
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What translation and summarization share: a text in, another text out."""
+"""Base of translation and summarization: a source text is mapped to a target text."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 
 class TextToText(Writing):
-    """Writes a text for a text, by an encoder-decoder, or by a decoder that is given a prompt."""
+    """Generates a target text from a source text with an encoder-decoder, or with a decoder and a prompt."""
 
     source: str = "source"
-    """Column to read."""
+    """Column of the source text."""
     target: str = "target"
-    """Column of what is to be written."""
+    """Column of the target text."""
     references: list[str] = []
-    """Columns of other texts that are as right as the target; scores count the best, and null is none."""
+    """Columns of additional references; metrics use the best match, and a null is ignored."""
     prefix: str = ""
-    """Put before each source, as T5 wants: `translate English to French: `."""
+    """Text added before each source, as T5 expects: `translate English to French: `."""
     prompt: str | None = None
-    """For a decoder without an encoder: what it reads, with `{source}` in it; it is to write what follows."""
+    """For a decoder without an encoder: the prompt, with `{source}` in it; the model generates the rest."""
     length: int = Field(default=128, ge=4)
-    """Tokens of the source at most, prefix or prompt included; the ledger says what longer ones lost."""
+    """Maximum number of source tokens, including prefix or prompt; the ledger counts the tokens lost by
+    truncation."""
 
     @field_validator("prompt")
     @classmethod
@@ -111,7 +112,7 @@ class TextToText(Writing):
         return {**columns, "reference": self.reference(rows)} if "prediction" in columns else columns
 
     def reference(self, rows: Rows) -> np.ndarray:
-        """Return what is right for each row, object (rows,): a text, or a list where there are references."""
+        """Return the reference of each row, object (rows,): a text, or a list if `references` are set."""
         from hfpipe.metrics.metric import objects
 
         sides = [rows[column] for column in (self.target, *self.references)]

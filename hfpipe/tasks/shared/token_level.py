@@ -1,4 +1,4 @@
-"""What the tasks share whose targets are tokens: a summed loss, and counts of those foreseen."""
+"""Base of the tasks whose targets are tokens: a summed loss, and counts of correct predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TokenTargets(Task):
-    """Learns tokens by their cross-entropy; `collate` gives `labels`, one beside each logit, or -100."""
+    """Trained by cross-entropy over tokens; `collate` returns `labels`, aligned with the logits, or -100."""
 
     def positions(self, batch: Batch) -> torch.Tensor:
         from hfpipe.modeling.losses.losses import target_positions
@@ -25,7 +25,7 @@ class TokenTargets(Task):
 
     @property
     def loss_is_cross_entropy(self) -> bool:
-        return type(self).loss is TokenTargets.loss  # and not that of a user's task
+        return type(self).loss is TokenTargets.loss  # not overridden by a user's task
 
     def count(self, batch: Batch) -> torch.Tensor:
         from hfpipe.modeling.losses.losses import IGNORED
@@ -44,31 +44,31 @@ class TokenTargets(Task):
 
 
 def utf8(texts: Sequence[str]) -> np.ndarray:
-    """Return the bytes of each text: int64, shape (n,)."""
+    """Return the number of UTF-8 bytes of each text: int64, shape (n,)."""
     import numpy as np
 
     return np.array([len(text.encode()) for text in texts], dtype=np.int64)
 
 
 def at_first(values: Sequence[int], rows: Sequence[int]) -> list[int]:
-    """Return the value of each row at the first of its examples, in order, and 0 at the others."""
+    """Return each row's value at its first example and 0 at its other examples, in order."""
     before = (None, *rows)
     return [0 if row == last else values[row] for row, last in zip(rows, before, strict=False)]
 
 
 class RunningText(TokenTargets):
-    """Pretrains on texts alone; in training they lie end to end."""
+    """Pretrains on unlabeled texts, which are concatenated in training."""
 
     stages: ClassVar[frozenset[str]] = frozenset({"pretrain", "finetune"})
     later: ClassVar[tuple[str, ...]] = ("packing",)
     text: str = "text"
-    """Column to read."""
+    """Column of the texts."""
     packing: Literal["wrapped", "bfd"] = "wrapped"
-    """How training examples are made of documents.
+    """How documents are packed into training examples.
 
-    `wrapped`: one stream, cut every `length` tokens, so that nothing is padded and most examples begin inside
-    a document. `bfd` (best-fit decreasing): whole documents, so that examples begin where a document does and
-    some are padded; only a document that is longer than `length` is cut, and goes on in the next example.
+    `wrapped`: the concatenation of all documents is cut every `length` tokens; there is no padding, and most
+    examples begin inside a document. `bfd` (best-fit decreasing): examples consist of whole documents, and
+    some are padded; only a document longer than `length` is split and continued in the next example.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Summarization: the same in fewer words."""
+"""Summarization: generate a summary of a text."""
 
 from hfpipe.tasks.summarization.task import Summarization
 

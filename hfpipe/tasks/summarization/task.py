@@ -1,4 +1,4 @@
-"""Summarization: the same in fewer words."""
+"""Summarization: generate a summary of a text."""
 
 from __future__ import annotations
 
@@ -19,31 +19,33 @@ if TYPE_CHECKING:
 
 
 class Summarization(TextToText):
-    """Sums a text up; scored by ROUGE."""
+    """Generates a summary of a text; evaluated by ROUGE."""
 
     kind: Literal["summarization"] = "summarization"
     baselines: ClassVar[tuple[str, ...]] = ("lead",)
     answer: ClassVar[str] = "summary_text"
     source: str = "text"
-    """Column to read."""
+    """Column of the text to summarize."""
     target: str = "summary"
     """Column of the summary."""
     length: int = Field(default=512, ge=4)
-    """Tokens of the text at most, prefix or prompt included; the ledger says what longer ones lost."""
+    """Maximum number of text tokens, including prefix or prompt; the ledger counts the tokens lost by
+    truncation."""
     stem: bool = True
-    """Whether ROUGE takes English words of one stem for the same, as its first version did."""
+    """Whether ROUGE stems English words (Porter stemmer), as the original ROUGE did."""
     rouge_tokenize: RougeTokenizer = "auto"
-    """How ROUGE finds words: `rouge-score` as that library, which knows only the letters a-z; `unicode` in
-    texts of any script, with characters for words where a script has no spaces. `auto` takes `rouge-score`
-    where the references are English as far as their letters tell, else `unicode`; the signature names it."""
+    """How ROUGE splits texts into words: `rouge-score` as in that library, which keeps only a-z and 0-9;
+    `unicode` for any script, with single characters as words in scripts without spaces. `auto` selects
+    `rouge-score` if the references appear to be English by their letters, else `unicode`; the signature names
+    the choice."""
     lead: int = Field(default=3, ge=1)
-    """Sentences that the baseline `lead` takes from the beginning of a text."""
+    """Number of sentences in the baseline `lead`, taken from the beginning of a text."""
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.written import summary_scores, writing
 
-        # Where it is still `auto`, only the names are used; `configure_metrics` decides before anything is
-        # scored.
+        # While it is still `auto`, only the metrics' names are used; `configure_metrics` resolves it before
+        # anything is scored.
         tokenize = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
         return [*summary_scores(stem=self.stem, tokenize=tokenize), *writing()]
 
@@ -61,7 +63,7 @@ class Summarization(TextToText):
 
 
 def first(text: str, sentences: int) -> str:
-    """Return the first sentences of a text, as its punctuation ends them."""
+    """Return the first sentences of a text, split at punctuation."""
     from hfpipe.metrics.scores.segmentation import sentence_ends
 
     text = text.strip()

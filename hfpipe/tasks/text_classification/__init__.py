@@ -1,4 +1,4 @@
-"""Text classification: one label, several, sentence pairs, or a number."""
+"""Text classification: one label, several labels, sentence pairs, or regression."""
 
 from hfpipe.tasks.text_classification.task import TextClassification
 

@@ -1,4 +1,4 @@
-"""Text classification: one label, several, sentence pairs, or a number."""
+"""Text classification: one label, several labels, sentence pairs, or regression."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ PROBLEM_TYPES = {
     "labels": "multi_label_classification",
     "float": "regression",
 }
-"""Type of the label's column → what Transformers calls the problem."""
+"""Type of the label column → Transformers' `problem_type`."""
 
 
 class TextClassification(Task):
-    """Sorts a text, or a pair of texts, into classes; regression when the label is a float."""
+    """Classifies a text or a pair of texts; regression when the label is a float."""
 
     kind: Literal["text-classification"] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     baselines: ClassVar[tuple[str, ...]] = ("majority", "tfidf")
     pipeline: ClassVar[str | None] = "text-classification"
     text: str = "text"
-    """Column to read."""
+    """Column of the text."""
     text_pair: str | None = None
     """Column of the second text, for sentence pairs."""
     label: str = "label"
     """Column of the label: a class, a list of classes, or a float for regression."""
     length: int = Field(default=256, ge=4)
-    """Tokens at most; longer texts are cut, and the ledger says how many tokens that cost."""
+    """Maximum number of tokens; longer texts are truncated, and the ledger counts the lost tokens."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class TextClassification(Task):
         }
 
     def _targets(self, labels: Any, facts: DataFacts) -> list[Any]:
-        """Return labels as the loss takes them. Raises DataError at the first one that it cannot take."""
+        """Return labels in the form the loss expects. Raises DataError at the first invalid label."""
         kind = facts.columns[self.label]
         if kind == "float":
             self._refuse((each for each in labels if each is None or not isfinite(each)), "a number")

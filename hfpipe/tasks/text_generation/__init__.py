@@ -1,4 +1,4 @@
-"""Text generation: answer a prompt, or take part in a conversation."""
+"""Text generation: complete a prompt or answer in a conversation."""
 
 from hfpipe.tasks.text_generation.task import TextGeneration
 

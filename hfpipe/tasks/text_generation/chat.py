@@ -1,4 +1,4 @@
-"""Prompts and conversations → ids, and which of them are to be learned: answers, each to its end."""
+"""Encodes prompts and conversations, and marks the tokens to learn: each answer and its end token."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class Piece(NamedTuple):
 
     ids: list[int]
     learned: list[bool]
-    """Which of the ids the model is to say by itself."""
+    """Whether each id is a target."""
     prompt: int
-    """How many ids come before the last answer."""
+    """Number of ids before the last answer."""
     lost: int
-    """Tokens that were cut."""
+    """Number of tokens lost by truncation."""
 
 
 class Limits(NamedTuple):
-    """Tokens at most."""
+    """Maximum numbers of tokens."""
 
     prompt: int
     answer: int
 
 
 def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, limits: Limits) -> Piece:
-    """Return a prompt and the answer that goes on from it, ended.
+    """Return the example of a prompt and its answer, followed by the end token.
 
-    Raises StageError when the tokenizer has no token that ends a text.
+    Raises StageError when the tokenizer has no end token.
     """
     said = [*encode_plain(tokenizer, [answer])[0], end_token(tokenizer)]
     return _piece(tokenizer, encode_prompt(tokenizer, prompt), said, limits)
@@ -46,12 +46,12 @@ def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, li
 def conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits, tools: Tools = None
 ) -> list[Piece]:
-    """Return the examples of a conversation that has an answer; every answer in it is learned once.
+    """Return the examples of a conversation with at least one answer; every answer is learned exactly once.
 
-    What the chat template writes is found by writing the conversation up to each answer, and on to its end.
-    One example holds them all where the template writes an answer alike whatever follows, and it is short
-    enough; otherwise, as with templates that leave earlier reasoning out, each answer is an example with
-    what came before it. Raises StageError when the template has no place where an answer begins.
+    Each answer is located by rendering the chat template up to the answer and up to its end. One example
+    holds all answers if it is short enough and the template renders an answer in the same way whatever
+    follows it. Otherwise, as with templates that drop earlier reasoning, each answer is a separate example
+    with the messages before it. Raises StageError when the template does not mark the beginning of an answer.
     """
     turns = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
     chat = Chat(tokenizer, messages, tools)
@@ -81,7 +81,7 @@ def conversation(
 def question(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits, tools: Tools = None
 ) -> Piece:
-    """Return what a model is asked by a conversation, the answer that it may end with left aside."""
+    """Return the prompt of a conversation, without its final answer if it has one."""
     while messages and messages[-1]["role"] == ASSISTANT:
         messages = messages[:-1]
     chat = Chat(tokenizer, messages, tools)
@@ -89,7 +89,7 @@ def question(
 
 
 def _together(tokenizer: PreTrainedTokenizerBase, chat: Chat, befores: list[str], afters: list[str]) -> Piece:
-    """Return one example with every answer, cut into ids at the same places where generation begins."""
+    """Return one example with every answer, tokenized in parts that begin where generation begins."""
     ids: list[int] = []
     learned: list[bool] = []
     behind: list[int] = []
@@ -105,7 +105,7 @@ def _together(tokenizer: PreTrainedTokenizerBase, chat: Chat, befores: list[str]
 
 
 def _answer(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> tuple[list[int], list[int]]:
-    """Return the ids of an answer to the token that ends its turn, and those of the space behind that."""
+    """Return the ids of an answer up to its end token, and the ids that follow, such as white space."""
     ids = _ids(tokenizer, chat, text)
     ends = [number + 1 for number, token in enumerate(ids) if token == tokenizer.eos_token_id]
     end = ends[-1] if ends else len(ids)
@@ -113,7 +113,7 @@ def _answer(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> tuple[
 
 
 def _piece(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int], limits: Limits) -> Piece:
-    """Return an example cut to the limits: a prompt at its beginning, an answer at its end."""
+    """Return an example truncated to the limits: a prompt at its beginning, an answer at its end."""
     kept = prompt
     if len(prompt) > limits.prompt:
         opening = prompt[:1] if prompt[0] == tokenizer.bos_token_id else []

@@ -1,4 +1,4 @@
-"""Text generation: answer a prompt, or take part in a conversation."""
+"""Text generation: complete a prompt or answer in a conversation."""
 
 from __future__ import annotations
 
@@ -26,48 +26,52 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch, Columns, Rows
 
 REASONING = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
-"""What a model may write before its answer, and is not part of it."""
+"""Reasoning that a model may generate before its answer, and that is not part of the answer."""
 TOOLS = "tools"
-"""What data sets of conversations call the column of tools."""
+"""Usual name of the column of tools in data sets of conversations."""
 
 
 class TextGeneration(Writing):
-    """Answers a prompt; only answers are learned, each to the token that ends it."""
+    """Generates the answer to a prompt; only answers and their end tokens are learned."""
 
     kind: Literal["text-generation"] = "text-generation"
     baselines: ClassVar[tuple[str, ...]] = ("majority",)
     pipeline: ClassVar[str] = "text-generation"
     answer: ClassVar[str] = "generated_text"
     template: str = "{prompt}"
-    """What the model reads, with names of columns in braces, as `{instruction}\\n{context}\\n`.
+    """Prompt, with column names in braces, such as `{instruction}\\n{context}\\n`.
 
-    Where it names several columns, null in one of them is an empty text, as in Alpaca's `input`.
+    If it names several columns, a null in one of them is an empty text, as in Alpaca's `input`.
     """
     completion: str = "completion"
     """Column of the answer."""
     messages: str | None = None
-    """Column of whole conversations, lists of {role, content}, in place of template and completion."""
+    """Column of conversations, lists of {role, content}, in place of `template` and `completion`."""
     tools: str | None = None
-    """With `messages`: column of the tools that may be called, lists of definitions for the chat template.
+    """With `messages`: column of the available tools, lists of definitions for the chat template.
 
-    Null where there are none.
+    A null means no tools.
     """
     chat: bool = False
-    """Write prompt and answer as the tokenizer's chat template does a conversation; `messages` always are."""
+    """Format prompt and answer with the tokenizer's chat template; `messages` are always formatted by it."""
     length: int = Field(default=512, ge=4)
-    """Tokens of the prompt at most, cut at its beginning; the ledger says what longer ones lost."""
+    """Maximum number of prompt tokens; longer prompts are truncated at the beginning, and the ledger counts
+    the tokens that are lost."""
     target_length: int = Field(default=256, ge=4)
-    """Tokens of an answer at most, its end included; the ledger counts what is cut here, too."""
+    """Maximum number of answer tokens, including the end token; the ledger counts the tokens lost by
+    truncation."""
     generation: Sampling = Sampling()
-    """How it writes; as many new tokens as `target_length` where max_new_tokens is not set."""
+    """Generation settings; `max_new_tokens` is by default `target_length`."""
     tokenize: BleuTokenizer = "auto"
-    """BLEU's tokenizer, as sacrebleu calls it. `auto` goes by the answers: `zh` for Chinese, `char` for
-    Japanese, Korean, Thai and other scripts without spaces, else `13a`; the signature names it."""
+    """BLEU's tokenizer, by its name in sacrebleu. `auto` selects by the script of the answers: `zh` for
+    Chinese, `char` for Japanese, Korean, Thai and other scripts without spaces, else `13a`; the signature
+    names it."""
 
     rouge_tokenize: RougeTokenizer = "auto"
-    """How ROUGE finds words: `rouge-score` as that library, which knows only the letters a-z; `unicode` in
-    texts of any script, with characters for words where a script has no spaces. `auto` takes `rouge-score`
-    where the answers are English as far as their letters tell, else `unicode`; the signature names it."""
+    """How ROUGE splits texts into words: `rouge-score` as in that library, which keeps only a-z and 0-9;
+    `unicode` for any script, with single characters as words in scripts without spaces. `auto` selects
+    `rouge-score` if the answers appear to be English by their letters, else `unicode`; the signature names
+    the choice."""
 
     @field_validator("template")
     @classmethod
@@ -125,7 +129,7 @@ class TextGeneration(Writing):
         return DataFacts(columns=dict.fromkeys(self.columns, kind), splits={})
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        # A trained model's own facts have no splits: nothing is to be learned, the rows are only asked.
+        # The facts of a trained model have no splits: the rows are only predicted, not learned.
         learning = bool(facts.splits)
         count = len(rows[self.columns[0]])
         pieces = [
@@ -157,14 +161,14 @@ class TextGeneration(Writing):
         return conversation(tokenizer, messages, limits, tools)
 
     def _prompt(self, row: dict[str, Any]) -> list[str]:
-        """Return what the model reads, in parts. Raises DataError where there is nothing to read."""
+        """Return the prompt in parts. Raises DataError when it is empty."""
         given = {name: row[name] if row[name] is not None else "" for name in self.inputs}
         if not any(given.values()) and self.optional:
             raise DataError(f"{', '.join(given)} are all empty; fill one in, or take the row out")
         return parts_of_template(self.template, given)
 
     def _said(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return a row as a conversation. Raises DataError when it is none."""
+        """Return the conversation of a row. Raises DataError when it is not one."""
         if self.messages is None:
             asked, said = "".join(self._prompt(row)).strip(), row[self.completion]
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
@@ -226,8 +230,8 @@ class TextGeneration(Writing):
         from hfpipe.metrics.scores.written import Rouge, writing
 
         match, *others = writing()
-        # Where it is still `auto`, only the names are used; `configure_metrics` decides before anything is
-        # scored.
+        # While it is still `auto`, only the metrics' names are used; `configure_metrics` resolves it before
+        # anything is scored.
         tokenize = "13a" if self.tokenize == "auto" else self.tokenize
         rouge = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
         overlap = Bleu(tokenize=tokenize), Chrf(), Rouge("rougeL", stem=True, tokenize=rouge)
@@ -260,12 +264,12 @@ def _spoken(text: str) -> str:
 
 
 def _turns(said: Any) -> Any:
-    """Return a conversation; a text alone is what its user says."""
+    """Return a conversation; a single text is a message of the user."""
     return [{"role": "user", "content": said}] if isinstance(said, str) else said
 
 
 def _is_message(message: Any) -> bool:
-    """Tell whether there is a role, and a text or calls of tools."""
+    """Return whether a message has a role, and a text or tool calls."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         return False
     content = message.get("content")
@@ -274,6 +278,6 @@ def _is_message(message: Any) -> bool:
 
 
 def _last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return the text that the assistant says last, or nothing where it calls a tool or has yet to answer."""
+    """Return the assistant's last message; an empty text if it calls a tool or there is no answer yet."""
     said = (each.get("content") for each in reversed(_turns(messages)) if each["role"] == "assistant")
     return next(said, "") or ""

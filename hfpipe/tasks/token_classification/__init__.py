@@ -1,4 +1,4 @@
-"""Token classification: a tag for each word, as of entities or parts of speech."""
+"""Token classification: one tag per word, such as named entities or parts of speech."""
 
 from hfpipe.tasks.token_classification.task import TokenClassification
 

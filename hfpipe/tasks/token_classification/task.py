@@ -1,4 +1,4 @@
-"""Token classification: a tag for each word, as of entities or parts of speech."""
+"""Token classification: one tag per word, such as named entities or parts of speech."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ PREFIXES = {
     "BMES": "BMES",
     "BILOU": "BILU",
 }
-"""Scheme → what a tag of an entity may begin with."""
+"""Scheme → the prefixes of its entity tags."""
 
 
 class TokenClassification(Task):
-    """Tags the words of a sentence; tags as `B-PER` mark entities, which are then scored whole."""
+    """Tags the words of a sentence; with tags such as `B-PER`, whole entities are scored."""
 
     kind: Literal["token-classification"] = "token-classification"
     baselines: ClassVar[tuple[str, ...]] = ("gazetteer",)
     pipeline: ClassVar[str | None] = "token-classification"
     words: str = "words"
-    """Column of the words: lists of strings."""
+    """Column of the words, as lists of strings."""
     tags: str = "tags"
-    """Column of the tags: lists of classes, one a word."""
+    """Column of the tags, as lists of classes, one per word."""
     length: int = Field(default=128, ge=8)
-    """Tokens a window has at most; longer sentences take several, and nothing is cut away."""
+    """Maximum number of tokens per window; longer sentences are split into several windows, without loss."""
     stride: int = Field(default=32, ge=0)
-    """Tokens that a window shares with the one before; a word is tagged where it has most context."""
+    """Tokens that consecutive windows share; a word is tagged in the window where it has the most context."""
     scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BMES", "BILOU"] | None = None
-    """Count only entities that keep to this scheme, as seqeval's strict mode; else count as conlleval."""
+    """Count only entities that conform to this scheme, as in seqeval's strict mode; by default, count as
+    conlleval does."""
 
     @model_validator(mode="after")
     def _moves_on(self) -> Self:
@@ -166,7 +167,7 @@ class TokenClassification(Task):
         return token_loss(outputs.logits, batch["labels"], smoothing)
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> dict[str, Any]:
-        """Return the words tagged in each window, their classes and probabilities, and the loss of all."""
+        """Return the words tagged in each window, with classes and probabilities, and the summed loss."""
         from hfpipe.modeling.losses.losses import token_columns
 
         words = batch["_word"]
@@ -181,12 +182,12 @@ class TokenClassification(Task):
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
     ) -> Columns:
-        """Return gold, guess (tags by name) and score, each a list of one a word, and sums of the loss."""
+        """Return reference, prediction (tag names) and score, each with one value per word, and loss sums."""
         from hfpipe.metrics.metric import objects
         from hfpipe.tasks.token_classification.token_labels import sentence
 
         names = facts.labels[self.tags]
-        # What a tokenizer makes nothing of cannot be told; outside is the best guess.
+        # A word without tokens has no prediction; outside is the best default.
         unseen = OUTSIDE if OUTSIDE in names else names[0]
         counts = [len(sentence(given).words) for given in rows[self.words]]
         prediction, score = [[unseen] * count for count in counts], [[0.0] * count for count in counts]
@@ -214,7 +215,7 @@ class TokenClassification(Task):
         return tagging(names, self.scheme) if self._mark_entities(names) else [TagAccuracy()]
 
     def _entities(self, facts: DataFacts) -> Callable[[Sequence[str]], list[Entity]]:
-        """Return what finds the entities of a sentence; where tags mark none, every word is one."""
+        """Return the function that finds the entities of a sentence; without prefixes, each word is one."""
         from functools import partial
 
         from hfpipe.metrics.scores.entities import entities, words_as_entities
@@ -223,9 +224,9 @@ class TokenClassification(Task):
         return partial(entities, scheme=self.scheme) if marked else words_as_entities
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        """Return the entities of each row; `start` and `end` count characters of the text.
+        """Return the entities of each row; `start` and `end` are character positions in the text.
 
-        Where words were given, the text is they with a space between them.
+        If words were given, the text is the words joined by spaces.
         """
         from hfpipe.tasks.token_classification.token_labels import sentence
 

@@ -1,4 +1,4 @@
-"""Words and their tags → tokens and their targets: each word is tagged once, at the first of its tokens."""
+"""Aligns words and tags with tokens: each word is tagged once, at its first token."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ import regex
 from hfpipe.tasks.shared.sliding_windows import Span, Window
 
 WORD = regex.compile(r"[^\s\p{P}\p{S}]+(?:['\u2019.-][^\s\p{P}\p{S}]+)*|\S")
-"""A word of raw text: letters and digits, joined by single apostrophes, full stops and hyphens, or another
-character alone."""
+"""A word of raw text: letters and digits, joined by single apostrophes, full stops or hyphens; or a single
+other character."""
 
 
 class Sentence(NamedTuple):
-    """A text and where its words stand in it."""
+    """A text and the character spans of its words."""
 
     text: str
     words: list[Span]
 
 
 def sentence(given: str | Sequence[str]) -> Sentence:
-    """Return raw text with its words found, or words as a text with a space between them.
+    """Return raw text with the spans of its words, or given words joined by spaces.
 
-    As a text, words are cut as in pretraining by any tokenizer, whether spaces belong to its tokens or not.
+    Because words are tokenized as a text, any tokenizer splits them as in pretraining, whether its tokens
+    include spaces or not.
     """
     if isinstance(given, str):
         return Sentence(given, [match.span() for match in WORD.finditer(given)])
     text, words = "", []
     for word in given:
-        # Two spaces in a row would be a token that pretraining has hardly seen.
+        # Two consecutive spaces would be a token that is rare in pretraining.
         text += " " if text and word.strip() else ""
         words.append((len(text), len(text) + len(word) if word.strip() else len(text)))
         text += word if word.strip() else ""
@@ -40,10 +41,10 @@ def sentence(given: str | Sequence[str]) -> Sentence:
 
 
 def first_token_targets(windows: Sequence[Window], words: Sequence[Span]) -> list[list[int]]:
-    """Return for each token of each window of one text the word it stands for, or -1.
+    """Return for each token of each window of one text the index of the word it is tagged for, or -1.
 
-    Each word is taken once: at its first token, in the window where that has most tokens on either side.
-    Words without a token, as those of control characters only, are taken nowhere.
+    Each word is tagged once: at its first token, in the window where that token has the most context on both
+    sides. Words without a token, such as those of control characters only, are not tagged.
     """
     there = [number for number, (start, end) in enumerate(words) if start < end]
     ends = [words[number][1] for number in there]

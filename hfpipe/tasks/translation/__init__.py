@@ -1,4 +1,4 @@
-"""Translation: the same in another language, or in another notation."""
+"""Translation: generate the text in another language or notation."""
 
 from hfpipe.tasks.translation.task import Translation
 

@@ -1,4 +1,4 @@
-"""Translation: the same in another language, or in another notation."""
+"""Translation: generate the text in another language or notation."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 
 
 class Translation(TextToText):
-    """Translates; scored by BLEU, chrF and TER."""
+    """Translates a text; evaluated by BLEU, chrF and TER."""
 
     kind: Literal["translation"] = "translation"
     baselines: ClassVar[tuple[str, ...]] = ("copy",)
     answer: ClassVar[str] = "translation_text"
     src_lang: str | None = None
-    """Language of the source as a tokenizer of several writes it: `eng_Latn`, `en_XX`, `en`."""
+    """Source language as a multilingual tokenizer names it: `eng_Latn`, `en_XX`, `en`."""
     tgt_lang: str | None = None
-    """Language of the target, written likewise; the model is made to begin with its token."""
+    """Target language, named in the same way; generation begins with its token."""
     tokenize: BleuTokenizer = "auto"
-    """BLEU's tokenizer, as sacrebleu calls it. `auto` goes by the references: `zh` for Chinese, `char` for
-    Japanese, Korean, Thai and other scripts without spaces, else `13a`; the signature names it. Published
-    scores often use `ja-mecab` and `ko-mecab`, which need `sacrebleu[ja]` and `sacrebleu[ko]`."""
+    """BLEU's tokenizer, by its name in sacrebleu. `auto` selects by the script of the references: `zh` for
+    Chinese, `char` for Japanese, Korean, Thai and other scripts without spaces, else `13a`; the signature
+    names it. Published scores often use `ja-mecab` and `ko-mecab`, which need `sacrebleu[ja]` and
+    `sacrebleu[ko]`."""
     ter_words: Literal["auto", "spaces", "bleu"] = "auto"
-    """The words of TER: what stands between spaces, as by sacrebleu's command, or BLEU's tokens. `auto`
-    takes BLEU's tokens for the scripts for which `tokenize: auto` would not take `13a`."""
+    """How TER splits texts into words: at spaces, as sacrebleu's command does, or into BLEU's tokens. `auto`
+    selects BLEU's tokens for scripts for which `tokenize: auto` does not select `13a`."""
 
     def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         from hfpipe.tasks.shared.prompts import speak
@@ -44,8 +45,8 @@ class Translation(TextToText):
         from hfpipe.metrics.scores.overlap import translation_scores
         from hfpipe.metrics.scores.written import writing
 
-        # Where it is still `auto`, only the names are used; `configure_metrics` decides before anything is
-        # scored.
+        # While it is still `auto`, only the metrics' names are used; `configure_metrics` resolves it before
+        # anything is scored.
         tokenize = "13a" if self.tokenize == "auto" else self.tokenize
         return [*translation_scores(1 + len(self.references), tokenize, self.ter_words), *writing()]
 
