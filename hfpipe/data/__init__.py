@@ -1,1 +1,1 @@
-"""Rows from anywhere, cleaned with every loss counted, and split by content."""
+"""Reads rows from any source, cleans them, counts every loss, and splits them by content."""

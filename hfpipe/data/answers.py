@@ -1,4 +1,4 @@
-"""Reads the answers to a question in the usual forms, and finds them in the text."""
+"""Reads answers to questions in the common formats, and locates them in the text."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, NamedTuple
 from hfpipe.errors import DataError
 
 Span = tuple[int, int]
-"""Position of the first character, and the one after the last."""
+"""Position of the first character, and of the one after the last."""
 FORM = "{text: [...], answer_start: [...]}"
-"""How SQuAD writes answers."""
+"""Format of answers in SQuAD."""
 
 
 class Answer(NamedTuple):
-    """A text, and where it starts as far as the row states that."""
+    """The text of an answer, and its start if the row states it."""
 
     text: str
     start: int | None
-    """Position of its first character, counted from 0; None where it is not given."""
+    """Position of its first character, counted from 0; None if it is not given."""
 
     def is_misplaced(self, context: str) -> bool:
-        """Tell whether the context holds other characters where the answer is said to start."""
+        """Return whether the context has different characters at the stated start of the answer."""
         if not self.text or self.start is None:
             return False
         return self.start < 0 or not context.startswith(self.text, self.start)
 
 
 def read_answers(value: Any) -> list[Answer]:
-    """Return the answers that a value holds; an empty text means that there is none.
+    """Return the answers in a value; an empty text means that there is no answer.
 
-    A value is SQuAD's object of two lists, an object of one text, a text, or a list of objects or texts.
-    A start is a whole number, which pandas may have written as 12.0, or null. Raises DataError otherwise.
+    A value is SQuAD's object of two lists, an object with one text, a text, or a list of objects or texts.
+    A start is a whole number (pandas may write it as 12.0) or null. Raises DataError otherwise.
     """
     if isinstance(value, Mapping) and "text" in value:
         texts, starts = value["text"], value.get("answer_start")
@@ -77,9 +77,9 @@ def _whole_number(start: Any) -> int | None:
 
 
 def locate_answer(answer: Answer, context: str) -> Span | None:
-    """Return the characters of an answer: at its stated start, or at the occurrence nearest to that.
+    """Return the character span of an answer: at its stated start, or at the occurrence nearest to it.
 
-    None when the context does not hold it. Raises DataError when it has no start and occurs several times.
+    None if the context does not contain it. Raises DataError if it has no start and occurs several times.
     """
     text, start = answer
     if start is not None and not answer.is_misplaced(context):

@@ -1,4 +1,4 @@
-"""Builds a data set: rows from a source become cleaned, labelled, split Arrow files and a balanced ledger."""
+"""Builds a data set: reads, cleans, labels and splits rows, and writes Arrow files and a ledger."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from hfpipe.report import Report
 
 T = TypeVar("T")
 ALLOCATIONS = 100_000
-"""Objects that are made before Python looks for cycles among them; rows are in none."""
+"""Allocations between runs of Python's garbage collector; rows contain no reference cycles."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to become of the rows, as the settings of the stage say."""
+    """The settings of the stage: how rows are cleaned, labelled and split."""
 
     columns: Mapping[str, str]
     text: Sequence[str]
@@ -52,9 +52,8 @@ class Plan:
 def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
     """Write the data set into `ctx.folder`, loadable by `load_from_disk`, and return its report.
 
-    Streams: of all rows, only digests (for ids and exact duplicates), MinHashes (for near duplicates) and
-    label ids are held in memory, and one length each. Raises DataError with the place of the first row that
-    cannot be used.
+    Rows are streamed. Per row, only digests (for ids and exact duplicates), MinHashes (for near duplicates),
+    label ids and a length are kept in memory. Raises DataError with the location of the first invalid row.
     """
     ledger = Ledger()
     filled: Counter[str] = Counter()
@@ -86,7 +85,7 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
                 label.check()
             data = writer.save(ctx.folder)
     found = facts_of(data).model_copy(update={"dropped": dict(+ledger.rows_lost)})
-    del data  # it maps the scratch files
+    del data  # it memory-maps the temporary files
     shutil.rmtree(scratch)
     columns = [*_columns(texts, labels, ids), *talks.summary(), *spans.summary()]
     return Report(
@@ -99,34 +98,34 @@ def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
 
 
 def _columns(texts: Sequence[str], labels: Sequence[Label], ids: RowIds) -> Iterator[str]:
-    """Say which columns are text, labels and ids."""
+    """Yield phrases that describe which columns are texts, labels and ids."""
     yield f"text: {', '.join(texts)}"
     yield from _labels(labels)
     yield f"id: {'id' if ids.own else 'made of the text'}"
 
 
 def _reasons(plan: Plan, labels: Sequence[Label], ledger: Ledger) -> list[str]:
-    """Return what may take rows, in the order in which it does, each once."""
+    """Return the reasons for which rows may be dropped, in the order of the steps, each once."""
     steps = (step.reason for step in plan.steps)
     rare = [reason(label) for label in labels if label.settings.min_count is not None]
     return list(dict.fromkeys([MISSING, *steps, *rare, *ledger.rows_lost]))
 
 
 def _renamed(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
-    """Return what the source knows of its columns by the names that they have now."""
+    """Return what the source reports about its columns, keyed by their new names."""
     if not plan.columns:
         return dict(known)
     return {ours: known[theirs] for ours, theirs in plan.columns.items() if theirs in known}
 
 
 def _read_facts(given: Given, plan: Plan, filled: Mapping[str, int]) -> dict[str, Any]:
-    """Return what reading found out, and what it added or left out, as JSON for the report."""
+    """Return what was detected, added or skipped while reading, as JSON for the report."""
     found = {"files": given.found.files, "left_out": given.found.left_out, "filled": dict(filled)}
     return found | _sampled(given, plan)
 
 
 def _reading(given: Given, plan: Plan, filled: Mapping[str, int]) -> Iterator[str]:
-    """Yield the same as phrases for the summary."""
+    """Yield the facts of `_read_facts` as phrases for the summary."""
     if read := _sampled(given, plan).get("limit"):
         yield f"an even sample of {read['read']:,} rows"
     yield from given.found.summary()
@@ -143,7 +142,7 @@ def _sampled(given: Given, plan: Plan) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Let Python's garbage collector run less often; it takes a tenth of the time of this stage."""
+    """Run Python's garbage collector less often; it takes a tenth of the time of this stage."""
     before = gc.get_threshold()
     gc.set_threshold(max(before[0], ALLOCATIONS) if before[0] else 0, *before[1:])
     try:
@@ -173,14 +172,14 @@ def _expect_train(ledger: Ledger, given: Given) -> None:
 
 
 def _rows(ledger: Ledger, splits: Mapping[str, int]) -> Iterator[str]:
-    """Say how many rows there are in each split, and what took the others."""
+    """Yield the number of rows in each split, and the reasons for which others were dropped."""
     parts = ", ".join(f"{split} {rows:,}" for split, rows in splits.items())
     lost = f" ({ledger.losses()})" if ledger.rows_lost.total() else ""
     yield f"{ledger.splits.total():,} rows ({parts}), {ledger.rows_lost.total():,} dropped{lost}"
 
 
 def _labels(labels: Sequence[Label]) -> Iterator[str]:
-    """Say which columns are labels, and what was found in them."""
+    """Yield which columns are labels, and what they contain."""
     yield f"labels: {', '.join(label.description() for label in labels) or 'none'}"
     for label in labels:
         yield from notes(label)

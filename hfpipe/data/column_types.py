@@ -1,4 +1,4 @@
-"""Decides which columns hold the text: by what all of the first rows hold, never by a single one."""
+"""Detects the text columns from the values of all first rows, never from a single value."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from hfpipe.errors import DataError
 from hfpipe.recipe.messages import join_names
 
 Kind = Literal["text", "conversation", "words", "unclear", "category", "code", "constant", "blank", "other"]
-"""What a column holds.
+"""Content of a column.
 
 - `conversation`: lists of messages (objects with `role` or `from`).
 - `words`: lists of strings.
-- `text`: strings, of which at least half of the different ones read like language.
-- `code`: strings of which nine in ten are numbers, dates, addresses, hashes or other identifiers.
-- `category`: short strings, each of which is there four times or more on average.
-- `constant`: one string in several rows. `blank`: nothing but null and white space.
-- `unclear`: other strings, such as single words, each different.
+- `text`: strings; at least half of the distinct ones look like natural language.
+- `code`: strings; nine in ten are numbers, dates, addresses, hashes or other identifiers.
+- `category`: short strings, each of which occurs four times or more on average.
+- `constant`: the same string in several rows. `blank`: only null and white space.
+- `unclear`: other strings, such as distinct single words.
 - `other`: numbers, booleans, objects, other lists.
 
-A kind holds when more than half of the values that are not null are of its type.
+A kind requires that more than half of the values that are not null have its type.
 """
 WHY: dict[Kind, str] = {
     "text": "text",
@@ -38,9 +38,9 @@ WHY: dict[Kind, str] = {
     "constant": "the same everywhere",
     "blank": "empty",
 }
-"""Kind → what a message says about a column of it."""
+"""Kind → how messages describe a column of that kind."""
 TEXT = re.compile(r"text(_?([ab12]|pair))?")
-"""The text by its name, and the second text of a pair."""
+"""Names of a text column, and of the second text of a pair."""
 GROUPS = (
     ("question", "context"),
     ("source", "target"),
@@ -50,16 +50,16 @@ GROUPS = (
     ("instruction", "output"),
     ("instruction", "input", "output"),
 )
-"""Columns that are text together, also where one of them holds single words or numbers, as answers may."""
+"""Columns that are texts if they occur together, even if one holds single words or numbers, as answers do."""
 WORDS = ("words", "tokens")
-"""Lists of words by their name."""
+"""Names of columns with lists of words."""
 _STRINGS: frozenset[Kind] = frozenset({"text", "unclear", "category", "code", "constant", "blank"})
-"""A name that YAML reads as it stands."""
+"""A name that YAML reads without quotes."""
 _MARKUP = re.compile(r"<[^<>]*>|&#?\w+;")
 _WORD = regex.compile(r"(?<!\S)[\p{P}\p{S}]*(\p{L}[\p{L}\p{M}'\u2019-]*[\p{L}\p{M}])[\p{P}\p{S}]*(?!\S)")
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
 _NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
-"""Characters of ASCII that are not letters."""
+"""ASCII characters that are not letters."""
 _ADDRESS = re.compile(r"\w+://|www\.|[\\/]|[A-Za-z]:\\")
 _CLOCK = frozenset(
     name.lower()
@@ -69,11 +69,11 @@ _CLOCK = frozenset(
 
 
 SEEN = 500
-"""Characters of a value that are looked at; a document is known by its beginning."""
+"""Number of characters examined per value; the beginning of a document is enough."""
 
 
 def kind_of(values: Iterable[Any]) -> Kind:
-    """Return what a column holds, given its values in the first rows."""
+    """Return the kind of a column, given its values in the first rows."""
     there = [value for value in values if value is not None]
     lists = [value for value in there if isinstance(value, (list, tuple))]
     if len(lists) * 2 > len(there):
@@ -92,12 +92,12 @@ def _mostly(values: Sequence[Any], fits: Callable[[Any], bool]) -> bool:
 
 
 def is_words(value: Any) -> bool:
-    """Tell whether a value is a list of strings."""
+    """Return whether a value is a list of strings."""
     return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
 
 
 def is_conversation(value: Any) -> bool:
-    """Tell whether a value is a list that is mostly messages, as they are written by anybody."""
+    """Return whether a value is a list that consists mostly of messages, in any common format."""
     return isinstance(value, (list, tuple)) and _mostly(
         value, lambda part: isinstance(part, Mapping) and bool(part.keys() & {"role", "from"})
     )
@@ -120,7 +120,8 @@ def _kind_of_strings(texts: Sequence[str]) -> Kind:
 
 
 def _is_language(text: str) -> bool:
-    """Tell whether a string is mostly letters and has two words, or four signs of a script without spaces."""
+    """Return whether a string is mostly letters and has two words, or four characters of a script without
+    spaces."""
     plain = _MARKUP.sub(" ", text).strip()
     if _ADDRESS.match(plain):
         return False
@@ -131,7 +132,7 @@ def _is_language(text: str) -> bool:
 
 
 def _is_code(text: str) -> bool:
-    """Tell whether a string is a number, a date, an address, or one run of signs that are not all letters."""
+    """Return whether a string is a number, a date, an address, or one token that is not only letters."""
     if _ADDRESS.match(text):
         return True
     if len(text.split()) == 1:
@@ -150,13 +151,12 @@ def _words(text: str) -> Iterator[str]:
 
 
 def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
-    """Return the columns that hold text, in the order of the columns.
+    """Return the text columns, in column order.
 
-    Those that are `named`; or else `text` and its pair by name; or else every column of text or of
-    conversations, and those of a known group such as question and context; or else the one column of
-    words, or of strings that are not clear. Labels and `id` are never text. `head` are the first rows.
-    Raises DataError when a named column is not there, when no column holds strings, and when the choice
-    is not clear.
+    The first rule that applies decides: the columns in `named`; `text` and its pair, by name; every column of
+    texts or conversations, and those of a known group such as question and context; the only column of word
+    lists, or of `unclear` strings. Labels and `id` are never text. `head` are the first rows. Raises
+    DataError when a named column is missing, when no column holds strings, or when the choice is ambiguous.
     """
     columns = list(head[0].values)
     missing = [name for name in named if name not in columns]
@@ -175,7 +175,7 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
 
 
 def conversations(head: Sequence[Row]) -> list[str]:
-    """Return the columns that hold conversations, whatever they are called."""
+    """Return the columns that hold conversations, whatever their names."""
     lists = [
         name for name in head[0].values if any(isinstance(row.values[name], (list, tuple)) for row in head)
     ]
@@ -183,7 +183,7 @@ def conversations(head: Sequence[Row]) -> list[str]:
 
 
 def _by_name(kinds: Mapping[str, Kind]) -> list[str]:
-    """Return `text` and its pair."""
+    """Return `text` and its pair, if the data has them."""
     kind = kinds.get("text", "other")
     if kind == "other":
         return []
@@ -194,13 +194,13 @@ def _by_name(kinds: Mapping[str, Kind]) -> list[str]:
 
 
 def _contradicted(kinds: Mapping[str, Kind]) -> bool:
-    """Tell whether `text` does not read like text and a column of another name does."""
+    """Return whether `text` does not look like text while another column does."""
     others = [name for name in _clear(kinds) if not TEXT.fullmatch(name)]
     return bool(others) and kinds.get("text") in ("code", "constant", "blank", "category")
 
 
 def _together(kinds: Mapping[str, Kind], one_is: Collection[Kind]) -> list[str]:
-    """Return the known groups of string columns, one of which is of a wanted kind."""
+    """Return the columns of known groups of string columns in which at least one is of a kind in `one_is`."""
     found = {
         name
         for group in GROUPS

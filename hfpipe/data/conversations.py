@@ -1,4 +1,4 @@
-"""Reads conversations in the forms in which people have them, as lists of messages {role, content}."""
+"""Reads conversations in the common formats, as lists of messages {role, content}."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
 KNOWN = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles of OpenAI's messages."""
 CALLS = ("tool_calls", "function_call")
-"""What a message may hold in place of content."""
+"""Keys that a message may have in place of content."""
 TEXT_PARTS = ("text", "input_text", "output_text")
-"""Types of content parts that are text, in OpenAI's chat and responses."""
+"""Types of text parts of a message's content, in OpenAI's chat and responses formats."""
 
 
 class Conversations:
-    """Rewrites the messages of some columns, and counts the rows that were written in another form.
+    """Converts the messages of some columns to one format, and counts the converted rows.
 
-    ShareGPT's `from` and `value` become `role` and `content`, its roles become OpenAI's, and content in
-    parts of text becomes one string. All other keys stay as they are.
+    ShareGPT's `from` and `value` become `role` and `content`, its roles become OpenAI's, and content that
+    consists of text parts becomes one string. All other keys are kept.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = columns
         self.changed: Counter[str] = Counter()
-        """Column and what was rewritten → rows."""
+        """Column and kind of conversion → number of rows."""
 
     def read(self, rows: Iterable[Row]) -> Iterable[Row]:
-        """Return the rows with their conversations rewritten. Raises DataError at a malformed one."""
+        """Return the rows with converted conversations. Raises DataError at a malformed one."""
         return map(self._read, rows) if self.columns else rows
 
     def _read(self, row: Row) -> Row:
@@ -43,7 +43,7 @@ class Conversations:
         return row
 
     def summary(self) -> list[str]:
-        """Return what was rewritten, one entry for each kind of change."""
+        """Return a description of the conversions, one entry per kind."""
         return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
 
     def _messages(self, value: Any, column: str, row: Row) -> list[dict[str, Any]]:
@@ -76,12 +76,12 @@ def _message(part: Any, place: str, changes: dict[str, None]) -> dict[str, Any]:
 
 
 def has_calls(message: Mapping[str, Any]) -> bool:
-    """Tell whether a message calls tools."""
+    """Return whether a message calls tools."""
     return any(message.get(key) for key in CALLS)
 
 
 def is_message(part: Any) -> bool:
-    """Tell whether a part of a conversation is a message as `Conversations` writes it."""
+    """Return whether a part of a conversation is a message in the format of `Conversations`."""
     return isinstance(part, Mapping) and isinstance(part.get("content"), str | None)
 
 

@@ -1,4 +1,4 @@
-"""The ledger of a data set: every row and character that came in, kept or lost to a reason."""
+"""The ledger of a data set: every row and character read, kept, or lost with a reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hfpipe.errors import StageError
 
 
 class Ledger:
-    """Counts rows and characters in, kept, and lost by reason; what comes in must be accounted for."""
+    """Counts rows and characters read, kept, and lost by reason; the counts must balance."""
 
     def __init__(self) -> None:
         self.rows_in = 0
@@ -22,17 +22,17 @@ class Ledger:
         self.rows_changed: Counter[str] = Counter()
 
     def enter(self, characters: int) -> None:
-        """Count a row that came in."""
+        """Count a row that was read."""
         self.rows_in += 1
         self.characters_in += characters
 
     def drop(self, reason: str, characters: int) -> None:
-        """Count a row that goes no further."""
+        """Count a row that is dropped."""
         self.rows_lost[reason] += 1
         self.characters_lost[reason] += characters
 
     def change(self, reason: str, shorter: int) -> None:
-        """Count a row whose text became shorter (or, below zero, longer)."""
+        """Count a row whose text became shorter (or longer, if negative)."""
         self.rows_changed[reason] += 1
         self.characters_lost[reason] += shorter
 
@@ -42,16 +42,16 @@ class Ledger:
         self.characters_kept += row.characters
 
     def take_back(self, split: str, reason: str, characters: int) -> None:
-        """Count a row that was written as one that goes no further."""
+        """Count a row that was already written as dropped."""
         self.splits[split] -= 1
-        self.splits += Counter()  # which leaves out splits without rows
+        self.splits += Counter()  # removes splits without rows
         self.characters_kept -= characters
         self.drop(reason, characters)
 
     def close(self, reasons: list[str]) -> dict[str, Any]:
-        """Return the ledger as JSON; `in` equals the sum of the other entries, for rows and characters.
+        """Return the ledger as JSON; `in` equals the sum of the other entries, for rows and for characters.
 
-        `reasons` are listed even where they took nothing. Raises StageError when it does not balance.
+        `reasons` are listed even if they dropped nothing. Raises StageError when the ledger does not balance.
         """
         rows = {"kept": self.splits.total(), **{why: self.rows_lost[why] for why in reasons}}
         characters = {"kept": self.characters_kept, **{why: self.characters_lost[why] for why in reasons}}
@@ -69,5 +69,5 @@ class Ledger:
         }
 
     def losses(self) -> str:
-        """Return the reasons that took rows, most first, as `min_chars: 40 took 10, …`."""
+        """Return the reasons that dropped rows, largest first, as `min_chars: 40 took 10, …`."""
         return ", ".join(f"{why} took {count:,}" for why, count in self.rows_lost.most_common())

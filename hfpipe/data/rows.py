@@ -1,4 +1,4 @@
-"""One row on its way from a source to a split, with the place that an error message names."""
+"""A row between source and split, with its location for error messages."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from typing import Any
 from hfpipe.data.readers.file_options import Findings
 
 STEP = 1000
-"""Rows after which progress is shown."""
+"""Number of rows between progress updates."""
 
 
 @dataclass(slots=True)
 class Row:
-    """Values by column, and where they were read."""
+    """Values by column, and the location where they were read."""
 
     values: dict[str, Any]
     origin: str
-    """What `number` counts, as `a.jsonl, line`."""
+    """What `number` counts, such as `a.jsonl, line`."""
     number: int
-    """Counted from 1."""
+    """Number within `origin`, counted from 1."""
     split: str | None = None
-    """The split the source gives, if it gives splits."""
+    """The split in the source, if it has splits."""
     texts: list[str] = field(default_factory=list)
-    """What the text columns hold, each word of a list and each message by itself, "" for null.
+    """Contents of the text columns, one item per word of a list and per message, "" for null.
 
     Changed by `rewrite`.
     """
     calls: str = ""
-    """Calls of tools in conversations as JSON, by which rows of equal texts may differ."""
+    """Tool calls in conversations as JSON; rows with equal texts may differ in them."""
     _digest: bytes = b""
     sparse: bool = False
-    """Whether a column may be missing and is null then, as in JSON."""
+    """Whether a column may be missing, which means null, as in JSON."""
 
     @property
     def place(self) -> str:
-        """Where the row was read, as `a.jsonl, line 812`."""
+        """Location of the row, such as `a.jsonl, line 812`."""
         return f"{self.origin} {self.number}"
 
     @property
     def characters(self) -> int:
-        """Code points in all text columns."""
+        """Number of code points in all text columns."""
         return len(self.texts[0]) if len(self.texts) == 1 else sum(map(len, self.texts))
 
     def rewrite(self, columns: Sequence[str], texts: list[str]) -> None:
-        """Put new texts into the text columns, as many as there were."""
+        """Replace the texts of the text columns; the number of texts must not change."""
         self.texts, self._digest = texts, b""
         rest = iter(texts)
         for name in columns:
@@ -61,7 +61,7 @@ class Row:
                 self.values[name] = _rewritten(old, rest)
 
     def digest(self) -> bytes:
-        """Return 16 bytes that tell texts and calls apart; lengths keep columns from running together."""
+        """Return a digest of texts and calls, 16 bytes; it includes lengths, so texts are not confused."""
         if not self._digest:
             texts = [*self.texts, self.calls] if self.calls else self.texts
             if len(texts) == 1:  # the usual case, without lists
@@ -75,7 +75,7 @@ class Row:
 
 
 def _rewritten(old: Any, texts: Iterator[str]) -> Any:
-    """Return the next text as a text or as the content of a message; what is null stays null."""
+    """Return the value with the next text in place of the old text or message content; null stays null."""
     text = next(texts)
     if isinstance(old, str):
         return text
@@ -84,22 +84,23 @@ def _rewritten(old: Any, texts: Iterator[str]) -> Any:
 
 @dataclass(frozen=True)
 class Given:
-    """What a source gives: rows, by split where it has splits, and class names where it knows them."""
+    """Output of a source: rows, by split if it has splits, and class names if it has them."""
 
     splits: dict[str | None, Iterable[Row]]
-    """Split → rows; the key is None when the source has no splits."""
+    """Split → rows; the key is None if the source has no splits."""
     names: dict[str, list[str]] = field(default_factory=dict)
-    """Column → names of its classes, in the order of their ids."""
+    """Column → its class names, in the order of their ids."""
     found: Findings = field(default_factory=Findings)
-    """How files were read, known once their rows are."""
+    """How files were read; complete after their rows are read."""
     read: Counter[str | None] = field(default_factory=Counter)
-    """Split → rows read so far, those that `limit` leaves out included."""
+    """Split → number of rows read so far, including those that `limit` omits."""
 
     def rows(self, limit: int | None, seed: int, advance: Callable[[int], None]) -> Iterator[Row]:
-        """Yield the rows of all splits, train last; of each an even sample of `limit` rows, if one is set.
+        """Yield the rows of all splits, train last; with `limit`, a uniform sample of as many rows per split.
 
-        Held-out splits come first because the first of two duplicates stays: a duplicate then leaves
-        the training rows, and a test set is scored whole. `advance` takes the rows read since its last call.
+        Held-out splits come first because the first of two duplicates is kept: duplicates are then removed
+        from the training rows, and test sets stay complete. `advance` receives the number of rows read since
+        its last call.
         """
         for split in sorted(self.splits, key=lambda name: name == "train"):
             rows: Iterable[Row] = self._counted(split, advance)
@@ -117,11 +118,10 @@ class Given:
 
 
 def even_sample(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:
-    """Return `limit` rows drawn without replacement, in their order; all when there are no more.
+    """Return `limit` rows sampled without replacement, in their order; all rows if there are no more.
 
-    The draw depends on salt and position only, and each row is as likely as any other: the rows kept are
-    those whose positions have the smallest digests. The source is read to its end, and no more rows than are
-    kept are in memory.
+    The sample is uniform and depends only on the salt and the positions: the rows whose positions have the
+    smallest digests are kept. The source is read to its end; only the sampled rows are kept in memory.
     """
     key = blake2b(salt.encode(), digest_size=16).digest()
     kept: list[tuple[int, int, Row]] = []
@@ -136,5 +136,5 @@ def even_sample(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:
 
 
 def find_repeated(names: Iterable[str]) -> str | None:
-    """Return the first name that stands there twice, or None."""
+    """Return the first repeated name, or None."""
     return next((name for name, count in Counter(names).items() if count > 1), None)

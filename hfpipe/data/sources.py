@@ -1,4 +1,4 @@
-"""Rows from each kind of source: local files, a user function, the Hub, and a stage above."""
+"""Reads rows from each kind of source: local files, a user function, the Hub, and an upstream stage."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BATCH = 1000
 
 
 def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOptions) -> Given:
-    """Read files: split (or None) → pattern as written → its files; messages name them relative to `base`.
+    """Read files: split (or None) → pattern as written → its files; paths in messages are relative to `base`.
 
-    Raises DataError when a pattern matches nothing, or it is not clear which split a file belongs to.
+    Raises DataError when a pattern has no matches, or the split of a file is ambiguous.
     """
     found = Findings()
     files = split_files(patterns, base, found.left_out)
@@ -40,7 +40,7 @@ def _rows(paths: list[Path], base: Path, options: FileOptions, found: Findings) 
 def from_function(
     function: Callable[..., Iterable[Any]], paths: list[Path], file: Path, written: str
 ) -> Given:
-    """Call a user function with paths; it yields mappings. Messages name its file as `written`."""
+    """Call a user function with paths; it yields mappings. Messages refer to its file as `written`."""
     return Given({None: _calls(function, paths, file, written)})
 
 
@@ -72,12 +72,12 @@ def _calls(
 
 
 def from_folder(folder: Path, name: str) -> Given:
-    """Read every split of a data set on disk."""
+    """Read all splits of a data set on disk."""
     return _from_data(open_data(folder), name)
 
 
 def from_hub(name: str, config: str | None, revision: str | None) -> Given:
-    """Load a data set of the Hub, or of its cache. Raises DataError when it cannot be had."""
+    """Load a data set from the Hub or its cache. Raises DataError when it cannot be loaded."""
     try:
         with silence_libraries():
             data = datasets.load_dataset(name, config, revision=revision)
@@ -134,7 +134,7 @@ def _data_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
 
 
 def _names(value: Any, classes: datasets.ClassLabel) -> Any:
-    """Return class names for ids; the Hub writes -1 where a label is held back."""
+    """Convert class ids to names; data sets of the Hub use -1 for withheld labels."""
     if isinstance(value, list):
         return [_names(item, classes) for item in value]
     return None if value is None or value < 0 else classes.names[value]

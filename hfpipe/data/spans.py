@@ -1,4 +1,4 @@
-"""Moves answers that are given by their place in a text along with what cleaning does to that text."""
+"""Updates the positions of answers when cleaning changes their text."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _as_json = json.JSONEncoder(default=repr, skipkeys=True).encode
 
 @dataclass
 class Spans:
-    """Columns of answers, each with the text column in which they are found."""
+    """Columns of answers, each with the text column that contains them."""
 
     contexts: dict[str, str]
-    """Column of answers → column of their text."""
+    """Answer column → text column."""
     changed: Counter[str] = field(default_factory=Counter)
-    """What was rewritten → rows."""
+    """Kind of conversion → number of rows."""
 
     def read(self, rows: Iterable[Row]) -> Iterable[Row]:
-        """Return the rows, starts of answers as whole numbers. Raises DataError at a malformed answer."""
+        """Return the rows with integer answer starts. Raises DataError at a malformed answer."""
         return map(self._read, rows) if self.contexts else rows
 
     def _read(self, row: Row) -> Row:
@@ -51,9 +51,9 @@ class Spans:
             self.changed[f"{column}: {START} is not where the answer is, the nearest place is taken"] += 1
 
     def move(self, row: Row, edit: Edit) -> bool:
-        """Move the answers of a row as an edit of its text will move the characters.
+        """Update the answers of a row for an edit of its text.
 
-        Tell whether the edit leaves every answer; then the row is changed, otherwise it stays as it was.
+        Returns whether the edit preserves every answer; if not, the row is not changed.
         """
         moved: dict[str, Any] = {}
         for column, context in self.contexts.items():
@@ -69,12 +69,12 @@ class Spans:
         return True
 
     def summary(self) -> list[str]:
-        """Return what was rewritten, one entry for each kind of change."""
+        """Return a description of the conversions, one entry per kind."""
         return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
 
 
 def _written(answers: Iterator[Answer], old: Any) -> Any:
-    """Return answers in the form in which they were written, with whatever else it holds."""
+    """Return answers in their original format, with its other keys unchanged."""
     if isinstance(old, str):
         return next(answers).text
     if not isinstance(old, Mapping):
@@ -88,13 +88,13 @@ def _written(answers: Iterator[Answer], old: Any) -> Any:
 
 
 def _moved(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
-    """Return an answer as it stands in the edited text, None where the edit has destroyed it.
+    """Return an answer in the edited text, None if the edit destroyed it.
 
-    One that the text does not hold stays as it is; so does the place of one that is empty.
+    An answer that the text does not contain is not changed, nor is the position of an empty answer.
     """
     try:
         span = locate_answer(answer, text) if answer.text else None
-    except DataError:  # it stands several times and no place is given: the task tells
+    except DataError:  # ambiguous, without a start: the task reports it
         span = None
     if span is None:
         return answer
@@ -107,9 +107,9 @@ def _moved(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
 
 
 def find_spans(head: Sequence[Row], texts: Sequence[str]) -> Spans:
-    """Return the columns of answers by place: most of their values name an `answer_start`.
+    """Return the answer columns with positions: most of their values have an `answer_start`.
 
-    The text is the column `context`, or else the text column in which most of the answers are found.
+    The text column is `context`, or else the text column that contains most of the answers.
     """
     contexts: dict[str, str] = {}
     for column in head[0].values:

@@ -1,4 +1,4 @@
-"""Which split a row belongs to, and the id that it keeps: both decided by content, not by position."""
+"""Assigns splits and ids to rows by their content, not by their position."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ TRAIN = "train"
 
 
 def splitter(shares: Mapping[str, float], given: Collection[str | None], seed: int) -> Callable[[Row], str]:
-    """Return the function that names a row's split.
+    """Return the function that assigns a row to a split.
 
-    A split the source gives stays as it is; `shares` carve those it lacks out of train. Rows of equal
-    text get the same split, and a row keeps its split when others are added.
+    Splits of the source are kept; those in `shares` that it lacks are split off from train. Rows with equal
+    texts get the same split, and adding rows does not change the split of existing rows.
     """
-    # In an order of its own: keys of a recipe may be swapped, and the rows must not move with them.
+    # A fixed order: reordering the keys of a recipe must not move rows.
     wanted = sorted(((name, share) for name, share in shares.items() if name not in given), reverse=True)
     begun = blake2b(digest_size=8, salt=seed.to_bytes(8, "little", signed=True))
 
@@ -38,16 +38,16 @@ def splitter(shares: Mapping[str, float], given: Collection[str | None], seed: i
 
 
 class RowIds:
-    """Gives each row an id: its own `id` if it has one, or else a digest of its text and a number."""
+    """Assigns an id to each row: its `id` column if present, otherwise a digest of its text and a number."""
 
     def __init__(self) -> None:
         self._seen: set[str | bytes] = set()
         self._repeats: dict[bytes, int] = {}
         self.own = False
-        """Whether the rows have ids of their own."""
+        """Whether the rows have an `id` column."""
 
     def of(self, row: Row) -> str:
-        """Return the row's id. Raises DataError when the row's own is missing or was given before."""
+        """Return the id of a row. Raises DataError when its `id` is missing or repeated."""
         if "id" in row.values:
             self.own = True
             return self._own(row, row.values["id"])

@@ -1,4 +1,4 @@
-"""Writes rows to disk as they come, and turns them into the data set that later stages open."""
+"""Writes rows to disk as they are produced, and saves them as the data set for later stages."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from hfpipe.errors import DataError
 from hfpipe.library_output import silence_libraries
 
 ROWS = 1000
-"""Rows a record batch."""
+"""Maximum number of rows per record batch."""
 UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
-"""What Arrow raises for values that it cannot hold, or not under one type."""
+"""Exceptions of Arrow for values that it cannot store, or not with one type."""
 CHARACTERS = 16_000_000
-"""Characters a record batch, so that few long documents do not fill the memory."""
+"""Maximum number of characters per record batch, so that long documents do not fill the memory."""
 
 
 def arrow_schema(
@@ -36,14 +36,15 @@ def arrow_schema(
     labels: Sequence[Label],
     known: Mapping[str, pa.DataType],
 ) -> dict[str, pa.DataType | None]:
-    """Return each column's Arrow type: as the source knows it, or as far as the first rows tell.
+    """Return the Arrow type of each column, from the source or inferred from the first rows.
 
-    A label's is known only later. Raises DataError for a column whose name cannot be written.
+    The type of a label column is None, since it is known only later. Raises DataError for a column whose name
+    cannot be written.
     """
     for name in head[0].values:
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise DataError(f"{head[0].place}: the column name {name!r} holds half a character; rename it")
-        if "\0" in name:  # Arrow ends the name there
+        if "\0" in name:  # Arrow truncates the name there
             raise DataError(f"{head[0].place}: the column name {name!r:.40} holds a zero byte; rename it")
     fixed: dict[str, pa.DataType | None] = {"id": pa.string()}
     fixed |= {name: kind for name in head[0].values if (kind := _nested(head, name)) is not None}
@@ -60,7 +61,7 @@ def _text(head: Sequence[Row], name: str) -> pa.DataType:
 
 
 def _nested(head: Sequence[Row], name: str) -> pa.DataType | None:
-    """Return JSON for a column of objects; where they hold what JSON has no form for, Arrow's own type."""
+    """Return JSON for a column of objects; if JSON cannot represent them, Arrow's own type."""
     if not any(holds_objects(row.values[name]) for row in head):
         return None
     for row in head:
@@ -100,14 +101,14 @@ def _infer(values: list[Any], name: str, rows: Sequence[Row]) -> pa.DataType:
 
 
 def _unsigned(values: list[Any]) -> pa.DataType | None:
-    """Return the type of whole numbers of which some need all of 64 bits, or None for other values."""
+    """Return uint64 for non-negative integers of which some need all 64 bits, None for other values."""
     there = [value for value in values if value is not None]
     whole = all(type(value) is int and 0 <= value < 2**64 for value in there)
     return pa.uint64() if whole else None
 
 
 def _misfit(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataError:
-    """Find the row whose value is not of the column's type, or else of that which most rows have."""
+    """Return the error for the row whose value does not have the column's type, or the most frequent type."""
     kind = kind or _usual_type([row.values[name] for row in rows])
     for row in rows:
         value = row.values[name]
@@ -126,7 +127,7 @@ def _misfit(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataErr
 
 
 def _usual_type(values: Sequence[Any]) -> pa.DataType | None:
-    """Return the type of most values that are not null; the first of two that are as frequent."""
+    """Return the most frequent type of the values that are not null; the first one of a tie."""
     found: Counter[pa.DataType] = Counter()
     for value in values:
         with suppress(*UNFIT):
@@ -135,7 +136,7 @@ def _usual_type(values: Sequence[Any]) -> pa.DataType | None:
 
 
 class Writer:
-    """Appends rows to one Arrow file a split under a scratch folder; finishes them as a data set."""
+    """Appends rows to one Arrow file per split in a temporary folder; finally saves them as a data set."""
 
     def __init__(self, scratch: Path, types: dict[str, pa.DataType | None], labels: Sequence[Label]) -> None:
         self._scratch = scratch
@@ -157,7 +158,7 @@ class Writer:
         self._stack.close()
 
     def add(self, row: Row, split: str) -> None:
-        """Take a row whose values are final, save for labels, which carry provisional ids."""
+        """Add a row whose values are final, except for labels, which have provisional ids."""
         if split not in self._waiting:
             self._waiting[split], self._lengths[split] = [], array("q")
         waiting, characters = self._waiting[split], row.characters
@@ -170,7 +171,7 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write the buffered rows."""
         for split in self._waiting:
             self._flush(split)
         self._characters = 0
@@ -189,22 +190,22 @@ class Writer:
         self._open[split].write_batch(batch)
 
     def rows(self) -> dict[str, int]:
-        """Close the scratch files, and return split → number of rows in them."""
+        """Close the temporary files, and return split → number of rows."""
         self.flush()
         self._stack.close()
         return {split: len(self._lengths[split]) for split in self._open}
 
     def characters(self, split: str) -> np.ndarray:
-        """Return how many characters each row of a split has, int64, shape (rows,)."""
+        """Return the number of characters of each row of a split, int64, shape (rows,)."""
         return np.frombuffer(self._lengths[split], np.int64)
 
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
-        """Yield what the closed scratch file of a split holds, mapped and not read into memory."""
+        """Yield the record batches of a split's closed temporary file, memory-mapped."""
         with self._map(split) as source, pa.ipc.open_stream(source) as stream:
             yield from stream
 
     def keep(self, kept: Mapping[str, np.ndarray]) -> None:
-        """Write the closed scratch files again with the rows to keep: split → bool, shape (rows,)."""
+        """Rewrite the closed temporary files with the rows to keep: split → bool, shape (rows,)."""
         for split, rows in kept.items():
             start, again = 0, self._scratch / f"{split}.kept"
             with ExitStack() as files:
@@ -225,7 +226,7 @@ class Writer:
         return pa.memory_map(self._file(split))
 
     def save(self, folder: Path) -> datasets.DatasetDict:
-        """Close the scratch files, give classes their final ids and save all splits into `folder`."""
+        """Close the temporary files, replace class ids by final ids and save all splits to `folder`."""
         self.rows()
         tables = {split: self._table(split) for split in sorted(self._open, key=_usual_order)}
         saved = {split: self._final(split, table) for split, table in tables.items()}
@@ -239,13 +240,13 @@ class Writer:
         return pa.ipc.open_stream(self._map(split)).read_all()
 
     def _final(self, split: str, table: pa.Table) -> datasets.Dataset:
-        # Memory-mapped: only the label columns are built again.
+        # Memory-mapped: only the label columns are rebuilt.
         table = without_origins(table)
         features = datasets.Features.from_arrow_schema(table.schema)
         for column, label in self._labels.items():
             table = table.set_column(table.schema.get_field_index(column), column, label.final(table[column]))
             features[column] = label.feature
-        # Datasets would pickle the whole table to name it.
+        # Datasets would pickle the whole table to compute its fingerprint.
         name = sha256(f"{split} {features}".encode()).hexdigest()[:16]
         info = datasets.DatasetInfo(features=features)
         return datasets.Dataset(

@@ -1,1 +1,1 @@
-"""Cleaning steps: edits that keep every row, and filters that drop some."""
+"""Cleaning steps: edits, which change text, and filters, which drop rows."""

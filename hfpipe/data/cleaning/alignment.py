@@ -1,4 +1,4 @@
-"""What an edit changes in a text, and where a span of the text is afterwards."""
+"""Changes of an edit to a text, and the new position of a span after them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 Span = tuple[int, int]
-"""Position of the first character, and the one after the last."""
+"""Position of the first character, and of the one after the last."""
 
 
 class Change(NamedTuple):
@@ -18,7 +18,7 @@ class Change(NamedTuple):
 
 
 def apply_changes(text: str, changes: Sequence[Change]) -> str:
-    """Return the text with changes made, which are in order and do not overlap."""
+    """Return the text with the changes applied; they are in order and do not overlap."""
     if not changes:
         return text
     parts, done = [], 0
@@ -29,11 +29,11 @@ def apply_changes(text: str, changes: Sequence[Change]) -> str:
 
 
 def move(span: Span, changes: Sequence[Change]) -> Span | None:
-    """Return where a span is once the changes are made; None where its characters are gone.
+    """Return the position of a span after the changes; None if its characters are gone.
 
-    What is replaced inside the span, or is the span, stays in it; what is inserted at its edges does not.
-    Where something is deleted across an edge, the rest stays. Where something is replaced across an edge,
-    or nothing is left, there is no span.
+    A replacement inside the span, or of the whole span, belongs to the span; an insertion at its edges does
+    not. After a deletion across an edge, the span is the remaining part. After a replacement across an edge,
+    or if nothing remains, the result is None.
     """
     ends: list[int] = []
     for place, first in zip(span, (True, False), strict=True):

@@ -1,4 +1,4 @@
-"""Runs the cleaning steps over rows, and tells the ledger what each one cost."""
+"""Runs the cleaning steps over rows, and records in the ledger what each step removed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Apply = Callable[[Row], bool]
 def clean(
     rows: Iterable[Row], columns: Sequence[str], steps: Sequence[Clean], ledger: Ledger, spans: Spans
 ) -> Iterator[Row]:
-    """Yield the rows that pass every step, in order, with the text columns edited and their answers moved.
+    """Yield the rows that pass every step, in order, with edited text columns and updated answer positions.
 
-    A row is dropped when an edit destroys an answer that is given by its place.
+    A row is dropped if an edit destroys an answer that is given by its position.
     """
     stages = [
         _editing(one.step, one.reason, columns, ledger, spans)

@@ -24,13 +24,13 @@ class Edit(BaseModel, ABC):
 
     @abstractmethod
     def trace(self, text: str) -> list[list[Change]]:
-        """Return what changes in the text, one list a pass over what the pass before left; pure.
+        """Return the changes to a text, one list per pass; each pass reads the output of the previous one.
 
-        Every edit says it in this form, so that answers given by their place in a text move with it.
+        Pure. All edits use this form, so that the positions of answers in a text can be updated.
         """
 
     def edit(self, text: str) -> str:
-        """Return the text as it should be; pure."""
+        """Return the edited text; a pure function."""
         for changes in self.trace(text):
             if changes:
                 text = apply_changes(text, changes)
@@ -38,11 +38,11 @@ class Edit(BaseModel, ABC):
 
 
 class Unicode(Settings, Edit):
-    """Brings text to NFC and removes control characters and stray surrogates; newline and tab stay."""
+    """Normalizes text to NFC and removes control characters and lone surrogates, except newline and tab."""
 
     def trace(self, text: str) -> list[list[Change]]:
-        # Most texts need nothing. No control character is printable, and to ask that is far quicker than a
-        # search for one.
+        # Most texts need no change. No control character is printable, and `isprintable` is far faster than a
+        # search.
         if text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable():
             return [] if text.isascii() else [[], _compose(text)]
         controls = [Change(found.start(), found.end(), "") for found in _CONTROL.finditer(text)]
@@ -50,10 +50,10 @@ class Unicode(Settings, Edit):
 
 
 def _compose(text: str) -> list[Change]:
-    """Return the changes to NFC, each within what a reader sees as one character."""
+    """Return the changes to NFC, each within one grapheme cluster."""
     if unicodedata.is_normalized("NFC", text):
         return []
-    import regex  # only a few texts need it, and `check` starts without
+    import regex  # slow to import, and needed for few texts only
 
     changes = [
         Change(found.start(), found.end(), composed)
@@ -72,7 +72,7 @@ class Html(Settings, Edit):
 
 
 class MaskPII(RootModel[list[Secret]], Edit):
-    """Replaces e-mail addresses, phone numbers, IP addresses and card numbers by <EMAIL>, <PHONE>, …"""
+    """Replaces e-mail addresses, phone numbers, IP addresses and card numbers with <EMAIL>, <PHONE>, …"""
 
     model_config = ConfigDict(frozen=True, strict=True)
     root: list[Secret] = Field(min_length=1)

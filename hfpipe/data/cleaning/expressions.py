@@ -1,4 +1,4 @@
-"""Regular expressions of a recipe: refused where they cannot be compiled, stopped where they take forever."""
+"""Regular expressions of a recipe: checked when the recipe is read, and run with a time limit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 
 SECONDS = 3.0
-"""Time that an expression may take for one text of a row; a usual one takes microseconds."""
+"""Time limit in seconds of an expression for one text of a row; a typical one takes microseconds."""
 MOST_COPIES = 100_000
-"""Copies of their content that nested counted repeats may make; each takes memory when compiled."""
+"""Maximum number of copies that nested counted repeats may expand to; each copy takes memory."""
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]|\{(\d+)(?:,\d*)?\}|.", re.DOTALL)
 
 
 def check_expression(pattern: str) -> str:
-    """Return the expression. Raises ValueError for one that cannot be compiled, or only into gigabytes."""
+    """Return the expression. Raises ValueError if it cannot be compiled, or would take gigabytes."""
     copies = _copies(pattern)
     if copies > MOST_COPIES:
         raise ValueError(
@@ -34,9 +34,9 @@ def check_expression(pattern: str) -> str:
 
 
 def searcher(pattern: str, step: str) -> Callable[[Row], bool]:
-    """Return the function that tells whether an expression matches somewhere in the texts of a row.
+    """Return a function that reports whether an expression matches anywhere in the texts of a row.
 
-    It raises DataError, with the place of the row, where that takes more than `SECONDS`.
+    The function raises DataError, with the location of the row, if that takes more than `SECONDS`.
     """
     search = regex.compile(pattern).search
 
@@ -53,7 +53,7 @@ def searcher(pattern: str, step: str) -> Callable[[Row], bool]:
 
 
 def _copies(pattern: str) -> int:
-    """Return how many copies the counted repeats make: `(?:a{20}){30}` makes 600."""
+    """Return how many copies the counted repeats expand to: 600 for `(?:a{20}){30}`."""
     groups, last = [0], 0
     for token in _TOKEN.finditer(pattern):
         if token[0] == "(":

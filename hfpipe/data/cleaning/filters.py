@@ -18,7 +18,7 @@ from hfpipe.metrics.scores.segmentation import space_words
 from hfpipe.recipe.messages import join_names
 
 Keep = Callable[[Row], bool]
-"""Whether a row stays; may remember the rows it saw."""
+"""Returns whether a row is kept; may have state, such as the rows seen so far."""
 
 _PLAIN = ConfigDict(frozen=True, strict=True)
 
@@ -32,11 +32,11 @@ class Filter(BaseModel, ABC):
 
     @abstractmethod
     def start(self) -> Keep:
-        """Return a fresh test for the rows of one run."""
+        """Return a new predicate for the rows of one run."""
 
 
 class MinChars(RootModel[Count], Filter):
-    """Drops rows with fewer characters, all text columns together."""
+    """Drops rows with fewer characters, summed over all text columns."""
 
     model_config = _PLAIN
 
@@ -45,7 +45,7 @@ class MinChars(RootModel[Count], Filter):
 
 
 class MaxChars(RootModel[Count], Filter):
-    """Drops rows with more characters, all text columns together."""
+    """Drops rows with more characters, summed over all text columns."""
 
     model_config = _PLAIN
 
@@ -58,9 +58,9 @@ def _words(row: Row) -> int:
 
 
 class MinWords(RootModel[Count], Filter):
-    """Drops rows with fewer words, all text columns together.
+    """Drops rows with fewer words, summed over all text columns.
 
-    Words are what stands between white space; each character of a script without spaces is one.
+    Words are separated by white space; in a script without spaces each character is a word.
     """
 
     model_config = _PLAIN
@@ -70,9 +70,9 @@ class MinWords(RootModel[Count], Filter):
 
 
 class MaxWords(RootModel[Count], Filter):
-    """Drops rows with more words, all text columns together.
+    """Drops rows with more words, summed over all text columns.
 
-    Words are what stands between white space; each character of a script without spaces is one.
+    Words are separated by white space; in a script without spaces each character is a word.
     """
 
     model_config = _PLAIN
@@ -82,10 +82,10 @@ class MaxWords(RootModel[Count], Filter):
 
 
 class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
-    """Drops rows that hold one of the values in a column, or in its list.
+    """Drops rows whose column, or whose list in that column, contains one of the values.
 
-    `null` drops rows that have none: null, an empty cell, or only white space. A text counts as the number
-    or truth value that it spells, so that `2` drops the 2 of a csv file; `true` and `1` are different.
+    `null` drops rows without a value: null, an empty cell, or only white space. A text is compared as the
+    number or boolean that it represents, so that `2` drops the 2 of a csv file; `true` and `1` are different.
     """
 
     model_config = _PLAIN
@@ -109,7 +109,7 @@ def _holds(value: Any, written: Sequence[Any]) -> bool:
 
 
 class KeepMatching(RootModel[Pattern], Filter):
-    """Keeps rows in which some text column matches the regular expression somewhere."""
+    """Keeps rows with a match of the regular expression anywhere in a text column."""
 
     model_config = _PLAIN
 
@@ -118,7 +118,7 @@ class KeepMatching(RootModel[Pattern], Filter):
 
 
 class DropMatching(RootModel[Pattern], Filter):
-    """Drops rows in which some text column matches the regular expression somewhere."""
+    """Drops rows with a match of the regular expression anywhere in a text column."""
 
     model_config = _PLAIN
 
@@ -138,16 +138,16 @@ def _script(name: str) -> str:
 
 
 class Short(ShortForm, Filter, ABC):
-    """Base of the steps whose first setting may stand alone: `{script: Latin}`."""
+    """Base of the steps that may be written as the value of their first setting: `{script: Latin}`."""
 
 
 class Script(Short):
-    """Keeps rows whose letters are mostly of one Unicode script; drops rows without letters."""
+    """Keeps rows whose letters are mostly from one Unicode script; drops rows without letters."""
 
     name: Annotated[str, AfterValidator(_script)]
-    """Unicode's name of the script, as `Latin`."""
+    """Unicode name of the script, such as `Latin`."""
     share: float = Field(default=0.8, gt=0, le=1)
-    """Least share of the letters."""
+    """Minimum fraction of the letters."""
 
     def start(self) -> Keep:
         import regex
@@ -163,12 +163,14 @@ class Script(Short):
 
 
 class Dedup(Short):
-    """Drops rows whose text was seen before in any split; the first stays, held-out splits come first."""
+    """Drops rows whose text occurred before in any split; the first row is kept, and held-out splits are read
+    first."""
 
     kind: Literal["exact", "near"] = "exact"
-    """`exact`: equal after the steps above; `near`: similar by MinHash (Broder, 1997)."""
+    """`exact`: equal after the preceding steps; `near`: similar by MinHash (Broder, 1997)."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
-    """With `near`: estimated Jaccard similarity of word 5-grams that makes two texts the same; else 0.8."""
+    """With `near`: minimum estimated Jaccard similarity of word 5-grams for two texts to be duplicates; by
+    default 0.8."""
 
     @model_validator(mode="after")
     def _read(self) -> Self:

@@ -1,4 +1,4 @@
-"""Strips HTML down to the text a reader would see."""
+"""Strips HTML to the visible text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _BREAKS = frozenset(
     | {"table", "td", "th", "tr"}
 )
 _REFERENCE = re.compile(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
-"""A character reference, as html.unescape finds them."""
+"""A character reference, by the rules of html.unescape."""
 
 
 def strip(text: str) -> list[list[Change]]:
-    """Return the changes that leave the text without tags, comments, scripts and styles, one list a pass.
+    """Return the changes that remove tags, comments, scripts and styles from a text, one list per pass.
 
-    Entities are decoded, and the edges of blocks become lines.
+    Entities are decoded, and block elements are separated by newlines.
     """
     if "<" not in text and "&" not in text:
         return []
@@ -32,13 +32,13 @@ def strip(text: str) -> list[list[Change]]:
     reader.close()
     changes = list(reader.changes())
     seen = "".join(reader.seen)
-    if apply_changes(text, changes) != seen:  # where the parser does not tell the place of what it skips
+    if apply_changes(text, changes) != seen:  # the parser gives no position for some text it skips
         changes = [Change(0, len(text), seen)]
     return [changes, list(_trim(seen))]
 
 
 def _trim(text: str) -> Iterator[Change]:
-    """Yield what takes away the newlines at both ends."""
+    """Yield the changes that remove the newlines at both ends."""
     start = len(text) - len(text.lstrip("\n"))
     end = max(start, len(text.rstrip("\n")))
     if start:
@@ -48,7 +48,7 @@ def _trim(text: str) -> Iterator[Change]:
 
 
 class _Reader(HTMLParser):
-    """Collects what is seen; a block's edge is one newline, so that words do not run together."""
+    """Collects the visible text; the edge of a block is one newline, so that words are not joined."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -56,14 +56,14 @@ class _Reader(HTMLParser):
         self._text = text
         self._lines = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
         self._events: list[tuple[int, str]] = []
-        """Place in the text, and what is seen of it up to the next."""
+        """Position in the text, and the visible text up to the next event."""
         self._silent = 0
 
     def changes(self) -> Iterator[Change]:
-        """Yield the changes from the text to what is seen."""
+        """Yield the changes from the text to the visible text."""
         for (start, seen), (end, _) in pairwise([(0, ""), *self._events, (len(self._text), "")]):
             raw = self._text[start:end]
-            if raw.startswith(seen):  # what follows is skipped without an event, as </>
+            if raw.startswith(seen):  # the rest is skipped without an event, such as </>
                 if raw != seen:
                     yield Change(start + len(seen), end, "")
             elif unescape(raw) == seen:

@@ -1,4 +1,4 @@
-"""Finds personal data by its form and puts placeholders in its place."""
+"""Finds personal data by its format and replaces it with placeholders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PHONE = re.compile(
 
 def _is_ip(found: str) -> bool:
     try:
-        # `::` alone is an operator in many a text, and an address in none
+        # `::` alone is usually an operator, not an address
         return bool(ipaddress.ip_address(found)) and any(map(str.isalnum, found))
     except ValueError:
         return False
@@ -48,7 +48,7 @@ def _has_phone_length(found: str) -> bool:
     return 8 <= sum(map(str.isdigit, found)) <= 15  # E.164
 
 
-# Cards go before phones, whose form their digits have too.
+# Cards are matched before phones, because card numbers also look like phone numbers.
 _FORMS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
     "email": (_EMAIL, bool, "@"),
     "ip": (_IP, _is_ip, ""),
@@ -58,10 +58,10 @@ _FORMS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
 
 
 def mask_pii(text: str, kinds: Collection[str]) -> list[list[Change]]:
-    """Return the changes that put <EMAIL>, <IP>, <CARD> and <PHONE> in place of such data, one list a kind.
+    """Return the changes that replace such data with <EMAIL>, <IP>, <CARD> and <PHONE>, one list per kind.
 
-    Addresses must parse, card numbers must pass the Luhn check, phone numbers have 8 to 15 digits and a
-    country code, brackets or separators: a bare row of digits is left alone.
+    IP addresses must parse, card numbers must pass the Luhn check, and phone numbers need 8 to 15 digits and
+    a country code, brackets or separators; a plain sequence of digits is not replaced.
     """
     passes = []
     for kind, (pattern, holds, mark) in _FORMS.items():

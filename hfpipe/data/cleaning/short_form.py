@@ -1,4 +1,4 @@
-"""Settings whose first key may stand alone: `{script: Latin}` for `{script: {name: Latin}}`."""
+"""Settings with a short form, the value of the first key: `{script: Latin}` for `{script: {name: Latin}}`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hfpipe.contract import Settings
 
 
 class ShortForm(Settings):
-    """Base of settings that a bare value may stand for: it is the value of the first key."""
+    """Base of settings with a short form: a value that is not a mapping is the value of the first key."""
 
     @model_validator(mode="before")
     @classmethod

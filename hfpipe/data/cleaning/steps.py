@@ -1,4 +1,4 @@
-"""The names under which a recipe asks for cleaning steps."""
+"""Names of the cleaning steps in a recipe."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from hfpipe.data.cleaning.filters import (
 
 
 class Clean(Settings):
-    """One cleaning step: a bare name, or a mapping of exactly one name to its value."""
+    """One cleaning step: a name, or a mapping of exactly one name to its value."""
 
     unicode: Unicode | None = None
-    """NFC, without control characters."""
+    """Normalizes to NFC and removes control characters."""
     html: Html | None = None
-    """Tags stripped, entities decoded."""
+    """Strips tags and decodes entities."""
     mask_pii: MaskPII | None = None
-    """`[email, phone, ip, card]` or some of them; bare, all four."""
+    """A list of some of `email`, `phone`, `ip` and `card`; without a value, all four."""
     min_chars: MinChars | None = None
-    """Fewest characters a row."""
+    """Minimum number of characters per row."""
     max_chars: MaxChars | None = None
-    """Most characters a row."""
+    """Maximum number of characters per row."""
     min_words: MinWords | None = None
-    """Fewest words a row."""
+    """Minimum number of words per row."""
     max_words: MaxWords | None = None
-    """Most words a row."""
+    """Maximum number of words per row."""
     drop: Drop | None = None
-    """Column → values; rows that hold one of them go."""
+    """Column → values; rows that contain one of them are dropped."""
     keep_matching: KeepMatching | None = None
-    """Regular expression; rows without a match go."""
+    """Regular expression; rows without a match are dropped."""
     drop_matching: DropMatching | None = None
-    """Regular expression; rows with a match go."""
+    """Regular expression; rows with a match are dropped."""
     script: Script | None = None
-    """Unicode script, as `Latin`, or `{name: Latin, share: 0.8}`."""
+    """Unicode script, such as `Latin`, or `{name: Latin, share: 0.8}`."""
     dedup: Dedup | None = None
     """`exact`, `near`, or `{kind: near, threshold: 0.8}`."""
 
@@ -68,7 +68,7 @@ class Clean(Settings):
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A step that is added later must not change the key of the recipes that do not use it.
+        # A step added in a later version must not change the key of recipes that do not use it.
         return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
 
     @classmethod
@@ -77,12 +77,12 @@ class Clean(Settings):
 
     @property
     def step(self) -> Edit | Filter:
-        """The step that is set."""
+        """The step whose field is set."""
         return getattr(self, next(iter(self.model_fields_set)))
 
     @property
     def reason(self) -> str:
-        """The step as the ledger names it, as `min_chars: 40` or `dedup: exact`."""
+        """Name of the step in the ledger, such as `min_chars: 40` or `dedup: exact`."""
         name, step = next(iter(self.model_fields_set)), self.step
         value: Any = step.model_dump(mode="json")
         if isinstance(step, Short):

@@ -1,4 +1,4 @@
-"""Ids of the classes of one label column: provisional while rows come in, final once all are counted."""
+"""Ids of the classes of one label column: provisional while rows are read, final when all are counted."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Name = str | int | bool
 
 
 class ClassIds:
-    """Numbers classes as they come, counts the rows of each, and puts them in their final order.
+    """Numbers classes in the order in which they occur, counts their rows, and determines their final order.
 
-    `order` are names in the order of their ids, as far as it is known before; with `declared` they are all
-    the classes there are, and have ids even where no row holds them.
+    `order` are class names in the order of their ids, if known in advance. With `declared`, they are all
+    classes, and each has an id even if no row has that class.
     """
 
     def __init__(self, order: Sequence[str], *, declared: bool) -> None:
         self._order = {name: place for place, name in enumerate(order)}
         self.values: list[Name] = []
-        """Provisional id → the class as the data hold it."""
+        """Provisional id → the class as in the data."""
         self._ids: dict[str, int] = {}
         self._places: dict[int, str] = {}
         self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -42,11 +42,11 @@ class ClassIds:
         return number
 
     def find(self, value: object) -> int | None:
-        """Return the provisional id of a class that has one, or None."""
+        """Return the provisional id of a class, None if it has no id."""
         return self._ids.get(value if type(value) is str else str(value))
 
     def count(self, ids: Iterable[int], split: str, row: Row) -> None:
-        """Count one row of these classes."""
+        """Count one row with these classes."""
         counts = self._counts[split]
         for number in {*ids}:
             if number not in self._places:
@@ -54,22 +54,22 @@ class ClassIds:
             counts[number] += 1
 
     def uncount(self, ids: Iterable[int], split: str) -> None:
-        """Take back one row of these classes."""
+        """Remove one row with these classes from the counts."""
         self._counts[split].subtract({*ids})
 
     @property
     def rows(self) -> int:
-        """Sum of the counts: rows, each as often as it has classes."""
+        """Sum of the counts: number of rows, each counted once per class."""
         return sum(counts.total() for counts in self._counts.values())
 
     def rows_of(self, number: int, splits: Collection[str] | None = None) -> int:
-        """Return how many rows a class has in these splits, or in all."""
+        """Return how many rows a class has in these splits; by default in all."""
         return sum(
             counts[number] for split, counts in self._counts.items() if splits is None or split in splits
         )
 
     def find_rare(self, least: int) -> set[int]:
-        """Return the classes with fewer training rows; all rows count where no split is train."""
+        """Return the classes with fewer training rows than `least`; without a train split, all rows count."""
         splits = {TRAIN} & self._counts.keys() or None
         return {
             number
@@ -78,23 +78,23 @@ class ClassIds:
         }
 
     def drop(self, numbers: Collection[int]) -> None:
-        """Take the ids of classes whose rows are dropped."""
+        """Remove the ids of classes whose rows are dropped."""
         self._gone |= {*numbers}
 
     def merge(self, numbers: Collection[int], into: str) -> None:
-        """Make classes part of another, which may be new."""
+        """Merge classes into another class, which may be new."""
         if not numbers:
             return
         self._target = self.id_of(into)
         self._merged = {*numbers} - {self._target}
         for counts in self._counts.values():
-            # A row that holds two of them counts twice; only whether there are any is asked after this.
+            # A row with two of them is counted twice; after this only zero or nonzero matters.
             counts[self._target] += sum(counts[number] for number in self._merged)
         places = (self._places[number] for number in sorted(numbers) if number in self._places)
         self._places.setdefault(self._target, next(places, ""))
 
     def untrained(self) -> dict[int, dict[str, int]]:
-        """Return the classes that train lacks → their rows by split; empty where no split is train."""
+        """Return the classes without training rows → their rows by split; empty without a train split."""
         if TRAIN not in self._counts:
             return {}
         rows = {
@@ -104,19 +104,19 @@ class ClassIds:
         return {number: splits for number, splits in rows.items() if splits and TRAIN not in splits}
 
     def unseen(self) -> list[str]:
-        """Return the names of the classes that have ids and no row."""
+        """Return the names of the classes with an id but without rows."""
         return [str(self.values[number]) for number in self._kept() if not self.rows_of(number)]
 
     def place(self, number: int) -> str:
-        """Return where a class stood first."""
+        """Return the location of the first row of a class."""
         return self._places[number]
 
     def names(self) -> list[str]:
-        """Return the names in the order of their final ids: as known before, or sorted."""
+        """Return the names in the order of their final ids: as known in advance, or sorted."""
         return [str(self.values[number]) for number in self._final()]
 
     def table(self) -> list[int]:
-        """Return provisional id → final id; classes that are gone have 0, which no row holds."""
+        """Return provisional id → final id; removed classes have 0, which no row refers to."""
         final = {number: place for place, number in enumerate(self._final())}
         if self._target is not None:
             final |= dict.fromkeys(self._merged, final[self._target])

@@ -1,4 +1,4 @@
-"""Labels: classes with their ids, lists of classes, and numbers; checked row by row before any training."""
+"""Labels: classes with their ids, lists of classes, and numbers; each row is checked before training."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from hfpipe.errors import DataError
 from hfpipe.recipe.messages import join_names
 
 USUAL: dict[str, str | None] = {"label": None, "labels": None, "tags": "words"}
-"""Columns that are labels unless the recipe says otherwise → the column that must be there as well."""
+"""Columns that are labels by default → a column that must be present as well."""
 LONGEST_NAME = 500
-"""Characters of a name of a class; what is longer is a text."""
+"""Maximum number of characters in a class name; a longer value is a text."""
 MOST_CLASSES = 100_000
-"""Different classes of a column without `min_count`; more are ids or texts."""
+"""Maximum number of classes in a column without `min_count`; more classes mean ids or texts."""
 MANY_CLASSES = 1000
-"""From here on, classes must have two rows each on average, or they are taken for ids or texts."""
+"""From this number of classes on, fewer than two rows per class on average mean ids or texts."""
 
 
 class Label:
-    """One column of labels: gives classes provisional ids as they come, and final ones at the end."""
+    """One label column: assigns provisional class ids while rows are read, and final ids at the end."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Label:
         self.settings = settings or LabelColumn()
         self.kind = self.settings.resolved_kind
         self.normalized = 0
-        """Texts of the column that were brought to one spelling."""
+        """Number of texts in the column whose spelling was normalized."""
         self._names = self.settings.names
         self._declared = frozenset(self._names)
         order = self._names or [normalize_name(name) for name in names]
@@ -57,9 +57,9 @@ class Label:
         self._start = ""
 
     def observe(self, head: Sequence[Row]) -> None:
-        """Tell the kind from the first rows, where the recipe does not.
+        """Detect the kind of label from the first rows, unless the recipe sets it.
 
-        Raises DataError for lists that look like one 0 or 1 for each class.
+        Raises DataError for lists that look like indicators, with one 0 or 1 per class.
         """
         rows = [row for row in head if not is_missing(row.values[self.column])]
         values = [_plain(row.values[self.column]) for row in rows]
@@ -71,13 +71,13 @@ class Label:
                 raise messages.indicators(rows[0].place, self.column, lists[0], self.settings)
 
     def read(self, value: Any) -> Any:
-        """Return a cell as a class, a list of classes or a number; None if it is missing.
+        """Convert a cell to a class, a list of classes or a number; None if it is missing.
 
-        A value that is none of these comes back as it is, so that a cleaning step may drop the row.
+        Any other value is returned unchanged, so that a cleaning step may drop the row.
         """
         own: type = type(value)
         if own is str and own is self._type and self.kind == "class" and self.ids.find(value) is not None:
-            return value  # the usual case: a class that an earlier row holds in this spelling
+            return value  # the usual case: a class already seen in this spelling
         return self._read(_plain(value))
 
     def _read(self, value: Any) -> Any:
@@ -114,7 +114,7 @@ class Label:
         return name if not self._names else self._named(name)
 
     def _named(self, value: Any) -> Any:
-        """Return the name of a class written by name, or by id where names are not numbers."""
+        """Return the name of a class that is given by name, or by id if names are not numbers."""
         if isinstance(value, (str, int)) and str(value) in self._declared:
             return str(value)
         number: Any = parse_decimal(value) if isinstance(value, str) else value
@@ -123,7 +123,7 @@ class Label:
         return value
 
     def _split(self, value: Any) -> Any:
-        """Return the list in a cell, or the value where it is none."""
+        """Return the list in a cell; any other value is returned unchanged."""
         if isinstance(value, tuple):
             return list(value)
         separator = self.settings.separator
@@ -134,7 +134,7 @@ class Label:
         return value if found is None else found
 
     def _read_indicators(self, items: list[Any]) -> Any:
-        """Return the classes that have a 1; a tuple where the items are not a 0 or 1 for each class."""
+        """Return the classes whose indicator is 1; a tuple if the items are not one 0 or 1 per class."""
         marks = [_mark(item) for item in items]
         self._width = self._width or len(marks)
         if len(marks) != self._width or None in marks:
@@ -145,15 +145,15 @@ class Label:
         return [value for value, mark in zip(self.ids.values[: self._width], marks, strict=True) if mark]
 
     def encode(self, row: Row, split: str) -> int | float | list[int]:
-        """Return the row's label: a number, or provisional ids of its classes.
+        """Return the label of a row: a number, or the provisional ids of its classes.
 
-        Raises DataError for a label that is missing, not a number, or of another type than those before,
-        and for tags that are not as many as the words.
+        Raises DataError for a label that is missing, not a number, or of another type than earlier labels,
+        and if the numbers of tags and words differ.
         """
         value = row.values[self.column]
         if self.kind == "class" and type(value) is self._type:
             number = self.ids.find(value)
-            if number is not None:  # the usual case: it was checked when it came first
+            if number is not None:  # the usual case: checked at its first occurrence
                 self.ids.count((number,), split, row)
                 return number
         return self._encode(value, row, split)
@@ -188,7 +188,7 @@ class Label:
 
     def _id(self, value: Any, row: Row, start: str) -> int:
         if type(value) is self._type and (number := self.ids.find(value)) is not None:
-            return number  # checked when it came first
+            return number  # checked at its first occurrence
         if not isinstance(value, (str, int)) or value == "":
             raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
         self._type = self._type or type(value)
@@ -204,7 +204,7 @@ class Label:
         return number
 
     def check(self) -> None:
-        """Raise DataError where there is no class, there are as many as rows, or train lacks some."""
+        """Raise DataError for no classes, as many classes as rows, or classes without training rows."""
         if self.kind == "number":
             return
         if not self.ids.names():
@@ -219,7 +219,7 @@ class Label:
             raise messages.untrained_classes(self.column, self.ids, untrained, self.settings)
 
     def description(self) -> str:
-        """Return what the column is, for the summary, as `label (2 classes)`."""
+        """Return a description of the column for the summary, such as `label (2 classes)`."""
         if self.kind == "number":
             asked = f", all whole; write {advise(labels={self.column: 'class'})} if they are classes"
             return f"{self.column} (numbers{asked if self._whole and not self._stated else ''})"
@@ -229,21 +229,21 @@ class Label:
 
     @property
     def arrow(self) -> pa.DataType:
-        """Type of the encoded column."""
+        """Arrow type of the encoded column."""
         if self.kind == "number":
             return pa.float64()
         return pa.list_(pa.int64()) if self.kind == "classes" else pa.int64()
 
     @property
     def feature(self) -> Any:
-        """The column's type as Datasets writes it."""
+        """The feature type of the column in Datasets."""
         if self.kind == "number":
             return datasets.Value("float64")
         one = datasets.ClassLabel(names=self.ids.names())
         return datasets.List(one) if self.kind == "classes" else one
 
     def final(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Return the encoded column with final ids in place of provisional ones."""
+        """Return the encoded column with provisional ids replaced by final ids."""
         if self.kind == "number":
             return column
         table = pa.array(self.ids.table(), pa.int64())
@@ -268,13 +268,13 @@ def _infer(values: Sequence[Any]) -> Kind:
 
 
 def _mark(item: Any) -> int | None:
-    """Return 0 or 1, also where they are written as text, fractions or truth values; else None."""
+    """Return 0 or 1, also if given as a text, a float or a boolean; otherwise None."""
     number = parse_decimal(item) if isinstance(item, str) else item
     return int(number) if isinstance(number, (int, float)) and number in (0, 1) else None
 
 
 def _look_like_indicators(lists: Sequence[Any]) -> bool:
-    """Tell whether lists are equally long, of 0 and 1 only, and in some row not a set of classes."""
+    """Return whether lists have equal length, contain only 0 and 1, and some list has repeated values."""
     if not lists or not all(isinstance(one, list) for one in lists):
         return False
     marks = [[_mark(item) for item in one] for one in lists]
@@ -287,7 +287,7 @@ def _look_like_indicators(lists: Sequence[Any]) -> bool:
 
 
 def _as_long_as_words(rows: Sequence[Row], column: str, lists: Sequence[Any]) -> bool:
-    """Tell whether another column holds lists of strings as long as these: then these are tags of words."""
+    """Return whether another column has lists of strings of the same lengths: then these are word tags."""
     for name in rows[0].values.keys() - {column}:
         others = [row.values[name] for row in rows]
         if all(isinstance(other, (list, tuple)) for other in others) and all(
@@ -299,7 +299,7 @@ def _as_long_as_words(rows: Sequence[Row], column: str, lists: Sequence[Any]) ->
 
 
 def read_labels(rows: Iterable[Row], labels: Sequence[Label]) -> Iterator[Row]:
-    """Yield the rows with their labels read, so that cleaning steps see classes and not cells of a file."""
+    """Yield the rows with parsed labels, so that cleaning steps see classes instead of file cells."""
     readers = [(label.column, label.read) for label in labels]
     for row in rows:
         values = row.values
@@ -311,9 +311,9 @@ def read_labels(rows: Iterable[Row], labels: Sequence[Label]) -> Iterator[Row]:
 def find_labels(
     head: Sequence[Row], named: Mapping[str, LabelColumn], names: Mapping[str, Sequence[str]]
 ) -> list[Label]:
-    """Return the label columns: those named in the recipe, or else the usual ones that are there.
+    """Return the label columns: those named in the recipe, or else those with a usual name.
 
-    `head` are the first rows, which tell the kinds. Raises DataError when a column named is not there.
+    `head` are the first rows, from which kinds are detected. Raises DataError when a named column is missing.
     """
     columns = list(head[0].values)
     for column in named:

@@ -1,4 +1,4 @@
-"""Errors about labels that cannot be used; all that a message advises works when pasted."""
+"""Errors about invalid labels; the advice in each message works when pasted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hfpipe.data.labels.values import is_missing, is_number
 from hfpipe.errors import DataError
 
 SHOWN = 10
-"""Classes that a message names."""
+"""Number of classes listed in a message."""
 _SEPARATORS = (",", ";", "|", "/", " ")
 
 
 def missing_labels(place: str, column: str, settings: LabelColumn) -> DataError:
-    """Return the error for a label that is null, or an empty cell."""
+    """Return the error for a label that is null or an empty cell."""
     drop = advise_drop(column, None)
     empty = ""
     if settings.separator is not None:
@@ -27,7 +27,7 @@ def missing_labels(place: str, column: str, settings: LabelColumn) -> DataError:
 
 
 def no_number(place: str, column: str, value: Any, *, stated: bool) -> DataError:
-    """Return the error for a label that is not a number; `stated` where the recipe says that it is one."""
+    """Return the error for a label that is not a number; `stated` if the recipe sets `kind` to number."""
     if not isinstance(value, (str, bool)):
         return DataError(f"{place}: {column!r} is {value!r:.40}, not a number; fix the row")
     classes = "" if stated else f", or read all as names of classes with {advise(labels={column: 'class'})}"
@@ -65,7 +65,7 @@ def no_list(place: str, column: str, value: Any, settings: LabelColumn) -> DataE
 
 
 def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alone: bool) -> DataError:
-    """Return the error for a value that is not a class; `alone` where it is not in a list."""
+    """Return the error for a value that is not a class; `alone` if it is not in a list."""
     what = f"{place}: {column!r} is {value!r:.40}, not a class"
     if isinstance(value, list):
         several = settings.changed(kind="classes", separator=",")
@@ -82,7 +82,7 @@ def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alon
 
 
 def mixed_labels(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
-    """Return the error for a class of another type than the one before."""
+    """Return the error for a class of another type than earlier ones."""
     return DataError(
         f"{place}: {column!r} is {value!r:.40} ({type(value).__name__}), but {start}; write all alike, or "
         f"read all as names of classes with {advise(labels={column: kind})}"
@@ -90,7 +90,7 @@ def mixed_labels(place: str, column: str, value: Any, start: str, kind: str | No
 
 
 def labels_not_named(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
-    """Return the error for a class that the recipe's `names` lack."""
+    """Return the error for a class that is missing from the recipe's `names`."""
     what = f"{place}: {column!r} is {value!r:.40}, which is not one of its {len(settings.names)} names"
     drop = f"drop such rows with {advise_drop(column, value)}"
     if not isinstance(value, str):
@@ -101,7 +101,7 @@ def labels_not_named(place: str, column: str, value: Any, settings: LabelColumn)
 
 
 def indicators(place: str, column: str, value: Sequence[Any], settings: LabelColumn) -> DataError:
-    """Return the error for lists that are either a 0 or 1 for each class, or ids of classes."""
+    """Return the error for lists that may be either indicators (one 0 or 1 per class) or class ids."""
     yes, no = (_set(column, settings, kind="classes", indicators=each) for each in (True, False))
     return DataError(
         f"{place}: {column!r} is {value!r:.40}, and all rows have {len(value)} of 0 and 1: if each stands "
@@ -110,14 +110,14 @@ def indicators(place: str, column: str, value: Sequence[Any], settings: LabelCol
 
 
 def no_indicators(place: str, column: str, value: Any, width: int) -> DataError:
-    """Return the error for a row without a 0 or 1 for each class."""
+    """Return the error for a row that does not have one 0 or 1 per class."""
     return DataError(
         f"{place}: {column!r} is {value!r:.40}, where {width} numbers, each 0 or 1, belong; fix the row"
     )
 
 
 def check_name(place: str, column: str, name: str, longest: int) -> None:
-    """Raise DataError for a name that is not a text, or too long for a name."""
+    """Raise DataError for a name that is not valid text, or too long for a name."""
     if len(name) > longest:
         raise DataError(
             f"{place}: {column!r} has {len(name):,} characters, so it is a text and not a class "
@@ -132,7 +132,7 @@ def check_name(place: str, column: str, name: str, longest: int) -> None:
 
 
 def too_many(column: str, classes: int, rows: int) -> DataError:
-    """Return the error for ids or texts in place of classes."""
+    """Return the error for a column of ids or texts instead of classes."""
     return DataError(
         f"{column!r} has {classes:,} different classes in {rows:,} rows, so it holds ids or texts; name the "
         "label column with `labels`, or leave it out with `columns`"
@@ -142,7 +142,7 @@ def too_many(column: str, classes: int, rows: int) -> DataError:
 def untrained_classes(
     column: str, ids: ClassIds, rows: Mapping[int, Mapping[str, int]], settings: LabelColumn
 ) -> DataError:
-    """Return the error for classes that no training row has."""
+    """Return the error for classes without training rows."""
     first = min(rows)
     if settings.min_count is not None:
         fix = f"drop their rows with {_set(column, settings, rare='drop')}"

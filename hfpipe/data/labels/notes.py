@@ -1,4 +1,4 @@
-"""What a user should look at in a label column that can be used: the notes of the summary."""
+"""Notes of the summary about suspicious values in a valid label column."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hfpipe.data.labels.labels import Label
 from hfpipe.recipe.messages import join_names
 
 SHOWN = 3
-"""Names or groups of names that a note has room for."""
+"""Maximum number of names, or groups of names, in a note."""
 _NOTHING = {"nan", "null", "none", "n/a", "na", "#n/a", "<na>"}
-"""Names, in lower case, by which programs write a missing value."""
+"""Common spellings of a missing value, in lower case."""
 
 
 def notes(label: Label) -> Iterator[str]:
-    """Yield phrases for the summary."""
+    """Yield the notes as phrases for the summary."""
     column = label.column
     if label.normalized:
         yield f"{label.normalized:,} cells of {column!r} stripped of white space or brought to NFC"
@@ -36,7 +36,7 @@ def notes(label: Label) -> Iterator[str]:
 
 
 def nearly_alike(names: Iterable[str]) -> list[list[str]]:
-    """Return the groups of names that are alike but for upper and lower case, and white space inside."""
+    """Return the groups of names that differ only in case or inner white space."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         groups["".join(name.casefold().split())].append(name)

@@ -1,4 +1,4 @@
-"""Takes rare classes out of rows that are already written: only then are all counted."""
+"""Removes rare classes after all rows are written, since only then are all classes counted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hfpipe.data.write import Writer
 
 
 def reason(label: Label) -> str:
-    """Return the ledger's word for rows that a rare class costs."""
+    """Return the ledger's name for rows dropped because of a rare class."""
     return f"min_count of {label.column}: {label.settings.min_count}"
 
 
 def take_out_rare_classes(labels: Sequence[Label], writer: Writer, ledger: Ledger) -> None:
-    """Drop the rows of classes that have fewer training rows than `min_count`, or merge these classes.
+    """Drop the rows of classes with fewer training rows than `min_count`, or merge these classes.
 
-    Reads the label columns only, batch by batch, until no class is rare; then writes the other rows again.
-    One bit for each row is held in memory.
+    Reads only the label columns, in batches, until no class is rare; then rewrites the remaining rows.
+    Keeps one bit per row in memory.
     """
     wanted = [label for label in labels if label.settings.min_count is not None and label.kind != "number"]
     dropping = [label for label in wanted if label.settings.rare == "drop"]
@@ -51,7 +51,7 @@ def _mark(
     writer: Writer,
     ledger: Ledger,
 ) -> None:
-    """Mark the rows that hold a rare class as dropped, and take them out of all counts."""
+    """Mark the rows with a rare class as dropped, and remove them from all counts."""
     start = 0
     classes = [label for label in labels if label.kind != "number"]
     for batch in writer.batches(split):
@@ -71,7 +71,7 @@ def _mark(
 
 
 def _holding(column: pa.Array, rare: set[int]) -> np.ndarray:
-    """Return for each row whether it holds one of the classes, bool, shape (rows,)."""
+    """Return whether each row has one of the classes, bool, shape (rows,)."""
     values = pa.array(sorted(rare), pa.int64())
     if not pa.types.is_list(column.type):
         return pc.is_in(column, value_set=values).to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""What a recipe says about one column of labels."""
+"""Settings of one label column."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ ClassName = Annotated[str, AfterValidator(_name)]
 
 
 class LabelColumn(ShortForm):
-    """A column of labels: its kind alone, as `class`, or a mapping."""
+    """A label column: its kind alone, such as `class`, or a mapping."""
 
     kind: Kind | None = None
     """A class, a list of classes, or a number for regression; by default detected from the values."""
     separator: str | None = Field(default=None, min_length=1)
-    """Text between the classes of one cell, as `,` in `pos,food`; the cell then holds a list of classes."""
+    """Separator of the classes in one cell, such as `,` in `pos,food`; the cell is then a list of classes."""
     allow_empty: bool = False
-    """With `separator`: an empty cell is a row without a class; otherwise it is a missing label."""
+    """With `separator`: treat an empty cell as a row without classes; by default it is a missing label."""
     indicators: bool | None = None
-    """Whether a list holds a 0 or 1 for each class (multi-hot), and not the classes themselves."""
+    """Whether a list holds one 0 or 1 per class (multi-hot) instead of the classes themselves."""
     names: list[ClassName] = []
     """Names of all classes in the order of their ids.
 
-    A whole number in the data is then such an id, unless names are numbers themselves.
+    A whole number in the data is then an id, unless the names are numbers.
     """
     min_count: int | None = Field(default=None, ge=1)
-    """Fewest training rows of a class (rows at all where there is no train); rarer ones go as `rare` says.
+    """Minimum number of training rows per class (of all rows if there is no train split); `rare` sets what
+    happens to rarer classes.
 
-    Counted last, over the rows that are left after cleaning, removal of duplicates and splitting. So a
-    row that goes may already have taken the place of its duplicate, and the split of other rows never
-    changes. Where rows with lists go, other classes become rarer: it is repeated until all have enough.
+    Rows are counted after cleaning, removal of duplicates and splitting. The duplicate of a dropped row is
+    therefore not restored, and the split of other rows does not change. Dropping rows with lists can make
+    other classes rare, so the step is repeated until no class is rare.
     """
     rare: ClassName = "drop"
-    """With `min_count`: `drop` drops rows that hold a rare class; any other word is the class that rare ones
-    become part of."""
+    """With `min_count`: `drop` drops rows with a rare class; any other value is the name of the class that
+    rare classes are merged into."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -69,12 +70,12 @@ class LabelColumn(ShortForm):
 
     @property
     def resolved_kind(self) -> Kind | None:
-        """The kind, as far as the recipe tells it."""
+        """The kind, as far as the recipe determines it."""
         lists = self.separator is not None or self.indicators is not None
         return self.kind or ("classes" if lists else None)
 
     def changed(self, **settings: Any) -> Any:
-        """Return these settings with others, as a recipe writes them."""
+        """Return these settings with changes, in the notation of a recipe."""
         return type(self).model_validate(self._written() | settings).model_dump()
 
     def _written(self) -> dict[str, Any]:
@@ -84,6 +85,6 @@ class LabelColumn(ShortForm):
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
-        # A setting that is added later must not change the key of the recipes that do not use it.
+        # A setting added in a later version must not change the key of recipes that do not use it.
         written = self._written()
         return self.kind if written.keys() == {"kind"} else written

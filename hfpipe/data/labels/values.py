@@ -1,4 +1,4 @@
-"""What one cell of a label column holds: names of classes in one spelling, lists of them, and numbers."""
+"""Parses one cell of a label column: a normalized class name, a list of names, or a number."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import unicodedata
 from typing import Any
 
 _INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
-"""Marks without width that editors and web pages leave at the ends of a text."""
+"""Zero-width marks that editors and web pages leave at the ends of a text."""
 _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LONGEST_LIST = 100_000
 
 
 def normalize_name(text: str) -> str:
-    """Return a name of a class in NFC, without white space and invisible marks at its ends."""
+    """Return a class name in NFC, without white space and invisible marks at its ends."""
     if text.isascii():
         return text.strip()
     text, before = unicodedata.normalize("NFC", text), ""
@@ -25,10 +25,10 @@ def normalize_name(text: str) -> str:
 
 
 def parse_decimal(text: str) -> float | None:
-    """Return the number that a text spells, or None.
+    """Return the number that a text represents, or None.
 
     A number is ASCII digits with an optional sign, point and exponent; white space around it is ignored.
-    Python's other notations are not numbers of a file: `1_000`, `inf`, `nan`, full-width digits.
+    Other notations of Python are not accepted: `1_000`, `inf`, `nan`, full-width digits.
     """
     found = _DECIMAL.fullmatch(text.strip())
     number = float(found[0]) if found else math.inf
@@ -36,7 +36,7 @@ def parse_decimal(text: str) -> float | None:
 
 
 def parse_value(text: str) -> bool | float | None:
-    """Return the truth value or number that a text spells, or None: files of csv and tsv hold only text."""
+    """Return the boolean or number that a text represents, or None; csv and tsv files contain only text."""
     name = text.strip()
     if name in ("true", "True", "TRUE"):
         return True
@@ -46,7 +46,7 @@ def parse_value(text: str) -> bool | float | None:
 
 
 def parse_list(text: str) -> list[Any] | None:
-    """Return the list that a text spells in JSON or Python, as `["a", "b"]`, or None."""
+    """Return the list that a text represents in JSON or Python, such as `["a", "b"]`, or None."""
     if text[:1] != "[" or text[-1:] != "]" or len(text) > _LONGEST_LIST:
         return None
     try:
@@ -57,23 +57,23 @@ def parse_list(text: str) -> list[Any] | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a value is null, NaN, or text that is empty or white space."""
+    """Return whether a value is null, NaN, or a text that is empty or only white space."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number; a truth value is not."""
+    """Return whether a value is a number; a boolean is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def same(written: Any, value: Any) -> bool:
-    """Tell whether a value of a row is the one written in a recipe.
+    """Return whether a value of a row equals one written in a recipe.
 
-    Null and empty text are any missing value. Truth values equal truth values only, and numbers equal
-    numbers (1 and 1.0 are the same number). A text equals the same text; against a truth value or a number
-    it counts as what it spells, so that the text "2" of a csv file is the 2 of a recipe.
+    Null and an empty text equal any missing value. Booleans equal only booleans, and numbers equal numbers
+    (1 and 1.0 are the same number). A text equals the same text; compared with a boolean or a number, it is
+    parsed first, so that the text "2" of a csv file equals the 2 of a recipe.
     """
     if is_missing(written) or is_missing(value):
         return is_missing(written) and is_missing(value)

@@ -1,1 +1,1 @@
-"""Rows of local files: one reader a format."""
+"""Readers of local files: one per format."""

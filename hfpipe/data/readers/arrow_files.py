@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files."""
+"""Reads Parquet and Arrow files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hfpipe.data.rows import Row, find_repeated
 from hfpipe.errors import DataError, typed_line
 
 ROWS = 1000
-"""Rows that are turned into Python's objects at a time."""
+"""Number of rows converted to Python objects at a time."""
 
 
 def read_parquet(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of a Parquet file. Raises DataError with the column that cannot be read."""
+    """Yield the rows of a Parquet file. Raises DataError that names a column that cannot be read."""
     with pq.ParquetFile(file.path) as parquet:
         yield from _rows(file, parquet.schema_arrow, parquet.iter_batches(batch_size=ROWS))
 
 
 def read_arrow(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of an Arrow stream or file. Raises DataError with the column that is at fault."""
+    """Yield the rows of an Arrow stream or file. Raises DataError that names an invalid column."""
     with pa.memory_map(str(file.path)) as source:
         try:
             stream = pa.ipc.open_stream(source)
@@ -37,7 +37,7 @@ def read_arrow(file: DataFile) -> Iterator[Row]:
 
 
 def _checked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Check offsets and indices, which are read from the file as they are and lead anywhere when damaged."""
+    """Validate offsets and indices, which Arrow does not check; in a damaged file they point anywhere."""
     for batch in batches:
         batch.validate(full=True)
         yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
@@ -88,7 +88,7 @@ def _is_readable(column: pa.Array, place: int) -> bool:
 
 
 def _kept_type(kind: pa.DataType) -> pa.DataType | None:
-    """Return the type of a column for which its first values may suggest a narrower one, or None."""
+    """Return the type of a column if its first values may suggest a narrower one, otherwise None."""
     if pa.types.is_decimal(kind):
         return (pa.decimal256 if kind.precision > 38 else pa.decimal128)(kind.precision, kind.scale)
     wide = (pa.types.is_timestamp, pa.types.is_time, pa.types.is_duration, pa.types.is_uint64)
@@ -96,7 +96,7 @@ def _kept_type(kind: pa.DataType) -> pa.DataType | None:
 
 
 def _reader(kind: pa.DataType) -> Callable[[Any], Any] | None:
-    """Return what turns the pairs of a map, at any depth, into {key, value} records; None without a map."""
+    """Return the function that converts maps, at any depth, to {key, value} records; None without maps."""
     if pa.types.is_map(kind):
         key, value = _reader(kind.key_type) or _same, _reader(kind.item_type) or _same
         return lambda pairs: pairs and [{"key": key(one), "value": value(other)} for one, other in pairs]

@@ -1,4 +1,4 @@
-"""Rows of CoNLL files: one word a line with its tags, and a blank line after each sentence."""
+"""Reads CoNLL files: one word with its tags per line, and a blank line after each sentence."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hfpipe.errors import DataError
 from hfpipe.recipe.messages import join_names
 
 DOCUMENT = "-DOCSTART-"
-"""First field of the line with which CoNLL-2003 begins a document."""
+"""First field of the line that begins a document in CoNLL-2003."""
 
 
 def read_conll(file: DataFile) -> Iterator[Row]:
-    """Yield a row for each sentence: `words` of the first column and `tags` of the last, as they are written.
+    """Yield a row for each sentence: `words` from the first column and `tags` from the last, unchanged.
 
-    With `header: [words, pos, chunks, tags]` every column that it names comes along.
-    Raises DataError with the line that has more or fewer columns than the first, or one only.
+    With a header such as `[words, pos, chunks, tags]`, all named columns are returned.
+    Raises DataError at a line with more or fewer columns than the first line, or with only one column.
     """
     header = file.options.header
     if isinstance(header, bool):
@@ -41,7 +41,7 @@ def read_conll(file: DataFile) -> Iterator[Row]:
 
 
 def _sentences(stream: Iterable[str]) -> Iterator[tuple[int, list[list[str]]]]:
-    """Yield the number of the first line of each sentence, and the fields of its lines."""
+    """Yield each sentence: the number of its first line, and the fields of its lines."""
     start = 0
     lines: list[list[str]] = []
     for number, line in enumerate(chain(stream, [""]), 1):
@@ -55,7 +55,7 @@ def _sentences(stream: Iterable[str]) -> Iterator[tuple[int, list[list[str]]]]:
 
 
 def _fields(line: str) -> list[str]:
-    """Split a line at tabs, within which words may hold spaces, or else at spaces."""
+    """Split a line at tabs if it has any (words may then contain spaces), otherwise at spaces."""
     line = line.strip("\r\n")
     if not line.strip(" \t"):
         return []
@@ -73,7 +73,7 @@ def _columns(sentence: list[list[str]], names: list[str]) -> dict[str, list[str]
 
 
 def _width(fields: list[str], place: str) -> int:
-    """Return the number of columns. Raises DataError for files of another form that have this ending."""
+    """Return the number of columns. Raises DataError for other formats with the same file extension."""
     if fields[0].startswith("#") or (len(fields) == 10 and fields[0] == "1"):
         raise DataError(
             f"{place}: this is a CoNLL-U file, of which it is not clear which column holds the tags; "

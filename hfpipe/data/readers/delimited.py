@@ -1,4 +1,4 @@
-"""Rows of csv and tsv files."""
+"""Reads csv and tsv files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 
 
 def read_csv(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of a csv file. Raises DataError with the line of the first that cannot be read."""
+    """Yield the rows of a csv file. Raises DataError with the line of the first invalid row."""
     return _read(file, "csv")
 
 
 def read_tsv(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of a tsv file. Raises DataError with the line of the first that cannot be read."""
+    """Yield the rows of a tsv file. Raises DataError with the line of the first invalid row."""
     return _read(file, "tsv")
 
 
 def _read(file: DataFile, kind: str) -> Iterator[Row]:
-    limit = csv.field_size_limit(sys.maxsize)  # a document may be longer than csv's 128 KiB
+    limit = csv.field_size_limit(sys.maxsize)  # a document may exceed csv's limit of 128 KiB
     try:
         with text_stream(file, newline="") as stream:
             sample = stream.read(SAMPLE) + stream.readline()
@@ -49,7 +49,7 @@ def _read(file: DataFile, kind: str) -> Iterator[Row]:
 
 
 class _Table:
-    """One file: turns its lines into rows, and names the line where that fails."""
+    """One file: converts its lines to rows, and reports the line of an error."""
 
     def __init__(self, file: DataFile, dialect: Dialect, sample: Sequence[Sequence[str]]) -> None:
         self._file = file
@@ -60,7 +60,7 @@ class _Table:
         self._origin = f"{file.name}, line"
 
     def rows(self, stream: TextIO, *, watch: bool) -> Iterator[Row]:
-        """Yield the rows; `watch` for quotes that turn out to enclose fields."""
+        """Yield the rows; with `watch`, detect quotes that enclose fields after all."""
         guessed = self._dialect.escape is not None and self._file.options.escape is None
         reader = self._dialect.reader(self._escaped(stream) if guessed else stream)
         origin, before = self._origin, self._dialect.skipped + 1
@@ -82,7 +82,7 @@ class _Table:
             raise self._broken(str(error), line) from None
 
     def _body(self, reader: Any) -> tuple[Iterator[list[str]], list[str] | None]:
-        """Take the names of the columns; return the rows, and the header where a second one is an error."""
+        """Set the column names; return the rows, and the header if a repeated header line is an error."""
         header = self._file.options.header
         first: list[str] | None = next(filter(None, reader), None)
         if first is None:
@@ -91,7 +91,7 @@ class _Table:
         self._names = column_names(first, self._sample[1:], self._file.options, place)
         if header is False or isinstance(header, list):
             return chain([first], reader), None
-        # One blank row stands for the header, from which on lines are counted.
+        # An empty row takes the place of the header, so that lines are counted correctly.
         return chain([[]], reader), first if len(first) > 1 else None
 
     def _again(self, line: int) -> DataError:
@@ -102,7 +102,7 @@ class _Table:
         )
 
     def _escaped(self, lines: TextIO) -> Iterator[str]:
-        r"""Pass lines on in which backslashes stand only before what an escape can be meant for."""
+        r"""Yield the lines; raise DataError for a backslash before a character that needs no escape."""
         meant = re.compile(rf"\\[\\\"\r\n{re.escape(self._dialect.separator)}]")
         for number, line in enumerate(lines, self._dialect.skipped + 1):
             if "\\" in (rest := meant.sub("", line)):
@@ -116,7 +116,7 @@ class _Table:
             yield line
 
     def _stays_bare(self, fields: Sequence[str], line: int) -> bool:
-        """Return whether it is still open that quotes enclose fields; raise DataError once they do."""
+        """Return whether it is still undecided if quotes enclose fields; raise DataError once they do."""
         for field in fields:
             if field[:1] == '"':
                 if not _QUOTED.fullmatch(field):

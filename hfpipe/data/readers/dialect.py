@@ -1,4 +1,4 @@
-"""Detects how the fields of a csv or tsv file are separated, quoted and escaped."""
+"""Detects the dialect of a csv or tsv file: separator, quotes and escapes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from hfpipe.data.readers.file_options import FileOptions
 
 SAMPLE = 1 << 16
-"""Characters at the beginning of a file that decide."""
+"""Number of characters at the beginning of a file that are examined."""
 ROWS = 1000
-"""Rows of them at most."""
+"""Maximum number of rows that are examined."""
 USUAL = {"csv": ",", "tsv": "\t"}
-"""Format → its own separator."""
+"""Format → its standard separator."""
 OTHERS = ",;\t|"
-"""Separators that files have under the ending of another format."""
+"""Separators that files use despite the file extension of another format."""
 ENOUGH = 0.9
-"""Share of rows with as many fields as the header from which on a separator is believed."""
+"""Minimum fraction of rows with as many fields as the header for a separator to be accepted."""
 _EXCEL = re.compile(r"sep=(.)\r?\n?")
 
 
@@ -31,13 +31,13 @@ class Dialect:
 
     separator: str
     quote: str | None = '"'
-    """None where a quote is a character like any other."""
+    """None if a quote is an ordinary character."""
     escape: str | None = None
     skipped: int = 0
     """Lines before the header, such as the `sep=;` of Excel."""
 
     def reader(self, lines: Any) -> Any:
-        """Return a csv reader; it is strict, so that a quote in the wrong place is an error."""
+        """Return a csv reader; it is strict, so that a misplaced quote is an error."""
         return csv.reader(
             lines,
             strict=True,
@@ -45,11 +45,11 @@ class Dialect:
             quotechar=self.quote or '"',
             quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
             escapechar=self.escape,
-            doublequote=True,  # with an escape too: without it, csv is not strict about what follows a quote
+            doublequote=True,  # also with an escape: otherwise csv is not strict after a quote
         )
 
     def facts(self, kind: str) -> dict[str, Any]:
-        """Return what is unlike the plain form of the format, under the names of the settings."""
+        """Return the differences from the standard form of the format, keyed by setting."""
         found: dict[str, Any] = {} if self.separator == USUAL[kind] else {"separator": self.separator}
         if self.quote != ('"' if kind == "csv" else None):
             found["quote"] = self.quote or False
@@ -59,10 +59,10 @@ class Dialect:
 
 
 def detect_dialect(sample: str, kind: str, options: FileOptions) -> Dialect:
-    """Return how a file of `kind` (csv or tsv) is written, from its first lines and what the recipe says.
+    """Detect the dialect of a file of `kind` (csv or tsv) from its first lines and the options of the recipe.
 
-    The separator is the format's own, unless that does not give the rows as many fields as the header and
-    another one does. The sample holds whole lines.
+    The separator is the format's standard one, unless rows then have another number of fields than the header
+    and a different separator gives the same number. The sample consists of whole lines.
     """
     first, _, rest = sample.partition("\n")
     excel = _EXCEL.fullmatch(first)
@@ -80,13 +80,13 @@ def detect_dialect(sample: str, kind: str, options: FileOptions) -> Dialect:
 def _quotings(
     sample: str, kind: str, separator: str, skipped: int, options: FileOptions
 ) -> Iterator[Dialect]:
-    """Yield the ways of quoting to try, the likeliest first; only that of the recipe where it names one."""
+    """Yield the quoting styles to try, the likeliest first; only that of the recipe if it sets one."""
     if options.quote is not None:
         yield Dialect(separator, options.quote or None, options.escape, skipped)
     elif options.escape is not None:
         yield Dialect(separator, '"', options.escape, skipped)
     elif kind == "tsv":
-        # In IANA's text/tab-separated-values, and in GLUE's files, a quote is a character like any other.
+        # In IANA's text/tab-separated-values, and in GLUE's files, a quote is an ordinary character.
         yield Dialect(separator, '"' if _is_quoted(sample, separator) else None, None, skipped)
     else:
         doubled, escaped = Dialect(separator, '"', None, skipped), Dialect(separator, '"', "\\", skipped)
@@ -97,7 +97,7 @@ def _quotings(
 
 
 def _is_quoted(sample: str, separator: str) -> bool:
-    """Tell whether quotes stand where a csv writer puts them: round what needs them, or round every text."""
+    """Return whether quotes are where a csv writer puts them: around fields that need them, or all texts."""
     if '"' not in sample or sample_rows(Dialect(separator), sample) is None:
         return False
     end = rf"(?=[{re.escape(separator)}\r\n]|\Z)"
@@ -109,10 +109,10 @@ def _is_quoted(sample: str, separator: str) -> bool:
 
 
 def _is_escaped(sample: str, doubled: Dialect) -> bool:
-    """Tell whether quotes are escaped by backslashes although the quotes can be read without that.
+    """Return whether quotes are escaped by backslashes even if the file can be parsed without escapes.
 
-    A writer that doubles quotes encloses every field that holds one, and one that escapes them also escapes
-    its backslashes.
+    A writer that doubles quotes encloses every field that contains one, and a writer that escapes quotes also
+    escapes backslashes.
     """
     if '\\"' not in sample or '\\""' in sample:
         return False
@@ -122,7 +122,7 @@ def _is_escaped(sample: str, doubled: Dialect) -> bool:
 
 
 def _share(dialect: Dialect, sample: str) -> float:
-    """Return the share of rows with as many fields as the first; 0 for one field, or broken quotes."""
+    """Return the fraction of rows with as many fields as the first; 0 for one field or broken quotes."""
     rows = sample_rows(dialect, sample)
     if not rows or len(rows[0]) < 2:
         return 0.0
@@ -130,9 +130,9 @@ def _share(dialect: Dialect, sample: str) -> float:
 
 
 def sample_rows(dialect: Dialect, sample: str) -> list[list[str]] | None:
-    """Return the first rows of a sample that are not blank, or None where the quotes are broken.
+    """Return the first non-blank rows of a sample, or None if the quotes are broken.
 
-    A quoted field that goes on after the end of the sample is not broken; its row is left out.
+    A quoted field that continues after the end of the sample is not broken; its row is omitted.
     """
     reader = dialect.reader(io.StringIO(sample, newline=""))
     rows: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""How a data file is read: what the recipe says of it, and what was found out where it does not."""
+"""How a data file is read: options from the recipe, and findings where the recipe sets none."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 Advise = Callable[..., str]
-"""Writes settings as they are pasted into the place where they belong."""
+"""Formats settings so that a user can paste them."""
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Settings of a source of files, under the names that a recipe gives them; None where it says nothing."""
+    """Settings of a source of files, named as in a recipe; None if not set."""
 
     format: str | None = None
     encoding: str = "utf-8"
@@ -33,14 +33,14 @@ class FileOptions:
     field: str | None = None
     sheet: str | None = None
     advise: Advise = dataclasses.field(default=advise, compare=False)
-    """Writes options as the place takes them from which these come: a recipe, or a command line."""
+    """Formats options in the notation of their origin: a recipe or a command line."""
 
     def check_format(self, name: str, kind: str) -> None:
-        """Raise DataError for an option that files of this format do not have."""
+        """Raise DataError for an option that does not apply to this format."""
         for option in fields(self):
             formats = FORMATS.get(option.name)
             if formats is not None and getattr(self, option.name) != option.default and kind not in formats:
-                text = kind in FORMATS["encoding"]  # others are not read as text by another name
+                text = kind in FORMATS["encoding"]  # encoding applies only to text formats
                 other = f", or name the format with {self.advise(format=formats[0])}" if text else ""
                 raise DataError(
                     f"{name}: {option.name} is for {', '.join(formats)}, and this file is read as {kind}; "
@@ -57,23 +57,23 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "field": ("json",),
     "sheet": ("xlsx",),
 }
-"""Option → the formats that have it."""
+"""Option → the formats that it applies to."""
 
 
 @dataclass
 class Findings:
-    """What reading found out about files, for the report; filled in while the rows are read."""
+    """Findings about files, for the report; filled in while the rows are read."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
-    """Each way of reading that occurred, under the names of the settings, with the files read that way:
-    `first` is the name of the first, `files` their number."""
+    """Each combination of detected settings, with the files that have it: `first` is the name of the first
+    file, `files` their number."""
     types: dict[str, pa.DataType] = field(default_factory=dict)
-    """Columns of Arrow and Parquet files whose type their first values may not show."""
+    """Columns of Arrow and Parquet files whose type cannot be inferred from their first values."""
     left_out: list[str] = field(default_factory=list)
-    """Names of the files of a folder that are not data files."""
+    """Names of files in a folder that are not data files and were skipped."""
 
     def add(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Note how a file was read, if it was not in the plain way of its format."""
+        """Record how a file was read, if it differs from the standard form of its format."""
         if not facts:
             return
         for entry in self.files:
@@ -83,7 +83,7 @@ class Findings:
         self.files.append({"first": name, "files": 1, **facts})
 
     def summary(self) -> Iterator[str]:
-        """Yield a phrase for each way of reading that is not the plain one, and for what was not read."""
+        """Yield a phrase for each nonstandard way of reading, and for files that were not read."""
         for entry in self.files:
             facts = {key: value for key, value in entry.items() if key not in ("first", "files")}
             shown = ", ".join(f"{key} {_shown(value)}" for key, value in facts.items())
@@ -102,19 +102,19 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file to read: where it is, what messages call it, and how to read it."""
+    """A file to read: its path, its name in messages, and how to read it."""
 
     path: Path
     name: str
     options: FileOptions
     found: Findings
     codec: str = "utf-8"
-    """The encoding, as the byte order mark or the recipe says; empty for files that are not text."""
+    """The encoding, from the byte order mark or the recipe; empty for files that are not text."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """How the file is read, as far as neither its format nor the recipe says so; for the report."""
+    """Detected settings that neither the format nor the recipe determines; for the report."""
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Add what was found out about the file; what the recipe says is not a finding."""
+        """Add findings about the file; settings of the recipe are not findings."""
         plain = FileOptions()
         for name, value in facts.items():
             if getattr(self.options, name, None) == getattr(plain, name, None):

@@ -1,4 +1,4 @@
-"""Settings that say how files are read, of a data set's source and of `hfpipe predict --read`."""
+"""Settings for reading files, used by a data set's source and by `hfpipe predict --read`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hfpipe.recipe.settings import mistakes
 
 
 def _is_text_encoding(name: str) -> bool:
-    """Tell whether text written in an encoding, a character at a time, is read back from it."""
+    """Return whether an encoding is a text encoding that round-trips, character by character."""
     text, raw = 'text,label\n"a b",1\n', io.BytesIO()
     try:
         with io.TextIOWrapper(raw, encoding=name, newline="", write_through=True) as writer:
@@ -27,43 +27,43 @@ def _is_text_encoding(name: str) -> bool:
                 writer.write(character)
             written = raw.getvalue()
         return io.TextIOWrapper(io.BytesIO(written), encoding=name, newline="").read() == text
-    except (LookupError, ValueError):  # unknown, not of text, or of another kind of text such as host names
+    except (LookupError, ValueError):  # unknown, not a text encoding, or special such as host names
         return False
 
 
 class FileSettings(Settings):
-    """How files are read, as far as their endings and contents do not say."""
+    """How files are read, where their extensions and contents do not determine it."""
 
     format: Literal["txt", "jsonl", "json", "csv", "tsv", "conll", "xlsx", "parquet", "arrow"] | None = None
-    """Format of the files; by default detected from the ending.
+    """Format of the files; by default detected from the file extension.
 
-    `conll` is a word and its tags on each line, and a blank line after a sentence; it gives `words` and
-    `tags`. In `json`, SQuAD's own nested files give a row for each question.
+    `conll` has one word with its tags per line and a blank line after each sentence; its columns are `words`
+    and `tags`. With `json`, the nested files of SQuAD are read as one row per question.
     """
     encoding: str = "utf-8"
-    """Text encoding of the files; a byte order mark is followed without being named."""
+    """Text encoding of the files; a byte order mark is detected automatically."""
     separator: str | None = None
     """With csv and tsv: the character between fields; by default detected among `,` `;` tab and `|`."""
     header: bool | list[str] | None = None
-    """Names of the columns of csv, tsv, xlsx and conll, in order; `true` takes the first line for names.
+    """Column names of csv, tsv, xlsx and conll, in order; `true` reads them from the first line.
 
-    `false` is for files without names, whose columns are then `column_1`, `column_2`, …. By default the first
-    line holds names, and it is an error when it looks like data.
+    `false` is for files without column names; their columns are `column_1`, `column_2`, …. By default the
+    first line contains the names, and it is an error if that line looks like data.
     """
     quote: str | Literal[False] | None = None
-    """With csv and tsv: the character that encloses fields, or `false` where quotes are text.
+    """With csv and tsv: the character that encloses fields, or `false` if quotes are part of the text.
 
-    By default `"` for csv, and for tsv where quotes stand as a csv writer puts them.
+    By default `"` for csv, and for tsv files with the quoting of a csv writer.
     """
     escape: str | None = None
-    """With csv and tsv: the character before a quote inside a field; by default quotes are doubled there.
+    """With csv and tsv: the character that escapes a quote inside a field; by default quotes are doubled.
 
-    A backslash is detected.
+    A backslash is detected automatically.
     """
     field: str | None = None
-    """With json: the key whose value holds the records, as `data`; `a.b` reaches further in."""
+    """With json: the key of the records, such as `data`; `a.b` selects a nested key."""
     sheet: str | None = None
-    """With xlsx: the name of the sheet; needed when there are several."""
+    """With xlsx: the name of the sheet; required if there are several."""
 
     @field_validator("encoding")
     @classmethod
@@ -94,15 +94,15 @@ class FileSettings(Settings):
         return self
 
     def file_options(self, spelling: Advise = advise) -> FileOptions:
-        """Return what readers take; they word the options that they advise by `spelling`."""
+        """Return the options for the readers; their messages format suggested options by `spelling`."""
         stated = {name: getattr(self, name) for name in FileSettings.model_fields}
         return FileOptions(**stated, advise=spelling)
 
 
 def parse_read_options(options: Sequence[str]) -> FileOptions:
-    """Return how files are read by options written `key=value`, as `--read` takes them.
+    """Parse options of the form `key=value`, as in `--read`.
 
-    Raises RecipeError with every one that is wrong.
+    Raises RecipeError with every invalid option.
     """
     settings: dict[str, Any] = {}
     choose(settings, options, "--read")

@@ -1,4 +1,4 @@
-"""Which split a local file belongs to: as the recipe says, or as the names of the files in a folder say."""
+"""Assigns local files to splits: by the recipe, or by the file names in a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hfpipe.data.readers.files import known_format
 from hfpipe.errors import DataError
 
 Found = Mapping[str, Sequence[Path]]
-"""Pattern as written → the files that it matches, or the folder that it is."""
+"""Pattern as written → the matching files, or the folder of that name."""
 WORDS = {
     "train": "train",
     "training": "train",
@@ -22,7 +22,7 @@ WORDS = {
     "test": "test",
     "testing": "test",
 }
-"""Word in the name of a file → its split."""
+"""Word in a file name → its split."""
 _WORD = re.compile(rf"(?<![^\W\d_])({'|'.join(WORDS)})(?![^\W\d_])", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")
 
@@ -30,13 +30,13 @@ _WILD = re.compile(r"[*?\[]")
 def split_files(
     patterns: Mapping[str | None, Found], base: Path, left_out: list[str]
 ) -> dict[str | None, list[Path]]:
-    """Return split → files; the key is None where the files are one pool.
+    """Return split → files; the key is None if the files are not assigned to splits.
 
-    A split that the recipe names holds what its patterns match. Otherwise the files of a folder or pattern go
-    to the splits that their names state, if any states one: `train.csv`, `test-00000.csv`, `dev/a.csv`. The
-    pattern's own words state nothing. Files of a folder that are not data files are added to `left_out`.
-    Raises DataError for a pattern that matches nothing, for a file that states no split next to files that
-    do, or two, and for a file of a split whose name states another.
+    A split in the recipe contains the files that match its patterns. Otherwise, if file names in a folder or
+    pattern contain a split, files are assigned to it: `train.csv`, `test-00000.csv`, `dev/a.csv`. The words
+    of the pattern itself are ignored. Files in a folder that are not data files are added to `left_out`.
+    Raises DataError for a pattern without matches, for a file name with no split (if other file names have
+    one) or with two, and for a file in a split whose name contains another split.
     """
     splits: dict[str | None, list[Path]] = {}
     for split, found in patterns.items():
@@ -57,7 +57,7 @@ def split_files(
 def _matched(
     pattern: str, paths: Sequence[Path], base: Path, left_out: list[str]
 ) -> Iterator[tuple[Path, str | None]]:
-    """Yield the files of a pattern, each with the split that the rest of its name states."""
+    """Yield the files of a pattern, each with the split in the rest of its name."""
     if not paths:
         raise DataError(f"{pattern}: no file matches; fix the pattern, which is read relative to the recipe")
     wild = _WILD.search(pattern)
@@ -73,7 +73,7 @@ def _matched(
 
 
 def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list[Path]:
-    """Return the data files below a folder, all of one format; hidden files and other kinds are left out."""
+    """Return the data files below a folder, all of one format, without hidden and other files."""
     below = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     shown = [path for path in below if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
     files = [path for path in shown if known_format(path) is not None]
@@ -87,7 +87,7 @@ def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list
 
 
 def _stated(path: Path, fixed: int, base: Path) -> str | None:
-    """Return the split that a file's name states after the first `fixed` characters, or its folders."""
+    """Return the split in a file's name after the first `fixed` characters, or else in its folders."""
     whole = path.as_posix()
     words = [found for found in _WORD.finditer(whole) if found.end() > fixed]
     own = [found for found in words if found.start() > whole.rfind("/")]
@@ -121,7 +121,7 @@ def _expect_no_list(patterns: Sequence[str]) -> None:
 
 
 def _by_word(patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Return split → patterns, by the last word of each that names a split; train by default."""
+    """Return split → patterns, by the last word in each pattern that names a split; train by default."""
     splits: dict[str, list[str]] = {}
     for pattern in patterns:
         words = _WORD.findall(Path(pattern).name)
@@ -147,5 +147,5 @@ def _by_name(stated: Mapping[Path, str | None], base: Path) -> dict[str | None, 
 
 
 def message_name(path: Path, base: Path) -> str:
-    """Return what messages call a file: its path relative to the recipe's folder, if it is below that."""
+    """Return the name of a file in messages: its path, relative to the recipe's folder if it is inside."""
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

@@ -1,4 +1,4 @@
-"""Reads local files: the format of each, the reader for it, and one line for whatever goes wrong inside."""
+"""Reads local files: detects the format, selects the reader, and reports any error in one line."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hfpipe.errors import DataError, first_line
 Reader = Callable[[DataFile], Iterator[Row]]
 PLAIN = FileOptions()
 TEXT = FORMATS["encoding"]
-"""Formats that are text, which may be compressed."""
+"""Text formats, which may be compressed."""
 
 
 def read_files(
     path: Path, name: str, options: FileOptions = PLAIN, found: Findings | None = None
 ) -> Iterator[Row]:
-    """Return the rows of one file; `name` is what messages call it, and `found` takes how it was read.
+    """Return the rows of one file; `name` is its name in messages, and `found` collects how it was read.
 
-    Raises DataError, here or while the rows are taken, for a file that is missing, empty, cut off, damaged,
+    Raises DataError, at once or during iteration, for a file that is missing, empty, truncated, damaged,
     wrongly encoded, or of unknown format.
     """
     kind = options.format or detect_format(path, name, options)
@@ -49,7 +49,7 @@ def read_files(
 
 
 def detect_format(path: Path, name: str, options: FileOptions = PLAIN) -> str:
-    """Return the format that a file's ending names. Raises DataError when it names none."""
+    """Return the format by the file extension. Raises DataError for an unknown extension."""
     found = known_format(path)
     if found is not None:
         return found
@@ -63,7 +63,7 @@ def detect_format(path: Path, name: str, options: FileOptions = PLAIN) -> str:
 
 
 def known_format(path: Path) -> str | None:
-    """Return the format that a file's ending names, before that of its compression, or None."""
+    """Return the format by the file extension, ignoring that of a compression; None if unknown."""
     packed = path.suffix in COMPRESSION
     ending = Path(path.stem if packed else path.name).suffix[1:].lower()
     kind = ENDINGS.get(ending, ending)
@@ -71,7 +71,7 @@ def known_format(path: Path) -> str | None:
 
 
 def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
-    """Yield the rows of a file; whatever a library raises while it reads them becomes one line."""
+    """Yield the rows of a file; any exception of a library while reading becomes a one-line error."""
     try:
         yield from READERS[kind](file)
     except DataError:
@@ -86,7 +86,7 @@ def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
 
 
 def _other(kind: str) -> str:
-    """Return a format that a file may have whose ending says `kind`."""
+    """Return another format that a file with the extension of `kind` may have."""
     return {"arrow": "parquet", "parquet": "arrow"}.get(kind, "csv")
 
 
@@ -108,7 +108,7 @@ READERS: dict[str, Reader] = {
     "parquet": read_parquet,
     "arrow": read_arrow,
 }
-"""Format → what reads it."""
+"""Format → its reader."""
 ENDINGS = {
     "iob": "conll",
     "iob2": "conll",
@@ -117,4 +117,4 @@ ENDINGS = {
     "feather": "arrow",
     "tab": "tsv",
 }
-"""Other endings → the format that they stand for."""
+"""Other file extensions → their format."""

@@ -1,4 +1,4 @@
-"""Column names of a table: those of its first line, cleaned of spaces, or those that the recipe gives."""
+"""Column names of a table: from its first line, stripped of white space, or from the recipe."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from hfpipe.recipe.messages import join_names
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|\.\d+)([eE][-+]?\d+)?%?")
 _SENTENCE = 5
-"""Words from which on a first line is taken for a text, where the lines below it have as many."""
+"""Number of words from which a first line is considered a text, if later lines have as many."""
 
 
 def column_names(
     first: Sequence[str], below: Sequence[Sequence[str]], options: FileOptions, place: str
 ) -> list[str]:
-    """Return the names of the columns; `first` is the first row and `below` are some of the others.
+    """Return the column names; `first` is the first row and `below` are some of the following rows.
 
-    Without a name, a column has that which pandas gives it (`Unnamed: 0`); with `header: false` they are
-    `column_1`, `column_2`, ….
-    Raises DataError when the options name too few or too many, when a name is there twice, and when they do
-    not say whether there is a header and the first line looks like data.
+    A column without a name is called as in pandas (`Unnamed: 0`); with `header: false` columns are called
+    `column_1`, `column_2`, …. Raises DataError when the options have too few or too many names, when a name
+    is repeated, and when `header` is not set and the first line looks like data.
     """
     header = options.header
     if header is False:
@@ -57,16 +56,16 @@ def column_names(
 
 
 def _looks_like_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> str | None:
-    """Say what makes the first line look like the others, or return None."""
+    """Return the reason why the first line looks like data, or None."""
     rows = [row for row in below if len(row) == len(names) and row != list(names)]
     if not rows or [*names] == [str(number) for number in range(len(names))]:
-        return None  # pandas writes 0, 1, … over columns without names
+        return None  # pandas writes 0, 1, … as names of unnamed columns
     columns = list(zip(*rows, strict=True))
     numeric = [sum(map(_is_number, column)) > 0.9 * len(column) for column in columns]
     if len(rows) > 2 and any(
         all_numbers and not _is_number(name) for name, all_numbers in zip(names, numeric, strict=True) if name
     ):
-        return None  # a word over numbers is a name
+        return None  # a word above numbers is a name
     for name, column, all_numbers in zip(names, columns, numeric, strict=True):
         if all_numbers and _is_number(name):
             return f"{name} is a number like those below it"
@@ -78,7 +77,7 @@ def _looks_like_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> st
 
 
 def suggest_names(names: Sequence[str], below: Sequence[Sequence[str]]) -> list[str]:
-    """Return names for columns that have none: the longest is `text`, the only other one `label`."""
+    """Suggest names for unnamed columns: the longest is `text`, and the only other one is `label`."""
     lengths = [
         sum(len(row[place]) for row in [names, *below] if len(row) > place) for place in range(len(names))
     ]
@@ -92,7 +91,7 @@ def suggest_names(names: Sequence[str], below: Sequence[Sequence[str]]) -> list[
 
 
 def _completed(names: Sequence[str], width: int) -> list[str]:
-    """Return as many names as there are columns."""
+    """Return the names, shortened or completed to the number of columns."""
     return [*names, *(f"column_{number}" for number in range(len(names) + 1, width + 1))][:width]
 
 
@@ -101,6 +100,6 @@ def _is_number(value: str) -> bool:
 
 
 def _words(text: str) -> float:
-    """Return the number of words; two characters of a script without spaces are one."""
+    """Return the number of words; two characters of a script without spaces count as one word."""
     dense = len(re.findall(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]", text))
     return dense / 2 if dense else len(text.split())

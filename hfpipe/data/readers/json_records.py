@@ -1,4 +1,4 @@
-"""Rows of JSON: arrays and mappings of records, one record a line, and SQuAD's nested files."""
+"""Reads JSON: arrays and mappings of records, one record per line, and SQuAD's nested files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hfpipe.data.rows import Row, find_repeated
 from hfpipe.errors import DataError
 
 NAMED = frozenset({"text", "label", "labels", "question", "context", "prompt", "messages", "words", "tags"})
-"""Keys that are names of columns, not of rows."""
+"""Keys that are column names, not row names."""
 _LINE_ENDS = ("\n", "")
 
 
 class RepeatedKeyError(ValueError):
-    """An object names a key twice, of which Python's json would keep the last value."""
+    """An object has a repeated key, for which Python's json would keep only the last value."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -34,11 +34,11 @@ _scan = vars(_DECODER)["scan_once"]
 
 
 def _decode_line(line: str) -> Any:
-    """Return what `_decode` returns for a line, in less time where the line is nothing but an object."""
+    """Decode a line like `_decode`, but faster if the line is exactly one object."""
     if line[:1] == "{":
         try:
             value, end = _scan(line, 0)
-        except StopIteration:  # not JSON; `_decode` says more
+        except StopIteration:  # not JSON; `_decode` reports the cause
             return _decode(line)
         if line[end:] in _LINE_ENDS:
             return value
@@ -46,7 +46,7 @@ def _decode_line(line: str) -> Any:
 
 
 def read_jsonl(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of a file with one JSON object a line, or with a single array of objects."""
+    """Yield the rows of a file with one JSON object per line, or with a single array of objects."""
     origin = f"{file.name}, line"
     with text_stream(file) as stream:
         for number, line in enumerate(stream, 1):
@@ -65,7 +65,7 @@ def read_jsonl(file: DataFile) -> Iterator[Row]:
 
 
 def _array(file: DataFile) -> Iterator[Row] | None:
-    """Return the rows of a whole file that is one array of objects, or None when it is not."""
+    """Return the rows of a file that is one array of objects, or None if it is not."""
     with text_stream(file) as stream:
         try:
             data = _decode(stream.read())
@@ -100,10 +100,10 @@ def _repeated(place: str, error: RepeatedKeyError) -> DataError:
 
 
 def read_json(file: DataFile) -> Iterator[Row]:
-    """Return the rows of a file that is one JSON text; the whole file is held in memory.
+    """Return the rows of a file that is one JSON value; the whole file is read into memory.
 
-    Rows are an array of objects, a mapping whose keys become `id`, or the questions of a SQuAD file; `field`
-    names the part of the file that holds them.
+    Rows are an array of objects, a mapping whose keys become `id`, or the questions of a SQuAD file. `field`
+    selects the part of the file that contains them.
     """
     data = _load(file)
     for part in _parts(data, file.options.field):
@@ -112,7 +112,7 @@ def read_json(file: DataFile) -> Iterator[Row]:
 
 
 def _records(data: Any, file: DataFile) -> Iterator[Row]:
-    """Yield the rows of decoded JSON. Raises DataError where it does not hold any."""
+    """Yield the rows of decoded JSON. Raises DataError if it contains none."""
     name = file.name
     if is_squad(data):
         file.note({"format": "SQuAD"})
@@ -164,7 +164,7 @@ def _inside(data: Any, part: str, file: DataFile) -> Any:
 
 
 def _expect_rows(data: Mapping[str, Any], file: DataFile) -> None:
-    """Raise DataError for a mapping that is not one of rows: columns, or rows under one of its keys."""
+    """Raise DataError for a mapping whose values are not rows: columns, or rows under one of its keys."""
     records = "write it again with `to_json(..., orient='records')`"
     if _is_split(data):
         raise DataError(f"{file.name}: is pandas' orient='split', not a list of records; {records}")
@@ -190,7 +190,7 @@ def _is_split(data: Mapping[str, Any]) -> bool:
 
 
 def _is_by_column(data: Mapping[str, Any]) -> bool:
-    """Tell whether the keys are columns: of lists, by row number, by usual names, or few of many values."""
+    """Return whether the keys are columns: lists, mappings by row number, usual names, or few long values."""
     columns = list(data.values())
     if columns and all(isinstance(column, list) for column in columns) and not all(map(_is_records, columns)):
         return len({len(column) for column in columns}) == 1

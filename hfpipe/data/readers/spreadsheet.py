@@ -1,4 +1,4 @@
-"""Rows of Excel workbooks, by openpyxl."""
+"""Reads Excel workbooks with openpyxl."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 
 ROWS = 1000
-"""Rows that are read at a time."""
+"""Number of rows read at a time."""
 Cells = tuple[int, list[Any]]
-"""Number of a row, counted from 1, and its cells."""
+"""Row number, counted from 1, and the cells of the row."""
 
 
 def read_excel(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of a sheet, of which the first holds the names of the columns; empty rows are skipped.
+    """Yield the rows of a sheet; its first row contains the column names, and empty rows are skipped.
 
     Numbers, dates and booleans keep their types, and an empty cell is null.
-    Raises DataError when openpyxl is not installed, when it is not clear which sheet is meant, and for a cell
-    that shows an error or a formula whose value is not stored.
+    Raises DataError when openpyxl is not installed, when the sheet is ambiguous, and for a cell with an error
+    value or with a formula whose value is not stored.
     """
     if find_spec("openpyxl") is None:
         raise DataError(f"{file.name}: needs openpyxl, which is not installed; pip install 'hfpipe[excel]'")
@@ -37,11 +37,11 @@ def read_excel(file: DataFile) -> Iterator[Row]:
 
 @contextmanager
 def _open(path: Path, *, values: bool) -> Iterator[Any]:
-    """Open a workbook, whatever the ending of its name: openpyxl goes by that if it is given a path."""
+    """Open a workbook as a stream, because openpyxl checks the file extension of a path."""
     import openpyxl
 
     with path.open("rb") as stream:
-        with warnings.catch_warnings():  # about styles and validations, which are not data
+        with warnings.catch_warnings():  # warnings about styles and validations do not concern data
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(stream, read_only=True, data_only=values)
         with closing(book):
@@ -49,7 +49,7 @@ def _open(path: Path, *, values: bool) -> Iterator[Any]:
 
 
 def _quietly(rows: Iterator[Any]) -> Iterator[Any]:
-    """Pass rows on without the warnings that reading them gives."""
+    """Yield the rows without the warnings that openpyxl issues while reading them."""
     while True:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -84,7 +84,7 @@ def _is_filled(values: tuple[Any, ...]) -> bool:
 
 
 class _Sheet:
-    """One sheet: turns its cells into rows, and names the cell where that fails."""
+    """One sheet: converts its cells to rows, and reports the cell of an error."""
 
     def __init__(self, file: DataFile, title: str) -> None:
         self._file = file
@@ -93,7 +93,7 @@ class _Sheet:
         self._formulas: set[str] | None = None
 
     def rows(self, cells: Iterator[Any]) -> Iterator[Row]:
-        """Yield the rows below the header, or all rows where the recipe names the columns."""
+        """Yield the rows below the header, or all rows if the recipe names the columns."""
         filled = self._filled(cells)
         head = list(islice(filled, ROWS))
         if not head:
@@ -112,7 +112,7 @@ class _Sheet:
             yield Row(dict(zip_longest(names, values)), self._origin, number)
 
     def _filled(self, rows: Iterator[Any]) -> Iterator[Cells]:
-        """Yield the rows that hold anything, without the empty cells at their end."""
+        """Yield the non-empty rows, without trailing empty cells."""
         for number, cells in enumerate(rows, 1):
             values = [self._value(cell, number) for cell in cells]
             while values and values[-1] is None:
@@ -125,7 +125,7 @@ class _Sheet:
             raise DataError(
                 f"{self._origin} {number}: cell {cell.coordinate} shows {cell.value}; fix its formula"
             )
-        # A cell that is there and has no value may be a formula that was never calculated.
+        # A cell that exists but has no value may be a formula that was never calculated.
         if cell.value is None and hasattr(cell, "coordinate") and cell.coordinate in self._formulas_here():
             raise DataError(
                 f"{self._origin} {number}: cell {cell.coordinate} is a formula whose value is not stored; "
@@ -134,7 +134,7 @@ class _Sheet:
         return cell.value
 
     def _formulas_here(self) -> set[str]:
-        """Return the coordinates of all formulas of the sheet, which is read once more for them."""
+        """Return the coordinates of all formulas of the sheet, which is read a second time for this."""
         if self._formulas is None:
             with ExitStack() as stack:
                 book = stack.enter_context(_open(self._file.path, values=False))

@@ -1,4 +1,4 @@
-"""Rows of SQuAD's own files, 1.1 and 2.0: articles, their paragraphs, and the questions about each."""
+"""Reads the original files of SQuAD 1.1 and 2.0: articles with paragraphs with questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hfpipe.errors import DataError
 
 
 def is_squad(data: Any) -> bool:
-    """Tell whether a JSON text has the form of SQuAD: `data` is a list of articles with paragraphs."""
+    """Return whether decoded JSON has SQuAD's format: `data` is a list of articles with paragraphs."""
     articles = data.get("data") if isinstance(data, Mapping) else None
     return isinstance(articles, list) and any(
         isinstance(article, Mapping) and isinstance(article.get("paragraphs"), list) for article in articles
@@ -18,11 +18,11 @@ def is_squad(data: Any) -> bool:
 
 
 def squad_rows(data: Mapping[str, Any], name: str) -> Iterator[Row]:
-    """Yield a row for each question: id, question, context and answers {text, answer_start}.
+    """Yield one row per question: id, question, context and answers {text, answer_start}.
 
-    These are the columns of `rajpurkar/squad` and `squad_v2` but for the title of the article; a question
-    that has no answer (`is_impossible`) has empty lists, and its `plausible_answers` are left out.
-    Raises DataError for a question without the keys of SQuAD, and for one that contradicts itself.
+    These are the columns of `rajpurkar/squad` and `squad_v2`, except for the title of the article. A question
+    without an answer (`is_impossible`) has empty lists; its `plausible_answers` are ignored.
+    Raises DataError for a question without the keys of SQuAD, and for a contradictory one.
     """
     number = 0
     for article in data["data"]:

@@ -1,4 +1,4 @@
-"""Opens text files, plain or compressed, by their encoding, and names the place where they are damaged."""
+"""Opens text files, plain or compressed, in their encoding, and reports where they are damaged."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hfpipe.errors import DataError
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16, so it is tried first
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16, so it is tested first
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order marks → the encoding that reads and removes them."""
+"""Byte order mark → the encoding that decodes and removes it."""
 BINARY = (
     (b"\x1f\x8b", "a gzip file; let its name end in .gz", ""),
     (b"\x28\xb5\x2f\xfd", "a zstd file; let its name end in .zst", ""),
@@ -34,17 +34,17 @@ BINARY = (
     (b"\xd0\xcf\x11\xe0", "an old Office file (.xls or .doc); save it as .xlsx or .csv", ""),
     (b"%PDF-", "a PDF; extract its text first", ""),
 )
-"""First bytes of files that are not text → what they are, what to do, and the format that reads them."""
+"""First bytes of files that are not text → the type of file, the fix, and the format that reads it."""
 HEAD = 4096
-"""Bytes that are looked at to tell the encoding."""
+"""Number of bytes examined to detect the encoding."""
 
 
 @contextmanager
 def text_stream(file: DataFile, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a file as text, decompressing by its ending.
+    """Open a file as text, decompressed according to its extension.
 
-    While it is read, raises DataError for a stream that is cut off or damaged, and for the first byte that
-    the encoding does not have.
+    While reading, raises DataError for a truncated or damaged stream, and for the first byte that is invalid
+    in the encoding.
     """
     with _one_line(file.path, file.name):
         try:
@@ -63,10 +63,10 @@ def _one_line(path: Path, name: str) -> Iterator[None]:
 
 
 def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
-    """Return the codec that reads a file: that of the options, or of its byte order mark if it has one.
+    """Return the codec of a file: that of its byte order mark if it has one, otherwise that of the options.
 
-    Raises DataError when mark and options contradict each other, when the bytes are not those of a text, and
-    for UTF-16 or UTF-32 without a mark, of which the order of bytes is not known.
+    Raises DataError when mark and options contradict each other, when the bytes are not text, and for UTF-16
+    or UTF-32 without a mark, whose byte order is unknown.
     """
     with _one_line(path, name), _open(path) as stream:
         head = stream.read(HEAD)
@@ -84,7 +84,7 @@ def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
 
 
 def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> None:
-    """Raise DataError for the first bytes of what is not text, or is UTF-16 or UTF-32 without a mark."""
+    """Raise DataError if the first bytes are not text, or are UTF-16 or UTF-32 without a mark."""
     order = _order(head)
     if given in ("utf-16", "utf-32"):
         fixes = [order] if order else [each for each in (f"{given}-le", f"{given}-be") if _fits(head, each)]
@@ -105,7 +105,7 @@ def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> No
 
 
 def _fits(head: bytes, codec: str) -> bool:
-    """Tell whether a codec reads the first bytes of a file, of which the last character may be cut off."""
+    """Return whether a codec decodes the first bytes of a file, whose last character may be incomplete."""
     try:
         codecs.getincrementaldecoder(codec)().decode(head)
     except UnicodeError:
@@ -114,12 +114,12 @@ def _fits(head: bytes, codec: str) -> bool:
 
 
 def _with_order(mark: bytes, codec: str) -> str:
-    """Return the name of the codec that fixes the order of bytes which a mark states."""
+    """Return the name of the codec with the byte order that a mark states."""
     return f"{codec}-{'le' if mark.startswith(codecs.BOM_UTF16_LE) else 'be'}"
 
 
 def _order(head: bytes) -> str:
-    """Return the encoding of Latin text in UTF-16 or UTF-32 by where its zero bytes are; empty for others."""
+    """Detect UTF-16 or UTF-32 of Latin text by the positions of its zero bytes; empty for other files."""
     size = len(head) // 4
     if size < 1:
         return ""
@@ -145,7 +145,7 @@ def _cause(error: OSError, path: Path) -> str:
 
 
 def _undecodable(file: DataFile) -> DataError:
-    """Find the byte that cannot be decoded, counted from 0 in the decompressed text, and its line."""
+    """Return the error for a byte that cannot be decoded, with its offset (decompressed, from 0) and line."""
     name, encoding = file.name, file.codec
     decoder = codecs.getincrementaldecoder(encoding)()
     done, line = 0, 1
@@ -166,7 +166,7 @@ def _undecodable(file: DataFile) -> DataError:
             except UnicodeError as error:
                 return DataError(f"{name}, line {line}: is not {codec} ({error}); {advice}")
             done += len(chunk)
-            if not chunk:  # it can be decoded after all: the file has changed since
+            if not chunk:  # it can be decoded now: the file has changed meanwhile
                 return DataError(f"{name}: changed while it was read; run again")
 
 
