@@ -1,1 +1,1 @@
-"""Encoded examples on disk: packed, written shard by shard, and read one row at a time."""
+"""Encoded examples on disk: packed, written in shards, and read one row at a time."""

@@ -1,8 +1,8 @@
-"""Whole documents laid into examples where they fit best, so that examples begin where documents begin.
+"""Packs whole documents into examples by best fit, so that examples begin at the beginning of a document.
 
-Best-fit decreasing (Ding et al., 2024, "Fewer Truncations Improve Language Modeling"): of some documents,
-the longest first, each goes into the example with the least room that it fits into. It is `bfd` in TRL, which
-drops what is longer than an example; here such a document goes on in examples of its own.
+Best-fit decreasing (Ding et al., 2024, "Fewer Truncations Improve Language Modeling"): the documents of a
+window are sorted by length, longest first, and each is added to the example with the least sufficient room.
+This is `bfd` in TRL, which drops the excess of longer documents; here it continues in further examples.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from hfpipe.encoding.shards import Batch
 from hfpipe.tokenization.ragged import Ragged
 
 WINDOW = 1 << 22
-"""Tokens of documents that are laid out together; 16 MB, and examples that stay half empty are rare."""
+"""Tokens of documents that are packed together; 16 MB, and half-empty examples are rare."""
 
 
 def pack_best_fit(
     batches: Iterator[Batch], length: int, shared: int, opening: Sequence[int], window: int = WINDOW
 ) -> Iterator[Batch]:
-    """Yield the ids of all documents as examples of at most `length`, those of each `window` together.
+    """Yield the ids of all documents as examples of at most `length` ids, packing one `window` at a time.
 
-    `opening` are ids that every example begins with, unless it continues a document. The parts of a document
-    that is longer than an example share `shared` ids with their neighbours; the last one is filled up with
-    others. Nothing is kept from one batch to the next, so that an encoding can go on after any of them.
+    `opening` are ids at the beginning of every example that does not continue a document. A document longer
+    than an example is split into parts that share `shared` ids; the last part is filled up with other
+    documents. No state is kept between batches, so that an encoding can be resumed after any of them.
     """
     held: list[Ragged] = []
     rows = truncated = tokens = 0
@@ -58,23 +58,23 @@ def _laid_out(held: Sequence[Ragged], length: int, shared: int, opening: Sequenc
 
 
 def _parts(ids: np.ndarray, length: int, shared: int) -> Iterator[np.ndarray]:
-    """Yield what a document that is longer than an example is cut into."""
+    """Yield the parts of a document that is longer than an example."""
     for start in range(0, len(ids) - shared, length - shared):
         yield ids[start : start + length]
 
 
 class _Examples:
-    """Examples that are being filled, found by the room that is left in them."""
+    """Examples that are being filled, indexed by their remaining room."""
 
     def __init__(self, length: int) -> None:
         self.parts: list[list[np.ndarray]] = []
         self._length = length
         self._with_room: list[list[int]] = [[] for _ in range(length + 1)]
         self._rooms = 0
-        """Bit n is set where an example has room for exactly n ids."""
+        """Bit n is set if an example has room for exactly n ids."""
 
     def open(self, parts: list[np.ndarray]) -> None:
-        """Begin an example."""
+        """Begin a new example with these parts."""
         self.parts.append(parts)
         self._keep(len(self.parts) - 1, self._length - sum(map(len, parts)))
 

@@ -1,4 +1,4 @@
-"""Text → model inputs on disk: made once, in one process, memory-mapped ever after, no token lost."""
+"""Encodes a split to model inputs on disk, once and in one process; later reads are memory-mapped."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1000
 TOLD = {"string": "a text", "strings": "a list of texts", "label": "a class", "labels": "a list of classes"}
-"""Type of a column → what has to stand in every row of it."""
+"""Column type → the value that every row must have."""
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """Encoded examples of one split, read from disk as they are asked for."""
+    """Encoded examples of one split, read from disk on access."""
 
     def __init__(self, table: datasets.Dataset, source: datasets.Dataset) -> None:
         self.table = table.with_format("numpy")
         self.source = source
         self.first = 0
-        """Index of the first example, where others came before in files of their own."""
+        """Index of the first example, if earlier examples are in other files."""
         column = table.data.column("input_ids")
         self.lengths: np.ndarray = pc.list_value_length(column).to_numpy()
 
@@ -54,7 +54,7 @@ class Examples(Dataset[dict[str, Any]]):
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Position in the data set's split of each example, int64; a long row has several examples."""
+        """Row position of each example in the data set's split, int64; a long row has several examples."""
         return self.table.data.column("row").to_numpy()
 
     @cached_property
@@ -63,7 +63,7 @@ class Examples(Dataset[dict[str, Any]]):
         return ExampleReader(table) if can_read(table) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process is given, which reads the files by itself."""
+        """Return the state without the reader; another process opens the files itself."""
         return {name: value for name, value in vars(self).items() if name != "_reader"}
 
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
@@ -95,19 +95,18 @@ def encode(
     shard_tokens: int = TOKENS,
     reads_all: bool = True,
 ) -> tuple[Examples, dict[str, int]]:
-    """Encode a split into Arrow files next to `path`, or open them when they are there; return their ledger.
+    """Encode a split to Arrow files next to `path`, or open existing ones; return their ledger.
 
-    An encoding that was killed resumes after the last finished file, each of `shard_tokens` or a few more.
-    Files that are not what was written are made again. Their digests are compared if `reads_all`, which one
-    process asks for before others open them, else their sizes.
+    An interrupted encoding resumes after the last finished file, each of `shard_tokens` or a few more tokens.
+    Files that differ from what was written are encoded again. With `reads_all`, which one process requests
+    before others open the files, digests are compared, otherwise only sizes.
 
-    `packed` lays all documents end to end and cuts them into examples of `task.length` tokens, so that
-    nothing is padded (only the last may be shorter), or makes examples of whole documents where the task says
-    `best_fit`; otherwise a packed task is cut into its `windows`.
-    `name` returns what a message calls a row; by default where it was read.
-    The ledger counts rows read, tokens written, tokens the task truncated, and examples.
-    Raises DataError at the first row that lacks a text or a class, or that the task cannot read, and names
-    where it was read; StageError when no example is left.
+    `packed` concatenates all documents and cuts them into examples of `task.length` tokens without padding
+    (only the last may be shorter), or packs whole documents if the task sets `best_fit`. Otherwise the
+    examples of a packed task are its `windows`. `name` returns the name of a row in messages; by default its
+    location. The ledger counts rows read, tokens written, tokens truncated by the task, and examples. Raises
+    DataError, with the location, at the first row without a required text or class or that the task cannot
+    encode; StageError when there are no examples.
     """
     shards = Shards(path, shard_tokens)
     ledger = shards.ledger(reads_all=reads_all)
@@ -139,7 +138,7 @@ def _open(files: Sequence[Path]) -> datasets.Dataset:
 def _checked(
     batches: Iterator[tuple[range, Rows]], task: Task, facts: DataFacts, name: Callable[[int], str]
 ) -> Iterator[tuple[range, Rows]]:
-    """Yield the batches once it is known that their rows hold what they have to."""
+    """Yield the batches after checking that their rows have all required values."""
     for positions, batch in batches:
         for column in task.columns:
             kind, classes = facts.columns.get(column), facts.labels.get(column)
@@ -164,7 +163,7 @@ def _misfit(place: str, column: str, value: Any, what: str) -> DataError:
 
 
 def _fits(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
-    """Tell whether a value is there; a data set may hold null, and -1 for a class that is not known."""
+    """Return whether a value is present; a data set may contain null, and -1 for an unknown class."""
     if kind not in TOLD:
         return True
     each = value if isinstance(value, list) else [value]
@@ -185,7 +184,7 @@ def _encoded(
         try:
             encoded: dict[str, Any] = dict(made(batch, tokenizer, facts))
         except DataError:
-            # Encoding is pure, so that the row at fault is found by encoding each alone.
+            # Encoding is pure, so the invalid row can be found by encoding each row alone.
             for number, position in enumerate(positions):
                 try:
                     made(
@@ -204,9 +203,9 @@ def _encoded(
 def cut(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], pairs: Sequence[Text] | None, length: int
 ) -> dict[str, Any]:
-    """Tokenize texts, or pairs of texts, to at most `length` tokens, longest first; counts what that cuts.
+    """Tokenize texts or pairs to at most `length` tokens, truncating the longest first; count lost tokens.
 
-    Token types tell the two texts of a pair apart, where the tokenizer has them.
+    Token types distinguish the two texts of a pair if the tokenizer has them.
     """
     typed = pairs is not None and "token_type_ids" in tokenizer.model_input_names
     whole = encode_ids(tokenizer, texts, pairs, special_tokens=True, token_types=typed)

@@ -1,4 +1,4 @@
-"""Reads examples from the memory of an Arrow table: numbers and lists of numbers, without a query a batch."""
+"""Reads numbers and lists of numbers directly from an Arrow table, without a query per batch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 import pyarrow as pa
 
 Value = Callable[[int], Any]
-"""Returns the value of a row of a chunk."""
+"""Returns the value at a row of a chunk."""
 
 
 class ExampleReader:
-    """The rows of a table as dictionaries of NumPy values; memory is read where a row lies."""
+    """Returns the rows of a table as dictionaries of NumPy values; reads only the memory of these rows."""
 
     def __init__(self, table: pa.Table) -> None:
-        """`table` has columns that `can_read`."""
+        """`table` must satisfy `can_read`."""
         batches = table.to_batches()
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
         self._batches = [{name: _value(batch[name]) for name in table.column_names} for batch in batches]
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return some rows: integers as int64, floating-point numbers as float32, lists as 1-d arrays."""
+        """Return the rows at these indices: integers as int64, floats as float32, lists as 1-d arrays."""
         found = []
         for index in indices:
             number = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -32,7 +32,7 @@ class ExampleReader:
 
 
 def can_read(table: pa.Table) -> bool:
-    """Tell whether all columns are numbers or lists of numbers, with no value missing."""
+    """Return whether all columns are numbers or lists of numbers, without missing values."""
     return all(
         not column.null_count
         and (

@@ -1,4 +1,4 @@
-"""Opens data sets that lie on disk, and says what they hold."""
+"""Opens data sets on disk, and describes their contents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfpipe.store.store import advice_for_missing, done, read_report
 def open_data(folder: Path) -> datasets.DatasetDict:
     """Open a data set saved by a stage or by `save_to_disk`, memory-mapped, as split → rows.
 
-    Raises DataError when the folder holds none.
+    Raises DataError when the folder contains none.
     """
     try:
         data = datasets.load_from_disk(str(folder))
@@ -27,7 +27,7 @@ def open_data(folder: Path) -> datasets.DatasetDict:
 
 
 def open_split(folder: Path, split: str) -> datasets.Dataset:
-    """Open one split. Raises DataError when it is not there, naming those that are."""
+    """Open one split. Raises DataError, with the existing splits, when it is missing."""
     data = open_data(folder)
     if split not in data:
         raise DataError(f"{folder}: there is no split {split!r}; it has {', '.join(data)}")
@@ -35,7 +35,7 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
 
 
 def facts(folder: Path) -> DataFacts:
-    """Return what a data set holds: from the stage's report, or else from the features."""
+    """Return the facts about a data set: from the stage's report, or else from the features."""
     found = read_report(folder).data if done(folder) else None
     return found if found is not None else facts_of(open_data(folder))
 

@@ -1,9 +1,9 @@
-"""Keeps objects as they were written: as JSON text, which Datasets opens as the same objects.
+"""Stores objects without loss, as JSON text, which Datasets opens as the same objects.
 
-Arrow has one set of keys for all objects of a column, so that each object would have the keys of all others
-as nulls: the arguments of a call would name the parameters of every other tool, and a chat template would
-write them into the prompt. Which nulls were added cannot be told afterwards. So a column that holds objects
-has the feature `datasets.Json`. Datasets itself rounds the last digits of some fractions when it reads such
+Arrow has one set of keys for all objects of a column, so each object would get the keys of all others as
+nulls: the arguments of a tool call would include the parameters of every other tool, and a chat template
+would render them into the prompt. Added nulls cannot be distinguished from original ones. A column of objects
+therefore has the feature `datasets.Json`. Datasets rounds the last digits of some floats when it reads such
 text; `read_rows` does not.
 """
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 JSON = pa.json_()
 LOW, HIGH = -(2**63), 2**64 - 1
-"""Whole numbers that Datasets reads back from JSON."""
+"""Range of integers that Datasets reads from JSON without loss."""
 
 
 def holds_objects(value: Any) -> bool:
-    """Tell whether a value is an object, or a list that holds one at any depth."""
+    """Return whether a value is an object, or a list that contains one at any depth."""
     return isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and any(map(holds_objects, value)))
 
 
 def to_json(value: Any) -> str | None:
     """Return a value as JSON text, None for null.
 
-    Raises TypeError for what JSON has no form for, as bytes; ValueError for what would not come back as it
-    was.
+    Raises TypeError for values that JSON cannot represent, such as bytes, and ValueError for values that
+    would not be restored exactly.
     """
     if value is None:
         return None
     _check(value)
     text = json.dumps(value, ensure_ascii=False)
-    text.encode()  # half a character cannot be stored
+    text.encode()  # a lone surrogate cannot be stored
     return text
 
 
@@ -69,7 +69,7 @@ def _check_number(value: Any) -> None:
 
 
 def keeps_keys(value: Any, kind: pa.DataType) -> bool:
-    """Tell whether every object of a value has exactly the keys of its Arrow type."""
+    """Return whether every object in a value has exactly the keys of its Arrow type."""
     if isinstance(value, Mapping) and pa.types.is_struct(kind):
         names = [field.name for field in kind]
         return value.keys() == {*names} and all(
@@ -81,7 +81,7 @@ def keeps_keys(value: Any, kind: pa.DataType) -> bool:
 
 
 def json_columns(features: Mapping[str, Any]) -> list[str]:
-    """Return the columns that are kept as JSON text."""
+    """Return the columns that are stored as JSON text."""
     return [name for name, feature in features.items() if isinstance(feature, datasets.Json)]
 
 
@@ -91,9 +91,9 @@ def from_json(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 
 def to_dataset(columns: Mapping[str, Sequence[Any]]) -> datasets.Dataset:
-    """Return columns of Python values as a data set, those of objects as JSON text.
+    """Return a data set of columns of Python values, with columns of objects stored as JSON text.
 
-    Raises DataError for an object that would not come back as it was.
+    Raises DataError for an object that would not be restored exactly.
     """
     arrays: dict[str, Any] = {}
     features: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def to_dataset(columns: Mapping[str, Sequence[Any]]) -> datasets.Dataset:
 
 
 def read_rows(rows: datasets.Dataset, positions: range) -> Rows:
-    """Return some rows of a split as columns of Python values, fractions in objects to the last digit."""
+    """Return rows of a split as columns of Python values; floats in objects keep every digit."""
     found: dict[str, Sequence[Any]] = rows[positions.start : positions.stop]
     nested = json_columns(rows.features)
     if nested:

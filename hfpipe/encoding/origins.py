@@ -1,4 +1,4 @@
-"""Where each row of a data set was read, so that an error in any later stage can name file and line."""
+"""Stores where each row of a data set was read, so that errors in later stages name file and line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import datasets
 import pyarrow as pa
 
 FILE = "origins.arrow"
-"""Lies next to the Arrow files of a split, one entry a row, in the order of the rows."""
+"""File next to the Arrow files of a split, with one entry per row, in the order of the rows."""
 ORIGIN, NUMBER = "hfpipe: origin", "hfpipe: number"
-"""Columns of a data set that is still being written; they go to a file of their own at the end."""
+"""Columns of a data set while it is written; they are moved to a separate file at the end."""
 _MADE_OF_TEXT = re.compile(r"[0-9a-f]{32}(-\d+)?")
-"""An id that the source did not give, which says nothing to a reader."""
+"""An id that is not from the source; it is not shown in messages."""
 
 
 def origin_columns(origins: Sequence[str], numbers: Sequence[int]) -> dict[str, pa.Array]:
-    """Return the origins of some rows as columns; an origin is what its number counts, as `a.jsonl, line`."""
+    """Return the origins of rows as columns; an origin is what the number counts, such as `a.jsonl, line`."""
     names = pa.array(origins if len({*origins}) > 1 else origins[:1], pa.string()).dictionary_encode()
     if len(names) < len(origins):  # the usual case: all rows are from one file
         names = pa.DictionaryArray.from_arrays(
@@ -32,19 +32,19 @@ def origin_columns(origins: Sequence[str], numbers: Sequence[int]) -> dict[str, 
 
 
 def without_origins(table: pa.Table) -> pa.Table:
-    """Return the columns that belong to the data set itself."""
+    """Return the table without the columns of origins."""
     return table.drop_columns([ORIGIN, NUMBER])
 
 
 def write_origins(table: pa.Table, folder: Path) -> None:
-    """Write the origins of all rows of a split next to its Arrow files, batch by batch."""
+    """Write the origins of all rows of a split next to its Arrow files, in batches."""
     origins = table.select([ORIGIN, NUMBER]).rename_columns(["origin", "number"])
     with pa.ipc.new_stream(str(folder / FILE), origins.schema) as stream:
         stream.write_table(origins)
 
 
 def read_origins(rows: datasets.Dataset) -> pa.Table | None:
-    """Return the origins of a split, memory-mapped, or None where they are not known."""
+    """Return the origins of a split, memory-mapped, or None if they are unknown."""
     if not rows.cache_files:
         return None
     path = Path(rows.cache_files[0]["filename"]).with_name(FILE)
@@ -52,11 +52,11 @@ def read_origins(rows: datasets.Dataset) -> pa.Table | None:
         return None
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_stream(source).read_all()
-    return table if len(table) == len(rows) else None  # some rows of a split, in another order
+    return table if len(table) == len(rows) else None  # else a subset of a split, or reordered
 
 
 def name_row(rows: datasets.Dataset, position: int) -> str:
-    """Return what a message calls a row: where it was read, and its id where the source gave one."""
+    """Return the name of a row in messages: its location, and its id if the source has ids."""
     origins = read_origins(rows)
     if origins is not None:
         place = f"{origins['origin'][position].as_py()} {origins['number'][position].as_py()}"

@@ -1,4 +1,4 @@
-"""Documents laid end to end and cut into examples of one length, so that nothing is padded."""
+"""Concatenates documents and cuts them into examples of one length, without padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hfpipe.tokenization.ragged import Ragged
 def pack(batches: Iterator[Batch], length: int, shared: int, rest: Sequence[int]) -> Iterator[Batch]:
     """Yield the ids of all documents as examples of `length`; only the last may be shorter.
 
-    Neighbours share `shared` ids. `rest` are those with which the first example begins.
+    Consecutive examples share `shared` ids. `rest` are the ids at the beginning of the first example.
     """
     left = np.array(rest, dtype=np.int32)
     step = length - shared

@@ -1,4 +1,4 @@
-"""Lists of ids → padded tensors."""
+"""Pads lists of ids into tensors."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 
 def forward_passes(batches: Batches) -> list[Batch]:
-    """Return the forward passes of a micro-batch, which is whole or cut into several."""
+    """Return the forward passes of a micro-batch, which is one batch or split into several."""
     return batches if isinstance(batches, list) else [batches]
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes the training batches of a task; a function of the examples only, so that loader workers can."""
+    """Collates the training batches of a task; depends only on the examples, so it can run in workers."""
 
     task: Task
     tokenizer: PreTrainedTokenizerBase
     seed: int
     static: bool = False
-    """Whether batches have one shape: positions of targets in few sizes, no mask where none is needed."""
+    """Whether batches have static shapes: few sizes of target positions, and no mask if none is needed."""
     multiple: int = 1
-    """What the length of a batch is padded to a multiple of."""
+    """The length of a batch is padded to a multiple of this number."""
     cut: bool = False
-    """Whether a batch of uneven lengths is cut into several, each a forward pass of its own."""
+    """Whether a batch of uneven lengths is split into several forward passes."""
 
     def __call__(self, examples: list[dict[str, Any]]) -> Batches:
-        """Return encoded examples as one batch, or as several if they are `cut`."""
+        """Return encoded examples as one batch, or as several with `cut`."""
         if not self.cut:
             batch = self._batch(examples)
             return batch | {"_bounds": bounds_of(batch["_documents"])} if "_documents" in batch else batch
@@ -57,7 +57,7 @@ class Collator:
             batch = pad_length(batch, self.multiple)
         if not self.static:
             return batch
-        # Padding lies behind the tokens, where a causal model does not see it.
+        # Padding follows the tokens, where a causal model does not attend to it.
         causal = self.task.auto_class == "AutoModelForCausalLM"
         if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
             del batch["attention_mask"]
@@ -66,7 +66,7 @@ class Collator:
         return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
 
     def _filled(self, batch: Batch) -> Batch:
-        """Return a batch padded to the task's length, which its longest example may not have."""
+        """Return a batch padded to the task's length, even if its longest example is shorter."""
         rows, longest = batch["input_ids"].shape
         missing = (0, self.task.length - longest)
         fills = {"input_ids": self.tokenizer.pad_token_id or 0, "labels": IGNORED}
@@ -76,13 +76,13 @@ class Collator:
         }
 
     def _tokens(self, example: dict[str, Any]) -> int:
-        """Return how many positions a model computes of an example, in encoder and decoder."""
+        """Return the number of positions of an example in encoder and decoder."""
         decoder = example["labels"] if self.task.auto_class == "AutoModelForSeq2SeqLM" else ()
         return len(example["input_ids"]) + len(decoder)
 
 
 def pad_length(batch: Batch, multiple: int) -> Batch:
-    """Return a batch whose tensors (rows, length) are padded on the right to a multiple of a length."""
+    """Return a batch with its (rows, length) tensors padded on the right to a multiple of `multiple`."""
     short = -batch["input_ids"].shape[1] % multiple
     return {
         name: torch.nn.functional.pad(tensor, (0, short), value=IGNORED if name == "labels" else 0)
@@ -92,15 +92,15 @@ def pad_length(batch: Batch, multiple: int) -> Batch:
 
 def token_mask(batch: Batch) -> torch.Tensor:
     """Return 1 for each token of a batch and 0 for padding, int64 (rows, length)."""
-    if "_documents" in batch:  # which number padding 0
+    if "_documents" in batch:  # documents are numbered from 1, padding is 0
         return (batch["_documents"] > 0).long()
     return batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
 
 
 def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:
-    """Return the sequences as one int64 tensor (rows, longest), filled up with `value` on the right.
+    """Return the sequences as one int64 tensor (rows, longest), padded with `value` on the right.
 
-    On the left, models with absolute positions would see other positions in another batch.
+    With padding on the left, absolute positions would depend on the batch.
     """
     out = np.full((len(sequences), max(1, *map(len, sequences))), value, dtype=np.int64)
     for row, ids in zip(out, sequences, strict=True):
@@ -111,8 +111,8 @@ def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:
 def inputs(sequences: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Return `input_ids` and `attention_mask`, int64 (rows, longest).
 
-    The mask is made from lengths, not from ids: padding may share its id with a token that means something.
-    Models read something or fail, so that what has no token at all is read as one of padding.
+    The mask is computed from lengths, not from ids, because the padding id may also be a real token. Models
+    need at least one token per row, so an empty sequence becomes one padding token with mask 1.
     """
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return {

@@ -1,4 +1,4 @@
-"""Rows of a split from its first to its last, a batch at a time, without mapping its files into memory."""
+"""Reads the rows of a split in order, in batches, without memory-mapping its files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def batches_of(rows: datasets.Dataset, size: int, start: int = 0) -> Iterator[tuple[range, Rows]]:
-    """Yield the positions of `size` rows each, from `start` on, and their columns as Python values.
+    """Yield batches of `size` rows from `start` on: their positions, and their columns as Python values.
 
-    The files of a split are read and not mapped where `rows` is all of it: pages of a mapped file count as
-    memory of the process until something else needs them.
+    If `rows` is a whole split, its files are read rather than memory-mapped, because mapped pages count as
+    memory of the process until they are evicted.
     """
     files = _whole_files(rows)
     tables = _mapped(rows, size, start) if files is None else _read(files, size, start)
     for table in tables:
         positions = range(start, start + len(table))
-        batch = datasets.Dataset(table, rows.info, fingerprint="batch")  # it would hash the table for one
+        batch = datasets.Dataset(table, rows.info, fingerprint="batch")  # avoids hashing the table
         yield positions, read_rows(batch, range(len(table)))
         start = positions.stop
 
 
 def _whole_files(rows: datasets.Dataset) -> Sequence[str] | None:
-    """Return the files that hold exactly the rows of a split in their order, or None where none do.
+    """Return the files that contain exactly the rows of a split, in their order, or None.
 
-    A split whose rows were selected, or that has a column in memory, is another than its files.
+    None if rows were selected or a column was added in memory, so that the split differs from its files.
     """
     table = rows.data
     blocks = table.blocks if isinstance(table, ConcatenationTable) else [[table]]
@@ -43,7 +43,7 @@ def _whole_files(rows: datasets.Dataset) -> Sequence[str] | None:
 
 
 def _is_file(table: Table) -> bool:
-    """Tell whether a table is a whole file as it lies on disk; new metadata change no value."""
+    """Return whether a table is a whole file on disk; changed metadata do not matter."""
     return isinstance(table, MemoryMappedTable) and all(
         name == "replace_schema_metadata" for name, *_ in table.replays or ()
     )
@@ -56,7 +56,7 @@ def _mapped(rows: datasets.Dataset, size: int, start: int) -> Iterator[pa.Table]
 
 
 def _read(files: Sequence[str], size: int, start: int) -> Iterator[pa.Table]:
-    """Yield the rows from `start` on in tables of `size`, whatever the sizes of the record batches are."""
+    """Yield the rows from `start` on in tables of `size` rows, whatever the sizes of the record batches."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in _record_batches(files):

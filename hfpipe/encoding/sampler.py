@@ -1,4 +1,4 @@
-"""Which examples a step sees: a function of seed, epoch and batch size, on any number of processes."""
+"""Selects the examples of each step by seed, epoch and batch size, for any number of processes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader, Sampler
 from hfpipe.errors import StageError
 
 WINDOW = 50
-"""Global batches within which fine-tuning sorts by length, as Transformers' LengthGroupedSampler does."""
+"""Number of global batches that fine-tuning sorts by length, as in Transformers' LengthGroupedSampler."""
 
 MOST_TOKENS = 2048
-"""Tokens a forward pass of fine-tuning on a CPU has at most, unless a single row has more.
+"""Maximum number of tokens per forward pass of fine-tuning on a CPU, unless a single row has more.
 
-More need memory and are not faster, as activations leave the caches.
+Larger passes need more memory and are not faster, as activations exceed the caches.
 """
 PASS = 256
-"""Tokens that take as long as what a forward and backward pass costs however few it has."""
+"""Fixed cost of a forward and backward pass, in tokens of equal duration."""
 
 Key = tuple[int, int]
 """(epoch, index of the example)."""
@@ -28,26 +28,26 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Shares:
-    """How the examples of one optimizer step are shared out; their product is the same on any machine."""
+    """How the examples of one optimizer step are distributed; their product is the same on any machine."""
 
     micro: int
-    """Examples a forward pass in each process."""
+    """Examples per forward pass in each process."""
     accumulation: int
-    """Forward passes a step."""
+    """Forward passes per step."""
     world: int
-    """Processes."""
+    """Number of processes."""
 
     @property
     def total(self) -> int:
-        """Examples a step."""
+        """Examples per step."""
         return self.micro * self.accumulation * self.world
 
 
 def share_out(per_device: int, accumulation: int, world: int) -> Shares:
-    """Split the step of one process, `per_device * accumulation` examples, over `world` processes.
+    """Distribute the step of one process, `per_device * accumulation` examples, over `world` processes.
 
-    Accumulation is what gives way first, so that `per_device` keeps its meaning as long as it can.
-    Raises StageError when the examples cannot be shared out evenly.
+    Accumulation is reduced first, so that `per_device` keeps its value as long as possible.
+    Raises StageError when the examples cannot be distributed evenly.
     """
     total = per_device * accumulation
     if total % world:
@@ -64,8 +64,8 @@ def share_out(per_device: int, accumulation: int, world: int) -> Shares:
 def order(lengths: np.ndarray, total: int, seed: int, epoch: int, *, grouped: bool) -> np.ndarray:
     """Return the examples of every step of an epoch: int64, shape (steps, total).
 
-    Every example occurs; the last step is filled up from the epoch's beginning. `grouped` puts examples
-    of like length into a step, longest first within it.
+    Every example occurs; the last step is filled up from the beginning of the epoch. `grouped` puts examples
+    of similar length into a step, longest first.
     """
     random = np.random.Generator(np.random.Philox(key=(seed, epoch)))
     shuffled = random.permutation(len(lengths))
@@ -80,16 +80,16 @@ def order(lengths: np.ndarray, total: int, seed: int, epoch: int, *, grouped: bo
 
 
 def cut_by_length(lengths: np.ndarray, most: int = MOST_TOKENS, cost: int = PASS) -> list[np.ndarray]:
-    """Return the rows of a batch in groups that are padded to their longest row, int64 each, longest first.
+    """Split the rows of a batch into groups to be padded separately: row indices, int64, longest first.
 
-    `lengths`, int64 (rows,), count the tokens of each row. A group has at most `most` tokens, padding
-    included, unless it is a single row. The sum of all tokens and of `cost` for each group is least.
+    `lengths`, int64 (rows,), are the tokens of each row. A group has at most `most` tokens, including
+    padding, unless it is a single row. The groups minimize the number of tokens plus `cost` per group.
     """
     rows = np.argsort(-lengths, kind="stable")
     longest = lengths[rows].astype(np.int64)
     least, before = np.zeros(len(rows) + 1), np.zeros(len(rows) + 1, dtype=np.int64)
     for end in range(1, len(rows) + 1):
-        tokens = longest[:end] * np.arange(end, 0, -1)  # of a group that begins at each row
+        tokens = longest[:end] * np.arange(end, 0, -1)  # tokens of a group that begins at each row
         fits = tokens <= most
         fits[-1] = True
         total = np.where(fits, least[:end] + tokens + cost, np.inf)
@@ -104,7 +104,7 @@ def cut_by_length(lengths: np.ndarray, most: int = MOST_TOKENS, cost: int = PASS
 
 
 class StepBatches(Sampler[list[Key]]):
-    """The forward passes of one process, epoch by epoch; resuming skips by index and reads nothing."""
+    """The forward passes of one process, epoch by epoch; resuming skips by index without reading data."""
 
     def __init__(self, lengths: np.ndarray, shares: Shares, rank: int, seed: int, *, grouped: bool) -> None:
         self.lengths = lengths
@@ -115,7 +115,7 @@ class StepBatches(Sampler[list[Key]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next; called by Trainer."""
+        """Set the epoch that is iterated next; called by Trainer."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -130,9 +130,9 @@ class StepBatches(Sampler[list[Key]]):
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader that passes the epoch on to its batches, as Trainer expects of one."""
+    """A data loader that passes the epoch on to its batch sampler, as Trainer expects."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next."""
+        """Set the epoch that is iterated next."""
         assert isinstance(self.batch_sampler, StepBatches)
         self.batch_sampler.set_epoch(epoch)

@@ -1,4 +1,4 @@
-"""Shards of an encoded split: Arrow files written one after another, so that a killed encoding resumes."""
+"""Shards of an encoded split: Arrow files written in sequence, so that an interrupted encoding resumes."""
 
 from __future__ import annotations
 
@@ -28,45 +28,45 @@ from hfpipe.tokenization.ragged import Ragged
 log = logging.getLogger(__name__)
 
 TOKENS = 1 << 24
-"""Tokens from which on a shard is closed; 64 MB, some seconds of work on two cores."""
+"""Number of tokens at which a shard is closed; 64 MB, a few seconds of work on two cores."""
 TYPES = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()), "row": pa.int64()}
-"""Column → how it lies on disk; Arrow infers the others from their first batch, empty lists as of numbers."""
+"""Column → its type on disk; other types are inferred from the first batch, with empty lists as numbers."""
 
 
 @dataclass
 class State:
-    """How far an encoding has come at the end of a shard."""
+    """Progress of an encoding at the end of a shard."""
 
     rows: int = 0
     tokens: int = 0
     truncated: int = 0
     examples: int = 0
     rest: list[int] = field(default_factory=list)
-    """Ids that the next packed example begins with."""
+    """Ids at the beginning of the next packed example."""
 
     def ledger(self) -> dict[str, int]:
-        """Return what became of the rows and tokens so far."""
+        """Return the counts of rows and tokens so far."""
         return {name: value for name, value in asdict(self).items() if name != "rest"}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some encoded examples, and the rows they are made of."""
+    """Encoded examples, and the counts of their rows."""
 
     columns: dict[str, Any]
-    """A `Ragged`, or else a list or array with one entry an example; `input_ids` is always there."""
+    """A `Ragged`, list or array with one entry per example; `input_ids` is always present."""
     rows: int
     truncated: int = 0
     rest: Iterable[int] = ()
-    """Ids of these rows that belong to the next examples."""
+    """Ids of these rows that belong to later examples."""
 
 
 class Shards:
     """The files of one split: `NAME-00000.arrow`, `NAME-00001.arrow`, …, and its ledger `NAME.json`.
 
-    A shard counts once the state at its end is there, which is written after it; the last one, which is not
-    full, counts once the ledger is there. Both hold digests, made while the shards are written. The bytes of
-    all shards depend on the batches alone, not on where an encoding was killed.
+    A shard is complete if the state at its end exists, which is written after it; the last shard, which is not
+    full, is complete if the ledger exists. Both contain digests, computed while the shards are written. The
+    bytes of all shards depend only on the batches, not on where an encoding was interrupted.
     """
 
     def __init__(self, path: Path, tokens: int = TOKENS) -> None:
@@ -75,7 +75,7 @@ class Shards:
         self._recorded: dict[str, FileDigest] = {}
 
     def files(self) -> list[Path]:
-        """Return the shards that are there, in order."""
+        """Return the existing shards, in order."""
         return list(takewhile(Path.exists, map(self._file, count())))
 
     def ledger(self, *, reads_all: bool) -> dict[str, int] | None:
@@ -92,16 +92,16 @@ class Shards:
             return None
 
     def resume(self) -> tuple[int, State]:
-        """Return how many shards are finished, and the state at the end of the last one; reads them."""
+        """Return the number of finished shards, and the state at the end of the last one; reads them."""
         number, state = 0, State()
         while (found := self._finished(self._file(number))) is not None:
             number, state = number + 1, found
         return number, state
 
     def write(self, batches: Iterator[Batch], number: int, state: State) -> dict[str, int]:
-        """Write all batches into shards from `number` on; return the ledger.
+        """Write all batches to shards from `number` on; return the ledger.
 
-        `number` and `state` are what `resume` found.
+        `number` and `state` are the results of `resume`.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._ledger_file.unlink(missing_ok=True)
@@ -269,7 +269,7 @@ def _array(column: Any, kind: pa.DataType | None) -> pa.Array:
 
 
 def _told(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column whose lists may all be empty in one batch and not in another."""
+    """Return the type of a column whose lists may all be empty in one batch but not in another."""
     if pa.types.is_list(kind):
         return pa.list_(_told(kind.value_type))
     return pa.int64() if pa.types.is_null(kind) else kind

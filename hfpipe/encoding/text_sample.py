@@ -1,4 +1,4 @@
-"""Reads text columns of a split one text at a time, all of them or an even sample."""
+"""Reads the texts of a split's columns one at a time: all of them or a uniform sample."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ROWS_AT_ONCE = 1000
 
 @dataclass
 class Texts:
-    """The texts of some columns of a split, at most `max_bytes` of them in UTF-8; iterate to read them.
+    """Iterable over the texts of some columns of a split, at most `max_bytes` in UTF-8.
 
-    When there is more, a text is taken whenever what was taken lags behind its share of what was passed:
-    the same rows each time, spread evenly over the split, the last one cut to fit. Each iteration counts
-    again.
+    If there is more text, the sample is deterministic and spread evenly over the split: a text is taken
+    whenever the bytes taken are less than their share of the bytes read so far. The last text is truncated to
+    fit. Each iteration resets the counts.
 
-    Raises DataError when a column is not there or holds no text.
+    Raises DataError when a column is missing or contains no text.
     """
 
     split: datasets.Dataset
@@ -36,9 +36,9 @@ class Texts:
     taken: int = 0
     taken_bytes: int = 0
     passed_over: int = 0
-    """Texts left out because the sample was full."""
+    """Number of texts that were not sampled."""
     missing: int = 0
-    """Rows whose text is null or empty."""
+    """Number of rows whose text is null or empty."""
 
     def __post_init__(self) -> None:
         for column in self.columns:
@@ -51,7 +51,7 @@ class Texts:
                 raise DataError(f"text: column {column!r} does not hold text; name one that does")
 
     def ledger(self) -> dict[str, int]:
-        """Return where the rows of the last iteration went, a row counted once for every column."""
+        """Return the counts of rows in the last iteration; a row is counted once per column."""
         return {
             "rows_in": len(self.split) * len(self.columns),
             "learned_from": self.taken,

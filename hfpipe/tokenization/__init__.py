@@ -1,1 +1,1 @@
-"""How texts become tokens, and tokenizers become files that open as they were saved."""
+"""Training, loading and saving of tokenizers, and encoding of texts."""

@@ -1,4 +1,4 @@
-"""Writes conversations by a chat template, in which control tokens that a user typed stay text."""
+"""Renders conversations with a chat template; control tokens in the messages remain plain text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from hfpipe.tokenization.text import Format, Verbatim
 
 ASSISTANT = "assistant"
 OPENING, CLOSING = "\ufdd2", "\ufdd3"
-"""Enclose the numbers of typed tokens while a template is rendered; Unicode assigns no characters to them."""
+"""Enclose the numbers of typed tokens while a template is rendered; these code points are noncharacters."""
 
 Messages = Sequence[dict[str, Any]]
-"""Mappings with at least `role`, and `content` or calls of tools."""
+"""Mappings with at least `role`, and `content` or tool calls."""
 Tools = Sequence[dict[str, Any]] | None
-"""Definitions of tools that a template may write in front of the messages."""
+"""Definitions of tools, which a template may render before the messages."""
 
 
 class Chat:
-    """Writes one conversation, and prefixes of it, by a tokenizer's chat template.
+    """Renders one conversation, and prefixes of it, with a tokenizer's chat template.
 
-    A template may strip, split and reorder texts. While it is rendered, each control token in a message is
-    replaced by a mark, and then restored as text that is never read as a token. In messages of the assistant,
-    tokens that are not special but known to the template, as `<think>`, keep their meaning.
+    A template may strip, split and reorder texts. During rendering, each control token in a message is
+    replaced by a mark; afterwards it is restored as text that is never encoded as a token. In messages of the
+    assistant, tokens that are not special but used by the template, such as `<think>`, keep their meaning.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Tools = None) -> None:
@@ -46,23 +46,23 @@ class Chat:
         self._tools: list[Any] | None = [self._marked(tool) for tool in tools or ()] or None
 
     def write(self, messages: Messages, *, asking: bool) -> str:
-        """Return messages as the template writes them, with marks; `asking` opens the next answer.
+        """Return the rendered messages, with marks; `asking` adds the generation prompt.
 
-        Raises DataError when the template refuses the messages.
+        Raises DataError when the template rejects the messages.
         """
         marked = [self._marked(dict(message)) for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(
                 marked, tools=self._tools, tokenize=False, add_generation_prompt=asking
             )
-        except Exception as error:  # a template may raise anything
+        except Exception as error:  # a template may raise any exception
             raise DataError(f"the chat template refuses {list(messages)!r:.200}: {error}") from error
         return str(text)
 
     def parts(self, text: str) -> list[str]:
-        """Return what `write` returned, or a part of it, as parts to encode.
+        """Split the output of `write`, or a substring of it, into parts to encode.
 
-        Raises DataError where the template has split a mark, so that the typed token is not known.
+        Raises DataError if the template has split a mark, so that the typed token is unknown.
         """
         found = re.split(f"{self._mark}([0-9]+){self._mark}", text)
         if not self._has_marks and any(OPENING in part for part in found[::2]):

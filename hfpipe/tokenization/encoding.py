@@ -1,7 +1,7 @@
-"""Encodes texts so that a control token typed in one is text: only the format writes control tokens.
+"""Encodes texts; control tokens that occur in a text are encoded as plain text, unlike those of the format.
 
-A user's `<|im_end|>` would otherwise end a turn, and a target `was <s>5</s>` could never be written, since
-decoding drops control tokens.
+Otherwise `<|im_end|>` in a user's text would end a turn, and a target such as `was <s>5</s>` could never be
+generated, since decoding drops control tokens.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from hfpipe.tokenization.spelling import Spelling, known_tokens, spelling
 from hfpipe.tokenization.text import Format, Text, text_parts
 
 CHARACTERS_AT_ONCE = 250_000
-"""Characters of texts that are encoded at once: the tokenizer holds some hundred bytes for each token."""
+"""Maximum number of characters encoded at once; the tokenizer needs about a hundred bytes per token."""
 _CODE = ("__call__", "_encode_plus", "_convert_encoding", "set_truncation_and_padding")
-"""Methods by which a tokenizer class can change what its backend is given or gives back."""
+"""Methods that a tokenizer class may override to change the input or output of its backend."""
 
 
 class TokenIds(NamedTuple):
-    """What texts, or pairs of texts, are encoded to."""
+    """Encoding of texts or pairs of texts."""
 
     input_ids: Ragged
     token_type_ids: Ragged | None
-    """0 and 1 for the two texts of a pair, where they were asked for."""
+    """0 and 1 for the two texts of a pair, if requested."""
 
 
 def encode_texts(
@@ -42,10 +42,10 @@ def encode_texts(
     target: bool = False,
     **options: Any,
 ) -> BatchEncoding:
-    """Return what `tokenizer(texts, pairs, **options)` returns, with control tokens in texts read as text.
+    """Return `tokenizer(texts, pairs, **options)`, but encode control tokens in texts as plain text.
 
-    Those in a `Format` part are encoded as control tokens. `target` encodes in the language of targets.
-    Raises StageError for a text that a tokenizer without a fast backend cannot encode so.
+    In a `Format` part they are encoded as control tokens. `target` encodes in the target language.
+    Raises StageError for a text that a tokenizer without a fast backend cannot encode in this way.
     """
     sides = [side for side in (texts, pairs) if side is not None]
     found = spelling(tokenizer, _joined(sides))
@@ -66,10 +66,10 @@ def encode_ids(
     special_tokens: bool = False,
     token_types: bool = False,
 ) -> TokenIds:
-    """Return the whole texts, or pairs, as arrays of ids: those that `encode_texts` returns as lists.
+    """Return the ids of texts or pairs, without truncation, as arrays; the same ids as `encode_texts`.
 
-    This is the one call for text of which nothing but ids is needed. A tokenizer whose class has no code of
-    its own for encoding is run by its backend alone, without offsets.
+    Use this function when only ids are needed. If the class of a tokenizer overrides no encoding method, only
+    its backend is called, without offsets.
     """
     parts = _encoded_by_backend(tokenizer, texts, pairs, special_tokens)
     if parts is None:
@@ -92,7 +92,7 @@ def encode_ids(
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:
-    """Return the ids of each text as a list, without any special tokens."""
+    """Return the ids of each text as a list, without special tokens."""
     parts = _encoded_by_backend(tokenizer, texts, None, special_tokens=False)
     if parts is None:
         return _encoded_by_class(tokenizer, texts, None, special_tokens=False, token_types=False)["input_ids"]
@@ -120,9 +120,9 @@ def _encoded_by_backend(
     pairs: Sequence[Text] | None,
     special_tokens: bool,
 ) -> Iterator[Sequence[Any]] | None:
-    """Encode by the library Tokenizers, some texts ahead of those that are used.
+    """Encode with the library Tokenizers, prefetching the next texts.
 
-    None for a tokenizer that has code of its own, or no such backend.
+    None for a tokenizer that overrides encoding methods or has no such backend.
     """
     if any(getattr(type(tokenizer), name) is not getattr(PreTrainedTokenizerFast, name) for name in _CODE):
         return None
@@ -145,7 +145,7 @@ def _encoded_by_backend(
 
 
 def _parts_to_encode(sides: list[list[str]]) -> list[slice]:
-    """Return the texts in parts of some characters each, at least one text a part."""
+    """Return slices of the texts with a limited number of characters each, and at least one text."""
     if sum(sum(map(len, side)) for side in sides) <= CHARACTERS_AT_ONCE:
         return [slice(0, len(sides[0]))]
     sizes = np.sum([np.fromiter(map(len, side), np.int64, len(side)) for side in sides], axis=0)
@@ -155,14 +155,14 @@ def _parts_to_encode(sides: list[list[str]]) -> list[slice]:
 
 
 def _set_language(tokenizer: PreTrainedTokenizerBase, found: Spelling, *, target: bool) -> None:
-    """Give a copy the special tokens that the original puts around a text; those may name a language."""
+    """Copy the special tokens that the original adds to a text; they may depend on the language."""
     with _language_of(tokenizer, target=target):
         found.tokenizer._tokenizer.post_processor = _backend(tokenizer).post_processor
 
 
 @contextmanager
 def _language_of(tokenizer: Any, *, target: bool) -> Iterator[None]:
-    """Switch a tokenizer of several languages to that of its sources or targets, and then back to sources."""
+    """Switch a multilingual tokenizer to its source or target language, and finally back to the source."""
     if not hasattr(tokenizer, "_switch_to_input_mode"):
         yield
         return
@@ -183,7 +183,7 @@ def _backend(tokenizer: Any) -> Any:
 def _encode_slowly(
     tokenizer: PreTrainedTokenizerBase, sides: list[list[Sequence[str]]], *, target: bool, **options: Any
 ) -> BatchEncoding:
-    """Encode by a tokenizer written in Python, which splits either all control tokens or none."""
+    """Encode with a tokenizer written in Python, which splits either all control tokens or none."""
     every = (part for side in sides for parts in side for part in parts)
     control = known_tokens(tokenizer).any_control
     found = [part for part in every if control.search(part)]
@@ -202,6 +202,6 @@ def _encode_slowly(
 
 
 def _reads_control(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Tell whether a tokenizer reads a control token in a text even with `split_special_tokens`."""
+    """Return whether a tokenizer encodes a control token in a text even with `split_special_tokens`."""
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return not set(tokenizer.all_special_ids).isdisjoint({*ids} - {tokenizer.unk_token_id})

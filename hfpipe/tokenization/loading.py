@@ -1,4 +1,4 @@
-"""Loads, completes and measures tokenizers: the one way the stages get at them."""
+"""Loads, completes and measures tokenizers; all stages use these functions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TEXTS_AT_ONCE = 256
 
 
 def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder, never touching the network, or by Hub id (`owner/name@revision`).
+    """Load a tokenizer from a folder, without network access, or by Hub id (`owner/name@revision`).
 
-    One without padding pads with its end of text, which is learned all the same: masks are made from lengths.
-    Raises StageError when there is none or it cannot be read.
+    A tokenizer without a padding token pads with its end token, which is still learned, because masks are
+    computed from lengths. Raises StageError when there is no tokenizer or it cannot be read.
     """
     check_tokenizer_files(place)
     name, revision = model_name(place)
@@ -47,16 +47,16 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
 
 
 def tell_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a model that classifies by the last token of a text know what is padding, if it does not."""
+    """Set `pad_token_id` in the config of a model that classifies by the last token, if it is unset."""
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def complete_tokenizer(backend: Backend, style: Style) -> PreTrainedTokenizerFast:
-    """Return a trained tokenizer as Transformers knows it, with the roles of its special tokens.
+    """Wrap a trained backend as a Transformers tokenizer, with the roles of its special tokens.
 
-    It gives token types where the style numbers the second of two texts, as BERT's own does; models that know
-    none ignore them.
+    It returns token types if the style numbers the second of two texts, as in BERT; models without token
+    types ignore them.
     """
     types = ["token_type_ids"] if ":1" in style.pair else []
     return PreTrainedTokenizerFast(
@@ -70,11 +70,11 @@ def complete_tokenizer(backend: Backend, style: Style) -> PreTrainedTokenizerFas
 
 
 def measure(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float]:
-    """Return how a tokenizer cuts texts up, special tokens left aside.
+    """Return statistics of a tokenizer on texts, without special tokens.
 
-    `fertility` is tokens a word (a word being what white space parts), `bytes_per_token` counts UTF-8,
-    `unknown_rate` is the share of tokens that are unknown and `coverage` the share of characters that are
-    not, which only fast tokenizers tell.
+    `fertility` is the number of tokens per word (words are separated by white space), `bytes_per_token`
+    counts UTF-8 bytes, `unknown_rate` is the fraction of unknown tokens, and `coverage` is the fraction of
+    characters that are not unknown, which only fast tokenizers provide.
     """
     counts: Counter[str] = Counter()
     texts = iter(texts)

@@ -1,4 +1,4 @@
-"""Takes the next item of an iterator in another thread while the one before it is used."""
+"""Computes the next item of an iterator in another thread while the current one is used."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items in order, one ahead; what taking one raises comes after the items before it.
+    """Yield the items in order, computing one ahead; an exception is raised after the preceding items.
 
-    It pays where both sides leave Python, as tokenizing texts and reading files do.
+    This is useful if both sides release the GIL, such as tokenizing texts and reading files.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiting = pool.submit(lambda: [*islice(items, 1)])

@@ -1,4 +1,4 @@
-"""Lists of ids of different lengths in two arrays, without a Python object for each id."""
+"""Lists of ids of different lengths, stored in two arrays without a Python object per id."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 
 
 class Ragged(Sequence[np.ndarray]):
-    """Rows of integers, end to end in one array; reads like a list of arrays."""
+    """Rows of integers, concatenated in one array; behaves like a list of arrays."""
 
     def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
-        """Take the integers of all rows, int32 (total,), and where rows begin and end, int64 (rows + 1,)."""
+        """Store the integers of all rows, int32 (total,), and the row boundaries, int64 (rows + 1,)."""
         self.values = values
         self.offsets = offsets
 
     @classmethod
     def from_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> Ragged:
-        """Return rows of these lengths, int64 (rows,), that lie end to end in `values`."""
+        """Return the rows with these lengths, int64 (rows,), that are concatenated in `values`."""
         return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[int] | np.ndarray]) -> Ragged:
-        """Return lists or arrays of integers as one."""
+        """Return a `Ragged` of lists or arrays of integers."""
         arrays = [np.asarray(row, dtype=np.int32) for row in rows]
         lengths = np.array([len(array) for array in arrays], dtype=np.int64)
         return cls.from_lengths(np.concatenate(arrays or [np.empty(0, dtype=np.int32)]), lengths)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Integers of each row, int64 (rows,)."""
+        """Number of integers in each row, int64 (rows,)."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class Ragged(Sequence[np.ndarray]):
         return self.values[self.offsets[place] : self.offsets[place + 1]]
 
     def framed(self, before: Sequence[int], after: Sequence[int]) -> Ragged:
-        """Return the rows with the same integers in front of and behind each."""
+        """Return the rows with the same integers added before and after each."""
         around = len(before) + len(after)
         offsets = self.offsets + around * np.arange(len(self.offsets))
         values = np.empty(len(self.values) + around * len(self), dtype=self.values.dtype)

@@ -1,8 +1,8 @@
-"""Makes AutoTokenizer open a tokenizer as it was saved, whatever the type of the model next to it.
+"""Ensures that AutoTokenizer opens a tokenizer as it was saved, whatever the type of the model next to it.
 
-For some types of model (in Transformers 5.23: `qwen2`, `qwen3_5`, `qwen4_exp` and some more) AutoTokenizer
-builds the tokenizer of their published checkpoints from the saved vocabulary, and ignores the normalizer and
-the pre-tokenizer in `tokenizer.json`.
+For some model types (in Transformers 5.23: `qwen2`, `qwen3_5`, `qwen4_exp` and others) AutoTokenizer builds
+the tokenizer of the published checkpoints with the saved vocabulary, and ignores the normalizer and the
+pre-tokenizer in `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PROBES = (
     "Straße, café, cafe\u0301, naïve, ﬁne, İstanbul, Ελλάδα, Привет, мир!",
     "你好\uff0c世界。 日本語のテキスト 한국어 हिन्दी ภาษาไทย العربية עברית 👩\u200d🚀 🇦🇹",
 )
-"""Real text, numbers, code, white space, accents and other scripts."""
+"""Test texts with numbers, code, white space, accents and other scripts."""
 CODE = "saved_tokenizer.py"
-"""File with the class that a repaired folder names; run only where `trust_remote_code=True` is given."""
+"""File with the class that a repaired folder names; executed only with `trust_remote_code=True`."""
 _CLASS = '''"""The tokenizer as tokenizer.json describes it; used only with trust_remote_code=True."""
 
 from transformers import PreTrainedTokenizerFast
@@ -45,9 +45,9 @@ _SETTINGS = "tokenizer_config.json"
 
 
 def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> None:
-    """Check that AutoTokenizer opens a folder as the tokenizer that was saved there; repair it if not.
+    """Check that AutoTokenizer opens the tokenizer that was saved in a folder; repair the folder if not.
 
-    Raises StageError where it cannot be repaired.
+    Raises StageError if it cannot be repaired.
     """
     wrong = tokenizer_difference(folder, tokenizer, trust_remote_code=trust_remote_code)
     if wrong is None:
@@ -83,7 +83,7 @@ def check_reopens(
 def tokenizer_difference(
     folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False
 ) -> str | None:
-    """Return how the tokenizer that AutoTokenizer opens differs from the saved one; None if it does not."""
+    """Return how the tokenizer opened by AutoTokenizer differs from the saved one; None if it does not."""
     try:
         with silence_libraries():
             opened = AutoTokenizer.from_pretrained(
@@ -95,7 +95,7 @@ def tokenizer_difference(
 
 
 def _differences(opened: Any, saved: Any) -> Iterator[str]:
-    for name in ("src_lang", "tgt_lang"):  # set for a task, and not saved
+    for name in ("src_lang", "tgt_lang"):  # set by the task and not saved
         if hasattr(saved, name):
             setattr(opened, name, getattr(saved, name))
     kind = f"as {type(opened).__name__}"
@@ -110,7 +110,7 @@ def _differences(opened: Any, saved: Any) -> Iterator[str]:
 
 
 def _read(tokenizer: Any, text: str) -> list[Any]:
-    """Return the encodings of a text, alone and in a pair, and the texts that its ids decode to."""
+    """Return the encodings of a text, alone and in a pair, and the decoded texts."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     texts = [tokenizer.decode(ids, skip_special_tokens=skip) for skip in (True, False)]
     pair = tokenizer(text, PROBES[0], verbose=False)
@@ -118,11 +118,12 @@ def _read(tokenizer: Any, text: str) -> list[Any]:
 
 
 def _name_class(folder: Path) -> None:
-    """Name a class in the folder, so that AutoTokenizer does not choose one by the type of the model.
+    """Set a tokenizer class in the folder, so that AutoTokenizer does not select one by the model type.
 
-    Without `trust_remote_code` it then opens the class that `tokenizer_config.json` names. No entry of JSON
-    alone has that effect for every tokenizer: `auto_map` without a file fails with `trust_remote_code=True`.
-    A tokenizer with code of its own keeps it: Transformers 5.23 saves its name in a form that it cannot read.
+    Without `trust_remote_code`, AutoTokenizer then uses the class in `tokenizer_config.json`. JSON entries
+    alone do not have this effect for every tokenizer: `auto_map` without a file fails with
+    `trust_remote_code=True`. The custom code of a tokenizer is kept; Transformers 5.23 saves its name in a
+    format that it cannot read.
     """
     settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     own = settings.get("auto_map", {}).get("AutoTokenizer")

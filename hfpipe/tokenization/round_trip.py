@@ -1,4 +1,4 @@
-"""Whether tokens give back the text that they were made of, which a score per byte of the text needs."""
+"""Checks whether decoding restores the text, which a score per byte of the text requires."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 def lost_bytes(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Return the UTF-8 bytes of each text that its ids do not give back, 0 for one that they do.
+    """Return the number of UTF-8 bytes of each text that decoding does not restore, 0 for a lossless one.
 
     Case, accents, unknown characters or spaces that a tokenizer drops are never predicted. A text that is not
-    given back as it was counts as a whole, as it is not known which bits would restore it.
+    restored exactly counts in full, since the bits needed to restore it are unknown.
     """
     decoded = (
         tokenizer.decode(list(each), skip_special_tokens=False, clean_up_tokenization_spaces=False)

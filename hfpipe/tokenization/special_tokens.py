@@ -1,4 +1,4 @@
-"""The special tokens that families of models expect; free of imports, so that recipes are checked quickly."""
+"""Special tokens of model families; imports nothing heavy, so that recipes are checked quickly."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Style(NamedTuple):
-    """The special tokens of a family of models and where they stand."""
+    """The special tokens of a model family and their positions."""
 
     roles: dict[str, str]
-    """Role as Transformers names it (`pad_token` …) → token, in the order of their ids."""
+    """Role in Transformers (`pad_token` …) → token, in the order of their ids."""
     single: str
-    """Template of a text; empty when nothing is added."""
+    """Template of a single text; empty if no special tokens are added."""
     pair: str
-    """Template of two texts."""
+    """Template of a pair of texts."""
     extra: tuple[str, ...] = ()
     """Special tokens without a role."""
 
@@ -35,11 +35,11 @@ STYLES = {
         "[CLS] $A [SEP]",
         "[CLS] $A [SEP] $B:1 [SEP]:1",
     ),
-    # Padding of its own: where it is the end of text as well, a model easily never learns to end one.
+    # A separate padding token: if it were also the end token, a model may never learn to end a text.
     "gpt": Style(
         {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}, "", ""
     ),
-    # In fairseq's order, whose ids are the defaults of the configs of BART and RoBERTa.
+    # In fairseq's order: these ids are the defaults in the configs of BART and RoBERTa.
     "bart": Style(
         {
             "bos_token": "<s>",

@@ -1,4 +1,4 @@
-"""A copy of a tokenizer whose control tokens have secret names, so that no text can spell one."""
+"""A copy of a tokenizer in which control tokens have secret names, so that no text can contain one."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from hfpipe.tokenization.text import Format, Text, Verbatim, text_parts
 
 _TOKENS = "_hfpipe_tokens"
 _COPY = "_hfpipe_copy"
-"""Attributes under which a tokenizer keeps what takes a second to find out of a large vocabulary."""
+"""Attributes of a tokenizer that cache results, which take a second to compute for a large vocabulary."""
 OPENING, CLOSING = "\ufdd0", "\ufdd1"
-"""Enclose the number that begins a secret name; Unicode assigns no characters to them."""
+"""Enclose the number at the beginning of a secret name; these code points are noncharacters."""
 SENTINEL = "<extra_id_[0-9]+>"
-"""Pattern of the tokens that stand for hidden spans in T5's denoising."""
+"""Pattern of the sentinel tokens, which replace hidden spans in T5's denoising."""
 
 
 @dataclass(frozen=True)
 class KnownTokens:
-    """The tokens of a tokenizer that only a format may write, in the order of their ids."""
+    """The tokens of a tokenizer that only a format may contain, in the order of their ids."""
 
     control: Sequence[str]
-    """The special ones, and the sentinels of denoising: no text holds them."""
+    """Special tokens and the sentinels of denoising; never part of a text."""
     template: Sequence[str]
-    """Those that are not special but which the chat template writes, as `<think>`."""
+    """Tokens that are not special but occur in the chat template, such as `<think>`."""
 
     @cached_property
     def any_control(self) -> re.Pattern[str]:
-        """Finds a control token in a text."""
+        """Matches a control token in a text."""
         return _pattern(self.control)
 
     @cached_property
     def any_template(self) -> re.Pattern[str]:
-        """Finds a token of the template in a text."""
+        """Matches a token of the template in a text."""
         return _pattern(self.template)
 
     @cached_property
     def any_known(self) -> re.Pattern[str]:
-        """Finds either in a text."""
+        """Matches a control token or a token of the template in a text."""
         return _pattern([*self.control, *self.template])
 
 
 def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern for any of some tokens, the longest first; it matches nothing where there are none."""
+    """Return a pattern that matches any of the tokens, the longest first; without tokens it never matches."""
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
@@ -58,7 +58,7 @@ def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:
 def known_tokens(tokenizer: PreTrainedTokenizerBase) -> KnownTokens:
     """Return the control tokens of a tokenizer and those of its chat template.
 
-    They are looked up again when tokens are added, or special tokens or the template change.
+    The result is recomputed when tokens are added, or when special tokens or the template change.
     """
     template = getattr(tokenizer, "chat_template", None)
     key = len(tokenizer), tokenizer.all_special_tokens, template
@@ -80,12 +80,12 @@ def _find_tokens(tokenizer: PreTrainedTokenizerBase, template: Any) -> KnownToke
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> Sequence[str]:
-    """Return the tokens that no text holds: the special ones, and the sentinels of denoising."""
+    """Return the tokens that are never part of a text: special tokens and the sentinels of denoising."""
     return known_tokens(tokenizer).control
 
 
 def unused_mark(opening: str, closing: str, texts: Iterable[str]) -> str:
-    """Return the first numbered mark that stands in none of the texts."""
+    """Return the first numbered mark that occurs in none of the texts."""
     numbers = {
         found
         for text in texts
@@ -98,21 +98,21 @@ def unused_mark(opening: str, closing: str, texts: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Spelling:
-    """A tokenizer with secret names, and how texts are written for it."""
+    """A tokenizer with secret names, and the conversion of texts for it."""
 
     tokenizer: Any
-    """Encodes as the original does, with the same ids; not to be saved."""
+    """Encodes like the original, with the same ids; must not be saved."""
     known: KnownTokens
     names: Mapping[str, str]
     """Every renamed token → its secret name."""
 
     def write(self, texts: Sequence[Text]) -> list[str]:
-        """Return each text in one part, with secret names for the tokens that are meant.
+        """Return each text as one string, with secret names for the tokens that are meant as tokens.
 
-        In a row's own text those are the tokens of the template, in a `Verbatim` one none.
+        In a row's text these are the tokens of the template; in a `Verbatim` text there are none.
         """
         if not self.known.template and {*map(type, texts)} == {str}:
-            return cast("list[str]", list(texts))  # the usual case: nothing is meant
+            return cast("list[str]", list(texts))  # the usual case: no tokens are meant
         return ["".join(map(self._written, text_parts(text))) for text in texts]
 
     def _written(self, part: str) -> str:
@@ -129,8 +129,8 @@ class Spelling:
 def spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelling | None:
     """Return the copy of a tokenizer whose secret names occur in none of the texts.
 
-    A token of a single character keeps its name, as it is also how that character is encoded. None where
-    there is no backend of the library Tokenizers to copy.
+    A single-character token keeps its name, since it also encodes that character. None if there is no backend
+    of the library Tokenizers to copy.
     """
     backend = getattr(tokenizer, "_tokenizer", None)
     if not isinstance(backend, Backend):
@@ -147,10 +147,10 @@ def spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelli
 
 
 def _renamed(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mapping[str, str]) -> Any:
-    """Return a copy of a tokenizer with other names for some tokens; None where it cannot be copied."""
+    """Return a copy of a tokenizer with other names for some tokens; None if it cannot be copied."""
     try:
         state = json.loads(backend.to_str())
-    except Exception:  # Tokenizers raises bare ones; a part written in Python cannot be copied
+    except Exception:  # Tokenizers raises bare Exceptions; Python components cannot be copied
         return None
     state["truncation"] = state["padding"] = None
     for token in state["added_tokens"]:
@@ -167,7 +167,7 @@ def _renamed(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mappin
 
 
 def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Rename entries of a model's vocabulary, and drop the merges that would make one from a text."""
+    """Rename entries of a model's vocabulary, and drop the merges that would produce one from a text."""
     vocab = model["vocab"]
     if isinstance(vocab, list):
         model["vocab"] = [[names.get(token, token), score] for token, score in vocab]

@@ -1,4 +1,4 @@
-"""Texts in parts: those of a row, and those of its format, which may hold control tokens."""
+"""Texts in parts: parts of a row's text, and parts of the format, which may contain control tokens."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 
 
 class Format(str):
-    """Part of a text that a recipe or a chat template writes: control tokens in it are meant."""
+    """Part of a text from a recipe or a chat template, whose control tokens are encoded as tokens."""
 
     __slots__ = ()
 
 
 class Verbatim(str):
-    """Part of a text in which no token is meant, neither a control token nor another that was added."""
+    """Part of a text in which neither control tokens nor other added tokens are encoded as tokens."""
 
     __slots__ = ()
 
 
 Text = str | Sequence[str]
-"""A row's own text, or parts of a text; in a plain `str` control tokens are text."""
+"""A row's text, or parts of a text; control tokens in a plain `str` are encoded as text."""
 
 
 def text_parts(text: Text) -> Sequence[str]:
-    """Return a text as its parts."""
+    """Return the parts of a text."""
     return (text,) if isinstance(text, str) else text
 
 
 def fill_template(template: str, blank: str, text: Text) -> list[str]:
-    """Return a template of the format with a text in place of each `blank`."""
+    """Replace each `blank` in a template of the format with a text; return the parts."""
     parts: list[str] = []
     for number, part in enumerate(template.split(blank)):
         parts += [*(text_parts(text) if number else ()), Format(part)]
@@ -36,7 +36,7 @@ def fill_template(template: str, blank: str, text: Text) -> list[str]:
 
 
 def mark(text: str, pattern: str) -> list[str]:
-    """Return a text whose matches of a pattern are parts of the format, as blanks that a row may hold."""
+    """Split a text so that matches of a pattern, such as blanks in a row, become parts of the format."""
     return [
         Format(part) if number % 2 else part for number, part in enumerate(re.split(f"({pattern})", text))
     ]

@@ -1,8 +1,8 @@
-"""Learns a vocabulary from text, the same from the same text each time.
+"""Learns a vocabulary from text, deterministically.
 
-The trainers of Tokenizers walk hash maps whose order changes from run to run: WordPiece then numbers the
-tokens inside words again each time, and Unigram scores rare characters again. Both are put right here;
-byte-level BPE needs nothing.
+The trainers of Tokenizers iterate over hash maps whose order changes from run to run: WordPiece then numbers
+the tokens inside words differently each time, and Unigram gives rare characters different scores. Both are
+corrected here; byte-level BPE is deterministic.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from hfpipe.errors import StageError, one_line
 from hfpipe.tokenization.special_tokens import Style
 
 LONGEST = 4096
-"""Characters read together: trainers take quadratic time over a text without white space."""
+"""Maximum characters per text: trainers need quadratic time for a text without white space."""
 
 BLANKS = ("[MASK]", "<mask>")
-"""Special tokens that stand for a word, and so swallow the space before it."""
+"""Special tokens that replace a word, and therefore include the space before it."""
 
 
 @dataclass(frozen=True)
 class Learner:
-    """How to learn a vocabulary; the tokens may turn out fewer than `vocab_size`."""
+    """Settings for learning a vocabulary; the result may have fewer tokens than `vocab_size`."""
 
     algorithm: Literal["wordpiece", "bpe", "unigram"]
     style: Style
     extra: Sequence[str]
-    """Tokens behind those of the style that are never split."""
+    """Additional tokens after those of the style, which are never split."""
     vocab_size: int
     min_frequency: int
     lowercase: bool
 
     def learn(self, texts: Iterable[str]) -> Tokenizer:
-        """Learn from texts, which are iterated once by `bpe` and twice by the others.
+        """Learn from texts, which are iterated once by `bpe` and twice by the other algorithms.
 
-        Those learn no more than the `vocab_size / 4` most frequent characters, so that a long tail of them
-        leaves room for words; what is rarer stays unknown.
+        The others learn at most the `vocab_size / 4` most frequent characters, so that a long tail of
+        characters leaves room for words; rarer characters are unknown.
 
-        Raises StageError when the trainer gives up.
+        Raises StageError when the trainer fails.
         """
         trained = self._untrained()
         try:
@@ -77,7 +77,7 @@ class Learner:
         return self.style.roles.get("unk_token")
 
     def _untrained(self) -> Tokenizer:
-        """Return a tokenizer with everything but its vocabulary."""
+        """Return a complete tokenizer except for its vocabulary."""
         if self.algorithm == "wordpiece":
             tokenizer = Tokenizer(models.WordPiece(unk_token=self._unknown))
             tokenizer.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
@@ -100,8 +100,8 @@ class Learner:
         return tokenizer
 
     def _known(self, texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
-        """Return the characters to learn, and the normalized texts with a space for each other one."""
-        # Not the normalizer of the tokenizer in training: that is locked while it reads the texts.
+        """Return the characters to learn, and the normalized texts with others replaced by spaces."""
+        # A separate normalizer: that of the tokenizer in training is locked while it reads the texts.
         normalize = self._untrained().normalizer.normalize_str
         counts: Counter[str] = Counter()
         for text in texts:
@@ -127,8 +127,8 @@ class Learner:
                 initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
                 show_progress=False,
             )
-        # What is a special token here has its number before any hash map is walked, so that ties between
-        # merges, which go by number, are broken alike each time.
+        # Special tokens get their ids before any hash map is iterated, so that ties between merges, which are
+        # broken by id, are deterministic.
         inside = [f"##{character}" for character in alphabet if _joins(tokenizer, character)]
         return trainers.WordPieceTrainer(
             vocab_size=self.vocab_size,
@@ -138,7 +138,7 @@ class Learner:
         )
 
     def _model(self, trained: Tokenizer) -> Any:
-        """Return the trained model in an order and with scores that do not depend on a hash map."""
+        """Return the trained model with an order and scores that do not depend on a hash map."""
         if self.algorithm == "bpe":
             return trained.model
         if self.algorithm == "wordpiece":
@@ -151,7 +151,7 @@ class Learner:
         return models.Unigram(vocab, unk_id=specials.index(self._unknown or specials[0]))
 
     def _frame(self, tokenizer: Tokenizer) -> Any:
-        """Return the post-processor: special tokens round a text, and byte-level offsets without spaces."""
+        """Return the post-processor: adds special tokens, and trims spaces from byte-level offsets."""
         steps: list[Any] = [processors.ByteLevel(trim_offsets=True)] if self.algorithm == "bpe" else []
         if self.style.single:
             used = [(token, tokenizer.token_to_id(token)) for token in self.style.tokens]
@@ -164,7 +164,7 @@ class Learner:
 
 
 def entries(tokens: Iterable[str]) -> list[AddedToken]:
-    """Return tokens that are found in every text, and that decoding keeps, unlike control tokens."""
+    """Return added tokens that are matched in any text and, unlike control tokens, kept in decoding."""
     return [AddedToken(token, special=False, normalized=False) for token in tokens]
 
 
@@ -173,13 +173,13 @@ def _special(token: str) -> AddedToken:
 
 
 def _joins(tokenizer: Tokenizer, character: str) -> bool:
-    """Say whether a character can stand inside a word."""
+    """Return whether a character can occur inside a word."""
     word = tokenizer.normalizer.normalize_str(f"a{character}a")
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(word)) == 1
 
 
 def _short(texts: Iterable[str]) -> Iterator[str]:
-    """Cut long texts, at a space where there is one."""
+    """Split long texts, at a space if there is one."""
     for text in texts:
         start = 0
         while len(text) - start > LONGEST:
@@ -191,11 +191,11 @@ def _short(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _steady(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Return tokens of a Unigram model by score, with scores that are the same each time.
+    """Return the tokens of a Unigram model sorted by score, with deterministic scores.
 
-    Characters that the pruning lost get the lowest score plus 0.0001 for each one before them in a hash map:
-    all characters that low get the lowest score. Sums over the map in another order differ in the last
-    digits: four decimals are kept.
+    Characters lost in pruning get the lowest score plus 0.0001 for each one before them in a hash map; here
+    all of them get the lowest score. Sums over the map in another order differ in the last digits, so scores
+    are rounded to four decimals.
     """
     lowest = min((score for _, score in pieces), default=0.0)
     reach = lowest + 0.0001 * sum(len(piece) == 1 for piece, _ in pieces)
