@@ -231,8 +231,8 @@ def fills_blocks(frame: pd.DataFrame) -> Iterator[Block]:
 def _filled(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     first = []
-    for place, (fill, score) in enumerate(zip(row["fills"], row["fill_scores"], strict=True), start=1):
-        first += [Span(f"{fill} ({score:.3f})", "right" if row["rank"] == place else ""), Span("  ")]
+    for rank, (fill, score) in enumerate(zip(row["fills"], row["fill_scores"], strict=True), start=1):
+        first += [Span(f"{fill} ({score:.3f})", "right" if row["rank"] == rank else ""), Span("  ")]
     place = f"place {row['rank']}" if row["rank"] else "not found"
     return Example(
         inputs_of(frame, row),
