@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from hfpipe import number_format
 from hfpipe.evaluation.power import smallest_difference
 from hfpipe.evaluation.row_groups import group_rows
+from hfpipe.metrics.intervals import bootstrap_interval
 from hfpipe.metrics.metric import Metric
 from hfpipe.metrics.paired_tests import mcnemar_test
 from hfpipe.metrics.resampling import Sample, coins, poisson, rows_alone
@@ -178,6 +179,16 @@ def test_batches_and_processes_do_not_change_what_is_compared() -> None:
         assert found.difference_low == pytest.approx(other[name].difference_low)
     assert one["accuracy"].test == "mcnemar-midp"
     assert one["loss"].test == "randomization-midp"
+
+
+def test_rounding_does_not_decide_which_resamples_are_below_the_score() -> None:
+    rng = np.random.default_rng(4)
+    values = np.round(rng.normal(0.8, 0.05, 401), 1)
+    values[0] = 0.8
+    blocks = np.full(30, 0.8) + np.linspace(-0.01, 0.012, 30)
+    exact = bootstrap_interval(values, blocks, 30, 0.95)
+    rounded = values + np.where(rng.random(401) < 0.5, 1e-15, -1e-15)
+    assert bootstrap_interval(rounded, blocks, 30, 0.95) == pytest.approx(exact, abs=1e-12)
 
 
 def test_mcnemars_test_is_the_binomial_one_less_half_of_its_last_step() -> None:
