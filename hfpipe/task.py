@@ -153,11 +153,8 @@ class Task(Settings, ABC):
         for column in self.columns:
             kind = facts.columns.get(column)
             if kind is None:
-                there = ", ".join(sorted(facts.columns))
-                yield Problem(
-                    f"the data set has no column {column!r}; it has {there}; "
-                    "rename one in its stage by 'columns', or name it in the task"
-                )
+                there = f"it has {', '.join(sorted(facts.columns))}; rename one by 'columns' in its stage"
+                yield Problem(f"the data set has no column {column!r}; {there}")
             elif column in self.texts and kind != "string":
                 yield Problem(f"column {column!r} holds {kind} values, no texts; name a column of texts")
 

@@ -58,7 +58,7 @@ def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Tas
                 "type": "string",
                 "description": "Names the folder of the run; by default the file's name.",
             },
-            "seed": {"type": "integer", "minimum": 0, "description": "Where all that is random starts from."},
+            "seed": {"type": "integer", "minimum": 0, "description": "Seed of everything that is random."},
             "stages": {
                 "type": "object",
                 "description": "Name of a stage → its settings, in the order in which they run.",

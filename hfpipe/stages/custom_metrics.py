@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class Named(Settings):
-    """One metric of `evaluate`: a bare place, or a mapping with more."""
+    """One metric of `evaluate`: a reference, or a mapping with more."""
 
     place: MetricPlace
     """`./file.py`, a folder that holds a file of its name, `package:…`, or a Hub id."""
     name: str | None = None
-    """What its scores begin with, as in `rouge/rouge1`; by default the last part of the place."""
+    """What its scores begin with, as in `rouge/rouge1`; by default the last part of `place`."""
     inputs: dict[str, str] = {}
     """Its inputs → columns of predictions or data; `prediction` and `reference` where nothing is given."""
     arguments: dict[str, Any] = {}
-    """What it is given beside, as `{average: macro}`."""
+    """Further arguments of the metric, as `{average: macro}`."""
     higher_is_better: bool = True
     """Which way an improvement goes."""
 

@@ -63,7 +63,7 @@ class Source(FileSettings):
     python: Code | None = None
     """`file.py:function`: a function that yields rows as mappings."""
     reads: list[Place] = []
-    """With `python`: places handed to the function as paths, one argument each; a change in them reruns."""
+    """With `python`: references to files, each given to the function as a path; part of the stage's key."""
     stage: StageSource | None = None
     """Name of a data set stage above, to clean or split it further."""
 
@@ -93,14 +93,14 @@ class Source(FileSettings):
 
 
 class Dataset(Stage):
-    """Loads rows, maps columns, cleans, removes duplicates and splits; the ledger must balance."""
+    """Loads rows, maps columns, cleans, removes duplicates and splits; every lost row is counted."""
 
     version: ClassVar[int] = 3
     kind: Literal["dataset"] = "dataset"
     source: Source
     """Where the rows come from."""
     columns: dict[str, str] = {}
-    """Column wanted → column of the source; when empty, all columns are kept under their own names."""
+    """Name of a column in hfpipe → its name in the source; if empty, all columns keep their names."""
     text: list[str] = []
     """Columns of text, which cleaning changes and duplicates are compared by.
 
@@ -124,7 +124,7 @@ class Dataset(Stage):
     split: dict[Split, Annotated[float, Field(gt=0, lt=1)]] = {}
     """Split → share of the rows, by a hash of the text; what is left is `train`.
 
-    Splits that the source gives stay as they are; only those it lacks are carved, out of its `train`.
+    Splits of the source stay as they are; only missing ones are taken out of its `train`.
     """
     limit: int | None = Field(default=None, ge=1)
     """Take an even sample of this many rows of the source, of each split where it has some, for a quick look.

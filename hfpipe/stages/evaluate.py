@@ -54,25 +54,25 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Stage):
-    """Measures a model on one split, beside trivial baselines and other models."""
+    """Evaluates a model on one split, together with simple baselines and other models."""
 
     version: ClassVar[int] = 5
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     model: ModelPlace
-    """The model to measure."""
+    """The model to evaluate."""
     data: DataPlace
     """Data set that has the split."""
     split: str = "test"
-    """Split to measure on."""
+    """Split to evaluate on."""
     task: SerializeAsAny[Task] | None = None
     """What the model does; by default what its stage trained it for."""
     labels: dict[str, str] = {}
     """Class of the model → its name in the data, as `{LABEL_0: neg, LABEL_1: pos}`, where the two differ."""
     baselines: list[BaselinePlace] = []
-    """Trivial ones by name (`majority`, `tfidf`), any other model by its place."""
+    """Simple ones by name (`majority`, `tfidf`), any other model by reference."""
     metrics: list[Named] = []
-    """Metrics of `evaluate` to compute beside those of the task, by path or Hub id."""
+    """Metrics of `evaluate` to compute in addition to those of the task, by path or Hub id."""
     require: dict[str, Bound] = {}
     """Metric → bounds; the stage fails when a score misses them."""
     cluster: ClusterSetting = None
@@ -83,7 +83,7 @@ class Evaluate(Stage):
     leakage: LeakageSetting = "warn"
     """Whether rows that are in the model's training data are noted or an error; `false` looks for none."""
     batch_size: int = Field(default=64, ge=1, json_schema_extra={"changes_result": False})
-    """Examples a forward pass on each device; changes speed and memory, not scores."""
+    """Examples per forward pass on each device; changes speed and memory, not scores."""
     resamples: int = Field(default=1000, ge=100, le=1_000_000)
     """Bootstrap resamples behind each interval."""
     trust_remote_code: bool = False

@@ -31,13 +31,13 @@ class Tokenizer(Stage):
     version: ClassVar[int] = 2
     kind: Literal["tokenizer"] = "tokenizer"
     data: DataPlace
-    """Data set whose train split is learned from; validation text is what the report measures."""
+    """Data set whose train split the tokenizer is trained on; the report measures its validation split."""
     text: list[str] = ["text"]
     """Columns to read."""
     algorithm: Literal["wordpiece", "bpe", "unigram"] | None = None
     """How tokens are learned; `bpe` works on bytes and knows every text."""
     tokenizer: TokenizerPlace | None = None
-    """An existing tokenizer to take instead of training one."""
+    """An existing tokenizer to use instead of training one."""
     style: Literal["bert", "bart", "gpt", "t5"] | None = None
     """Special tokens: `bert` ([CLS] … [SEP], [MASK]) for encoders, `gpt` (<|endoftext|>) for decoders.
 
@@ -47,7 +47,7 @@ class Tokenizer(Stage):
     vocab_size: int = Field(default=8192, ge=16, le=10_000_000)
     """Pieces, special tokens included."""
     min_frequency: int = Field(default=2, ge=1)
-    """How often a pair must occur to be merged."""
+    """Minimum number of occurrences of a pair that is merged."""
     lowercase: bool | None = None
     """Fold case; by default only WordPiece does, as BERT's uncased models."""
     special_tokens: list[str] = []
@@ -57,7 +57,7 @@ class Tokenizer(Stage):
     a text holds them.
     """
     max_bytes: int = Field(default=200_000_000, ge=1000)
-    """Bytes of text to learn from; more is sampled, the same rows each time."""
+    """Maximum bytes of text to train on; of more text, a fixed sample of rows is used."""
 
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path

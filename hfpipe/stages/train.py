@@ -31,11 +31,11 @@ class EarlyStopping(Settings):
     patience: int = Field(default=3, ge=1)
     """Evaluations without improvement before training stops."""
     threshold: float = Field(default=0.0, ge=0)
-    """How much counts as an improvement."""
+    """Smallest change that counts as an improvement."""
 
 
 class Adapter(Settings):
-    """Trains small matrices beside frozen weights; the names are those of PEFT's LoraConfig."""
+    """Trains small matrices in addition to frozen weights; the names are those of PEFT's LoraConfig."""
 
     type: Literal["lora"]
     """Which kind of adapter: low-rank matrices (Hu et al., 2021)."""
@@ -76,13 +76,13 @@ class _Train(Stage):
     data: DataPlace
     """Data set with a train split; a validation split is evaluated where there is one."""
     model: ModelPlace | dict[str, Any]
-    """A place to go on from, or a mapping (`type` and config entries) for a model from scratch.
+    """A reference to a model to start from, or a mapping (`type` and config entries) for one from scratch.
 
-    A model that `pretrain` makes from scratch has no dropout but what the mapping sets, as
+    A model that `pretrain` creates from scratch has no dropout unless the mapping sets it, as
     `hidden_dropout_prob: 0.1`.
     """
     tokenizer: TokenizerPlace | None = None
-    """Tokenizer; by default the one that lies with the model."""
+    """Tokenizer; by default the one in the folder of the model."""
     training: dict[str, Any] = {}
     """Transformers' TrainingArguments by name, and `budget`, `bf16: auto`, `compile: auto`."""
     adapter: Adapter | None = None
@@ -310,13 +310,13 @@ def _summary(found: dict[str, Any]) -> str:
 
 
 class Pretrain(_Train):
-    """Trains on raw text: admits the pretraining tasks."""
+    """Trains on raw text; accepts the pretraining tasks."""
 
     dropout: ClassVar[bool] = False
     kind: Literal["pretrain"] = "pretrain"
 
 
 class Finetune(_Train):
-    """Trains for a use: admits every task."""
+    """Trains a model for a task; accepts every task."""
 
     kind: Literal["finetune"] = "finetune"
