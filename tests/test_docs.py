@@ -19,10 +19,10 @@ from typing import Any
 
 import openpyxl
 import pytest
-import small
 import yaml
 
 import hfpipe
+from hfpipe import RecipeError
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.encoding.io import open_split
 
@@ -184,6 +184,10 @@ def test_the_recipe_says_how_to_run_it(recipe: Path) -> None:
     assert f"hfpipe run {recipe.relative_to(ROOT).as_posix()}" in header[0]
 
 
+def recipes() -> list[str]:
+    return [block for block in blocks("yaml") if re.search(r"^stages:$", block, re.MULTILINE)]
+
+
 def explained(folder: Path, change: Callable[[str], str] = str) -> hfpipe.Recipe:
     """Return the recipe that the README explains, with a change to its text."""
     shutil.copytree(ROOT / "recipes" / "sources", folder / "sources")
@@ -196,30 +200,10 @@ def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
     assert list(explained(tmp_path).stages) == ["wiki", "words", "pretrain", "topics", "score"]
 
 
-def recipes() -> list[str]:
-    return [block for block in blocks("yaml") if re.search(r"^stages:$", block, re.MULTILINE)]
-
-
 def test_every_block_of_yaml_is_a_recipe_or_has_a_test_of_its_own() -> None:
     others = {page for page in MANUAL for block in blocks("yaml", page) if block not in recipes()}
     tested = ["docs/data.md", "docs/evaluation.md", "docs/tasks.md", "docs/training.md", "docs/user-tasks.md"]
     assert sorted(others) == tested
-
-
-def test_settings_of_a_training_in_the_manual_are_right(tmp_path: Path) -> None:
-    found = [block for block in blocks("yaml", "docs/training.md") if block not in recipes()]
-    assert len(found) == 3
-    for block in found:
-        content = small.recipe()
-        stage = content["stages"]["topics"]
-        settings = yaml.safe_load(block)
-        stage |= settings | {"training": stage["training"] | settings.get("training", {})}
-        file = small.write(tmp_path, content)
-        if "tensorboard" in block and find_spec("tensorboard") is None:
-            with pytest.raises(hfpipe.RecipeError, match="pip install tensorboard"):
-                hfpipe.load(file)
-        else:
-            assert hfpipe.load(file).stages["topics"]
 
 
 @pytest.mark.parametrize("number", range(len(recipes())))
@@ -256,23 +240,36 @@ def test_the_task_that_the_manual_adds_is_taken(tmp_path: Path) -> None:
     assert recipe.stages["topics"].task.words == 10
 
 
-@pytest.mark.parametrize("number", range(len(blocks("yaml", "docs/evaluation.md"))))
-def test_what_the_manual_writes_into_an_evaluate_stage_is_taken(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PARTS = [
+    (stage, block)
+    for page, stage in (("docs/training.md", "topics"), ("docs/evaluation.md", "score"))
+    for block in blocks("yaml", page)
+    if block not in recipes()
+]
+"""Stage of the README's recipe, and what a page writes into such a stage."""
+
+
+@pytest.mark.parametrize(("stage", "block"), PARTS)
+def test_what_the_manual_writes_into_a_stage_is_taken(
+    stage: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")  # a metric is on the Hub
-    given = yaml.safe_load(blocks("yaml", "docs/evaluation.md")[number])
+    given = yaml.safe_load(block)
     for name in ("shares", "wer"):
         (tmp_path / f"{name}.py").write_text("", encoding="utf-8")
 
     def change(text: str) -> str:
         recipe = yaml.safe_load(text)
-        recipe["stages"]["score"] |= {**given, "trust_remote_code": True}
+        recipe["stages"][stage] |= {**given, "trust_remote_code": True}
         return yaml.safe_dump(recipe, sort_keys=False)
 
-    score = explained(tmp_path, change).stages["score"]
-    for key, value in given.items():
-        assert len(getattr(score, key)) == len(value), key
+    if "tensorboard" in block and find_spec("tensorboard") is None:
+        with pytest.raises(RecipeError, match="the tracker 'tensorboard' needs tensorboard") as caught:
+            explained(tmp_path, change)
+        assert len(caught.value.problems) == 1
+        return
+    taken = explained(tmp_path, change).stages[stage]
+    assert given.keys() <= taken.model_fields_set
 
 
 def test_the_mappings_of_labels_that_the_manual_shows_are_taken() -> None:
