@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import lru_cache
-from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import pytest
 import yaml
 
 import hfpipe
-from hfpipe import RecipeError
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.encoding.io import open_split
 
@@ -202,8 +200,7 @@ def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
 
 def test_every_block_of_yaml_is_a_recipe_or_has_a_test_of_its_own() -> None:
     others = {page for page in MANUAL for block in blocks("yaml", page) if block not in recipes()}
-    tested = ["docs/data.md", "docs/evaluation.md", "docs/tasks.md", "docs/training.md", "docs/user-tasks.md"]
-    assert sorted(others) == tested
+    assert others <= {f"docs/{name}.md" for name in ("data", "evaluation", "tasks", "training", "user-tasks")}
 
 
 @pytest.mark.parametrize("number", range(len(recipes())))
@@ -263,11 +260,6 @@ def test_what_the_manual_writes_into_a_stage_is_taken(
         recipe["stages"][stage] |= {**given, "trust_remote_code": True}
         return yaml.safe_dump(recipe, sort_keys=False)
 
-    if "tensorboard" in block and find_spec("tensorboard") is None:
-        with pytest.raises(RecipeError, match="the tracker 'tensorboard' needs tensorboard") as caught:
-            explained(tmp_path, change)
-        assert len(caught.value.problems) == 1
-        return
     taken = explained(tmp_path, change).stages[stage]
     assert given.keys() <= taken.model_fields_set
 
