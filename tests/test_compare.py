@@ -19,7 +19,7 @@ from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.metrics.paired import holm
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
-from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
 from hfpipe.store.store import StageFile, StageIdentity, Store
 from hfpipe.task import Task
 from hfpipe.tasks.text_classification import TextClassification
@@ -65,6 +65,7 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
         tally = Tally(task.metrics(facts), 200, 5)
         tally.add(np.arange(len(rows)), columns)
         known = {"task": task.model_dump(mode="json"), "data": facts.model_dump(mode="json")}
+        known |= {"cluster": {"column": "text", "groups": 0}} if CLUSTER in said else {}
         store.finish(folder, Report(kind="evaluate", summary="", scores=tally.scores(), facts=known))
         return str(tmp_path / name)
 
@@ -113,6 +114,17 @@ def test_more_comparisons_make_each_less_sure(evaluated: Callable[..., str]) -> 
     both = hfpipe.compare(evaluated("good"), *close.values()).scores[0]
     assert [c.p_value for c in both.comparisons] == pytest.approx([min(1, 2 * alone)] * 2)
     assert "|p:holm-2" in both.signature
+
+
+def test_rows_that_one_evaluation_drew_in_groups_are_compared_in_groups(
+    evaluated: Callable[..., str],
+) -> None:
+    groups = np.arange(300) // 60
+    alone = hfpipe.compare(evaluated("good"), evaluated("fair")).scores[0]
+    grouped = hfpipe.compare(evaluated("same"), evaluated("twin", **{CLUSTER: groups}))
+    assert alone.comparisons[0].test == "mcnemar-midp"
+    assert grouped.scores[0].comparisons[0].test == "randomization-midp"
+    assert "|cluster:text|groups:5|" in grouped.scores[0].signature
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

@@ -54,6 +54,7 @@ def edited(text: str) -> str:
     return " ".join(words)
 
 
+@pytest.mark.slow
 def test_planted_overlaps_are_all_found(texts: list[str]) -> None:
     held_out, rest = texts[:200], texts[200:]
     for change, kinds in (
@@ -78,6 +79,7 @@ def test_a_long_text_with_words_changed_here_and_there_is_nearly_the_same() -> N
     assert found([" ".join(words)], [" ".join(copy)]) == [""]
 
 
+@pytest.mark.slow
 def test_texts_that_have_nothing_in_common_raise_few_false_alarms(texts: list[str]) -> None:
     alarms = [kind for kind in found(texts[:400], texts[400:]) if kind]
     assert len(alarms) <= 4

@@ -85,7 +85,7 @@ class Evaluate(Stage):
     batch_size: int = Field(default=64, ge=1, json_schema_extra={"changes_result": False})
     """Examples per forward pass on each device; changes speed and memory, not scores."""
     resamples: int = Field(default=1000, ge=100, le=1_000_000)
-    """Bootstrap resamples behind each interval."""
+    """Bootstrap resamples behind an interval, and tosses behind a randomization test."""
     trust_remote_code: bool = False
     """Run the code that comes with a model or a metric from the Hub."""
 
