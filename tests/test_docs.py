@@ -421,3 +421,13 @@ def test_contributing_names_every_folder_of_the_package() -> None:
     assert named == {path.parent.name for path in (ROOT / "hfpipe").glob("*/__init__.py")}
     files = {name for row in rows for name in re.findall(r"`(\w+\.py)`", row)}
     assert all((ROOT / "hfpipe" / name).is_file() for name in files)
+
+
+FOREIGN = r"mend|mends|mended|whoever|thereof|hereby|anew|from nothing|of whom|says for whom|beside|one's own"
+"""Words that the documentation of PyTorch or scikit-learn does not use."""
+
+
+@pytest.mark.parametrize("page", [*MANUAL, ".github/CONTRIBUTING.md", "recipes/README.md"])
+def test_the_manual_is_in_plain_english(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert re.findall(rf"\b(?:{FOREIGN})\b", text, re.IGNORECASE) == []
