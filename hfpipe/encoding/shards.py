@@ -65,8 +65,8 @@ class Shards:
     """The files of one split: `NAME-00000.arrow`, `NAME-00001.arrow`, …, and its ledger `NAME.json`.
 
     A shard is complete if the state at its end exists, which is written after it; the last shard, which is
-    not full, is complete if the ledger exists. Both contain digests, computed while the shards are written. The
-    bytes of all shards depend only on the batches, not on where an encoding was interrupted.
+    not full, is complete if the ledger exists. Both contain digests, computed while the shards are written.
+    The bytes of all shards depend only on the batches, not on where an encoding was interrupted.
     """
 
     def __init__(self, path: Path, tokens: int = TOKENS) -> None:
