@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import lru_cache
+from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 import yaml
 
 import hfpipe
+from hfpipe import RecipeError
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.encoding.io import open_split
 
@@ -260,6 +262,11 @@ def test_what_the_manual_writes_into_a_stage_is_taken(
         recipe["stages"][stage] |= {**given, "trust_remote_code": True}
         return yaml.safe_dump(recipe, sort_keys=False)
 
+    if "tensorboard" in block and find_spec("tensorboard") is None:
+        with pytest.raises(RecipeError, match="the tracker 'tensorboard' needs tensorboard") as caught:
+            explained(tmp_path, change)
+        assert len(caught.value.problems) == 1
+        return
     taken = explained(tmp_path, change).stages[stage]
     assert given.keys() <= taken.model_fields_set
 

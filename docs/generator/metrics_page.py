@@ -14,8 +14,8 @@ BASES = Path(hfpipe.metrics.path("accuracy")).parents[1] / "module.py"
 INTRODUCTION = (
     "Every metric is a module of `evaluate`: `evaluate.load(hfpipe.metrics.path(NAME))`. An evaluate stage "
     "computes those of its task, each with a 95 % interval "
-    "([Evaluation](../evaluation.md#intervals-and-tests)). Where a metric is that of another library, the tests "
-    "compare it with that library."
+    "([Evaluation](../evaluation.md#intervals-and-tests)). Where a metric is that of another library, the "
+    "tests compare it with that library."
 )
 
 
