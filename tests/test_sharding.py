@@ -83,6 +83,7 @@ def outcome(run: Run) -> dict[str, Any]:
     return {
         "losses": [step["loss"] for step in small.history(report.model_dump())],
         "gradient norms": [step["grad_norm"] for step in small.history(report.model_dump())],
+        "train_loss": [small.train_loss(report.model_dump())],
         **{f"validation {name}": [value] for name, value in validation.items() if name != "runtime"},
         **{score.metric: [score.value] for score in run.reports["score"].scores},
     }
