@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import numpy as np
 import pytest
@@ -22,7 +24,10 @@ from hfpipe.metrics.tally import Tally, compare_tallies
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import Comparison, DataFacts, Score
 from hfpipe.stages.clusters import cluster_column
+from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.power_notes import power_notes
 from hfpipe.stages.scores import Bound, doubtful_bounds, unmet_bounds, with_comparisons
+from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.text_classification import TextClassification
 
@@ -280,3 +285,35 @@ def test_more_rows_show_smaller_differences() -> None:
     assert found[0] is None
     assert found[1:] == sorted(found[1:], reverse=True)
     assert found[2] == pytest.approx(0.087, abs=0.003)
+
+
+def planned(rows: int, **settings: Any) -> list[str]:
+    """Return what a plan says of an evaluation of a classifier on so many rows."""
+    stage = Evaluate.model_validate(
+        {"model": "./model", "data": "./data", "baselines": ["tfidf"], **settings}
+    )
+    columns = {"text": "string", "label": "label", "document_id": "string"}
+    facts = DataFacts(columns=columns, splits={"test": rows}, labels={"label": TOPICS})
+    return list(power_notes(stage, TextClassification(), facts))
+
+
+def test_a_plan_says_what_the_rows_can_show_and_warns_of_a_bound_that_asks_for_more() -> None:
+    first, grouped = planned(200)
+    assert first.startswith("200 rows show a difference in accuracy from 0.088 on (power 80 %, p < 0.05")
+    assert grouped.startswith("rows of one document_id are resampled together")
+    beats = {"beats": "tfidf", "by": 0.02}
+    [*_, warning] = planned(200, cluster=False, require={"accuracy": beats})
+    assert warning == "warning: require: accuracy: by 0.02 is less than the 0.088 that 200 rows can show"
+    assert len(planned(200, cluster=False, require={"accuracy": beats | {"by": 0.1}})) == 1
+    [*_, warning] = planned(20, cluster=False, require={"accuracy": {"min": 0.99}})
+    assert "with all of them right the interval begins at 0.861" in warning
+    assert len(planned(20, cluster=False, require={"accuracy": {"min": 0.8}})) == 1
+    assert planned(3) == ["warning: 3 rows are too few to show any difference; evaluate more rows"]
+
+
+def test_a_plan_says_nothing_of_scores_that_are_no_share_of_rows() -> None:
+    stage = Evaluate.model_validate({"model": "./model", "data": "./data"})
+    facts = DataFacts(columns={"text": "string", "label": "float"}, splits={"test": 50})
+    assert list(power_notes(stage, MaskedLM(), facts)) == []
+    assert list(power_notes(stage, TextClassification(), facts)) == []
+    assert list(power_notes(stage, TextClassification(), None)) == []

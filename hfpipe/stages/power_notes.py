@@ -33,8 +33,8 @@ def power_notes(stage: Evaluate, task: Task | None, facts: DataFacts | None) -> 
         yield f"warning: {rows:,} rows are too few to show any difference; evaluate more rows"
         return
     yield (
-        f"{rows:,} rows show a difference in accuracy from {smallest:.3f} on (power {POWER:.0%}, "
-        f"p < {SIGNIFICANT:g}, two systems that disagree on {DISAGREEMENT:.0%} of the rows)"
+        f"{rows:,} rows show a difference in accuracy from {smallest:.3f} on (power {100 * POWER:.0f} %, "
+        f"p < {SIGNIFICANT:g}, two systems that disagree on {100 * DISAGREEMENT:.0f} % of the rows)"
     )
     cluster = cluster_column(stage.cluster, task, facts)
     if cluster is not None:
@@ -48,7 +48,7 @@ def _out_of_reach(name: str, bound: Bound, rows: int, smallest: float) -> Iterat
     percent = 100 if name == "exact_match" and max(bound.min or 0, bound.by) > 1 else 1
     if bound.beats is not None and 0 < bound.by / percent < smallest:
         yield (
-            f"warning: require: {name}: by {bound.by:g} is less than the {percent * smallest:.3g} "
+            f"warning: require: {name}: by {bound.by:g} is less than the {percent * smallest:.2g} "
             f"that {rows:,} rows can show"
         )
     # The lower end of the interval where all rows are right.
