@@ -64,7 +64,7 @@ class Batch:
 class Shards:
     """The files of one split: `NAME-00000.arrow`, `NAME-00001.arrow`, …, and its ledger `NAME.json`.
 
-    A shard is complete if the state at its end exists, which is written after it; the last shard, which is
+    A shard is complete if the state at its end exists, which is written after it. The last shard, which is
     not full, is complete if the ledger exists. Both contain digests, computed while the shards are written.
     The bytes of all shards depend only on the batches, not on where an encoding was interrupted.
     """
@@ -79,7 +79,7 @@ class Shards:
         return list(takewhile(Path.exists, map(self._file, count())))
 
     def ledger(self, *, reads_all: bool) -> dict[str, int] | None:
-        """Return the ledger of a finished encoding; None if it has to be made, or made again.
+        """Return the ledger of a finished encoding; None if the split must be encoded, or encoded again.
 
         Without `reads_all` only the sizes of its files are compared.
         """
@@ -117,7 +117,7 @@ class Shards:
         return state.ledger()
 
     def faults(self) -> Iterator[str]:
-        """Yield which of the finished files is not what was written, and why; reads all of them."""
+        """Yield each finished file that differs from what was written, and the reason; reads all files."""
         checks: list[Callable[[], Any]] = [
             partial(self._ledger, reads_all=True),
             *(partial(self._state, file) for file in self.files()),
@@ -132,7 +132,7 @@ class Shards:
                 return
 
     def _finished(self, shard: Path) -> State | None:
-        """Return the state at the end of a shard; None if it was not finished, or is damaged."""
+        """Return the state at the end of a shard; None if it is unfinished or damaged."""
         try:
             return self._state(shard)
         except FileNotFoundError:
@@ -144,7 +144,7 @@ class Shards:
     def _ledger(self, *, reads_all: bool) -> dict[str, int]:
         """Return the ledger.
 
-        Raises FileNotFoundError when it is not there, _DamageError when it or a shard is damaged.
+        Raises FileNotFoundError when it does not exist, _DamageError when it or a shard is damaged.
         """
         with _parsing(self._ledger_file):
             found = json.loads(read_sealed(self._ledger_file))
@@ -157,7 +157,7 @@ class Shards:
         return found
 
     def _state(self, shard: Path) -> State:
-        """Return the state at the end of a shard, whose digest is kept; raises as `_ledger`."""
+        """Return the state at the end of a shard, and record its digest; raises the errors of `_ledger`."""
         file = shard.with_suffix(".json")
         with _parsing(file):
             found = json.loads(read_sealed(file))
@@ -205,7 +205,7 @@ class Shards:
 
 
 class _DamageError(Exception):
-    """A file is not what was written; the text says which, and why."""
+    """A file differs from what was written; the message names the file and the reason."""
 
 
 @contextmanager
@@ -219,7 +219,7 @@ def _parsing(file: Path) -> Iterator[None]:
 
 
 class _DigestedFile:
-    """A file that keeps the digest of what is written to it; as much of one as Arrow asks for."""
+    """A file that computes the digest of its content; implements only what Arrow requires of a file."""
 
     closed = False
 
