@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     Rows = Mapping[str, Sequence[Any]]
     """Rows of a data set by column: equally long sequences."""
     Columns = Mapping[str, np.ndarray]
-    """What an evaluator returns for a batch: arrays with one entry an example."""
+    """Result of an evaluator for a batch: arrays with one entry per example."""
     Batch = dict[str, torch.Tensor]
     """Inputs of a model by argument name."""
 
 
 class Counted(NamedTuple):
-    """A loss that adds up over micro-batches and processes: divide only at the end.
+    """A loss that is summed over micro-batches and processes and divided only at the end.
 
-    A task of several objectives has one entry for each, shape (objectives,): each is divided by its own
-    count, and their means are added up.
+    A task with several objectives has one entry per objective, shape (objectives,): each sum is divided by
+    its own count, and the resulting means are added.
     """
 
     total: torch.Tensor

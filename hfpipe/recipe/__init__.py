@@ -1,4 +1,4 @@
-"""A recipe file read, checked and turned into stages, without loading any heavy library."""
+"""Reads and checks recipe files and turns them into stages, without importing heavy libraries."""
 
 from hfpipe.recipe.load import Recipe, check_facts, load_recipe
 from hfpipe.recipe.schema import recipe_schema

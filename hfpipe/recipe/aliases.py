@@ -1,4 +1,4 @@
-"""Names from other tools and older Transformers, and what they are called here."""
+"""Names from other tools and older versions of Transformers, and their equivalents here."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hfpipe.recipe.messages import Keys, suggest
 
 @dataclass(frozen=True)
 class Name:
-    """Where a foreign name belongs in a recipe."""
+    """The equivalent of a foreign name in a recipe."""
 
     target: str = ""
-    """The key to write, from the stage on, as `training.learning_rate`; empty when there is none."""
+    """The key to use, relative to the stage, such as `training.learning_rate`; empty if there is none."""
     note: str = ""
-    """What else to know: another meaning, or why there is no such key."""
+    """Additional information: a different meaning, or why there is no such key."""
 
 
 _BATCH = Name("training.per_device_train_batch_size")
@@ -206,11 +206,11 @@ KINDS = {
     "chat": "text-generation",
     "train": "finetune",
 }
-"""Names of tasks and kinds of stage elsewhere, and here."""
+"""Names of tasks and kinds of stage in other tools → their names here."""
 
 
 def hint(name: str, above: Keys) -> str | None:
-    """Say what a foreign name is called here, seen from the mapping it stands in; None when unknown."""
+    """Return the equivalent of a foreign name, relative to the mapping that contains it; None if unknown."""
     last = str(above[-1:][0] if above else "")
     known = NAMES.get(f"{last}.{name.lower()}") or NAMES.get(name.lower())
     if known is None:
@@ -225,7 +225,7 @@ def hint(name: str, above: Keys) -> str | None:
 
 
 def instead(kind: str, known: Iterable[str]) -> str:
-    """Return `; write 'x'` for what a kind is called here, or else the text for any unknown name."""
+    """Return `; write 'x'` with the equivalent of a kind, or else the suggestion for any unknown name."""
     names = list(known)
     other = KINDS.get(kind.lower().replace("_", "-"))
     return f"; write {other!r}" if other in names else suggest(kind, names)

@@ -1,4 +1,4 @@
-"""Reads type annotations of Transformers' source as what a YAML value may be, without importing them."""
+"""Converts type annotations in Transformers' source to allowed YAML values, without importing them."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Form:
-    """What a value may be; no kinds at all means anything."""
+    """The allowed values; without kinds, any value is allowed."""
 
     kinds: frozenset[str] = frozenset()
-    """Of `int`, `float`, `bool`, `str`, `list`, `dict`, `null`."""
+    """Any of `int`, `float`, `bool`, `str`, `list`, `dict`, `null`."""
     choices: tuple[str, ...] = ()
-    """The texts allowed, when only some are."""
+    """The allowed texts; empty if any text is allowed."""
 
     def refusal(self, value: Any, *, loose: bool) -> str | None:
-        """Say why a value does not fit, or None; `loose` lets a whole number stand for any number."""
+        """Return why a value is not allowed, or None; with `loose`, an integer is allowed as a float."""
         odd = not_finite(value)
         if odd is not None:
             return f"expected finite numbers, got {odd!r}"
@@ -54,7 +54,7 @@ class Form:
         return f"expected {self.wanted()}, got {describe_value(value)}"
 
     def wanted(self) -> str:
-        """Say in words what fits."""
+        """Describe the allowed values in words."""
         if self.choices and len(self.choices) <= 8:
             return join_names(self.choices, "or")
         kinds = self.kinds - {"int"} if "float" in self.kinds else self.kinds
@@ -71,7 +71,7 @@ def _kind(value: Any) -> str:
 
 
 def read_annotation(node: ast.expr | None, enums: Mapping[str, tuple[str, ...]]) -> Form:
-    """Read an annotation; names that are neither plain types nor in `enums` admit anything."""
+    """Parse an annotation; names that are neither plain types nor in `enums` allow any value."""
     forms = [_one(part, enums) for part in _parts(node)]
     if not forms or any(not form.kinds for form in forms):
         return Form()

@@ -1,4 +1,4 @@
-"""A parsed recipe: its data, where each part stands, and what is wrong with it."""
+"""A parsed recipe: its data, the position of each part, and its problems."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from hfpipe.recipe.messages import Keys, fold_lines
 
 
 class KeyProblem(Problem):
-    """A problem with a key itself, and not with its value."""
+    """A problem with a key itself, not with its value."""
 
 
 @dataclass
 class Document:
-    """A parsed recipe: its data, and where each part stands."""
+    """A parsed recipe: its data, and the position of each part in the file."""
 
     file: Path
     lines: list[str]
     data: Any = None
     keys: dict[Keys, Spot] = field(default_factory=dict)
-    """Path → where the key stands; list items have none."""
+    """Path → position of the key; list items have none."""
     values: dict[Keys, Spot] = field(default_factory=dict)
-    """Path → where the value stands; behind an alias, where its anchor does."""
+    """Path → position of the value; for an alias, the position of its anchor."""
     overrides: dict[Keys, str] = field(default_factory=dict)
     """Path → the `stage.key=value` that set it."""
     problems: list[Problem] = field(default_factory=list)
     refused: set[Keys] = field(default_factory=set)
-    """Paths of values that cannot be read, in whose place None stands; no other fault of them is reported."""
+    """Paths of unreadable values, replaced by None; no further problems are reported for them."""
 
     def here(self, line: int, column: int) -> Spot:
-        """Return the spot of a line and column counted from 0."""
+        """Return the position of a line and column that are counted from 0."""
         source = self.lines[line] if line < len(self.lines) else ""
         return Spot(self.file, line + 1, column + 1, source)
 
     def spot(self, path: Keys, *, key: bool = False) -> Spot | None:
-        """Return where a key or its value stands, or the nearest ancestor's place.
+        """Return the position of a key or its value, or that of the nearest existing ancestor.
 
-        The value's place is given when it begins on the key's line, as a person looks there.
+        If the value begins on the line of its key, its position is returned, since users look there.
         """
         for length in range(len(path), -1, -1):
             name, value = self.keys.get(path[:length]), self.values.get(path[:length])
@@ -47,11 +47,11 @@ class Document:
                 return name
             if value is not None:
                 return value
-            key = True  # whatever is missing, it is the mapping's name that leads there
+            key = True  # if something is missing, point to the name of the mapping
         return None
 
     def place(self, problem: Problem) -> Problem:
-        """Give a problem its spot, or the `--set` that brought it in."""
+        """Add to a problem its position, or the `--set` that caused it."""
         if problem.spot is not None:
             return problem
         for path, text in self.overrides.items():

@@ -1,4 +1,4 @@
-"""What the installed Transformers takes, read from its source so that nothing heavy is imported."""
+"""Arguments and configs of the installed Transformers, read from its source to avoid heavy imports."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _KWARGS_READERS = ("__post_init__", "convert_rope_params_to_dict")
 
 @dataclass(frozen=True)
 class Field:
-    """One argument: what it may be, its default and its help."""
+    """One argument: its allowed values, its default and its help."""
 
     form: Form
     default: Any = None
-    """None as well when the default is worked out while running."""
+    """None also if the default is computed at run time."""
     help: str = ""
 
 
@@ -32,12 +32,12 @@ class Config:
 
     fields: Mapping[str, Field]
     aliases: Mapping[str, str]
-    """Common name → this model's own, as `hidden_size` → `n_embd` of GPT-2."""
+    """Common name → this model's own name, such as `hidden_size` → `n_embd` in GPT-2."""
     whole: bool
-    """Whether every class it builds on was found; if not, other names may be right too."""
+    """Whether all base classes were found; if not, other names may be valid too."""
 
     def value(self, given: Mapping[str, Any], name: str) -> Any:
-        """Return an entry under its common name: as given, or the default."""
+        """Return the value of an entry by its common name: as given, or the default."""
         own = self.aliases.get(name, name)
         field = self.fields.get(own)
         return given.get(name, given.get(own, field.default if field else None))
@@ -59,7 +59,7 @@ def installed_arguments() -> Mapping[str, Field]:
 
 @lru_cache(maxsize=1)
 def trackers() -> tuple[str, ...]:
-    """Return the names that `report_to` takes, each a tracker that Trainer reports to."""
+    """Return the names that `report_to` accepts: the trackers of Trainer."""
     text = (_root() / "integrations" / "integration_utils.py").read_text(encoding="utf-8")
     table = re.search(r"^INTEGRATION_TO_CALLBACK = \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
     return tuple(re.findall(r'^ +"(\w+)":', table[1], re.MULTILINE)) if table else ()
@@ -73,14 +73,14 @@ def model_types() -> Mapping[str, str]:
 
 @lru_cache(maxsize=1)
 def auto_classes() -> tuple[str, ...]:
-    """Return the names of the auto classes that build models, in the order of the library."""
+    """Return the names of the auto classes that build models, in the library's order."""
     text = (_root() / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
     return tuple(re.findall(r"^class (AutoModel\w*)\(", text, re.MULTILINE))
 
 
 @lru_cache(maxsize=8)
 def types_with(auto_class: str) -> frozenset[str]:
-    """Return the model types that an auto class builds; empty when there is no such class."""
+    """Return the model types that an auto class can build; empty if there is no such class."""
     file = _root() / "models" / "auto" / "modeling_auto.py"
     text = file.read_text(encoding="utf-8")
     table = re.search(rf"^class {auto_class}\(.*\n\s+_model_mapping = (\w+)", text, re.MULTILINE)
@@ -90,7 +90,7 @@ def types_with(auto_class: str) -> frozenset[str]:
 
 @lru_cache(maxsize=32)
 def config(model_type: str) -> Config | None:
-    """Return what a model type's config takes, or None when there is no such type."""
+    """Return the entries of a model type's config, or None if there is no such type."""
     name = model_types().get(model_type)
     if name is None:
         return None
@@ -128,13 +128,13 @@ def _class(module: ast.Module, name: str) -> ast.ClassDef:
 
 
 def _texts(cls: ast.ClassDef) -> tuple[str, ...]:
-    """Return the values of an enumeration of texts."""
+    """Return the values of a string enumeration."""
     values = [node.value for node in cls.body if isinstance(node, ast.Assign)]
     return tuple(v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str))
 
 
 def _fields(cls: ast.ClassDef, enums: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Field]]:
-    """Yield the annotated fields of a dataclass, and the arguments of an `__init__` if it has one."""
+    """Yield the annotated fields of a dataclass, and the arguments of its `__init__` if it defines one."""
     doc = ast.get_docstring(cls) or ""
     for node in cls.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -167,16 +167,16 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _documented(name: str, doc: str) -> str:
-    """Return what a class docstring says of one argument."""
+    """Return the description of one argument in a class docstring."""
     match = re.search(rf"^(\s*){name} \(.*\):\n((\1\s+.*\n?)+)", doc, re.MULTILINE)
     return " ".join(match[2].split()) if match else ""
 
 
 def _ancestry(file: Path, name: str) -> Iterator[ast.ClassDef | None]:
-    """Yield a class and what it builds on, nearest first; None for one whose source was not found."""
+    """Yield a class and its base classes, nearest first; None for a class whose source was not found."""
     module = _module(file) if file.is_file() else ast.Module([], [])
     cls = next((n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name), None)
-    if cls is not None or not name.endswith("Mixin"):  # a mixin that is not found brings no fields
+    if cls is not None or not name.endswith("Mixin"):  # a mixin has no fields, so it may be missing
         yield cls
     for base in cls.bases if cls else ():
         known = ast.unparse(base)
@@ -187,7 +187,7 @@ def _ancestry(file: Path, name: str) -> Iterator[ast.ClassDef | None]:
 
 
 def _imports(module: ast.Module, file: Path) -> Iterator[tuple[list[str], Path]]:
-    """Yield the names that each relative import brings in, and the file they come from."""
+    """Yield the names of each relative import, and the file they come from."""
     for node in module.body:
         if isinstance(node, ast.ImportFrom) and node.level and node.module:
             folder = file.parents[node.level - 1].joinpath(*node.module.split("."))
@@ -203,14 +203,14 @@ def _aliases(cls: ast.ClassDef) -> dict[str, str]:
 
 
 def _defaults(cls: ast.ClassDef, fields: dict[str, Field]) -> dict[str, Field]:
-    """Apply what a class sets again without an annotation."""
+    """Apply the defaults that a class overrides without an annotation."""
     plain = {ast.unparse(n.targets[0]): n.value for n in cls.body if isinstance(n, ast.Assign)}
     again = {name: replace(fields[name], default=_literal(v)) for name, v in plain.items() if name in fields}
     return fields | again
 
 
 def _kwargs(cls: ast.ClassDef, rope: bool) -> Iterator[str]:
-    """Yield names that a config takes in addition to its fields, for older checkpoints."""
+    """Yield names that a config accepts in addition to its fields, for older checkpoints."""
     for function in cls.body:
         if not isinstance(function, ast.FunctionDef) or function.name not in _KWARGS_READERS:
             continue
@@ -224,9 +224,9 @@ def _kwargs(cls: ast.ClassDef, rope: bool) -> Iterator[str]:
 
 
 def _table(name: str) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of one of the auto classes' tables, additions included.
+    """Yield the pairs of one of the auto classes' tables, including later additions.
 
-    By a pattern, since the tables are long lists of pairs of strings that take ten times as long to parse.
+    Uses a regular expression, because parsing these long lists of pairs of strings takes ten times as long.
     """
     block = re.compile(rf"^{name}(?: = OrderedDict|\.update)\((?:\n(?:.*\n)*?\)|.*)", re.MULTILINE)
     for file in ("auto_mappings.py", "configuration_auto.py"):

@@ -1,4 +1,4 @@
-"""Turns a recipe file into checked stages, or into every problem it has."""
+"""Turns a recipe file into checked stages, or reports all its problems."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from hfpipe.task import Task
 _KEYS = ("name", "seed", "stages")
 _SEED = 42  # the Trainer's own default
 _LONGEST = 100
-"""Bytes of the name of a run or a stage; a folder's name has at most 255, and more is put behind it."""
+"""Maximum bytes in the name of a run or stage; folder names are limited to 255, and a suffix is added."""
 _ENOUGH = 500
-"""Problems after which no further stage is read: each costs a search for the name that was meant."""
+"""Number of problems after which no further stage is read, since suggesting a name for each is slow."""
 _MOST_STAGES = 500
 _PASSED_ON = {"training": arguments.training_problems, "model": model.model_problems}
-"""Settings that are passed on to Transformers, and so are checked against the installed version."""
+"""Settings that are passed to Transformers and therefore checked against the installed version."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe whose every key is known and whose stages fit together."""
+    """A recipe in which all keys are known and the stages are consistent."""
 
     path: Path
     name: str
     seed: int
     stages: dict[str, Stage]
-    """In the order in which they run."""
+    """In execution order."""
     document: Document = field(repr=False, compare=False)
 
     @property
     def base(self) -> Path:
-        """The recipe's folder, against which paths in it are read."""
+        """Folder of the recipe; its relative paths are resolved against it."""
         return self.path.parent
 
     def spot(self, path: Keys) -> Spot | None:
-        """Return where a key or value stands in the file, or its nearest ancestor that is there."""
+        """Return the position of a key or value in the file, or that of its nearest existing ancestor."""
         return self.document.spot(path)
 
 
@@ -64,7 +64,7 @@ def load_recipe(
     overrides: Sequence[str] = (),
     facts: Mapping[str, DataFacts] | None = None,
 ) -> Recipe:
-    """Read and check a recipe; `overrides` are `stage.key=value`, `facts` what finished data sets hold.
+    """Read and check a recipe; `overrides` are `stage.key=value`, `facts` describe finished data sets.
 
     Raises RecipeError with every problem found, in the order of the file.
     """
@@ -88,7 +88,7 @@ def load_recipe(
 
 
 def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]:
-    """Return what is wrong between stages, given what the data sets that are done hold."""
+    """Return the problems between stages, given the facts about finished data sets."""
     problems: list[Problem] = []
     above: dict[str, Stage] = {}
     for name, stage in recipe.stages.items():
@@ -100,7 +100,7 @@ def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]
 
 
 def _resolved(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, Stage], list[Problem]]:
-    """Return the stages with what those above them tell, and what user code made of that."""
+    """Return the stages resolved against their upstream stages, and the problems raised by user code."""
     above: dict[str, Stage] = {}
     problems: list[Problem] = []
     for name, stage in stages.items():
@@ -112,7 +112,7 @@ def _resolved(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, Stage]
 
 @contextmanager
 def _user_code(name: str, stages: Mapping[str, Stage], base: Path, problems: list[Problem]) -> Iterator[None]:
-    """Turn what the task of a stage raises, whatever it is, into a problem at the key that names its code."""
+    """Turn any exception of a stage's task into a problem at the key that names its code."""
     try:
         yield
     except Exception as error:
@@ -127,7 +127,7 @@ def _user_code(name: str, stages: Mapping[str, Stage], base: Path, problems: lis
 
 
 def _long(name: str) -> bool:
-    """Tell whether a file system may refuse a folder of this name with a key behind it."""
+    """Return whether a folder name of this name and a key may be too long for a file system."""
     return len(name.encode("utf-8", "surrogatepass")) > _LONGEST
 
 
@@ -137,7 +137,7 @@ def _order(problem: Problem) -> tuple[bool, int, int]:
 
 
 class _Reader:
-    """One reading of a document; what is wrong is gathered in `problems`, each with its spot."""
+    """Reads one document; collects `problems`, each with its position."""
 
     def __init__(
         self, document: Document, kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]
@@ -195,7 +195,7 @@ class _Reader:
             settings["task"] = self.task((*path, "task"), raw["task"])
             lost = settings["task"] is None
         if lost:
-            del settings["task"]  # its faults are reported already
+            del settings["task"]  # its problems are reported already
         for key, check in _PASSED_ON.items():
             if key in cls.model_fields and isinstance(raw.get(key), dict):
                 self.add(*check(raw[key], (*path, key)))
@@ -203,7 +203,7 @@ class _Reader:
         return stage if len(self.problems) == before else None
 
     def task(self, path: Keys, raw: str | dict[str, Any]) -> Task | None:
-        """Build the task that a name or a mapping means."""
+        """Build the task from a name or a mapping."""
         settings = {"kind": raw} if isinstance(raw, str) else raw
         kind = settings.get("kind")
         if isinstance(kind, str) and re.fullmatch(Code.pattern, kind):
@@ -228,7 +228,7 @@ class _Reader:
         return None
 
     def choose(self, path: Keys, raw: Any, table: Mapping[str, Any], what: str) -> Any:
-        """Return the class that `kind` names in a table."""
+        """Return the class of a `kind` in a table."""
         if not isinstance(raw, dict):
             self.add(Problem(f"{dotted_path(path)}: expected a mapping, got {describe_value(raw)}", path))
             return None
@@ -249,7 +249,7 @@ class _Reader:
         return None
 
     def validate(self, cls: Any, data: Mapping[str, Any], path: Keys, lost: Keys = ()) -> Any:
-        """Build settings; `lost` names keys left out of `data` because they are wrong themselves."""
+        """Build settings; `lost` are keys that were removed from `data` because they are invalid."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The few phrases that every message about a recipe is built from."""
+"""Phrases that are shared by messages about recipes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 _COMPARED = 100
 _CANDIDATES = 1000
-"""Characters of a name, and names, beyond which nobody misspelt one; comparing takes their product."""
+"""Maximum number of names that are compared for a suggestion; `_COMPARED` limits their characters."""
 
 Keys = tuple["str | int", ...]
-"""The keys that lead to a value inside a recipe."""
+"""Path of a value in a recipe, as a sequence of keys."""
 
 
 def dotted_path(path: Keys) -> str:
-    """Write a path as a person would: `stages.wiki.clean[0]`."""
+    """Format a path for messages: `stages.wiki.clean[0]`."""
     text = ""
     for key in path:
         name = str(key) if str(key).isprintable() else repr(key)
@@ -25,12 +25,12 @@ def dotted_path(path: Keys) -> str:
 
 
 def inside(path: Keys) -> str:
-    """Return ` in stages.wiki`, or nothing at the top of the recipe."""
+    """Return ` in stages.wiki`, or an empty text at the top level of the recipe."""
     return f" in {dotted_path(path)}" if path else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that was probably meant, if one is close or begins with it."""
+    """Return the known name that was probably meant: one that is similar or begins with the name."""
     given = _folded(name[:_COMPARED])
     folded = {_folded(entry): entry for entry in islice(known, _CANDIDATES)}
     longer = [entry for entry in folded if len(given) > 2 and entry.startswith(given)]
@@ -44,27 +44,27 @@ def _folded(name: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` when one name is close, what there is when they are few, or nothing."""
+    """Return `; did you mean 'x'?` for a similar name, or the list of names if it is short, or nothing."""
     names = list(known)
     close = nearest(name, names)
     if close is not None:
         return f"; did you mean {close!r}?"
-    return f"; there is {join_names(names)}" if 0 < len(names) <= 14 else ""  # more would bury the message
+    return f"; there is {join_names(names)}" if 0 < len(names) <= 14 else ""  # more would hide the message
 
 
 def join_names(names: Iterable[str], last: str = "and") -> str:
-    """Join names as `'a', 'b' and 'c'`; without any, `none`."""
+    """Join names as `'a', 'b' and 'c'`; `none` for an empty list."""
     *head, tail = [repr(name) for name in names] or ["none"]
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
 def fold_lines(text: str) -> str:
-    """Return the beginning of a text that a user wrote, as one line."""
+    """Return the beginning of a user's text, as one line."""
     return " ".join(text[:200].splitlines())
 
 
 def describe_value(value: Any) -> str:
-    """Say what a YAML value is: `the text '5e-4x'`, `the number 3`, `a list`."""
+    """Describe a YAML value: `the text '5e-4x'`, `the number 3`, `a list`."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

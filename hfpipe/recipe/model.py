@@ -11,11 +11,11 @@ from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside, su
 from hfpipe.recipe.settings import missing_key, unknown, unknown_keys
 
 _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
-"""Entries that free the size of a head from `hidden_size`."""
+"""Entries that make the size of a head independent of `hidden_size`."""
 
 
 def model_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield what the config class of `type` would not take."""
+    """Yield the entries that the config class of `type` does not accept."""
     kind = given.get("type")
     if "type" not in given:
         if "model_type" in given:
@@ -48,7 +48,7 @@ def _entry(key: str, value: Any, known: Config, here: Keys) -> Iterator[Problem]
 
 
 def _heads(given: Mapping[str, Any], known: Config, path: Keys) -> Iterator[Problem]:
-    """Attention cuts the hidden size into heads; Transformers says so only once the model is built."""
+    """Check that heads divide the hidden size; Transformers checks this only when it builds the model."""
     if any(name in known.fields or name in known.aliases or name in given for name in _FREE_HEADS):
         return
     size, heads = known.value(given, "hidden_size"), known.value(given, "num_attention_heads")

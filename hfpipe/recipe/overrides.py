@@ -19,16 +19,16 @@ class _OverrideError(Exception):
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
-    """Change the document's data in place; what cannot be applied goes to its problems."""
+    """Change the document's data in place; overrides that cannot be applied are added to its problems."""
     for text in overrides:
         _apply(document, text)
 
 
 def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--set") -> None:
-    """Change a mapping of settings in place by options written `key=value` or `key.inner=value`.
+    """Change a mapping of settings in place by options of the form `key=value` or `key.inner=value`.
 
-    Messages name them by `option`, with which the command line takes them.
-    Raises RecipeError with every one that cannot be applied.
+    `option` is the name of the command line option in messages.
+    Raises RecipeError with all options that cannot be applied.
     """
     problems = []
     for text in options:
@@ -78,11 +78,11 @@ def _value(text: str) -> Any:
 
 
 def _set(data: Any, path: Keys, value: Any) -> Keys:
-    """Put the value in its place, making mappings on the way; return the path with indexes as numbers."""
+    """Set the value, creating intermediate mappings; return the path with indices as integers."""
     done: list[str | int] = []
     for key in path[:-1]:
         if isinstance(data, dict) and key == "task" and isinstance(data.get(key), str):
-            data[key] = {"kind": data[key]}  # the short form, written out to take an option
+            data[key] = {"kind": data[key]}  # expand the short form to add an option
         if isinstance(data, dict) and data.get(key) is None:
             data[key] = {}
         done.append(key if isinstance(data, dict) else _index(data, key, tuple(done)))

@@ -1,4 +1,4 @@
-"""Follows every place a recipe names: stages above, local paths, packages, code and Hub ids."""
+"""Checks every reference in a recipe: upstream stages, local paths, packages, code and Hub ids."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hfpipe.references.user_code import find_code
 def reference_problems(
     document: Document, stages: Mapping[str, Stage], known: Container[str], base: Path
 ) -> Iterator[Problem]:
-    """Yield what leads nowhere; a stage that is itself wrong has only its `stage:` names followed.
+    """Yield the references that cannot be resolved; in an invalid stage only `stage:` references are checked.
 
-    `known` are the kinds of stage there are: an unknown kind is reported where it stands.
+    `known` are the existing kinds of stage; an unknown kind is reported elsewhere.
     """
     raw = document.data.get("stages")
     if not isinstance(raw, dict):
@@ -85,7 +85,7 @@ def _stage(
 
 
 def _bare(place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None]) -> Iterator[Problem]:
-    """A stage above that is named without `stage:` would be taken for a model or data set of the Hub."""
+    """Report an upstream stage named without `stage:`, which would be read as a Hub id."""
     name = str(place)
     if place.hub is not None and name in above and (not place.kinds or kinds[name] in place.kinds):
         message = f"{name!r} is a Hub id here, and also a stage above"
@@ -109,7 +109,7 @@ def _code(code: Code, path: Keys, base: Path) -> Iterator[Problem]:
 
 
 def _hub(place: Place, name: str, revision: str | None, path: Keys, base: Path) -> Iterator[Problem]:
-    """A Hub id cannot be checked without a network, but a slip or a missing copy can."""
+    """Check a Hub id as far as possible without a network: for a likely mistake or a missing cached copy."""
     if (base / name).exists():
         yield Problem(
             f"{place!r} is a Hub id, but {name} is next to the recipe; did you mean './{name}'?", path

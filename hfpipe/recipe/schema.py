@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, so that an editor completes keys, explains them and marks slips."""
+"""The JSON Schema of a recipe, with which an editor completes and explains keys and marks errors."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _STAGE_NAME = "^[a-z0-9][a-z0-9_-]*$"
 
 
 def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
-    """Return the schema (draft 2020-12) of a recipe made of these kinds of stage and tasks."""
+    """Return the schema (draft 2020-12) of a recipe with these kinds of stage and tasks."""
     shared: dict[str, Any] = {"training": _training(), "model": _model()}
     shared["task"] = _task(tasks, shared)
     stages = []
     for name, kind in kinds.items():
         own = kind.model_json_schema(ref_template="#/$defs/{model}")
         for definition, value in own.pop("$defs", {}).items():
-            if definition != Task.__name__:  # the tasks stand in a definition of their own
+            if definition != Task.__name__:  # the tasks have a separate definition
                 shared.setdefault(definition, value)
         stages.append(_stage(name, own))
     return {
@@ -77,7 +77,7 @@ def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Tas
 
 
 def _stage(name: str, own: dict[str, Any]) -> dict[str, Any]:
-    """Apply one kind's settings only where `kind` names it, so that messages are about that kind alone."""
+    """Apply the settings of a kind only if `kind` names it, so that messages concern only that kind."""
     for key, reference in (("task", "task"), ("training", "training")):
         if key in own["properties"]:
             own["properties"][key] = _described(own["properties"][key], {"$ref": f"#/$defs/{reference}"})
@@ -135,7 +135,7 @@ def _form(form: Form) -> dict[str, Any]:
 
 
 def _model() -> dict[str, Any]:
-    """Return the mapping of a new model; entries are spelt out for the types most used with text."""
+    """Return the schema of a new model; entries are listed for the types most used with text."""
     kinds = {"enum": list(model_types()), "description": "Architecture, as Transformers names it."}
     branches = []
     for kind in _SPELT_OUT:

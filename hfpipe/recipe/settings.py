@@ -1,4 +1,4 @@
-"""Checks a mapping against a settings class, and says in plain words what pydantic finds."""
+"""Validates a mapping against a settings class, and rewrites pydantic's errors in plain words."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
-_AT_ONCE = 4 * MOST  # a value has one mistake for each type that it could have
+_AT_ONCE = 4 * MOST  # pydantic reports one error per member of a union
 _NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
 def unknown(
     path: Keys, known: typing.Iterable[str], usual: Mapping[str, str] = _NONE, inner: str | None = None
 ) -> Problem:
-    """Return the problem of a key that nothing reads, with the name meant.
+    """Return the problem of an unknown key, with a suggestion.
 
-    `usual` holds hints by the text that a key has by default: the name of a column, taken for a key.
-    `inner` is the key below that is called so, as `training.learning_rate`.
+    `usual` maps default values to keys, for column names that were written as keys.
+    `inner` is a nested key of the same name, such as `training.learning_rate`.
     """
     *above, name = path
     hint = usual.get(str(name)) or aliases.hint(str(name), tuple(above))
@@ -55,7 +55,7 @@ def unknown(
 
 
 def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[str]) -> Iterator[Problem]:
-    """Yield the problem of each key of one mapping that nothing reads; very many become one problem."""
+    """Yield the problem of each unknown key of one mapping; a large number is merged into one problem."""
     keys = iter(keys)
     for key in islice(keys, MOST):
         yield unknown((*path, key), known)
@@ -65,7 +65,7 @@ def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[s
 
 
 def missing_key(name: str, given: Mapping[Any, Any], path: Keys, fix: str) -> Problem:
-    """Return the problem of a key that decides all others, found misspelt where one is close."""
+    """Return the problem of a missing key that determines the others, or of a similar, misspelt key."""
     slip = nearest(name, [key for key in given if isinstance(key, str)])
     if slip is not None:
         return unknown((*path, slip), [name])
@@ -75,9 +75,9 @@ def missing_key(name: str, given: Mapping[Any, Any], path: Keys, fix: str) -> Pr
 def mistakes(
     cls: type[BaseModel], data: Mapping[str, Any], path: Keys, error: ValidationError, lost: Keys = ()
 ) -> list[Problem]:
-    """Put every error of one validation in words, each once.
+    """Describe all errors of one validation in words, each once.
 
-    `path` is where `data` stands; keys in `lost` are known to be missing for a reason.
+    `path` is the position of `data`; keys in `lost` were removed on purpose.
     """
     details = [d for d in error.errors(include_url=False) if d["type"] != "missing" or d["loc"] not in [lost]]
     found = [_Mistake(cls, data, path, detail) for detail in details[:_AT_ONCE]]
@@ -95,7 +95,7 @@ def mistakes(
 
 
 class _Mistake:
-    """One pydantic error, with its place in the data instead of pydantic's own location."""
+    """One pydantic error, with its path in the data instead of pydantic's location."""
 
     def __init__(self, cls: type[BaseModel], data: Any, base: Keys, detail: ErrorDetails) -> None:
         self.cls, self.data, self.detail, self.kind = cls, data, detail, detail["type"]
@@ -131,7 +131,7 @@ class _Mistake:
             usual, inner = _usual(self.cls, above), _inner(self.cls, self.data, above, str(name))
             return unknown(self.path, _fields(self.cls, above), usual, inner)
         problem = unknown((*self.path, name), _fields(self.cls, self.steps))
-        return Problem(problem.message, self.path)  # a short form, which has no key of its own
+        return Problem(problem.message, self.path)  # a short form has no key
 
     def _refusal(self) -> str:
         detail = self.detail
@@ -154,12 +154,12 @@ class _Mistake:
 
 
 def _choices(expected: str) -> list[str]:
-    """Read pydantic's `'a', 'b' or 'c'` back into names."""
+    """Parse pydantic's `'a', 'b' or 'c'` into names."""
     return [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
 
 
 def _steps(data: Any, detail: ErrorDetails) -> tuple[Keys, str | None]:
-    """Drop the names of union members from pydantic's location, and return the first of them."""
+    """Remove the names of union members from pydantic's location; return the first of them as well."""
     steps: list[str | int] = []
     branch = None
     location = detail["loc"]
@@ -177,7 +177,7 @@ def _steps(data: Any, detail: ErrorDetails) -> tuple[Keys, str | None]:
 
 
 def _grouped(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
-    """Group what belongs to one value: of a union's members only those that fit best are kept."""
+    """Group the errors of one value; of a union's members only the best matching ones are kept."""
     left = list(mistakes)
     while left:
         first = left.pop(0)
@@ -196,26 +196,26 @@ def _grouped(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
 
 
 def _union_at(mistake: _Mistake) -> Keys:
-    """Return the path of the value that has a union type: what stands before the member's name."""
+    """Return the path of the value with a union type: the part before the member's name."""
     location = mistake.detail["loc"]
     number = next(n for n, key in enumerate(location) if str(key) == mistake.branch)
     return tuple(mistake.steps[:number])
 
 
 def _fields(cls: Any, steps: Keys) -> list[str]:
-    """Return the keys a settings class admits at a path inside it."""
+    """Return the keys that a settings class accepts at a path inside it."""
     return [name for model in _models(cls, steps) for name in model.model_fields]
 
 
 def _usual(cls: Any, steps: Keys) -> dict[str, str]:
-    """Return the key to write, by the text that it has by default without braces round it."""
+    """Return default text, without braces → the advice which key to write."""
     fields = [entry for model in _models(cls, steps) for entry in model.model_fields.items()]
     usual = {name: field.default for name, field in fields if isinstance(field.default, str)}
     return {text.strip("{}"): f"write {name!r} (by default {text!r})" for name, text in usual.items()}
 
 
 def _inner(cls: Any, data: Any, steps: Keys, name: str) -> str | None:
-    """Return the one key that is called so a level further down, such as `training.learning_rate`."""
+    """Return the only key of this name one level below, such as `training.learning_rate`."""
     found = []
     for model in _models(cls, steps):
         for field in model.model_fields:
@@ -228,7 +228,7 @@ def _inner(cls: Any, data: Any, steps: Keys, name: str) -> str | None:
 
 
 def _models(cls: Any, steps: Keys) -> list[type[BaseModel]]:
-    """Return the settings classes that may stand at a path inside one."""
+    """Return the settings classes that are allowed at a path inside a settings class."""
     candidates = [cls]
     for step in steps:
         candidates = [below for candidate in candidates for below in _below(candidate, step)]

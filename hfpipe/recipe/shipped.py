@@ -1,4 +1,4 @@
-"""The recipes that come with hfpipe: what there is, and copies of them to run or to change."""
+"""Lists the recipes that are shipped with hfpipe, and copies them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.messages import suggest
 
 INSTALLED = Path(__file__).parents[1] / "recipes"
-"""Where the wheel puts them."""
+"""Their location in an installed wheel."""
 CHECKOUT = Path(__file__).parents[2] / "recipes"
-"""Where they lie in a clone of the repository."""
+"""Their location in a clone of the repository."""
 
 
 @dataclass(frozen=True)
@@ -21,25 +21,25 @@ class RecipeFile:
     """One of the recipes, or one of the Accelerate configs next to them."""
 
     name: str
-    """Its path without the ending, as `demo` or `accelerate/fsdp`."""
+    """Its path without the file extension, such as `demo` or `accelerate/fsdp`."""
     about: str
     """The first line of its comment."""
     path: Path
-    """Where it is installed."""
+    """Path of the file."""
 
 
 def list_shipped_recipes() -> list[RecipeFile]:
-    """Return the recipes and the Accelerate configs, each sorted by name. Raises RecipeError without any."""
+    """Return the recipes and the Accelerate configs, sorted by name. Raises RecipeError if there are none."""
     folder = _folder()
     files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
     return [RecipeFile(_name(file, folder), _about(file), file) for file in files]
 
 
 def copy_shipped_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
-    """Copy a recipe and the files that it names into a folder; return what lies there then, the recipe first.
+    """Copy a recipe and the files it refers to into a folder; return their paths, with the recipe first.
 
-    A file that is there with the same content is left as it is.
-    Raises RecipeError when there is no such recipe or another file is in the way; nothing is copied then.
+    An existing file with the same content is kept.
+    Raises RecipeError, and copies nothing, when there is no such recipe or a different file exists.
     """
     shipped = {recipe.name: recipe for recipe in list_shipped_recipes()}
     if name not in shipped:
@@ -79,7 +79,7 @@ def _about(file: Path) -> str:
 
 
 def _needed(recipe: Path, base: Path) -> list[Path]:
-    """Return a recipe and each other file below `base` whose path it names, in a value or in a comment."""
+    """Return a recipe and the files below `base` whose paths it contains, in a value or a comment."""
     text = recipe.read_text(encoding="utf-8")
     named = sorted(set(re.findall(r"[\w./-]+", text)))
     paths = [Path(path.removeprefix("recipes/")) for path in named]
@@ -90,7 +90,7 @@ def _needed(recipe: Path, base: Path) -> list[Path]:
 
 
 def _is_taken(path: Path, content: bytes) -> bool:
-    """Tell whether something else is in the place of a file."""
+    """Return whether something with different content exists at a path."""
     if not path.exists() and not path.is_symlink():
         return False
     return not path.is_file() or path.read_bytes() != content

@@ -1,4 +1,4 @@
-"""Reads YAML 1.2 and remembers where every key and value stands."""
+"""Parses YAML 1.2 and records the position of every key and value."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from hfpipe.recipe.yaml_errors import explain
 from hfpipe.references.places import irregular
 
 _TAG = "tag:yaml.org,2002:"
-# No recipe comes near these; without them, a file that never ends or aliases of aliases fill the memory.
+# Limits far above any recipe; they protect the memory from endless files and nested aliases.
 _MOST_BYTES = 1_000_000
 _MOST_NODES = 100_000
 _MOST_CHARACTERS = 10_000_000
 _DEEPEST = 100
-_WHOLE = range(-(2**63), 2**63)  # what files and libraries further down can hold
+_WHOLE = range(-(2**63), 2**63)  # range of integers in file formats and libraries
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the YAML 1.2 core schema: `5e-4` is a number, `no` and dates are texts."""
+    """PyYAML's safe loader with YAML 1.2's core schema: `5e-4` is a number, `no` and dates are strings."""
 
     yaml_implicit_resolvers = {
         None: [
@@ -73,7 +73,7 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 
 
 def parse_yaml(text: str, file: Path) -> Document:
-    """Parse YAML text; what is broken goes to the document's problems, with `data` None."""
+    """Parse YAML text; errors are added to the document's problems, and `data` is then None."""
     document = Document(file, _BREAK.split(text))
     try:
         loader = _Loader(text)
@@ -96,7 +96,7 @@ def parse_yaml(text: str, file: Path) -> Document:
 
 
 def read_yaml(file: Path) -> Document:
-    """Read a recipe file; raises RecipeError when it cannot be read or is not a YAML mapping."""
+    """Read a recipe file. Raises RecipeError when it cannot be read or is not a YAML mapping."""
     document = parse_yaml(_text(file), file)
     if document.data is None and not document.problems:
         document.problems.append(Problem("the recipe is empty; it needs at least 'stages'"))
@@ -109,7 +109,7 @@ def read_yaml(file: Path) -> Document:
 
 
 def _text(file: Path) -> str:
-    """Return what a recipe file holds, which is a file that ends. Raises RecipeError in one line."""
+    """Return the content of a recipe file, which must be a regular file. Raises RecipeError in one line."""
     try:
         if (kind := irregular(file)) is not None:
             raise RecipeError([Problem(f"{file}: is {kind}; {_instead(file)}")])
@@ -134,13 +134,13 @@ def _text(file: Path) -> str:
 
 
 def _instead(path: Path) -> str:
-    """Say which recipe to name in place of a folder or of what is not a file."""
+    """Return the advice which recipe to use instead of a folder or special file."""
     found = sorted(path.glob("*.yaml")) if path.is_dir() else []
     return f"name a recipe file, such as {found[0]}" if found else "name a recipe file"
 
 
 class _StopError(Exception):
-    """Ends the reading of a document that cannot be taken in at all."""
+    """Aborts the parsing of a document that cannot be processed."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -148,7 +148,7 @@ class _StopError(Exception):
 
 
 class _Builder:
-    """Turns YAML nodes into plain data; an alias gives a copy, so that `--set` changes one place only."""
+    """Converts YAML nodes to plain data; an alias is copied, so that `--set` changes only one place."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -173,7 +173,7 @@ class _Builder:
         raise _StopError(Problem(f"the tag {_short(node.tag)} is not allowed in a recipe", path, spot))
 
     def _count(self, node: yaml.Node, more: int = 1) -> None:
-        """Count what a document comes to once every alias and merge is filled in, and stop in time."""
+        """Count the nodes of a document after expansion of aliases and merges; abort at a limit."""
         self.nodes += more
         self.characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
         if self.nodes > _MOST_NODES or self.characters > _MOST_CHARACTERS:
@@ -197,9 +197,9 @@ class _Builder:
     def _pairs(
         self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]
     ) -> list[tuple[yaml.Node, yaml.Node]]:
-        """Return the pairs of a mapping with `<<` filled in; its own keys come first and win.
+        """Return the pairs of a mapping with `<<` expanded; its own keys come first and take precedence.
 
-        Each mapping is worked out once, however often it is merged: merges of merges double at every level.
+        The result is cached per mapping, because nested merges would double the work at every level.
         """
         if node not in self.pairs:
             self.pairs[node] = self._filled(node, path, above)
@@ -251,7 +251,7 @@ class _Builder:
         kind = _short(node.tag)
         if kind not in _SCALARS:
             raise _StopError(Problem(f"the tag {kind} is not allowed in a recipe", path, self._spot(node)))
-        if "\0" in node.value:  # no path, name or column can hold it, and the system's messages are poor
+        if "\0" in node.value:  # invalid in any path, name or column; system errors are unclear
             self._refuse(f"{_at(path)}the text holds a zero byte", path, self._spot(node))
             return node.value.replace("\0", "")
         try:

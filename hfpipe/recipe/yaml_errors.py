@@ -1,4 +1,4 @@
-"""Says in plain words what PyYAML finds wrong with the notation of a recipe."""
+"""Rewrites PyYAML's syntax errors in plain words."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _PLAIN = (
     ),
     (r"expected the node content", "a value is missing here; write one, or delete what announces it"),
 )
-"""What PyYAML says, as a pattern, and the same for people who do not know its grammar."""
+"""Pattern of PyYAML's message → an explanation for users who do not know YAML's grammar."""
 
 
 def explain(error: yaml.MarkedYAMLError) -> str:
-    """Return one line for what PyYAML found."""
+    """Return a one-line explanation of a PyYAML error."""
     problem = str(error.problem)
     if "single document" in str(error.context):
         return "broken YAML: a recipe is one document; remove the second '---'"
@@ -48,7 +48,7 @@ def explain(error: yaml.MarkedYAMLError) -> str:
 
 
 def _begin(error: yaml.MarkedYAMLError) -> str:
-    """Say where the construct begins, when that is another line."""
+    """Return where the construct begins, if it begins on another line."""
     if error.context is None or error.context_mark is None:
         return ""
     line = error.context_mark.line

@@ -1,1 +1,1 @@
-"""`training:` of a recipe: arguments, defaults and what they need."""
+"""`training:` of a recipe: arguments, defaults and required packages."""

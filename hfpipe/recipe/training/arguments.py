@@ -1,4 +1,4 @@
-"""Checks `training:` against the installed TrainingArguments, and the words hfpipe adds or keeps."""
+"""Checks `training:` against the installed TrainingArguments, with arguments added or managed by hfpipe."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ MANAGED: dict[str, str] = {
     "hub_always_push": _OWN_HUB,
     "hub_revision": _OWN_HUB,
 }
-"""Arguments that hfpipe sets itself, and what to write instead."""
+"""Arguments that hfpipe sets itself → what to use instead."""
 
 WORDS: dict[str, str] = {
     "budget": "How long to train: a time (4min, 90s, 2h) or an amount (20M tokens, 3 epochs, 500 steps).",
@@ -83,7 +83,7 @@ WORDS: dict[str, str] = {
     "compile": "torch.compile: true, false, or auto: where the training is long enough to gain; on a CPU "
     "this is measured.",
 }
-"""The words hfpipe adds to TrainingArguments, with their help."""
+"""Arguments that hfpipe adds to TrainingArguments → their help."""
 
 _OF_WORKERS = (
     "dataloader_persistent_workers",
@@ -94,7 +94,7 @@ _OF_WORKERS = (
 
 @lru_cache(maxsize=1)
 def check_arguments() -> Mapping[str, Field]:
-    """Return TrainingArguments' fields, where `optim` also takes hfpipe's own name."""
+    """Return the fields of TrainingArguments; `optim` also accepts hfpipe's addition."""
     known = installed_arguments()
     optim = known["optim"]
     choices = tuple(dict.fromkeys([*optim.form.choices, muon.NAME]))
@@ -103,12 +103,12 @@ def check_arguments() -> Mapping[str, Field]:
 
 
 def names() -> list[str]:
-    """Return every key that `training:` takes."""
+    """Return every key that `training:` accepts."""
     return [*WORDS, *(name for name in check_arguments() if name not in MANAGED and name not in WORDS)]
 
 
 def training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield what the installed TrainingArguments would not take, or would take another way than meant."""
+    """Yield arguments that the installed TrainingArguments rejects or would misinterpret."""
     known = check_arguments()
     for key, value in given.items():
         here = (*path, key)
@@ -146,7 +146,7 @@ def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Proble
 
 
 def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield pairs of arguments of which one would be ignored or would stop the training later."""
+    """Yield pairs of arguments of which one would be ignored or fail later during training."""
     for other in ("num_train_epochs", "max_steps"):
         if "budget" in given and other in given:
             yield KeyProblem(

@@ -1,4 +1,4 @@
-"""Reads `budget:`, how long a training may take, in the unit a person thinks in."""
+"""Parses `budget:`, the length of a training in time, tokens, epochs or steps."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: exactly one of the four is set."""
+    """Length of a training: exactly one of the four fields is set."""
 
     seconds: float | None = None
-    """Wall time of the steps; evaluation and saving come on top."""
+    """Wall time of the training steps, without evaluation and saving."""
     tokens: int | None = None
-    """Tokens seen, repeats included."""
+    """Number of tokens processed, including repetitions."""
     epochs: float | None = None
-    """Passes over the train split."""
+    """Number of passes over the train split."""
     steps: int | None = None
-    """Optimizer steps."""
+    """Number of optimizer steps."""
 
 
 def parse_budget(text: str) -> Budget:
-    """Read `4min`, `90s`, `2h`, `20M tokens`, `3 epochs` or `500 steps`; raises ValueError otherwise."""
+    """Parse `4min`, `90s`, `2h`, `20M tokens`, `3 epochs` or `500 steps`. Raises ValueError otherwise."""
     match = _PATTERN.fullmatch(text.strip())
     if match is None or not 0 < float(match["number"]) < 2**63:
         raise ValueError("write a time or an amount, as 4min, 90s, 2h, 20M tokens, 3 epochs or 500 steps")

@@ -1,4 +1,4 @@
-"""What `training:` comes to once hfpipe's own defaults are filled in, and whether saves and scores agree."""
+"""Adds hfpipe's defaults to `training:`, and checks that the save and evaluation schedules agree."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ DEFAULTS: dict[str, Any] = {
     "report_to": "none",
     "ddp_find_unused_parameters": False,
 }
-"""Where hfpipe starts from another value than TrainingArguments: fractions are of all steps."""
+"""Defaults that differ from those of TrainingArguments; fractions are relative to all steps."""
 EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 0.2, "per_device_eval_batch_size": 64}
-"""Further defaults where there is a validation split."""
+"""Additional defaults if there is a validation split."""
 TOGETHER = {
     "eval_strategy": "save_strategy",
     "save_strategy": "eval_strategy",
     "eval_steps": "save_steps",
     "save_steps": "eval_steps",
 }
-"""Argument → the one that it has to agree with where the best model is kept, and so defaults to."""
+"""Argument → the argument that it must equal, and defaults to, if the best model is kept."""
 
 
 def with_defaults(given: Mapping[str, Any], *, evaluated: bool, early: bool) -> dict[str, Any]:
-    """Return the arguments as given, and hfpipe's defaults for the others.
+    """Return the given arguments, completed by hfpipe's defaults.
 
     `evaluated` is whether there is a validation split, `early` whether training may stop early.
     """
@@ -40,10 +40,10 @@ def with_defaults(given: Mapping[str, Any], *, evaluated: bool, early: bool) -> 
 
 
 def schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, str] | None:
-    """Return the argument that keeps the best model from being found, and why, or None.
+    """Return the argument that prevents selection of the best model, and the reason; None if there is none.
 
-    The best model can be loaded only from a save that has a score. Transformers refuses such arguments too,
-    once the model is made.
+    The best model can only be loaded from a checkpoint with a score. Transformers rejects such arguments too,
+    but only after the model is built.
     """
     settings = with_defaults(given, evaluated=True, early=early)
     if not settings.get("load_best_model_at_end"):
@@ -63,7 +63,7 @@ def schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, str] 
 def _steps_fault(save: float, score: float, given: Mapping[str, Any], asking: str) -> tuple[str, str] | None:
     key = "save_steps" if "save_steps" in given else "eval_steps"
     if not all(isinstance(each, int | float) for each in (save, score)) or score <= 0:
-        return None  # the value itself is refused elsewhere
+        return None  # the value itself is rejected elsewhere
     if (save < 1) != (score < 1):
         return key, (
             f"{asking} needs a score for each save: save_steps {save:g} and eval_steps {score:g} must both "

@@ -1,4 +1,4 @@
-"""`optim: muon` in `training:`: the options that `optim_args` gives it, and the torch that has it."""
+"""`optim: muon` in `training:`: its options in `optim_args`, and the required version of torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NAME = "muon"
 SINCE = (2, 9)
 """First version of torch with `torch.optim.Muon`."""
 OPTIONS: dict[str, type[int] | type[float]] = {"momentum": float, "ns_steps": int}
-"""Options of `torch.optim.Muon` that `optim_args` may give, as `momentum=0.95, ns_steps=5`."""
+"""Options of `torch.optim.Muon` allowed in `optim_args`, such as `momentum=0.95, ns_steps=5`."""
 
 
 def parse_options(given: str | None) -> dict[str, int | float]:
-    """Return the options in `optim_args`. Raises ValueError at an unknown one or at a wrong number."""
+    """Return the options in `optim_args`. Raises ValueError for an unknown option or an invalid number."""
     options: dict[str, int | float] = {}
     for part in (given or "").replace(" ", "").split(","):
         name, _, value = part.partition("=")
@@ -42,7 +42,7 @@ def parse_options(given: str | None) -> dict[str, int | float]:
 
 
 def muon_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield what keeps a training that asks for Muon from having it."""
+    """Yield the problems of a training with `optim: muon`."""
     if given.get("optim") != NAME:
         return
     installed = _torch()

@@ -1,8 +1,8 @@
-"""Arguments of a training that cannot change its weights, and so are not part of the key of its stage.
+"""Training arguments that cannot change the weights and are therefore not part of the stage's key.
 
-Every field of TrainingArguments is named here once; a test compares the tables with the installed version.
-Evaluations and saves draw no random numbers. They decide something only where the best model is kept, where
-training may stop early, and for optimizers and schedules that read them.
+Every field of TrainingArguments is listed here once; a test compares the tables with the installed version.
+Evaluation and saving use no random numbers. They affect the weights only if the best model is kept, if
+training may stop early, and with optimizers and schedules that depend on them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NEUTRAL = frozenset(
         "trackio_static_space_id",
     }
 )
-"""Arguments that say what is shown, kept or prefetched."""
+"""Arguments that only control what is logged, kept or prefetched."""
 CHOOSING = frozenset(
     {
         "eval_delay",
@@ -60,7 +60,7 @@ CHOOSING = frozenset(
         "save_strategy",
     }
 )
-"""Arguments that decide something only where evaluations choose the model or steer the training."""
+"""Arguments that affect the weights only if evaluations select the model or control the training."""
 DECISIVE = frozenset(
     {
         "accelerator_config",
@@ -138,11 +138,11 @@ DECISIVE = frozenset(
         "weight_decay",
     }
 )
-"""Arguments that decide the weights, or that hfpipe does not admit at all."""
+"""Arguments that affect the weights, or that hfpipe does not accept."""
 
 
 def neutral_arguments(training: Mapping[str, Any], *, early: bool) -> Iterator[str]:
-    """Yield those of the given arguments that cannot change the weights; `early`: training may stop early."""
+    """Yield the given arguments that cannot change the weights; `early`: training may stop early."""
     chosen = early or bool(training.get("load_best_model_at_end"))
     reading = str(training.get("lr_scheduler_type")) == "reduce_lr_on_plateau" or str(
         training.get("optim", "")

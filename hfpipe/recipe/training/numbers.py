@@ -1,4 +1,4 @@
-"""Which numbers the arguments of a training may be: finite ones, each within its bounds."""
+"""Checks that numeric training arguments are finite and within their bounds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _AT_LEAST_ONE = (
 )
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
 _WHOLE_OR_SHARE = ("eval_steps", "save_steps", "logging_steps", "warmup_steps")
-"""Counts of steps from 1 on, and shares of all steps below."""
+"""Arguments that are a number of steps from 1 on, and a fraction of all steps below 1."""
 
 
 def number_refusal(key: str, value: float, default: Any) -> str | None:
-    """Say why a number cannot be meant for an argument, or return None.
+    """Return why a number is invalid for an argument, or None.
 
-    A negative default, as that of `max_steps`, is Transformers' way to say "not set"; it may be written.
+    A negative default, such as that of `max_steps`, means "not set" in Transformers and is allowed.
     """
     if isinstance(default, int) and default < 0 and value == default:
         return None
@@ -41,7 +41,7 @@ def number_refusal(key: str, value: float, default: Any) -> str | None:
 
 
 def not_finite(value: Any) -> float | None:
-    """Return the first number in a value, or in what it holds, that is NaN or infinite."""
+    """Return the first number in a value, at any depth, that is NaN or infinite."""
     if isinstance(value, float):
         return None if isfinite(value) else value
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

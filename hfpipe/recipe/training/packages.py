@@ -1,4 +1,4 @@
-"""Which packages the arguments of a training need: an optimizer, a tracker or kernels not installed here."""
+"""Checks that the packages of training arguments are installed: optimizers, trackers and kernels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hfpipe.recipe.messages import Keys, dotted_path, suggest
 
 
 class Package(NamedTuple):
-    """What is imported, and what installs it."""
+    """The modules to import, and the package that installs them."""
 
     modules: tuple[str, ...]
-    """Any one of them will do."""
+    """Alternatives; one of them is sufficient."""
     install: str
 
 
@@ -37,7 +37,7 @@ _OPTIMIZERS: dict[str, Package] = {
     r"adamw_torch_npu_fused": _plain("torch_npu"),
     r".*8bit|.*bnb.*|paged_.*|lion_.*|ademamix.*": _plain("bitsandbytes"),
 }
-"""Names of optimizers → what they need; the first that fits. Any other name is of torch or Transformers."""
+"""Optimizer name → its package; the first match applies. Others are in torch or Transformers."""
 _TRACKERS: dict[str, Package] = {
     "azure_ml": Package(("azureml",), "pip install azureml-core"),
     "tensorboard": Package(("tensorboard", "tensorboardX"), "pip install tensorboard"),
@@ -45,12 +45,12 @@ _TRACKERS: dict[str, Package] = {
     "dagshub": _plain("dagshub"),
     "kubeflow": Package(("kubeflow",), "pip install kubeflow"),
 }
-"""Trackers whose module has another name than they, or that several modules serve."""
+"""Trackers whose module has a different name, or that have several alternative modules."""
 _NEED_TARGETS = re.compile(r"(galore|apollo)_.*")
 
 
 def package_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield what the arguments need that is not installed; nothing is imported."""
+    """Yield the packages that the arguments need and that are not installed; imports nothing."""
     optimizer = given.get("optim")
     if isinstance(optimizer, str):
         needed = next((of for name, of in _OPTIMIZERS.items() if re.fullmatch(name, optimizer)), None)
