@@ -94,7 +94,8 @@ def test_an_encoding_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
     shard = tmp_path / "train-00000.arrow"
     shard.write_bytes(shard.read_bytes()[:100])
     again, same = encoded(tmp_path / "train.arrow", TEXTS, words)
-    assert same == ledger == json.loads((tmp_path / "train.json").read_text())
+    assert same == ledger
+    assert ledger.items() <= json.loads((tmp_path / "train.json").read_text()).items()
     assert again.lengths.tolist() == whole.lengths.tolist()
 
 

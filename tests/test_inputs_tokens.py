@@ -171,6 +171,11 @@ ROWS: dict[str, tuple[dict[str, Any], Any, str]] = {
         lambda text: {"words": text.split(), "tags": [0] * len(text.split())},
         "wordpiece",
     ),
+    "multiple-choice": (
+        {"length": 512},
+        lambda text: {"context": text, "endings": [text, f"so {text}"], "label": 0},
+        "wordpiece",
+    ),
     "question-answering": (
         {},
         lambda text: {
@@ -188,7 +193,7 @@ ROWS: dict[str, tuple[dict[str, Any], Any, str]] = {
 
 def encoded_ids(task: Task, pieces: Any, row: dict[str, Any]) -> Counter[int]:
     """Return how often each id stands in what a task makes of a row, in training and in evaluation."""
-    labels = {"label": ["a", "b"], "tags": ["O", "B-X"]}
+    labels = {"label": ["0", "1"], "tags": ["O", "B-X"]}
     facts = DataFacts(
         columns=dict.fromkeys(row, "string") | {"label": "label"}, splits={"train": 1}, labels=labels
     )

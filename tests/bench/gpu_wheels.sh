@@ -15,7 +15,7 @@ wheels=(transformers datasets evaluate pydantic pydantic-core annotated-types ty
 sources=(rouge-score seqeval docopt) # not published as wheels; they hold no compiled code
 # shellcheck disable=SC2034 # read by tests/test_bench_gpu.py, which compares all three with pyproject.toml
 there=(torch accelerate tokenizers huggingface-hub numpy pandas pyarrow scipy scikit-learn filelock pyyaml regex rich
-       sacrebleu safetensors peft)
+       sacrebleu safetensors peft jinja2)
 
 platforms=()
 for tag in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux1; do
