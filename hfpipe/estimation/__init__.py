@@ -1,1 +1,1 @@
-"""What a plan costs before it runs: parameters, tokens, steps, FLOPs, memory and disk."""
+"""Estimates the cost of a plan before it runs: parameters, tokens, steps, FLOPs, memory and disk."""

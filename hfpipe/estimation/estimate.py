@@ -1,4 +1,4 @@
-"""Estimates what each stage of a plan takes: parameters, tokens, steps, FLOPs, memory and disk."""
+"""Estimates the cost of each stage of a plan: parameters, tokens, steps, FLOPs, memory and disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Amount:
-    """A number, what it counts, and how sure it is."""
+    """A number, its unit, and whether it is estimated."""
 
     value: float
     bytes: bool = False
@@ -43,7 +43,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Size:
-    """What one stage takes; what is not known yet is a note instead of an amount."""
+    """The cost of one stage; unknown amounts are replaced by a note."""
 
     stage: str
     kind: str
@@ -56,9 +56,9 @@ def estimate_sizes(
     steps: Sequence[PlannedStage],
     launch: Launch = Launch(),  # noqa: B008 - frozen
 ) -> list[Size]:
-    """Return the size of each stage; allocates no model and never touches the network.
+    """Return the size of each stage; allocates no model and never accesses the network.
 
-    Memory is that of one process of `launch`. Raises RecipeError when its Accelerate config is wrong.
+    Memory is per process of `launch`. Raises RecipeError when its Accelerate config is wrong.
     """
     known, processes = Known(recipe.base, steps), arrangement(launch)
     return [_size(step, known, *processes) for step in steps]
@@ -84,7 +84,7 @@ def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split)
 
 
 def _plain(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
-    """Yield what is known of a stage that trains no model."""
+    """Yield the known amounts of a stage that trains no model."""
     stage = step.stage
     if isinstance(stage, Evaluate):
         data = known.facts(stage.data)
@@ -109,7 +109,7 @@ def _on_disk(folder: Path) -> int:
 
 
 class _Training:
-    """Fills in the size of a training stage, as far as what lies above it is known."""
+    """Computes the size of a training stage, as far as its upstream stages are known."""
 
     def __init__(
         self,
@@ -123,17 +123,17 @@ class _Training:
         self.step, self.stage, self.known, self.size = step, stage, known, size
         self.layout, self.split = layout, split
         self.predicted = stage.task.predicted_share
-        """Share of tokens whose vocabulary logits are made."""
+        """Fraction of tokens whose vocabulary logits are computed."""
 
     def fill(self) -> None:
-        """Add what is known, in an order where each figure follows from those before it."""
+        """Add the known amounts, in an order in which each follows from the previous ones."""
         from hfpipe.training.cost import shape_of
 
         encoded = self._encoded()
         steps = self._steps(encoded)
         config, exact = self.known.config(self.stage, self.stage.task)
         place = self.stage.tokenizer if isinstance(self.stage.model, dict) else self.stage.model
-        if config is None and place is not None and place.stage is None:  # else said of that stage
+        if config is None and place is not None and place.stage is None:  # otherwise reported at that stage
             self.size.notes.append(f"{place} is not on this machine, so the model's size is not known")
         adapter = self.stage.adapter.settings if self.stage.adapter is not None else None
         shape = shape_of(self.stage.task.auto_class, config, adapter) if config is not None else None
@@ -150,7 +150,7 @@ class _Training:
         self.size.amounts[name] = Amount(value, bytes=memory, estimated=estimated)
 
     def _encoded(self) -> Encoded | None:
-        """Return the train split as the model sees it: counted where it was encoded, else from a sample."""
+        """Return the size of the encoded train split: exact if it was encoded, otherwise from a sample."""
         from hfpipe.encoding.io import open_split
         from hfpipe.training.cost import Encoded, encode_sample
 
@@ -168,7 +168,7 @@ class _Training:
         return None
 
     def _steps(self, encoded: Encoded | None) -> int | None:
-        """Return the optimizer steps, or None while they are not known."""
+        """Return the number of optimizer steps, or None if it is unknown."""
         from hfpipe.training.arguments import shares_of, steps_of
 
         training, task = self.stage.training, self.stage.task
@@ -178,7 +178,7 @@ class _Training:
         if encoded is not None:
             steps = steps_of(training, encoded.examples, encoded.tokens, total)
         elif training.get("max_steps", -1) > 0 or (_says_how_long(training) and task.packed):
-            steps = steps_of(training, 1, task.length, total)  # each example of a packed task is full
+            steps = steps_of(training, 1, task.length, total)  # examples of a packed task have no padding
         else:
             return None
         if steps is None:
@@ -210,7 +210,7 @@ class _Training:
             self._add("training FLOPs", flops(shape, tokens, length, self.predicted), estimated=True)
 
     def _memory(self, shape: Shape, *, estimated: bool) -> None:
-        """Add the memory of one device: its part of what is split, and what it computes itself."""
+        """Add the memory of one device: its shards, and its own activations."""
         from hfpipe.training.arguments import precision, shares_of
         from hfpipe.training.cost import FLOAT, activations, gathered_weights, optimizer_state
 
@@ -243,7 +243,7 @@ class _Training:
         self._add("memory a device", total, estimated=True, memory=True)
 
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
-        """Add the most that lies on disk at once: one checkpoint more than are kept, while it is written."""
+        """Add the peak disk usage: while a checkpoint is written, there is one more than are kept."""
         from hfpipe.recipe.training.defaults import DEFAULTS
         from hfpipe.training.cost import FLOAT, optimizer_state
 
@@ -261,7 +261,7 @@ class _Training:
 
 
 def _saves(training: Mapping[str, Any], steps: int | None) -> int:
-    """Return how many checkpoints a training writes, the one at its end included."""
+    """Return how many checkpoints a training writes, including the final one."""
     if training["save_strategy"] == "no":
         return 0
     if training["save_strategy"] == "epoch":
@@ -273,7 +273,7 @@ def _saves(training: Mapping[str, Any], steps: int | None) -> int:
 
 
 def _says_how_long(training: Mapping[str, Any]) -> bool:
-    """Tell whether the length of a training does not depend on how much data there is."""
+    """Return whether the length of a training is independent of the amount of data."""
     if "budget" in training:
         return budget.parse_budget(training["budget"]).epochs is None
     return bool(training.get("max_steps", -1) > 0)

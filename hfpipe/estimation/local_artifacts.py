@@ -1,4 +1,4 @@
-"""Opens what a plan names, where it is on this machine: finished stages, folders, the Hub's cache."""
+"""Opens the inputs of a plan that are on this machine: finished stages, folders, the Hub's cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Known:
-    """Opens what the stages of a plan read, where it is on this machine; None where it is not."""
+    """Opens the inputs of a plan's stages; returns None for those that are not on this machine."""
 
     def __init__(self, base: Path, steps: Sequence[PlannedStage]) -> None:
         self.base = base
@@ -26,20 +26,20 @@ class Known:
         self.done = {step.name: step.folder for step in steps if step.done}
 
     def folder(self, place: Place) -> Path | None:
-        """Return where a place lies on this machine. Raises DataError for a path that is not there."""
+        """Return the local path of a place. Raises DataError for a path that does not exist."""
         if place.stage is not None:
             return self.done.get(place.stage)
         return locate_place(place, self.base, {}) if place.hub is None else _cached(*place.hub)
 
     def facts(self, data: Place) -> DataFacts | None:
-        """Return what a data set holds."""
+        """Return the facts about a data set."""
         from hfpipe.encoding.io import facts
 
         folder = self.folder(data)
         return facts(folder) if folder is not None else None
 
     def tokenizer(self, stage: Pretrain | Finetune) -> PreTrainedTokenizerBase | None:
-        """Return the tokenizer of a training stage; that of the stage it goes on from, if need be."""
+        """Return the tokenizer of a training stage, if necessary from the stage that it continues."""
         from hfpipe.tokenization.loading import load_tokenizer
 
         place = _tokenizer_place(stage)
@@ -50,9 +50,10 @@ class Known:
         return self.tokenizer(below) if isinstance(below, (Pretrain, Finetune)) else None
 
     def config(self, stage: Pretrain | Finetune, task: Task) -> tuple[PretrainedConfig | None, bool]:
-        """Return the config of the model that a stage trains for a task, and whether that is certain.
+        """Return the config of the model that a stage trains for a task, and whether it is final.
 
-        It is not while the tokenizer or the classes are not known; the recipe's `vocab_size` then stands in.
+        It is not final while the tokenizer or the classes are unknown; the recipe's `vocab_size` is used
+        then.
         """
         from hfpipe.modeling.loading.models import new_config
         from hfpipe.training.cost import Unmade, stored_config

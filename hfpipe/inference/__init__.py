@@ -1,1 +1,1 @@
-"""`hfpipe predict`: which model, which inputs, and its predictions."""
+"""`hfpipe predict`: resolves the model, reads the inputs and runs the model."""

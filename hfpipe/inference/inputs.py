@@ -1,4 +1,4 @@
-"""What a model is asked, as rows: texts, lines of an open file, and files of any format."""
+"""Reads the inputs of a prediction as rows: texts, lines of an open file, and files of any format."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ log = logging.getLogger(__name__)
 TEXT = "text"
 LINE = "standard input, line"
 LONGEST = 100_000_000
-"""Bytes of a line; what is longer has no end."""
+"""Maximum number of bytes per line; a longer input is assumed to have no line breaks."""
 Values = Mapping[str, Any]
 Answer = dict[str, Any]
 Ask = Callable[[Iterator[tuple[str, Values]]], Iterator[tuple[Values, Answer]]]
-"""Takes rows with what a message calls each, and yields each row with what a model says of it, in order."""
+"""Takes rows with their names for messages, and yields each row with its prediction, in order."""
 Given = str | Path | TextIO | Iterable[str | Mapping[str, Any]]
-"""A text, texts, rows that hold what a task reads, an open file of lines, or the path of a file of rows."""
+"""A text, texts, rows with the columns of the task, an open file of lines, or the path of a file of rows."""
 
 
 def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
-    """Return a row for each text, line or mapping, once the first is known to be there.
+    """Return a row for each text, line or mapping, after checking that there is at least one.
 
-    A text is the only one of the task's `inputs`, or a JSON object that holds it; where there are several,
-    it is a JSON object of them. `options` say how a file is read, as `key=value`.
-    Raises RecipeError for options that are wrong or without a file, and DataError when it is not, and when
-    nothing is given or a file cannot be read.
+    If the task has a single input, a text is its value, or a JSON object that contains it. If it has several
+    `inputs`, a text is a JSON object with all of them. `options` are file options, as `key=value`. Raises
+    RecipeError for options that are invalid or given without a file, and DataError when a text is not such an
+    object, when the input is empty, or when a file cannot be read.
     """
     stated = parse_read_options(options)
     if isinstance(given, Path):
@@ -56,10 +56,10 @@ def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> It
 
 
 def _lines(given: Any, inputs: Sequence[str]) -> Iterator[str | Mapping[str, Any]]:
-    """Yield the lines of an open file without their ends; what a terminal or pipe decodes is UTF-8.
+    """Yield the lines of an open file without line ends; input from a terminal or pipe must be UTF-8.
 
-    A blank line is a row that holds nothing. Raises DataError for bytes that are not UTF-8, and for a line
-    without an end.
+    A blank line is an empty row. Raises DataError for bytes that are not UTF-8, and for a line that is too
+    long.
     """
     stream = getattr(given, "buffer", given)
     nothing = dict.fromkeys(inputs, "")
@@ -87,9 +87,9 @@ def _decoded(line: bytes, number: int) -> str:
 def pair_with_predictions(
     given: Iterator[Row], inputs: Sequence[str], ask: Ask
 ) -> Iterator[tuple[Values, Answer | None]]:
-    """Yield every row with what `ask` yields of it, in order, None for a row of a file that holds nothing.
+    """Yield every row with its result from `ask`, in order; None for an empty row of a file.
 
-    What comes before a row that cannot be used is yielded before the error.
+    Results of the rows before an invalid row are yielded before the error is raised.
     """
     waiting: deque[Row] = deque()
     blank = _Blank(inputs)
@@ -117,7 +117,7 @@ def pair_with_predictions(
 
 
 class _Blank:
-    """Knows rows that hold nothing to ask, and tells of them at the end."""
+    """Detects rows without input, and reports their number at the end."""
 
     def __init__(self, inputs: Sequence[str]) -> None:
         self._inputs = inputs
@@ -148,7 +148,7 @@ def _rows(given: Iterable[str | Mapping[str, Any]], origin: str, inputs: Sequenc
 def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else None
-    except (ValueError, RecursionError):  # no JSON, or nested deeper than any row is
+    except (ValueError, RecursionError):  # not JSON, or nested too deep
         found = None
     if len(inputs) == 1 and not (isinstance(found, dict) and inputs[0] in found):
         return {inputs[0]: text}
@@ -163,10 +163,10 @@ def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
 def complete_rows(
     given: Iterator[Row], inputs: Sequence[str], facts: DataFacts, optional: Collection[str] = ()
 ) -> Iterator[Row]:
-    """Yield the rows once they are known to hold what the model reads.
+    """Yield the rows after checking that they have all inputs of the model.
 
-    Raises DataError at the first that lacks a column or holds something else in it; and for a text given by
-    itself that is empty. What is `optional` may be missing or null.
+    Raises DataError at the first row without a column or with a value of the wrong type, and for an empty
+    text. Columns in `optional` may be missing or null.
     """
     for row in given:
         row.values.update(
@@ -200,7 +200,7 @@ def _empty(value: Any) -> bool:
 
 
 def _check_unicode(value: Any, row: Row, name: str) -> None:
-    """Refuse halves of characters, as JSON escapes and undecodable arguments bring in."""
+    """Raise DataError for lone surrogates, which JSON escapes and undecodable arguments can contain."""
     try:
         (value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)).encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Asks a trained model, row by row, along the path by which it is measured."""
+"""Runs a trained model on rows with the same code as in evaluation."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Asked = Mapping[str, Any]
-"""A row that holds at least what the task reads."""
+"""A row with at least the columns that the task reads."""
 BATCHES_AT_ONCE = 8
-"""Batches read before the first is run: among so many rows, those of like length are put together."""
+"""Number of batches read before the first is run; their rows are grouped by length."""
 
 
 def architecture(place: Path | Place) -> str:
-    """Return the class that a config names, or nothing. Raises StageError when there is no config."""
+    """Return the class named by a config, or an empty text. Raises StageError when there is no config."""
     with loading(place), silence_libraries():
         check_model_files(place)
         config = read_config(place)
@@ -48,7 +48,7 @@ def architecture(place: Path | Place) -> str:
 
 
 class Predictor:
-    """A model in memory, ready to be asked."""
+    """A model in memory, ready for prediction."""
 
     def __init__(self, place: Path | Place, task: Task, batch_size: int) -> None:
         tokenizer = load_tokenizer(place)
@@ -69,16 +69,16 @@ class Predictor:
         self.batch_size = batch_size
 
     def answers(self, rows: Iterable[tuple[str, Asked]]) -> Iterator[tuple[Asked, dict[str, Any]]]:
-        """Yield each row with what the model says of it, in order, holding only some batches in memory.
+        """Yield each row with its prediction, in order, keeping only a few batches in memory.
 
-        Each row comes with what a message calls it. Raises DataError at a row that the task cannot read,
-        StageError when a row is too short to be read, or its scores are not finite. What `rows` raises comes
-        after the answers to the rows before it.
+        `rows` are pairs of a name for messages and a row. Raises DataError at a row that the task cannot
+        encode, StageError when a row is too short or its scores are not finite. An exception of `rows` is
+        raised after the predictions of the preceding rows.
         """
         examples, truncated = 0, 0
         for chunk in _chunks(rows, BATCHES_AT_ONCE * self.batch_size):
             found, ledger = self._chunk(chunk, examples)
-            examples += ledger["examples"]  # what is drawn at random depends on it, and on no batch size
+            examples += ledger["examples"]  # seeds sampling, independently of the batch size
             truncated += ledger["truncated"]
             for (place, row), answer in zip(chunk, found, strict=True):
                 if answer is None or finite_or_null(answer) != answer:
@@ -114,14 +114,14 @@ class Predictor:
         return [found[number] for number in range(len(chunk))], ledger
 
     def _columns(self, chunk: Sequence[Asked]) -> dict[str, Sequence[Any]]:
-        """Return what the task reads of the rows, with placeholders for what it would learn."""
+        """Return the columns that the task reads, with placeholders for its targets."""
         task, facts = self.reading.task, self.reading.facts
         given = {name: [row[name] for row in chunk] for name in task.inputs}
         others = [name for name in task.columns if name not in task.inputs]
         return given | {name: task.placeholder(name, given, facts) for name in others}
 
     def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """Yield each row's position and answer; None where the outputs behind the answer hold a NaN."""
+        """Yield each row's position and prediction; None if the model's outputs for it contain NaN."""
         reading = self.reading
         with torch.inference_mode():
             for positions, columns, _ in shared(
@@ -135,7 +135,7 @@ class Predictor:
 
 
 def _nan_rows(column: np.ndarray) -> np.ndarray:
-    """Tell for each value of a column whether there is a NaN in it: bool, shape (rows,)."""
+    """Return whether each value of a column contains NaN: bool, shape (rows,)."""
     if column.dtype == object:
         return np.array([_holds_nan(value) for value in column], dtype=bool)
     if not np.issubdtype(column.dtype, np.floating):
@@ -144,7 +144,7 @@ def _nan_rows(column: np.ndarray) -> np.ndarray:
 
 
 def _holds_nan(value: Any) -> bool:
-    """Tell whether there is a NaN in a column's value: an array, nested lists, a number or a text."""
+    """Return whether a column's value contains NaN: an array, nested lists, a number or a text."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, float | np.floating):

@@ -1,4 +1,4 @@
-"""A trained model as `hfpipe predict` is told it, and the task that says how it is asked."""
+"""Resolves the model argument of `hfpipe predict`, and the task that defines inputs and outputs."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ BY_HEAD = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
 }
-"""How the name of a Transformers class ends → what its models are asked."""
+"""Suffix of a Transformers class name → task of its models."""
 
 
 class Trained(NamedTuple):
-    """Where a model lies, and what it is asked."""
+    """Location and task of a trained model."""
 
     place: Path | Place
     task: Task
 
 
 def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> Trained:
-    """Return the model meant by a stage's folder, a run or recipe (`:STAGE`), a path, a package or a Hub id.
+    """Resolve a stage's folder, a run or recipe (`:STAGE`), a path, a package or a Hub id to a model.
 
-    Its task is `kind`, or what its stage trained it for, or what its config says; `options` are the task's
-    settings as `key=value`. User code runs if `kind` names it, as a path from here, or the recipe does that
-    `target` is; code that only the model's folder names never does.
-    Raises RecipeError when there is no such model, or no telling what to ask it, DataError when its folder
-    holds what has no end, and StageError when a stage wrote it and it is damaged.
+    Its task is `kind`, or the task of its training stage, or that of its config; `options` are settings of
+    the task as `key=value`. User code is executed if `kind` names it, relative to the current folder, or if
+    `target` is a recipe that names it; code that only the model's folder names is never executed. Raises
+    RecipeError when there is no such model or its task is unknown, DataError when its folder contains a pipe
+    or device, and StageError when the folder of a stage is damaged.
     """
     place, trusted = _place(target, runs)
     if isinstance(place, Path):
@@ -89,7 +89,7 @@ def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:
 
 
 def _check_hub(place: Path | Place) -> None:
-    """Raise RecipeError for a model of the Hub that cannot be had, before the heavy libraries are loaded."""
+    """Raise RecipeError for a Hub model that is not available, before heavy libraries are imported."""
     if isinstance(place, Path) or place.hub is None or hub.offline() or hub.cached(*place.hub):
         return
     if (cause := hub.unreachable()) is not None:
@@ -99,7 +99,7 @@ def _check_hub(place: Path | Place) -> None:
 def _trained_for(
     place: Path | Place, kind: str | None, named: Code | None, trusted: Trusted
 ) -> tuple[dict[str, Any], type[Task]]:
-    """Return the settings by which a stage's model is asked, with their class; none if `kind` is another."""
+    """Return the prediction settings of a stage's model, with their class; none if `kind` is another task."""
     if not isinstance(place, Path) or not (place / "stage.json").is_file():
         return {}, Task
     file = read_stage(place)

@@ -1,1 +1,1 @@
-"""What a recipe refers to: paths, user code and names on the Hugging Face Hub."""
+"""References in a recipe: paths, user code and Hugging Face Hub ids."""

@@ -1,4 +1,4 @@
-"""What can be told of the Hugging Face Hub at once: whether it can be reached, and what is cached of it."""
+"""Checks quickly whether the Hugging Face Hub is reachable, and what is in its cache."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 WAIT = 2.0
-"""Seconds to wait for the Hub; looking up a name has no limit of its own, and libraries try for a minute."""
+"""Timeout for the Hub in seconds; DNS lookups have no timeout, and libraries retry for a minute."""
 FILES = ("config.json", "tokenizer_config.json", "README.md")
 
 
 def offline() -> bool:
-    """Tell whether the network is forbidden by HF_HUB_OFFLINE."""
+    """Return whether HF_HUB_OFFLINE forbids network access."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def cached(name: str, revision: str | None, kind: str = "model") -> bool:
-    """Tell whether the cache holds files of a model or a `dataset`."""
+    """Return whether the cache contains files of a model or a `dataset`."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -35,13 +35,13 @@ def cached(name: str, revision: str | None, kind: str = "model") -> bool:
 
 
 def cached_metric(name: str) -> bool:
-    """Tell whether the library evaluate, which keeps metrics as modules, has a copy of one."""
+    """Return whether the library evaluate has a cached copy of a metric module."""
     kept = name.replace("/", "--") if "/" in name else f"evaluate-*--{name}"
     return any(metrics_folder().glob(kept))
 
 
 def metrics_folder() -> Path:
-    """Return where evaluate keeps metrics."""
+    """Return the folder in which evaluate caches metrics."""
     from huggingface_hub import constants
 
     modules = Path(os.environ.get("HF_MODULES_CACHE", Path(constants.HF_HOME) / "modules"))
@@ -49,7 +49,7 @@ def metrics_folder() -> Path:
 
 
 def unreachable() -> str | None:
-    """Return why the Hub, or the proxy before it, cannot be reached; None when it can."""
+    """Return why the Hub, or the proxy in front of it, is unreachable; None if it is reachable."""
     from huggingface_hub import constants
 
     found: list[str | None] = []
@@ -63,7 +63,7 @@ def unreachable() -> str | None:
             port = place.port or (80 if place.scheme == "http" else 443)
             socket.create_connection((place.hostname or "", port), timeout=WAIT).close()
             found.append(None)
-        except Exception as error:  # a test may forbid sockets by an error of its own
+        except Exception as error:  # tests may block sockets with a custom exception
             found.append(str(getattr(error, "strerror", None) or error).partition("\n")[0])
 
     thread = threading.Thread(target=look, daemon=True)

@@ -1,4 +1,4 @@
-"""Where things lie: places, code and files as a recipe writes them, and the paths they mean."""
+"""References to data, models, code and files in a recipe, and the paths that they resolve to."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ T = TypeVar("T", bound=str)
 
 
 class _Text(str):
-    """A string with a meaning of its own, so that it is found again inside any settings."""
+    """Base of strings with a special meaning, which can be collected from any settings."""
 
     pattern: ClassVar[str] = r"(?s).+"
     meant: ClassVar[str] = "text"
     prefix: ClassVar[str] = ""
-    """Put in front where the key that holds the text already says it."""
+    """Prefix to add if the key that contains the text already implies it."""
     form: ClassVar[str] = "text"
-    """What the reference and the JSON Schema call such a value."""
+    """Name of such a value in the reference and the JSON Schema."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -51,24 +51,24 @@ class _Text(str):
 
 
 class Place(_Text):
-    """Where something lies: `stage:NAME`, `package:DISTRIBUTION/path`, `./path`, `/path` or a Hub id."""
+    """Location of an artifact: `stage:NAME`, `package:DISTRIBUTION/path`, `./path`, `/path` or a Hub id."""
 
     pattern = (
         r"stage:[^\s:/]+|package:[^\s:/]+(/.+)?|\.{1,2}/.*|/.+|~/.+|[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?"
     )
     kinds: ClassVar[frozenset[str]] = frozenset()
-    """Kinds of stage that give what is asked for; empty when any does."""
+    """Kinds of stage that produce such an artifact; empty if any kind does."""
     form = "reference"
     meant = "a place: write stage:NAME, package:DISTRIBUTION/path, ./path, /path or a Hub id"
 
     @property
     def stage(self) -> str | None:
-        """Name of the stage meant, if one is."""
+        """Name of the stage, if the place is a stage."""
         return self[6:] if self.startswith("stage:") else None
 
     @property
     def package(self) -> tuple[str, str] | None:
-        """Distribution and the path inside it, if a package is meant."""
+        """Distribution and path inside it, if the place is a package."""
         if not self.startswith("package:"):
             return None
         distribution, _, inside = self[8:].partition("/")
@@ -76,12 +76,12 @@ class Place(_Text):
 
     @property
     def path(self) -> str | None:
-        """Path on disk, relative to the recipe's folder, if one is meant."""
+        """Path on disk, relative to the recipe's folder, if the place is a path."""
         return str(self) if self.startswith((".", "/", "~")) else None
 
     @property
     def hub(self) -> tuple[str, str | None] | None:
-        """Hub id and revision (`owner/name@revision`), if the Hub is meant."""
+        """Hub id and revision (`owner/name@revision`), if the place is on the Hub."""
         if self.stage or self.package or self.path:
             return None
         name, _, revision = self.partition("@")
@@ -89,13 +89,13 @@ class Place(_Text):
 
 
 class DataPlace(Place):
-    """A place of a data set."""
+    """The place of a data set."""
 
     kinds = frozenset({"dataset"})
 
 
 class StageSource(DataPlace):
-    """A stage above, under a key that says so: `{stage: wiki}`."""
+    """An upstream stage as the value of the key `stage`: `{stage: wiki}`."""
 
     pattern = r"(stage:)?[^\s:/]+"
     form = "name of a stage"
@@ -104,7 +104,7 @@ class StageSource(DataPlace):
 
 
 class PackageSource(DataPlace):
-    """A data file inside an installed package, under a key that says so: `{package: DIST/path}`."""
+    """A data file in an installed package, as the value of the key `package`: `{package: DIST/path}`."""
 
     pattern = r"(package:)?[^\s:/]+/.+"
     form = "DISTRIBUTION/path"
@@ -113,13 +113,13 @@ class PackageSource(DataPlace):
 
 
 class ModelPlace(Place):
-    """A place of a model."""
+    """The place of a model."""
 
     kinds = frozenset({"pretrain", "finetune"})
 
 
 class BaselinePlace(ModelPlace):
-    """A model to compare with, or a trivial one by its name."""
+    """A model to compare with, or the name of a trivial baseline."""
 
     trivial: ClassVar[frozenset[str]] = frozenset(
         {
@@ -136,21 +136,21 @@ class BaselinePlace(ModelPlace):
             "unigram",
         }
     )
-    """Names that the tasks of hfpipe declare; other tasks may declare more, see `BaselineName`."""
+    """Baseline names of the built-in tasks; other tasks may declare more, see `BaselineName`."""
 
     @property
     def is_trivial(self) -> bool:
-        """Whether it is the name of a baseline, not the place of a model."""
+        """Whether this is the name of a trivial baseline instead of the place of a model."""
         return self in self.trivial
 
     @property
     def hub(self) -> tuple[str, str | None] | None:
-        """Hub id and revision, if the Hub is meant."""
+        """Hub id and revision, if the place is on the Hub."""
         return None if self.is_trivial else super().hub
 
 
 class BaselineName(BaselinePlace):
-    """A trivial baseline by a name that the task declares, as that of user code."""
+    """The name of a trivial baseline that a task declares, such as a user-defined task."""
 
     @property
     def is_trivial(self) -> bool:
@@ -158,20 +158,20 @@ class BaselineName(BaselinePlace):
 
 
 class MetricPlace(Place):
-    """A place of a metric of `evaluate`, which no stage makes."""
+    """The place of a metric of `evaluate`, which no stage produces."""
 
     pattern = Place.pattern.partition("|")[2]
     meant = "a metric: write ./file.py, a folder, package:DISTRIBUTION/path or a Hub id"
 
 
 class TokenizerPlace(Place):
-    """A place of a tokenizer; a trained model's folder holds one too."""
+    """The place of a tokenizer; the folder of a trained model contains one too."""
 
     kinds = frozenset({"tokenizer", "pretrain", "finetune"})
 
 
 class Code(_Text):
-    """One's own code: `file.py:name`, relative to the recipe; its text is part of the stage's key."""
+    """User code: `file.py:name`, relative to the recipe; the file's text is part of the stage's key."""
 
     pattern = r"[^:]+\.py:[A-Za-z_]\w*"
     form = "file.py:name"
@@ -189,7 +189,7 @@ class Code(_Text):
 
 
 class Glob(_Text):
-    """A path or pattern of local files, relative to the recipe; their content is part of the key."""
+    """A path or glob pattern of local files, relative to the recipe; their content is part of the key."""
 
     form = "path or pattern"
 
@@ -197,7 +197,7 @@ class Glob(_Text):
 def collect(
     value: Any, kind: type[T], path: tuple[str | int, ...] = ()
 ) -> Iterator[tuple[tuple[str | int, ...], T]]:
-    """Yield (path of keys, string) for every string of one kind inside settings, in a fixed order."""
+    """Yield (path of keys, string) for every string of one class in settings, in a fixed order."""
     if isinstance(value, kind):
         yield path, value
     elif isinstance(value, BaseModel):
@@ -212,10 +212,10 @@ def collect(
 
 
 def locate_place(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path | None:
-    """Return the file or folder a place means, or None for a Hub id; never touches the network.
+    """Return the file or folder of a place, or None for a Hub id; never accesses the network.
 
-    `base` is the recipe's folder, `inputs` maps the stages above to their folders.
-    Raises DataError when a package is not installed, the path is not there, or reading it would never end.
+    `base` is the recipe's folder, `inputs` maps upstream stages to their folders. Raises DataError when a
+    package is not installed, and when the path does not exist or is not a regular file or folder.
     """
     if place.stage is not None:
         return inputs[place.stage]
@@ -226,7 +226,7 @@ def locate_place(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path |
     try:
         path = (base / Path(place.path).expanduser()).resolve()
         there = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, links in a circle, no such user
+    except (OSError, RuntimeError, ValueError) as error:  # name too long, circular links, unknown user
         cause = getattr(error, "strerror", None) or error
         raise DataError(f"{place[:200]}: cannot be looked up ({cause}); fix the path") from None
     if not there:
@@ -236,13 +236,13 @@ def locate_place(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path |
 
 
 def check_regular(path: Path) -> None:
-    """Raise DataError when a file, or an entry of a folder, is a pipe, a device or a socket.
+    """Raise DataError if a file, or an entry of a folder, is a pipe, a device or a socket.
 
-    Libraries open the files of a model's or tokenizer's folder by name and would wait for ever.
+    Libraries open the files in the folder of a model or tokenizer by name and would block on them.
     """
     try:
         for item in (path, *sorted(path.iterdir())) if path.is_dir() else (path,):
-            with suppress(FileNotFoundError):  # a link that leads nowhere
+            with suppress(FileNotFoundError):  # a broken link
                 if not item.is_dir() and (kind := irregular(item)) is not None:
                     raise DataError(
                         f"{item}: is {kind}, which has no end; name a regular file, or take it out"
@@ -254,9 +254,9 @@ def check_regular(path: Path) -> None:
 
 
 def irregular(path: Path) -> str | None:
-    """Return what a path is when it is not a file that ends: a folder, a named pipe, a device or a socket.
+    """Return the type of a path that is not a regular file: a folder, a named pipe, a device or a socket.
 
-    Links are followed. Raises OSError when there is nothing there, ValueError for a zero byte in the path.
+    Links are followed. Raises OSError if the path does not exist, ValueError for a zero byte in the path.
     """
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
@@ -268,12 +268,12 @@ def irregular(path: Path) -> str | None:
 def in_package(name: str, inside: str) -> Path:
     """Return a file or folder inside an installed distribution, without importing it.
 
-    Raises DataError when the distribution is not installed, has no such file, or the path leads out of it.
+    Raises DataError if the distribution is not installed or has no such file, or the path is outside of it.
     """
     place = f"package:{name}/{inside}"
     try:
         found = distribution(name)
-    except (PackageNotFoundError, ValueError):  # a name of white space is a ValueError
+    except (PackageNotFoundError, ValueError):  # ValueError: the name is white space
         raise DataError(f"package:{name} is not installed; pip install {name}") from None
     if not inside.strip("./"):
         raise DataError(f"{place}: name a file or folder inside the package, as package:{name}/PATH")
@@ -284,7 +284,7 @@ def in_package(name: str, inside: str) -> Path:
         if not path.exists():
             raise DataError(f"{place}: {name} is installed but holds no {inside}")
         leads_out = ".." in Path(inside).parts or not path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, links in a circle, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # name too long, circular links, zero byte
         raise DataError(f"{place}: cannot be looked up ({error})") from None
     if leads_out:
         raise DataError(f"{place}: leads out of the package; name a file that {name} installs")
@@ -292,7 +292,7 @@ def in_package(name: str, inside: str) -> Path:
 
 
 def _editable(found: Distribution) -> Iterator[Path]:
-    """Yield the folder of a package installed by `pip install -e`, which stays where it is (PEP 610)."""
+    """Yield the source folder of a package installed with `pip install -e` (PEP 610)."""
     text = found.read_text("direct_url.json")
     origin = json.loads(text) if text else {}
     if origin.get("dir_info", {}).get("editable") and origin["url"].startswith("file:"):
@@ -300,13 +300,13 @@ def _editable(found: Distribution) -> Iterator[Path]:
 
 
 def matches(pattern: Glob, base: Path) -> list[Path]:
-    """Return the files a pattern means, sorted; empty when there are none.
+    """Return the files that match a pattern, sorted; empty if there are none.
 
-    Raises DataError when a link below `**` leads back to a folder that holds it, so that it never ends.
+    Raises DataError if a link below `**` points to a folder that contains it, which would never end.
     """
     try:
         absolute = str(base / Path(pattern).expanduser())
-    except (RuntimeError, ValueError) as error:  # no such user, a zero byte
+    except (RuntimeError, ValueError) as error:  # unknown user, zero byte
         raise DataError(f"{pattern}: cannot be looked up ({error}); fix the path") from None
     if "**" in absolute:
         _check_ends(Path(absolute.partition("**")[0]), pattern)
@@ -328,7 +328,7 @@ def _check_ends(root: Path, pattern: str) -> None:
 
 
 def slug(place: str) -> str:
-    """Return a place as part of a file's name, another for each place; a digest tells `./a-b` from `a/b`."""
+    """Return a unique part of a file name for a place; a digest distinguishes `./a-b` from `a/b`."""
     plain = re.sub(r"[^\w.-]+", "-", place).strip("-.")
     own = plain == place and not place.startswith("stage-")
     if own or re.fullmatch(r"stage:\w[\w.-]*", place):

@@ -1,4 +1,4 @@
-"""Finds and loads a person's own code, named as `file.py:name` in a recipe; nothing else is executed."""
+"""Finds and loads user code, named as `file.py:name` in a recipe; no other code is executed."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from hfpipe.references.places import Code, irregular
 
 @dataclass(frozen=True)
 class Trusted:
-    """Which user code may run: what the present recipe or command names, never what a folder names."""
+    """User code that may be executed: named by the current recipe or command, never by a stage's folder."""
 
     code: frozenset[tuple[Path, str]] = frozenset()
-    """Files, resolved, and the names inside them."""
+    """Resolved files, and the names inside them."""
     all: bool = False
-    """Whether any may, as with `trust_remote_code`."""
+    """Whether all user code may be executed, as with `trust_remote_code`."""
 
     @classmethod
     def of(cls, code: Iterable[Code], base: Path) -> Trusted:
-        """Trust code that is named relative to `base`."""
+        """Trust code whose path is relative to `base`."""
         return cls(frozenset(((base / each.file).resolve(), each.attribute) for each in code))
 
     def allows(self, code: Code, base: Path) -> bool:
-        """Tell whether code named relative to `base` is among it."""
+        """Return whether code whose path is relative to `base` may be executed."""
         return self.all or ((base / code.file).resolve(), code.attribute) in self.code
 
 
@@ -39,7 +39,7 @@ NOTHING = Trusted()
 
 
 def find_code(code: Code, base: Path) -> Path:
-    """Return the file of one's own code once it is known to define the name; executes nothing.
+    """Return the file of user code after checking that it defines the name; executes nothing.
 
     `base` is the recipe's folder. Raises DataError when the file is missing, is not Python or lacks the name.
     """
@@ -51,10 +51,10 @@ def find_code(code: Code, base: Path) -> Path:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{code}: there is no {code.file}; fix the path, read relative to {base}") from None
-    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError
+    except (OSError, RuntimeError) as error:  # RuntimeError: circular links
         cause = getattr(error, "strerror", None) or error
         raise DataError(f"{code}: {code.file} cannot be read: {cause}") from None
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # code nested too deep
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # last two: code nested too deep
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise DataError(f"{code}: {file}{line} is not Python: {getattr(error, 'msg', error)}") from None
     names = _defined(tree)
@@ -66,9 +66,9 @@ def find_code(code: Code, base: Path) -> Path:
 
 
 def load_code(code: Code, base: Path) -> Any:
-    """Execute the file and return the function or class named; raises DataError in one line."""
+    """Execute the file and return the named function or class. Raises DataError in one line."""
     file = find_code(code, base)
-    # The path is part of the name, so that two recipes' `task.py` do not stand in for one another.
+    # The path is part of the module name, so that the `task.py` of two recipes are distinct.
     name = f"hfpipe_own_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
@@ -77,12 +77,12 @@ def load_code(code: Code, base: Path) -> Any:
     try:
         spec.loader.exec_module(module)
         return getattr(module, code.attribute)
-    except Exception as error:  # whatever the person's code raises, they get one line
+    except Exception as error:  # any exception of user code becomes one line
         raise DataError(f"{code}: {file} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def describe_failure(code: Code, base: Path, error: BaseException) -> str:
-    """Return one line for an error that user code raised, with the line of the file where it was."""
+    """Return a one-line description of an error in user code, with its line number in the file."""
     file = (base / code.file).resolve()
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
