@@ -1,1 +1,1 @@
-"""How models compute, which weights have to fit, and the classes of their heads."""
+"""Loading of models, attention, losses and performance settings."""

@@ -1,7 +1,8 @@
-"""Frozen weights of linear layers in bfloat16, where products are computed in bfloat16 anyway.
+"""Stores frozen weights of linear layers in bfloat16 if products are computed in bfloat16 anyway.
 
-Autocast rounds such a weight in every forward and backward pass; rounded once, it gives the same products in
-half the memory. What learns, and what is not only multiplied (embeddings, norms, tied weights), stays.
+Autocast rounds such a weight in every forward and backward pass; rounding it once gives the same products
+with half the memory. Trainable weights, and weights with other uses (embeddings, norms, tied weights), are
+kept.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from torch import nn
 
 
 def halve_frozen(model: nn.Module) -> int:
-    """Round the weights of linear layers that do not learn to bfloat16 and return how many numbers those are.
+    """Round the frozen weights of linear layers to bfloat16 and return their number of elements.
 
-    The results of a model under bfloat16 autocast stay the same bit for bit.
+    The results of a model under bfloat16 autocast are bit-identical.
     """
     holders = Counter(id(each) for module in model.modules() for each in module.parameters(recurse=False))
     halved = 0

@@ -1,4 +1,4 @@
-"""Why a trained model cannot do a task, as where texts are longer than it has positions for."""
+"""Checks whether a trained model can run a task, for example whether it has enough positions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from hfpipe.task import Task
 
 OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"})
-"""Model types that count positions from behind the padding id, as fairseq did."""
+"""Model types whose positions start after the padding id, as in fairseq."""
 
 
 def positions(kind: str, most: Any, padding: Any) -> int | None:
-    """Return the longest input of a type of model, or None where the architecture sets no limit.
+    """Return the maximum input length of a model type, or None if the architecture has no limit.
 
-    `most` and `padding` are what its config has as `max_position_embeddings` and `pad_token_id`.
+    `most` and `padding` are `max_position_embeddings` and `pad_token_id` in its config.
     """
     if not isinstance(most, int) or most <= 0:
         return None
@@ -26,7 +26,7 @@ def positions(kind: str, most: Any, padding: Any) -> int | None:
 
 
 def refusals(task: Task, model: PreTrainedModel) -> Iterator[str]:
-    """Yield why a trained model cannot be evaluated, or run on new inputs."""
+    """Yield reasons why a trained model cannot be evaluated or used for prediction."""
     config = model.config
     for problem in task.check_model(model):
         yield problem.message

@@ -1,4 +1,4 @@
-"""What makes this machine fast: settings that change seconds, not results beyond rounding."""
+"""Performance settings for this machine, which change results only by rounding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from transformers.trainer_utils import unwrap_peft_model
 
 MOST_WORKERS = 4
-"""Processes that make batches for one accelerator; each makes some hundreds of examples a second."""
+"""Maximum number of data loader workers per accelerator; each makes some hundreds of examples per second."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
@@ -23,21 +23,22 @@ DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
 
 
 def bf16_pays() -> bool:
-    """Tell whether the processor multiplies bfloat16 natively."""
+    """Return whether the processor supports bfloat16 matrix products natively."""
     if on_cpu():
         return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def compiling_pays(tokens: int) -> bool:
-    """Tell whether a training of so many tokens earns back the minute that torch.compile takes on a GPU."""
+    """Return whether training on this many tokens makes up for the minute of torch.compile on a GPU."""
     return tokens >= 50_000_000 and torch.utils._triton.has_triton()
 
 
 def compile_model(model: Any, *, static: bool) -> None:
-    """Compile a model in place, which keeps the names of the weights.
+    """Compile a model in place, which preserves the names of the weights.
 
-    All of it where batches are `static`, of one shape; otherwise the layers, as the head sees varying shapes.
+    With `static` batches of one shape the whole model is compiled, otherwise only its layers, because the
+    shapes in the head vary.
     """
     if static:
         model.compile(dynamic=False)
@@ -51,7 +52,7 @@ def compile_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
 
     def compute(*arguments: Any) -> Any:
         with warnings.catch_warnings():
-            # Dynamo looks at the gradient of the logits, which have none because they are not a leaf.
+            # Dynamo reads `.grad` of the logits, which are not a leaf tensor and have none.
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
             return compiled(*arguments)
 
@@ -60,10 +61,10 @@ def compile_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep freed memory in the process, on a CPU with the GNU C library: each step needs the same again.
+    """Keep freed memory in the process, on a CPU with the GNU C library, for reuse in the next step.
 
-    Otherwise every large tensor is returned to the kernel, which clears each page of the next one; steps of
-    small models took 6 to 14 % longer.
+    Otherwise the memory of every large tensor is returned to the kernel, which must zero the pages of the
+    next one; steps of small models took 6 to 14 % longer.
     """
     allocator = ctypes.CDLL(None) if on_cpu() and platform.libc_ver()[0] == "glibc" else None
     if allocator is None:
@@ -81,7 +82,7 @@ def kept_memory() -> Iterator[None]:
 
 @contextmanager
 def uncompiled_model(model: Any) -> Iterator[None]:
-    """Run a compiled model as it was, where batches have many shapes, as in evaluation."""
+    """Run a compiled model uncompiled, for batches of many shapes, as in evaluation."""
     compiled, model._compiled_call_impl = model._compiled_call_impl, None
     try:
         yield
@@ -90,7 +91,7 @@ def uncompiled_model(model: Any) -> Iterator[None]:
 
 
 def loader_workers() -> int:
-    """Return how many processes make batches: an accelerator must not wait, a CPU has no core to spare."""
+    """Return the number of data loader workers: several for an accelerator, none on a CPU."""
     if on_cpu():
         return 0
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -98,18 +99,18 @@ def loader_workers() -> int:
 
 
 def cores() -> int:
-    """Return how many cores this process may use, which can be fewer than the machine has."""
+    """Return the number of cores available to this process, which may be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_sharded() -> bool:
-    """Tell whether Accelerate shares weights or examples out over processes in another way than copies."""
+    """Return whether Accelerate distributes weights or examples in another way than data parallelism."""
     ways = ("FSDP", "DEEPSPEED", "PARALLELISM_CONFIG")
     return any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ways)
 
 
 def on_cpu() -> bool:
-    """Tell whether there is no accelerator, or Accelerate was told to leave it."""
+    """Return whether there is no accelerator, or Accelerate is configured to use the CPU."""
     return (
         os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         or not torch.cuda.is_available()

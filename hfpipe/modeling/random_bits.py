@@ -1,7 +1,7 @@
-"""Dropout on a CPU from random bits: torch draws one number an element, which costs more than some layers.
+"""Fast dropout on a CPU from random bits; torch draws one number per element, slower than some layers.
 
-`bernoulli_` takes 6 ns an element (measured on an EPYC), in a BERT of 384 dimensions a sixth of a training
-step. Here 64 random bits decide about four elements, so that a probability is a multiple of 2**-16.
+`bernoulli_` takes 6 ns per element (measured on an EPYC), one sixth of a training step for a BERT of 384
+dimensions. Here 64 random bits are used for four elements, so probabilities are multiples of 2**-16.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LEVELS = 2**16
-"""Number of values of the bits that decide about an element."""
+"""Number of values of the random bits of one element."""
 
 
 def drop_out(tensor: Tensor, probability: float) -> Tensor:
-    """Return a tensor with elements set to 0 at random and the others scaled up, as `dropout` in training.
+    """Set random elements of a tensor to 0 and scale up the others, as `dropout` does in training.
 
-    The draws are a function of torch's default generator. A probability that is not a multiple of 2**-16 is
-    rounded to one, and the scale fits it.
+    Random bits come from torch's default generator. A probability is rounded to a multiple of 2**-16, and the
+    scale is that of the rounded probability.
     """
     dropped = round(probability * LEVELS)
     if not 0 < dropped < LEVELS:
@@ -34,10 +34,10 @@ def drop_out(tensor: Tensor, probability: float) -> Tensor:
 
 
 class BitDropout(nn.Dropout):
-    """`torch.nn.Dropout` by `drop_out` on a CPU."""
+    """`torch.nn.Dropout` implemented by `drop_out` on a CPU."""
 
     def forward(self, tensor: Tensor) -> Tensor:
-        """Return the tensor with elements dropped in training, and as it is otherwise."""
+        """Apply dropout in training; otherwise return the tensor unchanged."""
         if not self.training or self.inplace or tensor.device.type != "cpu":
             return super().forward(tensor)
         return drop_out(tensor, self.p)
@@ -45,7 +45,7 @@ class BitDropout(nn.Dropout):
 
 @contextmanager
 def fast_dropout(model: nn.Module) -> Iterator[None]:
-    """Let the dropout layers of a model use `drop_out` for a while; subclasses of `Dropout` do not change."""
+    """Temporarily make the dropout layers of a model use `drop_out`, except subclasses of `Dropout`."""
     layers = [module for module in model.modules() if type(module) is nn.Dropout]
     for layer in layers:
         layer.__class__ = BitDropout

@@ -1,7 +1,7 @@
-"""Pads the positions of targets to a few sizes, so that a compiled step is compiled once.
+"""Pads target positions to a few sizes, so that a compiled step is compiled once.
 
-Where a loss needs the logits at some positions only, their number changes from batch to batch, and finding
-them on an accelerator makes the host wait for it. Here they are found on the host, and padded.
+If a loss needs the logits only at some positions, their number varies between batches, and finding them on an
+accelerator synchronizes it with the host. Here they are found on the host, and padded.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 
 SIZES = 16
-"""How many numbers of positions there can be; the fewer, the more logits are computed without need."""
+"""Number of possible sizes; with fewer sizes, more unnecessary logits are computed."""
 
 
 def static_positions(labels: torch.Tensor, ignored: int) -> torch.Tensor:
-    """Return the flat positions with a target, int64, padded with a position that has none.
+    """Return the flattened positions with a target, int64, padded with a position without a target.
 
-    `labels` has shape (rows, length). The number of positions is a multiple of a 16th of all, and all of them
-    where more than half have a target.
+    `labels` has shape (rows, length). The number of positions is a multiple of 1/16 of all positions, and all
+    positions if more than half have a target.
     """
     flat = labels.reshape(-1)
     found = (flat != ignored).nonzero().squeeze(-1)

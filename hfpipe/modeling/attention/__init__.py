@@ -1,1 +1,1 @@
-"""Attention without masks, on CPUs, and between packed documents."""
+"""Attention without masks, on CPUs, and within packed documents."""

@@ -1,12 +1,11 @@
-"""Attention of a training on a CPU by two matrix products and a softmax, where torch's kernel is slow.
+"""Attention for training on a CPU by two matrix products and a softmax, where torch's kernel is slow.
 
-`scaled_dot_product_attention` takes a flash kernel there that in bfloat16 needs two to seven times as long as
-the products, forward and backward, over up to 512 positions. With dropout it takes a slower path still, in
-any dtype. (Measured on an EPYC with AVX512-BF16, 32 rows of 12 heads.)
+On a CPU `scaled_dot_product_attention` uses a flash kernel that in bfloat16 is two to seven times slower than
+the products, forward and backward, for up to 512 positions. With dropout it uses an even slower path, in any
+dtype. (Measured on an EPYC with AVX512-BF16, 32 rows of 12 heads.)
 
-The products are written in two ways, because each is slow on the other's path: torch.compile fuses a softmax
-in float32 and gains from leaving out blocks of keys; eagerly, attention with a softmax in float32 took two to
-three times as long as with one in bfloat16.
+There are two implementations: with torch.compile, a softmax in float32 is fused, and skipping blocks of keys
+is faster; in eager mode, attention with a softmax in float32 took two to three times as long as in bfloat16.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from hfpipe.modeling.random_bits import drop_out, fast_dropout
 
 LONGEST = 512
-"""Positions up to which the products are faster where nothing is dropped; compiled, half as many for a layer
-that is not causal."""
+"""Maximum number of positions for which the products are faster without dropout; half as many for a compiled
+layer that is not causal."""
 BLOCK = 128
-"""Queries that are multiplied with the same keys in a compiled causal layer."""
+"""Number of queries per block in a compiled causal layer; a block uses the same keys."""
 USUAL = "sdpa"
-"""The implementation that is replaced."""
+"""Name of the implementation that is replaced."""
 
 
 @contextmanager
 def eager_kernels(model: nn.Module) -> Iterator[None]:
-    """Train a model that is not compiled on a CPU with attention and dropout that are fast there."""
+    """Use fast attention and dropout to train an uncompiled model on a CPU."""
     with eager_attention(), fast_dropout(model):
         yield
 
 
 @contextmanager
 def eager_attention() -> Iterator[None]:
-    """Let every model whose attention is `sdpa` use `_attend` for a while.
+    """Temporarily make every model with `sdpa` attention use `_attend`.
 
-    The function is replaced and not the name, because masks and some models depend on the name.
+    The function is replaced, not its name, because masks and some models depend on the name.
     """
     usual = AttentionInterface()[USUAL]
     AttentionInterface.register(USUAL, _attend)
@@ -55,9 +54,9 @@ def eager_attention() -> Iterator[None]:
 
 
 def products_pay(query: Tensor, key: Tensor, dropout: float) -> bool:
-    """Tell whether products are faster than the kernel; shapes (rows, heads, length, size of a head).
+    """Return whether products are faster than the kernel; shapes (rows, heads, length, head size).
 
-    With dropout the kernel is not used anyway. A processor with AMX was not measured and keeps it.
+    With dropout the kernel is not used anyway. Processors with AMX were not measured and keep the kernel.
     """
     if query.device.type != "cpu":
         return False
@@ -77,9 +76,10 @@ def _attend(
     position_bias: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend by products in training where they pay; shapes as in `sdpa_attention_forward`.
+    """Compute attention by products in training if they are faster; shapes as in `sdpa_attention_forward`.
 
-    It does not matter whether gradients are on: a checkpointed layer is computed once without and once with.
+    Does not depend on whether gradients are enabled: a checkpointed layer is computed once without and once
+    with.
     """
     paying = module.training and products_pay(query, key, dropout)
     if options.get("softcap") is not None or not paying:
@@ -102,7 +102,7 @@ def _attend(
 
 
 def _masked(scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Return scores (rows, heads, length, length) with a bias added, and the lowest number where masked."""
+    """Return scores (rows, heads, length, length) with the bias added, and the lowest number where masked."""
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     if mask is None:
@@ -113,7 +113,7 @@ def _masked(scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _repeated(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Return keys and values with as many heads as the queries."""
+    """Repeat keys and values to the number of heads of the queries."""
     groups = heads // key.shape[1]
     if groups == 1:
         return key, value
@@ -121,7 +121,7 @@ def _repeated(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
 
 
 def compiled_products_pay(query: Tensor, key: Tensor, *, causal: bool) -> bool:
-    """Tell whether compiled products are faster than the kernel; shapes as for `products_pay`."""
+    """Return whether compiled products are faster than the kernel; shapes as for `products_pay`."""
     longest = LONGEST if causal else LONGEST // 2
     short = query.shape[2] == key.shape[2] <= longest
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and short
@@ -138,11 +138,11 @@ def attend_by_products(
     scaling: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Return what is attended to, shape (rows, length, heads, size of a head), softmax in float32.
+    """Return the attention output, shape (rows, length, heads, head size); the softmax is in float32.
 
-    `query` has shape (rows, heads, length, size of a head); `key` and `value` may have fewer heads. `mask`,
-    bool, is true where a query sees a key and has a shape that broadcasts to (rows, heads, length, length);
-    a layer with a mask is not `causal`. Made for torch.compile.
+    `query` has shape (rows, heads, length, head size); `key` and `value` may have fewer heads. `mask`, bool,
+    is true where a query attends to a key, and broadcasts to (rows, heads, length, length); a layer with a
+    mask is not `causal`. Designed for torch.compile.
     """
     length, scale = query.shape[2], query.shape[3] ** -0.5 if scaling is None else scaling
     key, value = _repeated(key, value, query.shape[1])

@@ -1,13 +1,13 @@
-"""Attention that needs no mask: the fast kernels for batches in which nothing is padded.
+"""Attention without masks, which allows fast kernels for batches without padding.
 
-Transformers builds a mask of shape (rows, 1, length, length) whenever torch.compile traces a model, also for
-a batch without padding, because it may not look at the values of a tensor there. With a mask,
-`scaled_dot_product_attention` cannot take its flash kernel. The implementation registered here makes masks
-for sliding windows only, on a GPU as blocks for FlexAttention, which skips what lies outside of a window;
-all other layers are told by argument whether they are causal.
+When torch.compile traces a model, Transformers builds a mask of shape (rows, 1, length, length) even for a
+batch without padding, because tensor values are not available while tracing. With a mask,
+`scaled_dot_product_attention` cannot use its flash kernel. The implementation registered here creates masks
+only for sliding windows, on a GPU as block masks for FlexAttention, which skips blocks outside of a window;
+all other layers receive an argument that sets whether they are causal.
 
-Some architectures put more into their masks (a bidirectional prefix, packed documents). They are recognized
-by the masks that they make, not by name: `runs_without_masks` looks at those of one batch.
+Some architectures use masks for other purposes (a bidirectional prefix, packed documents). They are detected
+by their masks, not by name: `runs_without_masks` examines the masks of one batch.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 NAME = "sdpa_without_mask"
 """Name of the implementation in Transformers' tables of attention and mask functions."""
 PROBE = "sdpa_probe"
-"""Name of the implementation that looks at masks."""
+"""Name of the implementation that examines masks."""
 
 
 @contextmanager
 def attention_without_masks(model: PreTrainedModel) -> Iterator[None]:
-    """Run a model without masks; its inputs have no padding, or it is causal and padding is on the right."""
+    """Run a model without masks; inputs must have no padding, or padding on the right of a causal model."""
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, _window_mask)
     with implementation(model, NAME):
@@ -44,10 +44,10 @@ def attention_without_masks(model: PreTrainedModel) -> Iterator[None]:
 
 
 def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
-    """Tell whether a model makes no masks but those of sliding windows.
+    """Return whether a model creates no masks except those of sliding windows.
 
-    `input_ids`, int64 (rows, length), are of one batch without padding. A model whose attention is not
-    `scaled_dot_product_attention`, or not of Transformers' tables, keeps its masks.
+    `input_ids`, int64 (rows, length), are a batch without padding. A model whose attention is not
+    `scaled_dot_product_attention`, or not in Transformers' tables, keeps its masks.
     """
     if model.config._attn_implementation != "sdpa":
         return False
@@ -64,14 +64,14 @@ def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
     try:
         with torch.no_grad(), implementation(model, PROBE):
             model(**inputs)
-    except (KeyError, TypeError, ValueError):  # as of an encoder-decoder, which needs more than these inputs
+    except (KeyError, TypeError, ValueError):  # for example, an encoder-decoder needs more inputs
         return False
     return bool(needless) and all(needless)
 
 
 @contextmanager
 def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Run a model with another attention implementation, by its name in Transformers' tables."""
+    """Run a model with another attention implementation, given by its name in Transformers' tables."""
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = name
     try:
@@ -81,7 +81,7 @@ def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
 
 
 def _window_mask(*, q_length: int, local_size: int | None = None, **options: Any) -> Any:
-    """Return the mask of a layer with a sliding window, and None for any other."""
+    """Return the mask of a layer with a sliding window, None for any other layer."""
     if local_size is None or q_length <= local_size:
         return None
     blocks = torch.device(options["device"]).type == "cuda" and not _dropout(options["config"])
@@ -99,10 +99,10 @@ def block_mask(
     attention_mask: torch.Tensor | None = None,
     **_: Any,
 ) -> BlockMask:
-    """Return a mask in blocks for FlexAttention; the arguments are those of Transformers' mask functions.
+    """Return a block mask for FlexAttention; the arguments are those of Transformers' mask functions.
 
-    Transformers' own, `flex_attention_mask`, asks for a deprecated compilation that breaks the graph of
-    torch.compile at every mask. `attention_mask`, bool (rows, length), is false where there is padding.
+    Transformers' `flex_attention_mask` uses a deprecated compilation that breaks the graph of torch.compile
+    at every mask. `attention_mask`, bool (rows, length), is false at padding.
     """
     if attention_mask is not None:
         mask_function = and_masks(mask_function, padding_mask_function(attention_mask))
@@ -110,7 +110,7 @@ def block_mask(
 
 
 def _dropout(config: Any) -> float:
-    """Return the share of attention weights that are dropped in training, which FlexAttention cannot do."""
+    """Return the attention dropout in training, which FlexAttention does not support."""
     return float(getattr(config, "attention_dropout", 0.0) or 0.0)
 
 
@@ -122,7 +122,7 @@ def _attend(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend by what is fastest for mask and shape; shapes as in `sdpa_attention_forward`."""
+    """Compute attention by the fastest method for mask and shape; shapes as in `sdpa_attention_forward`."""
     if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
         return _attended(flex_attention_forward, module, query, key, value, attention_mask, options)
     causal = options.get("is_causal")

@@ -1,12 +1,12 @@
-"""Attention of packed documents that must not see one another, by masks or by the bounds of the documents.
+"""Attention within packed documents that must not attend to each other, by masks or document bounds.
 
-On a GPU, rows from `FLEX_FROM` tokens on take FlexAttention, which skips the blocks between documents;
-shorter ones take `scaled_dot_product_attention` with a mask. FlashAttention, where the recipe asks for it, is
-given the bounds of the documents (`cu_seq_lens`): by positions alone Transformers lets it separate documents
-only in a batch of one row.
+On a GPU, rows of at least `FLEX_FROM` tokens use FlexAttention, which skips the blocks between documents;
+shorter rows use `scaled_dot_product_attention` with a mask. FlashAttention, if set in the recipe, receives
+the bounds of the documents (`cu_seq_lens`): from positions alone, Transformers separates documents only in a
+batch of one row.
 
-Most decoders mask documents by themselves where positions begin again at 0; encoders do not, and get masks
-with the documents added. Which it is, is found out by running the model, not by its name.
+Most decoders separate documents if positions restart at 0; encoders do not, and need masks that include the
+documents. This is tested by running the model, not by its name.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ if TYPE_CHECKING:
 
 FLEX, SDPA = "flex_attention", "sdpa"
 FLEX_FROM = 1024
-"""Tokens of a row from which FlexAttention is taken on a GPU.
+"""Minimum number of tokens per row for FlexAttention on a GPU.
 
 Tokens/s of a model of 125M on one H200: 278,000 at 512 with SDPA; 236,000 with SDPA and 310,000 with
 FlexAttention at 2,048; 124,000 and 290,000 at 8,192.
 """
 LEAST_HEAD = 16
-"""Smallest size of an attention head that FlexAttention computes on a GPU."""
+"""Minimum head size that FlexAttention supports on a GPU."""
 PROBE = 6
-"""Tokens of each document by which a model is tried."""
+"""Number of tokens per document in the test of a model."""
 ALIKE = 1e-4
-"""Largest difference that passes for rounding, as a share of the largest logit."""
+"""Maximum difference that counts as rounding, relative to the largest logit."""
 BOUNDS = 64
-"""The number of bounds is padded to a multiple of this, so that there are few shapes to compile."""
+"""The number of bounds is padded to a multiple of this number, so that few shapes are compiled."""
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How a model is made to keep the documents of a row apart."""
+    """Method by which a model separates the documents of a row."""
 
     by: Literal["positions", "masks"]
-    """`positions`: the model does it where they begin again at 0; `masks`: its masks get documents added."""
+    """`positions`: the model separates documents where positions restart at 0; `masks`: by masks."""
     attention: str
     """Name of the attention implementation that computes it."""
 
 
 def separation_of(model: PreTrainedModel) -> Separation | None:
-    """Return how a model keeps documents apart with its present attention, None where it cannot."""
+    """Return how a model separates documents with its current attention, None if it cannot."""
     usual = model.config._attn_implementation
-    tried = SDPA if usual == FLEX else usual  # whose kernel a CPU would compile first
+    tried = SDPA if usual == FLEX else usual  # a CPU would have to compile FlexAttention
     ways: tuple[Separation, ...] = (Separation("positions", tried), Separation("masks", tried))
     with _without_kernel(usual):
         found = next((way for way in ways if _keeps_apart(model, way)), None)
@@ -71,7 +71,7 @@ def choose_attention(
 ) -> Separation:
     """Return the separation that is fastest on a device for rows of `length` tokens.
 
-    An implementation other than SDPA, which is the default, was chosen and stays.
+    An implementation other than the default SDPA was chosen by the user and is kept.
     """
     if found.attention != SDPA or device.type != "cuda" or length < FLEX_FROM:
         return found
@@ -80,7 +80,7 @@ def choose_attention(
 
 
 class SeparateDocuments:
-    """Runs a model so that no document of a row sees another."""
+    """Runs a model so that the documents of a row do not attend to each other."""
 
     def __init__(self, model: PreTrainedModel, found: Separation) -> None:
         self._model = model
@@ -89,10 +89,10 @@ class SeparateDocuments:
 
     @contextmanager
     def __call__(self, batch: Batch) -> Iterator[Batch]:
-        """Set the model's attention for a while, and yield what it is to be run on.
+        """Temporarily set the model's attention, and yield the batch to run it on.
 
-        `_documents` of the batch, int64 (rows, length), is the number of each token's document in its row.
-        A batch without it is run as it is.
+        `_documents` of the batch, int64 (rows, length), are the document numbers of tokens within their row.
+        A batch without `_documents` is yielded unchanged.
         """
         if "_documents" not in batch:
             yield batch
@@ -110,9 +110,9 @@ class SeparateDocuments:
 
 
 class _DocumentMasks:
-    """A mask function in place of another, which it calls with documents added.
+    """A mask function that wraps another and adds the documents.
 
-    It is one object for all batches, because torch.compile would compile the model again for another one.
+    There is one object for all batches, because torch.compile would recompile the model for a new one.
     """
 
     def __init__(self) -> None:
@@ -127,9 +127,9 @@ class _DocumentMasks:
 
     @contextmanager
     def replacing(self, name: str, documents: torch.Tensor | None) -> Iterator[None]:
-        """Be the mask function of an implementation for a while; its name stays, as models depend on it.
+        """Temporarily replace the mask function of an implementation, without changing its name.
 
-        Without `documents` the model adds them by itself.
+        Without `documents`, the model separates them itself.
         """
         usual = AttentionMaskInterface()[name]
         self._make, self._documents = block_mask if name == FLEX else usual, documents
@@ -142,10 +142,10 @@ class _DocumentMasks:
 
 
 def bounds_of(documents: torch.Tensor) -> torch.Tensor:
-    """Return where documents begin among all tokens of a batch, and its end: int32, one-dimensional.
+    """Return the start of each document in the flattened batch, and the batch's end: int32, one-dimensional.
 
-    `documents`, int64 (rows, length), are their numbers within a row. The end is repeated up to a multiple of
-    `BOUNDS`, which stands for documents without tokens.
+    `documents`, int64 (rows, length), are document numbers within a row. The end is repeated up to a multiple
+    of `BOUNDS`, which means documents without tokens.
     """
     first = torch.ones_like(documents, dtype=torch.bool)
     first[:, 1:] = documents[:, 1:] != documents[:, :-1]
@@ -156,7 +156,7 @@ def bounds_of(documents: torch.Tensor) -> torch.Tensor:
 
 
 def _flash_arguments(batch: Batch) -> Any:
-    """Return what FlashAttention is told of the documents (`FlashAttentionKwargs` of Transformers)."""
+    """Return the arguments of FlashAttention for the documents (Transformers' `FlashAttentionKwargs`)."""
     bounds = batch["_bounds"] if "_bounds" in batch else bounds_of(batch["_documents"])
     longest = batch["_documents"].shape[1]
     return {
@@ -169,7 +169,7 @@ def _flash_arguments(batch: Batch) -> Any:
 
 @contextmanager
 def _without_kernel(name: str) -> Iterator[None]:
-    """Let FlashAttention, which needs a GPU and half precision, be computed by SDPA for a while."""
+    """Temporarily compute FlashAttention, which needs a GPU and half precision, by SDPA."""
     if not _is_flash(name):
         yield
         return
@@ -184,7 +184,7 @@ def _without_kernel(name: str) -> Iterator[None]:
 def _attend_within_bounds(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Any, **options: Any
 ) -> Any:
-    """Attend within documents of one row by their bounds, or over all of it where there are none."""
+    """Compute attention within documents of one row by their bounds; without bounds, over the row."""
     bounds, length = options.get("cu_seq_lens_q"), query.shape[2]
     seen = torch.ones((length, length), dtype=torch.bool, device=query.device)
     if getattr(module, "is_causal", False):
@@ -201,7 +201,7 @@ def _is_flash(name: str | None) -> bool:
 
 
 def _keeps_apart(model: PreTrainedModel, way: Separation) -> bool:
-    """Tell whether a model reads the second of two short documents of a row as if it were alone."""
+    """Return whether the outputs for the second of two documents in a row are as without the first."""
     numbers = torch.arange(2 * PROBE, device=model.device).unsqueeze(0)
     ids = numbers % model.config.get_text_config().vocab_size
     batch = {"input_ids": ids, "position_ids": numbers % PROBE, "_documents": numbers // PROBE}
@@ -213,7 +213,7 @@ def _keeps_apart(model: PreTrainedModel, way: Separation) -> bool:
             together = _logits(model, **given)[:, PROBE:]
         with torch.no_grad(), implementation(model, SDPA if way.attention == FLEX else way.attention):
             alone = _logits(model, input_ids=ids[:, PROBE:])
-    except (KeyError, TypeError):  # it knows no position_ids, or its masks are not of Transformers' table
+    except (KeyError, TypeError):  # no position_ids, or its masks are not in Transformers' table
         return False
     finally:
         model.train(training)
@@ -227,16 +227,16 @@ def _logits(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tensor:
 
 
 def _same_by_flex(model: PreTrainedModel, found: Separation) -> bool:
-    """Tell whether a model reads documents the same by FlexAttention; tried without compiling its kernel."""
+    """Return whether FlexAttention separates documents as well; tested without compiling its kernel."""
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
         return _keeps_apart(model, found)
 
 
 def _drops_nothing(model: PreTrainedModel) -> bool:
-    """Tell whether FlexAttention can compute a model's layers in training, where it drops no weights.
+    """Return whether FlexAttention supports a model in training: no attention dropout, and large heads.
 
-    Random states stay as they are.
+    Random states are restored.
     """
     fine: list[bool] = []
 

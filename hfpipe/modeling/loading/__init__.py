@@ -1,1 +1,1 @@
-"""Models from a checkpoint or from scratch, their heads, embeddings and adapters."""
+"""Loads models from a checkpoint or creates them from scratch, with heads, embeddings and adapters."""

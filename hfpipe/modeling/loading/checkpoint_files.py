@@ -1,4 +1,4 @@
-"""Checks the files of a model, adapter or tokenizer before any of them is loaded."""
+"""Checks the files of a model, adapter or tokenizer before they are loaded."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG = "config.json"
 JSON_FILES = (CONFIG, ADAPTER_CONFIG, "generation_config.json", "tokenizer_config.json", INDEX)
-"""Files that hold a mapping, where they are there."""
+"""Files that must contain a mapping if they exist."""
 EXPLICIT = "transformers_weights"
-"""Entry of a config that names the file of the weights; Transformers follows it."""
+"""Entry of a config that names the weights file; Transformers uses it."""
 
 
 def check_tokenizer_files(place: Path | Place) -> None:
-    """Raise StageError unless a local folder is there and its files lie inside it."""
+    """Raise StageError unless a local folder exists and its files are inside it."""
     if isinstance(place, Path):
         _check_folder(place)
 
 
 def check_model_files(place: Path | Place) -> None:
-    """Raise StageError unless weights come only from readable safetensors files of the model itself.
+    """Raise StageError unless all weights come from readable safetensors files of the model itself.
 
-    A local folder is checked without the network; of a Hub id, the index of the shards is fetched.
+    A local folder is checked without network access; for a Hub id, the index of the shards is downloaded.
     """
     if isinstance(place, Path):
         _check_folder(place)
@@ -58,7 +58,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _inside(file: Path, folder: Path) -> bool:
-    """Tell whether a file lies in a folder; in the Hub's cache, snapshots link to the blobs next to them."""
+    """Return whether a file is inside a folder; in the Hub's cache, snapshots link to blobs next to them."""
     target, roots = file.resolve(), [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         roots.append(folder.resolve().parent.parent / "blobs")
@@ -66,7 +66,7 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """Return a JSON file that holds a mapping. Raises StageError when it does not."""
+    """Return the mapping in a JSON file. Raises StageError when the file contains something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -97,7 +97,7 @@ def _check_local_weights(folder: Path) -> None:
 
 
 def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
-    """Check one file of weights, or an index of several."""
+    """Check one weights file, or an index of several."""
     if name.endswith(".index.json"):
         _check_index(folder, name)
         return
@@ -126,7 +126,7 @@ def _check_index(folder: Path, name: str) -> None:
 
 
 def _shards(path: Path, index: dict[str, Any]) -> Iterator[str]:
-    """Yield each file that an index names. Raises StageError at an entry that is not a safetensors file."""
+    """Yield each file in an index. Raises StageError at an entry that is not a safetensors file."""
     entries = index.get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise StageError(f"{path}: names no weights; save the model again with save_pretrained")
@@ -159,7 +159,7 @@ def _check_opens(path: Path) -> None:
 
 
 def _check_hub(place: Place, name: str, revision: str | None) -> None:
-    """Check what an index on the Hub names, and that an adapter there has safetensors."""
+    """Check the files in an index on the Hub, and that an adapter there has safetensors."""
 
     def find(file: str) -> str | None:
         return cached_file(

@@ -1,4 +1,4 @@
-"""Class names as the config of a model holds them, and how they compare with those of the data."""
+"""Class names in the config of a model, and their comparison with those of the data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MULTI_LABEL = "multi_label_classification"
 
 
 def class_name_entries(names: Sequence[str]) -> dict[str, Any]:
-    """Return the entries of a config that name the classes."""
+    """Return the config entries for class names."""
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
@@ -23,14 +23,14 @@ def class_name_entries(names: Sequence[str]) -> dict[str, Any]:
 
 
 def names_in(config: PretrainedConfig) -> list[str]:
-    """Return the classes in the order of their ids, which files sorted as text do not keep: 1, 10, 2."""
+    """Return the classes in the order of their ids, since files may sort ids as text: 1, 10, 2."""
     return [name for _, name in sorted((config.id2label or {}).items())]
 
 
 def problem_type(config: PretrainedConfig) -> str:
-    """Return what Transformers calls the problem: as the config says, or by its number of labels.
+    """Return Transformers' `problem_type`: from the config, or by its number of labels.
 
-    Raises ValueError when the config says something else.
+    Raises ValueError when the config has another value.
     """
     found: str = config.problem_type or (REGRESSION if len(names_in(config)) == 1 else SINGLE_LABEL)
     if found not in (REGRESSION, SINGLE_LABEL, MULTI_LABEL):
@@ -39,7 +39,7 @@ def problem_type(config: PretrainedConfig) -> str:
 
 
 def new_order(old: Sequence[str], new: Sequence[str]) -> list[int] | None:
-    """Return where each new class stands among the old ones, or None when they are not the same classes."""
+    """Return the old index of each new class, or None if the classes are not the same."""
     places = {name: place for place, name in enumerate(old)}
     if len(places) != len(old) or len(old) != len(new) or places.keys() != set(new):
         return None
@@ -47,5 +47,5 @@ def new_order(old: Sequence[str], new: Sequence[str]) -> list[int] | None:
 
 
 def classes_of(head: Mapping[str, Any]) -> list[str] | None:
-    """Return the class names that a task's head asks for, in the order of their ids; None without classes."""
+    """Return the class names of a task's head, in the order of their ids; None without classes."""
     return [name for _, name in sorted(head["id2label"].items())] if "id2label" in head else None

@@ -1,4 +1,4 @@
-"""What a model from scratch needs and its recipe leaves out: special tokens, derived sizes."""
+"""Completes the config of a model from scratch: special tokens and derived sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
 STAND_INS = {"bos_token_id": "cls_token_id", "eos_token_id": "sep_token_id"}
-"""In tokenizers of BERT's style these open and close a text, and nothing else does."""
+"""In BERT-style tokenizers these tokens begin and end a text."""
 SHARED_OUT = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 _CLASSIFIERS = ("classifier", "seq_classif", "qa_", "summary")
 FORCED = ("forced_bos_token_id", "forced_eos_token_id")
@@ -18,10 +18,10 @@ FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 def special_tokens(
     defaults: type[PretrainedConfig], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, int | list[int] | None]:
-    """Return the config entries of special tokens: the tokenizer's ids, since a type's own mean other tokens.
+    """Return the config entries of special tokens: the tokenizer's ids instead of the type's defaults.
 
-    What a decoder starts from, and what ends a text that grows too long, keep the role that they have in the
-    defaults of the type: BART starts from its end of text, Marian and T5 from padding.
+    The start token of a decoder and the forced end token keep the role that they have in the type's defaults:
+    BART starts from its end token, Marian and T5 from padding.
     """
     ids = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
     for name, stand_in in STAND_INS.items():
@@ -37,7 +37,7 @@ def special_tokens(
 
 
 def _role(defaults: type[PretrainedConfig], name: str) -> str:
-    """Return the special token that an entry of the defaults means; empty where it means none of them."""
+    """Return the special token that an entry of the defaults refers to; empty if it refers to none."""
     value = getattr(defaults, name, None)
     return next(
         (role for role in TOKEN_IDS if value is not None and getattr(defaults, role, None) == value), ""
@@ -45,10 +45,11 @@ def _role(defaults: type[PretrainedConfig], name: str) -> str:
 
 
 def derived_sizes(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dict[str, Any]:
-    """Return `entries` under the type's own names, and with them the sizes that have to go with them.
+    """Return `entries` with the type's own names, and the sizes derived from them.
 
-    A decoder is as deep and wide as its encoder, heads share out the hidden size, and whole heads share keys.
-    Some types see to this themselves; others would keep the sizes of their largest model.
+    A decoder has the depth and width of its encoder, the head size is the hidden size divided by the heads,
+    and key heads divide the heads. Some types derive these; others would keep the defaults of their largest
+    model.
     """
     own = {_named(defaults, name): value for name, value in entries.items()}
     own = _decoder(defaults, own) | own
@@ -64,9 +65,9 @@ def derived_sizes(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> 
 
 
 def no_dropout(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dict[str, float]:
-    """Return 0 for each kind of dropout of a type that `entries` do not set; those of classifiers are kept.
+    """Return 0 for each dropout entry of a type that is not in `entries`, except those of classifiers.
 
-    A model trained from scratch on running text sees most of it a few times at most, and learns more without.
+    A model trained from scratch on texts sees most of them only a few times, and learns more without dropout.
     """
     given = {_named(defaults, name) for name in entries}
     names = (name for name in dir(defaults) if "dropout" in name or "pdrop" in name)
@@ -78,7 +79,7 @@ def no_dropout(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dic
 
 
 def _decoder(defaults: type[PretrainedConfig], own: dict[str, Any]) -> dict[str, Any]:
-    """Return what is said of the encoder, for the decoder."""
+    """Return the encoder's entries for the decoder."""
     sides = {name: name.replace("encoder_", "decoder_", 1) for name in own if name.startswith("encoder_")}
     return {decoder: own[encoder] for encoder, decoder in sides.items() if hasattr(defaults, decoder)}
 

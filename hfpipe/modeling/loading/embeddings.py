@@ -1,4 +1,4 @@
-"""Whether a model's embeddings have a row for each token, and rows for tokens that were added to its own."""
+"""Checks that a model's embeddings have a row for each token, and adds rows for new tokens."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from hfpipe.errors import StageError, one_line
 
 
 def embedding_rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many rows a tokenizer's ids take: its highest id and one."""
+    """Return the number of embedding rows that a tokenizer needs: its highest id plus one."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def rows_of(config: PretrainedConfig) -> int | None:
-    """Return how many tokens a model with this config embeds, if it says so."""
+    """Return the number of embedding rows of a model with this config, None if the config lacks it."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     return size if isinstance(size, int) else None
 
 
 def rows_in(model: PreTrainedModel) -> int:
-    """Return how many tokens a model embeds."""
+    """Return the number of embedding rows of a model."""
     weight: Any = model.get_input_embeddings().weight
     return int(weight.shape[0])
 
@@ -32,9 +32,9 @@ def check_rows(
     tokenizer: PreTrainedTokenizerBase,
     own: PreTrainedTokenizerBase | None = None,
 ) -> bool:
-    """Tell whether embeddings of so many rows have to grow for a tokenizer; `own` is the model's.
+    """Return whether embeddings of `rows` rows must grow for a tokenizer; `own` is the model's tokenizer.
 
-    Raises StageError where they have too few, unless the tokenizer is the model's with tokens added to it.
+    Raises StageError if there are too few rows, unless the tokenizer is the model's with added tokens.
     """
     needed = embedding_rows_needed(tokenizer)
     if rows is None or needed <= rows:
@@ -53,10 +53,10 @@ def check_rows(
 
 
 def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-    """Give a model's embeddings, and a head over tokens, a row for each token that was added.
+    """Add a row for each added token to a model's embeddings and language modelling head.
 
-    The new rows are drawn around the mean of the others, as `resize_token_embeddings` does (Hewitt, 2021),
-    and are a function of the seed. Raises StageError when the model cannot be resized.
+    New rows are sampled around the mean of the others, as in `resize_token_embeddings` (Hewitt, 2021), and
+    depend only on the seed. Raises StageError when the model cannot be resized.
     """
     set_seed(seed)
     try:

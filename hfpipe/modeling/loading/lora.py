@@ -1,4 +1,4 @@
-"""LoRA adapters by PEFT: small matrices learn beside weights that stay as they are (Hu et al., 2021)."""
+"""LoRA adapters with PEFT: trains low-rank matrices in addition to frozen weights (Hu et al., 2021)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
-"""What PEFT writes for an adapter."""
+"""Files that PEFT writes for an adapter."""
 WHOLE = "model"
-"""Folder beside them with the config of the model that base and adapter make: its head may be another."""
+"""Folder next to them with the config of the merged model, whose head may differ from the base's."""
 
 
 def add_adapter(
@@ -32,11 +32,11 @@ def add_adapter(
     place: Path | Place,
     seed: int,
 ) -> PeftModel:
-    """Freeze a model and put adapters beside its layers, which are changed in place.
+    """Freeze a model and add adapters to its layers, in place.
 
-    `settings` are arguments of PEFT's LoraConfig; `changed` names weights that are not as the checkpoint
-    holds them: their modules are trained whole and saved with the adapter. Raises StageError when PEFT
-    refuses the settings, or is not installed.
+    `settings` are arguments of PEFT's LoraConfig; `changed` are weights that differ from the checkpoint:
+    their modules are trained in full and saved with the adapter. Raises StageError when PEFT rejects the
+    settings or is not installed.
     """
     name, revision = _named(place)
     model.name_or_path = name
@@ -46,7 +46,7 @@ def add_adapter(
 
 
 def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
-    """Put matrices of low rank beside a model's layers; errors as `adapted`."""
+    """Add low-rank matrices to a model's layers; raises the errors of `add_adapter`."""
     peft = _peft()
     try:
         with _without_warnings():
@@ -57,7 +57,7 @@ def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
 
 
 def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:
-    """Return the config of the adapter in a folder or under a Hub id; None when a whole model is there.
+    """Return the config of the adapter at a folder or Hub id; None if a complete model is there.
 
     Raises StageError when the config does not name a base.
     """
@@ -73,9 +73,9 @@ def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any
 
 
 def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
-    """Return the place of the model that an adapter lies on.
+    """Return the place of an adapter's base model.
 
-    Runs may have been moved since: a base that is gone is looked for beside the adapter's own folder.
+    Runs may have been moved: a missing base is searched for next to the adapter's folder.
     """
     name = str(adapter["base_model_name_or_path"])
     if not Path(name).is_absolute():
@@ -85,7 +85,7 @@ def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
 
 
 def whole_config(folder: Path) -> PretrainedConfig | None:
-    """Return the config that `keep_config` left in a folder, if it did."""
+    """Return the config that `keep_config` saved in a folder, None if there is none."""
     path = folder / WHOLE
     return (
         AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
@@ -97,14 +97,14 @@ def whole_config(folder: Path) -> PretrainedConfig | None:
 def merged(
     base: PreTrainedModel, name: str, revision: str | None, *, local: bool
 ) -> tuple[PreTrainedModel, set[str]]:
-    """Return a base with an adapter added into its weights, and the parameters that the adapter replaced.
+    """Merge an adapter into its base model; return the model and the parameters that the adapter replaced.
 
-    The result is a plain model, equal up to rounding. Raises StageError when the adapter's file lacks
-    weights that its config asks for, or holds others.
+    The result is a plain model, equal up to rounding. Raises StageError when the adapter's file lacks weights
+    that its config requires, or contains others.
     """
     peft = _peft()
     with _without_warnings():
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # which are an error below
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # raised as an error below
         try:
             adapter = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
             found = adapter.load_adapter(name, "default", revision=revision, local_files_only=local)
@@ -123,7 +123,7 @@ def merged(
 
 
 def _replaced(adapter: PeftModel) -> set[str]:
-    """Return the parameters of the base that an adapter replaces as a whole, as a new head."""
+    """Return the parameters of the base that an adapter replaces completely, such as a new head."""
     modules = (
         (name, module)
         for name, module in adapter.get_base_model().named_modules()
@@ -137,14 +137,14 @@ def _replaced(adapter: PeftModel) -> set[str]:
 
 
 def keep_config(model: PeftModel, folder: Path) -> None:
-    """Save the config of base and adapter together, with the classes that a new head has."""
+    """Save the config of the merged model, with the classes of a new head."""
     whole = cast("PreTrainedModel", model.get_base_model())
     whole.config.architectures = [type(whole).__name__]
     whole.config.save_pretrained(str(folder / WHOLE))
 
 
 def replace_adapter(folder: Path, whole: PreTrainedModel) -> None:
-    """Save a merged model in place of the adapter that was saved in its folder."""
+    """Save a merged model in place of the adapter in a folder."""
     whole.save_pretrained(str(folder))
     for file in FILES:
         (folder / file).unlink(missing_ok=True)
@@ -152,14 +152,14 @@ def replace_adapter(folder: Path, whole: PreTrainedModel) -> None:
 
 
 def _named(place: Path | Place) -> tuple[str, str | None]:
-    """Return how an adapter names its base: a path that holds anywhere on this machine, or a Hub id."""
+    """Return the name of a base in an adapter: an absolute path, or a Hub id."""
     if isinstance(place, Path):
         return str(place.resolve()), None
     return place.hub or (str(place), None)
 
 
 def _peft() -> Any:
-    """Import PEFT, which is not installed with hfpipe itself."""
+    """Import PEFT, which is an optional dependency."""
     try:
         import peft
     except ImportError:
@@ -169,7 +169,7 @@ def _peft() -> Any:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Run PEFT without its warnings of names that will go, and of weights that GPT-2 keeps transposed."""
+    """Suppress PEFT's warnings about deprecated names and about GPT-2's transposed weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", message="fan_in_fan_out")

@@ -1,4 +1,4 @@
-"""Models from a checkpoint or from scratch, with the errors of Transformers turned into one line each."""
+"""Loads models from a checkpoint or creates them from scratch; errors of Transformers become one line."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def new_config(
     *,
     dropout: bool = True,
 ) -> transformers.PretrainedConfig:
-    """Return the config of a model from scratch: what the recipe says, sized and wired for the tokenizer.
+    """Return the config of a model from scratch: the recipe's entries, completed for the tokenizer.
 
-    Without `dropout` there is only the dropout that the recipe sets.
-    Raises StageError when Transformers refuses a value.
+    Without `dropout`, dropout is 0 unless the recipe sets it.
+    Raises StageError when Transformers rejects a value.
     """
     kind = settings["type"]
     entries = {key: value for key, value in settings.items() if key != "type"}
@@ -57,14 +57,14 @@ def new_config(
 
 
 def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
-    """Return a model from scratch, float32, its weights a function of the seed.
+    """Return a model from scratch, float32; its weights depend only on the config and the seed.
 
-    Raises StageError when Transformers has no such model for the task, or refuses the config.
+    Raises StageError when Transformers has no such model for the task, or rejects the config.
     """
     set_seed(seed)
     try:
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
-    except Exception as error:  # a wrong entry may raise anything
+    except Exception as error:  # an invalid entry may raise any exception
         if out_of_memory(error):
             raise
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
@@ -76,11 +76,11 @@ class Loaded(NamedTuple):
 
     model: PreTrainedModel
     changed: list[str]
-    """Parameters that were newly initialized, or reordered to other classes."""
+    """Parameters that were newly initialized, or reordered for other classes."""
     initialized: list[str]
-    """Those of them that were newly initialized."""
+    """The newly initialized ones among them."""
     note: str
-    """What was done to the head, as a clause; empty when no weights changed."""
+    """Description of the changes to the head, as a clause; empty if no weights changed."""
 
 
 def load_model(
@@ -94,9 +94,9 @@ def load_model(
 ) -> PreTrainedModel:
     """Return a trained model, float32; a new head is initialized from the seed.
 
-    An adapter comes merged into its base. A path never touches the network, unless it holds an adapter whose
-    base is on the Hub; weights are read from safetensors only.
-    Raises StageError when it cannot be loaded, or lacks a head that a `whole` one has.
+    An adapter is merged into its base. A path needs no network access, unless it contains an adapter whose
+    base is on the Hub. Weights are read only from safetensors. Raises StageError when the model cannot be
+    loaded, or when it must be `whole` and lacks a head.
     """
     loaded = load_parts(auto_class, place, seed, head=head, trust_remote_code=trust_remote_code)
     if whole and loaded.initialized:
@@ -113,10 +113,11 @@ def load_parts(
     head: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Loaded:
-    """Return what `load_model` does, with the names of the parameters that changed.
+    """Return the model of `load_model`, with the names of the parameters that changed.
 
-    `head` holds the entries of the config that a task needs. A head with the same classes is kept, with its
-    rows in their order; one with other classes is newly initialized. Nothing else may be.
+    `head` holds the config entries that a task needs. A head with the same classes is kept, with its rows in
+    the new order; a head with other classes is newly initialized. No other parameters may be newly
+    initialized.
     """
     with loading(place), silence_libraries():
         check_model_files(place)
@@ -144,26 +145,26 @@ def load_parts(
             "nothing to predict; take a decoder, as gpt2"
         )
     if base is not None and model.can_generate() and base.model.can_generate():
-        model.generation_config = base.model.generation_config  # which lies with the base's weights only
+        model.generation_config = base.model.generation_config  # it is stored only with the base's weights
     return _loaded(model, place, change, {*found.initialized, *random}, changed)
 
 
 def _opened(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, LoadedNames]:
-    """Return a model in float32, what it lacks initialized from the seed, and what that is."""
+    """Return a model in float32, with missing parameters initialized from the seed, and their names."""
     set_seed(seed)
     model, info = opener.from_pretrained(
         **source,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # which `check_fit` names
+        ignore_mismatched_sizes=True,  # `check_fit` reports them
         dtype=torch.float32,
     )
     return model, LoadedNames.of(info)
 
 
 def _renaming(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]:
-    """Return the mapping from names in a file to the model's, where the saved class has another prefix.
+    """Return the mapping from names in a file to the model's, if the saved class has another prefix.
 
-    Llama's head for question answering does in Transformers 5, and would get a random backbone.
+    In Transformers 5, Llama's question answering model has one, and would get a random backbone.
     """
     saved = getattr(transformers, declared[0], None) if declared else None
     old, new = getattr(saved, "base_model_prefix", ""), model.base_model_prefix
@@ -173,7 +174,7 @@ def _renaming(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]
 def _loaded(
     model: PreTrainedModel, place: Path | Place, change: HeadChange, initialized: set[str], changed: list[str]
 ) -> Loaded:
-    """Return the model with its changed parameters, which are all logged."""
+    """Return the model with its changed parameters, and log all of them."""
     new = initialized if change.order is not None else {*initialized, *changed}
     everything = sorted({*initialized, *changed})
     note = change.describe(sorted(new))
@@ -185,7 +186,7 @@ def _loaded(
 
 
 def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Return the config that lies with a model."""
+    """Return the config stored with a model."""
     name, revision = model_name(place)
     config: PretrainedConfig = AutoConfig.from_pretrained(
         name,
@@ -199,9 +200,9 @@ def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> Pret
 def headed_config(
     place: Path | Place, auto_class: str | None, *, trust_remote_code: bool = False
 ) -> PretrainedConfig:
-    """Return the config of a model that has the head of `auto_class`, if that is not None.
+    """Return the config of a model, which must have the head of `auto_class` unless that is None.
 
-    Raises StageError when there is no model, or it was not trained for that.
+    Raises StageError when there is no model, or it lacks that head.
     """
     config = load_config(place, trust_remote_code=trust_remote_code)
     with loading(place):
@@ -212,7 +213,7 @@ def headed_config(
 
 
 def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Return the config of a model, or of an adapter and its base together; errors as `load_model`."""
+    """Return the config of a model, or of an adapter merged with its base; raises as `load_model`."""
     with loading(place), silence_libraries():
         check_model_files(place)
         name, revision = model_name(place)
@@ -225,13 +226,13 @@ def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> Pret
 
 @contextmanager
 def loading(place: Path | Place) -> Iterator[None]:
-    """Turn any error of a library about a model, config or adapter into a StageError of one line."""
+    """Convert any library error about a model, config or adapter to a one-line StageError."""
     advice = "correct its config, or save the model again" if isinstance(place, Path) else ""
     try:
         yield
     except HfpipeError:
         raise
-    except Exception as error:  # a wrong entry of a config may raise anything
+    except Exception as error:  # an invalid config entry may raise any exception
         if out_of_memory(error):
             raise
         known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
@@ -240,13 +241,13 @@ def loading(place: Path | Place) -> Iterator[None]:
 
 
 def _reads_ahead(config: transformers.PretrainedConfig) -> bool:
-    """Tell an encoder, which Transformers builds as a causal model all the same, and only warns of."""
+    """Return whether this is an encoder, which Transformers builds as a causal model with only a warning."""
     one_way = any(getattr(config, name, False) for name in ("is_decoder", "causal"))
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not one_way
 
 
 def _stored(place: Path | Place) -> dict[str, Any]:
-    """Return what `from_pretrained` takes for a place: no network for a path, and no pickles."""
+    """Return the arguments of `from_pretrained` for a place: no network for a path, and no pickles."""
     name, revision = model_name(place)
     return {
         "pretrained_model_name_or_path": name,
@@ -257,15 +258,15 @@ def _stored(place: Path | Place) -> dict[str, Any]:
 
 
 class Base(NamedTuple):
-    """A base with its adapter merged into it."""
+    """A base model with its adapter merged."""
 
     model: PreTrainedModel
     initialized: list[str]
-    """Parameters that neither the base nor the adapter holds."""
+    """Parameters that are in neither the base nor the adapter."""
 
 
 def _merged(auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool) -> Base | None:
-    """Return the adapter at a place merged into its base; None where there is none."""
+    """Return the adapter at a place merged into its base; None if there is no adapter."""
     name, revision = model_name(place)
     local = isinstance(place, Path)
     adapter = adapter_at(name, revision, local=local)
@@ -277,16 +278,16 @@ def _merged(auto_class: str, place: Path | Place, seed: int, *, trust_remote_cod
 
 
 def model_name(place: Path | Place) -> tuple[str, str | None]:
-    """Return name and revision as Transformers takes them."""
+    """Return name and revision in the form that Transformers expects."""
     return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
 
 
 def _base(
     adapter: dict[str, Any], auto_class: str, folder: Path, seed: int, *, trust_remote_code: bool
 ) -> Base:
-    """Return the model that an adapter lies on, of the class and with the head that it was trained with.
+    """Return the base model of an adapter, with the class and the head that it was trained with.
 
-    Its head need not fit: the adapter replaces it, or was trained with the base's own.
+    Its head may differ: the adapter replaces it, or was trained with the base's head.
     """
     trained = (adapter.get("auto_mapping") or {}).get("base_model_class", auto_class)
     place = base_of(adapter, folder)
@@ -307,11 +308,11 @@ def _base(
 
 
 def _class_for(auto_class: str, config: PretrainedConfig) -> Any:
-    """Return the class that a task wants of a model in memory."""
+    """Return the model class that a task needs, for a model in memory."""
     with torch.device("meta"):
         return type(getattr(transformers, auto_class).from_config(config))
 
 
 def _in_memory(model: PreTrainedModel) -> dict[str, Any]:
-    """Return what `from_pretrained` takes for weights that are loaded already."""
+    """Return the arguments of `from_pretrained` for weights that are already in memory."""
     return {"pretrained_model_name_or_path": None, "state_dict": model.state_dict()}

@@ -1,4 +1,4 @@
-"""Checks that a file of weights fits its model: only a new head may be newly initialized."""
+"""Checks that a weights file fits its model: only a new head may be newly initialized."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from hfpipe.errors import StageError
 
 SHOWN = 3
-"""Names of parameters that a message lists."""
+"""Number of parameter names in a message."""
 SAVE = "or save the model again with save_pretrained"
 
 
 @dataclass(frozen=True)
 class LoadedNames:
-    """The parameters of a loaded model that did not match its file."""
+    """The parameters of a loaded model that do not match its file."""
 
     missing: frozenset[str]
-    """Those that the file does not hold."""
+    """Parameters that are missing from the file."""
     shapes: Mapping[str, tuple[Sequence[int], Sequence[int]]]
-    """Those of another shape → (shape in the file, shape that the config asks for)."""
+    """Parameter with a mismatched shape → (shape in the file, shape by the config)."""
     unexpected: frozenset[str]
-    """Those that only the file has, under its own names."""
+    """Parameters that are only in the file, with the file's names."""
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> LoadedNames:
-        """Read the loading info of `from_pretrained`."""
+        """Convert the loading info of `from_pretrained`."""
         shapes = {name: (tuple(there), tuple(wanted)) for name, there, wanted in info["mismatched_keys"]}
         return cls(frozenset(info["missing_keys"]), shapes, frozenset(info["unexpected_keys"]))
 
@@ -43,7 +43,7 @@ class LoadedNames:
 
 
 def check_signs(config: PretrainedConfig, place: object) -> None:
-    """Raise StageError at a negative number where the default of the config is not: layers, sizes."""
+    """Raise StageError for a negative number whose default in the config is not negative: layers, sizes."""
     defaults = type(config)()
     for name, value in config.to_dict().items():
         usual: Any = getattr(defaults, name, None)
@@ -58,9 +58,9 @@ def _is_number(value: Any) -> bool:
 
 
 def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_head: bool) -> None:
-    """Raise StageError when anything but a new head was newly initialized, or part of the file is not used.
+    """Raise StageError if anything except a new head was newly initialized, or layers of the file are unused.
 
-    `new_head` says that the head of the file, if it has one, is not the one wanted.
+    `new_head` is whether the task needs another head than that of the file.
     """
     wrong = set(found.initialized)
     if wrong and new_head:
@@ -89,10 +89,10 @@ def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_
 
 
 def backbone_names(model: PreTrainedModel) -> frozenset[str]:
-    """Return the parameters of a model that are not its head, without an optional pooler.
+    """Return the parameters of a model except for its head and an optional pooler.
 
-    A model holds its backbone under `base_model_prefix`. Where it does not, as T5, the backbone is what the
-    model without a head has.
+    The backbone is the attribute `base_model_prefix` of a model. If there is no such attribute, as in T5, the
+    backbone consists of the parameters of the model class without a head.
     """
     names = frozenset(model.state_dict())
     body = model.base_model
@@ -103,7 +103,7 @@ def backbone_names(model: PreTrainedModel) -> frozenset[str]:
 
 
 def _headless(model: PreTrainedModel) -> frozenset[str]:
-    """Return the parameters of the model without a head, or all but the output layer if there is none."""
+    """Return the parameters of the class without a head; without such a class, all but the output layer."""
     output = model.get_output_embeddings()
     head = {id(weight) for weight in output.parameters()} if output is not None else set()
     try:
@@ -116,7 +116,7 @@ def _headless(model: PreTrainedModel) -> frozenset[str]:
 
 
 def _without_pooler(body: torch.nn.Module) -> frozenset[str]:
-    """Return the parameters that a backbone always has: some have a pooler only where a head needs one."""
+    """Return the parameters of a backbone without its pooler, which some models have only for some heads."""
     names = frozenset(body.state_dict())
     if "add_pooling_layer" not in inspect.signature(type(body).__init__).parameters:
         return names
@@ -125,7 +125,7 @@ def _without_pooler(body: torch.nn.Module) -> frozenset[str]:
 
 
 def _extra_layers(model: PreTrainedModel, unexpected: frozenset[str]) -> set[str]:
-    """Return those of the unexpected names that belong to layers past the last one of the backbone."""
+    """Return the unexpected names that belong to layers after the last layer of the backbone."""
     lengths = {
         name: len(module)
         for name, module in model.base_model.named_modules()
@@ -141,7 +141,7 @@ def _extra_layers(model: PreTrainedModel, unexpected: frozenset[str]) -> set[str
 
 
 def _counted(names: Any) -> str:
-    """Return the number of some parameters with the first of them."""
+    """Return the number of parameters and the first of their names, for a message."""
     first = sorted(names)
     more = ", …" if len(first) > SHOWN else ""
     return f"{len(first):,} weight{'s' * (len(first) > 1)} ({', '.join(first[:SHOWN])}{more})"

@@ -1,1 +1,1 @@
-"""Losses as sums and counts, whole or in chunks."""
+"""Losses as sums and counts, computed at once or in chunks."""

@@ -1,8 +1,9 @@
-"""Cross-entropy of an output layer whose logits are never all in memory, forward or backward.
+"""Cross-entropy of an output layer without materializing all logits, in forward and backward.
 
-The logits of some positions at a time are computed, reduced to their loss, and overwritten by their gradient,
-which goes into the gradients of hidden states and weights immediately: backward only multiplies these by the
-gradient of the loss. As in Liger-Kernel's fused linear cross-entropy (Hsu et al., 2024), in plain PyTorch.
+The logits of one chunk of positions at a time are computed, reduced to their loss, and overwritten by their
+gradient, which is added to the gradients of hidden states and weights at once; backward only multiplies these
+by the gradient of the loss. The same method as Liger-Kernel's fused linear cross-entropy (Hsu et al., 2024),
+in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS = 2**24
-"""Most logits in memory at once: 32 MiB in bfloat16, and a few times that where nothing is compiled."""
+"""Maximum number of logits in memory: 32 MiB in bfloat16, and a few times that without compilation."""
 
 Kernel = Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]]
-"""`eager_softmax_gradient`, or `softmax_gradient` compiled."""
+"""`eager_softmax_gradient`, or the compiled `softmax_gradient`."""
 
 
 def linear_cross_entropy(
@@ -35,8 +36,8 @@ def linear_cross_entropy(
     """Return the summed cross-entropy in nats of `hidden @ weight.T + bias`, float32, 0-d.
 
     `hidden` has shape (positions, size), `weight` (classes, size), `bias` (classes,), `targets` (positions,),
-    int64; a target that is `ignored` does not count. The products are computed in `dtype`, softmax and sums
-    in float32. Can be differentiated once, and backward be run once.
+    int64; targets equal to `ignored` do not count. The products are computed in `dtype`, softmax and sums
+    in float32. Supports first derivatives only, and a single backward pass.
     """
     arguments = (hidden, weight, bias, targets, smoothing, ignored, dtype, kernel or eager_softmax_gradient)
     total: Tensor = _LinearCrossEntropy.apply(*arguments)
@@ -48,7 +49,7 @@ def softmax_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss of logits (positions, classes) and its gradient, in their shape and dtype.
 
-    Without writes into parts of a tensor, so that a compiler makes one loop of it.
+    Does not write to parts of a tensor, so that a compiler can fuse it into one loop.
     """
     scores = logits.float()
     named, counted = targets.clamp(min=0)[:, None], targets != ignored
@@ -63,7 +64,7 @@ def softmax_gradient(
 def eager_softmax_gradient(
     logits: Tensor, targets: Tensor, smoothing: float, ignored: int
 ) -> tuple[Tensor, Tensor]:
-    """Return what `softmax_gradient` does, in fewer passes over memory where nothing is compiled.
+    """Compute the same as `softmax_gradient`, with fewer passes over memory when not compiled.
 
     Logits in float32 are overwritten.
     """
@@ -80,7 +81,7 @@ def eager_softmax_gradient(
 
 
 def _summed_loss(scores: Tensor, norm: Tensor, named: Tensor, counted: Tensor, smoothing: float) -> Tensor:
-    """Return the loss of the positions that count; `norm` and `named` have shape (positions, 1)."""
+    """Return the summed loss of the `counted` positions; `norm` and `named` have shape (positions, 1)."""
     losses = (1 - smoothing) * (norm - scores.gather(1, named))
     if smoothing:
         losses = losses + smoothing * (norm - scores.mean(-1, keepdim=True))
@@ -88,9 +89,9 @@ def _summed_loss(scores: Tensor, norm: Tensor, named: Tensor, counted: Tensor, s
 
 
 def rows_at_once(positions: int, classes: int) -> int:
-    """Return how many positions to take at once: a divisor of all, so that each chunk has the same shape.
+    """Return the chunk size: a divisor of the number of positions, so that all chunks have the same shape.
 
-    Where the only divisors are far too small, the last chunk is smaller instead.
+    If the only divisors are far too small, the last chunk is smaller instead.
     """
     least = max(1, -(-positions * classes // LOGITS))
     fitting = (number for number in range(least, 2 * least + 1) if positions % number == 0)
@@ -129,7 +130,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if of_weight is not None:
                     of_weight += gradient.t() @ chunk
                 if of_bias is not None:
-                    # A product with ones, which a CPU computes ten times as fast as the sum of a column.
+                    # A product with ones: on a CPU it is ten times as fast as a sum over columns.
                     of_bias += (gradient.new_ones(1, len(gradient)) @ gradient)[0]
         ctx.gradients = of_hidden, of_weight, of_bias
         return total

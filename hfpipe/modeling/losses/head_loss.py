@@ -1,8 +1,7 @@
-"""The loss of a model's output layer in chunks: the model returns hidden states, the loss applies the layer.
+"""Chunked loss of a model's output layer: the model returns hidden states, the loss applies the layer.
 
-Which models allow that is found out by running them, not by name: the logits that a model returns have to
-be what its output layer returned (some models scale or cap them), and with the layer left out, what it was
-given.
+Whether a model supports this is tested by running it, not by its name: the logits of the model must be the
+output of its output layer (some models scale or cap them) and, with the layer skipped, the layer's input.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def separable_head(task: Task, model: Any, batch: Batch) -> nn.Linear | None:
-    """Return the output layer of a model if the task's loss may apply it in chunks, otherwise None.
+    """Return the output layer of a model if the task's loss can apply it in chunks, otherwise None.
 
-    Runs the model on the first example of the batch, twice; random states stay as they are.
+    Runs the model twice on the first example of the batch; random states are restored.
     """
     bare = extract_model_from_parallel(model)
     head = bare.get_output_embeddings()
@@ -46,7 +45,7 @@ def separable_head(task: Task, model: Any, batch: Batch) -> nn.Linear | None:
 
 
 def _is_last(model: Any, head: nn.Linear, batch: Batch) -> bool:
-    """Tell whether the logits are what the layer returns, and its input is returned when it is left out."""
+    """Return whether the logits are the layer's output and, with the layer skipped, the layer's input."""
     seen: list[tuple[Tensor, Tensor]] = []
     hook = head.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
     try:
@@ -58,7 +57,7 @@ def _is_last(model: Any, head: nn.Linear, batch: Batch) -> bool:
     try:
         with left_out(head):
             hidden = forward(model, batch, None).logits
-    except (StageError, RuntimeError, TypeError, ValueError):  # as of logits that are given another shape
+    except (StageError, RuntimeError, TypeError, ValueError):  # for example, if logits are reshaped
         return False
     return _same(hidden, seen[0][0])
 
@@ -69,7 +68,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def left_out(head: nn.Linear) -> Iterator[None]:
-    """Let a model return, as its logits, what its output layer is given."""
+    """Make a model return the input of its output layer as its logits."""
     vars(head)["forward"] = _unchanged
     try:
         yield
@@ -91,7 +90,7 @@ def head_loss(
     dtype: torch.dtype,
     kernel: Kernel | None = None,
 ) -> Counted:
-    """Return what `token_loss` does, of hidden states (rows, length, size) in place of logits."""
+    """Return the value of `token_loss` from hidden states (rows, length, size) instead of logits."""
     labels = batch["labels"]
     total = linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1])[positions],

@@ -1,4 +1,4 @@
-"""Losses as a sum and a count, so that they are the same however a batch is cut."""
+"""Losses as a sum and a count, so that they do not depend on how a batch is split."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 IGNORED = -100
-"""Label of a position that has no target, as everywhere in Transformers."""
+"""Label of a position without a target, as in Transformers."""
 
 
 def target_positions(labels: Tensor) -> Tensor:
-    """Return the flat positions that have a target: labels (rows, length) → int64 (targets,)."""
+    """Return the flattened positions with a target: labels (rows, length) → int64 (targets,)."""
     return (labels.reshape(-1) != IGNORED).nonzero().squeeze(-1)
 
 
 def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
-    """Run the model on everything but the labels; with vocabulary logits at `positions` only, if given.
+    """Run the model on all inputs except the labels; if `positions` is given, compute only these logits.
 
-    `positions` are flat, int64 (targets,); the model's output embedding then sees hidden states
-    (targets, hidden) in place of (rows, length, hidden): the loss is the same, the largest matrix
-    product and tensor of the step shrink by the share of positions without a target. A model that gets
-    its logits otherwise computes them all. A decoder beside an encoder reads the labels, shifted.
+    `positions` are flattened, int64 (targets,). The model's output embedding then receives hidden states
+    (targets, hidden) instead of (rows, length, hidden). The loss is the same, while the largest matrix
+    product and tensor of the step shrink by the fraction of positions without a target. A model that computes
+    its logits in another way computes all of them. The decoder of an encoder-decoder reads the shifted
+    labels.
     """
     bare = extract_model_from_parallel(model)
     head = bare.get_output_embeddings()
@@ -44,7 +45,7 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
     if head is not None and bare.config.is_encoder_decoder:
         inputs.setdefault("decoder_input_ids", shift_labels(batch["labels"], bare.config))
     if bare.can_generate():
-        inputs["use_cache"] = False  # nothing is generated here, and a cache hides packed documents
+        inputs["use_cache"] = False  # no generation here, and a cache hides packed documents
     if positions is None or head is None:
         with running(bare):
             return model(**inputs)
@@ -58,9 +59,9 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
 
 
 class _Selection:
-    """Reduces what an output embedding sees to some positions.
+    """Restricts the input of an output embedding to some positions.
 
-    It stays with the model, because a new hook would make torch compile the model again.
+    It stays registered, because a new hook would make torch compile the model again.
     """
 
     positions: Tensor | None = None
@@ -73,7 +74,7 @@ class _Selection:
 
 
 def _selection(head: nn.Module) -> _Selection:
-    """Return the selection of a head, which is registered the first time."""
+    """Return the selection of a head; registers it at the first call."""
     for hook in head._forward_pre_hooks.values():
         if isinstance(hook, _Selection):
             return hook
@@ -84,7 +85,7 @@ def _selection(head: nn.Module) -> _Selection:
 
 @contextmanager
 def running(model: Any) -> Iterator[None]:
-    """Turn an error inside a model, as of a config that does not fit it, into a StageError that names it."""
+    """Convert an error inside a model, such as one due to an inconsistent config, to a StageError."""
     try:
         yield
     except HfpipeError:
@@ -100,9 +101,9 @@ def running(model: Any) -> Iterator[None]:
 
 
 def shift_labels(labels: Tensor, config: PretrainedConfig) -> Tensor:
-    """Return what a decoder reads to say `labels`, int64 (rows, length): they, one to the right.
+    """Return the decoder inputs for `labels`, int64 (rows, length): the labels shifted right by one.
 
-    Raises StageError when the model does not know the token that a decoder begins with.
+    Raises StageError when the config has no decoder start token.
     """
     start = config.decoder_start_token_id
     if start is None:
@@ -115,7 +116,7 @@ def shift_labels(labels: Tensor, config: PretrainedConfig) -> Tensor:
 
 
 def target_logits(logits: Tensor, positions: Tensor) -> Tensor:
-    """Return float32 logits (targets, vocabulary) of a model that computed them all, or only those."""
+    """Return float32 logits at `positions`, (targets, vocabulary), from all logits or from only those."""
     if logits.dim() == 3:
         logits = logits.reshape(-1, logits.shape[-1])[positions]
     return logits.float()
@@ -127,7 +128,7 @@ def token_loss(
     """Return the summed cross-entropy in nats over the positions with a target.
 
     `logits` has shape (rows, length, vocabulary) or (positions, vocabulary), `labels` (rows, length).
-    `positions`, int64, are those with a target, and may hold others, which do not count.
+    `positions`, int64, include all positions with a target; others are ignored.
     """
     if positions is None:
         positions = target_positions(labels)
@@ -143,7 +144,7 @@ def token_loss(
 
 
 def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return nats, tokens and correct guesses of each row: float64 and int64, shape (rows,)."""
+    """Return nats, tokens and correct predictions of each row: float64 and int64, shape (rows,)."""
     positions = target_positions(labels)
     rows = positions // labels.shape[1]
     targets = labels.reshape(-1)[positions]
@@ -159,9 +160,9 @@ def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counted:
-    """Return the summed loss of labels, its kind told by their type and shape.
+    """Return the summed loss of labels; dtype and shape of the labels determine the loss.
 
-    int64 (rows,): cross-entropy; float (rows, classes): binary cross-entropy, counted a class;
+    int64 (rows,): cross-entropy; float (rows, classes): binary cross-entropy, counted per class;
     float (rows,): squared error against logits of shape (rows, 1).
     """
     logits = logits.float()
@@ -174,7 +175,7 @@ def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Counte
 
 
 def label_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return gold, guess, scores and nats of each row, as the metrics of classification read them."""
+    """Return reference, prediction, scores and nats of each row, in the format of classification metrics."""
     logits = logits.float()
     if not labels.is_floating_point():
         scores = logits.softmax(-1)
