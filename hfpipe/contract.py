@@ -114,7 +114,7 @@ class Stage(Settings, ABC):
         return iter(())
 
     def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
-        """Yield a line for what a plan says of the stage before it runs, from the data sets that are done."""
+        """Yield lines about the stage for a plan, before it runs, based on the finished data sets."""
         return iter(())
 
     def prepare(self, ctx: RunContext) -> None:

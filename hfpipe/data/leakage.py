@@ -1,10 +1,10 @@
-"""Finds held-out rows whose text is also in texts that a model has seen.
+"""Finds held-out rows whose text also occurs in texts that a model was trained on.
 
-A row overlaps where its normalized text is the same, where 30 % of its 13-grams of words are seen (after
-Brown et al., 2020, appendix C), or where its 5-grams and those of one seen text have a Jaccard similarity of
-0.5: the number that MinHash estimates, which is computed here for the few texts that share so many. Words are
-compared without case, punctuation and line breaks. A row of fewer than 13 words may be equal by chance, so
-that it is counted apart.
+A row overlaps if its normalized text is equal, if 30 % of its word 13-grams occur in these texts (after Brown
+et al., 2020, appendix C), or if its 5-grams and those of one text have a Jaccard similarity of 0.5. MinHash
+estimates this similarity; here it is computed exactly, for the few texts that share enough 5-grams. Words are
+compared without case, punctuation and line breaks. A row of fewer than 13 words may be equal by chance and is
+therefore counted separately.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from hfpipe.data.cleaning.near import WORD
 
 LONG, SHORT = 13, 5
-"""Words of the n-grams that show an excerpt, and of those that show a near duplicate."""
+"""Number of words in the n-grams that detect excerpts, and in those that detect near duplicates."""
 EXCERPT = 0.3
-"""Share of a row's 13-grams from which on it overlaps."""
+"""Minimum fraction of a row's 13-grams for an overlap."""
 NEARLY = 0.5
-"""Jaccard similarity of the 5-grams of two texts from which on they are near duplicates."""
+"""Minimum Jaccard similarity of the 5-grams of two texts for near duplicates."""
 _FACTOR = 0x9E3779B97F4A7C15
-"""An odd number: sums of powers of it, modulo 2⁶⁴, tell the order of words."""
+"""An odd number: hashes weighted by its powers, modulo 2⁶⁴, depend on the order of words."""
 
 
 LabelledText = tuple[str, Any]
@@ -35,29 +35,29 @@ LabelledText = tuple[str, Any]
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which held-out rows are in some texts, each bool, shape (rows,); a row is in one of the first four."""
+    """Held-out rows that overlap with some texts, bool, shape (rows,) each; the first four are disjoint."""
 
     exact: np.ndarray
-    """The same text."""
+    """Rows with an equal text."""
     excerpt: np.ndarray
-    """A good part of its 13-grams."""
+    """Rows that share at least 30 % of their 13-grams."""
     near: np.ndarray
-    """Nearly the same text."""
+    """Rows with a near duplicate."""
     short: np.ndarray
-    """The same text, of fewer than 13 words."""
+    """Rows of fewer than 13 words with an equal text."""
     conflict: np.ndarray
-    """The same text of any length, with another label."""
+    """Rows with an equal text of any length but a different label."""
 
     @property
     def any(self) -> np.ndarray:
-        """Rows that overlap beyond chance: all but the short ones."""
+        """Rows that overlap beyond chance: all except the short ones."""
         return self.exact | self.excerpt | self.near
 
 
 class HeldOut:
-    """Texts of held-out rows with their labels, indexed by n-grams: 16 bytes a word and n-gram size.
+    """Texts of held-out rows with their labels, indexed by n-grams: 16 bytes per word and n-gram size.
 
-    A row is a text and a label, which is None where there is none.
+    A row is a text and a label, which is None without labels.
     """
 
     def __init__(self, rows: Iterable[LabelledText]) -> None:
@@ -71,7 +71,7 @@ class HeldOut:
         self._excerpts, self._near = _Index(words, LONG), _Index(words, SHORT)
 
     def overlap(self, texts: Iterable[LabelledText]) -> Overlap:
-        """Return which rows are in these texts; they are read once and not kept."""
+        """Return which rows overlap with these texts, which are read once and not kept in memory."""
         same, near, conflict = np.zeros((3, len(self._lengths)), dtype=bool)
         seen = np.zeros(len(self._excerpts.keys), dtype=bool)
         for text, label in texts:
@@ -88,7 +88,7 @@ class HeldOut:
 
 
 class _Index:
-    """The distinct n-grams of rows, each with the rows that have it."""
+    """The distinct n-grams of rows, each with the rows that contain it."""
 
     def __init__(self, words: Sequence[np.ndarray], size: int) -> None:
         grams = [np.unique(_grams(each, size)) for each in words]
@@ -100,20 +100,20 @@ class _Index:
         self._rows, self._starts = rows[order], np.append(starts, len(order))
 
     def places(self, grams: np.ndarray) -> np.ndarray:
-        """Return where those of some n-grams are that the rows have: int64, shape (found,)."""
+        """Return the positions in the index of those n-grams that the rows contain: int64, shape (found,)."""
         if not len(self.keys) or not len(grams):
             return np.empty(0, dtype=np.int64)
         places = np.minimum(np.searchsorted(self.keys, grams), len(self.keys) - 1)
         return places[self.keys[places] == grams]
 
     def shares(self, seen: np.ndarray) -> np.ndarray:
-        """Return the share of each row's n-grams that are `seen`, bool (keys,): float64, shape (rows,)."""
+        """Return the fraction of each row's n-grams that are `seen`, bool (keys,): float64, shape (rows,)."""
         counted = np.repeat(seen, np.diff(self._starts))
         found = np.bincount(self._rows, weights=counted, minlength=len(self._sizes))
         return np.divide(found, self._sizes, out=np.zeros(len(found)), where=self._sizes > 0)
 
     def similar(self, grams: np.ndarray) -> np.ndarray:
-        """Return the rows whose n-grams are nearly the same set as these distinct ones: int64, (found,)."""
+        """Return the rows whose set of n-grams is similar to these distinct n-grams: int64, (found,)."""
         places = self.places(grams)
         # A row that is so similar has this share of them.
         if not len(grams) or len(places) < NEARLY * len(grams):
@@ -124,7 +124,7 @@ class _Index:
 
 
 def flat_text(value: Any) -> str:
-    """Return all text of a value, as of a list of words or messages, on lines of its own."""
+    """Return all texts in a value, such as a list of words or messages, one per line."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -133,7 +133,7 @@ def flat_text(value: Any) -> str:
 
 
 def _hashes(text: str) -> np.ndarray:
-    """Return a number for each word of a text: uint64, shape (words,)."""
+    """Return a hash for each word of a text: uint64, shape (words,)."""
     words = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return np.array([_hash(word) for word in words], dtype=np.uint64)
 
@@ -144,7 +144,7 @@ def _hash(word: str) -> int:
 
 
 def _grams(words: np.ndarray, size: int) -> np.ndarray:
-    """Return a number for each n-gram: uint64, shape (max(0, words - size + 1),)."""
+    """Return a hash for each n-gram: uint64, shape (max(0, words - size + 1),)."""
     if len(words) < size:
         return np.empty(0, dtype=np.uint64)
     powers = np.array([pow(_FACTOR, place, 2**64) for place in range(size)], dtype=np.uint64)
