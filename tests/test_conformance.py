@@ -278,10 +278,10 @@ def test_a_training_that_fails_half_way_goes_on_bit_for_bit(
     path = small.write(tmp_path, recipe(name, batch_sizes=()))
 
     @contextmanager
-    def failing(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def failing(description: str, total: int | None) -> Iterator[Callable[..., None]]:
         steps = 0
 
-        def advance(number: int) -> None:
+        def advance(number: int, note: str = "") -> None:
             nonlocal steps
             steps += number
             if description == f"{name}-learn" and steps == 25:

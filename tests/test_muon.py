@@ -168,7 +168,7 @@ def failing(description: str, total: int | None) -> Iterator[Callable[[int], Non
     """Fail between two checkpoints of the pretraining."""
     steps = 0
 
-    def advance(number: int) -> None:
+    def advance(number: int, note: str = "") -> None:
         nonlocal steps
         steps += number
         if description == "pretrain" and steps == 6:

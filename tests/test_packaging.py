@@ -41,7 +41,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_its_types_and_every_recipe(wheel: Path) -> None:
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hfpipe").rglob("*.py")}
+    files = [path for kind in ("*.py", "templates/*") for path in (ROOT / "hfpipe").rglob(kind)]
+    package = {path.relative_to(ROOT).as_posix() for path in files}
     assert len(FILES) > 20
     assert names == package | {"hfpipe/py.typed"} | {f"hfpipe/{name}" for name in FILES}
 

@@ -118,6 +118,26 @@ def test_the_verdict_names_what_speaks_against_the_number(tmp_path):
     assert found["Left out: bleu is left out: no text"] == "note"
 
 
+@pytest.mark.parametrize(
+    ("rows", "unknown", "words"),
+    [
+        ([], [], ["No evaluated row is in what the model was trained on (train of wiki)."]),
+        ([], ["base"], ["No evaluated row is in", "What base was trained on is not known"]),
+        ([3], [], ["Leakage: 1 of 20 rows"]),
+    ],
+)
+def test_the_verdict_says_whether_evaluated_rows_were_seen_in_training(tmp_path, rows, unknown, words):
+    facts = {
+        "leakage": {"rows": rows, "sources": {"train of wiki": {"exact": len(rows)}}, "unknown": unknown}
+    }
+    facts |= {"notes": ["leakage: 1 of 20 rows are in the data of the model's training"] if rows else []}
+    run_with(tmp_path / "demo", classified(20), evaluated(facts=facts))
+    found = [finding.text for finding in read_verdict(api.open(tmp_path / "demo"), "score").checks]
+    for each in words:
+        assert any(text.startswith(each) for text in found), each
+    assert any(text.startswith("No evaluated row") for text in found) == (not rows)
+
+
 # Predictions
 
 

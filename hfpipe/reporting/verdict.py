@@ -162,6 +162,7 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
     elif split == "validation":
         yield Finding("warn", "Measured on the validation split, by which training may have been tuned.")
     yield from _duplicates(run, settings)
+    yield from _leakage(report)
     yield from _truncated(run, settings)
     yield from _calibration(report)
     for how in number_format.describe_tests(report):
@@ -185,6 +186,18 @@ def _duplicates(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     else:
         text = "Duplicates were not looked for: rows measured may be in train too (clean: dedup)."
         yield Finding("warn", text)
+
+
+def _leakage(report: Report) -> Iterator[Finding]:
+    """Yield that rows were looked for in the training data without any found; a note says what was found."""
+    found = report.facts.get("leakage")
+    if found is None or found["rows"]:
+        return
+    looked = ", ".join(found["sources"])
+    if looked:
+        yield Finding("good", f"No evaluated row is in what the model was trained on ({looked}).")
+    for unknown in found["unknown"]:
+        yield Finding("note", f"What {unknown} was trained on is not known, and may hold evaluated rows.")
 
 
 def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:

@@ -171,7 +171,7 @@ def dataset(draw: Any, folder: Path) -> None:
 def run_dataset(stage: Any, folder: Path) -> None:
     @contextmanager
     def silent(_: str, __: int | None) -> Iterator[Callable[[int], None]]:
-        yield lambda _: None
+        yield lambda done, note="": None
 
     (folder / "out" / ".work").mkdir(parents=True)
     stage.run(RunContext("data", folder / "out", folder, 17, {}, silent))

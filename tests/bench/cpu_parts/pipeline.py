@@ -30,8 +30,8 @@ def run(work: Work, settings: Settings) -> None:
     tokens: list[int] = []
 
     @contextmanager
-    def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        def advance(count: int) -> None:
+    def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
+        def advance(count: int, note: str = "") -> None:
             if what == "train" and count and clock.tick():
                 raise Enough
 

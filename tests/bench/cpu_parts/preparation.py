@@ -163,10 +163,10 @@ def _hfpipe(settings: Settings) -> None:
     memory, seconds = Memory(), dict[str, float]()
 
     @contextmanager
-    def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
         with memory.during(what):
             started = time.perf_counter()
-            yield lambda count: None
+            yield lambda count, note="": None
             seconds[what] = seconds.get(what, 0.0) + time.perf_counter() - started
 
     found = hfpipe.run(hfpipe.load(path), folder / "runs", progress=progress)

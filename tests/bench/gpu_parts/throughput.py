@@ -125,10 +125,10 @@ def _hfpipe(bench: Bench, adapter: Bench | None, folder: Path, settings: Setting
     prepared: dict[str, float] = {"texts": round(time.perf_counter() - started, 1)}
 
     @contextmanager
-    def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
         begun = time.perf_counter()
         clock = clocks.get(what)
-        yield lambda count: None if clock is None else clock.tick() if count else clock.start()
+        yield lambda count, note="": None if clock is None else clock.tick() if count else clock.start()
         prepared[what] = round(time.perf_counter() - begun, 1)
 
     try:
