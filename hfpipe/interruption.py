@@ -13,7 +13,7 @@ RESUME = "run the same command again to resume"
 class Interrupted(KeyboardInterrupt):
     """A signal ended the run; its text says after what, and how to continue.
 
-    It is no Exception, so that no library takes it for a failure that it may handle.
+    It is not an Exception, so that no library takes it for a failure that it may handle.
     """
 
     def __init__(self, number: int, text: str = "") -> None:
