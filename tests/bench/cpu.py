@@ -305,7 +305,11 @@ def _write_table(root: Path, lines: list[dict[str, Any]], text: str, *, drawn: b
     kept.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     tables.write(root / "docs" / "speed.md", f"\n{tables.short(lines)}\n")
     if drawn:
-        shutil.copy(RESULTS / "cpu.svg", kept.with_suffix(".svg"))
+        lines_of_plot = (RESULTS / "cpu.svg").read_text(encoding="utf-8").splitlines()
+        whole = "".join(
+            f"{line.rstrip()}\n" for line in lines_of_plot
+        )  # Matplotlib leaves blanks at line ends
+        kept.with_suffix(".svg").write_text(whole, encoding="utf-8")
         text += f"\n\n![training speed of each contender](results/{kept.stem}.svg)"
     tables.write(bench / "README.md", f"\n{text}\n\nAll lines: `results/{kept.name}`.\n")
 
