@@ -69,7 +69,7 @@ test-all: check test ## Check and test everything, as continuous integration doe
 golden: $(INSTALLED) ## Show that no weight, score or prediction of any task differs from those of BASE=COMMIT
 	@$(BIN)/python tests/golden.py against $(BASE) $(ARGS)
 
-bench: $(INSTALLED) ## Measure this processor: hfpipe beside Trainer and plain loops, in 25 minutes
+bench: $(INSTALLED) ## Measure this processor: hfpipe next to Trainer and plain loops, in 25 minutes
 	@$(BIN)/python tests/bench/cpu.py $(ARGS)
 
 # HERE=1 takes $(PYTHON) and its packages as they are, for a machine without a package registry.

@@ -33,7 +33,7 @@ class Afterwards:
     ground: Ground
 
     def scores(self, model: Path, baselines: Mapping[str, Path]) -> tuple[list[Score], list[str]]:
-        """Return the scores of a model beside those of baselines, and why others have no value.
+        """Return the scores of a model with those of baselines, and why others have no value.
 
         All are given as files of predictions. A baseline that lacks what a metric needs is not compared.
         Raises StageError when a metric that the recipe names cannot use what the model said.

@@ -46,7 +46,7 @@ class NamedMetric:
     inputs: Mapping[str, str]
     """Inputs of the metric → columns, where they are not the usual ones."""
     arguments: Mapping[str, Any]
-    """What `compute` is given beside the inputs."""
+    """What `compute` is given in addition to the inputs."""
     higher_is_better: bool
 
     @property

@@ -140,7 +140,7 @@ class _Running:
         return self.launch.here and not is_launched()
 
     def context(self, step: PlannedStage) -> RunContext:
-        """Return what a stage is given beside its settings."""
+        """Return what a stage is given in addition to its settings."""
         file, progress = stage_file(self.recipe, step), self.member.observe(self.progress)
         return _context(file, step.folder, progress, self.stop)
 

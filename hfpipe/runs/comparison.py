@@ -1,4 +1,4 @@
-"""Evaluated models beside one another, row by row, on the rows that all of them were measured on."""
+"""Compares evaluated models row by row, on the rows that all of them were measured on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Compared(Record):
-    """Scores of the first of several systems, each beside those of the others."""
+    """Scores of the first of several systems, each with those of the others."""
 
     systems: list[str]
     """What was compared, as it was named."""
@@ -171,7 +171,7 @@ def _check_gold(systems: Sequence[_System], places: Sequence[np.ndarray], ids: S
 
 
 def _scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> Iterator[Score]:
-    """Yield each score that is defined alike in the first system and in others, beside theirs."""
+    """Yield each score that is defined alike in the first system and in others, with theirs."""
     import numpy as np
 
     from hfpipe.metrics.paired import beside

@@ -26,7 +26,7 @@ KINDS: dict[str, type[Stage]] = {
 def revive(settings: Mapping[str, Any], base: Path, folder: Path) -> Stage:
     """Return the stage whose settings `stage.json` holds, as a recipe that is being run has just written it.
 
-    User code that it names is executed from beside the recipe.
+    User code that it names is executed from the recipe's folder.
     """
     given = dict(settings)
     if isinstance(given.get("task"), Mapping):

@@ -86,7 +86,7 @@ class StageFile(Record):
     base: str
     """The recipe's folder, against which relative paths are read."""
     folders: dict[str, str]
-    """Stages above that are read → their folders' names, beside this one."""
+    """Stages above that are read → their folders' names, next to this one."""
     identity: StageIdentity
     """What the key is made of."""
 

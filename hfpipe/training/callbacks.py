@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: its log, its progress bar, and its end."""
+"""What happens next to the steps of a training: its log, its progress bar, and its end."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ MANIFEST = "complete.json"
 STATE = "trainer_state.json"
 """File of Trainer without which a training cannot resume: it counts the steps."""
 CHOICE = "resume.json"
-"""File beside the checkpoints that names the one to resume from."""
+"""File next to the checkpoints that names the one to resume from."""
 UNFINISHED = "was not finished"
 _FILES = TypeAdapter(dict[str, FileDigest | int])
 """File → what it holds, or only its size in a checkpoint of an earlier version."""

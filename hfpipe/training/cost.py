@@ -147,7 +147,7 @@ def flops(shape: Shape, tokens: float, length: float, predicted: float) -> float
     6 for every weight and token: 2 forward, 4 backward (Kaplan et al., 2020, section 2.1), and
     12 · layers · hidden · length a token for attention (Chowdhery et al., 2022, appendix B). The vocabulary
     head counts for the share `predicted` of tokens that it sees. Lookups, norms and recomputation do not.
-    Of the 4, 2 are for the weights' own gradients, which beside an adapter only its matrices have.
+    Of the 4, 2 are for the weights' own gradients, which with an adapter only its matrices have.
     In an encoder-decoder a token stands for one of the source and one of the target, as if both were as long.
     """
     attended = 12 * (shape.layers + shape.crossed) * shape.hidden * length

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is made of, beside its arguments."""
+    """What a training is made of, in addition to its arguments."""
 
     task: Task
     model: PreTrainedModel

@@ -171,7 +171,7 @@ class _Choice:
         return self._passes(seconds) * seconds
 
     def _shape(self) -> dict[str, Any]:
-        """Return what decides, beside the processor, how long a micro-batch takes."""
+        """Return what decides, in addition to the processor, how long a micro-batch takes."""
         parts, lengths = self._parts, self._parts.train.lengths
         return {
             "torch": torch.__version__,
