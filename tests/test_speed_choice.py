@@ -223,7 +223,7 @@ def test_what_is_measured_on_a_busy_machine_decides_once_and_is_not_remembered(
         found = speed_of({}, made, shares, 7, Length(30, None), tmp_path / "work")
     assert found.measured is not None
     assert found.measured.busy
-    assert set(found.measured.eager) == {"float32", "bfloat16"}
+    assert found.measured.eager["float32"] > 0  # bfloat16 is timed only where its products are faster
     assert not memory_file().exists()
     assert "other processes had the cores meanwhile, so this is not remembered" in caplog.text
     assert speed_of({}, made, shares, 7, Length(30, None), tmp_path / "work") == found  # as when resumed
