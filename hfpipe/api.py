@@ -14,7 +14,7 @@ from hfpipe.recipe import Recipe, shipped
 from hfpipe.recipe.shipped import RecipeFile
 from hfpipe.runner import Launch, PlannedStage
 from hfpipe.runs import comparison
-from hfpipe.runs.comparison import Compared
+from hfpipe.runs.comparison import ComparisonRecord
 from hfpipe.runs.lookup import open_run
 from hfpipe.runs.run import Run, read_run
 from hfpipe.runs.status import StageStatus, read_status
@@ -26,7 +26,7 @@ from hfpipe.tasks import TASKS
 if TYPE_CHECKING:
     from hfpipe.estimation.estimate import Size
     from hfpipe.inference.inputs import Given
-    from hfpipe.runs.integrity import Checked
+    from hfpipe.runs.integrity import StageIntegrity
 
 RUNS = Path("runs")
 
@@ -143,7 +143,7 @@ def status(recipe: Recipe, runs: str | Path = RUNS) -> list[StageStatus]:
     return [read_status(step) for step in runner.plan_recipe(recipe, Path(runs))]
 
 
-def verify(target: str | Path, runs: str | Path = RUNS) -> list[Checked]:
+def verify(target: str | Path, runs: str | Path = RUNS) -> list[StageIntegrity]:
     """Read every file of a recipe's stages, a run's folder or a stage's folder; compare it with its digest.
 
     Checkpoints and encoded data of unfinished stages are read too. Nothing is changed. `damage` of each
@@ -156,7 +156,7 @@ def verify(target: str | Path, runs: str | Path = RUNS) -> list[Checked]:
     return check_integrity(Path(target), Path(runs))
 
 
-def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> Compared:
+def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> ComparisonRecord:
     """Compare the scores of the first of several evaluated models with the others on the rows they share.
 
     Each item of `evaluated` is a run or a recipe (with `:STAGE` if it evaluates several models), or the

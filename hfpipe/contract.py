@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from hfpipe.errors import Problem
 from hfpipe.interruption import StopRequest
 from hfpipe.report import DataFacts, Report
-
-if TYPE_CHECKING:
-    pass
 
 
 class Settings(BaseModel):

@@ -82,7 +82,7 @@ def verdict(score: Score) -> list[str]:
     against: dict[str, list[str]] = {}
     for comparison in score.comparisons:
         found = f"{comparison.baseline} ({format_difference(comparison)})"
-        against.setdefault(side(comparison, score), []).append(found)
+        against.setdefault(describe_side(comparison, score), []).append(found)
     return [
         f"{score.metric} {format_interval(score.value, score.low, score.high)} on {score.n:,} examples",
         *(f"{side} {', '.join(names)}" for side, names in sorted(against.items())),
@@ -100,7 +100,7 @@ def describe_tests(report: Report) -> list[str]:
     return corrected + groups
 
 
-def side(comparison: Comparison, score: Score) -> str:
+def describe_side(comparison: Comparison, score: Score) -> str:
     """Return who wins in words, where p leaves no doubt."""
     if not comparison.clear:
         return "no clear difference from"

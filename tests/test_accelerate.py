@@ -18,7 +18,7 @@ from accelerate.utils.launch import prepare_extend_env_parallelism_config
 
 from hfpipe.cli.main import main
 from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
-from hfpipe.encoding.sampler import Shares, share_out
+from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
 from hfpipe.errors import RecipeError
 from hfpipe.runner import Launch
 from hfpipe.runner.accelerate_file import config_problems, read_accelerate_file
@@ -108,7 +108,7 @@ GROUPS = "parallelism_config:\n  parallelism_config_"
             "DEEPSPEED",
             "deepspeed_config:\n  zero_stage: 3",
             "5:3",
-            "ZeRO-3 saves no whole model; write zero3_",
+            "ZeRO-3 does not save the full model; write zero3_",
         ),
         ("DEEPSPEED", "use_cpu: true", "4:1", "Accelerate does not use DeepSpeed on a CPU, and would train"),
         (
@@ -185,7 +185,7 @@ def test_processes_that_split_a_model_read_the_same_share_of_a_step() -> None:
     assert (layout.readers, layout.averaged) == (2, 2)
     assert [layout.reader(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert [rank for rank in range(8) if layout.counts(rank)] == [0, 4]
-    assert share_out(6, 1, layout.readers) == Shares(3, 1, 2)
+    assert compute_batch_layout(6, 1, layout.readers) == BatchLayout(3, 1, 2)
 
 
 CAUSAL = {"kind": "causal-lm", "length": 64}

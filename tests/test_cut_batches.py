@@ -26,7 +26,7 @@ from hfpipe.encoding.padding import Collator
 from hfpipe.encoding.sampler import cut_by_length
 from hfpipe.modeling.attention.cpu import eager_attention
 from hfpipe.modeling.loading.models import new_config, new_model
-from hfpipe.modeling.random_bits import BitDropout, drop_out, fast_dropout
+from hfpipe.modeling.random_bits import BitDropout, apply_dropout, fast_dropout
 from hfpipe.task import Task
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation
@@ -189,7 +189,7 @@ def test_dropout_from_random_bits_drops_its_share_scales_the_rest_and_is_a_funct
     for probability in (0.1, 0.5, 0.013):
         for dtype, rounding in ((torch.float32, 1e-6), (torch.bfloat16, 5e-3)):
             torch.manual_seed(5)
-            found = drop_out(ones.to(dtype), probability)
+            found = apply_dropout(ones.to(dtype), probability)
             kept = found != 0
             assert kept.float().mean().item() == pytest.approx(1 - probability, abs=0.004)
             assert found[kept].float().mean().item() == pytest.approx(
@@ -200,18 +200,18 @@ def test_dropout_from_random_bits_drops_its_share_scales_the_rest_and_is_a_funct
             for lag in (1, 2, 3, 4):
                 assert abs(float((off[lag:] * off[:-lag]).mean())) < 0.002
             torch.manual_seed(5)
-            assert torch.equal(found, drop_out(ones.to(dtype), probability))
+            assert torch.equal(found, apply_dropout(ones.to(dtype), probability))
 
 
 def test_dropout_passes_the_gradients_of_what_it_kept() -> None:
     given = torch.randn(40, 30, requires_grad=True)
     torch.manual_seed(1)
-    out = drop_out(given, 0.25)
+    out = apply_dropout(given, 0.25)
     out.sum().backward()
     assert given.grad is not None
     torch.testing.assert_close(given.grad, torch.where(out == 0, 0.0, 4 / 3), rtol=1e-4, atol=1e-6)
-    assert torch.equal(drop_out(given, 0.0), given)
-    assert torch.equal(drop_out(given, 1.0), F.dropout(given, 1.0))
+    assert torch.equal(apply_dropout(given, 0.0), given)
+    assert torch.equal(apply_dropout(given, 1.0), F.dropout(given, 1.0))
 
 
 def test_dropout_layers_are_as_they_were_after_a_training() -> None:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.encoding.padding import Collator, forward_passes
-from hfpipe.encoding.sampler import Shares
+from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
 from hfpipe.modeling.loading.models import new_config, new_model
@@ -38,7 +38,7 @@ from hfpipe.tasks import TASKS
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.arguments import Course, training_arguments
+from hfpipe.training.arguments import TrainingPlan, training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.step import TrainingStep
 from hfpipe.training.trainer import TaskTrainer, Training
@@ -188,8 +188,8 @@ def test_a_training_step_has_the_gradients_of_the_plain_path(
 ) -> None:
     monkeypatch.setattr(chunked_loss, "LOGITS", 300 * 7)  # several chunks
     made = training(name, kind, tmp_path)
-    shares = Shares(micro=min(ROWS, len(made.train)), accumulation=1, world=1)
-    course = Course(shares, 1, Speed(bf16=False, compiled=False))
+    shares = BatchLayout(micro=min(ROWS, len(made.train)), accumulation=1, world=1)
+    course = TrainingPlan(shares, 1, Speed(bf16=False, compiled=False))
     trainer = TaskTrainer(made, training_arguments({}, tmp_path, 5, course, None, early=False), shares)
     loader = trainer.get_train_dataloader()
     [keys, *_] = loader.batch_sampler

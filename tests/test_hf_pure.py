@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.sampler import Shares, StepBatches, order, share_out
+from hfpipe.encoding.sampler import BatchLayout, StepBatches, compute_batch_layout, order
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_columns, token_loss
 from hfpipe.modeling.random import generator
@@ -70,12 +70,12 @@ def test_a_step_has_the_same_examples_on_any_number_of_processes(
     lengths = np.arange(1, 100)
     if per_device * accumulation % world:
         with pytest.raises(StageError, match="cannot be shared"):
-            share_out(per_device, accumulation, world)
+            compute_batch_layout(per_device, accumulation, world)
         return
-    shares = share_out(per_device, accumulation, world)
+    shares = compute_batch_layout(per_device, accumulation, world)
     assert shares.micro <= per_device
     assert shares.total == per_device * accumulation
-    alone = list(StepBatches(lengths, Shares(shares.total, 1, 1), 0, 3, grouped=True))
+    alone = list(StepBatches(lengths, BatchLayout(shares.total, 1, 1), 0, 3, grouped=True))
     ranks = [list(StepBatches(lengths, shares, rank, 3, grouped=True)) for rank in range(world)]
     assert {len(batches) for batches in ranks} == {len(alone) * shares.accumulation}
     for number, step in enumerate(alone):

@@ -15,7 +15,7 @@ import torch
 from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
-from hfpipe.encoding.sampler import share_out
+from hfpipe.encoding.sampler import compute_batch_layout
 from hfpipe.errors import StageError
 from hfpipe.metrics.scores.classification import multi_label, single_label
 from hfpipe.metrics.scores.language import language_modelling
@@ -27,7 +27,7 @@ from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 from hfpipe.training import loop as hf_training
-from hfpipe.training.arguments import Course, best_metric, training_arguments
+from hfpipe.training.arguments import TrainingPlan, best_metric, training_arguments
 from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import Training
@@ -77,7 +77,7 @@ def weights(ctx: RunContext) -> str:
 
 def made(folder: Path, *, early: bool = False, metrics: Any = None, **training: Any) -> Any:
     best = best_metric(training, metrics) if metrics is not None else None
-    course = Course(share_out(8, 1, 1), steps=100, speed=Speed(bf16=False, compiled=False))
+    course = TrainingPlan(compute_batch_layout(8, 1, 1), steps=100, speed=Speed(bf16=False, compiled=False))
     return training_arguments(training, folder, 3, course, best, early=early)
 
 

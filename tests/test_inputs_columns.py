@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import hfpipe
-from hfpipe.data.cleaning.alignment import Change, apply_changes, move
+from hfpipe.data.cleaning.alignment import Change, apply_changes, shift_span
 from hfpipe.data.cleaning.cleaner import clean
 from hfpipe.data.cleaning.edits import Edit
 from hfpipe.data.cleaning.steps import Clean
@@ -505,7 +505,7 @@ def test_a_span_outside_a_change_keeps_its_characters(text: str, one: int, other
     after = apply_changes(text, changes)
     for first in range(len(text)):
         for last in range(first + 1, len(text) + 1):
-            moved = move((first, last), changes)
+            moved = shift_span((first, last), changes)
             if last <= start or first >= end:
                 assert moved is not None
                 assert after[slice(*moved)] == text[first:last]

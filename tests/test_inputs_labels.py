@@ -29,7 +29,7 @@ from hfpipe.data.labels import messages
 from hfpipe.data.labels.labels import Label, read_labels
 from hfpipe.data.labels.notes import nearly_alike
 from hfpipe.data.labels.settings import LabelColumn
-from hfpipe.data.labels.values import normalize_name, parse_decimal, same
+from hfpipe.data.labels.values import equals_written, normalize_name, parse_decimal
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 from hfpipe.recipe.source import parse_yaml
@@ -473,7 +473,7 @@ def test_names_give_ids_their_classes_and_their_order(tmp_path: Path, make_data:
     ],
 )
 def test_a_written_value_equals_values_of_its_own_type(written: Any, value: Any, equal: bool) -> None:
-    assert same(written, value) is equal
+    assert equals_written(written, value) is equal
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,9 @@ def test_training_of_zero_epochs_is_refused_by_check(tmp_path):
 def test_max_steps_is_not_quietly_preferred_to_epochs(tmp_path):
     given = {"max_steps": 5, "num_train_epochs": 2}
     [said] = ineffective(given, validated=True, alone=True)
-    assert said == "training.num_train_epochs: 2 has no effect here: max_steps says how long to train"
+    assert (
+        said == "training.num_train_epochs: 2 has no effect here: max_steps sets the length of the training"
+    )
     assert not [*ineffective({"max_steps": -1, "num_train_epochs": 2}, validated=True, alone=True)]
     assert not training_faults(tmp_path, "{max_steps: -1, num_train_epochs: 0.01}")
 

@@ -15,7 +15,7 @@ from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.intervals import bootstrap_interval
 from hfpipe.metrics.metric import Metric
 from hfpipe.metrics.paired_tests import mcnemar_test
-from hfpipe.metrics.resampling import Sample, coins, poisson, rows_alone
+from hfpipe.metrics.resampling import Sample, poisson, sample_independent_rows, toss_coins
 from hfpipe.metrics.scores.classification import multi_label, single_label
 from hfpipe.metrics.scores.entities import TagAccuracy
 from hfpipe.metrics.scores.overlap import Bleu
@@ -26,7 +26,7 @@ from hfpipe.report import Comparison, DataFacts, Score
 from hfpipe.stages.clusters import cluster_column
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.power_notes import power_notes
-from hfpipe.stages.scores import Bound, doubtful_bounds, unmet_bounds, with_comparisons
+from hfpipe.stages.scores import Bound, describe_doubtful_bounds, unmet_bounds, with_comparisons
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.text_classification import TextClassification
@@ -45,7 +45,7 @@ def classes(right: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def tallied(right: np.ndarray, sample: Sample | None = None, metrics: list[Metric] | None = None) -> Tally:
-    tally = Tally(metrics or single_label(TOPICS), 300, 17, sample or rows_alone(len(right)))
+    tally = Tally(metrics or single_label(TOPICS), 300, 17, sample or sample_independent_rows(len(right)))
     tally.add(np.arange(len(right)), classes(right))
     return tally
 
@@ -89,7 +89,7 @@ def test_none_right_is_not_certainty_either() -> None:
     ids=["answers", "labels", "tags", "texts"],
 )
 def test_a_perfect_score_on_few_rows_has_an_interval(metrics: list[Metric], columns: dict[str, list]) -> None:
-    tally = Tally(metrics, 200, 17, rows_alone(8))
+    tally = Tally(metrics, 200, 17, sample_independent_rows(8))
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     if metrics[0].name in ("exact_match", "accuracy"):
         arrays = {name: np.array(values, dtype=object) for name, values in columns.items()}
@@ -166,7 +166,7 @@ def test_questions_about_one_text_are_resampled_together() -> None:
 
 def test_batches_and_processes_do_not_change_what_is_compared() -> None:
     rng = np.random.default_rng(5)
-    sample = rows_alone(60)
+    sample = sample_independent_rows(60)
     both = [classes(rng.random(60) < share) for share in (0.8, 0.6)]
     whole, parts = [], []
     for columns in both:
@@ -205,9 +205,9 @@ def test_mcnemars_test_is_the_binomial_one_less_half_of_its_last_step() -> None:
 
 
 def test_coins_are_fair_and_differ_from_the_bootstrap() -> None:
-    tosses = coins(np.arange(4000), 64, 7)
+    tosses = toss_coins(np.arange(4000), 64, 7)
     assert tosses.mean() == pytest.approx(0.5, abs=0.005)
-    assert np.array_equal(tosses[[5, 9]], coins(np.array([5, 9]), 64, 7))
+    assert np.array_equal(tosses[[5, 9]], toss_coins(np.array([5, 9]), 64, 7))
     weights = poisson(np.arange(4000), 64, 7)
     assert abs(np.corrcoef(tosses.ravel(), weights.ravel())[0, 1]) < 0.01
 
@@ -273,11 +273,11 @@ def test_a_score_must_beat_a_baseline(
 
 
 def test_a_bound_within_the_interval_is_noted() -> None:
-    [note] = doubtful_bounds({"accuracy": Bound(min=0.88)}, [scored()])
+    [note] = describe_doubtful_bounds({"accuracy": Bound(min=0.88)}, [scored()])
     assert note == "accuracy 0.888 [0.871, 0.905] meets 0.88 by less than 1,336 rows can show"
-    [note] = doubtful_bounds({"accuracy": Bound(min=0.9)}, [scored()])
+    [note] = describe_doubtful_bounds({"accuracy": Bound(min=0.9)}, [scored()])
     assert "misses 0.9 by less" in note
-    assert not list(doubtful_bounds({"accuracy": Bound(min=0.8)}, [scored()]))
+    assert not list(describe_doubtful_bounds({"accuracy": Bound(min=0.8)}, [scored()]))
 
 
 def test_more_rows_show_smaller_differences() -> None:

@@ -15,18 +15,18 @@ import pytest
 import torch
 from test_compiled import parts
 
-from hfpipe.encoding.sampler import Shares
+from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError
 from hfpipe.tasks.causal_lm import CausalLM
-from hfpipe.training.arguments import CHECKPOINTING, Course, training_arguments
+from hfpipe.training.arguments import CHECKPOINTING, TrainingPlan, training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.speed.micro_batch import (
     Device,
-    Fitted,
     MemoryTrial,
+    MicroBatch,
     fit_micro_batch,
     gpu,
-    smaller,
+    smaller_micro_batches,
     with_micro,
 )
 from hfpipe.training.trainer import TaskTrainer, Training
@@ -49,7 +49,7 @@ def recomputes(made: Training) -> bool:
 
 
 def trial(
-    made: Training, shares: Shares, *, memory: float = PLENTY, name: str = "small", **training: Any
+    made: Training, shares: BatchLayout, *, memory: float = PLENTY, name: str = "small", **training: Any
 ) -> MemoryTrial:
     device = Device(torch.device("cpu"), name, memory)
     return MemoryTrial(training, made, shares, 3, EAGER, device)
@@ -92,14 +92,14 @@ def at_most(megabytes: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("shares", "sizes"),
     [
-        (Shares(32, 1, 1), [32, 16, 8, 4, 2, 1]),
-        (Shares(6, 1, 2), [6, 3, 1]),
-        (Shares(3, 4, 1), [3, 1]),
-        (Shares(1, 8, 1), [1]),
+        (BatchLayout(32, 1, 1), [32, 16, 8, 4, 2, 1]),
+        (BatchLayout(6, 1, 2), [6, 3, 1]),
+        (BatchLayout(3, 4, 1), [3, 1]),
+        (BatchLayout(1, 8, 1), [1]),
     ],
 )
-def test_a_step_has_the_same_examples_however_few_fit_at_once(shares: Shares, sizes: list[int]) -> None:
-    assert list(smaller(shares)) == sizes
+def test_a_step_has_the_same_examples_however_few_fit_at_once(shares: BatchLayout, sizes: list[int]) -> None:
+    assert list(smaller_micro_batches(shares)) == sizes
     assert {with_micro(shares, micro).total for micro in sizes} == {shares.total}
 
 
@@ -109,7 +109,7 @@ def test_a_training_on_a_cpu_tries_nothing() -> None:
 
 @pytest.mark.slow
 def test_where_memory_is_short_fewer_examples_are_taken_at_once(small: Training) -> None:
-    shares = Shares(64, 1, 1)
+    shares = BatchLayout(64, 1, 1)
     before = [weight.clone() for weight in small.model.parameters()]
     state = torch.get_rng_state()
     assert trial(small, shares).largest() == (64, False)
@@ -126,7 +126,7 @@ def test_where_memory_is_short_fewer_examples_are_taken_at_once(small: Training)
 
 @pytest.mark.slow
 def test_layers_are_recomputed_where_an_estimate_leaves_no_room_for_a_busy_pass(small: Training) -> None:
-    shares = Shares(32, 1, 1)
+    shares = BatchLayout(32, 1, 1)
     assert trial(small, shares, memory=SCARCE).largest() == (8, True)
     asked = trial(small, shares, memory=SCARCE, **{CHECKPOINTING: False})
     assert asked.largest() == (4, False)
@@ -136,26 +136,26 @@ def test_layers_are_recomputed_where_an_estimate_leaves_no_room_for_a_busy_pass(
 def test_what_fits_is_kept_for_a_resumed_run_on_the_same_kind_of_device(
     small: Training, tmp_path: Path
 ) -> None:
-    shares = Shares(64, 2, 1)
+    shares = BatchLayout(64, 2, 1)
     found = fit_micro_batch(trial(small, shares, memory=SCARCE), tmp_path)
-    assert found == Fitted(Shares(8, 16, 1), checkpointing=True)
+    assert found == MicroBatch(BatchLayout(8, 16, 1), checkpointing=True)
     assert found.shares.total == shares.total
     assert fit_micro_batch(trial(small, shares), tmp_path) == found
-    assert fit_micro_batch(trial(small, shares, name="large"), tmp_path) == Fitted(shares)
+    assert fit_micro_batch(trial(small, shares, name="large"), tmp_path) == MicroBatch(shares)
     other = replace(shares, world=2)
-    assert fit_micro_batch(trial(small, other, name="large"), tmp_path) == Fitted(other)
+    assert fit_micro_batch(trial(small, other, name="large"), tmp_path) == MicroBatch(other)
 
 
 @pytest.mark.slow
 def test_a_model_too_large_for_one_example_is_refused(small: Training) -> None:
     with at_most(0), pytest.raises(StageError, match="not even one example fits into the"):
-        trial(small, Shares(2, 1, 1), memory=2.0**40).largest()  # of which a share stays free
+        trial(small, BatchLayout(2, 1, 1), memory=2.0**40).largest()  # of which a share stays free
 
 
-def losses(folder: Path, shares: Shares, *, checkpointing: bool) -> list[float]:
+def losses(folder: Path, shares: BatchLayout, *, checkpointing: bool) -> list[float]:
     made = parts(folder, CausalLM(length=32), "llama")
     training = {"learning_rate": 1e-3, "logging_steps": 1, "bf16": False, "save_strategy": "no"}
-    course = Course(shares, 6, EAGER, checkpointing)
+    course = TrainingPlan(shares, 6, EAGER, checkpointing)
     given = training_arguments(training, folder / "work", 17, course, None, early=False)
     assert bool(getattr(given, CHECKPOINTING)) is checkpointing
     trainer = TaskTrainer(made, given, shares)
@@ -168,7 +168,7 @@ def losses(folder: Path, shares: Shares, *, checkpointing: bool) -> list[float]:
 def test_a_training_in_smaller_passes_with_layers_recomputed_has_the_losses_of_the_recipe(
     tmp_path: Path,
 ) -> None:
-    shares = Shares(8, 1, 1)
+    shares = BatchLayout(8, 1, 1)
     whole = losses(tmp_path / "whole", shares, checkpointing=False)
     parted = losses(tmp_path / "parted", with_micro(shares, 2), checkpointing=True)
     assert len(whole) == 6

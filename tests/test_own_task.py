@@ -208,7 +208,7 @@ def test_a_task_of_a_user_is_measured_beside_its_baselines_sized_and_asked(
     recipe = hfpipe.load(path)
     sizes = hfpipe.sizes(recipe, hfpipe.plan(recipe, tmp_path / "runs"))
     [size] = [each for each in sizes if each.stage == "topics"]
-    assert {"parameters", "tokens in all", "memory a device"} <= size.amounts.keys()
+    assert {"parameters", "tokens in all", "memory per device"} <= size.amounts.keys()
     assert size.amounts["parameters"].value == run.reports["topics"].facts["parameters"]
     [answer] = hfpipe.predict(path, ["The sun is a star."], runs=tmp_path / "runs")
     assert answer["label"] in run.reports["wiki"].data.labels["label"]

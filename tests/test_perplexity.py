@@ -27,7 +27,7 @@ import hfpipe
 from hfpipe.encoding.encoded import Examples, encode
 from hfpipe.errors import StageError
 from hfpipe.evaluation.evaluate import new_accelerator
-from hfpipe.evaluation.loop import Reading, score
+from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.report import DataFacts
@@ -121,7 +121,7 @@ def measured(
 ) -> dict[str, float]:
     examples = encoded(task, tokenizer, folder, packed=False)
     tally = Tally(task.metrics(FACTS), 0, 1)
-    reading = Reading(task, FACTS, tokenizer, 1)
+    reading = ModelReader(task, FACTS, tokenizer, 1)
     found = score(model, examples, reading, tally, new_accelerator(), batch_size=batch_size)
     assert found.n == len(TEXTS)
     return {metric.name: float(found.values(metric)[0]) for metric in found.metrics}

@@ -268,7 +268,7 @@ def test_several_columns_are_asked_as_json(model: Path, capsys: pytest.CaptureFi
 
 
 WRONG: dict[str, tuple[list[str], int, str]] = {
-    "no text": (["MODEL"], 1, "there is nothing to ask the model; give texts"),
+    "no text": (["MODEL"], 1, "there is no input for the model; give texts"),
     "an empty text": (["MODEL", "The Nile", " "], 1, "text 2: 'text' is empty"),
     "texts and a file": (["MODEL", "The Nile", "--input", "ROWS"], 2, "give TEXT or --input, not both"),
     "a column that is missing": (["MODEL", "--input", "ROWS"], 1, "rows.jsonl, line 2: there is no 'text'"),
@@ -319,7 +319,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
         2,
         "did you mean 'text-classification'",
     ),
-    "a run with several models": (["RUN", "a"], 2, "holds more than one trained model; write 'RUN:"),
+    "a run with several models": (["RUN", "a"], 2, "has more than one trained model; write 'RUN:"),
     "an unknown stage": (["RUN:topic", "a"], 2, "topic: there is no such stage; did you mean 'topics'"),
     "a run that is not there": (
         ["runs/none", "a"],
@@ -330,7 +330,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a model without a head": (
         ["BARE", "a"],
         2,
-        "(BertModel) does not say what it was trained for; add --task",
+        "(BertModel) does not name the task it was trained for; add --task",
     ),
     "a head that was not trained": (
         ["BARE", "a", "--task", "text-classification"],
@@ -417,4 +417,4 @@ def test_a_batch_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit) as ended:
         main(["predict", "runs/demo", "a", "--batch-size", "0"])
     assert ended.value.code == 2
-    assert "expected a whole number from 1 on, not '0'" in capsys.readouterr().err
+    assert "expected an integer of at least 1, not '0'" in capsys.readouterr().err

@@ -291,7 +291,9 @@ def test_a_recipe_that_never_ran_says_how_to_run_it(tmp_path):
         "name: small\nstages:\n  data:\n    kind: dataset\n    source: {files: rows.jsonl}\n",
         encoding="utf-8",
     )
-    with pytest.raises(RecipeError, match=r"nothing of it is done under .*; hfpipe run .*recipe\.yaml first"):
+    with pytest.raises(
+        RecipeError, match=r"no stage of it is done under .*; hfpipe run .*recipe\.yaml first"
+    ):
         api.open(recipe, tmp_path / "runs")
 
 

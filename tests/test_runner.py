@@ -265,7 +265,7 @@ def test_a_failure_leaves_what_is_finished_as_it_was(recipe: Path, tmp_path: Pat
         step
         for step in plan_recipe(toys.read(recipe, ["topics.fails=true"]), tmp_path / "runs", "topics")[2:]
     )
-    assert (failed.done, failed.why) == (False, ("was begun and goes on",))
+    assert (failed.done, failed.why) == (False, ("interrupted; will resume",))
     assert "lower learning_rate" in (failed.folder / "stage.log").read_text(encoding="utf-8")
     assert "Traceback" in (failed.folder / "stage.log").read_text(encoding="utf-8")
 
@@ -296,7 +296,10 @@ def test_a_killed_run_is_taken_up_by_the_next(tmp_path: Path) -> None:
     }
     (folder,) = (runs / "toy").glob("topics-*")
     assert sorted(item.name for item in folder.iterdir()) == [".work", "half.txt", "stage.json", "stage.log"]
-    assert toys.reasons(path, runs) == {"topics": ("was begun and goes on",), "score": ("has not run yet",)}
+    assert toys.reasons(path, runs) == {
+        "topics": ("interrupted; will resume",),
+        "score": ("has not run yet",),
+    }
     said = toys.make(path, runs)
     assert [": done · " in line for line in said] == [True, True, False, False]
     assert not (folder / "half.txt").exists()

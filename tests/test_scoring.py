@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfpipe.evaluation.loop import together
+from hfpipe.evaluation.loop import batch_rows
 from hfpipe.evaluation.predictions_file import ROWS_AT_ONCE, Predictions, read_predictions, write_joined
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
 
@@ -20,7 +20,7 @@ from hfpipe.modeling.losses.losses import IGNORED, shift_labels
 def test_the_pieces_of_a_row_always_come_together(counts: list[int], batch_size: int, random: object) -> None:
     rows = np.repeat(np.arange(0, 3 * len(counts), 3), counts)
     lengths = np.array([random.randint(1, 50) for _ in rows])
-    groups = together(rows, lengths, batch_size)
+    groups = batch_rows(rows, lengths, batch_size)
     assert np.sort(np.concatenate(groups)).tolist() == list(range(len(rows)))
     seen: set[int] = set()
     for group in groups:

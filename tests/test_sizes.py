@@ -83,7 +83,7 @@ def sized(recipe: api.Recipe, runs: Path) -> dict[str, Size]:
 
 def shaped(kind: str, auto_class: str, layers: int = 2) -> tuple[Any, cost.Shape]:
     base = {"type": kind, "hidden_size": 64, "num_hidden_layers": layers}
-    config = new_config(base | MODELS[kind], cost.Unmade(300), {"num_labels": 3})
+    config = new_config(base | MODELS[kind], cost.FutureTokenizer(300), {"num_labels": 3})
     return config, cost.shape_of(auto_class, config)
 
 
@@ -109,7 +109,7 @@ def test_parameters_are_those_of_the_model_that_is_built(kind, auto_class):
 
 
 def test_counting_allocates_nothing():
-    config = new_config({"type": "llama", "num_hidden_layers": 80}, cost.Unmade(32_000), {})
+    config = new_config({"type": "llama", "num_hidden_layers": 80}, cost.FutureTokenizer(32_000), {})
     assert cost.shape_of("AutoModelForCausalLM", config).parameters > 1e10
 
 
@@ -130,7 +130,7 @@ def test_flops_are_near_those_that_torch_counts(kind, auto_class):
 def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
     base = {"type": kind, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     base |= {"d_ff": 96} if kind == "t5" else {"encoder_ffn_dim": 96}
-    config = new_config(base, cost.Unmade(300), {})
+    config = new_config(base, cost.FutureTokenizer(300), {})
     config._attn_implementation = "eager"
     shape, model = cost.shape_of(SEQ2SEQ, config), new_model(SEQ2SEQ, config, seed=1).train()
     ids = torch.randint(10, 300, (4, 64))
@@ -228,8 +228,8 @@ def test_a_small_split_is_counted_so_that_steps_are_those_of_the_training(recipe
         packed=True,
         advance=lambda _: None,
     )
-    assert found["tokens an epoch"].value == ledger["tokens"]
-    assert not found["tokens an epoch"].estimated
+    assert found["tokens per epoch"].value == ledger["tokens"]
+    assert not found["tokens per epoch"].estimated
     wanted = steps_of(stage.training, len(examples), ledger["tokens"], 4)
     assert found["optimizer steps"].value == wanted
     assert not found["optimizer steps"].estimated
@@ -238,7 +238,7 @@ def test_a_small_split_is_counted_so_that_steps_are_those_of_the_training(recipe
 def test_what_is_not_made_yet_is_said_and_not_guessed(recipe, tmp_path):
     found = sized(recipe(), tmp_path / "runs")
     assert "tokens in all" not in found["pretrain"].amounts
-    assert found["pretrain"].notes == ["tokens an epoch are not known before stage:data is made"]
+    assert found["pretrain"].notes == ["tokens per epoch are not known before stage:data is made"]
     assert found["data"].notes == ["not known before it is made"]
     assert found["pretrain"].amounts["parameters"].estimated
     assert found["topics"].amounts["parameters"].estimated
@@ -297,7 +297,7 @@ def test_a_large_split_is_sampled_and_marked(recipe, tmp_path):
     steps = {step.name: step for step in api.plan(made, tmp_path / "runs")}
     task, data = steps["topics"].stage.task, steps["data"].folder
     train, tokenizer = open_data(data)["train"], load_tokenizer(steps["words"].folder)
-    about = sized(made, tmp_path / "runs")["topics"].amounts["tokens an epoch"]
+    about = sized(made, tmp_path / "runs")["topics"].amounts["tokens per epoch"]
     exact = sum(map(len, task.encode(train[:], tokenizer, facts(data))["input_ids"]))
     assert about.estimated
     assert about.value == pytest.approx(exact, rel=0.03)
@@ -312,7 +312,7 @@ def test_sizes_of_a_finished_training_are_what_it_reported(recipe, tmp_path):
     report = run.reports["pretrain"]
     assert after["parameters"].value == report.facts["parameters"]
     assert after["optimizer steps"].value == before["optimizer steps"].value == report.facts["steps"] == 6
-    assert after["tokens an epoch"].value == report.ledger["train"]["tokens"]
+    assert after["tokens per epoch"].value == report.ledger["train"]["tokens"]
     weights = (run.folders["pretrain"] / "model.safetensors").stat().st_size
     assert after["weights"].value == pytest.approx(weights, rel=0.1)
 
@@ -335,7 +335,7 @@ def test_the_memory_of_a_device_counts_its_part_of_what_is_split(recipe, tmp_pat
     logits_and_layers = split["activations"].value / whole["activations"].value
     assert logits_and_layers == pytest.approx(1 / 8, rel=0.01)  # each process has two rows of sixteen
     total = sum(split[what].value for what in (*PARTS, "gathered weights") if what in split)
-    assert split["memory a device"].value == pytest.approx(total)
+    assert split["memory per device"].value == pytest.approx(total)
 
 
 def test_the_command_prints_a_table(recipe, tmp_path, capsys):
@@ -343,8 +343,8 @@ def test_the_command_prints_a_table(recipe, tmp_path, capsys):
     assert main(["plan", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--sizes"]) == 0
     out = capsys.readouterr().out
     assert "parameters" in out
-    assert "memory a device" in out
-    assert "pretrain: tokens an epoch are not known before stage:data is made" in out
+    assert "memory per device" in out
+    assert "pretrain: tokens per epoch are not known before stage:data is made" in out
 
 
 def test_a_saved_tokenizer_counts_as_its_stand_in(tmp_path):
@@ -355,6 +355,6 @@ def test_a_saved_tokenizer_counts_as_its_stand_in(tmp_path):
     base = {"type": "bert", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     shapes = [
         cost.shape_of("AutoModelForMaskedLM", new_config(base, tokenizer, {}))
-        for tokenizer in (real, cost.Unmade(len(real)))
+        for tokenizer in (real, cost.FutureTokenizer(len(real)))
     ]
     assert shapes[0] == shapes[1]

@@ -14,7 +14,7 @@ from test_compiled import STEADY, parts
 from test_timing import crowded
 
 from hfpipe.contract import RunContext
-from hfpipe.encoding.sampler import Shares
+from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.training.loop import train_model
 from hfpipe.training.speed import choice, timing
@@ -33,7 +33,7 @@ from hfpipe.training.speed.timing import BUSY
 from hfpipe.training.trainer import Training
 
 Make = Callable[..., RunContext]
-SHARES = Shares(micro=4, accumulation=1, world=1)
+SHARES = BatchLayout(micro=4, accumulation=1, world=1)
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_what_is_measured_on_a_busy_machine_decides_once_and_is_not_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(timing, "BUSY", BUSY)
-    shares = Shares(micro=48, accumulation=1, world=1)
+    shares = BatchLayout(micro=48, accumulation=1, world=1)
     caplog.set_level("INFO")
     (tmp_path / "work").mkdir()
     with crowded(4):

@@ -18,8 +18,8 @@ from hfpipe.training.speed.timing import (
     PASSES,
     Timing,
     compare_timings,
-    delays,
     find_fastest,
+    read_thread_delays,
     time_calls,
 )
 
@@ -108,8 +108,8 @@ def test_ways_take_turns_and_the_first_pass_of_each_only_warms_up() -> None:
 
 
 def test_a_system_that_does_not_count_waiting_says_nothing_about_others(tmp_path: Path) -> None:
-    assert delays(tmp_path / "proc") == {}
+    assert read_thread_delays(tmp_path / "proc") == {}
     for thread, text in {"1": "5000 2000000000 3\n", "2": "", "3": "odd\n"}.items():
         (tmp_path / thread).mkdir()
         (tmp_path / thread / "schedstat").write_text(text, encoding="ascii")
-    assert delays(tmp_path) == {"1": 2.0}
+    assert read_thread_delays(tmp_path) == {"1": 2.0}

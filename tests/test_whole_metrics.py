@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from hfpipe.metrics.resampling import poisson
 from hfpipe.metrics.scores.ranking import AveragePrecision, RocAuc, Spearman
-from hfpipe.metrics.whole import affordable, resample_scores
+from hfpipe.metrics.whole import affordable_resamples, resample_scores
 
 TOPICS = ["Arts", "History", "Science", "Sports"]
 SK = {RocAuc: sk.roc_auc_score, AveragePrecision: sk.average_precision_score}
@@ -120,6 +120,6 @@ def test_the_order_of_the_rows_changes_nothing():
 
 
 def test_resamples_become_fewer_only_for_many_rows():
-    assert affordable(1000, 10_000) == affordable(1000, 200_000) == 1000
-    assert affordable(1000, 1_000_000) == 268
-    assert affordable(1000, 10**9) == 100
+    assert affordable_resamples(1000, 10_000) == affordable_resamples(1000, 200_000) == 1000
+    assert affordable_resamples(1000, 1_000_000) == 268
+    assert affordable_resamples(1000, 10**9) == 100

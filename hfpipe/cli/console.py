@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from hfpipe.estimation.estimate import Size
     from hfpipe.recipe.shipped import RecipeFile
     from hfpipe.runner import PlannedStage
-    from hfpipe.runs.comparison import Compared
-    from hfpipe.runs.integrity import Checked
+    from hfpipe.runs.comparison import ComparisonRecord
+    from hfpipe.runs.integrity import StageIntegrity
 
 ROOMY = 100
 """Columns from which the interval of a difference is shown too."""
@@ -114,7 +114,7 @@ def _lines(title: str, total: int | None) -> Iterator[Advance]:
     yield advance
 
 
-def show_checked(found: Sequence[Checked]) -> None:
+def show_checked(found: Sequence[StageIntegrity]) -> None:
     """Print what `verify` found in each stage's folder."""
     for each in found:
         say(f"{each.folder.name}: {each.summary}")
@@ -189,7 +189,7 @@ def show_scores(run: Run, *, every: bool = False) -> None:
         _model(run, run.trained[-1])
 
 
-def show_comparison(found: Compared, *, every: bool = False) -> None:
+def show_comparison(found: ComparisonRecord, *, every: bool = False) -> None:
     """Print the main scores of several systems or `every` score, and what was left out."""
     others = len(found.systems) - 1
     corrected = f", p corrected for {others} comparisons (Holm)" if others > 1 else ""

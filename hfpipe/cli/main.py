@@ -56,12 +56,12 @@ def _fail(text: str) -> None:
 def _run(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
-    from hfpipe.runner import Launch, first_of_machine, first_process
+    from hfpipe.runner import Launch, first_process, is_first_of_machine
 
     try:
         recipe = api.load(options.recipe, options.set)
     except RecipeError as error:
-        if first_of_machine():  # the others read the same
+        if is_first_of_machine():  # the others read the same
             raise
         return error.exit_code
     launch = Launch(options.processes, options.accelerate, options.oversubscribe)
@@ -84,7 +84,7 @@ def _watch(options: argparse.Namespace) -> int:
     if options.once:
         watch.show_once(steps)
         return 0
-    return watch.follow(steps, options.recipe)
+    return watch.watch_stages(steps, options.recipe)
 
 
 def _adopt(options: argparse.Namespace) -> int:
@@ -101,7 +101,7 @@ def _adopt(options: argparse.Namespace) -> int:
 
     recipe = api.load(options.recipe, options.set)
     folder = api.adopt(recipe, options.stage, options.runs, confirm=confirm)
-    console.say("nothing was taken over; --yes takes it over" if folder is None else f"taken over: {folder}")
+    console.say("nothing was adopted; --yes adopts it" if folder is None else f"taken over: {folder}")
     return 0
 
 

@@ -62,7 +62,7 @@ class _Commands:
         command.add_argument("--debug", action="store_true", help="show the full trace of an error")
         if "runs" in common:
             command.add_argument(
-                "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where stages lie (runs)"
+                "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the stages (runs)"
             )
         if "set" in common:
             command.add_argument(
@@ -119,7 +119,9 @@ def _recipes(commands: _Commands) -> None:
 def _devices(command: argparse.ArgumentParser) -> None:
     """Add how the distributed stages are started; `plan --sizes` tells the memory of one process."""
     devices = command.add_mutually_exclusive_group()
-    devices.add_argument("--processes", type=int, metavar="N", help="processes on this machine, one a device")
+    devices.add_argument(
+        "--processes", type=int, metavar="N", help="processes on this machine, one per device"
+    )
     devices.add_argument("--accelerate", type=Path, metavar="CONFIG", help="an Accelerate config file")
 
 
@@ -150,7 +152,7 @@ def _results(commands: _Commands) -> None:
 
 
 def _predict(commands: _Commands) -> None:
-    predict = commands.add("predict", "classify, fill a blank, translate: whatever a model can", "runs")
+    predict = commands.add("predict", "run a model on new inputs: classify, fill a mask, translate …", "runs")
     predict.add_argument("model", metavar="MODEL", help="RUN[:STAGE], a stage's folder, a path or a Hub id")
     predict.add_argument("text", nargs="*", metavar="TEXT", help="by default the lines of standard input")
     predict.add_argument(
@@ -167,7 +169,7 @@ def _predict(commands: _Commands) -> None:
     predict.add_argument(
         "--task",
         metavar="KIND|FILE.py:CLASS",
-        help="what to ask it, where it does not say or names user code",
+        help="the task, if the model does not name one or it is user code",
     )
     predict.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, as length=64"
@@ -188,5 +190,5 @@ def _shipped(commands: _Commands) -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, not {text!r}")
     return int(text)

@@ -32,7 +32,7 @@ def show_once(steps: Sequence[PlannedStage]) -> None:
     console.print(_screen([read_status(step) for step in steps]), soft_wrap=True)
 
 
-def follow(steps: Sequence[PlannedStage], recipe: Path) -> int:
+def watch_stages(steps: Sequence[PlannedStage], recipe: Path) -> int:
     """Show how far each stage is until all are done; return 0 then, and 1 when nothing runs any more."""
     console = Console()
     if not console.is_terminal:

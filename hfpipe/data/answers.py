@@ -90,7 +90,7 @@ def locate_answer(answer: Answer, context: str) -> Span | None:
     if start is None and len(found) > 1:
         raise DataError(
             f"the answer {text!r:.60} stands {len(found)} times in its context, at {found[0]}, {found[1]}…; "
-            "say which by answer_start"
+            "choose one by answer_start"
         )
     first = min(found, key=lambda place: abs(place - (start or 0)))
     return first, first + len(text)

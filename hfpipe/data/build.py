@@ -21,10 +21,10 @@ from hfpipe.data.columns import MISSING, first_rows, select, take_texts
 from hfpipe.data.conversations import Conversations
 from hfpipe.data.labels.labels import Label, find_labels, read_labels
 from hfpipe.data.labels.notes import notes
-from hfpipe.data.labels.rare_classes import reason, take_out_rare_classes
+from hfpipe.data.labels.rare_classes import rare_class_reason, take_out_rare_classes
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.ledger import Ledger
-from hfpipe.data.rows import Given
+from hfpipe.data.rows import SourceRows
 from hfpipe.data.spans import find_spans
 from hfpipe.data.split import TRAIN, RowIds, splitter
 from hfpipe.data.write import Writer, arrow_schema
@@ -49,7 +49,7 @@ class Plan:
     limit: int | None
 
 
-def build(given: Given, plan: Plan, ctx: RunContext) -> Report:
+def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     """Write the data set into `ctx.folder`, loadable by `load_from_disk`, and return its report.
 
     Rows are streamed. Per row, only digests (for ids and exact duplicates), MinHashes (for near duplicates),
@@ -107,7 +107,7 @@ def _columns(texts: Sequence[str], labels: Sequence[Label], ids: RowIds) -> Iter
 def _reasons(plan: Plan, labels: Sequence[Label], ledger: Ledger) -> list[str]:
     """Return the reasons for which rows may be dropped, in the order of the steps, each once."""
     steps = (step.reason for step in plan.steps)
-    rare = [reason(label) for label in labels if label.settings.min_count is not None]
+    rare = [rare_class_reason(label) for label in labels if label.settings.min_count is not None]
     return list(dict.fromkeys([MISSING, *steps, *rare, *ledger.rows_lost]))
 
 
@@ -118,13 +118,13 @@ def _renamed(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
     return {ours: known[theirs] for ours, theirs in plan.columns.items() if theirs in known}
 
 
-def _read_facts(given: Given, plan: Plan, filled: Mapping[str, int]) -> dict[str, Any]:
+def _read_facts(given: SourceRows, plan: Plan, filled: Mapping[str, int]) -> dict[str, Any]:
     """Return what was detected, added or skipped while reading, as JSON for the report."""
     found = {"files": given.found.files, "left_out": given.found.left_out, "filled": dict(filled)}
     return found | _sampled(given, plan)
 
 
-def _reading(given: Given, plan: Plan, filled: Mapping[str, int]) -> Iterator[str]:
+def _reading(given: SourceRows, plan: Plan, filled: Mapping[str, int]) -> Iterator[str]:
     """Yield the facts of `_read_facts` as phrases for the summary."""
     if read := _sampled(given, plan).get("limit"):
         yield f"an even sample of {read['read']:,} rows"
@@ -133,7 +133,7 @@ def _reading(given: Given, plan: Plan, filled: Mapping[str, int]) -> Iterator[st
         yield f"{name!r} is null in {count:,} rows that lack it"
 
 
-def _sampled(given: Given, plan: Plan) -> dict[str, dict[str, int]]:
+def _sampled(given: SourceRows, plan: Plan) -> dict[str, dict[str, int]]:
     if plan.limit is None or all(count <= plan.limit for count in given.read.values()):
         return {}
     kept = sum(min(count, plan.limit) for count in given.read.values())
@@ -162,7 +162,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise StageError(f"{folder}: {what} ({error.strerror or error}); {fix} and run again") from None
 
 
-def _expect_train(ledger: Ledger, given: Given) -> None:
+def _expect_train(ledger: Ledger, given: SourceRows) -> None:
     if ledger.splits[TRAIN] or not {None, TRAIN} & given.splits.keys():
         return
     gone = ledger.losses()

@@ -83,7 +83,7 @@ def _rewritten(old: Any, texts: Iterator[str]) -> Any:
 
 
 @dataclass(frozen=True)
-class Given:
+class SourceRows:
     """Output of a source: rows, by split if it has splits, and class names if it has them."""
 
     splits: dict[str | None, Iterable[Row]]

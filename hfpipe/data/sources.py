@@ -12,7 +12,7 @@ import datasets
 from hfpipe.data.readers.file_options import FileOptions, Findings
 from hfpipe.data.readers.file_splits import Found, message_name, split_files
 from hfpipe.data.readers.files import read_files
-from hfpipe.data.rows import Given, Row
+from hfpipe.data.rows import Row, SourceRows
 from hfpipe.encoding.io import open_data
 from hfpipe.encoding.nested import from_json, json_columns
 from hfpipe.encoding.origins import read_origins
@@ -22,14 +22,16 @@ from hfpipe.library_output import silence_libraries
 BATCH = 1000
 
 
-def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOptions) -> Given:
+def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOptions) -> SourceRows:
     """Read files: split (or None) → pattern as written → its files; paths in messages are relative to `base`.
 
     Raises DataError when a pattern has no matches, or the split of a file is ambiguous.
     """
     found = Findings()
     files = split_files(patterns, base, found.left_out)
-    return Given({split: _rows(paths, base, options, found) for split, paths in files.items()}, found=found)
+    return SourceRows(
+        {split: _rows(paths, base, options, found) for split, paths in files.items()}, found=found
+    )
 
 
 def _rows(paths: list[Path], base: Path, options: FileOptions, found: Findings) -> Iterator[Row]:
@@ -39,9 +41,9 @@ def _rows(paths: list[Path], base: Path, options: FileOptions, found: Findings) 
 
 def from_function(
     function: Callable[..., Iterable[Any]], paths: list[Path], file: Path, written: str
-) -> Given:
+) -> SourceRows:
     """Call a user function with paths; it yields mappings. Messages refer to its file as `written`."""
-    return Given({None: _calls(function, paths, file, written)})
+    return SourceRows({None: _calls(function, paths, file, written)})
 
 
 def _calls(
@@ -71,12 +73,12 @@ def _calls(
         ) from error
 
 
-def from_folder(folder: Path, name: str) -> Given:
+def from_folder(folder: Path, name: str) -> SourceRows:
     """Read all splits of a data set on disk."""
     return _from_data(open_data(folder), name)
 
 
-def from_hub(name: str, config: str | None, revision: str | None) -> Given:
+def from_hub(name: str, config: str | None, revision: str | None) -> SourceRows:
     """Load a data set from the Hub or its cache. Raises DataError when it cannot be loaded."""
     try:
         with silence_libraries():
@@ -103,12 +105,12 @@ def _hub_failure(name: str, error: Exception) -> str:
     return f"hub:{name}: {cause}"
 
 
-def _from_data(data: datasets.DatasetDict, name: str) -> Given:
+def _from_data(data: datasets.DatasetDict, name: str) -> SourceRows:
     features = next(iter(data.values())).features
     classes = {
         column: one.names for column, feature in features.items() if (one := _class(feature)) is not None
     }
-    return Given(
+    return SourceRows(
         {str(split): _data_rows(rows, f"{name}, {split} row") for split, rows in data.items()}, classes
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hfpipe.data.answers import Answer, locate_answer, read_answers
-from hfpipe.data.cleaning.alignment import apply_changes, move
+from hfpipe.data.cleaning.alignment import apply_changes, shift_span
 from hfpipe.data.cleaning.edits import Edit
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
@@ -99,7 +99,7 @@ def _moved(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
     if span is None:
         return answer
     for changes in passes:
-        span = move(span, changes)
+        span = shift_span(span, changes)
         if span is None:
             return None
         text = apply_changes(text, changes)

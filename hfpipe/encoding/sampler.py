@@ -27,7 +27,7 @@ Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Shares:
+class BatchLayout:
     """How the examples of one optimizer step are distributed; their product is the same on any machine."""
 
     micro: int
@@ -43,7 +43,7 @@ class Shares:
         return self.micro * self.accumulation * self.world
 
 
-def share_out(per_device: int, accumulation: int, world: int) -> Shares:
+def compute_batch_layout(per_device: int, accumulation: int, world: int) -> BatchLayout:
     """Distribute the step of one process, `per_device * accumulation` examples, over `world` processes.
 
     Accumulation is reduced first, so that `per_device` keeps its value as long as possible.
@@ -58,7 +58,7 @@ def share_out(per_device: int, accumulation: int, world: int) -> Shares:
         )
     each = total // world
     micro = max(size for size in range(1, min(per_device, each) + 1) if each % size == 0)
-    return Shares(micro, each // micro, world)
+    return BatchLayout(micro, each // micro, world)
 
 
 def order(lengths: np.ndarray, total: int, seed: int, epoch: int, *, grouped: bool) -> np.ndarray:
@@ -106,7 +106,9 @@ def cut_by_length(lengths: np.ndarray, most: int = MOST_TOKENS, cost: int = PASS
 class StepBatches(Sampler[list[Key]]):
     """The forward passes of one process, epoch by epoch; resuming skips by index without reading data."""
 
-    def __init__(self, lengths: np.ndarray, shares: Shares, rank: int, seed: int, *, grouped: bool) -> None:
+    def __init__(
+        self, lengths: np.ndarray, shares: BatchLayout, rank: int, seed: int, *, grouped: bool
+    ) -> None:
         self.lengths = lengths
         self.shares = shares
         self.rank = rank

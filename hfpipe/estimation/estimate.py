@@ -17,7 +17,7 @@ from hfpipe.recipe import Recipe
 from hfpipe.recipe.training import budget
 from hfpipe.references.places import Place
 from hfpipe.references.user_code import describe_failure
-from hfpipe.runner import Launch, PlannedStage, arrangement
+from hfpipe.runner import Launch, PlannedStage, arrange_processes
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ def estimate_sizes(
 
     Memory is per process of `launch`. Raises RecipeError when its Accelerate config is wrong.
     """
-    known, processes = Known(recipe.base, steps), arrangement(launch)
+    known, processes = Known(recipe.base, steps), arrange_processes(launch)
     return [_size(step, known, *processes) for step in steps]
 
 
@@ -164,7 +164,7 @@ class _Training:
             return encode_sample(self.stage.task, open_split(folder, "train"), tokenizer, facts)
         missing = self.stage.data if folder is None else self.stage.tokenizer or self.stage.model
         come = "made" if isinstance(missing, Place) and missing.stage is not None else "here"
-        self.size.notes.append(f"tokens an epoch are not known before {missing} is {come}")
+        self.size.notes.append(f"tokens per epoch are not known before {missing} is {come}")
         return None
 
     def _steps(self, encoded: Encoded | None) -> int | None:
@@ -198,7 +198,7 @@ class _Training:
         estimated = encoded is None or encoded.estimated
         length = float(self.stage.task.length) if encoded is None else encoded.tokens / encoded.examples
         if encoded is not None:
-            self._add("tokens an epoch", encoded.tokens, estimated=estimated)
+            self._add("tokens per epoch", encoded.tokens, estimated=estimated)
         if steps is None:
             return
         self._add("optimizer steps", steps, estimated=estimated and not self.step.done)
@@ -240,7 +240,7 @@ class _Training:
             self._add("gathered weights", gathered, estimated=True, memory=True)
         self._add("activations", kept, estimated=True, memory=True)
         total = weights + gradients + (state or 0) + gathered + kept
-        self._add("memory a device", total, estimated=True, memory=True)
+        self._add("memory per device", total, estimated=True, memory=True)
 
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
         """Add the peak disk usage: while a checkpoint is written, there is one more than are kept."""

@@ -56,16 +56,16 @@ class Known:
         then.
         """
         from hfpipe.modeling.loading.models import new_config
-        from hfpipe.training.cost import Unmade, stored_config
+        from hfpipe.training.cost import FutureTokenizer, stored_config
 
         data = self.facts(stage.data)
         head = task.head(data) if data is not None else {}
         if isinstance(stage.model, dict):
             made = self.tokenizer(stage)
-            pieces = artifacts.pieces(_tokenizer_place(stage), self.stages, self.base).size
+            pieces = artifacts.tokenizer_facts(_tokenizer_place(stage), self.stages, self.base).size
             if made is None and pieces is None:
                 return None, False
-            stand_in = cast("PreTrainedTokenizerBase", Unmade(pieces or 0))
+            stand_in = cast("PreTrainedTokenizerBase", FutureTokenizer(pieces or 0))
             config = new_config(stage.model, made or stand_in, head, dropout=stage.dropout)
             return config, made is not None and data is not None
         folder = self.folder(stage.model)

@@ -11,26 +11,26 @@ import numpy as np
 
 from hfpipe.errors import StageError
 from hfpipe.evaluation.predictions_file import read_predictions
-from hfpipe.metrics.paired import beside
+from hfpipe.metrics.paired import score_with_comparisons
 from hfpipe.metrics.resampling import Sample
 from hfpipe.metrics.series import Series
 from hfpipe.metrics.whole import WholeMetric, measured
 
 if TYPE_CHECKING:
-    from hfpipe.evaluation.evaluate import Ground
+    from hfpipe.evaluation.evaluate import EvaluationSetup
     from hfpipe.metrics.named import NamedMetric
     from hfpipe.report import Score
 
 
 @dataclass(frozen=True)
-class Afterwards:
+class DatasetMetrics:
     """The metrics that are computed from predictions: the task's own, and those that a recipe names."""
 
     whole: Sequence[WholeMetric]
     named: Sequence[NamedMetric]
     classes: Mapping[str, Sequence[str]]
     """Columns of predictions that hold classes → their names, as `Task.class_names` gives them."""
-    ground: Ground
+    ground: EvaluationSetup
 
     def scores(self, model: Path, baselines: Mapping[str, Path]) -> tuple[list[Score], list[str]]:
         """Return the scores of a model with those of baselines, and why others have no value.
@@ -82,4 +82,4 @@ def _known(series: Series) -> bool:
 def _beside(series: Series, systems: Mapping[str, Mapping[str, Series]]) -> Score:
     """Return the score with what each baseline has of it."""
     others = {name: found[series.name] for name, found in systems.items() if series.name in found}
-    return beside(series, {name: other for name, other in others.items() if _known(other)})
+    return score_with_comparisons(series, {name: other for name, other in others.items() if _known(other)})

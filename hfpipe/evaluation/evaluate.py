@@ -15,13 +15,13 @@ from accelerate.state import AcceleratorState
 
 from hfpipe.distributed.sharding import whole_models
 from hfpipe.encoding.encoded import ROWS_AT_ONCE
-from hfpipe.evaluation.loop import Reading, score
+from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
 from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.store.artifacts import CLUSTER
-from hfpipe.tokenization.loading import tell_padding
+from hfpipe.tokenization.loading import set_pad_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def new_accelerator() -> Accelerator:
 
 
 @dataclass(frozen=True)
-class Ground:
+class EvaluationSetup:
     """What every system is measured on, and how."""
 
     rows: datasets.Dataset
@@ -86,7 +86,7 @@ def measure_model(
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     examples: Examples,
-    ground: Ground,
+    ground: EvaluationSetup,
     accelerator: Accelerator,
     out: Path,
     advance: Callable[[int], None],
@@ -95,7 +95,7 @@ def measure_model(
 
     Raises StageError when a row was not counted exactly once.
     """
-    tell_padding(model, tokenizer)
+    set_pad_token_id(model, tokenizer)
     parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
     inputs, classes = Inputs(ground.rows, task.inputs), task.class_order(ground.facts)
     with Predictions(parts[accelerator.process_index], inputs, classes) as predictions:
@@ -109,7 +109,7 @@ def measure_model(
         total = score(
             model.to(accelerator.device),
             examples,
-            Reading(task, ground.facts, tokenizer, ground.seed),
+            ModelReader(task, ground.facts, tokenizer, ground.seed),
             ground.tally(task.metrics(ground.facts)),
             accelerator,
             batch_size=ground.batch_size,
@@ -128,7 +128,7 @@ def measure_baseline(
     prediction: Callable[[Rows], Columns],
     task: Task,
     tally: Tally,
-    ground: Ground,
+    ground: EvaluationSetup,
     out: Path,
     advance: Callable[[int], None],
 ) -> Tally:

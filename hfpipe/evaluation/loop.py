@@ -30,8 +30,8 @@ Keep = Callable[[np.ndarray, "Columns"], None]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How examples are given to a model and what it says of them is read."""
+class ModelReader:
+    """Passes examples to a model, and reads its outputs."""
 
     task: Task
     facts: DataFacts
@@ -40,8 +40,10 @@ class Reading:
     training: bool = False
     """Whether this is the validation during a training."""
 
-    def said(self, model: Any, examples: Examples, index: np.ndarray, device: torch.device) -> Columns:
-        """Return what the model says of some examples: one value an example in each column."""
+    def predict_batch(
+        self, model: Any, examples: Examples, index: np.ndarray, device: torch.device
+    ) -> Columns:
+        """Return the outputs of the model for some examples: one value per example in each column."""
         keys = [(0, number) for number in index.tolist()]
         batch = self.task.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -50,17 +52,17 @@ class Reading:
         outputs = forward(model, batch, self.task.positions(batch))
         return {name: _array(column) for name, column in self.task.outputs_to_columns(outputs, batch).items()}
 
-    def rows(self, said: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
+    def rows(self, outputs: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
         """Return the positions of the rows that the examples are of, and the columns by row."""
         positions, row_index = np.unique(examples.rows[index], return_inverse=True)
         rows = LazyRows(examples.source, positions)
-        return positions, self.task.columns_by_row(said, row_index, rows, self.facts)
+        return positions, self.task.columns_by_row(outputs, row_index, rows, self.facts)
 
 
 def score(
     model: Any,
     examples: Examples,
-    reading: Reading,
+    reader: ModelReader,
     tally: Tally,
     accelerator: Accelerator,
     *,
@@ -78,9 +80,9 @@ def score(
     model.eval()
     counted = 0
     # What FSDP gathers and models cache in inference_mode could not be trained with afterwards.
-    reading_only = torch.no_grad() if reading.training else torch.inference_mode()
+    reading_only = torch.no_grad() if reader.training else torch.inference_mode()
     with reading_only, accelerator.autocast():
-        for positions, columns, passed in shared(model, examples, reading, accelerator, batch_size, layout):
+        for positions, columns, passed in shared(model, examples, reader, accelerator, batch_size, layout):
             tally.add(positions, columns)
             counted += len(positions)
             if keep is not None:
@@ -97,7 +99,7 @@ def score(
 def shared(
     model: Any,
     examples: Examples,
-    reading: Reading,
+    reader: ModelReader,
     accelerator: Accelerator,
     batch_size: int,
     layout: ProcessLayout | None = None,
@@ -108,26 +110,28 @@ def shared(
     left repeats others and yields none of them, so that its columns still tell the shape of the sums. Of
     processes that compute the same rows, one yields them.
     """
-    groups = together(examples.rows, examples.lengths, batch_size)
+    groups = batch_rows(examples.rows, examples.lengths, batch_size)
     layout = layout or ProcessLayout(accelerator.num_processes)
     world, rank = layout.readers, layout.reader(accelerator.process_index)
     for turn in range(0, len(groups), world):
         peers = groups[turn : turn + world]
         index = peers[min(rank, len(peers) - 1)]
         passes = max(-(-len(group) // batch_size) for group in peers)
-        said = []
+        outputs = []
         for number in range(passes):
             part = index[number * batch_size : (number + 1) * batch_size]
-            columns = reading.said(model, examples, part if len(part) else index[:1], accelerator.device)
-            said += [columns] if len(part) else []
-        positions, columns = reading.rows(join_parts(said), examples, index)
+            columns = reader.predict_batch(
+                model, examples, part if len(part) else index[:1], accelerator.device
+            )
+            outputs += [columns] if len(part) else []
+        positions, columns = reader.rows(join_parts(outputs), examples, index)
         if rank < len(peers) and layout.counts(accelerator.process_index):
             yield positions, columns, len(index)
         else:
             yield positions[:0], {name: column[:0] for name, column in columns.items()}, 0
 
 
-def together(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def batch_rows(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Return groups of example indices, whole rows each, longest rows first.
 
     `rows` (n,) ascending and `lengths` (n,) are of the examples. A group has at most `batch_size`
@@ -148,9 +152,9 @@ def together(rows: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.
     return [np.sort(np.concatenate(group)) for group in groups]
 
 
-def join_parts(said: list[Columns]) -> Columns:
+def join_parts(outputs: list[Columns]) -> Columns:
     """Return the columns of several batches as one."""
-    return {name: np.concatenate([columns[name] for columns in said]) for name in said[0]}
+    return {name: np.concatenate([columns[name] for columns in outputs]) for name in outputs[0]}
 
 
 def _array(column: torch.Tensor | list[Any]) -> np.ndarray:

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from hfpipe.encoding.encoded import ROWS_AT_ONCE
-from hfpipe.metrics.resampling import Sample, rows_alone
+from hfpipe.metrics.resampling import Sample, sample_independent_rows
 
 
 def group_rows(rows: datasets.Dataset, column: str | None) -> Sample:
@@ -20,7 +20,7 @@ def group_rows(rows: datasets.Dataset, column: str | None) -> Sample:
     Units are numbered as they come, so that where all values differ the weights are those of single rows.
     """
     if column is None:
-        return rows_alone(len(rows))
+        return sample_independent_rows(len(rows))
     numbers: dict[bytes, int] = {}
     units = np.empty(len(rows), dtype=np.int64)
     count = 0

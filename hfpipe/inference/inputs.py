@@ -51,7 +51,7 @@ def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> It
         found = _rows([given] if isinstance(given, str) else given, TEXT, inputs)
     first = next(found, None)
     if first is None:
-        raise DataError("there is nothing to ask the model; give texts, --input FILE, or lines to read")
+        raise DataError("there is no input for the model; give texts, --input FILE, or lines to read")
     return chain([first], found)
 
 

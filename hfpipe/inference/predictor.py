@@ -16,7 +16,7 @@ from hfpipe.encoding.nested import to_dataset
 from hfpipe.errors import HfpipeError, StageError
 from hfpipe.evaluation.evaluate import new_accelerator
 from hfpipe.evaluation.lazy_rows import LazyRows
-from hfpipe.evaluation.loop import Reading, shared
+from hfpipe.evaluation.loop import ModelReader, shared
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
 from hfpipe.modeling.loading.embeddings import check_rows, rows_in
@@ -24,7 +24,7 @@ from hfpipe.modeling.loading.models import load_model, loading, read_config
 from hfpipe.modeling.max_length import refusals
 from hfpipe.references.places import Place
 from hfpipe.report import finite_or_null
-from hfpipe.tokenization.loading import load_tokenizer, tell_padding
+from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
 
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
@@ -61,8 +61,8 @@ class Predictor:
                     "is damaged: train it again with a lower learning_rate, or take another"
                 )
         self.model.to(self.accelerator.device).eval()
-        tell_padding(self.model, tokenizer)
-        self.reading = Reading(task, task.facts_from_config(self.model.config), tokenizer, seed=0)
+        set_pad_token_id(self.model, tokenizer)
+        self.reading = ModelReader(task, task.facts_from_config(self.model.config), tokenizer, seed=0)
         check_rows(place, rows_in(self.model), tokenizer)
         for why in refusals(task, self.model):
             raise StageError(f"model {place}: {why}")
@@ -110,7 +110,7 @@ class Predictor:
             examples.first = before
             found = dict(self._said(examples))
         if len(found) < len(chunk):
-            raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows hold nothing for the model")
+            raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows have no input for the model")
         return [found[number] for number in range(len(chunk))], ledger
 
     def _columns(self, chunk: Sequence[Asked]) -> dict[str, Sequence[Any]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.recipe.aliases import instead
+from hfpipe.recipe.aliases import suggest_kind
 from hfpipe.recipe.messages import join_names
 from hfpipe.recipe.overrides import choose
 from hfpipe.recipe.settings import mistakes
@@ -39,14 +39,14 @@ BY_HEAD = {
 """Suffix of a Transformers class name → task of its models."""
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """Location and task of a trained model."""
 
     place: Path | Place
     task: Task
 
 
-def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> Trained:
+def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> TrainedModel:
     """Resolve a stage's folder, a run or recipe (`:STAGE`), a path, a package or a Hub id to a model.
 
     Its task is `kind`, or the task of its training stage, or that of its config; `options` are settings of
@@ -69,7 +69,7 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
         settings, cls = {"kind": found}, _class(found)
     choose(settings, options)
     try:
-        return Trained(place, cls.model_validate(settings))
+        return TrainedModel(place, cls.model_validate(settings))
     except ValidationError as error:
         raise RecipeError(mistakes(cls, settings, (), error)) from None
 
@@ -124,7 +124,7 @@ def _by_config(place: Path | Place) -> str:
     for ending, kind in BY_HEAD.items():
         if found.endswith(ending):
             return kind
-    wrong = f"{place}: its config ({found or 'no architecture'}) does not say what it was trained for"
+    wrong = f"{place}: its config ({found or 'no architecture'}) does not name the task it was trained for"
     raise RecipeError([Problem(f"{wrong}; add --task {join_names(TASKS, 'or')}")])
 
 
@@ -133,5 +133,5 @@ def _class(kind: str) -> type[Task]:
         cls: type[Task] = load_code(Code(kind), Path.cwd())
         return cls
     if kind not in TASKS:
-        raise RecipeError([Problem(f"there is no task {kind!r}{instead(kind, TASKS)}")])
+        raise RecipeError([Problem(f"there is no task {kind!r}{suggest_kind(kind, TASKS)}")])
     return TASKS[kind]

@@ -33,7 +33,7 @@ def interval_of(series: Series, confidence: float = 0.95) -> Interval:
     low, high = bootstrap_interval(series.values, series.blocks, series.units, confidence)
     value, (lowest, highest) = float(series.values[0]), series.bounds
     # Resamples of a perfect score are perfect, all of them: what is known is how many rows were.
-    if high - low <= slack(value) and lowest is not None and highest is not None:
+    if high - low <= rounding_tolerance(value) and lowest is not None and highest is not None:
         trials = min(series.evidence, series.units)
         share = (min(max(value, lowest), highest) - lowest) / (highest - lowest)
         ends = _binomial_midp(share * trials, trials, confidence)
@@ -58,7 +58,7 @@ def bootstrap_interval(
         return math.nan, math.nan
     tail = (1 - confidence) / 2
     wide = math.sqrt(units / (units - 1)) * stdtrit(units - 1, 1 - tail)
-    away, equal = resampled - measured, slack(float(measured))
+    away, equal = resampled - measured, rounding_tolerance(float(measured))
     share = ((away < -equal).mean() + (away <= equal).mean()) / 2
     least = 1 / (len(resampled) + 1)
     bias, skewness = ndtri(np.clip(share, least, 1 - least)), acceleration(blocks)
@@ -67,7 +67,7 @@ def bootstrap_interval(
     return float(ends[:2].min()), float(ends[2:].max())
 
 
-def slack(value: float) -> float:
+def rounding_tolerance(value: float) -> float:
     """Return how far apart two scores may be by rounding: sums depend on the order of batches."""
     return 1e-9 * max(1.0, abs(value))
 

@@ -18,7 +18,7 @@ from datasets import Features, List, Value
 
 from hfpipe.metrics.metric import Metric, objects
 from hfpipe.metrics.scores.confusion import F1
-from hfpipe.metrics.scores.overlap import several
+from hfpipe.metrics.scores.overlap import list_references
 from hfpipe.metrics.whole import WholeMetric
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class OfOneLabel(OfClasses):
 
     def columns(self, **inputs: list[Any]) -> Columns:
         if _several(inputs):
-            raise ValueError(f"{self.name} is defined for one class an example, not for lists of labels")
+            raise ValueError(f"{self.name} is defined for one class per example, not for lists of labels")
         return super().columns(**inputs)
 
 
@@ -118,7 +118,7 @@ def _marks(name: str, inputs: Mapping[str, list[Any]]) -> np.ndarray:
     except ValueError:  # rows of several lengths
         marks = np.empty(0)
     if marks.ndim != 2 or not np.isin(marks, (0, 1)).all():
-        raise ValueError(f"{name}: several labels an example are lists of 0 and 1, one a class")
+        raise ValueError(f"{name}: several labels per example are lists of 0 and 1, one per class")
     return marks.astype(np.int64)
 
 
@@ -234,7 +234,7 @@ class OfTranslations(OfTexts):
 
 def most_references(columns: Columns) -> int:
     """Return how many references the rows have, as the one that has most."""
-    return max(map(len, map(several, columns["reference"])), default=1)
+    return max(map(len, map(list_references, columns["reference"])), default=1)
 
 
 class OfTags(OfTexts):

@@ -24,7 +24,7 @@ from evaluate.module import temp_seed
 from hfpipe.errors import StageError, typed_line
 from hfpipe.metrics.resampling import Sample, one_block, poisson
 from hfpipe.metrics.series import Series
-from hfpipe.metrics.whole import affordable
+from hfpipe.metrics.whole import affordable_resamples
 
 COMPUTED_AT_MOST = 2**20
 """Examples times resamples that a metric is asked for; more examples than that allows get fewer resamples."""
@@ -75,7 +75,7 @@ class NamedMetric:
         if not plain:
             raise StageError(f"metrics: {self.name} gives no number, which alone can be a score")
         rows = len(sample.units)
-        weights = poisson(sample.units, affordable(resamples, rows, COMPUTED_AT_MOST), seed)
+        weights = poisson(sample.units, affordable_resamples(resamples, rows, COMPUTED_AT_MOST), seed)
         found = [plain, *(self._repeated(given, weight) for weight in weights.T)]
         blocks = one_block(sample.units)
         left = [self._repeated(given, 1 - block) for block in blocks.T if block.any()]

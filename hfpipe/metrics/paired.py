@@ -69,7 +69,7 @@ def add_comparisons(score: Score, comparisons: Sequence[Comparison]) -> Score:
     return score.model_copy(update={"comparisons": found, "signature": signature})
 
 
-def beside(series: Series, others: Mapping[str, Series]) -> Score:
+def score_with_comparisons(series: Series, others: Mapping[str, Series]) -> Score:
     """Return a score next to that of other systems on the same rows."""
     return add_comparisons(
         score_series(series), [compare_series(series, other, name) for name, other in others.items()]

@@ -40,7 +40,7 @@ class Sample:
         return self.count < len(self.units)
 
 
-def rows_alone(rows: int) -> Sample:
+def sample_independent_rows(rows: int) -> Sample:
     """Return a sample in which every row is a unit."""
     return Sample(np.arange(rows))
 
@@ -54,7 +54,7 @@ def draw_weights(units: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     blocks = BLOCKS if resamples else 0
     found = np.ones((len(units), 1 + 2 * resamples + blocks))
     found[:, 1 : 1 + resamples] = poisson(units, resamples, seed)
-    found[:, 1 + resamples : 1 + 2 * resamples] = coins(units, resamples, seed)
+    found[:, 1 + resamples : 1 + 2 * resamples] = toss_coins(units, resamples, seed)
     found[:, 1 + 2 * resamples :] = one_block(units)[:, :blocks]
     return found
 
@@ -74,7 +74,7 @@ def poisson(units: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return _inverse_poisson()[raw.view("<u2")[:, :resamples]]
 
 
-def coins(units: np.ndarray, tosses: int, seed: int) -> np.ndarray:
+def toss_coins(units: np.ndarray, tosses: int, seed: int) -> np.ndarray:
     """Return fair coins for some rows, 0 or 1: uint8, shape (n, tosses); made as the Poisson weights are."""
     raw = _random(units, -(-tosses // 64), seed, COINS)
     return np.unpackbits(raw.view(np.uint8), axis=1)[:, :tosses]

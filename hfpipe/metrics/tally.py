@@ -18,7 +18,7 @@ import numpy as np
 from hfpipe.errors import StageError
 from hfpipe.metrics.metric import Metric
 from hfpipe.metrics.paired import compare_series, score_series
-from hfpipe.metrics.resampling import Sample, draw_weights, rows_alone
+from hfpipe.metrics.resampling import Sample, draw_weights, sample_independent_rows
 from hfpipe.metrics.series import Proportion, Series
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Tally:
         )
         there = counts[blocks] > 0
         left = self._valued(metric, counts[0] - counts[blocks], sums[0] - sums[blocks])[there]
-        sample = self.sample or rows_alone(self.n)
+        sample = self.sample or sample_independent_rows(self.n)
         proportion, outcomes = self._proportion(metric, sums, sums[blocks][there], sample)
         return Series(
             name=metric.name,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hfpipe.metrics.resampling import Sample, coins, one_block, poisson
+from hfpipe.metrics.resampling import Sample, one_block, poisson, toss_coins
 from hfpipe.metrics.series import Series
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def measured(
 
     `sample` tells the unit of each example, on which its weights depend.
     """
-    resamples = affordable(resamples, len(sample.units))
+    resamples = affordable_resamples(resamples, len(sample.units))
     for metric in metrics:
         if set(metric.reads) <= set(columns):
             yield Series(
@@ -113,11 +113,11 @@ class _Rows:
         if not isinstance(other, _Rows):
             return None
         both = {name: np.concatenate([self.columns[name], other.columns[name]]) for name in self.metric.reads}
-        own = coins(self.units, self.tosses, self.seed)
+        own = toss_coins(self.units, self.tosses, self.seed)
         mine, theirs = np.concatenate([own, 1 - own]), np.concatenate([1 - own, own])
         return _values(self.metric, both, mine) - _values(self.metric, both, theirs)
 
 
-def affordable(resamples: int, rows: int, most: int = WEIGHTS_AT_MOST) -> int:
+def affordable_resamples(resamples: int, rows: int, most: int = WEIGHTS_AT_MOST) -> int:
     """Return how many resamples of so many rows are taken; it depends on nothing else, as scores must."""
     return min(resamples, max(FEWEST, most // max(rows, 1)))

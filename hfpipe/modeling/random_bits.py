@@ -17,7 +17,7 @@ LEVELS = 2**16
 """Number of values of the random bits of one element."""
 
 
-def drop_out(tensor: Tensor, probability: float) -> Tensor:
+def apply_dropout(tensor: Tensor, probability: float) -> Tensor:
     """Set random elements of a tensor to 0 and scale up the others, as `dropout` does in training.
 
     Random bits come from torch's default generator. A probability is rounded to a multiple of 2**-16, and the
@@ -40,7 +40,7 @@ class BitDropout(nn.Dropout):
         """Apply dropout in training; otherwise return the tensor unchanged."""
         if not self.training or self.inplace or tensor.device.type != "cpu":
             return super().forward(tensor)
-        return drop_out(tensor, self.p)
+        return apply_dropout(tensor, self.p)
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def hint(name: str, above: Keys) -> str | None:
     return f"write {target!r}" + (f" ({known.note})" if known.note else "")
 
 
-def instead(kind: str, known: Iterable[str]) -> str:
+def suggest_kind(kind: str, known: Iterable[str]) -> str:
     """Return `; write 'x'` with the equivalent of a kind, or else the suggestion for any unknown name."""
     names = list(known)
     other = KINDS.get(kind.lower().replace("_", "-"))

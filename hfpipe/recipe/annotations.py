@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hfpipe.recipe.messages import describe_value, join_names, nearest
+from hfpipe.recipe.messages import describe_value, find_similar_name, join_names
 from hfpipe.recipe.training.numbers import not_finite
 
 _WORDS = {
@@ -61,7 +61,7 @@ class Form:
         return " or ".join(words for kind, words in _WORDS.items() if kind in kinds) or "nothing"
 
     def _choice(self, value: str) -> str:
-        close = nearest(value, self.choices)
+        close = find_similar_name(value, self.choices)
         names = join_names(self.choices, "or") if len(self.choices) <= 8 else "one of the known names"
         return f"{names}, got {describe_value(value)}" + (f"; did you mean {close!r}?" if close else "")
 

@@ -243,7 +243,7 @@ class _Reader:
                 )
             )
         elif kind not in table:
-            self.add(Problem(f"there is no {what} {kind!r}{aliases.instead(kind, table)}", here))
+            self.add(Problem(f"there is no {what} {kind!r}{aliases.suggest_kind(kind, table)}", here))
         else:
             return table[kind]
         return None

@@ -24,12 +24,12 @@ def dotted_path(path: Keys) -> str:
     return text
 
 
-def inside(path: Keys) -> str:
+def describe_position(path: Keys) -> str:
     """Return ` in stages.wiki`, or an empty text at the top level of the recipe."""
     return f" in {dotted_path(path)}" if path else ""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def find_similar_name(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that was probably meant: one that is similar or begins with the name."""
     given = _folded(name[:_COMPARED])
     folded = {_folded(entry): entry for entry in islice(known, _CANDIDATES)}
@@ -46,7 +46,7 @@ def _folded(name: str) -> str:
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for a similar name, or the list of names if it is short, or nothing."""
     names = list(known)
-    close = nearest(name, names)
+    close = find_similar_name(name, names)
     if close is not None:
         return f"; did you mean {close!r}?"
     return f"; there is {join_names(names)}" if 0 < len(names) <= 14 else ""  # more would hide the message

@@ -7,7 +7,7 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.installed import Config, config, model_types
-from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside, suggest
+from hfpipe.recipe.messages import Keys, describe_position, describe_value, dotted_path, suggest
 from hfpipe.recipe.settings import missing_key, unknown, unknown_keys
 
 _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
@@ -53,7 +53,9 @@ def _heads(given: Mapping[str, Any], known: Config, path: Keys) -> Iterator[Prob
         return
     size, heads = known.value(given, "hidden_size"), known.value(given, "num_attention_heads")
     if isinstance(size, int) and isinstance(heads, int) and (heads < 1 or size % heads):
-        message = f"hidden_size {size} is not a multiple of num_attention_heads {heads}{inside(path)}"
+        message = (
+            f"hidden_size {size} is not a multiple of num_attention_heads {heads}{describe_position(path)}"
+        )
         own = next(
             (
                 k

@@ -75,7 +75,7 @@ def _stage(
     if name == path[1]:
         yield Problem(f"stage {name!r} names itself; name a stage above", path)
     elif name not in kinds:
-        tail = suggest(name, above) if above else "; no stage stands above this one"
+        tail = suggest(name, above) if above else "; there is no stage above this one"
         yield Problem(f"there is no stage {name!r} above{tail}", path)
     elif name not in above:
         yield Problem(f"stage {name!r} stands below; move it above {path[1]!r}", path)

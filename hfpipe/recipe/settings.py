@@ -15,7 +15,15 @@ from hfpipe.errors import MOST, Problem
 from hfpipe.recipe import aliases
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import installed_arguments
-from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside, join_names, nearest, suggest
+from hfpipe.recipe.messages import (
+    Keys,
+    describe_position,
+    describe_value,
+    dotted_path,
+    find_similar_name,
+    join_names,
+    suggest,
+)
 
 _WANTED = {
     "string_type": "a text",
@@ -51,7 +59,7 @@ def unknown(
     hint = usual.get(str(name)) or aliases.hint(str(name), tuple(above))
     hint = hint or (f"write {inner!r}" if inner else None)
     tail = f"; {hint}" if hint else suggest(str(name), known)
-    return KeyProblem(f"unknown key {name!r}{inside(tuple(above))}{tail}", path)
+    return KeyProblem(f"unknown key {name!r}{describe_position(tuple(above))}{tail}", path)
 
 
 def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[str]) -> Iterator[Problem]:
@@ -60,16 +68,16 @@ def unknown_keys(keys: typing.Iterable[str | int], path: Keys, known: Sequence[s
     for key in islice(keys, MOST):
         yield unknown((*path, key), known)
     if rest := list(keys):
-        message = f"{len(rest):,} more unknown keys{inside(path)} from here on"
+        message = f"{len(rest):,} more unknown keys{describe_position(path)} from here on"
         yield KeyProblem(message, (*path, rest[0]), count=len(rest))
 
 
 def missing_key(name: str, given: Mapping[Any, Any], path: Keys, fix: str) -> Problem:
     """Return the problem of a missing key that determines the others, or of a similar, misspelt key."""
-    slip = nearest(name, [key for key in given if isinstance(key, str)])
+    slip = find_similar_name(name, [key for key in given if isinstance(key, str)])
     if slip is not None:
         return unknown((*path, slip), [name])
-    return KeyProblem(f"missing key {name!r}{inside(path)}; {fix}", path)
+    return KeyProblem(f"missing key {name!r}{describe_position(path)}; {fix}", path)
 
 
 def mistakes(
@@ -89,7 +97,7 @@ def mistakes(
         else:
             problems.append(group[0].problem())
     if rest := len(details) - len(found):
-        message = f"{rest:,} more mistakes{inside(path)} from here on"
+        message = f"{rest:,} more mistakes{describe_position(path)} from here on"
         problems.append(Problem(message, found[-1].path, count=rest))
     return problems
 
@@ -115,7 +123,7 @@ class _Mistake:
     def problem(self) -> Problem:
         if self.kind == "missing":
             *above, name = self.path
-            return KeyProblem(f"missing key {name!r}{inside(tuple(above))}", tuple(above))
+            return KeyProblem(f"missing key {name!r}{describe_position(tuple(above))}", tuple(above))
         if self.kind == "extra_forbidden":
             return self._unknown()
         if self.kind == "literal_error":
@@ -145,7 +153,7 @@ class _Mistake:
     def _choice(self) -> Problem:
         known = _choices(str(self.detail["ctx"]["expected"]))
         given = self.detail["input"]
-        close = nearest(given, known) if isinstance(given, str) else None
+        close = find_similar_name(given, known) if isinstance(given, str) else None
         tail = f"; did you mean {close!r}?" if close else ""
         message = (
             f"{dotted_path(self.path)}: expected {join_names(known, 'or')}, got {describe_value(given)}{tail}"

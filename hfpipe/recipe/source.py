@@ -14,9 +14,9 @@ from yaml.reader import ReaderError
 
 from hfpipe.errors import Problem, RecipeError, Spot
 from hfpipe.recipe.document import Document
-from hfpipe.recipe.messages import Keys, dotted_path, inside
+from hfpipe.recipe.messages import Keys, describe_position, dotted_path
 from hfpipe.recipe.yaml_errors import explain
-from hfpipe.references.places import irregular
+from hfpipe.references.places import irregular_type
 
 _TAG = "tag:yaml.org,2002:"
 # Limits far above any recipe; they protect the memory from endless files and nested aliases.
@@ -111,7 +111,7 @@ def read_yaml(file: Path) -> Document:
 def _text(file: Path) -> str:
     """Return the content of a recipe file, which must be a regular file. Raises RecipeError in one line."""
     try:
-        if (kind := irregular(file)) is not None:
+        if (kind := irregular_type(file)) is not None:
             raise RecipeError([Problem(f"{file}: is {kind}; {_instead(file)}")])
         with file.open("rb") as stream:
             raw = stream.read(_MOST_BYTES + 1)
@@ -163,7 +163,7 @@ class _Builder:
         if len(above) > _DEEPEST:
             raise _StopError(Problem(f"nested more than {_DEEPEST} deep", spot=spot))
         if any(node is other for other in above):
-            raise _StopError(Problem("an alias stands inside its own anchor", spot=spot))
+            raise _StopError(Problem("an alias is inside its own anchor", spot=spot))
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._mapping(node, path, (*above, node))
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
@@ -187,7 +187,7 @@ class _Builder:
             spot = self._spot(key_node)
             key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
             if isinstance(key, bool) or not isinstance(key, (str, int)):
-                self._refuse(f"a key must be a text{inside(path)}; put it in quotes", path, spot)
+                self._refuse(f"a key must be a text{describe_position(path)}; put it in quotes", path, spot)
                 continue
             below = (*path, key)
             self.document.keys[below] = spot
@@ -230,7 +230,7 @@ class _Builder:
         pairs: list[tuple[yaml.Node, yaml.Node]] = []
         for part in parts:
             if any(part is other for other in above):
-                raise _StopError(Problem("an alias stands inside its own anchor", spot=self._spot(part)))
+                raise _StopError(Problem("an alias is inside its own anchor", spot=self._spot(part)))
             if isinstance(part, yaml.MappingNode):
                 pairs += self._pairs(part, path, (*above, part))
                 self._count(part, len(pairs))
@@ -242,9 +242,8 @@ class _Builder:
         if path == ("stages",):
             message = f"two stages are named {key.value!r}, the first on line {first.line}; rename one"
         else:
-            message = (
-                f"key {key.value!r} is given twice{inside(path)}, first on line {first.line}; remove one"
-            )
+            position = describe_position(path)
+            message = f"key {key.value!r} is given twice{position}, first on line {first.line}; remove one"
         self._refuse(message, path, self._spot(key))
 
     def _scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:

@@ -7,7 +7,7 @@ import re
 import yaml
 
 _PLAIN = (
-    (r"'\\t'", "a tab cannot stand here; indent with spaces"),
+    (r"'\\t'", "a tab is not allowed here; indent with spaces"),
     (
         r"expected <block end>, but found",
         "this line is not indented as the lines before it; lines of one mapping or list begin in one column",

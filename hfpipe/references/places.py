@@ -243,7 +243,7 @@ def check_regular(path: Path) -> None:
     try:
         for item in (path, *sorted(path.iterdir())) if path.is_dir() else (path,):
             with suppress(FileNotFoundError):  # a broken link
-                if not item.is_dir() and (kind := irregular(item)) is not None:
+                if not item.is_dir() and (kind := irregular_type(item)) is not None:
                     raise DataError(
                         f"{item}: is {kind}, which has no end; name a regular file, or take it out"
                     )
@@ -253,7 +253,7 @@ def check_regular(path: Path) -> None:
         ) from None
 
 
-def irregular(path: Path) -> str | None:
+def irregular_type(path: Path) -> str | None:
     """Return the type of a path that is not a regular file: a folder, a named pipe, a device or a socket.
 
     Links are followed. Raises OSError if the path does not exist, ValueError for a zero byte in the path.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import DataError, typed_line
-from hfpipe.references.places import Code, irregular
+from hfpipe.references.places import Code, irregular_type
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def find_code(code: Code, base: Path) -> Path:
     file = base / code.file
     try:
         file = file.resolve()
-        if (kind := irregular(file)) is not None:
+        if (kind := irregular_type(file)) is not None:
             raise DataError(f"{code}: {file} is {kind}; name a Python file")
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

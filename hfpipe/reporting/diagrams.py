@@ -98,7 +98,7 @@ def stacked(counts: Mapping[str, float], label: str) -> str:
         width = share * scale
         if width:
             parts.append(
-                f'<rect class="part{shade(number)}" x="{x:.1f}" y="0" height="18" '
+                f'<rect class="part{shade_of_part(number)}" x="{x:.1f}" y="0" height="18" '
                 f'width="{max(width - 1, 1):.1f}">'
                 f"<title>{escape(name)}: {counts[name]:,}</title></rect>"
             )
@@ -107,7 +107,7 @@ def stacked(counts: Mapping[str, float], label: str) -> str:
     return svg("".join(parts), 18, f"{label}: {summary}")
 
 
-def shade(number: int) -> int:
+def shade_of_part(number: int) -> int:
     """Return which colour the part at a place of a bar has: the first has its own, the others take turns."""
     return 0 if number == 0 else 1 + (number - 1) % 4
 

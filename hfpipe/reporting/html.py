@@ -19,7 +19,7 @@ from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, predictions_path
 
 if TYPE_CHECKING:
-    from hfpipe.runs.comparison import Compared
+    from hfpipe.runs.comparison import ComparisonRecord
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -76,7 +76,7 @@ def page(run: Run) -> str:
     )
 
 
-def comparison_page(found: Compared) -> str:
+def comparison_page(found: ComparisonRecord) -> str:
     """Return a page of several systems side by side, made as `page` is."""
     first, *others = found.systems
     corrected = f"; p corrected for {len(others)} comparisons (Holm)" if len(others) > 1 else ""

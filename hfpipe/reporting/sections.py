@@ -95,7 +95,7 @@ def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
                 number_format.format_interval(other.value, other.low, other.high),
                 f"{number_format.format_difference(other)} [{low}, {high}]",
                 number_format.chance(other.p_value).removeprefix("p "),
-                number_format.side(other, score).removesuffix(" than").removesuffix(" from"),
+                number_format.describe_side(other, score).removesuffix(" than").removesuffix(" from"),
             )
 
 

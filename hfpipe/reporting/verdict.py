@@ -67,7 +67,7 @@ def read_verdict(run: Run, stage: str) -> Verdict:
 def _title(score: Score, *, failed: bool) -> tuple[str, State]:
     sides: dict[str, list[str]] = {}
     for comparison in score.comparisons:
-        sides.setdefault(number_format.side(comparison, score), []).append(comparison.baseline)
+        sides.setdefault(number_format.describe_side(comparison, score), []).append(comparison.baseline)
     state: State = (
         "bad" if failed or "worse than" in sides else "good" if list(sides) == ["better than"] else "warn"
     )
@@ -115,7 +115,7 @@ def place_name(place: Any) -> str:
 
 
 def _against(score: Score, comparison: Comparison) -> Finding:
-    side = number_format.side(comparison, score)
+    side = number_format.describe_side(comparison, score)
     gap = number_format.number(abs(comparison.difference))
     low, high = (number_format.number(end) for end in (comparison.difference_low, comparison.difference_high))
     p_value = number_format.chance(comparison.p_value)

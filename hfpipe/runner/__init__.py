@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from hfpipe.runner.adoption import adopt_stage
 from hfpipe.runner.execute import run_launched_stage, run_recipe
-from hfpipe.runner.launch import Launch, arrangement, checked_file
+from hfpipe.runner.launch import Launch, arrange_processes, checked_file
 from hfpipe.runner.plan import PlannedStage, plan_recipe
-from hfpipe.runner.world import check_world, first_of_machine, first_process
+from hfpipe.runner.world import check_world, first_process, is_first_of_machine
 
 __all__ = [
     "Launch",
     "PlannedStage",
     "adopt_stage",
-    "arrangement",
+    "arrange_processes",
     "check_world",
     "checked_file",
-    "first_of_machine",
     "first_process",
+    "is_first_of_machine",
     "plan_recipe",
     "run_launched_stage",
     "run_recipe",

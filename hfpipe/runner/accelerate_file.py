@@ -20,7 +20,7 @@ import yaml
 from hfpipe.distributed.process_layout import ProcessLayout, Split
 from hfpipe.errors import Problem, RecipeError, Spot
 from hfpipe.recipe.messages import Keys, suggest
-from hfpipe.references.places import irregular
+from hfpipe.references.places import irregular_type
 
 _MOST_CHARACTERS = 100_000
 """What an Accelerate config may hold; one has some forty lines."""
@@ -53,7 +53,7 @@ class AccelerateFile:
         if found is None:
             return 1
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            message = f"{keys[-1]} is {found!r}; write a whole number from 1 on"
+            message = f"{keys[-1]} is {found!r}; write an integer of at least 1"
             raise RecipeError([Problem(f"{self.option}: {message}")])
         return found
 
@@ -105,7 +105,7 @@ def read_accelerate_file(path: Path) -> AccelerateFile:
     before anything is built from it.
     """
     try:
-        if (kind := irregular(path)) is not None:
+        if (kind := irregular_type(path)) is not None:
             raise RecipeError([Problem(f"--accelerate {path}: is {kind}; name an Accelerate config file")])
         with path.open(encoding="utf-8") as file:
             text = file.read(_MOST_CHARACTERS + 1)
@@ -221,7 +221,9 @@ def _deepspeed(file: AccelerateFile) -> Iterator[Problem]:
         )
         yield file.problem(message, "use_cpu")
     if settings.get("zero_stage") == 3 and settings.get("zero3_save_16bit_model") is not True:
-        message = "ZeRO-3 saves no whole model; write zero3_save_16bit_model: true under deepspeed_config"
+        message = (
+            "ZeRO-3 does not save the full model; write zero3_save_16bit_model: true under deepspeed_config"
+        )
         yield file.problem(message, "deepspeed_config", *_written(file, "deepspeed_config", "zero_stage"))
 
 

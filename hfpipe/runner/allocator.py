@@ -13,7 +13,7 @@ GROWING = "expandable_segments:True"
 
 
 @contextmanager
-def growing_segments() -> Iterator[None]:
+def expandable_segments() -> Iterator[None]:
     """Let the allocator grow its segments while stages run, here and in processes that are started.
 
     What the environment says already stays.

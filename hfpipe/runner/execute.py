@@ -15,7 +15,7 @@ from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
 from hfpipe.interruption import StopRequest
 from hfpipe.recipe import Recipe
-from hfpipe.runner.allocator import growing_segments
+from hfpipe.runner.allocator import expandable_segments
 from hfpipe.runner.failures import locate_errors, log_stage, translate_errors
 from hfpipe.runner.hub import check_hub
 from hfpipe.runner.inputs import check_inputs
@@ -81,7 +81,7 @@ def run_recipe(
             if new:
                 stop.check()
                 check_stages(recipe, steps)
-                with growing_segments():
+                with expandable_segments():
                     _make(running, step)
             if rank() == 0:
                 running.store.clean(step.folder)  # what a kill after the report left there
@@ -111,7 +111,7 @@ def run_launched_stage(folder: Path, progress: Progress) -> None:
             translate_errors(ctx),
             Store(folder.parent).share(folder, rank()),
             log_stage(ctx),
-            growing_segments(),
+            expandable_segments(),
         ):
             report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
             if rank() == 0:

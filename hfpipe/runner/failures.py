@@ -36,7 +36,7 @@ def translate_errors(ctx: RunContext) -> Iterator[None]:
                 "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
                 "or lower batch_size to evaluate: no result changes"
             )
-        elif (refused := refusal(error)) is not None:
+        elif (refused := find_system_error(error)) is not None:
             fix = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
             where = refused.filename or ctx.folder
             line = f"{where}: {refused.strerror}; {fix} and run again, what is finished stays"
@@ -64,7 +64,7 @@ def locate_errors(stage: str, place: str = "", process: int | None = None) -> It
         raise Interrupted(error.number, describe_place(stage, place) + text) from error.__cause__
 
 
-def refusal(error: Exception) -> OSError | None:
+def find_system_error(error: Exception) -> OSError | None:
     """Return what the operating system said, if it did; torch and libraries in Rust put it into words."""
     if isinstance(error, OSError):
         return error if error.strerror else None

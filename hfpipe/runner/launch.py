@@ -37,7 +37,7 @@ class Launch:
         return self.config is None and (self.processes or 1) == 1
 
 
-def arrangement(launch: Launch) -> tuple[ProcessLayout, Split]:
+def arrange_processes(launch: Launch) -> tuple[ProcessLayout, Split]:
     """Return how processes are arranged, and over how many the memory of a training is split.
 
     Raises RecipeError when the Accelerate config is wrong.

@@ -11,7 +11,7 @@ from typing import Any
 from hfpipe.contract import Stage
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe import Recipe, check_facts
-from hfpipe.recipe.messages import join_names, nearest
+from hfpipe.recipe.messages import find_similar_name, join_names
 from hfpipe.report import DataFacts
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import StageIdentity, Store, done, identify, read_report, read_stage
@@ -44,7 +44,7 @@ def plan_recipe(recipe: Recipe, runs: Path, until: str | None = None) -> list[Pl
     digests = Digests(runs / ".digests.json")
     keys: dict[str, str] = {}
     steps: list[PlannedStage] = []
-    for name, stage in upto(recipe.stages, until).items():
+    for name, stage in stages_until(recipe.stages, until).items():
         identity = identify(stage, recipe.seed, recipe.base, keys, digests)
         keys[name] = identity.key
         folder = store.folder(name, identity.key)
@@ -63,14 +63,14 @@ def _with_notes(steps: Sequence[PlannedStage]) -> Iterator[PlannedStage]:
         above[step.name] = step.stage
 
 
-def upto(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
+def stages_until(stages: Mapping[str, Stage], until: str | None) -> dict[str, Stage]:
     """Return the stages up to the one named, or up to the last of the kind named."""
     if until is None:
         return dict(stages)
     last = [number for number, (name, stage) in enumerate(stages.items()) if until in (name, stage.kind)]
     if not last:
         there = list(dict.fromkeys([*stages, *(stage.kind for stage in stages.values())]))
-        close = nearest(until, there)
+        close = find_similar_name(until, there)
         fix = f"did you mean {close!r}?" if close else f"there is {join_names(there)}"
         raise RecipeError([Problem(f"--until {until}: no such stage or kind; {fix}")])
     return dict(list(stages.items())[: last[-1] + 1])
@@ -102,7 +102,7 @@ def _facts(steps: Sequence[PlannedStage]) -> dict[str, DataFacts]:
 
 def _reasons(store: Store, folder: Path, name: str, identity: StageIdentity) -> Iterator[str]:
     if (folder / "stage.json").is_file():
-        yield "was begun and goes on"
+        yield "interrupted; will resume"
         return
     others = store.others(name, identity.key)
     if not others:

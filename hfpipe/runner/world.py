@@ -65,7 +65,7 @@ def first_process() -> bool:
     return rank() == 0
 
 
-def first_of_machine() -> bool:
+def is_first_of_machine() -> bool:
     """Tell whether this process is the only one or the first on its machine."""
     return local_rank() == 0
 

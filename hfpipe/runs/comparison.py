@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hfpipe.metrics.series import Series
 
 
-class Compared(Record):
+class ComparisonRecord(Record):
     """Scores of the first of several systems, each with those of the others."""
 
     systems: list[str]
@@ -73,7 +73,7 @@ class _System:
         yield from measured(self.task.whole_metrics(self.facts), shown, sample, first.resamples, first.seed)
 
 
-def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> Compared:
+def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> ComparisonRecord:
     """Compare the first of several evaluated models with the others, on the rows that all of them share.
 
     Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
@@ -97,7 +97,7 @@ def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -
             [Problem(f"{', '.join(targets)}: have no score in common; they are of other tasks")]
         )
     left_out = {s.name: len(s.rows) - n for s in systems if len(s.rows) > n}
-    return Compared(systems=list(targets), n=n, left_out=left_out, scores=scores)
+    return ComparisonRecord(systems=list(targets), n=n, left_out=left_out, scores=scores)
 
 
 def _named(code: Sequence[str]) -> Trusted:
@@ -114,7 +114,7 @@ def _opened(target: str, runs: Path, named: Trusted) -> _System:
     report, folder = run.reports[stage], run.folder(stage)
     if "task" not in report.facts:
         raise StageError(
-            f"{folder}: does not say what was measured, an older hfpipe made it; delete it and run its recipe"
+            f"{folder}: does not say what was measured; an older hfpipe made it; delete it and run its recipe"
         )
     made = read_stage(folder)
     rows, shown = read_predictions(predictions_path(folder, MODEL))
@@ -174,7 +174,7 @@ def _scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> I
     """Yield each score that is defined alike in the first system and in others, with theirs."""
     import numpy as np
 
-    from hfpipe.metrics.paired import beside
+    from hfpipe.metrics.paired import score_with_comparisons
 
     there = {
         name: {
@@ -186,4 +186,4 @@ def _scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> I
         definition = (series.name, series.signature, series.averaged)
         alike = {name: found[definition] for name, found in there.items() if definition in found}
         if alike and np.isfinite(series.values[0]):
-            yield beside(series, alike)
+            yield score_with_comparisons(series, alike)

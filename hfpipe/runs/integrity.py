@@ -19,7 +19,7 @@ from hfpipe.training.checkpoints import UNFINISHED, checkpoints, fault
 
 
 @dataclass(frozen=True)
-class Checked:
+class StageIntegrity:
     """What was found in the folder of one stage."""
 
     folder: Path
@@ -28,7 +28,7 @@ class Checked:
     """A line for each file that is not what was written, with what to do."""
 
 
-def check_integrity(target: Path, runs: Path) -> list[Checked]:
+def check_integrity(target: Path, runs: Path) -> list[StageIntegrity]:
     """Read every file of a recipe's stages, a run's folder or a stage's folder; compare it with its digest.
 
     All folders of a run are read, those of earlier settings too, finished or not. Nothing is changed, and no
@@ -50,22 +50,22 @@ def _folders(target: Path, runs: Path) -> Iterator[Path]:
     yield from (step.folder for step in steps if (step.folder / "stage.json").is_file() or step.done)
 
 
-def _finished(folder: Path) -> Checked:
+def _finished(folder: Path) -> StageIntegrity:
     try:
         files, key = read_report(folder).files, read_stage(folder).identity.key
     except StageError as error:
-        return Checked(folder, "damaged", (str(error),))
+        return StageIntegrity(folder, "damaged", (str(error),))
     if not files:
-        return Checked(folder, "made by an earlier version, which kept no digests")
+        return StageIntegrity(folder, "made by an earlier version, which kept no digests")
     damage = [describe_loss(folder, name, why) for name, why in find_damage(folder, files)]
     if not damage and is_stage_folder(folder.name) and not folder.name.endswith(f"-{key}"):
         damage.append(describe_loss(folder, "stage.json", "belongs to another stage"))
     size = number_format.memory(sum(digest.size for digest in files.values()))
     whole = f"whole, {len(files):,} files, {size}"
-    return Checked(folder, "damaged" if damage else whole, tuple(damage))
+    return StageIntegrity(folder, "damaged" if damage else whole, tuple(damage))
 
 
-def _unfinished(folder: Path) -> Checked:
+def _unfinished(folder: Path) -> StageIntegrity:
     """Check what a run that resumes would use; it makes again what is damaged."""
     work, found = folder / ".work", []
     damage = []
@@ -76,7 +76,7 @@ def _unfinished(folder: Path) -> Checked:
             damage.append(f"{checkpoint}: {reason}; the run resumes from an earlier one")
     for path in sorted(_encoded(work / "encoded")):
         damage += [f"{line}; the run encodes it again" for line in Shards(path).faults()]
-    return Checked(folder, ", ".join(["in progress", *found]), tuple(damage))
+    return StageIntegrity(folder, ", ".join(["in progress", *found]), tuple(damage))
 
 
 def _encoded(folder: Path) -> set[Path]:

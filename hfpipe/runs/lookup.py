@@ -33,7 +33,7 @@ def open_run(path: Path, runs: Path) -> Run:
     found = read_run(folders, Trusted.of(code, recipe.base), path)
     if not found.reports and not found.unfinished:
         raise RecipeError(
-            [Problem(f"{path}: nothing of it is done under {runs}; hfpipe run {quote(str(path))} first")]
+            [Problem(f"{path}: no stage of it is done under {runs}; hfpipe run {quote(str(path))} first")]
         )
     return found
 
@@ -60,9 +60,9 @@ def find_stage(target: str, runs: Path, kinds: Collection[str], what: str) -> tu
     if stage in fitting:
         return run, stage
     if not fitting:
-        raise RecipeError([Problem(f"{target}: holds no {what}")])
+        raise RecipeError([Problem(f"{target}: has no {what}")])
     choice = join_names([f"{path}:{name}" for name in fitting], "or")
-    wrong = f"{stage!r} is no {what}" if stage is not None else f"holds more than one {what}"
+    wrong = f"{stage!r} is not a {what}" if stage is not None else f"has more than one {what}"
     raise RecipeError([Problem(f"{target}: {wrong}; write {choice}")])
 
 

@@ -66,7 +66,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class TokenizerFacts:
     """What is known of a tokenizer; None where it is not."""
 
     mask: bool | None = None
@@ -105,23 +105,23 @@ def is_adapter(place: Place, above: Mapping[str, Stage], base: Path) -> bool:
     return adapter is not None and not adapter.merge
 
 
-def pieces(place: Any, above: Mapping[str, Stage], base: Path) -> Pieces:
+def tokenizer_facts(place: Any, above: Mapping[str, Stage], base: Path) -> TokenizerFacts:
     """Return what is known of the tokenizer at a place."""
     if not isinstance(place, Place):
-        return Pieces()
+        return TokenizerFacts()
     if place.stage is None:
         return _stored(place, base)
     stage, before = above.get(place.stage), _before(above, place.stage)
     if isinstance(stage, Tokenizer):
         if stage.algorithm is None:
-            return _extended(pieces(stage.tokenizer, before, base), stage.special_tokens)
+            return _extended(tokenizer_facts(stage.tokenizer, before, base), stage.special_tokens)
         style = STYLES[stage.style or BY_ALGORITHM[stage.algorithm]]
         extra = {*style.extra, *stage.special_tokens}
-        return Pieces("mask_token" in style.roles, stage.vocab_size, BLANK in extra, chat=False)
-    return pieces(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), before, base)
+        return TokenizerFacts("mask_token" in style.roles, stage.vocab_size, BLANK in extra, chat=False)
+    return tokenizer_facts(getattr(stage, "tokenizer", None) or getattr(stage, "model", None), before, base)
 
 
-def _extended(found: Pieces, tokens: Sequence[str]) -> Pieces:
+def _extended(found: TokenizerFacts, tokens: Sequence[str]) -> TokenizerFacts:
     """Return what is known of a tokenizer once tokens are added to it."""
     if found.size is None or not found.names:
         return found
@@ -169,7 +169,7 @@ def _before(above: Mapping[str, Stage], name: str) -> dict[str, Stage]:
     return dict(takewhile(lambda entry: entry[0] != name, above.items()))
 
 
-def _stored(place: Place, base: Path) -> Pieces:
+def _stored(place: Place, base: Path) -> TokenizerFacts:
     """Read a saved tokenizer; older ones name their mask token only in the library's code."""
     masks = (_json(place, file, base).get("mask_token") for file in _SETTINGS)
     mask = True if any(masks) else None
@@ -180,9 +180,9 @@ def _stored(place: Place, base: Path) -> Pieces:
         names = {*added, *(vocab if isinstance(vocab, dict) else (entry[0] for entry in vocab))}
         size = max(len(vocab), *(number + 1 for number in added.values()))
     except (AttributeError, IndexError, KeyError, TypeError):
-        return Pieces(mask)  # not there, or of another make
+        return TokenizerFacts(mask)  # not there, or of another make
     mask = mask or any("mask" in token.lower() for token in added)
-    return Pieces(mask, size, BLANK in names, _chats(place, base), frozenset(names))
+    return TokenizerFacts(mask, size, BLANK in names, _chats(place, base), frozenset(names))
 
 
 def _chats(place: Place, base: Path) -> bool | None:

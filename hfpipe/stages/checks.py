@@ -14,7 +14,7 @@ from hfpipe.errors import Problem
 from hfpipe.evaluation.class_alignment import AlignedSystem, align, alignment_problems
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import auto_classes
-from hfpipe.recipe.messages import Keys, join_names, nearest, suggest
+from hfpipe.recipe.messages import Keys, find_similar_name, join_names, suggest
 from hfpipe.recipe.training.defaults import schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
@@ -52,11 +52,11 @@ def check_training(stage: _Train, above: Above, facts: Facts, base: Path) -> Ite
 
 def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     task, model = stage.task, artifacts.model(stage.model, above, base)
-    pieces = artifacts.pieces(stage.tokenizer or stage.model, above, base)
+    vocabulary = artifacts.tokenizer_facts(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
     made = above.get(getattr(stage.tokenizer, "stage", None) or "")
     trained = getattr(made, "algorithm", None) is not None
-    yield from (Problem(message, where) for message in _special(task, pieces, trained=trained))
+    yield from (Problem(message, where) for message in _special(task, vocabulary, trained=trained))
     if model is None:
         return
     yield from _architecture(task, model)
@@ -66,7 +66,7 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
         message = f"{asking} needs a model that tells two sentences apart; {model.kind} has no token types"
         yield Problem(f"{message}, bert has", ("task", asking))
     yield from embedding_rows.check_trained_rows(
-        stage, model.given.get("vocab_size"), pieces.size, above, base
+        stage, model.given.get("vocab_size"), vocabulary.size, above, base
     )
 
 
@@ -77,18 +77,18 @@ def _length(task: Task, model: artifacts.Model) -> Iterator[Problem]:
         yield Problem(f"{message}; shorten it", ("task", "length"))
 
 
-def _special(task: Task, pieces: artifacts.Pieces, *, trained: bool) -> Iterator[str]:
+def _special(task: Task, vocabulary: artifacts.TokenizerFacts, *, trained: bool) -> Iterator[str]:
     """Say which special tokens, or template of them, a task needs that its tokenizer has not.
 
     `trained` says that a stage of this recipe trains the tokenizer, so that its style can be chosen.
     """
     needs = task.requires
     fix = f"give its stage {advise(style=needs.style)}" if trained else "take another"
-    if needs.mask_token and pieces.mask is False:
+    if needs.mask_token and vocabulary.mask is False:
         yield f"{task.kind} needs a mask token, and this tokenizer has none; {fix}"
-    if needs.sentinels and pieces.blanks is False:
+    if needs.sentinels and vocabulary.blanks is False:
         yield f"{task.kind} needs <extra_id_0> … for what it hides, and this tokenizer has none; {fix}"
-    if needs.chat_template and pieces.chat is False:
+    if needs.chat_template and vocabulary.chat is False:
         yield (
             f"{task.kind} writes conversations by a chat template, and this tokenizer has none; "
             "take one that has, or give prompts by `template` and answers by `completion`"
@@ -139,9 +139,7 @@ def _smoothing(stage: _Train, facts: Facts) -> Iterator[Problem]:
     problem = stage.task.head(data).get("problem_type")
     if problem in ("multi_label_classification", "regression"):
         what = problem.replace("_", " ")
-        message = (
-            f"label_smoothing_factor takes from one class for the others, which {what} knows not; delete it"
-        )
+        message = f"label_smoothing_factor is not supported for {what}; delete it"
         yield Problem(message, ("training", "label_smoothing_factor"))
 
 
@@ -176,7 +174,7 @@ def _best_metric(stage: _Train, facts: Facts) -> Iterator[Problem]:
     if not names or name in names or (not certain and name.partition("[")[0] in of_class and "[" in name):
         return
     there = [artifacts for artifacts in names if certain or "[" not in artifacts]
-    close = nearest(name, there)
+    close = find_similar_name(name, there)
     tail = f"did you mean {close!r}?" if close else f"there are {', '.join(there)}"
     message = f"{stage.task.kind} has no score {name!r} on a validation split; {tail}"
     yield Problem(message, ("training", "metric_for_best_model"))
@@ -221,7 +219,7 @@ def _task(
 
 
 def _missing(what: str, name: str, data: Place, there: set[str]) -> str:
-    close = nearest(name, there)
+    close = find_similar_name(name, there)
     tail = f"; did you mean {close!r}?" if close else f"; it has {join_names(sorted(there))}"
     return f"{data} has no {what} {name!r}{tail}"
 
@@ -295,7 +293,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         yield from () if again else _task(task, stage.data, above, facts, ("data",))
     elif stage.model.hub is not None:
         yield Problem(
-            "missing key 'task'; a model from the Hub does not say what it was trained for", ("model",)
+            "missing key 'task'; a model from the Hub does not name the task it was trained for", ("model",)
         )
     yield from check_cluster(stage.cluster, artifacts.columns(stage.data, above, facts))
     yield from embedding_rows.check_evaluated_rows(stage.model, ("model",), above, base)
@@ -328,7 +326,7 @@ def _baselines(stage: Evaluate, task: Task | None) -> Iterator[Problem]:
     own = task.baselines if task is not None else ()
     for number, baseline in enumerate(stage.baselines):
         path = ("baselines", number)
-        close = nearest(baseline, [*own, *baseline.trivial]) if baseline.hub is not None else None
+        close = find_similar_name(baseline, [*own, *baseline.trivial]) if baseline.hub is not None else None
         if close is not None:
             yield Problem(f"there is no baseline {str(baseline)!r}{suggest(baseline, [close])}", path)
         if task is not None and baseline.is_trivial and baseline not in own:

@@ -13,14 +13,14 @@ from pydantic_core import CoreSchema
 from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Settings
 from hfpipe.errors import DataError, Problem
-from hfpipe.recipe.messages import nearest
+from hfpipe.recipe.messages import find_similar_name
 from hfpipe.references.places import MetricPlace, locate_place
 
 if TYPE_CHECKING:
     from hfpipe.metrics.named import NamedMetric
 
 
-class Named(Settings):
+class NamedMetricSettings(Settings):
     """One metric of `evaluate`: a reference, or a mapping with more."""
 
     place: MetricPlace
@@ -58,7 +58,7 @@ class Named(Settings):
         return NamedMetric(self.prefix, module, self.inputs, self.arguments, self.higher_is_better)
 
 
-def check(metrics: Sequence[Named], base: Path, *, trusted: bool) -> Iterator[Problem]:
+def check(metrics: Sequence[NamedMetricSettings], base: Path, *, trusted: bool) -> Iterator[Problem]:
     """Yield what is wrong with the metrics that a stage names, paths relative to the stage."""
     prefixes: list[str] = []
     for number, metric in enumerate(metrics):
@@ -84,7 +84,7 @@ def _untrusted(place: MetricPlace) -> str:
 
     name, _ = place.hub or (str(place), None)
     ours = module_names()
-    near = name if name in ours else nearest(name, ours) if "/" not in name else None
+    near = name if name in ours else find_similar_name(name, ours) if "/" not in name else None
     trust = f"{place} is somebody's code from the Hub; add {advise(trust_remote_code=True)} to run it"
     if near is None:
         return trust

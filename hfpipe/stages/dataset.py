@@ -20,7 +20,7 @@ from hfpipe.references.user_code import find_code, load_code
 from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:
-    from hfpipe.data.rows import Given
+    from hfpipe.data.rows import SourceRows
 
 
 def _word(name: str) -> str:
@@ -159,7 +159,7 @@ class Dataset(Stage):
         return build(_open(self.source, ctx), plan, ctx)
 
 
-def _open(source: Source, ctx: RunContext) -> Given:
+def _open(source: Source, ctx: RunContext) -> SourceRows:
     from hfpipe.data import sources
 
     if source.hub is not None:

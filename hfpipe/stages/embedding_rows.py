@@ -32,7 +32,7 @@ def check_trained_rows(
         yield Problem(f"{message}; leave vocab_size out", ("model", "vocab_size"))
         return
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
-    own = artifacts.pieces(stage.model, above, base).size
+    own = artifacts.tokenizer_facts(stage.model, above, base).size
     add = f"{{kind: tokenizer, tokenizer: {stage.model}, special_tokens: [...]}}"
     if own is not None and own > rows:
         message = f"the tokenizer of {stage.model} has {own} tokens, and its own embeddings have {rows} rows"
@@ -53,7 +53,7 @@ def check_evaluated_rows(
     """Yield why a model in a folder, or in the Hub's cache, cannot read all that its own tokenizer makes."""
     if place.stage is not None or (isinstance(place, BaselinePlace) and place.is_trivial):
         return
-    model, size = artifacts.model(place, above, base), artifacts.pieces(place, above, base).size
+    model, size = artifacts.model(place, above, base), artifacts.tokenizer_facts(place, above, base).size
     rows = model.given.get("vocab_size") if model is not None else None
     if isinstance(rows, int) and size is not None and size > rows:
         message = f"the tokenizer of {place} has {size} tokens, and its own embeddings have {rows} rows"

@@ -26,13 +26,13 @@ from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages import custom_metrics
 from hfpipe.stages.clusters import ClusterSetting, check_cluster, cluster_column, resampled_by
-from hfpipe.stages.custom_metrics import Named
+from hfpipe.stages.custom_metrics import NamedMetricSettings
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
 from hfpipe.stages.power_notes import power_notes
 from hfpipe.stages.scores import (
     Bound,
-    doubtful_bounds,
+    describe_doubtful_bounds,
     explain_left_out,
     summarize,
     unknown_scores,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.class_alignment import Alignment
-    from hfpipe.evaluation.evaluate import Ground
+    from hfpipe.evaluation.evaluate import EvaluationSetup
     from hfpipe.metrics.tally import Tally
 
 
@@ -71,7 +71,7 @@ class Evaluate(Stage):
     """Class of the model → its name in the data, as `{LABEL_0: neg, LABEL_1: pos}`, where the two differ."""
     baselines: list[BaselinePlace] = []
     """Simple ones by name (`majority`, `tfidf`), any other model by reference."""
-    metrics: list[Named] = []
+    metrics: list[NamedMetricSettings] = []
     """Metrics of `evaluate` to compute in addition to those of the task, by path or Hub id."""
     require: dict[str, Bound] = {}
     """Metric → bounds; the stage fails when a score misses them."""
@@ -166,7 +166,10 @@ class Evaluate(Stage):
                 "pipeline": model.task.opened_by,
                 "data": ground.facts.model_dump(mode="json"),
                 "left_out": left_out,
-                "notes": [*doubtful_bounds(self.require, scores), *leakage_notes(leaked, len(ground.rows))],
+                "notes": [
+                    *describe_doubtful_bounds(self.require, scores),
+                    *leakage_notes(leaked, len(ground.rows)),
+                ],
                 **resampled_by(ground.sample),
                 **leaked,
             },
@@ -179,7 +182,7 @@ class Evaluate(Stage):
         name: BaselinePlace,
         task: Task,
         others: Sequence[EvaluatedSystem],
-        ground: Ground,
+        ground: EvaluationSetup,
         accelerator: Accelerator,
         ctx: RunContext,
     ) -> Tally:
@@ -190,25 +193,29 @@ class Evaluate(Stage):
             return load_tally(empty, ctx.work / f"{name}.npz")
         return self._measure(next(it for it in others if it.place == name), ground, accelerator, ctx)
 
-    def _afterwards(self, task: Task, ground: Ground, ctx: RunContext) -> tuple[list[Score], list[str]]:
-        from hfpipe.evaluation.dataset_metrics import Afterwards
+    def _afterwards(
+        self, task: Task, ground: EvaluationSetup, ctx: RunContext
+    ) -> tuple[list[Score], list[str]]:
+        from hfpipe.evaluation.dataset_metrics import DatasetMetrics
 
         metrics, facts = [metric.load(ctx) for metric in self.metrics], ground.facts
-        after = Afterwards(task.whole_metrics(facts), metrics, task.class_names(facts), ground)
+        after = DatasetMetrics(task.whole_metrics(facts), metrics, task.class_names(facts), ground)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
             files = {str(name): predictions_path(ctx.folder, name) for name in self.baselines}
             return after.scores(predictions_path(ctx.folder, MODEL), files)
 
-    def _setup(self, ctx: RunContext) -> tuple[Ground, list[EvaluatedSystem]]:
+    def _setup(self, ctx: RunContext) -> tuple[EvaluationSetup, list[EvaluatedSystem]]:
         """Return the split under the classes of the model, and the systems as they are measured on it."""
         from hfpipe.encoding.io import facts, open_split
-        from hfpipe.evaluation.evaluate import Ground
+        from hfpipe.evaluation.evaluate import EvaluationSetup
 
         folder, systems = folder_of(self.data, ctx), self._systems(ctx)
         classes = self._aligned(facts(folder), systems, ctx)
         split = classes.rows(open_split(folder, self.split))
         cluster = cluster_column(self.cluster, systems[0].task, classes.facts)
-        ground = Ground(split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster)
+        ground = EvaluationSetup(
+            split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster
+        )
         rows = {column: split[column] for column in split.column_names}
         return ground, [
             replace(each, task=each.task.configure_metrics(rows), outputs=classes.outputs.get(each.place, ()))
@@ -239,7 +246,7 @@ class Evaluate(Stage):
         task = self.task or self._trained_for(self.model, ctx)
         if task is None:
             raise StageError(
-                f"stage {ctx.name}: {self.model} does not say what it was trained for; add task:"
+                f"stage {ctx.name}: {self.model} does not name the task it was trained for; add task:"
             )
         models = [place for place in self.baselines if place not in task.baselines]
         own = [self._trained_for(place, ctx) or task for place in models]
@@ -274,12 +281,12 @@ class Evaluate(Stage):
             return revive_task(settings, base, trusted, path)
         except RecipeError as error:
             raise StageError(
-                f"{place}: its task is user code ({settings.get('kind')} beside {base}), which this recipe "
+                f"{place}: its task is user code ({settings.get('kind')} next to {base}), which this recipe "
                 f"does not name; write it as task:, or add {advise(trust_remote_code=True)}"
             ) from error
 
     def _measure_trivial(
-        self, task: Task, tokenizer: PreTrainedTokenizerBase, ground: Ground, ctx: RunContext
+        self, task: Task, tokenizer: PreTrainedTokenizerBase, ground: EvaluationSetup, ctx: RunContext
     ) -> None:
         from hfpipe.encoding.io import open_split
         from hfpipe.evaluation.evaluate import measure_baseline, save
@@ -298,7 +305,7 @@ class Evaluate(Stage):
                 save(measured, ctx.work / f"{name}.npz")
 
     def _measure(
-        self, system: EvaluatedSystem, ground: Ground, accelerator: Accelerator, ctx: RunContext
+        self, system: EvaluatedSystem, ground: EvaluationSetup, accelerator: Accelerator, ctx: RunContext
     ) -> Tally:
         from hfpipe.evaluation.evaluate import measure_model
         from hfpipe.modeling.loading.class_head import align_outputs
@@ -321,7 +328,7 @@ class Evaluate(Stage):
             return measure_model(model, task, tokenizer, examples, ground, accelerator, out, advance)
 
     def _examples(
-        self, system: EvaluatedSystem, ground: Ground, ctx: RunContext, *, reads_all: bool
+        self, system: EvaluatedSystem, ground: EvaluationSetup, ctx: RunContext, *, reads_all: bool
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
         from hfpipe.encoding.encoded import encode
         from hfpipe.modeling.loading.embeddings import check_rows, rows_of

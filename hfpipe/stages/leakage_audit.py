@@ -20,7 +20,7 @@ from hfpipe.task import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hfpipe.evaluation.evaluate import Ground
+    from hfpipe.evaluation.evaluate import EvaluationSetup
     from hfpipe.stages.evaluate import Evaluate
 
 LeakageSetting = Literal["warn", "fail", False]
@@ -31,7 +31,7 @@ SHOWN = 20
 """Ids of overlapping rows that the report holds."""
 
 
-def audit(stage: Evaluate, task: Task, ground: Ground, ctx: RunContext) -> None:
+def audit(stage: Evaluate, task: Task, ground: EvaluationSetup, ctx: RunContext) -> None:
     """Look for the rows in all that the model was trained and validated on, and keep what was found.
 
     Raises StageError when there are some and the stage's `leakage` is `fail`.
@@ -45,7 +45,7 @@ def audit(stage: Evaluate, task: Task, ground: Ground, ctx: RunContext) -> None:
     (ctx.work / FOUND).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _look(stage: Evaluate, task: Task, ground: Ground, ctx: RunContext) -> dict[str, Any]:
+def _look(stage: Evaluate, task: Task, ground: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
     import numpy as np
 
     from hfpipe.data.leakage import HeldOut
@@ -142,7 +142,7 @@ def _text_columns(folder: Path) -> Sequence[str]:
     return [name for name, kind in facts(folder).columns.items() if kind in ("string", "strings", "nested")]
 
 
-def leakage_facts(task: Task, ground: Ground, ctx: RunContext) -> dict[str, Any]:
+def leakage_facts(task: Task, ground: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
     """Return what the audit found and the scores of the rows that do not overlap, as facts for the report."""
     path = ctx.work / FOUND
     if not path.is_file():
@@ -152,7 +152,9 @@ def leakage_facts(task: Task, ground: Ground, ctx: RunContext) -> dict[str, Any]
     return {"leakage": {**found, "clean_scores": [score.model_dump(mode="json") for score in scores]}}
 
 
-def _clean_scores(overlapping: Sequence[int], task: Task, ground: Ground, ctx: RunContext) -> list[Score]:
+def _clean_scores(
+    overlapping: Sequence[int], task: Task, ground: EvaluationSetup, ctx: RunContext
+) -> list[Score]:
     """Return the scores of a model on the rows that do not overlap, counted again from its predictions."""
     import numpy as np
 

@@ -13,10 +13,10 @@ from hfpipe.contract import Settings
 from hfpipe.errors import Problem
 from hfpipe.number_format import chance, format_difference, format_interval
 from hfpipe.recipe.document import KeyProblem
-from hfpipe.recipe.messages import nearest, suggest
+from hfpipe.recipe.messages import find_similar_name, suggest
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import SIGNIFICANT, Comparison, DataFacts, Score
-from hfpipe.stages.custom_metrics import Named
+from hfpipe.stages.custom_metrics import NamedMetricSettings
 from hfpipe.task import Task
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def check_bounds(require: Mapping[str, Bound], baselines: Sequence[BaselinePlace
 
 
 def unknown_scores(
-    require: Mapping[str, Bound], metrics: Sequence[Named], task: Task, facts: DataFacts
+    require: Mapping[str, Bound], metrics: Sequence[NamedMetricSettings], task: Task, facts: DataFacts
 ) -> Iterator[Problem]:
     """Yield each bound of a score that neither the task nor a metric of the recipe has."""
     names = [metric.name for metric in task.metrics(facts)]
@@ -95,13 +95,13 @@ def unknown_scores(
     prefixes = [metric.prefix for metric in metrics]
     for name in require:
         if name not in names and name.partition("/")[0] not in prefixes:
-            close = nearest(name, names)
+            close = find_similar_name(name, names)
             there = ", ".join([*names, *(f"{prefix}/…" for prefix in prefixes)])
             fix = f"did you mean {close!r}?" if close else f"there are {there}"
             yield KeyProblem(f"there is no score {name!r} to require; {fix}", ("require", name))
 
 
-def doubtful_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
+def describe_doubtful_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
     """Yield a line for each `min` and `max` that is met or missed by less than the rows can show."""
     there = {score.metric: score for score in scores}
     for name, bound in require.items():

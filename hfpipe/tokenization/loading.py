@@ -46,7 +46,7 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
     return tokenizer
 
 
-def tell_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def set_pad_token_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Set `pad_token_id` in the config of a model that classifies by the last token, if it is unset."""
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id

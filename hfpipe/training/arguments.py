@@ -12,7 +12,7 @@ from transformers.utils.import_utils import is_torch_tf32_available
 
 from hfpipe.distributed.process_layout import process_layout
 from hfpipe.distributed.sharding import uses_deepspeed
-from hfpipe.encoding.sampler import Shares, share_out
+from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
 from hfpipe.errors import StageError, one_line
 from hfpipe.modeling.performance import bf16_pays, loader_workers, on_cpu
 from hfpipe.recipe.training import budget, muon
@@ -33,21 +33,23 @@ EPOCHS = 3.0
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingPlan:
     """What decides the length and the cost of a training."""
 
-    shares: Shares
+    shares: BatchLayout
     steps: int
     speed: Speed
     checkpointing: bool = False
     """Whether layers are recomputed in the backward pass, where the recipe leaves that open."""
 
 
-def shares_of(training: Mapping[str, Any], readers: int | None = None) -> Shares:
+def shares_of(training: Mapping[str, Any], readers: int | None = None) -> BatchLayout:
     """Return how a step is shared out over its readers, by default those that a launcher started."""
     per_device = training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
     accumulation = training.get("gradient_accumulation_steps", TrainingArguments.gradient_accumulation_steps)
-    return share_out(per_device, accumulation, process_layout().readers if readers is None else readers)
+    return compute_batch_layout(
+        per_device, accumulation, process_layout().readers if readers is None else readers
+    )
 
 
 def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int) -> int | None:
@@ -94,7 +96,13 @@ def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metri
 
 
 def training_arguments(
-    training: Mapping[str, Any], folder: Path, seed: int, course: Course, best: Metric | None, *, early: bool
+    training: Mapping[str, Any],
+    folder: Path,
+    seed: int,
+    course: TrainingPlan,
+    best: Metric | None,
+    *,
+    early: bool,
 ) -> TrainingArguments:
     """Return the TrainingArguments of one process.
 

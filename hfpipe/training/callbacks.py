@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Ended(TrainerCallback):
+class StopIfFinishedCallback(TrainerCallback):
     """Trains no further when a run is taken up again that was killed after its last step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -110,7 +110,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-class Steps(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Tells a progress bar of every step, those of an earlier try included."""
 
     def __init__(self, advance: Advance) -> None:

@@ -47,7 +47,7 @@ class Encoded:
     estimated: bool
 
 
-class Unmade:
+class FutureTokenizer:
     """Stands in for a tokenizer that is not made yet, of which only the size is known."""
 
     def __init__(self, size: int) -> None:

@@ -47,7 +47,7 @@ def ineffective(training: Mapping[str, Any], *, validated: bool, alone: bool) ->
     if not validated:
         reasons |= dict.fromkeys(_EVALUATION, "there is no validation split")
     if training.get("max_steps", -1) > 0:
-        reasons["num_train_epochs"] = "max_steps says how long to train"
+        reasons["num_train_epochs"] = "max_steps sets the length of the training"
     yield from (_line(training, key, why) for key, why in reasons.items() if key in training)
 
 

@@ -24,20 +24,20 @@ from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
 from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import reading
-from hfpipe.tokenization.loading import tell_padding
+from hfpipe.tokenization.loading import set_pad_token_id
 from hfpipe.training.arguments import (
-    Course,
+    TrainingPlan,
     best_metric,
     muon_options,
     shares_of,
     steps_of,
     training_arguments,
 )
-from hfpipe.training.callbacks import MetricsFile, Steps
+from hfpipe.training.callbacks import MetricsFile, ProgressCallback
 from hfpipe.training.checkpoints import chosen_checkpoint
 from hfpipe.training.resuming import Resume
 from hfpipe.training.speed.choice import Length, speed_of
-from hfpipe.training.speed.micro_batch import Fitted, MemoryTrial, fit_micro_batch, gpu
+from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch, gpu
 from hfpipe.training.speed.throughput import steps_within
 from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -58,7 +58,7 @@ def train_model(
     `early` is (patience, threshold). Raises StageError when the loss is not a number or an argument is
     refused.
     """
-    tell_padding(parts.model, parts.tokenizer)
+    set_pad_token_id(parts.model, parts.tokenizer)
     course, layout = _course(parts, training, ctx), process_layout()
     trained = parts.model.num_parameters(only_trainable=True)
     parameters = parts.model.num_parameters()
@@ -77,7 +77,7 @@ def train_model(
         ctx.stop.deferred(),
         ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
     ):
-        trainer.add_callback(Steps(advance))
+        trainer.add_callback(ProgressCallback(advance))
         tokens = course.shares.total * float(trainer.examples.lengths.mean())
         trainer.add_callback(MetricsFile(ctx.folder / METRICS, course.steps, tokens, advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -91,7 +91,7 @@ def train_model(
 
 
 def _trainer(
-    parts: Training, training: Mapping[str, Any], course: Course, ctx: RunContext, *, early: bool
+    parts: Training, training: Mapping[str, Any], course: TrainingPlan, ctx: RunContext, *, early: bool
 ) -> TaskTrainer:
     best = best_metric(training, parts.metrics) if parts.validation is not None else None
     args = training_arguments(training, ctx.work, ctx.seed, course, best, early=early)
@@ -114,7 +114,7 @@ def _complete(ctx: RunContext) -> None:
         )
 
 
-def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Course:
+def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> TrainingPlan:
     """Decide how long to train; what a time budget came to is kept for when the run is taken up again.
 
     Every process measures, as they will share the machine, and all take the number of the first.
@@ -127,7 +127,7 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
     speed = speed_of(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
     if speed.bf16 and not is_sharded():
         halve_frozen(parts.model)
-    fit, device = Fitted(shares), gpu()
+    fit, device = MicroBatch(shares), gpu()
     if device is not None:
         fit = fit_micro_batch(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
     if steps is None:
@@ -140,7 +140,7 @@ def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Co
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
         steps = _decided(decided)
-    return Course(fit.shares, steps, speed, fit.checkpointing)
+    return TrainingPlan(fit.shares, steps, speed, fit.checkpointing)
 
 
 def _decided(file: Path) -> int:
@@ -152,11 +152,11 @@ def _decided(file: Path) -> int:
 def _checkpoint(ctx: RunContext) -> Path | None:
     checkpoint = chosen_checkpoint(ctx.work)
     if checkpoint is not None:
-        log.info("goes on from %s", checkpoint.name)
+        log.info("resuming from %s", checkpoint.name)
     return checkpoint
 
 
-def _facts(trainer: TaskTrainer, course: Course) -> dict[str, Any]:
+def _facts(trainer: TaskTrainer, course: TrainingPlan) -> dict[str, Any]:
     history = trainer.state.log_history
     seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
     evaluated = _evaluated(trainer)

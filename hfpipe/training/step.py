@@ -22,7 +22,7 @@ from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, separation_of
 from hfpipe.modeling.losses.chunked_loss import eager_softmax_gradient, softmax_gradient
-from hfpipe.modeling.losses.head_loss import head_loss, left_out, separable_head
+from hfpipe.modeling.losses.head_loss import head_loss, identity_head, separable_head
 from hfpipe.modeling.losses.losses import forward
 from hfpipe.modeling.performance import compile_loss, compile_model, uncompiled_model
 
@@ -94,7 +94,7 @@ class TrainingStep:
             with self.separated(batch) as inputs:
                 outputs = forward(model, inputs, positions)
             return outputs, self.task.loss(outputs, batch, self.smoothing)
-        with self._autocast(), left_out(head):
+        with self._autocast(), identity_head(head):
             with self.separated(batch) as inputs:
                 outputs = forward(model, inputs, None)
             return outputs, self.head_loss(outputs, head, batch, self._kernel)
@@ -149,7 +149,7 @@ class CompiledStep:
                 if head is None:
                     outputs = forward(model, inputs, self._eager.task.positions(batch))
                 else:
-                    with left_out(head):
+                    with identity_head(head):
                         outputs = forward(model, inputs, None)
             if head is not None:
                 return outputs, self._eager.head_loss(outputs, head, batch, self._kernel)

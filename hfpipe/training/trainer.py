@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 
 from hfpipe.encoding.padding import Collator, forward_passes, token_mask
-from hfpipe.encoding.sampler import EpochLoader, Shares, StepBatches
+from hfpipe.encoding.sampler import BatchLayout, EpochLoader, StepBatches
 from hfpipe.errors import StageError
-from hfpipe.evaluation.loop import Reading, score
+from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.interruption import StopRequest
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import compile_model, uncompiled_model
-from hfpipe.training.callbacks import Ended
+from hfpipe.training.callbacks import StopIfFinishedCallback
 from hfpipe.training.finite import FiniteCheck
 from hfpipe.training.muon import create_muon
 from hfpipe.training.resuming import mean_loss
@@ -81,7 +81,7 @@ class TaskTrainer(SplitTrainer):
         self,
         parts: Training,
         arguments: TrainingArguments,
-        shares: Shares,
+        shares: BatchLayout,
         *,
         compiled: bool = False,
         muon: Mapping[str, float] | None = None,
@@ -125,7 +125,7 @@ class TaskTrainer(SplitTrainer):
         )
         self._eager_on_cpu = arguments.device.type == "cpu" and not compiled
         self.remove_callback(PrinterCallback)
-        self.add_callback(Ended())
+        self.add_callback(StopIfFinishedCallback())
         self.add_callback(SaveWhenAsked(self.stop))
 
     def _new_step(self, *, static: bool) -> TrainingStep | CompiledStep:
@@ -142,7 +142,7 @@ class TaskTrainer(SplitTrainer):
         """Let Trainer create Muon. Raises StageError where the matrices are split over processes."""
         if self.split:
             raise StageError(
-                "optim: muon needs whole matrices, and FSDP, DeepSpeed and tensor parallelism split them; "
+                "optim: muon needs unsharded matrices; FSDP, DeepSpeed and tensor parallelism shard them; "
                 "delete optim"
             )
 
@@ -259,7 +259,7 @@ class TaskTrainer(SplitTrainer):
             self._dump(inputs)
             return StageError(
                 f"the loss is {value} at step {step}; lower learning_rate, "
-                f"or look at the batch in {self._bad_batch}; checkpoints from before it are whole"
+                f"or look at the batch in {self._bad_batch}; checkpoints before it are intact"
             )
 
         self.finite.watch(loss, failure)
@@ -291,7 +291,7 @@ class TaskTrainer(SplitTrainer):
             tally = score(
                 self.model_wrapped if self.split else self.model,
                 examples,
-                Reading(self.task, self.facts, self.tokenizer, self.args.seed, training=True),
+                ModelReader(self.task, self.facts, self.tokenizer, self.args.seed, training=True),
                 Tally(self.metrics, 0, self.args.seed),
                 self.accelerator,
                 batch_size=self.args.per_device_eval_batch_size,
@@ -320,7 +320,7 @@ class TaskTrainer(SplitTrainer):
         def failure(value: float) -> StageError:
             return StageError(
                 f"the gradient norm is {value} at step {step}; "
-                "lower learning_rate; checkpoints from before it are whole"
+                "lower learning_rate; checkpoints before it are intact"
             )
 
         if norm is not None and self.accelerator.scaler is None:

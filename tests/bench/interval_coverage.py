@@ -21,7 +21,7 @@ from hfpipe.metrics.intervals import interval_of, proportion_interval
 from hfpipe.metrics.metric import Loss, Metric, Share
 from hfpipe.metrics.paired import compare_series
 from hfpipe.metrics.paired_tests import mcnemar_test
-from hfpipe.metrics.resampling import Sample, rows_alone
+from hfpipe.metrics.resampling import Sample, sample_independent_rows
 from hfpipe.metrics.scores.confusion import F1
 from hfpipe.metrics.scores.language import Perplexity
 from hfpipe.metrics.scores.overlap import Bleu
@@ -126,7 +126,9 @@ def coverage(population: Population, rows: int, trials: int) -> tuple[float, flo
     inside = np.zeros(2)
     for trial in range(trials):
         random = np.random.default_rng([trial, rows])
-        series = measured(population.metric, population.draw(random, rows), rows_alone(rows), trial)
+        series = measured(
+            population.metric, population.draw(random, rows), sample_independent_rows(rows), trial
+        )
         plain = np.quantile(series.values[1:][np.isfinite(series.values[1:])], [0.025, 0.975])
         found = interval_of(series)
         inside += found.low <= population.truth <= found.high, plain[0] <= population.truth <= plain[1]
@@ -159,7 +161,7 @@ def group_coverage(groups: int, right: float, trials: int) -> tuple[float, float
     inside = np.zeros(2)
     for trial in range(trials):
         columns = {"right": draw_groups(np.random.default_rng([trial, groups]), groups, right).ravel()}
-        for number, sample in enumerate((grouped(groups), rows_alone(groups * GROUP))):
+        for number, sample in enumerate((grouped(groups), sample_independent_rows(groups * GROUP))):
             found = interval_of(measured(Right(), columns, sample, trial))
             inside[number] += found.low <= right <= found.high
     return inside[0] / trials, inside[1] / trials
@@ -171,7 +173,7 @@ def false_alarms(metric: Metric, rows: int, trials: int, *, in_groups: bool = Fa
     They share half of what makes a row hard. In groups `rows` is the number of groups.
     """
     found = np.zeros(2)
-    sample = grouped(rows) if in_groups else rows_alone(rows)
+    sample = grouped(rows) if in_groups else sample_independent_rows(rows)
     for trial in range(trials):
         random = np.random.default_rng([trial, rows, 3])
         series = [measured(metric, each, sample, trial) for each in equal_systems(random, sample)]

@@ -28,7 +28,7 @@ def apply_changes(text: str, changes: Sequence[Change]) -> str:
     return "".join([*parts, text[done:]])
 
 
-def move(span: Span, changes: Sequence[Change]) -> Span | None:
+def shift_span(span: Span, changes: Sequence[Change]) -> Span | None:
     """Return the position of a span after the changes; None if its characters are gone.
 
     A replacement inside the span, or of the whole span, belongs to the span; an insertion at its edges does

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from hfpipe.data.cleaning.expressions import check_expression, searcher
 from hfpipe.data.cleaning.short_form import ShortForm
-from hfpipe.data.labels.values import same
+from hfpipe.data.labels.values import equals_written
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 from hfpipe.metrics.scores.segmentation import space_words
@@ -105,7 +105,7 @@ class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
 
 def _holds(value: Any, written: Sequence[Any]) -> bool:
     items = value if isinstance(value, (list, tuple)) else [value]
-    return any(same(each, item) for each in written for item in items)
+    return any(equals_written(each, item) for each in written for item in items)
 
 
 class KeepMatching(RootModel[Pattern], Filter):

@@ -193,7 +193,7 @@ class Label:
             raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
         self._type = self._type or type(value)
         if type(value) is not self._type and not self._stated:
-            raise messages.mixed_labels(row.place, self.column, value, start, self.kind)
+            raise messages.mixed_labels_error(row.place, self.column, value, start, self.kind)
         if self._names and value not in self._declared:
             raise messages.labels_not_named(row.place, self.column, value, self.settings)
         if isinstance(value, str):

@@ -81,7 +81,7 @@ def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alon
     return DataError(f"{what}; write a text or a whole number")
 
 
-def mixed_labels(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
+def mixed_labels_error(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
     """Return the error for a class of another type than earlier ones."""
     return DataError(
         f"{place}: {column!r} is {value!r:.40} ({type(value).__name__}), but {start}; write all alike, or "

@@ -13,7 +13,7 @@ from hfpipe.data.ledger import Ledger
 from hfpipe.data.write import Writer
 
 
-def reason(label: Label) -> str:
+def rare_class_reason(label: Label) -> str:
     """Return the ledger's name for rows dropped because of a rare class."""
     return f"min_count of {label.column}: {label.settings.min_count}"
 
@@ -63,7 +63,7 @@ def _mark(
             gone = _holding(batch.column(label.column), rare[label.column]) & part
             part &= ~gone
             for number in np.flatnonzero(gone):
-                ledger.take_back(split, reason(label), int(characters[number]))
+                ledger.take_back(split, rare_class_reason(label), int(characters[number]))
                 for other in classes:
                     ids = batch.column(other.column)[int(number)].as_py()
                     other.ids.uncount(ids if isinstance(ids, list) else [ids], split)

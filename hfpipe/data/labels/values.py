@@ -68,7 +68,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def same(written: Any, value: Any) -> bool:
+def equals_written(written: Any, value: Any) -> bool:
     """Return whether a value of a row equals one written in a recipe.
 
     Null and an empty text equal any missing value. Booleans equal only booleans, and numbers equal numbers

@@ -147,7 +147,7 @@ class _Table:
         elif "expected after" in cause:
             what = (
                 "more text follows a closing quote; double the quotes inside of a field, write "
-                f"{self._advise(escape=ESCAPE)} if a backslash stands before them"
+                f"{self._advise(escape=ESCAPE)} if a backslash precedes them"
             )
         else:
             what = f"{cause}; fix the line"

@@ -36,14 +36,14 @@ def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "s
     ]
 
 
-def several(reference: str | list[str]) -> list[str]:
+def list_references(reference: str | list[str]) -> list[str]:
     """Return the texts that are right for a row, of which there may be only one."""
     return [reference] if isinstance(reference, str) else list(reference)
 
 
 def tokenizer_for(reference: Iterable[str | list[str]]) -> str:
     """Return sacrebleu's name of the tokenizer that suits the script of the references of all rows."""
-    return bleu_tokenizer(text for each in reference for text in several(each))
+    return bleu_tokenizer(text for each in reference for text in list_references(each))
 
 
 class _Overlap(Metric):
@@ -63,7 +63,7 @@ class _Overlap(Metric):
 
     def stats(self, columns: Columns) -> np.ndarray:
         """Return sacrebleu's statistics. Raises ValueError at a row with too many references, or none."""
-        texts = [several(reference) for reference in columns["reference"]]
+        texts = [list_references(reference) for reference in columns["reference"]]
         if not texts:
             return np.empty((0, self.width))
         if any(not 0 < len(each) <= self.references for each in texts):
@@ -143,7 +143,9 @@ class Ter(_Overlap):
     def stats(self, columns: Columns) -> np.ndarray:
         if self._tokenizer is None:
             return super().stats(columns)
-        reference = [[*map(self._tokenizer, several(reference))] for reference in columns["reference"]]
+        reference = [
+            [*map(self._tokenizer, list_references(reference))] for reference in columns["reference"]
+        ]
         return super().stats(
             {
                 "reference": objects(reference),

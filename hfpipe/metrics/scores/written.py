@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from hfpipe.metrics.metric import Mean, Metric, Share, ratio
-from hfpipe.metrics.scores.overlap import several
+from hfpipe.metrics.scores.overlap import list_references
 from hfpipe.metrics.scores.segmentation import nearly_all_ascii, space_words, split_words
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def summary_scores(*, stem: bool = True, tokenize: str = ENGLISH) -> list[Metric
 
 def rouge_tokenizer(reference: Iterable[str | list[str]]) -> str:
     """Return the tokenizer that suits the references: rouge-score's own for English, else `unicode`."""
-    texts = (text for each in reference for text in several(each))
+    texts = (text for each in reference for text in list_references(each))
     return ENGLISH if nearly_all_ascii(texts) else "unicode"
 
 
@@ -96,7 +96,7 @@ class Rouge(Metric):
 
     def stats(self, columns: Columns) -> np.ndarray:
         each = [
-            self._scorer.score_multi(several(reference), prediction)
+            self._scorer.score_multi(list_references(reference), prediction)
             for prediction, reference in zip(columns["prediction"], columns["reference"], strict=True)
         ]
         rows = [[*(scores[name].fmeasure for name in ROUGES), 1.0] for scores in each]
@@ -114,7 +114,10 @@ class ExactMatch(Share):
     def each(self, columns: Columns) -> np.ndarray:
         pairs = zip(columns["prediction"], columns["reference"], strict=True)
         return np.asarray(
-            [prediction.strip() in map(str.strip, several(reference)) for prediction, reference in pairs]
+            [
+                prediction.strip() in map(str.strip, list_references(reference))
+                for prediction, reference in pairs
+            ]
         )
 
 

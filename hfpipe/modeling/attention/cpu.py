@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hfpipe.modeling.random_bits import drop_out, fast_dropout
+from hfpipe.modeling.random_bits import apply_dropout, fast_dropout
 
 LONGEST = 512
 """Maximum number of positions for which the products are faster without dropout; half as many for a compiled
@@ -97,7 +97,7 @@ def _attend(
     scores = (query * scale if scale != 1 else query) @ key.transpose(-1, -2)
     weights = _masked(scores, attention_mask, position_bias).softmax(-1)
     if dropout:
-        weights = drop_out(weights, dropout)
+        weights = apply_dropout(weights, dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 

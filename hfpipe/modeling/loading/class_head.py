@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
-from hfpipe.modeling.loading.class_names import classes_of, names_in, new_order, problem_type
+from hfpipe.modeling.loading.class_names import class_names_of, class_permutation, classes_of, problem_type
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class HeadChange:
 
 def head_change(config: PretrainedConfig, head: Mapping[str, Any]) -> HeadChange:
     """Compare the classes of a checkpoint's config, before it is updated, with those that a task needs."""
-    wanted, before = classes_of(head), names_in(config)
+    wanted, before = classes_of(head), class_names_of(config)
     if wanted is None:
         return HeadChange()
     asked = head.get("problem_type")
@@ -66,7 +66,7 @@ def head_change(config: PretrainedConfig, head: Mapping[str, Any]) -> HeadChange
         return HeadChange(before, wanted, new=True)
     if before == wanted:
         return HeadChange(before, wanted)
-    order = new_order(before, wanted)
+    order = class_permutation(before, wanted)
     return HeadChange(before, wanted, order=order, new=order is None)
 
 
@@ -92,7 +92,7 @@ def class_axes(model: PreTrainedModel) -> dict[str, int]:
     They are found by building the model on the meta device with one more class.
     """
     config = deepcopy(model.config)
-    config.num_labels = len(names_in(model.config)) + 1
+    config.num_labels = len(class_names_of(model.config)) + 1
     with torch.device("meta"):
         larger = dict(type(model)(config).named_parameters())
     return {

@@ -22,7 +22,7 @@ def class_name_entries(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def names_in(config: PretrainedConfig) -> list[str]:
+def class_names_of(config: PretrainedConfig) -> list[str]:
     """Return the classes in the order of their ids, since files may sort ids as text: 1, 10, 2."""
     return [name for _, name in sorted((config.id2label or {}).items())]
 
@@ -32,13 +32,13 @@ def problem_type(config: PretrainedConfig) -> str:
 
     Raises ValueError when the config has another value.
     """
-    found: str = config.problem_type or (REGRESSION if len(names_in(config)) == 1 else SINGLE_LABEL)
+    found: str = config.problem_type or (REGRESSION if len(class_names_of(config)) == 1 else SINGLE_LABEL)
     if found not in (REGRESSION, SINGLE_LABEL, MULTI_LABEL):
         raise ValueError(f"problem_type is {found!r}; write {SINGLE_LABEL}, {MULTI_LABEL} or {REGRESSION}")
     return found
 
 
-def new_order(old: Sequence[str], new: Sequence[str]) -> list[int] | None:
+def class_permutation(old: Sequence[str], new: Sequence[str]) -> list[int] | None:
     """Return the old index of each new class, or None if the classes are not the same."""
     places = {name: place for place, name in enumerate(old)}
     if len(places) != len(old) or len(old) != len(new) or places.keys() != set(new):

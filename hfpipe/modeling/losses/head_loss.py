@@ -55,7 +55,7 @@ def _is_last(model: Any, head: nn.Linear, batch: Batch) -> bool:
     if not isinstance(logits, Tensor) or len(seen) != 1 or not _same(logits, seen[0][1]):
         return False
     try:
-        with left_out(head):
+        with identity_head(head):
             hidden = forward(model, batch, None).logits
     except (StageError, RuntimeError, TypeError, ValueError):  # for example, if logits are reshaped
         return False
@@ -67,7 +67,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def left_out(head: nn.Linear) -> Iterator[None]:
+def identity_head(head: nn.Linear) -> Iterator[None]:
     """Make a model return the input of its output layer as its logits."""
     vars(head)["forward"] = _unchanged
     try:

@@ -47,12 +47,12 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
     if bare.can_generate():
         inputs["use_cache"] = False  # no generation here, and a cache hides packed documents
     if positions is None or head is None:
-        with running(bare):
+        with translate_model_errors(bare):
             return model(**inputs)
     selection = _selection(head)
     selection.positions = positions
     try:
-        with running(bare):
+        with translate_model_errors(bare):
             return model(**inputs)
     finally:
         selection.positions = None
@@ -84,7 +84,7 @@ def _selection(head: nn.Module) -> _Selection:
 
 
 @contextmanager
-def running(model: Any) -> Iterator[None]:
+def translate_model_errors(model: Any) -> Iterator[None]:
     """Convert an error inside a model, such as one due to an inconsistent config, to a StageError."""
     try:
         yield

@@ -10,16 +10,16 @@ from typing import Any
 from hfpipe.errors import Problem
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import Field, installed_arguments
-from hfpipe.recipe.messages import Keys, describe_value, dotted_path, inside
+from hfpipe.recipe.messages import Keys, describe_position, describe_value, dotted_path
 from hfpipe.recipe.settings import unknown_keys
 from hfpipe.recipe.training import budget, muon, packages
 from hfpipe.recipe.training.defaults import schedule_fault
-from hfpipe.recipe.training.numbers import number_refusal
+from hfpipe.recipe.training.numbers import describe_number_problem
 
 _ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE"
 _OWN_ORDER = "hfpipe orders and batches the examples itself; delete it"
 _OWN_EVAL = "hfpipe runs evaluation itself, in one streaming pass; delete it"
-_OWN_STAGES = "the kinds of stage say what is done; delete it"
+_OWN_STAGES = "the kind of the stage decides this; delete it"
 _OWN_COMPILE = "write 'compile: true' or 'compile: auto'"
 _OWN_LOSS = (
     "the loss is a mean over all targets of a step, and stops the stage if it is not finite; delete it"
@@ -41,7 +41,7 @@ MANAGED: dict[str, str] = {
     "do_train": _OWN_STAGES,
     "do_eval": _OWN_STAGES,
     "do_predict": _OWN_STAGES,
-    "resume_from_checkpoint": "an unfinished stage is taken up again by itself; delete it",
+    "resume_from_checkpoint": "an unfinished stage resumes automatically; delete it",
     "ignore_data_skip": "a resumed run sees the data it would have seen; delete it",
     "save_only_model": "a resumed run needs the optimizer as well; delete it",
     "restore_callback_states_from_checkpoint": "a resumed run counts on from where it stopped; delete it",
@@ -113,7 +113,7 @@ def training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]
     for key, value in given.items():
         here = (*path, key)
         if key in MANAGED:
-            yield KeyProblem(f"{key!r} cannot be set{inside(path)}: {MANAGED[key]}", here)
+            yield KeyProblem(f"{key!r} cannot be set{describe_position(path)}: {MANAGED[key]}", here)
         elif key in WORDS:
             yield from _word(key, value, here)
         elif key in known:
@@ -140,7 +140,7 @@ def _word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
 def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:
     refusal = field.form.refusal(value, loose=True)
     if refusal is None and isinstance(value, (int, float)) and not isinstance(value, bool):
-        refusal = number_refusal(key, value, field.default)
+        refusal = describe_number_problem(key, value, field.default)
     if refusal is not None:
         yield Problem(f"{dotted_path(here)}: {refusal}", here)
 
@@ -150,13 +150,16 @@ def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     for other in ("num_train_epochs", "max_steps"):
         if "budget" in given and other in given:
             yield KeyProblem(
-                f"'budget' and {other!r} both say how long to train{inside(path)}; keep one", (*path, other)
+                f"'budget' and {other!r} both set the length of the training{describe_position(path)}; keep one",
+                (*path, other),
             )
     if given.get("fp16") is True and given.get("bf16") is True:
-        yield KeyProblem(f"'fp16' and 'bf16' are both true{inside(path)}; keep one", (*path, "fp16"))
+        yield KeyProblem(
+            f"'fp16' and 'bf16' are both true{describe_position(path)}; keep one", (*path, "fp16")
+        )
     for key in _OF_WORKERS:
         if given.get(key) and not given.get("dataloader_num_workers"):
-            yield KeyProblem(f"{key!r}{inside(path)} needs 'dataloader_num_workers'", (*path, key))
+            yield KeyProblem(f"{key!r}{describe_position(path)} needs 'dataloader_num_workers'", (*path, key))
     fault = schedule_fault(given, early=False)
     if fault is not None:
         key, message = fault

@@ -21,7 +21,7 @@ _WHOLE_OR_SHARE = ("eval_steps", "save_steps", "logging_steps", "warmup_steps")
 """Arguments that are a number of steps from 1 on, and a fraction of all steps below 1."""
 
 
-def number_refusal(key: str, value: float, default: Any) -> str | None:
+def describe_number_problem(key: str, value: float, default: Any) -> str | None:
     """Return why a number is invalid for an argument, or None.
 
     A negative default, such as that of `max_steps`, means "not set" in Transformers and is allowed.

@@ -44,7 +44,7 @@ class _Seat:
     def standing(self) -> str:
         """Return in words where the member stands."""
         found = [self.at.get("progress") or self.at.get("stage"), self.line]
-        return ", ".join(str(part) for part in found if part) or "has not begun"
+        return ", ".join(str(part) for part in found if part) or "has not started"
 
 
 class Coordinator:
@@ -208,7 +208,7 @@ class Coordinator:
         missing = min(self._awaited)
         first = min(self._seats.values(), key=self._order, default=None)
         if first is not None:
-            cause = f"process {missing} has not come in time; the output of its machine may say why"
+            cause = f"process {missing} has not connected in time; the output of its machine may say why"
             self._end(first, first.describe(cause), printed=True)
             first.channel.send(kind="end", cause=first.describe(cause), prints=True)
 

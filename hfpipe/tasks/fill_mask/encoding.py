@@ -126,7 +126,7 @@ def _cut(
     end = next((n for n in range(len(ids), place + 1, -1) if not special[n - 1]), place + 1)
     room = length - start - (len(ids) - end) - longest
     if room < 0:
-        raise StageError(f"length {length} has no room for a blank of {longest} pieces; raise it")
+        raise StageError(f"length {length} has no room for a mask of {longest} tokens; raise it")
     left, right = place - start, end - place - 1
     kept_left = min(left, max(room // 2, room - right))
     kept_right = min(right, room - kept_left)

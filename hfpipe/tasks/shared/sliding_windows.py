@@ -42,7 +42,7 @@ def sliding_windows(
     Raises StageError when the tokenizer has no character offsets, DataError when there is no room.
     """
     if not tokenizer.is_fast:
-        raise StageError("this tokenizer does not tell where its pieces stand in the text; take a fast one")
+        raise StageError("this tokenizer does not give the offsets of its tokens in the text; use a fast one")
     shared = [stride] * len(texts)
     if before is not None:
         shared = [min(stride, room // 2) for room in _rooms(tokenizer, before, length)]

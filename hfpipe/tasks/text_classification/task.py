@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hfpipe.advice import advise_classes
 from hfpipe.errors import DataError, Problem
-from hfpipe.modeling.loading.class_names import class_name_entries, names_in, problem_type
+from hfpipe.modeling.loading.class_names import class_name_entries, class_names_of, problem_type
 from hfpipe.report import DataFacts
 from hfpipe.task import Task
 from hfpipe.types import Counted
@@ -79,7 +79,7 @@ class TextClassification(Task):
         return class_name_entries(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
 
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
-        names = names_in(config)
+        names = class_names_of(config)
         problem = problem_type(config)
         kind = next(kind for kind, known in PROBLEM_TYPES.items() if known == problem)
         columns = {**dict.fromkeys(self.inputs, "string"), self.label: kind}

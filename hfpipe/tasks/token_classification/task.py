@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from hfpipe.advice import advise, advise_classes
 from hfpipe.errors import DataError, Problem
-from hfpipe.modeling.loading.class_names import class_name_entries, names_in
+from hfpipe.modeling.loading.class_names import class_name_entries, class_names_of
 from hfpipe.task import Task
 from hfpipe.types import Counted
 
@@ -106,7 +106,7 @@ class TokenClassification(Task):
         return DataFacts(
             columns={self.words: "strings", self.tags: "labels"},
             splits={},
-            labels={self.tags: names_in(config)},
+            labels={self.tags: class_names_of(config)},
         )
 
     def placeholder(self, column: str, rows: Rows, facts: DataFacts) -> Sequence[Any]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hfpipe.contract import Settings
-from hfpipe.encoding.sampler import Shares
+from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import one_line
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.performance import bf16_pays, compiling_pays, is_sharded, kept_memory, on_cpu
@@ -98,7 +98,7 @@ class Length:
 
 
 def speed_of(
-    training: Mapping[str, Any], parts: Training, shares: Shares, seed: int, length: Length, folder: Path
+    training: Mapping[str, Any], parts: Training, shares: BatchLayout, seed: int, length: Length, folder: Path
 ) -> Speed:
     """Return what was chosen, which is kept in `folder`; the first process chooses, the others wait."""
     kept = folder / "speed.json"
@@ -115,7 +115,7 @@ class _Choice:
     """Makes the choice of one training."""
 
     def __init__(
-        self, training: Mapping[str, Any], parts: Training, shares: Shares, seed: int, length: Length
+        self, training: Mapping[str, Any], parts: Training, shares: BatchLayout, seed: int, length: Length
     ) -> None:
         self._bf16 = False if training.get("fp16") else training.get("bf16", "auto")
         self._compile = training.get("compile", "auto")

@@ -26,14 +26,14 @@ from accelerate.utils.memory import clear_device_cache
 
 from hfpipe.contract import Settings
 from hfpipe.encoding.padding import Collator, forward_passes
-from hfpipe.encoding.sampler import Shares
+from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError, out_of_memory
 from hfpipe.modeling.performance import is_sharded, on_cpu
 from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import reading
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
 from hfpipe.training.cost import Shape, activations, measured_shape, optimizer_state
-from hfpipe.training.speed.trial import restored
+from hfpipe.training.speed.trial import unchanged_model
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
 if TYPE_CHECKING:
@@ -72,17 +72,17 @@ class Fit(Settings):
     """Examples of a forward pass."""
     checkpointing: bool
     """Whether layers are recomputed in the backward pass."""
-    asked: Shares
+    asked: BatchLayout
     """How the recipe shares out a step."""
     device: str
     """Name and memory of the device where it was tried."""
 
 
 @dataclass(frozen=True)
-class Fitted:
+class MicroBatch:
     """How a step is taken on this device."""
 
-    shares: Shares
+    shares: BatchLayout
     checkpointing: bool = False
     """Whether layers are recomputed although the recipe does not say so."""
 
@@ -96,7 +96,7 @@ def gpu() -> Device | None:
     return Device(device, f"{facts.name}, {facts.total_memory} bytes", facts.total_memory)
 
 
-def fit_micro_batch(trial: MemoryTrial, folder: Path) -> Fitted:
+def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
     """Return how a step is taken on a device, which the first process tries and keeps in `folder`.
 
     Raises StageError when not even one example fits.
@@ -110,7 +110,7 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> Fitted:
             write_sealed(kept, made.model_dump_json())
         else:  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
-    return Fitted(with_micro(trial.shares, found.micro), found.checkpointing)
+    return MicroBatch(with_micro(trial.shares, found.micro), found.checkpointing)
 
 
 def _kept(file: Path, trial: MemoryTrial) -> Fit | None:
@@ -122,12 +122,12 @@ def _kept(file: Path, trial: MemoryTrial) -> Fit | None:
     return found if (found.asked, found.device) == (trial.shares, trial.device.name) else None
 
 
-def with_micro(shares: Shares, micro: int) -> Shares:
+def with_micro(shares: BatchLayout, micro: int) -> BatchLayout:
     """Return the same step in forward passes of `micro` examples."""
     return replace(shares, micro=micro, accumulation=shares.micro * shares.accumulation // micro)
 
 
-def smaller(shares: Shares) -> Iterator[int]:
+def smaller_micro_batches(shares: BatchLayout) -> Iterator[int]:
     """Yield how many examples a forward pass may have, the recipe's first, then at most half as many."""
     each, micro = shares.micro * shares.accumulation, shares.micro
     while micro:
@@ -142,7 +142,7 @@ class MemoryTrial:
         self,
         training: Mapping[str, Any],
         parts: Training,
-        shares: Shares,
+        shares: BatchLayout,
         seed: int,
         speed: Speed,
         device: Device,
@@ -166,7 +166,7 @@ class MemoryTrial:
                 return micro, checkpointing
         raise StageError(
             f"out of memory: not even one example fits into the {self._memory / 2**30:.1f} GiB of a device; "
-            "take a smaller model or a shorter length, or share the model out with "
+            "take a smaller model or a shorter length, or shard the model with "
             "`--accelerate recipes/accelerate/fsdp.yaml`"
         )
 
@@ -176,7 +176,7 @@ class MemoryTrial:
         wanted = checkpointing or any(self._training.get(name) for name in CHECKPOINTINGS)
         devices = [self._place] if self._place.type == "cuda" else []
         try:
-            with restored(model), torch.random.fork_rng(devices), _recomputed(model, wanted=wanted):
+            with unchanged_model(model), torch.random.fork_rng(devices), _recomputed(model, wanted=wanted):
                 self._pass(micro)
             return True
         except Exception as error:
@@ -202,7 +202,7 @@ class MemoryTrial:
 
     def _candidates(self) -> Iterator[tuple[int, bool]]:
         """Yield what to try, what is fastest first: examples of a pass, and whether layers are recomputed."""
-        sizes = list(smaller(self.shares))
+        sizes = list(smaller_micro_batches(self.shares))
         asked = next((name for name in CHECKPOINTINGS if name in self._training), None)
         can = bool(getattr(self._parts.model, "supports_gradient_checkpointing", False))
         if asked is not None or not can:

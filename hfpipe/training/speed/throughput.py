@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hfpipe.encoding.sampler import Shares, StepBatches
+from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.training.muon import create_muon
@@ -29,7 +29,7 @@ WARM_UP, TIMED = 3, 8
 def steps_within(
     seconds: float,
     parts: Training,
-    shares: Shares,
+    shares: BatchLayout,
     seed: int,
     speed: Speed,
     *,

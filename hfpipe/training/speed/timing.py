@@ -54,10 +54,10 @@ class TimingComparison:
 
 def time_calls(run: Callable[[], Any]) -> Timing:
     """Run something once, and return how long it took."""
-    before, started = delays(), time.perf_counter()
+    before, started = read_thread_delays(), time.perf_counter()
     run()
     seconds = max(time.perf_counter() - started, 1e-9)
-    after = delays()
+    after = read_thread_delays()
     return Timing(seconds, sum(after[thread] - before.get(thread, 0.0) for thread in after))
 
 
@@ -85,7 +85,7 @@ def find_fastest(found: Mapping[str, list[Timing]]) -> TimingComparison:
     return TimingComparison(seconds, busy=not all(quiet.values()))
 
 
-def delays(threads: Path = THREADS) -> dict[str, float]:
+def read_thread_delays(threads: Path = THREADS) -> dict[str, float]:
     """Return the seconds that each thread of this process has waited for a core; nothing if not on Linux."""
     found = {}
     for file in threads.glob("*/schedstat"):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hfpipe.encoding.padding import Collator, forward_passes
-from hfpipe.encoding.sampler import Shares, StepBatches
+from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import uncompiled_model
 from hfpipe.training.speed.timing import TimingComparison, compare_timings, time_calls
@@ -70,7 +70,7 @@ def _product(rows: int, size: int, dtype: torch.dtype) -> Callable[[int], torch.
 class Trial:
     """The first batches of a training, to be run in several ways."""
 
-    def __init__(self, parts: Training, shares: Shares, seed: int, smoothing: float) -> None:
+    def __init__(self, parts: Training, shares: BatchLayout, seed: int, smoothing: float) -> None:
         self._parts = parts
         self._shares = shares
         self._seed = seed
@@ -79,13 +79,13 @@ class Trial:
     def first(self, dtype: str) -> float:
         """Return the seconds of the first micro-batch, which takes longer than those that follow."""
         [batch, *_], part = self._parts_of_batches()
-        with restored(self._parts.model), eager_kernels(self._parts.model):
+        with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
             return part * time_calls(partial(self._pass, self._step(dtype), batch, dtype)).seconds
 
     def eager(self, dtypes: list[str]) -> TimingComparison:
         """Return the seconds of a micro-batch in each dtype, by those of a part of it."""
         batches, part = self._parts_of_batches()
-        with restored(self._parts.model), eager_kernels(self._parts.model):
+        with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
             found = compare_timings({name: self._way(self._step(name), batches, name) for name in dtypes})
         return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
@@ -104,7 +104,7 @@ class Trial:
             with uncompiled_model(model), eager_kernels(model):
                 plain(number)
 
-        with restored(model):
+        with unchanged_model(model):
             first = time_calls(partial(self._pass, step, batches[0], dtype))
             found = compare_timings({"eager": uncompiled_pass, "compiled": self._way(step, batches, dtype)})
         eager_seconds, compiled = found.seconds["eager"], found.seconds["compiled"]
@@ -157,7 +157,7 @@ def _autocast(dtype: str) -> Any:
 
 
 @contextmanager
-def restored(model: torch.nn.Module) -> Iterator[None]:
+def unchanged_model(model: torch.nn.Module) -> Iterator[None]:
     """Train for a while, and leave model and random states as they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
