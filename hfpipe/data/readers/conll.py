@@ -81,7 +81,7 @@ def _width(fields: list[str], place: str) -> int:
         )
     if all("|" in field for field in fields):
         raise DataError(
-            f"{place}: has a whole sentence on one line (word|tag), which is not CoNLL; write one word per line"
+            f"{place}: has a whole sentence on one line (word|tag), not CoNLL; write one word per line"
         )
     if len(fields) < 2:
         raise DataError(f"{place}: {fields[0][:40]!r} has no tag; write a word and its tag on each line")

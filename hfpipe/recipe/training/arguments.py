@@ -150,7 +150,7 @@ def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     for other in ("num_train_epochs", "max_steps"):
         if "budget" in given and other in given:
             yield KeyProblem(
-                f"'budget' and {other!r} both set the length of the training{describe_position(path)}; keep one",
+                f"'budget' and {other!r} both limit the training{describe_position(path)}; keep one",
                 (*path, other),
             )
     if given.get("fp16") is True and given.get("bf16") is True:
