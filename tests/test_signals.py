@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import small
+from two_processes import is_running, run_in_two
 
 import hfpipe
 from hfpipe.interruption import Interrupted, StopRequest
@@ -147,51 +148,15 @@ class Slow(TextClassification):
 """A task that takes its time, and of which process 1 stops: process 0 then waits for it."""
 
 
-def is_running(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
-
-
-@contextmanager
-def training(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """Run the recipe in two processes until both train; yields what was started, and their numbers."""
-    files = [folder / f"trains-{rank}" for rank in (0, 1)]
-    for file in files:
-        file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "hfpipe", "run", "small.yaml", "--runs", "runs", "--processes", "2"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"CI": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        signal.signal(signal.SIGINT, before)
-        try:
-            deadline = time.monotonic() + 120
-            while not all(file.exists() and file.read_text() for file in files):
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield process, [int(file.read_text()) for file in files]
-        finally:
-            process.kill()
-
-
 @pytest.mark.slow
 def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
     path = recipe(tmp_path)
     path.write_text(path.read_text().replace('{"kind": "text-classification"', '{"kind": "slow.py:Slow"'))
-    with training(tmp_path) as (run, started):
+    with run_in_two(tmp_path, "trains", ("--processes", "2")) as (run, *pids):
         run.send_signal(signal.SIGTERM)
         stderr = run.communicate(timeout=60)[1]
-        assert not any(map(is_running, started))
+        assert not any(map(is_running, pids))
     assert run.returncode == 143
     announced, line = stderr.splitlines()
     assert announced == (
@@ -207,7 +172,7 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
     (work,) = tmp_path.glob("runs/small/topics-*/.work")
     assert newest_checkpoint(work) == (work / f"checkpoint-{found[1]}", [])
     (tmp_path / "stop").touch()
-    with training(tmp_path) as (run, started):
+    with run_in_two(tmp_path, "trains", ("--processes", "2")) as (run, *pids):
         time.sleep(1.0)  # until process 0 waits for the other
         run.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -215,7 +180,7 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
         run.send_signal(signal.SIGINT)
         assert run.wait(3) == 130
         deadline = time.monotonic() + 5
-        while any(map(is_running, started)):
+        while any(map(is_running, pids)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert newest_checkpoint(work) == (work / f"checkpoint-{found[1]}", [])

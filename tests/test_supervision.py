@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import small
+from two_processes import is_running, run_in_two
 
 from hfpipe.errors import StageError
 from hfpipe.runner.supervision import Started, coordinate, join_run
@@ -154,13 +155,6 @@ with coordinate(1) as started:
 """
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
-
-
 def ends(pid: int, seconds: float = 10) -> bool:
     """Tell whether a process has ended soon: its output is closed a moment before it is gone."""
     until = time.monotonic() + seconds
@@ -243,31 +237,11 @@ def stopped(
     folder: Path, arguments: tuple[str, ...], launcher: tuple[str, ...] = ()
 ) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
     """Run the recipe in two processes until they stop; yields what was started, and their numbers."""
-    for name in ("stopped-0", "stopped-1"):
-        (folder / name).unlink(missing_ok=True)
     (folder / "stop").touch()
-    command = [sys.executable, "-m", *launcher, "hfpipe", "run", "small.yaml", "--runs", "runs", *arguments]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"CI": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            deadline = time.monotonic() + 120
-            while not (folder / "stopped-1").exists() or not (folder / "stopped-0").exists():
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            time.sleep(1.5)  # until process 0 waits in a collective operation
-            (folder / "stop").unlink()
-            first, second = (int((folder / f"stopped-{rank}").read_text()) for rank in (0, 1))
-            yield process, first, second
-        finally:
-            process.kill()
+    with run_in_two(folder, "stopped", arguments, launcher) as found:
+        time.sleep(1.5)  # until process 0 waits in a collective operation
+        (folder / "stop").unlink()
+        yield found
 
 
 def messages(stderr: str) -> list[str]:
@@ -315,7 +289,7 @@ def test_whichever_process_of_a_run_is_killed_the_others_end_and_the_next_run_re
         assert all(map(ends, (launcher, first, second)))
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("runs/small/topics-*")
-    assert "goes on from checkpoint-4" in (folder / "stage.log").read_text()
+    assert "resuming from checkpoint-4" in (folder / "stage.log").read_text()
 
 
 @pytest.mark.slow
