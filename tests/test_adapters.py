@@ -155,7 +155,7 @@ def test_a_killed_adapter_ends_with_the_same_weights_bit_for_bit(tmp_path: Path)
     straight = hfpipe.run(hfpipe.load(path), tmp_path / "straight", say=lambda _: None)
     killed_after("checkpoint-10", "topics", path, tmp_path / "killed")
     resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
-    assert "goes on from checkpoint-" in (resumed.folders["topics"] / "stage.log").read_text()
+    assert "resuming from checkpoint-" in (resumed.folders["topics"] / "stage.log").read_text()
     one, other = (run.folders["topics"] / "adapter_model.safetensors" for run in (straight, resumed))
     assert one.read_bytes() == other.read_bytes()
     assert [score.value for score in resumed.reports["score"].scores] == [

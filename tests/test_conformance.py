@@ -292,7 +292,7 @@ def test_a_training_that_fails_half_way_goes_on_bit_for_bit(
     with pytest.raises(StageError, match="the power went off"):
         hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None, progress=failing)
     resumed = hfpipe.run(hfpipe.load(path), tmp_path / "runs", say=lambda _: None)
-    assert "goes on from checkpoint-20" in (resumed.folders[f"{name}-learn"] / "stage.log").read_text()
+    assert "resuming from checkpoint-20" in (resumed.folders[f"{name}-learn"] / "stage.log").read_text()
     assert weights(resumed, f"{name}-learn") == weights(straight, f"{name}-learn")
 
 

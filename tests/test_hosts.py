@@ -164,7 +164,7 @@ def test_two_hosts_give_the_numbers_of_one_also_when_the_cable_was_cut(hosts: Ho
     assert "result: accuracy" in ended[0][0]
     assert ended[1][0] == ""
     together = hfpipe.open(path, runs)
-    assert "goes on from checkpoint-" in (together.folders["topics"] / "stage.log").read_text()
+    assert "resuming from checkpoint-" in (together.folders["topics"] / "stage.log").read_text()
     mine, theirs = outcome(together, ["topics"]), outcome(alone, ["topics"])
     assert mine.keys() == theirs.keys()
     largest = max(np.abs(np.asarray(mine[key]) - np.asarray(value)).max() for key, value in theirs.items())

@@ -185,7 +185,7 @@ def test_a_run_with_muon_is_resumed_and_shared_without_a_difference(straight: Pa
         hfpipe.run(hfpipe.load(path), failed, until="topics", say=lambda _: None, progress=failing)
     first = hfpipe.open(path, straight)
     resumed = hfpipe.run(hfpipe.load(path), failed, until="topics", say=lambda _: None)
-    assert "goes on from checkpoint-4" in (resumed.folders["pretrain"] / "stage.log").read_text()
+    assert "resuming from checkpoint-4" in (resumed.folders["pretrain"] / "stage.log").read_text()
     for stage in ("pretrain", "topics"):
         assert weights(resumed.folders[stage]) == weights(first.folders[stage])
     done = small.hfpipe("run", path, "--runs", shared, "--processes", "2", "--until", "pretrain")

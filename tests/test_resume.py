@@ -66,7 +66,7 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
     killed_after("checkpoint-30", "topics", path, tmp_path / "killed")
     resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
     for stage in ("pretrain", "topics"):
-        assert "goes on from checkpoint-" in (resumed.folders[stage] / "stage.log").read_text()
+        assert "resuming from checkpoint-" in (resumed.folders[stage] / "stage.log").read_text()
         assert weights(resumed.folders[stage]) == weights(straight.folders[stage])
         mine, theirs = (run.reports[stage].model_dump() for run in (resumed, straight))
         assert small.history(mine) == small.history(theirs)

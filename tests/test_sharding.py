@@ -164,7 +164,7 @@ def test_a_checkpoint_resumes_with_another_number_of_processes_and_split_another
     else:
         processes.run(alone.path, runs, processes.config_file(tmp_path, *resumed))
     run = hfpipe.open(alone.path, runs)
-    assert "goes on from checkpoint-3" in (run.folders["pretrain"] / "stage.log").read_text()
+    assert "resuming from checkpoint-3" in (run.folders["pretrain"] / "stage.log").read_text()
     check_equal(run, alone)
 
 
