@@ -111,6 +111,18 @@ def test_each_flipped_bit_of_a_finished_run_is_found_and_its_file_named(
     assert damage(runs) == []
 
 
+@pytest.mark.slow
+def test_each_misspelt_key_of_a_stage_file_is_found(finished: Finished, tmp_path: Path) -> None:
+    runs = copied(finished, tmp_path)
+    (file,) = runs.glob("small/topics-*/stage.json")
+    kept = file.read_text(encoding="utf-8")
+    keys = [match.span(1) for match in re.finditer(r'"([a-z_.]+)":', kept)]
+    assert len(keys) > 20
+    for start, end in keys:
+        file.write_text(kept[:start] + kept[start:end].upper() + kept[end:], encoding="utf-8")
+        assert [line.partition(": ")[0] for line in damage(runs)] == [str(file)]
+
+
 READ = {
     "Arrow files": ("wiki", "train/data-00000-of-00001.arrow", "topics.training.learning_rate=0.1"),
     "a tokenizer": ("words", "tokenizer.json", "topics.training.learning_rate=0.1"),

@@ -52,14 +52,16 @@ def _folders(target: Path, runs: Path) -> Iterator[Path]:
 
 def _finished(folder: Path) -> StageIntegrity:
     try:
-        files, key = read_report(folder).files, read_stage(folder).identity.key
+        files = read_report(folder).files
+        if not files:
+            return StageIntegrity(folder, "made by an earlier version, which kept no digests")
+        damage = [describe_loss(folder, name, why) for name, why in find_damage(folder, files)]
+        if not damage and is_stage_folder(folder.name):  # only intact files are parsed
+            key = read_stage(folder).identity.key
+            if not folder.name.endswith(f"-{key}"):
+                damage.append(describe_loss(folder, "stage.json", "belongs to another stage"))
     except StageError as error:
         return StageIntegrity(folder, "damaged", (str(error),))
-    if not files:
-        return StageIntegrity(folder, "made by an earlier version, which kept no digests")
-    damage = [describe_loss(folder, name, why) for name, why in find_damage(folder, files)]
-    if not damage and is_stage_folder(folder.name) and not folder.name.endswith(f"-{key}"):
-        damage.append(describe_loss(folder, "stage.json", "belongs to another stage"))
     size = number_format.memory(sum(digest.size for digest in files.values()))
     whole = f"whole, {len(files):,} files, {size}"
     return StageIntegrity(folder, "damaged" if damage else whole, tuple(damage))

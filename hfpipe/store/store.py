@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import model_validator
+from typing_extensions import Self
 
 from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, StageError, first_line
@@ -54,20 +56,19 @@ class StageIdentity(Record):
     neutral: dict[str, Any] = {}
     """Settings that cannot change the result, by path, with what stands for them in the key, if anything."""
 
+    @model_validator(mode="after")
+    def _names_settings(self) -> Self:
+        """Refuse a damaged file, in which neutral settings are not where their paths lead."""
+        try:
+            decisive_settings(self.settings, self.neutral)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"neutral settings lead nowhere: {error}") from error
+        return self
+
     @property
     def decisive(self) -> dict[str, Any]:
         """The settings that the key is made of."""
-        found = copy.deepcopy(self.settings)
-        for path, value in self.neutral.items():
-            *above, name = path.split(".")
-            inner = found
-            for part in above:
-                inner = inner[part]
-            if value is None:
-                inner.pop(name, None)
-            else:
-                inner[name] = value
-        return found
+        return decisive_settings(self.settings, self.neutral)
 
     @property
     def key(self) -> str:
@@ -76,6 +77,21 @@ class StageIdentity(Record):
         decisive = self.model_dump(exclude=first | {"neutral"}) | {"settings": self.decisive}
         text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def decisive_settings(settings: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with each neutral one replaced by what stands for it, or removed if that is None."""
+    found = copy.deepcopy(dict(settings))
+    for path, value in neutral.items():
+        *above, name = path.split(".")
+        inner = found
+        for part in above:
+            inner = inner[part]
+        if value is None:
+            inner.pop(name, None)
+        else:
+            inner[name] = value
+    return found
 
 
 class StageFile(Record):
