@@ -36,24 +36,26 @@ def outcome(run: Run, stages: Sequence[str] = ("pretrain", "topics")) -> dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["bert", "modernbert"])
-def test_two_processes_give_the_losses_gradients_and_scores_of_one(tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "arguments", "launcher"),
+    [("bert", ("--processes", "2"), ()), ("modernbert", (), LAUNCH)],  # --accelerate: test_sharding.py
+    ids=["bert --processes", "modernbert accelerate launch"],
+)
+def test_two_processes_give_the_losses_gradients_and_scores_of_one(
+    tmp_path: Path, model: str, arguments: tuple[str, ...], launcher: tuple[str, ...]
+) -> None:
     path = small.write(tmp_path, small.recipe(model))
     alone = outcome(hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None))
-    ways: dict[str, tuple[list[str], tuple[str, ...]]] = {"processes": (["--processes", "2"], ())}
-    if model == "modernbert":
-        ways |= {"launch": ([], LAUNCH)}  # --accelerate is tried in test_sharding.py
-    for name, (arguments, launcher) in ways.items():
-        done = small.hfpipe("run", path, "--runs", tmp_path / name, *arguments, launcher=launcher)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "result: accuracy" in done.stdout
-        assert done.stdout.count("result: accuracy") == 1
-        together = outcome(hfpipe.open(path, tmp_path / name))
-        assert together.keys() == alone.keys()
-        for key, value in alone.items():
-            assert len(together[key]) == len(value)
-            for mine, theirs in zip(together[key], value, strict=True):
-                assert mine == pytest.approx(theirs, abs=1e-4), (name, key)
+    done = small.hfpipe("run", path, "--runs", tmp_path / "together", *arguments, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "result: accuracy" in done.stdout
+    assert done.stdout.count("result: accuracy") == 1
+    together = outcome(hfpipe.open(path, tmp_path / "together"))
+    assert together.keys() == alone.keys()
+    for key, value in alone.items():
+        assert len(together[key]) == len(value)
+        for mine, theirs in zip(together[key], value, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-4), key
 
 
 @pytest.mark.slow
