@@ -113,7 +113,7 @@ FILES: list[tuple[str, str, str | bytes, dict[str, Any]]] = [
     ("write … if quotes enclose fields", "data.tsv", 'text\tlabel\n"a"\tpos\n"b\tc"\tneg\n', {}),
     ("or write … if quotes are text", "data.csv", 'text,label\n"never closed,pos\nmore,neg\n', {}),
     (
-        "if a backslash stands before",
+        "if a backslash precedes",
         "data.csv",
         'text,label\n"a \\"b\\" c",pos\n"e",neg\n',
         {"quote": '"'},

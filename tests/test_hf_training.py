@@ -138,9 +138,9 @@ def test_processes_agree_on_the_steps_that_fit_into_a_time(
     context: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ctx, few = context("timed"), {"per_device_train_batch_size": 16}  # one batch an epoch
-    first = hf_training._course(parts(tmp_path), few | {"budget": "1s"}, ctx).steps
+    first = hf_training._plan(parts(tmp_path), few | {"budget": "1s"}, ctx).steps
     monkeypatch.setenv("RANK", "1")
-    assert hf_training._course(parts(tmp_path), few | {"budget": "1h"}, ctx).steps == first >= 1
+    assert hf_training._plan(parts(tmp_path), few | {"budget": "1h"}, ctx).steps == first >= 1
 
 
 @pytest.mark.slow

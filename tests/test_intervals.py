@@ -23,10 +23,10 @@ from hfpipe.metrics.scores.spans import answering
 from hfpipe.metrics.tally import Tally, compare_tallies
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import Comparison, DataFacts, Score
-from hfpipe.stages.clusters import cluster_column
 from hfpipe.stages.evaluate import Evaluate
-from hfpipe.stages.power_notes import power_notes
-from hfpipe.stages.scores import Bound, describe_doubtful_bounds, unmet_bounds, with_comparisons
+from hfpipe.stages.scoring.bounds import Bound, describe_doubtful_bounds, unmet_bounds, with_comparisons
+from hfpipe.stages.scoring.clusters import cluster_column
+from hfpipe.stages.scoring.power_notes import power_notes
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.text_classification import TextClassification

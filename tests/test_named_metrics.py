@@ -69,7 +69,7 @@ def written(path: Path, columns, order=None) -> Path:
     return path
 
 
-def ground(n: int = 60, resamples: int = 100) -> EvaluationSetup:
+def setup(n: int = 60, resamples: int = 100) -> EvaluationSetup:
     rows = datasets.Dataset.from_dict({"text": [f"text {number}" for number in range(n)]})
     facts = DataFacts(columns={"label": "label"}, splits={"test": n}, labels={"label": TOPICS})
     return EvaluationSetup(rows, facts, 17, resamples, 8, Alignment(facts, {}, {}))
@@ -100,7 +100,7 @@ def test_whole_metrics_are_compared_on_the_same_resamples(tmp_path):
     _, good = guessed(skill=2.0)
     _, poor = guessed(skill=0.2)
     model, baseline = written(tmp_path / "a.parquet", good), written(tmp_path / "b.parquet", poor)
-    after = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, ground())
+    after = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, setup())
     [score], left_out = after.scores(model, {"poor": baseline, "itself": model})
     assert left_out == []
     assert score.n == 60
@@ -118,7 +118,7 @@ def test_whole_metrics_are_compared_on_the_same_resamples(tmp_path):
 def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
     _, columns = guessed()
     order = np.random.default_rng(3).permutation(60)
-    after = DatasetMetrics([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, ground())
+    after = DatasetMetrics([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, setup())
     one, _ = after.scores(written(tmp_path / "a.parquet", columns), {})
     assert len(one) == 3
     assert after.scores(written(tmp_path / "b.parquet", columns, order), {})[0] == one
@@ -127,7 +127,7 @@ def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
 def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
     _, columns = guessed()
     columns["reference"] = ["Arts"] * 60
-    scores, left_out = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, ground()).scores(
+    scores, left_out = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, setup()).scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     assert scores == []
@@ -137,7 +137,7 @@ def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
 def test_a_baseline_without_the_columns_is_not_compared(tmp_path):
     _, columns = guessed()
     bare = {name: columns[name] for name in ("reference", "prediction")}
-    after = DatasetMetrics([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, ground())
+    after = DatasetMetrics([RocAuc(TOPICS)], [metric(tmp_path)], CLASSES, setup())
     scores, _ = after.scores(
         written(tmp_path / "a.parquet", columns), {"bare": written(tmp_path / "b.parquet", bare)}
     )
@@ -152,7 +152,7 @@ def test_a_baseline_that_a_named_metric_cannot_use_is_told(tmp_path):
     _, columns = guessed()
     named = metric(tmp_path, inputs={"predictions": "number"})
     model = written(tmp_path / "a.parquet", columns | {"number": [1] * 60})
-    scores, left_out = DatasetMetrics([], [named], CLASSES, ground()).scores(
+    scores, left_out = DatasetMetrics([], [named], CLASSES, setup()).scores(
         model, {"majority": written(tmp_path / "b.parquet", columns)}
     )
     assert [score.comparisons for score in scores] == [[], []]
@@ -168,7 +168,7 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
     other_ids, other_shown = guessed(skill=0.2)
     module = load_metric("f1", Path(hfpipe.metrics.path("f1_macro")), None, 17)
     named = NamedMetric("f1", module, {}, {}, higher_is_better=True)
-    [theirs], _ = DatasetMetrics([], [named], CLASSES, ground()).scores(
+    [theirs], _ = DatasetMetrics([], [named], CLASSES, setup()).scores(
         written(tmp_path / "a.parquet", shown), {"poor": written(tmp_path / "b.parquet", other_shown)}
     )
     tallies = []
@@ -188,7 +188,7 @@ def test_a_named_metric_has_the_interval_and_the_comparison_of_our_own(tmp_path)
 def test_classes_come_as_the_metric_wants_them(tmp_path, kind, first):
     ids, columns = guessed()
     named = metric(tmp_path, kind, first, arguments={"scale": 100.0})
-    scores, _ = DatasetMetrics([], [named], CLASSES, ground()).scores(
+    scores, _ = DatasetMetrics([], [named], CLASSES, setup()).scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     right, arts = scores
@@ -203,7 +203,7 @@ def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
     _, columns = guessed()
     inputs = {"predictions": "text", "references": "reference"}
     named = metric(tmp_path, "string", "'text 3'", inputs=inputs)
-    _, arts = DatasetMetrics([], [named], CLASSES, ground()).scores(
+    _, arts = DatasetMetrics([], [named], CLASSES, setup()).scores(
         written(tmp_path / "a.parquet", columns), {}
     )[0]
     assert arts.value == 1
@@ -213,7 +213,7 @@ def test_inputs_may_be_other_columns_of_the_predictions_or_the_data(tmp_path):
 def test_many_rows_get_fewer_resamples_and_the_signature_says_so(tmp_path):
     _, columns = guessed(9000)
     named = metric(tmp_path)
-    scores, _ = DatasetMetrics([], [named], CLASSES, ground(9000, resamples=1000)).scores(
+    scores, _ = DatasetMetrics([], [named], CLASSES, setup(9000, resamples=1000)).scores(
         written(tmp_path / "a.parquet", columns), {}
     )
     assert "|resamples:116|" in scores[0].signature
@@ -224,14 +224,14 @@ def test_what_a_metric_lacks_is_said_in_one_line(tmp_path):
     path = written(tmp_path / "a.parquet", columns)
     named = metric(tmp_path, inputs={"references": "answer"})
     with pytest.raises(hfpipe.StageError) as caught:
-        DatasetMetrics([], [named], CLASSES, ground()).scores(path, {})
+        DatasetMetrics([], [named], CLASSES, setup()).scores(path, {})
     assert str(caught.value) == (
         "metrics: shares takes 'references', and there is no column 'answer'; "
         "say which it is, as inputs: {references: COLUMN}"
     )
     named = metric(tmp_path, arguments={"scale": "much"})
     with pytest.raises(hfpipe.StageError, match=r"^metrics: shares failed: TypeError: [^\n]*$"):
-        DatasetMetrics([], [named], CLASSES, ground()).scores(path, {})
+        DatasetMetrics([], [named], CLASSES, setup()).scores(path, {})
 
 
 def test_a_metric_that_cannot_be_loaded_is_said_in_one_line(tmp_path):

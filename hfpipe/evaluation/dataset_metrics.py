@@ -30,7 +30,7 @@ class DatasetMetrics:
     named: Sequence[NamedMetric]
     classes: Mapping[str, Sequence[str]]
     """Columns of predictions that hold classes → their names, as `Task.class_names` gives them."""
-    ground: EvaluationSetup
+    setup: EvaluationSetup
 
     def scores(self, model: Path, baselines: Mapping[str, Path]) -> tuple[list[Score], list[str]]:
         """Return the scores of a model with those of baselines, and why others have no value.
@@ -57,18 +57,18 @@ class DatasetMetrics:
     def _series(self, path: Path, failed: list[StageError] | None = None) -> Iterator[Series]:
         """Yield every score of one system; named metrics that fail are put into `failed`, if there is one."""
         index, columns = read_predictions(path)
-        ground = self.ground
-        sample = Sample(ground.sample.units[index], ground.sample.cluster)
-        yield from measured(self.whole, columns, sample, ground.resamples, ground.seed)
+        setup = self.setup
+        sample = Sample(setup.sample.units[index], setup.sample.cluster)
+        yield from measured(self.whole, columns, sample, setup.resamples, setup.seed)
 
         def column(name: str) -> Sequence[Any] | np.ndarray | None:
-            if name in columns or name not in ground.rows.column_names:
+            if name in columns or name not in setup.rows.column_names:
                 return columns.get(name)
-            return ground.rows.select_columns(name)[index.tolist()][name]
+            return setup.rows.select_columns(name)[index.tolist()][name]
 
         for metric in self.named:
             try:
-                yield from metric.measured(column, self.classes, sample, ground.resamples, ground.seed)
+                yield from metric.measured(column, self.classes, sample, setup.resamples, setup.seed)
             except StageError as error:
                 if failed is None:
                     raise

@@ -86,7 +86,7 @@ def measure_model(
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     examples: Examples,
-    ground: EvaluationSetup,
+    setup: EvaluationSetup,
     accelerator: Accelerator,
     out: Path,
     advance: Callable[[int], None],
@@ -97,22 +97,22 @@ def measure_model(
     """
     set_pad_token_id(model, tokenizer)
     parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
-    inputs, classes = Inputs(ground.rows, task.inputs), task.class_order(ground.facts)
+    inputs, classes = Inputs(setup.rows, task.inputs), task.class_order(setup.facts)
     with Predictions(parts[accelerator.process_index], inputs, classes) as predictions:
 
         def keep(positions: np.ndarray, columns: Columns) -> None:
             if len(positions):
-                shown = task.encode_predictions(columns, ground.facts)
-                columns = {**shown, **ground.groups(positions)}
-                predictions.add(ground.ids(positions.tolist()), positions, columns)
+                shown = task.encode_predictions(columns, setup.facts)
+                columns = {**shown, **setup.groups(positions)}
+                predictions.add(setup.ids(positions.tolist()), positions, columns)
 
         total = score(
             model.to(accelerator.device),
             examples,
-            ModelReader(task, ground.facts, tokenizer, ground.seed),
-            ground.tally(task.metrics(ground.facts)),
+            ModelReader(task, setup.facts, tokenizer, setup.seed),
+            setup.tally(task.metrics(setup.facts)),
             accelerator,
-            batch_size=ground.batch_size,
+            batch_size=setup.batch_size,
             keep=keep,
             advance=advance,
         )
@@ -128,20 +128,20 @@ def measure_baseline(
     prediction: Callable[[Rows], Columns],
     task: Task,
     tally: Tally,
-    ground: EvaluationSetup,
+    setup: EvaluationSetup,
     out: Path,
     advance: Callable[[int], None],
 ) -> Tally:
     """Return `tally` with a trivial baseline's guesses over the split, which are written to `out`."""
-    inputs, classes = Inputs(ground.rows, task.inputs), task.class_order(ground.facts)
+    inputs, classes = Inputs(setup.rows, task.inputs), task.class_order(setup.facts)
     with Predictions(out, inputs, classes) as predictions:
-        for start in range(0, len(ground.rows), ROWS_AT_ONCE):
-            batch = ground.rows[start : start + ROWS_AT_ONCE]
+        for start in range(0, len(setup.rows), ROWS_AT_ONCE):
+            batch = setup.rows[start : start + ROWS_AT_ONCE]
             columns = prediction(batch)
-            positions = np.arange(start, min(start + ROWS_AT_ONCE, len(ground.rows)))
+            positions = np.arange(start, min(start + ROWS_AT_ONCE, len(setup.rows)))
             tally.add(positions, columns)
-            shown = {**task.encode_predictions(columns, ground.facts), **ground.groups(positions)}
-            predictions.add(ground.ids(positions.tolist()), positions, shown)
+            shown = {**task.encode_predictions(columns, setup.facts), **setup.groups(positions)}
+            predictions.add(setup.ids(positions.tolist()), positions, shown)
             advance(len(positions))
     return tally
 

@@ -19,8 +19,8 @@ from hfpipe.recipe.training.defaults import schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts, embedding_rows
-from hfpipe.stages.clusters import check_cluster
-from hfpipe.stages.scores import check_bounds
+from hfpipe.stages.scoring.bounds import check_bounds
+from hfpipe.stages.scoring.clusters import check_cluster
 from hfpipe.task import Task
 from hfpipe.tasks import TASKS
 

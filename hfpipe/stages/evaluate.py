@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Stage
-from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.errors import Problem, StageError
 from hfpipe.references.places import (
     BaselineName,
     BaselinePlace,
     DataPlace,
     ModelPlace,
-    Place,
     locate_place,
     slug,
 )
-from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Report, Score
-from hfpipe.stages import custom_metrics
-from hfpipe.stages.clusters import ClusterSetting, check_cluster, cluster_column, resampled_by
-from hfpipe.stages.custom_metrics import NamedMetricSettings
 from hfpipe.stages.data_folder import folder_of
-from hfpipe.stages.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
-from hfpipe.stages.power_notes import power_notes
-from hfpipe.stages.scores import (
+from hfpipe.stages.scoring import custom_metrics
+from hfpipe.stages.scoring.bounds import (
     Bound,
     describe_doubtful_bounds,
     explain_left_out,
@@ -39,8 +32,12 @@ from hfpipe.stages.scores import (
     unmet_bounds,
     with_comparisons,
 )
+from hfpipe.stages.scoring.clusters import ClusterSetting, check_cluster, cluster_column, resampled_by
+from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
+from hfpipe.stages.scoring.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
+from hfpipe.stages.scoring.power_notes import power_notes
+from hfpipe.stages.scoring.systems import EvaluatedSystem, align_classes, evaluated_systems
 from hfpipe.store.artifacts import MODEL, predictions_path
-from hfpipe.store.store import read_stage
 from hfpipe.task import Task
 
 if TYPE_CHECKING:
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hfpipe.encoding.encoded import Examples
-    from hfpipe.evaluation.class_alignment import Alignment
     from hfpipe.evaluation.evaluate import EvaluationSetup
     from hfpipe.metrics.tally import Tally
 
@@ -124,53 +120,53 @@ class Evaluate(Stage):
         return power_notes(self, self.task_of(above), facts.get(self.data.stage or ""))
 
     def prepare(self, ctx: RunContext) -> None:
-        ground, systems = self._setup(ctx)
+        setup, systems = self._setup(ctx)
         for system in systems:
-            for problem in (*system.task.check_settings(), *system.task.check(ground.facts)):
+            for problem in (*system.task.check_settings(), *system.task.check(setup.facts)):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
-        unknown = check_cluster(self.cluster, set(ground.facts.columns))
-        required = unknown_scores(self.require, self.metrics, systems[0].task, ground.facts)
+        unknown = check_cluster(self.cluster, set(setup.facts.columns))
+        required = unknown_scores(self.require, self.metrics, systems[0].task, setup.facts)
         for problem in (*unknown, *required):
             raise StageError(f"stage {ctx.name}: {problem.message}")
-        audit(self, systems[0].task, ground, ctx)
+        audit(self, systems[0].task, setup, ctx)
         for metric in self.metrics:
             metric.load(ctx)  # before anything is measured
-        tokenizers = [self._examples(system, ground, ctx, reads_all=True)[0] for system in systems]
-        self._measure_trivial(systems[0].task, tokenizers[0], ground, ctx)
+        tokenizers = [self._examples(system, setup, ctx, reads_all=True)[0] for system in systems]
+        self._measure_trivial(systems[0].task, tokenizers[0], setup, ctx)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.evaluation.evaluate import new_accelerator
         from hfpipe.metrics.tally import compare_tallies
 
         accelerator = new_accelerator()
-        ground, (model, *others) = self._setup(ctx)
-        mine = self._measure(model, ground, accelerator, ctx)
+        setup, (model, *others) = self._setup(ctx)
+        mine = self._measure(model, setup, accelerator, ctx)
         tallies = {
-            name: self._other(name, model.task, others, ground, accelerator, ctx) for name in self.baselines
+            name: self._other(name, model.task, others, setup, accelerator, ctx) for name in self.baselines
         }
         accelerator.wait_for_everyone()  # they read their scratch, which goes when the first returns
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
         scores = [with_comparisons(score, comparisons.values()) for score in mine.scores()]
         left_out = list(explain_left_out(mine, tallies, comparisons))
-        leaked = leakage_facts(model.task, ground, ctx) if accelerator.is_main_process else {}
+        leaked = leakage_facts(model.task, setup, ctx) if accelerator.is_main_process else {}
         if accelerator.is_main_process:
-            more, without = self._afterwards(model.task, ground, ctx)
+            more, without = self._afterwards(model.task, setup, ctx)
             scores += more
             left_out += without
         unmet = list(unmet_bounds(self.require, scores))
         return Report(
             kind=self.kind,
-            summary=summarize(scores, len(ground.rows)),
+            summary=summarize(scores, len(setup.rows)),
             facts={
                 "task": model.task.model_dump(mode="json"),
                 "pipeline": model.task.opened_by,
-                "data": ground.facts.model_dump(mode="json"),
+                "data": setup.facts.model_dump(mode="json"),
                 "left_out": left_out,
                 "notes": [
                     *describe_doubtful_bounds(self.require, scores),
-                    *leakage_notes(leaked, len(ground.rows)),
+                    *leakage_notes(leaked, len(setup.rows)),
                 ],
-                **resampled_by(ground.sample),
+                **resampled_by(setup.sample),
                 **leaked,
             },
             scores=scores,
@@ -182,24 +178,24 @@ class Evaluate(Stage):
         name: BaselinePlace,
         task: Task,
         others: Sequence[EvaluatedSystem],
-        ground: EvaluationSetup,
+        setup: EvaluationSetup,
         accelerator: Accelerator,
         ctx: RunContext,
     ) -> Tally:
         from hfpipe.evaluation.evaluate import load_tally
 
         if name in task.baselines:
-            empty = ground.tally(task.baseline_metrics(name, ground.facts))
+            empty = setup.tally(task.baseline_metrics(name, setup.facts))
             return load_tally(empty, ctx.work / f"{name}.npz")
-        return self._measure(next(it for it in others if it.place == name), ground, accelerator, ctx)
+        return self._measure(next(it for it in others if it.place == name), setup, accelerator, ctx)
 
     def _afterwards(
-        self, task: Task, ground: EvaluationSetup, ctx: RunContext
+        self, task: Task, setup: EvaluationSetup, ctx: RunContext
     ) -> tuple[list[Score], list[str]]:
         from hfpipe.evaluation.dataset_metrics import DatasetMetrics
 
-        metrics, facts = [metric.load(ctx) for metric in self.metrics], ground.facts
-        after = DatasetMetrics(task.whole_metrics(facts), metrics, task.class_names(facts), ground)
+        metrics, facts = [metric.load(ctx) for metric in self.metrics], setup.facts
+        after = DatasetMetrics(task.whole_metrics(facts), metrics, task.class_names(facts), setup)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
             files = {str(name): predictions_path(ctx.folder, name) for name in self.baselines}
             return after.scores(predictions_path(ctx.folder, MODEL), files)
@@ -209,84 +205,21 @@ class Evaluate(Stage):
         from hfpipe.encoding.io import facts, open_split
         from hfpipe.evaluation.evaluate import EvaluationSetup
 
-        folder, systems = folder_of(self.data, ctx), self._systems(ctx)
-        classes = self._aligned(facts(folder), systems, ctx)
+        folder, systems = folder_of(self.data, ctx), evaluated_systems(self, ctx)
+        classes = align_classes(self, facts(folder), systems, ctx)
         split = classes.rows(open_split(folder, self.split))
         cluster = cluster_column(self.cluster, systems[0].task, classes.facts)
-        ground = EvaluationSetup(
+        setup = EvaluationSetup(
             split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster
         )
         rows = {column: split[column] for column in split.column_names}
-        return ground, [
+        return setup, [
             replace(each, task=each.task.configure_metrics(rows), outputs=classes.outputs.get(each.place, ()))
             for each in systems
         ]
 
-    def _aligned(self, facts: DataFacts, systems: Sequence[EvaluatedSystem], ctx: RunContext) -> Alignment:
-        """Align the classes of the data with those of every model. Raises StageError where that cannot be."""
-        from hfpipe.evaluation import class_alignment
-        from hfpipe.modeling.loading.models import headed_config, loading
-
-        found = []
-        for system in systems:
-            place, task = locate_place(system.place, ctx.base, ctx.inputs) or system.place, system.task
-            headed = "id2label" in task.head(facts)
-            auto_class = task.auto_class if headed else None
-            config = headed_config(place, auto_class, trust_remote_code=self.trust_remote_code)
-            with loading(place):
-                found.append(
-                    class_alignment.AlignedSystem(system.place, task.facts_from_config(config), headed)
-                )
-        for problem in class_alignment.alignment_problems(facts, self.data, found, self.labels):
-            raise StageError(f"stage {ctx.name}: {problem.message}")
-        return class_alignment.align(facts, found, self.labels)
-
-    def _systems(self, ctx: RunContext) -> list[EvaluatedSystem]:
-        """Return the model, then every baseline that is a model too."""
-        task = self.task or self._trained_for(self.model, ctx)
-        if task is None:
-            raise StageError(
-                f"stage {ctx.name}: {self.model} does not name the task it was trained for; add task:"
-            )
-        models = [place for place in self.baselines if place not in task.baselines]
-        own = [self._trained_for(place, ctx) or task for place in models]
-        # A system that was trained for another task, as a pretrained model, gets that of the model.
-        asked = [other if other.kind == task.kind else task for other in own]
-        return [EvaluatedSystem(self.model, task), *map(EvaluatedSystem, models, asked)]
-
-    def _trained_for(self, place: Place, ctx: RunContext) -> Task | None:
-        """Return the task that a model was trained for, if its folder says so.
-
-        User code is executed only where this recipe names it, for a stage above or this one, or sets
-        `trust_remote_code`; never because the folder of a model names it.
-        """
-        from hfpipe.tasks import revive_task
-
-        path = locate_place(place, ctx.base, ctx.inputs)
-        if path is None or not (path / "stage.json").is_file():
-            return None
-        file = read_stage(path)
-        settings, base = file.identity.settings.get("task"), Path(file.base)
-        if not isinstance(settings, Mapping):
-            return None
-        if place.stage is not None:
-            if not path.name.endswith(f"-{file.identity.key}"):
-                raise StageError(
-                    f"{path}: its stage.json is another stage's; delete the folder and run again"
-                )
-            return revive_task(settings, ctx.base, Trusted(all=True), path)  # the key is that of this recipe
-        own = [self.task.code] if self.task is not None and self.task.code is not None else []
-        trusted = replace(Trusted.of(own, ctx.base), all=self.trust_remote_code)
-        try:
-            return revive_task(settings, base, trusted, path)
-        except RecipeError as error:
-            raise StageError(
-                f"{place}: its task is user code ({settings.get('kind')} next to {base}), which this recipe "
-                f"does not name; write it as task:, or add {advise(trust_remote_code=True)}"
-            ) from error
-
     def _measure_trivial(
-        self, task: Task, tokenizer: PreTrainedTokenizerBase, ground: EvaluationSetup, ctx: RunContext
+        self, task: Task, tokenizer: PreTrainedTokenizerBase, setup: EvaluationSetup, ctx: RunContext
     ) -> None:
         from hfpipe.encoding.io import open_split
         from hfpipe.evaluation.evaluate import measure_baseline, save
@@ -294,18 +227,18 @@ class Evaluate(Stage):
         names = [name for name in self.baselines if name in task.baselines]
         if not names:
             return
-        split = ground.classes.rows(open_split(folder_of(self.data, ctx), "train"))
+        split = setup.classes.rows(open_split(folder_of(self.data, ctx), "train"))
         train = {column: split[column] for column in split.column_names}  # read as they are asked for
         for name in names:
-            with ctx.progress(f"{ctx.name}: {name}", len(ground.rows)) as advance:
-                prediction = task.fit_baseline(name, train, ground.facts, tokenizer)
+            with ctx.progress(f"{ctx.name}: {name}", len(setup.rows)) as advance:
+                prediction = task.fit_baseline(name, train, setup.facts, tokenizer)
                 out = predictions_path(ctx.folder, name)
-                tally = ground.tally(task.baseline_metrics(name, ground.facts))
-                measured = measure_baseline(prediction, task, tally, ground, out, advance)
+                tally = setup.tally(task.baseline_metrics(name, setup.facts))
+                measured = measure_baseline(prediction, task, tally, setup, out, advance)
                 save(measured, ctx.work / f"{name}.npz")
 
     def _measure(
-        self, system: EvaluatedSystem, ground: EvaluationSetup, accelerator: Accelerator, ctx: RunContext
+        self, system: EvaluatedSystem, setup: EvaluationSetup, accelerator: Accelerator, ctx: RunContext
     ) -> Tally:
         from hfpipe.evaluation.evaluate import measure_model
         from hfpipe.modeling.loading.class_head import align_outputs
@@ -321,14 +254,14 @@ class Evaluate(Stage):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         if system.outputs:
             align_outputs(model, system.outputs)
-        tokenizer, examples = self._examples(system, ground, ctx, reads_all=False)
+        tokenizer, examples = self._examples(system, setup, ctx, reads_all=False)
         name = MODEL if system.place == self.model else system.place
         with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
             out = predictions_path(ctx.folder, name)
-            return measure_model(model, task, tokenizer, examples, ground, accelerator, out, advance)
+            return measure_model(model, task, tokenizer, examples, setup, accelerator, out, advance)
 
     def _examples(
-        self, system: EvaluatedSystem, ground: EvaluationSetup, ctx: RunContext, *, reads_all: bool
+        self, system: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext, *, reads_all: bool
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
         from hfpipe.encoding.encoded import encode
         from hfpipe.modeling.loading.embeddings import check_rows, rows_of
@@ -340,17 +273,7 @@ class Evaluate(Stage):
         config = load_config(place, trust_remote_code=self.trust_remote_code)
         check_rows(system.place, rows_of(config), tokenizer)
         path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
-        with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(ground.rows)) as advance:
-            encoded = partial(encode, system.task, ground.rows, tokenizer, ground.facts, path)
+        with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(setup.rows)) as advance:
+            encoded = partial(encode, system.task, setup.rows, tokenizer, setup.facts, path)
             examples, _ = encoded(packed=False, advance=advance, reads_all=reads_all)
         return tokenizer, examples
-
-
-@dataclass(frozen=True)
-class EvaluatedSystem:
-    """A model to measure and what it does."""
-
-    place: Place
-    task: Task
-    outputs: Sequence[int] = ()
-    """For each class, its place in the outputs of the model, where they have another order."""

@@ -99,7 +99,7 @@ def training_arguments(
     training: Mapping[str, Any],
     folder: Path,
     seed: int,
-    course: TrainingPlan,
+    plan: TrainingPlan,
     best: Metric | None,
     *,
     early: bool,
@@ -113,7 +113,7 @@ def training_arguments(
     if muon_options(training) is not None:  # Transformers does not know it; the trainer creates it
         given = {name: value for name, value in given.items() if name not in ("optim", "optim_args")}
     settings: dict[str, Any] = {"dataloader_num_workers": loader_workers()}
-    if course.checkpointing:
+    if plan.checkpointing:
         given |= {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
     if best is not None:
         # Transformers takes every metric whose name does not end in "loss" for one that should rise.
@@ -125,11 +125,11 @@ def training_arguments(
     settings |= {
         "output_dir": str(folder),
         "seed": seed,
-        "max_steps": course.steps,
-        "bf16": course.speed.bf16,
+        "max_steps": plan.steps,
+        "bf16": plan.speed.bf16,
         "use_cpu": on_cpu() and not uses_deepspeed(),
-        "per_device_train_batch_size": course.shares.micro,
-        "gradient_accumulation_steps": course.shares.accumulation,
+        "per_device_train_batch_size": plan.shares.micro,
+        "gradient_accumulation_steps": plan.shares.accumulation,
         "remove_unused_columns": False,
         "restore_callback_states_from_checkpoint": True,
         "logging_nan_inf_filter": False,
@@ -143,7 +143,5 @@ def training_arguments(
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
     # Precision is part of the recipe; an Accelerate config would have its own way here.
     made.mixed_precision = "fp16" if made.fp16 else "bf16" if made.bf16 else "no"
-    made._n_gpu = min(
-        made.n_gpu, 1
-    )  # a process without a launcher would else share batches out by DataParallel
+    made._n_gpu = min(made.n_gpu, 1)  # without a launcher, several would start DataParallel
     return made

@@ -59,12 +59,12 @@ def train_model(
     refused.
     """
     set_pad_token_id(parts.model, parts.tokenizer)
-    course, layout = _course(parts, training, ctx), process_layout()
+    plan, layout = _plan(parts, training, ctx), process_layout()
     trained = parts.model.num_parameters(only_trainable=True)
     parameters = parts.model.num_parameters()
     if layout.tensor > 1:
         parts = replace(parts, model=split_model(parts.model, layout))
-    trainer = _trainer(parts, training, course, ctx, early=early is not None)
+    trainer = _trainer(parts, training, plan, ctx, early=early is not None)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
@@ -75,11 +75,11 @@ def train_model(
         allow_forks(),
         kept_memory(),
         ctx.stop.deferred(),
-        ctx.progress(ctx.name, course.steps if trainer.is_world_process_zero() else None) as advance,
+        ctx.progress(ctx.name, plan.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(ProgressCallback(advance))
-        tokens = course.shares.total * float(trainer.examples.lengths.mean())
-        trainer.add_callback(MetricsFile(ctx.folder / METRICS, course.steps, tokens, advance))
+        tokens = plan.shares.total * float(trainer.examples.lengths.mean())
+        trainer.add_callback(MetricsFile(ctx.folder / METRICS, plan.steps, tokens, advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.finite.flush()
         trainer.save_model(str(ctx.folder))
@@ -87,18 +87,18 @@ def train_model(
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
     if trainer.is_world_process_zero():
         _complete(ctx)
-    return {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, course)
+    return {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, plan)
 
 
 def _trainer(
-    parts: Training, training: Mapping[str, Any], course: TrainingPlan, ctx: RunContext, *, early: bool
+    parts: Training, training: Mapping[str, Any], plan: TrainingPlan, ctx: RunContext, *, early: bool
 ) -> TaskTrainer:
     best = best_metric(training, parts.metrics) if parts.validation is not None else None
-    args = training_arguments(training, ctx.work, ctx.seed, course, best, early=early)
+    args = training_arguments(training, ctx.work, ctx.seed, plan, best, early=early)
     try:
         muon = muon_options(training)
-        compiled = course.speed.compiled
-        return TaskTrainer(parts, args, course.shares, compiled=compiled, muon=muon, stop=ctx.stop)
+        compiled = plan.speed.compiled
+        return TaskTrainer(parts, args, plan.shares, compiled=compiled, muon=muon, stop=ctx.stop)
     except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
 
@@ -114,7 +114,7 @@ def _complete(ctx: RunContext) -> None:
         )
 
 
-def _course(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> TrainingPlan:
+def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> TrainingPlan:
     """Decide how long to train; what a time budget came to is kept for when the run is taken up again.
 
     Every process measures, as they will share the machine, and all take the number of the first.
@@ -156,18 +156,18 @@ def _checkpoint(ctx: RunContext) -> Path | None:
     return checkpoint
 
 
-def _facts(trainer: TaskTrainer, course: TrainingPlan) -> dict[str, Any]:
+def _facts(trainer: TaskTrainer, plan: TrainingPlan) -> dict[str, Any]:
     history = trainer.state.log_history
     seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
     evaluated = _evaluated(trainer)
     lengths = trainer.examples.lengths
     return {
         "steps": trainer.state.global_step,
-        "examples_a_step": course.shares.total,
-        "tokens": round(trainer.state.global_step * course.shares.total * float(lengths.mean())),
-        "bf16": course.speed.bf16,
-        "compiled": course.speed.compiled,
-        "speed": course.speed.measured.model_dump() if course.speed.measured else None,
+        "examples_a_step": plan.shares.total,
+        "tokens": round(trainer.state.global_step * plan.shares.total * float(lengths.mean())),
+        "bf16": plan.speed.bf16,
+        "compiled": plan.speed.compiled,
+        "speed": plan.speed.measured.model_dump() if plan.speed.measured else None,
         "train_seconds": round(seconds, 1),
         "validation": {
             name.removeprefix("eval_"): value for name, value in evaluated.items() if "eval_" in name

@@ -16,7 +16,7 @@ from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.messages import find_similar_name, suggest
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import SIGNIFICANT, Comparison, DataFacts, Score
-from hfpipe.stages.custom_metrics import NamedMetricSettings
+from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
 from hfpipe.task import Task
 
 if TYPE_CHECKING:

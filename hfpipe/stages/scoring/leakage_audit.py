@@ -31,29 +31,29 @@ SHOWN = 20
 """Ids of overlapping rows that the report holds."""
 
 
-def audit(stage: Evaluate, task: Task, ground: EvaluationSetup, ctx: RunContext) -> None:
+def audit(stage: Evaluate, task: Task, setup: EvaluationSetup, ctx: RunContext) -> None:
     """Look for the rows in all that the model was trained and validated on, and keep what was found.
 
     Raises StageError when there are some and the stage's `leakage` is `fail`.
     """
     if not stage.leakage:
         return
-    found = _look(stage, task, ground, ctx)
+    found = _look(stage, task, setup, ctx)
     if stage.leakage == "fail" and found["rows"]:
         ids = ", ".join(map(repr, found["ids"][:3]))
-        raise StageError(f"stage {ctx.name}: {describe_leakage(found, len(ground.rows))}; such as rows {ids}")
+        raise StageError(f"stage {ctx.name}: {describe_leakage(found, len(setup.rows))}; such as rows {ids}")
     (ctx.work / FOUND).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _look(stage: Evaluate, task: Task, ground: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
+def _look(stage: Evaluate, task: Task, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
     import numpy as np
 
     from hfpipe.data.leakage import HeldOut
 
     data = folder_of(stage.data, ctx)
-    label = next((name for name in task.columns if ground.facts.columns.get(name) == "label"), None)
-    held_out = HeldOut(_rows(ground.rows, data, label))
-    overlapping, conflicts = np.zeros((2, len(ground.rows)), dtype=bool)
+    label = next((name for name in task.columns if setup.facts.columns.get(name) == "label"), None)
+    held_out = HeldOut(_rows(setup.rows, data, label))
+    overlapping, conflicts = np.zeros((2, len(setup.rows)), dtype=bool)
     sources: dict[str, dict[str, int]] = {}
     seen = _training_data(stage.model, ctx)
     for name, folder, rows in _splits(seen, data, stage.split):
@@ -65,7 +65,7 @@ def _look(stage: Evaluate, task: Task, ground: EvaluationSetup, ctx: RunContext)
     positions = np.flatnonzero(overlapping).tolist()
     return {
         "rows": positions,
-        "ids": ground.ids(positions[:SHOWN]) if positions else [],
+        "ids": setup.ids(positions[:SHOWN]) if positions else [],
         "sources": sources,
         "conflicts": int(conflicts.sum()),
         "unknown": seen.get(None, []),
@@ -142,18 +142,18 @@ def _text_columns(folder: Path) -> Sequence[str]:
     return [name for name, kind in facts(folder).columns.items() if kind in ("string", "strings", "nested")]
 
 
-def leakage_facts(task: Task, ground: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
+def leakage_facts(task: Task, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
     """Return what the audit found and the scores of the rows that do not overlap, as facts for the report."""
     path = ctx.work / FOUND
     if not path.is_file():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
-    scores = _clean_scores(found["rows"], task, ground, ctx) if found["rows"] else []
+    scores = _clean_scores(found["rows"], task, setup, ctx) if found["rows"] else []
     return {"leakage": {**found, "clean_scores": [score.model_dump(mode="json") for score in scores]}}
 
 
 def _clean_scores(
-    overlapping: Sequence[int], task: Task, ground: EvaluationSetup, ctx: RunContext
+    overlapping: Sequence[int], task: Task, setup: EvaluationSetup, ctx: RunContext
 ) -> list[Score]:
     """Return the scores of a model on the rows that do not overlap, counted again from its predictions."""
     import numpy as np
@@ -166,10 +166,10 @@ def _clean_scores(
     clean = ~np.isin(positions, overlapping)
     if not clean.any():
         return []
-    sample = Sample(ground.sample.units[positions[clean]], ground.sample.cluster)
-    tally = Tally(task.metrics(ground.facts), ground.resamples, ground.seed, sample)
+    sample = Sample(setup.sample.units[positions[clean]], setup.sample.cluster)
+    tally = Tally(task.metrics(setup.facts), setup.resamples, setup.seed, sample)
     kept = {name: column[clean] for name, column in columns.items()}
-    tally.add(np.arange(int(clean.sum())), task.decode_predictions(kept, ground.facts))
+    tally.add(np.arange(int(clean.sum())), task.decode_predictions(kept, setup.facts))
     return tally.scores()
 
 

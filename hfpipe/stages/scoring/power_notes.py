@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hfpipe.evaluation.power import DISAGREEMENT, POWER, smallest_difference
 from hfpipe.report import SIGNIFICANT, DataFacts
-from hfpipe.stages.clusters import cluster_column
-from hfpipe.stages.scores import Bound
+from hfpipe.stages.scoring.bounds import Bound
+from hfpipe.stages.scoring.clusters import cluster_column
 from hfpipe.task import Task
 
 if TYPE_CHECKING:
