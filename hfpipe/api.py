@@ -26,6 +26,7 @@ from hfpipe.tasks import TASKS
 if TYPE_CHECKING:
     from hfpipe.estimation.estimate import Size
     from hfpipe.inference.inputs import Given
+    from hfpipe.inspection.shown import ShownStage
     from hfpipe.runs.integrity import StageIntegrity
 
 RUNS = Path("runs")
@@ -141,6 +142,28 @@ def open(target: str | Path, runs: str | Path = RUNS) -> Run:  # noqa: A001 - hf
 def status(recipe: Recipe, runs: str | Path = RUNS) -> list[StageStatus]:
     """Return the progress of each stage, even while another process runs the recipe; starts nothing."""
     return [read_status(step) for step in runner.plan_recipe(recipe, Path(runs))]
+
+
+def show(
+    recipe: Recipe,
+    stage: str,
+    runs: str | Path = RUNS,
+    *,
+    rows: int = 4,
+    split: str | None = None,
+    progress: Progress = silent,
+) -> ShownStage:
+    """Return the first rows of a stage as it reads them: the real batches, or rows before and after cleaning.
+
+    Nothing is trained, and nothing is written into the run. The stages that this one reads must have been
+    run. `split` is by default `train`, or the split that an evaluate stage names.
+
+    Raises RecipeError when there is no such stage or split, or a stage above was not run.
+    """
+    from hfpipe.inspection.stage_rows import show_stage
+
+    steps = plan(recipe, runs)
+    return show_stage(recipe, steps, stage, Path(runs), rows=rows, split=split, progress=progress)
 
 
 def verify(target: str | Path, runs: str | Path = RUNS) -> list[StageIntegrity]:

@@ -71,6 +71,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "predict": lambda: refusal(lambda: hfpipe.predict(tmp_path / "none", ["a text"])),
         "run": lambda: hfpipe.run(recipe, runs, say=lambda _: None).folders,
         "schema": lambda: hfpipe.schema()["type"],
+        "show": lambda: hfpipe.show(recipe, "data", runs).rows,
         "sizes": lambda: [size.stage for size in hfpipe.sizes(recipe, hfpipe.plan(recipe, runs))],
         "status": lambda: [(each.name, each.state) for each in hfpipe.status(recipe, runs)],
         "verify": lambda: [each.damage for each in hfpipe.verify(path, runs)],

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,28 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _show(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    recipe = api.load(options.recipe, options.set)
+    with console.progress() as progress:
+        found = api.show(
+            recipe, options.stage, options.runs, rows=options.rows, split=options.split, progress=progress
+        )
+    if options.format == "json":
+        print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+    elif options.format == "html":
+        from hfpipe.reporting.html import rows_page
+
+        print(rows_page(found))
+    else:
+        from hfpipe.cli.rows import show_rows
+
+        show_rows(found)
+    return 0
+
+
 def _verify(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
@@ -261,6 +284,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "plan": _plan,
     "report": _report,
+    "show": _show,
     "verify": _verify,
     "compare": _compare,
     "predict": _predict,

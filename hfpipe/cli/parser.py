@@ -102,6 +102,12 @@ def _recipes(commands: _Commands) -> None:
     watch.add_argument("recipe", type=Path, help="the recipe that it runs")
     watch.add_argument("--once", action="store_true", help="print how far it is and end")
 
+    show = commands.add("show", "rows of a stage as the model reads them", "runs", "set", "format")
+    show.add_argument("recipe", type=Path, help="a recipe.yaml")
+    show.add_argument("stage", metavar="STAGE", help="a dataset, training or evaluate stage")
+    show.add_argument("--rows", type=_positive, default=4, metavar="N", help="how many (4)")
+    show.add_argument("--split", metavar="SPLIT", help="by default train, or what the stage evaluates")
+
     check = commands.add("check", "find every error of a recipe in one pass", "set")
     check.add_argument("recipes", type=Path, nargs="+", metavar="recipe", help="one or more")
     check.add_argument(

@@ -6,7 +6,7 @@ import errno
 import gc
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,8 +24,8 @@ from hfpipe.data.labels.notes import notes
 from hfpipe.data.labels.rare_classes import rare_class_reason, take_out_rare_classes
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.ledger import Ledger
-from hfpipe.data.rows import SourceRows
-from hfpipe.data.spans import find_spans
+from hfpipe.data.rows import Row, SourceRows
+from hfpipe.data.spans import Spans, find_spans
 from hfpipe.data.split import TRAIN, RowIds, splitter
 from hfpipe.data.write import Writer, arrow_schema
 from hfpipe.encoding.io import facts_of
@@ -49,6 +49,38 @@ class Plan:
     limit: int | None
 
 
+@dataclass(frozen=True)
+class OpenedRows:
+    """The rows of a source before they are cleaned, and what their columns hold."""
+
+    rows: Iterable[Row]
+    head: Sequence[Row]
+    """The first rows, which decide what the columns hold."""
+    labels: list[Label]
+    texts: list[str]
+    """Columns of text, which cleaning changes."""
+    talks: Conversations
+    spans: Spans
+
+
+def open_rows(
+    given: SourceRows, plan: Plan, seed: int, filled: Counter[str], advance: Callable[[int], None]
+) -> OpenedRows:
+    """Return the rows of a source under their names in hfpipe, with labels and conversations converted.
+
+    `filled` counts the rows that lack a column of others. Raises DataError at the first invalid row.
+    """
+    rows = select(given.rows(plan.limit, seed, advance), plan.columns, filled)
+    head = list(first_rows(rows))
+    if not head:
+        raise DataError("the source gave no rows; fix the source")
+    labels = find_labels(head, plan.labels, _renamed(given.names, plan))
+    texts = text_columns(head, [label.column for label in labels], plan.text)
+    talks, spans = Conversations(conversations(head)), find_spans(head, texts)
+    read = spans.read(talks.read(read_labels(chain(head, rows), labels)))
+    return OpenedRows(read, head, labels, texts, talks, spans)
+
+
 def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     """Write the data set into `ctx.folder`, loadable by `load_from_disk`, and return its report.
 
@@ -58,18 +90,12 @@ def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     ledger = Ledger()
     filled: Counter[str] = Counter()
     with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance, _rare_collections():
-        rows = select(given.rows(plan.limit, ctx.seed, advance), plan.columns, filled)
-        head = list(first_rows(rows))
-        if not head:
-            raise DataError("the source gave no rows; fix the source")
-        labels = find_labels(head, plan.labels, _renamed(given.names, plan))
-        texts = text_columns(head, [label.column for label in labels], plan.text)
-        talks, spans = Conversations(conversations(head)), find_spans(head, texts)
-        read = spans.read(talks.read(read_labels(chain(head, rows), labels)))
-        cleaned = clean(take_texts(read, texts, ledger), texts, plan.steps, ledger, spans)
+        opened = open_rows(given, plan, ctx.seed, filled, advance)
+        labels, texts, spans = opened.labels, opened.texts, opened.spans
+        cleaned = clean(take_texts(opened.rows, texts, ledger), texts, plan.steps, ledger, spans)
         choose, ids = splitter(plan.shares, given.splits, ctx.seed), RowIds()
         scratch = ctx.work / "rows"
-        types = arrow_schema(head, texts, labels, _renamed(given.found.types, plan))
+        types = arrow_schema(opened.head, texts, labels, _renamed(given.found.types, plan))
         with _disk_errors(ctx.folder), Writer(scratch, types, labels) as writer:
             for row in cleaned:
                 split = choose(row)
@@ -87,7 +113,7 @@ def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     found = facts_of(data).model_copy(update={"dropped": dict(+ledger.rows_lost)})
     del data  # it memory-maps the temporary files
     shutil.rmtree(scratch)
-    columns = [*_columns(texts, labels, ids), *talks.summary(), *spans.summary()]
+    columns = [*_columns(texts, labels, ids), *opened.talks.summary(), *spans.summary()]
     return Report(
         kind="dataset",
         summary="; ".join([*_rows(ledger, found.splits), *columns, *_reading(given, plan, filled)]),

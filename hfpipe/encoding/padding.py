@@ -29,6 +29,14 @@ def forward_passes(batches: Batches) -> list[Batch]:
     return batches if isinstance(batches, list) else [batches]
 
 
+def is_cut(task: Task, device: str) -> bool:
+    """Return whether the batches of a model that is whole in each process are cut by length.
+
+    An accelerator would idle between small passes; the examples of a packed task have one length.
+    """
+    return device == "cpu" and not task.packed
+
+
 @dataclass(frozen=True)
 class Collator:
     """Collates the training batches of a task; depends only on the examples, so it can run in workers."""
@@ -45,11 +53,17 @@ class Collator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> Batches:
         """Return encoded examples as one batch, or as several with `cut`."""
+        if self.cut:
+            return [self._batch(group) for group in self.groups(examples)]
+        batch = self._batch(examples)
+        return batch | {"_bounds": bounds_of(batch["_documents"])} if "_documents" in batch else batch
+
+    def groups(self, examples: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        """Return the examples of each forward pass, in the order of its rows."""
         if not self.cut:
-            batch = self._batch(examples)
-            return batch | {"_bounds": bounds_of(batch["_documents"])} if "_documents" in batch else batch
-        groups = cut_by_length(np.array([self._tokens(example) for example in examples]))
-        return [self._batch([examples[row] for row in group]) for group in groups]
+            return [examples]
+        found = cut_by_length(np.array([self._tokens(example) for example in examples]))
+        return [[examples[row] for row in group] for group in found]
 
     def _batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)

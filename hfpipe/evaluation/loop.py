@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.report import DataFacts
     from hfpipe.task import Task
-    from hfpipe.types import Columns
+    from hfpipe.types import Batch, Columns
 
 Keep = Callable[[np.ndarray, "Columns"], None]
 """Called with the positions of some rows in the split and their columns, to write predictions."""
@@ -44,13 +44,16 @@ class ModelReader:
         self, model: Any, examples: Examples, index: np.ndarray, device: torch.device
     ) -> Columns:
         """Return the outputs of the model for some examples: one value per example in each column."""
-        keys = [(0, number) for number in index.tolist()]
-        batch = self.task.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        batch = {name: tensor.to(device) for name, tensor in self.batch(examples, index).items()}
         if self.task.generates(training=self.training):
             return self.task.generate(model, batch, self.tokenizer)
         outputs = forward(model, batch, self.task.positions(batch))
         return {name: _array(column) for name, column in self.task.outputs_to_columns(outputs, batch).items()}
+
+    def batch(self, examples: Examples, index: np.ndarray) -> Batch:
+        """Return some examples as the model is given them."""
+        keys = [(0, number) for number in index.tolist()]
+        return self.task.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
 
     def rows(self, outputs: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
         """Return the positions of the rows that the examples are of, and the columns by row."""

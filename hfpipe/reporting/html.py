@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from hfpipe import number_format
 from hfpipe.errors import HfpipeError
+from hfpipe.inspection.differences import compare_texts
+from hfpipe.inspection.shown import MARKS
 from hfpipe.reporting import sections
 from hfpipe.reporting.blocks import Block
 from hfpipe.reporting.predictions import read_blocks
@@ -19,6 +21,7 @@ from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, predictions_path
 
 if TYPE_CHECKING:
+    from hfpipe.inspection.shown import ShownStage
     from hfpipe.runs.comparison import ComparisonRecord
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -88,6 +91,15 @@ def comparison_page(found: ComparisonRecord) -> str:
     main = number_format.main_scores(found.scores)
     tables = sections.score_tables(found.scores, main, first)
     return _render("comparison.html.j2", title=", ".join(found.systems), lines=lines, tables=tables)
+
+
+def rows_page(shown: ShownStage) -> str:
+    """Return a page of rows as a stage reads them, made as `page` is."""
+    rows = [
+        (row, [(name, *compare_texts(before, after)) for name, before, after in row.columns])
+        for row in shown.rows
+    ]
+    return _render("rows.html.j2", title=f"{shown.stage}: {shown.split}", shown=shown, rows=rows, marks=MARKS)
 
 
 def _evaluation(run: Run, stage: str) -> Evaluation:

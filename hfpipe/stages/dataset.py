@@ -20,6 +20,7 @@ from hfpipe.references.user_code import find_code, load_code
 from hfpipe.report import DataFacts, Report
 
 if TYPE_CHECKING:
+    from hfpipe.data.build import Plan
     from hfpipe.data.rows import SourceRows
 
 
@@ -153,10 +154,17 @@ class Dataset(Stage):
         return checks.dataset(self, above, facts)
 
     def run(self, ctx: RunContext) -> Report:
-        from hfpipe.data.build import Plan, build
+        from hfpipe.data.build import build
+
+        given, plan = self.open_source(ctx)
+        return build(given, plan, ctx)
+
+    def open_source(self, ctx: RunContext) -> tuple[SourceRows, Plan]:
+        """Return the rows of the source, which are read as they are asked for, and what is done to them."""
+        from hfpipe.data.build import Plan
 
         plan = Plan(self.columns, self.text, self.labels, self.clean, self.split, self.limit)
-        return build(_open(self.source, ctx), plan, ctx)
+        return _open(self.source, ctx), plan
 
 
 def _open(source: Source, ctx: RunContext) -> SourceRows:

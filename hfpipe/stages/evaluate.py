@@ -120,7 +120,7 @@ class Evaluate(Stage):
         return power_notes(self, self.task_of(above), facts.get(self.data.stage or ""))
 
     def prepare(self, ctx: RunContext) -> None:
-        setup, systems = self._setup(ctx)
+        setup, systems = self.open_systems(ctx)
         for system in systems:
             for problem in (*system.task.check_settings(), *system.task.check(setup.facts)):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
@@ -131,7 +131,7 @@ class Evaluate(Stage):
         audit(self, systems[0].task, setup, ctx)
         for metric in self.metrics:
             metric.load(ctx)  # before anything is measured
-        tokenizers = [self._examples(system, setup, ctx, reads_all=True)[0] for system in systems]
+        tokenizers = [self.encode_for(system, setup, ctx, reads_all=True)[0] for system in systems]
         self._measure_trivial(systems[0].task, tokenizers[0], setup, ctx)
 
     def run(self, ctx: RunContext) -> Report:
@@ -139,7 +139,7 @@ class Evaluate(Stage):
         from hfpipe.metrics.tally import compare_tallies
 
         accelerator = new_accelerator()
-        setup, (model, *others) = self._setup(ctx)
+        setup, (model, *others) = self.open_systems(ctx)
         mine = self._measure(model, setup, accelerator, ctx)
         tallies = {
             name: self._other(name, model.task, others, setup, accelerator, ctx) for name in self.baselines
@@ -200,7 +200,7 @@ class Evaluate(Stage):
             files = {str(name): predictions_path(ctx.folder, name) for name in self.baselines}
             return after.scores(predictions_path(ctx.folder, MODEL), files)
 
-    def _setup(self, ctx: RunContext) -> tuple[EvaluationSetup, list[EvaluatedSystem]]:
+    def open_systems(self, ctx: RunContext) -> tuple[EvaluationSetup, list[EvaluatedSystem]]:
         """Return the split under the classes of the model, and the systems as they are measured on it."""
         from hfpipe.encoding.io import facts, open_split
         from hfpipe.evaluation.evaluate import EvaluationSetup
@@ -254,13 +254,13 @@ class Evaluate(Stage):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         if system.outputs:
             align_outputs(model, system.outputs)
-        tokenizer, examples = self._examples(system, setup, ctx, reads_all=False)
+        tokenizer, examples = self.encode_for(system, setup, ctx, reads_all=False)
         name = MODEL if system.place == self.model else system.place
         with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
             out = predictions_path(ctx.folder, name)
             return measure_model(model, task, tokenizer, examples, setup, accelerator, out, advance)
 
-    def _examples(
+    def encode_for(
         self, system: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext, *, reads_all: bool
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
         from hfpipe.encoding.encoded import encode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -122,7 +123,7 @@ class _Train(Stage):
         from hfpipe.training.arguments import best_metric
 
         data = facts(folder_of(self.data, ctx))
-        tokenizer = self._tokenizer(ctx)
+        tokenizer = self.open_tokenizer(ctx)
         self._check_loaded(ctx, data)
         self._check_tokenizer(ctx, tokenizer, data)
         best_metric(self.training, self.task.validation_metrics(data))
@@ -134,7 +135,7 @@ class _Train(Stage):
         from hfpipe.training.loop import train_model
         from hfpipe.training.trainer import Training
 
-        tokenizer = self._tokenizer(ctx)
+        tokenizer = self.open_tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer, reads_all=False)
         data = facts(folder_of(self.data, ctx))
         model, note = self._model(ctx, tokenizer, data)
@@ -182,7 +183,8 @@ class _Train(Stage):
         for problem in checks.check_training(self, {}, {self.data.stage or "": data}, ctx.base):
             raise StageError(f"stage {ctx.name}: {problem.message}")
 
-    def _tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
+    def open_tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that the texts are encoded with."""
         from hfpipe.tokenization.loading import load_tokenizer
 
         place = self.tokenizer if self.tokenizer is not None else self.model
@@ -227,30 +229,29 @@ class _Train(Stage):
     def _encoded(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, *, reads_all: bool
     ) -> tuple[dict[str, Examples], dict[str, Any]]:
+        from hfpipe.encoding.io import open_data
+
+        there = open_data(folder_of(self.data, ctx))
+        splits = [split for split in ("train", "validation") if split in there]
+        found = {split: self.encode_split(split, ctx, tokenizer, reads_all=reads_all) for split in splits}
+        return (
+            {split: examples for split, (examples, _) in found.items()},
+            {split: ledger for split, (_, ledger) in found.items()},
+        )
+
+    def encode_split(
+        self, split: str, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, *, reads_all: bool
+    ) -> tuple[Examples, dict[str, int]]:
+        """Return a split as the training reads it, encoded under `ctx.work`, and its ledger."""
         from hfpipe.encoding.encoded import encode
-        from hfpipe.encoding.io import facts, open_data
+        from hfpipe.encoding.io import facts, open_split
 
         folder = folder_of(self.data, ctx)
-        data, known = open_data(folder), facts(folder)
-        examples: dict[str, Examples] = {}
-        ledger: dict[str, Any] = {}
-        for split in ("train", "validation"):
-            if split not in data:
-                continue
-            with ctx.progress(f"{ctx.name}: encoding {split}", len(data[split])) as advance:
-                path = ctx.work / "encoded" / f"{split}.arrow"
-                packed = split == "train"
-                examples[split], ledger[split] = encode(
-                    self.task,
-                    data[split],
-                    tokenizer,
-                    known,
-                    path,
-                    packed=packed,
-                    advance=advance,
-                    reads_all=reads_all,
-                )
-        return examples, ledger
+        rows, known = open_split(folder, split), facts(folder)
+        with ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:
+            path = ctx.work / "encoded" / f"{split}.arrow"
+            encoded = partial(encode, self.task, rows, tokenizer, known, path, packed=split == "train")
+            return encoded(advance=advance, reads_all=reads_all)
 
     def _model(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 
-from hfpipe.encoding.padding import Collator, forward_passes, token_mask
+from hfpipe.encoding.padding import Collator, forward_passes, is_cut, token_mask
 from hfpipe.encoding.sampler import BatchLayout, EpochLoader, StepBatches
 from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import ModelReader, score
@@ -180,11 +180,8 @@ class TaskTrainer(SplitTrainer):
 
     @property
     def _cuts(self) -> bool:
-        """Whether batches are cut by length.
-
-        An accelerator would idle between small passes; a sharded model is passed equally often everywhere.
-        """
-        return self.args.device.type == "cpu" and not self.task.packed and not self.split
+        """Whether batches are cut by length; a sharded model is passed equally often everywhere."""
+        return is_cut(self.task, self.args.device.type) and not self.split
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with what is fast on the device."""

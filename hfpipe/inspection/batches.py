@@ -1,0 +1,160 @@
+"""The first examples of a stage, in the batches that the model is given: same encoder, collator and order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.contract import RunContext
+from hfpipe.inspection.marked_tokens import BatchMarker, class_names_of
+from hfpipe.inspection.shown import ShownExample, ShownStage
+from hfpipe.inspection.token_texts import TokenTexts
+from hfpipe.number_format import count
+from hfpipe.stages.data_folder import folder_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.encoding.encoded import Examples
+    from hfpipe.report import DataFacts
+    from hfpipe.stages.evaluate import Evaluate
+    from hfpipe.stages.train import Finetune, Pretrain
+    from hfpipe.task import Task
+    from hfpipe.types import Batch
+
+TEMPLATES = ("template", "prompt", "prefix", "pattern")
+"""Settings of tasks that hold the text around the columns."""
+
+
+@dataclass(frozen=True)
+class ShownBatch:
+    """A batch, with the number of the example in each of its rows."""
+
+    title: str
+    tensors: Batch
+    examples: list[int]
+
+
+@dataclass(frozen=True)
+class EncodedStage:
+    """What the examples of a stage are shown with."""
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    examples: Examples
+    facts: DataFacts
+    split: str
+    ledger: dict[str, int]
+
+
+def show_training(stage: Pretrain | Finetune, ctx: RunContext, split: str, rows: int) -> ShownStage:
+    """Return the first `rows` examples of a training stage, as its first steps or its validation read them.
+
+    The split is encoded under `ctx.work`. Raises DataError when there is no such split, StageError when the
+    tokenizer cannot be loaded.
+    """
+    from hfpipe.encoding.io import facts
+    from hfpipe.recipe.training.defaults import with_defaults
+
+    tokenizer = stage.open_tokenizer(ctx)
+    examples, ledger = stage.encode_split(split, ctx, tokenizer, reads_all=True)
+    found = EncodedStage(stage.task, tokenizer, examples, facts(folder_of(stage.data, ctx)), split, ledger)
+    if split == "train":
+        batches = _training_batches(stage, found, ctx.seed)
+    else:
+        settings = with_defaults(stage.training, evaluated=True, early=stage.early_stopping is not None)
+        size = settings["per_device_eval_batch_size"]
+        batches = _evaluation_batches(found, ctx.seed, size, training=True)
+    return _shown(ctx.name, stage.kind, found, batches, rows)
+
+
+def show_evaluation(stage: Evaluate, ctx: RunContext, rows: int) -> ShownStage:
+    """Return the first `rows` examples of the split of an evaluate stage, as its model reads them."""
+    setup, (system, *_) = stage.open_systems(ctx)
+    tokenizer, examples = stage.encode_for(system, setup, ctx, reads_all=True)
+    found = EncodedStage(system.task, tokenizer, examples, setup.facts, stage.split, {})
+    batches = _evaluation_batches(found, ctx.seed, stage.batch_size, training=False)
+    return _shown(ctx.name, stage.kind, found, batches, rows)
+
+
+def _training_batches(stage: Pretrain | Finetune, found: EncodedStage, seed: int) -> Iterator[ShownBatch]:
+    """Yield the forward passes of the first process, from the first step on."""
+    from hfpipe.encoding.padding import Collator, is_cut
+    from hfpipe.encoding.sampler import StepBatches
+    from hfpipe.modeling.performance import on_cpu
+    from hfpipe.training.arguments import shares_of
+
+    task, shares = found.task, shares_of(stage.training)
+    cut = is_cut(task, "cpu" if on_cpu() else "accelerator")
+    collator = Collator(task, found.tokenizer, seed, cut=cut)
+    order = StepBatches(found.examples.lengths, shares, rank=0, seed=seed, grouped=not task.packed)
+    for number, keys in enumerate(order):
+        step = f"step {number // shares.accumulation + 1}"
+        for examples in collator.groups(found.examples.__getitems__(keys)):
+            batch: Any = replace(collator, cut=False)(examples)
+            yield ShownBatch(step, batch, [int(example["index"]) for example in examples])
+
+
+def _evaluation_batches(
+    found: EncodedStage, seed: int, batch_size: int, *, training: bool
+) -> Iterator[ShownBatch]:
+    """Yield the batches of an evaluation, longest rows first."""
+    from hfpipe.evaluation.loop import ModelReader, batch_rows
+
+    reader = ModelReader(found.task, found.facts, found.tokenizer, seed, training=training)
+    for number, index in enumerate(batch_rows(found.examples.rows, found.examples.lengths, batch_size), 1):
+        yield ShownBatch(f"batch {number}", reader.batch(found.examples, index), index.tolist())
+
+
+def _shown(name: str, kind: str, found: EncodedStage, batches: Iterator[ShownBatch], rows: int) -> ShownStage:
+    task, packed = found.task, found.task.packed and found.split == "train"
+    marker = BatchMarker(
+        task.auto_class,
+        packed,
+        class_names_of(task.head(found.facts)),
+        found.tokenizer,
+        TokenTexts(found.tokenizer),
+    )
+    examples = (
+        _example(marker, batch, row, None if packed else found.examples)
+        for batch in batches
+        for row in range(len(batch.examples))
+    )
+    return ShownStage(
+        stage=name,
+        kind=kind,
+        split=found.split,
+        facts=[*_facts(found)],
+        templates=[*_templates(task, found.tokenizer)],
+        examples=[*islice(examples, rows)],
+    )
+
+
+def _example(marker: BatchMarker, batch: ShownBatch, row: int, origin: Examples | None) -> ShownExample:
+    from hfpipe.encoding.origins import name_row
+
+    number = batch.examples[row]
+    title = f"{batch.title}, row {row + 1}: example {number + 1:,}"
+    if origin is not None:
+        title += f", of {name_row(origin.source, int(origin.rows[number]))}"
+    return ShownExample(title, marker.sequences(batch.tensors, row), [*marker.targets(batch.tensors, row)])
+
+
+def _facts(found: EncodedStage) -> Iterator[tuple[str, str]]:
+    task = found.task.model_dump(mode="json")
+    chosen = {name: value for name, value in task.items() if value not in (None, [], {}, False)}
+    yield "task", ", ".join(f"{name}: {value}" for name, value in chosen.items() if name not in TEMPLATES)
+    yield "examples", f"{len(found.examples):,}, {count(int(found.examples.lengths.sum()))} tokens"
+    if found.ledger.get("truncated"):
+        yield "truncated", f"{found.ledger['truncated']:,} tokens of texts that are too long"
+
+
+def _templates(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
+    for name in TEMPLATES:
+        text = getattr(task, name, None)
+        if isinstance(text, str) and text and (name != "template" or not getattr(task, "messages", None)):
+            yield name, text
+    if task.requires.chat_template:
+        yield "chat template of the tokenizer", str(tokenizer.get_chat_template())

@@ -1,0 +1,50 @@
+"""Marks what cleaning removed from a text and what it wrote in its place."""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from typing import Literal, NamedTuple
+
+LONGEST = 20_000
+"""Characters of a text that are compared; the rest is left out, and its length is shown."""
+AROUND = 120
+"""Characters of unchanged text that are shown on each side of a change."""
+
+Change = Literal["", "removed", "added"]
+
+
+class TextPart(NamedTuple):
+    """A part of a text, which cleaning may have removed or added."""
+
+    text: str
+    change: Change = ""
+
+
+def compare_texts(before: str, after: str) -> tuple[list[TextPart], list[TextPart]]:
+    """Return both texts in parts: what is not in the other text in this order is marked.
+
+    Unchanged stretches are shortened in the middle.
+    """
+    first, second = (re.findall(r"\s+|\w+|[^\w\s]", text[:LONGEST]) for text in (before, after))
+    removed: list[TextPart] = []
+    added: list[TextPart] = []
+    for what, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        old, new = "".join(first[a:b]), "".join(second[c:d])
+        if what == "equal":
+            removed.append(TextPart(_shorten(old)))
+            added.append(TextPart(_shorten(new)))
+            continue
+        removed += [TextPart(old, "removed")] if old else []
+        added += [TextPart(new, "added")] if new else []
+    return removed + _rest(before), added + _rest(after)
+
+
+def _shorten(text: str) -> str:
+    left_out = len(text) - 2 * AROUND
+    return text if left_out < AROUND else f"{text[:AROUND]} … {text[-AROUND:]}"
+
+
+def _rest(text: str) -> list[TextPart]:
+    more = len(text) - LONGEST
+    return [TextPart(f" … ({more:,} more characters)")] if more > 0 else []

@@ -1,0 +1,103 @@
+"""Shows the rows of one stage of a recipe; what the stage reads must have been run, the stage itself not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from hfpipe.contract import Progress, RunContext, Stage
+from hfpipe.errors import Problem, RecipeError
+from hfpipe.recipe import Recipe
+from hfpipe.recipe.messages import join_names, suggest
+from hfpipe.references.places import Place, collect
+from hfpipe.runner import PlannedStage
+from hfpipe.runner.inputs import check_inputs
+from hfpipe.stages.dataset import Dataset
+from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.train import Finetune, Pretrain
+
+if TYPE_CHECKING:
+    from hfpipe.inspection.shown import ShownStage
+
+WITH_ROWS = (Dataset, Pretrain, Finetune, Evaluate)
+"""Kinds of stage that read rows."""
+
+
+def show_stage(
+    recipe: Recipe,
+    steps: Sequence[PlannedStage],
+    name: str,
+    runs: Path,
+    *,
+    rows: int,
+    split: str | None,
+    progress: Progress,
+) -> ShownStage:
+    """Return the first rows of the stage `name` of a plan.
+
+    Raises RecipeError when there is no such stage, it has no rows, or a stage that it reads was not run;
+    DataError and StageError as the stage itself does.
+    """
+    planned = {step.name: step for step in steps}
+    if name not in planned:
+        raise RecipeError([Problem(f"show {name}: there is no such stage{suggest(name, planned)}")])
+    step = planned[name]
+    _check_readable(recipe, name, planned, runs, split)
+    with TemporaryDirectory(prefix="hfpipe-show-") as scratch:
+        ctx = RunContext(
+            name=name,
+            folder=Path(scratch),
+            base=recipe.base.absolute(),
+            seed=recipe.seed,
+            inputs={above: planned[above].folder for above in step.identity.inputs},
+            progress=progress,
+        )
+        ctx.work.mkdir()
+        check_inputs(step.stage, ctx, runs)
+        return _shown(step.stage, ctx, split, rows)
+
+
+def _shown(stage: Stage, ctx: RunContext, split: str | None, rows: int) -> ShownStage:
+    from hfpipe.inspection import batches, cleaned_rows
+
+    if isinstance(stage, Dataset):
+        return cleaned_rows.show_cleaning(stage, ctx, split, rows)
+    if isinstance(stage, Pretrain | Finetune):
+        return batches.show_training(stage, ctx, split or "train", rows)
+    assert isinstance(stage, Evaluate)
+    given = stage if split is None else stage.model_copy(update={"split": split})
+    return batches.show_evaluation(given, ctx, rows)
+
+
+def _check_readable(
+    recipe: Recipe, name: str, planned: Mapping[str, PlannedStage], runs: Path, split: str | None
+) -> None:
+    """Raise RecipeError where a stage has no such rows, or one that it reads was not run."""
+    stage = planned[name].stage
+    if not isinstance(stage, WITH_ROWS):
+        others = [other for other, step in planned.items() if isinstance(step.stage, WITH_ROWS)]
+        fix = f"take {join_names(others, 'or')}"
+        raise RecipeError([Problem(f"show {name}: a stage of kind {stage.kind} has no rows; {fix}")])
+    if isinstance(stage, Pretrain | Finetune) and split not in (None, "train", "validation"):
+        fix = f"a {stage.kind} stage reads train and validation; write one of them"
+        raise RecipeError([Problem(f"--split {split}: {fix}")])
+    missing = [above for above in _read(stage) if not planned[above].done]
+    if missing:
+        last = max(missing, key=list(planned).index)
+        options = [f"--set {quote(text)}" for text in recipe.document.overrides.values()]
+        if runs != Path("runs"):
+            options.append(f"--runs {quote(str(runs))}")
+        command = " ".join(["hfpipe run", quote(str(recipe.path)), f"--until {quote(last)}", *options])
+        needs = f"it reads {join_names(above for above in planned if above in missing)}, not run yet"
+        raise RecipeError([Problem(f"show {name}: {needs}; run `{command}` first")])
+
+
+def _read(stage: Stage) -> Iterator[str]:
+    """Yield the stages whose folders are needed; with a tokenizer of its own, a training needs no weights."""
+    weights = isinstance(stage, Pretrain | Finetune) and stage.tokenizer is not None
+    for path, place in collect(stage, Place):
+        if place.stage is not None and not (weights and path == ("model",)):
+            yield place.stage

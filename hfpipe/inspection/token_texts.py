@@ -1,0 +1,37 @@
+"""Writes single tokens as text that shows their spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from hfpipe.number_format import visible
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPACE = "▁"
+"""Stands for a space, as in SentencePiece."""
+PART = "\ufffd"
+"""What decoding writes for some bytes of a character."""
+
+
+class TokenTexts:
+    """The texts of the tokens of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def write(self, ids: Iterable[int]) -> list[str]:
+        """Return the text of each id: spaces as `▁`, a part of a character as the vocabulary writes it."""
+        return [self._known.setdefault(number, self._write(number)) for number in ids]
+
+    def _write(self, number: int) -> str:
+        piece = str(self._tokenizer.convert_ids_to_tokens([number])[0])
+        text = str(self._tokenizer.decode([number]))
+        if not text or PART in text:
+            text = piece
+        if piece.startswith(SPACE) and not text.startswith((" ", SPACE)):
+            text = f" {text}"
+        return visible(text.replace("\n", "\\n").replace(" ", SPACE))
