@@ -8,9 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import RunContext
-from hfpipe.inspection.marked_tokens import BatchMarker, class_names_of
+from hfpipe.inspection.marked_tokens import BatchMarker
 from hfpipe.inspection.shown import ShownExample, ShownStage
 from hfpipe.inspection.token_texts import TokenTexts
+from hfpipe.modeling.loading.class_names import class_names_of
 from hfpipe.number_format import count
 from hfpipe.stages.data_folder import folder_of
 
@@ -113,7 +114,7 @@ def _shown(name: str, kind: str, found: EncodedStage, batches: Iterator[ShownBat
     marker = BatchMarker(
         task.auto_class,
         packed,
-        class_names_of(task.head(found.facts)),
+        dict(enumerate(class_names_of(task.head(found.facts)) or [])),
         found.tokenizer,
         TokenTexts(found.tokenizer),
     )

@@ -162,8 +162,3 @@ def _span(read: list[ShownToken], start: int, end: int) -> list[ShownToken]:
     return [
         replace(token, mark="target") if start <= place <= end else token for place, token in enumerate(read)
     ]
-
-
-def class_names_of(head: Mapping[str, Any]) -> dict[int, str]:
-    """Return the class names in the config entries of a task, by id."""
-    return {int(number): str(name) for number, name in (head.get("id2label") or {}).items()}
