@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hfpipe.inspection.shown import Mark, ShownSequence, ShownToken
 from hfpipe.inspection.token_texts import TokenTexts
