@@ -12,6 +12,7 @@ from hfpipe.api import (
     open,  # noqa: A004 - hfpipe.open reads well
     plan,
     predict,
+    replay,
     run,
     schema,
     show,
@@ -46,6 +47,7 @@ __all__ = [
     "open",
     "plan",
     "predict",
+    "replay",
     "run",
     "schema",
     "show",

@@ -24,6 +24,7 @@ from hfpipe.store.artifacts import TRAINED
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
+    from hfpipe.diagnosis.replay import Replayed
     from hfpipe.estimation.estimate import Size
     from hfpipe.inference.inputs import Given
     from hfpipe.inspection.shown import ShownStage
@@ -177,6 +178,20 @@ def verify(target: str | Path, runs: str | Path = RUNS) -> list[StageIntegrity]:
     from hfpipe.runs.integrity import check_integrity
 
     return check_integrity(Path(target), Path(runs))
+
+
+def replay(crash: str | Path, *, tasks: Sequence[str] = ()) -> Replayed:
+    """Compute a crashed step again, in this process, and return what produces the value that is not finite.
+
+    `crash` is the folder that the error of a training names. `tasks` names the user code (`file.py:Class`) of
+    its task, which is executed only if it is named here.
+
+    Raises RecipeError when the folder holds no crash, and StageError when it cannot be computed again.
+    """
+    from hfpipe.diagnosis.replay import replay_crash
+
+    runner.check_world()
+    return replay_crash(Path(crash), tasks)
 
 
 def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> ComparisonRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from typing import Any
 
@@ -16,6 +17,30 @@ def finite_or_null(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: finite_or_null(each) for name, each in value.items()}
     return [finite_or_null(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+LIBRARIES = (
+    "hfpipe",
+    "torch",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "accelerate",
+    "scikit-learn",
+    "sacrebleu",
+)
+"""Libraries whose versions a report names."""
+
+
+def read_versions() -> dict[str, str]:
+    """Return the versions of the libraries that are installed."""
+    versions: dict[str, str] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
 class Record(BaseModel):

@@ -33,7 +33,7 @@ from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 from hfpipe.training.checkpoints import newest_checkpoint
-from hfpipe.training.finite import FiniteCheck
+from hfpipe.training.crashes.finite import FiniteCheck
 from hfpipe.training.loop import train_model
 from hfpipe.training.trainer import Training
 

@@ -69,6 +69,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "open": lambda: hfpipe.open(path, runs).folders,
         "plan": lambda: [(step.name, step.done) for step in hfpipe.plan(recipe, runs)],
         "predict": lambda: refusal(lambda: hfpipe.predict(tmp_path / "none", ["a text"])),
+        "replay": lambda: refusal(lambda: hfpipe.replay(tmp_path / "none")),
         "run": lambda: hfpipe.run(recipe, runs, say=lambda _: None).folders,
         "schema": lambda: hfpipe.schema()["type"],
         "show": lambda: hfpipe.show(recipe, "data", runs).rows,

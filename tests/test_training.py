@@ -83,15 +83,19 @@ def test_a_classifier_of_one_class_is_refused_before_it_is_trained(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_the_stage_and_shows_the_batch(tmp_path: Path, runs: Path) -> None:
+def test_a_loss_that_is_no_number_stops_the_stage_and_keeps_the_step(tmp_path: Path, runs: Path) -> None:
     recipe = small.recipe(learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(
         hfpipe.StageError, match=r"the loss is nan at step \d+; lower learning_rate"
     ) as caught:
         made(tmp_path, runs, recipe, "pretrain")
-    batch = Path(str(caught.value).partition("look at the batch in ")[2].partition(";")[0])
-    assert len(json.loads(batch.read_text())) == 8
-    unfinished = batch.parent.parent
+    crash = Path(str(caught.value).partition("hfpipe replay ")[2].partition(";")[0])
+    found = hfpipe.replay(crash)
+    assert len(found.crash.examples) == found.compared == len(found.culprits) == 8
+    assert found.what == "the loss is nan"
+    assert found.module == "model.layers.0.mlp_norm"
+    unfinished = crash.parent.parent / crash.name.partition("-step-")[0]
+    assert (unfinished / "stage.json").exists()
     assert not (unfinished / "report.json").exists()
 
 

@@ -194,6 +194,16 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
+def _replay(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    found = api.replay(options.crash, tasks=options.task)
+    for line in found.lines():
+        console.say(line)
+    return 0 if found.what is not None else 1
+
+
 def _compare(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
@@ -286,6 +296,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "show": _show,
     "verify": _verify,
+    "replay": _replay,
     "compare": _compare,
     "predict": _predict,
     "recipes": _recipes,

@@ -142,6 +142,18 @@ def _results(commands: _Commands) -> None:
         "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
     )
 
+    replay = commands.add("replay", "compute a crashed step again, and name what is not finite in it")
+    replay.add_argument(
+        "crash", type=Path, metavar="CRASH", help="the folder that the error of a training names"
+    )
+    replay.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="FILE.py:CLASS",
+        help="user code of its task, which may be executed",
+    )
+
     compare = commands.add(
         "compare", "evaluated models side by side, with a paired test", "runs", "format", "all"
     )

@@ -124,11 +124,23 @@ class StepBatches(Sampler[list[Key]]):
         return -(-len(self.lengths) // self.shares.total) * self.shares.accumulation
 
     def __iter__(self) -> Iterator[list[Key]]:
+        for step in self._steps(self.epoch):
+            yield from self._parts(step, self.epoch)
+
+    def of_step(self, number: int) -> list[list[Key]]:
+        """Return the forward passes of one optimizer step, counted from 0 over all epochs."""
+        epoch, position = divmod(number, -(-len(self.lengths) // self.shares.total))
+        return list(self._parts(self._steps(epoch)[position], epoch))
+
+    def _steps(self, epoch: int) -> np.ndarray:
+        """Return the examples of an epoch: int64 (steps, accumulation, processes, examples)."""
         shares = self.shares
-        steps = order(self.lengths, shares.total, self.seed, self.epoch, grouped=self.grouped)
-        for step in steps.reshape(-1, shares.accumulation, shares.world, shares.micro):
-            for part in step[:, self.rank]:
-                yield [(self.epoch, index) for index in part.tolist()]
+        steps = order(self.lengths, shares.total, self.seed, epoch, grouped=self.grouped)
+        return steps.reshape(-1, shares.accumulation, shares.world, shares.micro)
+
+    def _parts(self, step: np.ndarray, epoch: int) -> Iterator[list[Key]]:
+        for part in step[:, self.rank]:
+            yield [(epoch, index) for index in part.tolist()]
 
 
 class EpochLoader(DataLoader[Any]):

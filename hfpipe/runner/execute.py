@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from hfpipe.contract import Progress, RunContext
 from hfpipe.errors import StageError
 from hfpipe.interruption import StopRequest
 from hfpipe.recipe import Recipe
+from hfpipe.report import read_versions
 from hfpipe.runner.allocator import expandable_segments
 from hfpipe.runner.failures import locate_errors, log_stage, translate_errors
 from hfpipe.runner.hub import check_hub
@@ -35,16 +35,6 @@ log = logging.getLogger(__name__)
 
 POLL = 0.2
 """Seconds between looks at the file system while another process works."""
-LIBRARIES = (
-    "hfpipe",
-    "torch",
-    "transformers",
-    "datasets",
-    "tokenizers",
-    "accelerate",
-    "scikit-learn",
-    "sacrebleu",
-)
 
 
 def run_recipe(
@@ -231,10 +221,4 @@ def _context(file: StageFile, folder: Path, progress: Progress, stop: StopReques
 
 
 def _complete(report: Report, seconds: float) -> Report:
-    versions: dict[str, str] = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return report.model_copy(update={"seconds": round(seconds, 3), "versions": versions})
+    return report.model_copy(update={"seconds": round(seconds, 3), "versions": read_versions()})

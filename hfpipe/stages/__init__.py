@@ -23,12 +23,18 @@ KINDS: dict[str, type[Stage]] = {
 }
 
 
-def revive(settings: Mapping[str, Any], base: Path, folder: Path) -> Stage:
-    """Return the stage whose settings `stage.json` holds, as a recipe that is being run has just written it.
+def revive(
+    settings: Mapping[str, Any],
+    base: Path,
+    folder: Path,
+    trusted: Trusted = Trusted(all=True),  # noqa: B008 - frozen
+) -> Stage:
+    """Return the stage whose settings the `stage.json` of a folder holds.
 
-    User code that it names is executed from the recipe's folder.
+    User code that it names is executed from the recipe's folder `base`, if it is `trusted`: all of it where a
+    recipe that is being run has just written the settings. Raises RecipeError when it is not.
     """
     given = dict(settings)
     if isinstance(given.get("task"), Mapping):
-        given["task"] = revive_task(given["task"], base, Trusted(all=True), folder)
+        given["task"] = revive_task(given["task"], base, trusted, folder)
     return KINDS[given["kind"]].model_validate(given)

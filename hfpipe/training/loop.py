@@ -65,6 +65,7 @@ def train_model(
     if layout.tensor > 1:
         parts = replace(parts, model=split_model(parts.model, layout))
     trainer = _trainer(parts, training, plan, ctx, early=early is not None)
+    trainer.watch.keep_crashes_of(ctx)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     checkpoint = _checkpoint(ctx)
@@ -81,7 +82,7 @@ def train_model(
         tokens = plan.shares.total * float(trainer.examples.lengths.mean())
         trainer.add_callback(MetricsFile(ctx.folder / METRICS, plan.steps, tokens, advance))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.finite.flush()
+        trainer.watch.flush()
         trainer.save_model(str(ctx.folder))
         trainer.accelerator.wait_for_everyone()  # the best checkpoint may still be read elsewhere
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -25,7 +24,7 @@ from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import compile_model, uncompiled_model
 from hfpipe.training.callbacks import StopIfFinishedCallback
-from hfpipe.training.finite import FiniteCheck
+from hfpipe.training.crashes.watch import StepWatch
 from hfpipe.training.muon import create_muon
 from hfpipe.training.resuming import mean_loss
 from hfpipe.training.saving import whole_checkpoint
@@ -77,6 +76,9 @@ class TaskTrainer(SplitTrainer):
     then runs uncompiled.
     """
 
+    _whole_head = False
+    """Whether the model applies its output layer itself."""
+
     def __init__(
         self,
         parts: Training,
@@ -109,9 +111,9 @@ class TaskTrainer(SplitTrainer):
         self.loss_is_scaled_for_ga = True
         if muon is not None:
             self._train_with_muon(muon)
-        self.finite = FiniteCheck()
+        self.watch = StepWatch(self)
         self.stop = AgreedStop(stop or StopRequest(), self.accelerator)
-        self._bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
+        self.bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
         static = compiled and self._has_one_shape
         self._step = self._new_step(static=static)
         if compiled and not static:
@@ -131,12 +133,12 @@ class TaskTrainer(SplitTrainer):
     def _new_step(self, *, static: bool) -> TrainingStep | CompiledStep:
         smoothing, autocast = self.args.label_smoothing_factor, self.accelerator.autocast
         separate = separate_documents(
-            self.task, self._bare, self.args.device, chosen=self._attention_is_chosen
+            self.task, self.bare, self.args.device, chosen=self._attention_is_chosen
         )
         eager = TrainingStep(
             self.task, smoothing, autocast, chunked=self._applies_head_in_loss, separate=separate
         )
-        return CompiledStep(eager, self._bare, self.shares.micro, autocast) if static else eager
+        return CompiledStep(eager, self.bare, self.shares.micro, autocast) if static else eager
 
     def _train_with_muon(self, options: Mapping[str, float]) -> None:
         """Let Trainer create Muon. Raises StageError where the matrices are split over processes."""
@@ -164,6 +166,16 @@ class TaskTrainer(SplitTrainer):
         self.optimizer_cls_and_kwargs = (made, {})
 
     @property
+    def chosen_attention(self) -> str | None:
+        """The attention implementation that the recipe names, None where it leaves that open."""
+        return self.bare.config._attn_implementation if self._attention_is_chosen else None
+
+    def apply_head_in_model(self) -> None:
+        """Let the model apply its output layer itself from now on, so that hooks of that layer are called."""
+        self._whole_head = True
+        self._step = self._new_step(static=False)
+
+    @property
     def _has_one_shape(self) -> bool:
         """Whether batches have one shape, but for the last, and a model that is whole in each process."""
         return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self.split
@@ -175,7 +187,7 @@ class TaskTrainer(SplitTrainer):
         On a CPU, which gains speed and memory; in float16 gradients would be computed before they are scaled,
         and a search for unused parameters would count the layer's among them.
         """
-        whole = not self.split and not self.args.ddp_find_unused_parameters
+        whole = not self.split and not self.args.ddp_find_unused_parameters and not self._whole_head
         return self.args.device.type == "cpu" and whole and not self.args.fp16
 
     @property
@@ -185,22 +197,19 @@ class TaskTrainer(SplitTrainer):
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with what is fast on the device."""
-        with eager_kernels(self._bare) if self._eager_on_cpu else nullcontext():
+        with self.fast_kernels():
             return super().train(*arguments, **options)
+
+    def fast_kernels(self) -> AbstractContextManager[None]:
+        """Return the context in which the model computes as in a training."""
+        return eager_kernels(self.bare) if self._eager_on_cpu else nullcontext()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process' batches; they are shared out here, not by Accelerate."""
         arguments = self.args
-        batches = StepBatches(
-            self.examples.lengths,
-            self.shares,
-            self.layout.reader(arguments.process_index),
-            arguments.seed,
-            grouped=not self.task.packed,
-        )
         return EpochLoader(
             self.examples,
-            batch_sampler=batches,
+            batch_sampler=self.step_batches(),
             collate_fn=self.data_collator,
             worker_init_fn=partial(outlive_signals, self.stop.request),
             num_workers=arguments.dataloader_num_workers,
@@ -208,6 +217,13 @@ class TaskTrainer(SplitTrainer):
             persistent_workers=arguments.dataloader_persistent_workers,
             prefetch_factor=arguments.dataloader_prefetch_factor,
             multiprocessing_context=arguments.dataloader_multiprocessing_context,
+        )
+
+    def step_batches(self) -> StepBatches:
+        """Return which examples this process reads."""
+        reader = self.layout.reader(self.args.process_index)
+        return StepBatches(
+            self.examples.lengths, self.shares, reader, self.args.seed, grouped=not self.task.packed
         )
 
     def get_batch_samples(
@@ -241,6 +257,7 @@ class TaskTrainer(SplitTrainer):
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
         """Train on one micro-batch, cut or whole. Raises StageError at the first loss that is NaN."""
         *others, last = forward_passes(inputs)
+        self.watch.begin(num_items_in_batch)
         losses = []
         for part in others:
             with self.accelerator.no_sync(model):
@@ -250,16 +267,7 @@ class TaskTrainer(SplitTrainer):
     def _pass(self, model: Any, inputs: Batch, num_items_in_batch: Any) -> torch.Tensor:
         """Compute a loss and its gradients."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        step = self.state.global_step + 1
-
-        def failure(value: float) -> StageError:
-            self._dump(inputs)
-            return StageError(
-                f"the loss is {value} at step {step}; lower learning_rate, "
-                f"or look at the batch in {self._bad_batch}; checkpoints before it are intact"
-            )
-
-        self.finite.watch(loss, failure)
+        self.watch.watch_loss(loss)
         return loss
 
     def _track_num_input_tokens(self, inputs: Batches) -> None:
@@ -280,11 +288,11 @@ class TaskTrainer(SplitTrainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Score the validation split in one streaming pass, the same on any number of processes."""
-        self.finite.flush()
+        self.watch.flush()
         started = time.monotonic()
         examples = self.validation if eval_dataset is None else eval_dataset
         assert examples is not None  # Trainer refuses to evaluate without
-        with uncompiled_model(self._bare), self.accelerator.autocast():
+        with uncompiled_model(self.bare), self.accelerator.autocast():
             tally = score(
                 self.model_wrapped if self.split else self.model,
                 examples,
@@ -312,16 +320,8 @@ class TaskTrainer(SplitTrainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Return the norm, which is not used yet. Raises StageError for NaN; fp16 skips such a step."""
         norm = super()._get_grad_norm(model, grad_norm)
-        step = self.state.global_step + 1
-
-        def failure(value: float) -> StageError:
-            return StageError(
-                f"the gradient norm is {value} at step {step}; "
-                "lower learning_rate; checkpoints before it are intact"
-            )
-
         if norm is not None and self.accelerator.scaler is None:
-            self.finite.watch(torch.as_tensor(norm), failure)
+            self.watch.watch_norm(torch.as_tensor(norm))
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -330,14 +330,6 @@ class TaskTrainer(SplitTrainer):
         super().log({**logs, **whole}, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.finite.flush()
+        self.watch.flush()
         with whole_checkpoint(self, self.stop):
             super()._save_checkpoint(model, trial)
-
-    @property
-    def _bad_batch(self) -> Path:
-        return self.folder / f"bad-batch-{self.args.process_index}.json"
-
-    def _dump(self, inputs: Batch) -> None:
-        texts = self.tokenizer.batch_decode(inputs["input_ids"].cpu())
-        self._bad_batch.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")

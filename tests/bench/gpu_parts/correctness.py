@@ -55,7 +55,7 @@ def _stops(settings: Settings) -> None:
     import torch
 
     from hfpipe.errors import StageError
-    from hfpipe.training.finite import FiniteCheck
+    from hfpipe.training.crashes.finite import FiniteCheck
 
     check, read = FiniteCheck(), []
     for value in (1.0, float("nan"), 2.0):

@@ -1,0 +1,247 @@
+"""Computes a crashed step again in one process, and names what produces the value that is not finite."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, cast
+
+from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.references.places import Code
+from hfpipe.references.user_code import Trusted
+from hfpipe.stages import revive
+from hfpipe.store.store import read_stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from hfpipe.stages.train import Finetune, Pretrain
+    from hfpipe.training.crashes.folder import Crash, CrashExample
+    from hfpipe.training.crashes.probe import NotFinite
+    from hfpipe.training.trainer import TaskTrainer, Training
+
+
+TEXT = 200
+"""Characters of an example that are shown."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a crashed step gives when it is computed again."""
+
+    crash: Crash
+    what: str | None = None
+    """`the loss is nan`, or what else is not finite; None if everything is finite."""
+    module: str | None = None
+    """Name of the first module whose output is not finite; None if every module's is."""
+    weight: str | None = None
+    """Name of a weight of that module that is not finite itself."""
+    parameter: str | None = None
+    """Name of the first parameter, in the order of the backward pass, whose gradient is not finite."""
+    largest: str | None = None
+    """Name of the parameter with the largest gradient, where all are finite and only their norm is not."""
+    culprits: tuple[CrashExample, ...] = ()
+    """Examples of the micro-batch that produce it alone."""
+    compared: int = 0
+    """Examples of the micro-batch."""
+
+    def lines(self) -> Iterator[str]:
+        """Yield what was found, in words."""
+        crash = self.crash
+        where = f"stage {crash.stage}, step {crash.step}"
+        if crash.processes > 1:
+            where += f", process {crash.process} of {crash.processes}"
+        if crash.weights_after != crash.step - 1:
+            where += f", with the weights after step {crash.weights_after}, the last that are whole"
+        if self.what is None:
+            yield f"{where}: the {crash.what} was {crash.value}, and everything is finite when computed again"
+        else:
+            yield f"{where}: {self.what}"
+            yield from self._causes()
+            yield from self._examples()
+
+    def _causes(self) -> Iterator[str]:
+        if self.module is not None:
+            yield f"first module whose output is not finite: {self.module or 'the whole model'}"
+        if self.weight is not None:
+            yield f"its weight {self.weight} is not finite itself"
+        if self.parameter is not None:
+            yield f"first parameter whose gradient is not finite: {self.parameter}"
+        if self.largest is not None:
+            yield f"every gradient is finite, their norm is not; the largest is that of {self.largest}"
+        if (self.module, self.parameter, self.largest) == (None, None, None):
+            yield "the outputs of all modules are finite, and the loss that the task computes of them is not"
+
+    def _examples(self) -> Iterator[str]:
+        if len(self.culprits) == self.compared > 1:
+            yield f"each of the {self.compared} examples of the micro-batch produces it alone"
+            return
+        if not self.culprits:
+            yield f"no example produces it alone, only the {self.compared} of the micro-batch together"
+        for each in self.culprits:
+            text = shorten(each.text, TEXT, placeholder=" …")
+            yield f"example that produces it alone: {each.place}: {text}"
+
+
+def replay_crash(folder: Path, tasks: Sequence[str] = ()) -> Replayed:
+    """Compute the step of a crash folder again.
+
+    `tasks` name user code, as `file.py:Class`, which is executed only then. Raises RecipeError when there is
+    no crash or its task is user code that is not named, and StageError when it cannot be computed.
+    """
+    from hfpipe.training.crashes.folder import read_crash
+
+    crash = read_crash(folder)
+    if crash.weights_after is None:
+        raise StageError(
+            f"{folder}: holds no weights, as no process had all of them; run the stage in one process, or by "
+            "data parallelism, to keep them"
+        )
+    stage = _stage(folder, tasks)
+    if stage.trust_remote_code:
+        raise StageError(f"{folder}: its model is code from the Hub, which hfpipe replay does not execute")
+    from hfpipe.library_output import silence_libraries
+
+    with TemporaryDirectory(prefix="hfpipe-replay-") as scratch, silence_libraries():
+        return _Replay(folder, crash, stage, Path(scratch)).run()
+
+
+def _stage(folder: Path, tasks: Sequence[str]) -> Pretrain | Finetune:
+    file = read_stage(folder)
+    trusted = Trusted.of([_code(task) for task in tasks], Path.cwd())
+    return cast("Pretrain | Finetune", revive(file.identity.settings, Path(file.base), folder, trusted))
+
+
+def _code(task: str) -> Code:
+    if re.fullmatch(Code.pattern, task) is None:
+        raise RecipeError([Problem(f"--task {task}: expected user code, as FILE.py:CLASS")])
+    return Code(task)
+
+
+class _Replay:
+    """One step, computed again as often as it takes to find the cause."""
+
+    def __init__(self, folder: Path, crash: Crash, stage: Pretrain | Finetune, scratch: Path) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        from hfpipe.training.crashes.folder import RANDOM
+
+        self.crash = crash
+        self.random = load_file(folder / RANDOM)
+        parts = _parts(folder, crash, stage)
+        self.examples = parts.train
+        self.trainer = _trainer(parts, crash, stage, scratch)
+        self.targets = torch.tensor(crash.targets, device=self.trainer.args.device)
+
+    def run(self) -> Replayed:
+        """Compute the micro-batches of the step, one after the other, until one is not finite."""
+        from hfpipe.training.crashes.random_states import read_random_states
+
+        number, states = len(self.crash.examples), self.random
+        with self.trainer.fast_kernels():
+            for start in range(0, number, self.crash.micro):
+                rows = range(start, min(start + self.crash.micro, number))
+                if found := self._probe(rows, states):
+                    return self._explain(rows, states, found)
+                states = read_random_states()
+        return Replayed(self.crash)
+
+    def _explain(self, rows: range, states: Mapping[str, Tensor], exact: NotFinite) -> Replayed:
+        """Return what is not finite in a micro-batch, and which of its examples produce it alone."""
+        self.trainer.apply_head_in_model()
+        found = self._probe(rows, states) or exact
+        alone = [row for row in rows if self._probe(range(row, row + 1), states)]
+        what = f"the loss is {found.loss}" if found.loss is not None else "the gradient norm is not finite"
+        return Replayed(
+            self.crash,
+            what=what,
+            module=found.module,
+            weight=self._broken_weight(found.module),
+            parameter=found.parameter,
+            largest=found.largest,
+            culprits=tuple(self.crash.examples[row] for row in alone),
+            compared=len(rows),
+        )
+
+    def _probe(self, rows: range, states: Mapping[str, Tensor]) -> NotFinite:
+        from hfpipe.training.crashes.probe import probe_batches
+        from hfpipe.training.crashes.random_states import restore_random_states
+
+        known = [self.crash.examples[row] for row in rows]
+        encoded = self.examples.__getitems__([(0, row) for row in rows])
+        told = [{"epoch": each.epoch, "index": each.index} for each in known]
+        batches = self.trainer.data_collator([one | more for one, more in zip(encoded, told, strict=True)])
+        restore_random_states(states)
+        return probe_batches(self.trainer, batches, self.targets)
+
+    def _broken_weight(self, module: str | None) -> str | None:
+        """Return the first weight of a module that is not finite."""
+        if module is None:
+            return None
+        own = self.trainer.bare.get_submodule(module).named_parameters(prefix=module, recurse=False)
+        return next((name for name, weight in own if not weight.isfinite().all()), None)
+
+
+def _parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Training:
+    """Return the model and the examples that a crash folder holds."""
+    import datasets
+
+    from hfpipe.encoding.encoded import Examples
+    from hfpipe.tokenization.loading import load_tokenizer
+    from hfpipe.training.crashes.folder import EXAMPLES, TOKENIZER
+    from hfpipe.training.trainer import Training
+
+    table = datasets.Dataset.from_file(str(folder / EXAMPLES))
+    return Training(
+        task=stage.task,
+        model=_model(folder, crash, stage),
+        tokenizer=load_tokenizer(folder / TOKENIZER),
+        train=Examples(table, table),
+        validation=None,
+        facts=crash.facts,
+        attention_is_chosen=crash.attention is not None,
+    )
+
+
+def _model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrainedModel:
+    from safetensors.torch import load_model
+    from transformers import AutoConfig
+
+    from hfpipe.modeling.half_weights import halve_frozen
+    from hfpipe.modeling.loading.lora import lora
+    from hfpipe.modeling.loading.models import loading, new_model
+    from hfpipe.training.crashes.folder import MODEL, WEIGHTS
+
+    with loading(folder / MODEL):
+        config = AutoConfig.from_pretrained(str(folder / MODEL), local_files_only=True)
+        if crash.attention is not None:
+            config._attn_implementation = crash.attention
+        model: Any = new_model(stage.task.auto_class, config, crash.seed)
+        if stage.adapter is not None:
+            model = lora(model, stage.adapter.settings | {"modules_to_save": crash.modules_to_save})
+        load_model(model, str(folder / WEIGHTS))
+    if crash.bf16:
+        halve_frozen(model)
+    return cast("PreTrainedModel", model.train())
+
+
+def _trainer(parts: Training, crash: Crash, stage: Pretrain | Finetune, scratch: Path) -> TaskTrainer:
+    """Return the trainer of the stage, in this process alone and not compiled."""
+    from hfpipe.encoding.sampler import BatchLayout
+    from hfpipe.training.arguments import TrainingPlan, training_arguments
+    from hfpipe.training.speed.choice import Speed
+    from hfpipe.training.trainer import TaskTrainer
+
+    shares = BatchLayout(crash.micro, crash.accumulation, 1)
+    plan = TrainingPlan(shares, 1, Speed(bf16=crash.bf16, compiled=False))
+    given = stage.training | {"report_to": "none"}
+    arguments = training_arguments(given, scratch, crash.seed, plan, None, early=False)
+    trainer = TaskTrainer(parts, arguments, shares)
+    trainer.model = trainer.accelerator.prepare_model(trainer.bare)
+    return trainer

@@ -1,0 +1,138 @@
+"""The folder of a crash: what it holds, and how it is written whole or not at all.
+
+    crash.json         what happened, and the examples of the step
+    stage.json         the stage's settings, as its own folder holds them
+    examples.arrow     the encoded examples, in the order of `crash.json`
+    random.safetensors the random states at the beginning of the step
+    weights.safetensors, model/, tokenizer/   the model before the step, its config and its tokenizer
+    stage.log          the last lines of the log
+
+It lies in `crashes/` next to the stages' folders, as the scratch of a stage is removed when it is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from hfpipe.errors import Problem, RecipeError, StageError, first_line
+from hfpipe.report import DataFacts, Record
+from hfpipe.store.files import sync_folder
+from hfpipe.store.manifest import record_files
+from hfpipe.store.sealed import read_sealed, write_sealed
+
+CRASHES = "crashes"
+"""Folder next to those of the stages."""
+RECORD, STAGE, EXAMPLES, LOG = "crash.json", "stage.json", "examples.arrow", "stage.log"
+RANDOM, WEIGHTS, MODEL, TOKENIZER = "random.safetensors", "weights.safetensors", "model", "tokenizer"
+
+
+class CrashExample(Record):
+    """An example of the step."""
+
+    epoch: int
+    index: int
+    """Position among the encoded examples."""
+    row: int | None
+    """Position in the split of the data set; None where documents are packed."""
+    place: str
+    """File and line of that row, and its id; the number of a packed example."""
+    text: str
+    """The encoded example as text."""
+
+
+class Crash(Record):
+    """A step that could not be computed."""
+
+    what: str
+    """`loss` or `gradient norm`."""
+    value: str
+    """`nan`, `inf` or `-inf`."""
+    stage: str
+    step: int
+    """Number of the step, from 1 on."""
+    weights_after: int | None
+    """Steps that the weights were trained for: `step` - 1, or fewer where those of a checkpoint were kept.
+
+    None where there are no weights: a model that was split over processes is whole in none.
+    """
+    process: int
+    """Number of the process whose examples these are."""
+    processes: int
+    micro: int
+    """Examples of a micro-batch."""
+    accumulation: int
+    """Micro-batches of the step in this process."""
+    targets: float
+    """Number by which the summed loss was divided: targets of the step over the processes that average it."""
+    seed: int
+    bf16: bool
+    device: str
+    facts: DataFacts
+    """What the task knows of the data."""
+    attention: str | None
+    """Attention implementation that the recipe names."""
+    modules_to_save: list[str] | None
+    """Modules that are trained whole next to an adapter; None without an adapter."""
+    examples: list[CrashExample]
+    """Those of the first micro-batch, then those of the second, and so on."""
+    versions: dict[str, str]
+    time: float
+    """When it was written, in seconds since 1970."""
+
+
+def write_crash(folder: Path, crash: Crash, process: int, fill: Callable[[Path], None], since: float) -> None:
+    """Write a crash; `fill` writes the other files.
+
+    A folder of an earlier training is replaced. One that another process of this training, which began at
+    `since`, has written stays. Raises OSError when there is no room.
+    """
+    part = folder.with_name(f".{folder.name}.{process}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        fill(part)
+        write_sealed(part / RECORD, crash.model_dump_json(indent=1))
+        record_files(part)
+        locks = folder.parent.with_name(".locks")
+        locks.mkdir(exist_ok=True)
+        with FileLock(locks / f"crash-{folder.name}.lock"):
+            if not _is_of_this_training(folder, since):
+                old = folder.with_name(f".{folder.name}.old")
+                shutil.rmtree(old, ignore_errors=True)
+                if folder.exists():
+                    folder.rename(old)
+                part.rename(folder)
+                sync_folder(folder.parent)
+                shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_crash(folder: Path) -> Crash:
+    """Return what `write_crash` wrote.
+
+    Raises RecipeError when there is no crash in a folder, StageError when its record is damaged.
+    """
+    try:
+        return Crash.model_validate_json(read_sealed(folder / RECORD))
+    except (FileNotFoundError, NotADirectoryError):
+        message = f"{folder}: holds no crash; name the folder that the error of the training names"
+        raise RecipeError([Problem(message)]) from None
+    except ValidationError:
+        raise StageError(f"{folder / RECORD}: is of another version of hfpipe; run the stage again") from None
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"{folder / RECORD}: cannot be read ({first_line(error)}); run the stage again"
+        ) from None
+
+
+def _is_of_this_training(folder: Path, since: float) -> bool:
+    try:
+        return read_crash(folder).time >= since
+    except (RecipeError, StageError):
+        return False

@@ -1,0 +1,119 @@
+"""Computes micro-batches again, and finds the first output or gradient that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hfpipe.encoding.padding import forward_passes
+
+if TYPE_CHECKING:
+    from hfpipe.encoding.padding import Batches
+    from hfpipe.training.trainer import TaskTrainer
+
+
+@dataclass
+class NotFinite:
+    """The first thing in a forward and backward pass that is not finite."""
+
+    loss: float | None = None
+    """The loss, where that is not finite."""
+    module: str | None = None
+    """Name of the first module that returned a value that is not finite; empty for the whole model."""
+    parameter: str | None = None
+    """Name of the first parameter, in the order of the backward pass, whose gradient is not finite."""
+    largest: str | None = None
+    """Name of the parameter with the largest gradient, where all are finite and their norm is not."""
+
+    def __bool__(self) -> bool:
+        return any(each is not None for each in (self.loss, self.parameter, self.largest))
+
+
+def probe_batches(trainer: TaskTrainer, batches: Batches, targets: Tensor) -> NotFinite:
+    """Compute loss and gradients of a micro-batch, cut or whole, in a model that is in this process alone.
+
+    Gradients are computed only where the loss is finite; they are not kept.
+    """
+    model = trainer.bare
+    found = NotFinite()
+    with _watched(model, found):
+        for part in forward_passes(batches):
+            loss = trainer.compute_loss(model, trainer._prepare_inputs(part), num_items_in_batch=targets)
+            if not torch.isfinite(loss):
+                found.loss = loss.item()
+                break
+            found.module = None  # a value that is masked out, or the minus infinity of a mask
+            loss.backward()
+    if not found:
+        found.largest = _overflowing(model)
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _overflowing(model: nn.Module) -> str | None:
+    """Return the parameter with the largest gradient where the norm of all gradients is not finite."""
+    norms = {name: each.grad.norm() for name, each in model.named_parameters() if each.grad is not None}
+    if not norms or torch.stack([*norms.values()]).norm().isfinite():
+        return None
+    return max(norms, key=lambda name: norms[name].item())
+
+
+def gradients_are_finite(trainer: TaskTrainer, micro_batches: Iterable[Batches], targets: Tensor) -> bool:
+    """Compute the gradients of this process alone, and tell whether all of them are finite.
+
+    They are added to none that are there, and no other process takes part.
+    """
+    model = trainer.bare
+    learned = [each for each in model.parameters() if each.requires_grad]
+    for batches in micro_batches:
+        for part in forward_passes(batches):
+            loss = trainer.compute_loss(model, trainer._prepare_inputs(part), num_items_in_batch=targets)
+            found = torch.autograd.grad(loss, learned, materialize_grads=True)
+            if not all(bool(each.isfinite().all()) for each in found):
+                return False
+    return True
+
+
+@contextmanager
+def _watched(model: nn.Module, found: NotFinite) -> Iterator[None]:
+    """Note the first module and the first parameter with a value that is not finite."""
+    handles: list[Any] = [
+        module.register_forward_hook(partial(_look_at_output, found, name))
+        for name, module in model.named_modules()
+    ]
+    handles += [
+        parameter.register_post_accumulate_grad_hook(partial(_look_at_gradient, found, name))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _look_at_output(found: NotFinite, name: str, _: nn.Module, __: Any, output: Any) -> None:
+    if found.module is None and not all(bool(each.isfinite().all()) for each in _tensors(output)):
+        found.module = name
+
+
+def _look_at_gradient(found: NotFinite, name: str, parameter: Tensor) -> None:
+    if found.parameter is None and parameter.grad is not None and not parameter.grad.isfinite().all():
+        found.parameter = name
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from _tensors(list(output.values()))
+    elif isinstance(output, (list, tuple)):
+        for each in output:
+            yield from _tensors(each)

@@ -1,0 +1,87 @@
+"""Stops a training at the first loss or gradient that is not finite, and keeps the step in a crash folder."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hfpipe.errors import StageError
+from hfpipe.training.crashes.finite import FiniteCheck
+from hfpipe.training.crashes.folder import CRASHES
+from hfpipe.training.crashes.random_states import read_random_states
+from hfpipe.training.crashes.writing import CrashedStep, guilty_process, keep_step
+
+if TYPE_CHECKING:
+    from hfpipe.contract import RunContext
+    from hfpipe.training.trainer import TaskTrainer
+
+
+class StepWatch:
+    """Watches the losses and gradient norms of a training."""
+
+    def __init__(self, trainer: TaskTrainer) -> None:
+        self._trainer = trainer
+        self._finite = FiniteCheck()
+        self._stage: RunContext | None = None
+        self._began = time.time()
+        self._current = CrashedStep(0, {}, torch.tensor(1))
+
+    def keep_crashes_of(self, stage: RunContext) -> None:
+        """Keep the step of a crash next to the folders of the stages."""
+        self._stage = stage
+
+    def begin(self, targets: Tensor) -> None:
+        """Note that a micro-batch begins; the random states are those before the first one of a step.
+
+        `targets`, 0-d, is the number of targets of the step.
+        """
+        number = self._trainer.state.global_step + 1
+        if number != self._current.number:
+            self._current = CrashedStep(number, read_random_states(), targets)
+
+    def watch_loss(self, loss: Tensor) -> None:
+        """Take the loss of a micro-batch, 0-d. Raises StageError for the first that is not finite."""
+        step = self._current
+        self._finite.watch(loss, lambda value: self._failure("loss", value, step))
+
+    def watch_norm(self, norm: Tensor) -> None:
+        """Take the norm of the step's gradient, 0-d. Raises StageError for the first that is not finite."""
+        step = self._current
+        self._finite.watch(norm, lambda value: self._failure("gradient norm", value, step))
+
+    def flush(self) -> None:
+        """Read what has not been read. Raises StageError for the first value that is not finite."""
+        self._finite.flush()
+
+    def _failure(self, what: str, value: float, step: CrashedStep) -> StageError:
+        start = f"the {what} is {value} at step {step.number}; lower learning_rate"
+        end = "checkpoints before it are intact"
+        if self._stage is None:
+            return StageError(f"{start}; {end}")
+        folder = self._stage.folder.parent / CRASHES / f"{self._stage.folder.name}-step-{step.number}"
+        guilty = guilty_process(self._trainer, step) if what != "loss" else None
+        try:
+            if guilty in (None, self._trainer.args.process_index):
+                keep_step(self._trainer, self._stage, folder, what, value, step, self._began)
+        except OSError as error:
+            return StageError(f"{start}; {end}; the step could not be kept in {folder} ({error.strerror})")
+        finally:
+            if guilty is not None:  # or a process that ends would end the one that writes
+                self._trainer.accelerator.wait_for_everyone()
+        return StageError(f"{start}, or see what produces it: {self._command(folder)}; {end}")
+
+    def _command(self, folder: Path) -> str:
+        """Return the command that computes the step again, to be pasted."""
+        task, stage = self._trainer.task, self._stage
+        assert stage is not None
+        words = ["hfpipe", "replay", str(folder)]
+        if task.code is not None:
+            file = (stage.base / task.code.file).resolve()
+            written = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+            words += ["--task", f"{written}:{task.code.attribute}"]
+        return shlex.join(words)

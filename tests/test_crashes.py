@@ -1,0 +1,189 @@
+"""A step whose loss or gradient is not finite is kept, and its cause is named when it is computed again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_hf_training import MODEL, TEXTS
+
+import hfpipe
+from hfpipe.cli.main import main
+
+LABELS = ["water", "rock"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a recipe whose classifier begins from a pretrained model."""
+    folder = tmp_path_factory.mktemp("crash")
+    rows = [{"text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS * 4)]
+    rows[7]["text"] = "A zebra drinks."
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    short = {"max_steps": 4, "per_device_train_batch_size": 4, "bf16": False}
+    recipe = {
+        "name": "crash",
+        "seed": 3,
+        "stages": {
+            "rows": {"kind": "dataset", "source": {"files": "rows.jsonl"}},
+            "words": {"kind": "tokenizer", "data": "stage:rows", "algorithm": "wordpiece", "vocab_size": 150},
+            "pretrain": {
+                "kind": "pretrain",
+                "task": {"kind": "masked-lm", "length": 16},
+                "data": "stage:rows",
+                "tokenizer": "stage:words",
+                "model": MODEL,
+                "training": short,
+            },
+        },
+    }
+    path = folder / "crash.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    found = hfpipe.run(hfpipe.load(path), folder / "runs", say=lambda _: None)
+    found.folders["pretrain"].rename(folder / "model")
+    for name in ("stage.json", "report.json"):
+        (folder / "model" / name).unlink()
+    return folder
+
+
+def broken(base: Path, folder: Path, change: Any, task: str = "text-classification") -> Path:
+    """Write a recipe that finetunes the model after `change` of its weights."""
+    weights = load_file(base / "model" / "model.safetensors")
+    (folder / "model").mkdir()
+    for path in (base / "model").iterdir():
+        if path.is_file():
+            (folder / "model" / path.name).write_bytes(path.read_bytes())
+    tokens = json.loads((base / "model" / "tokenizer.json").read_text())["model"]["vocab"]
+    change(weights, tokens)
+    save_file(weights, folder / "model" / "model.safetensors", metadata={"format": "pt"})
+    (folder / "rows.jsonl").write_bytes((base / "rows.jsonl").read_bytes())
+    short = {"max_steps": 5, "per_device_train_batch_size": 4, "learning_rate": 1e-4, "bf16": False}
+    recipe = {
+        "name": "crash",
+        "stages": {
+            "rows": {"kind": "dataset", "source": {"files": "rows.jsonl"}},
+            "topics": {
+                "kind": "finetune",
+                "task": {"kind": task, "length": 16},
+                "data": "stage:rows",
+                "model": "./model",
+                "training": short,
+            },
+        },
+    }
+    path = folder / "crash.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    return path
+
+
+def crashed(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, list[str]]:
+    """Run a recipe by the command line; return its crash folder, and what the command of the error prints."""
+    assert main(["run", str(path), "--runs", str(path.parent / "runs")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    command = shlex.split(error.partition("what produces it: ")[2].partition(";")[0])
+    assert command[:2] == ["hfpipe", "replay"]
+    assert main(command[1:]) == 0
+    return Path(command[2]), capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.slow
+def test_a_weight_that_is_infinite_is_named_with_its_module(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(weights: dict[str, torch.Tensor], _: Any) -> None:
+        weights["bert.encoder.layer.0.output.dense.weight"][3, 5] = float("inf")
+
+    folder, lines = crashed(broken(base, tmp_path, change), capsys)
+    assert lines == [
+        "stage topics, step 1: the loss is nan",
+        "first module whose output is not finite: bert.encoder.layer.0.output.dense",
+        "its weight bert.encoder.layer.0.output.dense.weight is not finite itself",
+        "each of the 4 examples of the micro-batch produces it alone",
+    ]
+    assert folder.parent == tmp_path / "runs" / "crash" / "crashes"
+    assert {each.name for each in folder.iterdir()} == {
+        "crash.json",
+        "stage.json",
+        "stage.log",
+        "examples.arrow",
+        "random.safetensors",
+        "weights.safetensors",
+        "model",
+        "tokenizer",
+    }
+    record = json.loads((folder / "crash.json").read_text())
+    assert {"torch", "transformers", "hfpipe"} <= record["versions"].keys()
+    assert record["step"] == 1
+    assert len(record["examples"]) == 4
+
+
+@pytest.mark.slow
+def test_the_row_whose_values_overflow_is_named_with_its_line(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(weights: dict[str, torch.Tensor], tokens: dict[str, int]) -> None:
+        weights["bert.embeddings.word_embeddings.weight"][tokens["z"]] = 1e38
+
+    _, lines = crashed(broken(base, tmp_path, change), capsys)
+    first, module, *examples = lines
+    assert first.endswith("the loss is nan")
+    assert module == "first module whose output is not finite: bert.embeddings.LayerNorm"
+    [example] = examples
+    assert example.startswith("example that produces it alone: ")
+    assert "rows.jsonl, line 8: [CLS] a z" in example
+
+
+ROOTED = """
+import torch
+
+from hfpipe import Counted
+from hfpipe.tasks.text_classification import TextClassification
+
+
+class Rooted(TextClassification):
+    kind: str = "rooted.py:Rooted"
+
+    def loss(self, outputs, batch, smoothing=0.0):
+        total, targets = super().loss(outputs, batch, smoothing)
+        rows = (batch["input_ids"] == %d).any(-1)
+        return Counted(total + torch.where(rows, outputs.logits[:, 0] * 0, 1).sqrt().sum(), targets)
+"""
+"""A task whose loss is finite, and whose gradient is not for rows with one token."""
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_one_whose_gradient_is_not_finite_keeps_its_examples(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, int] = {}
+    path = broken(base, tmp_path, lambda _, tokens: found.update(tokens), "rooted.py:Rooted")
+    (tmp_path / "rooted.py").write_text(ROOTED % found["z"], encoding="utf-8")
+    runs, config = tmp_path / "runs", processes.config_file(tmp_path, "ddp-cpu", 2)
+    with pytest.raises(AssertionError) as caught:
+        processes.run(path, runs, config)
+    monkeypatch.chdir(tmp_path)
+    [folder] = (runs / "crash" / "crashes").iterdir()
+    assert f"hfpipe replay {folder} --task" in str(caught.value)
+    assert main(["replay", str(folder)]) == 2
+    assert "then add `--task rooted.py:Rooted`" in capsys.readouterr().err
+    assert main(["replay", str(folder), "--task", "rooted.py:Rooted"]) == 0
+    first, parameter, example = capsys.readouterr().out.splitlines()
+    assert first.endswith("of 2: the gradient norm is not finite")
+    assert parameter == "first parameter whose gradient is not finite: classifier.bias"
+    assert "rows.jsonl, line 8: " in example
+
+
+def test_a_folder_without_a_crash_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: holds no crash; name the folder that the error of the training names\n"
+    )
