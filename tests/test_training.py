@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_keeps_the_step(tmp_path: P
     found = hfpipe.replay(crash)
     assert len(found.crash.examples) == found.compared == len(found.culprits) == 8
     assert found.what == "the loss is nan"
-    assert found.module == "model.layers.0.mlp_norm"
+    assert found.module == "model.embeddings.norm"
     unfinished = crash.parent.parent / crash.name.partition("-step-")[0]
     assert (unfinished / "stage.json").exists()
     assert not (unfinished / "report.json").exists()

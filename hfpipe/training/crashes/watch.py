@@ -59,27 +59,31 @@ class StepWatch:
         self._finite.flush()
 
     def _failure(self, what: str, value: float, step: CrashedStep) -> StageError:
-        start = f"the {what} is {value} at step {step.number}; lower learning_rate"
+        start = f"the {what} is {value} at step {step.number}"
         end = "checkpoints before it are intact"
         if self._stage is None:
-            return StageError(f"{start}; {end}")
+            return StageError(f"{start}; lower learning_rate; {end}")
         folder = self._stage.folder.parent / CRASHES / f"{self._stage.folder.name}-step-{step.number}"
         guilty = guilty_process(self._trainer, step) if what != "loss" else None
         try:
             if guilty in (None, self._trainer.args.process_index):
                 keep_step(self._trainer, self._stage, folder, what, value, step, self._began)
         except OSError as error:
-            return StageError(f"{start}; {end}; the step could not be kept in {folder} ({error.strerror})")
+            cause = f"{folder} cannot be written ({error.strerror})"
+            return StageError(f"{start}; lower learning_rate; {end}; {cause}")
         finally:
             if guilty is not None:  # or a process that ends would end the one that writes
                 self._trainer.accelerator.wait_for_everyone()
-        return StageError(f"{start}, or see what produces it: {self._command(folder)}; {end}")
+        words = self._arguments(folder)
+        return StageError(
+            f"{start}; lower learning_rate, or see what produces it: hfpipe replay {words}; {end}"
+        )
 
-    def _command(self, folder: Path) -> str:
-        """Return the command that computes the step again, to be pasted."""
+    def _arguments(self, folder: Path) -> str:
+        """Return the arguments of the command that computes the step again, to be pasted."""
         task, stage = self._trainer.task, self._stage
         assert stage is not None
-        words = ["hfpipe", "replay", str(folder)]
+        words = [str(folder)]
         if task.code is not None:
             file = (stage.base / task.code.file).resolve()
             written = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
