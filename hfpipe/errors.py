@@ -79,6 +79,17 @@ class StageError(HfpipeError):
     """A stage could not go on; names the stage, the cause and what can be done."""
 
 
+class SettingError(HfpipeError):
+    """A setting that does not fit the data, found only when a stage reads them; the runner adds the line."""
+
+    exit_code = 2
+
+    def __init__(self, problem: Problem) -> None:
+        """`problem` has the path of the setting inside the stage."""
+        super().__init__(problem.message)
+        self.problem = problem
+
+
 def out_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out; torch has an error of its own for devices, and none for the CPU."""
     names = {kind.__name__ for kind in type(error).__mro__}

@@ -182,6 +182,13 @@ class Task(Settings, ABC):
         """Settings of the task used for prediction; another task where this one is only for training."""
         return self.model_dump(mode="json")
 
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> Task:
+        """Return the task with the thresholds saved with a model: class → probability above which it counts.
+
+        Those that the task's settings name stay. By default nothing is decided by a threshold.
+        """
+        return self
+
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         """Return what a trained model's config contains about its data: column types, class names."""
         return DataFacts(columns=dict.fromkeys(self.columns, "string"), splits={})
@@ -228,6 +235,14 @@ class Task(Settings, ABC):
 
     def positions(self, batch: Batch) -> torch.Tensor | None:
         """Return the flattened positions whose vocabulary logits the loss needs, int64; None for all."""
+        return None
+
+    @property
+    def weighted_column(self) -> str | None:
+        """Column of classes (or, for regression, numbers) whose loss may have weights; None if it may not.
+
+        `labels` of a batch and `logits` of the outputs then have the shapes that `WeightedLoss` reads.
+        """
         return None
 
     @property

@@ -125,6 +125,20 @@ def test_a_weight_that_is_infinite_is_named_with_its_module(
 
 
 @pytest.mark.slow
+def test_a_loss_that_overflows_by_its_weights_is_computed_again_with_them(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = broken(base, tmp_path, lambda _, __: None)
+    recipe = json.loads(path.read_text())
+    names = sorted({json.loads(line)["label"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()})
+    recipe["stages"]["topics"]["loss"] = {"weights": dict.fromkeys(names, 3e38), "focal": 1}
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    folder, lines = crashed(path, capsys)
+    assert lines[0] == "stage topics, step 1: the loss is nan"
+    assert json.loads((folder / "crash.json").read_text())["loss"]["focal"] == 1
+
+
+@pytest.mark.slow
 def test_the_row_whose_values_overflow_is_named_with_its_line(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
     from hfpipe.stages.train import Finetune, Pretrain
     from hfpipe.training.crashes.folder import Crash, CrashExample
     from hfpipe.training.crashes.probe import NotFinite
@@ -206,7 +207,26 @@ def _parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Training:
         validation=None,
         facts=crash.facts,
         attention_is_chosen=crash.attention is not None,
+        weighted=_weighted_loss(crash),
     )
+
+
+def _weighted_loss(crash: Crash) -> WeightedLoss | None:
+    """Return the loss that the recipe gave weights, with those of the examples of the step."""
+    import numpy as np
+    import torch
+
+    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+
+    loss = crash.loss
+    if loss is None:
+        return None
+    rows = None
+    if loss.row_weights is not None:
+        rows = np.zeros(1 + max(each.index for each in crash.examples), np.float32)
+        rows[[each.index for each in crash.examples]] = loss.row_weights
+    classes = torch.tensor(loss.class_weights) if loss.class_weights is not None else None
+    return WeightedLoss(classes, loss.focal, rows)
 
 
 def _model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrainedModel:

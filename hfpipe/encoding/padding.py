@@ -18,6 +18,7 @@ from hfpipe.modeling.static_shapes import static_positions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
     from hfpipe.task import Task
     from hfpipe.types import Batch
 
@@ -50,6 +51,8 @@ class Collator:
     """The length of a batch is padded to a multiple of this number."""
     cut: bool = False
     """Whether a batch of uneven lengths is split into several forward passes."""
+    weighted: WeightedLoss | None = None
+    """The loss that reads weights of rows, which are added to a batch."""
 
     def __call__(self, examples: list[dict[str, Any]]) -> Batches:
         """Return encoded examples as one batch, or as several with `cut`."""
@@ -67,6 +70,8 @@ class Collator:
 
     def _batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
+        if self.weighted is not None:
+            batch = self.weighted.add_row_weights(batch, examples)
         if self.multiple > 1:
             batch = pad_length(batch, self.multiple)
         if not self.static:

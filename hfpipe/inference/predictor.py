@@ -14,6 +14,7 @@ import torch
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.nested import to_dataset
 from hfpipe.errors import HfpipeError, StageError
+from hfpipe.evaluation.calibration import calibrated
 from hfpipe.evaluation.evaluate import new_accelerator
 from hfpipe.evaluation.lazy_rows import LazyRows
 from hfpipe.evaluation.loop import ModelReader, shared
@@ -62,6 +63,7 @@ class Predictor:
                 )
         self.model.to(self.accelerator.device).eval()
         set_pad_token_id(self.model, tokenizer)
+        task = calibrated(self.model, task, place)
         self.reading = ModelReader(task, task.facts_from_config(self.model.config), tokenizer, seed=0)
         check_rows(place, rows_in(self.model), tokenizer)
         for why in refusals(task, self.model):

@@ -16,7 +16,7 @@ from hfpipe.interruption import StopRequest
 from hfpipe.recipe import Recipe
 from hfpipe.report import read_versions
 from hfpipe.runner.allocator import expandable_segments
-from hfpipe.runner.failures import locate_errors, log_stage, translate_errors
+from hfpipe.runner.failures import locate_errors, log_stage, place_setting_errors, translate_errors
 from hfpipe.runner.hub import check_hub
 from hfpipe.runner.inputs import check_inputs
 from hfpipe.runner.launch import Launch, check_launch, check_processes, start
@@ -165,7 +165,8 @@ def _lead(running: _Running, step: PlannedStage) -> None:
             for notice in step.stage.notices(ctx, alone=running.alone):
                 running.say(f"{step.name}: {notice}")
                 log.warning(notice)
-            step.stage.prepare(ctx)
+            with place_setting_errors(running.recipe, step.name):
+                step.stage.prepare(ctx)
             report = _run_here_or_launched(running, step, ctx)
         store.finish(step.folder, _complete(report, time.monotonic() - started))
 

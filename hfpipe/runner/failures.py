@@ -8,12 +8,17 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hfpipe.contract import RunContext
-from hfpipe.errors import DataError, HfpipeError, StageError, out_of_memory
+from hfpipe.errors import DataError, HfpipeError, RecipeError, SettingError, StageError, out_of_memory
 from hfpipe.interruption import Interrupted
 from hfpipe.runner.supervision.member import describe_place
 from hfpipe.runner.world import rank
+
+if TYPE_CHECKING:
+    from hfpipe.recipe import Recipe
 
 
 @contextmanager
@@ -62,6 +67,16 @@ def locate_errors(stage: str, place: str = "", process: int | None = None) -> It
     except Interrupted as error:
         text = str(error).removeprefix(f"stage {stage}: ")
         raise Interrupted(error.number, describe_place(stage, place) + text) from error.__cause__
+
+
+@contextmanager
+def place_setting_errors(recipe: Recipe, stage: str) -> Iterator[None]:
+    """Give a setting that does not fit the data its line and column. Raises RecipeError."""
+    try:
+        yield
+    except SettingError as error:
+        problem = replace(error.problem, path=("stages", stage, *error.problem.path))
+        raise RecipeError([recipe.document.place(problem)]) from error
 
 
 def find_system_error(error: Exception) -> OSError | None:

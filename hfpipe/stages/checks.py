@@ -153,6 +153,7 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
     if found is None or "validation" in found:
         return
     asking: list[Keys] = [("early_stopping",)] if stage.early_stopping is not None else []
+    asking += [("calibrate",)] if getattr(stage, "calibrate", None) else []
     asking += [("training", "eval_strategy")] if strategy not in (None, "no") else []
     asking += [("training", "load_best_model_at_end")] if stage.training.get("load_best_model_at_end") else []
     for path in asking:

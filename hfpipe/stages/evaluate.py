@@ -240,18 +240,18 @@ class Evaluate(Stage):
     def _measure(
         self, system: EvaluatedSystem, setup: EvaluationSetup, accelerator: Accelerator, ctx: RunContext
     ) -> Tally:
+        from hfpipe.evaluation.calibration import calibrated
         from hfpipe.evaluation.evaluate import measure_model
         from hfpipe.modeling.loading.class_head import align_outputs
         from hfpipe.modeling.loading.models import load_model
         from hfpipe.modeling.max_length import refusals
 
-        place = locate_place(system.place, ctx.base, ctx.inputs) or system.place
-        task = system.task
-        model = load_model(
-            task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
-        )
+        place, task = locate_place(system.place, ctx.base, ctx.inputs) or system.place, system.task
+        remote = self.trust_remote_code
+        model = load_model(task.auto_class, place, ctx.seed, whole=True, trust_remote_code=remote)
         for why in refusals(task, model):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
+        task = calibrated(model, task, place, self.labels)
         if system.outputs:
             align_outputs(model, system.outputs)
         tokenizer, examples = self.encode_for(system, setup, ctx, reads_all=False)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field, SerializeAsAny
 
-from hfpipe.contract import RunContext, Settings, Stage
+from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
+from hfpipe.modeling.loading.adapter_settings import Adapter
+from hfpipe.modeling.losses.settings import ROW_WEIGHTS, LossSettings, check_calibration, check_loss
 from hfpipe.number_format import count
+from hfpipe.recipe.training.early_stopping import EarlyStopping
 from hfpipe.recipe.training.neutral import neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
@@ -24,45 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.encoding.encoded import Examples
-
-
-class EarlyStopping(Settings):
-    """Stops when the validation metric (`metric_for_best_model`) has not improved."""
-
-    patience: int = Field(default=3, ge=1)
-    """Evaluations without improvement before training stops."""
-    threshold: float = Field(default=0.0, ge=0)
-    """Smallest change that counts as an improvement."""
-
-
-class Adapter(Settings):
-    """Trains small matrices in addition to frozen weights; the names are those of PEFT's LoraConfig."""
-
-    type: Literal["lora"]
-    """Which kind of adapter: low-rank matrices (Hu et al., 2021)."""
-    r: int = Field(default=8, ge=1)
-    """Rank of the matrices."""
-    lora_alpha: int = Field(default=16, ge=1)
-    """What they add is multiplied by `lora_alpha / r`."""
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of their inputs that is dropped in training."""
-    target_modules: str | list[str] = "all-linear"
-    """Layers that get one, by the ends of their names; `all-linear` means all but the output layer."""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """Which biases are trained as well."""
-    modules_to_save: list[str] = []
-    """Layers to train whole and save with the adapter; a head that is new is always among them."""
-    merge: bool = False
-    """Save a whole model with the adapter added into its weights, in place of adapter and base.
-
-    Without it, Transformers opens the folder as long as the base is where it was, a new head with the config
-    in `model/`: `from_pretrained(FOLDER, config=AutoConfig.from_pretrained(FOLDER + "/model"))`.
-    """
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What PEFT's LoraConfig is given."""
-        return self.model_dump(exclude={"type", "merge"})
+    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+    from hfpipe.training.trainer import Training
 
 
 class _Train(Stage):
@@ -127,7 +93,8 @@ class _Train(Stage):
         self._check_loaded(ctx, data)
         self._check_tokenizer(ctx, tokenizer, data)
         best_metric(self.training, self.task.validation_metrics(data))
-        self._encoded(ctx, tokenizer, reads_all=True)
+        examples, _ = self._encoded(ctx, tokenizer, reads_all=True)
+        self._weighted(examples["train"], data)  # which fails early on what the data lack
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.encoding.io import facts
@@ -151,6 +118,7 @@ class _Train(Stage):
             validation=examples.get("validation"),
             facts=data,
             attention_is_chosen=isinstance(self.model, dict) and "attn_implementation" in self.model,
+            weighted=self._weighted(examples["train"], data),
         )
         early = self.early_stopping
         found = train_model(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
@@ -159,13 +127,18 @@ class _Train(Stage):
                 self._finish_adapter(self.adapter, model, tokenizer, ctx)
                 (ctx.folder / CARD).unlink(missing_ok=True)  # PEFT's, which is an empty form
             check_saved(ctx.folder, tokenizer, trust_remote_code=self.trust_remote_code)
+            found |= self._finish(parts, ctx.folder)
         summary = _summary(found) + (f"; {note}" if note else "")
-        return Report(
-            kind=self.kind,
-            summary=summary,
-            ledger=ledger,
-            facts=found | {"head": note, "pipeline": self.task.opened_by},
-        )
+        found |= {"head": note, "pipeline": self.task.opened_by}
+        return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found)
+
+    def _weighted(self, train: Examples, data: DataFacts) -> WeightedLoss | None:
+        """Return what replaces the task's loss in training, if the recipe asks for it."""
+        return None
+
+    def _finish(self, parts: Training, folder: Path) -> dict[str, Any]:
+        """Add to the saved model what the recipe asks for, in the first process, and return more facts."""
+        return {}
 
     def _measured_task(self, ctx: RunContext) -> Task:
         """Return the task as it is measured on the validation split, where there is one."""
@@ -178,9 +151,7 @@ class _Train(Stage):
 
     def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
         """Raise StageError at what the recipe did not show, of data in a folder or a model from the Hub."""
-        from hfpipe.stages import checks
-
-        for problem in checks.check_training(self, {}, {self.data.stage or "": data}, ctx.base):
+        for problem in self.check({}, {self.data.stage or "": data}, ctx.base):
             raise StageError(f"stage {ctx.name}: {problem.message}")
 
     def open_tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
@@ -258,6 +229,7 @@ class _Train(Stage):
     ) -> tuple[PreTrainedModel, str]:
         """Return the model to train, and what became of its head and embeddings, in clauses."""
         from hfpipe.library_output import silence_libraries
+        from hfpipe.modeling.loading.calibration import drop_calibration
         from hfpipe.modeling.loading.embeddings import add_rows, rows_in
         from hfpipe.modeling.loading.lora import add_adapter
         from hfpipe.modeling.loading.models import load_parts, new_config, new_model
@@ -270,6 +242,7 @@ class _Train(Stage):
         loaded = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
+        drop_calibration(loaded.model)
         note, rows = loaded.note, rows_in(loaded.model)
         if self._embeddings_grow(ctx, tokenizer, rows):
             with silence_libraries():
@@ -299,7 +272,7 @@ class _Train(Stage):
 
 def _summary(found: dict[str, Any]) -> str:
     scores = [
-        f"{name} {value:.4g}"
+        f"{name}{' (not weighted)' if name in found else ''} {value:.4g}"  # facts about a weighted `loss`
         for name, value in found["validation"].items()
         if name in ("loss", "accuracy", "mse")
     ]
@@ -321,3 +294,52 @@ class Finetune(_Train):
     """Trains a model for a task; accepts every task."""
 
     kind: Literal["finetune"] = "finetune"
+    loss: LossSettings | None = None
+    """Weights of classes and rows, and focal loss; for text-classification and token-classification."""
+    calibrate: list[Literal["temperature", "thresholds"]] = []
+    """What is fitted on the validation split after training and saved in the model's config.
+
+    `temperature` is one number that logits are divided by (Guo et al., 2017), so that scores are
+    probabilities; `thresholds`, where rows have lists of classes, the probability for each class above which
+    predicting it gives its best F1.
+    """
+
+    def resolved(self, above: Mapping[str, Stage]) -> Finetune:
+        """Return the stage with the weights of rows that the data set's stage names in `columns`."""
+        named = ROW_WEIGHTS in getattr(above.get(self.data.stage or ""), "columns", {})
+        told = self.loss is not None and "row_weights" in self.loss.model_fields_set
+        if not named or told or self.task.weighted_column is None:
+            return self
+        loss = (self.loss or LossSettings()).model_copy(update={"row_weights": ROW_WEIGHTS})
+        return self.model_copy(update={"loss": loss})
+
+    def check(
+        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    ) -> Iterator[Problem]:
+        yield from super().check(above, facts, base)
+        if self.loss is not None:
+            smoothed = bool(self.training.get("label_smoothing_factor"))
+            yield from check_loss(self.loss, self.task, facts.get(self.data.stage or ""), smoothed=smoothed)
+        yield from check_calibration(self.calibrate, self.task, facts.get(self.data.stage or ""))
+
+    def neutral(self) -> dict[str, Any]:
+        unused = [name for name in ("loss", "calibrate") if not getattr(self, name)]
+        return super().neutral() | dict.fromkeys(unused)
+
+    def _weighted(self, train: Examples, data: DataFacts) -> WeightedLoss | None:
+        from hfpipe.data.weighting import create_weighted_loss
+
+        return create_weighted_loss(self.loss, self.task, train, data) if self.loss is not None else None
+
+    def _finish(self, parts: Training, folder: Path) -> dict[str, Any]:
+        from hfpipe.data.weighting import weighting_facts
+        from hfpipe.evaluation.calibration import calibrate_saved
+
+        found: dict[str, Any] = {}
+        if parts.weighted is not None:
+            found["loss"] = weighting_facts(parts.weighted, self.task, parts.facts)
+        if self.calibrate and parts.validation is not None:
+            found["calibration"] = calibrate_saved(
+                folder, self.task, self.calibrate, parts.validation, parts.tokenizer, parts.facts
+            )
+        return found

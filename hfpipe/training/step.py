@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hfpipe.modeling.losses.chunked_loss import Kernel
+    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
     from hfpipe.task import Task
     from hfpipe.types import Batch, Counted
 
@@ -71,16 +72,18 @@ class TrainingStep:
         *,
         chunked: bool = False,
         separate: SeparateDocuments | None = None,
+        weighted: WeightedLoss | None = None,
     ) -> None:
         """`chunked` lets the loss apply the output layer in chunks; its weights have to be whole.
 
-        `separate` keeps the documents of an example apart.
+        `separate` keeps the documents of an example apart. `weighted` replaces the loss of the task.
         """
         self.task = task
         self._separate = separate
         self.smoothing = smoothing
         self._autocast = autocast
-        self._chunked = chunked
+        self._chunked = chunked and weighted is None
+        self.loss = task.loss if weighted is None else weighted.loss
         self._kernel = eager_softmax_gradient
         self._head: nn.Linear | None = None
 
@@ -93,7 +96,7 @@ class TrainingStep:
         if head is None or positions is None:
             with self.separated(batch) as inputs:
                 outputs = forward(model, inputs, positions)
-            return outputs, self.task.loss(outputs, batch, self.smoothing)
+            return outputs, self.loss(outputs, batch, self.smoothing)
         with self._autocast(), identity_head(head):
             with self.separated(batch) as inputs:
                 outputs = forward(model, inputs, None)
@@ -129,7 +132,7 @@ class CompiledStep:
         self._model = model
         self._shape = (rows, eager.task.length)
         self._autocast = autocast
-        self._loss = compile_loss(eager.task.loss)
+        self._loss = compile_loss(eager.loss)
         self._kernel = torch.compile(softmax_gradient, dynamic=False)
         self._without_masks: bool | None = None
         compile_model(model, static=True)

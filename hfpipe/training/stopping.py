@@ -26,16 +26,18 @@ class AgreedStop:
         self._asked: torch.Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
-    def sum_counts(self, counts: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Return the sum of a tensor of whole numbers over all processes, on `device`.
+    def sum_counts(self, counts: torch.Tensor, together: int = 1) -> torch.Tensor:
+        """Return the sum of a tensor of counts over all processes, on their device.
 
-        Every process has to call it at the beginning of each step, as the requests are summed up too.
+        `together` processes at a time have the same examples, which are counted once. Every process has to
+        call it at the beginning of each step, as the requests are summed up too.
         """
         asked = counts.new_tensor([int(self.request.number is not None)])
-        mine = torch.cat([counts.reshape(-1), asked]).to(device, non_blocking=True)
+        mine = torch.cat([counts.reshape(-1), asked]).to(self._accelerator.device, non_blocking=True)
         summed = self._accelerator.reduce(mine, reduction="sum")
         self._keep(summed[-1:])
-        return summed[:-1].reshape(counts.shape)
+        found = summed[:-1].reshape(counts.shape)
+        return found / together if found.is_floating_point() else found // together
 
     def _keep(self, asked: torch.Tensor) -> None:
         if not asked.is_cuda:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.encoding.padding import Batches
     from hfpipe.metrics.metric import Metric
+    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
     from hfpipe.report import DataFacts
     from hfpipe.task import Task
     from hfpipe.types import Batch
@@ -55,6 +56,8 @@ class Training:
     facts: DataFacts
     attention_is_chosen: bool = False
     """Whether the recipe names the model's attention implementation, which then stays."""
+    weighted: WeightedLoss | None = None
+    """What replaces the task's loss in training; validation keeps the task's."""
 
     @property
     def metrics(self) -> list[Metric]:
@@ -90,9 +93,8 @@ class TaskTrainer(SplitTrainer):
         stop: StopRequest | None = None,
     ) -> None:
         task, tokenizer = parts.task, parts.tokenizer
-        collator: Any = Collator(
-            task, tokenizer, arguments.seed
-        )  # may cut a batch, which Trainer's type is not
+        # It may cut a batch, which does not fit Trainer's type.
+        collator: Any = Collator(task, tokenizer, arguments.seed, weighted=parts.weighted)
         super().__init__(
             model=parts.model,
             args=arguments,
@@ -101,10 +103,9 @@ class TaskTrainer(SplitTrainer):
             eval_dataset=parts.validation,
             data_collator=collator,
         )
-        self.task = task
+        self.task, self.weighted = task, parts.weighted
         self.folder = Path(str(arguments.output_dir))
-        self.examples = parts.train
-        self.validation = parts.validation
+        self.examples, self.validation = parts.train, parts.validation
         self.tokenizer = tokenizer
         self.shares = shares
         self.facts, self.metrics = parts.facts, parts.metrics
@@ -131,12 +132,15 @@ class TaskTrainer(SplitTrainer):
         self.add_callback(SaveWhenAsked(self.stop))
 
     def _new_step(self, *, static: bool) -> TrainingStep | CompiledStep:
-        smoothing, autocast = self.args.label_smoothing_factor, self.accelerator.autocast
-        separate = separate_documents(
-            self.task, self.bare, self.args.device, chosen=self._attention_is_chosen
-        )
+        args, autocast = self.args, self.accelerator.autocast
+        separate = separate_documents(self.task, self.bare, args.device, chosen=self._attention_is_chosen)
         eager = TrainingStep(
-            self.task, smoothing, autocast, chunked=self._applies_head_in_loss, separate=separate
+            self.task,
+            args.label_smoothing_factor,
+            autocast,
+            chunked=self._applies_head_in_loss,
+            separate=separate,
+            weighted=self.weighted,
         )
         return CompiledStep(eager, self.bare, self.shares.micro, autocast) if static else eager
 
@@ -236,10 +240,9 @@ class TaskTrainer(SplitTrainer):
         if self.control.should_training_stop:
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
-        count = sum(
-            (self.task.count(part) for batch in batches for part in forward_passes(batch)), torch.tensor(0)
-        )
-        return batches, self.stop.sum_counts(count, device) // self.layout.together
+        counted = self.task.count if self.weighted is None else self.weighted.count
+        parts = (part for batch in batches for part in forward_passes(batch))
+        return batches, self.stop.sum_counts(sum(map(counted, parts), torch.tensor(0)), self.layout.together)
 
     def compute_loss(
         self,
@@ -251,7 +254,7 @@ class TaskTrainer(SplitTrainer):
         """Return this micro-batch's part of the step's mean loss, times the processes that average it."""
         outputs, (total, targets) = self._step(model, inputs)
         over_all = targets if num_items_in_batch is None else num_items_in_batch
-        loss = (total / over_all.clamp(min=1)).sum() * self.layout.averaged
+        loss = (total / over_all.masked_fill(over_all == 0, 1)).sum() * self.layout.averaged
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from hfpipe.advice import advise_classes
 from hfpipe.errors import DataError, Problem
 from hfpipe.modeling.loading.class_names import class_name_entries, class_names_of, problem_type
+from hfpipe.recipe.messages import suggest
 from hfpipe.report import DataFacts
 from hfpipe.task import Task
 from hfpipe.types import Counted
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -48,6 +50,13 @@ class TextClassification(Task):
     length: int = Field(default=256, ge=4)
     """Maximum number of tokens; longer texts are truncated, and the ledger counts the lost tokens."""
 
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    """Class → the probability above which it is predicted, where rows have lists of classes.
+
+    By default those that `calibrate` saved with the model, and 0.5 without any.
+    """
+    later: ClassVar[tuple[str, ...]] = ("thresholds",)
+
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.text, self.label) if self.text_pair is None else (self.text, self.text_pair, self.label)
@@ -60,6 +69,10 @@ class TextClassification(Task):
     def texts(self) -> tuple[str, ...]:
         return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
+    @property
+    def weighted_column(self) -> str:
+        return self.label
+
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
         kind = facts.columns.get(self.label)
@@ -69,10 +82,24 @@ class TextClassification(Task):
                 ("label",),
             )
 
+        yield from self._check_thresholds(kind, facts.labels.get(self.label, []))
         if len(facts.labels.get(self.label, ("", ""))) < 2:
             yield Problem(
                 f"column {self.label!r} has a single class; there is nothing to tell apart", ("label",)
             )
+
+    def _check_thresholds(self, kind: str | None, names: Sequence[str]) -> Iterator[Problem]:
+        if self.thresholds is not None and kind in ("label", "float"):
+            what = "one class" if kind == "label" else "a number"
+            yield Problem(f"column {self.label!r} holds {what} per row; delete thresholds", ("thresholds",))
+        elif kind == "labels":
+            for name in (self.thresholds or {}).keys() - {*names}:
+                message = f"column {self.label!r} has no class {name!r}{suggest(name, names)}"
+                yield Problem(message, ("thresholds", name))
+
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> TextClassification:
+        kept = self.thresholds is not None or not thresholds
+        return self if kept else self.model_copy(update={"thresholds": dict(thresholds)})
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         names = facts.labels.get(self.label, ["LABEL_0"])
@@ -146,6 +173,21 @@ class TextClassification(Task):
 
         return label_columns(outputs.logits, batch["labels"])
 
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
+        """Return the columns, with the classes predicted whose probability is above their threshold."""
+        import numpy as np
+
+        found = super().columns_by_row(columns, row_index, rows, facts)
+        if not self.thresholds or facts.columns[self.label] != "labels":
+            return found
+        limits = np.array([self._threshold(name) for name in facts.labels[self.label]])
+        return {**found, "prediction": (found["scores"] > limits).astype(found["prediction"].dtype)}
+
+    def _threshold(self, name: str) -> float:
+        return (self.thresholds or {}).get(name, 0.5)
+
     def metrics(self, facts: DataFacts) -> list[Metric]:
         from hfpipe.metrics.scores.classification import multi_label, single_label
         from hfpipe.metrics.scores.regression import regression
@@ -181,7 +223,10 @@ class TextClassification(Task):
         ]
         if kind == "label":
             return [found[0] for found in each]
-        return [{"labels": [label for label in found if label["score"] > 0.5]} for found in each]
+        return [
+            {"labels": [label for label in found if label["score"] > self._threshold(label["label"])]}
+            for found in each
+        ]
 
     def fit_baseline(
         self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase

@@ -71,6 +71,10 @@ class TokenClassification(Task):
     def columns(self) -> tuple[str, ...]:
         return (self.words, self.tags)
 
+    @property
+    def weighted_column(self) -> str:
+        return self.tags
+
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
         for key, column, kind, what in (

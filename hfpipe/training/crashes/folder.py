@@ -45,6 +45,15 @@ class CrashExample(Record):
     """The encoded example as text."""
 
 
+class CrashLoss(Record):
+    """The weights of a loss that a recipe gives weights."""
+
+    class_weights: list[float] | None
+    focal: float
+    row_weights: list[float] | None
+    """Of each example of the step."""
+
+
 class Crash(Record):
     """A step that could not be computed."""
 
@@ -78,6 +87,8 @@ class Crash(Record):
     """Attention implementation that the recipe names."""
     modules_to_save: list[str] | None
     """Modules that are trained whole next to an adapter; None without an adapter."""
+    loss: CrashLoss | None = None
+    """None for the loss of the task."""
     examples: list[CrashExample]
     """Those of the first micro-batch, then those of the second, and so on."""
     versions: dict[str, str]

@@ -20,7 +20,7 @@ from hfpipe.encoding.origins import name_row
 from hfpipe.report import read_versions
 from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.crashes import folder as files
-from hfpipe.training.crashes.folder import Crash, CrashExample, write_crash
+from hfpipe.training.crashes.folder import Crash, CrashExample, CrashLoss, write_crash
 from hfpipe.training.crashes.probe import gradients_are_finite
 from hfpipe.training.crashes.random_states import restore_random_states
 
@@ -92,12 +92,25 @@ def keep_step(
         facts=trainer.facts,
         attention=trainer.chosen_attention,
         modules_to_save=_modules_to_save(trainer.bare),
+        loss=_loss(trainer, [index for part in keys for _, index in part]),
         examples=list(map(partial(_example, trainer), (key for part in keys for key in part))),
         versions=read_versions(),
         time=time.time(),
     )
     write_crash(folder, crash, crash.process, partial(_fill, trainer, stage, step, keys, crash), since)
     log.info("step %d is kept in %s", step.number, folder)
+
+
+def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | None:
+    weighted = trainer.weighted
+    if weighted is None:
+        return None
+    classes, rows = weighted.class_weights, weighted.row_weights
+    return CrashLoss(
+        class_weights=classes.tolist() if classes is not None else None,
+        focal=weighted.focal,
+        row_weights=rows[indices].tolist() if rows is not None else None,
+    )
 
 
 def _keys(trainer: TaskTrainer, step: CrashedStep) -> list[list[Key]]:

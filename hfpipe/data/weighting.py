@@ -1,0 +1,84 @@
+"""How much the rows and classes of a data set count in a training, read from its columns."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+
+from hfpipe.data.labels.values import is_missing, is_number, parse_decimal
+from hfpipe.encoding.origins import name_row
+from hfpipe.errors import DataError, Problem, SettingError
+from hfpipe.modeling.losses.class_weights import class_weights, flat_tags
+from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+
+if TYPE_CHECKING:
+    from hfpipe.encoding.encoded import Examples
+    from hfpipe.modeling.losses.settings import LossSettings
+    from hfpipe.report import DataFacts
+    from hfpipe.task import Task
+
+
+def create_weighted_loss(loss: LossSettings, task: Task, train: Examples, facts: DataFacts) -> WeightedLoss:
+    """Return the loss that a recipe describes, with the weights of the rows and classes of the train split.
+
+    Raises DataError at the first row without a valid weight, SettingError where classes have no balance.
+    """
+    column = task.weighted_column
+    assert column is not None  # checked with the recipe
+    classes = None
+    if loss.weights is not None:
+        # A tagger has one label per word, whatever the row.
+        tagged = facts.columns[column] == "labels" and task.auto_class == "AutoModelForTokenClassification"
+        labels = flat_tags(train.source[column]) if tagged else train.source[column]
+        kind = "label" if tagged else facts.columns[column]
+        classes = class_weights(loss.weights, labels, facts.labels[column], kind)
+    rows = None
+    if loss.row_weights is not None:
+        rows = read_row_weights(train.source, loss.row_weights)[train.rows].astype(np.float32)
+    return WeightedLoss(classes, loss.focal or 0.0, rows)
+
+
+def weighting_facts(weighted: WeightedLoss, task: Task, facts: DataFacts) -> dict[str, Any]:
+    """Return what a report says of a loss; `validation` says what the reported validation loss is."""
+    classes, rows = weighted.class_weights, weighted.row_weights
+    names = facts.labels.get(task.weighted_column or "", [])
+    return {
+        "class_weights": dict(zip(names, classes.tolist(), strict=True)) if classes is not None else None,
+        "focal": weighted.focal,
+        "sum_of_row_weights": float(rows.sum(dtype=np.float64)) if rows is not None else None,
+        "validation": "not weighted",
+    }
+
+
+def read_row_weights(rows: datasets.Dataset, column: str) -> np.ndarray:
+    """Return the weight of each row of a split, float64 (rows,); a text such as `0.5` is read as a number.
+
+    Raises DataError at the first row whose weight is missing, not a number, infinite or negative, and
+    SettingError when all are 0.
+    """
+    weights = np.empty(len(rows))
+    for position, value in enumerate(rows[column]):
+        weight = _weight(value)
+        if isinstance(weight, str):
+            raise DataError(
+                f"{name_row(rows, position)}: {column!r} {weight}, but the weight of a row is a number, at "
+                "least 0; fix the row or drop it"
+            )
+        weights[position] = weight
+    if not weights.any():
+        message = f"column {column!r} is 0 in every row of the train split; nothing could be learned"
+        raise SettingError(Problem(message, ("loss", "row_weights")))
+    return weights
+
+
+def _weight(value: Any) -> float | str:
+    """Return a weight, or what is wrong with it."""
+    if is_missing(value):
+        return "is missing"
+    number: Any = parse_decimal(value) if isinstance(value, str) else value
+    if not is_number(number) or not math.isfinite(number):
+        return f"is {value!r:.40}"
+    return f"is {number:g}" if number < 0 else float(number)
