@@ -20,6 +20,7 @@ from hfpipe.runs.run import Run, read_run
 from hfpipe.runs.status import StageStatus, read_status
 from hfpipe.stages import KINDS
 from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.repeats.members import find_members
 from hfpipe.store.artifacts import TRAINED
 from hfpipe.tasks import TASKS
 
@@ -111,7 +112,8 @@ def _write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[
     else:
         return
     try:
-        refresh_card(folder, licences)
+        for trained in find_members(folder).values() or [folder]:
+            refresh_card(trained, licences)
     except Exception as error:  # the stage is finished, and the next ones need no card
         say(f"{step.name}: the model card could not be written ({type(error).__name__}: {error})")
 

@@ -73,6 +73,17 @@ class Stage(Settings, ABC):
     kind: str
     """Kind of the stage."""
 
+    def expanded(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
+        """Return the stages that this one stands for, by name, in the order in which they run.
+
+        The last has the name of this one; by default it is this one, and there are no others.
+        """
+        return {name: self}
+
+    def own_seed(self, seed: int) -> int:
+        """Return the seed of the stage; `seed` is that of the recipe."""
+        return seed
+
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hfpipe.report import Comparison, Report, Score
+from hfpipe.report import Comparison, Report, Score, Spread
 
 
 def number(value: float) -> str:
@@ -56,6 +56,43 @@ def format_interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def format_score(found: Score | Comparison) -> str:
+    """Return a score with its interval; the mean of several trainings with their standard deviation."""
+    shown = format_interval(found.value, found.low, found.high)
+    if found.spread is None:
+        return shown
+    value, _, ends = shown.partition(" ")
+    return f"{value} ± {number(found.spread.sd)} {ends}"
+
+
+def describe_spread(spread: Spread) -> str:
+    """Return over what a score is a mean, as `mean of 3 seeds, sd 0.012`."""
+    return f"mean of {len(spread.values)} {spread.over}, sd {number(spread.sd)}"
+
+
+SPREAD = ("score", "system", "each training", "sd", "by rows", "by seeds", "last checkpoints")
+"""Columns of the table of standard deviations."""
+
+
+def format_spreads(scores: Sequence[Score], first: str) -> list[list[str]]:
+    """Return a row for each score and system that was trained several times, with the columns `SPREAD`.
+
+    What rows and seeds contribute is of the score of one training. A value that is not known is empty.
+    """
+    rows = []
+    for score in scores:
+        systems = [(first, score.spread), *((each.baseline, each.spread) for each in score.comparisons)]
+        for system, spread in systems:
+            if spread is not None:
+                each = ", ".join(
+                    f"{name.removeprefix('stage:')} {number(value)}" for name, value in spread.values.items()
+                )
+                parts = (spread.sd, spread.rows, spread.seeds, spread.checkpoints)
+                known = ["" if part is None else number(part) for part in parts]
+                rows.append([score.metric, system, each, *known])
+    return rows
+
+
 def format_difference(comparison: Comparison) -> str:
     """Return how far the model is from a baseline, with a sign."""
     sign = "-" if comparison.difference < 0 else "+"
@@ -84,7 +121,7 @@ def verdict(score: Score) -> list[str]:
         found = f"{comparison.baseline} ({format_difference(comparison)})"
         against.setdefault(describe_side(comparison, score), []).append(found)
     return [
-        f"{score.metric} {format_interval(score.value, score.low, score.high)} on {score.n:,} examples",
+        f"{score.metric} {format_score(score)} on {score.n:,} examples",
         *(f"{side} {', '.join(names)}" for side, names in sorted(against.items())),
     ]
 

@@ -62,6 +62,23 @@ class FileDigest(Record):
     """Digest of the content, in hex."""
 
 
+class Spread(Record):
+    """How a score varies over the trainings that it is the mean of: one for each seed, or for each fold."""
+
+    over: str
+    """What differs between the trainings: `seeds` or `folds`."""
+    values: dict[str, float]
+    """Stage of each training → its score."""
+    sd: float
+    """Standard deviation of these scores."""
+    rows: float | None = None
+    """Standard deviation of the score of one training by the sampling of rows."""
+    seeds: float | None = None
+    """Standard deviation by the seed alone: that of the scores without what the sampling of rows explains."""
+    checkpoints: float | None = None
+    """Standard deviation over the last checkpoints of a training, on the validation split."""
+
+
 class Comparison(Record):
     """The difference between a model and one baseline on the same examples."""
 
@@ -82,9 +99,11 @@ class Comparison(Record):
     p_value: float
     """Two-sided p under no difference, corrected for the number of systems in `Score.comparisons`."""
     test: str = "bootstrap"
-    """Test that gave `p_value`: `mcnemar-midp`, `randomization-midp` or `bootstrap`."""
+    """Test that gave `p_value`: `mcnemar-midp`, `randomization-midp`, `bootstrap` or `rows-seeds-t`."""
     p_bootstrap: float | None = None
     """Two-sided p of the paired bootstrap, not corrected, for comparison with other tools."""
+    spread: Spread | None = None
+    """How the baseline's own score varies, where it was trained several times."""
 
     @property
     def clear(self) -> bool:
@@ -111,6 +130,8 @@ class Score(Record):
     """How the number was made, in sacrebleu's `key:value|key:value` form."""
     comparisons: list[Comparison] = []
     """One entry a baseline."""
+    spread: Spread | None = None
+    """How the score varies, where the model was trained several times; `value` is then the mean."""
 
 
 class DataFacts(Record):

@@ -202,7 +202,8 @@ def test_the_recipe_that_the_readme_explains_is_right(tmp_path: Path) -> None:
 
 def test_every_block_of_yaml_is_a_recipe_or_has_a_test_of_its_own() -> None:
     others = {page for page in MANUAL for block in blocks("yaml", page) if block not in recipes()}
-    assert others <= {f"docs/{name}.md" for name in ("data", "evaluation", "tasks", "training", "user-tasks")}
+    tested = ("data", "evaluation", "repeats", "tasks", "training", "user-tasks")
+    assert others <= {f"docs/{name}.md" for name in tested}
 
 
 @pytest.mark.parametrize("number", range(len(recipes())))
@@ -241,7 +242,11 @@ def test_the_task_that_the_manual_adds_is_taken(tmp_path: Path) -> None:
 
 PARTS = [
     (stage, block)
-    for page, stage in (("docs/training.md", "topics"), ("docs/evaluation.md", "score"))
+    for page, stage in (
+        ("docs/training.md", "topics"),
+        ("docs/repeats.md", "topics"),
+        ("docs/evaluation.md", "score"),
+    )
     for block in blocks("yaml", page)
     if block not in recipes() and "report_to" not in block  # a tracker may be missing; that has its own test
 ]

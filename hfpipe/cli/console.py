@@ -204,6 +204,12 @@ def show_comparison(found: ComparisonRecord, *, every: bool = False) -> None:
 def _measured(scores: Sequence[Score], first: str, shown: Sequence[Score]) -> None:
     """Print a table of the scores to show, and below it in a few lines which others there are."""
     _show(_scores(shown, first, roomy=Console().is_terminal and Console().width >= ROOMY))
+    if rows := number_format.format_spreads(shown, first):
+        say("")
+        table = _table(*number_format.SPREAD)
+        for row in rows:
+            _add(table, *row)
+        _show(table)
     others = [score for score in scores if score not in shown]
     for line in (*_classes(others), *_others(others)):
         say(line)
@@ -217,15 +223,14 @@ def _beside(scores: Sequence[Score]) -> bool:
 def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
     table = _table("score", "system", "value", *(("difference", "p") if _beside(scores) else ()))
     for score in scores:
-        _add(table, score.metric, first, number_format.format_interval(score.value, score.low, score.high))
+        _add(table, score.metric, first, number_format.format_score(score))
         for other in score.comparisons:
             gap = number_format.format_difference(other)
             if roomy:
                 low, high = map(number_format.number, (other.difference_low, other.difference_high))
                 gap += f" [{low}, {high}]"
             p_value = number_format.chance(other.p_value).removeprefix("p ")
-            value = number_format.format_interval(other.value, other.low, other.high)
-            _add(table, "", other.baseline, value, gap, p_value)
+            _add(table, "", other.baseline, number_format.format_score(other), gap, p_value)
     return table
 
 
@@ -253,8 +258,8 @@ def _others(scores: Sequence[Score]) -> Iterator[str]:
 
 
 def _model(run: Run, stage: str) -> None:
-    place = run.model(stage)
-    say(f"model:  {place}")
+    place, *others = run.models(stage)
+    say(f"model:  {place}" + (f" (the first of {1 + len(others)} trainings)" if others else ""))
     settings = run.made(stage).identity.settings
     if settings.get("task") is None and str(settings["model"]).startswith("stage:"):
         settings = read_stage(Path(place)).identity.settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 from hfpipe.errors import StageError
 from hfpipe.evaluation.predictions_file import read_predictions
 from hfpipe.metrics.paired import score_with_comparisons
+from hfpipe.metrics.repeated import average_scores
 from hfpipe.metrics.resampling import Sample
 from hfpipe.metrics.series import Series
 from hfpipe.metrics.whole import WholeMetric, measured
@@ -32,15 +33,18 @@ class DatasetMetrics:
     """Columns of predictions that hold classes → their names, as `Task.class_names` gives them."""
     setup: EvaluationSetup
 
-    def scores(self, model: Path, baselines: Mapping[str, Path]) -> tuple[list[Score], list[str]]:
+    def scores(
+        self, model: Mapping[str, Path], baselines: Mapping[str, Mapping[str, Path]]
+    ) -> tuple[list[Score], list[str]]:
         """Return the scores of a model with those of baselines, and why others have no value.
 
-        All are given as files of predictions. A baseline that lacks what a metric needs is not compared.
-        Raises StageError when a metric that the recipe names cannot use what the model said.
+        All are given as files of predictions, one for each training of a system. A baseline that lacks what
+        a metric needs is not compared. Raises StageError when a metric that the recipe names cannot use what
+        the model said.
         """
         if not (self.whole or self.named):
             return [], []
-        mine = list(self._series(model))
+        mine = list(self._system(model))
         why = {metric.name: metric.undefined for metric in self.whole}
         left_out = [
             f"{series.name} has no value: {why.get(series.name, 'it is not defined on these rows')}"
@@ -48,14 +52,19 @@ class DatasetMetrics:
             if not _known(series)
         ]
         theirs = {}
-        for name, path in baselines.items():
+        for name, files in baselines.items():
             failed: list[StageError] = []
-            theirs[name] = {series.name: series for series in self._series(path, failed)}
+            theirs[name] = {series.name: series for series in self._system(files, failed)}
             left_out += [f"{name} is not compared: {error}" for error in failed]
         return [_beside(series, theirs) for series in mine if _known(series)], left_out
 
+    def _system(self, files: Mapping[str, Path], failed: list[StageError] | None = None) -> Iterable[Series]:
+        """Return every score of a system, the mean over its trainings where there are several."""
+        found = {name: list(self._series(path, failed)) for name, path in files.items()}
+        return average_scores(found) if len(found) > 1 else next(iter(found.values()))
+
     def _series(self, path: Path, failed: list[StageError] | None = None) -> Iterator[Series]:
-        """Yield every score of one system; named metrics that fail are put into `failed`, if there is one."""
+        """Yield every score of one training; named metrics that fail go to `failed`, if there is one."""
         index, columns = read_predictions(path)
         setup = self.setup
         sample = Sample(setup.sample.units[index], setup.sample.cluster)

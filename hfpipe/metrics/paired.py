@@ -7,14 +7,18 @@ from importlib.metadata import version
 
 from hfpipe.metrics.intervals import difference_interval, interval_of, paired_outcomes
 from hfpipe.metrics.paired_tests import PairedTest, bootstrap_test, holm, mcnemar_test, randomization_test
+from hfpipe.metrics.repeated import measure_spread, seeds_test, widen_interval
 from hfpipe.metrics.series import Series
 from hfpipe.report import Comparison, Score
 
 
 def score_series(series: Series, confidence: float = 0.95) -> Score:
-    """Return a score with its interval."""
+    """Return a score with its interval, which covers rows and seeds where it is a mean over trainings."""
     found = interval_of(series, confidence)
     how = f"interval:{found.method}-{confidence:.0%}|{series.resampling}"
+    if series.members:
+        found = found._replace(**widen_interval(found.low, found.high, [series], confidence)._asdict())
+        how = f"{how}|mean-of:{len(series.members)}|seeds:mover-t"
     return Score(
         metric=series.name,
         value=float(series.values[0]),
@@ -23,14 +27,16 @@ def score_series(series: Series, confidence: float = 0.95) -> Score:
         n=series.n,
         higher_is_better=series.higher_is_better,
         signature=f"{series.signature}|{how}|hfpipe:{version('hfpipe')}",
+        spread=measure_spread(series),
     )
 
 
 def compare_series(mine: Series, other: Series, name: str, confidence: float = 0.95) -> Comparison:
     """Return the difference between two systems measured on the same rows; p is of this comparison alone."""
     difference = float(mine.values[0] - other.values[0])
-    own = interval_of(other, confidence)
+    own = score_series(other, confidence)
     low, high = difference_interval(mine, other, confidence)
+    low, high = widen_interval(low, high, [mine, other], confidence, value=difference)
     resampled = bootstrap_test(difference, (mine.values - other.values)[1:])
     test = _test(mine, other, difference) or resampled
     return Comparison(
@@ -44,11 +50,17 @@ def compare_series(mine: Series, other: Series, name: str, confidence: float = 0
         p_value=test.p_value,
         test=test.name,
         p_bootstrap=resampled.p_value,
+        spread=own.spread,
     )
 
 
 def _test(mine: Series, other: Series, difference: float) -> PairedTest | None:
-    """Return McNemar's test where rows are independent trials, else randomization, where there is either."""
+    """Return McNemar's test where rows are independent trials, else randomization, where there is either.
+
+    Where a system was trained several times, the test covers rows and seeds.
+    """
+    if mine.members or other.members:
+        return seeds_test(mine, other)
     pair = paired_outcomes(mine, other)
     if pair is not None:
         return mcnemar_test(pair[0], pair[1])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +62,8 @@ class Series:
     outcomes: np.ndarray | None = None
     """For each row 0 for no trial, 1 for a failure, 2 for a success; None where rows are not such trials."""
     exchange: Exchange | None = None
+    members: Mapping[str, Series] = field(default_factory=dict)
+    """The same score of each of several trainings, where this is their mean."""
 
     @property
     def units(self) -> int:

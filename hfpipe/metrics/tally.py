@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -29,6 +29,32 @@ ROWS_AT_ONCE = 2048
 """Examples weighted together: with 1000 resamples their weights take 34 MB."""
 NO_TRIAL, FAILURE, SUCCESS, SEVERAL = 0, 1, 2, 3
 """What an example is to a proportion: `SEVERAL` is any but one trial or none."""
+
+
+class Counts(Protocol):
+    """What was counted of one system: a `Tally`, or those of several trainings of it."""
+
+    @property
+    def resamples(self) -> int:
+        """Number of bootstrap resamples."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the resamples."""
+
+    @property
+    def n(self) -> int:
+        """How many examples were counted."""
+
+    @property
+    def defined(self) -> list[Metric]:
+        """The metrics that have a score here."""
+
+    def undefined(self) -> dict[str, str]:
+        """Return the names of the metrics that have no score here, and why."""
+
+    def series(self, metric: Metric) -> Series:
+        """Return a metric's score over all examples and every resample, with what defines it."""
 
 
 class Tally:
@@ -189,7 +215,7 @@ class Tally:
 
     def scores(self, confidence: float = 0.95) -> list[Score]:
         """Return the score of each defined metric with its interval, in the metrics' order."""
-        return [score_series(self.series(metric), confidence) for metric in self.defined]
+        return compute_scores(self, confidence)
 
 
 @dataclass(frozen=True)
@@ -211,7 +237,14 @@ class _Sums:
             return self.metric.value(mine) - self.metric.value(theirs)
 
 
-def compare_tallies(mine: Tally, other: Tally, name: str, confidence: float = 0.95) -> dict[str, Comparison]:
+def compute_scores(counts: Counts, confidence: float = 0.95) -> list[Score]:
+    """Return the score of each metric that has one with its interval, in the metrics' order."""
+    return [score_series(counts.series(metric), confidence) for metric in counts.defined]
+
+
+def compare_tallies(
+    mine: Counts, other: Counts, name: str, confidence: float = 0.95
+) -> dict[str, Comparison]:
     """Return metric → difference between two systems on the same examples, for the metrics of both.
 
     Averages over tokens are left out where the two cut the text into other numbers of them.

@@ -41,6 +41,7 @@ class Document:
 
         If the value begins on the line of its key, its position is returned, since users look there.
         """
+        path = self.written(path)
         for length in range(len(path), -1, -1):
             name, value = self.keys.get(path[:length]), self.values.get(path[:length])
             if name is not None and (key or value is None or value.line != name.line):
@@ -50,10 +51,18 @@ class Document:
             key = True  # if something is missing, point to the name of the mapping
         return None
 
+    def written(self, path: Keys) -> Keys:
+        """Return the path of what is written in the file: `stages.topics` for a training `topics@2` of it."""
+        if path[:1] != ("stages",) or len(path) < 2 or path[:2] in self.keys:
+            return path
+        owner = str(path[1]).partition("@")[0]
+        return ("stages", owner, *path[2:]) if ("stages", owner) in self.keys else path
+
     def place(self, problem: Problem) -> Problem:
         """Add to a problem its position, or the `--set` that caused it."""
         if problem.spot is not None:
             return problem
+        problem = replace(problem, path=self.written(problem.path))
         for path, text in self.overrides.items():
             if problem.path[: len(path)] == path:
                 return replace(problem, message=f"--set {fold_lines(text)}: {problem.message}")

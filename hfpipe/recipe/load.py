@@ -72,7 +72,7 @@ def load_recipe(
     apply_overrides(document, overrides)
     reader = _Reader(document, kinds, tasks)
     name, seed, stages = reader.read()
-    stages, failures = _resolved(stages, path.parent)
+    stages, failures = _resolved(_expanded(stages), path.parent)
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
     problems += [
@@ -87,6 +87,14 @@ def load_recipe(
     return recipe
 
 
+def _expanded(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return the stages that those of the recipe stand for, as those of a training for each seed."""
+    found: dict[str, Stage] = {}
+    for name, stage in stages.items():
+        found |= stage.expanded(name, found)
+    return found
+
+
 def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]:
     """Return the problems between stages, given the facts about finished data sets."""
     problems: list[Problem] = []
@@ -96,7 +104,8 @@ def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]
             found = stage.check(above, facts, recipe.base)
             problems.extend(replace(problem, path=("stages", name, *problem.path)) for problem in found)
         above[name] = stage
-    return sorted(map(recipe.document.place, problems), key=_order)
+    # The trainings of one stage have the same problems.
+    return sorted(dict.fromkeys(map(recipe.document.place, problems)), key=_order)
 
 
 def _resolved(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, Stage], list[Problem]]:

@@ -27,10 +27,16 @@ def reference_problems(
         return
     given = {name: entry.get("kind") if isinstance(entry, dict) else None for name, entry in raw.items()}
     kinds = {name: kind if isinstance(kind, str) and kind in known else None for name, kind in given.items()}
+    trainings: dict[str, list[str]] = {}  # of a stage with several
+    for name in stages:
+        if name not in raw:
+            trainings.setdefault(owner := name.partition("@")[0], []).append(name)
+            kinds[name] = kinds.get(owner)
     above: list[str] = []
     for name in raw:
         path = ("stages", name)
         stage = stages.get(name)
+        above += trainings.get(name, []) if stage is not None else []
         found = collect(stage, Place) if stage else _stage_names(raw[name], ())
         for keys, place in found:
             yield from _place(place, (*path, *keys), above, kinds, base)

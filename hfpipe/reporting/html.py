@@ -111,10 +111,11 @@ def _evaluation(run: Run, stage: str) -> Evaluation:
 
 def _blocks(run: Run, stage: str) -> tuple[list[Block], str]:
     """Return the blocks of a stage's predictions, or why they cannot be read; the scores are shown anyway."""
-    if not predictions_path(run.folders[stage], MODEL).is_file():
+    system = next(iter(run.reports[stage].facts.get("trainings", {}).get(MODEL, [])), MODEL)
+    if not predictions_path(run.folders[stage], system).is_file():
         return [], ""
     try:
-        return read_blocks(run.predictions(stage)), ""
+        return read_blocks(run.predictions(stage, system)), ""
     except HfpipeError as error:
         return [], str(error)
 
@@ -139,6 +140,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["spread_head"] = number_format.SPREAD
     environment.filters["score"] = number_format.number
     environment.filters["svg"] = Markup  # charts escape the texts in them
     return environment

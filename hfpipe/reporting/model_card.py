@@ -24,6 +24,7 @@ from hfpipe.references.places import Place
 from hfpipe.reporting.sections import score_lines
 from hfpipe.reporting.verdict import describe_model, place_name, read_verdict
 from hfpipe.runs.run import Run, read_run
+from hfpipe.stages.repeats.members import find_members
 from hfpipe.store.artifacts import CARD, MODEL
 from hfpipe.store.files import write_whole
 from hfpipe.store.store import StageFile, read_stage
@@ -71,10 +72,9 @@ def _evaluations(folder: Path, made: StageFile) -> dict[str, Path]:
         with suppress(StageError):  # a damaged folder is reported where it is needed
             other = read_stage(report.parent)
             settings = other.identity.settings
-            mine = (
-                settings.get("model") == f"stage:{made.name}" and other.folders.get(made.name) == folder.name
-            )
-            if mine and settings.get("kind") == "evaluate":
+            model = Place(str(settings.get("model"))).stage if settings.get("kind") == "evaluate" else None
+            measured = folder.parent / other.folders.get(model or "", "")
+            if model is not None and folder in (measured, *find_members(measured).values()):
                 found.append((report.stat().st_mtime, other.name, report.parent))
     return {name: path for _, name, path in sorted(found)}
 

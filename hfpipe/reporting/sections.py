@@ -52,6 +52,8 @@ class Scores:
     more_charts: list[str]
     class_charts: list[str]
     signatures: list[tuple[str, str, str]]
+    spreads: list[list[str]]
+    """A row for each main score of a system that was trained several times."""
 
 
 def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> Scores:
@@ -64,6 +66,7 @@ def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> 
         more_charts=[_chart(score, first) for score in whole[1:]],
         class_charts=list(_by_class([score for score in scores if score not in whole])),
         signatures=[(score.metric, f"{score.n:,}", score.signature) for score in whole],
+        spreads=number_format.format_spreads(main, first),
     )
 
 
@@ -86,13 +89,13 @@ def _by_class(scores: Sequence[Score]) -> Iterator[str]:
 def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
     """Yield a row a score and system; `first` is the one that the others are compared with."""
     for score in scores:
-        yield Line(score.metric, first, number_format.format_interval(score.value, score.low, score.high))
+        yield Line(score.metric, first, number_format.format_score(score))
         for other in score.comparisons:
             low, high = map(number_format.number, (other.difference_low, other.difference_high))
             yield Line(
                 "",
                 other.baseline,
-                number_format.format_interval(other.value, other.low, other.high),
+                number_format.format_score(other),
                 f"{number_format.format_difference(other)} [{low}, {high}]",
                 number_format.chance(other.p_value).removeprefix("p "),
                 number_format.describe_side(other, score).removesuffix(" than").removesuffix(" from"),

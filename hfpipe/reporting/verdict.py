@@ -106,7 +106,8 @@ def describe_model(run: Run, place: str) -> str:
 def _measured(score: Score, settings: Mapping[str, Any]) -> str:
     split, data = settings.get("split"), settings.get("data")
     where = f" of the {split} split of {place_name(data)}" if split and data else ""
-    return f"on {score.n:,} rows{where}"
+    several = "" if score.spread is None else f"; {number_format.describe_spread(score.spread)}"
+    return f"on {score.n:,} rows{where}{several}"
 
 
 def place_name(place: Any) -> str:

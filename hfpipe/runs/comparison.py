@@ -58,15 +58,30 @@ class _System:
     shown: Mapping[str, np.ndarray]
     cluster: str | None
     """Column by which the rows were resampled in groups."""
+    trainings: Mapping[str, Mapping[str, np.ndarray]]
+    """Each training → what it said of each row; `shown` is that of the first."""
 
     def series(self, places: np.ndarray, sample: Sample, first: _System) -> Iterator[Series]:
-        """Yield every score over the rows at some places, resampled as the first system's by `sample`."""
+        """Yield every score over the rows at some places, resampled as the first system's by `sample`.
+
+        Scores of several trainings are their mean.
+        """
+        from hfpipe.metrics.repeated import average_scores
+
+        found = {
+            name: list(self._series(shown, places, sample, first)) for name, shown in self.trainings.items()
+        }
+        yield from average_scores(found) if len(found) > 1 else next(iter(found.values()))
+
+    def _series(
+        self, columns: Mapping[str, np.ndarray], places: np.ndarray, sample: Sample, first: _System
+    ) -> Iterator[Series]:
         import numpy as np
 
         from hfpipe.metrics.tally import Tally
         from hfpipe.metrics.whole import measured
 
-        shown = {name: column[places] for name, column in self.shown.items()}
+        shown = {name: column[places] for name, column in columns.items()}
         tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed, sample)
         tally.add(np.arange(len(places)), self.task.decode_predictions(shown, self.facts))
         yield from map(tally.series, tally.defined)
@@ -117,7 +132,9 @@ def _opened(target: str, runs: Path, named: Trusted) -> _System:
             f"{folder}: does not say what was measured; an older hfpipe made it; delete it and run its recipe"
         )
     made = read_stage(folder)
-    rows, shown = read_predictions(predictions_path(folder, MODEL))
+    names = report.facts.get("trainings", {}).get(MODEL, [MODEL])
+    read = {name: read_predictions(predictions_path(folder, name)) for name in names}
+    rows, shown = read[names[0]]  # all trainings were measured on the same rows
     return _System(
         name=target,
         task=revive_task(
@@ -129,6 +146,7 @@ def _opened(target: str, runs: Path, named: Trusted) -> _System:
         rows=rows,
         shown=shown,
         cluster=report.facts.get("cluster", {}).get("column"),
+        trainings={name: columns for name, (_, columns) in read.items()},
     )
 
 

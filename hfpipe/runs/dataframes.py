@@ -12,15 +12,16 @@ from hfpipe.store.store import check_file, reading
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hfpipe.report import Report, Score
+    from hfpipe.report import Report, Score, Spread
     from hfpipe.runs.run import Run
 
     Reports = Mapping[str, Report]
 
 STAGES = ("stage", "kind", "seed", "key", "seconds", "summary", "folder")
 SYSTEM = ("value", "low", "high")
+SPREAD = ("sd", "sd_rows", "sd_seeds", "sd_checkpoints")
 DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "test", "p_bootstrap")
-SCORES = ("metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature")
+SCORES = ("metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature", *SPREAD)
 CURVES = ("stage", "step", "epoch", "loss", "learning_rate", "grad_norm")
 LEDGER = ("stage", "part", "entry", "count")
 
@@ -59,10 +60,26 @@ def comparison_frame(scores: Iterable[Score], first: str) -> pd.DataFrame:
 def _scores(scores: Iterable[Score], first: str) -> Iterator[dict[str, Any]]:
     for score in scores:
         metric = {name: getattr(score, name) for name in ("metric", "n", "higher_is_better", "signature")}
-        yield metric | {"system": first} | {name: getattr(score, name) for name in SYSTEM}
+        own = {name: getattr(score, name) for name in SYSTEM}
+        yield metric | {"system": first} | own | _standard_deviations(score.spread)
+        yield from (metric | row for row in _trainings(score.spread))
         for other in score.comparisons:
             values = {name: getattr(other, name) for name in (*SYSTEM, *DIFFERENCE)}
-            yield metric | {"system": other.baseline} | values
+            yield metric | {"system": other.baseline} | values | _standard_deviations(other.spread)
+            yield from (metric | row for row in _trainings(other.spread))
+
+
+def _standard_deviations(spread: Spread | None) -> dict[str, Any]:
+    if spread is None:
+        return {}
+    values = (spread.sd, spread.rows, spread.seeds, spread.checkpoints)
+    return dict(zip(SPREAD, values, strict=True))
+
+
+def _trainings(spread: Spread | None) -> Iterator[dict[str, Any]]:
+    """Yield the score of each training, of which only the value is known."""
+    for name, value in (spread.values if spread is not None else {}).items():
+        yield {"system": name, "value": value}
 
 
 def curve_frame(logs: Mapping[str, Any]) -> pd.DataFrame:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe import number_format
 from hfpipe.errors import Problem, RecipeError
-from hfpipe.recipe.messages import suggest
+from hfpipe.recipe.messages import join_names, suggest
 from hfpipe.references.places import Place
 from hfpipe.references.user_code import NOTHING, Trusted
 from hfpipe.report import Report, Score
 from hfpipe.runs import dataframes
+from hfpipe.stages.repeats.members import find_members
 from hfpipe.store.artifacts import METRICS, MODEL, TRAINED, predictions_path, read_metrics
 from hfpipe.store.store import StageFile, done, read_report, read_stage
 
@@ -50,15 +51,22 @@ class Run:
         return read_stage(self.folder(stage))
 
     def model(self, stage: str) -> str:
-        """Return where the model lies that an evaluate stage measured, or a training stage made."""
+        """Return where the model lies that an evaluate stage measured, or a training stage made.
+
+        It is the first of several trainings.
+        """
+        return self.models(stage)[0]
+
+    def models(self, stage: str) -> list[str]:
+        """Return where each training lies of a model that an evaluate stage measured; one for most models."""
         folder = self.folder(stage)
-        if self.reports[stage].kind != "evaluate":
-            return str(folder)
-        made = self.made(stage)
-        place = Place(made.identity.settings["model"])
-        if place.stage is None:
-            return str(place)
-        return str(folder.parent / made.folders[place.stage])
+        if self.reports[stage].kind == "evaluate":
+            made = self.made(stage)
+            place = Place(made.identity.settings["model"])
+            if place.stage is None:
+                return [str(place)]
+            folder = folder.parent / made.folders[place.stage]
+        return list(map(str, find_members(folder).values())) or [str(folder)]
 
     def main_scores(self, stage: str) -> list[Score]:
         """Return the scores of an evaluate stage to look at first, with those that the recipe requires."""
@@ -110,6 +118,10 @@ class Run:
         """
         path = predictions_path(self.folder(stage), system)
         if not path.is_file():
+            trained = self.reports[stage].facts.get("trainings", {})
+            if system in trained:
+                fix = f"name one training: {join_names(trained[system], 'or')}"
+                raise RecipeError([Problem(f"{stage}: {system!r} was trained several times; {fix}")])
             baselines = [
                 other.baseline for score in self.reports[stage].scores[:1] for other in score.comparisons
             ]

@@ -17,7 +17,7 @@ from hfpipe.references.places import (
     BaselinePlace,
     DataPlace,
     ModelPlace,
-    locate_place,
+    Place,
     slug,
 )
 from hfpipe.report import DataFacts, Report, Score
@@ -36,17 +36,23 @@ from hfpipe.stages.scoring.clusters import ClusterSetting, check_cluster, cluste
 from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
 from hfpipe.stages.scoring.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
 from hfpipe.stages.scoring.power_notes import power_notes
-from hfpipe.stages.scoring.systems import EvaluatedSystem, align_classes, evaluated_systems
-from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.stages.scoring.systems import (
+    EvaluatedSystem,
+    add_checkpoints,
+    align_classes,
+    evaluated_systems,
+    repeated_systems,
+)
+from hfpipe.store.artifacts import predictions_path
 from hfpipe.task import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.evaluate import EvaluationSetup
-    from hfpipe.metrics.tally import Tally
+    from hfpipe.metrics.tally import Counts
 
 
 class Evaluate(Stage):
@@ -136,7 +142,7 @@ class Evaluate(Stage):
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.evaluation.evaluate import new_accelerator
-        from hfpipe.metrics.tally import compare_tallies
+        from hfpipe.metrics.tally import compare_tallies, compute_scores
 
         accelerator = new_accelerator()
         setup, (model, *others) = self.open_systems(ctx)
@@ -146,13 +152,14 @@ class Evaluate(Stage):
         }
         accelerator.wait_for_everyone()  # they read their scratch, which goes when the first returns
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
-        scores = [with_comparisons(score, comparisons.values()) for score in mine.scores()]
+        scores = [with_comparisons(score, comparisons.values()) for score in compute_scores(mine)]
         left_out = list(explain_left_out(mine, tallies, comparisons))
-        leaked = leakage_facts(model.task, setup, ctx) if accelerator.is_main_process else {}
+        leaked = leakage_facts(model, setup, ctx) if accelerator.is_main_process else {}
         if accelerator.is_main_process:
-            more, without = self._afterwards(model.task, setup, ctx)
+            more, without = self._afterwards(model, others, setup, ctx)
             scores += more
             left_out += without
+        scores = add_checkpoints(scores, model.place, ctx)
         unmet = list(unmet_bounds(self.require, scores))
         return Report(
             kind=self.kind,
@@ -168,6 +175,7 @@ class Evaluate(Stage):
                 ],
                 **resampled_by(setup.sample),
                 **leaked,
+                **repeated_systems([model, *others]),
             },
             scores=scores,
             unmet=unmet,
@@ -181,7 +189,7 @@ class Evaluate(Stage):
         setup: EvaluationSetup,
         accelerator: Accelerator,
         ctx: RunContext,
-    ) -> Tally:
+    ) -> Counts:
         from hfpipe.evaluation.evaluate import load_tally
 
         if name in task.baselines:
@@ -190,15 +198,21 @@ class Evaluate(Stage):
         return self._measure(next(it for it in others if it.place == name), setup, accelerator, ctx)
 
     def _afterwards(
-        self, task: Task, setup: EvaluationSetup, ctx: RunContext
+        self,
+        model: EvaluatedSystem,
+        others: Sequence[EvaluatedSystem],
+        setup: EvaluationSetup,
+        ctx: RunContext,
     ) -> tuple[list[Score], list[str]]:
         from hfpipe.evaluation.dataset_metrics import DatasetMetrics
 
+        task = model.task
         metrics, facts = [metric.load(ctx) for metric in self.metrics], setup.facts
         after = DatasetMetrics(task.whole_metrics(facts), metrics, task.class_names(facts), setup)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
-            files = {str(name): predictions_path(ctx.folder, name) for name in self.baselines}
-            return after.scores(predictions_path(ctx.folder, MODEL), files)
+            files = {str(name): {str(name): predictions_path(ctx.folder, name)} for name in self.baselines}
+            files |= {other.name: other.predictions(ctx.folder) for other in others}
+            return after.scores(model.predictions(ctx.folder), files)
 
     def open_systems(self, ctx: RunContext) -> tuple[EvaluationSetup, list[EvaluatedSystem]]:
         """Return the split under the classes of the model, and the systems as they are measured on it."""
@@ -239,26 +253,41 @@ class Evaluate(Stage):
 
     def _measure(
         self, system: EvaluatedSystem, setup: EvaluationSetup, accelerator: Accelerator, ctx: RunContext
-    ) -> Tally:
-        from hfpipe.evaluation.calibration import calibrated
+    ) -> Counts:
+        """Return the counts of a system over the split, of each training where there are several."""
         from hfpipe.evaluation.evaluate import measure_model
+        from hfpipe.metrics.repeated import RepeatedCounts
+
+        tokenizer, examples = self.encode_for(system, setup, ctx, reads_all=False)
+        found: dict[str, Counts] = {}
+        for name, place in system.models(ctx).items():
+            (model, task), out = self._load(system, place, ctx), predictions_path(ctx.folder, name)
+            with ctx.progress(
+                f"{ctx.name}: {name if system.members else system.place}", len(examples)
+            ) as advance:
+                found[name] = measure_model(
+                    model, task, tokenizer, examples, setup, accelerator, out, advance
+                )
+        return RepeatedCounts(found) if system.members else next(iter(found.values()))
+
+    def _load(
+        self, system: EvaluatedSystem, place: Path | Place, ctx: RunContext
+    ) -> tuple[PreTrainedModel, Task]:
+        from hfpipe.evaluation.calibration import calibrated
         from hfpipe.modeling.loading.class_head import align_outputs
         from hfpipe.modeling.loading.models import load_model
         from hfpipe.modeling.max_length import refusals
 
-        place, task = locate_place(system.place, ctx.base, ctx.inputs) or system.place, system.task
-        remote = self.trust_remote_code
-        model = load_model(task.auto_class, place, ctx.seed, whole=True, trust_remote_code=remote)
+        task = system.task
+        model = load_model(
+            task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
+        )
         for why in refusals(task, model):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         task = calibrated(model, task, place, self.labels)
         if system.outputs:
             align_outputs(model, system.outputs)
-        tokenizer, examples = self.encode_for(system, setup, ctx, reads_all=False)
-        name = MODEL if system.place == self.model else system.place
-        with ctx.progress(f"{ctx.name}: {system.place}", len(examples)) as advance:
-            out = predictions_path(ctx.folder, name)
-            return measure_model(model, task, tokenizer, examples, setup, accelerator, out, advance)
+        return model, task
 
     def encode_for(
         self, system: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext, *, reads_all: bool
@@ -268,7 +297,7 @@ class Evaluate(Stage):
         from hfpipe.modeling.loading.models import load_config
         from hfpipe.tokenization.loading import load_tokenizer
 
-        place = locate_place(system.place, ctx.base, ctx.inputs) or system.place
+        place = system.first(ctx)
         tokenizer = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
         config = load_config(place, trust_remote_code=self.trust_remote_code)
         check_rows(system.place, rows_of(config), tokenizer)

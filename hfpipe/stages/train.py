@@ -20,6 +20,8 @@ from hfpipe.recipe.training.neutral import neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.repeats.members import encoded_folder
+from hfpipe.stages.repeats.settings import Repeatable
 from hfpipe.store.artifacts import CARD
 from hfpipe.task import Task
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from hfpipe.training.trainer import Training
 
 
-class _Train(Stage):
+class _Train(Repeatable):
     """Fields and behaviour of both training kinds."""
 
     version: ClassVar[int] = 5
@@ -65,8 +67,10 @@ class _Train(Stage):
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
+        from hfpipe.stages.repeats.expansion import check_single
 
-        return checks.check_training(self, above, facts, base)
+        yield from check_single(self, above)
+        yield from checks.check_training(self, above, facts, base)
 
     def neutral(self) -> dict[str, Any]:
         found = neutral_arguments(self.training, early=self.early_stopping is not None)
@@ -213,14 +217,14 @@ class _Train(Stage):
     def encode_split(
         self, split: str, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, *, reads_all: bool
     ) -> tuple[Examples, dict[str, int]]:
-        """Return a split as the training reads it, encoded under `ctx.work`, and its ledger."""
+        """Return a split as the training reads it, encoded on disk, and its ledger."""
         from hfpipe.encoding.encoded import encode
         from hfpipe.encoding.io import facts, open_split
 
         folder = folder_of(self.data, ctx)
         rows, known = open_split(folder, split), facts(folder)
         with ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:
-            path = ctx.work / "encoded" / f"{split}.arrow"
+            path = encoded_folder(ctx) / f"{split}.arrow"
             encoded = partial(encode, self.task, rows, tokenizer, known, path, packed=split == "train")
             return encoded(advance=advance, reads_all=reads_all)
 

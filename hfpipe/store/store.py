@@ -44,7 +44,7 @@ class StageIdentity(Record):
     version: int
     """Version of the stage's code."""
     seed: int
-    """The recipe's seed."""
+    """The seed of the stage, by default the recipe's."""
     settings: dict[str, Any]
     """The settings with every default filled in."""
     files: dict[str, str]
@@ -129,7 +129,7 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
         kind=stage.kind,
         version=type(stage).version,
         task_version=max((type(task).version for _, task in stage if isinstance(task, Task)), default=1),
-        seed=seed,
+        seed=stage.own_seed(seed),
         settings=stage.model_dump(mode="json"),
         files=dict(sorted(files.items())),
         inputs=dict(sorted(inputs.items())),

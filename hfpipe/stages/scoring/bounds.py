@@ -20,7 +20,7 @@ from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
 from hfpipe.task import Task
 
 if TYPE_CHECKING:
-    from hfpipe.metrics.tally import Tally
+    from hfpipe.metrics.tally import Counts
 
 
 class Bound(Settings):
@@ -122,7 +122,7 @@ def with_comparisons(score: Score, systems: Iterable[Mapping[str, Comparison]]) 
 
 
 def explain_left_out(
-    mine: Tally, tallies: Mapping[BaselinePlace, Tally], comparisons: Mapping[str, Mapping[str, Comparison]]
+    mine: Counts, tallies: Mapping[BaselinePlace, Counts], comparisons: Mapping[str, Mapping[str, Comparison]]
 ) -> Iterator[str]:
     """Yield a line for each score that a system lacks, and for each baseline that is not compared by some."""
     yield from (f"{score} is left out: {why}" for score, why in mine.undefined().items())
@@ -137,5 +137,12 @@ def explain_left_out(
 
 def summarize(scores: list[Score], rows: int) -> str:
     """Return the first two scores as one line."""
-    shown = [f"{score.metric} {score.value:.4g} [{score.low:.4g}, {score.high:.4g}]" for score in scores[:2]]
+    shown = [
+        f"{score.metric} {score.value:.4g}{_spread(score)} [{score.low:.4g}, {score.high:.4g}]"
+        for score in scores[:2]
+    ]
     return f"{', '.join(shown)} on {rows:,} rows"
+
+
+def _spread(score: Score) -> str:
+    return "" if score.spread is None else f" ± {score.spread.sd:.2g}"

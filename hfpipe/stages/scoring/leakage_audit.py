@@ -13,7 +13,7 @@ from hfpipe.number_format import format_interval
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import Score
 from hfpipe.stages.data_folder import folder_of
-from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.stages.scoring.systems import EvaluatedSystem
 from hfpipe.store.store import read_stage
 from hfpipe.task import Task
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hfpipe.evaluation.evaluate import EvaluationSetup
+    from hfpipe.metrics.tally import Tally
     from hfpipe.stages.evaluate import Evaluate
 
 LeakageSetting = Literal["warn", "fail", False]
@@ -142,35 +143,48 @@ def _text_columns(folder: Path) -> Sequence[str]:
     return [name for name, kind in facts(folder).columns.items() if kind in ("string", "strings", "nested")]
 
 
-def leakage_facts(task: Task, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
+def leakage_facts(model: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
     """Return what the audit found and the scores of the rows that do not overlap, as facts for the report."""
     path = ctx.work / FOUND
     if not path.is_file():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
-    scores = _clean_scores(found["rows"], task, setup, ctx) if found["rows"] else []
+    scores = _clean_scores(found["rows"], model, setup, ctx) if found["rows"] else []
     return {"leakage": {**found, "clean_scores": [score.model_dump(mode="json") for score in scores]}}
 
 
 def _clean_scores(
-    overlapping: Sequence[int], task: Task, setup: EvaluationSetup, ctx: RunContext
+    overlapping: Sequence[int], model: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext
 ) -> list[Score]:
     """Return the scores of a model on the rows that do not overlap, counted again from its predictions."""
+    from hfpipe.metrics.repeated import RepeatedCounts
+    from hfpipe.metrics.tally import compute_scores
+
+    files = model.predictions(ctx.folder)
+    found = {name: _clean_counts(overlapping, path, model.task, setup) for name, path in files.items()}
+    counted = {name: counts for name, counts in found.items() if counts is not None}
+    if not counted:
+        return []
+    return compute_scores(RepeatedCounts(counted) if model.members else next(iter(counted.values())))
+
+
+def _clean_counts(overlapping: Sequence[int], path: Path, task: Task, setup: EvaluationSetup) -> Tally | None:
+    """Return the counts of a training on the rows that do not overlap, None where there are none."""
     import numpy as np
 
     from hfpipe.evaluation.predictions_file import read_predictions
     from hfpipe.metrics.resampling import Sample
     from hfpipe.metrics.tally import Tally
 
-    positions, columns = read_predictions(predictions_path(ctx.folder, MODEL))
+    positions, columns = read_predictions(path)
     clean = ~np.isin(positions, overlapping)
     if not clean.any():
-        return []
+        return None
     sample = Sample(setup.sample.units[positions[clean]], setup.sample.cluster)
     tally = Tally(task.metrics(setup.facts), setup.resamples, setup.seed, sample)
     kept = {name: column[clean] for name, column in columns.items()}
     tally.add(np.arange(int(clean.sum())), task.decode_predictions(kept, setup.facts))
-    return tally.scores()
+    return tally
 
 
 def describe_leakage(found: Mapping[str, Any], rows: int) -> str:

@@ -1,19 +1,25 @@
-"""The systems of an evaluate stage: its model, and the baselines that are models, with tasks and classes."""
+"""The systems of an evaluate stage: its model, and the baselines that are models, with tasks and classes.
+
+A model that was trained several times, as for several seeds, is one system with several models.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfpipe.advice import advise
 from hfpipe.contract import RunContext
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
-from hfpipe.report import DataFacts
-from hfpipe.store.store import read_stage
+from hfpipe.report import DataFacts, Score
+from hfpipe.stages.repeats.members import find_members
+from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.digests import Digests
+from hfpipe.store.store import check_whole, read_report, read_stage
 from hfpipe.task import Task
 
 if TYPE_CHECKING:
@@ -27,8 +33,26 @@ class EvaluatedSystem:
 
     place: Place
     task: Task
+    name: str
+    """Its name among the systems of the stage: `model`, or a baseline as the recipe writes it."""
     outputs: Sequence[int] = ()
     """For each class, its position in the outputs of the model, where they have another order."""
+    members: Mapping[Place, Path] = field(default_factory=dict)
+    """Each training → its folder, where the model was trained several times."""
+
+    def models(self, ctx: RunContext) -> dict[str, Path | Place]:
+        """Return the models to measure, by the name under which each keeps its predictions."""
+        if self.members:
+            return {str(place): folder for place, folder in self.members.items()}
+        return {self.name: locate_place(self.place, ctx.base, ctx.inputs) or self.place}
+
+    def first(self, ctx: RunContext) -> Path | Place:
+        """Return the model that tells what all trainings have in common, such as tokenizer and classes."""
+        return next(iter(self.models(ctx).values()))
+
+    def predictions(self, folder: Path) -> dict[str, Path]:
+        """Return the file of predictions of each training, or of the only model."""
+        return {name: predictions_path(folder, name) for name in map(str, self.members or [self.name])}
 
 
 def evaluated_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]:
@@ -42,7 +66,20 @@ def evaluated_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]
     own = [_trained_for(stage, place, ctx) or task for place in models]
     # A system that was trained for another task, such as a pretrained model, gets that of the model.
     tasks = [other if other.kind == task.kind else task for other in own]
-    return [EvaluatedSystem(stage.model, task), *map(EvaluatedSystem, models, tasks)]
+    found = [
+        EvaluatedSystem(stage.model, task, MODEL),
+        *map(EvaluatedSystem, models, tasks, map(str, models)),
+    ]
+    return [replace(system, members=_members(system.place, ctx)) for system in found]
+
+
+def _members(place: Place, ctx: RunContext) -> dict[Place, Path]:
+    """Return the trainings that a place sums up, if it does. Raises StageError where one is damaged."""
+    folder = locate_place(place, ctx.base, ctx.inputs)
+    members = find_members(folder) if folder is not None else {}
+    for path in members.values():
+        check_whole(path, Digests())
+    return members
 
 
 def _trained_for(stage: Evaluate, place: Place, ctx: RunContext) -> Task | None:
@@ -84,7 +121,7 @@ def align_classes(
 
     found = []
     for system in systems:
-        place, task = locate_place(system.place, ctx.base, ctx.inputs) or system.place, system.task
+        place, task = system.first(ctx), system.task
         headed = "id2label" in task.head(facts)
         auto_class = task.auto_class if headed else None
         config = headed_config(place, auto_class, trust_remote_code=stage.trust_remote_code)
@@ -94,3 +131,26 @@ def align_classes(
     for problem in class_alignment.alignment_problems(facts, stage.data, found, stage.labels):
         raise StageError(f"stage {ctx.name}: {problem.message}")
     return class_alignment.align(facts, found, stage.labels)
+
+
+def repeated_systems(systems: Sequence[EvaluatedSystem]) -> dict[str, Any]:
+    """Return the trainings of each system that has several, as a fact for the report."""
+    found = {system.name: list(map(str, system.members)) for system in systems if system.members}
+    return {"trainings": found} if found else {}
+
+
+def add_checkpoints(scores: Sequence[Score], model: Place, ctx: RunContext) -> list[Score]:
+    """Return the scores with what the last checkpoints vary, where the trainings were validated often enough.
+
+    It is known of scores that the validation split has as well, and it is that split's.
+    """
+    folder = locate_place(model, ctx.base, ctx.inputs)
+    if folder is None or not any(score.spread for score in scores):
+        return list(scores)
+    known = read_report(folder).facts.get("spread", {})
+    return [
+        score.model_copy(update={"spread": score.spread.model_copy(update={"checkpoints": found})})
+        if score.spread is not None and (found := known.get(score.metric, {}).get("checkpoints"))
+        else score
+        for score in scores
+    ]

@@ -1,0 +1,202 @@
+"""Scores of a model that was trained several times: their mean, and what part of the variance is due to what.
+
+Every training is measured on the same rows under the same weights. The score of training j is modelled as
+y_j = μ + rows + seed_j + (rows × seed)_j, a random-effects model with crossed factors (Searle, Casella &
+McCulloch, 1992, section 4.5; for scores of models Bouthillier et al., 2021, arXiv 2103.03098). The bootstrap
+over rows gives the variance by rows of each score and of each deviation from the mean; what the deviations
+vary beyond that is due to the seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import t as student
+
+from hfpipe.metrics.paired_tests import PairedTest
+from hfpipe.metrics.series import Series
+from hfpipe.report import Spread
+
+if TYPE_CHECKING:
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.metrics.tally import Counts
+
+
+class Ends(NamedTuple):
+    """The two ends of an interval."""
+
+    low: float
+    high: float
+
+
+class Components(NamedTuple):
+    """Standard deviations of the score of one training."""
+
+    rows: float
+    """By the sampling of rows."""
+    seeds: float
+    """By the seed alone; 0 where the rows explain all that the scores differ."""
+    total: float
+    """Of the scores as they were measured."""
+
+
+@dataclass(frozen=True)
+class RepeatedCounts:
+    """The counts of several trainings of one system on the same rows; its scores are their means."""
+
+    members: Mapping[str, Counts]
+    """Stage of each training → its counts."""
+
+    @property
+    def _first(self) -> Counts:
+        return next(iter(self.members.values()))
+
+    @property
+    def n(self) -> int:
+        """How many examples were counted, the same for each."""
+        return self._first.n
+
+    @property
+    def resamples(self) -> int:
+        """Number of bootstrap resamples."""
+        return self._first.resamples
+
+    @property
+    def seed(self) -> int:
+        """Seed of the resamples."""
+        return self._first.seed
+
+    @property
+    def defined(self) -> list[Metric]:
+        """The metrics that have a score for each training."""
+        without = self.undefined()
+        return [metric for metric in self._first.defined if metric.name not in without]
+
+    def undefined(self) -> dict[str, str]:
+        """Return the names of the metrics that lack a score for some training, and why."""
+        found: dict[str, str] = {}
+        for counts in self.members.values():
+            found = {**counts.undefined(), **found}
+        return found
+
+    def series(self, metric: Metric) -> Series:
+        """Return the mean of a metric's score over the trainings."""
+        found = {}
+        for name, counts in self.members.items():
+            own = next(each for each in counts.defined if each.name == metric.name)
+            found[name] = counts.series(own)
+        return average_series(found)
+
+
+def average_series(members: Mapping[str, Series]) -> Series:
+    """Return the mean of one score over several trainings, under each weighting of the rows."""
+    found = list(members.values())
+    return replace(
+        found[0],
+        values=np.mean([series.values for series in found], axis=0),
+        blocks=np.mean([series.blocks for series in found], axis=0),
+        evidence=min(series.evidence for series in found),
+        proportion=None,
+        outcomes=None,
+        exchange=None,
+        members=dict(members),
+    )
+
+
+def average_scores(systems: Mapping[str, Sequence[Series]]) -> Iterator[Series]:
+    """Yield the mean of every score that all trainings have, in the order of the first."""
+    named = {name: {series.name: series for series in found} for name, found in systems.items()}
+    for metric in next(iter(named.values())):
+        if all(metric in found for found in named.values()):
+            yield average_series({name: found[metric] for name, found in named.items()})
+
+
+def split_variance(members: Sequence[Series]) -> Components:
+    """Split the variance of the scores of several trainings, as the module's docstring describes.
+
+    The part of the seeds is unbiased before it is cut off at 0, as in an analysis of variance.
+    """
+    values = np.array([series.values for series in members])
+    scores, resampled = values[:, 0], values[:, 1:][:, np.isfinite(values[:, 1:]).all(axis=0)]
+    count, units = len(scores), members[0].units
+    # Resamples of few units vary less than samples do.
+    factor = units / (units - 1) if units > 1 else 1.0
+    between = float(scores.var(ddof=1))
+    if resampled.shape[1] < 2:
+        return Components(0.0, math.sqrt(between), math.sqrt(between))
+    rows = factor * float(resampled.var(axis=1, ddof=1).mean())
+    deviations = resampled - resampled.mean(axis=0)
+    shared = factor * float(deviations.var(axis=1, ddof=1).mean()) * count / (count - 1)
+    return Components(math.sqrt(rows), math.sqrt(max(0.0, between - shared)), math.sqrt(between))
+
+
+def measure_spread(series: Series) -> Spread | None:
+    """Return how a mean over trainings varies, None for the score of one training."""
+    if not series.members:
+        return None
+    found = split_variance(list(series.members.values()))
+    values = {name: float(each.values[0]) for name, each in series.members.items()}
+    return Spread(over="seeds", values=values, sd=found.total, rows=found.rows, seeds=found.seeds)
+
+
+def widen_interval(
+    low: float, high: float, systems: Sequence[Series], confidence: float, value: float | None = None
+) -> Ends:
+    """Return the interval of a mean over trainings, given the one that covers the sampling of rows alone.
+
+    The interval by rows and the t interval of the seeds of each system are joined by the method of variance
+    estimates recovery (MOVER; Zou & Donner, 2008), which keeps each as skewed as it is. `value` is by default
+    the score of the only system.
+    """
+    center = float(systems[0].values[0]) if value is None else value
+    halves = [student.ppf((1 + confidence) / 2, df) * se for se, df in map(_seeds_error, systems) if df]
+    bounds = systems[0].bounds if value is None else (None, None)
+    lower = center - math.hypot(center - low, *halves)
+    upper = center + math.hypot(high - center, *halves)
+    if not halves:
+        return Ends(low, high)
+    lower = lower if bounds[0] is None else max(lower, bounds[0])
+    upper = upper if bounds[1] is None else min(upper, bounds[1])
+    return Ends(lower, upper)
+
+
+def _seeds_error(series: Series) -> tuple[float, int]:
+    """Return the standard error of a mean by its seeds and the degrees of freedom; 0 for one training."""
+    count = len(series.members)
+    if count < 2:
+        return 0.0, 0
+    return split_variance(list(series.members.values())).seeds / math.sqrt(count), count - 1
+
+
+def seeds_test(mine: Series, other: Series) -> PairedTest:
+    """Test the difference of two systems, of which at least one was trained several times.
+
+    It is the level at which the MOVER interval of the difference (see `widen_interval`) ends at 0, with
+    Student's t for the rows as well, whose variance is that of the paired resamples.
+    """
+    differences = mine.values - other.values
+    resampled = differences[1:][np.isfinite(differences[1:])]
+    units = mine.units
+    rows = float(resampled.var(ddof=1)) * units / (units - 1) if len(resampled) > 1 and units > 1 else 0.0
+    parts = [(math.sqrt(rows), units - 1), *map(_seeds_error, (mine, other))]
+    known = [(error, df) for error, df in parts if error > 0 and df > 0]
+    return PairedTest("rows-seeds-t", _level(abs(float(differences[0])), known))
+
+
+def _level(difference: float, parts: Sequence[tuple[float, int]]) -> float:
+    """Return the two-sided level at which the joint half-width of some errors is a difference."""
+    if not parts:
+        return 1.0 if difference == 0 else 0.0
+
+    def excess(level: float) -> float:
+        return math.hypot(*(student.isf(level / 2, df) * error for error, df in parts)) - difference
+
+    least = 1e-12
+    if difference == 0:
+        return 1.0
+    return float(brentq(excess, least, 1.0, xtol=least)) if excess(least) > 0 else least

@@ -1,0 +1,65 @@
+"""What a training stage with `seeds` or `folds` stands for: a stage for each training, and one that sums up.
+
+`topics` with `seeds: [1, 2]` becomes the stages `topics@1` and `topics@2`, each an ordinary training with a
+seed of its own, and `topics`, which reads them and reports mean and standard deviation. Every one has a key
+and a folder, so that all are resumed, reused and verified as any stage is; another seed trains only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.contract import Stage
+from hfpipe.errors import Problem
+from hfpipe.recipe.messages import join_names
+from hfpipe.references.places import ModelPlace, Place
+from hfpipe.stages.repeats.group import RepeatedTraining
+from hfpipe.stages.repeats.members import MARK
+
+if TYPE_CHECKING:
+    from hfpipe.stages.repeats.settings import Repeatable
+    from hfpipe.stages.train import _Train
+
+
+def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return the stages that a training stage stands for, in the order in which they run."""
+    if stage.seeds is None:
+        return {name: stage}
+    members: dict[str, Stage] = {
+        f"{name}{MARK}{seed}": stage.model_copy(
+            update={"seeds": None, "seed": seed, **_paired(stage, seed, above)}
+        )
+        for seed in stage.seeds
+    }
+    return {**members, name: _group(stage, members)}
+
+
+def _group(stage: Repeatable, members: Mapping[str, Stage]) -> Stage:
+    known = RepeatedTraining.model_fields.keys() & type(stage).model_fields
+    settings = {field: getattr(stage, field) for field in known}
+    places = {member: ModelPlace(f"stage:{member}") for member in members}
+    return RepeatedTraining.model_validate({**settings, "members": places})
+
+
+def _paired(stage: Repeatable, seed: int, above: Mapping[str, Stage]) -> dict[str, Any]:
+    """Return model and tokenizer of a training whose stages above were trained with the same seed."""
+    found: dict[str, Any] = {}
+    for field in ("model", "tokenizer"):
+        place = getattr(stage, field)
+        trained = above.get(place.stage or "") if isinstance(place, Place) else None
+        if isinstance(trained, RepeatedTraining) and seed in (trained.seeds or ()):
+            found[field] = type(place)(f"{place}{MARK}{seed}")
+    return found
+
+
+def check_single(stage: _Train, above: Mapping[str, Stage]) -> Iterator[Problem]:
+    """Yield each reference to a stage that was trained several times, where one model is needed."""
+    for field in ("model", "tokenizer"):
+        place = getattr(stage, field)
+        trained = above.get(place.stage or "") if isinstance(place, Place) else None
+        if isinstance(trained, RepeatedTraining):
+            names = join_names([f"stage:{member}" for member in trained.members], "or")
+            message = f"{place} is trained {len(trained.members)} times; name one training: {names}"
+            same = f", or give this stage the same seeds: {list(trained.seeds)}" if trained.seeds else ""
+            yield Problem(message + same, (field,))

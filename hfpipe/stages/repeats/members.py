@@ -1,0 +1,54 @@
+"""Names and folders of the trainings that one stage of a recipe stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from hfpipe.contract import RunContext
+from hfpipe.references.places import ModelPlace, Place
+from hfpipe.store.store import KEY_LENGTH, done, read_report, read_stage
+
+MARK = "@"
+"""Stands between the name of a stage and what tells its trainings apart: `topics@2`, `topics@fold3`."""
+REPEATED = "repeats"
+"""Kind in the report of the stage that sums up several trainings."""
+SHARED = ".shared"
+"""Folder of a run in which trainings of one stage keep what is equal, until all of them are done."""
+
+UNREAD = ("training", "early_stopping", "adapter", "licence")
+"""Settings of a training that its encoded data do not depend on."""
+
+
+def owner_of(name: str) -> str:
+    """Return the stage in the recipe that a training belongs to."""
+    return name.partition(MARK)[0]
+
+
+def is_member(name: str) -> bool:
+    """Tell whether a stage is one of the trainings that a stage of the recipe stands for."""
+    return MARK in name
+
+
+def find_members(folder: Path) -> dict[Place, Path]:
+    """Return the trainings that a folder sums up, each with its folder; empty for any other folder."""
+    if not (folder / "stage.json").is_file() or not done(folder) or read_report(folder).kind != REPEATED:
+        return {}
+    file = read_stage(folder)
+    places: list[Place] = [ModelPlace(place) for place in file.identity.settings["members"].values()]
+    return {place: folder.parent / file.folders[str(place.stage)] for place in places}
+
+
+def encoded_folder(ctx: RunContext) -> Path:
+    """Return where a training keeps its encoded data: the trainings of one stage share what is equal.
+
+    Encoded data depend on all settings but those of the training itself, and on no seed.
+    """
+    if not is_member(ctx.name):
+        return ctx.work / "encoded"
+    made = read_stage(ctx.folder).identity
+    settings = {name: value for name, value in made.settings.items() if name not in UNREAD}
+    decisive = {**made.model_dump(include={"task_version", "files", "inputs"}), "settings": settings}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
+    return ctx.folder.parent / SHARED / f"{owner_of(ctx.name)}-{digest}"
