@@ -7,6 +7,7 @@ from hfpipe.api import (
     adopt,
     compare,
     copy_recipe,
+    doctor,
     list_recipes,
     load,
     open,  # noqa: A004 - hfpipe.open reads well
@@ -41,6 +42,7 @@ __all__ = [
     "adopt",
     "compare",
     "copy_recipe",
+    "doctor",
     "list_recipes",
     "load",
     "metrics",

@@ -25,6 +25,7 @@ from hfpipe.store.artifacts import TRAINED
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
+    from hfpipe.diagnosis.doctor import Deviation
     from hfpipe.diagnosis.replay import Replayed
     from hfpipe.estimation.estimate import Size
     from hfpipe.inference.inputs import Given
@@ -194,6 +195,28 @@ def replay(crash: str | Path, *, tasks: Sequence[str] = ()) -> Replayed:
 
     runner.check_world()
     return replay_crash(Path(crash), tasks)
+
+
+def doctor(
+    recipe: Recipe,
+    stage: str | None = None,
+    runs: str | Path = RUNS,
+    *,
+    only: Sequence[str] = (),
+    progress: Progress = silent,
+) -> list[Deviation]:
+    """Compare trainings that should give the same, at toy size: each training stage of a recipe, or one.
+
+    `only` names comparisons (`accumulation`, `processes`, `packing`, `compile`, `bf16`, `resume`), by default
+    all. A task that is user code is executed. Nothing in `runs` is changed.
+
+    Raises RecipeError when there is no such stage or comparison, StageError when the model of a stage is not
+    on this machine or its data cannot be replaced by text.
+    """
+    from hfpipe.diagnosis.doctor import examine_recipe
+
+    runner.check_world()
+    return list(examine_recipe(recipe, Path(runs), stage, only, progress))
 
 
 def compare(*evaluated: str | Path, runs: str | Path = RUNS, tasks: Sequence[str] = ()) -> ComparisonRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,11 @@ SHOWN = 120
 """Characters of a line that are shown round a fault; JSON may be a single line."""
 LONGEST = 2000
 """Characters of a message; a key or a value quoted in it may be of any length."""
+_NO_MEMORY_TO_IMPORT = ("failed to map segment from shared object", "can't start new thread")
+IMPORT_NEEDS_MEMORY = (
+    "out of memory while libraries were loaded: this process may use too little; raise the limit that "
+    "`ulimit -v` prints, or that of the container or job, and run again"
+)
 MOST = 50
 """Problems that are shown at once."""
 
@@ -94,6 +100,26 @@ def out_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out; torch has an error of its own for devices, and none for the CPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def no_memory_to_import(error: BaseException | None) -> bool:
+    """Tell whether memory ran out while a library was loaded, as under a small `ulimit -v`.
+
+    The system then maps no shared object and starts no thread; NumPy puts that into a page of advice.
+    """
+    while error is not None:
+        loading = isinstance(error, ImportError | OSError | RuntimeError)
+        if loading and any(words in str(error) for words in _NO_MEMORY_TO_IMPORT):
+            return True
+        if isinstance(error, MemoryError) and _is_from_import(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_from_import(error: BaseException) -> bool:
+    frames = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.startswith("<frozen importlib") for name in frames)
 
 
 def one_line(error: BaseException) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +205,18 @@ def test_a_folder_without_a_crash_is_refused_in_one_line(
     assert capsys.readouterr().err == (
         f"{tmp_path}: holds no crash; name the folder that the error of the training names\n"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gigabytes", [0.3, 1.2])
+def test_too_little_memory_to_load_the_libraries_is_told_in_one_line(
+    base: Path, tmp_path: Path, gigabytes: float
+) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 1e9), int(gigabytes * 1e9)))
+
+    command = [sys.executable, "-m", "hfpipe", "run", str(base / "crash.yaml"), "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert re.match(r"hfpipe: (stage \w+: )?out of memory while libraries were loaded: .* `ulimit -v`", line)

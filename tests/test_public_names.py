@@ -64,6 +64,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "adopt": lambda: refusal(lambda: hfpipe.adopt(recipe, "data", runs)),
         "compare": lambda: refusal(lambda: hfpipe.compare(path, runs=runs)),
         "copy_recipe": lambda: hfpipe.copy_recipe("demo", tmp_path / "copied"),
+        "doctor": lambda: hfpipe.doctor(recipe, runs=runs),
         "list_recipes": lambda: [each.name for each in hfpipe.list_recipes()],
         "load": lambda: hfpipe.load(path).name,
         "open": lambda: hfpipe.open(path, runs).folders,

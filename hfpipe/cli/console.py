@@ -33,6 +33,7 @@ from hfpipe.store.store import read_stage
 if TYPE_CHECKING:
     from hfpipe.contract import Advance
     from hfpipe.contract import Progress as ShowProgress
+    from hfpipe.diagnosis.doctor import Deviation
     from hfpipe.estimation.estimate import Size
     from hfpipe.recipe.shipped import RecipeFile
     from hfpipe.runner import PlannedStage
@@ -118,6 +119,28 @@ def show_checked(found: Sequence[StageIntegrity]) -> None:
     """Print what `verify` found in each stage's folder."""
     for each in found:
         say(f"{each.folder.name}: {each.summary}")
+
+
+def show_deviations(found: Sequence[Deviation]) -> None:
+    """Print what `doctor` compared, a table for each stage, and why the rest was not compared."""
+    for stage in dict.fromkeys(each.stage for each in found):
+        mine = [each for each in found if each.stage == stage]
+        table = _table(stage, "loss", "tolerance", "gradient", "tolerance", "")
+        for each in mine:
+            if each.passed is None or each.failure:
+                _add(table, each.check, "", "", "", "", "fail" if each.failure else "not applicable")
+                continue
+            numbers = (each.loss, each.loss_tolerance, each.gradient, each.gradient_tolerance)
+            _add(
+                table, each.check, *(f"{number:.1e}" for number in numbers), "pass" if each.passed else "fail"
+            )
+        say("")
+        Console().print(table)
+        for each in mine:
+            if each.reason or each.failure:
+                say(f"{each.check}: {each.reason or each.failure}")
+        if mine[0].note:
+            say(mine[0].note)
 
 
 def show_plan(steps: Sequence[PlannedStage]) -> None:

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.cli.parser import parse_command_line
-from hfpipe.errors import HfpipeError, Problem, RecipeError, StageError
+from hfpipe.errors import (
+    IMPORT_NEEDS_MEMORY,
+    HfpipeError,
+    Problem,
+    RecipeError,
+    StageError,
+    no_memory_to_import,
+)
 from hfpipe.interruption import Interrupted
 from hfpipe.number_format import visible_lines
 from hfpipe.report import finite_or_null
@@ -43,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         cause = " ".join(str(error).split())[:500]
-        if isinstance(error, OSError) and error.strerror:
+        if no_memory_to_import(error) or isinstance(error, MemoryError):
+            _fail(f"hfpipe: {IMPORT_NEEDS_MEMORY}")
+        elif isinstance(error, OSError) and error.strerror:
             _fail(f"hfpipe: {str(error.filename or '')[:200]}: {error.strerror}; fix that and run again")
         else:
             _fail(f"hfpipe: {type(error).__name__}: {cause} (--debug shows where)")
@@ -204,6 +213,16 @@ def _replay(options: argparse.Namespace) -> int:
     return 0 if found.what is not None else 1
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from hfpipe import api
+    from hfpipe.cli import console
+
+    recipe = api.load(options.recipe, options.set)
+    found = api.doctor(recipe, options.stage, options.runs, only=options.only)
+    console.show_deviations(found)
+    return 1 if any(each.passed is False for each in found) else 0
+
+
 def _compare(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
@@ -296,6 +315,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "show": _show,
     "verify": _verify,
+    "doctor": _doctor,
     "replay": _replay,
     "compare": _compare,
     "predict": _predict,

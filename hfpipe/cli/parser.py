@@ -142,6 +142,19 @@ def _results(commands: _Commands) -> None:
         "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
     )
 
+    doctor = commands.add(
+        "doctor", "compare trainings at toy size that should give the same numbers", "runs", "set"
+    )
+    doctor.add_argument("recipe", type=Path, help="a recipe.yaml")
+    doctor.add_argument("stage", nargs="?", metavar="STAGE", help="a training stage (all of them)")
+    doctor.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="COMPARISON",
+        help="accumulation, processes, packing, compile, bf16 or resume; repeat it for several",
+    )
+
     replay = commands.add("replay", "compute a crashed step again, and name what is not finite in it")
     replay.add_argument(
         "crash", type=Path, metavar="CRASH", help="the folder that the error of a training names"

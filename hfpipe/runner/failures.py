@@ -12,7 +12,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfpipe.contract import RunContext
-from hfpipe.errors import DataError, HfpipeError, RecipeError, SettingError, StageError, out_of_memory
+from hfpipe.errors import (
+    IMPORT_NEEDS_MEMORY,
+    DataError,
+    HfpipeError,
+    RecipeError,
+    SettingError,
+    StageError,
+    no_memory_to_import,
+    out_of_memory,
+)
 from hfpipe.interruption import Interrupted
 from hfpipe.runner.supervision.member import describe_place
 from hfpipe.runner.world import rank
@@ -36,20 +45,25 @@ def translate_errors(ctx: RunContext) -> Iterator[None]:
     except HfpipeError:
         raise
     except Exception as error:
-        if out_of_memory(error):
-            line = (
-                "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
-                "or lower batch_size to evaluate: no result changes"
-            )
-        elif (refused := find_system_error(error)) is not None:
-            fix = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
-            where = refused.filename or ctx.folder
-            line = f"{where}: {refused.strerror}; {fix} and run again, what is finished stays"
-        else:
-            # The one guard for whatever a library or user code raises; the log has the trace.
-            cause = " ".join(str(error).split())[:500]
-            line = f"{type(error).__name__}: {cause}; the trace is in {ctx.folder / 'stage.log'}"
-        raise StageError(f"{stage}{line}") from error
+        raise StageError(f"{stage}{_describe(error, ctx)}") from error
+
+
+def _describe(error: Exception, ctx: RunContext) -> str:
+    """Return the cause and the fix of what a library, the system or user code raised."""
+    if no_memory_to_import(error):
+        return IMPORT_NEEDS_MEMORY
+    if out_of_memory(error):
+        return (
+            "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
+            "or lower batch_size to evaluate: no result changes"
+        )
+    if (refused := find_system_error(error)) is not None:
+        fix = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+        where = refused.filename or ctx.folder
+        return f"{where}: {refused.strerror}; {fix} and run again, what is finished stays"
+    # The one guard for whatever a library or user code raises; the log has the trace.
+    cause = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}: {cause}; the trace is in {ctx.folder / 'stage.log'}"
 
 
 @contextmanager

@@ -1,0 +1,168 @@
+"""Compares trainings of a recipe at toy size that should give the same loss and the same gradient."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from hfpipe.contract import Progress
+from hfpipe.diagnosis.separate_packing import NotApplicable, packed_gradients
+from hfpipe.diagnosis.toy import make_toy
+from hfpipe.diagnosis.trials import EXAMPLES, Trials, relative_distance
+from hfpipe.errors import HfpipeError, Problem, RecipeError, one_line, typed_line
+from hfpipe.estimation.local_artifacts import Known
+from hfpipe.library_output import silence_libraries
+from hfpipe.modeling.performance import bf16_pays, on_cpu
+from hfpipe.recipe import Recipe
+from hfpipe.runner import plan_recipe
+from hfpipe.stages.train import Finetune, Pretrain
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far two trainings are from each other that should give the same."""
+
+    stage: str
+    check: str
+    """Name of the comparison."""
+    loss: float = 0.0
+    """Difference of the losses, relative to the first."""
+    gradient: float = 0.0
+    """Norm of the difference of the gradients, relative to the norm of the first.
+
+    Where a training is resumed, those of the weights after several steps.
+    """
+    loss_tolerance: float = 0.0
+    gradient_tolerance: float = 0.0
+    reason: str = ""
+    """Why the two were not compared; empty where they were."""
+    failure: str = ""
+    """The error that one of them ended in."""
+    note: str = ""
+    """What stood for data or a tokenizer that are not there yet."""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether both differences are within their tolerances; None where nothing was compared."""
+        if self.reason:
+            return None
+        within = self.loss <= self.loss_tolerance and self.gradient <= self.gradient_tolerance
+        return within and not self.failure
+
+
+@dataclass(frozen=True)
+class _Check:
+    name: str
+    title: str
+    compare: Callable[[Trials], tuple[float, float]]
+    """Returns the relative differences of loss and gradient. Raises NotApplicable with a reason."""
+    loss: float
+    """Largest difference of the losses that passes."""
+    gradient: float
+    """Largest difference of the gradients that passes."""
+
+
+def examine_recipe(
+    recipe: Recipe, runs: Path, stage: str | None, only: Sequence[str], progress: Progress
+) -> Iterator[Deviation]:
+    """Yield each comparison of each training stage, or of one stage.
+
+    Raises RecipeError when there is no such stage or comparison.
+    """
+    checks = _chosen(only)
+    steps = plan_recipe(recipe, runs)
+    trained = [step.name for step in steps if isinstance(step.stage, (Pretrain, Finetune))]
+    if stage is not None and stage not in trained:
+        there = f"it has {', '.join(trained)}" if trained else "it has none"
+        raise RecipeError([Problem(f"{recipe.path}: has no training stage {stage!r}; {there}")])
+    known = Known(recipe.base, steps)
+    for name in trained if stage is None else [stage]:
+        with TemporaryDirectory(prefix="hfpipe-doctor-") as folder, silence_libraries():
+            try:
+                toy = make_toy(name, known, Path(folder), recipe.seed, progress)
+            except HfpipeError as error:
+                if stage is not None:
+                    raise
+                yield Deviation(name, "every comparison", reason=one_line(error))
+                continue
+            trials = Trials(toy, progress)
+            for check in checks:
+                yield replace(_run(check, name, trials), note=toy.note)
+
+
+def _chosen(only: Sequence[str]) -> list[_Check]:
+    names = [check.name for check in CHECKS]
+    if unknown := [name for name in only if name not in names]:
+        message = f"--only {unknown[0]}: there is no such comparison; write one of {', '.join(names)}"
+        raise RecipeError([Problem(message)])
+    return [check for check in CHECKS if not only or check.name in only]
+
+
+def _run(check: _Check, stage: str, trials: Trials) -> Deviation:
+    found = Deviation(stage, check.title, loss_tolerance=check.loss, gradient_tolerance=check.gradient)
+    try:
+        loss, gradient = check.compare(trials)
+    except NotApplicable as reason:
+        return replace(found, reason=str(reason))
+    except HfpipeError as error:
+        return replace(found, failure=one_line(error))
+    except Exception as error:  # a library's, which is a finding like any other
+        return replace(found, failure=typed_line(error))
+    return replace(found, loss=loss, gradient=gradient)
+
+
+def _accumulation(trials: Trials) -> tuple[float, float]:
+    micro = {"per_device_train_batch_size": EXAMPLES // 4, "gradient_accumulation_steps": 4}
+    return trials.plain.compare(trials.gradient("accumulation", **micro))
+
+
+def _processes(trials: Trials) -> tuple[float, float]:
+    devices = torch.cuda.device_count()
+    if not on_cpu() and devices < 2:
+        raise NotApplicable(f"two processes need two GPUs, and there is {devices}")
+    return trials.plain.compare(trials.gradient("processes", processes=2))
+
+
+def _packing(trials: Trials) -> tuple[float, float]:
+    alone, together = packed_gradients(trials.toy)
+    return alone.compare(together)
+
+
+def _compiled(trials: Trials) -> tuple[float, float]:
+    if on_cpu() and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise NotApplicable("torch.compile needs a C++ compiler on a CPU, and there is none")
+    return trials.plain.compare(trials.gradient("compiled", compile=True))
+
+
+def _bf16(trials: Trials) -> tuple[float, float]:
+    if not bf16_pays() and trials.toy.stage.training.get("bf16") is not True:
+        what = "processor" if on_cpu() else "GPU"
+        raise NotApplicable(
+            f"this {what} has no matrix products in bfloat16, and the recipe does not ask for them"
+        )
+    return trials.plain.compare(trials.gradient("bf16", bf16=True))
+
+
+def _resumed(trials: Trials) -> tuple[float, float]:
+    straight = trials.several_steps("straight")
+    resumed = trials.several_steps("resumed", stopped_after=1)
+    return abs(resumed.loss / straight.loss - 1), relative_distance(straight.weights, resumed.weights)
+
+
+CHECKS = (
+    _Check("accumulation", "accumulation 1 v 4", _accumulation, 1e-5, 1e-4),
+    _Check("processes", "processes 1 v 2", _processes, 1e-5, 1e-4),
+    _Check("packing", "packed v separate documents", _packing, 1e-5, 1e-4),
+    _Check("compile", "compiled v eager", _compiled, 1e-5, 1e-3),
+    _Check("bf16", "bfloat16 v float32", _bf16, 1e-2, 1e-1),
+    _Check("resume", "resumed v straight", _resumed, 0.0, 0.0),
+)
+"""Tolerances are those of rounding: in float32 sums in another order, in bfloat16 products of 8 bits.
+
+A training that is resumed computes exactly the same.
+"""

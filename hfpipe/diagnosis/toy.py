@@ -1,0 +1,189 @@
+"""A training stage of a recipe at toy size: its own task and type of model, a few of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import torch
+from pydantic import ValidationError
+
+from hfpipe.contract import Progress, RunContext
+from hfpipe.diagnosis.sample_rows import make_sample_data
+from hfpipe.diagnosis.small_configs import drop_nothing, shrink_config
+from hfpipe.encoding.io import facts, open_data
+from hfpipe.errors import StageError
+from hfpipe.estimation.local_artifacts import Known
+from hfpipe.modeling.loading.embeddings import embedding_rows_needed, rows_of
+from hfpipe.modeling.loading.models import load_config, new_config, new_model
+from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace
+from hfpipe.stages.tokenizer import Tokenizer
+from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.tokenization.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.report import DataFacts
+    from hfpipe.task import Task
+
+TOKENS = 64
+"""Length of an example, where the task can have it."""
+PACKED_ROWS, ROWS = 240, 32
+VOCABULARY = 400
+"""Entries of a tokenizer that is trained for the toy, as the recipe's is not there yet."""
+
+SMALL_DEVIATION, ENLARGED = 0.03, 4.0
+"""Standard deviation of weights up to which they are enlarged, and by how much."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """What the trainings that are compared share."""
+
+    stage: Pretrain | Finetune
+    """The stage, with its data, model and tokenizer in `folder`."""
+    folder: Path
+    base: Path
+    """Folder of the recipe, from which user code is read."""
+    seed: int
+    facts: DataFacts
+    config: PretrainedConfig
+    """Config of the model, with the dropout of the recipe."""
+    note: str
+    """What stands for what is not there yet; empty where everything is."""
+
+    def model(self, name: str, *, dropout: bool) -> ModelPlace:
+        """Return the folder of the model from scratch, always with the same weights."""
+        folder = self.folder / name
+        if not folder.exists():
+            config = self.config if dropout else drop_nothing(self.config)
+            model = new_model(self.stage.task.auto_class, config, self.seed)
+            _enlarge(model)
+            model.save_pretrained(folder)
+        return ModelPlace(str(folder))
+
+
+def _enlarge(model: PreTrainedModel) -> None:
+    """Enlarge weights drawn as BERT's are, or a small model's attention would add next to nothing."""
+    if getattr(model.config, "initializer_range", 1.0) > SMALL_DEVIATION:
+        return
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(ENLARGED if weight.dim() > 1 else 1.0)
+
+
+def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progress) -> Toy:
+    """Prepare a training stage at toy size in an empty folder.
+
+    Raises StageError when its model or its data are neither there nor replaceable.
+    """
+    stage = known.stages[name]
+    assert isinstance(stage, (Pretrain, Finetune))
+    notes: list[str] = []
+    task = _shorter(stage.task)
+    data = _rows(stage, task, known, notes)
+    data.save_to_disk(str(folder / "data"))
+    tokenizer = _tokenizer(stage, known, folder, progress, notes)
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    found = facts(folder / "data")
+    config = shrink_config(_config(stage, task, known, tokenizer, found), task.auto_class)
+    return Toy(
+        stage=stage.model_copy(
+            update={
+                "task": task,
+                "data": DataPlace(str(folder / "data")),
+                "tokenizer": TokenizerPlace(str(folder / "tokenizer")),
+                "early_stopping": None,
+                "licence": None,
+            }
+        ),
+        folder=folder,
+        base=known.base,
+        seed=seed,
+        facts=found,
+        config=config,
+        note="; ".join(notes),
+    )
+
+
+def _shorter(task: Task) -> Task:
+    """Return the task with short examples, where its other settings allow that."""
+    if task.length <= TOKENS:
+        return task
+    try:
+        return type(task).model_validate(task.model_dump(mode="json") | {"length": TOKENS})
+    except ValidationError:
+        return task
+
+
+def _rows(stage: Pretrain | Finetune, task: Task, known: Known, notes: list[str]) -> datasets.DatasetDict:
+    folder = known.folder(stage.data)
+    if folder is None:
+        notes.append(f"with text of Python's manual, as {stage.data} is not there yet")
+        return make_sample_data(task, str(stage.data))
+    rows = open_data(folder)["train"]
+    few = rows.select(range(min(len(rows), PACKED_ROWS if task.packed else ROWS)))
+    return datasets.DatasetDict(train=few)
+
+
+def _tokenizer(
+    stage: Pretrain | Finetune, known: Known, folder: Path, progress: Progress, notes: list[str]
+) -> PreTrainedTokenizerBase:
+    """Return the stage's tokenizer, or one that is trained as the recipe says on the rows of the toy."""
+    found = known.tokenizer(stage)
+    if found is not None:
+        return found
+    place = stage.tokenizer if stage.tokenizer is not None else stage.model
+    below = known.stages.get(place.stage or "") if isinstance(place, Place) else None
+    if isinstance(below, (Pretrain, Finetune)):
+        return _tokenizer(below, known, folder, progress, notes)
+    if not isinstance(below, Tokenizer) or below.algorithm is None:
+        raise StageError(f"the tokenizer {place} is not on this machine; run what makes or loads it first")
+    notes.append(f"with a tokenizer of {VOCABULARY} entries, as {place} is not there yet")
+    text = list(stage.task.texts) or below.text
+    size = min(below.vocab_size, VOCABULARY)
+    toy = below.model_copy(
+        update={"data": DataPlace(str(folder / "data")), "vocab_size": size, "text": text, "min_frequency": 1}
+    )
+    toy.run(context(folder / "words", known.base, 0, progress))
+    return load_tokenizer(folder / "words")
+
+
+def _config(
+    stage: Pretrain | Finetune,
+    task: Task,
+    known: Known,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataFacts,
+) -> PretrainedConfig:
+    """Return the config of the stage's model, with an embedding row for each token."""
+    if isinstance(stage.model, dict):
+        config = new_config(stage.model, tokenizer, task.head(data), dropout=stage.dropout)
+    elif (folder := known.folder(stage.model)) is not None:
+        config = load_config(folder)
+        config.update(task.head(data))
+    else:
+        below = known.stages.get(stage.model.stage or "")
+        if not isinstance(below, (Pretrain, Finetune)):
+            raise StageError(
+                f"the model {stage.model} is not on this machine; download it once, or name a path"
+            )
+        config = _config(below, task, known, tokenizer, data)
+    if (rows_of(config) or 0) < embedding_rows_needed(tokenizer):
+        config.vocab_size = embedding_rows_needed(tokenizer)
+    return config
+
+
+def context(folder: Path, base: Path, seed: int, progress: Progress) -> RunContext:
+    """Return the context of a stage that runs in a folder of its own."""
+    (folder / ".work").mkdir(parents=True, exist_ok=True)
+    return RunContext(folder.name, folder, base, seed, {}, progress)
+
+
+def kept_settings(training: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return those of the recipe's settings whose names begin with one of `names`."""
+    return {name: value for name, value in training.items() if name.startswith(names)}

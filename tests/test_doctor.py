@@ -1,0 +1,121 @@
+"""The doctor finds trainings whose numbers depend on how they are run, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+
+import hfpipe
+from hfpipe.cli.main import main
+from hfpipe.training.trainer import TaskTrainer
+
+MEAN = """
+from typing import ClassVar
+
+from hfpipe import Counted
+from hfpipe.tasks.masked_lm import MaskedLM
+
+
+class MeanLoss(MaskedLM):
+    kind: str = "mean.py:MeanLoss"
+    loss_is_cross_entropy: ClassVar[bool] = False
+
+    def count(self, batch):
+        return super().count(batch).clamp(max=1)
+
+    def loss(self, outputs, batch, smoothing=0.0):
+        total, targets = super().loss(outputs, batch, smoothing)
+        return Counted(total / targets, targets.clamp(max=1))
+"""
+"""A task whose loss is a mean over the targets of a micro-batch."""
+
+
+def recipe(folder: Path, **changes: Any) -> Path:
+    made = small.recipe("bert")
+    for stage, settings in changes.items():
+        made["stages"][stage] |= settings
+    return small.write(folder, made)
+
+
+def statuses(found: list[Any]) -> dict[str, bool | None]:
+    return {each.check: each.passed for each in found}
+
+
+@pytest.mark.slow
+def test_a_sound_recipe_passes_and_what_does_not_apply_is_named(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    found = hfpipe.doctor(
+        hfpipe.load(path),
+        "topics",
+        tmp_path / "runs",
+        only=["accumulation", "packing", "resume", "processes"],
+    )
+    assert statuses(found) == {
+        "accumulation 1 v 4": True,
+        "processes 1 v 2": True,
+        "packed v separate documents": None,
+        "resumed v straight": True,
+    }, found
+    [unpacked] = (each for each in found if each.passed is None)
+    assert unpacked.reason == "text-classification does not pack documents"
+    assert "as stage:wiki is not there yet" in unpacked.note
+    assert not (tmp_path / "runs" / "small").exists()
+
+
+@pytest.mark.slow
+def test_packed_documents_and_bfloat16_are_compared_on_a_pretraining(tmp_path: Path) -> None:
+    path = recipe(tmp_path, pretrain={"training": {"bf16": True}})
+    found = hfpipe.doctor(hfpipe.load(path), "pretrain", tmp_path / "runs", only=["packing", "bf16"])
+    assert statuses(found) == {"packed v separate documents": True, "bfloat16 v float32": True}, found
+    assert 1e-4 < found[1].gradient < 1e-1
+
+
+@pytest.mark.slow
+def test_a_task_whose_loss_is_a_mean_over_a_micro_batch_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mean.py").write_text(MEAN, encoding="utf-8")
+    path = recipe(tmp_path, pretrain={"task": {"kind": "mean.py:MeanLoss", "length": 32}})
+    command = ["doctor", str(path), "pretrain", "--runs", str(tmp_path / "runs"), "--only", "accumulation"]
+    assert main(command) == 1
+    lines = capsys.readouterr().out.splitlines()
+    [line] = (line for line in lines if line.startswith("accumulation 1 v 4"))
+    assert line.split()[-1] == "fail"
+
+
+@pytest.mark.slow
+def test_the_loss_of_the_plain_trainer_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heads return the mean over a micro-batch, and it adds these up."""
+
+    def compute_loss(
+        self: TaskTrainer,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        outputs = model(**{name: each for name, each in inputs.items() if name[0] != "_"})
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    path = recipe(tmp_path)
+    monkeypatch.setattr(TaskTrainer, "compute_loss", compute_loss)
+    [found] = hfpipe.doctor(hfpipe.load(path), "topics", tmp_path / "runs", only=["accumulation"])
+    assert found.passed is False
+    assert found.loss == pytest.approx(3, rel=0.1)  # four means in place of one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wiki"], "has no training stage 'wiki'; it has pretrain, topics"),
+        (["--only", "speed"], "--only speed: there is no such comparison; write one of accumulation, "),
+    ],
+)
+def test_a_stage_or_comparison_that_does_not_exist_is_told_with_those_that_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["doctor", str(recipe(tmp_path)), *arguments]) == 2
+    assert message in capsys.readouterr().err
