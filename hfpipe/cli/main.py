@@ -49,14 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        cause = " ".join(str(error).split())[:500]
-        if no_memory_to_import(error) or isinstance(error, MemoryError):
-            _fail(f"hfpipe: {IMPORT_NEEDS_MEMORY}")
-        elif isinstance(error, OSError) and error.strerror:
-            _fail(f"hfpipe: {str(error.filename or '')[:200]}: {error.strerror}; fix that and run again")
-        else:
-            _fail(f"hfpipe: {type(error).__name__}: {cause} (--debug shows where)")
+        _fail(f"hfpipe: {_describe(error)}")
         return 1
+
+
+def _describe(error: Exception) -> str:
+    if no_memory_to_import(error) or isinstance(error, MemoryError):
+        return IMPORT_NEEDS_MEMORY
+    if isinstance(error, OSError) and error.strerror:
+        return f"{str(error.filename or '')[:200]}: {error.strerror}; fix that and run again"
+    cause = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}: {cause} (--debug shows where)"
 
 
 def _fail(text: str) -> None:

@@ -12,8 +12,8 @@ import torch
 
 from hfpipe.contract import Progress
 from hfpipe.diagnosis.separate_packing import NotApplicable, packed_gradients
-from hfpipe.diagnosis.toy import make_toy
-from hfpipe.diagnosis.trials import EXAMPLES, Trials, relative_distance
+from hfpipe.diagnosis.toy import EXAMPLES, make_toy
+from hfpipe.diagnosis.trials import Trials, relative_distance
 from hfpipe.errors import HfpipeError, Problem, RecipeError, one_line, typed_line
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.library_output import silence_libraries

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfpipe.diagnosis.toy import Toy, kept_settings
-from hfpipe.diagnosis.trials import EXAMPLES, KEPT, Gradient
+from hfpipe.diagnosis.toy import EXAMPLES, Toy, kept_settings
+from hfpipe.diagnosis.trials import KEPT, Gradient
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import open_split
 from hfpipe.encoding.sampler import BatchLayout
@@ -52,7 +52,7 @@ def packed_gradients(toy: Toy) -> tuple[Gradient, Gradient]:
     set_pad_token_id(model, tokenizer)
     examples, _ = encode(
         task,
-        open_split(toy.folder / "data", "train"),
+        open_split(toy.folder / "step", "train"),
         tokenizer,
         toy.facts,
         toy.folder / "packed" / "train.arrow",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 TOKENS = 64
 """Length of an example, where the task can have it."""
 PACKED_ROWS, ROWS = 240, 32
+EXAMPLES = 8
+"""Examples of a step."""
 VOCABULARY = 400
 """Entries of a tokenizer that is trained for the toy, as the recipe's is not there yet."""
 
@@ -90,12 +92,15 @@ def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progres
     tokenizer = _tokenizer(stage, known, folder, progress, notes)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     found = facts(folder / "data")
+    if task.packed:
+        data = _one_step(data, task, tokenizer, found)
+    data.save_to_disk(str(folder / "step"))
     config = shrink_config(_config(stage, task, known, tokenizer, found), task.auto_class)
     return Toy(
         stage=stage.model_copy(
             update={
                 "task": task,
-                "data": DataPlace(str(folder / "data")),
+                "data": DataPlace(str(folder / "step")),
                 "tokenizer": TokenizerPlace(str(folder / "tokenizer")),
                 "early_stopping": None,
                 "licence": None,
@@ -128,6 +133,23 @@ def _rows(stage: Pretrain | Finetune, task: Task, known: Known, notes: list[str]
     rows = open_data(folder)["train"]
     few = rows.select(range(min(len(rows), PACKED_ROWS if task.packed else ROWS)))
     return datasets.DatasetDict(train=few)
+
+
+def _one_step(
+    data: datasets.DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, found: DataFacts
+) -> datasets.DatasetDict:
+    """Return documents that fill the examples of a step but for the last, which is half as long.
+
+    A mean over a micro-batch shows only where micro-batches have different numbers of targets.
+    """
+    rows = data["train"]
+    encoded = task.encode(rows[:], tokenizer, found)["input_ids"]
+    room, taken = (EXAMPLES - 0.5) * task.length, []
+    for row, ids in enumerate(encoded):
+        if len(ids) <= room:
+            taken.append(row)
+            room -= len(ids)
+    return datasets.DatasetDict(train=rows.select(taken or [0]))
 
 
 def _tokenizer(

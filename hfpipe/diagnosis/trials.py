@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hfpipe.contract import Advance, Progress, RunContext
-from hfpipe.diagnosis.toy import Toy, context, kept_settings
+from hfpipe.diagnosis.toy import EXAMPLES, Toy, context, kept_settings
 from hfpipe.errors import StageError
 from hfpipe.interruption import Interrupted
 from hfpipe.library_output import silence_libraries
@@ -26,8 +26,6 @@ from hfpipe.report import Report
 from hfpipe.runner.launch import Launch, start
 from hfpipe.store.store import StageFile, StageIdentity, Store
 
-EXAMPLES = 8
-"""Examples of a step."""
 RATE = 64.0
 SGD: dict[str, Any] = {
     "max_steps": 1,
