@@ -8,6 +8,7 @@ from hfpipe.api import (
     compare,
     copy_recipe,
     doctor,
+    explain,
     list_recipes,
     load,
     open,  # noqa: A004 - hfpipe.open reads well
@@ -43,6 +44,7 @@ __all__ = [
     "compare",
     "copy_recipe",
     "doctor",
+    "explain",
     "list_recipes",
     "load",
     "metrics",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hfpipe.diagnosis.doctor import Deviation
     from hfpipe.diagnosis.replay import Replayed
     from hfpipe.estimation.estimate import Size
+    from hfpipe.inference.explanation import Explanation
     from hfpipe.inference.inputs import Given
     from hfpipe.inspection.shown import ShownStage
     from hfpipe.runs.integrity import StageIntegrity
@@ -285,6 +286,39 @@ def answers(
     checked = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
     needed = [name for name in reads.inputs if name not in reads.optional]
     return pair_with_predictions(checked, needed, predictor.answers)
+
+
+def explain(
+    model: str | Path,
+    text: str | Mapping[str, Any],
+    *,
+    task: str | None = None,
+    options: Sequence[str] = (),
+    runs: str | Path = RUNS,
+) -> Explanation:
+    """Return a trained model's prediction for one text, and what it depends on.
+
+    The explanation holds the attention of every layer and head, and integrated gradients by token, computed
+    by captum (`pip install 'hfpipe[explain]'`); it plots both. `model`, `task` and `options` are those of
+    `predict`; `text` is a text, or a row with the columns that the task reads.
+
+    Raises RecipeError when there is no such model or its task is unknown, DataError when the text is too long
+    for one example or a column is missing, and StageError for an encoder-decoder, a task with several choices
+    or a model without attention weights.
+    """
+    from hfpipe.inference.inputs import complete_rows, rows
+    from hfpipe.inference.resolve import find
+
+    trained = find(str(model), Path(runs), task, options)
+    given = rows([text], trained.task.inputs, ())
+
+    from hfpipe.inference.explanation import explain_prediction
+    from hfpipe.inference.predictor import Predictor
+
+    predictor = Predictor(trained.place, trained.task, batch_size=1)
+    reads = trained.task
+    [row] = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
+    return explain_prediction(predictor, row.values)
 
 
 def list_recipes() -> list[RecipeFile]:

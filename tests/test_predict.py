@@ -311,7 +311,17 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "an unknown option": (
         ["MODEL", "a", "--set", "lenght=3"],
         2,
-        "unknown key 'lenght'; did you mean 'length'",
+        "unknown key 'lenght' in task; did you mean 'length'",
+    ),
+    "an option under the name that Transformers gives it": (
+        ["MODEL", "a", "--task", "text-generation", "--set", "max_new_tokens=3"],
+        2,
+        "unknown key 'max_new_tokens' in task; write 'generation.max_new_tokens'",
+    ),
+    "an option as in a recipe of another tool": (
+        ["MODEL", "a", "--set", "max_seq_length=3"],
+        2,
+        "unknown key 'max_seq_length' in task; write 'length'",
     ),
     "an option without a value": (["MODEL", "a", "--set", "length"], 2, "--set length: expected key=value"),
     "an unknown task": (

@@ -13,7 +13,7 @@ import torch
 
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.nested import to_dataset
-from hfpipe.errors import HfpipeError, StageError
+from hfpipe.errors import DataError, HfpipeError, StageError
 from hfpipe.evaluation.calibration import calibrated
 from hfpipe.evaluation.evaluate import new_accelerator
 from hfpipe.evaluation.lazy_rows import LazyRows
@@ -30,6 +30,7 @@ from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.task import Task
+    from hfpipe.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -93,22 +94,33 @@ class Predictor:
             length = self.reading.task.length
             log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
 
+    def batch(self, place: str, row: Asked) -> Batch:
+        """Return the batch of a row's example. Raises DataError if the row is split into several."""
+        with TemporaryDirectory() as folder:
+            examples, _ = self._encoded([(place, row)], Path(folder))
+            if len(examples) != 1:
+                raise DataError(f"{place}: is split into {len(examples)} windows; give a shorter text")
+            batch = self.reading.batch(examples, np.zeros(1, dtype=np.int64))
+        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+
+    def _encoded(self, chunk: Sequence[tuple[str, Asked]], folder: Path) -> tuple[Examples, dict[str, int]]:
+        reading = self.reading
+        return encode(
+            reading.task,
+            to_dataset(self._columns([row for _, row in chunk])),
+            reading.tokenizer,
+            reading.facts,
+            folder / "asked.arrow",
+            packed=False,
+            advance=lambda _: None,
+            name=lambda position: chunk[position][0],
+        )
+
     def _chunk(
         self, chunk: Sequence[tuple[str, Asked]], before: int
     ) -> tuple[list[dict[str, Any] | None], dict[str, int]]:
-        reading = self.reading
-        table = to_dataset(self._columns([row for _, row in chunk]))
         with TemporaryDirectory() as folder:
-            examples, ledger = encode(
-                reading.task,
-                table,
-                reading.tokenizer,
-                reading.facts,
-                Path(folder) / "asked.arrow",
-                packed=False,
-                advance=lambda _: None,
-                name=lambda position: chunk[position][0],
-            )
+            examples, ledger = self._encoded(chunk, Path(folder))
             examples.first = before
             found = dict(self._said(examples))
         if len(found) < len(chunk):

@@ -71,7 +71,7 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     try:
         return TrainedModel(place, cls.model_validate(settings))
     except ValidationError as error:
-        raise RecipeError(mistakes(cls, settings, (), error)) from None
+        raise RecipeError(mistakes(cls, settings, ("task",), error)) from None
 
 
 def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:

@@ -217,8 +217,9 @@ def hint(name: str, above: Keys) -> str | None:
         return None
     if not known.target:
         return known.note
-    section, _, key = known.target.rpartition(".")
-    target = key if section and last == section.rpartition(".")[2] else known.target
+    *sections, key = known.target.split(".")
+    within = sections.index(last) + 1 if last in sections else 0
+    target = ".".join([*sections[within:], key])
     if target == name:
         return None
     return f"write {target!r}" + (f" ({known.note})" if known.note else "")

@@ -15,7 +15,7 @@ from yaml.reader import ReaderError
 from hfpipe.errors import Problem, RecipeError, Spot
 from hfpipe.recipe.document import Document
 from hfpipe.recipe.messages import Keys, describe_position, dotted_path
-from hfpipe.recipe.yaml_errors import explain
+from hfpipe.recipe.yaml_errors import describe_yaml_error
 from hfpipe.references.places import irregular_type
 
 _TAG = "tag:yaml.org,2002:"
@@ -87,7 +87,7 @@ def parse_yaml(text: str, file: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         spot = document.here(mark.line, mark.column) if mark else None
-        document.problems.append(Problem(explain(error), spot=spot))
+        document.problems.append(Problem(describe_yaml_error(error), spot=spot))
     except RecursionError:
         document.problems.append(Problem("broken YAML: nested too deep", spot=document.here(0, 0)))
     except _StopError as stop:

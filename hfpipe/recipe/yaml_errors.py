@@ -35,7 +35,7 @@ _PLAIN = (
 """Pattern of PyYAML's message → an explanation for users who do not know YAML's grammar."""
 
 
-def explain(error: yaml.MarkedYAMLError) -> str:
+def describe_yaml_error(error: yaml.MarkedYAMLError) -> str:
     """Return a one-line explanation of a PyYAML error."""
     problem = str(error.problem)
     if "single document" in str(error.context):
