@@ -30,6 +30,7 @@ TEXT = "A good day for a river."
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 64, "initializer_range": 0.2}
 TAGS = {0: "O", 1: "B-LOC", 2: "I-LOC"}
+pytestmark = pytest.mark.slow
 SQUAD = {"question": "What flows?", "context": TEXTS[0]}
 
 

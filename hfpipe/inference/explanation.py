@@ -152,7 +152,7 @@ def _target(
     """Return the name of what the model predicts, and its score as a function of the outputs."""
     if "start_logits" in outputs:
         first, last = int(outputs.start_logits[0].argmax()), int(outputs.end_logits[0].argmax())
-        answer = tokenizer.decode(ids[first : last + 1]).strip() or "no answer"
+        answer = str(tokenizer.decode(ids[first : last + 1])).strip() or "no answer"
         return answer, lambda found: found.start_logits[:, first] + found.end_logits[:, last]
     logits = outputs.logits[0]
     if logits.ndim == 1:
