@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
@@ -26,6 +27,7 @@ LIBRARIES = (
     "datasets",
     "tokenizers",
     "accelerate",
+    "numpy",
     "scikit-learn",
     "sacrebleu",
 )
@@ -33,8 +35,8 @@ LIBRARIES = (
 
 
 def read_versions() -> dict[str, str]:
-    """Return the versions of the libraries that are installed."""
-    versions: dict[str, str] = {}
+    """Return the versions of Python and of the libraries that are installed."""
+    versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
             versions[library] = version(library)
@@ -148,6 +150,44 @@ class DataFacts(Record):
     """Reason → rows that were dropped while the data set was built."""
 
 
+class GitState(Record):
+    """The git repository that a recipe lies in, when the run started."""
+
+    commit: str
+    """Commit in hex."""
+    dirty: bool
+    """Whether a tracked file differed from the commit, or the recipe was not tracked."""
+
+
+class Machine(Record):
+    """The machine that the first process of a run used."""
+
+    system: str
+    """Operating system and its release."""
+    cpu: str
+    """Model of the processor."""
+    cores: int
+    """Cores that the process could use."""
+    memory: int | None
+    """Bytes of main memory; None where that is not known."""
+    gpus: list[str] = []
+    """Name and memory of each GPU, as its driver reports them."""
+
+
+class Provenance(Record):
+    """How a stage was made; nothing of it decides the result, so it is not part of a key."""
+
+    command: list[str]
+    """Words of the command, without passwords and tokens."""
+    started: str
+    """When the run started, in ISO 8601, UTC."""
+    git: GitState | None = None
+    """The recipe's repository; None where the recipe is in none, or git did not answer."""
+    machine: Machine
+    read: dict[str, str] = {}
+    """What was read → sha256: local files, packages and user code; of stages above, their report."""
+
+
 class Report(Record):
     """`report.json`: written last, so that its presence means the stage is done."""
 
@@ -169,6 +209,8 @@ class Report(Record):
     """Wall time of the stage; filled in by the runner."""
     versions: dict[str, str] = {}
     """Installed versions of the libraries that shaped the result; filled in by the runner."""
+    provenance: Provenance | None = None
+    """How the stage was made; filled in by the runner. None in reports of earlier versions."""
     files: dict[str, FileDigest] = {}
     """Each file of the stage by its path in the folder, but for the log; filled in by the store.
 

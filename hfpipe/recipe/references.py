@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from hfpipe.references import hub
 from hfpipe.references.places import Code, Glob, MetricPlace, Place, collect, locate_place, matches
 from hfpipe.references.user_code import find_code
 
+_USERINFO = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^\s/?#@]*@")
+
 
 def reference_problems(
     document: Document, stages: Mapping[str, Stage], known: Container[str], base: Path
@@ -25,6 +28,7 @@ def reference_problems(
     raw = document.data.get("stages")
     if not isinstance(raw, dict):
         return
+    yield from _passwords(raw, ("stages",))
     given = {name: entry.get("kind") if isinstance(entry, dict) else None for name, entry in raw.items()}
     kinds = {name: kind if isinstance(kind, str) and kind in known else None for name, kind in given.items()}
     trainings: dict[str, list[str]] = {}  # of a stage with several
@@ -46,6 +50,22 @@ def reference_problems(
         for keys, pattern in collect(stage, Glob):
             yield from _files(pattern, (*path, *keys), base)
         above.append(name)
+
+
+def _passwords(value: Any, path: Keys) -> Iterator[Problem]:
+    """Yield each URL with a user or password, as settings are kept in the folder of a run."""
+    if isinstance(value, str) and _USERINFO.match(value):
+        message = (
+            "an address with a user name or password would be kept in the folder of the run; load the file "
+            "first and name its path, or log in by the environment (HF_TOKEN)"
+        )
+        yield Problem(message, path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _passwords(item, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _passwords(item, (*path, number))
 
 
 def _stage_names(value: Any, path: Keys) -> Iterator[tuple[Keys, Place]]:

@@ -75,6 +75,7 @@ def page(run: Run) -> str:
         settings=sections.settings_texts(run),
         versions=sections.versions(run),
         files=sections.files_read(run),
+        made=sections.provenance(run),
         command=sections.run_again(run),
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from hfpipe import number_format
-from hfpipe.report import Report, Score
+from hfpipe.report import GitState, Machine, Report, Score
 from hfpipe.reporting import diagrams
 from hfpipe.reporting.charts import Bar, Curve, curve_chart, intervals
 from hfpipe.runs.run import Run
@@ -254,6 +254,43 @@ def versions(run: Run) -> list[tuple[str, str]]:
             if version not in found.setdefault(library, []):
                 found[library].append(version)
     return [(library, ", ".join(each)) for library, each in found.items()]
+
+
+def provenance(run: Run) -> tuple[list[str], list[list[str]]]:
+    """Return a table of how the stages were made: its head, and a row for each stage."""
+    head = ["stage", "started", "took", "commit of the recipe", "command", "machine", "FLOPs", "energy"]
+    rows = []
+    for stage, report in run.reports.items():
+        known = report.provenance
+        if known is None:
+            continue
+        flops, energy = report.facts.get("flops"), report.facts.get("energy_kwh")
+        rows.append(
+            [
+                stage,
+                known.started.replace("T", " ").replace("+00:00", " UTC"),
+                number_format.duration(report.seconds),
+                commit_line(known.git),
+                " ".join(map(quote, known.command)),
+                machine_line(known.machine),
+                f"{flops:.3g}" if flops else "",
+                f"{energy:.3g} kWh" if energy else "",
+            ]
+        )
+    kept = [number for number, name in enumerate(head) if any(row[number] for row in rows)]
+    return [head[number] for number in kept], [[row[number] for number in kept] for row in rows]
+
+
+def commit_line(git: GitState | None) -> str:
+    """Return the commit, and whether what ran may differ from it."""
+    return "" if git is None else git.commit[:12] + (" with changes" if git.dirty else "")
+
+
+def machine_line(machine: Machine) -> str:
+    """Return processor, cores, memory and GPUs in one line."""
+    memory = f", {number_format.memory(machine.memory)}" if machine.memory else ""
+    gpus = "".join(f"; {gpu}" for gpu in machine.gpus)
+    return f"{machine.cpu}, {machine.cores} cores{memory}{gpus}"
 
 
 def files_read(run: Run) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from hfpipe.runner.hub import check_hub
 from hfpipe.runner.inputs import check_inputs
 from hfpipe.runner.launch import Launch, check_launch, check_processes, start
 from hfpipe.runner.plan import PlannedStage, check_known, check_stages, plan_recipe
+from hfpipe.runner.provenance import describe_start, digest_inputs
 from hfpipe.runner.signals import catch_signals
 from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
 from hfpipe.runner.world import check_world, is_launched, rank
@@ -29,7 +31,7 @@ from hfpipe.store.files import write_whole
 from hfpipe.store.store import StageFile, Store, done, read_report, read_stage
 
 if TYPE_CHECKING:
-    from hfpipe.report import Report
+    from hfpipe.report import Provenance, Report
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +126,11 @@ class _Running:
     def store(self) -> Store:
         return Store(self.runs / self.recipe.name)
 
+    @cached_property
+    def start(self) -> Provenance:
+        """What is known of this run, found out when the first stage needs it."""
+        return describe_start(self.recipe.path)
+
     @property
     def alone(self) -> bool:
         """Whether stages run in this process and in no other."""
@@ -160,7 +167,8 @@ def _lead(running: _Running, step: PlannedStage) -> None:
             return
         check_inputs(step.stage, ctx, running.runs)
         store.begin(step.folder, stage_file(running.recipe, step))
-        started = time.monotonic()
+        started, read = time.monotonic(), digest_inputs(step.identity.files, ctx.inputs)
+        provenance = running.start.model_copy(update={"read": read})
         with log_stage(ctx):
             for notice in step.stage.notices(ctx, alone=running.alone):
                 running.say(f"{step.name}: {notice}")
@@ -168,7 +176,7 @@ def _lead(running: _Running, step: PlannedStage) -> None:
             with place_setting_errors(running.recipe, step.name):
                 step.stage.prepare(ctx)
             report = _run_here_or_launched(running, step, ctx)
-        store.finish(step.folder, _complete(report, time.monotonic() - started))
+        store.finish(step.folder, _complete(report, time.monotonic() - started, provenance))
 
 
 def _run_here_or_launched(running: _Running, step: PlannedStage, ctx: RunContext) -> Report:
@@ -221,5 +229,6 @@ def _context(file: StageFile, folder: Path, progress: Progress, stop: StopReques
     )
 
 
-def _complete(report: Report, seconds: float) -> Report:
-    return report.model_copy(update={"seconds": round(seconds, 3), "versions": read_versions()})
+def _complete(report: Report, seconds: float, provenance: Provenance) -> Report:
+    more = {"seconds": round(seconds, 3), "versions": read_versions(), "provenance": provenance}
+    return report.model_copy(update=more)

@@ -23,6 +23,7 @@ from hfpipe.errors import (
     out_of_memory,
 )
 from hfpipe.interruption import Interrupted
+from hfpipe.runner.redaction import redact
 from hfpipe.runner.supervision.member import describe_place
 from hfpipe.runner.world import rank
 
@@ -128,7 +129,10 @@ def log_stage(ctx: RunContext) -> Iterator[None]:
 
 
 class _Log(logging.FileHandler):
-    """A log that stops nothing when it cannot be written, and prints no trace of it."""
+    """A log without passwords, which stops nothing when it cannot be written, and prints no trace of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         return

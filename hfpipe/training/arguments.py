@@ -17,6 +17,7 @@ from hfpipe.errors import StageError, one_line
 from hfpipe.modeling.performance import bf16_pays, loader_workers, on_cpu
 from hfpipe.recipe.training import budget, muon
 from hfpipe.recipe.training.defaults import with_defaults
+from hfpipe.training.speed.energy import trackers_without_energy
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
@@ -95,6 +96,15 @@ def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metri
     return named[name]
 
 
+def _arguments_of_transformers(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that Transformers is given: neither Muon nor codecarbon, which are run here."""
+    muon = ("optim", "optim_args") if muon_options(training) is not None else ()
+    given = {name: value for name, value in training.items() if name not in (*OWN, *muon)}
+    return given | {
+        name: trackers_without_energy(value) for name, value in given.items() if name == "report_to"
+    }
+
+
 def training_arguments(
     training: Mapping[str, Any],
     folder: Path,
@@ -109,9 +119,7 @@ def training_arguments(
     `best` tells the best model, and is None where there is no validation split.
     Raises StageError when Transformers refuses them.
     """
-    given = {name: value for name, value in training.items() if name not in OWN}
-    if muon_options(training) is not None:  # Transformers does not know it; the trainer creates it
-        given = {name: value for name, value in given.items() if name not in ("optim", "optim_args")}
+    given = _arguments_of_transformers(training)
     settings: dict[str, Any] = {"dataloader_num_workers": loader_workers()}
     if plan.checkpointing:
         given |= {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}

@@ -114,6 +114,14 @@ def shape_of(auto_class: str, config: PretrainedConfig, adapter: Mapping[str, An
         raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
 
 
+def known_shape(model: Any) -> Shape | None:
+    """Return what a model comes to; None for one whose config lacks what is counted."""
+    try:
+        return measured_shape(model, model.config)
+    except Exception:  # an unusual config may lack anything, and the training needs none of this
+        return None
+
+
 def measured_shape(model: Any, config: PretrainedConfig) -> Shape:
     """Return what a model that is made comes to."""
     tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]

@@ -35,8 +35,10 @@ from hfpipe.training.arguments import (
 )
 from hfpipe.training.callbacks import MetricsFile, ProgressCallback
 from hfpipe.training.checkpoints import chosen_checkpoint
+from hfpipe.training.cost import flops, known_shape
 from hfpipe.training.resuming import Resume
 from hfpipe.training.speed.choice import Length, speed_of
+from hfpipe.training.speed.energy import measure_energy
 from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch, gpu
 from hfpipe.training.speed.throughput import steps_within
 from hfpipe.training.trainer import TaskTrainer, Training
@@ -61,7 +63,7 @@ def train_model(
     set_pad_token_id(parts.model, parts.tokenizer)
     plan, layout = _plan(parts, training, ctx), process_layout()
     trained = parts.model.num_parameters(only_trainable=True)
-    parameters = parts.model.num_parameters()
+    parameters, shape = parts.model.num_parameters(), known_shape(parts.model)
     if layout.tensor > 1:
         parts = replace(parts, model=split_model(parts.model, layout))
     trainer = _trainer(parts, training, plan, ctx, early=early is not None)
@@ -76,6 +78,7 @@ def train_model(
         allow_forks(),
         kept_memory(),
         ctx.stop.deferred(),
+        measure_energy(training.get("report_to"), first=trainer.is_world_process_zero()) as energy,
         ctx.progress(ctx.name, plan.steps if trainer.is_world_process_zero() else None) as advance,
     ):
         trainer.add_callback(ProgressCallback(advance))
@@ -88,7 +91,10 @@ def train_model(
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
     if trainer.is_world_process_zero():
         _complete(ctx)
-    return {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, plan)
+    found = {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, plan)
+    length = float(trainer.examples.lengths.mean())
+    counted = flops(shape, found["tokens"], length, parts.task.predicted_share) if shape is not None else None
+    return found | {"flops": counted, "energy_kwh": energy.kwh}
 
 
 def _trainer(

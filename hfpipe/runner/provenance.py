@@ -1,0 +1,135 @@
+"""Where a stage comes from: command, commit of the recipe, machine; never environment variables or passwords.
+
+None of it decides a result: it is written into the report only, and what cannot be found out is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from hfpipe.report import GitState, Machine, Provenance
+from hfpipe.runner.redaction import redact_words
+from hfpipe.store.digests import compute_digest
+
+WAIT = 5.0
+"""Seconds that another program may take; it is ended then, and what it was asked is left out."""
+NO_CODE = {
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ATTR_SOURCE": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+}
+"""Keeps git from writing, asking, and running the filters that a repository's attributes name (the value is
+the tree without files)."""
+
+
+def describe_start(recipe: Path, words: Sequence[str] | None = None) -> Provenance:
+    """Return what is known when a run starts. `words` are the command, by default that of this process."""
+    return Provenance(
+        command=redact_words(_command(sys.argv if words is None else words)),
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        git=read_git_state(recipe),
+        machine=describe_machine(),
+    )
+
+
+def digest_inputs(files: Mapping[str, str], folders: Mapping[str, Path]) -> dict[str, str]:
+    """Return what a stage reads → sha256: local files as `stage.json` has them, and reports of stages above.
+
+    A report holds the digest of each file of its stage.
+    """
+    reports = {f"stage:{name}": folder / "report.json" for name, folder in folders.items()}
+    return {**files, **{name: compute_digest(path) for name, path in reports.items()}}
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    """Return a command without the folder of its program."""
+    if not words:
+        return []
+    program = Path(words[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return [name, *words[1:]]
+
+
+def read_git_state(recipe: Path) -> GitState | None:
+    """Return commit and state of the repository that a recipe lies in; None where that is not known.
+
+    It is dirty if a tracked file differs from the commit, or the recipe is not tracked.
+    """
+    folder = recipe.absolute().parent
+    git = shutil.which("git")
+    if git is None or not any((each / ".git").exists() for each in (folder, *folder.parents)):
+        return None
+    asked = [git, "-c", "core.fsmonitor=false", "-C", str(folder)]
+    commit = _output([*asked, "rev-parse", "HEAD"])
+    changed = _output([*asked, "status", "--porcelain", "--untracked-files=no"])
+    tracked = _output([*asked, "ls-files", "--", recipe.name])
+    if commit is None or changed is None or tracked is None or not re.fullmatch(r"[0-9a-f]{40,64}\n", commit):
+        return None
+    return GitState(commit=commit.strip(), dirty=bool(changed) or not tracked)
+
+
+def describe_machine() -> Machine:
+    """Return the machine that this process runs on."""
+    return Machine(
+        system=f"{platform.system()} {platform.release()}",
+        cpu=_cpu(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        memory=_memory(),
+        gpus=_gpus(),
+    )
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    found = re.search(r"(?m)^model name\s*:\s*(.+)$", text)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # of another system
+        return None
+
+
+def _gpus() -> list[str]:
+    """Return name and memory of each GPU; asks the driver's program, as CUDA would take memory for it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    found = _output([program, "--query-gpu=name,memory.total", "--format=csv,noheader"]) or ""
+    return [line.strip() for line in found.splitlines() if line.strip()]
+
+
+def _output(command: Sequence[str]) -> str | None:
+    """Return what a program prints; None where it fails or takes too long."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | NO_CODE,
+            start_new_session=True,  # so that programs it starts are ended with it
+        )
+    except OSError:
+        return None
+    try:
+        out, _ = process.communicate(timeout=WAIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return None
+    return out.decode("utf-8", "replace") if process.returncode == 0 else None
