@@ -27,6 +27,7 @@ from hfpipe.tasks import TASKS
 if TYPE_CHECKING:
     from hfpipe.diagnosis.doctor import Deviation
     from hfpipe.diagnosis.replay import Replayed
+    from hfpipe.estimation.disk import DiskSpace
     from hfpipe.estimation.estimate import Size
     from hfpipe.inference.explanation import Explanation
     from hfpipe.inference.inputs import Given
@@ -74,6 +75,14 @@ def sizes(
     return estimate_sizes(recipe, steps, launch)
 
 
+def disk_space(steps: Sequence[PlannedStage], found: Sequence[Size], runs: str | Path = RUNS) -> DiskSpace:
+    """Compare the disk that the stages of a plan need, of which `found` are the sizes, with what is free."""
+    from hfpipe.estimation.disk import compare_disk, loads_from_hub
+
+    uses = [size.disk for size in found]
+    return compare_disk(steps, uses, Path(runs), loads_from_hub=loads_from_hub(steps))
+
+
 def run(
     recipe: Recipe,
     runs: str | Path = RUNS,
@@ -97,9 +106,26 @@ def run(
         launch=launch,
         say=say,
         progress=progress,
+        planned=lambda steps: _warn_of_disk(recipe, steps, Path(runs), say),
         finished=lambda step: _write_card(step, licences, say),
     )
     return read_run({step.name: step.folder for step in steps})
+
+
+def _warn_of_disk(
+    recipe: Recipe, steps: Sequence[PlannedStage], runs: Path, say: Callable[[str], None]
+) -> None:
+    """Say in one line when the stages that are to run clearly do not fit on the disk."""
+    from hfpipe.estimation.estimate import estimate_sizes
+
+    if all(step.done for step in steps):
+        return
+    try:
+        space = disk_space(steps, estimate_sizes(recipe, steps, sampled=False), runs)
+    except Exception:  # an estimate must not keep a run from starting, which says itself what is wrong
+        return
+    if space.clearly_lacking:
+        say(f"disk: {space}; make room, or lower save_total_limit")
 
 
 def _write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[str], None]) -> None:

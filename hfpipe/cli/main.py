@@ -153,7 +153,10 @@ def _plan(options: argparse.Namespace) -> int:
     console.show_plan(steps)
     if options.sizes:
         launch = Launch(options.processes, options.accelerate)
-        console.show_sizes(api.sizes(recipe, steps, launch=launch))
+        found = api.sizes(recipe, steps, launch=launch)
+        console.show_sizes(found)
+        if not all(step.done for step in steps):
+            console.say(f"disk: {api.disk_space(steps, found, options.runs)}")
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hfpipe import number_format
 from hfpipe.distributed.process_layout import ProcessLayout, Split
 from hfpipe.errors import HfpipeError
+from hfpipe.estimation.disk import DiskUse, bytes_on_disk, disk_of_data, disk_of_evaluation
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.recipe import Recipe
 from hfpipe.recipe.training import budget
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from hfpipe.training.cost import Encoded, Shape
 
 
+BYTES_PER_TOKEN = 100
+"""Of a tokenizer, whose file has the vocabulary and its merges."""
+
+
 @dataclass(frozen=True)
 class Amount:
     """A number, its unit, and whether it is estimated."""
@@ -41,7 +46,7 @@ class Amount:
         return f"≈ {text}" if self.estimated else text
 
 
-@dataclass(frozen=True)
+@dataclass
 class Size:
     """The cost of one stage; unknown amounts are replaced by a note."""
 
@@ -49,28 +54,34 @@ class Size:
     kind: str
     amounts: dict[str, Amount] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    disk: DiskUse | None = None
+    """What it writes; None where that is not known before it is made, and for a stage that is done."""
 
 
 def estimate_sizes(
     recipe: Recipe,
     steps: Sequence[PlannedStage],
     launch: Launch = Launch(),  # noqa: B008 - frozen
+    *,
+    sampled: bool = True,
 ) -> list[Size]:
     """Return the size of each stage; allocates no model and never accesses the network.
 
-    Memory is per process of `launch`. Raises RecipeError when its Accelerate config is wrong.
+    `sampled` encodes a sample of the rows where the number of tokens is not known otherwise. Memory is per
+    process of `launch`. Raises RecipeError when its Accelerate config is wrong.
     """
     known, processes = Known(recipe.base, steps), arrange_processes(launch)
-    return [_size(step, known, *processes) for step in steps]
+    return [_size(step, known, *processes, sampled=sampled) for step in steps]
 
 
-def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split) -> Size:
+def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split, *, sampled: bool) -> Size:
     size = Size(step.name, step.stage.kind)
     try:
         if isinstance(step.stage, (Pretrain, Finetune)):
-            _Training(step, step.stage, known, size, layout, split).fill()
+            _Training(step, step.stage, known, size, layout, split, sampled=sampled).fill()
         else:
             size.amounts.update(_plain(step, known))
+            size.disk = _disk(step, known)
     except HfpipeError as error:
         size.notes.append(str(error))
     except Exception as error:
@@ -101,11 +112,18 @@ def _plain(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
         yield "characters", Amount(report.ledger["characters"]["kept"])
     if isinstance(stage, Tokenizer):
         yield "vocabulary", Amount(report.facts["vocab_size"])
-    yield "disk", Amount(_on_disk(step.folder), bytes=True)
+    yield "disk", Amount(bytes_on_disk([step.folder]), bytes=True)
 
 
-def _on_disk(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _disk(step: PlannedStage, known: Known) -> DiskUse | None:
+    """Return what a stage writes that trains no model."""
+    if isinstance(step.stage, Tokenizer):
+        return DiskUse(
+            peak=BYTES_PER_TOKEN * step.stage.vocab_size, kept=BYTES_PER_TOKEN * step.stage.vocab_size
+        )
+    if isinstance(step.stage, Evaluate):
+        return disk_of_evaluation(step.stage, known)
+    return disk_of_data(step.stage, known.base)
 
 
 class _Training:
@@ -119,7 +137,10 @@ class _Training:
         size: Size,
         layout: ProcessLayout,
         split: Split,
+        *,
+        sampled: bool,
     ) -> None:
+        self._sampled = sampled
         self.step, self.stage, self.known, self.size = step, stage, known, size
         self.layout, self.split = layout, split
         self.predicted = stage.task.predicted_share
@@ -158,6 +179,8 @@ class _Training:
         ledger = read_report(self.step.folder).ledger.get("train") if self.step.done else _read(made)
         if ledger:
             return Encoded(ledger["examples"], ledger["tokens"], estimated=False)
+        if not self._sampled:
+            return None
         folder, facts = self.known.folder(self.stage.data), self.known.facts(self.stage.data)
         tokenizer = self.known.tokenizer(self.stage)
         if folder is not None and facts is not None and tokenizer is not None:
@@ -258,6 +281,8 @@ class _Training:
         self._add("checkpoints", checkpoints, estimated=estimated, memory=True)
         ids = 4 * encoded.tokens if encoded is not None else 0
         self._add("disk", weights + checkpoints + ids, estimated=True, memory=True)
+        if not self.step.done:
+            self.size.disk = DiskUse(peak=weights + checkpoints + ids, kept=weights)
 
 
 def _saves(training: Mapping[str, Any], steps: int | None) -> int:

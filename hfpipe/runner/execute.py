@@ -47,11 +47,13 @@ def run_recipe(
     launch: Launch = Launch(),  # noqa: B008 - frozen
     say: Callable[[str], None],
     progress: Progress,
+    planned: Callable[[list[PlannedStage]], None] = lambda _: None,
     finished: Callable[[PlannedStage], None] = lambda _: None,
 ) -> list[PlannedStage]:
     """Run every stage that is not done, up to `until`, and return the finished plan.
 
-    `finished` is called in the first process with each stage that is done, whether or not it was before.
+    In the first process `planned` is called with the plan, before anything starts, and `finished` with each
+    stage that is done, whether or not it was before.
 
     Raises RecipeError before anything starts when the recipe is wrong, StageError or DataError when a
     stage fails; what was finished before stays as it is.
@@ -67,6 +69,8 @@ def run_recipe(
         todo = {step.name: step.stage for step in steps if not step.done}
         check_processes(launch, todo)
         check_hub(recipe, todo)
+        if rank() == 0:
+            planned(steps)
         running = _Running(recipe, runs, launch, say, progress, member, stop)
         for step in steps:
             new = not done(step.folder)
