@@ -130,11 +130,13 @@ def describe_tests(report: Report) -> list[str]:
     """Return what else is to be known of intervals and p-values: a phrase each."""
     most = max((len(score.comparisons) for score in report.scores), default=0)
     corrected = [f"p corrected for {most} comparisons (Holm)"] if most > 1 else []
+    folds = report.facts.get("folds")
+    folded = [f"each row predicted by the one of {folds} trainings that did not see it"] if folds else []
     cluster = report.facts.get("cluster")
     groups = (
         [f"rows resampled in {cluster['groups']:,} groups of equal {cluster['column']}"] if cluster else []
     )
-    return corrected + groups
+    return corrected + folded + groups
 
 
 def describe_side(comparison: Comparison, score: Score) -> str:

@@ -41,13 +41,17 @@ TOLD = {"string": "a text", "strings": "a list of texts", "label": "a class", "l
 class Examples(Dataset[dict[str, Any]]):
     """Encoded examples of one split, read from disk on access."""
 
-    def __init__(self, table: datasets.Dataset, source: datasets.Dataset) -> None:
-        self.table = table.with_format("numpy")
+    def __init__(
+        self, table: datasets.Dataset, source: datasets.Dataset, chosen: np.ndarray | None = None
+    ) -> None:
+        self._stored, self._chosen = table, chosen
+        self.table = (table if chosen is None else table.select(chosen)).with_format("numpy")
         self.source = source
         self.first = 0
         """Index of the first example, if earlier examples are in other files."""
         column = table.data.column("input_ids")
-        self.lengths: np.ndarray = pc.list_value_length(column).to_numpy()
+        lengths: np.ndarray = pc.list_value_length(column).to_numpy()
+        self.lengths = lengths if chosen is None else lengths[chosen]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -55,11 +59,17 @@ class Examples(Dataset[dict[str, Any]]):
     @cached_property
     def rows(self) -> np.ndarray:
         """Row position of each example in the data set's split, int64; a long row has several examples."""
-        return self.table.data.column("row").to_numpy()
+        rows: np.ndarray = self._stored.data.column("row").to_numpy()
+        return rows if self._chosen is None else rows[self._chosen]
+
+    def of_rows(self, positions: np.ndarray) -> Examples:
+        """Return the examples of some rows of the split, in the same order."""
+        chosen = np.flatnonzero(np.isin(self.rows, positions))
+        return Examples(self._stored, self.source, chosen if self._chosen is None else self._chosen[chosen])
 
     @cached_property
     def _reader(self) -> ExampleReader | None:
-        table = self.table.data.table
+        table = self._stored.data.table
         return ExampleReader(table) if can_read(table) else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,7 +80,8 @@ class Examples(Dataset[dict[str, Any]]):
         wanted = [index for _, index in keys]
         told = [{"epoch": epoch, "index": self.first + index} for epoch, index in keys]
         if self._reader is not None:
-            rows = self._reader.rows(wanted)
+            stored = wanted if self._chosen is None else self._chosen[wanted].tolist()
+            rows = self._reader.rows(stored)
             return [row | more for row, more in zip(rows, told, strict=True)]
         columns = self.table[wanted]
         return [

@@ -21,6 +21,7 @@ from hfpipe.references.user_code import describe_failure
 from hfpipe.runner import Launch, PlannedStage, arrange_processes
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Finetune, Pretrain
 from hfpipe.store.store import read_report
@@ -99,8 +100,9 @@ def _plain(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
     stage = step.stage
     if isinstance(stage, Evaluate):
         data = known.facts(stage.data)
-        if data is not None and stage.split in data.splits:
-            yield "rows", Amount(data.splits[stage.split])
+        split = data_split(stage.split)
+        if data is not None and split in data.splits:
+            yield "rows", Amount(data.splits[split])
             yield "models", Amount(1 + sum(not place.is_trivial for place in stage.baselines))
     if isinstance(stage, Tokenizer) and not step.done and stage.algorithm is not None:
         yield "vocabulary", Amount(stage.vocab_size, estimated=True)

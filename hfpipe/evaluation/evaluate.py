@@ -20,7 +20,7 @@ from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
 from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import on_cpu
-from hfpipe.store.artifacts import CLUSTER
+from hfpipe.store.artifacts import CLUSTER, predictions_path
 from hfpipe.tokenization.loading import set_pad_token_id
 
 if TYPE_CHECKING:
@@ -124,25 +124,55 @@ def measure_model(
     return total
 
 
+def join_predictions(folder: Path, trainings: Sequence[str], system: str) -> None:
+    """Write the predictions of several trainings for rows of their own as those of one system."""
+    parts = [predictions_path(folder, name) for name in trainings]
+    write_joined(parts, predictions_path(folder, system))
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
+def fit_baseline(
+    task: Task,
+    name: str,
+    split: datasets.Dataset,
+    facts: DataFacts,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: np.ndarray | None,
+) -> Callable[[Rows], Columns]:
+    """Return a trivial baseline that was fitted on all rows of a split but those held out."""
+    if held_out is not None:
+        split = split.select(np.setdiff1d(np.arange(len(split)), held_out))
+    train = {column: split[column] for column in split.column_names}  # read as they are asked for
+    return task.fit_baseline(name, train, facts, tokenizer)
+
+
 def measure_baseline(
-    prediction: Callable[[Rows], Columns],
+    fitted: Sequence[tuple[Callable[[Rows], Columns], np.ndarray | None]],
     task: Task,
     tally: Tally,
     setup: EvaluationSetup,
     out: Path,
     advance: Callable[[int], None],
 ) -> Tally:
-    """Return `tally` with a trivial baseline's guesses over the split, which are written to `out`."""
+    """Return `tally` with a trivial baseline's guesses over the split, which are written to `out`.
+
+    `fitted` has the baseline with the positions of the rows that it predicts, None for all; that of several
+    folds is fitted several times.
+    """
     inputs, classes = Inputs(setup.rows, task.inputs), task.class_order(setup.facts)
     with Predictions(out, inputs, classes) as predictions:
-        for start in range(0, len(setup.rows), ROWS_AT_ONCE):
-            batch = setup.rows[start : start + ROWS_AT_ONCE]
-            columns = prediction(batch)
-            positions = np.arange(start, min(start + ROWS_AT_ONCE, len(setup.rows)))
-            tally.add(positions, columns)
-            shown = {**task.encode_predictions(columns, setup.facts), **setup.groups(positions)}
-            predictions.add(setup.ids(positions.tolist()), positions, shown)
-            advance(len(positions))
+        for prediction, chosen in fitted:
+            rows = np.arange(len(setup.rows)) if chosen is None else chosen
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                positions = rows[start : start + ROWS_AT_ONCE]
+                whole = chosen is None  # a stretch of rows is read faster
+                batch = setup.rows[start : start + ROWS_AT_ONCE] if whole else setup.rows[positions.tolist()]
+                columns = prediction(batch)
+                tally.add(positions, columns)
+                shown = {**task.encode_predictions(columns, setup.facts), **setup.groups(positions)}
+                predictions.add(setup.ids(positions.tolist()), positions, shown)
+                advance(len(positions))
     return tally
 
 

@@ -24,7 +24,7 @@ from hfpipe.report import Spread
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
-    from hfpipe.metrics.tally import Counts
+    from hfpipe.metrics.tally import Counts, Tally
 
 
 class Ends(NamedTuple):
@@ -93,6 +93,59 @@ class RepeatedCounts:
         return average_series(found)
 
 
+@dataclass(frozen=True)
+class FoldedCounts:
+    """The counts of all rows, each predicted by the training without its fold, and those of each fold."""
+
+    pooled: Tally
+    members: Mapping[str, Tally]
+    """Stage of each training → the counts of the rows that it did not see."""
+
+    @property
+    def n(self) -> int:
+        """How many examples were counted."""
+        return self.pooled.n
+
+    @property
+    def resamples(self) -> int:
+        """Number of bootstrap resamples."""
+        return self.pooled.resamples
+
+    @property
+    def seed(self) -> int:
+        """Seed of the resamples."""
+        return self.pooled.seed
+
+    @property
+    def defined(self) -> list[Metric]:
+        """The metrics that have a score over all rows."""
+        return self.pooled.defined
+
+    def undefined(self) -> dict[str, str]:
+        """Return the names of the metrics that have no score over all rows, and why."""
+        return self.pooled.undefined()
+
+    def series(self, metric: Metric) -> Series:
+        """Return a metric's score over all rows, with that of each fold where all have one."""
+        lacking = [name for name, tally in self.members.items() if metric.name in tally.undefined()]
+        by_fold = {} if lacking else {name: _plain(tally, metric) for name, tally in self.members.items()}
+        return replace(self.pooled.series(metric), by_fold=by_fold)
+
+
+def _plain(tally: Tally, metric: Metric) -> float:
+    own = next(each for each in tally.metrics if each.name == metric.name)
+    return float(tally.values(own)[0])
+
+
+def pool_folds(members: Mapping[str, Tally]) -> FoldedCounts:
+    """Return the counts of several folds, which count each row once, and those of all rows together."""
+    arrays = zip(*(tally.arrays() for tally in members.values()), strict=True)
+    pooled = next(iter(members.values())).merged(
+        [np.sum(parts, axis=0, dtype=parts[0].dtype) for parts in arrays]
+    )
+    return FoldedCounts(pooled, members)
+
+
 def average_series(members: Mapping[str, Series]) -> Series:
     """Return the mean of one score over several trainings, under each weighting of the rows."""
     found = list(members.values())
@@ -136,7 +189,10 @@ def split_variance(members: Sequence[Series]) -> Components:
 
 
 def measure_spread(series: Series) -> Spread | None:
-    """Return how a mean over trainings varies, None for the score of one training."""
+    """Return how a score over trainings varies, None for the score of one training."""
+    if series.by_fold:
+        sd = float(np.std(list(series.by_fold.values()), ddof=1))
+        return Spread(over="folds", values=dict(series.by_fold), sd=sd)
     if not series.members:
         return None
     found = split_variance(list(series.members.values()))

@@ -64,6 +64,8 @@ class Series:
     exchange: Exchange | None = None
     members: Mapping[str, Series] = field(default_factory=dict)
     """The same score of each of several trainings, where this is their mean."""
+    by_fold: Mapping[str, float] = field(default_factory=dict)
+    """The score of each fold's rows, where each was predicted by a training of its own."""
 
     @property
     def units(self) -> int:

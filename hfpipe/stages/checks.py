@@ -19,6 +19,7 @@ from hfpipe.recipe.training.defaults import schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts, embedding_rows
+from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring.bounds import check_bounds
 from hfpipe.stages.scoring.clusters import check_cluster
 from hfpipe.task import Task
@@ -272,7 +273,10 @@ def tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]
 def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
     """Yield what keeps a model from being measured."""
     found = artifacts.splits(stage.data, above, facts)
-    if found is not None and stage.split not in found:
+    from hfpipe.stages.repeats.folds import check_out_of_fold  # which reads the stages' classes
+
+    yield from check_out_of_fold(stage, above)
+    if found is not None and data_split(stage.split) not in found:
         path = ("split",) if "split" in stage.model_fields_set else ("data",)
         yield Problem(_missing("split", stage.split, stage.data, found) + _dropped(stage.data, facts), path)
     trained = above.get(stage.model.stage or "")

@@ -22,6 +22,8 @@ from hfpipe.references.places import (
 )
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.repeats.folds import read_held_out
+from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring import custom_metrics
 from hfpipe.stages.scoring.bounds import (
     Bound,
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.evaluate import EvaluationSetup
-    from hfpipe.metrics.tally import Counts
+    from hfpipe.metrics.tally import Counts, Tally
 
 
 class Evaluate(Stage):
@@ -66,7 +68,11 @@ class Evaluate(Stage):
     data: DataPlace
     """Data set that has the split."""
     split: str = "test"
-    """Split to evaluate on."""
+    """Split to evaluate on.
+
+    `out-of-fold` is the train split of a model that was trained with `folds`: each row is predicted by the
+    training that did not see it.
+    """
     task: SerializeAsAny[Task] | None = None
     """What the model does; by default what its stage trained it for."""
     labels: dict[str, str] = {}
@@ -138,7 +144,7 @@ class Evaluate(Stage):
         for metric in self.metrics:
             metric.load(ctx)  # before anything is measured
         tokenizers = [self.encode_for(system, setup, ctx, reads_all=True)[0] for system in systems]
-        self._measure_trivial(systems[0].task, tokenizers[0], setup, ctx)
+        self._measure_trivial(systems[0], tokenizers[0], setup, ctx)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.evaluation.evaluate import new_accelerator
@@ -221,7 +227,7 @@ class Evaluate(Stage):
 
         folder, systems = folder_of(self.data, ctx), evaluated_systems(self, ctx)
         classes = align_classes(self, facts(folder), systems, ctx)
-        split = classes.rows(open_split(folder, self.split))
+        split = classes.rows(open_split(folder, data_split(self.split)))
         cluster = cluster_column(self.cluster, systems[0].task, classes.facts)
         setup = EvaluationSetup(
             split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster
@@ -233,41 +239,51 @@ class Evaluate(Stage):
         ]
 
     def _measure_trivial(
-        self, task: Task, tokenizer: PreTrainedTokenizerBase, setup: EvaluationSetup, ctx: RunContext
+        self,
+        system: EvaluatedSystem,
+        tokenizer: PreTrainedTokenizerBase,
+        setup: EvaluationSetup,
+        ctx: RunContext,
     ) -> None:
         from hfpipe.encoding.io import open_split
-        from hfpipe.evaluation.evaluate import measure_baseline, save
+        from hfpipe.evaluation.evaluate import fit_baseline, measure_baseline, save
 
+        task = system.task
         names = [name for name in self.baselines if name in task.baselines]
         if not names:
             return
         split = setup.classes.rows(open_split(folder_of(self.data, ctx), "train"))
-        train = {column: split[column] for column in split.column_names}  # read as they are asked for
+        held_out = list(read_held_out(system.members, len(split)).values()) if system.folded else [None]
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(setup.rows)) as advance:
-                prediction = task.fit_baseline(name, train, setup.facts, tokenizer)
                 out = predictions_path(ctx.folder, name)
                 tally = setup.tally(task.baseline_metrics(name, setup.facts))
-                measured = measure_baseline(prediction, task, tally, setup, out, advance)
-                save(measured, ctx.work / f"{name}.npz")
+                fitted = partial(fit_baseline, task, name, split, setup.facts, tokenizer)
+                predictions = [(fitted(rows), rows) for rows in held_out]
+                save(
+                    measure_baseline(predictions, task, tally, setup, out, advance), ctx.work / f"{name}.npz"
+                )
 
     def _measure(
         self, system: EvaluatedSystem, setup: EvaluationSetup, accelerator: Accelerator, ctx: RunContext
     ) -> Counts:
         """Return the counts of a system over the split, of each training where there are several."""
-        from hfpipe.evaluation.evaluate import measure_model
-        from hfpipe.metrics.repeated import RepeatedCounts
+        from hfpipe.evaluation.evaluate import join_predictions, measure_model
+        from hfpipe.metrics.repeated import RepeatedCounts, pool_folds
 
         tokenizer, examples = self.encode_for(system, setup, ctx, reads_all=False)
-        found: dict[str, Counts] = {}
+        held_out = read_held_out(system.members, len(setup.rows)) if system.folded else {}
+        found: dict[str, Tally] = {}
         for name, place in system.models(ctx).items():
             (model, task), out = self._load(system, place, ctx), predictions_path(ctx.folder, name)
-            with ctx.progress(
-                f"{ctx.name}: {name if system.members else system.place}", len(examples)
-            ) as advance:
-                found[name] = measure_model(
-                    model, task, tokenizer, examples, setup, accelerator, out, advance
-                )
+            own = examples.of_rows(held_out[name]) if system.folded else examples
+            title = f"{ctx.name}: {name if system.members else system.place}"
+            with ctx.progress(title, len(own)) as advance:
+                found[name] = measure_model(model, task, tokenizer, own, setup, accelerator, out, advance)
+        if system.folded:
+            if accelerator.is_main_process:
+                join_predictions(ctx.folder, list(found), system.name)
+            return pool_folds(found)
         return RepeatedCounts(found) if system.members else next(iter(found.values()))
 
     def _load(

@@ -14,7 +14,6 @@ from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.loading.adapter_settings import Adapter
 from hfpipe.modeling.losses.settings import ROW_WEIGHTS, LossSettings, check_calibration, check_loss
-from hfpipe.number_format import count
 from hfpipe.recipe.training.early_stopping import EarlyStopping
 from hfpipe.recipe.training.neutral import neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
@@ -22,6 +21,7 @@ from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.members import encoded_folder
 from hfpipe.stages.repeats.settings import Repeatable
+from hfpipe.stages.training_summary import describe_training
 from hfpipe.store.artifacts import CARD
 from hfpipe.task import Task
 
@@ -67,9 +67,9 @@ class _Train(Repeatable):
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
-        from hfpipe.stages.repeats.expansion import check_single
+        from hfpipe.stages.repeats.expansion import check_repeats
 
-        yield from check_single(self, above)
+        yield from check_repeats(self, above, facts)
         yield from checks.check_training(self, above, facts, base)
 
     def neutral(self) -> dict[str, Any]:
@@ -90,8 +90,10 @@ class _Train(Repeatable):
 
     def prepare(self, ctx: RunContext) -> None:
         from hfpipe.encoding.io import facts
+        from hfpipe.stages.repeats.folds import write_held_out
         from hfpipe.training.arguments import best_metric
 
+        write_held_out(self, ctx)
         data = facts(folder_of(self.data, ctx))
         tokenizer = self.open_tokenizer(ctx)
         self._check_loaded(ctx, data)
@@ -132,7 +134,7 @@ class _Train(Repeatable):
                 (ctx.folder / CARD).unlink(missing_ok=True)  # PEFT's, which is an empty form
             check_saved(ctx.folder, tokenizer, trust_remote_code=self.trust_remote_code)
             found |= self._finish(parts, ctx.folder)
-        summary = _summary(found) + (f"; {note}" if note else "")
+        summary = describe_training(found) + (f"; {note}" if note else "")
         found |= {"head": note, "pipeline": self.task.opened_by}
         return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found)
 
@@ -220,13 +222,15 @@ class _Train(Repeatable):
         """Return a split as the training reads it, encoded on disk, and its ledger."""
         from hfpipe.encoding.encoded import encode
         from hfpipe.encoding.io import facts, open_split
+        from hfpipe.stages.repeats.folds import encode_without_fold
 
         folder = folder_of(self.data, ctx)
         rows, known = open_split(folder, split), facts(folder)
         with ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:
-            path = encoded_folder(ctx) / f"{split}.arrow"
-            encoded = partial(encode, self.task, rows, tokenizer, known, path, packed=split == "train")
-            return encoded(advance=advance, reads_all=reads_all)
+            path = encoded_folder(ctx, cut_from_all=self.task.packed) / f"{split}.arrow"
+            encoded = partial(encode, self.task, tokenizer=tokenizer, facts=known, path=path)
+            encoded = partial(encoded, packed=split == "train", advance=advance, reads_all=reads_all)
+            return encode_without_fold(self, rows, known, ctx, encoded) if split == "train" else encoded(rows)
 
     def _model(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts
@@ -272,19 +276,6 @@ class _Train(Repeatable):
             whole = load_model(self.task.auto_class, ctx.folder, ctx.seed, trust_remote_code=remote)
             self.task.configure_model(whole, tokenizer)
             replace_adapter(ctx.folder, whole)
-
-
-def _summary(found: dict[str, Any]) -> str:
-    scores = [
-        f"{name}{' (not weighted)' if name in found else ''} {value:.4g}"  # facts about a weighted `loss`
-        for name, value in found["validation"].items()
-        if name in ("loss", "accuracy", "mse")
-    ]
-    names = ("parameters", "trained_parameters", "tokens")
-    all_of_them, trained, tokens = (count(found[name]) for name in names)
-    some = f" ({trained} trained)" if trained != all_of_them else ""
-    size = f"{all_of_them} parameters{some}, {tokens} tokens, {found['steps']:,} steps"
-    return size + (f"; validation {', '.join(scores)}" if scores else "")
 
 
 class Pretrain(_Train):

@@ -14,6 +14,7 @@ from hfpipe.contract import Stage
 from hfpipe.errors import Problem
 from hfpipe.recipe.messages import join_names
 from hfpipe.references.places import ModelPlace, Place
+from hfpipe.report import DataFacts
 from hfpipe.stages.repeats.group import RepeatedTraining
 from hfpipe.stages.repeats.members import MARK
 
@@ -24,15 +25,14 @@ if TYPE_CHECKING:
 
 def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
     """Return the stages that a training stage stands for, in the order in which they run."""
-    if stage.seeds is None:
-        return {name: stage}
-    members: dict[str, Stage] = {
-        f"{name}{MARK}{seed}": stage.model_copy(
-            update={"seeds": None, "seed": seed, **_paired(stage, seed, above)}
-        )
-        for seed in stage.seeds
-    }
-    return {**members, name: _group(stage, members)}
+    folds = stage.fold_settings
+    members: dict[str, Stage] = {}
+    for seed in stage.seeds or ():
+        update = {"seeds": None, "seed": seed, **_paired(stage, seed, above)}
+        members[f"{name}{MARK}{seed}"] = stage.model_copy(update=update)
+    for fold in range(1, folds.k + 1) if folds is not None and stage.fold is None else ():
+        members[f"{name}{MARK}fold{fold}"] = stage.model_copy(update={"fold": fold})
+    return {**members, name: _group(stage, members)} if members else {name: stage}
 
 
 def _group(stage: Repeatable, members: Mapping[str, Stage]) -> Stage:
@@ -53,8 +53,17 @@ def _paired(stage: Repeatable, seed: int, above: Mapping[str, Stage]) -> dict[st
     return found
 
 
-def check_single(stage: _Train, above: Mapping[str, Stage]) -> Iterator[Problem]:
-    """Yield each reference to a stage that was trained several times, where one model is needed."""
+def check_repeats(
+    stage: _Train, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
+) -> Iterator[Problem]:
+    """Yield each reference to a stage that was trained several times, where one model is needed.
+
+    Also yield that the column by which folds are grouped is not there.
+    """
+    from hfpipe.stages import artifacts
+    from hfpipe.stages.repeats.folds import check_folds
+
+    yield from check_folds(stage, artifacts.columns(stage.data, above, facts))
     for field in ("model", "tokenizer"):
         place = getattr(stage, field)
         trained = above.get(place.stage or "") if isinstance(place, Place) else None

@@ -14,6 +14,8 @@ MARK = "@"
 """Stands between the name of a stage and what tells its trainings apart: `topics@2`, `topics@fold3`."""
 REPEATED = "repeats"
 """Kind in the report of the stage that sums up several trainings."""
+OUT_OF_FOLD = "out-of-fold"
+"""Split of an evaluate stage: the train split, each row predicted by the training that did not see it."""
 SHARED = ".shared"
 """Folder of a run in which trainings of one stage keep what is equal, until all of them are done."""
 
@@ -40,15 +42,23 @@ def find_members(folder: Path) -> dict[Place, Path]:
     return {place: folder.parent / file.folders[str(place.stage)] for place in places}
 
 
-def encoded_folder(ctx: RunContext) -> Path:
+def encoded_folder(ctx: RunContext, *, cut_from_all: bool) -> Path:
     """Return where a training keeps its encoded data: the trainings of one stage share what is equal.
 
-    Encoded data depend on all settings but those of the training itself, and on no seed.
+    Encoded data depend on all settings but those of the training itself, and on no seed; on the fold only
+    where examples are cut from all rows together.
     """
     if not is_member(ctx.name):
         return ctx.work / "encoded"
     made = read_stage(ctx.folder).identity
-    settings = {name: value for name, value in made.settings.items() if name not in UNREAD}
+    packed = bool(made.settings.get("fold")) and cut_from_all
+    unread = UNREAD if packed else (*UNREAD, "folds", "fold")
+    settings = {name: value for name, value in made.settings.items() if name not in unread}
     decisive = {**made.model_dump(include={"task_version", "files", "inputs"}), "settings": settings}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
     return ctx.folder.parent / SHARED / f"{owner_of(ctx.name)}-{digest}"
+
+
+def data_split(split: str) -> str:
+    """Return the split of the data set that a split of an evaluate stage is made from."""
+    return "train" if split == OUT_OF_FOLD else split

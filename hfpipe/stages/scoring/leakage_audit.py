@@ -13,6 +13,7 @@ from hfpipe.number_format import format_interval
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import Score
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring.systems import EvaluatedSystem
 from hfpipe.store.store import read_stage
 from hfpipe.task import Task
@@ -82,6 +83,8 @@ def _splits(
     for folder, stages in seen.items():
         for split, rows in open_data(folder).items() if folder is not None else ():
             own = folder == data and split == evaluated
+            if folder == data and split == data_split(evaluated) != evaluated:
+                continue  # the split itself, of which each training left the rows out that it predicts
             if folder is not None and (split == "train" or (split == "validation" and not own)):
                 name = folder.name.rpartition("-")[0] or folder.name
                 yield f"{split} split of {name} ({', '.join(stages)})", folder, rows

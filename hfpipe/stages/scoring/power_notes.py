@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hfpipe.evaluation.power import DISAGREEMENT, POWER, smallest_difference
 from hfpipe.report import SIGNIFICANT, DataFacts
+from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring.bounds import Bound
 from hfpipe.stages.scoring.clusters import cluster_column
 from hfpipe.task import Task
@@ -23,7 +24,7 @@ def power_notes(stage: Evaluate, task: Task | None, facts: DataFacts | None) -> 
 
     Nothing is known of scores that are not a share of rows, as perplexity or a squared error.
     """
-    rows = None if facts is None else facts.splits.get(stage.split)
+    rows = None if facts is None else facts.splits.get(data_split(stage.split))
     if task is None or facts is None or rows is None:
         return
     if "pretrain" in task.stages or task.head(facts).get("problem_type") == "regression":

@@ -16,7 +16,7 @@ from hfpipe.errors import RecipeError, StageError
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Score
-from hfpipe.stages.repeats.members import find_members
+from hfpipe.stages.repeats.members import OUT_OF_FOLD, find_members
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import check_whole, read_report, read_stage
@@ -39,6 +39,8 @@ class EvaluatedSystem:
     """For each class, its position in the outputs of the model, where they have another order."""
     members: Mapping[Place, Path] = field(default_factory=dict)
     """Each training → its folder, where the model was trained several times."""
+    folded: bool = False
+    """Whether each training predicts the rows that it did not see, which together are the split."""
 
     def models(self, ctx: RunContext) -> dict[str, Path | Place]:
         """Return the models to measure, by the name under which each keeps its predictions."""
@@ -51,7 +53,9 @@ class EvaluatedSystem:
         return next(iter(self.models(ctx).values()))
 
     def predictions(self, folder: Path) -> dict[str, Path]:
-        """Return the file of predictions of each training, or of the only model."""
+        """Return the file of predictions of each training, or of the only model or all folds."""
+        if self.folded:
+            return {self.name: predictions_path(folder, self.name)}
         return {name: predictions_path(folder, name) for name in map(str, self.members or [self.name])}
 
 
@@ -70,7 +74,8 @@ def evaluated_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]
         EvaluatedSystem(stage.model, task, MODEL),
         *map(EvaluatedSystem, models, tasks, map(str, models)),
     ]
-    return [replace(system, members=_members(system.place, ctx)) for system in found]
+    folded = stage.split == OUT_OF_FOLD
+    return [replace(each, members=_members(each.place, ctx), folded=folded) for each in found]
 
 
 def _members(place: Place, ctx: RunContext) -> dict[Place, Path]:
@@ -135,8 +140,9 @@ def align_classes(
 
 def repeated_systems(systems: Sequence[EvaluatedSystem]) -> dict[str, Any]:
     """Return the trainings of each system that has several, as a fact for the report."""
-    found = {system.name: list(map(str, system.members)) for system in systems if system.members}
-    return {"trainings": found} if found else {}
+    found = {each.name: list(map(str, each.members)) for each in systems if each.members and not each.folded}
+    folds = {"folds": len(systems[0].members)} if systems[0].folded else {}
+    return {"trainings": found, **folds} if found else folds
 
 
 def add_checkpoints(scores: Sequence[Score], model: Place, ctx: RunContext) -> list[Score]:
@@ -148,6 +154,8 @@ def add_checkpoints(scores: Sequence[Score], model: Place, ctx: RunContext) -> l
     if folder is None or not any(score.spread for score in scores):
         return list(scores)
     known = read_report(folder).facts.get("spread", {})
+    if any(score.spread.over != "seeds" for score in scores if score.spread):
+        return list(scores)
     return [
         score.model_copy(update={"spread": score.spread.model_copy(update={"checkpoints": found})})
         if score.spread is not None and (found := known.get(score.metric, {}).get("checkpoints"))

@@ -1,0 +1,21 @@
+"""The line that sums up a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hfpipe.number_format import count
+
+
+def describe_training(found: dict[str, Any]) -> str:
+    """Return what was trained, from the facts of its report, and its scores on the validation split."""
+    scores = [
+        f"{name}{' (not weighted)' if name in found else ''} {value:.4g}"  # facts about a weighted `loss`
+        for name, value in found["validation"].items()
+        if name in ("loss", "accuracy", "mse")
+    ]
+    names = ("parameters", "trained_parameters", "tokens")
+    all_of_them, trained, tokens = (count(found[name]) for name in names)
+    some = f" ({trained} trained)" if trained != all_of_them else ""
+    size = f"{all_of_them} parameters{some}, {tokens} tokens, {found['steps']:,} steps"
+    return size + (f"; validation {', '.join(scores)}" if scores else "")
