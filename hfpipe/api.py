@@ -19,9 +19,6 @@ from hfpipe.runs.lookup import open_run
 from hfpipe.runs.run import Run, read_run
 from hfpipe.runs.status import StageStatus, read_status
 from hfpipe.stages import KINDS
-from hfpipe.stages.evaluate import Evaluate
-from hfpipe.stages.repeats.members import find_members
-from hfpipe.store.artifacts import TRAINED
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -77,10 +74,9 @@ def sizes(
 
 def disk_space(steps: Sequence[PlannedStage], found: Sequence[Size], runs: str | Path = RUNS) -> DiskSpace:
     """Compare the disk that the stages of a plan need, of which `found` are the sizes, with what is free."""
-    from hfpipe.estimation.disk import compare_disk, loads_from_hub
+    from hfpipe.estimation.disk import compare_disk
 
-    uses = [size.disk for size in found]
-    return compare_disk(steps, uses, Path(runs), loads_from_hub=loads_from_hub(steps))
+    return compare_disk(steps, [size.disk for size in found], Path(runs))
 
 
 def run(
@@ -97,6 +93,14 @@ def run(
     Raises RecipeError before anything starts when the recipe is wrong, and DataError or StageError when a
     stage fails; finished stages are not changed.
     """
+    from hfpipe.reporting.model_card import write_card
+
+    def planned(steps: Sequence[PlannedStage]) -> None:
+        if not all(step.done for step in steps):
+            from hfpipe.estimation.estimate import warn_of_disk  # slow to import
+
+            warn_of_disk(recipe, steps, Path(runs), say)
+
     named = {name: getattr(stage, "licence", None) for name, stage in recipe.stages.items()}
     licences = {name: licence for name, licence in named.items() if licence is not None}
     steps = runner.run_recipe(
@@ -106,44 +110,10 @@ def run(
         launch=launch,
         say=say,
         progress=progress,
-        planned=lambda steps: _warn_of_disk(recipe, steps, Path(runs), say),
-        finished=lambda step: _write_card(step, licences, say),
+        planned=planned,
+        finished=lambda step: write_card(step, licences, say),
     )
     return read_run({step.name: step.folder for step in steps})
-
-
-def _warn_of_disk(
-    recipe: Recipe, steps: Sequence[PlannedStage], runs: Path, say: Callable[[str], None]
-) -> None:
-    """Say in one line when the stages that are to run clearly do not fit on the disk."""
-    from hfpipe.estimation.estimate import estimate_sizes
-
-    if all(step.done for step in steps):
-        return
-    try:
-        space = disk_space(steps, estimate_sizes(recipe, steps, sampled=False), runs)
-    except Exception:  # an estimate must not keep a run from starting, which says itself what is wrong
-        return
-    if space.clearly_lacking:
-        say(f"disk: {space}; make room, or lower save_total_limit")
-
-
-def _write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Update the model card of a trained or evaluated model; an error here does not fail the run."""
-    from hfpipe.reporting.model_card import refresh_card
-
-    model = step.stage.model.stage if isinstance(step.stage, Evaluate) else None
-    if step.stage.kind in TRAINED:
-        folder = step.folder
-    elif model is not None:
-        folder = step.folder.parent / f"{model}-{step.identity.inputs[model]}"
-    else:
-        return
-    try:
-        for trained in find_members(folder).values() or [folder]:
-            refresh_card(trained, licences)
-    except Exception as error:  # the stage is finished, and the next ones need no card
-        say(f"{step.name}: the model card could not be written ({type(error).__name__}: {error})")
 
 
 def adopt(

@@ -67,20 +67,20 @@ def space(path: Path, runs: Path) -> DiskSpace:
 def test_stages_are_counted_one_after_the_other_and_not_again(tmp_path: Path) -> None:
     steps = toys.steps(toys.write(tmp_path), tmp_path / "runs")
     uses = [DiskUse(9 * GB, 1 * GB), DiskUse(2 * GB, 2 * GB), DiskUse(7 * GB, 3 * GB), None]
-    found = compare_disk(steps, uses, tmp_path / "runs", loads_from_hub=False)
+    found = compare_disk(steps, uses, tmp_path / "runs")
     assert found.needed == 10 * GB  # the third stage next to what the first two keep
     assert found.unknown == ("score",)
     assert found.free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
     toys.make(tmp_path / "toy.yaml", tmp_path / "runs")
     steps = toys.steps(tmp_path / "toy.yaml", tmp_path / "runs")
-    assert compare_disk(steps, uses, tmp_path / "runs", loads_from_hub=False).needed == 0
+    assert compare_disk(steps, uses, tmp_path / "runs").needed == 0
 
 
 def test_what_an_interrupted_stage_has_written_is_not_needed_again(tmp_path: Path) -> None:
     steps = toys.steps(toys.write(tmp_path), tmp_path / "runs")
     steps[0].folder.mkdir(parents=True)
     (steps[0].folder / "half").write_bytes(bytes(400))
-    found = compare_disk(steps[:1], [DiskUse(1000, 300)], tmp_path / "runs", loads_from_hub=False)
+    found = compare_disk(steps[:1], [DiskUse(1000, 300)], tmp_path / "runs")
     assert found.needed == 600
 
 

@@ -70,9 +70,7 @@ class DiskSpace:
         return line
 
 
-def compare_disk(
-    steps: Sequence[PlannedStage], uses: Sequence[DiskUse | None], runs: Path, *, loads_from_hub: bool
-) -> DiskSpace:
+def compare_disk(steps: Sequence[PlannedStage], uses: Sequence[DiskUse | None], runs: Path) -> DiskSpace:
     """Compare what the stages write one after the other with what is free; `uses` has None where unknown.
 
     Stages that are done need nothing. What an interrupted stage has written already is not needed again.
@@ -87,7 +85,9 @@ def compare_disk(
         there = bytes_on_disk([step.folder])
         needed = max(needed, kept + use.peak - min(there, use.peak))
         kept += use.kept - min(there, use.kept)
-    return DiskSpace(runs, needed, free_bytes(runs), tuple(unknown), _cache() if loads_from_hub else None)
+    return DiskSpace(
+        runs, needed, free_bytes(runs), tuple(unknown), _cache() if loads_from_hub(steps) else None
+    )
 
 
 def loads_from_hub(steps: Iterable[PlannedStage]) -> bool:

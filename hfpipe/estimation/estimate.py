@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hfpipe import number_format
 from hfpipe.distributed.process_layout import ProcessLayout, Split
 from hfpipe.errors import HfpipeError
-from hfpipe.estimation.disk import DiskUse, bytes_on_disk, disk_of_data, disk_of_evaluation
+from hfpipe.estimation.disk import DiskUse, bytes_on_disk, compare_disk, disk_of_data, disk_of_evaluation
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.recipe import Recipe
 from hfpipe.recipe.training import budget
@@ -73,6 +73,19 @@ def estimate_sizes(
     """
     known, processes = Known(recipe.base, steps), arrange_processes(launch)
     return [_size(step, known, *processes, sampled=sampled) for step in steps]
+
+
+def warn_of_disk(
+    recipe: Recipe, steps: Sequence[PlannedStage], runs: Path, say: Callable[[str], None]
+) -> None:
+    """Say in one line when the stages that are to run clearly do not fit on the disk."""
+    try:
+        sizes = estimate_sizes(recipe, steps, sampled=False)
+        space = compare_disk(steps, [size.disk for size in sizes], runs)
+    except Exception:  # an estimate must not keep a run from starting, which says itself what is wrong
+        return
+    if space.clearly_lacking:
+        say(f"disk: {space}; make room, or lower save_total_limit")
 
 
 def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split, *, sampled: bool) -> Size:

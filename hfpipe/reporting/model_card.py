@@ -11,7 +11,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +23,11 @@ from hfpipe.errors import StageError
 from hfpipe.references.places import Place
 from hfpipe.reporting.sections import score_lines
 from hfpipe.reporting.verdict import describe_model, place_name, read_verdict
+from hfpipe.runner import PlannedStage
 from hfpipe.runs.run import Run, read_run
+from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.repeats.members import find_members
-from hfpipe.store.artifacts import CARD, MODEL
+from hfpipe.store.artifacts import CARD, MODEL, TRAINED
 from hfpipe.store.files import write_whole
 from hfpipe.store.store import StageFile, read_stage
 
@@ -45,6 +47,22 @@ class CardEvaluation(NamedTuple):
     title: str
     measured: str
     rows: list[list[str]]
+
+
+def write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Update the model card of a trained or evaluated model; an error here does not fail the run."""
+    model = step.stage.model.stage if isinstance(step.stage, Evaluate) else None
+    if step.stage.kind in TRAINED:
+        folder = step.folder
+    elif model is not None:
+        folder = step.folder.parent / f"{model}-{step.identity.inputs[model]}"
+    else:
+        return
+    try:
+        for trained in find_members(folder).values() or [folder]:
+            refresh_card(trained, licences)
+    except Exception as error:  # the stage is finished, and the next ones need no card
+        say(f"{step.name}: the model card could not be written ({type(error).__name__}: {error})")
 
 
 def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
