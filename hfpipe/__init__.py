@@ -26,20 +26,29 @@ from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageErr
 from hfpipe.report import DataFacts
 from hfpipe.runner import Launch
 from hfpipe.runs.run import Run
-from hfpipe.task import Task
+from hfpipe.runtime import Baseline, Encoder, Evaluator, Generator, ModelSetup, Objective, TaskRuntime
+from hfpipe.task import Requirements, TaskConfig
 from hfpipe.types import Counted
 
 __all__ = [
+    "Baseline",
     "Counted",
     "DataError",
     "DataFacts",
+    "Encoder",
+    "Evaluator",
+    "Generator",
     "HfpipeError",
     "Launch",
+    "ModelSetup",
+    "Objective",
     "Problem",
     "RecipeError",
+    "Requirements",
     "Run",
     "StageError",
-    "Task",
+    "TaskConfig",
+    "TaskRuntime",
     "adopt",
     "compare",
     "copy_recipe",

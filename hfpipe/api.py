@@ -277,7 +277,7 @@ def answers(
 
     from hfpipe.inference.predictor import Predictor
 
-    predictor = Predictor(trained.place, trained.task, batch_size)
+    predictor = Predictor(trained.place, trained.task.runtime(), batch_size)
     reads = trained.task
     checked = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
     needed = [name for name in reads.inputs if name not in reads.optional]

@@ -1,10 +1,10 @@
-"""The interface of a task: it encodes rows, collates batches, and defines the loss and the metrics."""
+"""The settings of a task: what a recipe says about it, and what is known of it before anything is loaded."""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,16 +14,11 @@ from hfpipe.contract import Settings
 from hfpipe.errors import Problem
 from hfpipe.references.places import Code
 from hfpipe.report import DataFacts
-from hfpipe.types import Counted
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
-    from hfpipe.metrics.metric import Metric
-    from hfpipe.metrics.whole import WholeMetric
-    from hfpipe.types import Batch, Columns, Rows
+    from hfpipe.runtime import TaskRuntime
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,11 @@ class Requirements:
     """Whether the task has a `prompt`, which a decoder needs and an encoder-decoder does not."""
 
 
-class Task(Settings, ABC):
-    """A learning task: encodes rows, collates batches, and defines the loss and the metrics."""
+class TaskConfig(Settings, ABC):
+    """A learning task as a recipe states it; `runtime` builds the objects that run it.
+
+    Everything that is known without torch is declared here: columns, requirements, checks.
+    """
 
     version: ClassVar[int] = 1
     """Incremented when the same settings give a different output; part of the key of stages with the task."""
@@ -55,8 +53,6 @@ class Task(Settings, ABC):
     """Kinds of stage that accept the task (`pretrain`, `finetune`)."""
     length: int
     """Maximum number of tokens per example."""
-    grouped_by: ClassVar[str | None] = None
-    """Setting that names a column; rows with the same value in it are not independent, such as `context`."""
     shared: ClassVar[int] = 0
     """Number of tokens that consecutive packed examples share: the last of one and the first of the next."""
     later: ClassVar[tuple[str, ...]] = ()
@@ -70,7 +66,7 @@ class Task(Settings, ABC):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Names of the trivial baselines that `fit_baseline` implements and an evaluate stage may request."""
+        """Names of the trivial baselines in the `runtime`, which an evaluate stage may request."""
         return ()
 
     @property
@@ -95,11 +91,6 @@ class Task(Settings, ABC):
         return self.pipeline if self.code is None or any("pipeline" in vars(cls) for cls in own) else None
 
     @property
-    def predicted_share(self) -> float:
-        """Fraction of tokens whose vocabulary logits the loss needs; determines the memory of training."""
-        return 1.0
-
-    @property
     def continued_length(self) -> int:
         """Maximum number of tokens per example in addition to `length`, such as the text after a prompt."""
         return 0
@@ -113,10 +104,6 @@ class Task(Settings, ABC):
     def best_fit(self) -> bool:
         """Whether a packed task fills its examples with whole documents, as far as they fit."""
         return False
-
-    def opening_ids(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-        """Return the ids at the start of an example of whole documents, before the first document."""
-        return ()
 
     @property
     def separates_documents(self) -> bool:
@@ -148,6 +135,19 @@ class Task(Settings, ABC):
         """Columns that must hold texts."""
         return ()
 
+    @property
+    def group_column(self) -> str | None:
+        """Column whose equal values make rows depend on one another, such as the context of questions."""
+        return None
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """Texts that surround the columns in the input of the model, by the setting that holds them.
+
+        A text is empty where the setting has no effect.
+        """
+        return {}
+
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         """Yield each problem of the data set for this task, with paths relative to the task."""
         for column in self.columns:
@@ -162,27 +162,24 @@ class Task(Settings, ABC):
         """Yield problems that do not depend on the data, such as a missing package; imports nothing heavy."""
         return iter(())
 
-    def configure_metrics(self, rows: Rows) -> Task:
-        """Return the task with those settings of its metrics filled in that depend on the rows to score.
-
-        `rows` are all rows of the split, so that every process and every system uses the same settings.
-        """
-        return self
-
     def head(self, facts: DataFacts) -> dict[str, Any]:
         """Return the entries of the model's config that depend on the data, such as `num_labels`."""
         return {}
-
-    def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
-        """Yield reasons why a model cannot run the task with these settings that its config does not show."""
-        return iter(())
 
     @property
     def prediction_task(self) -> dict[str, Any]:
         """Settings of the task used for prediction; another task where this one is only for training."""
         return self.model_dump(mode="json")
 
-    def with_thresholds(self, thresholds: Mapping[str, float]) -> Task:
+    @property
+    def weighted_column(self) -> str | None:
+        """Column of classes (or, for regression, numbers) whose loss may have weights; None if it may not.
+
+        `labels` of a batch and `logits` of the outputs then have the shapes that `WeightedLoss` reads.
+        """
+        return None
+
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> TaskConfig:
         """Return the task with the thresholds saved with a model: class → probability above which it counts.
 
         Those that the task's settings name stay. By default nothing is decided by a threshold.
@@ -193,158 +190,6 @@ class Task(Settings, ABC):
         """Return what a trained model's config contains about its data: column types, class names."""
         return DataFacts(columns=dict.fromkeys(self.columns, "string"), splits={})
 
-    def placeholder(self, column: str, rows: Rows, facts: DataFacts) -> Sequence[Any]:
-        """Return placeholder values for a column that is not among `inputs`, used in prediction."""
-        empty: Mapping[str, Any] = {"label": 0, "labels": [], "int": 0, "float": 0.0, "string": ""}
-        return [empty[facts.columns[column]]] * len(rows[self.inputs[0]])
-
     @abstractmethod
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        """Turn a batch of rows into model inputs; a pure function. Adds `row`, the position within `rows`.
-
-        `input_ids` is a list of integer lists or arrays, or a `Ragged`; targets are named like the arguments
-        of the model's forward. A packed task returns whole documents. Any other task truncates to its length
-        and counts the lost tokens per row in an integer column `truncated`, or splits a long row into several
-        consecutive examples with the same `row`.
-        Additional columns are stored with the examples and passed to `collate`.
-        """
-
-    def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        """Turn a batch of rows into the evaluation examples of a packed task; pure, same format as `encode`.
-
-        By default the documents that `encode` returns, split every `length` tokens. Every row has an example.
-        """
-        encoded = self.encode(rows, tokenizer, facts)
-        pieces = [
-            (row, ids[start : start + self.length])
-            for row, ids in zip(encoded["row"], encoded["input_ids"], strict=True)
-            for start in range(0, max(1, len(ids)), self.length)
-        ]
-        return {"input_ids": [ids for _, ids in pieces], "row": [row for row, _ in pieces]}
-
-    @abstractmethod
-    def collate(
-        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
-    ) -> Batch:
-        """Pad a list of encoded examples into tensors; a pure function.
-
-        Each example has `index` (its position in the encoded split) and `epoch`. Randomness must be a
-        function of (seed, epoch, index) in training and of (seed, index) in evaluation.
-        The model receives all entries except `labels` and those whose names begin with `_`.
-        """
-
-    def positions(self, batch: Batch) -> torch.Tensor | None:
-        """Return the flattened positions whose vocabulary logits the loss needs, int64; None for all."""
-        return None
-
-    @property
-    def weighted_column(self) -> str | None:
-        """Column of classes (or, for regression, numbers) whose loss may have weights; None if it may not.
-
-        `labels` of a batch and `logits` of the outputs then have the shapes that `WeightedLoss` reads.
-        """
-        return None
-
-    @property
-    def loss_is_cross_entropy(self) -> bool:
-        """Whether `loss` is exactly the cross-entropy of the vocabulary logits at `positions`.
-
-        The loss may then be computed from hidden states, without materializing the logits of all positions.
-        """
-        return False
-
-    @abstractmethod
-    def count(self, batch: Batch) -> torch.Tensor:
-        """Return the number of targets in the batch, as counted by `loss`, without running the model."""
-
-    @abstractmethod
-    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        """Return the summed loss in nats and its count, never a mean."""
-
-    @abstractmethod
-    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor | list[Any]]:
-        """Return the results of a forward pass per example: one value, or one row of values, per example."""
-
-    def configure_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set the config entries that Transformers reads when it runs the trained model on this task.
-
-        Called before training. Raises StageError when an entry cannot be saved.
-        """
-        return
-
-    def generates(self, *, training: bool) -> bool:
-        """Return whether generated text is evaluated, in evaluation or, with `training`, during training."""
-        return False
-
-    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-        """Return the columns that replace those of `outputs_to_columns` where the task `generates`."""
-        raise NotImplementedError
-
-    def columns_by_row(
-        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
-    ) -> Columns:
-        """Return one value per row: the columns that metrics read and `predictions.parquet` stores.
-
-        `columns` holds one value per example. `row_index`, int64 (examples,), ascending, gives each example's
-        position in `rows`, the rows of the data set; the examples of a row are consecutive.
-        By default numbers are summed over the examples of a row.
-        """
-        import numpy as np
-
-        starts = np.flatnonzero(np.diff(row_index, prepend=-1))
-        if len(starts) == len(row_index):
-            return columns
-        return {name: np.add.reduceat(column, starts) for name, column in columns.items()}
-
-    @abstractmethod
-    def metrics(self, facts: DataFacts) -> list[Metric]:
-        """Return the metrics that read the columns of `columns_by_row`."""
-
-    def validation_metrics(self, facts: DataFacts) -> list[Metric]:
-        """Return the metrics of the validation split during training."""
-        return self.metrics(facts)
-
-    def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
-        """Return the metrics that need all rows of an evaluation at once; they read the columns of
-        `encode_predictions`."""
-        return []
-
-    def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
-        """Return the metrics whose columns a trivial baseline provides."""
-        return self.metrics(facts)
-
-    def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
-        """Return the columns that hold class ids, each with the class names in the order of the ids."""
-        return {}
-
-    def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
-        """Return the columns that hold one value per class, each with the class names in that order."""
-        return {}
-
-    def encode_predictions(self, columns: Columns, facts: DataFacts) -> Mapping[str, Any]:
-        """Return the columns as stored in `predictions.parquet`, with class names in place of ids."""
-        classes = {name: names for name, names in self.class_names(facts).items() if name in columns}
-        named = {name: [names[number] for number in columns[name]] for name, names in classes.items()}
-        return {**columns, **named}
-
-    def decode_predictions(self, shown: Columns, facts: DataFacts) -> Columns:
-        """Return the original columns; the inverse of `encode_predictions`."""
-        import numpy as np
-
-        classes = {name: names for name, names in self.class_names(facts).items() if name in shown}
-        ids = {name: {label: number for number, label in enumerate(names)} for name, names in classes.items()}
-        return {**shown, **{name: np.array([of[label] for label in shown[name]]) for name, of in ids.items()}}
-
-    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        """Return the prediction for each row, JSON-serializable, with the keys of Transformers' pipelines."""
-        shown = self.encode_predictions(columns, facts)
-        return [{"answer": answer} for answer in shown["prediction"]]
-
-    def fit_baseline(
-        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Rows], Columns]:
-        """Fit one of `baselines` on the train split; the result maps rows to the columns that metrics read.
-
-        `tokenizer` is that of the evaluated model.
-        """
-        raise NotImplementedError
+    def runtime(self) -> TaskRuntime:
+        """Return the objects that run the task; the only method that imports torch."""

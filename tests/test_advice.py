@@ -29,7 +29,7 @@ from hfpipe.runner.launch import Launch, check_processes
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.dataset import Dataset, Source
 from hfpipe.stages.tokenizer import Tokenizer
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.denoising.span_corruption import sentinels
 from hfpipe.tasks.fill_mask import FillMask
@@ -317,7 +317,7 @@ def problems(recipe: Path, *overrides: str) -> list[str]:
     return []
 
 
-TASKS: list[tuple[str, Callable[..., Task], dict[str, Any], dict[str, Any]]] = [
+TASKS: list[tuple[str, Callable[..., TaskConfig], dict[str, Any], dict[str, Any]]] = [
     (
         "no prompt would hold",
         TextGeneration,
@@ -336,7 +336,7 @@ TASKS: list[tuple[str, Callable[..., Task], dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("words", "task", "settings", "facts"), TASKS)
 def test_what_a_task_advises_about_itself_works_when_pasted(
-    words: str, task: Callable[..., Task], settings: dict[str, Any], facts: dict[str, Any]
+    words: str, task: Callable[..., TaskConfig], settings: dict[str, Any], facts: dict[str, Any]
 ) -> None:
     known = DataFacts(splits={"train": 9}, **facts)
     [problem] = [each.message for each in task(**settings).check(known)]
@@ -345,7 +345,7 @@ def test_what_a_task_advises_about_itself_works_when_pasted(
     assert list(task(**settings, **yaml.safe_load(each)).check(known)) == []
 
 
-CLASSES: list[tuple[str, Task, list[Any]]] = [
+CLASSES: list[tuple[str, TaskConfig, list[Any]]] = [
     ("values, not labels", TextClassification(label="no"), ["yes", "off", "yes"]),
     (
         "holds no classes",
@@ -358,7 +358,7 @@ CLASSES: list[tuple[str, Task, list[Any]]] = [
 
 @pytest.mark.parametrize(("words", "task", "labels"), CLASSES)
 def test_a_data_set_that_is_told_its_labels_as_advised_suits_the_task(
-    words: str, task: Task, labels: list[Any], tmp_path: Path, make_data: Make
+    words: str, task: TaskConfig, labels: list[Any], tmp_path: Path, make_data: Make
 ) -> None:
     rows = [{**text, "words": ["a"], "no": label} for text, label in zip(TEXTS, labels, strict=True)]
     (tmp_path / "data.jsonl").write_text(lines(*rows))
@@ -417,9 +417,9 @@ def test_more_processes_than_there_is_room_for_are_started_as_advised() -> None:
 def test_a_question_without_an_answer_is_taken_by_the_setting_that_is_advised() -> None:
     rows = {"question": ["Who?"], "context": ["Ada wrote it."], "answers": [{"text": [], "answer_start": []}]}
     with pytest.raises(DataError, match="has no answer") as caught:
-        QuestionAnswering()._span(rows, 0)
+        QuestionAnswering().runtime().encoder._span(rows, 0)
     [each] = advice(str(caught.value))
-    assert QuestionAnswering(**yaml.safe_load(each))._span(rows, 0) is None
+    assert QuestionAnswering(**yaml.safe_load(each)).runtime().encoder._span(rows, 0) is None
 
 
 PROSE = ["The Danube is a river. It flows through ten countries.", "K2 is a mountain. It is high."]
@@ -454,7 +454,7 @@ def test_a_tokenizer_of_the_style_that_is_advised_works(
 
 
 def denoised(task: Denoising, tokenizer: Any) -> None:
-    assert task.encode({"text": PROSE}, tokenizer, DataFacts(columns={}, splits={}))
+    assert task.runtime().encoder.encode({"text": PROSE}, tokenizer, DataFacts(columns={}, splits={}))
 
 
 def learned(algorithm: str, style: str) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hfpipe.errors import StageError
-from hfpipe.metrics.baselines.text import Baseline, Majority, Tfidf
+from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
 from hfpipe.metrics.scores.classification import multi_label, single_label
 from hfpipe.metrics.scores.regression import regression
 from hfpipe.metrics.tally import Tally
@@ -21,13 +21,13 @@ TEXTS, GOLD = (SPORTS + SCIENCE) * 4, np.array(([0] * 3 + [2] * 3) * 4)
 TOPICS = ["Sports", "Arts", "Science"]
 
 
-def scored(baseline: Baseline, metrics, texts, reference):
+def scored(baseline: TextBaseline, metrics, texts, reference):
     tally = Tally(metrics, 100, 17)
     tally.add(np.arange(len(texts)), baseline.columns(texts, reference))
     return {score.metric: score.value for score in tally.scores()}
 
 
-def fitted(baseline: Baseline, reference=GOLD) -> Baseline:
+def fitted(baseline: TextBaseline, reference=GOLD) -> TextBaseline:
     baseline.fit(TEXTS, reference)
     return baseline
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from hfpipe.modeling.losses.chunked_loss import (
     softmax_gradient,
 )
 from hfpipe.modeling.losses.losses import IGNORED
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tasks.shared.token_level import TokenTargets
+from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.training.step import TrainingStep
 from hfpipe.types import Counted
 
@@ -49,7 +51,7 @@ T5: dict[str, Any] = {
     "dropout_rate": 0.0,
 }
 DRY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-MODELS: dict[str, tuple[type[TokenTargets], dict[str, Any]]] = {
+MODELS: dict[str, tuple[type[TaskConfig], dict[str, Any]]] = {
     "bert": (MaskedLM, SMALL | DRY),
     "modernbert": (MaskedLM, SMALL),
     "distilbert": (MaskedLM, SMALL | {"dropout": 0.0, "attention_dropout": 0.0}),
@@ -69,7 +71,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_loss, "LOGITS", 97 * 7)
 
 
-def model_of(kind: str, task: type[TokenTargets], entries: dict[str, Any]) -> Any:
+def model_of(kind: str, task: type[TaskConfig], entries: dict[str, Any]) -> Any:
     made = new_model(task(length=16).auto_class, CONFIG_MAPPING[kind](**entries), 3)
     with torch.no_grad():
         for weight in made.parameters():
@@ -131,8 +133,8 @@ def test_chunks_have_one_shape_where_a_divisor_is_near(positions: int, classes: 
 def test_the_gradients_of_a_model_are_those_of_its_plain_loss(kind: str) -> None:
     task, entries = MODELS[kind]
     model = model_of(kind, task, entries)
-    plain, expected = outcome(TrainingStep(task(length=16), 0.1), model)
-    step = TrainingStep(task(length=16), 0.1, chunked=True)
+    plain, expected = outcome(TrainingStep(task(length=16).runtime(), 0.1), model)
+    step = TrainingStep(task(length=16).runtime(), 0.1, chunked=True)
     mine, found = outcome(step, model)
     assert step.head(model, batch_of()) is model.get_output_embeddings()
     assert mine.total.item() == pytest.approx(plain.total.item(), rel=1e-6)
@@ -147,13 +149,13 @@ def test_the_gradients_of_a_model_are_those_of_its_plain_loss(kind: str) -> None
 @pytest.mark.parametrize("kind", list(CHANGED))
 def test_a_model_that_changes_its_logits_keeps_its_output_layer(kind: str) -> None:
     model = model_of(kind, CausalLM, CHANGED[kind])
-    step = TrainingStep(CausalLM(length=16), 0.0, chunked=True)
+    step = TrainingStep(CausalLM(length=16).runtime(), 0.0, chunked=True)
     assert step.head(model, batch_of()) is None
     assert step(model, batch_of())[0].logits.shape[-1] == 97
 
 
-class Reweighted(CausalLM):
-    """A user's task with a loss of its own."""
+class Reweighted(TokenCrossEntropy):
+    """The objective of a user's task with a loss of its own."""
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         total, targets = super().loss(outputs, batch, smoothing)
@@ -161,13 +163,13 @@ class Reweighted(CausalLM):
 
 
 def test_a_task_with_a_loss_of_its_own_reads_logits() -> None:
-    task = Reweighted(length=16)
+    task = replace(CausalLM(length=16).runtime(), objective=Reweighted())
     model = model_of("gpt2", CausalLM, MODELS["gpt2"][1])
     assert (
         outcome(TrainingStep(task, 0.0, chunked=True), model)[0] == outcome(TrainingStep(task, 0.0), model)[0]
     )
     pairs = MaskedLM(length=16, next_sentence=True)
-    assert not pairs.loss_is_cross_entropy
+    assert not pairs.runtime().objective.loss_is_cross_entropy
 
 
 def test_trying_a_model_leaves_its_state_as_it_was() -> None:
@@ -175,7 +177,8 @@ def test_trying_a_model_leaves_its_state_as_it_was() -> None:
     state = torch.get_rng_state()
     model.train()
     assert (
-        TrainingStep(CausalLM(length=16), 0.0, nullcontext, chunked=True).head(model, batch_of()) is not None
+        TrainingStep(CausalLM(length=16).runtime(), 0.0, nullcontext, chunked=True).head(model, batch_of())
+        is not None
     )
     assert torch.equal(state, torch.get_rng_state())
     assert all(part.training for part in model.modules())

@@ -21,7 +21,7 @@ from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
 from hfpipe.store.store import StageFile, StageIdentity, Store
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.text_classification import TextClassification
 
 CLASSES = ["lake", "mountain", "river"]
@@ -48,7 +48,11 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
     """Return a maker of runs in which a classifier was measured on some rows."""
 
     def make(
-        name: str, rows: Sequence[int] = range(300), task: Task = TASK, facts: DataFacts = FACTS, **said: Any
+        name: str,
+        rows: Sequence[int] = range(300),
+        task: TaskConfig = TASK,
+        facts: DataFacts = FACTS,
+        **said: Any,
     ) -> str:
         columns = guesses(rows, RIGHT.get(name, 0.5), seed=len(name)) | said
         store = Store(tmp_path / name)
@@ -59,10 +63,11 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
         order = np.random.default_rng(1).permutation(len(rows))  # as a run writes them: longest first
         with Predictions(predictions_path(folder, MODEL)) as predictions:
             shown = {
-                key: np.asarray(each)[order] for key, each in task.encode_predictions(columns, facts).items()
+                key: np.asarray(each)[order]
+                for key, each in task.runtime().evaluator.encode_predictions(columns, facts).items()
             }
             predictions.add([f"id-{rows[place]}" for place in order], order, shown)
-        tally = Tally(task.metrics(facts), 200, 5)
+        tally = Tally(task.runtime().evaluator.metrics(facts), 200, 5)
         tally.add(np.arange(len(rows)), columns)
         known = {"task": task.model_dump(mode="json"), "data": facts.model_dump(mode="json")}
         known |= {"cluster": {"column": "text", "groups": 0}} if CLUSTER in said else {}
@@ -227,8 +232,11 @@ KINDS = {
 def test_what_is_shown_leads_back_to_what_was_said(columns: dict[str, Any], kind: str) -> None:
     said = {name: np.asarray(values) for name, values in columns.items()}
     facts = FACTS.model_copy(update={"columns": {"text": "string", "label": kind}})
-    shown = {name: np.asarray(column) for name, column in TASK.encode_predictions(said, facts).items()}
-    recalled = TASK.decode_predictions(shown, facts)
+    shown = {
+        name: np.asarray(column)
+        for name, column in TASK.runtime().evaluator.encode_predictions(said, facts).items()
+    }
+    recalled = TASK.runtime().evaluator.decode_predictions(shown, facts)
     assert recalled.keys() == said.keys()
     for name, column in said.items():
         assert np.array_equal(recalled[name], column)

@@ -26,7 +26,7 @@ from hfpipe.modeling.attention.masks import attention_without_masks, runs_withou
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses.losses import IGNORED, token_loss
 from hfpipe.modeling.static_shapes import static_positions
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.loading import complete_tokenizer
@@ -84,7 +84,7 @@ STEADY = {
 }
 
 
-def parts(folder: Path, task: Task, model: str) -> Training:
+def parts(folder: Path, task: TaskConfig, model: str) -> Training:
     """Return a small training on packed texts, model and all made from a seed."""
     folder.mkdir(exist_ok=True)
     style = STYLES["bert" if isinstance(task, MaskedLM) else "gpt"]
@@ -94,11 +94,13 @@ def parts(folder: Path, task: Task, model: str) -> Training:
 
     def encoded(split: str) -> Any:
         path = folder / f"{split}.arrow"
-        return encode(task, rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None)[0]
+        return encode(
+            task.runtime(), rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None
+        )[0]
 
     config = new_config({"type": model} | SIZES[model], tokenizer, {})
     return Training(
-        task=task,
+        task=task.runtime(),
         model=new_model(task.auto_class, config, 3),
         tokenizer=tokenizer,
         train=encoded("train"),
@@ -107,7 +109,9 @@ def parts(folder: Path, task: Task, model: str) -> Training:
     )
 
 
-def losses(make: Make, folder: Path, task: Task, model: str, *, compiled: bool, bf16: bool) -> list[float]:
+def losses(
+    make: Make, folder: Path, task: TaskConfig, model: str, *, compiled: bool, bf16: bool
+) -> list[float]:
     made = parts(folder / str(compiled), task, model)
     training = STEADY | {"compile": compiled, "bf16": bf16, "per_device_train_batch_size": 4}
     facts = train_model(made, training, None, make(f"{model}-{compiled}"))
@@ -124,7 +128,7 @@ def losses(make: Make, folder: Path, task: Task, model: str, *, compiled: bool, 
     ids=["gpt2", "modernbert"],
 )
 def test_a_compiled_training_has_the_losses_of_an_eager_one_and_compiles_once(
-    context: Make, tmp_path: Path, task: Task, model: str, bf16: bool, rounding: float
+    context: Make, tmp_path: Path, task: TaskConfig, model: str, bf16: bool, rounding: float
 ) -> None:
     eager = losses(context, tmp_path, task, model, compiled=False, bf16=bf16)
     torch._dynamo.reset()

@@ -31,7 +31,7 @@ from hfpipe.references.user_code import Trusted
 from hfpipe.reporting.html import page
 from hfpipe.reporting.predictions import read_blocks
 from hfpipe.runs.run import Run
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS, revive_task
 from hfpipe.tokenization.loading import load_tokenizer
 from hfpipe.tokenization.spelling import control_tokens
@@ -57,7 +57,7 @@ def made(runs: Path) -> Callable[[str], Run]:
     return run
 
 
-def task_of(run: Run, name: str) -> Task:
+def task_of(run: Run, name: str) -> TaskConfig:
     folder = run.folders[f"{name}-learn"]
     settings = run.made(f"{name}-learn").identity.settings["task"]
     return revive_task(settings, small.ROOT, Trusted(), folder)
@@ -92,12 +92,15 @@ def test_a_batch_is_encoded_purely_and_no_token_is_lost_silently(
     task, tokenizer = task_of(run, name), load_tokenizer(run.folders[f"{name}-pieces"])
     rows = open_split(run.folders[f"{name}-rows"], "train")[:40]
     known = facts(run.folders[f"{name}-rows"])
-    first, second = task.encode(rows, tokenizer, known), task.encode(rows, tokenizer, known)
+    first, second = (
+        task.runtime().encoder.encode(rows, tokenizer, known),
+        task.runtime().encoder.encode(rows, tokenizer, known),
+    )
     assert first.keys() == second.keys()
     assert all(same(first[column], second[column]) for column in first)
     assert sorted(set(first["row"])) == list(range(40))
     assert list(first["row"]) == sorted(first["row"])
-    roomy = task.model_copy(update={"length": 1024}).encode(rows, tokenizer, known)
+    roomy = task.model_copy(update={"length": 1024}).runtime().encoder.encode(rows, tokenizer, known)
     whole = sum(map(len, roomy["input_ids"]))
     assert sum(map(len, first["input_ids"])) + sum(first.get("truncated", ())) >= whole
     assert sum(roomy.get("truncated", ())) == 0
@@ -135,7 +138,10 @@ def test_a_control_token_typed_in_a_row_stays_text(made: Callable[[str], Run], n
         other = {**rows, **{column: [typed(value, token) for value in rows[column]] for column in texts}}
         assert other != rows
         plain, changed = (
-            sum(list(ids).count(number) for ids in task.encode(each, tokenizer, known)["input_ids"])
+            sum(
+                list(ids).count(number)
+                for ids in task.runtime().encoder.encode(each, tokenizer, known)["input_ids"]
+            )
             for each in (rows, other)
         )
         assert changed == plain, token
@@ -177,7 +183,9 @@ def test_cleaning_leaves_the_answers_that_are_learned(tmp_path: Path) -> None:
     split = open_split(run.folders["question-answering-rows"], "train")
     tokenizer = load_tokenizer(run.folders["question-answering-pieces"])
     task = TASKS["question-answering"](length=96, stride=16)
-    encoded = task.encode(split[:], tokenizer, facts(run.folders["question-answering-rows"]))
+    encoded = task.runtime().encoder.encode(
+        split[:], tokenizer, facts(run.folders["question-answering-rows"])
+    )
     asked = {row["question"]: row["answers"]["text"][0] for row in given}
     found = set()
     for ids, (first, last), number in zip(encoded["input_ids"], encoded["span"], encoded["row"], strict=True):
@@ -321,7 +329,9 @@ def test_predictions_carry_the_inputs_and_the_order_of_the_classes(
         assert [plain(value) for value in frame[column]] == list(rows[column])
     known = facts(run.folders[f"{name}-rows"])
     classes = frame.attrs["classes"]
-    assert classes == {column: list(names) for column, names in task.class_order(known).items()}
+    assert classes == {
+        column: list(names) for column, names in task.runtime().evaluator.class_order(known).items()
+    }
     if name == "text-classification":
         best = [classes["scores"][scores.argmax()] for scores in frame["scores"]]
         assert best == frame["prediction"].tolist()

@@ -159,19 +159,27 @@ def test_the_row_whose_values_overflow_is_named_with_its_line(
 
 
 ROOTED = """
+from dataclasses import replace
+
 import torch
 
 from hfpipe import Counted
+from hfpipe.tasks.shared.objectives import LabelLoss
 from hfpipe.tasks.text_classification import TextClassification
+
+
+class RootedLoss(LabelLoss):
+    def loss(self, outputs, batch, smoothing=0.0):
+        total, targets = super().loss(outputs, batch, smoothing)
+        rows = (batch["input_ids"] == %d).any(-1)
+        return Counted(total + torch.where(rows, outputs.logits[:, 0] * 0, 1).sqrt().sum(), targets)
 
 
 class Rooted(TextClassification):
     kind: str = "rooted.py:Rooted"
 
-    def loss(self, outputs, batch, smoothing=0.0):
-        total, targets = super().loss(outputs, batch, smoothing)
-        rows = (batch["input_ids"] == %d).any(-1)
-        return Counted(total + torch.where(rows, outputs.logits[:, 0] * 0, 1).sqrt().sum(), targets)
+    def runtime(self):
+        return replace(super().runtime(), objective=RootedLoss())
 """
 """A task whose loss is finite, and whose gradient is not for rows with one token."""
 

@@ -27,7 +27,7 @@ from hfpipe.encoding.sampler import cut_by_length
 from hfpipe.modeling.attention.cpu import eager_attention
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.random_bits import BitDropout, apply_dropout, fast_dropout
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.translation import Translation
 from hfpipe.tokenization.loading import complete_tokenizer
@@ -57,7 +57,7 @@ ATTENTION_DROPOUT = {
     "llama": "attention_dropout",
 }
 """Setting by which attention drops weights; with a very small share, products are taken and nothing drops."""
-TASKS: dict[str, Task] = {
+TASKS: dict[str, TaskConfig] = {
     "bert": TextClassification(length=80),
     "t5": Translation(length=80, target_length=40),
 }
@@ -81,10 +81,12 @@ def parts(folder: Path, kind: str) -> Training:
     rows = datasets.Dataset.from_dict(columns).cast_column("label", labels)
     facts = facts_of(datasets.DatasetDict(train=rows))
     path = folder / "train.arrow"
-    examples, _ = encode(task, rows, tokenizer, facts, path, packed=True, advance=lambda _: None)
+    examples, _ = encode(task.runtime(), rows, tokenizer, facts, path, packed=True, advance=lambda _: None)
     config = new_config(SMALL[kind], tokenizer, task.head(facts))
     model = new_model(task.auto_class, config, 3)
-    return Training(task=task, model=model, tokenizer=tokenizer, train=examples, validation=None, facts=facts)
+    return Training(
+        task=task.runtime(), model=model, tokenizer=tokenizer, train=examples, validation=None, facts=facts
+    )
 
 
 def gradients(made: Training, collator: Collator, *, fast: bool) -> dict[str, Tensor]:

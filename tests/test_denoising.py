@@ -50,7 +50,7 @@ def words() -> dict[str, PreTrainedTokenizerFast]:
 
 
 def examples(words: PreTrainedTokenizerFast, task: Denoising, epoch: int = 0) -> list[dict[str, Any]]:
-    ids = task.encode({"text": TEXTS}, words, FACTS)["input_ids"]
+    ids = task.runtime().encoder.encode({"text": TEXTS}, words, FACTS)["input_ids"]
     return [{"input_ids": np.array(each), "index": n, "epoch": epoch} for n, each in enumerate(ids)]
 
 
@@ -126,7 +126,7 @@ def test_the_decoder_says_what_is_hidden_and_where_it_ends(
     noise: str, words: dict[str, PreTrainedTokenizerFast]
 ) -> None:
     task = Denoising(noise=noise)
-    batch = task.collate(examples(words[noise], task), words[noise], 5, train=True)
+    batch = task.runtime().encoder.collate(examples(words[noise], task), words[noise], 5, train=True)
     read, said = (batch[name][0].tolist() for name in ("input_ids", "labels"))
     read, said = (
         [each for each in ids if each not in (IGNORED, words[noise].pad_token_id)] for ids in (read, said)
@@ -147,7 +147,7 @@ def test_a_decoder_never_reads_what_is_no_token(
     noise: str, words: dict[str, PreTrainedTokenizerFast]
 ) -> None:
     task = Denoising(noise=noise)
-    batch = task.collate(examples(words[noise], task), words[noise], 5, train=True)
+    batch = task.runtime().encoder.collate(examples(words[noise], task), words[noise], 5, train=True)
     config = new_config({"type": "t5" if noise == "spans" else "bart"}, words[noise], {})
     read = shift_labels(batch["labels"], config)
     assert (batch["labels"] == IGNORED).any()
@@ -164,7 +164,7 @@ def test_noise_depends_on_seed_epoch_and_example_alone(
 
     def read(seed: int, epoch: int, *, train: bool, only: slice = slice(None)) -> list[list[int]]:
         part = examples(words[noise], task, epoch)[only]
-        batch = task.collate(part, words[noise], seed, train=train)
+        batch = task.runtime().encoder.collate(part, words[noise], seed, train=train)
         rows = zip(batch["input_ids"], batch["attention_mask"].sum(1), strict=True)
         return [row[:length].tolist() for row, length in rows]
 
@@ -178,8 +178,10 @@ def test_noise_depends_on_seed_epoch_and_example_alone(
 def test_a_text_without_tokens_is_an_example_all_the_same(words: dict[str, PreTrainedTokenizerFast]) -> None:
     for noise, made in words.items():
         task = Denoising(noise=noise)
-        [ids] = task.encode_windows({"text": [""]}, made, FACTS)["input_ids"]
-        batch = task.collate([{"input_ids": np.array(ids), "index": 0, "epoch": 0}], made, 1, train=False)
+        [ids] = task.runtime().encoder.encode_windows({"text": [""]}, made, FACTS)["input_ids"]
+        batch = task.runtime().encoder.collate(
+            [{"input_ids": np.array(ids), "index": 0, "epoch": 0}], made, 1, train=False
+        )
         assert batch["labels"][0, -1] == made.eos_token_id
 
 
@@ -193,7 +195,7 @@ def test_a_text_without_tokens_is_an_example_all_the_same(words: dict[str, PreTr
 )
 def test_a_tokenizer_that_cannot_hide_is_refused(style: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(StageError, match=message):
-        Denoising(**options).encode({"text": TEXTS}, tokenizer(style), FACTS)
+        Denoising(**options).runtime().encoder.encode({"text": TEXTS}, tokenizer(style), FACTS)
 
 
 def test_a_text_longer_than_the_model_is_refused(words: dict[str, PreTrainedTokenizerFast]) -> None:
@@ -203,8 +205,8 @@ def test_a_text_longer_than_the_model_is_refused(words: dict[str, PreTrainedToke
         new_config(entries | {"max_position_embeddings": 32}, words["infilling"], {}),
         seed=1,
     )
-    assert not list(Denoising(noise="infilling", length=30).check_model(model))
-    [problem] = Denoising(noise="infilling", length=31).check_model(model)
+    assert not list(Denoising(noise="infilling", length=30).runtime().model_setup.check(model))
+    [problem] = Denoising(noise="infilling", length=31).runtime().model_setup.check(model)
     assert "shorten it to 30" in problem.message
     ids = torch.full((1, 32), 5)
     assert model(input_ids=ids, decoder_input_ids=ids).logits.shape[1] == 32

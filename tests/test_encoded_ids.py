@@ -186,7 +186,7 @@ def encoded(
     facts = facts_of(datasets.DatasetDict(train=rows))
     family = "bpe" if task == "causal-lm" else "wordpiece"
     return encode(
-        TASKS[task](length=16),
+        TASKS[task](length=16).runtime(),
         rows,
         TOKENIZERS[family],
         facts,

@@ -12,7 +12,7 @@ import pytest
 from hfpipe.encoding.encoded import ROWS_AT_ONCE, Examples, encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.errors import DataError
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
 
 TEXTS = ["The Nile flows north.", "Everest is high."]
@@ -20,14 +20,16 @@ TAGS = datasets.List(datasets.ClassLabel(names=["O", "B-LOC"]))
 PATTERN = {"pattern": "{text} It is [MASK].", "verbalizer": {"low": "flows", "high": "high"}}
 
 
-def read(task: Task, rows: dict[str, list[Any]], path: Path, **features: Any) -> Examples:
+def read(task: TaskConfig, rows: dict[str, list[Any]], path: Path, **features: Any) -> Examples:
     table = datasets.Dataset.from_dict(rows)
     for column, feature in features.items():
         table = table.cast_column(column, feature)
     facts = facts_of(datasets.DatasetDict(train=table))
     family = "bpe" if task.auto_class == "AutoModelForCausalLM" else "wordpiece"
     words = pieces.tokenizer(TEXTS, family)
-    return encode(task, table, words, facts, path / "train.arrow", packed=False, advance=lambda _: None)[0]
+    return encode(
+        task.runtime(), table, words, facts, path / "train.arrow", packed=False, advance=lambda _: None
+    )[0]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
 from hfpipe.recipe.installed import types_with
 from hfpipe.references.places import Place, locate_place
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
@@ -71,7 +71,7 @@ FAMILIES = {
 """Auto class of a task → auto classes of the types of model that can do it."""
 
 
-def task_of(name: str, kind: str) -> Task:
+def task_of(name: str, kind: str) -> TaskConfig:
     """Return a task of the conformance suite, in the form that fits a type of model."""
     options = CASES[name].task
     if name == "denoising" and TYPES[kind][1] == "bart":
@@ -126,7 +126,7 @@ def training(name: str, kind: str, folder: Path) -> Training:
     task, words, examples = task_of(name, kind), tokenizer(style), data(name)
     facts = facts_of(datasets.DatasetDict(train=examples))
     encoded, _ = encode(
-        task, examples, words, facts, folder / "train.arrow", packed=True, advance=lambda _: None
+        task.runtime(), examples, words, facts, folder / "train.arrow", packed=True, advance=lambda _: None
     )
     config = new_config({"type": kind, "hidden_size": 32} | entries, words, task.head(facts))
     for setting in (*DROPPED, *DRY, "dropout_rate", "classifier_dropout", "summary_first_dropout"):
@@ -140,7 +140,7 @@ def training(name: str, kind: str, folder: Path) -> Training:
         for weight in model.parameters():
             weight.mul_(4 if weight.dim() > 1 and kind != "t5" else 1)
     return Training(
-        task=task, model=model.train(), tokenizer=words, train=encoded, validation=None, facts=facts
+        task=task.runtime(), model=model.train(), tokenizer=words, train=encoded, validation=None, facts=facts
     )
 
 
@@ -152,13 +152,13 @@ def gradients(model: Any) -> dict[str, Tensor]:
 
 def plain(made: Training, examples: list[dict[str, Any]], over: int) -> dict[str, Tensor]:
     """Return the gradients of the model as it is, on one batch."""
-    batch = made.task.collate(examples, made.tokenizer, 5, train=True)
+    batch = made.task.encoder.collate(examples, made.tokenizer, 5, train=True)
     inputs = {name: each for name, each in batch.items() if name != "labels" and name[0] != "_"}
     if made.model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = shift_labels(batch["labels"], made.model.config)
     outputs = made.model(**inputs)
-    if made.task.positions(batch) is None:
-        total = made.task.loss(outputs, batch, 0.0).total
+    if made.task.objective.positions(batch) is None:
+        total = made.task.objective.loss(outputs, batch, 0.0).total
     else:
         logits = outputs.logits
         total = F.cross_entropy(

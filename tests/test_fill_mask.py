@@ -94,12 +94,12 @@ def tiny(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
 def batch_of(
     task: FillMask, tokenizer: PreTrainedTokenizerFast, rows: dict, facts: DataFacts = FACTS
 ) -> Batch:
-    encoded = task.encode(rows, tokenizer, facts)
+    encoded = task.runtime().encoder.encode(rows, tokenizer, facts)
     examples = [
         {name: np.asarray(column[number]) for name, column in encoded.items()} | {"epoch": 0, "index": number}
         for number in range(len(encoded["input_ids"]))
     ]
-    return task.collate(examples, tokenizer, 1, train=True)
+    return task.runtime().encoder.collate(examples, tokenizer, 1, train=True)
 
 
 def taught(
@@ -109,7 +109,9 @@ def taught(
     batch = batch_of(task, tokenizer, rows, facts)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
-        total, targets = task.loss(forward(model, batch, task.positions(batch)), batch)
+        total, targets = task.runtime().objective.loss(
+            forward(model, batch, task.runtime().objective.positions(batch)), batch
+        )
         optimizer.zero_grad()
         (total / targets).backward()
         optimizer.step()
@@ -117,7 +119,7 @@ def taught(
 
 
 def test_a_blank_holds_the_pieces_that_the_whole_text_has_there(tokenizer: PreTrainedTokenizerFast) -> None:
-    encoded = FillMask().encode({"text": SENTENCES, "answer": ANSWERS}, tokenizer, FACTS)
+    encoded = FillMask().runtime().encoder.encode({"text": SENTENCES, "answer": ANSWERS}, tokenizer, FACTS)
     for number, (text, answer) in enumerate(zip(SENTENCES, ANSWERS, strict=True)):
         ids, target, place = (encoded[name][number] for name in ("input_ids", "target", "blank"))
         assert ids[place : place + len(target)] == [tokenizer.mask_token_id] * len(target)
@@ -131,8 +133,14 @@ def test_a_long_text_is_cut_far_from_its_blank_and_what_it_loses_is_counted(
     task = FillMask(length=24)
     before, after = SENTENCES[0].split("[MASK]")
     texts = [before * left + "[MASK]" + after * right for left in (1, 3, 9) for right in (1, 3, 9)]
-    encoded = task.encode({"text": texts, "answer": ["star"] * len(texts)}, tokenizer, FACTS)
-    whole = FillMask(length=1000).encode({"text": texts, "answer": ["star"] * len(texts)}, tokenizer, FACTS)
+    encoded = task.runtime().encoder.encode(
+        {"text": texts, "answer": ["star"] * len(texts)}, tokenizer, FACTS
+    )
+    whole = (
+        FillMask(length=1000)
+        .runtime()
+        .encoder.encode({"text": texts, "answer": ["star"] * len(texts)}, tokenizer, FACTS)
+    )
     for ids, place, lost, all_ids in zip(
         encoded["input_ids"], encoded["blank"], encoded["truncated"], whole["input_ids"], strict=True
     ):
@@ -145,18 +153,20 @@ def test_a_long_text_is_cut_far_from_its_blank_and_what_it_loses_is_counted(
 @pytest.mark.parametrize("text", ["no blank at all", "[MASK] and [MASK]"])
 def test_a_text_without_just_one_blank_is_refused(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     with pytest.raises(DataError, match="where one belongs"):
-        FillMask().encode({"text": [text], "answer": ["star"]}, tokenizer, FACTS)
+        FillMask().runtime().encoder.encode({"text": [text], "answer": ["star"]}, tokenizer, FACTS)
 
 
 def test_a_mask_token_typed_beside_another_blank_is_text(tokenizer: PreTrainedTokenizerFast) -> None:
     task = FillMask(blank="___")
     rows = {"text": ["A [MASK] is a ___."], "answer": ["star"]}
-    encoded = task.encode(rows, tokenizer, FACTS)
+    encoded = task.runtime().encoder.encode(rows, tokenizer, FACTS)
     [ids], [place], [target] = encoded["input_ids"], encoded["blank"], encoded["target"]
     masks = [number for number, token in enumerate(ids) if token == tokenizer.mask_token_id]
     assert masks == list(range(place, place + len(target)))
     with pytest.raises(DataError, match="besides its blank"):
-        FillMask(pattern="{text} [MASK] ___", blank="___", verbalizer={"a": "star", "b": "sea"}).encode(
+        FillMask(
+            pattern="{text} [MASK] ___", blank="___", verbalizer={"a": "star", "b": "sea"}
+        ).runtime().encoder.encode(
             {"text": ["A star"], "label": [0]},
             tokenizer,
             FACTS.model_copy(update={"labels": {"label": ["a", "b"]}}),
@@ -171,15 +181,15 @@ def test_words_are_learned_and_found_again_and_alone_as_in_a_batch(
     rows = {"text": SENTENCES, "answer": ANSWERS}
     model = taught(task, tokenizer, rows)
     with torch.no_grad():
-        columns = task.generate(model, batch_of(task, tokenizer, rows), tokenizer)
+        columns = task.runtime().generator.generate(model, batch_of(task, tokenizer, rows), tokenizer)
         one = {"text": SENTENCES[1:2], "answer": ANSWERS[1:2]}
-        alone = task.generate(model, batch_of(task, tokenizer, one), tokenizer)
+        alone = task.runtime().generator.generate(model, batch_of(task, tokenizer, one), tokenizer)
     assert columns["rank"].tolist() == [1, 1, 1]
     assert columns["nll"].max() < 0.5
     assert [fills[0] for fills in columns["fills"]] == ANSWERS
     assert alone["fills"][0] == columns["fills"][1]
     assert alone["nll"][0] == pytest.approx(columns["nll"][1], rel=1e-3)
-    answers = task.format_predictions(columns, rows, FACTS)
+    answers = task.runtime().evaluator.format_predictions(columns, rows, FACTS)
     assert answers[0].get("token_str") == "star"
     assert answers[0]["sequence"] == SENTENCES[0].replace("[MASK]", "star")
     assert len(answers[0]["fills"]) == 5
@@ -206,12 +216,14 @@ def test_choices_are_scored_by_a_plain_loop_over_their_pieces(tokenizer: PreTrai
     rows = {"text": SENTENCES, "answer": ANSWERS, "choices": choices}
     model = tiny(tokenizer).double().eval()
     with torch.no_grad():
-        columns = task.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)
+        columns = task.runtime().generator.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)
         for row, (text, words) in enumerate(zip(SENTENCES, choices, strict=True)):
             expected = []
             for word in words:
                 whole = torch.tensor(tokenizer(text.replace("[MASK]", word))["input_ids"])
-                seen = FillMask().encode({"text": [text], "answer": [word]}, tokenizer, FACTS)
+                seen = (
+                    FillMask().runtime().encoder.encode({"text": [text], "answer": [word]}, tokenizer, FACTS)
+                )
                 hidden = torch.tensor(seen["input_ids"][0])
                 said = model(hidden[None]).logits[0].log_softmax(-1)
                 places = (hidden == tokenizer.mask_token_id).nonzero().squeeze(-1)
@@ -231,7 +243,8 @@ def test_a_candidate_counts_once_and_one_without_pieces_not_at_all(
     odd = rows | {"choices": [["", "Moon", "star", "star", "Moon", "Sun"]]}
     with torch.no_grad():
         plain, same = (
-            task.generate(model, batch_of(task, tokenizer, each), tokenizer) for each in (rows, odd)
+            task.runtime().generator.generate(model, batch_of(task, tokenizer, each), tokenizer)
+            for each in (rows, odd)
         )
     assert {name: column.tolist() for name, column in same.items()} == {
         name: column.tolist() for name, column in plain.items()
@@ -239,13 +252,15 @@ def test_a_candidate_counts_once_and_one_without_pieces_not_at_all(
 
 
 def test_what_lies_in_a_file_is_copied_and_not_warned_of(tokenizer: PreTrainedTokenizerFast) -> None:
-    encoded = FillMask().encode({"text": SENTENCES[:1], "answer": ["star"]}, tokenizer, FACTS)
+    encoded = (
+        FillMask().runtime().encoder.encode({"text": SENTENCES[:1], "answer": ["star"]}, tokenizer, FACTS)
+    )
     example = {name: np.asarray(column[0]) for name, column in encoded.items()}
     for array in example.values():
         array.setflags(write=False)
     torch.set_warn_always(True)
     try:
-        batch = FillMask().collate([example], tokenizer, 1, train=True)
+        batch = FillMask().runtime().encoder.collate([example], tokenizer, 1, train=True)
     finally:
         torch.set_warn_always(False)
     assert batch["labels"][batch["labels"] != IGNORED].tolist() == encoded["target"][0]
@@ -258,10 +273,12 @@ def test_answers_that_are_classes_are_each_others_candidates(tokenizer: PreTrain
     rows = {"text": SENTENCES, "answer": [sorted(ANSWERS).index(answer) for answer in ANSWERS]}
     task = FillMask()
     with torch.no_grad():
-        columns = task.generate(tiny(tokenizer).eval(), batch_of(task, tokenizer, rows, facts), tokenizer)
+        columns = task.runtime().generator.generate(
+            tiny(tokenizer).eval(), batch_of(task, tokenizer, rows, facts), tokenizer
+        )
     assert all(sorted(fills) == sorted(ANSWERS) for fills in columns["fills"])
     assert set(columns["rank"]) <= {1, 2, 3}
-    ranked = task.fit_baseline("frequent", rows, facts, tokenizer)(rows)
+    ranked = task.runtime().baseline("frequent").fit(rows, facts, tokenizer)(rows)
     assert ranked["rank"].tolist() == [3, 2, 1]
 
 
@@ -280,16 +297,23 @@ def test_a_pattern_classifies_by_the_word_that_fits(tokenizer: PreTrainedTokeniz
     assert not list(SORTED.check(facts))
     model = taught(SORTED, tokenizer, VIEWS, facts)
     with torch.no_grad():
-        columns = SORTED.generate(model, batch_of(SORTED, tokenizer, VIEWS, facts), tokenizer)
+        columns = SORTED.runtime().generator.generate(
+            model, batch_of(SORTED, tokenizer, VIEWS, facts), tokenizer
+        )
     assert columns["reference"].tolist() == columns["prediction"].tolist() == VIEWS["label"]
     assert columns["scores"].sum(axis=1) == pytest.approx(1)
     assert columns["nll"] == pytest.approx(-np.log(columns["scores"][np.arange(4), VIEWS["label"]]))
-    assert SORTED.encode_predictions(columns, facts)["prediction"] == ["bright", "round", "bright", "round"]
+    assert SORTED.runtime().evaluator.encode_predictions(columns, facts)["prediction"] == [
+        "bright",
+        "round",
+        "bright",
+        "round",
+    ]
     assert [
-        answer["label"] for answer in SORTED.format_predictions(columns, VIEWS, facts)
-    ] == SORTED.encode_predictions(columns, facts)["prediction"]
+        answer["label"] for answer in SORTED.runtime().evaluator.format_predictions(columns, VIEWS, facts)
+    ] == SORTED.runtime().evaluator.encode_predictions(columns, facts)["prediction"]
     for name in SORTED.baselines:
-        guessed = SORTED.fit_baseline(name, VIEWS, facts, tokenizer)(VIEWS)
+        guessed = SORTED.runtime().baseline(name).fit(VIEWS, facts, tokenizer)(VIEWS)
         assert guessed["reference"].tolist() == VIEWS["label"]
 
 
@@ -330,8 +354,8 @@ def test_a_prediction_chooses_among_the_candidates_it_is_given(tokenizer: PreTra
     assert task.inputs == ("text", "options")
     facts = task.facts_from_config(model.config)
     rows: dict = {"text": SENTENCES[:1], "options": [["Moon", "star", "Sun"]]}
-    rows["answer"] = task.placeholder("answer", rows, facts)
+    rows["answer"] = task.runtime().encoder.placeholder("answer", rows, facts)
     with torch.no_grad():
-        columns = task.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)
-    [answer] = task.format_predictions(columns, rows, facts)
+        columns = task.runtime().generator.generate(model, batch_of(task, tokenizer, rows, facts), tokenizer)
+    [answer] = task.runtime().evaluator.format_predictions(columns, rows, facts)
     assert {fill["token_str"] for fill in answer["fills"]} == {"Moon", "star", "Sun"}

@@ -74,7 +74,9 @@ def saved(folder: Path, kind: str = "label", head: str = "AutoModelForMaskedLM",
 def encoded(path: Path, texts: list[str], words: Any, *, packed: bool = True) -> tuple[Any, dict[str, int]]:
     table = datasets.Dataset.from_dict({"text": texts})
     facts = facts_of(datasets.DatasetDict(train=table))
-    return encode(MaskedLM(length=8), table, words, facts, path, packed=packed, advance=lambda _: None)
+    return encode(
+        MaskedLM(length=8).runtime(), table, words, facts, path, packed=packed, advance=lambda _: None
+    )
 
 
 def test_the_two_texts_of_a_pair_are_told_apart_by_token_types(tmp_path: Path) -> None:
@@ -105,7 +107,11 @@ def test_rows_without_a_token_come_to_no_harm_however_many_there_are(tmp_path: P
     examples, ledger = encoded(tmp_path / "test.arrow", [""] * 1000 + TEXTS, words, packed=False)
     assert ledger["rows"] == 1004
     assert set(examples.rows.tolist()) == set(range(1004))
-    batch = MaskedLM(length=8).collate(examples.__getitems__([(0, 0), (0, 1)]), words, 3, train=False)
+    batch = (
+        MaskedLM(length=8)
+        .runtime()
+        .encoder.collate(examples.__getitems__([(0, 0), (0, 1)]), words, 3, train=False)
+    )
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
         "input_ids": [[words.pad_token_id]] * 2,
         "attention_mask": [[1]] * 2,
@@ -135,13 +141,17 @@ def test_masked_lm_says_that_a_tokenizer_has_no_mask(tmp_path: Path) -> None:
 def test_a_label_that_is_none_is_told_and_not_trained_on(kind: str, labels: list[Any], message: str) -> None:
     facts = facts_of(datasets.DatasetDict(train=rows(kind)))
     with pytest.raises(DataError, match=f"column 'label' {message}; drop such rows"):
-        TextClassification().encode({"text": TEXTS, "label": labels}, tokenizer(), facts)
+        TextClassification().runtime().encoder.encode({"text": TEXTS, "label": labels}, tokenizer(), facts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_of_every_kind_are_encoded_one_a_row(kind: str) -> None:
     facts = facts_of(datasets.DatasetDict(train=rows(kind)))
-    found = TextClassification().encode({"text": TEXTS, "label": LABELS[kind]}, tokenizer(), facts)["label"]
+    found = (
+        TextClassification()
+        .runtime()
+        .encoder.encode({"text": TEXTS, "label": LABELS[kind]}, tokenizer(), facts)["label"]
+    )
     assert found == ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]] if kind == "labels" else LABELS[kind])
 
 

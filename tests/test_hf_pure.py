@@ -108,7 +108,9 @@ def test_packing_keeps_every_token_in_order_and_pads_nothing(
     stream = [piece for text in texts for piece in tokenizer(text)["input_ids"]]
     for packed in (True, False):
         path = tmp_path_factory.mktemp("packed") / "train.arrow"
-        examples, ledger = encode(task, rows, tokenizer, facts, path, packed=packed, advance=lambda _: None)
+        examples, ledger = encode(
+            task.runtime(), rows, tokenizer, facts, path, packed=packed, advance=lambda _: None
+        )
         pieces = [examples[0, number]["input_ids"].tolist() for number in range(len(examples))]
         assert [piece for each in pieces for piece in each] == stream
         assert ledger == {"rows": len(texts), "tokens": len(stream), "truncated": 0, "examples": len(pieces)}
@@ -140,7 +142,7 @@ def test_masks_change_with_the_epoch_and_in_evaluation_never(tokenizer: PreTrain
 
     def labels(epoch: int, *, train: bool) -> list[int]:
         example = {"input_ids": ids, "epoch": epoch, "index": 5}
-        return task.collate([example], tokenizer, 3, train=train)["labels"][0].tolist()
+        return task.runtime().encoder.collate([example], tokenizer, 3, train=train)["labels"][0].tolist()
 
     assert labels(0, train=True) != labels(1, train=True)
     assert labels(0, train=False) == labels(1, train=False)

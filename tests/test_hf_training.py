@@ -59,10 +59,12 @@ def parts(folder: Path) -> Training:
 
     def encoded(split: str) -> Any:
         path = folder / f"{split}.arrow"
-        return encode(task, rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None)[0]
+        return encode(
+            task.runtime(), rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None
+        )[0]
 
     return Training(
-        task=task,
+        task=task.runtime(),
         model=new_model(task.auto_class, new_config(MODEL, tokenizer, {}), 3),
         tokenizer=tokenizer,
         train=encoded("train"),

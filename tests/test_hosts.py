@@ -110,14 +110,20 @@ def messages(stderr: str) -> list[str]:
 SLOW = """
 import time
 from pathlib import Path
+from dataclasses import replace
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.text_classification.runtime import TextClassificationEncoder
+
+class SlowEncoder(TextClassificationEncoder):
+    def collate(self, examples, tokenizer, seed, *, train):
+        time.sleep(0.5 * (Path(__file__).parent / "slow").exists())
+        return super().collate(examples, tokenizer, seed, train=train)
 
 class Slow(TextClassification):
     kind: str = "slow.py:Slow"
 
-    def collate(self, examples, tokenizer, seed, *, train):
-        time.sleep(0.5 * (Path(__file__).parent / "slow").exists())
-        return super().collate(examples, tokenizer, seed, train=train)
+    def runtime(self):
+        return replace(super().runtime(), encoder=SlowEncoder(self))
 """
 """A task that takes half a second a step while there is a certain file."""
 

@@ -38,6 +38,7 @@ from hfpipe.report import Report
 from hfpipe.stages.dataset import Source
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.question_answering import QuestionAnswering
+from hfpipe.tasks.question_answering.runtime import answer_texts
 from hfpipe.tasks.text_generation import TextGeneration
 
 INPUTS = Path(__file__).parent / "inputs"
@@ -563,7 +564,13 @@ def test_answers_are_read_in_the_forms_people_write(
         split = open_split(folder, "train")
         assert list(QuestionAnswering().check(facts(folder))) == []
         examples, _ = encode(
-            QuestionAnswering(), split, words_of, facts(folder), path, packed=False, advance=lambda _: None
+            QuestionAnswering().runtime(),
+            split,
+            words_of,
+            facts(folder),
+            path,
+            packed=False,
+            advance=lambda _: None,
         )
         return examples
 
@@ -577,7 +584,7 @@ def test_answers_are_read_in_the_forms_people_write(
     examples = read()
     ids, (first, last) = (examples[0, 0][column] for column in ("input_ids", "span"))
     assert words_of.decode(ids[first : last + 1]).replace(" ", "") in ("oslo", "inoslo")
-    reference = QuestionAnswering()._right(examples.source[:])
+    reference = answer_texts(QuestionAnswering(), examples.source[:])
     assert reference[0][0] == "Oslo"
 
 
@@ -608,7 +615,13 @@ def test_a_null_input_of_alpaca_is_an_empty_text(tmp_path: Path) -> None:
     rows = open_split(folder, "train")
     words = pieces.tokenizer(["add 1 and 10"], "bpe")
     examples, _ = encode(
-        ALPACA, rows, words, facts(folder), tmp_path / "a.arrow", packed=False, advance=lambda _: None
+        ALPACA.runtime(),
+        rows,
+        words,
+        facts(folder),
+        tmp_path / "a.arrow",
+        packed=False,
+        advance=lambda _: None,
     )
     for number, row in enumerate(rows):
         example = examples[(0, number)]
@@ -636,8 +649,16 @@ def test_a_missing_second_reference_is_none(tmp_path: Path, make_data: Make) -> 
     task = TASKS["translation"](references=["other"])
     split = open_split(folder, "train")
     words = pieces.tokenizer(["a b c d e f g"], "unigram")
-    encode(task, split, words, facts(folder), tmp_path / "a.arrow", packed=False, advance=lambda _: None)
-    assert task.reference(split[:]).tolist() == [["d e", "f g"], ["d e"]]
+    encode(
+        task.runtime(),
+        split,
+        words,
+        facts(folder),
+        tmp_path / "a.arrow",
+        packed=False,
+        advance=lambda _: None,
+    )
+    assert task.runtime().evaluator.scoring.references(split[:]).tolist() == [["d e", "f g"], ["d e"]]
 
 
 @pytest.mark.parametrize("missing", ["text", "input"])
@@ -681,7 +702,7 @@ def test_a_missing_key_of_alpaca_is_null_and_read(tmp_path: Path) -> None:
     split = open_split(done.folders["data"], "train")
     words = pieces.tokenizer(["say hello"], "bpe")
     task, known = ALPACA, facts(done.folders["data"])
-    encode(task, split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None)
+    encode(task.runtime(), split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None)
     assert task.optional == ("instruction", "input")
 
 
@@ -746,7 +767,7 @@ def test_the_row_that_a_task_cannot_read_is_named(tmp_path: Path, make_data: Mak
     words = chat.taught(pieces.tokenizer(["Say it."], "bpe"))
     with pytest.raises(DataError, match=r"^a\.jsonl, line 7 \(id 'q6'\): .* has no answer"):
         encode(
-            TextGeneration(messages="messages"),
+            TextGeneration(messages="messages").runtime(),
             open_split(folder, "train"),
             words,
             facts(folder),
@@ -783,7 +804,7 @@ def test_tools_and_calls_reach_the_prompt_as_written(calls: Path, tmp_path: Path
     split, known = open_split(calls, "train"), facts(calls)
     assert list(task.check(known)) == []
     examples, _ = encode(
-        task, split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None
+        task.runtime(), split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None
     )
     for number, arguments in enumerate(CALLS):
         row = calling(arguments, number)
@@ -811,12 +832,12 @@ def test_a_call_without_content_is_learned(tmp_path: Path, make_data: Make) -> N
     split = open_split(folder, "train")
     assert [row["messages"] for row in all_rows(folder)] == [row["messages"] for row in rows]
     examples, _ = encode(
-        task, split, words, facts(folder), tmp_path / "a", packed=False, advance=lambda _: None
+        task.runtime(), split, words, facts(folder), tmp_path / "a", packed=False, advance=lambda _: None
     )
     for number in range(3):
         text = words.decode(examples[(0, number)]["input_ids"])
         assert text.endswith(f'"arguments": {{"x": {number}}}}}}}]<|im_end|>')
-    assert task.reference(split[:]).tolist() == ["", "", ""]
+    assert task.runtime().evaluator.scoring.references(split[:]).tolist() == ["", "", ""]
 
 
 def test_conversations_that_differ_in_their_calls_are_no_duplicates(tmp_path: Path, make_data: Make) -> None:
@@ -855,7 +876,7 @@ def test_conversations_are_learned_as_the_manual_writes_them(
     assert list(task.check(report.data)) == []
     split = open_split(folder, "train")
     examples, _ = encode(
-        task, split, words, report.data, tmp_path / "t", packed=False, advance=lambda _: None
+        task.runtime(), split, words, report.data, tmp_path / "t", packed=False, advance=lambda _: None
     )
     assert len(examples) == 2
     prompts = [words.decode(examples[(0, n)]["input_ids"]) for n in range(2)]

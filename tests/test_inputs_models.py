@@ -25,7 +25,7 @@ from hfpipe.modeling.loading.models import load_model, load_parts, new_config, n
 from hfpipe.references.places import Place, slug
 from hfpipe.report import Report
 from hfpipe.stages.evaluate import Evaluate
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.fill_mask import FillMask
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.token_classification import TokenClassification
@@ -442,7 +442,9 @@ def data_set(folder: Path, names: tuple[str, ...], labels: list[Any], **columns:
     datasets.DatasetDict(train=rows, test=rows).save_to_disk(folder)
 
 
-def evaluated(context: Make, task: Task, name: str = "score", **settings: Any) -> tuple[Report, pd.DataFrame]:
+def evaluated(
+    context: Make, task: TaskConfig, name: str = "score", **settings: Any
+) -> tuple[Report, pd.DataFrame]:
     """Return the report and the predictions of an evaluation of ./model on ./data."""
     stage = Evaluate(**{"model": "./model", "data": "./data", "task": task, "resamples": 100} | settings)
     ctx = context(name)
@@ -455,7 +457,7 @@ def scores_of(report: Report) -> dict[str, float]:
     return {score.metric: score.value for score in report.scores}
 
 
-def fitted(context: Make, settings: dict[str, Any], task: Task) -> str:
+def fitted(context: Make, settings: dict[str, Any], task: TaskConfig) -> str:
     """Return why a model is not measured."""
     with pytest.raises(StageError) as caught:
         evaluated(context, task, **settings)

@@ -55,7 +55,7 @@ from hfpipe.reporting.html import page
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.summarization import Summarization
-from hfpipe.tasks.summarization.task import first
+from hfpipe.tasks.summarization.runtime import first
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.translation import Translation
 from hfpipe.training.ineffective_settings import ineffective
@@ -72,21 +72,24 @@ def rows(case: str) -> dict[str, list]:
 
 def scores(task, data: dict[str, list], prediction: list[str]) -> dict[str, float]:
     """Score texts as a model that wrote them, by the metrics that an evaluation of the task has."""
-    task = task.configure_metrics(data)
+    task = task.runtime().evaluator.configure_metrics(data)
     columns = {
         "prediction": objects(prediction),
-        "reference": task.reference(data),
+        "reference": task.runtime().evaluator.scoring.references(data),
         "cut": np.zeros(len(prediction), dtype=bool),
     }
-    return {metric.name: value(metric, columns) for metric in task.metrics(FACTS)}
+    return {metric.name: value(metric, columns) for metric in task.runtime().evaluator.metrics(FACTS)}
 
 
 def signatures(task, data: dict[str, list]) -> dict[str, str]:
-    return {metric.name: metric.signature for metric in task.configure_metrics(data).metrics(FACTS)}
+    return {
+        metric.name: metric.signature
+        for metric in task.runtime().evaluator.configure_metrics(data).runtime().evaluator.metrics(FACTS)
+    }
 
 
 def baseline(task, name: str, data: dict[str, list]) -> list[str]:
-    return list(task.fit_baseline(name, data, FACTS, None)(data)["prediction"])
+    return list(task.runtime().baseline(name).fit(data, FACTS, None)(data)["prediction"])
 
 
 def abstracts(number: int = 1000) -> list[str]:
@@ -159,14 +162,19 @@ def test_bleu_of_chinese_counts_characters_and_says_so():
 def test_the_tokenizer_of_bleu_follows_the_script_of_the_references(text, tokenizer):
     found = signatures(Translation(), {"target": [text]})
     assert f"|tok:{tokenizer}|" in found["bleu"]
-    asked = TextGeneration().configure_metrics({"prompt": ["Name?"], "completion": [text]})
+    asked = (
+        TextGeneration().runtime().evaluator.configure_metrics({"prompt": ["Name?"], "completion": [text]})
+    )
     assert asked.tokenize == tokenizer
-    assert Translation(tokenize="intl").configure_metrics({"target": [text]}).tokenize == "intl"
+    assert (
+        Translation(tokenize="intl").runtime().evaluator.configure_metrics({"target": [text]}).tokenize
+        == "intl"
+    )
 
 
 def test_the_tokenizer_is_chosen_once_for_all_rows_and_not_by_the_output():
     mixed = {"target": ["河边有一座寺庙。", "昨晚下雪了。", "OK"]}
-    assert Translation().configure_metrics(mixed).tokenize == "zh"
+    assert Translation().runtime().evaluator.configure_metrics(mixed).tokenize == "zh"
     assert scores(Translation(), mixed, ["abc"] * 3)["bleu"] == 0
 
 

@@ -35,7 +35,7 @@ from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.metrics.tally import Tally, compare_tallies
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
@@ -191,7 +191,7 @@ ROWS: dict[str, tuple[dict[str, Any], Any, str]] = {
 }
 
 
-def encoded_ids(task: Task, pieces: Any, row: dict[str, Any]) -> Counter[int]:
+def encoded_ids(task: TaskConfig, pieces: Any, row: dict[str, Any]) -> Counter[int]:
     """Return how often each id stands in what a task makes of a row, in training and in evaluation."""
     labels = {"label": ["0", "1"], "tags": ["O", "B-X"]}
     facts = DataFacts(
@@ -199,7 +199,11 @@ def encoded_ids(task: Task, pieces: Any, row: dict[str, Any]) -> Counter[int]:
     )
     rows = {name: [value] for name, value in row.items()}
     found: Counter[int] = Counter()
-    for made in [task.encode, task.encode_windows] if task.packed else [task.encode]:
+    for made in (
+        [task.runtime().encoder.encode, task.runtime().encoder.encode_windows]
+        if task.packed
+        else [task.runtime().encoder.encode]
+    ):
         encoded = made(rows, pieces, facts)
         for column in ("input_ids", "labels", "target", "choices"):
             if column == "labels" and row.get("tags"):
@@ -239,7 +243,7 @@ def talked(template: str, talk: list[dict[str, Any]]) -> tuple[Any, Any]:
     pieces.add_tokens([AddedToken("<think>", special=False, normalized=False)])
     task = TASKS["text-generation"].model_validate({"kind": "text-generation", "messages": "messages"})
     facts = DataFacts(columns={"messages": "nested"}, splits={"train": 1})
-    return pieces, task.encode({"messages": [talk]}, pieces, facts)
+    return pieces, task.runtime().encoder.encode({"messages": [talk]}, pieces, facts)
 
 
 @pytest.mark.parametrize("template", [chat.CHATML, chat.REASONING])
@@ -282,7 +286,7 @@ def test_predict_reads_what_a_user_types_as_training_did() -> None:
     pieces = chat.taught(make("bpe"))
     task = TASKS["text-generation"].model_validate({"kind": "text-generation", "messages": "messages"})
     facts = DataFacts(columns={"messages": "nested"}, splits={})
-    encoded = task.encode({"messages": [TALK[:1], TALK[0]["content"]]}, pieces, facts)
+    encoded = task.runtime().encoder.encode({"messages": [TALK[:1], TALK[0]["content"]]}, pieces, facts)
     for ids in encoded["input_ids"]:
         assert ids.count(pieces.eos_token_id) == 1
         assert ids.count(pieces.convert_tokens_to_ids("<|im_start|>")) == 2
@@ -297,9 +301,9 @@ def test_blanks_of_a_row_are_blanks_only_where_a_denoiser_is_to_fill_them() -> N
         TASKS["denoising"].model_validate({"kind": "denoising", "generation": generation})
         for generation in (None, {})
     )
-    assert blank not in foreseen.encode_windows(rows, pieces, facts)["input_ids"][0]
-    assert blank not in filled.encode(rows, pieces, facts)["input_ids"][0]
-    [ids] = filled.encode_windows(rows, pieces, facts)["input_ids"]
+    assert blank not in foreseen.runtime().encoder.encode_windows(rows, pieces, facts)["input_ids"][0]
+    assert blank not in filled.runtime().encoder.encode(rows, pieces, facts)["input_ids"][0]
+    [ids] = filled.runtime().encoder.encode_windows(rows, pieces, facts)["input_ids"]
     assert list(ids).count(blank) == 1
     assert pieces.eos_token_id not in ids
 
@@ -559,8 +563,8 @@ def counted(family: str, texts: list[str]) -> Any:
     pieces = make(family.removeprefix("lower-case "))
     if family.startswith("lower-case"):
         pieces.backend_tokenizer.normalizer = normalizers.Lowercase()
-    prediction = task.fit_baseline("unigram", rows, facts, pieces)
-    tally = Tally(task.baseline_metrics("unigram", facts), 10, 1)
+    prediction = task.runtime().baseline("unigram").fit(rows, facts, pieces)
+    tally = Tally(task.runtime().baseline_metrics("unigram", facts), 10, 1)
     tally.add(np.arange(len(texts)), prediction(rows))
     return tally
 
@@ -592,7 +596,9 @@ def test_a_text_of_several_windows_is_lost_once() -> None:
     facts = DataFacts(columns={"text": "string"}, splits={"train": 1})
     rows = {"text": ["a  b " * 40, "the river", "\u4e2d"]}
     for task in (CausalLM(length=16, stride=8), MaskedLM(length=16, pseudo_perplexity=True)):
-        encoded = task.encode_windows(rows, make("wordpiece") if task.kind == "masked-lm" else pieces, facts)
+        encoded = task.runtime().encoder.encode_windows(
+            rows, make("wordpiece") if task.kind == "masked-lm" else pieces, facts
+        )
         assert len(encoded["row"]) > 5
         lost = [0, 0, 0]
         for row, each in zip(encoded["row"], encoded["lost"], strict=True):

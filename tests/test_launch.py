@@ -194,15 +194,21 @@ def test_what_an_earlier_start_prepared_is_not_taken_for_ready(tmp_path: Path) -
 OWN_TASK = """
 import os
 from hfpipe.errors import StageError
+from dataclasses import replace
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.text_classification.runtime import TextClassificationEncoder
 
-class Fails(TextClassification):
-    kind: str = "task.py:Fails"
-
+class FailsEncoder(TextClassificationEncoder):
     def collate(self, examples, tokenizer, seed, *, train):
         if os.environ.get("RANK") == "1":
             raise StageError("a label is missing; fix the data")
         return super().collate(examples, tokenizer, seed, train=train)
+
+class Fails(TextClassification):
+    kind: str = "task.py:Fails"
+
+    def runtime(self):
+        return replace(super().runtime(), encoder=FailsEncoder(self))
 """
 
 

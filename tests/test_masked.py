@@ -119,7 +119,7 @@ def test_static_masks_are_the_same_in_every_epoch_and_others_than_in_evaluation(
 
     def labels(task: MaskedLM, epoch: int, *, train: bool) -> list[int]:
         example = {"input_ids": stream(tokenizer), "epoch": epoch, "index": 5}
-        return task.collate([example], tokenizer, 3, train=train)["labels"][0].tolist()
+        return task.runtime().encoder.collate([example], tokenizer, 3, train=train)["labels"][0].tolist()
 
     static = MaskedLM(length=128, mask=0.3, eval_mask=0.3, static=True)
     assert labels(static, 0, train=True) == labels(static, 7, train=True)
@@ -131,7 +131,12 @@ def test_the_task_hides_whole_words_when_asked() -> None:
     tokenizer = learned("wordpiece", 160)
     ids = stream(tokenizer)
     example = {"input_ids": ids, "epoch": 0, "index": 0}
-    labels = MaskedLM(whole_words=True).collate([example], tokenizer, 1, train=True)["labels"][0].numpy()
+    labels = (
+        MaskedLM(whole_words=True)
+        .runtime()
+        .encoder.collate([example], tokenizer, 1, train=True)["labels"][0]
+        .numpy()
+    )
     number = word_numbers(ids, tokenizer)
     hidden = labels != IGNORED
     assert hidden.any()
@@ -181,12 +186,12 @@ def batch_of(
 ) -> Batch:
     rows = {"text": texts}
     facts = DataFacts(columns={"text": "string"}, splits={"train": len(texts)})
-    encoded = task.encode(rows, tokenizer, facts)
+    encoded = task.runtime().encoder.encode(rows, tokenizer, facts)
     examples = [
         {name: np.asarray(column[number]) for name, column in encoded.items()} | {"epoch": 0, "index": number}
         for number in range(len(encoded["input_ids"]))
     ]
-    return task.collate(examples, tokenizer, 1, train=train)
+    return task.runtime().encoder.collate(examples, tokenizer, 1, train=train)
 
 
 def test_the_losses_of_both_objectives_are_means_of_their_own_and_those_of_transformers() -> None:
@@ -196,22 +201,22 @@ def test_the_losses_of_both_objectives_are_means_of_their_own_and_those_of_trans
     texts = [f"{first} {second} {first}" for first in TEXTS for second in TEXTS]
     batch = batch_of(task, tokenizer, texts)
     with torch.no_grad():
-        outputs = forward(model, batch, task.positions(batch))
-        total, targets = task.loss(outputs, batch)
+        outputs = forward(model, batch, task.runtime().objective.positions(batch))
+        total, targets = task.runtime().objective.loss(outputs, batch)
         inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("_")}
         theirs = model(**inputs, next_sentence_label=batch["_next_sentence"]).loss
-    assert torch.equal(targets, task.count(batch))
+    assert torch.equal(targets, task.runtime().objective.count(batch))
     assert targets[1] == (batch["_next_sentence"] != IGNORED).sum() > 1
     assert float((total / targets).sum()) == pytest.approx(float(theirs), rel=1e-5)
-    columns = task.outputs_to_columns(outputs, batch)
+    columns = task.runtime().evaluator.outputs_to_columns(outputs, batch)
     assert float(columns["next_sentence_nll"].sum()) == pytest.approx(float(total[1]), rel=1e-5)
 
 
 def test_a_model_that_knows_no_pairs_is_refused() -> None:
     tokenizer = learned("wordpiece", 160)
     task = MaskedLM(length=48, next_sentence=True)
-    assert not list(task.check_model(tiny("bert", tokenizer, task)))
-    [problem] = task.check_model(tiny("electra", tokenizer, task))
+    assert not list(task.runtime().model_setup.check(tiny("bert", tokenizer, task)))
+    [problem] = task.runtime().model_setup.check(tiny("electra", tokenizer, task))
     assert "electra has no head for sentence pairs" in problem.message
 
 
@@ -221,9 +226,14 @@ def test_pseudo_perplexity_is_that_of_a_plain_loop_whatever_the_batch() -> None:
     model = tiny("bert", tokenizer, task).eval()
     texts = [*TEXTS, TEXTS[0] * 6 + "☃", ""]
     with torch.no_grad():
-        together = task.generate(model, batch_of(task, tokenizer, texts, train=False), tokenizer)
+        together = task.runtime().generator.generate(
+            model, batch_of(task, tokenizer, texts, train=False), tokenizer
+        )
         alone = [
-            task.generate(model, batch_of(task, tokenizer, [text], train=False), tokenizer) for text in texts
+            task.runtime().generator.generate(
+                model, batch_of(task, tokenizer, [text], train=False), tokenizer
+            )
+            for text in texts
         ]
         exact = model.double()
         for number, text in enumerate(texts):
@@ -253,21 +263,21 @@ def test_a_type_of_model_learns_masked_text_and_is_the_same_after_saving(kind: s
     batch = batch_of(task, tokenizer, TEXTS)
 
     def loss(positions: torch.Tensor | None) -> torch.Tensor:
-        total, targets = task.loss(forward(model, batch, positions), batch)
+        total, targets = task.runtime().objective.loss(forward(model, batch, positions), batch)
         return total / targets
 
     model.eval()
-    before = loss(task.positions(batch))
+    before = loss(task.runtime().objective.positions(batch))
     assert float(before.detach()) == pytest.approx(float(loss(None).detach()), rel=1e-5)
     assert float(before.detach()) == pytest.approx(float(model(**batch).loss.detach()), rel=1e-5)
     before.backward()
     assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
     torch.optim.SGD(model.parameters(), lr=0.05).step()
-    after = float(loss(task.positions(batch)).detach())
+    after = float(loss(task.runtime().objective.positions(batch)).detach())
     assert after < float(before.detach())
     model.save_pretrained(tmp_path)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
-    assert float(loss(task.positions(batch)).detach()) == pytest.approx(after, rel=1e-6)
+    assert float(loss(task.runtime().objective.positions(batch)).detach()) == pytest.approx(after, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -54,10 +54,10 @@ def model(pieces: Any) -> PreTrainedModel:
 
 
 def batch_of(task: MultipleChoice, rows: dict[str, list[Any]], pieces: Any) -> dict[str, torch.Tensor]:
-    encoded = task.encode(rows, pieces, FACTS)
+    encoded = task.runtime().encoder.encode(rows, pieces, FACTS)
     names = [name for name in encoded if name not in ("row", "truncated")]
     examples = [{name: encoded[name][row] for name in names} for row in encoded["row"]]
-    return task.collate(examples, pieces, 0, train=False)
+    return task.runtime().encoder.collate(examples, pieces, 0, train=False)
 
 
 def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> Any:
@@ -81,7 +81,7 @@ def test_scores_and_loss_are_those_of_each_row_alone(model: PreTrainedModel, pie
     batch = batch_of(task, ROWS, pieces)
     outputs = logits(model, batch)
     alone = one_by_one(model, pieces)
-    columns = task.outputs_to_columns(outputs, batch)
+    columns = task.runtime().evaluator.outputs_to_columns(outputs, batch)
     for scores, theirs in zip(columns["scores"], alone, strict=True):
         np.testing.assert_allclose(scores, theirs.softmax(-1), atol=1e-5)
     assert columns["prediction"].tolist() == [int(each.argmax()) for each in alone]
@@ -90,7 +90,7 @@ def test_scores_and_loss_are_those_of_each_row_alone(model: PreTrainedModel, pie
             F.cross_entropy(each, torch.tensor(label), label_smoothing=smoothing).item()
             for each, label in zip(alone, ROWS["label"], strict=True)
         )
-        total, count = task.loss(outputs, batch, smoothing)
+        total, count = task.runtime().objective.loss(outputs, batch, smoothing)
         assert (float(total), int(count)) == (pytest.approx(wanted, abs=1e-4), 3)
 
 
@@ -108,13 +108,15 @@ def test_a_label_that_is_not_the_number_of_an_ending_is_refused(label: Any, piec
     with pytest.raises(
         DataError, match=rf"column 'label' holds {label} where the number of an ending, from 0 to 1,"
     ):
-        MultipleChoice().encode({**ROWS, "label": [label, 0, 0]}, pieces, FACTS)
+        MultipleChoice().runtime().encoder.encode({**ROWS, "label": [label, 0, 0]}, pieces, FACTS)
 
 
 @pytest.mark.parametrize("endings", [[], ["one"]])
 def test_a_row_without_a_choice_is_refused(endings: list[str], pieces: Any) -> None:
     with pytest.raises(DataError, match=rf"a row has {len(endings)} endings"):
-        MultipleChoice().encode({**ROWS, "endings": [endings, *ROWS["endings"][1:]]}, pieces, FACTS)
+        MultipleChoice().runtime().encoder.encode(
+            {**ROWS, "endings": [endings, *ROWS["endings"][1:]]}, pieces, FACTS
+        )
 
 
 def test_numbers_read_as_classes_are_numbers_of_endings_and_names_are_not(pieces: Any) -> None:
@@ -122,7 +124,10 @@ def test_numbers_read_as_classes_are_numbers_of_endings_and_names_are_not(pieces
     numbers = DataFacts(columns=columns, splits={}, labels={"label": ["1", "0"]})
     task = MultipleChoice()
     assert list(task.check(numbers)) == []
-    assert list(task.encode({**ROWS, "label": [1, 0, 1]}, pieces, numbers)["label"]) == ROWS["label"]
+    assert (
+        list(task.runtime().encoder.encode({**ROWS, "label": [1, 0, 1]}, pieces, numbers)["label"])
+        == ROWS["label"]
+    )
     [problem] = task.check(DataFacts(columns=columns, splits={}, labels={"label": ["A", "B"]}))
     assert problem.message.startswith(
         "column 'label' holds the class 'A' where the number of an ending belongs"
@@ -135,8 +140,8 @@ def test_one_column_of_endings_is_no_choice() -> None:
 
 
 def test_what_is_cut_is_counted_for_all_endings_of_a_row(pieces: Any) -> None:
-    whole = MultipleChoice(length=64).encode(ROWS, pieces, FACTS)
-    short = MultipleChoice(length=6).encode(ROWS, pieces, FACTS)
+    whole = MultipleChoice(length=64).runtime().encoder.encode(ROWS, pieces, FACTS)
+    short = MultipleChoice(length=6).runtime().encoder.encode(ROWS, pieces, FACTS)
     lost = whole["input_ids"].lengths - short["input_ids"].lengths
     assert short["truncated"] == lost.tolist()
     assert sum(whole["truncated"]) == 0 < lost.sum()
@@ -145,14 +150,14 @@ def test_what_is_cut_is_counted_for_all_endings_of_a_row(pieces: Any) -> None:
 
 def test_baselines_choose_the_longest_ending_or_any_with_equal_chances(pieces: Any) -> None:
     task = MultipleChoice()
-    longest = task.fit_baseline("longest", ROWS, FACTS, pieces)(ROWS)
+    longest = task.runtime().baseline("longest").fit(ROWS, FACTS, pieces)(ROWS)
     assert longest["prediction"].tolist() == [0, 1, 0]
     many = {
         "context": [f"context {number}" for number in range(2000)],
         "endings": [["a", "b", "c", "d"]] * 2000,
         "label": [0] * 2000,
     }
-    chance = task.fit_baseline("chance", many, FACTS, pieces)
+    chance = task.runtime().baseline("chance").fit(many, FACTS, pieces)
     drawn = chance(many)["prediction"]
     assert np.array_equal(drawn, chance(many)["prediction"])
     assert np.abs(np.bincount(drawn, minlength=4) / 2000 - 0.25).max() < 0.05
@@ -161,8 +166,8 @@ def test_baselines_choose_the_longest_ending_or_any_with_equal_chances(pieces: A
 def test_a_prediction_names_the_ending(model: PreTrainedModel, pieces: Any) -> None:
     task = MultipleChoice()
     batch = batch_of(task, ROWS, pieces)
-    columns = task.outputs_to_columns(logits(model, batch), batch)
-    found = task.format_predictions(
+    columns = task.runtime().evaluator.outputs_to_columns(logits(model, batch), batch)
+    found = task.runtime().evaluator.format_predictions(
         {
             name: np.asarray(each, dtype=object) if isinstance(each, list) else each.numpy()
             for name, each in columns.items()

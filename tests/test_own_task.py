@@ -11,7 +11,7 @@ import small
 
 import hfpipe
 from hfpipe.cli.main import main
-from hfpipe.errors import RecipeError
+from hfpipe.errors import RecipeError, StageError
 from hfpipe.references.places import BaselinePlace
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.fill_mask import FillMask
@@ -32,6 +32,7 @@ stages:
   score: {kind: evaluate, model: stage:fit, data: stage:data, split: train, baselines: [major]}
 """
 MINE = """\
+from dataclasses import replace
 from typing import ClassVar
 import hfpipe
 from hfpipe.task import Requirements
@@ -41,8 +42,9 @@ class Mine(TextClassification):
     kind: str = "mine.py:Mine"
     baselines: ClassVar[tuple[str, ...]] = ("major", "tfidf")
 
-    def fit_baseline(self, name, train, facts, tokenizer):
-        return super().fit_baseline({"major": "majority"}.get(name, name), train, facts, tokenizer)
+    def runtime(self):
+        built = super().runtime()
+        return replace(built, baselines={**built.baselines, "major": built.baselines["majority"]})
 """
 
 
@@ -95,12 +97,58 @@ def test_names_of_baselines_are_those_that_the_tasks_declare() -> None:
 def test_a_task_without_a_model_is_told_what_to_define(
     problems: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = "import hfpipe\n\nclass Mine(hfpipe.Task):\n    kind: str\n    columns = property(tuple)\n"
-    lacks = "'auto_class', 'collate', 'count', 'encode', 'loss', 'metrics' and 'outputs_to_columns'"
+    code = "import hfpipe\n\nclass Mine(hfpipe.TaskConfig):\n    kind: str\n    columns = property(tuple)\n"
+    lacks = "'auto_class' and 'runtime'"
     told = f"recipe.yaml:8:13: mine.py:Mine cannot be used yet; it must still define {lacks}"
     assert problems(code) == [told]
     assert main(["check", "recipe.yaml"]) == 2
     assert capsys.readouterr().err.startswith(told)
+
+
+EARLIER = {
+    "encode": ("def encode(self, rows, tokenizer, facts): return rows", "encoder"),
+    "loss": ("def loss(self, outputs, batch, smoothing=0.0): return None", "objective"),
+    "outputs_to_columns": ("def outputs_to_columns(self, outputs, batch): return {}", "evaluator"),
+    "generate": ("def generate(self, model, batch, tokenizer): return {}", "generator"),
+    "check_model": ("def check_model(self, model): return iter(())", "model_setup"),
+    "fit_baseline": ("def fit_baseline(self, name, train, facts, tokenizer): return dict", "baselines"),
+    "predicted_share": ("predicted_share = property(lambda self: 0.5)", "objective"),
+}
+"""Method of the earlier interface → its definition, and the part of a runtime that it belongs to."""
+
+
+@pytest.mark.parametrize("name", EARLIER)
+@pytest.mark.parametrize("base", ["TextClassification", "hfpipe.TaskConfig"])
+def test_a_method_of_the_earlier_interface_is_named_with_its_line_and_its_place(
+    problems: Any, name: str, base: str
+) -> None:
+    definition, part = EARLIER[name]
+    head = "import hfpipe\nfrom hfpipe.tasks.text_classification import TextClassification\n\n"
+    assert problems(f"{head}class Mine({base}):\n    kind: str\n    {definition}\n") == [
+        f"recipe.yaml:8:13: mine.py:Mine defines {name!r} in line 6, which is not read there; "
+        f"it belongs to the {part} that 'runtime' returns, see 'Adding a task' in the manual"
+    ]
+
+
+def test_a_task_that_composes_its_runtime_may_have_methods_of_any_name(problems: Any) -> None:
+    assert problems(f"{MINE}\n    def encode(self, rows): return rows\n") == []
+
+
+@pytest.mark.parametrize(
+    "code", ["import hfpipe\nclass Mine(hfpipe.Task): ...\n", "from hfpipe.task import Task as Mine\n"]
+)
+def test_the_earlier_class_is_told_its_present_name(problems: Any, code: str) -> None:
+    [found] = problems(code)
+    assert found.startswith("recipe.yaml:8:13: mine.py:Mine: ")
+    assert found.endswith("; it is now TaskConfig, see 'Adding a task' in the manual")
+
+
+def test_a_declared_baseline_that_the_runtime_lacks_is_named(problems: Any) -> None:
+    code = MINE.partition("    def runtime")[0]
+    assert problems(code) == []
+    runtime = hfpipe.load("recipe.yaml").stages["fit"].task.runtime()
+    with pytest.raises(StageError, match=r"mine\.py:Mine declares the baseline 'major', and its runtime has"):
+        runtime.baseline("major")
 
 
 FAILING = {

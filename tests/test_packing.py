@@ -34,7 +34,7 @@ from hfpipe.modeling.attention.separate_documents import (
 )
 from hfpipe.modeling.loading.models import new_config, new_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
@@ -73,7 +73,7 @@ def learned(style: str) -> PreTrainedTokenizerFast:
     return complete_tokenizer(learner.learn(TEXTS), STYLES[style])
 
 
-def task_for(kind: str, **options: Any) -> Task:
+def task_for(kind: str, **options: Any) -> TaskConfig:
     options = {"length": 64, "documents": "separate", "packing": "bfd"} | options
     return MaskedLM(mask=0.3, **options) if "bert" in kind else CausalLM(**options)
 
@@ -88,11 +88,13 @@ def model_for(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     return model.eval()
 
 
-def encoded(task: Task, tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> Any:
+def encoded(task: TaskConfig, tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> Any:
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     facts = facts_of(datasets.DatasetDict(train=rows))
     path = folder / "train.arrow"
-    return encode(task, rows, tokenizer, facts, path, packed=True, advance=lambda _: None, **options)[0]
+    return encode(
+        task.runtime(), rows, tokenizer, facts, path, packed=True, advance=lambda _: None, **options
+    )[0]
 
 
 def keys(examples: Any) -> list[tuple[int, int]]:
@@ -115,7 +117,7 @@ def compare(kind: str, attention: str, folder: Path) -> None:
     assert found is not None
     assert found.by == ("masks" if kind in BY_MASKS else "positions")
     examples = encoded(task, tokenizer, folder)
-    batch: Any = Collator(task, tokenizer, 5)(examples.__getitems__(keys(examples)))
+    batch: Any = Collator(task.runtime(), tokenizer, 5)(examples.__getitems__(keys(examples)))
     documents, labels = batch["_documents"], batch["labels"]
     assert documents.max() > 2
     separate = SeparateDocuments(model, Separation(found.by, attention))
@@ -129,10 +131,14 @@ def compare(kind: str, attention: str, folder: Path) -> None:
             if number:
                 one = {"input_ids": batch["input_ids"][row, here][None], "labels": labels[row, here][None]}
                 alone[row, here] = forward(model, one, None).logits
-                nll += task.loss(forward(model, one, task.positions(one)), one).total
+                nll += (
+                    task.runtime()
+                    .objective.loss(forward(model, one, task.runtime().objective.positions(one)), one)
+                    .total
+                )
         shown = documents > 0
         torch.testing.assert_close(together[shown], alone[shown], rtol=1e-5, atol=1e-5)
-        loss = TrainingStep(task, 0.0, separate=separate)(model, batch)[1].total
+        loss = TrainingStep(task.runtime(), 0.0, separate=separate)(model, batch)[1].total
         mixed = forward(model, {"input_ids": batch["input_ids"]}, None).logits
     assert loss.item() == pytest.approx(nll.item(), rel=1e-5)
     assert not torch.allclose(mixed[shown], alone[shown], atol=1e-2)
@@ -161,14 +167,14 @@ def test_a_compiled_model_keeps_packed_documents_apart_in_one_graph(kind: str, t
     tokenizer = learned("bert" if "bert" in kind else "gpt")
     task, model = task_for(kind), model_for(kind, tokenizer)
     examples = encoded(task, tokenizer, tmp_path)
-    collate = Collator(task, tokenizer, 5, static=True)
+    collate = Collator(task.runtime(), tokenizer, 5, static=True)
     separate = SeparateDocuments(
         model, Separation("masks" if "bert" in kind else "positions", "flex_attention")
     )
     whole = [key for key in keys(examples) if key[1] + 4 <= len(examples)]
     batches: list[Any] = [collate(examples.__getitems__(keys(examples)[n : n + 4])) for _, n in whole[:3]]
     assert {tuple(batch["input_ids"].shape) for batch in batches} == {(4, 64)}
-    step = TrainingStep(task, 0.0, separate=separate)
+    step = TrainingStep(task.runtime(), 0.0, separate=separate)
     with torch.no_grad():
         with eager_flex():
             eager = [step(model, batch)[1].total.item() for batch in batches]
@@ -190,7 +196,7 @@ def test_flash_attention_is_given_the_bounds_of_the_documents(tmp_path: Path) ->
     tokenizer = learned("gpt")
     task, model = task_for("llama"), model_for("llama", tokenizer)
     examples = encoded(task, tokenizer, tmp_path)
-    batch: Any = Collator(task, tokenizer, 5)(examples.__getitems__(keys(examples)))
+    batch: Any = Collator(task.runtime(), tokenizer, 5)(examples.__getitems__(keys(examples)))
     with torch.no_grad(), SeparateDocuments(model, Separation("positions", "sdpa"))(batch) as inputs:
         usual = forward(model, inputs, None).logits
 
@@ -257,11 +263,11 @@ def test_a_model_that_mixes_documents_is_refused() -> None:
     tokenizer = learned("bert")
     config = new_config(MODELS["bert"] | {"type": "roberta"}, tokenizer, {})
     model = new_model("AutoModelForMaskedLM", config, 3)  # its positions begin behind that of padding
-    [problem] = task_for("bert").check_model(model)
+    [problem] = task_for("bert").runtime().model_setup.check(model)
     assert "keeps packed documents apart; roberta does not" in problem.message
     with pytest.raises(StageError, match="roberta cannot keep packed documents apart"):
-        separate_documents(task_for("bert"), model, torch.device("cpu"))
-    assert separate_documents(MaskedLM(), model, torch.device("cpu")) is None
+        separate_documents(task_for("bert").runtime(), model, torch.device("cpu"))
+    assert separate_documents(MaskedLM().runtime(), model, torch.device("cpu")) is None
 
 
 def test_a_tokenizer_that_begins_no_text_is_refused(tmp_path: Path) -> None:
@@ -368,13 +374,13 @@ def test_every_token_of_a_document_is_learned_once_by_best_fit(
     tokenizer.bos_token = begin or tokenizer.bos_token
     task = CausalLM(length=24, packing="bfd")
     examples = encoded(task, tokenizer, tmp_path)
-    batch: Any = Collator(task, tokenizer, 1)(examples.__getitems__(keys(examples)))
+    batch: Any = Collator(task.runtime(), tokenizer, 1)(examples.__getitems__(keys(examples)))
     learning = batch["labels"][batch["labels"] != IGNORED]
     wanted = [
         [*ids, tokenizer.eos_token_id] for ids in tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     ]
     assert sorted(learning.tolist()) == sorted(each for ids in wanted for each in ids)
-    assert int(task.count(batch)) == sum(map(len, wanted))
+    assert int(task.runtime().objective.count(batch)) == sum(map(len, wanted))
 
 
 def test_denoising_learns_from_whole_texts_by_best_fit(tmp_path: Path) -> None:
@@ -383,7 +389,7 @@ def test_denoising_learns_from_whole_texts_by_best_fit(tmp_path: Path) -> None:
     examples = encoded(task, tokenizer, tmp_path)
     plain = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     assert int(examples.lengths.sum()) == sum(map(len, plain))
-    batch = task.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
+    batch = task.runtime().encoder.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
     assert len(batch["labels"]) == len(examples)
     assert np.all(examples.lengths <= 48)
 

@@ -109,7 +109,7 @@ def model(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def encoded(task: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, *, packed: bool) -> Examples:
     path = folder / f"{packed}.arrow"
-    return encode(task, ROWS, tokenizer, FACTS, path, packed=packed, advance=lambda _: None)[0]
+    return encode(task.runtime(), ROWS, tokenizer, FACTS, path, packed=packed, advance=lambda _: None)[0]
 
 
 def keys(examples: Examples) -> list[tuple[int, int]]:
@@ -120,8 +120,8 @@ def measured(
     task: Any, model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, batch_size: int
 ) -> dict[str, float]:
     examples = encoded(task, tokenizer, folder, packed=False)
-    tally = Tally(task.metrics(FACTS), 0, 1)
-    reading = ModelReader(task, FACTS, tokenizer, 1)
+    tally = Tally(task.runtime().evaluator.metrics(FACTS), 0, 1)
+    reading = ModelReader(task.runtime(), FACTS, tokenizer, 1)
     found = score(model, examples, reading, tally, new_accelerator(), batch_size=batch_size)
     assert found.n == len(TEXTS)
     return {metric.name: float(found.values(metric)[0]) for metric in found.metrics}
@@ -200,7 +200,7 @@ def test_packing_learns_every_token_once_and_ends_every_document(
 ) -> None:
     task = CausalLM(length=length)
     examples = encoded(task, tokenizer, tmp_path_factory.mktemp("packed"), packed=True)
-    batch = task.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
+    batch = task.runtime().encoder.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
     stream = [each for ids in encode_plain(tokenizer, TEXTS) for each in (*ids, tokenizer.eos_token_id)]
     assert batch["labels"][batch["labels"] != IGNORED].tolist() == stream[1:]
     assert batch["input_ids"].shape == (len(examples), min(length, len(stream)))
@@ -215,18 +215,22 @@ def test_the_end_is_learned_even_where_it_is_padding_as_well(
     tokenizer.pad_token = padding
     task, end = CausalLM(length=64), tokenizer.eos_token_id
     examples = encoded(task, tokenizer, tmp_path, packed=True)
-    batch = task.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
+    batch = task.runtime().encoder.collate(examples.__getitems__(keys(examples)), tokenizer, 1, train=True)
     ids, labels = batch["input_ids"], batch["labels"]
     assert batch["attention_mask"].sum() == examples.lengths.sum() < ids.numel()
     assert (labels == end).sum() == len(TEXTS)
     assert (labels[:, :-1][labels[:, :-1] != IGNORED] == ids[:, 1:][labels[:, :-1] != IGNORED]).all()
-    assert task.count(batch) == examples.lengths.sum() - len(examples)
+    assert task.runtime().objective.count(batch) == examples.lengths.sum() - len(examples)
     assert (labels[-1, examples.lengths[-1] - 1 :] == IGNORED).all()
 
 
 def loss(task: CausalLM, model: Any, batch: dict[str, torch.Tensor]) -> float:
     with torch.no_grad():
-        return float(task.loss(forward(model, batch, task.positions(batch)), batch).total)
+        return float(
+            task.runtime()
+            .objective.loss(forward(model, batch, task.runtime().objective.positions(batch)), batch)
+            .total
+        )
 
 
 @separable
@@ -243,15 +247,19 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(
     apart, seen = CausalLM(length=512, documents="separate"), CausalLM(length=512)
     halves = []
     for texts in (TEXTS[:4], TEXTS[4:]):
-        ids = [each for row in apart.encode({"text": texts}, tokenizer, FACTS)["input_ids"] for each in row]
+        ids = [
+            each
+            for row in apart.runtime().encoder.encode({"text": texts}, tokenizer, FACTS)["input_ids"]
+            for each in row
+        ]
         begun = ids[:1] == [tokenizer.bos_token_id]
         halves.append({"input_ids": np.array(ids if begun else [tokenizer.bos_token_id, *ids])})
-    together = loss(apart, tiny, apart.collate(halves, tokenizer, 1, train=True))
+    together = loss(apart, tiny, apart.runtime().encoder.collate(halves, tokenizer, 1, train=True))
     alone = 0.0
     for text in encode_plain(tokenizer, TEXTS):
         one = {"input_ids": np.array([tokenizer.bos_token_id, *text, tokenizer.eos_token_id])}
-        alone += loss(seen, tiny, seen.collate([one], tokenizer, 1, train=True))
-    crossing = loss(seen, tiny, seen.collate(halves, tokenizer, 1, train=True))
+        alone += loss(seen, tiny, seen.runtime().encoder.collate([one], tokenizer, 1, train=True))
+    crossing = loss(seen, tiny, seen.runtime().encoder.collate(halves, tokenizer, 1, train=True))
     assert together == pytest.approx(alone, rel=1e-5)
     assert abs(crossing - alone) > 5e-4 * alone
 
@@ -259,15 +267,15 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(
 def test_a_model_that_cannot_keep_documents_apart_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     apart = CausalLM(documents="separate")
     for kind in ("gpt2", "llama", "qwen3"):
-        assert not list(apart.check_model(model(kind, tokenizer)))
-    [problem] = apart.check_model(model("mamba", tokenizer))
+        assert not list(apart.runtime().model_setup.check(model(kind, tokenizer)))
+    [problem] = apart.runtime().model_setup.check(model("mamba", tokenizer))
     assert "keeps packed documents apart; mamba does not" in problem.message
-    assert not list(CausalLM().check_model(model("mamba", tokenizer)))
+    assert not list(CausalLM().runtime().model_setup.check(model("mamba", tokenizer)))
 
 
 def test_a_tokenizer_that_ends_nothing_is_refused() -> None:
     with pytest.raises(StageError, match="no bos_token and no eos_token"):
-        CausalLM().encode({"text": TEXTS}, learned("bert"), FACTS)
+        CausalLM().runtime().encoder.encode({"text": TEXTS}, learned("bert"), FACTS)
 
 
 def test_a_stride_that_passes_over_tokens_is_refused() -> None:
@@ -276,7 +284,9 @@ def test_a_stride_that_passes_over_tokens_is_refused() -> None:
 
 
 def test_signatures_tell_how_much_context_a_score_rests_on() -> None:
-    signatures = [metric.signature for metric in CausalLM(length=64, stride=16).metrics(FACTS)]
+    signatures = [
+        metric.signature for metric in CausalLM(length=64, stride=16).runtime().evaluator.metrics(FACTS)
+    ]
     assert "perplexity|average:tokens|length:64|stride:16" in signatures
     assert all(signature.endswith("|length:64|stride:16") for signature in signatures)
 
@@ -286,15 +296,15 @@ def test_baselines_are_counted_over_the_tokens_of_the_model(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
 ) -> None:
     task = CausalLM(length=16, stride=8)
-    prediction = task.fit_baseline(name, {"text": TEXTS}, FACTS, tokenizer)({"text": TEXTS})
+    prediction = task.runtime().baseline(name).fit({"text": TEXTS}, FACTS, tokenizer)({"text": TEXTS})
     assert {"nll", "tokens", "bytes", "lost"} == prediction.keys()
     examples = encoded(task, tokenizer, tmp_path, packed=False)
     said = [examples[0, number]["labels"] for number in range(len(examples))]
     targets = np.bincount(examples.rows, [(labels != IGNORED).sum() for labels in said])
     assert prediction["tokens"].tolist() == targets.tolist()
     assert prediction["bytes"].tolist() == [len(text.encode()) for text in TEXTS]
-    names = {metric.name for metric in task.baseline_metrics(name, FACTS)}
-    assert names == {metric.name for metric in task.metrics(FACTS)} - {"accuracy"}
+    names = {metric.name for metric in task.runtime().baseline_metrics(name, FACTS)}
+    assert names == {metric.name for metric in task.runtime().evaluator.metrics(FACTS)} - {"accuracy"}
 
 
 def recipe(kind: str) -> dict[str, Any]:

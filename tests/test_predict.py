@@ -128,7 +128,15 @@ def test_the_only_model_of_a_run_needs_no_name(run: Path) -> None:
 
 
 OWN = """
+from dataclasses import replace
+
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.text_classification.runtime import TextClassificationEvaluator
+
+
+class Loud(TextClassificationEvaluator):
+    def format_predictions(self, columns, rows, facts):
+        return [{"label": each["label"].upper()} for each in super().format_predictions(columns, rows, facts)]
 
 
 class Shouted(TextClassification):
@@ -136,8 +144,8 @@ class Shouted(TextClassification):
 
     kind: str = "shouted.py:Shouted"
 
-    def format_predictions(self, columns, rows, facts):
-        return [{"label": each["label"].upper()} for each in super().format_predictions(columns, rows, facts)]
+    def runtime(self):
+        return replace(super().runtime(), evaluator=Loud(self))
 """
 
 
@@ -392,7 +400,12 @@ KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 def test_several_labels_and_numbers_are_answers_too(kind: str) -> None:
     columns, answers = KINDS[kind]
     facts = DataFacts(columns={"text": "string", "label": kind}, splits={}, labels={"label": CLASSES})
-    said = TextClassification().format_predictions(columns, {"text": ["a", "b"]}, facts)
+    said = (
+        TextClassification()
+        .runtime()
+        .evaluator.runtime()
+        .evaluator.format_predictions(columns, {"text": ["a", "b"]}, facts)
+    )
     assert said == answers
     assert json.loads(json.dumps(said)) == answers
 

@@ -112,7 +112,7 @@ def told() -> set[str]:
 
 def test_every_name_that_users_are_told_to_use_is_there() -> None:
     names = told()
-    assert {"hfpipe.Task", "hfpipe.sizes", "hfpipe.open"} & names
+    assert {"hfpipe.TaskConfig", "hfpipe.sizes", "hfpipe.open"} & names
     assert [name for name in sorted(names) if not is_there(name)] == []
 
 
@@ -131,10 +131,10 @@ def test_what_is_not_a_task_is_told_the_class_to_derive_from(tmp_path: Path) -> 
     path = tmp_path / "recipe.yaml"
     task = '  fit: {kind: pretrain, task: {kind: "code.py:Mine"}, data: stage:data, model: {type: bert}}\n'
     path.write_text(RECIPE + task, encoding="utf-8")
-    with pytest.raises(RecipeError, match=r"code\.py:Mine is not a subclass of hfpipe\.Task"):
+    with pytest.raises(RecipeError, match=r"code\.py:Mine is not a subclass of hfpipe\.TaskConfig"):
         hfpipe.load(path)
     (tmp_path / "code.py").write_text(
-        "import hfpipe\n\nclass Mine(hfpipe.Task):\n    pass\n", encoding="utf-8"
+        "import hfpipe\n\nclass Mine(hfpipe.TaskConfig):\n    pass\n", encoding="utf-8"
     )
-    with pytest.raises(RecipeError, match="it must still define 'auto_class', 'collate', 'columns'"):
+    with pytest.raises(RecipeError, match="it must still define 'auto_class', 'columns' and 'runtime'"):
         hfpipe.load(path)

@@ -77,14 +77,17 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 def said(task: QuestionAnswering, rows: dict[str, list[Any]], family: str = "wordpiece") -> Any:
     """Return by row what a model says that is sure of the targets it was given."""
     tokenizer = pieces.tokenizer(TEXTS, family)
-    found = task.encode(rows, tokenizer, FACTS)
+    found = task.runtime().encoder.encode(rows, tokenizer, FACTS)
     names = [name for name in found if name != "row"]
     examples = [dict(zip(names, each, strict=True)) for each in zip(*map(found.get, names), strict=True)]
-    batch = task.collate(examples, tokenizer, 17, train=False)
+    batch = task.runtime().encoder.collate(examples, tokenizer, 17, train=False)
     sure = [20 * torch.nn.functional.one_hot(side, batch["input_ids"].shape[1]) for side in batch["labels"].T]
     outputs = SimpleNamespace(start_logits=sure[0].float(), end_logits=sure[1].float())
-    columns = {name: column.numpy() for name, column in task.outputs_to_columns(outputs, batch).items()}
-    return task.columns_by_row(columns, np.asarray(found["row"]), rows, FACTS)
+    columns = {
+        name: column.numpy()
+        for name, column in task.runtime().evaluator.outputs_to_columns(outputs, batch).items()
+    }
+    return task.runtime().evaluator.columns_by_row(columns, np.asarray(found["row"]), rows, FACTS)
 
 
 @pytest.mark.parametrize("family", pieces.FAMILIES)
@@ -137,7 +140,7 @@ def test_windows_without_the_answer_point_at_nothing() -> None:
     context = f"{LONG} The baker was born in Oslo."
     rows = asked({"question": "Where?", "context": context, "answers": answers("Oslo", context)})
     tokenizer = pieces.tokenizer(TEXTS)
-    found = QuestionAnswering(length=48, stride=8).encode(rows, tokenizer, FACTS)
+    found = QuestionAnswering(length=48, stride=8).runtime().encoder.encode(rows, tokenizer, FACTS)
     assert len(found["row"]) > 2
     assert found["span"][0] == [0, 0]
     start, end = found["span"][-1]
@@ -164,7 +167,7 @@ def test_an_answer_is_looked_for_where_it_is_nearest_to_its_place() -> None:
 def test_answers_that_cannot_be_learned_are_told(given: Any, message: str) -> None:
     rows = asked({"id": "7", "question": "Where?", "context": "In Oslo.", "answers": given})
     with pytest.raises(DataError, match=message):
-        QuestionAnswering().encode(rows, pieces.tokenizer(TEXTS), FACTS)
+        QuestionAnswering().runtime().encoder.encode(rows, pieces.tokenizer(TEXTS), FACTS)
 
 
 def test_columns_of_another_kind_are_told() -> None:
@@ -216,7 +219,7 @@ def by_row(
     task: QuestionAnswering, pieces_of: list[int], rows: dict[str, Any], **columns: list[float]
 ) -> Any:
     arrays = {name: np.asarray(column) for name, column in columns.items()}
-    return task.columns_by_row(arrays, np.asarray(pieces_of), rows, FACTS)
+    return task.runtime().evaluator.columns_by_row(arrays, np.asarray(pieces_of), rows, FACTS)
 
 
 TWO = asked(
@@ -250,7 +253,9 @@ def test_the_best_window_answers_and_version_2_may_say_nothing() -> None:
     assert list(second["prediction"]) == ["Lima", ""]  # 3.0 < 4.0 in the window that doubts least, 2.5 > 2.0
     assert second["score"][1] == pytest.approx(exp(2.5) / (exp(2.5) + exp(2.5)))
     assert list(second["reference"]) == [["Oslo"], []]
-    assert QuestionAnswering(version_2=True).format_predictions(second, TWO, FACTS)[1] == {
+    assert QuestionAnswering(version_2=True).runtime().evaluator.format_predictions(second, TWO, FACTS)[
+        1
+    ] == {
         "answer": "",
         "start": 0,
         "end": 0,
@@ -267,21 +272,25 @@ def test_a_text_without_a_piece_has_no_answer() -> None:
 
 def test_scores_are_those_of_the_official_script() -> None:
     task = QuestionAnswering(version_2=True)
-    tally = Tally(task.metrics(FACTS), 100, 17)
+    tally = Tally(task.runtime().evaluator.metrics(FACTS), 100, 17)
     tally.add(np.arange(2), by_row(task, [0, 0, 1], TWO, **SAID))
     scores = {score.metric: score.value for score in tally.scores()}
     assert scores["exact_match"] == 50
     assert (scores["exact_match[has_answer]"], scores["exact_match[no_answer]"]) == (0, 100)
     assert scores["loss"] == 3.5
-    assert [metric.name for metric in QuestionAnswering().metrics(FACTS)] == ["exact_match", "f1", "loss"]
+    assert [metric.name for metric in QuestionAnswering().runtime().evaluator.metrics(FACTS)] == [
+        "exact_match",
+        "f1",
+        "loss",
+    ]
 
 
 def test_a_prediction_needs_no_answers() -> None:
     task = QuestionAnswering()
     rows = {"question": ["Where?"], "context": ["In Oslo."]}
     asked_for = FACTS.model_copy(update={"splits": {}})  # as a trained model knows its data
-    stands = task.placeholder("answers", rows, asked_for)
-    found = task.encode({**rows, "answers": stands}, pieces.tokenizer(TEXTS), asked_for)
+    stands = task.runtime().encoder.placeholder("answers", rows, asked_for)
+    found = task.runtime().encoder.encode({**rows, "answers": stands}, pieces.tokenizer(TEXTS), asked_for)
     assert found["span"] == [[0, 0]]
 
 
@@ -289,7 +298,7 @@ def test_the_trivial_answer_is_the_sentence_nearest_to_the_question() -> None:
     context = "The sea is deep. The baker was born in Oslo! Was he? Nobody knows."
     assert nearest_sentence("Where was the baker born?", context) == "The baker was born in Oslo!"
     assert nearest_sentence("Why?", "") == ""
-    prediction = QuestionAnswering().fit_baseline("sentence", {}, FACTS, pieces.tokenizer(TEXTS))
+    prediction = QuestionAnswering().runtime().baseline("sentence").fit({}, FACTS, pieces.tokenizer(TEXTS))
     columns = prediction(asked(ROWS[0]))
     assert list(columns["prediction"]) == ["The baker was born in London."]
     assert list(columns["reference"]) == [["London"]]
@@ -323,7 +332,7 @@ def test_predictions_may_begin_with_questions_without_an_answer(tmp_path: Path) 
     task, path = QuestionAnswering(version_2=True), tmp_path / "predictions.parquet"
     with Predictions(path) as predictions:
         for number in (1, 0):
-            columns = task.columns_by_row(
+            columns = task.runtime().evaluator.columns_by_row(
                 {name: np.asarray(each)[[number + 1]] for name, each in SAID.items()}, *ONE[number]
             )
             predictions.add([str(number)], np.array([number]), columns)

@@ -28,7 +28,7 @@ STAGES = {
 
 FILES = {
     "a.txt": "One line.\n",
-    "code.py": "from hfpipe.task import Task\n\ndef rows(): ...\n\nclass Half(Task): ...\n",
+    "code.py": "from hfpipe.task import TaskConfig\n\ndef rows(): ...\n\nclass Half(TaskConfig): ...\n",
     "pairs.py": "from hfpipe.tasks.masked_lm.task import MaskedLM\n\nclass Pairs(MaskedLM):\n"
     "    kind: str\n    next_sentence: bool = False\n",
     "broken.py": "def rows(:\n",

@@ -100,7 +100,7 @@ def batches(recipe: hfpipe.recipe.Recipe, name: str, folder: Path) -> list[dict[
     shares = shares_of(stage.training)
     course = TrainingPlan(shares, 5, Speed(bf16=False, compiled=False))
     given = training_arguments(stage.training, folder, recipe.seed, course, None, early=False)
-    trainer = TaskTrainer(Training(stage.task, model, pieces, examples, None, facts), given, shares)
+    trainer = TaskTrainer(Training(stage.task.runtime(), model, pieces, examples, None, facts), given, shares)
     loader = iter(trainer.get_train_dataloader())
     return [part for batch in islice(loader, 4) for part in forward_passes(batch)]
 

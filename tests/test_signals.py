@@ -133,17 +133,23 @@ def test_workers_of_a_loader_outlive_a_signal_to_all_processes_until_the_step_is
 SLOW = """
 import os, time
 from pathlib import Path
-from hfpipe.tasks.text_classification.task import TextClassification
+from dataclasses import replace
+from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.text_classification.runtime import TextClassificationEncoder
 
-class Slow(TextClassification):
-    kind: str = "slow.py:Slow"
-
+class SlowEncoder(TextClassificationEncoder):
     def collate(self, examples, tokenizer, seed, *, train):
         here, rank = Path(__file__).parent, os.environ.get("RANK", "0")
         if train:
             (here / f"trains-{rank}").write_text(str(os.getpid()))
             time.sleep(60 if rank == "1" and (here / "stop").exists() else 0.3)
         return super().collate(examples, tokenizer, seed, train=train)
+
+class Slow(TextClassification):
+    kind: str = "slow.py:Slow"
+
+    def runtime(self):
+        return replace(super().runtime(), encoder=SlowEncoder(self))
 """
 """A task that takes its time, and of which process 1 stops: process 0 then waits for it."""
 

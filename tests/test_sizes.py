@@ -220,7 +220,7 @@ def test_a_small_split_is_counted_so_that_steps_are_those_of_the_training(recipe
     stage, data = steps["pretrain"].stage, steps["data"].folder
     assert isinstance(stage, Pretrain)
     examples, ledger = encode(
-        stage.task,
+        stage.task.runtime(),
         open_data(data)["train"],
         load_tokenizer(steps["words"].folder),
         facts(data),
@@ -298,7 +298,7 @@ def test_a_large_split_is_sampled_and_marked(recipe, tmp_path):
     task, data = steps["topics"].stage.task, steps["data"].folder
     train, tokenizer = open_data(data)["train"], load_tokenizer(steps["words"].folder)
     about = sized(made, tmp_path / "runs")["topics"].amounts["tokens per epoch"]
-    exact = sum(map(len, task.encode(train[:], tokenizer, facts(data))["input_ids"]))
+    exact = sum(map(len, task.runtime().encoder.encode(train[:], tokenizer, facts(data))["input_ids"]))
     assert about.estimated
     assert about.value == pytest.approx(exact, rel=0.03)
 

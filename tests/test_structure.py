@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,50 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for name in free:
             del left[name]
     assert sorted(left) == []
+
+
+TASKS = sorted(PACKAGE.glob("tasks/**/*.py"))
+
+
+def test_a_task_imports_in_a_function_only_its_runtime() -> None:
+    """What needs torch is in modules that import it at their top."""
+    found = [
+        (name_of(path), function.name)
+        for path in TASKS
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        if any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(function))
+    ]
+    assert {path for path, _ in found} == {name_of(path) for path in TASKS if path.name == "task.py"}
+    assert {name for _, name in found} == {"runtime"}
+
+
+def test_no_other_part_imports_the_folder_of_a_task() -> None:
+    folders = {f"hfpipe.tasks.{path.parent.name}" for path in TASKS if path.name == "task.py"}
+    assert len(folders) > 10
+    imports = {
+        (name_of(path), node.module)
+        for path in MODULES
+        if PACKAGE / "tasks" not in path.parents
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+    }
+    assert {(path, module) for path, module in imports if ".".join(module.split(".")[:3]) in folders} == set()
+
+
+def test_no_class_of_a_task_is_more_than_two_steps_below_its_root() -> None:
+    """Parts of a task are composed: `Translation` is a `TaskConfig`, and that is `Settings`."""
+
+    def depth(cls: type) -> int:
+        ours = [base for base in cls.__bases__ if base.__module__.startswith("hfpipe.")]
+        return 1 + max(map(depth, ours)) if ours else 0
+
+    modules = [import_module(f"hfpipe.{name_of(path)[:-3].replace('/', '.')}") for path in TASKS]
+    depths = {
+        cls.__qualname__: depth(cls)
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type) and cls.__module__ == module.__name__
+    }
+    assert depths["Translation"] == 2
+    assert {name: steps for name, steps in depths.items() if steps > 2} == {}

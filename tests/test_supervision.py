@@ -205,11 +205,11 @@ def test_a_process_that_no_run_started_is_refused() -> None:
 STOPS = """
 import os, time
 from pathlib import Path
+from dataclasses import replace
 from hfpipe.tasks.text_classification import TextClassification
+from hfpipe.tasks.text_classification.runtime import TextClassificationEncoder
 
-class Stops(TextClassification):
-    kind: str = "stops.py:Stops"
-
+class StopsEncoder(TextClassificationEncoder):
     def collate(self, examples, tokenizer, seed, *, train):
         here = Path(__file__).parent
         rank = os.environ.get("RANK", "0")
@@ -218,6 +218,12 @@ class Stops(TextClassification):
             (here / f"stopped-{rank}").write_text(str(os.getpid()))
             time.sleep(60 * int(rank))
         return super().collate(examples, tokenizer, seed, train=train)
+
+class Stops(TextClassification):
+    kind: str = "stops.py:Stops"
+
+    def runtime(self):
+        return replace(super().runtime(), encoder=StopsEncoder(self))
 """
 """A task of which process 1 stops in a training, once there is a checkpoint: process 0 waits for it."""
 

@@ -103,9 +103,8 @@ class Shouted(TextClassification):
     kind: str = "shouted.py:Shouted"
     twice: bool = False
     """Read it twice."""
-    def encode(self, rows, tokenizer, facts):
-        texts = [text.upper() * (1 + self.twice) for text in rows[self.text]]
-        return super().encode({**rows, self.text: texts}, tokenizer, facts)
+    def runtime(self):
+        return super().runtime().map_column(self.text, lambda text: text.upper() * (1 + self.twice))
 '''
     (tmp_path / "shouted.py").write_text(source)
     recipe = small.recipe("bert")

@@ -39,7 +39,7 @@ PLAIN = tokenizer(TEXTS, "bpe")
 
 
 def examples(task: TextGeneration, rows: Any, pieces: Any = PLAIN, facts: DataFacts = FACTS) -> list[Any]:
-    encoded = task.encode(rows, pieces, facts)
+    encoded = task.runtime().encoder.encode(rows, pieces, facts)
     return [
         {name: np.asarray(column[number]) for name, column in encoded.items()} | {"index": number, "epoch": 0}
         for number in range(len(encoded["row"]))
@@ -48,14 +48,14 @@ def examples(task: TextGeneration, rows: Any, pieces: Any = PLAIN, facts: DataFa
 
 def learned(task: TextGeneration, rows: Any, pieces: Any = PLAIN) -> list[str]:
     """Return what each example teaches, as text with special tokens."""
-    batch = task.collate(examples(task, rows, pieces), pieces, 17, train=True)
-    assert task.count(batch) == len(task.positions(batch))
+    batch = task.runtime().encoder.collate(examples(task, rows, pieces), pieces, 17, train=True)
+    assert task.runtime().objective.count(batch) == len(task.runtime().objective.positions(batch))
     return [pieces.decode([token for token in row if token != IGNORED]) for row in batch["labels"].tolist()]
 
 
 def read(task: TextGeneration, rows: Any, pieces: Any = PLAIN, facts: DataFacts = FACTS) -> list[str]:
     """Return what the model is given before it writes."""
-    batch = task.collate(examples(task, rows, pieces, facts), pieces, 17, train=False)
+    batch = task.runtime().encoder.collate(examples(task, rows, pieces, facts), pieces, 17, train=False)
     masked = zip(batch["_input_ids"], batch["_attention_mask"], strict=True)
     return [pieces.decode(ids[mask.bool()]) for ids, mask in masked]
 
@@ -69,7 +69,7 @@ def test_the_answer_and_its_end_are_learned_and_the_prompt_never() -> None:
 def test_a_label_stands_where_its_token_is_foreseen() -> None:
     task = TextGeneration()
     [one, other] = examples(task, ROWS)
-    batch = task.collate([one, other], PLAIN, 17, train=True)
+    batch = task.runtime().encoder.collate([one, other], PLAIN, 17, train=True)
     for row, example in enumerate((one, other)):
         for place, label in enumerate(batch["labels"][row].tolist()):
             if label != IGNORED:
@@ -147,7 +147,10 @@ def test_no_example_is_without_a_target_and_every_token_is_accounted_for(
     rows = ROWS | {"messages": [TALK, TALK[:3]]}
     task = TextGeneration(length=length, target_length=target_length, **given)
     roomy = TextGeneration(length=999, target_length=999, **given)
-    cut, whole = task.encode(rows, pieces, FACTS), roomy.encode(rows, pieces, FACTS)
+    cut, whole = (
+        task.runtime().encoder.encode(rows, pieces, FACTS),
+        roomy.runtime().encoder.encode(rows, pieces, FACTS),
+    )
     assert all(map(any, cut["learned"]))
     assert max(map(len, cut["input_ids"])) <= length + target_length
     assert max(cut["prompt"]) <= length
@@ -166,15 +169,15 @@ def test_what_is_no_conversation_is_told_in_one_line() -> None:
         ([], "where messages"),
     ]:
         with pytest.raises(DataError, match=words):
-            task.encode({"messages": [talk]}, pieces, FACTS)
+            task.runtime().encoder.encode({"messages": [talk]}, pieces, FACTS)
     with pytest.raises(StageError, match="no chat template; take one that has"):
-        TextGeneration(chat=True).encode(ROWS, PLAIN, FACTS)
+        TextGeneration(chat=True).runtime().encoder.encode(ROWS, PLAIN, FACTS)
     pieces.chat_template = (
         "{% for message in messages %}{{ message.content }}{% endfor %}"
         "{% if add_generation_prompt %}>{% endif %}"
     )
     with pytest.raises(StageError, match="an answer does not begin where its add_generation_prompt ends"):
-        TextGeneration(chat=True).encode(ROWS, pieces, FACTS)
+        TextGeneration(chat=True).runtime().encoder.encode(ROWS, pieces, FACTS)
 
 
 def test_the_last_answer_of_a_row_is_measured_without_its_reasoning() -> None:
@@ -185,17 +188,19 @@ def test_the_last_answer_of_a_row_is_measured_without_its_reasoning() -> None:
         ),
         "cut": np.array([False, False, True]),
     }
-    found = task.columns_by_row(columns, np.array([0, 0, 1]), {"messages": [TALK, TALK[:3]]}, FACTS)
+    found = task.runtime().evaluator.columns_by_row(
+        columns, np.array([0, 0, 1]), {"messages": [TALK, TALK[:3]]}, FACTS
+    )
     assert found["prediction"].tolist() == ["The Mediterranean.", "Red"]
     assert found["reference"].tolist() == ["The Mediterranean.", "In the sea."]
     assert found["cut"].tolist() == [False, True]
     thought = {"prompt": ["How many?"], "completion": ["<think>One and one.</think>\n\nTwo."]}
-    assert TextGeneration().reference(thought).tolist() == ["Two."]
+    assert TextGeneration().runtime().evaluator.scoring.references(thought).tolist() == ["Two."]
 
 
 def test_the_trivial_rival_says_what_was_said_most() -> None:
     rows = {"prompt": ["a", "b", "c"], "completion": ["yes", "no", "no"]}
-    prediction = TextGeneration().fit_baseline("majority", rows, FACTS, PLAIN)
+    prediction = TextGeneration().runtime().baseline("majority").fit(rows, FACTS, PLAIN)
     assert prediction(ROWS)["prediction"].tolist() == ["no", "no"]
     assert prediction(ROWS)["reference"].tolist() == ROWS["completion"]
 

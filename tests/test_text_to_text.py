@@ -19,8 +19,9 @@ from hfpipe.encoding.io import open_split
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.report import DataFacts
+from hfpipe.tasks.shared.prompts import speak
 from hfpipe.tasks.summarization import Summarization
-from hfpipe.tasks.summarization.task import first
+from hfpipe.tasks.summarization.runtime import first
 from hfpipe.tasks.translation import Translation
 from hfpipe.tokenization.special_tokens import STYLES
 
@@ -49,12 +50,12 @@ def said(tokenizer: PreTrainedTokenizerFast, ids: Any) -> str:
 
 
 def batch(task: Translation, tokenizer: PreTrainedTokenizerFast, *, train: bool = True) -> dict[str, Any]:
-    encoded = task.encode(ROWS, tokenizer, FACTS)
+    encoded = task.runtime().encoder.encode(ROWS, tokenizer, FACTS)
     examples = [
         {name: np.asarray(column[row]) for name, column in encoded.items()} | {"index": row, "epoch": 0}
         for row in range(2)
     ]
-    return task.collate(examples, tokenizer, 17, train=train)
+    return task.runtime().encoder.collate(examples, tokenizer, 17, train=train)
 
 
 @pytest.mark.parametrize("tokenizer", [T5, GPT])
@@ -79,8 +80,10 @@ def test_a_decoder_reads_the_prompt_and_learns_only_what_follows() -> None:
 @pytest.mark.parametrize("prompt", [None, "{source} French :"])
 def test_what_is_cut_of_either_side_is_counted_and_the_end_stays(prompt) -> None:
     tokenizer = T5 if prompt is None else GPT
-    whole = Translation(prompt=prompt).encode(ROWS, tokenizer, FACTS)
-    cut = Translation(prompt=prompt, length=8, target_length=5).encode(ROWS, tokenizer, FACTS)
+    whole = Translation(prompt=prompt).runtime().encoder.encode(ROWS, tokenizer, FACTS)
+    cut = (
+        Translation(prompt=prompt, length=8, target_length=5).runtime().encoder.encode(ROWS, tokenizer, FACTS)
+    )
     assert sum(whole["truncated"]) == 0
     sizes = [
         sum(len(ids) for name in ("input_ids", "labels") if name in made for ids in made[name])
@@ -97,7 +100,9 @@ def test_what_is_cut_of_either_side_is_counted_and_the_end_stays(prompt) -> None
 
 def test_a_prompt_that_leaves_no_room_or_no_place_for_the_source_is_refused() -> None:
     with pytest.raises(StageError, match="prompt: has 5 tokens without any text"):
-        Translation(prompt="translate English to French : {source}", length=4).encode(ROWS, GPT, FACTS)
+        Translation(prompt="translate English to French : {source}", length=4).runtime().encoder.encode(
+            ROWS, GPT, FACTS
+        )
     with pytest.raises(ValidationError, match=r"write \{source\} where the text belongs"):
         Translation(prompt="French:")
 
@@ -107,7 +112,7 @@ def test_a_source_is_never_cut_inside_a_character() -> None:
     for length in range(4, 20):
         task = Translation(prompt="{source}:", length=length)
         rows = {"source": ["日本語の😀"], "target": ["x"]}
-        encoded = task.encode(rows, bytewise, FACTS)
+        encoded = task.runtime().encoder.encode(rows, bytewise, FACTS)
         asked = encoded["input_ids"][0][: encoded["prompt"][0]]
         assert "日本語の😀".startswith(bytewise.decode(asked).removesuffix(":"))
         assert len(asked) <= length
@@ -116,11 +121,11 @@ def test_a_source_is_never_cut_inside_a_character() -> None:
 def test_the_languages_of_a_tokenizer_are_set_and_forced() -> None:
     several = NllbTokenizer()
     task = Translation(src_lang="eng_Latn", tgt_lang="fra_Latn")
-    assert task.speak(several) == several.convert_tokens_to_ids("fra_Latn")
+    assert speak(several, *task.languages) == several.convert_tokens_to_ids("fra_Latn")
     made = batch(task, several)
     assert {several.decode(ids[0]) for ids in made["input_ids"]} == {"eng_Latn"}
     assert {several.decode(ids[0]) for ids in made["labels"]} == {"fra_Latn"}
-    assert Translation().speak(several) is None
+    assert speak(several, *Translation().languages) is None
 
 
 @pytest.mark.parametrize(
@@ -128,9 +133,9 @@ def test_the_languages_of_a_tokenizer_are_set_and_forced() -> None:
 )
 def test_a_language_is_forced_where_targets_begin_with_it_and_they_end_once(tokenizer, forced) -> None:
     task = Translation(src_lang="en_XX", tgt_lang="ro_RO")
-    token = task.speak(tokenizer)
+    token = speak(tokenizer, *task.languages)
     assert (None if token is None else tokenizer.convert_ids_to_tokens(token)) == forced
-    for ids in task.encode(ROWS, tokenizer, FACTS)["labels"]:
+    for ids in task.runtime().encoder.encode(ROWS, tokenizer, FACTS)["labels"]:
         assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
         assert (ids[0] == token) == (forced is not None)
 
@@ -144,24 +149,26 @@ def test_a_language_is_forced_where_targets_begin_with_it_and_they_end_once(toke
 )
 def test_a_language_that_the_tokenizer_does_not_know_is_refused(tokenizer, message) -> None:
     with pytest.raises(StageError, match=message):
-        Translation(tgt_lang="French").speak(tokenizer)
+        speak(tokenizer, *Translation(tgt_lang="French").languages)
 
 
 def test_baselines_and_predictions_carry_what_scores_need() -> None:
     rows = ROWS | {"other": ["la maison vieille", "un chat"]}
     task = Translation(references=["other"])
-    prediction = task.fit_baseline("copy", rows, FACTS, T5)(rows)
+    prediction = task.runtime().baseline("copy").fit(rows, FACTS, T5)(rows)
     assert prediction["prediction"].tolist() == rows["source"]
     assert prediction["reference"].tolist() == [
         list(pair) for pair in zip(rows["target"], rows["other"], strict=True)
     ]
-    assert all(len(metric.stats(prediction)) == 2 for metric in task.metrics(FACTS))
+    assert all(len(metric.stats(prediction)) == 2 for metric in task.runtime().evaluator.metrics(FACTS))
     columns = {"prediction": np.asarray(["un", "deux"], dtype=object)}
-    assert task.format_predictions(columns, rows, FACTS) == [
+    assert task.runtime().evaluator.format_predictions(columns, rows, FACTS) == [
         {"translation_text": "un"},
         {"translation_text": "deux"},
     ]
-    assert Summarization().format_predictions(columns, rows, FACTS)[0] == {"summary_text": "un"}
+    assert Summarization().runtime().evaluator.format_predictions(columns, rows, FACTS)[0] == {
+        "summary_text": "un"
+    }
 
 
 @pytest.mark.parametrize(

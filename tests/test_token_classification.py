@@ -66,7 +66,7 @@ def ids(tags: list[str]) -> list[int]:
 
 def encoded(task: TokenClassification, words: Any, family: str = "wordpiece", tags: Any = None) -> Any:
     rows = {"words": [words], "tags": [tags or [0] * len(words)]}
-    return task.encode(rows, pieces.tokenizer(TEXTS, family), FACTS)
+    return task.runtime().encoder.encode(rows, pieces.tokenizer(TEXTS, family), FACTS)
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -109,7 +109,11 @@ def test_a_word_is_tagged_where_it_has_most_context() -> None:
 
 def test_the_label_stands_at_the_first_piece_of_its_word() -> None:
     tokenizer = pieces.tokenizer(["ab abab"], vocab_size=16)
-    found = TokenClassification().encode({"words": [["abbab", "ba"]], "tags": [[1, 3]]}, tokenizer, FACTS)
+    found = (
+        TokenClassification()
+        .runtime()
+        .encoder.encode({"words": [["abbab", "ba"]], "tags": [[1, 3]]}, tokenizer, FACTS)
+    )
     shown = tokenizer.convert_ids_to_tokens(found["input_ids"][0])
     labelled = {shown[place]: label for place, label in enumerate(found["labels"][0]) if label != IGNORED}
     assert sorted(labelled.values()) == [1, 3]
@@ -127,8 +131,10 @@ def test_encoding_does_not_depend_on_what_was_encoded_before() -> None:
     tokenizer = pieces.tokenizer(TEXTS)
     rows = {"words": [each["words"] for each in ROWS], "tags": [ids(each["tags"]) for each in ROWS]}
     task = TokenClassification(length=8, stride=2)
-    whole = task.encode(rows, tokenizer, FACTS)
-    alone = task.encode({name: column[7:8] for name, column in rows.items()}, tokenizer, FACTS)
+    whole = task.runtime().encoder.encode(rows, tokenizer, FACTS)
+    alone = task.runtime().encoder.encode(
+        {name: column[7:8] for name, column in rows.items()}, tokenizer, FACTS
+    )
     assert alone["input_ids"] == [
         found for found, number in zip(whole["input_ids"], whole["row"], strict=True) if number == 7
     ]
@@ -139,7 +145,7 @@ def said(task: TokenClassification, words: Any, tags: list[str], facts: DataFact
     tokenizer = pieces.tokenizer(TEXTS)
     names = facts.labels["tags"]
     rows = {"words": [words], "tags": [[names.index(tag) for tag in tags]]}
-    found = task.encode(rows, tokenizer, facts)
+    found = task.runtime().encoder.encode(rows, tokenizer, facts)
     marks = [[word for word in each if word >= 0] for each in found["word"]]
     prediction = [[label for label in each if label != IGNORED] for each in found["labels"]]
     columns = {
@@ -148,7 +154,9 @@ def said(task: TokenClassification, words: Any, tags: list[str], facts: DataFact
         "score": [[0.5] * len(each) for each in marks],
         **{name: np.array([len(each) for each in marks]) for name in ("nll", "tokens", "correct")},
     }
-    return task.columns_by_row(columns, np.zeros(len(marks), dtype=np.int64), rows, facts), rows
+    return task.runtime().evaluator.columns_by_row(
+        columns, np.zeros(len(marks), dtype=np.int64), rows, facts
+    ), rows
 
 
 def test_windows_of_a_sentence_come_together_again() -> None:
@@ -183,7 +191,7 @@ def test_answers_are_entities_with_their_place_in_the_text() -> None:
     ]
     task = TokenClassification()
     columns, rows = said(task, text, ["B-PER", "I-PER", "O", "B-LOC", "I-LOC", *["O"] * 4])
-    assert task.format_predictions(columns, rows, FACTS) == [
+    assert task.runtime().evaluator.format_predictions(columns, rows, FACTS) == [
         {
             "entities": [
                 {"entity_group": "PER", "score": 0.5, "word": "Ada Lovelace", "start": 0, "end": 12},
@@ -196,8 +204,10 @@ def test_answers_are_entities_with_their_place_in_the_text() -> None:
 def test_a_prediction_needs_no_tags() -> None:
     task = TokenClassification()
     asked = {"words": ["Ada left.", ["Ada", "left"]]}
-    stands = task.placeholder("tags", asked, FACTS)
-    assert task.encode({**asked, "tags": stands}, pieces.tokenizer(TEXTS), FACTS)["row"] == [0, 1]
+    stands = task.runtime().encoder.placeholder("tags", asked, FACTS)
+    assert task.runtime().encoder.encode({**asked, "tags": stands}, pieces.tokenizer(TEXTS), FACTS)[
+        "row"
+    ] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -282,10 +292,11 @@ def test_tags_that_mark_no_entities_are_scored_a_word() -> None:
     facts = FACTS.model_copy(update={"labels": {"tags": ["NOUN", "VERB"]}})
     task = TokenClassification()
     assert list(task.check(facts)) == []
-    assert [metric.name for metric in task.metrics(facts)] == ["accuracy", "loss"]
+    assert [metric.name for metric in task.runtime().evaluator.metrics(facts)] == ["accuracy", "loss"]
     columns, rows = said(task, ["ships", "sail"], ["NOUN", "VERB"], facts)
     assert [
-        each["entity_group"] for each in task.format_predictions(columns, rows, facts)[0]["entities"]
+        each["entity_group"]
+        for each in task.runtime().evaluator.format_predictions(columns, rows, facts)[0]["entities"]
     ] == [
         "NOUN",
         "VERB",
@@ -295,8 +306,8 @@ def test_tags_that_mark_no_entities_are_scored_a_word() -> None:
 def test_the_gazetteer_is_scored_like_a_model() -> None:
     task = TokenClassification()
     train = {"words": [each["words"] for each in ROWS], "tags": [ids(each["tags"]) for each in ROWS]}
-    prediction = task.fit_baseline("gazetteer", train, FACTS, pieces.tokenizer(TEXTS))
-    tally = Tally(task.baseline_metrics("gazetteer", FACTS), 100, 17)
+    prediction = task.runtime().baseline("gazetteer").fit(train, FACTS, pieces.tokenizer(TEXTS))
+    tally = Tally(task.runtime().baseline_metrics("gazetteer", FACTS), 100, 17)
     columns = prediction(train)
     tally.add(np.arange(len(ROWS)), columns)
     assert {score.metric: score.value for score in tally.scores()}["f1"] == 1

@@ -106,7 +106,7 @@ class _Tables:
     def _named(self, name: str) -> str:
         """Return the type of a definition: a link to its section if it has keys of its own."""
         definition = self._definitions[name]
-        if name == "Task":
+        if name == "TaskConfig":
             return "[task](#tasks)"
         if _with_keys(definition) is None:
             return self._type(definition)

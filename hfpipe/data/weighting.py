@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.modeling.losses.settings import LossSettings
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.task import TaskConfig
 
 
-def create_weighted_loss(loss: LossSettings, task: Task, train: Examples, facts: DataFacts) -> WeightedLoss:
+def create_weighted_loss(
+    loss: LossSettings, task: TaskConfig, train: Examples, facts: DataFacts
+) -> WeightedLoss:
     """Return the loss that a recipe describes, with the weights of the rows and classes of the train split.
 
     Raises DataError at the first row without a valid weight, SettingError where classes have no balance.
@@ -41,7 +43,7 @@ def create_weighted_loss(loss: LossSettings, task: Task, train: Examples, facts:
     return WeightedLoss(classes, loss.focal or 0.0, rows)
 
 
-def weighting_facts(weighted: WeightedLoss, task: Task, facts: DataFacts) -> dict[str, Any]:
+def weighting_facts(weighted: WeightedLoss, task: TaskConfig, facts: DataFacts) -> dict[str, Any]:
     """Return what a report says of a loss; `validation` says what the reported validation loss is."""
     classes, rows = weighted.class_weights, weighted.row_weights
     names = facts.labels.get(task.weighted_column or "", [])

@@ -200,7 +200,7 @@ def _parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Training:
 
     table = datasets.Dataset.from_file(str(folder / EXAMPLES))
     return Training(
-        task=stage.task,
+        task=stage.task.runtime(),
         model=_model(folder, crash, stage),
         tokenizer=load_tokenizer(folder / TOKENIZER),
         train=Examples(table, table),

@@ -10,7 +10,7 @@ import datasets
 from hfpipe.errors import StageError
 
 if TYPE_CHECKING:
-    from hfpipe.task import Task
+    from hfpipe.task import TaskConfig
 
 ROWS = 240
 SHORTEST = 80
@@ -18,7 +18,7 @@ SHORTEST = 80
 CLASSES = ["first", "second"]
 
 
-def make_sample_data(task: Task, data: str) -> datasets.DatasetDict:
+def make_sample_data(task: TaskConfig, data: str) -> datasets.DatasetDict:
     """Return a train split with the columns that a task reads.
 
     Texts can be found for a task that reads texts, and at most classes of them. Raises StageError for others,

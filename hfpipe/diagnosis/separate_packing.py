@@ -20,7 +20,7 @@ from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import TaskTrainer, Training
 
 if TYPE_CHECKING:
-    from hfpipe.task import Task
+    from hfpipe.task import TaskConfig
     from hfpipe.types import Batch
 
 
@@ -28,7 +28,7 @@ class NotApplicable(Exception):  # noqa: N818 - it is no error of the recipe
     """A comparison that a stage or a machine does not allow; its text is the reason."""
 
 
-def separating_task(task: Task) -> Task:
+def separating_task(task: TaskConfig) -> TaskConfig:
     """Return the task with documents that are kept apart. Raises NotApplicable where it has none."""
     if not task.packed:
         raise NotApplicable(f"{task.kind} does not pack documents")
@@ -47,11 +47,12 @@ def packed_gradients(toy: Toy) -> tuple[Gradient, Gradient]:
     model = load_model(
         task.auto_class, Path(toy.model("model", dropout=False)), toy.seed, head=task.head(toy.facts)
     )
-    for problem in task.check_model(model):
+    runtime = task.runtime()
+    for problem in runtime.model_setup.check(model):
         raise NotApplicable(problem.message)
     set_pad_token_id(model, tokenizer)
     examples, _ = encode(
-        task,
+        runtime,
         open_split(toy.folder / "step", "train"),
         tokenizer,
         toy.facts,
@@ -59,12 +60,13 @@ def packed_gradients(toy: Toy) -> tuple[Gradient, Gradient]:
         packed=True,
         advance=lambda _: None,
     )
-    parts = Training(task, model.train(), tokenizer, examples, None, toy.facts)
+    parts = Training(runtime, model.train(), tokenizer, examples, None, toy.facts)
     packed = _trainer(parts, toy)
     [batch] = (packed.data_collator(examples.__getitems__(keys)) for keys in packed.step_batches().of_step(0))
-    targets = task.count(batch)
+    targets = runtime.objective.count(batch)
     together = _gradient(packed, [batch], targets)
-    single = _trainer(replace(parts, task=toy.stage.task.model_copy(update={"documents": "packed"})), toy)
+    mixed = toy.stage.task.model_copy(update={"documents": "packed"}).runtime()
+    single = _trainer(replace(parts, task=mixed), toy)
     return _gradient(single, list(_documents(batch)), targets), together
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.task import TaskConfig
 
 TOKENS = 64
 """Length of an example, where the task can have it."""
@@ -115,7 +115,7 @@ def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progres
     )
 
 
-def _shorter(task: Task) -> Task:
+def _shorter(task: TaskConfig) -> TaskConfig:
     """Return the task with short examples, where its other settings allow that."""
     if task.length <= TOKENS:
         return task
@@ -125,7 +125,9 @@ def _shorter(task: Task) -> Task:
         return task
 
 
-def _rows(stage: Pretrain | Finetune, task: Task, known: Known, notes: list[str]) -> datasets.DatasetDict:
+def _rows(
+    stage: Pretrain | Finetune, task: TaskConfig, known: Known, notes: list[str]
+) -> datasets.DatasetDict:
     folder = known.folder(stage.data)
     if folder is None:
         notes.append(f"with text of Python's manual, as {stage.data} is not there yet")
@@ -136,14 +138,14 @@ def _rows(stage: Pretrain | Finetune, task: Task, known: Known, notes: list[str]
 
 
 def _one_step(
-    data: datasets.DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, found: DataFacts
+    data: datasets.DatasetDict, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, found: DataFacts
 ) -> datasets.DatasetDict:
     """Return documents that fill the examples of a step but for the last, which is half as long.
 
     A mean over a micro-batch shows only where micro-batches have different numbers of targets.
     """
     rows = data["train"]
-    encoded = task.encode(rows[:], tokenizer, found)["input_ids"]
+    encoded = task.runtime().encoder.encode(rows[:], tokenizer, found)["input_ids"]
     room, taken = (EXAMPLES - 0.5) * task.length, []
     for row, ids in enumerate(encoded):
         if len(ids) <= room:
@@ -177,7 +179,7 @@ def _tokenizer(
 
 def _config(
     stage: Pretrain | Finetune,
-    task: Task,
+    task: TaskConfig,
     known: Known,
     tokenizer: PreTrainedTokenizerBase,
     data: DataFacts,

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from hfpipe.encoding.sampler import Key
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
+    from hfpipe.task import TaskConfig
     from hfpipe.tokenization.text import Text
     from hfpipe.types import Rows
 
@@ -94,7 +95,7 @@ class Examples(Dataset[dict[str, Any]]):
 
 
 def encode(
-    task: Task,
+    task: TaskRuntime,
     rows: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     facts: DataFacts,
@@ -112,7 +113,7 @@ def encode(
     Files that differ from what was written are encoded again. With `reads_all`, which one process requests
     before others open the files, digests are compared, otherwise only sizes.
 
-    `packed` concatenates all documents and cuts them into examples of `task.length` tokens without padding
+    `packed` concatenates all documents and cuts them into examples of `length` tokens without padding
     (only the last may be shorter), or packs whole documents if the task sets `best_fit`. Otherwise the
     examples of a packed task are its `windows`. `name` returns the name of a row in messages; by default its
     location. The ledger counts rows read, tokens written, tokens truncated by the task, and examples. Raises
@@ -122,17 +123,18 @@ def encode(
     shards = Shards(path, shard_tokens)
     ledger = shards.ledger(reads_all=reads_all)
     if ledger is None:
-        laid_end_to_end = task.packed and packed
-        made = task.encode if laid_end_to_end or not task.packed else task.encode_windows
+        config, encoder = task.config, task.encoder
+        laid_end_to_end = config.packed and packed
+        made = encoder.encode if laid_end_to_end or not config.packed else encoder.encode_windows
         name = name or partial(name_row, rows)
         number, state = shards.resume()
-        read = _checked(batches_of(rows, ROWS_AT_ONCE, state.rows), task, facts, name)
+        read = _checked(batches_of(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
         batches = _encoded(made, prefetch(read), name, tokenizer, facts, advance)
         advance(state.rows)
-        if laid_end_to_end and task.best_fit:
-            batches = pack_best_fit(batches, task.length, task.shared, task.opening_ids(tokenizer))
+        if laid_end_to_end and config.best_fit:
+            batches = pack_best_fit(batches, config.length, config.shared, encoder.opening_ids(tokenizer))
         elif laid_end_to_end:
-            batches = pack(batches, task.length, task.shared, state.rest)
+            batches = pack(batches, config.length, config.shared, state.rest)
         ledger = shards.write(batches, number, state)
     if ledger["examples"] == 0:
         raise StageError(
@@ -147,16 +149,16 @@ def _open(files: Sequence[Path]) -> datasets.Dataset:
 
 
 def _checked(
-    batches: Iterator[tuple[range, Rows]], task: Task, facts: DataFacts, name: Callable[[int], str]
+    batches: Iterator[tuple[range, Rows]], config: TaskConfig, facts: DataFacts, name: Callable[[int], str]
 ) -> Iterator[tuple[range, Rows]]:
     """Yield the batches after checking that their rows have all required values."""
     for positions, batch in batches:
-        for column in task.columns:
+        for column in config.columns:
             kind, classes = facts.columns.get(column), facts.labels.get(column)
             if kind == "string" and classes is None and {*map(type, batch[column])} == {str}:
                 continue  # the usual case
             for position, value in zip(positions, batch[column], strict=True):
-                missing = value is None and column in task.optional
+                missing = value is None and column in config.optional
                 if not missing and not _fits(value, kind, classes):
                     raise _misfit(name(position), column, value, TOLD[facts.columns[column]])
         yield positions, batch

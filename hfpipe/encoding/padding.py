@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hfpipe.modeling.losses.weighted_loss import WeightedLoss
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
+    from hfpipe.task import TaskConfig
     from hfpipe.types import Batch
 
     Batches: TypeAlias = Batch | list[Batch]
@@ -30,19 +31,19 @@ def forward_passes(batches: Batches) -> list[Batch]:
     return batches if isinstance(batches, list) else [batches]
 
 
-def is_cut(task: Task, device: str) -> bool:
+def is_cut(config: TaskConfig, device: str) -> bool:
     """Return whether the batches of a model that is whole in each process are cut by length.
 
     An accelerator would idle between small passes; the examples of a packed task have one length.
     """
-    return device == "cpu" and not task.packed
+    return device == "cpu" and not config.packed
 
 
 @dataclass(frozen=True)
 class Collator:
     """Collates the training batches of a task; depends only on the examples, so it can run in workers."""
 
-    task: Task
+    task: TaskRuntime
     tokenizer: PreTrainedTokenizerBase
     seed: int
     static: bool = False
@@ -69,7 +70,7 @@ class Collator:
         return [[examples[row] for row in group] for group in found]
 
     def _batch(self, examples: list[dict[str, Any]]) -> Batch:
-        batch = self.task.collate(examples, self.tokenizer, self.seed, train=True)
+        batch = self.task.encoder.collate(examples, self.tokenizer, self.seed, train=True)
         if self.weighted is not None:
             batch = self.weighted.add_row_weights(batch, examples)
         if self.multiple > 1:
@@ -77,17 +78,17 @@ class Collator:
         if not self.static:
             return batch
         # Padding follows the tokens, where a causal model does not attend to it.
-        causal = self.task.auto_class == "AutoModelForCausalLM"
+        causal = self.task.config.auto_class == "AutoModelForCausalLM"
         if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
             del batch["attention_mask"]
-        if self.task.best_fit and "attention_mask" not in batch:
+        if self.task.config.best_fit and "attention_mask" not in batch:
             batch = self._filled(batch)
         return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
 
     def _filled(self, batch: Batch) -> Batch:
         """Return a batch padded to the task's length, even if its longest example is shorter."""
         rows, longest = batch["input_ids"].shape
-        missing = (0, self.task.length - longest)
+        missing = (0, self.task.config.length - longest)
         fills = {"input_ids": self.tokenizer.pad_token_id or 0, "labels": IGNORED}
         return {
             name: F.pad(each, missing, value=fills.get(name, 0)) if each.shape == (rows, longest) else each
@@ -96,7 +97,7 @@ class Collator:
 
     def _tokens(self, example: dict[str, Any]) -> int:
         """Return the number of positions of an example in encoder and decoder."""
-        decoder = example["labels"] if self.task.auto_class == "AutoModelForSeq2SeqLM" else ()
+        decoder = example["labels"] if self.task.config.auto_class == "AutoModelForSeq2SeqLM" else ()
         return len(example["input_ids"]) + len(decoder)
 
 

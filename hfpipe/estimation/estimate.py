@@ -158,7 +158,7 @@ class _Training:
         self._sampled = sampled
         self.step, self.stage, self.known, self.size = step, stage, known, size
         self.layout, self.split = layout, split
-        self.predicted = stage.task.predicted_share
+        self.predicted = stage.task.runtime().objective.predicted_share
         """Fraction of tokens whose vocabulary logits are computed."""
 
     def fill(self) -> None:
@@ -199,7 +199,7 @@ class _Training:
         folder, facts = self.known.folder(self.stage.data), self.known.facts(self.stage.data)
         tokenizer = self.known.tokenizer(self.stage)
         if folder is not None and facts is not None and tokenizer is not None:
-            return encode_sample(self.stage.task, open_split(folder, "train"), tokenizer, facts)
+            return encode_sample(self.stage.task.runtime(), open_split(folder, "train"), tokenizer, facts)
         missing = self.stage.data if folder is None else self.stage.tokenizer or self.stage.model
         come = "made" if isinstance(missing, Place) and missing.stage is not None else "here"
         self.size.notes.append(f"tokens per epoch are not known before {missing} is {come}")

@@ -11,7 +11,7 @@ from hfpipe.report import DataFacts
 from hfpipe.runner import PlannedStage
 from hfpipe.stages import artifacts
 from hfpipe.stages.train import Finetune, Pretrain
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ class Known:
         below = self.stages.get(place.stage or "") if place is not None else None
         return self.tokenizer(below) if isinstance(below, (Pretrain, Finetune)) else None
 
-    def config(self, stage: Pretrain | Finetune, task: Task) -> tuple[PretrainedConfig | None, bool]:
+    def config(self, stage: Pretrain | Finetune, task: TaskConfig) -> tuple[PretrainedConfig | None, bool]:
         """Return the config of the model that a stage trains for a task, and whether it is final.
 
         It is not final while the tokenizer or the classes are unknown; the recipe's `vocab_size` is used

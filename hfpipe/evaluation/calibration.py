@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.references.places import Place
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.runtime import Encoder
+    from hfpipe.task import TaskConfig
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Limits of the temperature; a split without a mistake would be fitted best by 0."""
@@ -42,8 +43,8 @@ EVEN = 0.5
 
 
 def calibrated(
-    model: PreTrainedModel, task: Task, place: Path | Place, names: Mapping[str, str] | None = None
-) -> Task:
+    model: PreTrainedModel, task: TaskConfig, place: Path | Place, names: Mapping[str, str] | None = None
+) -> TaskConfig:
     """Apply the calibration in a model's config to its logits; return the task with its thresholds.
 
     `names` has the class of the data for each class of the model with another name. Raises StageError when
@@ -57,7 +58,7 @@ def calibrated(
 
 
 def classifier_outputs(
-    model: Any, task: Task, examples: Examples, tokenizer: PreTrainedTokenizerBase
+    model: Any, encoder: Encoder, examples: Examples, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits, float64 (targets, classes), and labels of all targets of a split, on the CPU.
 
@@ -70,7 +71,7 @@ def classifier_outputs(
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
             keys = [(0, index) for index in order[start : start + BATCH].tolist()]
-            batch = task.collate(examples.__getitems__(keys), tokenizer, 0, train=False)
+            batch = encoder.collate(examples.__getitems__(keys), tokenizer, 0, train=False)
             logits = forward(model, {name: each.to(device) for name, each in batch.items()}, None).logits
             parts.append(_targets(logits.cpu().double(), batch["labels"]))
     return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
@@ -139,7 +140,7 @@ def fit_calibration(
 
 def calibrate_saved(
     folder: Path,
-    task: Task,
+    task: TaskConfig,
     wanted: Sequence[str],
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
@@ -148,7 +149,7 @@ def calibrate_saved(
     """Calibrate the model saved in a folder on encoded examples, write that there, and return facts."""
     model = load_model(task.auto_class, folder, 0, whole=True)
     set_pad_token_id(model, tokenizer)
-    logits, labels = classifier_outputs(model, task, examples, tokenizer)
+    logits, labels = classifier_outputs(model, task.runtime().encoder, examples, tokenizer)
     names = data.labels[task.weighted_column or ""]
     calibration, facts = fit_calibration(wanted, logits, labels, names)
     write_calibration(folder, calibration)

@@ -30,7 +30,7 @@ class DatasetMetrics:
     whole: Sequence[WholeMetric]
     named: Sequence[NamedMetric]
     classes: Mapping[str, Sequence[str]]
-    """Columns of predictions that hold classes → their names, as `Task.class_names` gives them."""
+    """Columns of predictions that hold classes → their names, as `Evaluator.class_names` gives them."""
     setup: EvaluationSetup
 
     def scores(

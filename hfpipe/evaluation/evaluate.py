@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.metrics.resampling import Sample
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
     from hfpipe.types import Columns, Rows
 
 
@@ -83,7 +83,7 @@ class EvaluationSetup:
 
 def measure_model(
     model: PreTrainedModel,
-    task: Task,
+    task: TaskRuntime,
     tokenizer: PreTrainedTokenizerBase,
     examples: Examples,
     setup: EvaluationSetup,
@@ -97,12 +97,12 @@ def measure_model(
     """
     set_pad_token_id(model, tokenizer)
     parts = [out.with_suffix(f".{rank}.part") for rank in range(accelerator.num_processes)]
-    inputs, classes = Inputs(setup.rows, task.inputs), task.class_order(setup.facts)
+    inputs, classes = Inputs(setup.rows, task.config.inputs), task.evaluator.class_order(setup.facts)
     with Predictions(parts[accelerator.process_index], inputs, classes) as predictions:
 
         def keep(positions: np.ndarray, columns: Columns) -> None:
             if len(positions):
-                shown = task.encode_predictions(columns, setup.facts)
+                shown = task.evaluator.encode_predictions(columns, setup.facts)
                 columns = {**shown, **setup.groups(positions)}
                 predictions.add(setup.ids(positions.tolist()), positions, columns)
 
@@ -110,7 +110,7 @@ def measure_model(
             model.to(accelerator.device),
             examples,
             ModelReader(task, setup.facts, tokenizer, setup.seed),
-            setup.tally(task.metrics(setup.facts)),
+            setup.tally(task.evaluator.metrics(setup.facts)),
             accelerator,
             batch_size=setup.batch_size,
             keep=keep,
@@ -133,7 +133,7 @@ def join_predictions(folder: Path, trainings: Sequence[str], system: str) -> Non
 
 
 def fit_baseline(
-    task: Task,
+    task: TaskRuntime,
     name: str,
     split: datasets.Dataset,
     facts: DataFacts,
@@ -144,12 +144,12 @@ def fit_baseline(
     if held_out is not None:
         split = split.select(np.setdiff1d(np.arange(len(split)), held_out))
     train = {column: split[column] for column in split.column_names}  # read as they are asked for
-    return task.fit_baseline(name, train, facts, tokenizer)
+    return task.baseline(name).fit(train, facts, tokenizer)
 
 
 def measure_baseline(
     fitted: Sequence[tuple[Callable[[Rows], Columns], np.ndarray | None]],
-    task: Task,
+    task: TaskRuntime,
     tally: Tally,
     setup: EvaluationSetup,
     out: Path,
@@ -160,7 +160,7 @@ def measure_baseline(
     `fitted` has the baseline with the positions of the rows that it predicts, None for all; that of several
     folds is fitted several times.
     """
-    inputs, classes = Inputs(setup.rows, task.inputs), task.class_order(setup.facts)
+    inputs, classes = Inputs(setup.rows, task.config.inputs), task.evaluator.class_order(setup.facts)
     with Predictions(out, inputs, classes) as predictions:
         for prediction, chosen in fitted:
             rows = np.arange(len(setup.rows)) if chosen is None else chosen
@@ -170,7 +170,7 @@ def measure_baseline(
                 batch = setup.rows[start : start + ROWS_AT_ONCE] if whole else setup.rows[positions.tolist()]
                 columns = prediction(batch)
                 tally.add(positions, columns)
-                shown = {**task.encode_predictions(columns, setup.facts), **setup.groups(positions)}
+                shown = {**task.evaluator.encode_predictions(columns, setup.facts), **setup.groups(positions)}
                 predictions.add(setup.ids(positions.tolist()), positions, shown)
                 advance(len(positions))
     return tally

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hfpipe.encoding.encoded import Examples
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
     from hfpipe.types import Batch, Columns
 
 Keep = Callable[[np.ndarray, "Columns"], None]
@@ -33,7 +33,7 @@ Keep = Callable[[np.ndarray, "Columns"], None]
 class ModelReader:
     """Passes examples to a model, and reads its outputs."""
 
-    task: Task
+    task: TaskRuntime
     facts: DataFacts
     tokenizer: PreTrainedTokenizerBase
     seed: int
@@ -45,21 +45,23 @@ class ModelReader:
     ) -> Columns:
         """Return the outputs of the model for some examples: one value per example in each column."""
         batch = {name: tensor.to(device) for name, tensor in self.batch(examples, index).items()}
-        if self.task.generates(training=self.training):
-            return self.task.generate(model, batch, self.tokenizer)
-        outputs = forward(model, batch, self.task.positions(batch))
-        return {name: _array(column) for name, column in self.task.outputs_to_columns(outputs, batch).items()}
+        generator = self.task.generator
+        if generator is not None and generator.runs(training=self.training):
+            return generator.generate(model, batch, self.tokenizer)
+        outputs = forward(model, batch, self.task.objective.positions(batch))
+        columns = self.task.evaluator.outputs_to_columns(outputs, batch)
+        return {name: _array(column) for name, column in columns.items()}
 
     def batch(self, examples: Examples, index: np.ndarray) -> Batch:
         """Return some examples as the model is given them."""
         keys = [(0, number) for number in index.tolist()]
-        return self.task.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
+        return self.task.encoder.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
 
     def rows(self, outputs: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
         """Return the positions of the rows that the examples are of, and the columns by row."""
         positions, row_index = np.unique(examples.rows[index], return_inverse=True)
         rows = LazyRows(examples.source, positions)
-        return positions, self.task.columns_by_row(outputs, row_index, rows, self.facts)
+        return positions, self.task.evaluator.columns_by_row(outputs, row_index, rows, self.facts)
 
 
 def score(

@@ -29,7 +29,7 @@ from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
 
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
     from hfpipe.types import Batch
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,10 @@ def architecture(place: Path | Place) -> str:
 class Predictor:
     """A model in memory, ready for prediction."""
 
-    def __init__(self, place: Path | Place, task: Task, batch_size: int) -> None:
+    def __init__(self, place: Path | Place, task: TaskRuntime, batch_size: int) -> None:
         tokenizer = load_tokenizer(place)
         self.accelerator = new_accelerator()
-        self.model = load_model(task.auto_class, place, seed=0, whole=True)
+        self.model = load_model(task.config.auto_class, place, seed=0, whole=True)
         for name, weights in self.model.named_parameters():
             if not torch.isfinite(weights).all():
                 raise StageError(
@@ -64,8 +64,8 @@ class Predictor:
                 )
         self.model.to(self.accelerator.device).eval()
         set_pad_token_id(self.model, tokenizer)
-        task = calibrated(self.model, task, place)
-        self.reading = ModelReader(task, task.facts_from_config(self.model.config), tokenizer, seed=0)
+        task = calibrated(self.model, task.config, place).runtime()
+        self.reading = ModelReader(task, task.config.facts_from_config(self.model.config), tokenizer, seed=0)
         check_rows(place, rows_in(self.model), tokenizer)
         for why in refusals(task, self.model):
             raise StageError(f"model {place}: {why}")
@@ -91,7 +91,7 @@ class Predictor:
                     )
                 yield row, answer
         if truncated:
-            length = self.reading.task.length
+            length = self.reading.task.config.length
             log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
 
     def batch(self, place: str, row: Asked) -> Batch:
@@ -130,9 +130,9 @@ class Predictor:
     def _columns(self, chunk: Sequence[Asked]) -> dict[str, Sequence[Any]]:
         """Return the columns that the task reads, with placeholders for its targets."""
         task, facts = self.reading.task, self.reading.facts
-        given = {name: [row[name] for row in chunk] for name in task.inputs}
-        others = [name for name in task.columns if name not in task.inputs]
-        return given | {name: task.placeholder(name, given, facts) for name in others}
+        given = {name: [row[name] for row in chunk] for name in task.config.inputs}
+        others = [name for name in task.config.columns if name not in given]
+        return given | {name: task.encoder.placeholder(name, given, facts) for name in others}
 
     def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """Yield each row's position and prediction; None if the model's outputs for it contain NaN."""
@@ -142,7 +142,7 @@ class Predictor:
                 self.model, examples, reading, self.accelerator, self.batch_size
             ):
                 rows = LazyRows(examples.source, positions)
-                answers = reading.task.format_predictions(columns, rows, reading.facts)
+                answers = reading.task.evaluator.format_predictions(columns, rows, reading.facts)
                 odd = np.any([_nan_rows(column) for column in columns.values()], axis=0)
                 for position, answer, without in zip(positions.tolist(), answers, odd, strict=True):
                     yield position, None if without else answer

@@ -17,14 +17,15 @@ from hfpipe.recipe.overrides import choose
 from hfpipe.recipe.settings import mistakes
 from hfpipe.references import hub
 from hfpipe.references.places import Code, Place, check_regular, locate_place
-from hfpipe.references.user_code import NOTHING, Trusted, load_code
+from hfpipe.references.user_code import NOTHING, Trusted
 from hfpipe.runner.hub import missing_from_cache
 from hfpipe.runs.lookup import find_stage, split
 from hfpipe.store.artifacts import TRAINED
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import check_whole, is_stage_folder, read_stage
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS, revive_task
+from hfpipe.user_tasks import load_task_class
 
 BY_HEAD = {
     "ForSequenceClassification": "text-classification",
@@ -43,7 +44,7 @@ class TrainedModel(NamedTuple):
     """Location and task of a trained model."""
 
     place: Path | Place
-    task: Task
+    task: TaskConfig
 
 
 def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> TrainedModel:
@@ -98,22 +99,22 @@ def _check_hub(place: Path | Place) -> None:
 
 def _trained_for(
     place: Path | Place, kind: str | None, named: Code | None, trusted: Trusted
-) -> tuple[dict[str, Any], type[Task]]:
+) -> tuple[dict[str, Any], type[TaskConfig]]:
     """Return the prediction settings of a stage's model, with their class; none if `kind` is another task."""
     if not isinstance(place, Path) or not (place / "stage.json").is_file():
-        return {}, Task
+        return {}, TaskConfig
     file = read_stage(place)
     settings, base = file.identity.settings.get("task") or {}, Path(file.base)
     own = str(settings.get("kind"))
     code = Code(own) if re.fullmatch(Code.pattern, own) else None
     if kind is not None and code is not None and not trusted.allows(code, base):
-        return {}, Task
+        return {}, TaskConfig
     if named is not None and (code is None or not Trusted.of([named], Path.cwd()).allows(code, base)):
-        return {}, Task
+        return {}, TaskConfig
     task = revive_task(settings, base, trusted, place)
     asked = task.prediction_task
     if kind is not None and named is None and kind != asked.get("kind"):
-        return {}, Task
+        return {}, TaskConfig
     return asked, type(task) if asked["kind"] == task.kind else _class(asked["kind"])
 
 
@@ -128,10 +129,9 @@ def _by_config(place: Path | Place) -> str:
     raise RecipeError([Problem(f"{wrong}; add --task {join_names(TASKS, 'or')}")])
 
 
-def _class(kind: str) -> type[Task]:
+def _class(kind: str) -> type[TaskConfig]:
     if re.fullmatch(Code.pattern, kind):
-        cls: type[Task] = load_code(Code(kind), Path.cwd())
-        return cls
+        return load_task_class(Code(kind), Path.cwd())
     if kind not in TASKS:
         raise RecipeError([Problem(f"there is no task {kind!r}{suggest_kind(kind, TASKS)}")])
     return TASKS[kind]

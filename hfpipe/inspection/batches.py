@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from hfpipe.report import DataFacts
     from hfpipe.stages.evaluate import Evaluate
     from hfpipe.stages.train import Finetune, Pretrain
-    from hfpipe.task import Task
+    from hfpipe.task import TaskConfig
     from hfpipe.types import Batch
-
-TEMPLATES = ("template", "prompt", "prefix", "pattern")
-"""Settings of tasks that hold the text around the columns."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class ShownBatch:
 class EncodedStage:
     """What the examples of a stage are shown with."""
 
-    task: Task
+    task: TaskConfig
     tokenizer: PreTrainedTokenizerBase
     examples: Examples
     facts: DataFacts
@@ -89,7 +86,7 @@ def _training_batches(stage: Pretrain | Finetune, found: EncodedStage, seed: int
 
     task, shares = found.task, shares_of(stage.training)
     cut = is_cut(task, "cpu" if on_cpu() else "accelerator")
-    collator = Collator(task, found.tokenizer, seed, cut=cut)
+    collator = Collator(task.runtime(), found.tokenizer, seed, cut=cut)
     order = StepBatches(found.examples.lengths, shares, rank=0, seed=seed, grouped=not task.packed)
     for number, keys in enumerate(order):
         step = f"step {number // shares.accumulation + 1}"
@@ -104,7 +101,7 @@ def _evaluation_batches(
     """Yield the batches of an evaluation, longest rows first."""
     from hfpipe.evaluation.loop import ModelReader, batch_rows
 
-    reader = ModelReader(found.task, found.facts, found.tokenizer, seed, training=training)
+    reader = ModelReader(found.task.runtime(), found.facts, found.tokenizer, seed, training=training)
     for number, index in enumerate(batch_rows(found.examples.rows, found.examples.lengths, batch_size), 1):
         yield ShownBatch(f"batch {number}", reader.batch(found.examples, index), index.tolist())
 
@@ -144,18 +141,15 @@ def _example(marker: BatchMarker, batch: ShownBatch, row: int, origin: Examples 
 
 
 def _facts(found: EncodedStage) -> Iterator[tuple[str, str]]:
-    task = found.task.model_dump(mode="json")
+    task, texts = found.task.model_dump(mode="json"), found.task.templates
     chosen = {name: value for name, value in task.items() if value not in (None, [], {}, False)}
-    yield "task", ", ".join(f"{name}: {value}" for name, value in chosen.items() if name not in TEMPLATES)
+    yield "task", ", ".join(f"{name}: {value}" for name, value in chosen.items() if name not in texts)
     yield "examples", f"{len(found.examples):,}, {count(int(found.examples.lengths.sum()))} tokens"
     if found.ledger.get("truncated"):
         yield "truncated", f"{found.ledger['truncated']:,} tokens of texts that are too long"
 
 
-def _templates(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
-    for name in TEMPLATES:
-        text = getattr(task, name, None)
-        if isinstance(text, str) and text and (name != "template" or not getattr(task, "messages", None)):
-            yield name, text
+def _templates(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
+    yield from ((name, text) for name, text in task.templates.items() if text)
     if task.requires.chat_template:
         yield "chat template of the tokenizer", str(tokenizer.get_chat_template())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
 
 OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"})
 """Model types whose positions start after the padding id, as in fairseq."""
@@ -25,15 +25,15 @@ def positions(kind: str, most: Any, padding: Any) -> int | None:
     return most - reserved - 1 if kind in OFFSET else most
 
 
-def refusals(task: Task, model: PreTrainedModel) -> Iterator[str]:
+def refusals(task: TaskRuntime, model: PreTrainedModel) -> Iterator[str]:
     """Yield reasons why a trained model cannot be evaluated or used for prediction."""
     config = model.config
-    for problem in task.check_model(model):
+    for problem in task.model_setup.check(model):
         yield problem.message
     room = positions(
         config.model_type,
         getattr(config, "max_position_embeddings", None),
         getattr(config, "pad_token_id", 0),
     )
-    if room is not None and task.length > room:
-        yield f"length {task.length} is more than the {room} positions of the model; shorten it"
+    if room is not None and task.config.length > room:
+        yield f"length {task.config.length} is more than the {room} positions of the model; shorten it"

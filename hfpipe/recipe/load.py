@@ -20,9 +20,10 @@ from hfpipe.recipe.overrides import apply_overrides
 from hfpipe.recipe.settings import missing_key, mistakes, unknown_keys
 from hfpipe.recipe.training import arguments
 from hfpipe.references.places import Code
-from hfpipe.references.user_code import describe_failure, load_code
+from hfpipe.references.user_code import describe_failure
 from hfpipe.report import DataFacts
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
+from hfpipe.user_tasks import load_task_class
 
 _KEYS = ("name", "seed", "stages")
 _SEED = 42  # the Trainer's own default
@@ -60,7 +61,7 @@ def load_recipe(
     path: Path,
     *,
     kinds: Mapping[str, type[Stage]],
-    tasks: Mapping[str, type[Task]],
+    tasks: Mapping[str, type[TaskConfig]],
     overrides: Sequence[str] = (),
     facts: Mapping[str, DataFacts] | None = None,
 ) -> Recipe:
@@ -128,7 +129,7 @@ def _user_code(name: str, stages: Mapping[str, Stage], base: Path, problems: lis
         trained = getattr(getattr(stages[name], "model", None), "stage", None) or ""
         for owner in (name, trained):
             task = getattr(stages.get(owner), "task", None)
-            if isinstance(task, Task) and task.code is not None:
+            if isinstance(task, TaskConfig) and task.code is not None:
                 failure = describe_failure(task.code, base, error)
                 problems.append(Problem(failure, ("stages", owner, "task", "kind")))
                 return
@@ -149,7 +150,7 @@ class _Reader:
     """Reads one document; collects `problems`, each with its position."""
 
     def __init__(
-        self, document: Document, kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]
+        self, document: Document, kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[TaskConfig]]
     ) -> None:
         self.document, self.kinds, self.tasks = document, kinds, tasks
         self.problems: list[Problem] = []
@@ -211,7 +212,7 @@ class _Reader:
         stage = self.validate(cls, settings, path, lost=("task",) if lost else ())
         return stage if len(self.problems) == before else None
 
-    def task(self, path: Keys, raw: str | dict[str, Any]) -> Task | None:
+    def task(self, path: Keys, raw: str | dict[str, Any]) -> TaskConfig | None:
         """Build the task from a name or a mapping."""
         settings = {"kind": raw} if isinstance(raw, str) else raw
         kind = settings.get("kind")
@@ -221,20 +222,12 @@ class _Reader:
             cls = self.choose(path, settings, self.tasks, "task")
         return self.validate(cls, settings, path) if cls is not None else None
 
-    def own_task(self, path: Keys, code: Code) -> type[Task] | None:
+    def own_task(self, path: Keys, code: Code) -> type[TaskConfig] | None:
         try:
-            cls = load_code(code, self.document.file.parent)
+            return load_task_class(code, self.document.file.parent)
         except DataError as error:
             self.add(Problem(str(error), path))
             return None
-        lacks = sorted(getattr(cls, "__abstractmethods__", ()))
-        if not isinstance(cls, type) or not issubclass(cls, Task):
-            self.add(Problem(f"{code} is not a subclass of hfpipe.Task", path))
-        elif lacks:
-            self.add(Problem(f"{code} cannot be used yet; it must still define {join_names(lacks)}", path))
-        else:
-            return cls
-        return None
 
     def choose(self, path: Keys, raw: Any, table: Mapping[str, Any], what: str) -> Any:
         """Return the class of a `kind` in a table."""

@@ -10,7 +10,7 @@ from hfpipe.recipe.annotations import Form
 from hfpipe.recipe.installed import Field, config, model_types
 from hfpipe.recipe.training import arguments
 from hfpipe.references.places import Code
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 _TYPES = {
     "int": "integer",
@@ -36,7 +36,7 @@ _SPELT_OUT = (
 _STAGE_NAME = "^[a-z0-9][a-z0-9_-]*$"
 
 
-def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Task]]) -> dict[str, Any]:
+def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[TaskConfig]]) -> dict[str, Any]:
     """Return the schema (draft 2020-12) of a recipe with these kinds of stage and tasks."""
     shared: dict[str, Any] = {"training": _training(), "model": _model()}
     shared["task"] = _task(tasks, shared)
@@ -44,7 +44,7 @@ def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Tas
     for name, kind in kinds.items():
         own = kind.model_json_schema(ref_template="#/$defs/{model}")
         for definition, value in own.pop("$defs", {}).items():
-            if definition != Task.__name__:  # the tasks have a separate definition
+            if definition != TaskConfig.__name__:  # the tasks have a separate definition
                 shared.setdefault(definition, value)
         stages.append(_stage(name, own))
     return {
@@ -93,7 +93,7 @@ def _described(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {"description": old["description"], **new} if "description" in old else new
 
 
-def _task(tasks: Mapping[str, type[Task]], shared: dict[str, Any]) -> dict[str, Any]:
+def _task(tasks: Mapping[str, type[TaskConfig]], shared: dict[str, Any]) -> dict[str, Any]:
     options = []
     for name, task in tasks.items():
         own = task.model_json_schema(ref_template="#/$defs/{model}")

@@ -128,7 +128,7 @@ def _contexts(parts: int, option: str, stages: Mapping[str, Stage]) -> Iterator[
         start = f"{option}: context parallel (cp_size {parts}): stage {name}"
         if task.auto_class != "AutoModelForCausalLM" or not task.packed:
             yield Problem(f"{start} has the task {task.kind}, which attends otherwise; write cp_size 1")
-        elif getattr(task, "documents", None) == "separate":
+        elif task.separates_documents:
             yield Problem(
                 f"{start} has documents: separate, whose mask is dropped; delete it, or write cp_size 1"
             )

@@ -16,7 +16,7 @@ from hfpipe.runs import dataframes
 from hfpipe.runs.lookup import find_stage
 from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
 from hfpipe.store.store import read_stage
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks import revive_task
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class _System:
     """What one model said of each row, and how it was measured."""
 
     name: str
-    task: Task
+    task: TaskConfig
     facts: DataFacts
     seed: int
     resamples: int
@@ -82,10 +82,11 @@ class _System:
         from hfpipe.metrics.whole import measured
 
         shown = {name: column[places] for name, column in columns.items()}
-        tally = Tally(self.task.metrics(self.facts), first.resamples, first.seed, sample)
-        tally.add(np.arange(len(places)), self.task.decode_predictions(shown, self.facts))
+        evaluator, facts = self.task.runtime().evaluator, self.facts
+        tally = Tally(evaluator.metrics(facts), first.resamples, first.seed, sample)
+        tally.add(np.arange(len(places)), evaluator.decode_predictions(shown, facts))
         yield from map(tally.series, tally.defined)
-        yield from measured(self.task.whole_metrics(self.facts), shown, sample, first.resamples, first.seed)
+        yield from measured(evaluator.whole_metrics(facts), shown, sample, first.resamples, first.seed)
 
 
 def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> ComparisonRecord:

@@ -18,7 +18,7 @@ from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.tokenizer import BY_ALGORITHM, Tokenizer
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tokenization.special_tokens import STYLES
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def origin(place: Any, above: Mapping[str, Stage], base: Path) -> str | None:
 
 
 def classes(
-    place: Place, task: Task, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
+    place: Place, task: TaskConfig, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
 ) -> DataFacts | None:
     """Return the classes that a task's model will have once its stage above has trained it.
 
@@ -152,7 +152,7 @@ def classes(
     trained = above.get(place.stage or "")
     learned = facts.get(getattr(getattr(trained, "data", None), "stage", None) or "")
     own = getattr(trained, "task", None)
-    if learned is None or not isinstance(own, Task) or own.kind != task.kind:
+    if learned is None or not isinstance(own, TaskConfig) or own.kind != task.kind:
         return None
     if any(True for _ in own.check(learned)):
         return None  # reported where it is trained

@@ -22,7 +22,7 @@ from hfpipe.stages import artifacts, embedding_rows
 from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring.bounds import check_bounds
 from hfpipe.stages.scoring.clusters import check_cluster
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
     )
 
 
-def _length(task: Task, model: artifacts.Model) -> Iterator[Problem]:
+def _length(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]:
     if model.positions is not None and task.length > model.positions:
         most = f"the {model.positions} positions of the model ({model.kind})"
         message = f"length {task.length} is more than {most}"
         yield Problem(f"{message}; shorten it", ("task", "length"))
 
 
-def _special(task: Task, vocabulary: artifacts.TokenizerFacts, *, trained: bool) -> Iterator[str]:
+def _special(task: TaskConfig, vocabulary: artifacts.TokenizerFacts, *, trained: bool) -> Iterator[str]:
     """Say which special tokens, or template of them, a task needs that its tokenizer has not.
 
     `trained` says that a stage of this recipe trains the tokenizer, so that its style can be chosen.
@@ -96,7 +96,7 @@ def _special(task: Task, vocabulary: artifacts.TokenizerFacts, *, trained: bool)
         )
 
 
-def _architecture(task: Task, model: artifacts.Model) -> Iterator[Problem]:
+def _architecture(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]:
     """Check what Transformers would refuse late, or take as something else: a decoder cut out of a pair."""
     both = bool(model.config.value(model.given, "is_encoder_decoder"))
     prompted = task.requires.prompt
@@ -182,7 +182,7 @@ def _best_metric(stage: _Train, facts: Facts) -> Iterator[Problem]:
     yield Problem(message, ("training", "metric_for_best_model"))
 
 
-def _validation_metrics(task: Task, facts: DataFacts | None) -> list[str]:
+def _validation_metrics(task: TaskConfig, facts: DataFacts | None) -> list[str]:
     """Return the names of a task's scores; before the data are made, those with any type of column.
 
     A class stands for all classes there. The list is empty where user code gives no names yet.
@@ -195,14 +195,16 @@ def _validation_metrics(task: Task, facts: DataFacts | None) -> list[str]:
     found: dict[str, None] = {}
     for each in guessed if facts is None else [facts]:
         try:
-            found |= dict.fromkeys(metric.name for metric in task.validation_metrics(each))
+            found |= dict.fromkeys(
+                metric.name for metric in task.runtime().evaluator.validation_metrics(each)
+            )
         except Exception:  # whatever user code raises that expects its own columns
             return []
     return list(found)
 
 
 def _task(
-    task: Task, data: Place, above: Above, facts: Facts, at: tuple[str, ...] = ("task",)
+    task: TaskConfig, data: Place, above: Above, facts: Facts, at: tuple[str, ...] = ("task",)
 ) -> Iterator[Problem]:
     """Check the columns a task reads: against the facts once known, or what the data stage says it gives."""
     name = data.stage or ""
@@ -309,7 +311,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
 
 
 def with_classes(
-    stage: Evaluate, task: Task | None, above: Above, facts: Facts
+    stage: Evaluate, task: TaskConfig | None, above: Above, facts: Facts
 ) -> tuple[Facts, list[Problem]]:
     """Return the facts with the classes of the model, and why they do not fit, as far as both are known."""
     name = stage.data.stage or ""
@@ -319,7 +321,7 @@ def with_classes(
     systems = [AlignedSystem(stage.model, learned)]
     for place in stage.baselines:
         other = getattr(above.get(place.stage or ""), "task", None)
-        if task is not None and isinstance(other, Task) and other.kind == task.kind:
+        if task is not None and isinstance(other, TaskConfig) and other.kind == task.kind:
             theirs = artifacts.classes(place, other, above, facts)
             systems += [AlignedSystem(place, theirs)] if theirs is not None else []
     if misfits := list(alignment_problems(facts[name], stage.data, systems, stage.labels)):
@@ -327,7 +329,7 @@ def with_classes(
     return {**facts, name: align(facts[name], systems, stage.labels).facts}, []
 
 
-def _baselines(stage: Evaluate, task: Task | None) -> Iterator[Problem]:
+def _baselines(stage: Evaluate, task: TaskConfig | None) -> Iterator[Problem]:
     own = task.baselines if task is not None else ()
     for number, baseline in enumerate(stage.baselines):
         path = ("baselines", number)

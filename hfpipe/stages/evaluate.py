@@ -46,7 +46,7 @@ from hfpipe.stages.scoring.systems import (
     repeated_systems,
 )
 from hfpipe.store.artifacts import predictions_path
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.evaluate import EvaluationSetup
     from hfpipe.metrics.tally import Counts, Tally
+    from hfpipe.runtime import TaskRuntime
 
 
 class Evaluate(Stage):
@@ -73,7 +74,7 @@ class Evaluate(Stage):
     `out-of-fold` is the train split of a model that was trained with `folds`: each row is predicted by the
     training that did not see it.
     """
-    task: SerializeAsAny[Task] | None = None
+    task: SerializeAsAny[TaskConfig] | None = None
     """What the model does; by default what its stage trained it for."""
     labels: dict[str, str] = {}
     """Class of the model → its name in the data, as `{LABEL_0: neg, LABEL_1: pos}`, where the two differ."""
@@ -114,10 +115,10 @@ class Evaluate(Stage):
         found = [BaselineName(place) if place in own else place for place in self.baselines]
         return self.model_copy(update={"baselines": found})
 
-    def task_of(self, above: Mapping[str, Stage]) -> Task | None:
+    def task_of(self, above: Mapping[str, Stage]) -> TaskConfig | None:
         """Return the task of the model, if this stage or the one above that trains the model names it."""
         task = self.task or getattr(above.get(self.model.stage or ""), "task", None)
-        return task if isinstance(task, Task) else None
+        return task if isinstance(task, TaskConfig) else None
 
     def check_ahead(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[Problem]:
         from hfpipe.stages import checks
@@ -190,7 +191,7 @@ class Evaluate(Stage):
     def _other(
         self,
         name: BaselinePlace,
-        task: Task,
+        task: TaskConfig,
         others: Sequence[EvaluatedSystem],
         setup: EvaluationSetup,
         accelerator: Accelerator,
@@ -199,7 +200,7 @@ class Evaluate(Stage):
         from hfpipe.evaluation.evaluate import load_tally
 
         if name in task.baselines:
-            empty = setup.tally(task.baseline_metrics(name, setup.facts))
+            empty = setup.tally(task.runtime().baseline_metrics(name, setup.facts))
             return load_tally(empty, ctx.work / f"{name}.npz")
         return self._measure(next(it for it in others if it.place == name), setup, accelerator, ctx)
 
@@ -214,7 +215,8 @@ class Evaluate(Stage):
 
         task = model.task
         metrics, facts = [metric.load(ctx) for metric in self.metrics], setup.facts
-        after = DatasetMetrics(task.whole_metrics(facts), metrics, task.class_names(facts), setup)
+        evaluator = task.runtime().evaluator
+        after = DatasetMetrics(evaluator.whole_metrics(facts), metrics, evaluator.class_names(facts), setup)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
             files = {str(name): {str(name): predictions_path(ctx.folder, name)} for name in self.baselines}
             files |= {other.name: other.predictions(ctx.folder) for other in others}
@@ -233,9 +235,9 @@ class Evaluate(Stage):
             split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster
         )
         rows = {column: split[column] for column in split.column_names}
+        systems = [replace(each, outputs=classes.outputs.get(each.place, ())) for each in systems]
         return setup, [
-            replace(each, task=each.task.configure_metrics(rows), outputs=classes.outputs.get(each.place, ()))
-            for each in systems
+            replace(each, task=each.task.runtime().evaluator.configure_metrics(rows)) for each in systems
         ]
 
     def _measure_trivial(
@@ -248,8 +250,8 @@ class Evaluate(Stage):
         from hfpipe.encoding.io import open_split
         from hfpipe.evaluation.evaluate import fit_baseline, measure_baseline, save
 
-        task = system.task
-        names = [name for name in self.baselines if name in task.baselines]
+        task = system.task.runtime()
+        names = [name for name in self.baselines if name in task.config.baselines]
         if not names:
             return
         split = setup.classes.rows(open_split(folder_of(self.data, ctx), "train"))
@@ -288,22 +290,20 @@ class Evaluate(Stage):
 
     def _load(
         self, system: EvaluatedSystem, place: Path | Place, ctx: RunContext
-    ) -> tuple[PreTrainedModel, Task]:
+    ) -> tuple[PreTrainedModel, TaskRuntime]:
         from hfpipe.evaluation.calibration import calibrated
         from hfpipe.modeling.loading.class_head import align_outputs
         from hfpipe.modeling.loading.models import load_model
         from hfpipe.modeling.max_length import refusals
 
-        task = system.task
-        model = load_model(
-            task.auto_class, place, ctx.seed, whole=True, trust_remote_code=self.trust_remote_code
-        )
-        for why in refusals(task, model):
+        task, remote = system.task, self.trust_remote_code
+        model = load_model(task.auto_class, place, ctx.seed, whole=True, trust_remote_code=remote)
+        for why in refusals(task.runtime(), model):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         task = calibrated(model, task, place, self.labels)
         if system.outputs:
             align_outputs(model, system.outputs)
-        return model, task
+        return model, task.runtime()
 
     def encode_for(
         self, system: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext, *, reads_all: bool
@@ -319,6 +319,6 @@ class Evaluate(Stage):
         check_rows(system.place, rows_of(config), tokenizer)
         path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
         with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(setup.rows)) as advance:
-            encoded = partial(encode, system.task, setup.rows, tokenizer, setup.facts, path)
+            encoded = partial(encode, system.task.runtime(), setup.rows, tokenizer, setup.facts, path)
             examples, _ = encoded(packed=False, advance=advance, reads_all=reads_all)
         return tokenizer, examples

@@ -23,7 +23,7 @@ from hfpipe.stages.repeats.members import encoded_folder
 from hfpipe.stages.repeats.settings import Repeatable
 from hfpipe.stages.training_summary import describe_training
 from hfpipe.store.artifacts import CARD
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ class _Train(Repeatable):
     distributed: ClassVar[bool] = True
     dropout: ClassVar[bool] = True
     """Whether a model from scratch has the dropout of its type's defaults."""
-    task: SerializeAsAny[Task]
+    task: SerializeAsAny[TaskConfig]
     """What is learned: a task's name, or a mapping with `kind` and its options."""
     data: DataPlace
     """Data set with a train split; a validation split is evaluated where there is one."""
@@ -98,7 +98,7 @@ class _Train(Repeatable):
         tokenizer = self.open_tokenizer(ctx)
         self._check_loaded(ctx, data)
         self._check_tokenizer(ctx, tokenizer, data)
-        best_metric(self.training, self.task.validation_metrics(data))
+        best_metric(self.training, self.task.runtime().evaluator.validation_metrics(data))
         examples, _ = self._encoded(ctx, tokenizer, reads_all=True)
         self._weighted(examples["train"], data)  # which fails early on what the data lack
 
@@ -113,11 +113,12 @@ class _Train(Repeatable):
         data = facts(folder_of(self.data, ctx))
         model, note = self._model(ctx, tokenizer, data)
         self._check_loaded(ctx, data)
-        for problem in self.task.check_model(model):
+        setup = self.task.runtime().model_setup
+        for problem in setup.check(model):
             raise StageError(f"stage {ctx.name}: {problem.message}")
-        self.task.configure_model(model, tokenizer)
+        setup.configure(model, tokenizer)
         parts = Training(
-            task=self._measured_task(ctx),
+            task=self._measured_task(ctx).runtime(),
             model=model,
             tokenizer=tokenizer,
             train=examples["train"],
@@ -146,14 +147,14 @@ class _Train(Repeatable):
         """Add to the saved model what the recipe asks for, in the first process, and return more facts."""
         return {}
 
-    def _measured_task(self, ctx: RunContext) -> Task:
+    def _measured_task(self, ctx: RunContext) -> TaskConfig:
         """Return the task as it is measured on the validation split, where there is one."""
         from hfpipe.encoding.io import open_data
 
-        split = open_data(folder_of(self.data, ctx)).get("validation")
-        if split is None:
+        if (split := open_data(folder_of(self.data, ctx)).get("validation")) is None:
             return self.task
-        return self.task.configure_metrics({column: split[column] for column in split.column_names})
+        rows = {column: split[column] for column in split.column_names}
+        return self.task.runtime().evaluator.configure_metrics(rows)
 
     def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
         """Raise StageError at what the recipe did not show, of data in a folder or a model from the Hub."""
@@ -228,7 +229,7 @@ class _Train(Repeatable):
         rows, known = open_split(folder, split), facts(folder)
         with ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:
             path = encoded_folder(ctx, cut_from_all=self.task.packed) / f"{split}.arrow"
-            encoded = partial(encode, self.task, tokenizer=tokenizer, facts=known, path=path)
+            encoded = partial(encode, self.task.runtime(), tokenizer=tokenizer, facts=known, path=path)
             encoded = partial(encoded, packed=split == "train", advance=advance, reads_all=reads_all)
             return encode_without_fold(self, rows, known, ctx, encoded) if split == "train" else encoded(rows)
 
@@ -274,7 +275,7 @@ class _Train(Repeatable):
         if adapter.merge:
             remote = self.trust_remote_code
             whole = load_model(self.task.auto_class, ctx.folder, ctx.seed, trust_remote_code=remote)
-            self.task.configure_model(whole, tokenizer)
+            self.task.runtime().model_setup.configure(whole, tokenizer)
             replace_adapter(ctx.folder, whole)
 
 

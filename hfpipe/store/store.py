@@ -28,7 +28,7 @@ from hfpipe.store.digests import Digests
 from hfpipe.store.files import sync_folder, write_whole
 from hfpipe.store.manifest import DAMAGED, describe_damage, describe_size, record_files
 from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 R = TypeVar("R", bound=Record)
 KEY_LENGTH = 12
@@ -128,7 +128,9 @@ def identify(stage: Stage, seed: int, base: Path, keys: Mapping[str, str], diges
     return StageIdentity(
         kind=stage.kind,
         version=type(stage).version,
-        task_version=max((type(task).version for _, task in stage if isinstance(task, Task)), default=1),
+        task_version=max(
+            (type(task).version for _, task in stage if isinstance(task, TaskConfig)), default=1
+        ),
         seed=stage.own_seed(seed),
         settings=stage.model_dump(mode="json"),
         files=dict(sorted(files.items())),
@@ -141,7 +143,7 @@ def user_code(stage: Stage) -> Iterator[Code]:
     """Yield the user code that a stage's settings name."""
     yield from (code for _, code in collect(stage, Code))
     for _, value in stage:
-        if isinstance(value, Task) and value.code is not None:
+        if isinstance(value, TaskConfig) and value.code is not None:
             yield value.code
 
 

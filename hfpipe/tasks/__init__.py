@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.references.places import Code
-from hfpipe.references.user_code import Trusted, load_code
-from hfpipe.task import Task
+from hfpipe.references.user_code import Trusted
+from hfpipe.task import TaskConfig
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.fill_mask import FillMask
@@ -25,8 +25,9 @@ from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.token_classification import TokenClassification
 from hfpipe.tasks.translation import Translation
+from hfpipe.user_tasks import load_task_class
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[TaskConfig]] = {
     "causal-lm": CausalLM,
     "denoising": Denoising,
     "fill-mask": FillMask,
@@ -41,7 +42,7 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def revive_task(settings: Mapping[str, Any], base: Path, trusted: Trusted, folder: Path) -> Task:
+def revive_task(settings: Mapping[str, Any], base: Path, trusted: Trusted, folder: Path) -> TaskConfig:
     """Return the task whose settings are stored in a stage's folder; `base` is the folder of its recipe.
 
     Anyone may have written these settings, so user code runs only if it is `trusted`.
@@ -59,7 +60,7 @@ def revive_task(settings: Mapping[str, Any], base: Path, trusted: Trusted, folde
         ) from None
 
 
-def _class(kind: str, base: Path, trusted: Trusted, folder: Path) -> type[Task]:
+def _class(kind: str, base: Path, trusted: Trusted, folder: Path) -> type[TaskConfig]:
     if kind in TASKS:
         return TASKS[kind]
     if not re.fullmatch(Code.pattern, kind):
@@ -76,5 +77,4 @@ def _class(kind: str, base: Path, trusted: Trusted, folder: Path) -> type[Task]:
                 )
             ]
         )
-    cls: type[Task] = load_code(code, base)
-    return cls
+    return load_task_class(code, base)

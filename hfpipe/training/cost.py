@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
 
 SAMPLE = 1000
 """Rows that are encoded to tell how many tokens a split has."""
@@ -218,14 +218,15 @@ def gathered_weights(shape: Shape) -> float:
 
 
 def encode_sample(
-    task: Task, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, facts: DataFacts
+    task: TaskRuntime, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, facts: DataFacts
 ) -> Encoded:
     """Encode an even sample of a split, all of a small one, and scale up to the whole."""
     taken = np.unique(np.linspace(0, len(rows) - 1, SAMPLE, dtype=np.int64))
-    ids = task.encode(rows.select(taken)[:], tokenizer, facts)["input_ids"]
+    ids = task.encoder.encode(rows.select(taken)[:], tokenizer, facts)["input_ids"]
     scale = len(rows) / len(taken)
     tokens = round(sum(map(len, ids)) * scale)
-    examples = math.ceil(tokens / (task.length - task.shared)) if task.packed else round(len(ids) * scale)
+    own = task.config.length - task.config.shared  # tokens of a packed example that no other has
+    examples = math.ceil(tokens / own) if task.config.packed else round(len(ids) * scale)
     return Encoded(max(1, examples), max(1, tokens), estimated=scale > 1)
 
 

@@ -1,6 +1,6 @@
 """One micro-batch of a training: the outputs of the model and the loss of the task, eager or compiled.
 
-A compiled step is compiled once: the batches of a packed task have one shape, (rows, task.length), and their
+A compiled step is compiled once: the batches of a packed task have one shape, (rows, length), and their
 targets' positions have few sizes (see `Collator`). The one batch an epoch that holds the end of the text is
 padded or shorter; it runs eagerly, because compiling for it would take longer than many steps.
 
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hfpipe.modeling.losses.chunked_loss import Kernel
-    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
-    from hfpipe.task import Task
+    from hfpipe.runtime import Objective, TaskRuntime
     from hfpipe.types import Batch, Counted
 
 
@@ -43,20 +42,20 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 def separate_documents(
-    task: Task, model: PreTrainedModel, device: torch.device, *, chosen: bool = False
+    task: TaskRuntime, model: PreTrainedModel, device: torch.device, *, chosen: bool = False
 ) -> SeparateDocuments | None:
     """Return what keeps the documents of a task's examples apart on a device, None where they may mix.
 
     The model's attention is replaced by what is faster there, unless the recipe has `chosen` it.
     Raises StageError when the model cannot keep documents apart.
     """
-    if not task.separates_documents:
+    if not task.config.separates_documents:
         return None
     found = separation_of(model)
     if found is None:
         raise StageError(f"{model.config.model_type} cannot keep packed documents apart; take another model")
     if not chosen:
-        found = choose_attention(model, found, task.length, device)
+        found = choose_attention(model, found, task.config.length, device)
     log.info("separate documents: by %s, attention %s", found.by, found.attention)
     return SeparateDocuments(model, found)
 
@@ -66,24 +65,24 @@ class TrainingStep:
 
     def __init__(
         self,
-        task: Task,
+        task: TaskRuntime,
         smoothing: float,
         autocast: Autocast = nullcontext,
         *,
         chunked: bool = False,
         separate: SeparateDocuments | None = None,
-        weighted: WeightedLoss | None = None,
+        objective: Objective | None = None,
     ) -> None:
         """`chunked` lets the loss apply the output layer in chunks; its weights have to be whole.
 
-        `separate` keeps the documents of an example apart. `weighted` replaces the loss of the task.
+        `separate` keeps the documents of an example apart. `objective` replaces that of the task.
         """
         self.task = task
         self._separate = separate
         self.smoothing = smoothing
         self._autocast = autocast
-        self._chunked = chunked and weighted is None
-        self.loss = task.loss if weighted is None else weighted.loss
+        self._chunked = chunked and objective is None
+        self.objective = objective or task.objective
         self._kernel = eager_softmax_gradient
         self._head: nn.Linear | None = None
 
@@ -92,11 +91,11 @@ class TrainingStep:
 
         Where the loss applies the output layer, the outputs hold hidden states in place of logits.
         """
-        head, positions = self.head(model, batch), self.task.positions(batch)
+        head, positions = self.head(model, batch), self.objective.positions(batch)
         if head is None or positions is None:
             with self.separated(batch) as inputs:
                 outputs = forward(model, inputs, positions)
-            return outputs, self.loss(outputs, batch, self.smoothing)
+            return outputs, self.objective.loss(outputs, batch, self.smoothing)
         with self._autocast(), identity_head(head):
             with self.separated(batch) as inputs:
                 outputs = forward(model, inputs, None)
@@ -117,7 +116,7 @@ class TrainingStep:
 
     def head_loss(self, outputs: Any, head: nn.Linear, batch: Batch, kernel: Kernel) -> Counted:
         """Return the loss of the hidden states that a model without its output layer returned."""
-        hidden, positions = outputs.logits, self.task.positions(batch)
+        hidden, positions = outputs.logits, self.objective.positions(batch)
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
         assert positions is not None
@@ -130,9 +129,9 @@ class CompiledStep:
     def __init__(self, eager: TrainingStep, model: PreTrainedModel, rows: int, autocast: Autocast) -> None:
         self._eager = eager
         self._model = model
-        self._shape = (rows, eager.task.length)
+        self._shape = (rows, eager.task.config.length)
         self._autocast = autocast
-        self._loss = compile_loss(eager.loss)
+        self._loss = compile_loss(eager.objective.loss)
         self._kernel = torch.compile(softmax_gradient, dynamic=False)
         self._without_masks: bool | None = None
         compile_model(model, static=True)
@@ -150,7 +149,7 @@ class CompiledStep:
             head = self._eager.head(model, batch)
             with self._attention(batch), self._eager.separated(batch) as inputs:
                 if head is None:
-                    outputs = forward(model, inputs, self._eager.task.positions(batch))
+                    outputs = forward(model, inputs, self._eager.objective.positions(batch))
                 else:
                     with identity_head(head):
                         outputs = forward(model, inputs, None)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.modeling.losses.weighted_loss import WeightedLoss
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
     from hfpipe.types import Batch
 
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class Training:
     """What a training is made of, in addition to its arguments."""
 
-    task: Task
+    task: TaskRuntime
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     train: Examples
@@ -62,7 +62,7 @@ class Training:
     @property
     def metrics(self) -> list[Metric]:
         """The metrics of the validation split."""
-        return self.task.validation_metrics(self.facts)
+        return self.task.evaluator.validation_metrics(self.facts)
 
 
 class TaskTrainer(SplitTrainer):
@@ -140,7 +140,7 @@ class TaskTrainer(SplitTrainer):
             autocast,
             chunked=self._applies_head_in_loss,
             separate=separate,
-            weighted=self.weighted,
+            objective=self.weighted,
         )
         return CompiledStep(eager, self.bare, self.shares.micro, autocast) if static else eager
 
@@ -182,7 +182,8 @@ class TaskTrainer(SplitTrainer):
     @property
     def _has_one_shape(self) -> bool:
         """Whether batches have one shape, but for the last, and a model that is whole in each process."""
-        return self.task.packed and self.task.auto_class != "AutoModelForSeq2SeqLM" and not self.split
+        config = self.task.config
+        return config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not self.split
 
     @property
     def _applies_head_in_loss(self) -> bool:
@@ -197,7 +198,7 @@ class TaskTrainer(SplitTrainer):
     @property
     def _cuts(self) -> bool:
         """Whether batches are cut by length; a sharded model is passed equally often everywhere."""
-        return is_cut(self.task, self.args.device.type) and not self.split
+        return is_cut(self.task.config, self.args.device.type) and not self.split
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train as Trainer does, with what is fast on the device."""
@@ -227,7 +228,7 @@ class TaskTrainer(SplitTrainer):
         """Return which examples this process reads."""
         reader = self.layout.reader(self.args.process_index)
         return StepBatches(
-            self.examples.lengths, self.shares, reader, self.args.seed, grouped=not self.task.packed
+            self.examples.lengths, self.shares, reader, self.args.seed, grouped=not self.task.config.packed
         )
 
     def get_batch_samples(
@@ -240,7 +241,7 @@ class TaskTrainer(SplitTrainer):
         if self.control.should_training_stop:
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
-        counted = self.task.count if self.weighted is None else self.weighted.count
+        counted = (self.weighted or self.task.objective).count
         parts = (part for batch in batches for part in forward_passes(batch))
         return batches, self.stop.sum_counts(sum(map(counted, parts), torch.tensor(0)), self.layout.together)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
-class Baseline(ABC):
+class TextBaseline(ABC):
     """Guesses by a simple estimator, in the columns that the metrics of a model read.
 
     `kind` is what a data set's facts call the label: `label` (one class), `labels` (any number) or `float`.
@@ -83,7 +83,7 @@ class Baseline(ABC):
         return scores
 
 
-class Majority(Baseline):
+class Majority(TextBaseline):
     """The most frequent class, each label as often as it is, or the mean, whatever the text."""
 
     name = "majority"
@@ -92,7 +92,7 @@ class Majority(Baseline):
         return DummyClassifier(strategy="prior") if self.kind == "label" else DummyRegressor()
 
 
-class Tfidf(Baseline):
+class Tfidf(TextBaseline):
     """Logistic regression over TF-IDF of terms, one a label for several; ridge regression for numbers.
 
     Terms are words and emoji, and n-grams of characters in scripts without spaces, as `segmentation.terms`

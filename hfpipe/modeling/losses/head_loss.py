@@ -20,18 +20,18 @@ from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.types import Counted
 
 if TYPE_CHECKING:
-    from hfpipe.task import Task
+    from hfpipe.runtime import TaskRuntime
     from hfpipe.types import Batch
 
 
-def separable_head(task: Task, model: Any, batch: Batch) -> nn.Linear | None:
+def separable_head(task: TaskRuntime, model: Any, batch: Batch) -> nn.Linear | None:
     """Return the output layer of a model if the task's loss can apply it in chunks, otherwise None.
 
     Runs the model twice on the first example of the batch; random states are restored.
     """
     bare = extract_model_from_parallel(model)
     head = bare.get_output_embeddings()
-    if not task.loss_is_cross_entropy or type(head) is not nn.Linear or "forward" in vars(head):
+    if not task.objective.loss_is_cross_entropy or type(head) is not nn.Linear or "forward" in vars(head):
         return None
     rows = len(batch["labels"])
     first = {name: each[:1] for name, each in batch.items() if each.dim() and len(each) == rows}

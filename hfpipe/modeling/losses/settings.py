@@ -13,7 +13,7 @@ from hfpipe.recipe.messages import join_names, suggest
 
 if TYPE_CHECKING:
     from hfpipe.report import DataFacts
-    from hfpipe.task import Task
+    from hfpipe.task import TaskConfig
 
 ROW_WEIGHTS = "weight"
 """Column of a data set whose stage names it in `columns`: by default the weights of rows."""
@@ -42,7 +42,7 @@ class LossSettings(Settings):
 
 
 def check_loss(
-    loss: LossSettings, task: Task, facts: DataFacts | None, *, smoothed: bool
+    loss: LossSettings, task: TaskConfig, facts: DataFacts | None, *, smoothed: bool
 ) -> Iterator[Problem]:
     """Yield what is wrong with a loss, as far as the data are known, with paths relative to the stage."""
     column = task.weighted_column
@@ -61,7 +61,7 @@ def check_loss(
         yield from _rows(loss, facts)
 
 
-def check_calibration(wanted: Sequence[str], task: Task, facts: DataFacts | None) -> Iterator[Problem]:
+def check_calibration(wanted: Sequence[str], task: TaskConfig, facts: DataFacts | None) -> Iterator[Problem]:
     """Yield what cannot be calibrated, as far as the data are known, with paths relative to the stage."""
     column, path = task.weighted_column, ("calibrate",)
     kind = facts.columns.get(column or "") if facts is not None else None

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hfpipe.modeling.losses.losses import IGNORED
+from hfpipe.runtime import Objective
 from hfpipe.types import Counted
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
-class WeightedLoss:
+class WeightedLoss(Objective):
     """Computes loss and count of a classifier or tagger, or of a regression whose rows have weights.
 
     `labels` of the batch are int64 (rows,) or (rows, length), float (rows, classes) for several labels per

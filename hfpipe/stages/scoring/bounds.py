@@ -17,7 +17,7 @@ from hfpipe.recipe.messages import find_similar_name, suggest
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import SIGNIFICANT, Comparison, DataFacts, Score
 from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from hfpipe.metrics.tally import Counts
@@ -87,11 +87,12 @@ def check_bounds(require: Mapping[str, Bound], baselines: Sequence[BaselinePlace
 
 
 def unknown_scores(
-    require: Mapping[str, Bound], metrics: Sequence[NamedMetricSettings], task: Task, facts: DataFacts
+    require: Mapping[str, Bound], metrics: Sequence[NamedMetricSettings], task: TaskConfig, facts: DataFacts
 ) -> Iterator[Problem]:
     """Yield each bound of a score that neither the task nor a metric of the recipe has."""
-    names = [metric.name for metric in task.metrics(facts)]
-    names += [metric.name for metric in task.whole_metrics(facts)]
+    evaluator = task.runtime().evaluator
+    names = [metric.name for metric in evaluator.metrics(facts)]
+    names += [metric.name for metric in evaluator.whole_metrics(facts)]
     prefixes = [metric.prefix for metric in metrics]
     for name in require:
         if name not in names and name.partition("/")[0] not in prefixes:

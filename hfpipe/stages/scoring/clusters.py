@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hfpipe.errors import Problem
 from hfpipe.recipe.messages import suggest
 from hfpipe.report import DataFacts
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from hfpipe.metrics.resampling import Sample
@@ -19,12 +19,11 @@ ClusterSetting = str | Literal[False] | None
 """A column, `false` for none, or nothing for the default."""
 
 
-def cluster_column(setting: ClusterSetting, task: Task, facts: DataFacts) -> str | None:
+def cluster_column(setting: ClusterSetting, task: TaskConfig, facts: DataFacts) -> str | None:
     """Return the column whose equal values make a group, or None where every row is by itself."""
     if setting is not None:
         return setting or None
-    own = getattr(task, task.grouped_by) if task.grouped_by is not None else None
-    return next((name for name in (*DOCUMENTS, own) if name in facts.columns), None)
+    return next((name for name in (*DOCUMENTS, task.group_column) if name in facts.columns), None)
 
 
 def check_cluster(setting: ClusterSetting, columns: set[str] | None) -> Iterator[Problem]:

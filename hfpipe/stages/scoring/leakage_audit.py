@@ -16,7 +16,7 @@ from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring.systems import EvaluatedSystem
 from hfpipe.store.store import read_stage
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +33,7 @@ SHOWN = 20
 """Ids of overlapping rows that the report holds."""
 
 
-def audit(stage: Evaluate, task: Task, setup: EvaluationSetup, ctx: RunContext) -> None:
+def audit(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunContext) -> None:
     """Look for the rows in all that the model was trained and validated on, and keep what was found.
 
     Raises StageError when there are some and the stage's `leakage` is `fail`.
@@ -47,7 +47,7 @@ def audit(stage: Evaluate, task: Task, setup: EvaluationSetup, ctx: RunContext) 
     (ctx.work / FOUND).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _look(stage: Evaluate, task: Task, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
+def _look(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
     import numpy as np
 
     from hfpipe.data.leakage import HeldOut
@@ -171,7 +171,9 @@ def _clean_scores(
     return compute_scores(RepeatedCounts(counted) if model.members else next(iter(counted.values())))
 
 
-def _clean_counts(overlapping: Sequence[int], path: Path, task: Task, setup: EvaluationSetup) -> Tally | None:
+def _clean_counts(
+    overlapping: Sequence[int], path: Path, task: TaskConfig, setup: EvaluationSetup
+) -> Tally | None:
     """Return the counts of a training on the rows that do not overlap, None where there are none."""
     import numpy as np
 
@@ -184,9 +186,10 @@ def _clean_counts(overlapping: Sequence[int], path: Path, task: Task, setup: Eva
     if not clean.any():
         return None
     sample = Sample(setup.sample.units[positions[clean]], setup.sample.cluster)
-    tally = Tally(task.metrics(setup.facts), setup.resamples, setup.seed, sample)
+    evaluator = task.runtime().evaluator
+    tally = Tally(evaluator.metrics(setup.facts), setup.resamples, setup.seed, sample)
     kept = {name: column[clean] for name, column in columns.items()}
-    tally.add(np.arange(int(clean.sum())), task.decode_predictions(kept, setup.facts))
+    tally.add(np.arange(int(clean.sum())), evaluator.decode_predictions(kept, setup.facts))
     return tally
 
 

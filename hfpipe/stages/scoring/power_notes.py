@@ -10,7 +10,7 @@ from hfpipe.report import SIGNIFICANT, DataFacts
 from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring.bounds import Bound
 from hfpipe.stages.scoring.clusters import cluster_column
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from hfpipe.stages.evaluate import Evaluate
@@ -19,7 +19,7 @@ PROPORTIONS = ("accuracy", "exact_match", "subset_accuracy", "f1_micro", "top5_a
 """Scores that are a share of rows."""
 
 
-def power_notes(stage: Evaluate, task: Task | None, facts: DataFacts | None) -> Iterator[str]:
+def power_notes(stage: Evaluate, task: TaskConfig | None, facts: DataFacts | None) -> Iterator[str]:
     """Yield the smallest difference that a split shows, and a warning for each bound that asks for less.
 
     Nothing is known of scores that are not a share of rows, as perplexity or a squared error.

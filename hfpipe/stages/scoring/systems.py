@@ -20,7 +20,7 @@ from hfpipe.stages.repeats.members import OUT_OF_FOLD, find_members
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import check_whole, read_report, read_stage
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from hfpipe.evaluation.class_alignment import Alignment
@@ -32,7 +32,7 @@ class EvaluatedSystem:
     """A model to evaluate, and its task."""
 
     place: Place
-    task: Task
+    task: TaskConfig
     name: str
     """Its name among the systems of the stage: `model`, or a baseline as the recipe writes it."""
     outputs: Sequence[int] = ()
@@ -87,7 +87,7 @@ def _members(place: Place, ctx: RunContext) -> dict[Place, Path]:
     return members
 
 
-def _trained_for(stage: Evaluate, place: Place, ctx: RunContext) -> Task | None:
+def _trained_for(stage: Evaluate, place: Place, ctx: RunContext) -> TaskConfig | None:
     """Return the task that a model was trained for, if its folder says so.
 
     User code is executed only where this recipe names it, for a stage above or this one, or sets

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from hfpipe.advice import advise_classes
-from hfpipe.errors import Problem, StageError
-from hfpipe.task import Requirements
-from hfpipe.tasks.shared.templates import columns_of, parts_of_template
-from hfpipe.tasks.shared.token_level import TokenTargets
+from hfpipe.errors import Problem
+from hfpipe.report import DataFacts
+from hfpipe.task import Requirements, TaskConfig
+from hfpipe.tasks.shared.templates import columns_of
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
-    from hfpipe.metrics.metric import Metric
-    from hfpipe.metrics.whole import WholeMetric
-    from hfpipe.report import DataFacts
-    from hfpipe.tokenization.text import Text
-    from hfpipe.types import Batch, Columns, Rows
+    from hfpipe.runtime import TaskRuntime
 
 
-class FillMask(TokenTargets):
+class FillMask(TaskConfig):
     """Learns to predict the words in blanks.
 
     A blank is encoded as as many mask tokens as its answer has tokens. Its candidates are those in `choices`;
@@ -65,7 +61,7 @@ class FillMask(TokenTargets):
             raise ValueError("`pattern` and `verbalizer` go together; write both, or neither")
         if self.pattern is not None and self.pattern.count(self.blank) != 1:
             raise ValueError(f"`pattern` needs one blank {self.blank!r}; write it where the word belongs")
-        if len(set(self._words)) < len(self._words):
+        if len(set(self.class_words)) < len(self.class_words):
             raise ValueError("`verbalizer` has one word for two classes; take another for one of them")
         return self
 
@@ -79,12 +75,13 @@ class FillMask(TokenTargets):
         return self
 
     @property
-    def _fields(self) -> tuple[str, ...]:
+    def pattern_columns(self) -> tuple[str, ...]:
         """Columns that the pattern refers to."""
         return columns_of(self.pattern) if self.pattern is not None else ()
 
     @property
-    def _words(self) -> list[str]:
+    def class_words(self) -> list[str]:
+        """Words that represent classes."""
         return list((self.verbalizer or {}).values())
 
     @property
@@ -105,7 +102,11 @@ class FillMask(TokenTargets):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return self._fields or tuple(name for name in (self.text, self.choices) if name is not None)
+        return self.pattern_columns or tuple(name for name in (self.text, self.choices) if name is not None)
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        return {"pattern": self.pattern or ""}
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ class FillMask(TokenTargets):
     @property
     def columns(self) -> tuple[str, ...]:
         if self.pattern is not None:
-            return (*self._fields, self.label)
+            return (*self.pattern_columns, self.label)
         return (self.text, self.answer, *([self.choices] if self.choices else []))
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
@@ -136,136 +137,13 @@ class FillMask(TokenTargets):
             yield Problem(f"the classes are {there}; the verbalizer has {named}", ("verbalizer",))
 
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
-        from hfpipe.report import DataFacts
-
         if self.verbalizer is None:
             columns = {self.text: "string", self.answer: "string"}
             return DataFacts(columns=columns | ({self.choices: "strings"} if self.choices else {}), splits={})
-        columns = dict.fromkeys(self._fields, "string") | {self.label: "label"}
+        columns = dict.fromkeys(self.pattern_columns, "string") | {self.label: "label"}
         return DataFacts(columns=columns, splits={}, labels={self.label: list(self.verbalizer)})
 
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        from hfpipe.tasks.fill_mask.encoding import encode_blanks
+    def runtime(self) -> TaskRuntime:
+        from hfpipe.tasks.fill_mask.runtime import compose_fill_mask
 
-        texts, answers, choices = self._parts(rows), self._answers(rows, facts), self._choices(rows, facts)
-        encoded = encode_blanks(texts, answers, choices, tokenizer, self.length)
-        if self.verbalizer is not None and -1 in encoded["reference"]:
-            word = answers[encoded["reference"].index(-1)]
-            raise StageError(f"verbalizer: the tokenizer does not know {word!r}; take another word")
-        return encoded
-
-    def _texts(self, rows: Rows) -> list[str]:
-        if self.pattern is None:
-            return list(rows[self.text])
-        return [self.blank.join("".join(side) for side in sides) for sides in self._parts(rows)]
-
-    def _parts(self, rows: Rows) -> list[tuple[Text, Text]]:
-        """Split the text of each row at its blank. Raises DataError unless there is exactly one."""
-        from hfpipe.tasks.fill_mask.encoding import blank_parts
-
-        if self.pattern is None:
-            return [blank_parts(text, self.blank) for text in rows[self.text]]
-        before, after = self.pattern.split(self.blank)
-        filled = [
-            dict(zip(self._fields, map(str, values), strict=True))
-            for values in zip(*(rows[name] for name in self._fields), strict=True)
-        ]
-        return [(parts_of_template(before, row), parts_of_template(after, row)) for row in filled]
-
-    def _answers(self, rows: Rows, facts: DataFacts) -> list[str]:
-        if self.verbalizer is not None:
-            return [self.verbalizer[facts.labels[self.label][number]] for number in rows[self.label]]
-        return _named(rows[self.answer], facts.labels.get(self.answer))
-
-    def _choices(self, rows: Rows, facts: DataFacts) -> list[list[str]]:
-        """Return the candidates of each row; empty if any word is allowed."""
-        if self.choices is not None and self.pattern is None:
-            return [_named(row, facts.labels.get(self.choices)) for row in rows[self.choices]]
-        if self.verbalizer is not None:
-            names = [self.verbalizer[name] for name in facts.labels[self.label]]
-        else:
-            names = facts.labels.get(self.answer, [])
-        return [names] * len(rows[self.columns[0]])
-
-    def collate(
-        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
-    ) -> Batch:
-        from hfpipe.tasks.fill_mask.encoding import collate_blanks
-
-        return collate_blanks(examples, tokenizer)
-
-    def generates(self, *, training: bool) -> bool:
-        return True
-
-    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-        from hfpipe.tasks.fill_mask.decoding import class_scores, fill_blanks
-
-        filled = fill_blanks(model, batch, tokenizer)
-        return filled if self.verbalizer is None else class_scores(filled, batch["_gold"].cpu().numpy())
-
-    def metrics(self, facts: DataFacts) -> list[Metric]:
-        from hfpipe.metrics.metric import Loss
-        from hfpipe.metrics.scores.classification import single_label
-        from hfpipe.metrics.scores.cloze import cloze
-
-        return [*cloze(), Loss()] if self.verbalizer is None else single_label(facts.labels[self.label])
-
-    def baseline_metrics(self, name: str, facts: DataFacts) -> list[Metric]:
-        from hfpipe.metrics.scores.cloze import cloze
-
-        return cloze() if name == "frequent" else self.metrics(facts)
-
-    def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
-        from hfpipe.metrics.scores.ranking import ranked_classes
-
-        return [] if self.verbalizer is None else ranked_classes(facts.labels[self.label])
-
-    def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
-        names = facts.labels.get(self.label, [])
-        return {} if self.verbalizer is None else {"reference": names, "prediction": names}
-
-    def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
-        return {} if self.verbalizer is None else {"scores": facts.labels[self.label]}
-
-    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        if self.verbalizer is not None:
-            predictions = self.encode_predictions(columns, facts)["prediction"]
-            best = columns["scores"].max(axis=1).tolist()
-            return [{"label": label, "score": score} for label, score in zip(predictions, best, strict=True)]
-        texts = self._texts(rows)
-        return [
-            {**fills[0], "fills": fills}
-            for fills in (
-                [
-                    {"score": score, "token_str": word, "sequence": text.replace(self.blank, word)}
-                    for word, score in zip(words, scores, strict=True)
-                ]
-                for text, words, scores in zip(texts, columns["fills"], columns["fill_scores"], strict=True)
-            )
-        ]
-
-    def fit_baseline(
-        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Rows], Columns]:
-        import numpy as np
-
-        from hfpipe.metrics.baselines.text import Majority, Tfidf
-        from hfpipe.metrics.scores.cloze import Frequent
-
-        if name == "frequent":
-            frequent = Frequent(self._answers(train, facts))
-
-            def ranked(rows: Rows) -> Columns:
-                choices = self._choices(rows, facts)
-                pairs = zip(self._answers(rows, facts), choices, strict=True)
-                return {"rank": np.array([frequent.rank(answer, words or None) for answer, words in pairs])}
-
-            return ranked
-        baseline = {"majority": Majority, "tfidf": Tfidf}[name]("label", len(self._words))
-        baseline.fit(self._texts(train), np.asarray(train[self.label]))
-        return lambda rows: baseline.columns(self._texts(rows), np.asarray(rows[self.label]))
-
-
-def _named(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
-    """Return words; a column of classes stores them as ids."""
-    return [names[value] for value in values] if names is not None else list(values)
+        return compose_fill_mask(self)

@@ -1,28 +1,18 @@
-"""Base of the tasks that are evaluated on generated text."""
+"""Settings of the tasks that are evaluated on generated text; imports no torch."""
 
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from hfpipe.contract import Settings
 from hfpipe.errors import Problem
 from hfpipe.tasks.shared.generation_config import Generation
-from hfpipe.tasks.shared.token_level import TokenTargets
-
-if TYPE_CHECKING:
-    import numpy as np
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from hfpipe.metrics.metric import Metric
-    from hfpipe.report import DataFacts
-    from hfpipe.types import Batch, Columns, Rows
-
 
 BleuTokenizer = Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none"]
 """Names of sacrebleu's tokenizers; `auto` selects one by the script of the references."""
@@ -53,12 +43,8 @@ def check_sacrebleu_tokenizer(tokenize: str) -> Iterator[Problem]:
             yield Problem(f'{message} python -c "{_DOWNLOAD}"', ("tokenize",))
 
 
-class Writing(TokenTargets):
-    """Trained with teacher forcing on given texts, and evaluated on generated texts.
-
-    `collate` returns `labels` and, for a decoder without an encoder, also `_input_ids` and `_attention_mask`,
-    which hold the prompt.
-    """
+class Writing(Settings):
+    """Trained with teacher forcing on given texts, and evaluated on generated texts."""
 
     answer: ClassVar[str]
     """Key of the generated text in the output of Transformers' pipeline."""
@@ -84,70 +70,13 @@ class Writing(TokenTargets):
     def continued_length(self) -> int:
         return self.target_length if self.prompted else 0
 
-    def check_model(self, model: PreTrainedModel) -> Iterator[Problem]:
-        most = getattr(model.config, "max_position_embeddings", None)
-        written = max(self.target_length, self.generation.max_new_tokens or 0)
-        needed = self.length + written if self.prompted else max(self.length, written)
-        if isinstance(most, int) and needed > most:
-            sides = "of prompt and target together" if self.prompted else "of source or target"
-            message = f"up to {needed} tokens {sides} are more than the {most} positions of the model"
-            yield Problem(f"{message}; lower length or target_length")
+    @property
+    def languages(self) -> tuple[str | None, str | None]:
+        """Source and target language of a multilingual tokenizer, as it names them."""
+        return None, None
 
     @property
-    def _generation(self) -> Generation:
+    def limited_generation(self) -> Generation:
+        """The generation settings with the default of their `max_new_tokens`."""
         most = self.generation.max_new_tokens or self.target_length
         return self.generation.model_copy(update={"max_new_tokens": most})
-
-    def speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        """Set the languages of the tokenizer; return the id of the target language's token, if it is set."""
-        return None
-
-    def configure_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        from hfpipe.tasks.shared.generation import configure
-
-        configure(model, tokenizer, self._generation, self.speak(tokenizer))
-
-    def generates(self, *, training: bool) -> bool:
-        return self.predict_with_generate or not training
-
-    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
-        from hfpipe.modeling.random import generator
-        from hfpipe.tasks.shared.generation import write
-
-        asked = batch
-        if self.prompted:
-            asked = {name: batch[f"_{name}"] for name in ("input_ids", "attention_mask")}
-        drawn = batch["_drawn"].tolist() if "_drawn" in batch else []
-        out = write(
-            model,
-            asked,
-            tokenizer,
-            self._generation,
-            forced_bos_token_id=self.speak(tokenizer),
-            random=[generator(seed, None, index) for seed, index in drawn],
-        )
-        return {"prediction": out.texts, "tokens": out.tokens, "cut": out.cut}
-
-    @abstractmethod
-    def reference(self, rows: Rows) -> np.ndarray:
-        """Return the reference of each row, object (rows,): a text, or a list of several."""
-
-    def untold(self, prediction: list[str], rows: Rows) -> Columns:
-        """Return the columns of a trivial baseline, whose texts are never truncated."""
-        import numpy as np
-
-        from hfpipe.metrics.metric import objects
-
-        return {
-            "prediction": objects(prediction),
-            "reference": self.reference(rows),
-            "cut": np.zeros(len(prediction), dtype=bool),
-        }
-
-    def validation_metrics(self, facts: DataFacts) -> list[Metric]:
-        from hfpipe.metrics.scores.language import language_modelling
-
-        return self.metrics(facts) if self.predict_with_generate else language_modelling()
-
-    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        return [{self.answer: text} for text in columns["prediction"]]

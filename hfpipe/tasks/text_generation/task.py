@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from hfpipe.advice import advise
-from hfpipe.errors import DataError, Problem
+from hfpipe.errors import Problem
 from hfpipe.report import DataFacts
-from hfpipe.task import Requirements
+from hfpipe.task import Requirements, TaskConfig
 from hfpipe.tasks.shared.generation_config import Sampling
 from hfpipe.tasks.shared.generative import BleuTokenizer, RougeTokenizer, Writing, check_sacrebleu_tokenizer
-from hfpipe.tasks.shared.templates import columns_of, parts_of_template
+from hfpipe.tasks.shared.templates import columns_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
-    from hfpipe.metrics.metric import Metric
-    from hfpipe.tasks.text_generation.chat import Piece
-    from hfpipe.types import Batch, Columns, Rows
+    from hfpipe.runtime import TaskRuntime
 
-REASONING = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
-"""Reasoning that a model may generate before its answer, and that is not part of the answer."""
 TOOLS = "tools"
 """Usual name of the column of tools in data sets of conversations."""
 
 
-class TextGeneration(Writing):
+class TextGeneration(Writing, TaskConfig):
     """Generates the answer to a prompt; only answers and their end tokens are learned."""
 
     kind: Literal["text-generation"] = "text-generation"
@@ -98,6 +91,10 @@ class TextGeneration(Writing):
         return columns_of(self.template)
 
     @property
+    def templates(self) -> Mapping[str, str]:
+        return {"template": self.template if self.messages is None else ""}
+
+    @property
     def requires(self) -> Requirements:
         return Requirements(chat_template=self.messages is not None or self.chat)
 
@@ -128,156 +125,10 @@ class TextGeneration(Writing):
         kind = "string" if self.messages is None else "nested"
         return DataFacts(columns=dict.fromkeys(self.columns, kind), splits={})
 
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        # The facts of a trained model have no splits: the rows are only predicted, not learned.
-        learning = bool(facts.splits)
-        count = len(rows[self.columns[0]])
-        pieces = [
-            (row, piece)
-            for row in range(count)
-            for piece in self._pieces({name: rows[name][row] for name in self.columns}, tokenizer, learning)
-        ]
-        return {
-            "input_ids": [piece.ids for _, piece in pieces],
-            "learned": [piece.learned for _, piece in pieces],
-            "prompt": [piece.prompt for _, piece in pieces],
-            "truncated": [piece.lost for _, piece in pieces],
-            "row": [row for row, _ in pieces],
-        }
-
-    def _pieces(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, learning: bool) -> list[Piece]:
-        from hfpipe.tasks.text_generation.chat import Limits, completion, conversation, question
-        from hfpipe.tokenization.chat import ASSISTANT
-
-        limits = Limits(self.length, self.target_length)
-        if self.messages is None and not self.chat:
-            return [completion(tokenizer, self._prompt(row), row[self.completion], limits)]
-        messages = self._said(row)
-        tools = row[self.tools] if self.tools is not None else None
-        if not learning:
-            return [question(tokenizer, messages, limits, tools)]
-        if not any(message["role"] == ASSISTANT for message in messages):
-            raise DataError(f"column {self.messages!r}: {messages!r:.80} has no answer; take such rows out")
-        return conversation(tokenizer, messages, limits, tools)
-
-    def _prompt(self, row: dict[str, Any]) -> list[str]:
-        """Return the prompt in parts. Raises DataError when it is empty."""
-        given = {name: row[name] if row[name] is not None else "" for name in self.inputs}
-        if not any(given.values()) and self.optional:
-            raise DataError(f"{', '.join(given)} are all empty; fill one in, or take the row out")
-        return parts_of_template(self.template, given)
-
-    def _said(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the conversation of a row. Raises DataError when it is not one."""
-        if self.messages is None:
-            asked, said = "".join(self._prompt(row)).strip(), row[self.completion]
-            return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        said = _turns(row[self.messages])
-        if not said or not all(map(_is_message, said)):
-            raise DataError(
-                f"column {self.messages!r} holds {said!r:.80} where messages {{role, content}} belong; take "
-                "such rows out"
-            )
-        return [
-            {"content": ""} | {key: value for key, value in message.items() if value is not None}
-            for message in said
-        ]
-
-    def collate(
-        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
-    ) -> Batch:
-        import numpy as np
-        import torch
-
-        from hfpipe.encoding.padding import inputs, pad
-        from hfpipe.modeling.losses.losses import IGNORED
-
-        ids = [example["input_ids"] for example in examples]
-        batch = inputs(ids, tokenizer)
-        said = [
-            np.where(example["learned"], each, IGNORED) for example, each in zip(examples, ids, strict=True)
-        ]
-        batch["labels"] = pad([np.append(each[1:], IGNORED) for each in said], IGNORED)
-        if not train:
-            asked = [each[: int(example["prompt"])] for example, each in zip(examples, ids, strict=True)]
-            batch |= {f"_{name}": tensor for name, tensor in inputs(asked, tokenizer).items()}
-            batch["_drawn"] = torch.tensor([[seed, example["index"]] for example in examples])
-        return batch
-
-    def columns_by_row(
-        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
-    ) -> Columns:
-        import numpy as np
-
-        from hfpipe.metrics.metric import objects
-
-        if "prediction" not in columns:
-            return super().columns_by_row(columns, row_index, rows, facts)
-        last = np.append(np.flatnonzero(np.diff(row_index)), len(row_index) - 1)
-        answers = objects(map(_spoken, columns["prediction"]))
-        return {name: column[last] for name, column in {**columns, "prediction": answers}.items()} | {
-            "reference": self.reference(rows)
-        }
-
-    def reference(self, rows: Rows) -> np.ndarray:
-        from hfpipe.metrics.metric import objects
-
-        said = rows[self.completion] if self.messages is None else map(_last_answer, rows[self.messages])
-        return objects(map(_spoken, said))
-
-    def metrics(self, facts: DataFacts) -> list[Metric]:
-        from hfpipe.metrics.scores.overlap import Bleu, Chrf
-        from hfpipe.metrics.scores.written import Rouge, writing
-
-        match, *others = writing()
-        # While it is still `auto`, only the metrics' names are used; `configure_metrics` resolves it before
-        # anything is scored.
-        tokenize = "13a" if self.tokenize == "auto" else self.tokenize
-        rouge = "unicode" if self.rouge_tokenize == "auto" else self.rouge_tokenize
-        overlap = Bleu(tokenize=tokenize), Chrf(), Rouge("rougeL", stem=True, tokenize=rouge)
-        return [match, *overlap, *others]
-
     def check_settings(self) -> Iterator[Problem]:
         return check_sacrebleu_tokenizer(self.tokenize)
 
-    def configure_metrics(self, rows: Rows) -> TextGeneration:
-        from hfpipe.metrics.scores.overlap import tokenizer_for
-        from hfpipe.metrics.scores.written import rouge_tokenizer
+    def runtime(self) -> TaskRuntime:
+        from hfpipe.tasks.text_generation.runtime import compose_text_generation
 
-        if "auto" not in (self.tokenize, self.rouge_tokenize):
-            return self
-        reference = self.reference(rows)
-        suited = {"tokenize": tokenizer_for(reference), "rouge_tokenize": rouge_tokenizer(reference)}
-        left = {name: value for name, value in suited.items() if getattr(self, name) == "auto"}
-        return self.model_copy(update=left)
-
-    def fit_baseline(
-        self, name: str, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[Rows], Columns]:
-        [(common, _)] = Counter(self.reference(train).tolist()).most_common(1)
-        return lambda rows: self.untold([common] * len(rows[self.inputs[0]]), rows)
-
-
-def _spoken(text: str) -> str:
-    """Return an answer without the reasoning before it."""
-    return REASONING.sub("", text, count=1)
-
-
-def _turns(said: Any) -> Any:
-    """Return a conversation; a single text is a message of the user."""
-    return [{"role": "user", "content": said}] if isinstance(said, str) else said
-
-
-def _is_message(message: Any) -> bool:
-    """Return whether a message has a role, and a text or tool calls."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        return False
-    content = message.get("content")
-    calls = message.get("tool_calls") or message.get("function_call")
-    return isinstance(content, str) or (content is None and bool(calls))
-
-
-def _last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return the assistant's last message; an empty text if it calls a tool or there is no answer yet."""
-    said = (each.get("content") for each in reversed(_turns(messages)) if each["role"] == "assistant")
-    return next(said, "") or ""
+        return compose_text_generation(self)

@@ -81,7 +81,7 @@ class StepWatch:
 
     def _arguments(self, folder: Path) -> str:
         """Return the arguments of the command that computes the step again, to be pasted."""
-        task, stage = self._trainer.task, self._stage
+        task, stage = self._trainer.task.config, self._stage
         assert stage is not None
         words = [str(folder)]
         if task.code is not None:

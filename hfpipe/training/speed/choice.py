@@ -179,7 +179,7 @@ class _Choice:
             "model": type(parts.model).__name__,
             "weights": [[list(each.shape), each.requires_grad] for each in parts.model.parameters()],
             "attention": parts.model.config._attn_implementation,
-            "task": parts.task.model_dump(mode="json"),
+            "task": parts.task.config.model_dump(mode="json"),
             "batch": [self._shares.micro, round(float(lengths.mean()), -1)],
         }
 
@@ -239,9 +239,9 @@ class _Choice:
 
     def _has_one_shape(self) -> bool:
         """Tell whether a compiled training has batches of one shape, as `TaskTrainer` has then."""
-        task, lengths = self._parts.task, self._parts.train.lengths
-        whole = task.best_fit or int((lengths == task.length).sum()) >= self._shares.micro
-        return whole and task.packed and task.auto_class != "AutoModelForSeq2SeqLM" and not is_sharded()
+        config, lengths = self._parts.task.config, self._parts.train.lengths
+        whole = config.best_fit or int((lengths == config.length).sum()) >= self._shares.micro
+        return whole and config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not is_sharded()
 
 
 def _said(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:

@@ -216,7 +216,7 @@ class MemoryTrial:
         """Tell whether far more memory would be needed than there is, by an estimate."""
         if self._shape is None or micro == 1:
             return False
-        predicted = float(getattr(self._parts.task, "mask", None) or 1.0)
+        predicted = self._parts.task.objective.predicted_share
         kept = activations(
             self._shape, micro, self._length, predicted, bf16=self._speed.bf16, recomputed=checkpointing
         )
@@ -257,7 +257,8 @@ class MemoryTrial:
 
     @property
     def _has_one_shape(self) -> bool:
-        return self._parts.task.packed and self._parts.task.auto_class != "AutoModelForSeq2SeqLM"
+        config = self._parts.task.config
+        return config.packed and config.auto_class != "AutoModelForSeq2SeqLM"
 
     def _autocast(self) -> Any:
         half = torch.float16 if self._training.get("fp16") else torch.bfloat16

@@ -50,7 +50,7 @@ def steps_within(
         if muon is None
         else create_muon(model, learning_rate=0.0, weight_decay=0.0, decayed=(), muon=dict(muon), adamw={})
     )
-    batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.packed))
+    batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.config.packed))
     separate = separate_documents(parts.task, copied, torch.device(device), chosen=parts.attention_is_chosen)
     step = TrainingStep(parts.task, 0.0, chunked=device == "cpu", separate=separate)
     started = 0.0
@@ -58,7 +58,9 @@ def steps_within(
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
             if number == WARM_UP:
                 started = _now(device)
-            batch = parts.task.collate(parts.train.__getitems__(keys), parts.tokenizer, seed, train=True)
+            batch = parts.task.encoder.collate(
+                parts.train.__getitems__(keys), parts.tokenizer, seed, train=True
+            )
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=speed.bf16):
                 total = step(model, batch)[1].total.sum()

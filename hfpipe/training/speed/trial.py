@@ -141,15 +141,17 @@ class Trial:
         They have one shape, that of a batch without the end of the text, if `static`.
         """
         parts = self._parts
-        order = StepBatches(parts.train.lengths, self._shares, 0, self._seed, grouped=not parts.task.packed)
+        order = StepBatches(
+            parts.train.lengths, self._shares, 0, self._seed, grouped=not parts.task.config.packed
+        )
         whole = (keys for keys in cycle(order) if not static or self._whole(keys))
-        cut = not parts.task.packed
+        cut = not parts.task.config.packed
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, cut=cut)
         return [collate(parts.train.__getitems__(keys[:rows])) for keys in islice(whole, BATCHES)]
 
     def _whole(self, keys: list[tuple[int, int]]) -> bool:
-        task, lengths = self._parts.task, self._parts.train.lengths
-        return task.best_fit or bool((lengths[[index for _, index in keys]] == task.length).all())
+        config, lengths = self._parts.task.config, self._parts.train.lengths
+        return config.best_fit or bool((lengths[[index for _, index in keys]] == config.length).all())
 
 
 def _autocast(dtype: str) -> Any:

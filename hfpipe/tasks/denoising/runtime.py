@@ -1,0 +1,163 @@
+"""Encodes texts, hides spans of them, and scores or generates what was hidden."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfpipe.advice import advise
+from hfpipe.encoding.padding import inputs, pad
+from hfpipe.errors import Problem, StageError
+from hfpipe.metrics.scores.language import language_modelling
+from hfpipe.modeling.losses.losses import IGNORED, forward, token_columns
+from hfpipe.modeling.random import generator
+from hfpipe.runtime import Encoder, Evaluator, Generator, ModelSetup, TaskRuntime
+from hfpipe.tasks.denoising.span_corruption import counts, frame, hide, infill, sentinels, spans
+from hfpipe.tasks.shared.generation import write
+from hfpipe.tasks.shared.objectives import TokenCrossEntropy
+from hfpipe.tokenization.encoding import encode_ids
+from hfpipe.tokenization.spelling import SENTINEL
+from hfpipe.tokenization.text import mark
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.report import DataFacts
+    from hfpipe.tasks.denoising.task import Denoising
+    from hfpipe.tasks.shared.generation_config import Generation
+    from hfpipe.types import Batch, Columns, Rows
+
+FRAME = 2
+"""Number of special tokens that BART's tokenizer adds to a text."""
+
+
+def compose_denoising(config: Denoising) -> TaskRuntime:
+    """Return the task's encoder, objective, evaluator and, if it generates, its generator."""
+    objective = TokenCrossEntropy()
+    generation = config.generation
+    return TaskRuntime(
+        config,
+        DenoisingEncoder(config),
+        objective,
+        DenoisingEvaluator(config),
+        generator=SpanWriter(config.length, generation, objective) if generation is not None else None,
+        model_setup=DenoisingSetup(config),
+    )
+
+
+@dataclass(frozen=True)
+class DenoisingEncoder(Encoder):
+    """Encodes documents, and hides spans of each example in its batch."""
+
+    config: Denoising
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        config = self.config
+        frame(tokenizer)
+        if config.noise == "spans":
+            sentinels(tokenizer, counts(config.length, config.share, config.span)[1])
+        elif tokenizer.mask_token_id is None:
+            raise StageError(
+                "noise: infilling needs a mask token, and this tokenizer has none; give its stage "
+                f"{advise(style='bart')}"
+            )
+        texts = rows[config.text]
+        return {"input_ids": encode_ids(tokenizer, texts).input_ids, "row": range(len(texts))}
+
+    def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        """Return the examples of `encode`; mask strings in a text become mask tokens only if it generates."""
+        config = self.config
+        if config.generation is None:
+            return super().encode_windows(rows, tokenizer, facts)
+        blank = SENTINEL if config.noise == "spans" else re.escape(str(tokenizer.mask_token))
+        marked = {**rows, config.text: [mark(text, blank) for text in rows[config.text]]}
+        return super().encode_windows(marked, tokenizer, facts)
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        around = frame(tokenizer).around
+        keeps_blanks = not train and self.config.generation is not None
+        pairs = []
+        for example in examples:
+            ids = example["input_ids"]
+            if keeps_blanks and np.isin(self._blanks(ids, tokenizer), ids).any():
+                pairs.append((ids, ids[:0]))
+                continue
+            random = generator(seed, example["epoch"] if train else None, example["index"])
+            pairs.append(self._noised(ids, tokenizer, random))
+        labels = pad([around(said) for _, said in pairs], IGNORED)
+        return inputs([around(read) for read, _ in pairs], tokenizer) | {"labels": labels}
+
+    def _noised(
+        self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the inputs and the targets made from a text, int64 each."""
+        config, blanks = self.config, self._blanks(ids, tokenizer)
+        if config.noise == "infilling":
+            return infill(ids, config.share, config.span, int(blanks[0]), random), ids
+        return hide(ids, spans(len(ids), config.share, config.span, random), blanks)
+
+    def _blanks(self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+        """Return the ids that replace the hidden spans of a text, int64 (spans,) or (1,)."""
+        if self.config.noise == "infilling":
+            return np.array([tokenizer.mask_token_id])
+        return sentinels(tokenizer, counts(len(ids), self.config.share, self.config.span)[1])
+
+
+@dataclass(frozen=True)
+class SpanWriter(Generator):
+    """Generates what was hidden, in addition to the columns of the loss."""
+
+    length: int
+    generation: Generation
+    objective: TokenCrossEntropy
+
+    def runs(self, *, training: bool) -> bool:
+        return not training
+
+    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+        outputs = forward(model, batch, self.objective.positions(batch))
+        foreseen = token_columns(outputs.logits, batch["labels"])
+        limit = {"max_new_tokens": self.length} | self.generation.model_dump(exclude_none=True)
+        out = write(model, batch, tokenizer, self.generation.model_copy(update=limit))
+        return {"prediction": out.texts} | {name: tensor.cpu().numpy() for name, tensor in foreseen.items()}
+
+
+@dataclass(frozen=True)
+class DenoisingEvaluator(Evaluator):
+    """Scores the reconstruction token by token."""
+
+    config: Denoising
+
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
+        return token_columns(outputs.logits, batch["labels"])
+
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        if "prediction" in columns:
+            return [{"generated_text": text} for text in columns["prediction"]]
+        sums = zip(columns["nll"], columns["correct"], columns["tokens"], strict=True)
+        return [
+            {"loss": float(nll / tokens), "accuracy": float(right / tokens)} for nll, right, tokens in sums
+        ]
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        return language_modelling()
+
+
+@dataclass(frozen=True)
+class DenoisingSetup(ModelSetup):
+    """Checks that a model has positions for the special tokens around an example."""
+
+    config: Denoising
+
+    def check(self, model: PreTrainedModel) -> Iterator[Problem]:
+        length, most = self.config.length, getattr(model.config, "max_position_embeddings", None)
+        if most is not None and length + FRAME > most:
+            message = f"length {length} and {FRAME} special tokens are more than the {most} positions"
+            yield Problem(f"{message} of the model; shorten it to {most - FRAME}", ("length",))

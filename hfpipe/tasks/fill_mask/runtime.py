@@ -1,0 +1,195 @@
+"""Encodes texts with a blank, fills the blank, and scores words or the classes that words represent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfpipe.errors import StageError
+from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
+from hfpipe.metrics.metric import Loss
+from hfpipe.metrics.scores.classification import single_label
+from hfpipe.metrics.scores.cloze import Frequent, cloze
+from hfpipe.metrics.scores.ranking import ranked_classes
+from hfpipe.modeling.losses.losses import token_columns
+from hfpipe.runtime import Baseline, Encoder, Evaluator, Generator, TaskRuntime
+from hfpipe.tasks.fill_mask.decoding import class_scores, fill_blanks
+from hfpipe.tasks.fill_mask.encoding import blank_parts, collate_blanks, encode_blanks
+from hfpipe.tasks.shared.objectives import TokenCrossEntropy
+from hfpipe.tasks.shared.templates import parts_of_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.metrics.metric import Metric
+    from hfpipe.metrics.whole import WholeMetric
+    from hfpipe.report import DataFacts
+    from hfpipe.tasks.fill_mask.task import FillMask
+    from hfpipe.tokenization.text import Text
+    from hfpipe.types import Batch, Columns, Rows
+
+
+def compose_fill_mask(config: FillMask) -> TaskRuntime:
+    """Return the task's encoder, objective, evaluator, generator and baselines."""
+    if config.pattern is None:
+        baselines = {"frequent": Baseline(partial(_fit_frequent, config), _word_metrics)}
+    else:
+        baselines = {
+            "majority": Baseline(partial(_fit_classifier, config, Majority)),
+            "tfidf": Baseline(partial(_fit_classifier, config, Tfidf)),
+        }
+    return TaskRuntime(
+        config,
+        FillMaskEncoder(config),
+        TokenCrossEntropy(),
+        FillMaskEvaluator(config),
+        baselines,
+        BlankFiller(classifies=config.verbalizer is not None),
+    )
+
+
+@dataclass(frozen=True)
+class FillMaskEncoder(Encoder):
+    """Encodes the blank of a text as as many mask tokens as its answer has tokens."""
+
+    config: FillMask
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
+        config = self.config
+        texts, answers = text_sides(config, rows), _answers(config, rows, facts)
+        encoded = encode_blanks(texts, answers, _choices(config, rows, facts), tokenizer, config.length)
+        if config.verbalizer is not None and -1 in encoded["reference"]:
+            word = answers[encoded["reference"].index(-1)]
+            raise StageError(f"verbalizer: the tokenizer does not know {word!r}; take another word")
+        return encoded
+
+    def collate(
+        self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
+    ) -> Batch:
+        return collate_blanks(examples, tokenizer)
+
+
+def text_sides(config: FillMask, rows: Rows) -> list[tuple[Text, Text]]:
+    """Split the text of each row at its blank. Raises DataError unless there is exactly one."""
+    if config.pattern is None:
+        return [blank_parts(text, config.blank) for text in rows[config.text]]
+    before, after = config.pattern.split(config.blank)
+    filled = [
+        dict(zip(config.pattern_columns, map(str, values), strict=True))
+        for values in zip(*(rows[name] for name in config.pattern_columns), strict=True)
+    ]
+    return [(parts_of_template(before, row), parts_of_template(after, row)) for row in filled]
+
+
+def _texts(config: FillMask, rows: Rows) -> list[str]:
+    if config.pattern is None:
+        return list(rows[config.text])
+    return [config.blank.join("".join(side) for side in sides) for sides in text_sides(config, rows)]
+
+
+def _answers(config: FillMask, rows: Rows, facts: DataFacts) -> list[str]:
+    if config.verbalizer is not None:
+        return [config.verbalizer[facts.labels[config.label][number]] for number in rows[config.label]]
+    return _named(rows[config.answer], facts.labels.get(config.answer))
+
+
+def _choices(config: FillMask, rows: Rows, facts: DataFacts) -> list[list[str]]:
+    """Return the candidates of each row; empty if any word is allowed."""
+    if config.choices is not None and config.pattern is None:
+        return [_named(row, facts.labels.get(config.choices)) for row in rows[config.choices]]
+    if config.verbalizer is not None:
+        names = [config.verbalizer[name] for name in facts.labels[config.label]]
+    else:
+        names = facts.labels.get(config.answer, [])
+    return [names] * len(rows[config.columns[0]])
+
+
+def _named(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+    """Return words; a column of classes stores them as ids."""
+    return [names[value] for value in values] if names is not None else list(values)
+
+
+@dataclass(frozen=True)
+class BlankFiller(Generator):
+    """Ranks the words that may fill a blank."""
+
+    classifies: bool
+    """Whether the words represent classes."""
+
+    def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+        filled = fill_blanks(model, batch, tokenizer)
+        return class_scores(filled, batch["_gold"].cpu().numpy()) if self.classifies else filled
+
+
+@dataclass(frozen=True)
+class FillMaskEvaluator(Evaluator):
+    """Scores the rank of the correct word, or the class whose word is likeliest."""
+
+    config: FillMask
+
+    def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
+        return token_columns(outputs.logits, batch["labels"])
+
+    def metrics(self, facts: DataFacts) -> list[Metric]:
+        if self.config.verbalizer is None:
+            return [*cloze(), Loss()]
+        return single_label(facts.labels[self.config.label])
+
+    def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
+        return [] if self.config.verbalizer is None else ranked_classes(facts.labels[self.config.label])
+
+    def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        names = facts.labels.get(self.config.label, [])
+        return {} if self.config.verbalizer is None else {"reference": names, "prediction": names}
+
+    def class_order(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
+        return {} if self.config.verbalizer is None else {"scores": facts.labels[self.config.label]}
+
+    def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
+        if self.config.verbalizer is not None:
+            predictions = self.encode_predictions(columns, facts)["prediction"]
+            best = columns["scores"].max(axis=1).tolist()
+            return [{"label": label, "score": score} for label, score in zip(predictions, best, strict=True)]
+        texts = _texts(self.config, rows)
+        return [
+            {**fills[0], "fills": fills}
+            for fills in (
+                [
+                    {"score": score, "token_str": word, "sequence": text.replace(self.config.blank, word)}
+                    for word, score in zip(words, scores, strict=True)
+                ]
+                for text, words, scores in zip(texts, columns["fills"], columns["fill_scores"], strict=True)
+            )
+        ]
+
+
+def _word_metrics(facts: DataFacts) -> list[Metric]:
+    return cloze()
+
+
+def _fit_frequent(
+    config: FillMask, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[Rows], Columns]:
+    frequent = Frequent(_answers(config, train, facts))
+
+    def ranked(rows: Rows) -> Columns:
+        pairs = zip(_answers(config, rows, facts), _choices(config, rows, facts), strict=True)
+        return {"rank": np.array([frequent.rank(answer, words or None) for answer, words in pairs])}
+
+    return ranked
+
+
+def _fit_classifier(
+    config: FillMask,
+    made: Callable[[str, int], TextBaseline],
+    train: Rows,
+    facts: DataFacts,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[[Rows], Columns]:
+    baseline = made("label", len(config.class_words))
+    baseline.fit(_texts(config, train), np.asarray(train[config.label]))
+    return lambda rows: baseline.columns(_texts(config, rows), np.asarray(rows[config.label]))

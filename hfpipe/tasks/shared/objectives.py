@@ -1,0 +1,54 @@
+"""Objectives for tasks to compose: cross-entropy over tokens, and losses of labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hfpipe.modeling.losses.losses import IGNORED, label_loss, target_positions, token_loss
+from hfpipe.runtime import Objective
+
+if TYPE_CHECKING:
+    from hfpipe.types import Batch, Counted
+
+
+@dataclass(frozen=True)
+class TokenCrossEntropy(Objective):
+    """Cross-entropy over the vocabulary; `labels` are aligned with the logits, or -100."""
+
+    predicted_share: float = 1.0
+
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        return type(self).loss is TokenCrossEntropy.loss  # not overridden by a user's objective
+
+    def positions(self, batch: Batch) -> torch.Tensor | None:
+        return batch["_positions"] if "_positions" in batch else target_positions(batch["labels"])
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        return token_loss(outputs.logits, batch["labels"], smoothing, batch.get("_positions"))
+
+
+class TokenLabelLoss(Objective):
+    """Cross-entropy over the classes of tokens; `labels` have a class per token, or -100."""
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        return (batch["labels"] != IGNORED).sum()
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        return token_loss(outputs.logits, batch["labels"], smoothing)
+
+
+class LabelLoss(Objective):
+    """Loss of one class, several classes or a number per row; the labels' dtype and shape determine which."""
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        return torch.tensor(batch["labels"].numel())
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        return label_loss(outputs.logits, batch["labels"], smoothing)
