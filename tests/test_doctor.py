@@ -13,22 +13,27 @@ from hfpipe.cli.main import main
 from hfpipe.training.trainer import TaskTrainer
 
 MEAN = """
-from typing import ClassVar
+from dataclasses import replace
 
 from hfpipe import Counted
 from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 
 
-class MeanLoss(MaskedLM):
-    kind: str = "mean.py:MeanLoss"
-    loss_is_cross_entropy: ClassVar[bool] = False
-
+class Mean(TokenCrossEntropy):
     def count(self, batch):
         return super().count(batch).clamp(max=1)
 
     def loss(self, outputs, batch, smoothing=0.0):
         total, targets = super().loss(outputs, batch, smoothing)
         return Counted(total / targets, targets.clamp(max=1))
+
+
+class MeanLoss(MaskedLM):
+    kind: str = "mean.py:MeanLoss"
+
+    def runtime(self):
+        return replace(super().runtime(), objective=Mean())
 """
 """A task whose loss is a mean over the targets of a micro-batch."""
 
