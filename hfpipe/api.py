@@ -311,7 +311,7 @@ def explain(
     from hfpipe.inference.explanation import explain_prediction
     from hfpipe.inference.predictor import Predictor
 
-    predictor = Predictor(trained.place, trained.task, batch_size=1)
+    predictor = Predictor(trained.place, trained.task.runtime(), batch_size=1)
     reads = trained.task
     [row] = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
     return explain_prediction(predictor, row.values)

@@ -400,12 +400,8 @@ KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 def test_several_labels_and_numbers_are_answers_too(kind: str) -> None:
     columns, answers = KINDS[kind]
     facts = DataFacts(columns={"text": "string", "label": kind}, splits={}, labels={"label": CLASSES})
-    said = (
-        TextClassification()
-        .runtime()
-        .evaluator.runtime()
-        .evaluator.format_predictions(columns, {"text": ["a", "b"]}, facts)
-    )
+    evaluator = TextClassification().runtime().evaluator
+    said = evaluator.format_predictions(columns, {"text": ["a", "b"]}, facts)
     assert said == answers
     assert json.loads(json.dumps(said)) == answers
 
