@@ -93,7 +93,11 @@ def train_model(
         _complete(ctx)
     found = {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, plan)
     length = float(trainer.examples.lengths.mean())
-    counted = flops(shape, found["tokens"], length, parts.task.predicted_share) if shape is not None else None
+    counted = (
+        flops(shape, found["tokens"], length, parts.task.objective.predicted_share)
+        if shape is not None
+        else None
+    )
     return found | {"flops": counted, "energy_kwh": energy.kwh}
 
 
