@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ def test_thresholds_decide_in_evaluation_and_prediction_until_the_model_is_train
     stages["kinds"]["task"]["label"] = "labels"
     stages["on"] = stages["kinds"] | {"model": "stage:kinds", "tokenizer": None, "calibrate": []}
     stages["on"]["training"] = {"max_steps": 1, "bf16": False}
+    stages["lora"] = stages["on"] | {"adapter": {"type": "lora"}, "calibrate": ["temperature"]}
     stages["score"] = stages.pop("score")
     found = run(small.write(tmp_path, made), tmp_path)
     thresholds = found.reports["kinds"].facts["calibration"]["thresholds"]
@@ -194,6 +196,28 @@ def test_thresholds_decide_in_evaluation_and_prediction_until_the_model_is_train
     every = hfpipe.predict(found.folders["kinds"], texts[:1], options=["thresholds={hill: 0, river: 0}"])
     assert len(every[0]["labels"]) == 2
     assert "hfpipe_calibration" not in json.loads((found.folders["on"] / "config.json").read_text())
+    lora = json.loads((found.folders["lora"] / "model" / "config.json").read_text())["hfpipe_calibration"]
+    assert lora["temperature"] == found.reports["lora"].facts["calibration"]["temperature"] != 1
+    [cold], [raw] = (answers(found.folders["lora"], texts[:1], own=own) for own in (True, False))
+    assert logit(cold) == pytest.approx(logit(raw) / lora["temperature"], rel=1e-3)
+
+
+def answers(folder: Path, texts: list[str], *, own: bool) -> list[float]:
+    """Return the score of the first class, with the calibration of the folder or, if not `own`, without."""
+    copy = folder.with_name("copy" if own else "raw")
+    shutil.copytree(folder, copy)
+    (copy / "report.json").unlink()  # whose digests would refuse a changed file
+    if not own:
+        config = copy / "model" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"hfpipe_calibration": None}))
+    found = hfpipe.predict(
+        copy, texts, task="text-classification", options=["thresholds={hill: 0, river: 0}"]
+    )
+    return [sorted((each["label"], each["score"]) for each in said["labels"])[0][1] for said in found]
+
+
+def logit(score: float) -> float:
+    return float(np.log(score / (1 - score)))
 
 
 def stop(folder: Path, stage: dict[str, Any], **data: Any) -> str:

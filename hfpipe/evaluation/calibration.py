@@ -12,6 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 from torch.nn import functional as F
 
+from hfpipe.distributed.sharding import whole_models
 from hfpipe.modeling.loading.calibration import (
     Calibration,
     apply_temperature,
@@ -147,7 +148,8 @@ def calibrate_saved(
     data: DataFacts,
 ) -> dict[str, Any]:
     """Calibrate the model saved in a folder on encoded examples, write that there, and return facts."""
-    model = load_model(task.auto_class, folder, 0, whole=True)
+    with whole_models():
+        model = load_model(task.auto_class, folder, 0, whole=True)
     set_pad_token_id(model, tokenizer)
     logits, labels = classifier_outputs(model, task.runtime().encoder, examples, tokenizer)
     names = data.labels[task.weighted_column or ""]
