@@ -277,8 +277,8 @@ def answers(
 
     from hfpipe.inference.predictor import Predictor
 
-    predictor = Predictor(trained.place, trained.task.runtime(), batch_size)
-    reads = trained.task
+    reads, trusts = trained.task, trained.by_recipe
+    predictor = Predictor(trained.place, reads.runtime(), batch_size, trusts_export=trusts)
     checked = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
     needed = [name for name in reads.inputs if name not in reads.optional]
     return pair_with_predictions(checked, needed, predictor.answers)

@@ -104,6 +104,25 @@ def chance(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
 
 
+SPEED_HEAD = ("system", "size", "rows/s", "p50 of a row", "p95 of a row")
+"""Columns of `speed_rows`."""
+
+
+def speed_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the size and the speed of each system of an evaluation in which an export was timed."""
+    systems: Mapping[str, Any] = facts.get("speed", {}).get("systems", {})
+    return [
+        (
+            name,
+            memory(found["bytes"]) if "bytes" in found else "",
+            number(found["rows_per_second"]),
+            f"{found['p50_ms']:.1f} ms",
+            f"{found['p95_ms']:.1f} ms",
+        )
+        for name, found in systems.items()
+    ]
+
+
 MAIN = 3
 """Scores of the whole split that are shown first; every task lists its main scores first."""
 

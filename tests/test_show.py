@@ -141,6 +141,18 @@ def test_learned_tokens_are_those_with_a_label_in_the_batches_of_the_training(
 
 
 @pytest.mark.slow
+def test_one_of_several_trainings_is_shown_with_its_own_seed(tmp_path: Path) -> None:
+    made("masked-lm", tmp_path)
+    content = json.loads((tmp_path / "small.yaml").read_text(encoding="utf-8"))
+    content["stages"]["masked-lm-learn"]["seeds"] = [5, 6]
+    recipe = api.load(small.write(tmp_path, content))
+    with pytest.raises(RecipeError, match="show one: 'masked-lm-learn@5' or 'masked-lm-learn@6'"):
+        api.show(recipe, "masked-lm-learn", tmp_path / "runs")
+    shown = [api.show(recipe, f"masked-lm-learn@{seed}", tmp_path / "runs") for seed in (5, 6)]
+    assert shown[0].examples[0] != shown[1].examples[0]
+
+
+@pytest.mark.slow
 def test_the_answer_to_a_question_is_marked_in_the_window_that_holds_it(tmp_path: Path) -> None:
     recipe, learn = made("question-answering", tmp_path, {"length": 48, "stride": 8})
     shown = api.show(recipe, learn, tmp_path / "runs", rows=ROWS)

@@ -199,6 +199,7 @@ def show_scores(run: Run, *, every: bool = False) -> None:
         if how := number_format.describe_tests(said):
             say("; ".join(how))
         _measured(said.scores, MODEL, said.scores if every else run.main_scores(stage))
+        _show_speeds(said.facts)
         for note in said.facts.get("notes", []):
             say(f"note: {note}")
         for missing in said.facts.get("left_out", []):
@@ -210,6 +211,19 @@ def show_scores(run: Run, *, every: bool = False) -> None:
     if not measured and run.trained:
         say("")
         _model(run, run.trained[-1])
+
+
+def _show_speeds(facts: Mapping[str, Any]) -> None:
+    """Print size and speed of the systems, where an export was timed."""
+    if not (rows := number_format.speed_rows(facts)):
+        return
+    threads = facts["speed"]["threads"]
+    say(f"on {threads} {'thread' if threads == 1 else 'threads'} of this machine's CPU:")
+    table = _table(*number_format.SPEED_HEAD)
+    for row in rows:
+        _add(table, *row)
+    _show(table)
+    say("")
 
 
 def show_comparison(found: ComparisonRecord, *, every: bool = False) -> None:

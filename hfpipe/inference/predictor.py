@@ -20,7 +20,7 @@ from hfpipe.evaluation.lazy_rows import LazyRows
 from hfpipe.evaluation.loop import ModelReader, shared
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
-from hfpipe.modeling.loading.embeddings import check_rows, rows_in
+from hfpipe.modeling.loading.embeddings import check_rows, rows_of
 from hfpipe.modeling.loading.models import load_model, loading, read_config
 from hfpipe.modeling.max_length import refusals
 from hfpipe.references.places import Place
@@ -52,10 +52,12 @@ def architecture(place: Path | Place) -> str:
 class Predictor:
     """A model in memory, ready for prediction."""
 
-    def __init__(self, place: Path | Place, task: TaskRuntime, batch_size: int) -> None:
-        tokenizer = load_tokenizer(place)
+    def __init__(
+        self, place: Path | Place, task: TaskRuntime, batch_size: int, *, trusts_export: bool = False
+    ) -> None:
+        tokenizer, auto_class = load_tokenizer(place), task.config.auto_class
         self.accelerator = new_accelerator()
-        self.model = load_model(task.config.auto_class, place, seed=0, whole=True)
+        self.model = load_model(auto_class, place, seed=0, whole=True, trusts_export=trusts_export)
         for name, weights in self.model.named_parameters():
             if not torch.isfinite(weights).all():
                 raise StageError(
@@ -66,7 +68,7 @@ class Predictor:
         set_pad_token_id(self.model, tokenizer)
         task = calibrated(self.model, task.config, place).runtime()
         self.reading = ModelReader(task, task.config.facts_from_config(self.model.config), tokenizer, seed=0)
-        check_rows(place, rows_in(self.model), tokenizer)
+        check_rows(place, rows_of(self.model.config), tokenizer)
         for why in refusals(task, self.model):
             raise StageError(f"model {place}: {why}")
         self.batch_size = batch_size

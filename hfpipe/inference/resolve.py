@@ -20,7 +20,7 @@ from hfpipe.references.places import Code, Place, check_regular, locate_place
 from hfpipe.references.user_code import NOTHING, Trusted
 from hfpipe.runner.hub import missing_from_cache
 from hfpipe.runs.lookup import find_stage, split
-from hfpipe.store.artifacts import TRAINED
+from hfpipe.store.artifacts import MODELS
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import check_whole, is_stage_folder, read_stage
 from hfpipe.task import TaskConfig
@@ -45,6 +45,8 @@ class TrainedModel(NamedTuple):
 
     place: Path | Place
     task: TaskConfig
+    by_recipe: bool = False
+    """Whether a recipe names the model's stage, so that what the stage wrote may be executed."""
 
 
 def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> TrainedModel:
@@ -56,7 +58,7 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     RecipeError when there is no such model or its task is unknown, DataError when its folder contains a pipe
     or device, and StageError when the folder of a stage is damaged.
     """
-    place, trusted = _place(target, runs)
+    place, trusted, by_recipe = _place(target, runs)
     if isinstance(place, Path):
         check_regular(place)
         check_whole(place, Digests())
@@ -70,23 +72,23 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
         settings, cls = {"kind": found}, _class(found)
     choose(settings, options)
     try:
-        return TrainedModel(place, cls.model_validate(settings))
+        return TrainedModel(place, cls.model_validate(settings), by_recipe)
     except ValidationError as error:
         raise RecipeError(mistakes(cls, settings, ("task",), error)) from None
 
 
-def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted]:
+def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted, bool]:
     path = Path(target)
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-        return path, NOTHING
+        return path, NOTHING, False
     if Path(split(target)[0]).exists():
-        run, stage = find_stage(target, runs, TRAINED, "trained model")
-        return run.folder(stage), run.trusted
+        run, stage = find_stage(target, runs, MODELS, "trained model")
+        return run.folder(stage), run.trusted, run.recipe is not None
     if runs in path.parents or is_stage_folder(path.name):
         raise RecipeError([Problem(f"{target}: is not there; hfpipe run its recipe first")])
     if not re.fullmatch(Place.pattern, target):
         raise RecipeError([Problem(f"{target}: is neither there nor {Place.meant}")])
-    return locate_place(Place(target), Path.cwd(), {}) or Place(target), NOTHING
+    return locate_place(Place(target), Path.cwd(), {}) or Place(target), NOTHING, False
 
 
 def _check_hub(place: Path | Place) -> None:

@@ -14,9 +14,11 @@ from hfpipe.recipe import Recipe
 from hfpipe.recipe.messages import join_names, suggest
 from hfpipe.references.places import Place, collect
 from hfpipe.runner import PlannedStage
+from hfpipe.runner.execute import stage_file
 from hfpipe.runner.inputs import check_inputs
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.repeats.group import RepeatedTraining
 from hfpipe.stages.train import Finetune, Pretrain
 
 if TYPE_CHECKING:
@@ -49,13 +51,14 @@ def show_stage(
     with TemporaryDirectory(prefix="hfpipe-show-") as scratch:
         ctx = RunContext(
             name=name,
-            folder=Path(scratch),
+            folder=Path(scratch) / step.folder.name,
             base=recipe.base.absolute(),
-            seed=recipe.seed,
+            seed=step.identity.seed,
             inputs={above: planned[above].folder for above in step.identity.inputs},
             progress=progress,
         )
-        ctx.work.mkdir()
+        ctx.work.mkdir(parents=True)
+        (ctx.folder / "stage.json").write_text(stage_file(recipe, step).model_dump_json(), encoding="utf-8")
         check_inputs(step.stage, ctx, runs)
         return _shown(step.stage, ctx, split, rows)
 
@@ -77,6 +80,9 @@ def _check_readable(
 ) -> None:
     """Raise RecipeError where a stage has no such rows, or one that it reads was not run."""
     stage = planned[name].stage
+    if isinstance(stage, RepeatedTraining):
+        each = join_names(stage.members, "or")
+        raise RecipeError([Problem(f"show {name}: it stands for several trainings; show one: {each}")])
     if not isinstance(stage, WITH_ROWS):
         others = [other for other, step in planned.items() if isinstance(step.stage, WITH_ROWS)]
         fix = f"take {join_names(others, 'or')}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from hfpipe.modeling.exports.formats import writes_text
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -28,8 +30,10 @@ def positions(kind: str, most: Any, padding: Any) -> int | None:
 def refusals(task: TaskRuntime, model: PreTrainedModel) -> Iterator[str]:
     """Yield reasons why a trained model cannot be evaluated or used for prediction."""
     config = model.config
-    for problem in task.model_setup.check(model):
-        yield problem.message
+    if not getattr(model, "is_export", False):
+        yield from (problem.message for problem in task.model_setup.check(model))
+    elif writes_text(task):  # all else was checked when it was exported
+        yield f"an export generates no text, as {task.config.kind} does; take its original"
     room = positions(
         config.model_type,
         getattr(config, "max_position_embeddings", None),

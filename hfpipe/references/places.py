@@ -118,7 +118,13 @@ class ModelPlace(Place):
     kinds = frozenset({"pretrain", "finetune"})
 
 
-class BaselinePlace(ModelPlace):
+class EvaluatedPlace(ModelPlace):
+    """The place of a model that is run and not trained further; it may be an export."""
+
+    kinds = ModelPlace.kinds | {"export"}
+
+
+class BaselinePlace(EvaluatedPlace):
     """A model to compare with, or the name of a trivial baseline."""
 
     trivial: ClassVar[frozenset[str]] = frozenset(

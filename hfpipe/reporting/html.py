@@ -36,6 +36,8 @@ class Evaluation(NamedTuple):
     model: str
     """Where the model lies."""
     blocks: list[Block]
+    speeds: list[tuple[str, ...]]
+    """Size and speed of each system, where an export was timed."""
     unreadable: str
     """Why the predictions could not be read, if they could not."""
 
@@ -58,6 +60,7 @@ def page(run: Run) -> str:
     return _render(
         "page.html.j2",
         title=_title(run),
+        speed_head=number_format.SPEED_HEAD,
         evaluations=[_evaluation(run, stage) for stage in measured],
         chain=sections.stage_chain(run) if run.reports else "",
         stages=sections.stage_lines(run),
@@ -107,7 +110,15 @@ def _evaluation(run: Run, stage: str) -> Evaluation:
     report = run.reports[stage]
     tables = sections.score_tables(report.scores, run.main_scores(stage), MODEL)
     blocks, unreadable = _blocks(run, stage)
-    return Evaluation(stage, read_verdict(run, stage), tables, run.model(stage), blocks, unreadable)
+    return Evaluation(
+        stage,
+        read_verdict(run, stage),
+        tables,
+        run.model(stage),
+        blocks,
+        number_format.speed_rows(report.facts),
+        unreadable,
+    )
 
 
 def _blocks(run: Run, stage: str) -> tuple[list[Block], str]:

@@ -10,6 +10,7 @@ from hfpipe.contract import Stage
 from hfpipe.references.user_code import Trusted
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.export import Export
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Finetune, Pretrain
 from hfpipe.tasks import revive_task
@@ -19,6 +20,7 @@ KINDS: dict[str, type[Stage]] = {
     "tokenizer": Tokenizer,
     "pretrain": Pretrain,
     "finetune": Finetune,
+    "export": Export,
     "evaluate": Evaluate,
 }
 

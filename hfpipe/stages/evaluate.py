@@ -12,11 +12,12 @@ from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
+from hfpipe.modeling.exports.formats import is_export
 from hfpipe.references.places import (
     BaselineName,
     BaselinePlace,
     DataPlace,
-    ModelPlace,
+    EvaluatedPlace,
     Place,
     slug,
 )
@@ -38,6 +39,7 @@ from hfpipe.stages.scoring.clusters import ClusterSetting, check_cluster, cluste
 from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
 from hfpipe.stages.scoring.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
 from hfpipe.stages.scoring.power_notes import power_notes
+from hfpipe.stages.scoring.speeds import record_speed, speed_facts, times_exports
 from hfpipe.stages.scoring.systems import (
     EvaluatedSystem,
     add_checkpoints,
@@ -64,7 +66,7 @@ class Evaluate(Stage):
     version: ClassVar[int] = 5
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
-    model: ModelPlace
+    model: EvaluatedPlace
     """The model to evaluate."""
     data: DataPlace
     """Data set that has the split."""
@@ -107,12 +109,19 @@ class Evaluate(Stage):
         yield from custom_metrics.check(self.metrics, base, trusted=self.trust_remote_code)
 
     def resolved(self, above: Mapping[str, Stage]) -> Evaluate:
-        """Return the stage with those baselines marked as names that its task declares as such."""
+        """Return the stage with those baselines marked as names that its task declares as such.
+
+        An export is compared with its original, which does not have to be named.
+        """
         task = self.task_of(above)
         lost = self.model.stage is not None and self.model.stage not in above  # it is wrong, and reported
         names = task.baselines if task is not None else self.baselines if lost else ()
+        stage = above.get(self.model.stage or "")
         own = {place for place in self.baselines if place in names and place.hub and "/" not in place}
         found = [BaselineName(place) if place in own else place for place in self.baselines]
+        original = getattr(stage, "model", None) if stage is not None and stage.kind == "export" else None
+        if isinstance(original, Place) and original not in found:
+            found.append(BaselinePlace(original))
         return self.model_copy(update={"baselines": found})
 
     def task_of(self, above: Mapping[str, Stage]) -> TaskConfig | None:
@@ -173,7 +182,7 @@ class Evaluate(Stage):
             summary=summarize(scores, len(setup.rows)),
             facts={
                 "task": model.task.model_dump(mode="json"),
-                "pipeline": model.task.opened_by,
+                "pipeline": None if is_export(model.first(ctx)) else model.task.opened_by,
                 "data": setup.facts.model_dump(mode="json"),
                 "left_out": left_out,
                 "notes": [
@@ -181,6 +190,7 @@ class Evaluate(Stage):
                     *leakage_notes(leaked, len(setup.rows)),
                 ],
                 **resampled_by(setup.sample),
+                **speed_facts([model, *others], ctx),
                 **leaked,
                 **repeated_systems([model, *others]),
             },
@@ -282,6 +292,8 @@ class Evaluate(Stage):
             title = f"{ctx.name}: {name if system.members else system.place}"
             with ctx.progress(title, len(own)) as advance:
                 found[name] = measure_model(model, task, tokenizer, own, setup, accelerator, out, advance)
+            if len(found) == 1 and accelerator.is_main_process and times_exports(self, ctx):
+                record_speed(model, replace(system, task=task), place, tokenizer, own, setup, ctx)
         if system.folded:
             if accelerator.is_main_process:
                 join_predictions(ctx.folder, list(found), system.name)
@@ -296,8 +308,15 @@ class Evaluate(Stage):
         from hfpipe.modeling.loading.models import load_model
         from hfpipe.modeling.max_length import refusals
 
-        task, remote = system.task, self.trust_remote_code
-        model = load_model(task.auto_class, place, ctx.seed, whole=True, trust_remote_code=remote)
+        task = system.task
+        model = load_model(
+            task.auto_class,
+            place,
+            ctx.seed,
+            whole=True,
+            trust_remote_code=self.trust_remote_code,
+            trusts_export=system.place.stage is not None,
+        )
         for why in refusals(task.runtime(), model):
             raise StageError(f"stage {ctx.name}: {system.place}: {why}")
         task = calibrated(model, task, place, self.labels)
@@ -308,6 +327,7 @@ class Evaluate(Stage):
     def encode_for(
         self, system: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext, *, reads_all: bool
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
+        """Return a system's tokenizer, and the split as its model reads it, encoded under `ctx.work`."""
         from hfpipe.encoding.encoded import encode
         from hfpipe.modeling.loading.embeddings import check_rows, rows_of
         from hfpipe.modeling.loading.models import load_config

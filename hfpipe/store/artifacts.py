@@ -19,11 +19,17 @@ CARD = "README.md"
 METRICS = "metrics.jsonl"
 """What a training stage logs while it trains, a line an entry; it stays in the finished folder."""
 
+EXPORT = "export.json"
+"""What `transformers.exporters` writes next to an exported model: its format and files."""
+
 CLUSTER = "resampling_group"
 """Column of predictions: the number of the group that a row is resampled with, where rows are in groups."""
 
 TRAINED = ("pretrain", "finetune")
-"""Kinds of stage that make a model."""
+"""Kinds of stage that train a model."""
+
+MODELS = (*TRAINED, "export")
+"""Kinds of stage whose folder holds a model."""
 
 OLD_COLUMNS = {
     "gold": "reference",

@@ -12,6 +12,7 @@ from transformers.utils.hub import cached_file
 
 from hfpipe.errors import StageError, first_line
 from hfpipe.references.places import Place
+from hfpipe.store.artifacts import EXPORT
 from hfpipe.store.store import advice_for_missing
 
 WEIGHTS = "model.safetensors"
@@ -84,6 +85,8 @@ def _check_local_weights(folder: Path) -> None:
     if (folder / ADAPTER_CONFIG).is_file():
         _check_weights(folder, ADAPTER)
         return
+    if (folder / EXPORT).is_file():
+        return  # its files are checked when it is opened
     config = folder / CONFIG
     if not config.is_file():
         raise StageError(f"{folder}: holds no {CONFIG}, so it is not a model; {advice_for_missing(folder)}")

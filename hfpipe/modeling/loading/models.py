@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import transformers
@@ -16,6 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
 from hfpipe.library_output import silence_libraries
+from hfpipe.modeling.exports.formats import is_export
+from hfpipe.modeling.exports.reading import open_export
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
 from hfpipe.modeling.loading.class_head import HeadChange, head_change
 from hfpipe.modeling.loading.config import derived_sizes, no_dropout, special_tokens
@@ -91,13 +93,18 @@ def load_model(
     head: dict[str, Any] | None = None,
     whole: bool = False,
     trust_remote_code: bool = False,
+    trusts_export: bool = False,
 ) -> PreTrainedModel:
     """Return a trained model, float32; a new head is initialized from the seed.
 
     An adapter is merged into its base. A path needs no network access, unless it contains an adapter whose
-    base is on the Hub. Weights are read only from safetensors. Raises StageError when the model cannot be
-    loaded, or when it must be `whole` and lacks a head.
+    base is on the Hub. Weights are read only from safetensors. An exported model is `whole`, and one that can
+    execute code when it is opened needs `trusts_export`. Raises StageError when the model cannot be loaded,
+    or when it must be `whole` and lacks a head.
     """
+    if whole and is_export(place):
+        exported = open_export(Path(str(place)), auto_class, trusted=trusts_export or trust_remote_code)
+        return cast("PreTrainedModel", exported)
     loaded = load_parts(auto_class, place, seed, head=head, trust_remote_code=trust_remote_code)
     if whole and loaded.initialized:
         lacks = ", ".join(loaded.initialized[:3])
@@ -121,6 +128,8 @@ def load_parts(
     """
     with loading(place), silence_libraries():
         check_model_files(place)
+        if is_export(place):
+            raise StageError(f"model {place}: is an export, which is not trained; start from its original")
         base = _merged(auto_class, place, seed, trust_remote_code=trust_remote_code)
         if base is None:
             config = read_config(place, trust_remote_code=trust_remote_code)

@@ -42,7 +42,8 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
     inputs: dict[str, Any] = {
         name: tensor for name, tensor in batch.items() if name != "labels" and not name.startswith("_")
     }
-    if head is not None and bare.config.is_encoder_decoder:
+    decoder = head is not None or getattr(bare, "reads_decoder_ids", False)
+    if decoder and bare.config.is_encoder_decoder:
         inputs.setdefault("decoder_input_ids", shift_labels(batch["labels"], bare.config))
     if bare.can_generate():
         inputs["use_cache"] = False  # no generation here, and a cache hides packed documents

@@ -20,7 +20,6 @@ from hfpipe.stages.repeats.members import MARK
 
 if TYPE_CHECKING:
     from hfpipe.stages.repeats.settings import Repeatable
-    from hfpipe.stages.train import _Train
 
 
 def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
@@ -64,11 +63,17 @@ def check_repeats(
     from hfpipe.stages.repeats.folds import check_folds
 
     yield from check_folds(stage, artifacts.columns(stage.data, above, facts))
+    yield from check_single(stage, above)
+
+
+def check_single(stage: Stage, above: Mapping[str, Stage]) -> Iterator[Problem]:
+    """Yield each reference to a stage that was trained several times, where one model is needed."""
     for field in ("model", "tokenizer"):
-        place = getattr(stage, field)
+        place = getattr(stage, field, None)
         trained = above.get(place.stage or "") if isinstance(place, Place) else None
         if isinstance(trained, RepeatedTraining):
             names = join_names([f"stage:{member}" for member in trained.members], "or")
             message = f"{place} is trained {len(trained.members)} times; name one training: {names}"
-            same = f", or give this stage the same seeds: {list(trained.seeds)}" if trained.seeds else ""
+            repeats = "seeds" in type(stage).model_fields and trained.seeds
+            same = f", or give this stage the same seeds: {list(trained.seeds or ())}" if repeats else ""
             yield Problem(message + same, (field,))

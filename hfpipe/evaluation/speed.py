@@ -1,0 +1,61 @@
+"""How fast a model is on this machine's CPU: rows per second in batches, and the time of a single row."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hfpipe.evaluation.loop import batch_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hfpipe.encoding.encoded import Examples
+    from hfpipe.evaluation.loop import ModelReader
+
+SECONDS = 3.0
+"""How long batches, and then single rows, are timed at most; at least one of each."""
+WARM_UP = 2
+"""Batches and single rows that are run before the clock starts."""
+
+
+def measure_speed(
+    model: Any, reader: ModelReader, examples: Examples, batch_size: int, *, seconds: float = SECONDS
+) -> dict[str, float]:
+    """Return `rows_per_second` in batches of `batch_size`, and `p50_ms` and `p95_ms` of single rows.
+
+    Batches are those of an evaluation, taken evenly over all lengths. Padding and the forward pass are timed,
+    encoding is not. The model is moved to the CPU.
+    """
+    cpu = torch.device("cpu")
+    model = model.to(cpu).eval()
+
+    def timed(groups: list[np.ndarray]) -> Iterator[tuple[int, float]]:
+        """Yield rows and seconds of each group, until the time is over."""
+        begun = time.perf_counter()
+        for number, group in enumerate([*groups[:WARM_UP], *groups]):
+            started = time.perf_counter()
+            reader.predict_batch(model, examples, group, cpu)
+            if number >= min(WARM_UP, len(groups)):
+                yield len(np.unique(examples.rows[group])), time.perf_counter() - started
+                if time.perf_counter() - begun > seconds:
+                    return
+
+    with torch.inference_mode():
+        batches = [*timed(_spread(batch_rows(examples.rows, examples.lengths, batch_size)))]
+        singles = [*timed(_spread(batch_rows(examples.rows, examples.lengths, 1)))]
+    milliseconds = 1000 * np.array([each for _, each in singles])
+    return {
+        "rows_per_second": sum(rows for rows, _ in batches) / sum(each for _, each in batches),
+        "p50_ms": float(np.quantile(milliseconds, 0.5)),
+        "p95_ms": float(np.quantile(milliseconds, 0.95)),
+    }
+
+
+def _spread(groups: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the groups, which are ordered by length, so that the first of them have all lengths."""
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(groups))
+    return [groups[number] for number in order]

@@ -1,0 +1,1 @@
+"""Models exported to run without training code: written by `transformers.exporters`, run like any model."""

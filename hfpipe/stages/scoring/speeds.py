@@ -1,0 +1,66 @@
+"""Size and speed of the models of an evaluate stage, where one of them is an export."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.contract import RunContext
+from hfpipe.modeling.exports.formats import is_export, model_bytes
+from hfpipe.references.places import Place, locate_place, slug
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfpipe.encoding.encoded import Examples
+    from hfpipe.evaluation.evaluate import EvaluationSetup
+    from hfpipe.stages.evaluate import Evaluate
+    from hfpipe.stages.scoring.systems import EvaluatedSystem
+
+
+def times_exports(stage: Evaluate, ctx: RunContext) -> bool:
+    """Return whether a model of a stage is an export, so that all are timed."""
+    places = (locate_place(place, ctx.base, ctx.inputs) for place in (stage.model, *stage.baselines))
+    return any(map(is_export, places))
+
+
+def record_speed(
+    model: Any,
+    system: EvaluatedSystem,
+    place: Path | Place,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    setup: EvaluationSetup,
+    ctx: RunContext,
+) -> None:
+    """Measure the model of a place on this CPU, and keep the result in the stage's scratch folder."""
+    from hfpipe.evaluation.loop import ModelReader
+    from hfpipe.evaluation.speed import measure_speed
+
+    reader = ModelReader(system.task.runtime(), setup.facts, tokenizer, setup.seed)
+    with ctx.progress(f"{ctx.name}: timing {system.place}", None):
+        found: dict[str, float] = measure_speed(model, reader, examples, setup.batch_size)
+    if isinstance(place, Path):
+        found["bytes"] = model_bytes(place)
+    _file(system, ctx).write_text(json.dumps(found), encoding="utf-8")
+
+
+def speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str, Any]:
+    """Return the sizes and speeds that were measured, for the report: none where no export was evaluated."""
+    files = {system.name: _file(system, ctx) for system in systems}
+    found = {
+        name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()
+    }
+    if not found:
+        return {}
+    import torch
+
+    machine = platform.processor() or platform.machine()
+    return {"speed": {"threads": torch.get_num_threads(), "processor": machine, "systems": found}}
+
+
+def _file(system: EvaluatedSystem, ctx: RunContext) -> Path:
+    return ctx.work / f"speed-{slug(system.name)}.json"
