@@ -107,6 +107,8 @@ def test_the_recipe_that_exports_measures_what_8_bits_lose_and_gain(
     [original] = api.predict(run.folder("topics"), [text])
     assert answer is not None
     assert original is not None
+    with pytest.raises(StageError, match="explain its original"):
+        api.explain(run.folder("small"), text)
     assert answer["score"] == pytest.approx(original["score"], abs=0.05)
     assert [each.damage for each in api.verify(tmp_path / name)] == [()] * 4
 

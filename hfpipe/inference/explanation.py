@@ -107,6 +107,8 @@ def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanat
     sequence of tokens, no attention weights, or if captum is not installed.
     """
     model, tokenizer = predictor.model, predictor.reading.tokenizer
+    if getattr(model, "is_export", False):
+        raise StageError("an export has no attention weights and no gradients; explain its original")
     if model.config.is_encoder_decoder:
         raise StageError("explain supports encoders and decoders; this model is an encoder-decoder")
     [(_, answer)] = predictor.answers([("text", row)])

@@ -20,6 +20,7 @@ from hfpipe.stages.repeats.members import MARK
 
 if TYPE_CHECKING:
     from hfpipe.stages.repeats.settings import Repeatable
+    from hfpipe.stages.train import _Train
 
 
 def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
