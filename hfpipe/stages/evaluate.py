@@ -281,6 +281,7 @@ class Evaluate(Stage):
     ) -> Counts:
         """Return the counts of a system over the split, of each training where there are several."""
         from hfpipe.evaluation.evaluate import join_predictions, measure_model
+        from hfpipe.evaluation.loop import ModelReader
         from hfpipe.metrics.repeated import RepeatedCounts, pool_folds
 
         tokenizer, examples = self.encode_for(system, setup, ctx, reads_all=False)
@@ -293,7 +294,8 @@ class Evaluate(Stage):
             with ctx.progress(title, len(own)) as advance:
                 found[name] = measure_model(model, task, tokenizer, own, setup, accelerator, out, advance)
             if len(found) == 1 and accelerator.is_main_process and times_exports(self, ctx):
-                record_speed(model, replace(system, task=task), place, tokenizer, own, setup, ctx)
+                reader = ModelReader(task, setup.facts, tokenizer, setup.seed)
+                record_speed(model, reader, own, system.name, place, self.batch_size, ctx)
         if system.folded:
             if accelerator.is_main_process:
                 join_predictions(ctx.folder, list(found), system.name)

@@ -13,10 +13,8 @@ from hfpipe.modeling.exports.formats import is_export, model_bytes
 from hfpipe.references.places import Place, locate_place, slug
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from hfpipe.encoding.encoded import Examples
-    from hfpipe.evaluation.evaluate import EvaluationSetup
+    from hfpipe.evaluation.loop import ModelReader
     from hfpipe.stages.evaluate import Evaluate
     from hfpipe.stages.scoring.systems import EvaluatedSystem
 
@@ -29,28 +27,26 @@ def times_exports(stage: Evaluate, ctx: RunContext) -> bool:
 
 def record_speed(
     model: Any,
-    system: EvaluatedSystem,
-    place: Path | Place,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: ModelReader,
     examples: Examples,
-    setup: EvaluationSetup,
+    name: str,
+    place: Path | Place,
+    batch_size: int,
     ctx: RunContext,
 ) -> None:
-    """Measure the model of a place on this CPU, and keep the result in the stage's scratch folder."""
-    from hfpipe.evaluation.loop import ModelReader
+    """Measure the model of a place on this CPU, and keep the result under its name in the scratch folder."""
     from hfpipe.evaluation.speed import measure_speed
 
-    reader = ModelReader(system.task.runtime(), setup.facts, tokenizer, setup.seed)
-    with ctx.progress(f"{ctx.name}: timing {system.place}", None):
-        found: dict[str, float] = measure_speed(model, reader, examples, setup.batch_size)
+    with ctx.progress(f"{ctx.name}: timing {name}", None):
+        found: dict[str, float] = measure_speed(model, reader, examples, batch_size)
     if isinstance(place, Path):
         found["bytes"] = model_bytes(place)
-    _file(system, ctx).write_text(json.dumps(found), encoding="utf-8")
+    _file(name, ctx).write_text(json.dumps(found), encoding="utf-8")
 
 
 def speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str, Any]:
     """Return the sizes and speeds that were measured, for the report: none where no export was evaluated."""
-    files = {system.name: _file(system, ctx) for system in systems}
+    files = {system.name: _file(system.name, ctx) for system in systems}
     found = {
         name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()
     }
@@ -62,5 +58,5 @@ def speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str
     return {"speed": {"threads": torch.get_num_threads(), "processor": machine, "systems": found}}
 
 
-def _file(system: EvaluatedSystem, ctx: RunContext) -> Path:
-    return ctx.work / f"speed-{slug(system.name)}.json"
+def _file(name: str, ctx: RunContext) -> Path:
+    return ctx.work / f"speed-{slug(name)}.json"
