@@ -18,7 +18,7 @@ from hfpipe.errors import HfpipeError
 from hfpipe.estimation.disk import DiskSpace, DiskUse, bytes_on_disk, compare_disk, free_bytes
 
 GB = 10**9
-HUGE = {"type": "bert", "hidden_size": 16384, "num_hidden_layers": 200, "num_attention_heads": 128}
+HUGE = {"type": "bert", "hidden_size": 65536, "num_hidden_layers": 20, "num_attention_heads": 256}
 """A model of terabytes."""
 
 
@@ -102,7 +102,7 @@ def test_a_folder_that_is_not_there_yet_has_the_room_of_its_parent(tmp_path: Pat
     assert free_bytes(tmp_path / "a" / "b") == pytest.approx(free_bytes(tmp_path), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+@pytest.mark.parametrize("name", ["rows.jsonl", pytest.param("rows.jsonl.gz", marks=pytest.mark.slow)])
 def test_a_data_set_takes_about_what_its_files_say(tmp_path: Path, name: str) -> None:
     path = recipe(tmp_path, lines(3000), HUGE, name)
     made = api.load(path)
@@ -113,6 +113,7 @@ def test_a_data_set_takes_about_what_its_files_say(tmp_path: Path, name: str) ->
     assert before.kept / 3 < bytes_on_disk([folder]) < 3 * before.kept
 
 
+@pytest.mark.slow
 def test_a_plan_with_sizes_compares_need_and_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe(tmp_path, lines(10), HUGE)
     assert main(["plan", str(path), "--sizes", "--runs", str(tmp_path / "runs")]) == 0

@@ -15,6 +15,7 @@ import hfpipe
 from hfpipe.runs.run import Run
 
 LAUNCH = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+WEIGHTED = {"loss": {"weights": "balanced", "focal": 2}, "calibrate": ["temperature"]}
 RANKED = ("roc_auc", "average_precision")
 """Metrics that jump where two rows whose scores are equal but for rounding change places: for them the
 scores of each row are compared instead."""
@@ -37,14 +38,23 @@ def outcome(run: Run, stages: Sequence[str] = ("pretrain", "topics")) -> dict[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "arguments", "launcher"),
-    [("bert", ("--processes", "2"), ()), ("modernbert", (), LAUNCH)],  # --accelerate: test_sharding.py
+    ("model", "arguments", "launcher", "finetune"),
+    [
+        ("bert", ("--processes", "2"), (), {}),
+        ("modernbert", (), LAUNCH, WEIGHTED),
+    ],  # --accelerate: test_sharding.py
     ids=["bert --processes", "modernbert accelerate launch"],
 )
 def test_two_processes_give_the_losses_gradients_and_scores_of_one(
-    tmp_path: Path, model: str, arguments: tuple[str, ...], launcher: tuple[str, ...]
+    tmp_path: Path,
+    model: str,
+    arguments: tuple[str, ...],
+    launcher: tuple[str, ...],
+    finetune: dict[str, Any],
 ) -> None:
-    path = small.write(tmp_path, small.recipe(model))
+    recipe = small.recipe(model)
+    recipe["stages"]["topics"] |= finetune
+    path = small.write(tmp_path, recipe)
     alone = outcome(hfpipe.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None))
     done = small.hfpipe("run", path, "--runs", tmp_path / "together", *arguments, launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from hfpipe.errors import DataError, SettingError
 from hfpipe.modeling.losses.class_weights import class_weights, flat_tags
 from hfpipe.modeling.losses.settings import LossSettings
 from hfpipe.modeling.losses.weighted_loss import BATCH_ENTRY, WeightedLoss
+from hfpipe.runtime import TaskRuntime
+from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.training.arguments import TrainingPlan, training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import TaskTrainer
@@ -176,10 +179,20 @@ def test_weights_of_rows_may_be_texts_of_numbers_but_not_all_zero() -> None:
         read_row_weights(rows, "none")
 
 
+def test_a_loss_of_user_code_is_not_replaced_by_a_weighted_one(tmp_path: Path) -> None:
+    made = parts(tmp_path, "bert")
+    own = type("Own", (type(made.task.objective),), {"__module__": "mine"})
+
+    class Mine(TextClassification):
+        def runtime(self) -> TaskRuntime:
+            return replace(super().runtime(), objective=own())
+
+    with pytest.raises(SettingError, match="computes its loss by Own, which has no weights"):
+        create_weighted_loss(LossSettings(focal=2.0), Mine(), made.train, made.facts)
+
+
 def weighted_parts(folder: Path) -> Any:
     """Return a training whose rows have weights, some of them 0."""
-    from dataclasses import replace
-
     made = parts(folder, "bert")
     made.train.source = made.train.source.add_column(
         "w", [number % 3 / 4 for number in range(len(made.train))]

@@ -26,10 +26,17 @@ def create_weighted_loss(
 ) -> WeightedLoss:
     """Return the loss that a recipe describes, with the weights of the rows and classes of the train split.
 
-    Raises DataError at the first row without a valid weight, SettingError where classes have no balance.
+    Raises DataError at the first row without a valid weight, SettingError where classes have no balance or
+    the task's own code computes its loss, which would be replaced.
     """
     column = task.weighted_column
     assert column is not None  # checked with the recipe
+    own = type(task.runtime().objective)
+    if not own.__module__.startswith("hfpipe."):
+        message = f"{task.kind} computes its loss by {own.__name__}, which has no weights"
+        raise SettingError(
+            Problem(f"{message}; write `loss: {{row_weights: null}}` or another task", ("loss",))
+        )
     classes = None
     if loss.weights is not None:
         # A tagger has one label per word, whatever the row.
