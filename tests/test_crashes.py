@@ -19,6 +19,15 @@ from test_hf_training import MODEL, TEXTS
 
 import hfpipe
 from hfpipe.cli.main import main
+from hfpipe.diagnosis.packed_rows import name_packed_rows
+from hfpipe.encoding.io import facts, open_split
+from hfpipe.encoding.packing import pack
+from hfpipe.encoding.shards import Batch
+from hfpipe.references.places import DataPlace
+from hfpipe.store.store import StageFile
+from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tokenization.loading import load_tokenizer
+from hfpipe.tokenization.ragged import Ragged
 
 LABELS = ["water", "rock"]
 
@@ -146,16 +155,36 @@ def test_a_loss_that_overflows_by_its_weights_is_computed_again_with_them(
 def test_the_row_whose_values_overflow_is_named_with_its_line(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def change(weights: dict[str, torch.Tensor], tokens: dict[str, int]) -> None:
-        weights["bert.embeddings.word_embeddings.weight"][tokens["z"]] = 1e38
-
-    _, lines = crashed(broken(base, tmp_path, change), capsys)
+    _, lines = crashed(broken(base, tmp_path, _zebra_is_huge), capsys)
     first, module, *examples = lines
     assert first.endswith("the loss is nan")
     assert module == "first module whose output is not finite: bert.embeddings.LayerNorm"
     [example] = examples
     assert example.startswith("example that produces it alone: ")
     assert "rows.jsonl, line 8: [CLS] a z" in example
+
+
+@pytest.mark.slow
+def test_of_a_packed_example_every_row_is_named(base: Path) -> None:
+    [data] = (base / "runs" / "crash").glob("rows-*")
+    rows, tokenizer = open_split(data, "train"), load_tokenizer(base / "model")
+    task = MaskedLM(length=32)
+    ids = task.encode(rows[:], tokenizer, facts(data))["input_ids"]
+    numbered = Ragged.from_rows([[row] * len(each) for row, each in enumerate(ids)])
+    packed = pack(iter([Batch({"input_ids": numbered}, len(rows))]), task.length, task.shared, [])
+    expected = [sorted({*each.tolist()}) for batch in packed for each in batch.columns["input_ids"]]
+    file = StageFile.model_construct(base=str(base), folders={"rows": data.name})
+    wanted = range(1, len(expected))
+    crash = data.parent / "crashes" / "one"
+    found = name_packed_rows(crash, file, DataPlace("stage:rows"), task, tokenizer, wanted)
+    assert len(expected) > 5
+    assert found == {
+        number: "; ".join(f"rows.jsonl, line {row + 1}" for row in expected[number]) for number in wanted
+    }
+
+
+def _zebra_is_huge(weights: dict[str, torch.Tensor], tokens: dict[str, int]) -> None:
+    weights["bert.embeddings.word_embeddings.weight"][tokens["z"]] = 1e38
 
 
 ROOTED = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
@@ -109,7 +109,28 @@ def replay_crash(folder: Path, tasks: Sequence[str] = ()) -> Replayed:
     from hfpipe.library_output import silence_libraries
 
     with TemporaryDirectory(prefix="hfpipe-replay-") as scratch, silence_libraries():
-        return _Replay(folder, crash, stage, Path(scratch)).run()
+        found = _Replay(folder, crash, stage, Path(scratch)).run()
+        return _with_packed_rows(found, folder, stage)
+
+
+def _with_packed_rows(found: Replayed, folder: Path, stage: Pretrain | Finetune) -> Replayed:
+    """Return what was found with the rows of packed examples, if some of them produce it."""
+    from hfpipe.diagnosis.packed_rows import name_packed_rows
+    from hfpipe.tokenization.loading import load_tokenizer
+    from hfpipe.training.crashes.folder import TOKENIZER
+
+    packed = sorted({each.index for each in found.culprits if each.row is None})
+    if not packed or len(found.culprits) == found.compared > 1:
+        return found
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    places = name_packed_rows(folder, read_stage(folder), stage.data, stage.task, tokenizer, packed)
+    culprits = (
+        each.model_copy(update={"place": f"{each.place} ({places[each.index]})"})
+        if each.index in places
+        else each
+        for each in found.culprits
+    )
+    return replace(found, culprits=tuple(culprits))
 
 
 def _stage(folder: Path, tasks: Sequence[str]) -> Pretrain | Finetune:

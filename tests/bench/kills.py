@@ -1,10 +1,10 @@
-"""Kills a run at random moments, resumes it, and compares everything it leaves with a run that was not killed.
+"""Kills a run at random moments, resumes it, and compares all that it leaves with a run without kills.
 
-`python tests/bench/kills.py [--processes 2] [--seconds 140] [--seed 1] [--kills 3]` repeats for that many seconds:
-a run is killed by SIGKILL up to three times, each time at a random moment of the stages that are left, then
-resumed to its end. With two processes a kill hits both, or one of them, whose end the other notices. It
-prints a line for each run, and a sum. Weights, scores, predictions and mean losses have to be equal bit for bit,
-and no scratch may stay.
+`python tests/bench/kills.py [--processes 2] [--seconds 140] [--seed 1] [--kills 3]` repeats this for that
+many seconds: a run is killed by SIGKILL up to three times, each time at a random moment of the stages that
+are left, then resumed to its end. With two processes a kill hits both, or one of them, whose end the other
+notices. It prints a line for each run, and a sum. Weights, scores, predictions and mean losses have to be
+equal bit for bit, and no scratch may stay.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def outcome(path: Path, runs: Path) -> dict[str, Any]:
     files.append(run.folders["score"] / "predictions.parquet")
     return {
         **{f"{file.parent.name.partition('-')[0]}/{file.name}": digest(file) for file in files},
-        "scores": [(score.metric, score.value, score.low, score.high) for score in run.reports["score"].scores],
+        "scores": [
+            (score.metric, score.value, score.low, score.high) for score in run.reports["score"].scores
+        ],
         "train_loss": [small.train_loss(report) for report in reports.values()],
         "history": [small.history(report) for report in reports.values()],
         "scratch": [str(found.relative_to(runs)) for found in runs.rglob(".work")],
@@ -129,7 +131,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=3)
     given = parser.parse_args()
-    until, draw, differing = time.monotonic() + given.seconds, random.Random(given.seed), []
+    until, draw, differing = time.monotonic() + given.seconds, random.Random(given.seed), []  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="hfpipe-kills-") as scratch:
         folder = Path(scratch)
         path = recipe(folder)
@@ -155,7 +157,8 @@ def main() -> int:
             kills, count = kills + len(moments), count + 1
             differing += wrong
             print(f"killed after {', '.join(moments) or 'nothing'}: {wrong or 'equal'}", flush=True)
-    print(f"{kills} kills in {count} runs of {given.processes} processes, seed {given.seed}: {differing or 'all equal'}")
+    what = f"{kills} kills in {count} runs of {given.processes} processes, seed {given.seed}"
+    print(f"{what}: {differing or 'all equal'}")
     return 1 if differing else 0
 
 

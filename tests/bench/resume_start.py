@@ -1,7 +1,7 @@
-"""Measures how long a training that is resumed takes to its first step, deep in an epoch of a million rows.
+"""Measures how long a resumed training takes to its first step, deep in an epoch of a million rows.
 
-`python tests/bench/resume_start.py [ROWS]` prints the seconds from the call of `train` to the end of the first
-step: of a training that begins, and of one that is resumed after 80 % of the epoch, packed and grouped by length.
+`python tests/bench/resume_start.py [ROWS]` prints the seconds from the call of `train` to the end of the
+first step: of a training that begins, and of one that is resumed after 80 % of the epoch.
 """
 
 from __future__ import annotations
