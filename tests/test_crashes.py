@@ -169,7 +169,7 @@ def test_of_a_packed_example_every_row_is_named(base: Path) -> None:
     [data] = (base / "runs" / "crash").glob("rows-*")
     rows, tokenizer = open_split(data, "train"), load_tokenizer(base / "model")
     task = MaskedLM(length=32)
-    ids = task.encode(rows[:], tokenizer, facts(data))["input_ids"]
+    ids = task.runtime().encoder.encode(rows[:], tokenizer, facts(data))["input_ids"]
     numbered = Ragged.from_rows([[row] * len(each) for row, each in enumerate(ids)])
     packed = pack(iter([Batch({"input_ids": numbered}, len(rows))]), task.length, task.shared, [])
     expected = [sorted({*each.tolist()}) for batch in packed for each in batch.columns["input_ids"]]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.task import Task
+    from hfpipe.task import TaskConfig
 
 MOST = 3
 """Rows of an example that are named."""
@@ -28,7 +28,7 @@ def name_packed_rows(
     crash: Path,
     file: StageFile,
     data: Place,
-    task: Task,
+    task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     wanted: Sequence[int],
 ) -> Mapping[int, str]:
@@ -41,11 +41,12 @@ def name_packed_rows(
     if task.best_fit or folder is None:
         return {}
     rows, known = open_split(folder, "train"), facts(folder)
+    encode = task.runtime().encoder.encode
     step = task.length - task.shared
     spans = {number: (number * step, number * step + task.length, list[int]()) for number in wanted}
     start, last = 0, max(end for _, end, _ in spans.values())
     for positions, batch in batches_of(rows, ROWS_AT_ONCE):
-        for row, ids in zip(positions, task.encode(batch, tokenizer, known)["input_ids"], strict=True):
+        for row, ids in zip(positions, encode(batch, tokenizer, known)["input_ids"], strict=True):
             for first, end, found in spans.values():
                 if start < end and start + len(ids) > first:
                     found.append(row)
