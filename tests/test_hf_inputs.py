@@ -18,7 +18,7 @@ from hfpipe.encoding.io import facts_of
 from hfpipe.errors import DataError, HfpipeError, StageError
 from hfpipe.modeling.loading.models import load_model, new_config, new_model
 from hfpipe.stages.evaluate import Evaluate
-from hfpipe.stages.train import Finetune
+from hfpipe.stages.finetune import Finetune
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tokenization.loading import complete_tokenizer, load_tokenizer

@@ -198,7 +198,8 @@ def weighted_parts(folder: Path) -> Any:
         "w", [number % 3 / 4 for number in range(len(made.train))]
     )
     settings = LossSettings(weights={"long": 3.0}, focal=2.0, row_weights="w")
-    return replace(made, weighted=create_weighted_loss(settings, made.task.config, made.train, made.facts))
+    loss = create_weighted_loss(settings, made.task.config, made.train, made.facts)
+    return replace(made, training_loss=loss)
 
 
 def step_gradients(made: Any, shares: BatchLayout, folder: Path) -> tuple[float, dict[str, torch.Tensor]]:

@@ -20,7 +20,8 @@ from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.performance import bf16_pays, on_cpu
 from hfpipe.recipe import Recipe
 from hfpipe.runner import plan_recipe
-from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.train import Pretrain
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,14 @@ from hfpipe.stages import revive
 from hfpipe.store.store import read_stage
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
-    from hfpipe.stages.train import Finetune, Pretrain
+    from hfpipe.modeling.losses.training_loss import TrainingLoss
+    from hfpipe.stages.finetune import Finetune
+    from hfpipe.stages.train import Pretrain
+    from hfpipe.task import TaskConfig
     from hfpipe.training.crashes.folder import Crash, CrashExample
     from hfpipe.training.crashes.probe import NotFinite
     from hfpipe.training.trainer import TaskTrainer, Training
@@ -228,26 +231,37 @@ def _parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Training:
         validation=None,
         facts=crash.facts,
         attention_is_chosen=crash.attention is not None,
-        weighted=_weighted_loss(crash),
+        training_loss=_training_loss(crash, stage.task),
     )
 
 
-def _weighted_loss(crash: Crash) -> WeightedLoss | None:
-    """Return the loss that the recipe gave weights, with those of the examples of the step."""
-    import numpy as np
+def _training_loss(crash: Crash, task: TaskConfig) -> TrainingLoss | None:
+    """Return the loss that replaced the task's, with weights or soft targets of the examples of the step."""
     import torch
 
+    from hfpipe.modeling.losses.distillation import DistillationLoss
     from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+    from hfpipe.training.crashes.folder import CrashDistillation
 
     loss = crash.loss
     if loss is None:
         return None
-    rows = None
-    if loss.row_weights is not None:
-        rows = np.zeros(1 + max(each.index for each in crash.examples), np.float32)
-        rows[[each.index for each in crash.examples]] = loss.row_weights
+    if isinstance(loss, CrashDistillation):
+        targets = _by_index(crash, loss.soft_targets)
+        return DistillationLoss(task.runtime().objective, targets, loss.temperature, loss.weight)
+    rows = _by_index(crash, loss.row_weights) if loss.row_weights is not None else None
     classes = torch.tensor(loss.class_weights) if loss.class_weights is not None else None
     return WeightedLoss(classes, loss.focal, rows)
+
+
+def _by_index(crash: Crash, values: Sequence[Any]) -> np.ndarray:
+    """Return values of the examples of a step where their indices are, float32; 0 elsewhere."""
+    import numpy as np
+
+    index, of_examples = [each.index for each in crash.examples], np.asarray(values, np.float32)
+    found = np.zeros((1 + max(index), *of_examples.shape[1:]), np.float32)
+    found[index] = of_examples
+    return found
 
 
 def _model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrainedModel:

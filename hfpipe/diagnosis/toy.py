@@ -20,8 +20,9 @@ from hfpipe.estimation.local_artifacts import Known
 from hfpipe.modeling.loading.embeddings import embedding_rows_needed, rows_of
 from hfpipe.modeling.loading.models import load_config, new_config, new_model
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace
+from hfpipe.stages.finetune import Finetune
 from hfpipe.stages.tokenizer import Tokenizer
-from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.stages.train import Pretrain
 from hfpipe.tokenization.loading import load_tokenizer
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from hfpipe.modeling.static_shapes import static_positions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+    from hfpipe.modeling.losses.training_loss import TrainingLoss
     from hfpipe.runtime import TaskRuntime
     from hfpipe.task import TaskConfig
     from hfpipe.types import Batch
@@ -52,7 +52,7 @@ class Collator:
     """The length of a batch is padded to a multiple of this number."""
     cut: bool = False
     """Whether a batch of uneven lengths is split into several forward passes."""
-    weighted: WeightedLoss | None = None
+    training_loss: TrainingLoss | None = None
     """The loss that reads weights of rows, which are added to a batch."""
 
     def __call__(self, examples: list[dict[str, Any]]) -> Batches:
@@ -71,8 +71,8 @@ class Collator:
 
     def _batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.encoder.collate(examples, self.tokenizer, self.seed, train=True)
-        if self.weighted is not None:
-            batch = self.weighted.add_row_weights(batch, examples)
+        if self.training_loss is not None:
+            batch = self.training_loss.add_entries(batch, examples)
         if self.multiple > 1:
             batch = pad_length(batch, self.multiple)
         if not self.static:

@@ -21,9 +21,10 @@ from hfpipe.references.user_code import describe_failure
 from hfpipe.runner import Launch, PlannedStage, arrange_processes
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.finetune import Finetune
 from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.tokenizer import Tokenizer
-from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.stages.train import Pretrain
 from hfpipe.store.store import read_report
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.runner import PlannedStage
 from hfpipe.stages import artifacts
-from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.train import Pretrain
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,17 +65,25 @@ def classifier_outputs(
 
     Labels are int64 (targets,), or float64 (targets, classes) for several labels per row.
     """
+    outputs = example_outputs(model, encoder, examples, tokenizer)
+    parts = [_targets(logits, labels) for _, logits, labels in outputs]
+    return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def example_outputs(
+    model: Any, encoder: Encoder, examples: Examples, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Yield the numbers of some examples, int64, with logits, float64, and labels, on the CPU."""
     device = torch.device("cpu" if on_cpu() else "cuda")
     model.to(device).eval()
-    parts = []
     order = np.argsort(-examples.lengths, kind="stable")
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
-            keys = [(0, index) for index in order[start : start + BATCH].tolist()]
+            index = order[start : start + BATCH]
+            keys = [(0, number) for number in index.tolist()]
             batch = encoder.collate(examples.__getitems__(keys), tokenizer, 0, train=False)
             logits = forward(model, {name: each.to(device) for name, each in batch.items()}, None).logits
-            parts.append(_targets(logits.cpu().double(), batch["labels"]))
-    return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
+            yield index, logits.cpu().double(), batch["labels"]
 
 
 def _targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

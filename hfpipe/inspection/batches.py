@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.report import DataFacts
     from hfpipe.stages.evaluate import Evaluate
-    from hfpipe.stages.train import Finetune, Pretrain
+    from hfpipe.stages.finetune import Finetune
+    from hfpipe.stages.train import Pretrain
     from hfpipe.task import TaskConfig
     from hfpipe.types import Batch
 

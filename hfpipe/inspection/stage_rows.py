@@ -18,8 +18,9 @@ from hfpipe.runner.execute import stage_file
 from hfpipe.runner.inputs import check_inputs
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
+from hfpipe.stages.finetune import Finetune
 from hfpipe.stages.repeats.group import RepeatedTraining
-from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.stages.train import Pretrain
 
 if TYPE_CHECKING:
     from hfpipe.inspection.shown import ShownStage

@@ -11,8 +11,9 @@ from hfpipe.references.user_code import Trusted
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.export import Export
+from hfpipe.stages.finetune import Finetune
 from hfpipe.stages.tokenizer import Tokenizer
-from hfpipe.stages.train import Finetune, Pretrain
+from hfpipe.stages.train import Pretrain
 from hfpipe.tasks import revive_task
 
 KINDS: dict[str, type[Stage]] = {

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from hfpipe.stages.dataset import Dataset
     from hfpipe.stages.evaluate import Evaluate
     from hfpipe.stages.tokenizer import Tokenizer
-    from hfpipe.stages.train import _Train
+    from hfpipe.stages.train import TrainStage
 
 Above = Mapping[str, Stage]
 Facts = Mapping[str, DataFacts]
 
 
-def check_training(stage: _Train, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
+def check_training(stage: TrainStage, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
     """Yield what keeps a training stage from starting, or from ending well."""
     if stage.kind not in stage.task.stages:
         fit = join_names([name for name, task in TASKS.items() if stage.kind in task.stages], "or")
@@ -51,7 +51,7 @@ def check_training(stage: _Train, above: Above, facts: Facts, base: Path) -> Ite
     yield from _best_metric(stage, facts)
 
 
-def _model(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
+def _model(stage: TrainStage, above: Above, base: Path) -> Iterator[Problem]:
     task, model = stage.task, artifacts.model(stage.model, above, base)
     vocabulary = artifacts.tokenizer_facts(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
@@ -119,7 +119,7 @@ def _architecture(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]
         yield Problem(f"{message}; take another, as gpt2", ("model",))
 
 
-def _adapter(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
+def _adapter(stage: TrainStage, above: Above, base: Path) -> Iterator[Problem]:
     if stage.adapter is None:
         return
     if find_spec("peft") is None:
@@ -133,7 +133,7 @@ def _adapter(stage: _Train, above: Above, base: Path) -> Iterator[Problem]:
         yield Problem(f"{stage.model} is an adapter itself, which cannot carry another; {fix}", ("model",))
 
 
-def _smoothing(stage: _Train, facts: Facts) -> Iterator[Problem]:
+def _smoothing(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
     data = facts.get(stage.data.stage or "")
     if data is None or not stage.training.get("label_smoothing_factor"):
         return
@@ -144,7 +144,7 @@ def _smoothing(stage: _Train, facts: Facts) -> Iterator[Problem]:
         yield Problem(message, ("training", "label_smoothing_factor"))
 
 
-def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
+def _validation(stage: TrainStage, above: Above, facts: Facts) -> Iterator[Problem]:
     strategy = stage.training.get("eval_strategy")
     fault = schedule_fault(stage.training, early=True) if stage.early_stopping is not None else None
     if fault is not None:
@@ -165,7 +165,7 @@ def _validation(stage: _Train, above: Above, facts: Facts) -> Iterator[Problem]:
         yield Problem(f"{message}; give that stage {advise(split={'validation': 0.05})}", path)
 
 
-def _best_metric(stage: _Train, facts: Facts) -> Iterator[Problem]:
+def _best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
     given = stage.training.get("metric_for_best_model")
     if not isinstance(given, str):
         return

@@ -13,7 +13,7 @@ from hfpipe.references.places import BaselinePlace, Place
 from hfpipe.stages import artifacts
 
 if TYPE_CHECKING:
-    from hfpipe.stages.train import _Train
+    from hfpipe.stages.train import TrainStage
 
 ADDED_BESIDE_ADAPTER = (
     "an adapter leaves the embeddings as they are, and tokens added to the tokenizer would not be learned; "
@@ -22,7 +22,7 @@ ADDED_BESIDE_ADAPTER = (
 
 
 def check_trained_rows(
-    stage: _Train, rows: Any, size: int | None, above: Mapping[str, Stage], base: Path
+    stage: TrainStage, rows: Any, size: int | None, above: Mapping[str, Stage], base: Path
 ) -> Iterator[Problem]:
     """Check that the embeddings have a row for each token, or grow with tokens added to the model's own."""
     if not isinstance(rows, int) or size is None or size <= rows:

@@ -1,4 +1,4 @@
-"""The `pretrain` and `finetune` stages: one implementation that trains a model for a task."""
+"""What `pretrain` and `finetune` have in common: training a model for a task; and the `pretrain` stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.loading.adapter_settings import Adapter
-from hfpipe.modeling.losses.settings import ROW_WEIGHTS, LossSettings, check_calibration, check_loss
 from hfpipe.recipe.training.early_stopping import EarlyStopping
 from hfpipe.recipe.training.neutral import neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfpipe.encoding.encoded import Examples
-    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+    from hfpipe.modeling.losses.training_loss import TrainingLoss
     from hfpipe.training.trainer import Training
 
 
-class _Train(Repeatable):
+class TrainStage(Repeatable):
     """Fields and behaviour of both training kinds."""
 
     version: ClassVar[int] = 5
@@ -100,7 +99,7 @@ class _Train(Repeatable):
         self._check_tokenizer(ctx, tokenizer, data)
         best_metric(self.training, self.task.runtime().evaluator.validation_metrics(data))
         examples, _ = self._encoded(ctx, tokenizer, reads_all=True)
-        self._weighted(examples["train"], data)  # which fails early on what the data lack
+        self._training_loss(ctx, examples["train"], data)  # which fails early on what the data lack
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.encoding.io import facts
@@ -125,7 +124,7 @@ class _Train(Repeatable):
             validation=examples.get("validation"),
             facts=data,
             attention_is_chosen=isinstance(self.model, dict) and "attn_implementation" in self.model,
-            weighted=self._weighted(examples["train"], data),
+            training_loss=self._training_loss(ctx, examples["train"], data),
         )
         early = self.early_stopping
         found = train_model(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
@@ -139,7 +138,7 @@ class _Train(Repeatable):
         found |= {"head": note, "pipeline": self.task.opened_by}
         return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found)
 
-    def _weighted(self, train: Examples, data: DataFacts) -> WeightedLoss | None:
+    def _training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
         """Return what replaces the task's loss in training, if the recipe asks for it."""
         return None
 
@@ -279,63 +278,8 @@ class _Train(Repeatable):
             replace_adapter(ctx.folder, whole)
 
 
-class Pretrain(_Train):
+class Pretrain(TrainStage):
     """Trains on raw text; accepts the pretraining tasks."""
 
     dropout: ClassVar[bool] = False
     kind: Literal["pretrain"] = "pretrain"
-
-
-class Finetune(_Train):
-    """Trains a model for a task; accepts every task."""
-
-    kind: Literal["finetune"] = "finetune"
-    loss: LossSettings | None = None
-    """Weights of classes and rows, and focal loss; for text-classification and token-classification."""
-    calibrate: list[Literal["temperature", "thresholds"]] = []
-    """What is fitted on the validation split after training and saved in the model's config.
-
-    `temperature` is one number that logits are divided by (Guo et al., 2017), so that scores are
-    probabilities; `thresholds`, where rows have lists of classes, the probability for each class above which
-    predicting it gives its best F1.
-    """
-
-    def resolved(self, above: Mapping[str, Stage]) -> Finetune:
-        """Return the stage with the weights of rows that the data set's stage names in `columns`."""
-        named = ROW_WEIGHTS in getattr(above.get(self.data.stage or ""), "columns", {})
-        told = self.loss is not None and "row_weights" in self.loss.model_fields_set
-        if not named or told or self.task.weighted_column is None:
-            return self
-        loss = (self.loss or LossSettings()).model_copy(update={"row_weights": ROW_WEIGHTS})
-        return self.model_copy(update={"loss": loss})
-
-    def check(
-        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
-    ) -> Iterator[Problem]:
-        yield from super().check(above, facts, base)
-        if self.loss is not None:
-            smoothed = bool(self.training.get("label_smoothing_factor"))
-            yield from check_loss(self.loss, self.task, facts.get(self.data.stage or ""), smoothed=smoothed)
-        yield from check_calibration(self.calibrate, self.task, facts.get(self.data.stage or ""))
-
-    def neutral(self) -> dict[str, Any]:
-        unused = [name for name in ("loss", "calibrate") if not getattr(self, name)]
-        return super().neutral() | dict.fromkeys(unused)
-
-    def _weighted(self, train: Examples, data: DataFacts) -> WeightedLoss | None:
-        from hfpipe.data.weighting import create_weighted_loss
-
-        return create_weighted_loss(self.loss, self.task, train, data) if self.loss is not None else None
-
-    def _finish(self, parts: Training, folder: Path) -> dict[str, Any]:
-        from hfpipe.data.weighting import weighting_facts
-        from hfpipe.evaluation.calibration import calibrate_saved
-
-        found: dict[str, Any] = {}
-        if parts.weighted is not None:
-            found["loss"] = weighting_facts(parts.weighted, self.task, parts.facts)
-        if self.calibrate and parts.validation is not None:
-            found["calibration"] = calibrate_saved(
-                folder, self.task, self.calibrate, parts.validation, parts.tokenizer, parts.facts
-            )
-        return found

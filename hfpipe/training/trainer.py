@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.encoding.padding import Batches
     from hfpipe.metrics.metric import Metric
-    from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+    from hfpipe.modeling.losses.training_loss import TrainingLoss
     from hfpipe.report import DataFacts
     from hfpipe.runtime import TaskRuntime
     from hfpipe.types import Batch
@@ -56,7 +56,7 @@ class Training:
     facts: DataFacts
     attention_is_chosen: bool = False
     """Whether the recipe names the model's attention implementation, which then stays."""
-    weighted: WeightedLoss | None = None
+    training_loss: TrainingLoss | None = None
     """What replaces the task's loss in training; validation keeps the task's."""
 
     @property
@@ -94,7 +94,7 @@ class TaskTrainer(SplitTrainer):
     ) -> None:
         task, tokenizer = parts.task, parts.tokenizer
         # It may cut a batch, which does not fit Trainer's type.
-        collator: Any = Collator(task, tokenizer, arguments.seed, weighted=parts.weighted)
+        collator: Any = Collator(task, tokenizer, arguments.seed, training_loss=parts.training_loss)
         super().__init__(
             model=parts.model,
             args=arguments,
@@ -103,7 +103,7 @@ class TaskTrainer(SplitTrainer):
             eval_dataset=parts.validation,
             data_collator=collator,
         )
-        self.task, self.weighted = task, parts.weighted
+        self.task, self.training_loss = task, parts.training_loss
         self.folder = Path(str(arguments.output_dir))
         self.examples, self.validation = parts.train, parts.validation
         self.tokenizer = tokenizer
@@ -140,7 +140,7 @@ class TaskTrainer(SplitTrainer):
             autocast,
             chunked=self._applies_head_in_loss,
             separate=separate,
-            objective=self.weighted,
+            objective=self.training_loss,
         )
         return CompiledStep(eager, self.bare, self.shares.micro, autocast) if static else eager
 
@@ -241,7 +241,7 @@ class TaskTrainer(SplitTrainer):
         if self.control.should_training_stop:
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
-        counted = (self.weighted or self.task.objective).count
+        counted = (self.training_loss or self.task.objective).count
         parts = (part for batch in batches for part in forward_passes(batch))
         return batches, self.stop.sum_counts(sum(map(counted, parts), torch.tensor(0)), self.layout.together)
 

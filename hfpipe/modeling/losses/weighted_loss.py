@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.runtime import Objective
+from hfpipe.modeling.losses.training_loss import TrainingLoss
 from hfpipe.types import Counted
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
-class WeightedLoss(Objective):
+class WeightedLoss(TrainingLoss):
     """Computes loss and count of a classifier or tagger, or of a regression whose rows have weights.
 
     `labels` of the batch are int64 (rows,) or (rows, length), float (rows, classes) for several labels per
@@ -45,7 +45,7 @@ class WeightedLoss(Objective):
     row_weights: np.ndarray | None = None
     """Weight of each train example by its index, float32 (examples,); None where all are 1."""
 
-    def add_row_weights(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
+    def add_entries(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return the batch of some encoded examples with their weights."""
         if self.row_weights is None:
             return batch

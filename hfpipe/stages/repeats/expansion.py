@@ -20,7 +20,7 @@ from hfpipe.stages.repeats.members import MARK
 
 if TYPE_CHECKING:
     from hfpipe.stages.repeats.settings import Repeatable
-    from hfpipe.stages.train import _Train
+    from hfpipe.stages.train import TrainStage
 
 
 def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
@@ -54,7 +54,7 @@ def _paired(stage: Repeatable, seed: int, above: Mapping[str, Stage]) -> dict[st
 
 
 def check_repeats(
-    stage: _Train, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
+    stage: TrainStage, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
 ) -> Iterator[Problem]:
     """Yield each reference to a stage that was trained several times, where one model is needed.
 

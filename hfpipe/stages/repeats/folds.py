@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
     from hfpipe.encoding.encoded import Examples
     from hfpipe.stages.evaluate import Evaluate
-    from hfpipe.stages.train import _Train
+    from hfpipe.stages.train import TrainStage
 
 HELD_OUT = "held_out.json"
 """File of a training without a fold: the positions of the fold's rows in the train split."""
 
 
-def held_out_rows(stage: _Train, rows: datasets.Dataset, facts: DataFacts, seed: int) -> np.ndarray | None:
+def held_out_rows(
+    stage: TrainStage, rows: datasets.Dataset, facts: DataFacts, seed: int
+) -> np.ndarray | None:
     """Return the positions of the rows that a training leaves out, None where it reads all.
 
     Raises StageError when the rows cannot be split into so many folds.
@@ -56,7 +58,7 @@ def held_out_rows(stage: _Train, rows: datasets.Dataset, facts: DataFacts, seed:
     return positions
 
 
-def write_held_out(stage: _Train, ctx: RunContext) -> None:
+def write_held_out(stage: TrainStage, ctx: RunContext) -> None:
     """Keep which rows a training leaves out, for those that evaluate it."""
     from hfpipe.encoding.io import facts, open_split
 
@@ -69,7 +71,7 @@ def write_held_out(stage: _Train, ctx: RunContext) -> None:
 
 
 def encode_without_fold(
-    stage: _Train,
+    stage: TrainStage,
     rows: datasets.Dataset,
     facts: DataFacts,
     ctx: RunContext,
@@ -136,7 +138,7 @@ def check_out_of_fold(stage: Evaluate, above: Mapping[str, Stage]) -> Iterator[P
             yield Problem(f"{message}, or name one model, as {one}", path)
 
 
-def check_folds(stage: _Train, columns: set[str] | None) -> Iterator[Problem]:
+def check_folds(stage: TrainStage, columns: set[str] | None) -> Iterator[Problem]:
     """Yield that the column by which rows are grouped is not there."""
     group = stage.fold_settings.group if stage.fold_settings is not None else None
     for problem in check_cluster(group, columns):

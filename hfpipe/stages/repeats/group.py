@@ -14,14 +14,14 @@ from hfpipe.number_format import number
 from hfpipe.references.places import ModelPlace
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.repeats.members import REPEATED, SHARED
-from hfpipe.stages.train import _Train
+from hfpipe.stages.train import TrainStage
 from hfpipe.store.store import read_report
 
 CHECKPOINTS = range(3, 6)
 """How many of the last evaluations of a training give the variance of its last checkpoints."""
 
 
-class RepeatedTraining(_Train):
+class RepeatedTraining(TrainStage):
     """Sums up the trainings that a stage with `seeds` or `folds` stands for; it trains nothing itself."""
 
     version: ClassVar[int] = 1

@@ -54,6 +54,15 @@ class CrashLoss(Record):
     """Of each example of the step."""
 
 
+class CrashDistillation(Record):
+    """What the teachers of a training said of the examples of the step."""
+
+    soft_targets: list[list[float]]
+    """Probabilities at the temperature, by example and class."""
+    temperature: float
+    weight: float
+
+
 class Crash(Record):
     """A step that could not be computed."""
 
@@ -87,7 +96,7 @@ class Crash(Record):
     """Attention implementation that the recipe names."""
     modules_to_save: list[str] | None
     """Modules that are trained whole next to an adapter; None without an adapter."""
-    loss: CrashLoss | None = None
+    loss: CrashLoss | CrashDistillation | None = None
     """None for the loss of the task."""
     examples: list[CrashExample]
     """Those of the first micro-batch, then those of the second, and so on."""

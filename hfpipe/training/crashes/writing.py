@@ -17,10 +17,12 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor
 
 from hfpipe.encoding.origins import name_row
+from hfpipe.modeling.losses.distillation import DistillationLoss
+from hfpipe.modeling.losses.weighted_loss import WeightedLoss
 from hfpipe.report import read_versions
 from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.crashes import folder as files
-from hfpipe.training.crashes.folder import Crash, CrashExample, CrashLoss, write_crash
+from hfpipe.training.crashes.folder import Crash, CrashDistillation, CrashExample, CrashLoss, write_crash
 from hfpipe.training.crashes.probe import gradients_are_finite
 from hfpipe.training.crashes.random_states import restore_random_states
 
@@ -101,14 +103,17 @@ def keep_step(
     log.info("step %d is kept in %s", step.number, folder)
 
 
-def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | None:
-    weighted = trainer.weighted
-    if weighted is None:
+def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | CrashDistillation | None:
+    loss = trainer.training_loss
+    if isinstance(loss, DistillationLoss):
+        targets = loss.soft_targets[indices].tolist()
+        return CrashDistillation(soft_targets=targets, temperature=loss.temperature, weight=loss.weight)
+    if not isinstance(loss, WeightedLoss):
         return None
-    classes, rows = weighted.class_weights, weighted.row_weights
+    classes, rows = loss.class_weights, loss.row_weights
     return CrashLoss(
         class_weights=classes.tolist() if classes is not None else None,
-        focal=weighted.focal,
+        focal=loss.focal,
         row_weights=rows[indices].tolist() if rows is not None else None,
     )
 

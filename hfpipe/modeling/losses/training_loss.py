@@ -1,0 +1,20 @@
+"""The interface of a loss that replaces the task's in training; validation keeps the task's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.runtime import Objective
+
+if TYPE_CHECKING:
+    from hfpipe.types import Batch
+
+
+class TrainingLoss(Objective):
+    """A loss that depends on more than the batch of a task: on weights of rows, or on teachers."""
+
+    @abstractmethod
+    def add_entries(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return the batch of some examples, numbered by their `index`, with the entries that the loss reads."""
