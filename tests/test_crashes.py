@@ -138,6 +138,24 @@ def test_a_weight_that_is_infinite_is_named_with_its_module(
 
 
 @pytest.mark.slow
+def test_a_student_is_computed_again_with_what_its_teacher_said(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(weights: dict[str, torch.Tensor], _: Any) -> None:
+        weights["bert.encoder.layer.0.output.dense.weight"][3, 5] = float("inf")
+
+    path = broken(base, tmp_path, change)
+    recipe = json.loads(path.read_text())
+    recipe["stages"]["topics"] |= {"teacher": str(base / "model"), "distillation": {"weight": 1.0}}
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    folder, lines = crashed(path, capsys)
+    assert "first module whose output is not finite: bert.encoder.layer.0.output.dense" in lines
+    kept = json.loads((folder / "crash.json").read_text())["loss"]
+    assert kept["weight"] == 1.0
+    assert [sum(row) for row in kept["soft_targets"]] == pytest.approx([1.0] * 4)
+
+
+@pytest.mark.slow
 def test_a_loss_that_overflows_by_its_weights_is_computed_again_with_them(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Distillation: golden loss, sums that do not depend on the split, and a student that learns from a teacher."""
+"""Distillation: golden loss, sums that do not depend on the split, a student that learns from a teacher."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 @pytest.mark.slow
 def test_a_student_comes_closer_to_a_teacher_with_another_tokenizer(distilled: tuple[Any, Path]) -> None:
-    run, folder = distilled
+    run, _ = distilled
     losses = [entry["loss"] for entry in run.reports["student"].facts["history"] if "grad_norm" in entry]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
     assert run.reports["student"].facts["teachers"] == ["stage:topics"]
@@ -125,7 +125,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     made["stages"]["student"]["data"] = "stage:half"
     order = ("wiki", "half", "words", "letters", "topics", "student")
     made["stages"] = {name: made["stages"][name] for name in order}
-    with pytest.raises(hfpipe.StageError, match="teacher stage:topics has the classes .* needs those of the"):
+    with pytest.raises(hfpipe.StageError, match=r"teacher stage:topics has the classes .* needs those of"):
         hfpipe.run(hfpipe.load(small.write(tmp_path, made)), tmp_path / "runs", say=lambda _: None)
 
 

@@ -66,7 +66,12 @@ def compute_soft_targets(
                 logits[examples.rows[index]] = outputs[:, order].numpy()
                 advance(len(index))
         found.append(_probabilities(torch.from_numpy(logits) / temperature, model))
-    mean = np.mean(found, axis=0, dtype=np.float32)
+    mean: np.ndarray = np.stack(found).mean(axis=0, dtype=np.float32)
+    if not np.isfinite(mean).all():
+        names = join_names([str(place) for place, _ in teachers])
+        raise StageError(
+            f"the probabilities of {names} are not finite; train it again with less learning_rate"
+        )
     _write(kept, mean)
     return mean
 

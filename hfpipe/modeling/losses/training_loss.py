@@ -17,4 +17,4 @@ class TrainingLoss(Objective):
 
     @abstractmethod
     def add_entries(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return the batch of some examples, numbered by their `index`, with the entries that the loss reads."""
+        """Return the batch of some examples, each with its `index`, and the entries that the loss reads."""
