@@ -146,7 +146,9 @@ def test_a_student_is_computed_again_with_what_its_teacher_said(
 
     path = broken(base, tmp_path, change)
     recipe = json.loads(path.read_text())
-    recipe["stages"]["topics"] |= {"teacher": str(base / "model"), "distillation": {"weight": 1.0}}
+    topics = recipe["stages"].pop("topics")
+    recipe["stages"]["large"] = topics | {"model": str(base / "model")}
+    recipe["stages"]["topics"] = topics | {"teacher": "stage:large", "distillation": {"weight": 1.0}}
     path.write_text(json.dumps(recipe), encoding="utf-8")
     folder, lines = crashed(path, capsys)
     assert "first module whose output is not finite: bert.encoder.layer.0.output.dense" in lines

@@ -262,6 +262,8 @@ def test_what_the_manual_writes_into_a_stage_is_taken(
     for name in ("shares", "wer"):
         (tmp_path / f"{name}.py").write_text("", encoding="utf-8")
 
+    (tmp_path / "large-classifier").mkdir()
+
     def change(text: str) -> str:
         recipe = yaml.safe_load(text)
         recipe["stages"][stage] |= {**given, "trust_remote_code": True}

@@ -45,7 +45,7 @@ class Finetune(TrainStage):
 
     @property
     def teachers(self) -> list[ModelPlace]:
-        """The teachers, none where there is no `teacher`."""
+        """The models whose probabilities are learned in addition to the labels."""
         if self.teacher is None:
             return []
         return self.teacher if isinstance(self.teacher, list) else [self.teacher]

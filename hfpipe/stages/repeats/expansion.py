@@ -69,8 +69,9 @@ def check_repeats(
 
 def check_single(stage: Stage, above: Mapping[str, Stage]) -> Iterator[Problem]:
     """Yield each reference to a stage that was trained several times, where one model is needed."""
-    for field in ("model", "tokenizer"):
-        place = getattr(stage, field, None)
+    named = {field: getattr(stage, field, None) for field in ("model", "tokenizer", "teacher")}
+    places = [(field, each) for field, value in named.items() for each in _listed(value)]
+    for field, place in places:
         trained = above.get(place.stage or "") if isinstance(place, Place) else None
         if isinstance(trained, RepeatedTraining):
             names = join_names([f"stage:{member}" for member in trained.members], "or")
@@ -78,3 +79,7 @@ def check_single(stage: Stage, above: Mapping[str, Stage]) -> Iterator[Problem]:
             repeats = "seeds" in type(stage).model_fields and trained.seeds
             same = f", or give this stage the same seeds: {list(trained.seeds or ())}" if repeats else ""
             yield Problem(message + same, (field,))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
