@@ -23,6 +23,7 @@ from hfpipe.api import (
     verify,
 )
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
+from hfpipe.publishing.upload import push
 from hfpipe.report import DataFacts
 from hfpipe.runner import Launch
 from hfpipe.runs.run import Run
@@ -60,6 +61,7 @@ __all__ = [
     "open",
     "plan",
     "predict",
+    "push",
     "replay",
     "run",
     "schema",

@@ -72,6 +72,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "plan": lambda: [(step.name, step.done) for step in hfpipe.plan(recipe, runs)],
         "predict": lambda: refusal(lambda: hfpipe.predict(tmp_path / "none", ["a text"])),
         "replay": lambda: refusal(lambda: hfpipe.replay(tmp_path / "none")),
+        "push": lambda: refusal(lambda: hfpipe.push(path, "owner/model", runs)),
         "run": lambda: hfpipe.run(recipe, runs, say=lambda _: None).folders,
         "schema": lambda: hfpipe.schema()["type"],
         "show": lambda: hfpipe.show(recipe, "data", runs).rows,

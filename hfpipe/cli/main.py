@@ -198,6 +198,12 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _push(options: argparse.Namespace) -> int:
+    from hfpipe.cli.publish import push_model
+
+    return push_model(options)
+
+
 def _verify(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
@@ -320,6 +326,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _plan,
     "report": _report,
     "show": _show,
+    "push": _push,
     "verify": _verify,
     "doctor": _doctor,
     "replay": _replay,

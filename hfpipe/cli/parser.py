@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     _recipes(commands)
     _results(commands)
     _predict(commands)
+    _push(commands)
     _shipped(commands)
     commands.add("schema", "print the JSON Schema of a recipe")
     commands.add("stage", "one prepared stage, for accelerate launch").add_argument("folder", type=Path)
@@ -206,6 +207,14 @@ def _predict(commands: _Commands) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, as length=64"
     )
     predict.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="rows at once (32)")
+
+
+def _push(commands: _Commands) -> None:
+    push = commands.add("push", "upload a model with its card to the Hub, and nothing else", "runs")
+    push.add_argument("stage", metavar="RUN:STAGE", help="RUN[:STAGE], a recipe, or a stage's folder")
+    push.add_argument("repository", metavar="REPO", help="owner/name on the Hub")
+    push.add_argument("--dry-run", action="store_true", help="show what would go, and upload nothing")
+    push.add_argument("--private", action="store_true", help="if the repository is created, make it private")
 
 
 def _shipped(commands: _Commands) -> None:

@@ -72,7 +72,7 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     that it needs is damaged, OSError when the card cannot be written. A README.md of another origin is left.
     """
     made = read_stage(folder)
-    evaluations = _evaluations(folder, made)
+    evaluations = find_evaluations(folder, made)
     digest = _digest(folder, evaluations, licences)
     path = folder / CARD
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -83,7 +83,7 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     return True
 
 
-def _evaluations(folder: Path, made: StageFile) -> dict[str, Path]:
+def find_evaluations(folder: Path, made: StageFile) -> dict[str, Path]:
     """Return the newest finished evaluation of the model under each name."""
     found = []
     for report in folder.parent.glob("*/report.json"):
@@ -195,7 +195,10 @@ def _training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
     for key in ("parameters", "trained_parameters", "steps", "examples_a_step", "tokens"):
         if key in report.facts:
             yield key.replace("_", " "), f"{report.facts[key]:,}"
-    yield "precision", "bfloat16" if report.facts.get("bf16") else "float32 or as set below"
+    if report.kind == "export":
+        yield "exported as", f"{settings['format']}, quantized: {settings['quantize']}"
+    else:
+        yield "precision", "bfloat16" if report.facts.get("bf16") else "float32 or as set below"
     yield "time", number_format.duration(report.seconds)
 
 
