@@ -120,7 +120,8 @@ class Evaluate(Stage):
         own = {place for place in self.baselines if place in names and place.hub and "/" not in place}
         found = [BaselineName(place) if place in own else place for place in self.baselines]
         original = getattr(stage, "model", None) if stage is not None and stage.kind == "export" else None
-        if isinstance(original, Place) and original not in found:
+        known = isinstance(original, Place) and (original.stage is None or original.stage in above)
+        if isinstance(original, Place) and known and original not in found:  # otherwise reported there
             found.append(BaselinePlace(original))
         return self.model_copy(update={"baselines": found})
 
