@@ -21,6 +21,7 @@ from hfpipe.modeling.performance import bf16_pays, on_cpu
 from hfpipe.recipe import Recipe
 from hfpipe.runner import plan_recipe
 from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.repeats.members import owner_of
 from hfpipe.stages.train import Pretrain
 
 
@@ -77,7 +78,10 @@ def examine_recipe(
     """
     checks = _chosen(only)
     steps = plan_recipe(recipe, runs)
-    trained = [step.name for step in steps if isinstance(step.stage, (Pretrain, Finetune))]
+    trained: dict[str, str] = {}
+    for step in steps:  # of several trainings of a stage, the first
+        if isinstance(step.stage, (Pretrain, Finetune)):
+            trained.setdefault(owner_of(step.name), step.name)
     if stage is not None and stage not in trained:
         there = f"it has {', '.join(trained)}" if trained else "it has none"
         raise RecipeError([Problem(f"{recipe.path}: has no training stage {stage!r}; {there}")])
@@ -85,7 +89,7 @@ def examine_recipe(
     for name in trained if stage is None else [stage]:
         with TemporaryDirectory(prefix="hfpipe-doctor-") as folder, silence_libraries():
             try:
-                toy = make_toy(name, known, Path(folder), recipe.seed, progress)
+                toy = make_toy(trained[name], known, Path(folder), recipe.seed, progress)
             except HfpipeError as error:
                 if stage is not None:
                     raise

@@ -98,15 +98,7 @@ def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progres
     data.save_to_disk(str(folder / "step"))
     config = shrink_config(_config(stage, task, known, tokenizer, found), task.auto_class)
     return Toy(
-        stage=stage.model_copy(
-            update={
-                "task": task,
-                "data": DataPlace(str(folder / "step")),
-                "tokenizer": TokenizerPlace(str(folder / "tokenizer")),
-                "early_stopping": None,
-                "licence": None,
-            }
-        ),
+        stage=_on_folder(stage, task, folder, weighted=known.folder(stage.data) is not None),
         folder=folder,
         base=known.base,
         seed=seed,
@@ -114,6 +106,23 @@ def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progres
         config=config,
         note="; ".join(notes),
     )
+
+
+def _on_folder(
+    stage: Pretrain | Finetune, task: TaskConfig, folder: Path, *, weighted: bool
+) -> Pretrain | Finetune:
+    """Return the stage with its inputs in a folder, and without what needs other splits or trainings."""
+    unused: dict[str, Any] = {"early_stopping": None, "licence": None, "calibrate": []}
+    unused |= dict.fromkeys(("seeds", "seed", "folds", "fold", "teacher"))
+    if not weighted:  # a column of weights is in the recipe's own data only
+        unused["loss"] = None
+    update = {name: value for name, value in unused.items() if name in type(stage).model_fields}
+    inputs = {
+        "task": task,
+        "data": DataPlace(str(folder / "step")),
+        "tokenizer": TokenizerPlace(str(folder / "tokenizer")),
+    }
+    return stage.model_copy(update=update | inputs)
 
 
 def _shorter(task: TaskConfig) -> TaskConfig:
