@@ -33,7 +33,7 @@ class Finetune(TrainStage):
     For text-classification. The model and its teachers may have different tokenizers; the classes are the
     same. The probabilities for the train split are computed once, before training.
     """
-    distillation: DistillationSettings = DistillationSettings()
+    distillation: DistillationSettings | None = None
     """How much the teachers count."""
     calibrate: list[Literal["temperature", "thresholds"]] = []
     """What is fitted on the validation split after training and saved in the model's config.
@@ -70,7 +70,7 @@ class Finetune(TrainStage):
         yield from check_calibration(self.calibrate, self.task, known)
         if self.teacher is not None:
             yield from check_teachers(self.task, known, weighted=self.loss is not None)
-        elif "distillation" in self.model_fields_set:
+        elif self.distillation is not None:
             yield Problem("distillation has no effect without a teacher; delete it", ("distillation",))
 
     def neutral(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Finetune(TrainStage):
         from hfpipe.evaluation.soft_targets import compute_soft_targets
         from hfpipe.modeling.losses.distillation import DistillationLoss
 
-        task, rows, how = self.task.runtime(), train.source, self.distillation
+        task, rows, how = self.task.runtime(), train.source, self.distillation or DistillationSettings()
         teachers = [(place, locate_place(place, ctx.base, ctx.inputs) or place) for place in self.teachers]
         with ctx.progress(f"{ctx.name}: predictions of the teachers", len(rows) * len(teachers)) as advance:
             targets = compute_soft_targets(
