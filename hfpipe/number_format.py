@@ -93,6 +93,35 @@ def format_spreads(scores: Sequence[Score], first: str) -> list[list[str]]:
     return rows
 
 
+def format_trials(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return the trials of a search as a table, head and rows, the best first; none for another stage."""
+    found = report.facts.get("search")
+    if found is None:
+        return [], []
+    best, order = found["best"], ("complete", "pruned", "fail")
+    names, tried = list(best["parameters"]), found["trials"]
+    higher = all(each["value"] <= best["value"] for each in tried if each["state"] == "complete")
+    tried = sorted(
+        tried,
+        key=lambda each: (order.index(each["state"]), (each["value"] or 0.0) * (-1 if higher else 1)),
+    )
+    words = {"complete": "", "pruned": "stopped early", "fail": "failed"}
+    rows = [
+        [
+            str(each["trial"]),
+            "" if each["value"] is None else number(each["value"]),
+            *(_setting(each["parameters"].get(name)) for name in names),
+            words[each["state"]],
+        ]
+        for each in tried
+    ]
+    return ["trial", best["metric"], *names, ""], rows
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def format_difference(comparison: Comparison) -> str:
     """Return how far the model is from a baseline, with a sign."""
     sign = "-" if comparison.difference < 0 else "+"

@@ -267,6 +267,8 @@ def test_what_the_manual_writes_into_a_stage_is_taken(
     def change(text: str) -> str:
         recipe = yaml.safe_load(text)
         recipe["stages"][stage] |= {**given, "trust_remote_code": True}
+        if "folds" in given:
+            recipe["stages"]["score"]["split"] = "out-of-fold"
         return yaml.safe_dump(recipe, sort_keys=False)
 
     if "tensorboard" in block and find_spec("tensorboard") is None:

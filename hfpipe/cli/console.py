@@ -183,6 +183,14 @@ def report(run: Run, *, every: bool = False) -> None:
     for name, said in run.reports.items():
         _add(table, name, said.kind, number_format.duration(said.seconds), said.summary)
     _show(table)
+    for name, found in run.reports.items():
+        head, rows = number_format.format_trials(found)
+        if rows:
+            say(f"\n{name}: trials of the search")
+            trials = _table(*head)
+            for row in rows:
+                _add(trials, *row)
+            _show(trials)
     show_scores(run, every=every)
 
 

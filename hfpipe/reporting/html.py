@@ -74,6 +74,11 @@ def page(run: Run) -> str:
             )
             for stage in run.trained
         ],
+        searches=[
+            (stage, report.summary, *number_format.format_trials(report))
+            for stage, report in run.reports.items()
+            if report.kind == "search"
+        ],
         ledgers=[ledger for ledger in ledgers if ledger is not None],
         settings=sections.settings_texts(run),
         versions=sections.versions(run),

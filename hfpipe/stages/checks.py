@@ -169,7 +169,13 @@ def _best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
     given = stage.training.get("metric_for_best_model")
     if not isinstance(given, str):
         return
-    name = given.removeprefix("eval_")
+    yield from check_validation_score(
+        stage, given.removeprefix("eval_"), ("training", "metric_for_best_model"), facts
+    )
+
+
+def check_validation_score(stage: _Train, name: str, path: Keys, facts: Facts) -> Iterator[Problem]:
+    """Yield that a stage's task has no score of this name on the validation split."""
     names = _validation_metrics(stage.task, facts.get(stage.data.stage or ""))
     of_class = {artifacts.partition("[")[0] for artifacts in names if "[" in artifacts}
     certain = stage.data.stage in facts
@@ -179,7 +185,7 @@ def _best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
     close = find_similar_name(name, there)
     tail = f"did you mean {close!r}?" if close else f"there are {', '.join(there)}"
     message = f"{stage.task.kind} has no score {name!r} on a validation split; {tail}"
-    yield Problem(message, ("training", "metric_for_best_model"))
+    yield Problem(message, path)
 
 
 def _validation_metrics(task: TaskConfig, facts: DataFacts | None) -> list[str]:

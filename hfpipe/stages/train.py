@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -81,10 +81,10 @@ class TrainStage(Repeatable):
         from hfpipe.training.checkpoints import choose_checkpoint
         from hfpipe.training.ineffective_settings import ineffective
 
-        validated = "validation" in open_data(folder_of(self.data, ctx))
-        yield from ineffective(self.training, validated=validated, alone=alone)
+        validated, training = "validation" in open_data(folder_of(self.data, ctx)), self.tuned(ctx).training
+        yield from ineffective(training, validated=validated, alone=alone)
         early = self.early_stopping is not None
-        settings = with_defaults(self.training, evaluated=validated, early=early)
+        settings = with_defaults(training, evaluated=validated, early=early)
         yield from choose_checkpoint(ctx.work, keeps_best=bool(settings.get("load_best_model_at_end")))
 
     def prepare(self, ctx: RunContext) -> None:
@@ -92,6 +92,9 @@ class TrainStage(Repeatable):
         from hfpipe.stages.repeats.folds import write_held_out
         from hfpipe.training.arguments import best_metric
 
+        if (tuned := self.tuned(ctx)) is not self:
+            tuned.prepare(ctx)
+            return
         write_held_out(self, ctx)
         data = facts(folder_of(self.data, ctx))
         tokenizer = self.open_tokenizer(ctx)
@@ -102,6 +105,10 @@ class TrainStage(Repeatable):
         self._training_loss(ctx, examples["train"], data)  # which fails early on what the data lack
 
     def run(self, ctx: RunContext) -> Report:
+        return self.tuned(ctx).train(ctx)
+
+    def train(self, ctx: RunContext, callbacks: Sequence[Any] = ()) -> Report:
+        """Train, with further callbacks of Trainer, and write the model to the stage's folder."""
         from hfpipe.encoding.io import facts
         from hfpipe.tokenization.reload import check_saved
         from hfpipe.training.loop import train_model
@@ -125,6 +132,7 @@ class TrainStage(Repeatable):
             facts=data,
             attention_is_chosen=isinstance(self.model, dict) and "attn_implementation" in self.model,
             training_loss=self._training_loss(ctx, examples["train"], data),
+            callbacks=callbacks,
         )
         early = self.early_stopping
         found = train_model(parts, self.training, (early.patience, early.threshold) if early else None, ctx)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,22 @@ class StopIfFinishedCallback(TrainerCallback):
         if kept.get("args", {}).get("should_training_stop"):
             control.should_training_stop = True
             control.should_evaluate = control.should_save = False
+
+
+class EvaluationCallback(TrainerCallback):
+    """Tells a function each evaluation; training stops if it returns true.
+
+    The function is given the number of evaluations so far, this one included, the scores as Trainer names
+    them, and whether the training is at its end.
+    """
+
+    def __init__(self, observe: Callable[[int, Mapping[str, Any], bool], bool]) -> None:
+        self._observe = observe
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        done = sum("eval_runtime" in entry for entry in state.log_history)
+        if self._observe(done, metrics or {}, state.global_step >= state.max_steps):
+            control.should_training_stop = True
 
 
 class MetricsFile(TrainerCallback):

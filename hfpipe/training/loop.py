@@ -70,6 +70,8 @@ def train_model(
     trainer.watch.keep_crashes_of(ctx)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
+    for callback in parts.callbacks:
+        trainer.add_callback(callback)
     checkpoint = _checkpoint(ctx)
     if checkpoint is not None:
         trainer.add_callback(Resume(trainer, checkpoint))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,6 +58,9 @@ class Training:
     """Whether the recipe names the model's attention implementation, which then stays."""
     training_loss: TrainingLoss | None = None
     """What replaces the task's loss in training; validation keeps the task's."""
+
+    callbacks: Sequence[Any] = ()
+    """Further callbacks of Trainer."""
 
     @property
     def metrics(self) -> list[Metric]:

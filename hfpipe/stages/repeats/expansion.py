@@ -17,6 +17,8 @@ from hfpipe.references.places import ModelPlace, Place
 from hfpipe.report import DataFacts
 from hfpipe.stages.repeats.group import RepeatedTraining
 from hfpipe.stages.repeats.members import MARK
+from hfpipe.stages.repeats.search import ParameterSearch
+from hfpipe.stages.repeats.settings import Search, SearchPlace
 
 if TYPE_CHECKING:
     from hfpipe.stages.repeats.settings import Repeatable
@@ -27,12 +29,20 @@ def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str
     """Return the stages that a training stage stands for, in the order in which they run."""
     folds = stage.fold_settings
     members: dict[str, Stage] = {}
+    searched: dict[str, Stage] = {}
+    if isinstance(stage.search, Search):
+        trained = stage.model_copy(update={"search": None, "seeds": None, "folds": None, "fold": None})
+        task = getattr(stage, "task", None)
+        searched[f"{name}{MARK}search"] = ParameterSearch.model_validate(
+            {"search": stage.search, "task": task, "trained": trained}
+        )
+        stage = stage.model_copy(update={"search": SearchPlace(f"stage:{name}{MARK}search")})
     for seed in stage.seeds or ():
         update = {"seeds": None, "seed": seed, **_paired(stage, seed, above)}
         members[f"{name}{MARK}{seed}"] = stage.model_copy(update=update)
     for fold in range(1, folds.k + 1) if folds is not None and stage.fold is None else ():
         members[f"{name}{MARK}fold{fold}"] = stage.model_copy(update={"fold": fold})
-    return {**members, name: _group(stage, members)} if members else {name: stage}
+    return {**searched, **members, name: _group(stage, members) if members else stage}
 
 
 def _group(stage: Repeatable, members: Mapping[str, Stage]) -> Stage:
@@ -64,6 +74,11 @@ def check_repeats(
     from hfpipe.stages.repeats.folds import check_folds
 
     yield from check_folds(stage, artifacts.columns(stage.data, above, facts))
+    made = above.get(stage.search.stage or "") if isinstance(stage.search, SearchPlace) else None
+    if made is not None and not isinstance(made, ParameterSearch):
+        searched = [f"stage:{name}" for name, each in above.items() if isinstance(each, ParameterSearch)]
+        fix = f"write {join_names(searched, 'or')}" if searched else "no stage above has one"
+        yield Problem(f"{stage.search} is no search; {fix}", ("search",))
     yield from check_single(stage, above)
 
 

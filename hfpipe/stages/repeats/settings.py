@@ -6,11 +6,20 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from hfpipe.contract import Settings, Stage
+from hfpipe.contract import RunContext, Settings, Stage
+from hfpipe.references.places import Place
 
+
+def _check_ascending(ends: list[int | float]) -> list[int | float]:
+    if ends[0] >= ends[1]:
+        raise ValueError(f"write the lower number first: {ends[0]:g} is not below {ends[1]:g}")
+    return ends
+
+
+Ends = Annotated[list[int | float], Field(min_length=2, max_length=2), AfterValidator(_check_ascending)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -37,6 +46,68 @@ class Folds(Settings):
     """Whether each fold has about the same share of each class, where the task has one class per row."""
 
 
+class Range(Settings):
+    """The values of a parameter that a search tries: exactly one of `log`, `uniform` and `choice`."""
+
+    log: Ends | None = None
+    """Lowest and highest number; small and large ones are equally likely, as `[1e-5, 1e-3]`."""
+    uniform: Ends | None = None
+    """Lowest and highest number; whole numbers if both are."""
+    choice: list[bool | int | float | str] | None = Field(default=None, min_length=2)
+    """The values themselves."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"write exactly one of log, uniform and choice, not {found}")
+        if self.log is not None and self.log[0] <= 0:
+            raise ValueError(f"`log` needs numbers above 0, and {self.log[0]:g} is not")
+        return self
+
+    @property
+    def ends(self) -> list[Any]:
+        """The values to check: both ends, or all."""
+        return list(self.choice or self.log or self.uniform or [])
+
+
+class Search(Settings):
+    """A search for the settings with the best score on the validation split, by Optuna."""
+
+    parameters: dict[str, Range] = Field(min_length=1)
+    """Setting → its values, as `training.learning_rate`, `task.length`, `model.hidden_size`, `adapter.r`."""
+    trials: int = Field(default=20, ge=2, le=10_000)
+    """Number of trainings."""
+    metric: str = "loss"
+    """Score on the validation split by which the best trial is chosen."""
+    split: str = "validation"
+    """Only `validation`: a test split by which settings were chosen tells nothing about new rows any more."""
+    prune: Literal["median", "hyperband", False] = "median"
+    """How trials that look bad are stopped early, by their scores while they train; `false` for not at all.
+
+    `median` stops a trial that is worse than the median of the others after as many evaluations.
+    """
+
+    @field_validator("split")
+    @classmethod
+    def _validation_only(cls, split: str) -> str:
+        if split != "validation":
+            raise ValueError(
+                f"a search reads the validation split alone, not {split!r}, which would no longer give the "
+                "score of new rows; delete split"
+            )
+        return split
+
+
+class SearchPlace(Place):
+    """The place of a finished search, whose best settings are used."""
+
+    pattern = r"stage:[^\s:/]+"
+    kinds = frozenset({"pretrain", "finetune"})
+    meant = "the stage of a search: write stage:NAME@search"
+
+
 class Repeatable(Stage, ABC):
     """A training stage that may stand for several trainings."""
 
@@ -56,6 +127,12 @@ class Repeatable(Stage, ABC):
     """
     fold: int | None = Field(default=None, ge=1)
     """With `folds`: train without this fold alone."""
+
+    search: Search | SearchPlace | None = None
+    """Search for the best settings on the validation split before training with them; needs `hfpipe[search]`.
+
+    The trials are the stage `NAME@search`. Another stage may use its result, as `search: stage:NAME@search`.
+    """
 
     @model_validator(mode="after")
     def _one_repetition(self) -> Self:
@@ -78,8 +155,16 @@ class Repeatable(Stage, ABC):
         return seed if self.seed is None else self.seed
 
     def neutral(self) -> dict[str, Any]:
-        names = ("seeds", "folds", "fold")
+        names = ("seeds", "folds", "fold", "search")
         return super().neutral() | {name: None for name in names if getattr(self, name) is None}
+
+    def tuned(self, ctx: RunContext) -> Self:
+        """Return the stage with the best settings of the search that it names. Raises StageError."""
+        from hfpipe.stages.repeats.parameters import read_best, with_parameters
+
+        if not isinstance(self.search, Place):
+            return self
+        return with_parameters(self.model_copy(update={"search": None}), read_best(self.search, ctx))
 
     def expanded(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
         from hfpipe.stages.repeats.expansion import expand  # which reads the stages' classes

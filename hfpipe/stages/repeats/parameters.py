@@ -1,0 +1,102 @@
+"""Settings of a stage that a search varies: how they are set, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hfpipe.advice import advise
+from hfpipe.contract import RunContext, Stage
+from hfpipe.errors import Problem, StageError
+from hfpipe.recipe.messages import join_names, suggest
+from hfpipe.recipe.model import model_problems
+from hfpipe.recipe.training.arguments import training_problems
+from hfpipe.references.places import Place
+from hfpipe.report import DataFacts
+from hfpipe.stages import artifacts
+from hfpipe.stages.repeats.settings import Search
+from hfpipe.store.store import check_file, reading
+
+if TYPE_CHECKING:
+    from hfpipe.stages.train import _Train
+
+BEST = "best.json"
+"""File of a search with the settings of the best trial."""
+PARTS = ("training", "task", "model", "adapter")
+"""Settings of a training stage that a search can vary."""
+
+S = TypeVar("S", bound=Stage)
+
+
+def with_parameters(stage: S, parameters: Mapping[str, Any]) -> S:
+    """Return a stage with some settings, given as `training.learning_rate`, replaced."""
+    update: dict[str, Any] = {}
+    for name, value in parameters.items():
+        part, _, key = name.partition(".")
+        old = update.get(part, getattr(stage, part))
+        if isinstance(old, BaseModel):
+            update[part] = type(old).model_validate({**old.model_dump(), key: value})
+        else:
+            update[part] = {**old, key: value}
+    return stage.model_copy(update=update)
+
+
+def read_best(place: Place, ctx: RunContext) -> dict[str, Any]:
+    """Return the settings of the best trial of a search. Raises StageError where there are none."""
+    folder = ctx.inputs[place.stage or ""]
+    path = folder / BEST
+    if not path.is_file():
+        raise StageError(f"stage {ctx.name}: {place} is no search; write stage:NAME@search")
+    check_file(path)
+    with reading(path):
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+    return found
+
+
+def check_search(
+    stage: _Train, search: Search, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+) -> Iterator[Problem]:
+    """Yield what keeps a search from starting, or from ending well."""
+    from hfpipe.stages.checks import check_validation_score
+
+    if find_spec("optuna") is None:
+        message = "search needs optuna, which is not installed; pip install 'hfpipe[search]'"
+        yield Problem(message, ("search",))
+    splits = artifacts.splits(stage.data, above, facts)
+    if splits is not None and "validation" not in splits:
+        message = f"search needs a validation split, and {stage.data} has only {join_names(sorted(splits))}"
+        yield Problem(f"{message}; give that stage {advise(split={'validation': 0.1})}", ("search",))
+    yield from check_validation_score(stage, search.metric, ("search", "metric"), facts)
+    for name, values in search.parameters.items():
+        for message in dict.fromkeys(_faults(stage, name, values.ends, base)):
+            yield Problem(message, ("search", "parameters", name))
+
+
+def _faults(stage: _Train, name: str, values: list[Any], base: Path) -> Iterator[str]:
+    """Yield why a setting cannot have some of its values."""
+    part, _, key = name.partition(".")
+    if part not in PARTS or not key:
+        known = "training.learning_rate, task.length, model.hidden_size or adapter.r"
+        yield f"{name!r} cannot be searched; write a setting such as {known}"
+        return
+    old = getattr(stage, part)
+    if isinstance(old, BaseModel):
+        if key not in type(old).model_fields or key == "kind":
+            yield f"unknown key {key!r} in {part}{suggest(key, type(old).model_fields)}"
+            return
+        for value in values:
+            try:
+                type(old).model_validate({**old.model_dump(), key: value})
+            except ValidationError as error:
+                yield f"{name}: {error.errors()[0]['msg']}, with {value!r}"
+    elif not isinstance(old, Mapping):
+        yield f"{name!r} cannot be searched: this stage has no {part} of its own"
+    else:
+        check = training_problems if part == "training" else model_problems
+        for value in values:
+            yield from (problem.message for problem in check({**old, key: value}, (part,)))

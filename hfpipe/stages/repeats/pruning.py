@@ -1,0 +1,52 @@
+"""Reports the scores of a trial while it trains, and stops it where it looks bad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfpipe.errors import StageError
+from hfpipe.store.artifacts import read_metrics
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+PRUNED = "stopped"
+"""Attribute of a trial that was stopped early, kept so that an interruption does not lose it."""
+
+
+class TrialScores:
+    """The scores of a trial on the validation split, which Optuna is told."""
+
+    def __init__(self, trial: Trial, metric: str, *, prunes: bool) -> None:
+        self._trial, self._name, self._prunes = trial, f"eval_{metric}", prunes
+
+    def observe(self, number: int, scores: Mapping[str, Any], last: bool) -> bool:
+        """Report the score of an evaluation; return whether to stop the training."""
+        value = scores.get(self._name)
+        if not isinstance(value, (int, float)):
+            return False
+        if number not in self._known.intermediate_values:  # it is, where an interrupted trial resumed
+            self._trial.report(float(value), number)
+        if not self._prunes or last or not self._trial.should_prune():
+            return False
+        self._trial.set_user_attr(PRUNED, True)
+        return True
+
+    @property
+    def _known(self) -> Any:
+        return self._trial.study.get_trials(deepcopy=False)[self._trial.number]
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the trial was stopped early."""
+        return PRUNED in self._known.user_attrs
+
+    def final(self, folder: Path) -> float:
+        """Return the last score of a training that has ended. Raises StageError when there is none."""
+        values = [entry[self._name] for entry in read_metrics(folder) if self._name in entry]
+        if not values or values[-1] is None:
+            name = self._name.removeprefix("eval_")
+            raise StageError(f"the training had no {name} on the validation split; set eval_steps")
+        return float(values[-1])

@@ -1,0 +1,210 @@
+"""The stage that searches for the best settings of a training, one trial after the other, by Optuna.
+
+Everything that is known of the trials is in an SQLite file in the stage's work folder. The sampler of a trial
+is seeded by the stage's seed and the trial's number and reads nothing but that file, so that the trials are
+the same however often the search was interrupted. The trial that was interrupted resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import SerializeAsAny
+
+from hfpipe.contract import RunContext, Stage
+from hfpipe.errors import Problem, StageError
+from hfpipe.number_format import number
+from hfpipe.report import DataFacts, Report
+from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.repeats.parameters import BEST, check_search, with_parameters
+from hfpipe.stages.repeats.pruning import TrialScores
+from hfpipe.stages.repeats.settings import Range, Search
+from hfpipe.stages.train import _Train
+from hfpipe.store.files import write_whole
+from hfpipe.store.store import read_stage
+from hfpipe.task import Task
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+
+log = logging.getLogger(__name__)
+
+STARTUP = 10
+"""Trials at random before the sampler learns from them; at most half of all."""
+
+
+class ParameterSearch(Stage):
+    """Trains with different settings and keeps those with the best score on the validation split."""
+
+    version: ClassVar[int] = 1
+    kind: Literal["search"] = "search"
+    search: Search
+    """What is searched."""
+    task: SerializeAsAny[Task]
+    """What is learned."""
+    trained: SerializeAsAny[_Train]
+    """The training of every trial, but for the settings that vary."""
+
+    def neutral(self) -> dict[str, Any]:
+        inner = self.trained.neutral().items()
+        return super().neutral() | {f"trained.{path}": value for path, value in inner}
+
+    def own_seed(self, seed: int) -> int:
+        return self.trained.own_seed(seed)
+
+    def check(
+        self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    ) -> Iterator[Problem]:
+        return check_search(self.trained, self.search, above, facts, base)
+
+    def run(self, ctx: RunContext) -> Report:
+        from hfpipe.encoding.io import facts
+        from hfpipe.training.arguments import best_metric
+
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise StageError(
+                f"stage {ctx.name}: trials train in one process; run this stage by "
+                f"`hfpipe run RECIPE --until {ctx.name}` without a launcher first"
+            )
+        metrics = self.trained.task.validation_metrics(facts(folder_of(self.trained.data, ctx)))
+        metric = best_metric({"metric_for_best_model": self.search.metric}, metrics)
+        with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
+            with ctx.progress(ctx.name, self.search.trials) as advance:
+                while (trial := _next_trial(study, self.search, ctx.seed)) is not None:
+                    self._try(trial, study, ctx)
+                    advance(1)
+            return self._report(study, ctx)
+
+    def _try(self, trial: Trial, study: Study, ctx: RunContext) -> None:
+        """Train with the settings of a trial and tell the study its score."""
+        from optuna.trial import TrialState
+
+        from hfpipe.training.callbacks import EvaluationCallback
+
+        stage = with_parameters(self.trained, trial.params)
+        inner = _trial_context(stage, trial.number, ctx)
+        scores = TrialScores(trial, self.search.metric, prunes=self.search.prune is not False)
+        try:
+            for notice in stage.notices(inner, alone=True):
+                log.warning(notice)
+            stage.prepare(inner)
+            stage.train(inner, [EvaluationCallback(scores.observe)])
+            value = None if scores.pruned else scores.final(inner.folder)
+        except StageError as error:
+            log.warning("trial %d failed: %s", trial.number, error)
+            trial.set_user_attr("failed", str(error))
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
+        shutil.rmtree(inner.folder, ignore_errors=True)
+
+    def _report(self, study: Study, ctx: RunContext) -> Report:
+        """Write the best settings and return what was tried. Raises StageError where no trial ended."""
+        from optuna.trial import TrialState
+
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not done:
+            failed = [each.user_attrs["failed"] for each in study.trials if "failed" in each.user_attrs]
+            why = failed[0] if failed else "all were stopped early; set prune: false"
+            raise StageError(f"stage {ctx.name}: no trial came to an end; {why}")
+        best, metric = study.best_trial, self.search.metric
+        found = {"parameters": best.params, "metric": metric, "value": best.value, "trial": best.number}
+        write_whole(ctx.folder / BEST, json.dumps(found, indent=1))
+        trials = [
+            {
+                "trial": each.number,
+                "state": each.state.name.lower(),
+                "value": each.value,
+                "evaluations": len(each.intermediate_values),
+                "parameters": each.params,
+            }
+            for each in study.trials
+        ]
+        chosen = ", ".join(f"{name} {_shown(value)}" for name, value in best.params.items())
+        stopped = sum(each["state"] == "pruned" for each in trials)
+        summary = (
+            f"{len(trials)} trials, {stopped} stopped early; best validation {metric} "
+            f"{number(best.value or 0.0)} with {chosen}"
+        )
+        return Report(kind=self.kind, summary=summary, facts={"search": {"best": found, "trials": trials}})
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _trial_context(stage: _Train, number: int, ctx: RunContext) -> RunContext:
+    """Return the context of a trial: a stage folder in the work folder of the search."""
+    folder = ctx.work / "trials" / f"{number:04d}"
+    (folder / ".work").mkdir(parents=True, exist_ok=True)
+    file = read_stage(ctx.folder)
+    made = {"settings": stage.model_dump(mode="json"), "neutral": stage.neutral()}
+    identity = file.identity.model_copy(update=made)
+    write_whole(folder / "stage.json", file.model_copy(update={"identity": identity}).model_dump_json())
+    return replace(ctx, folder=folder)
+
+
+def _next_trial(study: Study, search: Search, seed: int) -> Trial | None:
+    """Return the trial that was interrupted, or a new one; None when all are done."""
+    from optuna.samplers import TPESampler
+    from optuna.trial import Trial, TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    for each in trials:
+        if each.state == TrialState.RUNNING:
+            return Trial(study, each._trial_id)
+    if len(trials) >= search.trials:
+        return None
+    study.sampler = TPESampler(
+        seed=(seed + 7919 * len(trials)) % 2**32, n_startup_trials=min(STARTUP, search.trials // 2)
+    )
+    return study.ask({name: _distribution(values) for name, values in search.parameters.items()})
+
+
+def _distribution(values: Range) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if values.choice is not None:
+        return CategoricalDistribution(values.choice)
+    low, high = values.ends
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=values.log is not None)
+    return FloatDistribution(low, high, log=values.log is not None)
+
+
+def _pruner(search: Search) -> BasePruner:
+    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+
+    if search.prune == "hyperband":
+        return HyperbandPruner()
+    return NopPruner() if search.prune is False else MedianPruner(n_startup_trials=min(5, search.trials // 4))
+
+
+@contextmanager
+def _opened_study(path: Path, search: Search, *, maximize: bool) -> Iterator[Study]:
+    """Open the study in an SQLite file, and close the file again."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
+    try:
+        yield optuna.create_study(
+            storage=storage,
+            study_name="search",
+            direction="maximize" if maximize else "minimize",
+            pruner=_pruner(search),
+            load_if_exists=True,
+        )
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
