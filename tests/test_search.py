@@ -64,10 +64,6 @@ def test_parameters_are_set_in_copies_and_checked(tmp_path: Path) -> None:
     assert "learning_rate" in stage.training
 
 
-class KilledError(Exception):
-    """Stands in for a kill at a moment of the test's choice."""
-
-
 @contextmanager
 def killing(title: str, total: int | None) -> Iterator[Advance]:
     """Die in the middle of the third training."""
@@ -76,7 +72,7 @@ def killing(title: str, total: int | None) -> Iterator[Advance]:
         if title == "topics@search" and total == 6:
             killing.steps += done  # type: ignore[attr-defined]
             if killing.steps > 15:  # type: ignore[attr-defined]
-                raise KilledError
+                raise KeyboardInterrupt
 
     yield advance
 
@@ -93,7 +89,7 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path)
     )
     killing.steps = 0  # type: ignore[attr-defined]
     loaded = hfpipe.load(tmp_path / "small.yaml")
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         api.run(loaded, tmp_path / "cut", until="topics@search", say=lambda _: None, progress=killing)
     cut = api.run(loaded, tmp_path / "cut", until="topics@search", say=lambda _: None)
     expected, found = (run.reports["topics@search"].facts["search"] for run in (whole, cut))
