@@ -30,7 +30,7 @@ from hfpipe.stages.repeats.settings import Range, Search
 from hfpipe.stages.train import _Train
 from hfpipe.store.files import write_whole
 from hfpipe.store.store import read_stage
-from hfpipe.task import Task
+from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -50,7 +50,7 @@ class ParameterSearch(Stage):
     kind: Literal["search"] = "search"
     search: Search
     """What is searched."""
-    task: SerializeAsAny[Task]
+    task: SerializeAsAny[TaskConfig]
     """What is learned."""
     trained: SerializeAsAny[_Train]
     """The training of every trial, but for the settings that vary."""
@@ -76,7 +76,8 @@ class ParameterSearch(Stage):
                 f"stage {ctx.name}: trials train in one process; run this stage by "
                 f"`hfpipe run RECIPE --until {ctx.name}` without a launcher first"
             )
-        metrics = self.trained.task.validation_metrics(facts(folder_of(self.trained.data, ctx)))
+        known = facts(folder_of(self.trained.data, ctx))
+        metrics = self.trained.task.runtime().evaluator.validation_metrics(known)
         metric = best_metric({"metric_for_best_model": self.search.metric}, metrics)
         with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
             with ctx.progress(ctx.name, self.search.trials) as advance:
