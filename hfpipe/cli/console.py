@@ -22,9 +22,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from hfpipe import number_format
+from hfpipe.cli.tables import add_row, new_table, print_table
 from hfpipe.report import Score
 from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, TRAINED
@@ -125,13 +125,13 @@ def show_deviations(found: Sequence[Deviation]) -> None:
     """Print what `doctor` compared, a table for each stage, and why the rest was not compared."""
     for stage in dict.fromkeys(each.stage for each in found):
         mine = [each for each in found if each.stage == stage]
-        table = _table(stage, "loss", "tolerance", "gradient", "tolerance", "")
+        table = new_table(stage, "loss", "tolerance", "gradient", "tolerance", "")
         for each in mine:
             if each.passed is None or each.failure:
-                _add(table, each.check, "", "", "", "", "fail" if each.failure else "not applicable")
+                add_row(table, each.check, "", "", "", "", "fail" if each.failure else "not applicable")
                 continue
             numbers = (each.loss, each.loss_tolerance, each.gradient, each.gradient_tolerance)
-            _add(
+            add_row(
                 table, each.check, *(f"{number:.1e}" for number in numbers), "pass" if each.passed else "fail"
             )
         say("")
@@ -159,11 +159,11 @@ def show_sizes(found: Sequence[Size]) -> None:
         if size.kind not in TRAINED and size.amounts:
             say(f"{size.stage}: {', '.join(f'{amount} {name}' for name, amount in size.amounts.items())}")
     if trained:
-        table = _table("", *(size.stage for size in trained))
+        table = new_table("", *(size.stage for size in trained))
         for name in dict.fromkeys(name for size in trained for name in size.amounts):
-            _add(table, name, *(str(size.amounts.get(name, "")) for size in trained))
+            add_row(table, name, *(str(size.amounts.get(name, "")) for size in trained))
         say("")
-        _show(table)
+        print_table(table)
     for size in found:
         for note in size.notes:
             say(f"{size.stage}: {note}")
@@ -171,26 +171,26 @@ def show_sizes(found: Sequence[Size]) -> None:
 
 def recipes(found: Sequence[RecipeFile]) -> None:
     """Print the recipes that come with hfpipe, a line each."""
-    table = _table("recipe", "what it is")
+    table = new_table("recipe", "what it is")
     for recipe in found:
-        _add(table, recipe.name, recipe.about)
-    _show(table)
+        add_row(table, recipe.name, recipe.about)
+    print_table(table)
 
 
 def report(run: Run, *, every: bool = False) -> None:
     """Print each stage with its time and its summary, then the main scores, or `every` score."""
-    table = _table("stage", "kind", "time", "summary")
+    table = new_table("stage", "kind", "time", "summary")
     for name, said in run.reports.items():
-        _add(table, name, said.kind, number_format.duration(said.seconds), said.summary)
-    _show(table)
+        add_row(table, name, said.kind, number_format.duration(said.seconds), said.summary)
+    print_table(table)
     for name, found in run.reports.items():
         head, rows = number_format.format_trials(found)
         if rows:
             say(f"\n{name}: trials of the search")
-            trials = _table(*head)
+            trials = new_table(*head)
             for row in rows:
-                _add(trials, *row)
-            _show(trials)
+                add_row(trials, *row)
+            print_table(trials)
     show_scores(run, every=every)
 
 
@@ -227,10 +227,10 @@ def _show_speeds(facts: Mapping[str, Any]) -> None:
         return
     threads = facts["speed"]["threads"]
     say(f"on {threads} {'thread' if threads == 1 else 'threads'} of this machine's CPU:")
-    table = _table(*number_format.SPEED_HEAD)
+    table = new_table(*number_format.SPEED_HEAD)
     for row in rows:
-        _add(table, *row)
-    _show(table)
+        add_row(table, *row)
+    print_table(table)
     say("")
 
 
@@ -248,13 +248,13 @@ def show_comparison(found: ComparisonRecord, *, every: bool = False) -> None:
 
 def _measured(scores: Sequence[Score], first: str, shown: Sequence[Score]) -> None:
     """Print a table of the scores to show, and below it in a few lines which others there are."""
-    _show(_scores(shown, first, roomy=Console().is_terminal and Console().width >= ROOMY))
+    print_table(_scores(shown, first, roomy=Console().is_terminal and Console().width >= ROOMY))
     if rows := number_format.format_spreads(shown, first):
         say("")
-        table = _table(*number_format.SPREAD)
+        table = new_table(*number_format.SPREAD)
         for row in rows:
-            _add(table, *row)
-        _show(table)
+            add_row(table, *row)
+        print_table(table)
     others = [score for score in scores if score not in shown]
     for line in (*_classes(others), *_others(others)):
         say(line)
@@ -266,16 +266,16 @@ def _beside(scores: Sequence[Score]) -> bool:
 
 
 def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
-    table = _table("score", "system", "value", *(("difference", "p") if _beside(scores) else ()))
+    table = new_table("score", "system", "value", *(("difference", "p") if _beside(scores) else ()))
     for score in scores:
-        _add(table, score.metric, first, number_format.format_score(score))
+        add_row(table, score.metric, first, number_format.format_score(score))
         for other in score.comparisons:
             gap = number_format.format_difference(other)
             if roomy:
                 low, high = map(number_format.number, (other.difference_low, other.difference_high))
                 gap += f" [{low}, {high}]"
             p_value = number_format.chance(other.p_value).removeprefix("p ")
-            _add(table, "", other.baseline, number_format.format_score(other), gap, p_value)
+            add_row(table, "", other.baseline, number_format.format_score(other), gap, p_value)
     return table
 
 
@@ -334,21 +334,3 @@ def show_answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
     say(asked if len(asked) <= SHORT else asked[: SHORT - 1] + "…")
     for line in number_format.format_answer(said):
         say(f"    {line}")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in columns:
-        table.add_column(name, no_wrap=True)
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(number_format.visible(cell)) for cell in cells))  # a Text has no markup to inject
-
-
-def _show(table: Table) -> None:
-    """Print a table at its own width: rich would cut numbers off to fit a pipe's 80 columns."""
-    console = Console()
-    wanted = Console(width=10_000).measure(table).maximum
-    Console(width=max(console.width, wanted)).print(table)

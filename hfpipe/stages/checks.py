@@ -174,7 +174,7 @@ def _best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
     )
 
 
-def check_validation_score(stage: _Train, name: str, path: Keys, facts: Facts) -> Iterator[Problem]:
+def check_validation_score(stage: TrainStage, name: str, path: Keys, facts: Facts) -> Iterator[Problem]:
     """Yield that a stage's task has no score of this name on the validation split."""
     names = _validation_metrics(stage.task, facts.get(stage.data.stage or ""))
     of_class = {artifacts.partition("[")[0] for artifacts in names if "[" in artifacts}

@@ -23,7 +23,7 @@ from hfpipe.stages.repeats.settings import Search
 from hfpipe.store.store import check_file, reading
 
 if TYPE_CHECKING:
-    from hfpipe.stages.train import _Train
+    from hfpipe.stages.train import TrainStage
 
 BEST = "best.json"
 """File of a search with the settings of the best trial."""
@@ -59,7 +59,7 @@ def read_best(place: Place, ctx: RunContext) -> dict[str, Any]:
 
 
 def check_search(
-    stage: _Train, search: Search, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    stage: TrainStage, search: Search, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
 ) -> Iterator[Problem]:
     """Yield what keeps a search from starting, or from ending well."""
     from hfpipe.stages.checks import check_validation_score
@@ -77,7 +77,7 @@ def check_search(
             yield Problem(message, ("search", "parameters", name))
 
 
-def _faults(stage: _Train, name: str, values: list[Any], base: Path) -> Iterator[str]:
+def _faults(stage: TrainStage, name: str, values: list[Any], base: Path) -> Iterator[str]:
     """Yield why a setting cannot have some of its values."""
     part, _, key = name.partition(".")
     if part not in PARTS or not key:

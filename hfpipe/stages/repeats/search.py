@@ -27,7 +27,7 @@ from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.parameters import BEST, check_search, with_parameters
 from hfpipe.stages.repeats.pruning import TrialScores
 from hfpipe.stages.repeats.settings import Range, Search
-from hfpipe.stages.train import _Train
+from hfpipe.stages.train import TrainStage
 from hfpipe.store.files import write_whole
 from hfpipe.store.store import read_stage
 from hfpipe.task import TaskConfig
@@ -52,7 +52,7 @@ class ParameterSearch(Stage):
     """What is searched."""
     task: SerializeAsAny[TaskConfig]
     """What is learned."""
-    trained: SerializeAsAny[_Train]
+    trained: SerializeAsAny[TrainStage]
     """The training of every trial, but for the settings that vary."""
 
     def neutral(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _trial_context(stage: _Train, number: int, ctx: RunContext) -> RunContext:
+def _trial_context(stage: TrainStage, number: int, ctx: RunContext) -> RunContext:
     """Return the context of a trial: a stage folder in the work folder of the search."""
     folder = ctx.work / "trials" / f"{number:04d}"
     (folder / ".work").mkdir(parents=True, exist_ok=True)

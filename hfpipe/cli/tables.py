@@ -1,0 +1,29 @@
+"""Tables in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hfpipe import number_format
+
+
+def new_table(*columns: str) -> Table:
+    """Return an empty table with these columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row; nothing in a cell is taken as markup or steers the terminal."""
+    table.add_row(*(Text(number_format.visible(cell)) for cell in cells))  # a Text has no markup to inject
+
+
+def print_table(table: Table) -> None:
+    """Print a table at its own width: rich would cut numbers off to fit a pipe's 80 columns."""
+    console = Console()
+    wanted = Console(width=10_000).measure(table).maximum
+    Console(width=max(console.width, wanted)).print(table)
