@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hfpipe.contract import RunContext
 from hfpipe.data.readers.files import read_files
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.inference import inputs
+from hfpipe.modeling.losses.settings import LossSettings, check_loss
 from hfpipe.references.places import DataPlace
 from hfpipe.report import DataFacts, Report
 from hfpipe.runner.launch import Launch, check_processes
@@ -309,6 +311,37 @@ def test_what_check_advises_works_when_pasted(words: str, stage: str, where: str
         assert [other for other in after if re.search(f"{pattern(words)}|unknown key|--set", other)] == []
 
 
+def test_a_split_of_folds_is_evaluated_as_advised(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,x\nb,y\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "stages:\n"
+        "  rows: {kind: dataset, source: {files: a.csv}}\n"
+        "  words: {kind: tokenizer, data: stage:rows, algorithm: wordpiece}\n"
+        "  f: {kind: finetune, task: text-classification, data: stage:rows, tokenizer: stage:words, "
+        "model: {type: bert}, folds: 2}\n"
+        "  s: {kind: evaluate, model: stage:f, data: stage:rows}\n"
+    )
+    [message] = problems(path)
+    assert "stands for a model without each fold" in message
+    [each] = advice(message)
+    assert problems(path, "s." + each.replace(": ", "=")) == []
+
+
+def test_weights_of_rows_are_left_out_as_advised() -> None:
+    known = DataFacts(
+        columns={"text": "string", "label": "label", "tags": "labels"},
+        labels={"label": ["x", "y"]},
+        splits={"train": 9},
+    )
+    task = TextClassification()
+    check = partial(check_loss, task=task, facts=known, smoothed=False)
+    [problem] = check(LossSettings(row_weights="tags"))
+    assert "not the weights of rows" in problem.message
+    [each] = advice(problem.message)
+    assert list(check(LossSettings.model_validate(yaml.safe_load(each)))) == []
+
+
 def problems(recipe: Path, *overrides: str) -> list[str]:
     try:
         hfpipe.load(recipe, overrides)
@@ -486,6 +519,9 @@ ELSEWHERE: dict[str, str] = {
     "is null where": "test_a_null_is_named_by_file_and_line_and_the_advice_can_be_pasted",
     "which this recipe does not name": "test_evaluate_executes_no_code_of_a_foreign_model",
     "if they are the same under other names": "test_names_that_a_message_maps_one_by_one_work_when_pasted",
+    "stands for a model without each fold": "test_a_split_of_folds_is_evaluated_as_advised",
+    "not the weights of rows": "test_weights_of_rows_are_left_out_as_advised",
+    "`loss: {row_weights: null}` or another task": "test_a_loss_without_weights_is_the_one_of_the_task",
     "…, then add `--task …": "test_what_predict_advises_runs_when_pasted",
 }
 """Words of a message → the test that pastes its advice."""
@@ -507,6 +543,8 @@ NO_ADVICE: dict[str, str] = {
     "and `is_impossible: true`": "quotes the file",
     "write each step as a list item": "shows the form of a list",
     "a key has no ':' after it": "shows the form of a mapping",
+    "no balanced weight": "shows the form of a mapping",
+    "a single one is `seed: 1`": "shows a key of the recipe with the reader's own number",
     "`hfpipe stage` is started by": "names a recipe that is not known there",
 }
 """Words of a message that has something in backticks → why it is not pasted."""

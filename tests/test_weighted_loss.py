@@ -191,6 +191,14 @@ def test_a_loss_of_user_code_is_not_replaced_by_a_weighted_one(tmp_path: Path) -
         create_weighted_loss(LossSettings(focal=2.0), Mine(), made.train, made.facts)
 
 
+def test_a_loss_without_weights_is_the_one_of_the_task() -> None:
+    assert LossSettings(row_weights=None).is_plain
+    assert not LossSettings(row_weights="w").is_plain
+    assert not LossSettings(weights="balanced").is_plain
+    assert LossSettings(focal=0.0).is_plain
+    assert not LossSettings(focal=0.5).is_plain
+
+
 def weighted_parts(folder: Path) -> Any:
     """Return a training whose rows have weights, some of them 0."""
     made = parts(folder, "bert")

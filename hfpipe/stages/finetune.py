@@ -80,7 +80,7 @@ class Finetune(TrainStage):
     def _training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
         from hfpipe.data.weighting import create_weighted_loss
 
-        if self.loss is not None:
+        if self.loss is not None and not self.loss.is_plain:
             return create_weighted_loss(self.loss, self.task, train, data)
         return self._distillation_loss(ctx, train, data) if self.teachers else None
 

@@ -40,6 +40,11 @@ class LossSettings(Settings):
     By default `weight`, if `columns` of the data set's stage names it; `null` uses none.
     """
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is weighted, so that the loss is the one of the task."""
+        return self.weights is None and self.row_weights is None and not self.focal
+
 
 def check_loss(
     loss: LossSettings, task: TaskConfig, facts: DataFacts | None, *, smoothed: bool
