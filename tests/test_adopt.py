@@ -63,7 +63,7 @@ def test_nothing_is_taken_over_without_a_yes(
     assert main(["adopt", str(file), "rows", "--runs", str(runs)]) == 0
     shown = capsys.readouterr()
     assert "file rivers.py: content changed" in shown.out + shown.err
-    assert "--yes takes it over" in shown.out + shown.err
+    assert "--yes adopts it" in shown.out + shown.err
     assert [path for path in sorted(runs.rglob("*")) if path not in before and path.is_dir()] == []
     assert main(["adopt", str(file), "rows", "--yes", "--runs", str(runs)]) == 0
     assert "taken over" in "".join(capsys.readouterr())

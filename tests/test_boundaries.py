@@ -257,7 +257,7 @@ def test_a_step_has_to_be_shared_evenly_even_where_oversubscribing_is_allowed(tm
     with pytest.raises(RecipeError, match="5000 processes, and this machine has"):
         check_processes(Launch(config=config), {})
     config.write_text("distributed_type: MULTI_GPU\nnum_processes: many\n")
-    with pytest.raises(RecipeError, match="num_processes is 'many'; write a whole number"):
+    with pytest.raises(RecipeError, match="num_processes is 'many'; write an integer"):
         check_processes(Launch(config=config), {})
 
 

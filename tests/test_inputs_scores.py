@@ -577,7 +577,7 @@ def test_scores_of_label_sets_equal_those_of_scikit_learn(data):
 
 @pytest.mark.parametrize("name", ["balanced_accuracy", "matthews"])
 def test_scores_of_one_class_refuse_label_sets_as_scikit_learn_does(name):
-    with pytest.raises(ValueError, match=f"{name} is defined for one class an example"):
+    with pytest.raises(ValueError, match=f"{name} is defined for one class per example"):
         module(name)._compute(predictions=[[1, 1, 1]], references=[[1, 0, 0]])
     with pytest.raises(ValueError, match="multilabel"):
         getattr(sk, {"matthews": "matthews_corrcoef"}.get(name, f"{name}_score"))([[1, 0]], [[1, 1]])
@@ -586,7 +586,7 @@ def test_scores_of_one_class_refuse_label_sets_as_scikit_learn_does(name):
 @pytest.mark.parametrize("name", [*OF_SETS, "f1_by_class", "roc_auc"])
 @pytest.mark.parametrize("reference", [[[0, 2], [1, 1]], [[0], [1, 0]], [[3, 4], [0, 1]]])
 def test_lists_that_are_not_marks_of_classes_are_refused(name, reference):
-    with pytest.raises(ValueError, match="lists of 0 and 1, one a class"):
+    with pytest.raises(ValueError, match="lists of 0 and 1, one per class"):
         module(name)._compute(predictions=[[0, 1], [1, 1]], references=reference)
 
 

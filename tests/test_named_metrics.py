@@ -60,13 +60,14 @@ def guessed(n: int = 60, skill: float = 1.0):
     }
 
 
-def written(path: Path, columns, order=None) -> Path:
+def written(path: Path, columns, order=None) -> dict[str, Path]:
+    """Write predictions, as the file of a system that was trained once."""
     n = len(columns["reference"])
     with Predictions(path) as predictions:
         for rows in np.array_split(np.arange(n) if order is None else order, 3):
             batch = {name: [column[row] for row in rows] for name, column in columns.items()}
             predictions.add([str(row) for row in rows], rows, batch)
-    return path
+    return {"": path}
 
 
 def setup(n: int = 60, resamples: int = 100) -> EvaluationSetup:
@@ -87,7 +88,7 @@ def test_predictions_are_read_in_the_order_of_the_split(tmp_path):
     _, columns = guessed(20)
     order = np.random.default_rng(1).permutation(20)
     index, found = read_predictions(
-        written(tmp_path / "p.parquet", columns | {"tags": [["a"] * k for k in range(20)]}, order)
+        *written(tmp_path / "p.parquet", columns | {"tags": [["a"] * k for k in range(20)]}, order).values()
     )
     assert index.tolist() == list(range(20))
     assert found["reference"].tolist() == columns["reference"]
