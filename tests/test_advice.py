@@ -542,6 +542,7 @@ NO_ADVICE: dict[str, str] = {
     "and `is_impossible: true`": "quotes the file",
     "write each step as a list item": "shows the form of a list",
     "a key has no ':' after it": "shows the form of a mapping",
+    "trials train in one process": "needs several processes",
     "no balanced weight": "shows the form of a mapping",
     "a single one is `seed: 1`": "shows a key of the recipe with the reader's own number",
     "`hfpipe stage` is started by": "names a recipe that is not known there",
