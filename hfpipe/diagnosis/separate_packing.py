@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 
-class NotApplicable(Exception):  # noqa: N818 - it is no error of the recipe
+class NotApplicable(Exception):  # noqa: N818 - not an error of the recipe
     """A comparison that a stage or a machine does not allow; its text is the reason."""
 
 

@@ -78,7 +78,7 @@ def check_repeats(
     if made is not None and not isinstance(made, ParameterSearch):
         searched = [f"stage:{name}" for name, each in above.items() if isinstance(each, ParameterSearch)]
         fix = f"write {join_names(searched, 'or')}" if searched else "no stage above has one"
-        yield Problem(f"{stage.search} is no search; {fix}", ("search",))
+        yield Problem(f"{stage.search} is not a search; {fix}", ("search",))
     yield from check_single(stage, above)
 
 

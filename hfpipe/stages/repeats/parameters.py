@@ -51,7 +51,7 @@ def read_best(place: Place, ctx: RunContext) -> dict[str, Any]:
     folder = ctx.inputs[place.stage or ""]
     path = folder / BEST
     if not path.is_file():
-        raise StageError(f"stage {ctx.name}: {place} is no search; write stage:NAME@search")
+        raise StageError(f"stage {ctx.name}: {place} is not a search; write stage:NAME@search")
     check_file(path)
     with reading(path):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["parameters"]
