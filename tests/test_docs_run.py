@@ -24,8 +24,8 @@ SMALL = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
-LEFT = re.compile(r"--processes|--accelerate|recipes copy|deepset/")
-"""Commands that start processes, copy recipes or read the Hub; tests of their own run what they do."""
+LEFT = re.compile(r"--processes|--accelerate|recipes copy|deepset/|--private")
+"""Commands that start processes, copy recipes or use the Hub; tests of their own run what they do."""
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 SHORTER = {
     "SAMPLE = 400_000": "SAMPLE = 100_000",
     "STEPS = [20, 200, 1000]": "STEPS = [20, 60, 200]",
-    'CHANGES = ["': 'CHANGES = ["pretrain.training.budget=200 steps", "pretrain.training.eval_steps=200", "',
+    'CHANGES = ["': 'CHANGES = ["wiki.limit=3000", "pretrain.training.budget=200 steps", '
+    '"pretrain.training.eval_steps=200", "',
     'TOKENS = "200k tokens"': 'TOKENS = "30k tokens"',
     "SMALL = [": 'SMALL = ["wiki.limit=1500",',
     "STEPS = 150": "STEPS = 50",

@@ -135,6 +135,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 from tests.test_tokenizer import ALGORITHMS, run
+Path(sys.argv[2]).mkdir()
 for algorithm in ALGORITHMS:
     run(Path(sys.argv[1]), Path(sys.argv[2]) / algorithm, algorithm=algorithm)
 """

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from hfpipe.advice import advise
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
-from hfpipe.recipe.messages import join_names, suggest
+from hfpipe.recipe.document import KeyProblem
+from hfpipe.recipe.messages import find_similar_name, join_names, suggest
 from hfpipe.recipe.model import model_problems
 from hfpipe.recipe.training.arguments import training_problems
 from hfpipe.references.places import Place
@@ -73,29 +74,39 @@ def check_search(
         yield Problem(f"{message}; give that stage {advise(split={'validation': 0.1})}", ("search",))
     yield from check_validation_score(stage, search.metric, ("search", "metric"), facts)
     for name, values in search.parameters.items():
+        if (unknown := _describe_unknown(stage, name)) is not None:
+            yield KeyProblem(unknown, ("search", "parameters", name))
+            continue
         for message in dict.fromkeys(_faults(stage, name, values.ends, base)):
-            yield Problem(message, ("search", "parameters", name))
+            yield KeyProblem(message, ("search", "parameters", name))
+
+
+def _describe_unknown(stage: TrainStage, name: str) -> str | None:
+    """Return why a stage has no setting of this name that can be searched, None if it has."""
+    part, _, key = name.partition(".")
+    if part not in PARTS or not key:
+        known = "training.learning_rate, task.length, model.hidden_size or adapter.r"
+        close = find_similar_name(part, PARTS) if key else None
+        fix = f"did you mean '{close}.{key}'?" if close else f"write a setting such as {known}"
+        return f"{name!r} cannot be searched; {fix}"
+    old = getattr(stage, part)
+    if not isinstance(old, BaseModel | Mapping):
+        return f"{name!r} cannot be searched: this stage has no {part} of its own"
+    if isinstance(old, BaseModel) and (key not in type(old).model_fields or key == "kind"):
+        return f"unknown key {key!r} in {part}{suggest(key, type(old).model_fields)}"
+    return None
 
 
 def _faults(stage: TrainStage, name: str, values: list[Any], base: Path) -> Iterator[str]:
     """Yield why a setting cannot have some of its values."""
     part, _, key = name.partition(".")
-    if part not in PARTS or not key:
-        known = "training.learning_rate, task.length, model.hidden_size or adapter.r"
-        yield f"{name!r} cannot be searched; write a setting such as {known}"
-        return
     old = getattr(stage, part)
     if isinstance(old, BaseModel):
-        if key not in type(old).model_fields or key == "kind":
-            yield f"unknown key {key!r} in {part}{suggest(key, type(old).model_fields)}"
-            return
         for value in values:
             try:
                 type(old).model_validate({**old.model_dump(), key: value})
             except ValidationError as error:
                 yield f"{name}: {error.errors()[0]['msg']}, with {value!r}"
-    elif not isinstance(old, Mapping):
-        yield f"{name!r} cannot be searched: this stage has no {part} of its own"
     else:
         check = training_problems if part == "training" else model_problems
         for value in values:
