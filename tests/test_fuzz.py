@@ -17,11 +17,13 @@ def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.slow
-def test_half_a_minute_of_changed_recipes_and_files_raises_nothing_that_is_not_ours(fuzz: ModuleType) -> None:
-    tally = fuzz.fuzz(30)
+def test_twenty_seconds_of_changed_recipes_and_files_raises_nothing_that_is_not_ours(
+    fuzz: ModuleType,
+) -> None:
+    tally = fuzz.fuzz(20)
     told = "\n".join(tally.lines())
     assert set(tally.tried) == {target.__name__ for target in fuzz.TARGETS}
-    assert min(tally.tried.values()) >= 10, told
+    assert min(tally.tried.values()) >= 5, told
     assert all(0 < tally.refused[name] < tally.tried[name] for name in tally.tried), told
     assert not tally.foreign, told
     assert not tally.slow, told

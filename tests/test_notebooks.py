@@ -25,12 +25,12 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 SHORTER = {
     "SAMPLE = 400_000": "SAMPLE = 100_000",
-    "STEPS = [20, 200, 1000]": "STEPS = [20, 60, 200]",
+    "STEPS = [20, 200, 1000]": "STEPS = [20, 50, 120]",
     'CHANGES = ["': 'CHANGES = ["wiki.limit=3000", "pretrain.training.budget=200 steps", '
     '"pretrain.training.eval_steps=200", "',
-    'TOKENS = "200k tokens"': 'TOKENS = "30k tokens"',
+    'TOKENS = "200k tokens"': 'TOKENS = "20k tokens"',
     "SMALL = [": 'SMALL = ["wiki.limit=1500",',
-    "STEPS = 150": "STEPS = 50",
+    "STEPS = 150": "STEPS = 30",
 }
 """How long the models of the notebooks train → less than that; `make notebooks` runs them as they are."""
 

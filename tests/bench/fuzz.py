@@ -2,7 +2,7 @@
 
 Inputs are valid recipes and data files with something changed: values of other types, huge numbers, odd
 Unicode, nesting, bytes flipped, cut off, taken out and put in. Each is to be read, or refused by an error of
-hfpipe's own, within 10 s and 4 GB. `tests/test_fuzz.py` runs half a minute of it.
+hfpipe's own, within 10 s and 4 GB. `tests/test_fuzz.py` runs twenty seconds of it.
 """
 
 from __future__ import annotations
