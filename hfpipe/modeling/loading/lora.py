@@ -80,8 +80,8 @@ def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
     name = str(adapter["base_model_name_or_path"])
     if not Path(name).is_absolute():
         return Place(f"{name}@{adapter['revision']}" if adapter.get("revision") else name)
-    beside = folder.parent / Path(name).name
-    return beside if not Path(name).exists() and beside.exists() else Path(name)
+    sibling = folder.parent / Path(name).name
+    return sibling if not Path(name).exists() and sibling.exists() else Path(name)
 
 
 def whole_config(folder: Path) -> PretrainedConfig | None:
