@@ -9,7 +9,7 @@ from collections.abc import Sequence
 HIDDEN = "***"
 """Stands for what was taken out."""
 SHORTEST = 8
-"""Length from which the value of an environment variable is looked for; `true` or `100000` are not secrets."""
+"""Shortest value of an environment variable that is looked for; `true` or `100000` is not a secret."""
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#@'\"]*@")
 _FORMS = re.compile(r"\b(hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-)[A-Za-z0-9][\w-]{18,}")
 _WORDS = (
