@@ -112,7 +112,7 @@ def machine() -> dict[str, str]:
 
 
 def small_recipe(tasks: list[str]) -> dict[str, Any]:
-    """Return the recipe of some tasks, each evaluated beside its trivial baselines."""
+    """Return the recipe of some tasks, each evaluated with its simple baselines."""
     content = recipe(*tasks, batch_sizes=(64,))
     for name in tasks:
         content["stages"][f"{name}-score-64"]["baselines"] = BASELINES.get(name, [])

@@ -1,4 +1,4 @@
-"""Small tokenizers of every family, and a small model beside one, for tests that need no more."""
+"""Small tokenizers of every family, and a small model with one, for tests that need no more."""
 
 from __future__ import annotations
 

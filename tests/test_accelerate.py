@@ -1,4 +1,4 @@
-"""The Accelerate configs beside the recipes: read by Accelerate's own parser, and started where a CPU can."""
+"""The Accelerate configs next to the recipes: read by Accelerate's parser, and started where a CPU can."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def within(seconds: float) -> Iterator[None]:
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Return a function that writes a recipe beside a small text file."""
+    """Return a function that writes a recipe next to a small text file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("One line.\n", encoding="utf-8")
 

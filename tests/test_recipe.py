@@ -91,7 +91,7 @@ def test_every_key_of_every_shipped_recipe_misspelt_is_caught_with_the_right_sug
     for path, line, column, name, wrong in slips():
         lines = path.read_text(encoding="utf-8").splitlines()
         lines[line - 1] = lines[line - 1][: column - 1] + wrong + lines[line - 1][column - 1 + len(name) :]
-        told = [str(p).partition("\n")[0] for p in beside(path, "\n".join(lines))]
+        told = [str(p).partition("\n")[0] for p in problems_in_copy(path, "\n".join(lines))]
         part, _, key = name.rpartition(".")  # a setting that is searched is named with its part
         spelt = {repr(wrong), repr(wrong.removeprefix(f"{part}."))}
         hints = {f"did you mean {name!r}?", f"did you mean {key!r}?"}
@@ -106,7 +106,7 @@ def test_every_stage_misspelt_is_caught_where_it_is_named():
         assert named
         for name in named:
             wrong = re.sub(rf"(?m)^  {name}:", f"  {name}{name[-1]}:", text)
-            told = [p.message for p in beside(path, wrong)]
+            told = [p.message for p in problems_in_copy(path, wrong)]
             expected = [
                 f"there is no stage '{name}{each}' above; did you mean '{name}{name[-1]}{each}'?"
                 for each in re.findall(rf"stage: ?{name}(?![\w-])(@\w+)?", text)
@@ -114,7 +114,7 @@ def test_every_stage_misspelt_is_caught_where_it_is_named():
             assert [each for each in told if each in expected] == expected, told
 
 
-def beside(path: Path, text: str) -> list[Any]:
+def problems_in_copy(path: Path, text: str) -> list[Any]:
     """Return the problems of a changed recipe, read where the shipped one lies."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", encoding="utf-8") as changed:
         changed.write(text)

@@ -81,7 +81,7 @@ def test_an_offline_recipe_runs_whole(tmp_path: Path, name: str) -> None:
 
 
 def local(path: Path, columns: dict[str, list[object]]) -> str:
-    """Write rows of one's own for every split and return them as a source."""
+    """Write rows for every split and return them as a source."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     files = {}
@@ -122,7 +122,7 @@ def test_bert_wikitext_runs_on_rows_of_ones_own(tmp_path: Path) -> None:
 
 
 def base(path: Path, style: str, model: dict[str, object], auto_class: str) -> str:
-    """Save a model from scratch beside a tokenizer, as the Hub would give it; return where."""
+    """Save a model from scratch with a tokenizer, as the Hub would give it; return where."""
     from hfpipe.modeling.loading.models import new_config, new_model
     from hfpipe.tokenization.loading import complete_tokenizer
     from hfpipe.tokenization.special_tokens import STYLES

@@ -48,7 +48,7 @@ def test_another_seed_trains_only_itself_and_the_evaluation(tmp_path: Path) -> N
 
 
 def test_a_seed_of_a_stage_gives_the_key_that_the_recipe_s_seed_would_give(tmp_path: Path) -> None:
-    """The seed of a stage is no setting, so that a recipe without one keeps its keys."""
+    """The seed of a stage is not a setting, so that a recipe without one keeps its keys."""
     plain, own = keys(tmp_path, small.recipe()), keys(tmp_path, recipe_with(seed=3))
     assert own == plain  # 3 is the recipe's
     assert keys(tmp_path, recipe_with(seed=4))["topics"] != plain["topics"]

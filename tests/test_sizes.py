@@ -88,7 +88,7 @@ def shaped(kind: str, auto_class: str, layers: int = 2) -> tuple[Any, cost.Shape
 
 
 def saved(model: torch.nn.Module, forward: Callable[[], Any]) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, beside the weights."""
+    """Return the bytes that a forward pass keeps for the backward pass, without the weights."""
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -46,8 +46,8 @@ def push(
     it is not there, `private` if wanted. Endpoint and token are those of huggingface_hub (`HF_ENDPOINT`,
     `HF_TOKEN`, or `hf auth login`).
 
-    Raises RecipeError when there is no such stage or the name is no repository, and StageError when a file is
-    damaged or holds a secret, or the Hub refuses.
+    Raises RecipeError when there is no such stage or the name is not a repository, and StageError when a file
+    is damaged or holds a secret, or the Hub refuses.
     """
     from hfpipe.publishing.eval_results import eval_result_files
 

@@ -1,7 +1,7 @@
-"""How fast hfpipe is on this processor with its defaults, beside Transformers' Trainer and plain loops.
+"""How fast hfpipe is on this processor with its defaults, next to Transformers' Trainer and plain loops.
 
 Every contender is measured in a process of its own, the contenders of a work in turn, in several rounds.
-Needs no network. See README.md beside this file; `--size toy` tries the script itself.
+Needs no network. See README.md in this folder; `--size toy` tries the script itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What one GPU does with hfpipe: correctness, throughput beside Trainer and a plain loop, and whole recipes.
+"""What one GPU does with hfpipe: correctness, throughput next to Trainer and a plain loop, and whole recipes.
 
-Needs no network. See README.md beside this file; `--size toy` tries the script itself on the CPU.
+Needs no network. See README.md in this folder; `--size toy` tries the script itself on the CPU.
 """
 
 from __future__ import annotations

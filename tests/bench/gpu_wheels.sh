@@ -38,4 +38,4 @@ for name in "${wheels[@]}" "${sources[@]}"; do # two versions of a distribution 
 done
 size=$(du -sm "$folder" | cut -f1)
 echo "$folder: $(ls "$folder" | wc -l) wheels, $size MB"
-[[ $size -lt 45 ]] || { echo "$folder: more than 45 MB; they would not fit beside the working tree" >&2; exit 1; }
+[[ $size -lt 45 ]] || { echo "$folder: more than 45 MB; they would not fit next to the working tree" >&2; exit 1; }

@@ -156,8 +156,8 @@ class QuestionAnsweringEvaluator(Evaluator):
     ) -> Columns:
         """Return the likeliest answer over all windows of each row, and the references.
 
-        With `version_2`, the prediction is no answer if every window scores no answer higher than any span
-        (Devlin et al., 2019). `score` is the probability among all candidate spans and no answer.
+        With `version_2`, the prediction is the empty text if every window scores "no answer" higher than any
+        span (Devlin et al., 2019). `score` is the probability among all candidate spans and "no answer".
         """
         starts = np.flatnonzero(np.diff(row_index, prepend=-1))
         parts = np.split(np.arange(len(row_index)), starts[1:])

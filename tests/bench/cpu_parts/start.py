@@ -17,7 +17,7 @@ FEW = 20
 
 
 def run(settings: Settings) -> None:
-    """Finish a small run, then measure every command on it, beside a bare Python."""
+    """Finish a small run, then measure every command on it, next to Python alone."""
     folder = settings.work / f"start-{settings.round}"
     folder.mkdir()
     path, runs = folder / "recipe.yaml", ["--runs", str(folder / "runs")]

@@ -121,7 +121,7 @@ def _training_cells(mine: Lines, ours: Lines, best: float | None) -> list[str]:
 
 
 def short(lines: Lines) -> str:
-    """Return what the manual says: the machine, and hfpipe beside the fastest Trainer of each work."""
+    """Return what the manual says: the machine, and hfpipe next to the fastest Trainer of each work."""
     rows = []
     trained = [line for line in lines if line["part"] == "train"]
     for name in dict.fromkeys(line["work"] for line in trained):

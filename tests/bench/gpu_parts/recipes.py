@@ -1,4 +1,4 @@
-"""Part d: recipes of this repository on a GPU, their scores beside the CPU's that their headers record."""
+"""Part d: recipes of this repository on a GPU, and the CPU's scores that their headers record."""
 
 from __future__ import annotations
 
