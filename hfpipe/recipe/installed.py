@@ -1,10 +1,15 @@
-"""Arguments and configs of the installed Transformers, read from its source to avoid heavy imports."""
+"""Arguments and configs of the installed Transformers, read from its source.
+
+Asking the library itself means importing torch, which takes seconds; `hfpipe check` and `plan` start without.
+`tests/test_recipe.py` asks the library, and compares every answer with what is read here.
+"""
 
 from __future__ import annotations
 
 import ast
+import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -14,6 +19,13 @@ from typing import Any
 from hfpipe.recipe.annotations import Form, read_annotation
 
 _KWARGS_READERS = ("__post_init__", "convert_rope_params_to_dict")
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ def config(model_type: str) -> Config | None:
         return None
     module = dict(_table("SPECIAL_MODEL_TYPE_TO_MODULE_NAME")).get(model_type, model_type.replace("-", "_"))
     file = _root() / "models" / module / f"configuration_{module}.py"
+    if not file.is_file() or f"class {name}(" not in file.read_text(encoding="utf-8"):
+        file = _defining_file(name) or file
     fields: dict[str, Field] = {}
     aliases: dict[str, str] = {}
     whole = True
@@ -109,6 +123,12 @@ def config(model_type: str) -> Config | None:
         for key in _kwargs(cls, "rope_parameters" in fields):
             fields.setdefault(key, Field(Form()))
     return Config(fields, aliases, whole)
+
+
+def _defining_file(name: str) -> Path | None:
+    """Return the file of a config class that is not in the one named after its model type, as for gpt-sw3."""
+    files = sorted((_root() / "models").glob("*/configuration_*.py"))
+    return next((file for file in files if f"\nclass {name}(" in file.read_text(encoding="utf-8")), None)
 
 
 def _root() -> Path:
@@ -160,6 +180,10 @@ def _field(node: ast.AnnAssign, enums: Mapping[str, tuple[str, ...]], doc: str) 
 
 
 def _literal(node: ast.expr | None) -> Any:
+    """Return the value of a literal or of arithmetic such as `4096 * 32`; None for any other expression."""
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        left, right = _literal(node.left), _literal(node.right)
+        return None if left is None or right is None else _ARITHMETIC[type(node.op)](left, right)
     try:
         return ast.literal_eval(node) if node is not None else None
     except ValueError:
