@@ -23,6 +23,7 @@ from hfpipe.api import (
     verify,
 )
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
+from hfpipe.inference.serving import demo
 from hfpipe.publishing.upload import push
 from hfpipe.report import DataFacts
 from hfpipe.runner import Launch
@@ -53,6 +54,7 @@ __all__ = [
     "adopt",
     "compare",
     "copy_recipe",
+    "demo",
     "doctor",
     "explain",
     "list_recipes",

@@ -268,20 +268,16 @@ def answers(
     runs: str | Path = RUNS,
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | None]]:
     """Yield each row with the value `predict` returns for it, in order; `asked` may also be an open file."""
-    from hfpipe.inference.inputs import complete_rows, pair_with_predictions, rows
+    from hfpipe.inference.inputs import rows
     from hfpipe.inference.resolve import find
 
     runner.check_world()
     trained = find(str(model), Path(runs), task, options)
     given = rows(asked, trained.task.inputs, read)  # before the model is loaded, which is slow
 
-    from hfpipe.inference.predictor import Predictor
+    from hfpipe.inference.loaded_model import LoadedModel
 
-    reads, trusts = trained.task, trained.by_recipe
-    predictor = Predictor(trained.place, reads.runtime(), batch_size, trusts_export=trusts)
-    checked = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
-    needed = [name for name in reads.inputs if name not in reads.optional]
-    return pair_with_predictions(checked, needed, predictor.answers)
+    return LoadedModel(trained, batch_size).answers(given)
 
 
 def explain(
@@ -302,19 +298,18 @@ def explain(
     for one example or a column is missing, and StageError for an encoder-decoder, a task with several choices
     or a model without attention weights.
     """
-    from hfpipe.inference.inputs import complete_rows, rows
+    from hfpipe.inference.inputs import rows
     from hfpipe.inference.resolve import find
 
     trained = find(str(model), Path(runs), task, options)
     given = rows([text], trained.task.inputs, ())
 
     from hfpipe.inference.explanation import explain_prediction
-    from hfpipe.inference.predictor import Predictor
+    from hfpipe.inference.loaded_model import LoadedModel
 
-    predictor = Predictor(trained.place, trained.task.runtime(), batch_size=1)
-    reads = trained.task
-    [row] = complete_rows(given, reads.inputs, predictor.reading.facts, reads.optional)
-    return explain_prediction(predictor, row.values)
+    loaded = LoadedModel(trained, batch_size=1)
+    [row] = loaded.check_rows(given)
+    return explain_prediction(loaded.predictor, row.values)
 
 
 def list_recipes() -> list[RecipeFile]:

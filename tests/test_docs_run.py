@@ -24,8 +24,8 @@ SMALL = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
-LEFT = re.compile(r"--processes|--accelerate|recipes copy|deepset/|--private")
-"""Commands that start processes, copy recipes or use the Hub; tests of their own run what they do."""
+LEFT = re.compile(r"--processes|--accelerate|recipes copy|deepset/|--private|hfpipe demo")
+"""Commands that start processes, serve a page, copy recipes or use the Hub; they have tests of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_every_command_of_the_manual_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.allow_hosts(["127.0.0.1"])  # hfpipe.demo
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/predicting.md", "docs/evaluation.md"])
 def test_the_python_of_the_manual_runs(folder: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)

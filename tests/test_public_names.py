@@ -64,6 +64,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "adopt": lambda: refusal(lambda: hfpipe.adopt(recipe, "data", runs)),
         "compare": lambda: refusal(lambda: hfpipe.compare(path, runs=runs)),
         "copy_recipe": lambda: hfpipe.copy_recipe("demo", tmp_path / "copied"),
+        "demo": lambda: refusal(lambda: hfpipe.demo(tmp_path / "none")),
         "doctor": lambda: hfpipe.doctor(recipe, runs=runs),
         "explain": lambda: refusal(lambda: hfpipe.explain(tmp_path / "none", "a text")),
         "list_recipes": lambda: [each.name for each in hfpipe.list_recipes()],

@@ -284,6 +284,12 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(options: argparse.Namespace) -> int:
+    from hfpipe.cli.demo import serve_model
+
+    return serve_model(options)
+
+
 def _json_line(row: Mapping[str, Any]) -> str:
     """Write a row as a line of JSON: null for a number that is none, and dates as texts."""
     return json.dumps(finite_or_null(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
@@ -332,6 +338,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "replay": _replay,
     "compare": _compare,
     "predict": _predict,
+    "demo": _demo,
     "recipes": _recipes,
     "schema": _schema,
     "stage": _stage,

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     _recipes(commands)
     _results(commands)
     _predict(commands)
+    _demo(commands)
     _push(commands)
     _shipped(commands)
     commands.add("schema", "print the JSON Schema of a recipe")
@@ -198,15 +199,27 @@ def _predict(commands: _Commands) -> None:
         help="how to read FILE, as encoding=latin-1 or header=false: the options of a data set's files",
     )
     predict.add_argument("--output", type=Path, metavar="FILE", help="write jsonl there")
-    predict.add_argument(
+    _task_options(predict)
+    predict.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="rows at once (32)")
+
+
+def _demo(commands: _Commands) -> None:
+    demo = commands.add("demo", "try a model on a page in a browser, on this machine only", "runs")
+    demo.add_argument("model", metavar="MODEL", help="RUN[:STAGE], a stage's folder, a path or a Hub id")
+    _task_options(demo)
+    demo.add_argument("--port", type=_positive, metavar="N", help="TCP port (the first free one from 7860)")
+
+
+def _task_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model is used."""
+    command.add_argument(
         "--task",
         metavar="KIND|FILE.py:CLASS",
         help="the task, if the model does not name one or it is user code",
     )
-    predict.add_argument(
+    command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, as length=64"
     )
-    predict.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="rows at once (32)")
 
 
 def _push(commands: _Commands) -> None:

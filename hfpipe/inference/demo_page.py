@@ -1,0 +1,235 @@
+"""A page to try a model in a browser, served by Gradio to this machine only.
+
+Gradio reports to its makers by default, can open a tunnel for others, and loads fonts from Google in some
+themes. None of this happens here: analytics and sharing are off, the server listens on 127.0.0.1, and the
+theme has fonts that Gradio's package holds. Gradio is imported inside functions, as it is slow to import and
+installed only by `pip install 'hfpipe[demo-page]'`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError
+from hfpipe.inference.inputs import rows
+from hfpipe.number_format import format_answer
+from hfpipe.report import finite_or_null
+
+if TYPE_CHECKING:
+    from hfpipe.inference.loaded_model import LoadedModel
+
+HOST = "127.0.0.1"
+NAMES = ("ending", "label", "token_str")
+"""Keys of a prediction whose value is what a `score` next to it belongs to."""
+HINTS = {
+    "string": "",
+    "strings": "one on each line, or a list in JSON",
+    "nested": "in JSON",
+}
+"""Type of a column → how a person writes its values."""
+EXAMPLE = '["a", "b"] or [{"role": "user", "content": "Hello"}]'
+
+
+class ShownPrediction(NamedTuple):
+    """A prediction as the page shows it."""
+
+    lines: str
+    """The prediction as `hfpipe predict` prints it in a terminal."""
+    scores: dict[str, float]
+    """Class, ending or word → score; empty if the prediction has none."""
+    marked: dict[str, Any] | None
+    """A text and the spans of it that were predicted, as `gradio.HighlightedText` takes them."""
+    record: str
+    """The prediction as JSON, with the values that `hfpipe predict --output` writes."""
+    notes: tuple[str, ...]
+    """Warnings, such as tokens that were not read."""
+
+
+class DemoPage:
+    """A running page. Ends with `close`, or as a context manager.
+
+    Args:
+        model: The model to try.
+        title: Heading of the page.
+        port: TCP port; by default the first free one from 7860.
+
+    Raises:
+        RecipeError: Gradio is not installed, or the port is not free.
+    """
+
+    def __init__(self, model: LoadedModel, title: str, port: int | None = None) -> None:
+        self._blocks = _build_page(model, title)
+        try:
+            _, url, _ = self._blocks.launch(
+                server_name=HOST,
+                server_port=port,
+                share=False,
+                ssr_mode=False,
+                mcp_server=False,
+                pwa=False,
+                enable_monitoring=False,
+                run_history=False,
+                footer_links=[],
+                inbrowser=False,
+                inline=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+        except OSError:
+            where = "no port from 7860 on is free" if port is None else f"port {port} is not free"
+            raise RecipeError([Problem(f"demo: {where}; name another with --port")]) from None
+        self.url: str = url
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._blocks.close(verbose=False)
+
+    def __enter__(self) -> DemoPage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPrediction:
+    """Return the prediction for what a person wrote, by the code of `hfpipe predict`.
+
+    Raises DataError when a field that the model needs is empty or has the wrong form, and StageError when the
+    model gives no prediction.
+    """
+    row = {name: value for name, kind in model.columns.items() if (value := parse_field(kind, fields[name]))}
+    for name in model.required:
+        if name not in row:
+            raise DataError(f"{name} is empty; write something into it")
+    with _collect_warnings() as notes:
+        [(read, answer)] = model.answers(rows([row], model.task.inputs))
+    record: dict[str, Any] = finite_or_null(answer or {})
+    return ShownPrediction(
+        lines="\n".join(format_answer(record)),
+        scores=name_scores(record),
+        marked=mark_spans(read, record),
+        record=json.dumps(record, ensure_ascii=False, indent=1, default=str),
+        notes=tuple(notes),
+    )
+
+
+def parse_field(kind: str, text: str) -> Any:
+    """Return the value of a column that holds values of a `kind`, from what a person wrote."""
+    if kind == "string" or not text.strip():
+        return text if text.strip() else None
+    if kind == "nested" or text.lstrip().startswith(("[", "{")):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"this is not JSON ({error}); write it as in {EXAMPLE}") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines if len(lines) > 1 else text
+
+
+def name_scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the score of each class, ending or word of a prediction, empty if it has none."""
+    parts = next((value for value in record.values() if isinstance(value, list)), [record])
+    found = {}
+    for part in parts:
+        name = next((part[key] for key in NAMES if key in part), None) if isinstance(part, Mapping) else None
+        if name is not None and isinstance(part.get("score"), float):
+            found[str(name)] = part["score"]
+    return found
+
+
+def mark_spans(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the text of a row with the predicted spans, None if the prediction has none."""
+    parts = record.get("entities", [record])
+    spans = [part for part in parts if {"start", "end"} <= set(part)]
+    for text in row.values():
+        if isinstance(text, str) and spans and all(_matches(text, span) for span in spans):
+            marks = [
+                {"entity": span.get("entity_group", "answer"), "start": span["start"], "end": span["end"]}
+                for span in spans
+            ]
+            return {"text": text, "entities": marks}
+    return None
+
+
+def _matches(text: str, span: Mapping[str, Any]) -> bool:
+    """Tell whether a span has its words in a text, so that its positions refer to this text."""
+    words = span.get("word", span.get("answer"))
+    return bool(words) and text[span["start"] : span["end"]] == words
+
+
+@contextmanager
+def _collect_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of hfpipe, which otherwise only the terminal of the server would show."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    handler, logger = Collector(logging.WARNING), logging.getLogger("hfpipe")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+
+
+def import_gradio() -> Any:
+    """Return the module. Raises RecipeError when it is not installed."""
+    try:
+        import gradio
+    except ImportError:
+        message = "demo needs Gradio, which is not installed; pip install 'hfpipe[demo-page]'"
+        raise RecipeError([Problem(message)]) from None
+    return gradio
+
+
+def _build_page(model: LoadedModel, title: str) -> Any:
+    gradio = import_gradio()
+    with gradio.Blocks(title=title, analytics_enabled=False) as page:
+        gradio.Markdown(f"# {title}")
+        fields = [
+            gradio.Textbox(label=name, info=_hint(model, name, kind), lines=3, elem_id=f"input-{name}")
+            for name, kind in model.columns.items()
+        ]
+        button = gradio.Button("Predict", variant="primary", elem_id="predict")
+        outputs = [
+            gradio.Label(label="scores", visible=False, elem_id="scores"),
+            gradio.HighlightedText(label="in the text", visible=False, elem_id="marked"),
+            gradio.Textbox(label="prediction", lines=2, interactive=False, elem_id="prediction"),
+            gradio.Textbox(
+                label="as JSON", lines=2, max_lines=20, interactive=False, buttons=["copy"], elem_id="json"
+            ),
+        ]
+        button.click(_respond(model), fields, outputs, api_visibility="private")
+    return page
+
+
+def _hint(model: LoadedModel, name: str, kind: str) -> str | None:
+    optional = [] if name in model.required else ["may be empty"]
+    return "; ".join(filter(None, [HINTS.get(kind, ""), *optional])) or None
+
+
+def _respond(model: LoadedModel) -> Callable[..., list[Any]]:
+    """Return the function that Gradio calls with the text of each field."""
+    gradio = import_gradio()
+
+    def respond(*texts: str) -> list[Any]:
+        try:
+            shown = predict_fields(model, dict(zip(model.columns, texts, strict=True)))
+        except HfpipeError as error:
+            raise gradio.Error(str(error), duration=None, print_exception=False) from None
+        for note in shown.notes:
+            gradio.Warning(note, duration=None)
+        return [
+            gradio.Label(value=shown.scores or None, visible=bool(shown.scores)),
+            gradio.HighlightedText(value=shown.marked, visible=shown.marked is not None),
+            shown.lines,
+            shown.record,
+        ]
+
+    return respond

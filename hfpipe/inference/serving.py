@@ -1,0 +1,41 @@
+"""`hfpipe.demo`: a trained model on a page that this machine serves to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfpipe.runner import check_world
+
+if TYPE_CHECKING:
+    from hfpipe.inference.demo_page import DemoPage
+
+
+def demo(
+    model: str | Path,
+    *,
+    task: str | None = None,
+    options: Sequence[str] = (),
+    runs: str | Path = "runs",
+    port: int | None = None,
+) -> DemoPage:
+    """Serve a page on this machine where people try a trained model; its predictions are those of `predict`.
+
+    Returns the running page with its `url`; `close` ends it. Gradio (`pip install 'hfpipe[demo-page]'`)
+    serves the page on 127.0.0.1; neither the server nor the page connects to another machine. `port` is by
+    default the first free one from 7860. `model`, `task` and `options` are those of `predict`.
+
+    Raises RecipeError when there is no such model, its task is unknown, Gradio is not installed or the port
+    is not free, and StageError when the model cannot be loaded.
+    """
+    from hfpipe.inference.demo_page import DemoPage, import_gradio
+    from hfpipe.inference.resolve import find
+
+    check_world()
+    trained = find(str(model), Path(runs), task, options)
+    import_gradio()  # before the model is loaded, which is slow
+
+    from hfpipe.inference.loaded_model import LoadedModel
+
+    return DemoPage(LoadedModel(trained, batch_size=1), str(model), port)
