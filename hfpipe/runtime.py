@@ -86,14 +86,14 @@ class MappedEncoder(Encoder):
     column: str
     function: Callable[[Any], Any]
 
-    def _mapped(self, rows: Rows) -> Rows:
+    def _map_rows(self, rows: Rows) -> Rows:
         return {**rows, self.column: [self.function(value) for value in rows[self.column]]}
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        return self.inner.encode(self._mapped(rows), tokenizer, facts)
+        return self.inner.encode(self._map_rows(rows), tokenizer, facts)
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        return self.inner.encode_windows(self._mapped(rows), tokenizer, facts)
+        return self.inner.encode_windows(self._map_rows(rows), tokenizer, facts)
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool

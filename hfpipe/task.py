@@ -59,7 +59,7 @@ class TaskConfig(Settings, ABC):
     """Settings added in later versions: at their default they are not in the key, so nothing is rerun."""
 
     @model_serializer(mode="wrap")
-    def _without_later(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dump_without_later(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields, found = type(self).model_fields, written(self)
         usual = {name for name in self.later if getattr(self, name) == fields[name].default}
         return {name: value for name, value in found.items() if name not in usual}

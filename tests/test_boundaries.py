@@ -22,6 +22,7 @@ import hfpipe
 from hfpipe.cli import console
 from hfpipe.cli.main import main
 from hfpipe.contract import RunContext
+from hfpipe.distributed.world import is_launched
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.inference import inputs
 from hfpipe.number_format import visible, visible_lines
@@ -31,7 +32,6 @@ from hfpipe.reporting.html import page
 from hfpipe.runner import Launch, check_world
 from hfpipe.runner.failures import translate_errors
 from hfpipe.runner.launch import check_processes
-from hfpipe.runner.world import is_launched
 from hfpipe.runs.run import Run
 
 # lines to predict

@@ -15,10 +15,10 @@ import toys
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
+from hfpipe.distributed.world import ASKED, check_world, rank
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.runner import Launch
 from hfpipe.runner.launch import check_launch
-from hfpipe.runner.world import ASKED, check_world, rank
 from hfpipe.store.store import done
 
 TESTS = Path(__file__).parent

@@ -130,3 +130,14 @@ def test_no_class_of_a_task_is_more_than_two_steps_below_its_root() -> None:
     }
     assert depths["Translation"] == 2
     assert {name: steps for name, steps in depths.items() if steps > 2} == {}
+
+
+def test_one_module_reads_rank_and_world_size_from_the_environment() -> None:
+    found = {
+        name_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and node.value in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    }
+    assert found == {"distributed/world.py"}

@@ -202,11 +202,11 @@ def show_scores(run: Run, *, every: bool = False) -> None:
     measured = [stage for stage, said in run.reports.items() if said.scores]
     for stage in measured:
         said = run.reports[stage]
-        gap = ", difference = model - baseline" if _beside(said.scores) else ""
+        gap = ", difference = model - baseline" if _has_comparisons(said.scores) else ""
         say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals{gap}")
         if how := number_format.describe_tests(said):
             say("; ".join(how))
-        _measured(said.scores, MODEL, said.scores if every else run.main_scores(stage))
+        _print_scores(said.scores, MODEL, said.scores if every else run.main_scores(stage))
         _show_speeds(said.facts)
         for note in said.facts.get("notes", []):
             say(f"note: {note}")
@@ -240,13 +240,13 @@ def show_comparison(found: ComparisonRecord, *, every: bool = False) -> None:
     corrected = f", p corrected for {others} comparisons (Holm)" if others > 1 else ""
     say(f"n = {found.n:,}, 95 % intervals, difference = {found.systems[0]} - the other{corrected}")
     main = found.scores if every else number_format.main_scores(found.scores)
-    _measured(found.scores, found.systems[0], main)
+    _print_scores(found.scores, found.systems[0], main)
     for name, rows in found.left_out.items():
         say(f"left out: {rows:,} rows of {name} that not all were measured on")
     say("result: " + f"\n{' ' * 8}".join(number_format.verdict(found.scores[0])))
 
 
-def _measured(scores: Sequence[Score], first: str, shown: Sequence[Score]) -> None:
+def _print_scores(scores: Sequence[Score], first: str, shown: Sequence[Score]) -> None:
     """Print a table of the scores to show, and below it in a few lines which others there are."""
     print_table(_scores(shown, first, roomy=Console().is_terminal and Console().width >= ROOMY))
     if rows := number_format.format_spreads(shown, first):
@@ -256,17 +256,17 @@ def _measured(scores: Sequence[Score], first: str, shown: Sequence[Score]) -> No
             add_row(table, *row)
         print_table(table)
     others = [score for score in scores if score not in shown]
-    for line in (*_classes(others), *_others(others)):
+    for line in (*_classes(others), *_list_other_scores(others)):
         say(line)
     say("")
 
 
-def _beside(scores: Sequence[Score]) -> bool:
+def _has_comparisons(scores: Sequence[Score]) -> bool:
     return any(score.comparisons for score in scores)
 
 
 def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
-    table = new_table("score", "system", "value", *(("difference", "p") if _beside(scores) else ()))
+    table = new_table("score", "system", "value", *(("difference", "p") if _has_comparisons(scores) else ()))
     for score in scores:
         add_row(table, score.metric, first, number_format.format_score(score))
         for other in score.comparisons:
@@ -294,7 +294,7 @@ def _classes(measured: Sequence[Score]) -> Iterator[str]:
         )
 
 
-def _others(scores: Sequence[Score]) -> Iterator[str]:
+def _list_other_scores(scores: Sequence[Score]) -> Iterator[str]:
     """Yield the names of the scores of the whole split that are not shown, as many as fit into a line."""
     names = [score.metric for score in scores if number_format.split_class(score.metric)[1] is None]
     if names:

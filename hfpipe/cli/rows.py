@@ -75,7 +75,7 @@ def _run(mark: Mark, tokens: Sequence[ShownToken]) -> Text:
         return Text(f"░{visible(tokens[0].text) or 'padding'} × {len(tokens)}░", style=style)
     found = Text()
     if not any(token.target for token in tokens):
-        found.append_text(_joined(tokens))
+        found.append_text(_join_tokens(tokens))
         found.stylize(style)
         return found if mark == "ignored" else Text.assemble("⟦", found, "⟧")
     for number, token in enumerate(tokens):
@@ -86,7 +86,7 @@ def _run(mark: Mark, tokens: Sequence[ShownToken]) -> Text:
     return found
 
 
-def _joined(tokens: Iterable[ShownToken]) -> Text:
+def _join_tokens(tokens: Iterable[ShownToken]) -> Text:
     parts = [f"{OPENS} {visible(token.text)}" if token.opens else visible(token.text) for token in tokens]
     return Text(" ".join(parts))
 
@@ -96,12 +96,12 @@ def _row(row: ShownRow) -> Iterator[Text]:
     yield Text(f"\n{row.outcome}: {visible(row.place)}" + (f" ({about})" if about else ""), style="bold")
     for name, before, after in row.columns:
         old, new = compare_texts(before, after)
-        yield _parts(f"{name}, before: " if row.outcome == "changed" else f"{name}: ", old)
+        yield _format_parts(f"{name}, before: " if row.outcome == "changed" else f"{name}: ", old)
         if row.outcome == "changed":
-            yield _parts(f"{name}, after:  ", new)
+            yield _format_parts(f"{name}, after:  ", new)
 
 
-def _parts(name: str, parts: Iterable[TextPart]) -> Text:
+def _format_parts(name: str, parts: Iterable[TextPart]) -> Text:
     line = Text(visible(name))
     for part in parts:
         text = visible(part.text.replace("\n", "\\n"))

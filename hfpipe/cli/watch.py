@@ -46,7 +46,7 @@ def watch_stages(steps: Sequence[PlannedStage], recipe: Path) -> int:
             if _is_over(found, seen):
                 break
             time.sleep(PAUSE)
-    return _closing(found, recipe)
+    return _print_ending(found, recipe)
 
 
 def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path) -> int:
@@ -62,7 +62,7 @@ def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path) -> int:
                 say(_line(status))
         seen = time.monotonic() if _runs(found) else seen
         if _is_over(found, seen):
-            return _closing(found, recipe)
+            return _print_ending(found, recipe)
         time.sleep(PAUSE)
 
 
@@ -74,7 +74,7 @@ def _is_over(found: Sequence[StageStatus], seen: float) -> bool:
     return all(status.state == "done" for status in found) or time.monotonic() - seen > GRACE
 
 
-def _closing(found: Sequence[StageStatus], recipe: Path) -> int:
+def _print_ending(found: Sequence[StageStatus], recipe: Path) -> int:
     if all(status.state == "done" for status in found):
         return 0
     say(f"nothing is running; `hfpipe run {quote(str(recipe))}` goes on")

@@ -45,11 +45,11 @@ def read_answers(value: Any) -> list[Answer]:
     elif isinstance(value, str):
         return [_answer(value, None, value)]
     elif isinstance(value, (list, tuple)):
-        return [answer for each in value for answer in _one(each, value)]
+        return [answer for each in value for answer in _parse_answer(each, value)]
     raise _no_answers(value)
 
 
-def _one(value: Any, whole: Any) -> list[Answer]:
+def _parse_answer(value: Any, whole: Any) -> list[Answer]:
     if isinstance(value, (str, Mapping)):
         return read_answers(value)
     raise _no_answers(whole)

@@ -74,7 +74,7 @@ def open_rows(
     head = list(first_rows(rows))
     if not head:
         raise DataError("the source gave no rows; fix the source")
-    labels = find_labels(head, plan.labels, _renamed(given.names, plan))
+    labels = find_labels(head, plan.labels, _rename_columns(given.names, plan))
     texts = text_columns(head, [label.column for label in labels], plan.text)
     talks, spans = Conversations(conversations(head)), find_spans(head, texts)
     read = spans.read(talks.read(read_labels(chain(head, rows), labels)))
@@ -95,7 +95,7 @@ def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
         cleaned = clean(take_texts(opened.rows, texts, ledger), texts, plan.steps, ledger, spans)
         choose, ids = splitter(plan.shares, given.splits, ctx.seed), RowIds()
         scratch = ctx.work / "rows"
-        types = arrow_schema(opened.head, texts, labels, _renamed(given.found.types, plan))
+        types = arrow_schema(opened.head, texts, labels, _rename_columns(given.found.types, plan))
         with _disk_errors(ctx.folder), Writer(scratch, types, labels) as writer:
             for row in cleaned:
                 split = choose(row)
@@ -137,7 +137,7 @@ def _reasons(plan: Plan, labels: Sequence[Label], ledger: Ledger) -> list[str]:
     return list(dict.fromkeys([MISSING, *steps, *rare, *ledger.rows_lost]))
 
 
-def _renamed(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
+def _rename_columns(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
     """Return what the source reports about its columns, keyed by their new names."""
     if not plan.columns:
         return dict(known)

@@ -78,16 +78,16 @@ def kind_of(values: Iterable[Any]) -> Kind:
     lists = [value for value in there if isinstance(value, (list, tuple))]
     if len(lists) * 2 > len(there):
         filled = [value for value in lists if value]
-        if _mostly(filled, is_conversation):
+        if _fits_most(filled, is_conversation):
             return "conversation"
-        return "words" if _mostly(filled, is_words) else "other"
+        return "words" if _fits_most(filled, is_words) else "other"
     strings = [value.strip() for value in there if isinstance(value, str)]
     if there and len(strings) * 2 <= len(there):
         return "other"
     return _kind_of_strings([text for text in strings if text])
 
 
-def _mostly(values: Sequence[Any], fits: Callable[[Any], bool]) -> bool:
+def _fits_most(values: Sequence[Any], fits: Callable[[Any], bool]) -> bool:
     return 2 * sum(map(fits, values)) > len(values)
 
 
@@ -98,7 +98,7 @@ def is_words(value: Any) -> bool:
 
 def is_conversation(value: Any) -> bool:
     """Return whether a value is a list that consists mostly of messages, in any common format."""
-    return isinstance(value, (list, tuple)) and _mostly(
+    return isinstance(value, (list, tuple)) and _fits_most(
         value, lambda part: isinstance(part, Mapping) and bool(part.keys() & {"role", "from"})
     )
 
@@ -128,7 +128,7 @@ def _is_language(text: str) -> bool:
     if not plain.isascii() and len(_UNSPACED.findall(plain)) >= 4:
         return True
     signs = "".join(plain.split())
-    return 2 * _letters(signs) >= len(signs) and len([*islice(_words(plain), 2)]) == 2
+    return 2 * _letters(signs) >= len(signs) and len([*islice(_find_words(plain), 2)]) == 2
 
 
 def _is_code(text: str) -> bool:
@@ -137,7 +137,7 @@ def _is_code(text: str) -> bool:
         return True
     if len(text.split()) == 1:
         return not all(sign.isalpha() or sign in "'\u2019-." for sign in text)
-    return not any(_words(text)) and any(map(str.isdigit, text))
+    return not any(_find_words(text)) and any(map(str.isdigit, text))
 
 
 def _letters(text: str) -> int:
@@ -146,7 +146,7 @@ def _letters(text: str) -> int:
     return sum(map(str.isalpha, text))
 
 
-def _words(text: str) -> Iterator[str]:
+def _find_words(text: str) -> Iterator[str]:
     return (found[1] for found in _WORD.finditer(text) if found[1].lower() not in _CLOCK)
 
 
@@ -168,10 +168,15 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
         return list(named)
     skipped = {*labels, "id"}
     kinds = {name: kind_of(row.values[name] for row in head) for name in columns if name not in skipped}
-    found = _by_name(kinds) or _clear(kinds) or _together(kinds, _STRINGS) or _only(kinds)
-    if found and not _contradicted(kinds):
+    found = (
+        _find_text_columns(kinds)
+        or _clear(kinds)
+        or _find_groups(kinds, _STRINGS)
+        or _find_word_column(kinds)
+    )
+    if found and not _is_contradicted(kinds):
         return found
-    raise _unclear(head[0].place, kinds, columns, head[0].values)
+    raise _unclear_error(head[0].place, kinds, columns, head[0].values)
 
 
 def conversations(head: Sequence[Row]) -> list[str]:
@@ -182,7 +187,7 @@ def conversations(head: Sequence[Row]) -> list[str]:
     return [name for name in lists if kind_of(row.values[name] for row in head) == "conversation"]
 
 
-def _by_name(kinds: Mapping[str, Kind]) -> list[str]:
+def _find_text_columns(kinds: Mapping[str, Kind]) -> list[str]:
     """Return `text` and its pair, if the data has them."""
     kind = kinds.get("text", "other")
     if kind == "other":
@@ -193,13 +198,13 @@ def _by_name(kinds: Mapping[str, Kind]) -> list[str]:
     ]
 
 
-def _contradicted(kinds: Mapping[str, Kind]) -> bool:
+def _is_contradicted(kinds: Mapping[str, Kind]) -> bool:
     """Return whether `text` does not look like text while another column does."""
     others = [name for name in _clear(kinds) if not TEXT.fullmatch(name)]
     return bool(others) and kinds.get("text") in ("code", "constant", "blank", "category")
 
 
-def _together(kinds: Mapping[str, Kind], one_is: Collection[Kind]) -> list[str]:
+def _find_groups(kinds: Mapping[str, Kind], one_is: Collection[Kind]) -> list[str]:
     """Return the columns of known groups of string columns in which at least one is of a kind in `one_is`."""
     found = {
         name
@@ -211,17 +216,17 @@ def _together(kinds: Mapping[str, Kind], one_is: Collection[Kind]) -> list[str]:
 
 
 def _clear(kinds: Mapping[str, Kind]) -> list[str]:
-    together = _together(kinds, ("text", "unclear"))
+    together = _find_groups(kinds, ("text", "unclear"))
     return [name for name, kind in kinds.items() if kind in ("text", "conversation") or name in together]
 
 
-def _only(kinds: Mapping[str, Kind]) -> list[str]:
+def _find_word_column(kinds: Mapping[str, Kind]) -> list[str]:
     named = [name for name, kind in kinds.items() if kind == "words" and name in WORDS]
     found = named or [name for name, kind in kinds.items() if kind in ("words", "unclear")]
     return found if len(found) == 1 else []
 
 
-def _unclear(
+def _unclear_error(
     place: str, kinds: Mapping[str, Kind], columns: Sequence[str], first: Mapping[str, Any]
 ) -> DataError:
     candidates = [name for name, kind in kinds.items() if kind in _STRINGS or kind == "words"]

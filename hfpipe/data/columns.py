@@ -33,7 +33,7 @@ def select(rows: Iterable[Row], wanted: Mapping[str, str], filled: Counter[str])
     rest = iter(rows)
     head = list(first_rows(rest))
     rows = chain(head, rest)
-    return _named(rows, wanted, head, filled) if wanted else _alike(rows, head, filled)
+    return _select_columns(rows, wanted, head, filled) if wanted else _alike(rows, head, filled)
 
 
 def first_rows(rows: Iterator[Row]) -> Iterator[Row]:
@@ -46,17 +46,19 @@ def first_rows(rows: Iterator[Row]) -> Iterator[Row]:
             return
 
 
-def _named(
+def _select_columns(
     rows: Iterable[Row], wanted: Mapping[str, str], head: Sequence[Row], filled: Counter[str]
 ) -> Iterator[Row]:
     pairs = list(wanted.items())
-    there = {name for name in wanted.values() if any(_reach(row.values, name) is not _ABSENT for row in head)}
+    there = {
+        name for name in wanted.values() if any(_look_up(row.values, name) is not _ABSENT for row in head)
+    }
     for row in rows:
         values = row.values
         try:
             row.values = {ours: values[theirs] for ours, theirs in pairs}
         except KeyError:
-            row.values = {ours: _reach(values, theirs) for ours, theirs in pairs}
+            row.values = {ours: _look_up(values, theirs) for ours, theirs in pairs}
             for ours, theirs in pairs:
                 if row.values[ours] is _ABSENT:
                     _expect(row, theirs, values, there)
@@ -65,7 +67,7 @@ def _named(
         yield row
 
 
-def _reach(values: Mapping[str, Any], name: str) -> Any:
+def _look_up(values: Mapping[str, Any], name: str) -> Any:
     value = values.get(name, _ABSENT)
     if value is not _ABSENT:
         return value

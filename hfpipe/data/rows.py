@@ -56,9 +56,9 @@ class Row:
         for name in columns:
             old = self.values[name]
             if isinstance(old, (list, tuple)):
-                self.values[name] = [_rewritten(part, rest) for part in old]
+                self.values[name] = [_replace_text(part, rest) for part in old]
             else:
-                self.values[name] = _rewritten(old, rest)
+                self.values[name] = _replace_text(old, rest)
 
     def digest(self) -> bytes:
         """Return a digest of texts and calls, 16 bytes; it includes lengths, so texts are not confused."""
@@ -74,7 +74,7 @@ class Row:
         return self._digest
 
 
-def _rewritten(old: Any, texts: Iterator[str]) -> Any:
+def _replace_text(old: Any, texts: Iterator[str]) -> Any:
     """Return the value with the next text in place of the old text or message content; null stays null."""
     text = next(texts)
     if isinstance(old, str):
@@ -103,12 +103,12 @@ class SourceRows:
         its last call.
         """
         for split in sorted(self.splits, key=lambda name: name == "train"):
-            rows: Iterable[Row] = self._counted(split, advance)
+            rows: Iterable[Row] = self._count_rows(split, advance)
             for row in rows if limit is None else even_sample(rows, limit, f"{seed} {split}"):
                 row.split = split
                 yield row
 
-    def _counted(self, split: str | None, advance: Callable[[int], None]) -> Iterator[Row]:
+    def _count_rows(self, split: str | None, advance: Callable[[int], None]) -> Iterator[Row]:
         number = 0
         for number, row in enumerate(self.splits[split], 1):
             if number % STEP == 0:

@@ -43,7 +43,7 @@ class Spans:
             answers = read_answers(value)
         except DataError as error:
             raise DataError(f"{row.place}: {column!r} {error}") from None
-        row.values[column] = _written(iter(answers), value)
+        row.values[column] = _write_answers(iter(answers), value)
         if _as_json(row.values[column]) != _as_json(value):  # in Python, 12.0 equals 12
             self.changed[f"{column}: {START} read as whole numbers"] += 1
         text = row.values[self.contexts[column]]
@@ -61,10 +61,10 @@ class Spans:
             if not isinstance(text, str) or value is None:
                 continue
             passes = edit.trace(text)
-            answers = [_moved(answer, text, passes) for answer in read_answers(value)]
+            answers = [_move_answer(answer, text, passes) for answer in read_answers(value)]
             if None in answers:
                 return False
-            moved[column] = _written((answer for answer in answers if answer is not None), value)
+            moved[column] = _write_answers((answer for answer in answers if answer is not None), value)
         row.values |= moved
         return True
 
@@ -73,12 +73,12 @@ class Spans:
         return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
 
 
-def _written(answers: Iterator[Answer], old: Any) -> Any:
+def _write_answers(answers: Iterator[Answer], old: Any) -> Any:
     """Return answers in their original format, with its other keys unchanged."""
     if isinstance(old, str):
         return next(answers).text
     if not isinstance(old, Mapping):
-        return [_written(answers, one) for one in old]
+        return [_write_answers(answers, one) for one in old]
     if isinstance(old["text"], str):
         found = next(answers)
         return {**old, "text": found.text} | ({START: found.start} if START in old else {})
@@ -87,7 +87,7 @@ def _written(answers: Iterator[Answer], old: Any) -> Any:
     return {**old, **texts} | ({START: [answer.start for answer in several]} if START in old else {})
 
 
-def _moved(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
+def _move_answer(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
     """Return an answer in the edited text, None if the edit destroyed it.
 
     An answer that the text does not contain is not changed, nor is the position of an empty answer.
@@ -115,7 +115,7 @@ def find_spans(head: Sequence[Row], texts: Sequence[str]) -> Spans:
     for column in head[0].values:
         values = [row.values[column] for row in head if row.values[column] is not None]
         if column not in texts and 2 * sum(map(_has_starts, values)) > len(values):
-            held = {name: sum(_holds(row, column, name) for row in head) for name in texts}
+            held = {name: sum(_contains_answer(row, column, name) for row in head) for name in texts}
             best = max(held, key=lambda name: (name == "context", held[name]))
             contexts[column] = best
     return Spans(contexts)
@@ -126,7 +126,7 @@ def _has_starts(value: Any) -> bool:
     return any(isinstance(one, Mapping) and one.keys() >= {"text", START} for one in each)
 
 
-def _holds(row: Row, column: str, name: str) -> bool:
+def _contains_answer(row: Row, column: str, name: str) -> bool:
     text = row.values[name]
     try:
         answers = read_answers(row.values[column])

@@ -50,7 +50,7 @@ class RowIds:
         """Return the id of a row. Raises DataError when its `id` is missing or repeated."""
         if "id" in row.values:
             self.own = True
-            return self._own(row, row.values["id"])
+            return self._own_split(row, row.values["id"])
         digest = row.digest()
         if digest not in self._seen:
             self._seen.add(digest)
@@ -58,7 +58,7 @@ class RowIds:
         self._repeats[digest] = self._repeats.get(digest, 1) + 1
         return f"{digest.hex()}-{self._repeats[digest]}"
 
-    def _own(self, row: Row, value: Any) -> str:
+    def _own_split(self, row: Row, value: Any) -> str:
         if value is None:
             raise DataError(f"{row.place}: the `id` is null; fill it in, or leave it out with `columns`")
         name = str(value)

@@ -96,7 +96,7 @@ def _infer(values: list[Any], name: str, rows: Sequence[Row]) -> pa.DataType:
     except UNFIT:
         kind = _unsigned(values)
         if kind is None:
-            raise _misfit(rows, name, None) from None
+            raise _misfit_error(rows, name, None) from None
     return pa.string() if pa.types.is_null(kind) else kind
 
 
@@ -107,7 +107,7 @@ def _unsigned(values: list[Any]) -> pa.DataType | None:
     return pa.uint64() if whole else None
 
 
-def _misfit(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataError:
+def _misfit_error(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> DataError:
     """Return the error for the row whose value does not have the column's type, or the most frequent type."""
     kind = kind or _usual_type([row.values[name] for row in rows])
     for row in rows:
@@ -266,7 +266,7 @@ def _array(rows: Sequence[Row], name: str, kind: pa.DataType) -> pa.Array:
     try:
         array = pa.array(values, kind)
     except UNFIT:
-        raise _misfit(rows, name, kind) from None
+        raise _misfit_error(rows, name, kind) from None
     if pa.types.is_nested(kind):
         for row, value in zip(rows, values, strict=True):
             if not keeps_keys(value, kind):

@@ -66,10 +66,10 @@ class Replayed:
             yield f"{where}: the {crash.what} was {crash.value}, and everything is finite when computed again"
         else:
             yield f"{where}: {self.what}"
-            yield from self._causes()
+            yield from self._list_causes()
             yield from self._examples()
 
-    def _causes(self) -> Iterator[str]:
+    def _list_causes(self) -> Iterator[str]:
         if self.module is not None:
             yield f"first module whose output is not finite: {self.module or 'the whole model'}"
         if self.weight is not None:
@@ -159,7 +159,7 @@ class _Replay:
 
         self.crash = crash
         self.random = load_file(folder / RANDOM)
-        parts = _parts(folder, crash, stage)
+        parts = _load_parts(folder, crash, stage)
         self.examples = parts.train
         self.trainer = _trainer(parts, crash, stage, scratch)
         self.targets = torch.tensor(crash.targets, device=self.trainer.args.device)
@@ -172,7 +172,7 @@ class _Replay:
         with self.trainer.fast_kernels():
             for start in range(0, number, self.crash.micro):
                 rows = range(start, min(start + self.crash.micro, number))
-                if found := self._probe(rows, states):
+                if found := self._probe_rows(rows, states):
                     return self._explain(rows, states, found)
                 states = read_random_states()
         return Replayed(self.crash)
@@ -180,8 +180,8 @@ class _Replay:
     def _explain(self, rows: range, states: Mapping[str, Tensor], exact: NotFinite) -> Replayed:
         """Return what is not finite in a micro-batch, and which of its examples produce it alone."""
         self.trainer.apply_head_in_model()
-        found = self._probe(rows, states) or exact
-        alone = [row for row in rows if self._probe(range(row, row + 1), states)]
+        found = self._probe_rows(rows, states) or exact
+        alone = [row for row in rows if self._probe_rows(range(row, row + 1), states)]
         what = f"the loss is {found.loss}" if found.loss is not None else "the gradient norm is not finite"
         return Replayed(
             self.crash,
@@ -194,7 +194,7 @@ class _Replay:
             compared=len(rows),
         )
 
-    def _probe(self, rows: range, states: Mapping[str, Tensor]) -> NotFinite:
+    def _probe_rows(self, rows: range, states: Mapping[str, Tensor]) -> NotFinite:
         from hfpipe.training.crashes.probe import probe_batches
         from hfpipe.training.crashes.random_states import restore_random_states
 
@@ -213,7 +213,7 @@ class _Replay:
         return next((name for name, weight in own if not weight.isfinite().all()), None)
 
 
-def _parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Training:
+def _load_parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Training:
     """Return the model and the examples that a crash folder holds."""
     import datasets
 
@@ -247,14 +247,14 @@ def _training_loss(crash: Crash, task: TaskConfig) -> TrainingLoss | None:
     if loss is None:
         return None
     if isinstance(loss, CrashDistillation):
-        targets = _by_index(crash, loss.soft_targets)
+        targets = _spread_by_index(crash, loss.soft_targets)
         return DistillationLoss(task.runtime().objective, targets, loss.temperature, loss.weight)
-    rows = _by_index(crash, loss.row_weights) if loss.row_weights is not None else None
+    rows = _spread_by_index(crash, loss.row_weights) if loss.row_weights is not None else None
     classes = torch.tensor(loss.class_weights) if loss.class_weights is not None else None
     return WeightedLoss(classes, loss.focal, rows)
 
 
-def _by_index(crash: Crash, values: Sequence[Any]) -> np.ndarray:
+def _spread_by_index(crash: Crash, values: Sequence[Any]) -> np.ndarray:
     """Return values of the examples of a step where their indices are, float32; 0 elsewhere."""
     import numpy as np
 

@@ -33,7 +33,7 @@ def shrink_config(config: PretrainedConfig, auto_class: str) -> PretrainedConfig
 
     Numbers that are smaller stay. Raises StageError when not even fewer layers give a model.
     """
-    for shrunk in (_narrow(_shallow(config)), _shallow(config), deepcopy(config)):
+    for shrunk in (_reduce_width(_reduce_layers(config)), _reduce_layers(config), deepcopy(config)):
         if _can_be_built(shrunk, auto_class):
             return shrunk
     raise StageError(f"model: {config.model_type} cannot be built for this task")
@@ -48,7 +48,7 @@ def drop_nothing(config: PretrainedConfig) -> PretrainedConfig:
     return found
 
 
-def _shallow(config: PretrainedConfig) -> PretrainedConfig:
+def _reduce_layers(config: PretrainedConfig) -> PretrainedConfig:
     found = deepcopy(config)
     depths = set()
     for name in _LAYERS:
@@ -62,7 +62,7 @@ def _shallow(config: PretrainedConfig) -> PretrainedConfig:
     return found
 
 
-def _narrow(config: PretrainedConfig) -> PretrainedConfig:
+def _reduce_width(config: PretrainedConfig) -> PretrainedConfig:
     found = deepcopy(config)
     if getattr(found, "hidden_size", HIDDEN) <= HIDDEN:
         return found

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hfpipe.distributed.world import world_size
+
 USED = "ACCELERATE_USE_PARALLELISM_CONFIG"
 PREFIX = "PARALLELISM_CONFIG_"
 
@@ -75,7 +77,7 @@ class Split:
 
 def process_layout(environ: Mapping[str, str] = os.environ) -> ProcessLayout:
     """Return the layout that a launcher set for this process."""
-    world = int(environ.get("WORLD_SIZE", "1"))
+    world = world_size(environ)
     if world == 1 or environ.get(USED, "").lower() != "true":
         return ProcessLayout(world)
 

@@ -46,7 +46,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, folder: Path) -> None
     for number, state in found["state"].items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameters[number].shape:
-                state[name] = _part(value, parameters[number])
+                state[name] = _own_part(value, parameters[number])
     optimizer.load_state_dict(found)
 
 
@@ -63,7 +63,7 @@ def load_weights(model: Any, folder: Path) -> None:
         raise StageError(f"{folder}: holds no weights; delete the folder to begin again")
     names = _saved_names(model)
     for name in names.keys() & whole.keys():
-        _local(names[name]).copy_(_local(_part(whole[name], names[name])))
+        _local(names[name]).copy_(_local(_own_part(whole[name], names[name])))
     given = {_local(names[name]).data_ptr() for name in names.keys() & whole.keys()}
     tied_or_given = {name for name, kept in names.items() if _local(kept).data_ptr() in given}
     unsaved = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
@@ -87,7 +87,7 @@ def _saved_names(model: Any) -> dict[str, torch.Tensor]:
     return get_peft_model_state_dict(model)
 
 
-def _part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _own_part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return the part of a whole tensor that this process holds of another."""
     if not isinstance(like, DTensor):
         return whole

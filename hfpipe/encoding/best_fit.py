@@ -36,20 +36,20 @@ def pack_best_fit(
         rows, truncated = rows + batch.rows, truncated + batch.truncated
         tokens += len(documents.values)
         if tokens >= window:
-            yield Batch({"input_ids": _laid_out(held, length, shared, opening)}, rows, truncated)
+            yield Batch({"input_ids": _lay_out(held, length, shared, opening)}, rows, truncated)
             held, rows, truncated, tokens = [], 0, 0, 0
     if held:
-        yield Batch({"input_ids": _laid_out(held, length, shared, opening)}, rows, truncated)
+        yield Batch({"input_ids": _lay_out(held, length, shared, opening)}, rows, truncated)
 
 
-def _laid_out(held: Sequence[Ragged], length: int, shared: int, opening: Sequence[int]) -> Ragged:
+def _lay_out(held: Sequence[Ragged], length: int, shared: int, opening: Sequence[int]) -> Ragged:
     first = np.array(opening, dtype=np.int32)
     documents = [document for part in held for document in part if len(document)]
     whole = [document for document in documents if len(first) + len(document) <= length]
     examples = _Examples(length)
     for document in documents:
         if len(first) + len(document) > length:
-            for part in _parts(np.concatenate([first, document]), length, shared):
+            for part in _split_document(np.concatenate([first, document]), length, shared):
                 examples.open([part])
     for number in sorted(range(len(whole)), key=lambda number: -len(whole[number])):
         if not examples.add(whole[number]):
@@ -57,7 +57,7 @@ def _laid_out(held: Sequence[Ragged], length: int, shared: int, opening: Sequenc
     return Ragged.from_rows(np.concatenate(parts) for parts in examples.parts)
 
 
-def _parts(ids: np.ndarray, length: int, shared: int) -> Iterator[np.ndarray]:
+def _split_document(ids: np.ndarray, length: int, shared: int) -> Iterator[np.ndarray]:
     """Yield the parts of a document that is longer than an example."""
     for start in range(0, len(ids) - shared, length - shared):
         yield ids[start : start + length]
@@ -76,7 +76,7 @@ class _Examples:
     def open(self, parts: list[np.ndarray]) -> None:
         """Begin a new example with these parts."""
         self.parts.append(parts)
-        self._keep(len(self.parts) - 1, self._length - sum(map(len, parts)))
+        self._note_room(len(self.parts) - 1, self._length - sum(map(len, parts)))
 
     def add(self, document: np.ndarray) -> bool:
         """Add a document to the example with the least room for it; return whether there is one."""
@@ -88,9 +88,9 @@ class _Examples:
         if not self._with_room[room]:
             self._rooms ^= 1 << room
         self.parts[number].append(document)
-        self._keep(number, room - len(document))
+        self._note_room(number, room - len(document))
         return True
 
-    def _keep(self, number: int, room: int) -> None:
+    def _note_room(self, number: int, room: int) -> None:
         self._with_room[room].append(number)
         self._rooms |= 1 << room

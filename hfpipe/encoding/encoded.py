@@ -128,7 +128,7 @@ def encode(
         made = encoder.encode if laid_end_to_end or not config.packed else encoder.encode_windows
         name = name or partial(name_row, rows)
         number, state = shards.resume()
-        read = _checked(batches_of(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
+        read = _check_batches(batches_of(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
         batches = _encoded(made, prefetch(read), name, tokenizer, facts, advance)
         advance(state.rows)
         if laid_end_to_end and config.best_fit:
@@ -140,15 +140,15 @@ def encode(
         raise StageError(
             f"{path.stem}: no example is left after encoding {len(rows)} rows; look at the data set's ledger"
         )
-    return Examples(_open(shards.files()), rows), ledger
+    return Examples(_open_files(shards.files()), rows), ledger
 
 
-def _open(files: Sequence[Path]) -> datasets.Dataset:
+def _open_files(files: Sequence[Path]) -> datasets.Dataset:
     parts = [datasets.Dataset.from_file(str(file)) for file in files]
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _checked(
+def _check_batches(
     batches: Iterator[tuple[range, Rows]], config: TaskConfig, facts: DataFacts, name: Callable[[int], str]
 ) -> Iterator[tuple[range, Rows]]:
     """Yield the batches after checking that their rows have all required values."""
@@ -159,12 +159,12 @@ def _checked(
                 continue  # the usual case
             for position, value in zip(positions, batch[column], strict=True):
                 missing = value is None and column in config.optional
-                if not missing and not _fits(value, kind, classes):
-                    raise _misfit(name(position), column, value, TOLD[facts.columns[column]])
+                if not missing and not _is_present(value, kind, classes):
+                    raise _misfit_error(name(position), column, value, TOLD[facts.columns[column]])
         yield positions, batch
 
 
-def _misfit(place: str, column: str, value: Any, what: str) -> DataError:
+def _misfit_error(place: str, column: str, value: Any, what: str) -> DataError:
     if value is None:
         return DataError(
             f"{place}: {column!r} is null where {what} belongs; fill it in, or drop such rows in the dataset "
@@ -175,7 +175,7 @@ def _misfit(place: str, column: str, value: Any, what: str) -> DataError:
     )
 
 
-def _fits(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
+def _is_present(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
     """Return whether a value is present; a data set may contain null, and -1 for an unknown class."""
     if kind not in TOLD:
         return True

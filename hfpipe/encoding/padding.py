@@ -82,10 +82,10 @@ class Collator:
         if "attention_mask" in batch and (causal or bool(batch["attention_mask"].all())):
             del batch["attention_mask"]
         if self.task.config.best_fit and "attention_mask" not in batch:
-            batch = self._filled(batch)
+            batch = self._pad_to_length(batch)
         return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
 
-    def _filled(self, batch: Batch) -> Batch:
+    def _pad_to_length(self, batch: Batch) -> Batch:
         """Return a batch padded to the task's length, even if its longest example is shorter."""
         rows, longest = batch["input_ids"].shape
         missing = (0, self.task.config.length - longest)

@@ -22,7 +22,7 @@ def batches_of(rows: datasets.Dataset, size: int, start: int = 0) -> Iterator[tu
     memory of the process until they are evicted.
     """
     files = _whole_files(rows)
-    tables = _mapped(rows, size, start) if files is None else _read(files, size, start)
+    tables = _iterate_mapped(rows, size, start) if files is None else _read_tables(files, size, start)
     for table in tables:
         positions = range(start, start + len(table))
         batch = datasets.Dataset(table, rows.info, fingerprint="batch")  # avoids hashing the table
@@ -49,13 +49,13 @@ def _is_file(table: Table) -> bool:
     )
 
 
-def _mapped(rows: datasets.Dataset, size: int, start: int) -> Iterator[pa.Table]:
+def _iterate_mapped(rows: datasets.Dataset, size: int, start: int) -> Iterator[pa.Table]:
     plain = rows.with_format("arrow")
     for first in range(start, len(rows), size):
         yield plain[first : first + size]
 
 
-def _read(files: Sequence[str], size: int, start: int) -> Iterator[pa.Table]:
+def _read_tables(files: Sequence[str], size: int, start: int) -> Iterator[pa.Table]:
     """Yield the rows from `start` on in tables of `size` rows, whatever the sizes of the record batches."""
     waiting: list[pa.RecordBatch] = []
     count = 0

@@ -125,12 +125,12 @@ class StepBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         for step in self._steps(self.epoch):
-            yield from self._parts(step, self.epoch)
+            yield from self._split_step(step, self.epoch)
 
     def of_step(self, number: int) -> list[list[Key]]:
         """Return the forward passes of one optimizer step, counted from 0 over all epochs."""
         epoch, position = divmod(number, -(-len(self.lengths) // self.shares.total))
-        return list(self._parts(self._steps(epoch)[position], epoch))
+        return list(self._split_step(self._steps(epoch)[position], epoch))
 
     def _steps(self, epoch: int) -> np.ndarray:
         """Return the examples of an epoch: int64 (steps, accumulation, processes, examples)."""
@@ -138,7 +138,7 @@ class StepBatches(Sampler[list[Key]]):
         steps = order(self.lengths, shares.total, self.seed, epoch, grouped=self.grouped)
         return steps.reshape(-1, shares.accumulation, shares.world, shares.micro)
 
-    def _parts(self, step: np.ndarray, epoch: int) -> Iterator[list[Key]]:
+    def _split_step(self, step: np.ndarray, epoch: int) -> Iterator[list[Key]]:
         for part in step[:, self.rank]:
             yield [(epoch, index) for index in part.tolist()]
 

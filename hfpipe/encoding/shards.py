@@ -105,7 +105,7 @@ class Shards:
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._ledger_file.unlink(missing_ok=True)
-        for left_over in self._from(number):
+        for left_over in self._shards_from(number):
             left_over.unlink()
         while self._write_one(batches, self._file(number), state):
             file = self._file(number)
@@ -196,7 +196,7 @@ class Shards:
     def _file(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.stem}-{number:05}.arrow")
 
-    def _from(self, number: int) -> Iterator[Path]:
+    def _shards_from(self, number: int) -> Iterator[Path]:
         """Yield the shards from a number on, and their states."""
         for path in self._path.parent.glob(f"{self._path.stem}-*"):
             found = re.fullmatch(r"-([0-9]{5,})\.(arrow|json)", path.name.removeprefix(self._path.stem))
@@ -255,7 +255,7 @@ def _schema(file: Path) -> pa.Schema:
 
 def _table(columns: dict[str, Any]) -> pa.Table:
     table = pa.table({name: _array(column, TYPES.get(name)) for name, column in columns.items()})
-    return table.cast(pa.schema([field.with_type(_told(field.type)) for field in table.schema]))
+    return table.cast(pa.schema([field.with_type(_certain_type(field.type)) for field in table.schema]))
 
 
 def _array(column: Any, kind: pa.DataType | None) -> pa.Array:
@@ -268,8 +268,8 @@ def _array(column: Any, kind: pa.DataType | None) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(column.offsets, pa.int32()), values)
 
 
-def _told(kind: pa.DataType) -> pa.DataType:
+def _certain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of a column whose lists may all be empty in one batch but not in another."""
     if pa.types.is_list(kind):
-        return pa.list_(_told(kind.value_type))
+        return pa.list_(_certain_type(kind.value_type))
     return pa.int64() if pa.types.is_null(kind) else kind

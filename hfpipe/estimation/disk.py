@@ -131,10 +131,10 @@ def _files(stage: Dataset, base: Path) -> Iterator[Path]:
     """Yield the local files that a data set is made of."""
     for _, place in collect(stage, Place):
         path = locate_place(place, base, {}) if place.stage is None else None
-        yield from _within(path) if path is not None else ()
+        yield from _list_files(path) if path is not None else ()
     for _, pattern in collect(stage, Glob):
         for path in matches(pattern, base):
-            yield from _within(path)
+            yield from _list_files(path)
 
 
 def disk_of_evaluation(stage: Evaluate, known: Known) -> DiskUse | None:
@@ -149,8 +149,8 @@ def disk_of_evaluation(stage: Evaluate, known: Known) -> DiskUse | None:
 
 def bytes_on_disk(folders: Iterable[Path]) -> int:
     """Return the size of all files in some folders."""
-    return sum(path.stat().st_size for folder in folders for path in _within(folder))
+    return sum(path.stat().st_size for folder in folders for path in _list_files(folder))
 
 
-def _within(path: Path) -> Iterator[Path]:
+def _list_files(path: Path) -> Iterator[Path]:
     yield from [path] if path.is_file() else (each for each in path.rglob("*") if each.is_file())

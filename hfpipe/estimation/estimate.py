@@ -95,7 +95,7 @@ def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split,
         if isinstance(step.stage, (Pretrain, Finetune)):
             _Training(step, step.stage, known, size, layout, split, sampled=sampled).fill()
         else:
-            size.amounts.update(_plain(step, known))
+            size.amounts.update(_known_amounts(step, known))
             size.disk = _disk(step, known)
     except HfpipeError as error:
         size.notes.append(str(error))
@@ -109,7 +109,7 @@ def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split,
     return size
 
 
-def _plain(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
+def _known_amounts(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
     """Yield the known amounts of a stage that trains no model."""
     stage = step.stage
     if isinstance(stage, Evaluate):
@@ -192,7 +192,7 @@ class _Training:
         from hfpipe.training.cost import Encoded, encode_sample
 
         made = self.step.folder / ".work" / "encoded" / "train.json"
-        ledger = read_report(self.step.folder).ledger.get("train") if self.step.done else _read(made)
+        ledger = read_report(self.step.folder).ledger.get("train") if self.step.done else _read_json(made)
         if ledger:
             return Encoded(ledger["examples"], ledger["tokens"], estimated=False)
         if not self._sampled:
@@ -216,12 +216,12 @@ class _Training:
         total = shares_of(training).total
         if encoded is not None:
             steps = steps_of(training, encoded.examples, encoded.tokens, total)
-        elif training.get("max_steps", -1) > 0 or (_says_how_long(training) and task.packed):
+        elif training.get("max_steps", -1) > 0 or (_has_fixed_length(training) and task.packed):
             steps = steps_of(training, 1, task.length, total)  # examples of a packed task have no padding
         else:
             return None
         if steps is None:
-            steps = _read(self.step.folder / ".work" / "steps.json") or None
+            steps = _read_json(self.step.folder / ".work" / "steps.json") or None
         if steps is None:
             self.size.notes.append(
                 f"steps: as many as fit into {training['budget']}, measured when it starts"
@@ -291,7 +291,7 @@ class _Training:
         learned = shape.trained * FLOAT
         weights = learned if adapter is not None and not adapter.merge else shape.parameters * FLOAT
         state = optimizer_state(shape, training.get("optim")) or 0
-        saves = _saves(training, steps)
+        saves = _count_checkpoints(training, steps)
         limit = training["save_total_limit"]
         checkpoints = (saves if limit is None else min(saves, limit + 1)) * (learned + state)
         self._add("checkpoints", checkpoints, estimated=estimated, memory=True)
@@ -301,7 +301,7 @@ class _Training:
             self.size.disk = DiskUse(peak=weights + checkpoints + ids, kept=weights)
 
 
-def _saves(training: Mapping[str, Any], steps: int | None) -> int:
+def _count_checkpoints(training: Mapping[str, Any], steps: int | None) -> int:
     """Return how many checkpoints a training writes, including the final one."""
     if training["save_strategy"] == "no":
         return 0
@@ -313,14 +313,14 @@ def _saves(training: Mapping[str, Any], steps: int | None) -> int:
     return math.ceil((steps or every) / every)
 
 
-def _says_how_long(training: Mapping[str, Any]) -> bool:
+def _has_fixed_length(training: Mapping[str, Any]) -> bool:
     """Return whether the length of a training is independent of the amount of data."""
     if "budget" in training:
         return budget.parse_budget(training["budget"]).epochs is None
     return bool(training.get("max_steps", -1) > 0)
 
 
-def _read(file: Path) -> Any:
+def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

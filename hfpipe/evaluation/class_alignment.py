@@ -76,13 +76,13 @@ def align(data: DataFacts, systems: Sequence[AlignedSystem], labels: Mapping[str
     model, *others = systems
     names, ids, outputs = dict(data.labels), {}, {}
     for column, classes in _classes(model.known, data):
-        wanted = _rename(classes, labels)
+        wanted = _rename_classes(classes, labels)
         mine = data.labels[column]
         if mine != wanted:
             names[column] = wanted
             ids[column] = [wanted.index(name) for name in mine]
         for other in others:
-            theirs = _rename(other.known.labels.get(column, wanted), labels)
+            theirs = _rename_classes(other.known.labels.get(column, wanted), labels)
             if other.headed and theirs != wanted:
                 outputs[other.name] = [theirs.index(name) if name in theirs else -1 for name in wanted]
     return Alignment(data.model_copy(update={"labels": names}), ids, outputs)
@@ -103,9 +103,11 @@ def alignment_problems(
             if kind in KINDS and there in KINDS and there != kind:
                 yield Problem(_other_kind(system, column, kind, there, place, data))
         for column, classes in _classes(system.known, data):
-            yield from _missing_classes(system, _rename(classes, labels), column, data.labels[column], place)
-            wanted = _rename(model.known.labels.get(column, classes), labels)
-            extra = [name for name in _rename(classes, labels) if name not in wanted]
+            yield from _missing_classes(
+                system, _rename_classes(classes, labels), column, data.labels[column], place
+            )
+            wanted = _rename_classes(model.known.labels.get(column, classes), labels)
+            extra = [name for name in _rename_classes(classes, labels) if name not in wanted]
             if extra:
                 yield Problem(
                     f"the baseline {system.name} has the classes {_list_names(extra)}, and {model.name} only "
@@ -122,7 +124,7 @@ def _mapping_problems(systems: Sequence[AlignedSystem], labels: Mapping[str, str
             yield Problem(f"labels: no class is called {key!r}; {has}", ("labels", key))
     for system in systems:
         for names in system.known.labels.values():
-            new = _rename(names, labels)
+            new = _rename_classes(names, labels)
             twice = sorted({name for name in new if new.count(name) > 1})
             if twice:
                 yield Problem(
@@ -177,7 +179,7 @@ def _classes(known: DataFacts, data: DataFacts) -> Iterator[tuple[str, list[str]
             yield column, names
 
 
-def _rename(names: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+def _rename_classes(names: Sequence[str], labels: Mapping[str, str]) -> list[str]:
     return [labels.get(name, name) for name in names]
 
 

@@ -49,14 +49,14 @@ class DatasetMetrics:
         left_out = [
             f"{series.name} has no value: {why.get(series.name, 'it is not defined on these rows')}"
             for series in mine
-            if not _known(series)
+            if not _is_defined(series)
         ]
         theirs = {}
         for name, files in baselines.items():
             failed: list[StageError] = []
             theirs[name] = {series.name: series for series in self._system(files, failed)}
             left_out += [f"{name} is not compared: {error}" for error in failed]
-        return [_beside(series, theirs) for series in mine if _known(series)], left_out
+        return [_score_with_baselines(series, theirs) for series in mine if _is_defined(series)], left_out
 
     def _system(self, files: Mapping[str, Path], failed: list[StageError] | None = None) -> Iterable[Series]:
         """Return every score of a system, the mean over its trainings where there are several."""
@@ -84,11 +84,13 @@ class DatasetMetrics:
                 failed.append(error)
 
 
-def _known(series: Series) -> bool:
+def _is_defined(series: Series) -> bool:
     return bool(np.isfinite(series.values[0]) and np.isfinite(series.values[1:]).any())
 
 
-def _beside(series: Series, systems: Mapping[str, Mapping[str, Series]]) -> Score:
+def _score_with_baselines(series: Series, systems: Mapping[str, Mapping[str, Series]]) -> Score:
     """Return the score with what each baseline has of it."""
     others = {name: found[series.name] for name, found in systems.items() if series.name in found}
-    return score_with_comparisons(series, {name: other for name, other in others.items() if _known(other)})
+    return score_with_comparisons(
+        series, {name: other for name, other in others.items() if _is_defined(other)}
+    )

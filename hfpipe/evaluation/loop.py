@@ -93,8 +93,8 @@ def score(
             if keep is not None:
                 keep(positions, columns)
             advance(passed)
-    total = tally.merged([_summed(array, accelerator) for array in tally.arrays()])
-    everywhere = int(_summed(np.array([counted]), accelerator)[0])
+    total = tally.merged([_sum_over_processes(array, accelerator) for array in tally.arrays()])
+    everywhere = int(_sum_over_processes(np.array([counted]), accelerator)[0])
     there = len(np.unique(examples.rows))
     if everywhere != there:
         raise StageError(f"{everywhere} rows were counted of {there}; this is a fault of hfpipe")
@@ -166,7 +166,7 @@ def _array(column: torch.Tensor | list[Any]) -> np.ndarray:
     return column.cpu().numpy() if isinstance(column, torch.Tensor) else objects(column)
 
 
-def _summed(array: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+def _sum_over_processes(array: np.ndarray, accelerator: Accelerator) -> np.ndarray:
     if not array.size:
         return array
     tensor = torch.from_numpy(array).to(accelerator.device)

@@ -72,12 +72,12 @@ class Predictions:
     def add(self, ids: Sequence[str], positions: np.ndarray, columns: Mapping[str, Any]) -> None:
         """Append rows: ids, positions in the split (column `row`), one value or list of values each."""
         made = {"id": ids, "row": positions, **columns}
-        for name, values in {**made, **self._read(positions, made)}.items():
+        for name, values in {**made, **self._read_inputs(positions, made)}.items():
             self._waiting.setdefault(name, []).extend(values)
         if len(self._waiting["row"]) >= self._enough:
             self._write()
 
-    def _read(self, positions: np.ndarray, made: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def _read_inputs(self, positions: np.ndarray, made: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Return the inputs of some rows under names that no prediction has."""
         if self._inputs is None:
             return {}
@@ -93,7 +93,7 @@ class Predictions:
         waiting = self._waiting.items()
         table = pa.table({name: pa.array(values, self._types.get(name)) for name, values in waiting})
         if self._writer is None:
-            if not last and not all(_known(kind) for kind in table.schema.types):
+            if not last and not all(_is_certain(kind) for kind in table.schema.types):
                 self._enough *= 2  # rows to come may tell
                 return
             self._writer = pq.ParquetWriter(self._path, table.schema.with_metadata(self._metadata()))
@@ -109,9 +109,9 @@ class Predictions:
             self._writer.close()
 
 
-def _known(kind: pa.DataType) -> bool:
+def _is_certain(kind: pa.DataType) -> bool:
     """Tell whether there was a value to tell a column's type by, not only missing ones or empty lists."""
-    return _known(kind.value_type) if pa.types.is_list(kind) else not pa.types.is_null(kind)
+    return _is_certain(kind.value_type) if pa.types.is_list(kind) else not pa.types.is_null(kind)
 
 
 def write_joined(parts: Sequence[Path], path: Path) -> None:

@@ -57,7 +57,7 @@ def compute_soft_targets(
         auto_class = task.config.auto_class
         model = load_model(auto_class, where, 0, whole=True, trust_remote_code=trust)
         set_pad_token_id(model, tokenizer)
-        order = _order(place, model, task, facts)
+        order = _order_of_outputs(place, model, task, facts)
         logits = np.empty((len(rows), len(order)), np.float32)
         with TemporaryDirectory(dir=folder) as scratch:
             path = Path(scratch) / "teacher.arrow"
@@ -76,7 +76,7 @@ def compute_soft_targets(
     return mean
 
 
-def _order(place: Place, model: PreTrainedModel, task: TaskRuntime, facts: DataFacts) -> list[int]:
+def _order_of_outputs(place: Place, model: PreTrainedModel, task: TaskRuntime, facts: DataFacts) -> list[int]:
     """Return the output of a teacher for each class of the data."""
     mine = facts.labels[task.config.weighted_column or ""]
     theirs = class_names_of(model.config)

@@ -45,8 +45,8 @@ def measure_speed(
                     return
 
     with torch.inference_mode():
-        batches = [*timed(_spread(batch_rows(examples.rows, examples.lengths, batch_size)))]
-        singles = [*timed(_spread(batch_rows(examples.rows, examples.lengths, 1)))]
+        batches = [*timed(_spread_lengths(batch_rows(examples.rows, examples.lengths, batch_size)))]
+        singles = [*timed(_spread_lengths(batch_rows(examples.rows, examples.lengths, 1)))]
     milliseconds = 1000 * np.array([each for _, each in singles])
     return {
         "rows_per_second": sum(rows for rows, _ in batches) / sum(each for _, each in batches),
@@ -55,7 +55,7 @@ def measure_speed(
     }
 
 
-def _spread(groups: list[np.ndarray]) -> list[np.ndarray]:
+def _spread_lengths(groups: list[np.ndarray]) -> list[np.ndarray]:
     """Return the groups, which are ordered by length, so that the first of them have all lengths."""
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(groups))
     return [groups[number] for number in order]

@@ -124,7 +124,7 @@ class Predictor:
         with TemporaryDirectory() as folder:
             examples, ledger = self._encoded(chunk, Path(folder))
             examples.first = before
-            found = dict(self._said(examples))
+            found = dict(self._predict_rows(examples))
         if len(found) < len(chunk):
             raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows have no input for the model")
         return [found[number] for number in range(len(chunk))], ledger
@@ -136,7 +136,7 @@ class Predictor:
         others = [name for name in task.config.columns if name not in given]
         return given | {name: task.encoder.placeholder(name, given, facts) for name in others}
 
-    def _said(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    def _predict_rows(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """Yield each row's position and prediction; None if the model's outputs for it contain NaN."""
         reading = self.reading
         with torch.inference_mode():

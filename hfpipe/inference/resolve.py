@@ -58,7 +58,7 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     RecipeError when there is no such model or its task is unknown, DataError when its folder contains a pipe
     or device, and StageError when the folder of a stage is damaged.
     """
-    place, trusted, by_recipe = _place(target, runs)
+    place, trusted, by_recipe = _locate_model(target, runs)
     if isinstance(place, Path):
         check_regular(place)
         check_whole(place, Digests())
@@ -77,7 +77,7 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
         raise RecipeError(mistakes(cls, settings, ("task",), error)) from None
 
 
-def _place(target: str, runs: Path) -> tuple[Path | Place, Trusted, bool]:
+def _locate_model(target: str, runs: Path) -> tuple[Path | Place, Trusted, bool]:
     path = Path(target)
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         return path, NOTHING, False

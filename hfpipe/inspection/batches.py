@@ -66,7 +66,7 @@ def show_training(stage: Pretrain | Finetune, ctx: RunContext, split: str, rows:
         settings = with_defaults(stage.training, evaluated=True, early=stage.early_stopping is not None)
         size = settings["per_device_eval_batch_size"]
         batches = _evaluation_batches(found, ctx.seed, size, training=True)
-    return _shown(ctx.name, stage.kind, found, batches, rows)
+    return _show_batches(ctx.name, stage.kind, found, batches, rows)
 
 
 def show_evaluation(stage: Evaluate, ctx: RunContext, rows: int) -> ShownStage:
@@ -75,7 +75,7 @@ def show_evaluation(stage: Evaluate, ctx: RunContext, rows: int) -> ShownStage:
     tokenizer, examples = stage.encode_for(system, setup, ctx, reads_all=True)
     found = EncodedStage(system.task, tokenizer, examples, setup.facts, stage.split, {})
     batches = _evaluation_batches(found, ctx.seed, stage.batch_size, training=False)
-    return _shown(ctx.name, stage.kind, found, batches, rows)
+    return _show_batches(ctx.name, stage.kind, found, batches, rows)
 
 
 def _training_batches(stage: Pretrain | Finetune, found: EncodedStage, seed: int) -> Iterator[ShownBatch]:
@@ -107,7 +107,9 @@ def _evaluation_batches(
         yield ShownBatch(f"batch {number}", reader.batch(found.examples, index), index.tolist())
 
 
-def _shown(name: str, kind: str, found: EncodedStage, batches: Iterator[ShownBatch], rows: int) -> ShownStage:
+def _show_batches(
+    name: str, kind: str, found: EncodedStage, batches: Iterator[ShownBatch], rows: int
+) -> ShownStage:
     task, packed = found.task, found.task.packed and found.split == "train"
     marker = BatchMarker(
         task.auto_class,

@@ -77,38 +77,38 @@ class CleaningTrace:
     def rows(self, choose: Callable[[Row], str]) -> Iterator[ShownRow]:
         """Yield what became of each row; `choose` assigns a row that is kept to its split."""
         texts, ledger = self._opened.texts, self._ledger
-        read = take_texts(self._watched(), texts, ledger)
+        read = take_texts(self._watch_source(), texts, ledger)
         for row in clean(read, texts, self._plan.steps, ledger, self._opened.spans):
             yield from self._take_dropped()
             assert self._waiting is not None
             _, before = self._waiting
             self._waiting = None
             steps = [*(ledger.rows_changed - self._before)]
-            yield self._shown(row, before, "changed" if steps else "kept", choose(row), steps)
+            yield self._show_row(row, before, "changed" if steps else "kept", choose(row), steps)
         yield from self._take_dropped()
 
-    def _watched(self) -> Iterator[Row]:
+    def _watch_source(self) -> Iterator[Row]:
         for row in islice(self._opened.rows, MOST):
-            self._settle()
+            self._settle_last_row()
             self._waiting = row, {name: row.values[name] for name in self._opened.texts}
             self._before = self._ledger.rows_lost + self._ledger.rows_changed
             yield row
-        self._settle()
+        self._settle_last_row()
 
-    def _settle(self) -> None:
+    def _settle_last_row(self) -> None:
         """Note the row before as dropped, unless it has come out of the last step."""
         if self._waiting is None:
             return
         row, before = self._waiting
         self._waiting = None
         steps = [*(self._ledger.rows_lost - self._before)]
-        self._dropped.append(self._shown(row, before, "dropped", row.split or "", steps))
+        self._dropped.append(self._show_row(row, before, "dropped", row.split or "", steps))
 
     def _take_dropped(self) -> list[ShownRow]:
         dropped, self._dropped = self._dropped, []
         return dropped
 
-    def _shown(
+    def _show_row(
         self, row: Row, before: Mapping[str, Any], outcome: Outcome, split: str, steps: list[str]
     ) -> ShownRow:
         columns = [(name, _text(value), _text(row.values[name])) for name, value in before.items()]

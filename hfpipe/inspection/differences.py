@@ -37,7 +37,7 @@ def compare_texts(before: str, after: str) -> tuple[list[TextPart], list[TextPar
             continue
         removed += [TextPart(old, "removed")] if old else []
         added += [TextPart(new, "added")] if new else []
-    return removed + _rest(before), added + _rest(after)
+    return removed + _describe_rest(before), added + _describe_rest(after)
 
 
 def _shorten(text: str) -> str:
@@ -45,6 +45,6 @@ def _shorten(text: str) -> str:
     return text if left_out < AROUND else f"{text[:AROUND]} … {text[-AROUND:]}"
 
 
-def _rest(text: str) -> list[TextPart]:
+def _describe_rest(text: str) -> list[TextPart]:
     more = len(text) - LONGEST
     return [TextPart(f" … ({more:,} more characters)")] if more > 0 else []

@@ -40,10 +40,10 @@ class BatchMarker:
         """Return the tokens of a row of a batch: one sequence, or one for each side or ending."""
         if self.auto_class == "AutoModelForMultipleChoice":
             return [*self._endings(batch, row)]
-        read = self._read(batch["input_ids"][row], _mask(batch)[row])
+        read = self._mark_read(batch["input_ids"][row], _mask(batch)[row])
         labels = batch["labels"]
         if self.auto_class == "AutoModelForSeq2SeqLM":
-            return [ShownSequence("source", read), ShownSequence("target", self._written(labels[row]))]
+            return [ShownSequence("source", read), ShownSequence("target", self._mark_written(labels[row]))]
         if self.auto_class == "AutoModelForQuestionAnswering":
             start, end = labels[row].tolist()
             return [ShownSequence("", _span(read, start, end))]
@@ -82,13 +82,13 @@ class BatchMarker:
             return ", ".join(chosen) or "none"
         return str(labels.tolist())
 
-    def _read(self, ids: torch.Tensor, mask: torch.Tensor) -> list[ShownToken]:
+    def _mark_read(self, ids: torch.Tensor, mask: torch.Tensor) -> list[ShownToken]:
         marks: list[Mark] = ["ignored" if there else "padding" for there in mask.tolist()]
         return [
             ShownToken(text, mark) for text, mark in zip(self.texts.write(ids.tolist()), marks, strict=True)
         ]
 
-    def _written(self, labels: torch.Tensor) -> list[ShownToken]:
+    def _mark_written(self, labels: torch.Tensor) -> list[ShownToken]:
         """Return the tokens that a decoder learns to write; where there is no label, there is padding."""
         from hfpipe.modeling.losses.losses import IGNORED
 
@@ -114,14 +114,14 @@ class BatchMarker:
             ]
         wanted = dict(zip(labels, self.texts.write(max(label, 0) for label in labels), strict=True))
         return [
-            token if label == IGNORED else _learned(token, wanted[label])
+            token if label == IGNORED else _mark_learned(token, wanted[label])
             for token, label in zip(read, labels, strict=True)
         ]
 
     def _endings(self, batch: Batch, row: int) -> Iterator[ShownSequence]:
         count = int(batch["_endings"][row]) if "_endings" in batch else batch["input_ids"].shape[1]
         for number in range(count):
-            read = self._read(batch["input_ids"][row, number], batch["attention_mask"][row, number])
+            read = self._mark_read(batch["input_ids"][row, number], batch["attention_mask"][row, number])
             correct = number == int(batch["labels"][row])
             yield ShownSequence(f"ending {number + 1}" + (" (correct)" if correct else ""), read)
 
@@ -152,7 +152,7 @@ def _mask(batch: Batch) -> torch.Tensor:
     return token_mask(batch)
 
 
-def _learned(token: ShownToken, target: str) -> ShownToken:
+def _mark_learned(token: ShownToken, target: str) -> ShownToken:
     if token.text in ("", target):
         return ShownToken(token.text, "target", "" if token.text else target)
     return ShownToken(token.text, "masked", target)

@@ -61,10 +61,10 @@ def show_stage(
         ctx.work.mkdir(parents=True)
         (ctx.folder / "stage.json").write_text(stage_file(recipe, step).model_dump_json(), encoding="utf-8")
         check_inputs(step.stage, ctx, runs)
-        return _shown(step.stage, ctx, split, rows)
+        return _show_rows(step.stage, ctx, split, rows)
 
 
-def _shown(stage: Stage, ctx: RunContext, split: str | None, rows: int) -> ShownStage:
+def _show_rows(stage: Stage, ctx: RunContext, split: str | None, rows: int) -> ShownStage:
     from hfpipe.inspection import batches, cleaned_rows
 
     if isinstance(stage, Dataset):
@@ -91,7 +91,7 @@ def _check_readable(
     if isinstance(stage, Pretrain | Finetune) and split not in (None, "train", "validation"):
         fix = f"a {stage.kind} stage reads train and validation; write one of them"
         raise RecipeError([Problem(f"--split {split}: {fix}")])
-    missing = [above for above in _read(stage) if not planned[above].done]
+    missing = [above for above in _list_needed(stage) if not planned[above].done]
     if missing:
         last = max(missing, key=list(planned).index)
         options = [f"--set {quote(text)}" for text in recipe.document.overrides.values()]
@@ -102,7 +102,7 @@ def _check_readable(
         raise RecipeError([Problem(f"show {name}: {needs}; run `{command}` first")])
 
 
-def _read(stage: Stage) -> Iterator[str]:
+def _list_needed(stage: Stage) -> Iterator[str]:
     """Yield the stages whose folders are needed; with a tokenizer of its own, a training needs no weights."""
     weights = isinstance(stage, Pretrain | Finetune) and stage.tokenizer is not None
     for path, place in collect(stage, Place):

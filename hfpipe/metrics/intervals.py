@@ -62,7 +62,7 @@ def bootstrap_interval(
     share = ((away < -equal).mean() + (away <= equal).mean()) / 2
     least = 1 / (len(resampled) + 1)
     bias, skewness = ndtri(np.clip(share, least, 1 - least)), acceleration(blocks)
-    levels = [ndtr(-wide), _moved(-wide, bias, skewness), ndtr(wide), _moved(wide, bias, skewness)]
+    levels = [ndtr(-wide), _move_level(-wide, bias, skewness), ndtr(wide), _move_level(wide, bias, skewness)]
     ends = np.quantile(resampled, levels)
     return float(ends[:2].min()), float(ends[2:].max())
 
@@ -72,7 +72,7 @@ def rounding_tolerance(value: float) -> float:
     return 1e-9 * max(1.0, abs(value))
 
 
-def _moved(quantile: float, bias: float, skewness: float) -> float:
+def _move_level(quantile: float, bias: float, skewness: float) -> float:
     """Return the level at which BCa reads off the resamples what a normal would have at `quantile`."""
     total = bias + quantile
     below = 1 - skewness * total

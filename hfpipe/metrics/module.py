@@ -78,7 +78,7 @@ class OfClasses(Module):
     ]
 
     def columns(self, **inputs: list[Any]) -> Columns:
-        if _several(inputs):
+        if _has_lists(inputs):
             reference, prediction = _marks("references", inputs), _marks("predictions", inputs)
             if reference.shape != prediction.shape:
                 theirs, ours = prediction.shape[1], reference.shape[1]
@@ -99,12 +99,12 @@ class OfOneLabel(OfClasses):
     """
 
     def columns(self, **inputs: list[Any]) -> Columns:
-        if _several(inputs):
+        if _has_lists(inputs):
             raise ValueError(f"{self.name} is defined for one class per example, not for lists of labels")
         return super().columns(**inputs)
 
 
-def _several(inputs: Mapping[str, list[Any]]) -> bool:
+def _has_lists(inputs: Mapping[str, list[Any]]) -> bool:
     return any(isinstance(each, list | tuple | np.ndarray) for each in inputs["references"])
 
 
@@ -176,7 +176,7 @@ class OfRanked(OfProbabilities):
     options = [*OfProbabilities.options, {"predictions": NUMBERS, "references": INTEGERS}]
 
     def columns(self, **inputs: list[Any]) -> Columns:
-        if not _several(inputs):
+        if not _has_lists(inputs):
             return super().columns(**inputs)
         reference, scores = _marks("references", inputs), np.asarray(inputs["predictions"])
         if scores.shape != reference.shape:

@@ -67,7 +67,7 @@ class NamedMetric:
         tells the unit of each example, on which its weights depend.
         Raises StageError when a column is missing, or when the metric cannot use what it is given.
         """
-        inputs = {name: self._input(name, column, classes) for name in self._wanted()}
+        inputs = {name: self._input(name, column, classes) for name in self._input_types()}
         try:
             plain, given = self._computed(inputs)
         except Exception as error:  # whatever somebody's metric raises, the person gets one line
@@ -76,9 +76,9 @@ class NamedMetric:
             raise StageError(f"metrics: {self.name} gives no number, which alone can be a score")
         rows = len(sample.units)
         weights = poisson(sample.units, affordable_resamples(resamples, rows, COMPUTED_AT_MOST), seed)
-        found = [plain, *(self._repeated(given, weight) for weight in weights.T)]
+        found = [plain, *(self._compute_repeated(given, weight) for weight in weights.T)]
         blocks = one_block(sample.units)
-        left = [self._repeated(given, 1 - block) for block in blocks.T if block.any()]
+        left = [self._compute_repeated(given, 1 - block) for block in blocks.T if block.any()]
         for name in plain:
             yield Series(
                 name=f"{self.name}/{name}",
@@ -91,7 +91,7 @@ class NamedMetric:
                 signature=f"{self.name}/{name}|{self.signature}",
             )
 
-    def _wanted(self) -> dict[str, list[Any]]:
+    def _input_types(self) -> dict[str, list[Any]]:
         """Return the metric's inputs, each with the types it may have."""
         features = self.module.features
         options = features if isinstance(features, list) else [features]
@@ -105,9 +105,9 @@ class NamedMetric:
                 f"metrics: {self.name} takes {name!r}, and there is no column {ours!r}; "
                 f"say which it is, as inputs: {{{name}: COLUMN}}"
             )
-        texts = any(isinstance(kind, Value) and kind.dtype == "string" for kind in self._wanted()[name])
+        texts = any(isinstance(kind, Value) and kind.dtype == "string" for kind in self._input_types()[name])
         if texts or ours not in classes:
-            return [_plain(value) for value in values]
+            return [_to_python(value) for value in values]
         numbers = {name: number for number, name in enumerate(classes[ours])}
         return [numbers[value] for value in values]
 
@@ -122,12 +122,12 @@ class NamedMetric:
 
         self.module._compute = keep
         try:
-            with _unwarned():
+            with _without_warnings():
                 return _numbers(self.module.compute(**inputs, **self.arguments)), given
         finally:
             self.module._compute = compute
 
-    def _repeated(self, given: Mapping[str, Any], weight: np.ndarray) -> dict[str, float]:
+    def _compute_repeated(self, given: Mapping[str, Any], weight: np.ndarray) -> dict[str, float]:
         """Return the numbers with each example repeated by its weight; none where they are not defined.
 
         Asks the metric's own code: what `compute` does before, ten milliseconds of it, needs no doing again.
@@ -140,7 +140,7 @@ class NamedMetric:
             for name, values in given.items()
         }
         try:
-            with _unwarned(), temp_seed(self.module.seed):
+            with _without_warnings(), temp_seed(self.module.seed):
                 return _numbers(self.module._compute(**repeated, **self.arguments))
         except Exception:  # as of a resample that lacks a class
             return {}
@@ -152,7 +152,7 @@ def load_metric(place: str, found: Path | None, revision: str | None, seed: int)
     Raises StageError when there is no such metric, or when its code cannot be loaded.
     """
     try:
-        with _without_telemetry(), _unwarned():
+        with _without_telemetry(), _without_warnings():
             return evaluate.load(
                 str(found or place), revision=revision, keep_in_memory=True, seed=seed % 2**32
             )
@@ -187,7 +187,7 @@ def _offline() -> bool:
     return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
@@ -197,7 +197,7 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _unwarned() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a thousand times the same
         yield

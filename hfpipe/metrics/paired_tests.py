@@ -35,7 +35,7 @@ def randomization_test(difference: float, swapped: np.ndarray) -> PairedTest:
     many are. Without any that is finite p is 1.
     """
     null = swapped[np.isfinite(swapped)]
-    larger, as_large = _extreme(difference, null)
+    larger, as_large = _count_extreme(difference, null)
     # The measured difference is one of those that the coins could have given (Davison & Hinkley, 1997, 4.3).
     p_value = (larger + (as_large + 1) / 2) / (len(null) + 1)
     return PairedTest("randomization-midp", 1.0 if difference == 0 or not len(null) else p_value)
@@ -48,11 +48,11 @@ def bootstrap_test(difference: float, resampled: np.ndarray) -> PairedTest:
     so that p is never 0 (Davison & Hinkley, 1997, section 4.2).
     """
     there = resampled[np.isfinite(resampled)]
-    larger, as_large = _extreme(difference, there - difference)
+    larger, as_large = _count_extreme(difference, there - difference)
     return PairedTest("bootstrap", (larger + as_large + 1) / (len(there) + 1))
 
 
-def _extreme(difference: float, null: np.ndarray) -> tuple[int, int]:
+def _count_extreme(difference: float, null: np.ndarray) -> tuple[int, int]:
     """Return how many differences under no difference are further from 0 than the measured one, and as far.
 
     Rounding makes equal differences differ in the last digits; without the slack that would decide.

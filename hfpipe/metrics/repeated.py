@@ -128,11 +128,13 @@ class FoldedCounts:
     def series(self, metric: Metric) -> Series:
         """Return a metric's score over all rows, with that of each fold where all have one."""
         lacking = [name for name, tally in self.members.items() if metric.name in tally.undefined()]
-        by_fold = {} if lacking else {name: _plain(tally, metric) for name, tally in self.members.items()}
+        by_fold = (
+            {} if lacking else {name: _plain_score(tally, metric) for name, tally in self.members.items()}
+        )
         return replace(self.pooled.series(metric), by_fold=by_fold)
 
 
-def _plain(tally: Tally, metric: Metric) -> float:
+def _plain_score(tally: Tally, metric: Metric) -> float:
     own = next(each for each in tally.metrics if each.name == metric.name)
     return float(tally.values(own)[0])
 

@@ -85,12 +85,12 @@ def _random(units: np.ndarray, words: int, seed: int, kind: int) -> np.ndarray:
     if not (words and len(units)):
         return np.empty((len(units), words), dtype="<u8")
     found = np.fromiter(
-        _words(units, words, seed, kind), dtype=np.dtype((np.uint64, words)), count=len(units)
+        _random_words(units, words, seed, kind), dtype=np.dtype((np.uint64, words)), count=len(units)
     )
     return found.astype("<u8")
 
 
-def _words(units: np.ndarray, words: int, seed: int, kind: int) -> Iterator[np.ndarray]:
+def _random_words(units: np.ndarray, words: int, seed: int, kind: int) -> Iterator[np.ndarray]:
     # Setting the counter is nine times as fast as a generator for each row.
     philox = np.random.Philox(key=seed)
     state = philox.state

@@ -101,9 +101,9 @@ class Tally:
         self._waiting.append((units, np.concatenate(parts, axis=1)))
         self._rows_waiting += len(index)
         if self._rows_waiting >= ROWS_AT_ONCE:
-            self._settle()
+            self._add_waiting()
 
-    def _settle(self) -> None:
+    def _add_waiting(self) -> None:
         """Add what waits to the sums; together, for small batches cost four times as much one by one."""
         if not self._waiting:
             return
@@ -122,7 +122,7 @@ class Tally:
         outcomes. A process that saw no example must have called `add` with empty columns, which tell the
         shapes.
         """
-        self._settle()
+        self._add_waiting()
         if self._widths is None:
             raise ValueError("nothing was added yet, not even empty columns: the shapes are not known")
         return [*np.split(self._sums, np.cumsum(self._widths)[:-1], axis=1), self._outcomes]

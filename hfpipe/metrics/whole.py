@@ -66,7 +66,7 @@ def measured(
             yield Series(
                 name=metric.name,
                 values=resample_scores(metric, columns, sample.units, resamples, seed),
-                blocks=_without_blocks(metric, columns, sample.units),
+                blocks=_leave_out_blocks(metric, columns, sample.units),
                 n=len(sample.units),
                 sample=sample,
                 seed=seed,
@@ -85,7 +85,7 @@ def resample_scores(
     return np.concatenate([plain, _values(metric, columns, poisson(units, resamples, seed))])
 
 
-def _without_blocks(metric: WholeMetric, columns: Columns, units: np.ndarray) -> np.ndarray:
+def _leave_out_blocks(metric: WholeMetric, columns: Columns, units: np.ndarray) -> np.ndarray:
     """Return a metric's score without each block of units that there is: shape (blocks,)."""
     blocks = one_block(units)
     return _values(metric, columns, 1 - blocks[:, blocks.any(axis=0)])

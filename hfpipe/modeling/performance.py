@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers.trainer_utils import unwrap_peft_model
 
+from hfpipe.distributed.world import local_world_size
+
 MOST_WORKERS = 4
 """Maximum number of data loader workers per accelerator; each makes some hundreds of examples per second."""
 
@@ -94,8 +96,7 @@ def loader_workers() -> int:
     """Return the number of data loader workers: several for an accelerator, none on a CPU."""
     if on_cpu():
         return 0
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_WORKERS, cores() // here))
+    return max(1, min(MOST_WORKERS, cores() // local_world_size()))
 
 
 def cores() -> int:

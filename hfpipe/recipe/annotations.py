@@ -72,27 +72,27 @@ def _kind(value: Any) -> str:
 
 def read_annotation(node: ast.expr | None, enums: Mapping[str, tuple[str, ...]]) -> Form:
     """Parse an annotation; names that are neither plain types nor in `enums` allow any value."""
-    forms = [_one(part, enums) for part in _parts(node)]
+    forms = [_read_form(part, enums) for part in _flatten_union(node)]
     if not forms or any(not form.kinds for form in forms):
         return Form()
     choices = tuple(dict.fromkeys(choice for form in forms for choice in form.choices))
     return Form(frozenset().union(*(form.kinds for form in forms)), choices)
 
 
-def _parts(node: ast.expr | None) -> list[ast.expr]:
+def _flatten_union(node: ast.expr | None) -> list[ast.expr]:
     """Flatten `A | B`, `Union[A, B]` and `Optional[A]` into members."""
     if isinstance(node, ast.BinOp):
-        return [*_parts(node.left), *_parts(node.right)]
+        return [*_flatten_union(node.left), *_flatten_union(node.right)]
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return _parts(ast.parse(node.value, mode="eval").body)
+        return _flatten_union(ast.parse(node.value, mode="eval").body)
     if isinstance(node, ast.Subscript) and _name(node.value) in ("Union", "Optional"):
         members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         none = [ast.Constant(None)] if _name(node.value) == "Optional" else []
-        return [part for member in members for part in _parts(member)] + list(none)
+        return [part for member in members for part in _flatten_union(member)] + list(none)
     return [node] if node is not None else []
 
 
-def _one(node: ast.expr, enums: Mapping[str, tuple[str, ...]]) -> Form:
+def _read_form(node: ast.expr, enums: Mapping[str, tuple[str, ...]]) -> Form:
     if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
         members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         values = [member.value for member in members if isinstance(member, ast.Constant)]

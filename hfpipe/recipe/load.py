@@ -73,7 +73,7 @@ def load_recipe(
     apply_overrides(document, overrides)
     reader = _Reader(document, kinds, tasks)
     name, seed, stages = reader.read()
-    stages, failures = _resolved(_expanded(stages), path.parent)
+    stages, failures = _resolve_stages(_expanded(stages), path.parent)
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
     problems += [
@@ -84,7 +84,7 @@ def load_recipe(
     problems += [problem for number, problem in enumerate(found) if problem not in found[:number]]
     problems = [p for p in problems if p in document.problems or p.path not in document.refused]
     if problems:
-        raise RecipeError(sorted(problems, key=_order))
+        raise RecipeError(sorted(problems, key=_sort_key))
     return recipe
 
 
@@ -106,10 +106,10 @@ def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]
             problems.extend(replace(problem, path=("stages", name, *problem.path)) for problem in found)
         above[name] = stage
     # The trainings of one stage have the same problems.
-    return sorted(dict.fromkeys(map(recipe.document.place, problems)), key=_order)
+    return sorted(dict.fromkeys(map(recipe.document.place, problems)), key=_sort_key)
 
 
-def _resolved(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, Stage], list[Problem]]:
+def _resolve_stages(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, Stage], list[Problem]]:
     """Return the stages resolved against their upstream stages, and the problems raised by user code."""
     above: dict[str, Stage] = {}
     problems: list[Problem] = []
@@ -136,12 +136,12 @@ def _user_code(name: str, stages: Mapping[str, Stage], base: Path, problems: lis
         raise
 
 
-def _long(name: str) -> bool:
+def _is_too_long(name: str) -> bool:
     """Return whether a folder name of this name and a key may be too long for a file system."""
     return len(name.encode("utf-8", "surrogatepass")) > _LONGEST
 
 
-def _order(problem: Problem) -> tuple[bool, int, int]:
+def _sort_key(problem: Problem) -> tuple[bool, int, int]:
     spot = problem.spot
     return (spot is None, spot.line, spot.column) if spot else (True, 0, 0)
 
@@ -159,7 +159,7 @@ class _Reader:
         data = self.document.data
         self.add(*unknown_keys((key for key in data if key not in _KEYS), (), _KEYS))
         name, seed = data.get("name", self.document.file.stem), data.get("seed", _SEED)
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or _long(name):
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or _is_too_long(name):
             rule = f"use letters, digits, '-', '_' and '.', at most {_LONGEST} characters"
             message = f"name: {describe_value(name)} cannot name a run; it becomes a folder's name: {rule}"
             self.add(Problem(message, ("name",)))
@@ -182,7 +182,11 @@ class _Reader:
             raw = None
         stages: dict[str, Stage] = {}
         for name, settings in raw.items() if isinstance(raw, dict) else ():
-            if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or _long(name):
+            if (
+                not isinstance(name, str)
+                or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name)
+                or _is_too_long(name)
+            ):
                 rule = f"it becomes a folder's name: use a-z, 0-9, '-' and '_', at most {_LONGEST} characters"
                 self.add(KeyProblem(f"{name!r} cannot name a stage; {rule}", ("stages", name)))
             if len(self.problems) > _ENOUGH:

@@ -31,15 +31,15 @@ def describe_position(path: Keys) -> str:
 
 def find_similar_name(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that was probably meant: one that is similar or begins with the name."""
-    given = _folded(name[:_COMPARED])
-    folded = {_folded(entry): entry for entry in islice(known, _CANDIDATES)}
+    given = _fold_name(name[:_COMPARED])
+    folded = {_fold_name(entry): entry for entry in islice(known, _CANDIDATES)}
     longer = [entry for entry in folded if len(given) > 2 and entry.startswith(given)]
     close = get_close_matches(given, folded, n=1, cutoff=0.8) or longer[:1]
     close = close or get_close_matches(given, folded, n=1, cutoff=0.66)
     return folded[close[0]] if close else None
 
 
-def _folded(name: str) -> str:
+def _fold_name(name: str) -> str:
     return name.lower().replace("-", "_")
 
 

@@ -37,7 +37,7 @@ def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--se
         try:
             if not equals or not all(keys):
                 raise _OverrideError("expected key=value")
-            _set(settings, tuple(keys), _value(text))
+            _set_value(settings, tuple(keys), _value(text))
         except _OverrideError as wrong:
             problems.append(Problem(f"{option} {fold_lines(text)}: {wrong}"))
     if problems:
@@ -47,7 +47,7 @@ def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--se
 def _apply(document: Document, text: str) -> None:
     try:
         path = _path(document, text)
-        document.overrides[_set(document.data, path, _value(text))] = text
+        document.overrides[_set_value(document.data, path, _value(text))] = text
     except _OverrideError as wrong:
         document.problems.append(Problem(f"--set {fold_lines(text)}: {wrong}"))
 
@@ -77,7 +77,7 @@ def _value(text: str) -> Any:
     return given.data
 
 
-def _set(data: Any, path: Keys, value: Any) -> Keys:
+def _set_value(data: Any, path: Keys, value: Any) -> Keys:
     """Set the value, creating intermediate mappings; return the path with indices as integers."""
     done: list[str | int] = []
     for key in path[:-1]:

@@ -43,8 +43,8 @@ def reference_problems(
         above += trainings.get(name, []) if stage is not None else []
         found = collect(stage, Place) if stage else _stage_names(raw[name], ())
         for keys, place in found:
-            yield from _place(place, (*path, *keys), above, kinds, base)
-            yield from _bare(place, (*path, *keys), above, kinds)
+            yield from _check_place(place, (*path, *keys), above, kinds, base)
+            yield from _check_bare_name(place, (*path, *keys), above, kinds)
         for keys, code in collect(stage, Code):
             yield from _code(code, (*path, *keys), base)
         for keys, pattern in collect(stage, Glob):
@@ -79,7 +79,7 @@ def _stage_names(value: Any, path: Keys) -> Iterator[tuple[Keys, Place]]:
             yield from _stage_names(item, (*path, number))
 
 
-def _place(
+def _check_place(
     place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None], base: Path
 ) -> Iterator[Problem]:
     if place.stage is not None:
@@ -110,7 +110,9 @@ def _stage(
         yield Problem(f"stage {name!r} is of kind {kinds[name]!r}; {path[2]!r} takes {wanted}", path)
 
 
-def _bare(place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None]) -> Iterator[Problem]:
+def _check_bare_name(
+    place: Place, path: Keys, above: list[str], kinds: Mapping[str, str | None]
+) -> Iterator[Problem]:
     """Report an upstream stage named without `stage:`, which would be read as a Hub id."""
     name = str(place)
     if place.hub is not None and name in above and (not place.kinds or kinds[name] in place.kinds):

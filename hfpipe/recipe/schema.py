@@ -80,7 +80,9 @@ def _stage(name: str, own: dict[str, Any]) -> dict[str, Any]:
     """Apply the settings of a kind only if `kind` names it, so that messages concern only that kind."""
     for key, reference in (("task", "task"), ("training", "training")):
         if key in own["properties"]:
-            own["properties"][key] = _described(own["properties"][key], {"$ref": f"#/$defs/{reference}"})
+            own["properties"][key] = _keep_description(
+                own["properties"][key], {"$ref": f"#/$defs/{reference}"}
+            )
     model = own["properties"].get("model", {})
     if "anyOf" in model:
         mapping = {"$ref": "#/$defs/model"}
@@ -89,7 +91,7 @@ def _stage(name: str, own: dict[str, Any]) -> dict[str, Any]:
     return {"if": {"properties": {"kind": {"const": name}}}, "then": own}
 
 
-def _described(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _keep_description(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {"description": old["description"], **new} if "description" in old else new
 
 

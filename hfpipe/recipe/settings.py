@@ -109,9 +109,9 @@ class _Mistake:
         self.cls, self.data, self.detail, self.kind = cls, data, detail, detail["type"]
         self.steps, self.branch = _steps(data, detail)
         self.path = (*base, *self.steps)
-        self.wanted = self._wanted()
+        self.wanted = self._expected_value()
 
-    def _wanted(self) -> str | None:
+    def _expected_value(self) -> str | None:
         if self.kind == "literal_error":
             return str(self.detail["ctx"]["expected"])
         return _WANTED.get(self.kind)
@@ -130,18 +130,18 @@ class _Mistake:
             return self._choice()
         if self.wanted is not None:
             return self.expected([self.wanted])
-        return Problem(f"{dotted_path(self.path)}: {self._refusal()}", self.path)
+        return Problem(f"{dotted_path(self.path)}: {self._describe_refusal()}", self.path)
 
     def _unknown(self) -> Problem:
         name = self.detail["loc"][-1]
         if self.steps[-1:] == (name,):
             above = self.steps[:-1]
-            usual, inner = _usual(self.cls, above), _inner(self.cls, self.data, above, str(name))
+            usual, inner = _default_advice(self.cls, above), _inner(self.cls, self.data, above, str(name))
             return unknown(self.path, _fields(self.cls, above), usual, inner)
         problem = unknown((*self.path, name), _fields(self.cls, self.steps))
         return Problem(problem.message, self.path)  # a short form has no key
 
-    def _refusal(self) -> str:
+    def _describe_refusal(self) -> str:
         detail = self.detail
         if self.kind in _BOUNDS:
             name, words = _BOUNDS[self.kind]
@@ -192,8 +192,8 @@ def _grouped(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
         if first.branch is None:
             yield [first]
             continue
-        at = _union_at(first)
-        same = [first, *[m for m in left if m.branch is not None and _union_at(m) == at]]
+        at = _path_of_union(first)
+        same = [first, *[m for m in left if m.branch is not None and _path_of_union(m) == at]]
         left = [m for m in left if not any(m is other for other in same)]
         deeper = [m for m in same if len(m.steps) > len(at) or m.wanted is None]
         if not deeper:
@@ -203,7 +203,7 @@ def _grouped(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
             yield from ([m] for m in deeper if m.branch == best)
 
 
-def _union_at(mistake: _Mistake) -> Keys:
+def _path_of_union(mistake: _Mistake) -> Keys:
     """Return the path of the value with a union type: the part before the member's name."""
     location = mistake.detail["loc"]
     number = next(n for n, key in enumerate(location) if str(key) == mistake.branch)
@@ -215,7 +215,7 @@ def _fields(cls: Any, steps: Keys) -> list[str]:
     return [name for model in _models(cls, steps) for name in model.model_fields]
 
 
-def _usual(cls: Any, steps: Keys) -> dict[str, str]:
+def _default_advice(cls: Any, steps: Keys) -> dict[str, str]:
     """Return default text, without braces → the advice which key to write."""
     fields = [entry for model in _models(cls, steps) for entry in model.model_fields.items()]
     usual = {name: field.default for name, field in fields if isinstance(field.default, str)}
@@ -239,11 +239,11 @@ def _models(cls: Any, steps: Keys) -> list[type[BaseModel]]:
     """Return the settings classes that are allowed at a path inside a settings class."""
     candidates = [cls]
     for step in steps:
-        candidates = [below for candidate in candidates for below in _below(candidate, step)]
+        candidates = [below for candidate in candidates for below in _annotations_below(candidate, step)]
     return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
 
 
-def _below(annotation: Any, step: str | int) -> Iterator[Any]:
+def _annotations_below(annotation: Any, step: str | int) -> Iterator[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get(str(step))
         yield from _members(field.annotation) if field else ()

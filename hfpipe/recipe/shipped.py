@@ -32,7 +32,7 @@ def list_shipped_recipes() -> list[RecipeFile]:
     """Return the recipes and the Accelerate configs, sorted by name. Raises RecipeError if there are none."""
     folder = _folder()
     files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
-    return [RecipeFile(_name(file, folder), _about(file), file) for file in files]
+    return [RecipeFile(_name(file, folder), _read_title(file), file) for file in files]
 
 
 def copy_shipped_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
@@ -73,7 +73,7 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).with_suffix("").as_posix()
 
 
-def _about(file: Path) -> str:
+def _read_title(file: Path) -> str:
     found = re.search(r"^# *(.+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else ""
 

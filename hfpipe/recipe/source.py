@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def _whole(text: str) -> int:
+def _parse_int(text: str) -> int:
     number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if number not in _WHOLE:
         raise OverflowError
@@ -67,7 +67,7 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     "!!merge": str,
     "!!null": lambda _: None,
     "!!bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "!!int": _whole,
+    "!!int": _parse_int,
     "!!float": _number,
 }
 
@@ -112,7 +112,7 @@ def _text(file: Path) -> str:
     """Return the content of a recipe file, which must be a regular file. Raises RecipeError in one line."""
     try:
         if (kind := irregular_type(file)) is not None:
-            raise RecipeError([Problem(f"{file}: is {kind}; {_instead(file)}")])
+            raise RecipeError([Problem(f"{file}: is {kind}; {_advise_recipe(file)}")])
         with file.open("rb") as stream:
             raw = stream.read(_MOST_BYTES + 1)
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def _text(file: Path) -> str:
         raise RecipeError([Problem(message)]) from None
 
 
-def _instead(path: Path) -> str:
+def _advise_recipe(path: Path) -> str:
     """Return the advice which recipe to use instead of a folder or special file."""
     found = sorted(path.glob("*.yaml")) if path.is_dir() else []
     return f"name a recipe file, such as {found[0]}" if found else "name a recipe file"
@@ -157,7 +157,7 @@ class _Builder:
         self.pairs: dict[yaml.Node, list[tuple[yaml.Node, yaml.Node]]] = {}
 
     def value(self, node: yaml.Node, path: Keys, above: tuple[yaml.Node, ...]) -> Any:
-        spot = self._spot(node)
+        spot = self._spot_of(node)
         self.document.values.setdefault(path, spot)
         self._count(node)
         if len(above) > _DEEPEST:
@@ -170,7 +170,7 @@ class _Builder:
             return [self.value(item, (*path, n), (*above, node)) for n, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
-        raise _StopError(Problem(f"the tag {_short(node.tag)} is not allowed in a recipe", path, spot))
+        raise _StopError(Problem(f"the tag {_shorten_tag(node.tag)} is not allowed in a recipe", path, spot))
 
     def _count(self, node: yaml.Node, more: int = 1) -> None:
         """Count the nodes of a document after expansion of aliases and merges; abort at a limit."""
@@ -179,15 +179,17 @@ class _Builder:
         if self.nodes > _MOST_NODES or self.characters > _MOST_CHARACTERS:
             most = f"{_MOST_NODES:,} values or {_MOST_CHARACTERS:,} characters"
             message = f"more than {most} once every alias is filled in"
-            raise _StopError(Problem(message, spot=self._spot(node)))
+            raise _StopError(Problem(message, spot=self._spot_of(node)))
 
     def _mapping(self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]) -> dict[Any, Any]:
         data: dict[Any, Any] = {}
         for key_node, value_node in self._pairs(node, path, above):
-            spot = self._spot(key_node)
+            spot = self._spot_of(key_node)
             key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
             if isinstance(key, bool) or not isinstance(key, (str, int)):
-                self._refuse(f"a key must be a text{describe_position(path)}; put it in quotes", path, spot)
+                self._add_problem(
+                    f"a key must be a text{describe_position(path)}; put it in quotes", path, spot
+                )
                 continue
             below = (*path, key)
             self.document.keys[below] = spot
@@ -202,10 +204,10 @@ class _Builder:
         The result is cached per mapping, because nested merges would double the work at every level.
         """
         if node not in self.pairs:
-            self.pairs[node] = self._filled(node, path, above)
+            self.pairs[node] = self._merge_keys(node, path, above)
         return self.pairs[node]
 
-    def _filled(
+    def _merge_keys(
         self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]
     ) -> list[tuple[yaml.Node, yaml.Node]]:
         own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
@@ -213,9 +215,9 @@ class _Builder:
         for key, value in node.value:
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
             if key.tag == _TAG + "merge":
-                merged += self._merged(value, path, above)
+                merged += self._merge_values(value, path, above)
             elif name in own:
-                self._twice(key, self._spot(own[name][0]), path)
+                self._report_repeated_key(key, self._spot_of(own[name][0]), path)
             else:
                 own[name] = (key, value)
         for key, value in merged:
@@ -223,35 +225,35 @@ class _Builder:
             own.setdefault(name, (key, value))
         return list(own.values())
 
-    def _merged(
+    def _merge_values(
         self, value: yaml.Node, path: Keys, above: tuple[yaml.Node, ...]
     ) -> list[tuple[yaml.Node, yaml.Node]]:
         parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
         pairs: list[tuple[yaml.Node, yaml.Node]] = []
         for part in parts:
             if any(part is other for other in above):
-                raise _StopError(Problem("an alias is inside its own anchor", spot=self._spot(part)))
+                raise _StopError(Problem("an alias is inside its own anchor", spot=self._spot_of(part)))
             if isinstance(part, yaml.MappingNode):
                 pairs += self._pairs(part, path, (*above, part))
                 self._count(part, len(pairs))
             else:
-                self._refuse("'<<' takes a mapping or a list of mappings", path, self._spot(part))
+                self._add_problem("'<<' takes a mapping or a list of mappings", path, self._spot_of(part))
         return pairs
 
-    def _twice(self, key: yaml.Node, first: Spot, path: Keys) -> None:
+    def _report_repeated_key(self, key: yaml.Node, first: Spot, path: Keys) -> None:
         if path == ("stages",):
             message = f"two stages are named {key.value!r}, the first on line {first.line}; rename one"
         else:
             position = describe_position(path)
             message = f"key {key.value!r} is given twice{position}, first on line {first.line}; remove one"
-        self._refuse(message, path, self._spot(key))
+        self._add_problem(message, path, self._spot_of(key))
 
     def _scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
-        kind = _short(node.tag)
+        kind = _shorten_tag(node.tag)
         if kind not in _SCALARS:
-            raise _StopError(Problem(f"the tag {kind} is not allowed in a recipe", path, self._spot(node)))
+            raise _StopError(Problem(f"the tag {kind} is not allowed in a recipe", path, self._spot_of(node)))
         if "\0" in node.value:  # invalid in any path, name or column; system errors are unclear
-            self._refuse(f"{_at(path)}the text holds a zero byte", path, self._spot(node))
+            self._add_problem(f"{_format_path(path)}the text holds a zero byte", path, self._spot_of(node))
             return node.value.replace("\0", "")
         try:
             return _SCALARS[kind](node.value)
@@ -261,18 +263,18 @@ class _Builder:
         except (KeyError, ValueError):
             message = f"{node.value[:40]!r} is not of type {kind}"
         self.document.refused.add(path)
-        return self._refuse(f"{_at(path)}{message}", path, self._spot(node))
+        return self._add_problem(f"{_format_path(path)}{message}", path, self._spot_of(node))
 
-    def _spot(self, node: yaml.Node) -> Spot:
+    def _spot_of(self, node: yaml.Node) -> Spot:
         return self.document.here(node.start_mark.line, node.start_mark.column)
 
-    def _refuse(self, message: str, path: Keys, spot: Spot) -> None:
+    def _add_problem(self, message: str, path: Keys, spot: Spot) -> None:
         self.document.problems.append(Problem(message, path, spot))
 
 
-def _at(path: Keys) -> str:
+def _format_path(path: Keys) -> str:
     return f"{dotted_path(path)}: " if path else ""
 
 
-def _short(tag: str) -> str:
+def _shorten_tag(tag: str) -> str:
     return tag.replace(_TAG, "!!", 1)

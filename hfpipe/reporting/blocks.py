@@ -71,17 +71,20 @@ def inputs_of(frame: pd.DataFrame, row: Any) -> list[tuple[str, list[Span]]]:
     """Return what the model was given for a row: name of a column and its text."""
     names = frame.attrs.get("inputs", [])
     columns = [f"input_{name}" if f"input_{name}" in frame else name for name in names]  # as in older files
-    return [(name, [Span(clipped(_plain(row[column])))]) for name, column in zip(names, columns, strict=True)]
+    return [
+        (name, [Span(clipped(_format_plain(row[column])))])
+        for name, column in zip(names, columns, strict=True)
+    ]
 
 
-def _plain(value: Any) -> str:
+def _format_plain(value: Any) -> str:
     if isinstance(value, str):
         return value
     if value is None:
         return ""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_plain(each)}" for name, each in value.items())
-    return " ".join(_plain(each) for each in value) if holds_lists(value) else str(value)
+        return ", ".join(f"{name}: {_format_plain(each)}" for name, each in value.items())
+    return " ".join(_format_plain(each) for each in value) if holds_lists(value) else str(value)
 
 
 def clipped(text: str) -> str:

@@ -67,7 +67,7 @@ def curve_chart(lines: Sequence[Curve], x_label: str, y_label: str) -> str:
     y = Scale(*finite_range([point[1] for point in points]), PLOT_BOTTOM, PLOT_TOP)
     parts = [x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), y_axis(y, y_label)]
     for number, line in enumerate(lines):
-        shown = _thinned(line.points)
+        shown = _thin_out(line.points)
         path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in shown)
         parts.append(f'<polyline class="line{number}" points="{path}"/>')
         if len(line.points) <= DOTS:
@@ -151,7 +151,7 @@ def shortened(name: str, length: int = LABEL) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+def _thin_out(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """Return at most `POINTS` points, evenly chosen, the last one among them."""
     every = -(-len(points) // POINTS)
     return points if every <= 1 else [*points[:-1:every], points[-1]]

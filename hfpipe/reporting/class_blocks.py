@@ -106,10 +106,16 @@ def _frequent(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, .
 def _per_class(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     for number, name in enumerate(names):
         hits, of, said = counts[number, number], counts[number].sum(), counts[:, number].sum()
-        yield name, f"{of:,}", _ratio(hits, said), _ratio(hits, of), _ratio(2 * hits, of + said)
+        yield (
+            name,
+            f"{of:,}",
+            _format_ratio(hits, said),
+            _format_ratio(hits, of),
+            _format_ratio(2 * hits, of + said),
+        )
 
 
-def _ratio(part: float, whole: float) -> str:
+def _format_ratio(part: float, whole: float) -> str:
     return f"{part / whole:.3f}" if whole else ""
 
 
@@ -201,7 +207,13 @@ def labels_blocks(frame: pd.DataFrame) -> Iterator[Block]:
         strict=True,
     )
     rows = [
-        (name, f"{of:,}", _ratio(hits, said), _ratio(hits, of), _ratio(2 * hits, of + said))
+        (
+            name,
+            f"{of:,}",
+            _format_ratio(hits, said),
+            _format_ratio(hits, of),
+            _format_ratio(2 * hits, of + said),
+        )
         for name, hits, of, said in counts
     ]
     yield Block("Per class", head=("class", "rows", "precision", "recall", "F1"), rows=rows)

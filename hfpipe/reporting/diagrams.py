@@ -50,7 +50,9 @@ def chain(nodes: Sequence[Node]) -> str:
     heights = [LINE * (2 + len(text)) + 6 for text in texts]
     tops = [0, *accumulate(heights)]
     edges = "".join(
-        _edge(left, tops[place[other]] + LINE, tops[place[node.name]] + LINE, place[node.name] - place[other])
+        _edge_path(
+            left, tops[place[other]] + LINE, tops[place[node.name]] + LINE, place[node.name] - place[other]
+        )
         for node in nodes
         for other in node.inputs
         if other in place
@@ -60,7 +62,7 @@ def chain(nodes: Sequence[Node]) -> str:
     return svg(edges + "".join(drawn), tops[-1] + 4, f"Chain of stages: {reads}")
 
 
-def _edge(x: float, start: float, end: float, span: int) -> str:
+def _edge_path(x: float, start: float, end: float, span: int) -> str:
     if span == 1:
         line = f'<path class="edge" d="M{x} {start + 6} L{x} {end - 9}"/>'
         return f'{line}<path class="head" d="{_head(x, end)}"/>'

@@ -77,9 +77,9 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     path = folder / CARD
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = STAMP.search(before)
-    if before and (found is None or found[1] == digest or found[2] != _of_text(before)):
+    if before and (found is None or found[1] == digest or found[2] != _digest_text(before)):
         return False  # somebody else's, up to date, or edited
-    write_whole(path, _stamped(_card(folder, made, evaluations, licences), digest))
+    write_whole(path, _fill_stamp(_card(folder, made, evaluations, licences), digest))
     return True
 
 
@@ -104,21 +104,21 @@ def _digest(folder: Path, evaluations: Mapping[str, Path], licences: Mapping[str
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _of_text(card: str) -> str:
+def _digest_text(card: str) -> str:
     return hashlib.sha256(STAMP.sub("", card, count=1).encode()).hexdigest()[:16]
 
 
-def _stamped(card: str, digest: str) -> str:
+def _fill_stamp(card: str, digest: str) -> str:
     """Fill in the stamp, which the template leaves empty."""
     empty = f"<!-- hfpipe {digest} {'0' * 16} -->"
     card = card.replace("<!-- hfpipe -->", empty, 1)
-    return card.replace(empty, f"<!-- hfpipe {digest} {_of_text(card)} -->", 1)
+    return card.replace(empty, f"<!-- hfpipe {digest} {_digest_text(card)} -->", 1)
 
 
 def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licences: Mapping[str, str]) -> str:
     from huggingface_hub import ModelCard
 
-    run = _opened(folder, made, evaluations)
+    run = _open_stage(folder, made, evaluations)
     stage, settings = made.name, made.identity.settings
     facts, task = run.reports[stage].facts, settings.get("task") or {}
     verdicts = {name: read_verdict(run, name) for name in evaluations if run.reports[name].scores}
@@ -131,25 +131,27 @@ def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licenc
         _metadata(run, stage, task, licences),
         template_path=str(TEMPLATE),
         stamp="<!-- hfpipe -->",
-        title=_plain(f"{folder.resolve().parent.name}: {stage}"),
-        about=_plain(describe_model(run, f"stage:{stage}")),
+        title=_escape_markdown(f"{folder.resolve().parent.name}: {stage}"),
+        about=_escape_markdown(describe_model(run, f"stage:{stage}")),
         pipeline=facts.get("pipeline"),
-        data=[[_plain(cell) for cell in row] for row in _data(run, made, licences)],
-        model_licence=_plain(licences.get(stage) or "not named in the recipe (licence: of the stage)"),
-        training=[(name, _plain(value)) for name, value in _training(run, stage)],
+        data=[[_escape_markdown(cell) for cell in row] for row in _data(run, made, licences)],
+        model_licence=_escape_markdown(
+            licences.get(stage) or "not named in the recipe (licence: of the stage)"
+        ),
+        training=[(name, _escape_markdown(value)) for name, value in _training(run, stage)],
         settings=number_format.visible_lines(_settings(settings)).replace("```", "'''"),
-        evaluations=[_measured(run, name, verdicts[name]) for name in verdicts],
-        validation=_plain(", ".join(scores)),
-        limits=[_plain(limit) for limit in dict.fromkeys(limits)],
-        stage=_plain(stage),
+        evaluations=[_describe_evaluation(run, name, verdicts[name]) for name in verdicts],
+        validation=_escape_markdown(", ".join(scores)),
+        limits=[_escape_markdown(limit) for limit in dict.fromkeys(limits)],
+        stage=_escape_markdown(stage),
         seed=made.identity.seed,
         key=made.identity.key,
-        versions=_plain(", ".join(versions)),
+        versions=_escape_markdown(", ".join(versions)),
     )
     return str(card).rstrip() + "\n"
 
 
-def _opened(folder: Path, made: StageFile, evaluations: Mapping[str, Path]) -> Run:
+def _open_stage(folder: Path, made: StageFile, evaluations: Mapping[str, Path]) -> Run:
     """Return the stage with those it reads and those that measured it."""
     folders = {name: folder.parent / other for name, other in made.folders.items()}
     for path in evaluations.values():
@@ -205,28 +207,30 @@ def _training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
 def _settings(settings: Mapping[str, Any]) -> str:
     """Return the settings that were trained with as YAML, without what may be a secret."""
     names = ("task", "model", "tokenizer", "training", "adapter", "early_stopping")
-    shown = {name: _public(settings[name]) for name in names if settings.get(name)}
+    shown = {name: _remove_secrets(settings[name]) for name in names if settings.get(name)}
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
 
-def _public(value: Any) -> Any:
+def _remove_secrets(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _public(each) for name, each in value.items() if not _is_secret(name, each)}
-    return [_public(each) for each in value] if isinstance(value, list) else value
+        return {name: _remove_secrets(each) for name, each in value.items() if not _is_secret(name, each)}
+    return [_remove_secrets(each) for each in value] if isinstance(value, list) else value
 
 
 def _is_secret(name: str, value: Any) -> bool:
     return isinstance(value, str) and SECRET.search(str(name)) is not None
 
 
-def _measured(run: Run, stage: str, verdict: Any) -> CardEvaluation:
+def _describe_evaluation(run: Run, stage: str, verdict: Any) -> CardEvaluation:
     lines = score_lines(run.main_scores(stage), MODEL)
     cells = [(each.metric, each.system, each.value, each.difference, each.p_value) for each in lines]
-    rows = [[_plain(cell) for cell in row] for row in cells]
-    return CardEvaluation(_plain(stage), _plain(verdict.title), _plain(verdict.measured), rows)
+    rows = [[_escape_markdown(cell) for cell in row] for row in cells]
+    return CardEvaluation(
+        _escape_markdown(stage), _escape_markdown(verdict.title), _escape_markdown(verdict.measured), rows
+    )
 
 
-def _plain(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """Return a text on one line that Markdown shows as it is."""
     shown = html.escape(number_format.visible(text), quote=False)
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", shown)

@@ -64,7 +64,7 @@ def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> 
         main=list(score_lines(main, first)),
         others=list(score_lines([score for score in whole if score not in main], first)),
         more_charts=[_chart(score, first) for score in whole[1:]],
-        class_charts=list(_by_class([score for score in scores if score not in whole])),
+        class_charts=list(_chart_classes([score for score in scores if score not in whole])),
         signatures=[(score.metric, f"{score.n:,}", score.signature) for score in whole],
         spreads=number_format.format_spreads(main, first),
     )
@@ -77,7 +77,7 @@ def _chart(score: Score, first: str) -> str:
     return intervals([own, *others], f"{score.metric} ({better} is better, 95 % intervals)")
 
 
-def _by_class(scores: Sequence[Score]) -> Iterator[str]:
+def _chart_classes(scores: Sequence[Score]) -> Iterator[str]:
     groups: dict[str, list[Bar]] = {}
     for score in scores:
         metric, label = number_format.split_class(score.metric)
@@ -199,24 +199,26 @@ def read_ledger(stage: str, report: Report) -> StageLedger | None:
         return None
     entries = list(dict.fromkeys(entry for counts in groups.values() for entry in counts))
     rows = [[entry, *(_count(counts.get(entry)) for counts in groups.values())] for entry in entries]
-    return StageLedger(stage, list(_flows(report)), ["", *groups], rows, facts)
+    return StageLedger(stage, list(_draw_flows(report)), ["", *groups], rows, facts)
 
 
-def _flows(report: Report) -> Iterator[Flow]:
+def _draw_flows(report: Report) -> Iterator[Flow]:
     for name, counts in report.parts.items():
         amounts = {entry: count for entry, count in counts.items() if isinstance(count, int | float)}
         if "in" in amounts and "kept" in amounts:
             parts = {"kept": amounts["kept"]} | {
                 entry: count for entry, count in amounts.items() if entry not in ("in", "kept") and count > 0
             }
-            yield _flow(f"{name}: {_count(amounts['in'])} came in", parts)
+            yield _make_flow(f"{name}: {_count(amounts['in'])} came in", parts)
         elif {"tokens", "truncated"} <= amounts.keys():
-            yield _flow(f"tokens of {name}", {"kept": amounts["tokens"], "truncated": amounts["truncated"]})
+            yield _make_flow(
+                f"tokens of {name}", {"kept": amounts["tokens"], "truncated": amounts["truncated"]}
+            )
     if report.data is not None and any(report.data.splits.values()):
-        yield _flow("splits", report.data.splits)
+        yield _make_flow("splits", report.data.splits)
 
 
-def _flow(title: str, counts: Mapping[str, float]) -> Flow:
+def _make_flow(title: str, counts: Mapping[str, float]) -> Flow:
     shown = [(name, _count(count)) for name, count in counts.items()]
     return Flow(title, diagrams.stacked(counts, title), shown)
 

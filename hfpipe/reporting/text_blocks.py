@@ -44,7 +44,7 @@ def tags_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     ):
         return
     wrong = np.array(
-        [_differing(*pair) for pair in zip(frame["reference"], frame["prediction"], strict=True)]
+        [_count_differences(*pair) for pair in zip(frame["reference"], frame["prediction"], strict=True)]
     )
     worst = [int(number) for number in np.argsort(-wrong, kind="stable")[:EXAMPLES] if wrong[number]]
     note = (
@@ -55,7 +55,7 @@ def tags_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     )
 
 
-def _differing(reference: Sequence[str], prediction: Sequence[str]) -> int:
+def _count_differences(reference: Sequence[str], prediction: Sequence[str]) -> int:
     return sum(a != b for a, b in zip(reference, prediction, strict=False))
 
 
@@ -127,26 +127,26 @@ def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     order = np.argsort(shared, kind="stable")
     exact = (found["prediction"] == found["reference"]).mean()
     note = f"{exact:.1%} of the outputs are the reference exactly. Marked: words that the other text lacks."
-    worst = [_written(found, int(number)) for number in order[:EXAMPLES]]
+    worst = [_written_example(found, int(number)) for number in order[:EXAMPLES]]
     yield Block("Worst outputs", note, examples=worst)
     inexact = [number for number in order[::-1] if shared[number] < 1] or order[::-1]
-    best = [_written(found, int(number)) for number in inexact[: EXAMPLES // 2]]
+    best = [_written_example(found, int(number)) for number in inexact[: EXAMPLES // 2]]
     yield Block("Best outputs that are not exact" if exact < 1 else "Outputs", examples=best)
 
 
 def _overlap(prediction: str, reference: str) -> float:
     """Return F1 of the words that two texts share, each as often as it occurs."""
-    first, second = Counter(_words(prediction)), Counter(_words(reference))
+    first, second = Counter(_split_words(prediction)), Counter(_split_words(reference))
     both = (first & second).total()
     return 2 * both / (first.total() + second.total()) if both else float(prediction == reference)
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     """Return the words of a text with the spaces after them; its characters where it has no spaces."""
     return re.findall(r"\S+\s*", text) if " " in text else list(text)
 
 
-def _written(frame: pd.DataFrame, number: int) -> Example:
+def _written_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     answers = [
         ("predicted", list(marked(row["prediction"], row["reference"], "wrong"))),
@@ -159,7 +159,7 @@ def marked(text: str, other: str, kind: str) -> Iterator[Span]:
     """Yield a text in parts, those marked with `kind` that another text does not have in this order."""
     if not text:
         yield Span("(empty)", kind)
-    mine, theirs = _words(clipped(text)), _words(clipped(other))
+    mine, theirs = _split_words(clipped(text)), _split_words(clipped(other))
     same = SequenceMatcher(None, [word.strip() for word in mine], [word.strip() for word in theirs], False)
     for what, start, end, _, _ in same.get_opcodes():
         if end > start:
@@ -184,10 +184,11 @@ def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     order = counted[np.argsort(loss[counted], kind="stable")]
     yield Block(
         "Hardest texts",
-        examples=[_lossy(frame, int(number), loss) for number in order[::-1][: EXAMPLES // 2]],
+        examples=[_loss_example(frame, int(number), loss) for number in order[::-1][: EXAMPLES // 2]],
     )
     yield Block(
-        "Easiest texts", examples=[_lossy(frame, int(number), loss) for number in order[: EXAMPLES // 2]]
+        "Easiest texts",
+        examples=[_loss_example(frame, int(number), loss) for number in order[: EXAMPLES // 2]],
     )
 
 
@@ -202,7 +203,7 @@ def _loss_by_length(tokens: np.ndarray, loss: np.ndarray) -> str:
     return curve_chart([Curve("mean of a tenth of the rows", points)], "tokens of a row", "nats per token")
 
 
-def _lossy(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example:
+def _loss_example(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example:
     row = frame.iloc[number]
     said = f"{loss[number]:.3f} nats per token over {int(row['tokens']):,} tokens"
     return Example(inputs_of(frame, row), [("loss", [Span(said)])])
@@ -225,10 +226,12 @@ def fills_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     yield Block("Place of the expected word", head=("place", "rows", "share"), rows=rows)
     loss = np.where(np.isfinite(frame["nll"]), frame["nll"], np.inf)
     order = np.argsort(-loss, kind="stable")
-    yield Block("Hardest masks", examples=[_filled(frame, int(number)) for number in order[:EXAMPLES]])
+    yield Block(
+        "Hardest masks", examples=[_filled_example(frame, int(number)) for number in order[:EXAMPLES]]
+    )
 
 
-def _filled(frame: pd.DataFrame, number: int) -> Example:
+def _filled_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     first = []
     for rank, (fill, score) in enumerate(zip(row["fills"], row["fill_scores"], strict=True), start=1):

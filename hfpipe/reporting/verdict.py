@@ -58,9 +58,9 @@ def read_verdict(run: Run, stage: str) -> Verdict:
         state=state,
         trained=describe_model(run, str(settings.get("model", ""))),
         score=score,
-        measured=_measured(score, settings),
-        against=[_against(score, comparison) for comparison in score.comparisons],
-        checks=[*_gates(report, settings), *_cautions(run, report, settings)],
+        measured=_describe_score(score, settings),
+        against=[_compare_with(score, comparison) for comparison in score.comparisons],
+        checks=[*_check_requirements(report, settings), *_cautions(run, report, settings)],
     )
 
 
@@ -103,7 +103,7 @@ def describe_model(run: Run, place: str) -> str:
     return ", ".join(parts) + "."
 
 
-def _measured(score: Score, settings: Mapping[str, Any]) -> str:
+def _describe_score(score: Score, settings: Mapping[str, Any]) -> str:
     split, data = settings.get("split"), settings.get("data")
     where = f" of the {split} split of {place_name(data)}" if split and data else ""
     several = "" if score.spread is None else f"; {number_format.describe_spread(score.spread)}"
@@ -115,7 +115,7 @@ def place_name(place: Any) -> str:
     return Place(str(place)).stage or str(place)
 
 
-def _against(score: Score, comparison: Comparison) -> Finding:
+def _compare_with(score: Score, comparison: Comparison) -> Finding:
     side = number_format.describe_side(comparison, score)
     gap = number_format.number(abs(comparison.difference))
     low, high = (number_format.number(end) for end in (comparison.difference_low, comparison.difference_high))
@@ -130,7 +130,7 @@ def _against(score: Score, comparison: Comparison) -> Finding:
     )
 
 
-def _gates(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_requirements(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     for miss in report.unmet:
         yield Finding("bad", f"Not met: {miss}")
     required = settings.get("require") or {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from hfpipe.distributed.world import check_world, first_process, is_first_of_machine
 from hfpipe.runner.adoption import adopt_stage
 from hfpipe.runner.execute import run_launched_stage, run_recipe
 from hfpipe.runner.launch import Launch, arrange_processes, checked_file
 from hfpipe.runner.plan import PlannedStage, plan_recipe
-from hfpipe.runner.world import check_world, first_process, is_first_of_machine
 
 __all__ = [
     "Launch",

@@ -118,7 +118,7 @@ def read_accelerate_file(path: Path) -> AccelerateFile:
         raise RecipeError([Problem(f"--accelerate {path}: cannot be read ({reason})")]) from None
     if not isinstance(settings, dict):
         return AccelerateFile(path, {})
-    return AccelerateFile(path, settings, dict(_places(node, ())), tuple(text.splitlines()))
+    return AccelerateFile(path, settings, dict(_list_positions(node, ())), tuple(text.splitlines()))
 
 
 def _check_size(text: str) -> None:
@@ -132,13 +132,13 @@ def _check_size(text: str) -> None:
             raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
 
 
-def _places(node: Any, path: Keys) -> Iterator[tuple[Keys, tuple[int, int]]]:
+def _list_positions(node: Any, path: Keys) -> Iterator[tuple[Keys, tuple[int, int]]]:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         here = (*path, str(key.value))
         yield here, (key.start_mark.line + 1, key.start_mark.column + 1)
-        yield from _places(value, here)
+        yield from _list_positions(value, here)
 
 
 def config_problems(file: AccelerateFile) -> Iterator[Problem]:
@@ -159,14 +159,14 @@ def _unknown_keys(file: AccelerateFile) -> Iterator[Problem]:
             yield file.problem(f"unknown key {key!r}{suggest(str(key), top)}", str(key))
     for name, prefix in _SECTIONS.items():
         there = file.settings.get(name)
-        known = [option for option in options if option.startswith(prefix or _stem(name))]
+        known = [option for option in options if option.startswith(prefix or _prefix_of(name))]
         for key in there if isinstance(there, Mapping) else ():
             if key not in options and f"{prefix}{key}" not in options:
-                close = suggest(f"{_stem(name)}{key}", known)
+                close = suggest(f"{_prefix_of(name)}{key}", known)
                 yield file.problem(f"unknown key {key!r} in {name}{close}", name, str(key))
 
 
-def _stem(section: str) -> str:
+def _prefix_of(section: str) -> str:
     return f"{section}_" if section == _PARALLELISM else ""
 
 
@@ -194,20 +194,22 @@ def _fsdp(file: AccelerateFile) -> Iterator[Problem]:
     version = settings.get("fsdp_version", 1)
     if str(version) != "2":
         message = f"fsdp_version is {version!r}; write fsdp_version: 2, whose checkpoints any layout resumes"
-        yield file.problem(message, "fsdp_config", *_written(file, "fsdp_config", "fsdp_version"))
+        yield file.problem(message, "fsdp_config", *_key_in_file(file, "fsdp_config", "fsdp_version"))
     state = settings.get("fsdp_state_dict_type")
     if state != "FULL_STATE_DICT":
         message = (
             f"fsdp_state_dict_type is {state!r}, which leaves no folder that from_pretrained opens; "
             "write fsdp_state_dict_type: FULL_STATE_DICT"
         )
-        yield file.problem(message, "fsdp_config", *_written(file, "fsdp_config", "fsdp_state_dict_type"))
+        yield file.problem(message, "fsdp_config", *_key_in_file(file, "fsdp_config", "fsdp_state_dict_type"))
     if "HYBRID" in str(settings.get("fsdp_sharding_strategy")):
         message = (
             "FSDP2 ignores fsdp_sharding_strategy; write parallelism_config_dp_replicate_size and "
             "parallelism_config_dp_shard_size, as in recipes/accelerate/hybrid-shard.yaml"
         )
-        yield file.problem(message, "fsdp_config", *_written(file, "fsdp_config", "fsdp_sharding_strategy"))
+        yield file.problem(
+            message, "fsdp_config", *_key_in_file(file, "fsdp_config", "fsdp_sharding_strategy")
+        )
 
 
 def _deepspeed(file: AccelerateFile) -> Iterator[Problem]:
@@ -224,10 +226,10 @@ def _deepspeed(file: AccelerateFile) -> Iterator[Problem]:
         message = (
             "ZeRO-3 does not save the full model; write zero3_save_16bit_model: true under deepspeed_config"
         )
-        yield file.problem(message, "deepspeed_config", *_written(file, "deepspeed_config", "zero_stage"))
+        yield file.problem(message, "deepspeed_config", *_key_in_file(file, "deepspeed_config", "zero_stage"))
 
 
-def _written(file: AccelerateFile, section: str, key: str) -> tuple[str, ...]:
+def _key_in_file(file: AccelerateFile, section: str, key: str) -> tuple[str, ...]:
     """Return the key as the file has it, with the launcher's prefix or without; nothing if it is missing."""
     forms = (key, key.removeprefix(_SECTIONS[section]))
     return next(((form,) for form in forms if (section, form) in file.places), ())

@@ -34,7 +34,9 @@ def adopt_stage(recipe: Recipe, name: str, runs: Path, confirm: Confirm) -> Path
     store = Store(runs / recipe.name)
     found = store.others(name, step.identity.key)
     if not found:
-        raise _refusal(f"{name}: no other finished folder of it is there to take over; hfpipe run makes it")
+        raise _refusal_error(
+            f"{name}: no other finished folder of it is there to take over; hfpipe run makes it"
+        )
     source = found[0]
     check_whole(source, Digests(runs / ".digests.json"))
     if not confirm(source, step.why):
@@ -48,15 +50,19 @@ def _planned(recipe: Recipe, name: str, runs: Path) -> PlannedStage:
     """Return the stage of the plan. Raises RecipeError when it is done, in progress or not in the recipe."""
     steps = {step.name: step for step in plan_recipe(recipe, runs)}
     if name not in steps:
-        raise _refusal(f"there is no stage {name!r}; there is {join_names(list(steps))}")
+        raise _refusal_error(f"there is no stage {name!r}; there is {join_names(list(steps))}")
     step = steps[name]
     if step.done:
-        raise _refusal(f"{name}: is done; there is nothing to take over")
+        raise _refusal_error(f"{name}: is done; there is nothing to take over")
     if (step.folder / "stage.json").is_file():
-        raise _refusal(f"{name}: is in progress in {step.folder}; run it to its end, or delete that folder")
+        raise _refusal_error(
+            f"{name}: is in progress in {step.folder}; run it to its end, or delete that folder"
+        )
     unfinished = [other for other in step.identity.inputs if not steps[other].done]
     if unfinished:
-        raise _refusal(f"{name}: reads {join_names(unfinished)}, which is not done; adopt or run that first")
+        raise _refusal_error(
+            f"{name}: reads {join_names(unfinished)}, which is not done; adopt or run that first"
+        )
     return step
 
 
@@ -83,5 +89,5 @@ def _link(source: str | Path, target: str | Path) -> None:
         shutil.copy2(source, target)
 
 
-def _refusal(message: str) -> RecipeError:
+def _refusal_error(message: str) -> RecipeError:
     return RecipeError([Problem(message)])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfpipe.contract import Progress, RunContext
+from hfpipe.distributed.world import check_world, is_launched, rank
 from hfpipe.errors import StageError
 from hfpipe.interruption import StopRequest
 from hfpipe.recipe import Recipe
@@ -25,7 +26,6 @@ from hfpipe.runner.plan import PlannedStage, check_known, check_stages, plan_rec
 from hfpipe.runner.provenance import describe_start, digest_inputs
 from hfpipe.runner.signals import catch_signals
 from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
-from hfpipe.runner.world import check_world, is_launched, rank
 from hfpipe.stages import revive
 from hfpipe.store.files import write_whole
 from hfpipe.store.store import StageFile, Store, done, read_report, read_stage
@@ -78,7 +78,7 @@ def run_recipe(
                 stop.check()
                 check_stages(recipe, steps)
                 with expandable_segments():
-                    _make(running, step)
+                    _make_stage(running, step)
             if rank() == 0:
                 running.store.clean(step.folder)  # what a kill after the report left there
                 report = read_report(step.folder)
@@ -146,7 +146,7 @@ class _Running:
         return _context(file, step.folder, progress, self.stop)
 
 
-def _make(running: _Running, step: PlannedStage) -> None:
+def _make_stage(running: _Running, step: PlannedStage) -> None:
     """Make a stage, or wait until the first process has made it."""
     place = str(running.recipe.spot(("stages", step.name)) or running.recipe.path)
     running.member.stand(step.name, place)
@@ -157,7 +157,7 @@ def _make(running: _Running, step: PlannedStage) -> None:
         if rank() == 0:
             _lead(running, step)
         else:
-            _follow(running, step)
+            _follow_stage(running, step)
 
 
 def _lead(running: _Running, step: PlannedStage) -> None:
@@ -180,7 +180,7 @@ def _lead(running: _Running, step: PlannedStage) -> None:
             with place_setting_errors(running.recipe, step.name):
                 step.stage.prepare(ctx)
             report = _run_here_or_launched(running, step, ctx)
-        store.finish(step.folder, _complete(report, time.monotonic() - started, provenance))
+        store.finish(step.folder, _complete_report(report, time.monotonic() - started, provenance))
 
 
 def _run_here_or_launched(running: _Running, step: PlannedStage, ctx: RunContext) -> Report:
@@ -194,19 +194,19 @@ def _run_here_or_launched(running: _Running, step: PlannedStage, ctx: RunContext
     return step.stage.run(ctx)
 
 
-def _follow(running: _Running, step: PlannedStage) -> None:
+def _follow_stage(running: _Running, step: PlannedStage) -> None:
     ctx, member = running.context(step), running.member
-    while not done(step.folder) and not (step.stage.distributed and _ready(ctx, member)):
+    while not done(step.folder) and not (step.stage.distributed and _is_prepared(ctx, member)):
         time.sleep(POLL)
     if not done(step.folder):
         with translate_errors(ctx), running.store.share(step.folder, rank()), log_stage(ctx):
-            if _ready(ctx, member):  # still, now that no other run can begin
+            if _is_prepared(ctx, member):  # still, now that no other run can begin
                 step.stage.run(ctx)
     while not done(step.folder):
         time.sleep(POLL)
 
 
-def _ready(ctx: RunContext, member: Member | Alone) -> bool:
+def _is_prepared(ctx: RunContext, member: Member | Alone) -> bool:
     """Tell whether the first process of this very start of the launcher has prepared the stage."""
     with suppress(OSError):  # not there yet, or another run has just finished the stage
         token = (ctx.work / "ready").read_text(encoding="utf-8")
@@ -233,6 +233,6 @@ def _context(file: StageFile, folder: Path, progress: Progress, stop: StopReques
     )
 
 
-def _complete(report: Report, seconds: float, provenance: Provenance) -> Report:
+def _complete_report(report: Report, seconds: float, provenance: Provenance) -> Report:
     more = {"seconds": round(seconds, 3), "versions": read_versions(), "provenance": provenance}
     return report.model_copy(update=more)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfpipe.contract import RunContext
+from hfpipe.distributed.world import rank
 from hfpipe.errors import (
     IMPORT_NEEDS_MEMORY,
     DataError,
@@ -25,7 +26,6 @@ from hfpipe.errors import (
 from hfpipe.interruption import Interrupted
 from hfpipe.runner.redaction import redact
 from hfpipe.runner.supervision.member import describe_place
-from hfpipe.runner.world import rank
 
 if TYPE_CHECKING:
     from hfpipe.recipe import Recipe

@@ -16,7 +16,9 @@ from hfpipe.references.places import MetricPlace, Place, collect
 def check_hub(recipe: Recipe, stages: Mapping[str, Stage]) -> None:
     """Raise RecipeError, within seconds, when a stage needs what is neither cached nor can be reached."""
     wanted = [
-        (name, path) for stage, each in stages.items() for name, path in _wanted(each, ("stages", stage))
+        (name, path)
+        for stage, each in stages.items()
+        for name, path in _missing_of_stage(each, ("stages", stage))
     ]
     if not wanted or hub.offline() or (cause := hub.unreachable()) is None:
         return
@@ -33,7 +35,7 @@ def missing_from_cache(name: str, cause: str) -> str:
     )
 
 
-def _wanted(stage: Stage, at: Keys) -> Iterator[tuple[str, Keys]]:
+def _missing_of_stage(stage: Stage, at: Keys) -> Iterator[tuple[str, Keys]]:
     """Yield what a stage takes from the Hub and the cache does not hold."""
     for path, place in collect(stage, Place):
         if place.hub is not None:

@@ -11,13 +11,13 @@ from shutil import get_terminal_size
 
 from hfpipe.contract import Stage
 from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
+from hfpipe.distributed.world import ASKED, is_launched
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.interruption import Interrupted, StopRequest
 from hfpipe.recipe.installed import installed_arguments
 from hfpipe.runner.accelerate_file import AccelerateFile, config_problems, read_accelerate_file
 from hfpipe.runner.launcher import run_launcher
 from hfpipe.runner.supervision import coordinate
-from hfpipe.runner.world import ASKED, is_launched
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
         return
     found = [*_steps(layout.readers, option, stages), *_contexts(layout.context, option, stages)]
     if not launch.oversubscribe and not is_launched():
-        there, what = _room(cpu=bool(file and file.settings.get("use_cpu")))
+        there, what = _room_for_processes(cpu=bool(file and file.settings.get("use_cpu")))
         if layout.world > there:
             message = f"{option}: {layout.world} processes, and this machine has {there} {what}"
             found.append(Problem(f"{message}; start at most {there}, or add `--oversubscribe`"))
@@ -136,7 +136,7 @@ def _contexts(parts: int, option: str, stages: Mapping[str, Stage]) -> Iterator[
             yield Problem(f"{start} has the length {task.length}; write a multiple of {2 * parts}")
 
 
-def _room(*, cpu: bool) -> tuple[int, str]:
+def _room_for_processes(*, cpu: bool) -> tuple[int, str]:
     """Return how many processes the machine has room for, and what is counted; two fit on any CPU."""
     import torch
 

@@ -40,11 +40,11 @@ def run_launcher(command: list[str], environ: dict[str, str], started: Started, 
             with stop.deferred():
                 _wait(process, started, stop)
         except BaseException:
-            _give_up(started, "interrupted")
+            _fail_launch(started, "interrupted")
             raise
         if process.returncode < 0 and not started.failed.is_set():
             name = signal.Signals(-process.returncode).name
-            _give_up(started, f"the launcher (pid {process.pid}) was ended by {name}; {RESUME}")
+            _fail_launch(started, f"the launcher (pid {process.pid}) was ended by {name}; {RESUME}")
         passing.join(ENDING)  # until no process holds the other end
     return process.returncode
 
@@ -56,15 +56,15 @@ def _wait(process: subprocess.Popen[bytes], started: Started, stop: StopRequest)
             started.member.pass_on(stop.number)
             passed_on = True
         if started.failed.wait(POLL):
-            _end(process)
+            _end_process(process)
 
 
-def _give_up(started: Started, cause: str) -> None:
+def _fail_launch(started: Started, cause: str) -> None:
     started.fail(cause)
     started.member.fail(cause, prints=True)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end_process(process: subprocess.Popen[bytes]) -> None:
     """Wait for a launcher whose processes end, and end it if it does not."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(ENDING)

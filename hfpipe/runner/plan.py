@@ -124,7 +124,7 @@ def _reasons(store: Store, folder: Path, name: str, identity: StageIdentity) -> 
 
 
 def _changes(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    old, new = dict(_flat(before)), dict(_flat(after))
+    old, new = dict(_flatten(before)), dict(_flatten(after))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             label = key if what == "settings" else f"{what} {key}"
@@ -137,9 +137,9 @@ def _show(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}.")
+            yield from _flatten(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item

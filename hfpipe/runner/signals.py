@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hfpipe.distributed.world import is_launched
 from hfpipe.interruption import RESUME, StopRequest
-from hfpipe.runner.world import is_launched
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 ECHO = 5.0
@@ -102,14 +102,14 @@ class _Catcher:
                     first = now
                     self._announce(number)
                 elif not is_launched() or now - first > ECHO:
-                    self._leave(number)
+                    self._leave_process(number)
 
     def _announce(self, number: int) -> None:
         if self._announces and self._stop.is_deferred:
             name = signal.Signals(number).name
             _print(f"{name}: stops after the next step, with a checkpoint; send it again to stop at once")
 
-    def _leave(self, number: int) -> None:
+    def _leave_process(self, number: int) -> None:
         if self._announces:
             _print(f"{signal.Signals(number).name}: stopped at once; {RESUME}")
         os._exit(128 + number)

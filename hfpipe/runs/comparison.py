@@ -96,10 +96,10 @@ def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -
     `code` names tasks, as `file.py:Class` from here, that may be executed where runs were measured by them.
     Raises RecipeError when there are fewer than two, or nothing that they have in common.
     """
-    named = _named(code)
+    named = _trust_named(code)
     if len(set(targets)) < max(2, len(targets)):
         raise RecipeError([Problem("compare: name two evaluated models or more, each once")])
-    systems = [_opened(target, runs, named) for target in targets]
+    systems = [_open_system(target, runs, named) for target in targets]
     first = systems[0]
     places = _aligned(systems)
     sample = _sample(systems, places)
@@ -116,14 +116,14 @@ def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -
     return ComparisonRecord(systems=list(targets), n=n, left_out=left_out, scores=scores)
 
 
-def _named(code: Sequence[str]) -> Trusted:
+def _trust_named(code: Sequence[str]) -> Trusted:
     for each in code:
         if not re.fullmatch(Code.pattern, each):
             raise RecipeError([Problem(f"--task {each}: is not {Code.meant}; other tasks need not be named")])
     return Trusted.of(map(Code, code), Path.cwd())
 
 
-def _opened(target: str, runs: Path, named: Trusted) -> _System:
+def _open_system(target: str, runs: Path, named: Trusted) -> _System:
     from hfpipe.evaluation.predictions_file import read_predictions
 
     run, stage = find_stage(target, runs, ["evaluate"], "evaluated model")

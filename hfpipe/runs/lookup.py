@@ -24,7 +24,7 @@ def open_run(path: Path, runs: Path) -> Run:
     Raises RecipeError when nothing of it is done.
     """
     if (path / "stage.json").is_file():
-        return _single(path)
+        return _open_single(path)
     if path.is_dir():
         return newest_run(path)
     recipe = recipes.load_recipe(path, kinds=KINDS, tasks=TASKS)
@@ -38,7 +38,7 @@ def open_run(path: Path, runs: Path) -> Run:
     return found
 
 
-def _single(folder: Path) -> Run:
+def _open_single(folder: Path) -> Run:
     if not done(folder) and not (folder / METRICS).is_file():
         raise RecipeError([Problem(f"{folder}: is not finished; hfpipe run its recipe first")])
     return read_run({read_stage(folder).name: folder})

@@ -110,7 +110,7 @@ def tokenizer_facts(place: Any, above: Mapping[str, Stage], base: Path) -> Token
     if not isinstance(place, Place):
         return TokenizerFacts()
     if place.stage is None:
-        return _stored(place, base)
+        return _read_tokenizer(place, base)
     stage, before = above.get(place.stage), _before(above, place.stage)
     if isinstance(stage, Tokenizer):
         if stage.algorithm is None:
@@ -169,7 +169,7 @@ def _before(above: Mapping[str, Stage], name: str) -> dict[str, Stage]:
     return dict(takewhile(lambda entry: entry[0] != name, above.items()))
 
 
-def _stored(place: Place, base: Path) -> TokenizerFacts:
+def _read_tokenizer(place: Place, base: Path) -> TokenizerFacts:
     """Read a saved tokenizer; older ones name their mask token only in the library's code."""
     masks = (_json(place, file, base).get("mask_token") for file in _SETTINGS)
     mask = True if any(masks) else None

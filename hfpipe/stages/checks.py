@@ -255,12 +255,12 @@ def dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
     there = set(stage.columns) or given
     if there is None:
         return  # whatever the source has is kept, and known only once it is read
-    for path, column in _named(stage):
+    for path, column in _list_named_columns(stage):
         if column not in there:
             yield KeyProblem(f"there is no column {column!r}{suggest(column, sorted(there))}", path)
 
 
-def _named(stage: Dataset) -> Iterator[tuple[Keys, str]]:
+def _list_named_columns(stage: Dataset) -> Iterator[tuple[Keys, str]]:
     """Yield the columns that `text`, `labels` and `clean` name, and where."""
     yield from ((("text", number), column) for number, column in enumerate(stage.text))
     yield from ((("labels", column), column) for column in stage.labels)

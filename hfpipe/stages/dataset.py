@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from hfpipe.data.rows import SourceRows
 
 
-def _word(name: str) -> str:
+def _check_word(name: str) -> str:
     if not re.fullmatch(r"\w+(\.\w+)*", name):
         raise ValueError(f"{name!r} is not a name of a split; write letters, digits and _, as `validation`")
     return name
 
 
-Split = Annotated[str, AfterValidator(_word)]
+Split = Annotated[str, AfterValidator(_check_word)]
 Files = Glob | list[Glob]
 READING = tuple(FileSettings.model_fields)
 """Settings that say how files are read."""
@@ -72,7 +72,7 @@ class Source(FileSettings):
     """Licence of the data, as `cc-by-sa-4.0`, for the model cards; it changes nothing that is made."""
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _require_one_source(self) -> Self:
         given = [name for name in OPTIONS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -164,29 +164,29 @@ class Dataset(Stage):
         from hfpipe.data.build import Plan
 
         plan = Plan(self.columns, self.text, self.labels, self.clean, self.split, self.limit)
-        return _open(self.source, ctx), plan
+        return _open_source(self.source, ctx), plan
 
 
-def _open(source: Source, ctx: RunContext) -> SourceRows:
+def _open_source(source: Source, ctx: RunContext) -> SourceRows:
     from hfpipe.data import sources
 
     if source.hub is not None:
         return sources.from_hub(source.hub, source.config, source.revision)
     if source.stage is not None:
-        return sources.from_folder(_located(source.stage, ctx), source.stage)
+        return sources.from_folder(_locate(source.stage, ctx), source.stage)
     if source.python is not None:
         function = load_code(source.python, ctx.base)
         file = find_code(source.python, ctx.base)
-        paths = [_located(place, ctx) for place in source.reads]
+        paths = [_locate(place, ctx) for place in source.reads]
         return sources.from_function(function, paths, file, source.python.file)
     options = source.file_options()
     if source.package is not None:
-        path = _located(source.package, ctx)
+        path = _locate(source.package, ctx)
         return sources.from_files({None: {source.package: [path]}}, ctx.base, options)
     return sources.from_files(_patterns(source, ctx.base), ctx.base, options)
 
 
-def _located(place: Place, ctx: RunContext) -> Path:
+def _locate(place: Place, ctx: RunContext) -> Path:
     path = locate_place(place, ctx.base, ctx.inputs)
     if path is None:
         raise DataError(f"{place}: a Hub id cannot be read as a path; write ./{place} for a file")

@@ -165,7 +165,8 @@ class Evaluate(Stage):
         setup, (model, *others) = self.open_systems(ctx)
         mine = self._measure(model, setup, accelerator, ctx)
         tallies = {
-            name: self._other(name, model.task, others, setup, accelerator, ctx) for name in self.baselines
+            name: self._score_other(name, model.task, others, setup, accelerator, ctx)
+            for name in self.baselines
         }
         accelerator.wait_for_everyone()  # they read their scratch, which goes when the first returns
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
@@ -173,7 +174,7 @@ class Evaluate(Stage):
         left_out = list(explain_left_out(mine, tallies, comparisons))
         leaked = leakage_facts(model, setup, ctx) if accelerator.is_main_process else {}
         if accelerator.is_main_process:
-            more, without = self._afterwards(model, others, setup, ctx)
+            more, without = self._score_dataset_metrics(model, others, setup, ctx)
             scores += more
             left_out += without
         scores = add_checkpoints(scores, model.place, ctx)
@@ -199,7 +200,7 @@ class Evaluate(Stage):
             unmet=unmet,
         )
 
-    def _other(
+    def _score_other(
         self,
         name: BaselinePlace,
         task: TaskConfig,
@@ -215,7 +216,7 @@ class Evaluate(Stage):
             return load_tally(empty, ctx.work / f"{name}.npz")
         return self._measure(next(it for it in others if it.place == name), setup, accelerator, ctx)
 
-    def _afterwards(
+    def _score_dataset_metrics(
         self,
         model: EvaluatedSystem,
         others: Sequence[EvaluatedSystem],

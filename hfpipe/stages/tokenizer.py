@@ -101,7 +101,7 @@ class Tokenizer(Stage):
         if "train" not in data:
             raise StageError(f"{self.data}: there is no train split to learn from; it has {', '.join(data)}")
         texts = Texts(data["train"], self.text, self.max_bytes, ctx.progress)
-        tokenizer = self._existing(ctx) if self.algorithm is None else self._learned(texts)
+        tokenizer = self._existing(ctx) if self.algorithm is None else self._train_tokenizer(texts)
         tokenizer.save_pretrained(str(ctx.folder))
         check_saved(ctx.folder, tokenizer)
         split = "validation" if "validation" in data else "train"
@@ -126,7 +126,7 @@ class Tokenizer(Stage):
         tokenizer.add_tokens(entries(token for token in self.special_tokens if token not in known))
         return tokenizer
 
-    def _learned(self, texts: Texts) -> PreTrainedTokenizerBase:
+    def _train_tokenizer(self, texts: Texts) -> PreTrainedTokenizerBase:
         from hfpipe.tokenization.loading import complete_tokenizer
         from hfpipe.tokenization.training import Learner
 

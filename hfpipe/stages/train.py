@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Stage
+from hfpipe.distributed.world import first_process
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.loading.adapter_settings import Adapter
 from hfpipe.recipe.training.early_stopping import EarlyStopping
@@ -136,7 +136,7 @@ class TrainStage(Repeatable):
         )
         early = self.early_stopping
         found = train_model(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
-        if int(os.environ.get("RANK", "0")) == 0:
+        if first_process():
             if self.adapter is not None:
                 self._finish_adapter(self.adapter, model, tokenizer, ctx)
                 (ctx.folder / CARD).unlink(missing_ok=True)  # PEFT's, which is an empty form

@@ -34,16 +34,16 @@ class Digests:
         Raises DataError when a file cannot be read, or is a pipe or a device, which may never end.
         """
         if not path.is_dir():
-            return self._of_file(path)
+            return self._digest_file(path)
         card = path / CARD if (path / "stage.json").is_file() else None  # written again by evaluations
         parts = [
-            f"{item.relative_to(path).as_posix()}\0{self._of_file(item)}\n"
+            f"{item.relative_to(path).as_posix()}\0{self._digest_file(item)}\n"
             for item in sorted(path.rglob("*"))
             if item.exists() and not item.is_dir() and item != card
         ]
         return hashlib.sha256("".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _of_file(self, path: Path) -> str:
+    def _digest_file(self, path: Path) -> str:
         try:
             check_regular(path)
             stat = path.stat()

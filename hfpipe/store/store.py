@@ -179,7 +179,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            waiting(_read(owner) or "another process")
+            waiting(_read_text(owner) or "another process")
             lock.acquire()
         try:
             self._wait_for_workers(folder, waiting)
@@ -211,10 +211,10 @@ class Store:
 
     def holder(self, folder: Path) -> str:
         """Return who holds the folder, as `process 12 on HOST`; empty when nobody does."""
-        owner = _read(self.root / ".locks" / f"{folder.name}.owner")
+        owner = _read_text(self.root / ".locks" / f"{folder.name}.owner")
         known = re.fullmatch(r"process (\d+) on (.+)", owner)
         here = known is not None and known[2] == socket.gethostname()
-        return "" if known is not None and here and not _lives(int(known[1])) else owner
+        return "" if known is not None and here and not _is_alive(int(known[1])) else owner
 
     def begin(self, folder: Path, file: StageFile) -> None:
         """Make the folder ready to be written: what an earlier try left goes, but for scratch and metrics."""
@@ -243,7 +243,7 @@ class Store:
         shutil.rmtree(folder / ".work", ignore_errors=True)
 
 
-def _lives(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -340,7 +340,7 @@ def _parse(path: Path, model: type[R]) -> R:
         return model.model_validate_json(read_sealed(path))
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

@@ -43,14 +43,14 @@ class Chat:
         texts = list(_strings([*messages, *(tools or ())]))
         self._mark = unused_mark(OPENING, CLOSING, texts)
         self._has_marks = any(OPENING in text for text in texts)
-        self._tools: list[Any] | None = [self._marked(tool) for tool in tools or ()] or None
+        self._tools: list[Any] | None = [self._mark_message(tool) for tool in tools or ()] or None
 
     def write(self, messages: Messages, *, asking: bool) -> str:
         """Return the rendered messages, with marks; `asking` adds the generation prompt.
 
         Raises DataError when the template rejects the messages.
         """
-        marked = [self._marked(dict(message)) for message in messages]
+        marked = [self._mark_message(dict(message)) for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(
                 marked, tools=self._tools, tokenize=False, add_generation_prompt=asking
@@ -72,7 +72,7 @@ class Chat:
             for number, part in enumerate(found)
         ]
 
-    def _marked(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _mark_message(self, message: dict[str, Any]) -> dict[str, Any]:
         of_assistant = message.get("role") == ASSISTANT
         tokens = self._known.any_control if of_assistant else self._known.any_known
         marked: dict[str, Any] = _map_strings(message, lambda text: tokens.sub(self._mark_token, text))

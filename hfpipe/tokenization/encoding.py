@@ -48,7 +48,7 @@ def encode_texts(
     Raises StageError for a text that a tokenizer without a fast backend cannot encode in this way.
     """
     sides = [side for side in (texts, pairs) if side is not None]
-    found = spelling(tokenizer, _joined(sides))
+    found = spelling(tokenizer, _join_sides(sides))
     if found is None:
         parts = [[text_parts(text) for text in side] for side in sides]
         return _encode_slowly(tokenizer, parts, target=target, **options)
@@ -99,7 +99,7 @@ def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> l
     return [each.ids for part in parts for each in part]
 
 
-def _joined(sides: Sequence[Sequence[Text]]) -> Iterator[str]:
+def _join_sides(sides: Sequence[Sequence[Text]]) -> Iterator[str]:
     return (text if isinstance(text, str) else "".join(text) for side in sides for text in side)
 
 
@@ -127,7 +127,7 @@ def _encoded_by_backend(
     if any(getattr(type(tokenizer), name) is not getattr(PreTrainedTokenizerFast, name) for name in _CODE):
         return None
     sides = [side for side in (texts, pairs) if side is not None]
-    found = spelling(tokenizer, _joined(sides))
+    found = spelling(tokenizer, _join_sides(sides))
     if found is None:
         return None
     written = [found.write(side) for side in sides]

@@ -104,12 +104,12 @@ def _differences(opened: Any, saved: Any) -> Iterator[str]:
     if opened.chat_template != saved.chat_template:
         yield f"{kind} it has another chat template"
     for text in (*PROBES, *(f"a {token}b" for token in saved.added_tokens_encoder)):
-        theirs, ours = (_read(each, text) for each in (opened, saved))
+        theirs, ours = (_encode_and_decode(each, text) for each in (opened, saved))
         if theirs != ours:
             yield f"{kind} it reads {text!r:.40} differently"
 
 
-def _read(tokenizer: Any, text: str) -> list[Any]:
+def _encode_and_decode(tokenizer: Any, text: str) -> list[Any]:
     """Return the encodings of a text, alone and in a pair, and the decoded texts."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     texts = [tokenizer.decode(ids, skip_special_tokens=skip) for skip in (True, False)]

@@ -113,9 +113,9 @@ class Spelling:
         """
         if not self.known.template and {*map(type, texts)} == {str}:
             return cast("list[str]", list(texts))  # the usual case: no tokens are meant
-        return ["".join(map(self._written, text_parts(text))) for text in texts]
+        return ["".join(map(self._write_part, text_parts(text))) for text in texts]
 
-    def _written(self, part: str) -> str:
+    def _write_part(self, part: str) -> str:
         if isinstance(part, Format):
             return self.known.any_known.sub(self._name, part)
         if isinstance(part, Verbatim) or not self.known.template:
@@ -139,14 +139,14 @@ def spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelli
     kept = vars(tokenizer).get(_COPY)
     if kept is None or kept[0] is not known or kept[1] != mark:
         names = {token: mark + token for token in [*known.control, *known.template] if len(token) > 1}
-        renamed = _renamed(tokenizer, backend, names)
+        renamed = _rename_tokens(tokenizer, backend, names)
         found = None if renamed is None else Spelling(renamed, known, names)
         kept = vars(tokenizer)[_COPY] = known, mark, found
     made: Spelling | None = kept[2]
     return made
 
 
-def _renamed(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mapping[str, str]) -> Any:
+def _rename_tokens(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mapping[str, str]) -> Any:
     """Return a copy of a tokenizer with other names for some tokens; None if it cannot be copied."""
     try:
         state = json.loads(backend.to_str())
@@ -156,7 +156,7 @@ def _renamed(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mappin
     for token in state["added_tokens"]:
         if token["content"] in names:
             token.update(content=names[token["content"]], normalized=False, single_word=False)
-    _rename(state["model"], names)
+    _rename_entries(state["model"], names)
     renamed = copy.copy(tokenizer)
     for kept in (_TOKENS, _COPY):
         vars(renamed).pop(kept, None)
@@ -166,7 +166,7 @@ def _renamed(tokenizer: PreTrainedTokenizerBase, backend: Backend, names: Mappin
     return renamed
 
 
-def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
+def _rename_entries(model: dict[str, Any], names: Mapping[str, str]) -> None:
     """Rename entries of a model's vocabulary, and drop the merges that would produce one from a text."""
     vocab = model["vocab"]
     if isinstance(vocab, list):

@@ -57,7 +57,9 @@ class Learner:
         """
         trained = self._untrained()
         try:
-            alphabet, feed = ([], _short(texts)) if self.algorithm == "bpe" else self._known(texts)
+            alphabet, feed = (
+                ([], _split_long(texts)) if self.algorithm == "bpe" else self._find_characters(texts)
+            )
             trained.train_from_iterator(feed, self._trainer(trained, alphabet))
         except Exception as error:  # Tokenizers raises bare Exceptions
             raise StageError(f"{self.algorithm}: the trainer gave up: {one_line(error)}") from error
@@ -99,7 +101,7 @@ class Learner:
         tokenizer.decoder = decoders.Metaspace()
         return tokenizer
 
-    def _known(self, texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
+    def _find_characters(self, texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
         """Return the characters to learn, and the normalized texts with others replaced by spaces."""
         # A separate normalizer: that of the tokenizer in training is locked while it reads the texts.
         normalize = self._untrained().normalizer.normalize_str
@@ -109,7 +111,7 @@ class Learner:
         ranked = sorted(counts, key=lambda character: (-counts[character], character))
         room = max(1, self.vocab_size // 4)
         blank = str.maketrans(dict.fromkeys(ranked[room:], " "))
-        return ranked[:room], _short(normalize(text).translate(blank) for text in texts)
+        return ranked[:room], _split_long(normalize(text).translate(blank) for text in texts)
 
     def _trainer(self, tokenizer: Tokenizer, alphabet: list[str]) -> Any:
         if self.algorithm == "unigram":
@@ -129,7 +131,7 @@ class Learner:
             )
         # Special tokens get their ids before any hash map is iterated, so that ties between merges, which are
         # broken by id, are deterministic.
-        inside = [f"##{character}" for character in alphabet if _joins(tokenizer, character)]
+        inside = [f"##{character}" for character in alphabet if _occurs_in_word(tokenizer, character)]
         return trainers.WordPieceTrainer(
             vocab_size=self.vocab_size,
             min_frequency=self.min_frequency,
@@ -145,7 +147,7 @@ class Learner:
             return models.WordPiece(trained.get_vocab(), unk_token=self._unknown)
         specials = self._specials
         learned = json.loads(trained.to_str())["model"]["vocab"]
-        vocab = [(token, 0.0) for token in specials] + _steady(
+        vocab = [(token, 0.0) for token in specials] + _sort_by_score(
             [(piece, score) for piece, score in learned if piece not in specials]
         )
         return models.Unigram(vocab, unk_id=specials.index(self._unknown or specials[0]))
@@ -172,13 +174,13 @@ def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False, lstrip=token in BLANKS)
 
 
-def _joins(tokenizer: Tokenizer, character: str) -> bool:
+def _occurs_in_word(tokenizer: Tokenizer, character: str) -> bool:
     """Return whether a character can occur inside a word."""
     word = tokenizer.normalizer.normalize_str(f"a{character}a")
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(word)) == 1
 
 
-def _short(texts: Iterable[str]) -> Iterator[str]:
+def _split_long(texts: Iterable[str]) -> Iterator[str]:
     """Split long texts, at a space if there is one."""
     for text in texts:
         start = 0
@@ -190,7 +192,7 @@ def _short(texts: Iterable[str]) -> Iterator[str]:
         yield text[start:]
 
 
-def _steady(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _sort_by_score(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     """Return the tokens of a Unigram model sorted by score, with deterministic scores.
 
     Characters lost in pruning get the lowest score plus 0.0001 for each one before them in a hash map; here

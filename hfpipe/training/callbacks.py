@@ -67,9 +67,9 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._since, self._from = time.monotonic(), state.global_step
         if state.is_world_process_zero:  # steps after the checkpoint are logged again
-            before = {_place(entry): entry for entry in read_metrics(self._path.parent)}
-            kept = [before.get(_place(entry), {}) | entry for entry in state.log_history]
-            self._path.write_text("".join(map(_as_line, kept)), encoding="utf-8")
+            before = {_line_key(entry): entry for entry in read_metrics(self._path.parent)}
+            kept = [before.get(_line_key(entry), {}) | entry for entry in state.log_history]
+            self._path.write_text("".join(map(_format_line, kept)), encoding="utf-8")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         self._since += (metrics or {}).get("eval_runtime", 0.0)  # speed is that of training
@@ -81,7 +81,7 @@ class MetricsFile(TrainerCallback):
         if "loss" in entry:
             entry |= self._speed(state.global_step) | {"memory_bytes": peak_memory()}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(_as_line(entry))
+            file.write(_format_line(entry))
         self._advance(0, self._note(entry))
         shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if _is_number(value))
         log.info("step %d of %d: %s", state.global_step, self._steps, shown)
@@ -103,12 +103,12 @@ class MetricsFile(TrainerCallback):
         return ", ".join(parts + ([memory(entry["memory_bytes"])] if "memory_bytes" in entry else []))
 
 
-def _place(entry: Mapping[str, Any]) -> tuple[Any, bool, bool]:
+def _line_key(entry: Mapping[str, Any]) -> tuple[Any, bool, bool]:
     """Return what tells the lines of a training apart: step, and whether it is an evaluation or the end."""
     return entry.get("step"), "eval_runtime" in entry, "train_runtime" in entry
 
 
-def _as_line(entry: Mapping[str, Any]) -> str:
+def _format_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(finite_or_null(entry)) + "\n"
 
 

@@ -60,7 +60,7 @@ def newest_checkpoint(folder: Path, *, keeps_best: bool = False) -> tuple[Path |
     """
     passed: list[str] = []
     for checkpoint in checkpoints(folder):
-        reason = fault(checkpoint) or (_fault_of_best(checkpoint) if keeps_best else None)
+        reason = fault(checkpoint) or (_describe_fault_of_best(checkpoint) if keeps_best else None)
         if reason is None:
             return checkpoint, passed
         passed.append(f"{checkpoint.name}: {reason}")
@@ -100,7 +100,7 @@ def chosen_checkpoint(folder: Path) -> Path | None:
     return folder / name if name is not None else None
 
 
-def _fault_of_best(checkpoint: Path) -> str | None:
+def _describe_fault_of_best(checkpoint: Path) -> str | None:
     """Return why the best model so far, which Trainer loads at the end, cannot be used, or None."""
     best = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("best_global_step")
     if not best or checkpoint.name == f"checkpoint-{best}":

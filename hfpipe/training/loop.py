@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from transformers import EarlyStoppingCallback
 
 from hfpipe.distributed.process_layout import process_layout
 from hfpipe.distributed.sharding import split_model
+from hfpipe.distributed.world import first_process
 from hfpipe.errors import StageError, one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
@@ -92,7 +92,7 @@ def train_model(
         trainer.accelerator.wait_for_everyone()  # the best checkpoint may still be read elsewhere
     (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
     if trainer.is_world_process_zero():
-        _complete(ctx)
+        _complete_folder(ctx)
     found = {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, plan)
     length = float(trainer.examples.lengths.mean())
     counted = (
@@ -116,7 +116,7 @@ def _trainer(
         raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
 
 
-def _complete(ctx: RunContext) -> None:
+def _complete_folder(ctx: RunContext) -> None:
     """Keep what trackers wrote, and see that there are weights. Raises StageError when there are none."""
     if (ctx.work / "runs").is_dir():
         shutil.copytree(ctx.work / "runs", ctx.folder / "runs", dirs_exist_ok=True)
@@ -148,15 +148,15 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
             assert seconds is not None
             muon = muon_options(training)
             measured = steps_within(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
-            if int(os.environ.get("RANK", "0")) == 0:
+            if first_process():
                 write_sealed(decided, json.dumps({"steps": measured}))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
-        steps = _decided(decided)
+        steps = _read_decision(decided)
     return TrainingPlan(fit.shares, steps, speed, fit.checkpointing)
 
 
-def _decided(file: Path) -> int:
+def _read_decision(file: Path) -> int:
     with reading(file):
         found = json.loads(read_sealed(file))
     return int(found["steps"] if isinstance(found, dict) else found)  # a number in earlier versions

@@ -35,11 +35,11 @@ class AgreedStop:
         asked = counts.new_tensor([int(self.request.number is not None)])
         mine = torch.cat([counts.reshape(-1), asked]).to(self._accelerator.device, non_blocking=True)
         summed = self._accelerator.reduce(mine, reduction="sum")
-        self._keep(summed[-1:])
+        self._keep_request(summed[-1:])
         found = summed[:-1].reshape(counts.shape)
         return found / together if found.is_floating_point() else found // together
 
-    def _keep(self, asked: torch.Tensor) -> None:
+    def _keep_request(self, asked: torch.Tensor) -> None:
         if not asked.is_cuda:
             self._asked = asked
             return

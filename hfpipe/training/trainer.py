@@ -268,10 +268,10 @@ class TaskTrainer(SplitTrainer):
         losses = []
         for part in others:
             with self.accelerator.no_sync(model):
-                losses.append(self._pass(model, part, num_items_in_batch))
-        return sum(losses, self._pass(model, last, num_items_in_batch))
+                losses.append(self._compute_gradients(model, part, num_items_in_batch))
+        return sum(losses, self._compute_gradients(model, last, num_items_in_batch))
 
-    def _pass(self, model: Any, inputs: Batch, num_items_in_batch: Any) -> torch.Tensor:
+    def _compute_gradients(self, model: Any, inputs: Batch, num_items_in_batch: Any) -> torch.Tensor:
         """Compute a loss and its gradients."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.watch.watch_loss(loss)

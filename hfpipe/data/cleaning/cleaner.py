@@ -22,7 +22,7 @@ def clean(
     A row is dropped if an edit destroys an answer that is given by its position.
     """
     stages = [
-        _editing(one.step, one.reason, columns, ledger, spans)
+        _apply_edit(one.step, one.reason, columns, ledger, spans)
         if isinstance(one.step, Edit)
         else _filtering(one.step.start(), one.reason, ledger)
         for one in steps
@@ -38,7 +38,7 @@ def clean(
             yield row
 
 
-def _editing(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger, spans: Spans) -> Apply:
+def _apply_edit(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger, spans: Spans) -> Apply:
     edit = step.edit
 
     def apply(row: Row) -> bool:

@@ -53,7 +53,7 @@ class MaxChars(RootModel[Count], Filter):
         return lambda row: row.characters <= self.root
 
 
-def _words(row: Row) -> int:
+def _count_words(row: Row) -> int:
     return sum(len(space_words(text)) for text in row.texts)
 
 
@@ -66,7 +66,7 @@ class MinWords(RootModel[Count], Filter):
     model_config = _PLAIN
 
     def start(self) -> Keep:
-        return lambda row: _words(row) >= self.root
+        return lambda row: _count_words(row) >= self.root
 
 
 class MaxWords(RootModel[Count], Filter):
@@ -78,7 +78,7 @@ class MaxWords(RootModel[Count], Filter):
     model_config = _PLAIN
 
     def start(self) -> Keep:
-        return lambda row: _words(row) <= self.root
+        return lambda row: _count_words(row) <= self.root
 
 
 class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
@@ -93,7 +93,9 @@ class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
     def start(self) -> Keep:
         def keep(row: Row) -> bool:
             try:
-                return not any(_holds(row.values[column], values) for column, values in self.root.items())
+                return not any(
+                    _contains_any(row.values[column], values) for column, values in self.root.items()
+                )
             except KeyError as error:
                 there = join_names(list(row.values))
                 raise DataError(
@@ -103,7 +105,7 @@ class Drop(RootModel[dict[str, list[str | bool | int | float | None]]], Filter):
         return keep
 
 
-def _holds(value: Any, written: Sequence[Any]) -> bool:
+def _contains_any(value: Any, written: Sequence[Any]) -> bool:
     items = value if isinstance(value, (list, tuple)) else [value]
     return any(equals_written(each, item) for each in written for item in items)
 

@@ -87,25 +87,25 @@ class _Reader(HTMLParser):
         self._break(tag)
 
     def handle_data(self, data: str) -> None:
-        self._see("" if self._silent else data)
+        self._note_text("" if self._silent else data)
 
     def handle_comment(self, data: str) -> None:
-        self._see("")
+        self._note_text("")
 
     def handle_decl(self, decl: str) -> None:
-        self._see("")
+        self._note_text("")
 
     def handle_pi(self, data: str) -> None:
-        self._see("")
+        self._note_text("")
 
     def unknown_decl(self, data: str) -> None:
-        self._see("")
+        self._note_text("")
 
     def _break(self, tag: str) -> None:
         new = tag in _BREAKS and bool(self.seen) and not self.seen[-1].endswith("\n")
-        self._see("\n" if new else "")
+        self._note_text("\n" if new else "")
 
-    def _see(self, text: str) -> None:
+    def _note_text(self, text: str) -> None:
         line, column = self.getpos()
         self._events.append((self._lines[line - 1] + column, text))
         if text:

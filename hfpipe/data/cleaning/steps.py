@@ -55,19 +55,19 @@ class Clean(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _bare(cls, value: Any) -> Any:
+    def _expand_name(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         return {value: list(get_args(Secret)) if value == "mask_pii" else {}}
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _require_one_kind(self) -> Self:
         if len(self.model_fields_set) != 1:
             raise ValueError("write each step as a list item of its own, as `- {min_chars: 40}`")
         return self
 
     @model_serializer(mode="wrap")
-    def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dump_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A step added in a later version must not change the key of recipes that do not use it.
         return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
 
@@ -87,12 +87,12 @@ class Clean(Settings):
         value: Any = step.model_dump(mode="json")
         if isinstance(step, Short):
             value = [item for item in value.values() if item is not None]
-        return f"{name}: {_described(value)}" if value else name
+        return f"{name}: {_describe_step(value)}" if value else name
 
 
-def _described(value: Any) -> str:
+def _describe_step(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_described(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_describe_step(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_described, value))
+        return ", ".join(map(_describe_step, value))
     return str(value).encode(errors="backslashreplace").decode()

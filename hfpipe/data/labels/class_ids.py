@@ -73,7 +73,7 @@ class ClassIds:
         splits = {TRAIN} & self._counts.keys() or None
         return {
             number
-            for number in self._kept()
+            for number in self._list_kept()
             if number != self._target and self.rows_of(number, splits) < least
         }
 
@@ -99,13 +99,13 @@ class ClassIds:
             return {}
         rows = {
             number: {split: counts[number] for split, counts in self._counts.items() if counts[number] > 0}
-            for number in self._kept()
+            for number in self._list_kept()
         }
         return {number: splits for number, splits in rows.items() if splits and TRAIN not in splits}
 
     def unseen(self) -> list[str]:
         """Return the names of the classes with an id but without rows."""
-        return [str(self.values[number]) for number in self._kept() if not self.rows_of(number)]
+        return [str(self.values[number]) for number in self._list_kept() if not self.rows_of(number)]
 
     def place(self, number: int) -> str:
         """Return the location of the first row of a class."""
@@ -122,12 +122,12 @@ class ClassIds:
             final |= dict.fromkeys(self._merged, final[self._target])
         return [final.get(number, 0) for number in range(len(self))]
 
-    def _kept(self) -> list[int]:
+    def _list_kept(self) -> list[int]:
         gone = self._gone | self._merged
         return [number for number in range(len(self)) if number not in gone]
 
     def _final(self) -> list[int]:
-        kept = self._kept()
+        kept = self._list_kept()
         numeric = all(type(self.values[number]) is int for number in kept)
 
         def key(number: int) -> tuple[int, Name]:

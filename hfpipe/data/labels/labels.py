@@ -62,12 +62,12 @@ class Label:
         Raises DataError for lists that look like indicators, with one 0 or 1 per class.
         """
         rows = [row for row in head if not is_missing(row.values[self.column])]
-        values = [_plain(row.values[self.column]) for row in rows]
+        values = [_to_python(row.values[self.column]) for row in rows]
         if values and self.kind is None:
             self.kind = _infer(values)
         if self.kind == "classes" and self.settings.indicators is None and not self._known:
             lists = [self._split(value) for value in values]
-            if _look_like_indicators(lists) and not _as_long_as_words(rows, self.column, lists):
+            if _look_like_indicators(lists) and not _has_lengths_of_words(rows, self.column, lists):
                 raise messages.indicators(rows[0].place, self.column, lists[0], self.settings)
 
     def read(self, value: Any) -> Any:
@@ -78,7 +78,7 @@ class Label:
         own: type = type(value)
         if own is str and own is self._type and self.kind == "class" and self.ids.find(value) is not None:
             return value  # the usual case: a class already seen in this spelling
-        return self._read(_plain(value))
+        return self._read(_to_python(value))
 
     def _read(self, value: Any) -> Any:
         if is_missing(value):
@@ -95,7 +95,7 @@ class Label:
             return items
         if self.settings.indicators:
             return self._read_indicators(items)
-        return [self._read_class(_plain(item)) for item in items]
+        return [self._read_class(_to_python(item)) for item in items]
 
     def _read_number(self, value: Any) -> Any:
         number = parse_decimal(value) if isinstance(value, str) else None
@@ -111,9 +111,9 @@ class Label:
             self.normalized += name != value
         elif isinstance(value, float) and value.is_integer():
             name = int(value)
-        return name if not self._names else self._named(name)
+        return name if not self._names else self._name_of_class(name)
 
-    def _named(self, value: Any) -> Any:
+    def _name_of_class(self, value: Any) -> Any:
         """Return the name of a class that is given by name, or by id if names are not numbers."""
         if isinstance(value, (str, int)) and str(value) in self._declared:
             return str(value)
@@ -256,7 +256,7 @@ def _renumber(chunk: pa.Array, table: pa.Array) -> pa.Array:
     return table.take(chunk)
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
@@ -286,7 +286,7 @@ def _look_like_indicators(lists: Sequence[Any]) -> bool:
     )
 
 
-def _as_long_as_words(rows: Sequence[Row], column: str, lists: Sequence[Any]) -> bool:
+def _has_lengths_of_words(rows: Sequence[Row], column: str, lists: Sequence[Any]) -> bool:
     """Return whether another column has lists of strings of the same lengths: then these are word tags."""
     for name in rows[0].values.keys() - {column}:
         others = [row.values[name] for row in rows]

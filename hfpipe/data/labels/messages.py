@@ -22,7 +22,8 @@ def missing_labels(place: str, column: str, settings: LabelColumn) -> DataError:
     drop = advise_drop(column, None)
     empty = ""
     if settings.separator is not None:
-        empty = f", or, if an empty cell has no class, write {_set(column, settings, allow_empty=True)}"
+        setting = _advise_setting(column, settings, allow_empty=True)
+        empty = f", or, if an empty cell has no class, write {setting}"
     return DataError(f"{place}: {column!r} is missing; fill it in, or drop such rows with {drop}{empty}")
 
 
@@ -59,7 +60,7 @@ def no_list(place: str, column: str, value: Any, settings: LabelColumn) -> DataE
     separator = next((each for each in _SEPARATORS if each in value), ",")
     return DataError(
         f"{place}: {column!r} is the text {value!r:.40}, not a list of classes; if it is several classes, "
-        f"write {_set(column, settings, kind='classes', separator=separator)}, and if it is one, "
+        f"write {_advise_setting(column, settings, kind='classes', separator=separator)}, and if it is one, "
         f"{advise(labels={column: 'class'})}"
     )
 
@@ -96,13 +97,13 @@ def labels_not_named(place: str, column: str, value: Any, settings: LabelColumn)
     if not isinstance(value, str):
         return DataError(f"{what}, nor the id of one; {drop}")
     return DataError(
-        f"{what}; add it with {_set(column, settings, names=[*settings.names, value])}, or {drop}"
+        f"{what}; add it with {_advise_setting(column, settings, names=[*settings.names, value])}, or {drop}"
     )
 
 
 def indicators(place: str, column: str, value: Sequence[Any], settings: LabelColumn) -> DataError:
     """Return the error for lists that may be either indicators (one 0 or 1 per class) or class ids."""
-    yes, no = (_set(column, settings, kind="classes", indicators=each) for each in (True, False))
+    yes, no = (_advise_setting(column, settings, kind="classes", indicators=each) for each in (True, False))
     return DataError(
         f"{place}: {column!r} is {value!r:.40}, and all rows have {len(value)} of 0 and 1: if each stands "
         f"for a class (multi-hot), write {yes}, with `names` if you like; if they are ids of classes, {no}"
@@ -145,11 +146,11 @@ def untrained_classes(
     """Return the error for classes without training rows."""
     first = min(rows)
     if settings.min_count is not None:
-        fix = f"drop their rows with {_set(column, settings, rare='drop')}"
+        fix = f"drop their rows with {_advise_setting(column, settings, rare='drop')}"
     elif len(rows) == 1:
         fix = f"drop it with {advise_drop(column, ids.values[first])}"
     else:
-        fix = f"drop their rows with {_set(column, settings, min_count=1)}"
+        fix = f"drop their rows with {_advise_setting(column, settings, min_count=1)}"
     if len(rows) == 1:
         where, unit = " and ".join(rows[first]), "row" if ids.rows_of(first) == 1 else "rows"
         what = f"class {ids.values[first]!r} of {column!r} is only in {where} ({ids.rows_of(first):,} {unit})"
@@ -163,5 +164,5 @@ def untrained_classes(
     return DataError(f"{ids.place(first)}: {what}, never in train; add training rows, or {fix}")
 
 
-def _set(column: str, settings: LabelColumn, **changes: Any) -> str:
+def _advise_setting(column: str, settings: LabelColumn, **changes: Any) -> str:
     return advise(labels={column: settings.changed(**changes)})

@@ -25,10 +25,10 @@ def notes(label: Label) -> Iterator[str]:
     names = label.ids.names()
     groups = [join_names(group) for group in nearly_alike(names)]
     if groups:
-        yield f"note: classes of {column!r} that differ by case or white space only: {_some(groups)}"
+        yield f"note: classes of {column!r} that differ by case or white space only: {_list_some(groups)}"
     empty = [repr(name) for name in label.ids.unseen()]
     if empty:
-        yield f"note: no row has these classes of {column!r}: {_some(empty)}"
+        yield f"note: no row has these classes of {column!r}: {_list_some(empty)}"
     nothing = [name for name in names if name.lower() in _NOTHING]
     if nothing:
         drop = advise_drop(column, nothing[0])
@@ -43,6 +43,6 @@ def nearly_alike(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _some(parts: list[str]) -> str:
+def _list_some(parts: list[str]) -> str:
     more = f" and {len(parts) - SHOWN:,} more" if len(parts) > SHOWN else ""
     return " / ".join(parts[:SHOWN]) + more

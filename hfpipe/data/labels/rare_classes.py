@@ -60,7 +60,7 @@ def _mark(
         for label in classes:
             if label.column not in rare:
                 continue
-            gone = _holding(batch.column(label.column), rare[label.column]) & part
+            gone = _find_rows_with(batch.column(label.column), rare[label.column]) & part
             part &= ~gone
             for number in np.flatnonzero(gone):
                 ledger.take_back(split, rare_class_reason(label), int(characters[number]))
@@ -70,7 +70,7 @@ def _mark(
         start += batch.num_rows
 
 
-def _holding(column: pa.Array, rare: set[int]) -> np.ndarray:
+def _find_rows_with(column: pa.Array, rare: set[int]) -> np.ndarray:
     """Return whether each row has one of the classes, bool, shape (rows,)."""
     values = pa.array(sorted(rare), pa.int64())
     if not pa.types.is_list(column.type):

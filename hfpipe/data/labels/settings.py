@@ -53,7 +53,7 @@ class LabelColumn(ShortForm):
     rare classes are merged into."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_combination(self) -> Self:
         lists = [name for name in ("separator", "indicators") if getattr(self, name) is not None]
         if lists and self.kind not in (None, "classes"):
             raise ValueError(f"`{lists[0]}` goes with `kind: classes`, not with `kind: {self.kind}`")
@@ -76,15 +76,15 @@ class LabelColumn(ShortForm):
 
     def changed(self, **settings: Any) -> Any:
         """Return these settings with changes, in the notation of a recipe."""
-        return type(self).model_validate(self._written() | settings).model_dump()
+        return type(self).model_validate(self._dump_changed() | settings).model_dump()
 
-    def _written(self) -> dict[str, Any]:
+    def _dump_changed(self) -> dict[str, Any]:
         return {
             name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
         }
 
     @model_serializer(mode="wrap")
-    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+    def _dump_short(self, handler: SerializerFunctionWrapHandler) -> Any:
         # A setting added in a later version must not change the key of recipes that do not use it.
-        written = self._written()
+        written = self._dump_changed()
         return self.kind if written.keys() == {"kind"} else written

@@ -31,12 +31,12 @@ def read_arrow(file: DataFile) -> Iterator[Row]:
             source.seek(0)
             whole = pa.ipc.open_file(source)
             batches = (whole.get_batch(number) for number in range(whole.num_record_batches))
-            yield from _rows(file, whole.schema, _checked(batches))
+            yield from _rows(file, whole.schema, _validate_batches(batches))
         else:
-            yield from _rows(file, stream.schema, _checked(iter(stream)))
+            yield from _rows(file, stream.schema, _validate_batches(iter(stream)))
 
 
-def _checked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _validate_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Validate offsets and indices, which Arrow does not check; in a damaged file they point anywhere."""
     for batch in batches:
         batch.validate(full=True)
@@ -98,12 +98,16 @@ def _kept_type(kind: pa.DataType) -> pa.DataType | None:
 def _reader(kind: pa.DataType) -> Callable[[Any], Any] | None:
     """Return the function that converts maps, at any depth, to {key, value} records; None without maps."""
     if pa.types.is_map(kind):
-        key, value = _reader(kind.key_type) or _same, _reader(kind.item_type) or _same
+        key, value = _reader(kind.key_type) or _keep_value, _reader(kind.item_type) or _keep_value
         return lambda pairs: pairs and [{"key": key(one), "value": value(other)} for one, other in pairs]
     if pa.types.is_struct(kind):
         inside = {field.name: reader for field in kind if (reader := _reader(field.type)) is not None}
         return (
-            (lambda record: record and {key: inside.get(key, _same)(item) for key, item in record.items()})
+            (
+                lambda record: (
+                    record and {key: inside.get(key, _keep_value)(item) for key, item in record.items()}
+                )
+            )
             if inside
             else None
         )
@@ -111,5 +115,5 @@ def _reader(kind: pa.DataType) -> Callable[[Any], Any] | None:
     return None if element is None else lambda items: items and [element(item) for item in items]
 
 
-def _same(value: Any) -> Any:
+def _keep_value(value: Any) -> Any:
     return value

@@ -34,7 +34,7 @@ def read_conll(file: DataFile) -> Iterator[Row]:
             width = width or _width(sentence[0], f"{file.name}, line {start}")
             for number, fields in enumerate(sentence, start):
                 if len(fields) != width:
-                    raise _ragged(fields, width, names, f"{file.name}, line {number}")
+                    raise _ragged_line_error(fields, width, names, f"{file.name}, line {number}")
             yield Row(_columns(sentence, names), f"{file.name}, line", start)
     if width > 2 and not names:
         file.note({"columns": f"first and last of {width}"})
@@ -88,6 +88,6 @@ def _width(fields: list[str], place: str) -> int:
     return len(fields)
 
 
-def _ragged(fields: list[str], width: int, columns: list[str], place: str) -> DataError:
+def _ragged_line_error(fields: list[str], width: int, columns: list[str], place: str) -> DataError:
     expected = f"`header` names {width} ({join_names(columns)})" if columns else f"the first line has {width}"
     return DataError(f"{place}: {len(fields)} columns, but {expected}; fix the line")

@@ -71,15 +71,15 @@ class _Table:
             for fields in body:
                 if len(fields) == width:
                     if fields == repeated:
-                        raise self._again(line)
+                        raise self._repeated_header_error(line)
                     yield Row(dict(zip(names, fields, strict=True)), origin, line)
                 elif fields:
-                    raise self._ragged(fields, line)
+                    raise self._ragged_row_error(fields, line)
                 if watch and '"' in "".join(fields):
-                    watch = self._stays_bare(fields, line)
+                    watch = self._is_undecided(fields, line)
                 line = before + reader.line_num
         except csv.Error as error:
-            raise self._broken(str(error), line) from None
+            raise self._broken_row_error(str(error), line) from None
 
     def _body(self, reader: Any) -> tuple[Iterator[list[str]], list[str] | None]:
         """Set the column names; return the rows, and the header if a repeated header line is an error."""
@@ -94,7 +94,7 @@ class _Table:
         # An empty row takes the place of the header, so that lines are counted correctly.
         return chain([[]], reader), first if len(first) > 1 else None
 
-    def _again(self, line: int) -> DataError:
+    def _repeated_header_error(self, line: int) -> DataError:
         suggested = suggest_names(self._names, self._sample[1:])
         return DataError(
             f"{self._origin} {line}: repeats the header, as where files were joined; delete the line, or, if "
@@ -115,7 +115,7 @@ class _Table:
                 )
             yield line
 
-    def _stays_bare(self, fields: Sequence[str], line: int) -> bool:
+    def _is_undecided(self, fields: Sequence[str], line: int) -> bool:
         """Return whether it is still undecided if quotes enclose fields; raise DataError once they do."""
         for field in fields:
             if field[:1] == '"':
@@ -129,7 +129,7 @@ class _Table:
                     )
         return True
 
-    def _ragged(self, fields: Sequence[str], line: int) -> DataError:
+    def _ragged_row_error(self, fields: Sequence[str], line: int) -> DataError:
         fix = "quote fields that hold the separator"
         if self._dialect.quote is None and self._file.options.quote is None and '"' in "".join(fields):
             fix = f"write {self._advise(quote=QUOTE)} if quotes enclose fields"
@@ -141,7 +141,7 @@ class _Table:
             f"({join_names(self._names)}); {fix}"
         )
 
-    def _broken(self, cause: str, line: int) -> DataError:
+    def _broken_row_error(self, cause: str, line: int) -> DataError:
         if "unexpected end of data" in cause:
             what = "the quote that opens here is never closed; close it"
         elif "expected after" in cause:

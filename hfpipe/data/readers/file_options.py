@@ -86,17 +86,17 @@ class Findings:
         """Yield a phrase for each nonstandard way of reading, and for files that were not read."""
         for entry in self.files:
             facts = {key: value for key, value in entry.items() if key not in ("first", "files")}
-            shown = ", ".join(f"{key} {_shown(value)}" for key, value in facts.items())
-            yield f"{entry['first']}{_others(entry['files'])}: {shown}"
+            shown = ", ".join(f"{key} {_format_value(value)}" for key, value in facts.items())
+            yield f"{entry['first']}{_count_others(entry['files'])}: {shown}"
         if self.left_out:
-            yield f"left out of the folder: {self.left_out[0]}{_others(len(self.left_out))}"
+            yield f"left out of the folder: {self.left_out[0]}{_count_others(len(self.left_out))}"
 
 
-def _others(files: int) -> str:
+def _count_others(files: int) -> str:
     return "" if files == 1 else f" and {files - 1:,} more"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value)
 
 

@@ -67,7 +67,7 @@ class FileSettings(Settings):
 
     @field_validator("encoding")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _check_encoding(cls, name: str) -> str:
         if not _is_text_encoding(name):
             raise ValueError(f"{name!r} is not a text encoding; write utf-8, latin-1, cp1252, utf-16 …")
         return name
@@ -87,7 +87,7 @@ class FileSettings(Settings):
         return value
 
     @model_validator(mode="after")
-    def _differ(self) -> Self:
+    def _check_different_marks(self) -> Self:
         marks = [mark for mark in (self.separator, self.quote, self.escape) if mark]
         if len(set(marks)) < len(marks) or (self.quote is False and self.escape):
             raise ValueError("`separator`, `quote` and `escape` are three characters; `escape` needs a quote")

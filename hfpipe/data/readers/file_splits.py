@@ -43,18 +43,18 @@ def split_files(
         stated = {
             path: word
             for pattern in found
-            for path, word in _matched(pattern, found[pattern], base, left_out)
+            for path, word in _match_files(pattern, found[pattern], base, left_out)
         }
         if split is None:
             _expect_no_list(list(found))
-            splits |= _by_name(stated, base)
+            splits |= _group_paths(stated, base)
         else:
             _expect_own(split, stated, base)
             splits[split] = list(stated)
     return splits
 
 
-def _matched(
+def _match_files(
     pattern: str, paths: Sequence[Path], base: Path, left_out: list[str]
 ) -> Iterator[tuple[Path, str | None]]:
     """Yield the files of a pattern, each with the split in the rest of its name."""
@@ -63,16 +63,16 @@ def _matched(
     wild = _WILD.search(pattern)
     for path in paths:
         if wild is None and path.is_dir():
-            for inside in _inside(pattern, path, base, left_out):
-                yield inside, _stated(inside, len(path.as_posix()), base)
+            for inside in _list_folder(pattern, path, base, left_out):
+                yield inside, _find_split(inside, len(path.as_posix()), base)
         elif wild is None:
             yield path, None
         else:
             fixed = (base / Path(pattern[: wild.start()] + "x").expanduser()).as_posix()
-            yield path, _stated(path, len(fixed) - 1, base)
+            yield path, _find_split(path, len(fixed) - 1, base)
 
 
-def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list[Path]:
+def _list_folder(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list[Path]:
     """Return the data files below a folder, all of one format, without hidden and other files."""
     below = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     shown = [path for path in below if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
@@ -86,7 +86,7 @@ def _inside(pattern: str, folder: Path, base: Path, left_out: list[str]) -> list
     return files
 
 
-def _stated(path: Path, fixed: int, base: Path) -> str | None:
+def _find_split(path: Path, fixed: int, base: Path) -> str | None:
     """Return the split in a file's name after the first `fixed` characters, or else in its folders."""
     whole = path.as_posix()
     words = [found for found in _WORD.finditer(whole) if found.end() > fixed]
@@ -115,12 +115,12 @@ def _expect_no_list(patterns: Sequence[str]) -> None:
     if len(names) > 1 and len(splits) > 1:
         raise DataError(
             f"`files` lists {', '.join(names)}, whose names state {' and '.join(sorted(splits))}; write "
-            f"{advise(files=_by_word(patterns))}, or, to have all in one, "
+            f"{advise(files=_group_patterns(patterns))}, or, to have all in one, "
             f"{advise(files={'train': list(patterns)})}"
         )
 
 
-def _by_word(patterns: Sequence[str]) -> dict[str, list[str]]:
+def _group_patterns(patterns: Sequence[str]) -> dict[str, list[str]]:
     """Return split → patterns, by the last word in each pattern that names a split; train by default."""
     splits: dict[str, list[str]] = {}
     for pattern in patterns:
@@ -129,7 +129,7 @@ def _by_word(patterns: Sequence[str]) -> dict[str, list[str]]:
     return splits
 
 
-def _by_name(stated: Mapping[Path, str | None], base: Path) -> dict[str | None, list[Path]]:
+def _group_paths(stated: Mapping[Path, str | None], base: Path) -> dict[str | None, list[Path]]:
     splits = sorted({split for split in stated.values() if split is not None})
     if not splits:
         return {None: list(stated)}

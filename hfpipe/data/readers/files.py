@@ -41,7 +41,7 @@ def read_files(
     file = DataFile(path, name, options, found or Findings(), codec)
     if codec.startswith("utf-") and codec not in ("utf-8-sig", options.encoding):
         file.note({"encoding": codec})
-    rows = _guarded(file, kind)
+    rows = _read_guarded(file, kind)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{name}: is empty; take it out, or fix what wrote it")
@@ -70,7 +70,7 @@ def known_format(path: Path) -> str | None:
     return kind if kind in (TEXT if packed else READERS) else None
 
 
-def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
+def _read_guarded(file: DataFile, kind: str) -> Iterator[Row]:
     """Yield the rows of a file; any exception of a library while reading becomes a one-line error."""
     try:
         yield from READERS[kind](file)
@@ -80,12 +80,12 @@ def _guarded(file: DataFile, kind: str) -> Iterator[Row]:
         cause = first_line(error)
         raise DataError(
             f"{file.name}: cannot be read as {kind} ({cause}); copy or download it again, or name its "
-            f"format, such as {file.options.advise(format=_other(kind))}"
+            f"format, such as {file.options.advise(format=_other_format(kind))}"
         ) from None
     file.found.add(file.name, file.facts)
 
 
-def _other(kind: str) -> str:
+def _other_format(kind: str) -> str:
     """Return another format that a file with the extension of `kind` may have."""
     return {"arrow": "parquet", "parquet": "arrow"}.get(kind, "csv")
 

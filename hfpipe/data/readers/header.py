@@ -71,7 +71,7 @@ def _looks_like_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> st
             return f"{name} is a number like those below it"
         if name and sum(value.strip() == name for value in column) >= max(1, len(rows) // 100):
             return f"{name!r:.40} is also a value below it"
-        if _words(name) >= _SENTENCE <= median(map(_words, column)):
+        if _count_words(name) >= _SENTENCE <= median(map(_count_words, column)):
             return f"{name!r:.40} is a text like those below it"
     return None
 
@@ -99,7 +99,7 @@ def _is_number(value: str) -> bool:
     return _NUMBER.fullmatch(value.strip()) is not None
 
 
-def _words(text: str) -> float:
+def _count_words(text: str) -> float:
     """Return the number of words; two characters of a script without spaces count as one word."""
     dense = len(re.findall(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]", text))
     return dense / 2 if dense else len(text.split())

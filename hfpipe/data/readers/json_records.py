@@ -70,7 +70,7 @@ def _array(file: DataFile) -> Iterator[Row] | None:
         try:
             data = _decode(stream.read())
         except RepeatedKeyError as error:
-            raise _repeated(file.name, error) from None
+            raise _repeated_key_error(file.name, error) from None
         except (ValueError, RecursionError):
             return None
     if data != [] and not _is_records(data):
@@ -82,7 +82,7 @@ def _array(file: DataFile) -> Iterator[Row] | None:
 def _broken_line(file: DataFile, number: int, line: str, error: Exception) -> DataError:
     place = f"{file.name}, line {number}"
     if isinstance(error, RepeatedKeyError):
-        return _repeated(place, error)
+        return _repeated_key_error(place, error)
     if isinstance(error, RecursionError):
         return DataError(f"{place}: the JSON is nested too deep; flatten it, or leave the row out")
     whole = line.strip() in ("{", "[")
@@ -95,7 +95,7 @@ def _broken_line(file: DataFile, number: int, line: str, error: Exception) -> Da
     return DataError(f"{place}: broken JSON ({cause}); {fix}")
 
 
-def _repeated(place: str, error: RepeatedKeyError) -> DataError:
+def _repeated_key_error(place: str, error: RepeatedKeyError) -> DataError:
     return DataError(f"{place}: the key {str(error)!r} is there twice in one object; delete one of them")
 
 
@@ -106,8 +106,8 @@ def read_json(file: DataFile) -> Iterator[Row]:
     selects the part of the file that contains them.
     """
     data = _load(file)
-    for part in _parts(data, file.options.field):
-        data = _inside(data, part, file)
+    for part in _split_field(data, file.options.field):
+        data = _descend(data, part, file)
     return _records(data, file)
 
 
@@ -140,7 +140,7 @@ def _load(file: DataFile) -> Any:
                 f"{file.options.advise(format='jsonl')} if each line is a record"
             ) from None
         except RepeatedKeyError as error:
-            raise _repeated(file.name, error) from None
+            raise _repeated_key_error(file.name, error) from None
         except RecursionError:
             raise DataError(f"{file.name}: the JSON is nested too deep; flatten it") from None
         except UnicodeError:
@@ -149,13 +149,13 @@ def _load(file: DataFile) -> Any:
             raise DataError(f"{file.name}: broken JSON ({error}); fix it") from None
 
 
-def _parts(data: Any, field: str | None) -> list[str]:
+def _split_field(data: Any, field: str | None) -> list[str]:
     if field is None:
         return []
     return [field] if isinstance(data, dict) and field in data else field.split(".")
 
 
-def _inside(data: Any, part: str, file: DataFile) -> Any:
+def _descend(data: Any, part: str, file: DataFile) -> Any:
     if not isinstance(data, dict) or part not in data:
         keys = ", ".join(map(repr, list(data)[:10])) if isinstance(data, dict) else type(data).__name__
         stated = file.options.advise(field=file.options.field)

@@ -30,13 +30,13 @@ def read_excel(file: DataFile) -> Iterator[Row]:
     """
     if find_spec("openpyxl") is None:
         raise DataError(f"{file.name}: needs openpyxl, which is not installed; pip install 'hfpipe[excel]'")
-    with _open(file.path, values=True) as book:
+    with _open_workbook(file.path, values=True) as book:
         title = _title(book, file)
-        yield from _Sheet(file, title).rows(_quietly(book[title].iter_rows()))
+        yield from _Sheet(file, title).rows(_without_warnings(book[title].iter_rows()))
 
 
 @contextmanager
-def _open(path: Path, *, values: bool) -> Iterator[Any]:
+def _open_workbook(path: Path, *, values: bool) -> Iterator[Any]:
     """Open a workbook as a stream, because openpyxl checks the file extension of a path."""
     import openpyxl
 
@@ -48,7 +48,7 @@ def _open(path: Path, *, values: bool) -> Iterator[Any]:
             yield book
 
 
-def _quietly(rows: Iterator[Any]) -> Iterator[Any]:
+def _without_warnings(rows: Iterator[Any]) -> Iterator[Any]:
     """Yield the rows without the warnings that openpyxl issues while reading them."""
     while True:
         with warnings.catch_warnings():
@@ -69,7 +69,9 @@ def _title(book: Any, file: DataFile) -> str:
             )
         return wanted
     filled = [
-        name for name in names if any(map(_is_filled, _quietly(book[name].iter_rows(values_only=True))))
+        name
+        for name in names
+        if any(map(_is_filled, _without_warnings(book[name].iter_rows(values_only=True))))
     ]
     if len(filled) > 1:
         raise DataError(
@@ -94,7 +96,7 @@ class _Sheet:
 
     def rows(self, cells: Iterator[Any]) -> Iterator[Row]:
         """Yield the rows below the header, or all rows if the recipe names the columns."""
-        filled = self._filled(cells)
+        filled = self._filled_rows(cells)
         head = list(islice(filled, ROWS))
         if not head:
             return
@@ -111,7 +113,7 @@ class _Sheet:
                 )
             yield Row(dict(zip_longest(names, values)), self._origin, number)
 
-    def _filled(self, rows: Iterator[Any]) -> Iterator[Cells]:
+    def _filled_rows(self, rows: Iterator[Any]) -> Iterator[Cells]:
         """Yield the non-empty rows, without trailing empty cells."""
         for number, cells in enumerate(rows, 1):
             values = [self._value(cell, number) for cell in cells]
@@ -137,8 +139,8 @@ class _Sheet:
         """Return the coordinates of all formulas of the sheet, which is read a second time for this."""
         if self._formulas is None:
             with ExitStack() as stack:
-                book = stack.enter_context(_open(self._file.path, values=False))
-                cells = (cell for row in _quietly(book[self._title].iter_rows()) for cell in row)
+                book = stack.enter_context(_open_workbook(self._file.path, values=False))
+                cells = (cell for row in _without_warnings(book[self._title].iter_rows()) for cell in row)
                 self._formulas = {cell.coordinate for cell in cells if cell.data_type == "f"}
         return self._formulas
 

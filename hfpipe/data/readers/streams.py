@@ -48,7 +48,7 @@ def text_stream(file: DataFile, newline: str | None = None) -> Iterator[TextIO]:
     """
     with _one_line(file.path, file.name):
         try:
-            with _open(file.path) as stream:
+            with _open_stream(file.path) as stream:
                 yield io.TextIOWrapper(stream, encoding=file.codec, newline=newline)
         except UnicodeError:
             raise _undecodable(file) from None
@@ -59,7 +59,7 @@ def _one_line(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{name}: {_cause(error, path)}") from None
+        raise DataError(f"{name}: {_describe_cause(error, path)}") from None
 
 
 def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
@@ -68,7 +68,7 @@ def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
     Raises DataError when mark and options contradict each other, when the bytes are not text, and for UTF-16
     or UTF-32 without a mark, whose byte order is unknown.
     """
-    with _one_line(path, name), _open(path) as stream:
+    with _one_line(path, name), _open_stream(path) as stream:
         head = stream.read(HEAD)
     given = codecs.lookup(options.encoding).name.removesuffix("-sig")
     for mark, codec in MARKS:
@@ -85,9 +85,11 @@ def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
 
 def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> None:
     """Raise DataError if the first bytes are not text, or are UTF-16 or UTF-32 without a mark."""
-    order = _order(head)
+    order = _detect_byte_order(head)
     if given in ("utf-16", "utf-32"):
-        fixes = [order] if order else [each for each in (f"{given}-le", f"{given}-be") if _fits(head, each)]
+        fixes = (
+            [order] if order else [each for each in (f"{given}-le", f"{given}-be") if _decodes(head, each)]
+        )
         fix = " or ".join(options.advise(encoding=each) for each in fixes)
         if not fix:
             raise DataError(f"{name}: is not {given}; {_advice(given, options)}")
@@ -104,7 +106,7 @@ def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> No
             )
 
 
-def _fits(head: bytes, codec: str) -> bool:
+def _decodes(head: bytes, codec: str) -> bool:
     """Return whether a codec decodes the first bytes of a file, whose last character may be incomplete."""
     try:
         codecs.getincrementaldecoder(codec)().decode(head)
@@ -118,7 +120,7 @@ def _with_order(mark: bytes, codec: str) -> str:
     return f"{codec}-{'le' if mark.startswith(codecs.BOM_UTF16_LE) else 'be'}"
 
 
-def _order(head: bytes) -> str:
+def _detect_byte_order(head: bytes) -> str:
     """Detect UTF-16 or UTF-32 of Latin text by the positions of its zero bytes; empty for other files."""
     size = len(head) // 4
     if size < 1:
@@ -132,11 +134,11 @@ def _order(head: bytes) -> str:
     }.get((zeros[0], zeros[1], zeros[2], zeros[3]), "")
 
 
-def _open(path: Path) -> pa.NativeFile:
+def _open_stream(path: Path) -> pa.NativeFile:
     return pa.input_stream(str(path), compression=COMPRESSION.get(path.suffix))
 
 
-def _cause(error: OSError, path: Path) -> str:
+def _describe_cause(error: OSError, path: Path) -> str:
     if "Truncated" in str(error):
         return f"is cut off: the {COMPRESSION[path.suffix]} stream has no end; copy or download it again"
     if error.errno is None and path.suffix in COMPRESSION:
@@ -151,7 +153,7 @@ def _undecodable(file: DataFile) -> DataError:
     done, line = 0, 1
     codec = encoding.removesuffix("-sig")
     advice = _advice(codec, file.options)
-    with _open(file.path) as stream:
+    with _open_stream(file.path) as stream:
         while True:
             chunk = stream.read(1 << 20)
             held = len(decoder.getstate()[0])

@@ -44,10 +44,10 @@ class NGrams:
             waiting.append(ids)
             tokens += len(ids)
             if tokens >= max(TOKENS_AT_ONCE, len(grams)):  # so that what is known is seldom sorted again
-                grams, counts = self._counted(waiting, grams, counts)
+                grams, counts = self._count_grams(waiting, grams, counts)
                 waiting, tokens = [], 0
-        grams, counts = self._counted(waiting, grams, counts)
-        self._levels = [*self._made(grams, counts)][::-1]
+        grams, counts = self._count_grams(waiting, grams, counts)
+        self._levels = [*self._make_levels(grams, counts)][::-1]
         return self
 
     def nll(self, documents: Sequence[Ids]) -> list[np.ndarray]:
@@ -71,13 +71,13 @@ class NGrams:
             grams = grams * self._base + stream[ends - back]
         return grams
 
-    def _counted(
+    def _count_grams(
         self, documents: Sequence[Ids], grams: np.ndarray, counts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         more = self._numbered(documents)
-        return _summed(np.concatenate([grams, more]), np.concatenate([counts, np.ones_like(more)]))
+        return _sum_by_number(np.concatenate([grams, more]), np.concatenate([counts, np.ones_like(more)]))
 
-    def _made(self, grams: np.ndarray, counts: np.ndarray) -> Iterator[_Level]:
+    def _make_levels(self, grams: np.ndarray, counts: np.ndarray) -> Iterator[_Level]:
         """Yield the levels from the highest order down; none when there are no n-grams."""
         if not len(grams):
             return
@@ -85,7 +85,7 @@ class NGrams:
         for order in range(self.order - 1, 0, -1):
             shorter = grams % self._base**order
             begins = shorter // self._base ** (order - 1) == self._begin
-            grams, counts = _summed(shorter, np.where(begins, counts, 1))
+            grams, counts = _sum_by_number(shorter, np.where(begins, counts, 1))
             yield _Level(grams, counts, self._base)
 
 
@@ -103,8 +103,8 @@ class _Level:
 
     def over(self, below: np.ndarray, grams: np.ndarray) -> np.ndarray:
         """Return p of each n-gram's last id after the others, given what the order below says."""
-        context, known = _found(self._contexts, grams // self._base)
-        gram, seen = _found(self._grams, grams)
+        context, known = _find_numbers(self._contexts, grams // self._base)
+        gram, seen = _find_numbers(self._grams, grams)
         here = np.where(seen, self._kept[gram] / self._totals[context], 0) + self._left[context] * below
         return np.where(known, here, below)
 
@@ -120,14 +120,14 @@ def discounts(counts: np.ndarray) -> tuple[float, ...]:
     return found if usable else FALLBACK
 
 
-def _summed(numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sum_by_number(numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct numbers, ascending, and the sum of each one's counts."""
     order = np.argsort(numbers, kind="stable")
     distinct, starts = np.unique(numbers[order], return_index=True)
     return distinct, np.add.reduceat(counts[order], starts) if len(starts) else counts
 
 
-def _found(there: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_numbers(there: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return where each wanted number is among ascending ones (anywhere, if not there), and whether it is."""
     place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
     return place, there[place] == wanted

@@ -116,11 +116,11 @@ class Tfidf(TextBaseline):
 
 
 def _longer_terms(text: str, *, english: bool) -> list[str]:
-    """Return the terms of a text that `_longer` keeps."""
-    return _longer(terms(text, english=english), english=english)
+    """Return the terms of a text that `_longer_terms_of` keeps."""
+    return _longer_terms_of(terms(text, english=english), english=english)
 
 
-def _longer(every: list[str], *, english: bool) -> list[str]:
+def _longer_terms_of(every: list[str], *, english: bool) -> list[str]:
     """Return terms without single letters and digits, unless there is nothing else.
 
     In other languages than English only ASCII ones are left out.
@@ -136,7 +136,7 @@ def _need_one_letter(texts: Sequence[str], reference: np.ndarray, *, english: bo
     for text, label in zip(texts, np.asarray(reference), strict=True):
         every = sorted(terms(text, english=english))
         one = hash(tuple(every)), label.tobytes()
-        other = seen.setdefault(hash(tuple(_longer(every, english=english))), one)
+        other = seen.setdefault(hash(tuple(_longer_terms_of(every, english=english))), one)
         if one[0] != other[0] and one[1] != other[1]:
             return True
     return False

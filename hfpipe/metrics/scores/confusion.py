@@ -78,7 +78,7 @@ class BalancedAccuracy(Confusion):
         return ratio(ratio(hits, references).sum(-1), (references > 0).sum(-1))
 
     def evidence(self, sums: np.ndarray) -> float:
-        return _evenly_weighted(self.counts(sums)[2])
+        return _effective_count(self.counts(sums)[2])
 
 
 class F1(Confusion):
@@ -109,16 +109,18 @@ class F1(Confusion):
 
     def evidence(self, sums: np.ndarray) -> float:
         _, predictions, references = self.counts(sums)
-        return _evenly_weighted((predictions + references) / 2) if self.average == "macro" else float("inf")
+        return _effective_count((predictions + references) / 2) if self.average == "macro" else float("inf")
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         hits, predictions, references = self.counts(sums)
         if self.average == "micro":
             return ratio(*self.proportion(sums))
-        weights = references if self.average == "weighted" else self._present(predictions + references)
+        weights = (
+            references if self.average == "weighted" else self._count_as_present(predictions + references)
+        )
         return ratio((ratio(2 * hits, predictions + references) * weights).sum(-1), weights.sum(-1))
 
-    def _present(self, seen: np.ndarray) -> np.ndarray:
+    def _count_as_present(self, seen: np.ndarray) -> np.ndarray:
         return np.ones_like(seen) if self.absent == "zero" else (seen > 0).astype(np.float64)
 
 
@@ -155,7 +157,7 @@ class Matthews(Confusion):
         return ratio(together, np.sqrt(apart))
 
 
-def _evenly_weighted(counts: np.ndarray) -> float:
+def _effective_count(counts: np.ndarray) -> float:
     """Return how many examples a mean over classes rests on: (classes,) → (); empty classes are left out.
 
     The mean of shares has the variance of a share of so many examples (the harmonic mean times the classes).

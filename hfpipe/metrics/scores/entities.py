@@ -56,7 +56,7 @@ def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     as many in both.
     """
     # A tag that stands alone is an entity to the lenient mode, whatever the scheme.
-    types = sorted({entity.type for tag in tags for entity in entities([_inside(tag)])})
+    types = sorted({entity.type for tag in tags for entity in entities([_inside_tag(tag)])})
     return [
         EntityScore("f1", types, scheme),
         EntityScore("precision", types, scheme),
@@ -66,7 +66,7 @@ def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     ]
 
 
-def _inside(tag: str) -> str:
+def _inside_tag(tag: str) -> str:
     return tag if tag == "O" else f"I{tag[1:]}"
 
 

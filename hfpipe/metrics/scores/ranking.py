@@ -77,7 +77,7 @@ class RocAuc(_OneVersusRest):
     name = "roc_auc"
 
     def of_class(self, positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        below, up_to = _summed(scores[~positive], weights[~positive], scores[positive])
+        below, up_to = _sum_below(scores[~positive], weights[~positive], scores[positive])
         hits = weights[positive].astype(np.float64)
         ordered = (hits * (below + up_to)).sum(0) / 2
         pairs = hits.sum(0) * weights[~positive].sum(0, dtype=np.float64)
@@ -92,8 +92,8 @@ class AveragePrecision(_OneVersusRest):
     def of_class(self, positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
         hits = weights[positive].astype(np.float64)
         total, references = weights.sum(0, dtype=np.float64), hits.sum(0)
-        found = references - _summed(scores[positive], weights[positive], scores[positive])[0]
-        taken = total - _summed(scores, weights, scores[positive])[0]
+        found = references - _sum_below(scores[positive], weights[positive], scores[positive])[0]
+        taken = total - _sum_below(scores, weights, scores[positive])[0]
         average = _ratio_or_nan((hits * ratio(found, taken)).sum(0), references)
         return np.where(references < total, average, np.nan)
 
@@ -118,13 +118,13 @@ class Spearman(WholeMetric):
         n = weight.sum(0)
         # Twice each rank's distance from the mean rank: whole numbers, so nothing is lost to rounding.
         reference, prediction = (
-            sum(_summed(columns[name], weights, columns[name])) - n for name in self.reads
+            sum(_sum_below(columns[name], weights, columns[name])) - n for name in self.reads
         )
         spread = (weight * reference * reference).sum(0) * (weight * prediction * prediction).sum(0)
         return _ratio_or_nan((weight * reference * prediction).sum(0), np.sqrt(spread))
 
 
-def _summed(values: np.ndarray, weights: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sum_below(values: np.ndarray, weights: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the weight of the values below each of `at`, and of those up to it: float64, (len(at), k)."""
     order = np.argsort(values, kind="stable")
     sums = np.zeros((len(values) + 1, weights.shape[1]))

@@ -88,7 +88,7 @@ def _attend(
             module, query, key, value, attention_mask, position_bias=position_bias, **told
         )
         return usual
-    key, value = _repeated(key, value, query.shape[1])
+    key, value = _repeat_heads(key, value, query.shape[1])
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     if attention_mask is None and causal and query.shape[2] > 1:
         ones = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
@@ -112,7 +112,7 @@ def _masked(scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
     return scores + mask.to(scores.dtype)
 
 
-def _repeated(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+def _repeat_heads(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     """Repeat keys and values to the number of heads of the queries."""
     groups = heads // key.shape[1]
     if groups == 1:
@@ -145,7 +145,7 @@ def attend_by_products(
     mask is not `causal`. Designed for torch.compile.
     """
     length, scale = query.shape[2], query.shape[3] ** -0.5 if scaling is None else scaling
-    key, value = _repeated(key, value, query.shape[1])
+    key, value = _repeat_heads(key, value, query.shape[1])
     if causal:
         positions = torch.arange(length, device=query.device)
         mask = (positions[:, None] >= positions[None])[None, None]

@@ -76,7 +76,7 @@ def choose_attention(
     if found.attention != SDPA or device.type != "cuda" or length < FLEX_FROM:
         return found
     flexible = replace(found, attention=FLEX)
-    return flexible if _drops_nothing(model) and _same_by_flex(model, flexible) else found
+    return flexible if _fits_flex_attention(model) and _same_by_flex(model, flexible) else found
 
 
 class SeparateDocuments:
@@ -233,7 +233,7 @@ def _same_by_flex(model: PreTrainedModel, found: Separation) -> bool:
         return _keeps_apart(model, found)
 
 
-def _drops_nothing(model: PreTrainedModel) -> bool:
+def _fits_flex_attention(model: PreTrainedModel) -> bool:
     """Return whether FlexAttention supports a model in training: no attention dropout, and large heads.
 
     Random states are restored.

@@ -88,7 +88,7 @@ def open_export(folder: Path, auto_class: str, *, trusted: bool) -> ExportedForw
         )
     try:
         with quiet_libraries():
-            exported = _open(folder, kind)
+            exported = _open_export(folder, kind)
         config = read_export_config(exported, folder)
         head = type_name(auto_class, config)
         declared = exported.components["model"].metadata.architecture
@@ -133,7 +133,7 @@ def type_name(auto_class: str, config: PretrainedConfig) -> str:
         return type(getattr(transformers, auto_class).from_config(config)).__name__
 
 
-def _open(folder: Path, kind: str) -> ExportedModel:
+def _open_export(folder: Path, kind: str) -> ExportedModel:
     from transformers.exporters.base import ExportedModel
 
     threads = torch.get_num_threads()

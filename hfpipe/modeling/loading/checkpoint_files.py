@@ -49,7 +49,7 @@ def _check_folder(folder: Path) -> None:
         found = "is a file, and a folder is wanted" if folder.exists() else "there is no such folder"
         raise StageError(f"{folder}: {found}; {advice_for_missing(folder)}")
     for file in sorted(folder.iterdir()):
-        if file.is_symlink() and not _inside(file, folder):
+        if file.is_symlink() and not _is_inside(file, folder):
             raise StageError(
                 f"{file}: links to {file.resolve()}, which is outside the folder; copy that file into it"
             )
@@ -58,7 +58,7 @@ def _check_folder(folder: Path) -> None:
             _mapping(folder / name)
 
 
-def _inside(file: Path, folder: Path) -> bool:
+def _is_inside(file: Path, folder: Path) -> bool:
     """Return whether a file is inside a folder; in the Hub's cache, snapshots link to blobs next to them."""
     target, roots = file.resolve(), [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
@@ -104,7 +104,7 @@ def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
     if name.endswith(".index.json"):
         _check_index(folder, name)
         return
-    if not _is_safe(name) or not _inside(folder / name, folder):
+    if not _is_safe(name) or not _is_inside(folder / name, folder):
         raise StageError(f"{_unsafe(named_by or str(folder), name)}")
     if not (folder / name).is_file():
         pickles = sorted(path.name for path in folder.glob("*.bin"))
@@ -120,7 +120,7 @@ def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
 
 def _check_index(folder: Path, name: str) -> None:
     path = folder / name
-    if not _inside(path, folder):
+    if not _is_inside(path, folder):
         raise StageError(_unsafe(str(folder), name))
     if not path.is_file():
         raise StageError(f"{folder}: holds no {name}; {advice_for_missing(folder)}")

@@ -51,9 +51,9 @@ def derived_sizes(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> 
     and key heads divide the heads. Some types derive these; others would keep the defaults of their largest
     model.
     """
-    own = {_named(defaults, name): value for name, value in entries.items()}
+    own = {_mapped_name(defaults, name): value for name, value in entries.items()}
     own = _decoder(defaults, own) | own
-    width, heads, keys, head = (_named(defaults, name) for name in SHARED_OUT)
+    width, heads, keys, head = (_mapped_name(defaults, name) for name in SHARED_OUT)
     hidden, parts = (own.get(name, getattr(defaults, name, None)) for name in (width, heads))
     if not {width, heads} & own.keys() or not isinstance(hidden, int) or not isinstance(parts, int):
         return own
@@ -69,7 +69,7 @@ def no_dropout(defaults: type[PretrainedConfig], entries: dict[str, Any]) -> dic
 
     A model trained from scratch on texts sees most of them only a few times, and learns more without dropout.
     """
-    given = {_named(defaults, name) for name in entries}
+    given = {_mapped_name(defaults, name) for name in entries}
     names = (name for name in dir(defaults) if "dropout" in name or "pdrop" in name)
     return {
         name: 0.0
@@ -84,5 +84,5 @@ def _decoder(defaults: type[PretrainedConfig], own: dict[str, Any]) -> dict[str,
     return {decoder: own[encoder] for encoder, decoder in sides.items() if hasattr(defaults, decoder)}
 
 
-def _named(defaults: type[PretrainedConfig], name: str) -> str:
+def _mapped_name(defaults: type[PretrainedConfig], name: str) -> str:
     return str(defaults.attribute_map.get(name, name))

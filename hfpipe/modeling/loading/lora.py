@@ -38,7 +38,7 @@ def add_adapter(
     their modules are trained in full and saved with the adapter. Raises StageError when PEFT rejects the
     settings or is not installed.
     """
-    name, revision = _named(place)
+    name, revision = _name_of_base(place)
     model.name_or_path = name
     modules = sorted({weight.rpartition(".")[0] for weight in changed} | set(settings["modules_to_save"]))
     set_seed(seed)
@@ -117,12 +117,12 @@ def merged(
                     f"adapter {name}: its file {what} {len(names):,} weights, first {', '.join(names[:3])}; "
                     "it does not belong to this adapter_config.json or base"
                 )
-        held = _replaced(adapter)
+        held = _find_replaced(adapter)
         whole: PreTrainedModel = adapter.merge_and_unload()
     return whole, held
 
 
-def _replaced(adapter: PeftModel) -> set[str]:
+def _find_replaced(adapter: PeftModel) -> set[str]:
     """Return the parameters of the base that an adapter replaces completely, such as a new head."""
     modules = (
         (name, module)
@@ -151,7 +151,7 @@ def replace_adapter(folder: Path, whole: PreTrainedModel) -> None:
     shutil.rmtree(folder / WHOLE, ignore_errors=True)
 
 
-def _named(place: Path | Place) -> tuple[str, str | None]:
+def _name_of_base(place: Path | Place) -> tuple[str, str | None]:
     """Return the name of a base in an adapter: an absolute path, or a Hub id."""
     if isinstance(place, Path):
         return str(place.resolve()), None

@@ -130,25 +130,25 @@ def load_parts(
         check_model_files(place)
         if is_export(place):
             raise StageError(f"model {place}: is an export, which is not trained; start from its original")
-        base = _merged(auto_class, place, seed, trust_remote_code=trust_remote_code)
+        base = _merge_adapter(auto_class, place, seed, trust_remote_code=trust_remote_code)
         if base is None:
             config = read_config(place, trust_remote_code=trust_remote_code)
-            opener, source = getattr(transformers, auto_class), _stored(place)
+            opener, source = getattr(transformers, auto_class), _arguments_of_place(place)
         else:
             config = base.model.config
-            opener, source = _class_for(auto_class, config), _in_memory(base.model)
+            opener, source = _class_for(auto_class, config), _arguments_in_memory(base.model)
         check_signs(config, place)
         change = head_change(config, head or {})
         declared = list(config.architectures or [])
         config.update(head or {})
         wanted = {"config": config, "trust_remote_code": trust_remote_code}
-        model, found = _opened(opener, seed, **source, **wanted)
-        if found.missing and (renaming := _renaming(model, declared)):
-            model, found = _opened(opener, seed, **source, **wanted, key_mapping=renaming)
+        model, found = _open_model(opener, seed, **source, **wanted)
+        if found.missing and (renaming := _map_names(model, declared)):
+            model, found = _open_model(opener, seed, **source, **wanted, key_mapping=renaming)
         check_fit(model, found, place, new_head=change.new or type(model).__name__ not in declared)
         random = [name for name in base.initialized if name in model.state_dict()] if base else []
         changed = change.apply(model, found.initialized, seed)
-    if auto_class == "AutoModelForCausalLM" and _reads_ahead(model.config):
+    if auto_class == "AutoModelForCausalLM" and _is_encoder(model.config):
         raise StageError(
             f"model {place}: {model.config.model_type} reads what comes after a token as well, and so has "
             "nothing to predict; take a decoder, as gpt2"
@@ -158,7 +158,7 @@ def load_parts(
     return _loaded(model, place, change, {*found.initialized, *random}, changed)
 
 
-def _opened(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, LoadedNames]:
+def _open_model(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, LoadedNames]:
     """Return a model in float32, with missing parameters initialized from the seed, and their names."""
     set_seed(seed)
     model, info = opener.from_pretrained(
@@ -170,7 +170,7 @@ def _opened(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, Loa
     return model, LoadedNames.of(info)
 
 
-def _renaming(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]:
+def _map_names(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]:
     """Return the mapping from names in a file to the model's, if the saved class has another prefix.
 
     In Transformers 5, Llama's question answering model has one, and would get a random backbone.
@@ -249,13 +249,13 @@ def loading(place: Path | Place) -> Iterator[None]:
         raise StageError(f"model {place}: cannot be loaded: {cause}{'; ' * bool(advice)}{advice}") from error
 
 
-def _reads_ahead(config: transformers.PretrainedConfig) -> bool:
+def _is_encoder(config: transformers.PretrainedConfig) -> bool:
     """Return whether this is an encoder, which Transformers builds as a causal model with only a warning."""
     one_way = any(getattr(config, name, False) for name in ("is_decoder", "causal"))
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not one_way
 
 
-def _stored(place: Path | Place) -> dict[str, Any]:
+def _arguments_of_place(place: Path | Place) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a place: no network for a path, and no pickles."""
     name, revision = model_name(place)
     return {
@@ -274,7 +274,9 @@ class Base(NamedTuple):
     """Parameters that are in neither the base nor the adapter."""
 
 
-def _merged(auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool) -> Base | None:
+def _merge_adapter(
+    auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool
+) -> Base | None:
     """Return the adapter at a place merged into its base; None if there is no adapter."""
     name, revision = model_name(place)
     local = isinstance(place, Path)
@@ -305,10 +307,10 @@ def _base(
     check_model_files(place)
     kept = whole_config(folder)
     config = kept or read_config(place, trust_remote_code=trust_remote_code)
-    model, found = _opened(
+    model, found = _open_model(
         getattr(transformers, trained),
         seed,
-        **_stored(place),
+        **_arguments_of_place(place),
         config=config,
         trust_remote_code=trust_remote_code,
     )
@@ -322,6 +324,6 @@ def _class_for(auto_class: str, config: PretrainedConfig) -> Any:
         return type(getattr(transformers, auto_class).from_config(config))
 
 
-def _in_memory(model: PreTrainedModel) -> dict[str, Any]:
+def _arguments_in_memory(model: PreTrainedModel) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for weights that are already in memory."""
     return {"pretrained_model_name_or_path": None, "state_dict": model.state_dict()}

@@ -71,19 +71,19 @@ def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_
     shapes = {name: pair for name, pair in found.shapes.items() if name in wrong}
     missing = wrong - shapes.keys()
     if missing:
-        message = f"its file lacks {_counted(missing)}"
+        message = f"its file lacks {_count_names(missing)}"
         if found.unexpected:
-            message += f", and has instead {_counted(found.unexpected)}"
+            message += f", and has instead {_count_names(found.unexpected)}"
         raise StageError(f"model {place}: {message}; rename them to what {_class(model)} has, {SAVE}")
     if shapes:
         name = min(shapes)
         there, wanted = (" × ".join(map(str, shape)) for shape in shapes[name])
         raise StageError(
-            f"model {place}: its file has {_counted(shapes)} of another shape than config.json asks for "
+            f"model {place}: its file has {_count_names(shapes)} of another shape than config.json asks for "
             f"({name}: {there} in the file, {wanted} by config.json); correct config.json, {SAVE}"
         )
     raise StageError(
-        f"model {place}: its file holds {_counted(extra)}, of layers that config.json does not have; "
+        f"model {place}: its file holds {_count_names(extra)}, of layers that config.json does not have; "
         f"correct config.json, {SAVE}"
     )
 
@@ -140,7 +140,7 @@ def _extra_layers(model: PreTrainedModel, unexpected: frozenset[str]) -> set[str
     return {name for name in unexpected if is_extra(name)}
 
 
-def _counted(names: Any) -> str:
+def _count_names(names: Any) -> str:
     """Return the number of parameters and the first of their names, for a message."""
     first = sorted(names)
     more = ", …" if len(first) > SHOWN else ""

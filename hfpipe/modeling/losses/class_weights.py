@@ -45,7 +45,7 @@ def flat_tags(tags: Sequence[Sequence[int]]) -> np.ndarray:
 def _balanced_classes(labels: Any, names: Sequence[str]) -> np.ndarray:
     """Return `n / (k · n_c)` of each class (King and Zeng, 2001, as in scikit-learn)."""
     ids = np.asarray(labels)
-    _refuse(np.bincount(ids, minlength=len(names)) == 0, names, "in no row")
+    _refuse_classes(np.bincount(ids, minlength=len(names)) == 0, names, "in no row")
     return compute_class_weight("balanced", classes=np.arange(len(names)), y=ids)
 
 
@@ -55,13 +55,13 @@ def _balanced_labels(labels: Any, names: Sequence[str]) -> np.ndarray:
     for row, ids in zip(there, labels, strict=True):
         row[list(ids)] = 1
     having = there.sum(axis=0)
-    _refuse(having == 0, names, "in no row")
-    _refuse(having == len(labels), names, "in every row")
+    _refuse_classes(having == 0, names, "in no row")
+    _refuse_classes(having == len(labels), names, "in every row")
     pairs = [compute_class_weight("balanced", classes=np.array([0, 1]), y=column) for column in there.T]
     return np.array([has / lacks for lacks, has in pairs])
 
 
-def _refuse(wrong: np.ndarray, names: Sequence[str], where: str) -> None:
+def _refuse_classes(wrong: np.ndarray, names: Sequence[str], where: str) -> None:
     """Raise SettingError for classes that have no balanced weight."""
     odd = [name for name, found in zip(names, wrong, strict=True) if found]
     if not odd:

@@ -52,17 +52,17 @@ def _is_last(model: Any, head: nn.Linear, batch: Batch) -> bool:
         logits = getattr(forward(model, batch, None), "logits", None)
     finally:
         hook.remove()
-    if not isinstance(logits, Tensor) or len(seen) != 1 or not _same(logits, seen[0][1]):
+    if not isinstance(logits, Tensor) or len(seen) != 1 or not _are_equal(logits, seen[0][1]):
         return False
     try:
         with identity_head(head):
             hidden = forward(model, batch, None).logits
     except (StageError, RuntimeError, TypeError, ValueError):  # for example, if logits are reshaped
         return False
-    return _same(hidden, seen[0][0])
+    return _are_equal(hidden, seen[0][0])
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _are_equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 

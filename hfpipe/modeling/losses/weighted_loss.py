@@ -58,12 +58,12 @@ class WeightedLoss(TrainingLoss):
         rows = _row_weights(batch)
         if labels.is_floating_point():
             return (rows * labels[0].numel()).sum()
-        return (rows * _of_classes(labels, self._on(labels))).sum()
+        return (rows * _weigh_targets(labels, self._weights_on_device(labels))).sum()
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         """Return the weighted sum of the losses in nats (squared errors in regression), and `count`."""
         logits, labels = outputs.logits.float(), batch["labels"]
-        rows, weights = _row_weights(batch), self._on(labels)
+        rows, weights = _row_weights(batch), self._weights_on_device(labels)
         if not labels.is_floating_point():
             each = _cross_entropy(logits, labels, weights, self.focal, smoothing)
         elif labels.dim() == 2:
@@ -72,7 +72,7 @@ class WeightedLoss(TrainingLoss):
             each = F.mse_loss(logits.squeeze(-1), labels, reduction="none")
         return Counted((each * rows).sum(), self.count(batch))
 
-    def _on(self, labels: Tensor) -> Tensor | None:
+    def _weights_on_device(self, labels: Tensor) -> Tensor | None:
         return None if self.class_weights is None else self.class_weights.to(labels.device)
 
 
@@ -85,7 +85,7 @@ def _row_weights(batch: Batch) -> Tensor:
     return weights.reshape(-1, *[1] * (labels.dim() - 1))
 
 
-def _of_classes(labels: Tensor, weights: Tensor | None) -> Tensor:
+def _weigh_targets(labels: Tensor, weights: Tensor | None) -> Tensor:
     """Return the weight of each target, 0 where there is none: float32, in the shape of the labels."""
     there = labels != IGNORED
     return there.float() if weights is None else weights[labels.clamp(min=0)] * there

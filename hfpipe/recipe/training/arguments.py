@@ -115,7 +115,7 @@ def training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]
         if key in MANAGED:
             yield KeyProblem(f"{key!r} cannot be set{describe_position(path)}: {MANAGED[key]}", here)
         elif key in WORDS:
-            yield from _word(key, value, here)
+            yield from _check_word(key, value, here)
         elif key in known:
             yield from _argument(key, value, known[key], here)
     strangers = (key for key in given if key not in MANAGED and key not in WORDS and key not in known)
@@ -125,7 +125,7 @@ def training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]
     yield from _contradictions(given, path)
 
 
-def _word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
+def _check_word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
     if key == "budget":
         try:
             budget.parse_budget(value if isinstance(value, str) else "")

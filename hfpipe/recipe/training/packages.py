@@ -20,29 +20,29 @@ class Package(NamedTuple):
     install: str
 
 
-def _plain(name: str) -> Package:
+def _package_of(name: str) -> Package:
     return Package((name,), f"pip install {name.replace('_', '-')}")
 
 
 _OPTIMIZERS: dict[str, Package] = {
-    r"galore_.*": _plain("galore_torch"),
-    r"apollo_.*": _plain("apollo_torch"),
-    r"lomo|adalomo": _plain("lomo_optim"),
-    r"grokadamw": _plain("grokadamw"),
-    r"schedule_free_.*": _plain("schedulefree"),
-    r"adamw_torch_\dbit": _plain("torchao"),
+    r"galore_.*": _package_of("galore_torch"),
+    r"apollo_.*": _package_of("apollo_torch"),
+    r"lomo|adalomo": _package_of("lomo_optim"),
+    r"grokadamw": _package_of("grokadamw"),
+    r"schedule_free_.*": _package_of("schedulefree"),
+    r"adamw_torch_\dbit": _package_of("torchao"),
     r"stable_adamw": Package(("optimi",), "pip install torch-optimi"),
     r"adamw_anyprecision": Package(("torchdistx",), "see https://github.com/pytorch/torchdistx"),
-    r"adamw_torch_xla": _plain("torch_xla"),
-    r"adamw_torch_npu_fused": _plain("torch_npu"),
-    r".*8bit|.*bnb.*|paged_.*|lion_.*|ademamix.*": _plain("bitsandbytes"),
+    r"adamw_torch_xla": _package_of("torch_xla"),
+    r"adamw_torch_npu_fused": _package_of("torch_npu"),
+    r".*8bit|.*bnb.*|paged_.*|lion_.*|ademamix.*": _package_of("bitsandbytes"),
 }
 """Optimizer name → its package; the first match applies. Others are in torch or Transformers."""
 _TRACKERS: dict[str, Package] = {
     "azure_ml": Package(("azureml",), "pip install azureml-core"),
     "tensorboard": Package(("tensorboard", "tensorboardX"), "pip install tensorboard"),
     "flyte": Package(("flytekit",), "pip install flytekit"),
-    "dagshub": _plain("dagshub"),
+    "dagshub": _package_of("dagshub"),
     "kubeflow": Package(("kubeflow",), "pip install kubeflow"),
 }
 """Trackers whose module has a different name, or that have several alternative modules."""
@@ -54,12 +54,14 @@ def package_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     optimizer = given.get("optim")
     if isinstance(optimizer, str):
         needed = next((of for name, of in _OPTIMIZERS.items() if re.fullmatch(name, optimizer)), None)
-        yield from _lacking(f"the optimizer {optimizer!r}", needed, (*path, "optim"))
+        yield from _missing_package(f"the optimizer {optimizer!r}", needed, (*path, "optim"))
         if _NEED_TARGETS.fullmatch(optimizer) and not given.get("optim_target_modules"):
             message = f"the optimizer {optimizer!r} needs optim_target_modules, as all-linear"
             yield Problem(f"{dotted_path((*path, 'optim'))}: {message}", (*path, "optim"))
     if given.get("use_liger_kernel") is True:
-        yield from _lacking("use_liger_kernel", _plain("liger_kernel"), (*path, "use_liger_kernel"))
+        yield from _missing_package(
+            "use_liger_kernel", _package_of("liger_kernel"), (*path, "use_liger_kernel")
+        )
     yield from _trackers(given.get("report_to"), (*path, "report_to"))
 
 
@@ -71,10 +73,10 @@ def _trackers(given: Any, here: Keys) -> Iterator[Problem]:
             known = [*trackers(), "none", "all"]
             yield Problem(f"{dotted_path(here)}: there is no tracker {name!r}{suggest(name, known)}", here)
         else:
-            yield from _lacking(f"the tracker {name!r}", _TRACKERS.get(name, _plain(name)), here)
+            yield from _missing_package(f"the tracker {name!r}", _TRACKERS.get(name, _package_of(name)), here)
 
 
-def _lacking(what: str, needed: Package | None, here: Keys) -> Iterator[Problem]:
+def _missing_package(what: str, needed: Package | None, here: Keys) -> Iterator[Problem]:
     if needed is not None and not any(map(find_spec, needed.modules)):
         message = f"{what} needs {needed.modules[0]}, which is not installed; {needed.install}"
         yield Problem(f"{dotted_path(here)}: {message}", here)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any
 
-from hfpipe.runner.world import silence
+from hfpipe.distributed.world import silence
 
 _LONGEST = 1 << 20
 """Bytes of a line; ours have some hundred."""

@@ -108,7 +108,7 @@ class Coordinator:
                 if key.fileobj is self._listener:
                     self._accept()
                 else:
-                    self._read(key.data)
+                    self._read_channel(key.data)
             self._check_arrival()
             self._check_progress()
 
@@ -126,7 +126,7 @@ class Coordinator:
             self._strangers.add(channel)
             self._selector.register(channel, selectors.EVENT_READ, channel)
 
-    def _read(self, channel: Channel) -> None:
+    def _read_channel(self, channel: Channel) -> None:
         for message in channel.receive():
             if channel in self._seats:
                 self._handle(self._seats[channel], message)
@@ -139,7 +139,7 @@ class Coordinator:
         self._strangers.discard(channel)
         seat = self._seats.pop(channel, None)
         if seat is not None and not seat.left:
-            self._end(seat, seat.describe(self._describe_loss(seat)), printed=False)
+            self._end_members(seat, seat.describe(self._describe_loss(seat)), printed=False)
 
     def _describe_loss(self, seat: _Seat) -> str:
         assert seat.channel.end is not None
@@ -173,14 +173,14 @@ class Coordinator:
             for other in self._seats.values():
                 self._send_signal(other)
         elif kind == "failed":
-            self._end(seat, str(message.get("cause")), printed=bool(message.get("prints")))
+            self._end_members(seat, str(message.get("cause")), printed=bool(message.get("prints")))
 
     def _send_signal(self, seat: _Seat) -> None:
         """Pass a signal on that came to `hfpipe run`, which has it already."""
         if self._signal is not None and seat.identity.rank is not None:
             seat.channel.send(kind="signal", number=self._signal)
 
-    def _end(self, source: _Seat, cause: str, *, printed: bool) -> None:
+    def _end_members(self, source: _Seat, cause: str, *, printed: bool) -> None:
         """Tell all members to end, and one on each terminal to print the cause.
 
         `source` prints it itself if `printed`, and is told that it was the first.
@@ -190,7 +190,7 @@ class Coordinator:
         self._ended = True
         source.channel.send(kind="noted")
         terminals = {source.identity.terminal} if printed else set()
-        seats = sorted(self._seats.values(), key=self._order)
+        seats = sorted(self._seats.values(), key=self._ending_order)
         started_here = any(seat.identity.rank is None for seat in (source, *seats))
         for seat in seats:
             if seat is not source:
@@ -198,7 +198,7 @@ class Coordinator:
                 terminals.add(seat.identity.terminal)
                 seat.channel.send(kind="end", cause=cause, prints=first or seat.identity.rank is None)
 
-    def _order(self, seat: _Seat) -> tuple[bool, int]:
+    def _ending_order(self, seat: _Seat) -> tuple[bool, int]:
         """Order members by rank, the one in this process last: it takes the coordinator with it."""
         return seat.identity.pid == self._me.pid, _rank(seat)
 
@@ -206,10 +206,10 @@ class Coordinator:
         if not self._awaited or self._ended or time.monotonic() < self._arrival:
             return
         missing = min(self._awaited)
-        first = min(self._seats.values(), key=self._order, default=None)
+        first = min(self._seats.values(), key=self._ending_order, default=None)
         if first is not None:
             cause = f"process {missing} has not connected in time; the output of its machine may say why"
-            self._end(first, first.describe(cause), printed=True)
+            self._end_members(first, first.describe(cause), printed=True)
             first.channel.send(kind="end", cause=first.describe(cause), prints=True)
 
     def _check_progress(self) -> None:

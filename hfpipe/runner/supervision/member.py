@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.contract import Advance, Progress
+from hfpipe.distributed import world
 from hfpipe.errors import HfpipeError
 from hfpipe.interruption import RESUME, Interrupted
-from hfpipe.runner import world
 from hfpipe.runner.supervision.channel import Channel
 from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end
 
@@ -125,7 +125,7 @@ class Member:
         except BaseException as error:
             if _is_of_a_library(error):
                 time.sleep(GRACE)
-            noted = self.fail(_cause(error), prints=prints)
+            noted = self.fail(_describe_cause(error), prints=prints)
             if not prints and (noted or isinstance(error, Interrupted)):
                 raise SystemExit(1) from error
             raise
@@ -165,7 +165,7 @@ class Member:
             return
         self._listen(found)
         if not self._leaving.is_set():
-            self._lose(found)
+            self._lose_coordinator(found)
 
     def _listen(self, found: Connection) -> None:
         """Do what the coordinator says until this process leaves or the connection ends."""
@@ -217,7 +217,7 @@ class Member:
         alone = not self._connected.is_set() and world.local_rank() == 0
         self._react(cause, noted or alone)
 
-    def _lose(self, connection: Connection) -> None:
+    def _lose_coordinator(self, connection: Connection) -> None:
         """End this process, whose coordinator is lost; the first on its terminal that is left prints it."""
         lost, end = connection.coordinator, connection.channel.end
         assert end is not None
@@ -240,7 +240,7 @@ def _is_of_a_library(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, HfpipeError)
 
 
-def _cause(error: BaseException) -> str:
+def _describe_cause(error: BaseException) -> str:
     if isinstance(error, HfpipeError | Interrupted):
         return str(error)
     if isinstance(error, SystemExit):

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hfpipe.distributed import world
 from hfpipe.errors import StageError
-from hfpipe.runner import world
 from hfpipe.runner.supervision.channel import Channel
 from hfpipe.runner.supervision.coordinator import ARRIVAL, PATIENCE, Coordinator
 from hfpipe.runner.supervision.identity import ProcessIdentity
@@ -97,21 +97,21 @@ def join_launcher(root: Path) -> Iterator[Member | Alone]:
     # What an MPI starts may have a parent that ends first; elastic launchers stay.
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     if world.rank() != 0:
-        with _joined(Member(world.rank(), _connector(path, ARRIVAL), end_process, launcher)) as member:
+        with _join(Member(world.rank(), _connector(path, ARRIVAL), end_process, launcher)) as member:
             yield member
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with _listening(0, range(world.world_size())) as (address, _):
         _publish(path, address)
         try:
-            with _joined(Member(0, _connector(path), end_process, launcher)) as member:
+            with _join(Member(0, _connector(path), end_process, launcher)) as member:
                 yield member
         finally:
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _joined(member: Member) -> Iterator[Member]:
+def _join(member: Member) -> Iterator[Member]:
     try:
         with member.reporting(prints=True):
             yield member
@@ -155,8 +155,7 @@ def _listening(
 
 def _listen(folder: Path) -> tuple[socket.socket, dict[str, Any]]:
     """Return a listening socket and how to reach it: by the network only if there are several machines."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.world_size()))
-    if here == world.world_size():
+    if world.local_world_size() == world.world_size():
         path = str(folder / "coordinator")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -184,7 +183,7 @@ def _connector(path: Path, wait: float | None = None) -> Callable[[ProcessIdenti
     def connect(me: ProcessIdentity) -> Connection | None:
         with suppress(OSError, ValueError, KeyError):  # not there yet, or left behind by a killed run
             address = json.loads(path.read_text(encoding="utf-8"))
-            if (found := _shake_hands(_reach(address), address["token"], me)) is not None:
+            if (found := _shake_hands(_connect_to(address), address["token"], me)) is not None:
                 return found
         if wait is None:
             raise TimeoutError("the `hfpipe run` that started this process has ended")
@@ -195,7 +194,7 @@ def _connector(path: Path, wait: float | None = None) -> Callable[[ProcessIdenti
     return connect
 
 
-def _reach(address: dict[str, Any]) -> socket.socket:
+def _connect_to(address: dict[str, Any]) -> socket.socket:
     if "path" not in address:
         return socket.create_connection((address["host"], address["port"]), _HANDSHAKE)
     connection = socket.socket(socket.AF_UNIX)

@@ -38,7 +38,7 @@ def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str
         )
         stage = stage.model_copy(update={"search": SearchPlace(f"stage:{name}{MARK}search")})
     for seed in stage.seeds or ():
-        update = {"seeds": None, "seed": seed, **_paired(stage, seed, above)}
+        update = {"seeds": None, "seed": seed, **_pair_seeds(stage, seed, above)}
         members[f"{name}{MARK}{seed}"] = stage.model_copy(update=update)
     for fold in range(1, folds.k + 1) if folds is not None and stage.fold is None else ():
         members[f"{name}{MARK}fold{fold}"] = stage.model_copy(update={"fold": fold})
@@ -52,7 +52,7 @@ def _group(stage: Repeatable, members: Mapping[str, Stage]) -> Stage:
     return RepeatedTraining.model_validate({**settings, "members": places})
 
 
-def _paired(stage: Repeatable, seed: int, above: Mapping[str, Stage]) -> dict[str, Any]:
+def _pair_seeds(stage: Repeatable, seed: int, above: Mapping[str, Stage]) -> dict[str, Any]:
     """Return model and tokenizer of a training whose stages above were trained with the same seed."""
     found: dict[str, Any] = {}
     for field in ("model", "tokenizer"):

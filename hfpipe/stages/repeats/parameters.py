@@ -77,7 +77,7 @@ def check_search(
         if (unknown := _describe_unknown(stage, name)) is not None:
             yield KeyProblem(unknown, ("search", "parameters", name))
             continue
-        for message in dict.fromkeys(_faults(stage, name, values.ends, base)):
+        for message in dict.fromkeys(_check_values(stage, name, values.ends, base)):
             yield KeyProblem(message, ("search", "parameters", name))
 
 
@@ -97,7 +97,7 @@ def _describe_unknown(stage: TrainStage, name: str) -> str | None:
     return None
 
 
-def _faults(stage: TrainStage, name: str, values: list[Any], base: Path) -> Iterator[str]:
+def _check_values(stage: TrainStage, name: str, values: list[Any], base: Path) -> Iterator[str]:
     """Yield why a setting cannot have some of its values."""
     part, _, key = name.partition(".")
     old = getattr(stage, part)

@@ -27,7 +27,9 @@ class TrialScores:
         value = scores.get(self._name)
         if not isinstance(value, (int, float)):
             return False
-        if number not in self._known.intermediate_values:  # it is, where an interrupted trial resumed
+        if (
+            number not in self._recorded_trial.intermediate_values
+        ):  # it is, where an interrupted trial resumed
             self._trial.report(float(value), number)
         if not self._prunes or last or not self._trial.should_prune():
             return False
@@ -35,13 +37,13 @@ class TrialScores:
         return True
 
     @property
-    def _known(self) -> Any:
+    def _recorded_trial(self) -> Any:
         return self._trial.study.get_trials(deepcopy=False)[self._trial.number]
 
     @property
     def pruned(self) -> bool:
         """Whether the trial was stopped early."""
-        return PRUNED in self._known.user_attrs
+        return PRUNED in self._recorded_trial.user_attrs
 
     def final(self, folder: Path) -> float:
         """Return the last score of a training that has ended. Raises StageError when there is none."""

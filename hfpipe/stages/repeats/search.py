@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import SerializeAsAny
 
 from hfpipe.contract import RunContext, Stage
+from hfpipe.distributed.world import is_launched
 from hfpipe.errors import Problem, StageError
 from hfpipe.number_format import number
 from hfpipe.report import DataFacts, Report
@@ -71,7 +71,7 @@ class ParameterSearch(Stage):
         from hfpipe.encoding.io import facts
         from hfpipe.training.arguments import best_metric
 
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if is_launched():
             raise StageError(
                 f"stage {ctx.name}: trials train in one process; run this stage by "
                 f"`hfpipe run RECIPE --until {ctx.name}` without a launcher first"
@@ -82,11 +82,11 @@ class ParameterSearch(Stage):
         with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
             with ctx.progress(ctx.name, self.search.trials) as advance:
                 while (trial := _next_trial(study, self.search, ctx.seed)) is not None:
-                    self._try(trial, study, ctx)
+                    self._run_trial(trial, study, ctx)
                     advance(1)
             return self._report(study, ctx)
 
-    def _try(self, trial: Trial, study: Study, ctx: RunContext) -> None:
+    def _run_trial(self, trial: Trial, study: Study, ctx: RunContext) -> None:
         """Train with the settings of a trial and tell the study its score."""
         from optuna.trial import TrialState
 
@@ -131,7 +131,7 @@ class ParameterSearch(Stage):
             }
             for each in study.trials
         ]
-        chosen = ", ".join(f"{name} {_shown(value)}" for name, value in best.params.items())
+        chosen = ", ".join(f"{name} {_format_value(value)}" for name, value in best.params.items())
         stopped = sum(each["state"] == "pruned" for each in trials)
         summary = (
             f"{len(trials)} trials, {stopped} stopped early; best validation {metric} "
@@ -140,7 +140,7 @@ class ParameterSearch(Stage):
         return Report(kind=self.kind, summary=summary, facts={"search": {"best": found, "trials": trials}})
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

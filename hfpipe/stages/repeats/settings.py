@@ -57,7 +57,7 @@ class Range(Settings):
     """The values themselves."""
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _require_one_kind(self) -> Self:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"

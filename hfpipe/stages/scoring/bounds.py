@@ -38,7 +38,7 @@ class Bound(Settings):
     """With `beats`: the p-value of the difference, corrected for the number of baselines, must be lower."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check_complete(self) -> Self:
         for name in ("by", "p"):
             if self.beats is None and name in self.model_fields_set:
                 raise ValueError(
@@ -139,11 +139,11 @@ def explain_left_out(
 def summarize(scores: list[Score], rows: int) -> str:
     """Return the first two scores as one line."""
     shown = [
-        f"{score.metric} {score.value:.4g}{_spread(score)} [{score.low:.4g}, {score.high:.4g}]"
+        f"{score.metric} {score.value:.4g}{_format_spread(score)} [{score.low:.4g}, {score.high:.4g}]"
         for score in scores[:2]
     ]
     return f"{', '.join(shown)} on {rows:,} rows"
 
 
-def _spread(score: Score) -> str:
+def _format_spread(score: Score) -> str:
     return "" if score.spread is None else f" ± {score.spread.sd:.2g}"

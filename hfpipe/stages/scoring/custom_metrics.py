@@ -36,7 +36,7 @@ class NamedMetricSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _bare(cls, value: Any) -> Any:
+    def _expand_place(cls, value: Any) -> Any:
         return {"place": value} if isinstance(value, str) else value
 
     @classmethod
@@ -64,7 +64,7 @@ def check(metrics: Sequence[NamedMetricSettings], base: Path, *, trusted: bool) 
     for number, metric in enumerate(metrics):
         at: tuple[str | int, ...] = ("metrics", number)
         if metric.place.hub is not None and not trusted:
-            yield Problem(_untrusted(metric.place), at)
+            yield Problem(_describe_untrusted(metric.place), at)
         if metric.prefix in prefixes:
             yield Problem(f"two metrics are called {metric.prefix!r}; give one a name:", at)
         prefixes.append(metric.prefix)
@@ -78,7 +78,7 @@ def check(metrics: Sequence[NamedMetricSettings], base: Path, *, trusted: bool) 
             )
 
 
-def _untrusted(place: MetricPlace) -> str:
+def _describe_untrusted(place: MetricPlace) -> str:
     """Say what a metric without a path may have been meant for, and what it takes to run the Hub's code."""
     from hfpipe.metrics import module_names
 

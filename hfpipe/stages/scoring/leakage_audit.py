@@ -40,14 +40,16 @@ def audit(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunCon
     """
     if not stage.leakage:
         return
-    found = _look(stage, task, setup, ctx)
+    found = _search_leakage(stage, task, setup, ctx)
     if stage.leakage == "fail" and found["rows"]:
         ids = ", ".join(map(repr, found["ids"][:3]))
         raise StageError(f"stage {ctx.name}: {describe_leakage(found, len(setup.rows))}; such as rows {ids}")
     (ctx.work / FOUND).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _look(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
+def _search_leakage(
+    stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunContext
+) -> dict[str, Any]:
     import numpy as np
 
     from hfpipe.data.leakage import HeldOut

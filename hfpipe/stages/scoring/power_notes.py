@@ -42,10 +42,10 @@ def power_notes(stage: Evaluate, task: TaskConfig | None, facts: DataFacts | Non
         yield f"rows of one {cluster} are resampled together: where they agree, it takes larger differences"
     for name, bound in stage.require.items():
         if name in PROPORTIONS:
-            yield from _out_of_reach(name, bound, rows, smallest)
+            yield from _note_unreachable(name, bound, rows, smallest)
 
 
-def _out_of_reach(name: str, bound: Bound, rows: int, smallest: float) -> Iterator[str]:
+def _note_unreachable(name: str, bound: Bound, rows: int, smallest: float) -> Iterator[str]:
     percent = 100 if name == "exact_match" and max(bound.min or 0, bound.by) > 1 else 1
     if bound.beats is not None and 0 < bound.by / percent < smallest:
         yield (

@@ -83,10 +83,10 @@ def _partition(items: int, parts: int, random: np.random.Generator) -> np.ndarra
 
 def hide(ids: np.ndarray, mask: np.ndarray, stand_ins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return inputs and targets: each holds the spans that the other lacks, with sentinels in their place."""
-    return _stood_in(ids, mask, stand_ins), _stood_in(ids, ~mask, stand_ins)
+    return _replace_spans(ids, mask, stand_ins), _replace_spans(ids, ~mask, stand_ins)
 
 
-def _stood_in(ids: np.ndarray, mask: np.ndarray, stand_ins: np.ndarray) -> np.ndarray:
+def _replace_spans(ids: np.ndarray, mask: np.ndarray, stand_ins: np.ndarray) -> np.ndarray:
     starts = np.diff(mask.astype(np.int8), prepend=0) > 0
     numbered = stand_ins[np.maximum(np.cumsum(starts) - 1, 0)]
     return np.where(starts, numbered, ids)[~mask | starts]

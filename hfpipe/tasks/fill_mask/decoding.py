@@ -48,7 +48,9 @@ def fill_blanks(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
         own = sizes[row.masks]
         steps = torch.arange(len(row.target))
         columns["nll"].append(float(-own[steps, row.target].double().sum()))
-        found = _among(row, sizes) if row.choices else _anywhere(row, own, len(tokenizer), banned)
+        found = (
+            _rank_choices(row, sizes) if row.choices else _rank_vocabulary(row, own, len(tokenizer), banned)
+        )
         rank, pieces, probabilities, scores = found
         columns["rank"].append(0 if tokenizer.unk_token_id in row.target else rank)
         columns["fills"].append([str(tokenizer.decode(each)).strip() for each in pieces])
@@ -120,7 +122,7 @@ Found = tuple[int, list[list[int]], list[float], list[float]]
 """Rank of the answer, tokens of the best fillings, their probabilities, scores of all choices."""
 
 
-def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
+def _rank_choices(row: _Row, sizes: dict[int, Tensor]) -> Found:
     scores = torch.empty(len(row.choices), dtype=torch.float64)
     for masks, said in sizes.items():
         mine = [number for number, pieces in enumerate(row.choices) if len(pieces) == masks]
@@ -132,7 +134,7 @@ def _among(row: _Row, sizes: dict[int, Tensor]) -> Found:
     return rank, [row.choices[number] for number in best], scores[best].exp().tolist(), scores.tolist()
 
 
-def _anywhere(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Found:
+def _rank_vocabulary(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Found:
     said = said.double()
     said[:, pieces:] = -torch.inf  # a vocabulary padded for speed is larger than the tokenizer's
     said[:, list(banned)] = -torch.inf

@@ -46,15 +46,15 @@ def encode_blanks(
     """
     if tokenizer.mask_token is None:
         raise StageError("fill-mask needs a mask token, and this tokenizer has none; take another")
-    spell = _speller(tokenizer)
+    spell = _make_speller(tokenizer)
     rows = [
-        {**_laid_out(*given, spell, tokenizer, length), "row": row}
+        {**_lay_out(*given, spell, tokenizer, length), "row": row}
         for row, given in enumerate(zip(texts, answers, choices, strict=True))
     ]
     return {name: [each[name] for each in rows] for name in COLUMNS}
 
 
-def _laid_out(
+def _lay_out(
     text: tuple[Text, Text],
     answer: str,
     words: Sequence[str],
@@ -68,7 +68,7 @@ def _laid_out(
     target = spell(lead + answer) if answer else []
     candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
     longest = max(1, len(target), *map(len, candidates.values()))
-    whole = [*_stripped(before), Format(tokenizer.mask_token), *after]
+    whole = [*_strip_end(before), Format(tokenizer.mask_token), *after]
     ids, place, lost = _cut(whole, tokenizer, length, longest)
     known = answer in candidates and tokenizer.unk_token_id not in target
     return {
@@ -82,7 +82,7 @@ def _laid_out(
     }
 
 
-def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+def _make_speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
     @cache
     def spell(word: str) -> list[int]:
         return encode_plain(tokenizer, [word])[0]
@@ -101,11 +101,11 @@ def blank_parts(text: str, blank: str) -> tuple[str, str]:
     return before, after
 
 
-def _stripped(parts: list[str]) -> list[str]:
+def _strip_end(parts: list[str]) -> list[str]:
     """Return the parts of a text without its trailing white space."""
     *others, last = parts or [""]
     shorter = type(last)(last.rstrip())
-    return [*others, shorter] if shorter or not others else _stripped(others)
+    return [*others, shorter] if shorter or not others else _strip_end(others)
 
 
 def _cut(

@@ -94,13 +94,13 @@ def _texts(config: FillMask, rows: Rows) -> list[str]:
 def _answers(config: FillMask, rows: Rows, facts: DataFacts) -> list[str]:
     if config.verbalizer is not None:
         return [config.verbalizer[facts.labels[config.label][number]] for number in rows[config.label]]
-    return _named(rows[config.answer], facts.labels.get(config.answer))
+    return _words_of(rows[config.answer], facts.labels.get(config.answer))
 
 
 def _choices(config: FillMask, rows: Rows, facts: DataFacts) -> list[list[str]]:
     """Return the candidates of each row; empty if any word is allowed."""
     if config.choices is not None and config.pattern is None:
-        return [_named(row, facts.labels.get(config.choices)) for row in rows[config.choices]]
+        return [_words_of(row, facts.labels.get(config.choices)) for row in rows[config.choices]]
     if config.verbalizer is not None:
         names = [config.verbalizer[name] for name in facts.labels[config.label]]
     else:
@@ -108,7 +108,7 @@ def _choices(config: FillMask, rows: Rows, facts: DataFacts) -> list[list[str]]:
     return [names] * len(rows[config.columns[0]])
 
 
-def _named(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+def _words_of(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
     """Return words; a column of classes stores them as ids."""
     return [names[value] for value in values] if names is not None else list(values)
 

@@ -33,7 +33,7 @@ def mask_tokens(
     if len(free) == 0:
         return ids, labels
     units = np.unique(word_numbers(ids, tokenizer)[free], return_inverse=True)[1] if whole_words else None
-    chosen = free[_drawn(len(free), units, max(1, round(share * len(free))), random)]
+    chosen = free[_draw_tokens(len(free), units, max(1, round(share * len(free))), random)]
     fate = random.random(len(chosen))
     labels[chosen] = ids[chosen]
     ids[chosen[fate < 0.8]] = tokenizer.mask_token_id
@@ -42,7 +42,9 @@ def mask_tokens(
     return ids, labels
 
 
-def _drawn(count: int, units: np.ndarray | None, wanted: int, random: np.random.Generator) -> np.ndarray:
+def _draw_tokens(
+    count: int, units: np.ndarray | None, wanted: int, random: np.random.Generator
+) -> np.ndarray:
     """Draw `wanted` of `count` tokens; with `units`, the fewest drawn units that contain as many."""
     if units is None:
         return np.argsort(random.random(count), kind="stable")[:wanted]

@@ -95,15 +95,15 @@ def _pairs(
             start = stop
             continue
         middle = int(random.integers(start + 1, stop))
-        first = _joined(document[start:middle])
+        first = _concatenate(document[start:middle])
         if others and random.random() < 0.5:
             other = others[int(random.integers(len(others)))]
             drawn = other[random.integers(len(other)) :]
             left = room - len(first)
-            yield first, _joined(drawn[: _fitting(drawn, left)])[:left], RANDOM
+            yield first, _concatenate(drawn[: _fitting(drawn, left)])[:left], RANDOM
             start = middle
         else:
-            yield first, _joined(document[middle:stop]), FOLLOWS
+            yield first, _concatenate(document[middle:stop]), FOLLOWS
             start = stop
 
 
@@ -116,7 +116,7 @@ def _fitting(sentences: Document, room: int) -> int:
     return count
 
 
-def _joined(sentences: Document) -> Sentence:
+def _concatenate(sentences: Document) -> Sentence:
     return [piece for sentence in sentences for piece in sentence]
 
 

@@ -46,7 +46,7 @@ def edges(tokenizer: PreTrainedTokenizerBase, size: int) -> Edges:
     pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(size)))]
     special = np.zeros(size, dtype=bool)
     special[[number for number in tokenizer.all_special_ids if number < size]] = True
-    inside, bytes_, texts = (_marked(pieces, mark) for mark in ("##", "Ġ", "▁"))
+    inside, bytes_, texts = (_find_marked(pieces, mark) for mark in ("##", "Ġ", "▁"))
     if max(inside.sum(), bytes_.sum(), texts.sum()) < size / 100:
         raise StageError("whole_words needs a vocabulary that marks where words begin: ##, Ġ or ▁")
     if inside.sum() >= size / 100:
@@ -58,7 +58,7 @@ def edges(tokenizer: PreTrainedTokenizerBase, size: int) -> Edges:
     return Edges(opens | special, closes | special)
 
 
-def _marked(pieces: list[str], mark: str) -> np.ndarray:
+def _find_marked(pieces: list[str], mark: str) -> np.ndarray:
     return np.array([piece.startswith(mark) for piece in pieces])
 
 

@@ -81,7 +81,7 @@ def write(
             attention_mask=mask,
             logits_processor=_drawing(drawn, random) if drawn else LogitsProcessorList(),
         )
-    return _read(out[:, start:].cpu().numpy(), tokenizer, config)
+    return _read_output(out[:, start:].cpu().numpy(), tokenizer, config)
 
 
 def configure(
@@ -177,7 +177,7 @@ class Gumbel(LogitsProcessor):
         return scores + torch.from_numpy(noise).to(scores)
 
 
-def _read(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> Written:
+def _read_output(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> Written:
     ended = np.isin(ids, config.eos_token_id)
     cut = np.logical_not(ended.any(axis=1))
     tokens = np.where(cut, ids.shape[1], ended.argmax(axis=1) + 1)

@@ -28,7 +28,7 @@ class Generation(Settings):
     """Penalty on tokens that were already generated; 1 means no penalty."""
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check_lengths(self) -> Self:
         if (self.min_new_tokens or 0) > (self.max_new_tokens or math.inf):
             raise ValueError("min_new_tokens is more than max_new_tokens; no text could end")
         return self
@@ -45,7 +45,7 @@ class Sampling(Generation):
     """Nucleus sampling: sample only from the likeliest tokens whose cumulative probability is this value."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> Sampling:
+    def _check_sampling(self) -> Sampling:
         if self.do_sample and (self.num_beams or 1) > 1:
             raise ValueError("do_sample draws one output and num_beams searches several; delete one")
         return self

@@ -40,12 +40,12 @@ def encode_targets(
     """
     end = end_token(tokenizer)
     found = encode_texts(tokenizer, texts, target=True, add_special_tokens=alone, **PLAIN)["input_ids"]
-    whole = [_ended(ids, end) for ids in found]
+    whole = [_end_once(ids, end) for ids in found]
     kept = [ids if len(ids) <= length else [*ids[: length - 1], end] for ids in whole]
     return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
 
 
-def _ended(ids: list[int], end: int) -> list[int]:
+def _end_once(ids: list[int], end: int) -> list[int]:
     """Return ids with exactly one end token, without the language token that MBart adds after it."""
     return ids[: len(ids) - ids[::-1].index(end)] if end in ids[-2:] else [*ids, end]
 

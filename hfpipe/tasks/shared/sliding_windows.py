@@ -45,7 +45,7 @@ def sliding_windows(
         raise StageError("this tokenizer does not give the offsets of its tokens in the text; use a fast one")
     shared = [stride] * len(texts)
     if before is not None:
-        shared = [min(stride, room // 2) for room in _rooms(tokenizer, before, length)]
+        shared = [min(stride, room // 2) for room in _room_by_row(tokenizer, before, length)]
     found: list[Window] = []
     # A call has one stride for all texts, so texts with long questions are encoded separately.
     for overlap, group in groupby(sorted(range(len(texts)), key=shared.__getitem__), shared.__getitem__):
@@ -55,7 +55,7 @@ def sliding_windows(
     return sorted(found, key=lambda window: window.row)
 
 
-def _rooms(tokenizer: PreTrainedTokenizerBase, before: Sequence[str], length: int) -> Iterator[int]:
+def _room_by_row(tokenizer: PreTrainedTokenizerBase, before: Sequence[str], length: int) -> Iterator[int]:
     special = tokenizer.num_special_tokens_to_add(pair=True)
     for text, ids in zip(before, encode_plain(tokenizer, before), strict=True):
         room = length - special - len(ids)

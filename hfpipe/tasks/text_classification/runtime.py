@@ -74,14 +74,14 @@ def label_targets(column: str, labels: Any, facts: DataFacts) -> list[Any]:
     """Return labels in the form the loss expects. Raises DataError at the first invalid label."""
     kind = facts.columns[column]
     if kind == "float":
-        _refuse(column, (each for each in labels if each is None or not isfinite(each)), "a number")
+        _refuse_labels(column, (each for each in labels if each is None or not isfinite(each)), "a number")
         return list(labels)
     classes = range(len(facts.labels[column]))
     wanted = f"a class from 0 to {len(classes) - 1}"
     if kind == "label":
-        _refuse(column, (each for each in labels if each not in classes), wanted)
+        _refuse_labels(column, (each for each in labels if each not in classes), wanted)
         return list(labels)
-    _refuse(
+    _refuse_labels(
         column,
         (each for row in labels for each in ([None] if row is None else row) if each not in classes),
         wanted,
@@ -89,7 +89,7 @@ def label_targets(column: str, labels: Any, facts: DataFacts) -> list[Any]:
     return [[float(number in row) for number in classes] for row in labels]
 
 
-def _refuse(column: str, wrong: Iterable[Any], wanted: str) -> None:
+def _refuse_labels(column: str, wrong: Iterable[Any], wanted: str) -> None:
     for label in wrong:
         raise DataError(f"column {column!r} holds {label} where {wanted} belongs; drop such rows")
 

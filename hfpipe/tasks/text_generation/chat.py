@@ -40,7 +40,7 @@ def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, li
     Raises StageError when the tokenizer has no end token.
     """
     said = [*encode_plain(tokenizer, [answer])[0], end_token(tokenizer)]
-    return _piece(tokenizer, encode_prompt(tokenizer, prompt), said, limits)
+    return _truncate_example(tokenizer, encode_prompt(tokenizer, prompt), said, limits)
 
 
 def conversation(
@@ -64,11 +64,11 @@ def conversation(
                 "template, or set chat: false and a template of your own"
             )
     if all(afters[-1].startswith(after) for after in afters):
-        piece = _together(tokenizer, chat, befores, afters)
+        piece = _encode_chat(tokenizer, chat, befores, afters)
         if len(piece.ids) <= sum(limits) and piece.prompt <= limits.prompt:
             return [piece]
     return [
-        _piece(
+        _truncate_example(
             tokenizer,
             _ids(tokenizer, chat, before),
             _answer(tokenizer, chat, after[len(before) :])[0],
@@ -85,10 +85,12 @@ def question(
     while messages and messages[-1]["role"] == ASSISTANT:
         messages = messages[:-1]
     chat = Chat(tokenizer, messages, tools)
-    return _piece(tokenizer, _ids(tokenizer, chat, chat.write(messages, asking=True)), [], limits)
+    return _truncate_example(tokenizer, _ids(tokenizer, chat, chat.write(messages, asking=True)), [], limits)
 
 
-def _together(tokenizer: PreTrainedTokenizerBase, chat: Chat, befores: list[str], afters: list[str]) -> Piece:
+def _encode_chat(
+    tokenizer: PreTrainedTokenizerBase, chat: Chat, befores: list[str], afters: list[str]
+) -> Piece:
     """Return one example with every answer, tokenized in parts that begin where generation begins."""
     ids: list[int] = []
     learned: list[bool] = []
@@ -112,7 +114,9 @@ def _answer(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> tuple[
     return ids[:end], ids[end:]
 
 
-def _piece(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int], limits: Limits) -> Piece:
+def _truncate_example(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int], limits: Limits
+) -> Piece:
     """Return an example truncated to the limits: a prompt at its beginning, an answer at its end."""
     kept = prompt
     if len(prompt) > limits.prompt:

@@ -64,7 +64,7 @@ class TextGenerationEncoder(Encoder):
         pieces = [
             (row, piece)
             for row in range(len(rows[columns[0]]))
-            for piece in self._pieces({name: rows[name][row] for name in columns}, tokenizer, learning)
+            for piece in self._encode_row({name: rows[name][row] for name in columns}, tokenizer, learning)
         ]
         return {
             "input_ids": [piece.ids for _, piece in pieces],
@@ -74,7 +74,9 @@ class TextGenerationEncoder(Encoder):
             "row": [row for row, _ in pieces],
         }
 
-    def _pieces(self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, learning: bool) -> list[Piece]:
+    def _encode_row(
+        self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, learning: bool
+    ) -> list[Piece]:
         config = self.config
         limits = Limits(config.length, config.target_length)
         if config.messages is None and not config.chat:
@@ -100,7 +102,7 @@ class TextGenerationEncoder(Encoder):
         if config.messages is None:
             asked, said = "".join(self._prompt(row)).strip(), row[config.completion]
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        said = _turns(row[config.messages])
+        said = _as_conversation(row[config.messages])
         if not said or not all(map(_is_message, said)):
             raise DataError(
                 f"column {config.messages!r} holds {said!r:.80} where messages {{role, content}} belong; "
@@ -174,7 +176,7 @@ def _fit_majority(
     return lambda rows: scoring.baseline_columns([common] * len(rows[config.inputs[0]]), rows)
 
 
-def _turns(said: Any) -> Any:
+def _as_conversation(said: Any) -> Any:
     """Return a conversation; a single text is a message of the user."""
     return [{"role": "user", "content": said}] if isinstance(said, str) else said
 
@@ -190,5 +192,7 @@ def _is_message(message: Any) -> bool:
 
 def _last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
     """Return the assistant's last message; an empty text if it calls a tool or there is no answer yet."""
-    said = (each.get("content") for each in reversed(_turns(messages)) if each["role"] == "assistant")
+    said = (
+        each.get("content") for each in reversed(_as_conversation(messages)) if each["role"] == "assistant"
+    )
     return next(said, "") or ""

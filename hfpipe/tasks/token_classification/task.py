@@ -51,7 +51,7 @@ class TokenClassification(TaskConfig):
     conlleval does."""
 
     @model_validator(mode="after")
-    def _moves_on(self) -> Self:
+    def _check_stride(self) -> Self:
         if self.stride > self.length // 2:
             raise ValueError("`stride` is more than half of `length`; make it less")
         return self
@@ -78,9 +78,9 @@ class TokenClassification(TaskConfig):
             if found not in (None, kind):
                 fix = advise_classes(column, str(found)) if (key, found) == ("tags", "strings") else ""
                 yield Problem(f"column {column!r} holds {found}, not {what}{fix}", (key,))
-        yield from self._misfits(facts.labels.get(self.tags, []))
+        yield from self._check_tag_names(facts.labels.get(self.tags, []))
 
-    def _misfits(self, names: Sequence[str]) -> Iterator[Problem]:
+    def _check_tag_names(self, names: Sequence[str]) -> Iterator[Problem]:
         bmes = any(name.startswith("M-") for name in names)
         fits = PREFIXES[self.scheme or ("BMES" if bmes else "IOBES")]
         strange = [name for name in names if not re.fullmatch(rf"O|[{fits}](-.+)?", name)]

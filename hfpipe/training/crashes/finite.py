@@ -36,16 +36,16 @@ class FiniteCheck:
             copied = torch.cuda.Event()
             copied.record()
             self._waiting.append((host, copied, failure))
-            self._read(LAG)
+            self._read_waiting(LAG)
         else:
             self._waiting.append((value.detach(), None, failure))
-            self._read(0)
+            self._read_waiting(0)
 
     def flush(self) -> None:
         """Read what has not been read. Raises StageError for the first value that is not finite."""
-        self._read(0)
+        self._read_waiting(0)
 
-    def _read(self, left: int) -> None:
+    def _read_waiting(self, left: int) -> None:
         while len(self._waiting) > left:
             tensor, copied, failure = self._waiting.popleft()
             if copied is not None:

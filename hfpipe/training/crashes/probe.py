@@ -42,7 +42,7 @@ def probe_batches(trainer: TaskTrainer, batches: Batches, targets: Tensor) -> No
     """
     model = trainer.bare
     found = NotFinite()
-    with _watched(model, found):
+    with _watch_model(model, found):
         for part in forward_passes(batches):
             loss = trainer.compute_loss(model, trainer._prepare_inputs(part), num_items_in_batch=targets)
             if not torch.isfinite(loss):
@@ -81,7 +81,7 @@ def gradients_are_finite(trainer: TaskTrainer, micro_batches: Iterable[Batches],
 
 
 @contextmanager
-def _watched(model: nn.Module, found: NotFinite) -> Iterator[None]:
+def _watch_model(model: nn.Module, found: NotFinite) -> Iterator[None]:
     """Note the first module and the first parameter with a value that is not finite."""
     handles: list[Any] = [
         module.register_forward_hook(partial(_look_at_output, found, name))

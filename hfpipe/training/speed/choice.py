@@ -17,7 +17,6 @@ more.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hfpipe.contract import Settings
+from hfpipe.distributed.world import first_process
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import one_line
 from hfpipe.library_output import silence_libraries
@@ -102,7 +102,7 @@ def speed_of(
 ) -> Speed:
     """Return what was chosen, which is kept in `folder`; the first process chooses, the others wait."""
     kept = folder / "speed.json"
-    if not kept.exists() and int(os.environ.get("RANK", "0")) == 0:
+    if not kept.exists() and first_process():
         chosen = _Choice(training, parts, shares, seed, length).make()
         write_sealed(kept, chosen.model_dump_json())
     while not kept.exists():  # there is no process group yet; if the first fails, all are ended
@@ -140,7 +140,7 @@ class _Choice:
             measured, compiled = self._compiled(measured, "bfloat16" if bf16 else "float32")
         if measured != known:
             remember(self._file, self._key, self._machine, measured)
-        log.info("%s", _said(bf16, compiled, measured, remembered=measured == known))
+        log.info("%s", _describe_choice(bf16, compiled, measured, remembered=measured == known))
         return Speed(bf16=bf16, compiled=compiled, measured=measured)
 
     def _on_accelerator(self) -> Speed:
@@ -168,7 +168,7 @@ class _Choice:
             return self._length.seconds or 0.0
         first = "bfloat16" if self._bf16 is True else "float32"
         seconds = known.eager[first] if first in known.eager else self._trial.first(first)
-        return self._passes(seconds) * seconds
+        return self._count_passes(seconds) * seconds
 
     def _shape(self) -> dict[str, Any]:
         """Return what decides, in addition to the processor, how long a micro-batch takes."""
@@ -208,7 +208,7 @@ class _Choice:
         if self._compile != "auto":
             return measured, bool(self._compile)
         if dtype not in measured.compiled:
-            if not self._has_one_shape() or not self._may_pay(measured.eager[dtype]):
+            if not self._has_one_shape() or not self._may_be_worth_it(measured.eager[dtype]):
                 return measured, False
             try:
                 found = self._trial.compiled(dtype)
@@ -223,15 +223,15 @@ class _Choice:
             }
             return measured.model_copy(update=update), found.compiled < CLEARLY * found.eager
         eager, compiled = measured.eager[dtype], measured.compiled[dtype]
-        gained = self._passes(eager) * (eager - compiled)
+        gained = self._count_passes(eager) * (eager - compiled)
         return measured, compiled < CLEARLY * eager and gained > (measured.compiling or USUAL.seconds)
 
-    def _may_pay(self, eager: float) -> bool:
+    def _may_be_worth_it(self, eager: float) -> bool:
         """Tell whether the training is so long that compiling, never tried with this model, may pay."""
         expected = expected_compilation(self._file, self._machine) or USUAL
-        return self._passes(eager) * eager * expected.saved > HOPEFUL * expected.seconds
+        return self._count_passes(eager) * eager * expected.saved > HOPEFUL * expected.seconds
 
-    def _passes(self, eager: float) -> float:
+    def _count_passes(self, eager: float) -> float:
         steps = self._length.steps
         if steps is None:
             return (self._length.seconds or 0.0) / eager
@@ -244,7 +244,7 @@ class _Choice:
         return whole and config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not is_sharded()
 
 
-def _said(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:
+def _describe_choice(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:
     """Return the line of the log: what was chosen, and what was measured."""
     chosen = f"{'bfloat16' if bf16 else 'float32'}, {'compiled' if compiled else 'eager'}"
     gemm = [f"{name} {speed:.0f}" for name, speed in measured.gemm.items()]

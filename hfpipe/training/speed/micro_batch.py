@@ -12,7 +12,6 @@ same kind of device. A model that is sharded over processes is not tried, as non
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from hfpipe.contract import Settings
+from hfpipe.distributed.world import first_process, local_rank
 from hfpipe.encoding.padding import Collator, forward_passes
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError, out_of_memory
@@ -91,7 +91,7 @@ def gpu() -> Device | None:
     """Return the GPU of this process; None on a CPU, or where a model is sharded over several."""
     if on_cpu() or is_sharded():
         return None
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = torch.device("cuda", local_rank())
     facts = torch.cuda.get_device_properties(device)
     return Device(device, f"{facts.name}, {facts.total_memory} bytes", facts.total_memory)
 
@@ -101,8 +101,8 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
 
     Raises StageError when not even one example fits.
     """
-    kept, first = folder / "memory.json", int(os.environ.get("RANK", "0")) == 0
-    while (found := _kept(kept, trial)) is None:
+    kept, first = folder / "memory.json", first_process()
+    while (found := _read_kept(kept, trial)) is None:
         if first:
             micro, checkpointing = trial.largest()
             asked, name = trial.shares, trial.device.name
@@ -113,7 +113,7 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
     return MicroBatch(with_micro(trial.shares, found.micro), found.checkpointing)
 
 
-def _kept(file: Path, trial: MemoryTrial) -> Fit | None:
+def _read_kept(file: Path, trial: MemoryTrial) -> Fit | None:
     """Return what was found before for the same share of a step on the same kind of device."""
     if not file.exists():
         return None
@@ -158,11 +158,11 @@ class MemoryTrial:
         Raises StageError when not even one fits.
         """
         for micro, checkpointing in self._candidates():
-            if self._hopeless(micro, checkpointing=checkpointing):
+            if self._is_hopeless(micro, checkpointing=checkpointing):
                 continue
             if self.fits(micro, checkpointing=checkpointing):
                 if (micro, checkpointing) != (self.shares.micro, False):
-                    log.info("%s", self._said(micro, checkpointing=checkpointing))
+                    log.info("%s", self._describe_trial(micro, checkpointing=checkpointing))
                 return micro, checkpointing
         raise StageError(
             f"out of memory: not even one example fits into the {self._memory / 2**30:.1f} GiB of a device; "
@@ -177,7 +177,7 @@ class MemoryTrial:
         devices = [self._place] if self._place.type == "cuda" else []
         try:
             with unchanged_model(model), torch.random.fork_rng(devices), _recomputed(model, wanted=wanted):
-                self._pass(micro)
+                self._run_pass(micro)
             return True
         except Exception as error:
             if not out_of_memory(error):
@@ -187,7 +187,7 @@ class MemoryTrial:
             model.zero_grad(set_to_none=True)
             clear_device_cache(garbage_collection=True)
 
-    def _pass(self, micro: int) -> None:
+    def _run_pass(self, micro: int) -> None:
         model, device = self._parts.model, self._place
         module: torch.nn.Module = model
         module.to(device)
@@ -212,7 +212,7 @@ class MemoryTrial:
         yield from ((micro, False) for micro in many)
         yield from ((micro, True) for micro in sizes)
 
-    def _hopeless(self, micro: int, *, checkpointing: bool) -> bool:
+    def _is_hopeless(self, micro: int, *, checkpointing: bool) -> bool:
         """Tell whether far more memory would be needed than there is, by an estimate."""
         if self._shape is None or micro == 1:
             return False
@@ -265,7 +265,7 @@ class MemoryTrial:
         enabled = bool(self._speed.bf16 or self._training.get("fp16"))
         return torch.autocast(self._place.type, half, enabled=enabled)
 
-    def _said(self, micro: int, *, checkpointing: bool) -> str:
+    def _describe_trial(self, micro: int, *, checkpointing: bool) -> str:
         shares = with_micro(self.shares, micro)
         return (
             f"memory: {shares.micro} examples a forward pass × {shares.accumulation} accumulated, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hfpipe.distributed.world import local_rank
 from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import on_cpu
@@ -41,7 +41,7 @@ def steps_within(
     are eager: what a compiled model saves was measured before. `muon` holds the options of Muon, and is None
     where AdamW trains.
     """
-    device = "cpu" if on_cpu() else f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = "cpu" if on_cpu() else f"cuda:{local_rank()}"
     copied = copy.deepcopy(parts.model)
     model: torch.nn.Module = copied
     model.to(device).train()
@@ -57,7 +57,7 @@ def steps_within(
     with eager_kernels(model) if device == "cpu" else nullcontext():
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
             if number == WARM_UP:
-                started = _now(device)
+                started = _time_now(device)
             batch = parts.task.encoder.collate(
                 parts.train.__getitems__(keys), parts.tokenizer, seed, train=True
             )
@@ -67,11 +67,11 @@ def steps_within(
             total.backward()
             optimizer.step()
             optimizer.zero_grad()
-    pace = ((_now(device) - started) / TIMED - speed.saved) * shares.accumulation
+    pace = ((_time_now(device) - started) / TIMED - speed.saved) * shares.accumulation
     return max(1, int(seconds / max(pace, 1e-6)))
 
 
-def _now(device: str) -> float:
+def _time_now(device: str) -> float:
     """Return the time once the device has done what it was given."""
     if device != "cpu":
         torch.cuda.synchronize(device)

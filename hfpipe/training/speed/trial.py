@@ -80,13 +80,15 @@ class Trial:
         """Return the seconds of the first micro-batch, which takes longer than those that follow."""
         [batch, *_], part = self._parts_of_batches()
         with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
-            return part * time_calls(partial(self._pass, self._step(dtype), batch, dtype)).seconds
+            return part * time_calls(partial(self._run_pass, self._step(dtype), batch, dtype)).seconds
 
     def eager(self, dtypes: list[str]) -> TimingComparison:
         """Return the seconds of a micro-batch in each dtype, by those of a part of it."""
         batches, part = self._parts_of_batches()
         with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
-            found = compare_timings({name: self._way(self._step(name), batches, name) for name in dtypes})
+            found = compare_timings(
+                {name: self._make_pass(self._step(name), batches, name) for name in dtypes}
+            )
         return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
     def compiled(self, dtype: str) -> Compiling:
@@ -98,22 +100,24 @@ class Trial:
         model, eager = self._parts.model, self._step(dtype)
         autocast = partial(_autocast, dtype)
         step = CompiledStep(self._step(dtype), model, self._shares.micro, autocast)
-        plain = self._way(eager, batches, dtype)
+        plain = self._make_pass(eager, batches, dtype)
 
         def uncompiled_pass(number: int) -> None:
             with uncompiled_model(model), eager_kernels(model):
                 plain(number)
 
         with unchanged_model(model):
-            first = time_calls(partial(self._pass, step, batches[0], dtype))
-            found = compare_timings({"eager": uncompiled_pass, "compiled": self._way(step, batches, dtype)})
+            first = time_calls(partial(self._run_pass, step, batches[0], dtype))
+            found = compare_timings(
+                {"eager": uncompiled_pass, "compiled": self._make_pass(step, batches, dtype)}
+            )
         eager_seconds, compiled = found.seconds["eager"], found.seconds["compiled"]
         took = max(first.seconds - compiled, 1e-3)
         return Compiling(eager_seconds, compiled, took, busy=found.busy or first.busy)
 
-    def _way(self, step: AnyStep, batches: list[Batches], dtype: str) -> Callable[[int], None]:
+    def _make_pass(self, step: AnyStep, batches: list[Batches], dtype: str) -> Callable[[int], None]:
         """Return what runs one of the batches, by the number of the pass."""
-        return lambda number: self._pass(step, batches[number % len(batches)], dtype)
+        return lambda number: self._run_pass(step, batches[number % len(batches)], dtype)
 
     def _step(self, dtype: str) -> TrainingStep:
         parts = self._parts
@@ -122,7 +126,7 @@ class Trial:
             parts.task, self._smoothing, partial(_autocast, dtype), chunked=True, separate=separate
         )
 
-    def _pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
+    def _run_pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
         for batch in forward_passes(batches):
             with _autocast(dtype):
                 total = step(self._parts.model, batch)[1].total.sum()
@@ -144,12 +148,12 @@ class Trial:
         order = StepBatches(
             parts.train.lengths, self._shares, 0, self._seed, grouped=not parts.task.config.packed
         )
-        whole = (keys for keys in cycle(order) if not static or self._whole(keys))
+        whole = (keys for keys in cycle(order) if not static or self._are_full(keys))
         cut = not parts.task.config.packed
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, cut=cut)
         return [collate(parts.train.__getitems__(keys[:rows])) for keys in islice(whole, BATCHES)]
 
-    def _whole(self, keys: list[tuple[int, int]]) -> bool:
+    def _are_full(self, keys: list[tuple[int, int]]) -> bool:
         config, lengths = self._parts.task.config, self._parts.train.lengths
         return config.best_fit or bool((lengths[[index for _, index in keys]] == config.length).all())
 

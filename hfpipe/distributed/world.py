@@ -1,4 +1,7 @@
-"""The processes of a run as a launcher describes them to each: how many there are, and which one this is."""
+"""The processes of a run as a launcher describes them to each: how many there are, and which one this is.
+
+The only module that reads rank and world size from the environment.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,14 @@ def is_launched() -> bool:
     return world_size() > 1
 
 
-def world_size() -> int:
+def world_size(environ: Mapping[str, str] = os.environ) -> int:
     """Return how many processes a launcher started, 1 without one."""
-    return _number(os.environ, "WORLD_SIZE", 1)
+    return _number(environ, "WORLD_SIZE", 1)
+
+
+def local_world_size() -> int:
+    """Return how many of the processes are on this machine; all of them if the launcher does not say."""
+    return _number(os.environ, "LOCAL_WORLD_SIZE", world_size())
 
 
 def silence() -> int:
@@ -81,7 +89,7 @@ def check_world(environ: Mapping[str, str] = os.environ) -> None:
     for name in _SET:
         if name in environ:
             _number(environ, name, 1)
-    there = _number(environ, "WORLD_SIZE", 1)
+    there = world_size(environ)
     if _number(environ, "RANK", 0) >= there > 1:
         message = f"the environment has RANK={environ['RANK']} and WORLD_SIZE={there}; ranks count from 0"
         raise RecipeError([Problem(f"{message}; unset both, or start by accelerate launch, which sets them")])
