@@ -55,7 +55,7 @@ class RunContext:
     """Name of an upstream stage → its finished folder."""
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
-    """Whether a signal asked the run to stop."""
+    """Whether a signal requested the run to stop."""
 
     @property
     def work(self) -> Path:
@@ -74,7 +74,7 @@ class Stage(Settings, ABC):
     """Kind of the stage."""
 
     def expanded(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
-        """Return the stages that this one stands for, by name, in the order in which they run.
+        """Return the stages that this one expands to, by name, in the order in which they run.
 
         The last has the name of this one; by default it is this one, and there are no others.
         """

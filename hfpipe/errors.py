@@ -37,14 +37,14 @@ class Spot:
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault: where it stands, what is wrong and how to fix it."""
+    """One mistake: where it is, what is wrong and how to fix it."""
 
     message: str
     path: tuple[str | int, ...] = ()
     """The keys that lead to it inside the recipe, as `("stages", "topics", "training")`."""
     spot: Spot | None = None
     count: int = 1
-    """How many faults it stands for; many of one kind become one problem."""
+    """How many mistakes it summarizes; many of one kind become one problem."""
 
     def __str__(self) -> str:
         message = self.message if len(self.message) <= LONGEST else self.message[: LONGEST - 1] + "…"

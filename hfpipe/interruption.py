@@ -1,4 +1,4 @@
-"""A run that is asked to stop by a signal: where the request is kept, and the error that ends the run."""
+"""A run that a signal requests to stop: where the request is kept, and the error that ends the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has asked this process to stop, and whether something in it will do so by itself."""
+    """Whether a signal requested this process to stop, and whether code in it stops without an exception."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -46,7 +46,7 @@ class StopRequest:
         self.check()
 
     def check(self) -> None:
-        """Raise Interrupted if it was asked for and nothing defers it."""
+        """Raise Interrupted if a stop was requested and nothing defers it."""
         if self.number is not None and not self._deferred:
             raise Interrupted(self.number)
 

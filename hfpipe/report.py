@@ -151,7 +151,7 @@ class DataFacts(Record):
 
 
 class GitState(Record):
-    """The git repository that a recipe lies in, when the run started."""
+    """The git repository that contains a recipe, when the run started."""
 
     commit: str
     """Commit in hex."""
@@ -212,7 +212,7 @@ class Report(Record):
     provenance: Provenance | None = None
     """How the stage was made; filled in by the runner. None in reports of earlier versions."""
     files: dict[str, FileDigest] = {}
-    """Each file of the stage by its path in the folder, but for the log; filled in by the store.
+    """Each file of the stage by its path in the folder, except the log; filled in by the store.
 
     Empty for a stage of an earlier version, whose files cannot be checked."""
 

@@ -203,7 +203,7 @@ def problems(tmp_path: Path, made: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_an_adapter_beside_a_model_from_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_of_a_model_from_scratch_is_refused(tmp_path: Path) -> None:
     made = recipe()
     made["stages"]["pretrain"]["adapter"] = LORA
     assert "a model trained from scratch has none yet; name a model, or delete adapter" in problems(

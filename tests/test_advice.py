@@ -389,7 +389,7 @@ CLASSES: list[tuple[str, TaskConfig, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("words", "task", "labels"), CLASSES)
-def test_a_data_set_that_is_told_its_labels_as_advised_suits_the_task(
+def test_a_data_set_with_the_labels_that_were_advised_suits_the_task(
     words: str, task: TaskConfig, labels: list[Any], tmp_path: Path, make_data: Make
 ) -> None:
     rows = [{**text, "words": ["a"], "no": label} for text, label in zip(TEXTS, labels, strict=True)]
@@ -511,7 +511,7 @@ ELSEWHERE: dict[str, str] = {
     "has no answer; add": "test_a_question_without_an_answer_is_taken_by_the_setting_that_is_advised",
     "`threshold` goes with": "test_what_goes_with_a_setting_is_accepted_with_it",
     "goes with `kind: classes`": "test_what_goes_with_a_setting_is_accepted_with_it",
-    "; give its data set …": "test_a_data_set_that_is_told_its_labels_as_advised_suits_the_task",
+    "; give its data set …": "test_a_data_set_with_the_labels_that_were_advised_suits_the_task",
     "if that means a missing label": "test_a_class_named_like_a_missing_value_is_noted_and_can_be_dropped",
     "write … if they are classes": "test_whole_fractions_are_numbers_otherwise_and_the_summary_asks",
     "half a character (a lone": "test_half_a_character_in_a_text_goes_with_the_step_that_is_advised",

@@ -107,7 +107,7 @@ def test_a_line_that_cannot_be_used_is_named_and_what_was_answered_before_is_kep
     assert [json.loads(kept) for kept in Path(f"{out}.partial").read_text().splitlines()] == rows
 
 
-def test_utf_16_is_told_from_broken_utf_8(ask: Callable[..., Any]) -> None:
+def test_utf_16_is_distinguished_from_broken_utf_8(ask: Callable[..., Any]) -> None:
     code, rows, said = ask("The Nile\nThe Rhine\n".encode("utf-16"))
     assert (code, rows) == (1, [])
     assert (
@@ -272,7 +272,7 @@ FROM_THE_HUB: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", FROM_THE_HUB.values(), ids=FROM_THE_HUB)
-def test_what_is_on_a_hub_that_cannot_be_reached_is_told_in_seconds(
+def test_what_is_on_a_hub_that_cannot_be_reached_is_reported_in_seconds(
     change: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -301,7 +301,7 @@ def test_what_is_on_a_hub_that_cannot_be_reached_is_told_in_seconds(
     assert not Path("runs").exists() or not list(Path("runs").rglob("stage.json"))
 
 
-def test_a_model_to_predict_with_is_told_as_soon(
+def test_a_missing_model_to_predict_with_is_reported_as_soon(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")

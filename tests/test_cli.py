@@ -142,7 +142,7 @@ def test_a_bound_that_is_not_met_ends_with_1_and_the_table_each_time(
 
 
 @pytest.mark.slow
-def test_a_score_that_will_not_be_there_is_told_before_anything_is_trained(
+def test_a_missing_score_is_reported_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = small.recipe()
@@ -196,7 +196,7 @@ def test_what_is_wrong_in_the_recipe_or_the_arguments_ends_with_2(
     ("arguments", "said"),
     [(["--version"], "hfpipe 0."), (["--help"], "COMMAND --help"), (["plan", "--help"], "--sizes")],
 )
-def test_what_there_is_can_be_asked(
+def test_the_version_and_the_help_are_printed(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -340,7 +340,7 @@ def open_gate(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_waits_and_says_for_whom(gated: Path) -> None:
+def test_a_second_run_waits_and_names_the_process_that_holds_the_lock(gated: Path) -> None:
     with running(gated) as first:
         until((gated.parent / "began").exists)
         with running(gated) as second:

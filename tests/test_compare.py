@@ -91,7 +91,7 @@ def test_a_model_scores_as_in_its_own_report(evaluated: Callable[..., str]) -> N
 
 
 @pytest.mark.slow
-def test_a_clear_difference_is_told_from_none(evaluated: Callable[..., str]) -> None:
+def test_a_clear_difference_is_distinguished_from_none(evaluated: Callable[..., str]) -> None:
     good, fair, twin = map(evaluated, RIGHT)
     accuracy = hfpipe.compare(good, fair, twin).scores[0]
     assert [c.baseline for c in accuracy.comparisons] == [fair, twin]
@@ -199,7 +199,7 @@ def test_rows_of_one_id_and_other_answers_are_not_compared(
     assert "row 'id-0' is 'lake' in" in wrong(evaluated, capsys, *targets)
 
 
-def test_what_is_no_evaluated_model_is_said(
+def test_what_is_not_an_evaluated_model_is_refused(
     evaluated: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     good = evaluated("good")
@@ -229,7 +229,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("columns", "kind"), KINDS.values(), ids=KINDS)
-def test_what_is_shown_leads_back_to_what_was_said(columns: dict[str, Any], kind: str) -> None:
+def test_what_is_shown_leads_back_to_the_prediction(columns: dict[str, Any], kind: str) -> None:
     said = {name: np.asarray(values) for name, values in columns.items()}
     facts = FACTS.model_copy(update={"columns": {"text": "string", "label": kind}})
     shown = {

@@ -138,7 +138,7 @@ def test_a_weight_that_is_infinite_is_named_with_its_module(
 
 
 @pytest.mark.slow
-def test_a_student_is_computed_again_with_what_its_teacher_said(
+def test_a_student_is_computed_again_with_the_outputs_of_its_teacher(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def change(weights: dict[str, torch.Tensor], _: Any) -> None:
@@ -266,7 +266,7 @@ def test_a_folder_without_a_crash_is_refused_in_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gigabytes", [0.3, 1.2])
-def test_too_little_memory_to_load_the_libraries_is_told_in_one_line(
+def test_too_little_memory_to_load_the_libraries_is_an_error_of_one_line(
     base: Path, tmp_path: Path, gigabytes: float
 ) -> None:
     def limit() -> None:

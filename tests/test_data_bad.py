@@ -311,7 +311,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("files", "settings", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )
-def test_a_bad_input_ends_in_one_line_with_place_and_mend(
+def test_a_bad_input_ends_in_one_line_with_place_and_fix(
     files: dict[str, bytes],
     settings: dict[str, Any],
     message: str,
@@ -380,7 +380,7 @@ def test_a_script_data_set_gets_the_hint_about_parquet(tmp_path: Path, make_data
 
 
 @pytest.mark.slow
-def test_a_document_of_five_megabytes_is_no_trouble(tmp_path: Path, make_data: Callable[..., Any]) -> None:
+def test_a_document_of_five_megabytes_is_read(tmp_path: Path, make_data: Callable[..., Any]) -> None:
     long = TEXT[:-1] * 120_000
     (tmp_path / "data.csv").write_text(f"text\n{long}\nshort\n")
     report, folder = make_data({"source": {"files": "data.csv"}, "clean": ["unicode", "html", "mask_pii"]})
@@ -414,7 +414,7 @@ except HfpipeError as error:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(ROWS)
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60

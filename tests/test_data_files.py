@@ -92,7 +92,7 @@ def test_an_encoding_is_read_as_named(encoding: str, tmp_path: Path, make_data: 
     assert texts(folder) == ["Übung"]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_column_name(tmp_path: Path, make_data: Make) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path: Path, make_data: Make) -> None:
     (tmp_path / "data.csv").write_bytes("text\na\n".encode("utf-8-sig"))
     _, folder = make_data({"source": {"files": "data.csv"}, "columns": {"text": "text"}})
     assert texts(folder) == ["a"]
@@ -154,7 +154,7 @@ def test_other_columns_come_along_with_their_types(tmp_path: Path, make_data: Ma
         ([0.5, 2.0, 1e3], "float", None, [0.5, 2.0, 1000.0]),
     ],
 )
-def test_the_kind_of_a_label_is_told_from_its_values(
+def test_the_kind_of_a_label_is_detected_from_its_values(
     labels: list[Any], kind: str, names: Any, stored: Any, tmp_path: Path, make_data: Make
 ) -> None:
     records = [{"text": f"text {n}", "label": label} for n, label in enumerate(labels)]

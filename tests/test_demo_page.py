@@ -17,6 +17,7 @@ import pieces
 import pytest
 from browser import CHROMIUM, needs_chromium
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from transformers import BertConfig, BertForSequenceClassification
 
 import hfpipe
 from hfpipe.cli.main import main
@@ -26,6 +27,26 @@ from hfpipe.inference.demo_page import mark_spans, name_scores, parse_field
 TEXTS = ["The Danube is a river that flows through ten countries.", "K2 is a mountain."]
 AWAY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 """Option of Chromium with which no name of another machine is found."""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return a small classifier that was not trained, as it lies on the Hub."""
+    folder = tmp_path / "model"
+    tokenizer = pieces.tokenizer(TEXTS)
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label={0: "lake", 1: "river"},
+        label2id={"lake": 0, "river": 1},
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
 
 
 @contextmanager
@@ -127,11 +148,10 @@ def test_scores_are_shown_by_what_they_belong_to(record: dict[str, Any], scores:
 
 
 def test_without_gradio_demo_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = pieces.save_encoder(tmp_path / "model", TEXTS)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["demo", str(folder), "--task", "fill-mask"]) == 2
+    assert main(["demo", str(model)]) == 2
     assert "pip install 'hfpipe[demo-page]'" in capsys.readouterr().err
 
 
@@ -140,12 +160,11 @@ def test_without_gradio_demo_says_how_to_install_it(
 @pytest.mark.usefixtures("socket_enabled")
 @pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning")  # gradio 6.31 sets it
 def test_the_page_predicts_explains_mistakes_and_connects_to_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")  # and what else could open the page to others
     monkeypatch.setenv("GRADIO_SERVER_NAME", "::")
     monkeypatch.setenv("GRADIO_SHARE", "True")
-    folder = pieces.save_encoder(tmp_path / "model", TEXTS)
     options = ["length=8"]
     connected: list[str] = []
     real = socket.socket.connect
@@ -155,30 +174,27 @@ def test_the_page_predicts_explains_mistakes_and_connects_to_nothing_else(
         real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
-    with hfpipe.demo(folder, task="fill-mask", options=options) as served, open_browser() as browser:
+    with hfpipe.demo(model, options=options) as served, open_browser() as browser:
         assert served.url.startswith("http://127.0.0.1:")
         page, elsewhere = open_demo(browser, served.url)
-        text = "K2 is a [MASK]."
-        assert [predict_in(page, {"text": text})] == hfpipe.predict(
-            folder, [text], task="fill-mask", options=options
-        )
+        text = "K2 is a mountain."
+        assert [predict_in(page, {"text": text})] == hfpipe.predict(model, [text], options=options)
         expect(page.locator("#scores")).to_be_visible()
         page.fill("#input-text textarea", " ")
         page.click("#predict")
         expect(page.get_by_text("text is empty; write something into it")).to_be_visible()
-        page.fill("#input-text textarea", "K2 is a [MASK] of the high " + "mountains " * 20)
+        page.fill("#input-text textarea", "mountain " * 20)
         page.click("#predict")
         expect(page.get_by_text("tokens were not read")).to_be_visible()
         with pytest.raises(hfpipe.RecipeError, match="is not free; name another with --port"):
-            hfpipe.demo(folder, task="fill-mask", port=int(served.url.rstrip("/").rpartition(":")[2]))
+            hfpipe.demo(model, port=int(served.url.rstrip("/").rpartition(":")[2]))
     assert elsewhere == []
     assert set(connected) == {"127.0.0.1"}
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
-    folder = pieces.save_encoder(tmp_path / "model", TEXTS)
-    command = [sys.executable, "-m", "hfpipe", "demo", str(folder), "--task", "fill-mask"]
+def test_the_command_serves_until_it_is_interrupted(model: Path) -> None:
+    command = [sys.executable, "-m", "hfpipe", "demo", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         line = running.stdout.readline()

@@ -143,7 +143,7 @@ def test_the_decoder_says_what_is_hidden_and_where_it_ends(
 
 
 @each_noise
-def test_a_decoder_never_reads_what_is_no_token(
+def test_a_decoder_never_reads_what_is_not_a_token(
     noise: str, words: dict[str, PreTrainedTokenizerFast]
 ) -> None:
     task = Denoising(noise=noise)

@@ -119,7 +119,7 @@ def test_the_loss_of_the_plain_trainer_is_found(tmp_path: Path, monkeypatch: pyt
         (["--only", "speed"], "--only speed: there is no such comparison; write one of accumulation, "),
     ],
 )
-def test_a_stage_or_comparison_that_does_not_exist_is_told_with_those_that_do(
+def test_an_unknown_stage_or_comparison_is_reported_with_the_known_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["doctor", str(recipe(tmp_path)), *arguments]) == 2

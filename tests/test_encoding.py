@@ -43,7 +43,9 @@ def read(task: TaskConfig, rows: dict[str, list[Any]], path: Path, **features: A
         ("fill-mask", {"text": ["It is [MASK]."] * 2, "answer": ["high", None]}),
     ],
 )
-def test_a_missing_text_is_told_with_its_row(name: str, rows: dict[str, list[Any]], tmp_path: Path) -> None:
+def test_a_missing_text_is_reported_with_its_row(
+    name: str, rows: dict[str, list[Any]], tmp_path: Path
+) -> None:
     null = "'.*' is null where a text belongs; fill it in, or drop such rows"
     with pytest.raises(DataError, match=f"^the data, row 2: {null}"):
         read(TASKS[name](), rows, tmp_path)
@@ -64,7 +66,7 @@ def test_choices_may_be_missing_from_as_many_rows_as_are_encoded_together(tmp_pa
     assert (none, some) == (0, 2)
 
 
-def test_a_missing_word_is_told_with_its_row(tmp_path: Path) -> None:
+def test_a_missing_word_is_reported_with_its_row(tmp_path: Path) -> None:
     rows = {"words": [["The", "Nile"], ["Everest", None]], "tags": [[0, 1], [1, 0]]}
     with pytest.raises(
         DataError, match=r"^the data, row 2: 'words' holds \['Everest', None\] where a list of texts belongs"
@@ -72,7 +74,7 @@ def test_a_missing_word_is_told_with_its_row(tmp_path: Path) -> None:
         read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)
 
 
-def test_a_class_that_is_not_known_is_no_class(tmp_path: Path) -> None:
+def test_an_unknown_class_is_not_a_class(tmp_path: Path) -> None:
     rows = {"words": [["The", "Nile"], ["Everest"]], "tags": [[0, 1], [-1]]}
     with pytest.raises(DataError, match=r"^the data, row 2: 'tags' holds \[-1\] where a list of classes"):
         read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)

@@ -206,7 +206,7 @@ def test_results_may_come_in_batches(loaded):
     )
 
 
-def test_a_metric_that_is_not_there_is_said_in_one_line():
+def test_a_missing_metric_is_an_error_of_one_line():
     with pytest.raises(hfpipe.DataError, match=r"^there is no metric 'bits_per_bite'; did you mean"):
         hfpipe.metrics.path("bits_per_bite")
     with pytest.raises(hfpipe.DataError, match=r"^there is no metric 'xyz'; there are accuracy, .*words$"):

@@ -53,7 +53,7 @@ def test_a_rank_counts_those_that_score_no_less(scores: list[list[int]], referen
     assert found.tolist() == expected
 
 
-def test_what_is_no_candidate_stands_before_nothing_and_is_never_found() -> None:
+def test_a_token_that_is_not_a_candidate_is_never_found() -> None:
     scores = np.array([[-1.0, -np.inf, -2.0], [-1.0, -np.inf, -2.0]])
     assert ranks(scores, np.array([2, -1])).tolist() == [2, 0]
 
@@ -156,7 +156,7 @@ def test_a_text_without_just_one_blank_is_refused(tokenizer: PreTrainedTokenizer
         FillMask().runtime().encoder.encode({"text": [text], "answer": ["star"]}, tokenizer, FACTS)
 
 
-def test_a_mask_token_typed_beside_another_blank_is_text(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_mask_token_typed_next_to_another_blank_is_text(tokenizer: PreTrainedTokenizerFast) -> None:
     task = FillMask(blank="___")
     rows = {"text": ["A [MASK] is a ___."], "answer": ["star"]}
     encoded = task.runtime().encoder.encode(rows, tokenizer, FACTS)

@@ -66,7 +66,7 @@ def test_rows_of_one_group_stay_together_and_a_missing_group_is_of_its_own() -> 
     assert len(set(folds[80:])) == 4  # forty rows without a patient are forty groups, not one
 
 
-def test_a_class_with_fewer_rows_than_folds_is_no_error() -> None:
+def test_a_class_with_fewer_rows_than_folds_is_not_an_error() -> None:
     rows = rows_of(text=[f"text {number}" for number in range(30)], label=[0] * 28 + [1, 2])
     assert np.bincount(folds_of(rows, 5, label="label"))[1:].tolist() == [6] * 5
 

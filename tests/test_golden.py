@@ -78,7 +78,7 @@ def test_values_of_another_machine_or_of_other_rows_are_refused() -> None:
     assert golden.refusal(before, ["causal-lm"]).startswith("these values were made of other rows")
 
 
-def test_every_task_is_asked_and_has_its_baselines_in_the_golden_run() -> None:
+def test_every_task_has_predictions_and_baselines_in_the_golden_run() -> None:
     from hfpipe.tasks import TASKS
 
     assert sorted(golden.ASKED) == sorted(CASES)

@@ -79,7 +79,7 @@ def encoded(path: Path, texts: list[str], words: Any, *, packed: bool = True) ->
     )
 
 
-def test_the_two_texts_of_a_pair_are_told_apart_by_token_types(tmp_path: Path) -> None:
+def test_the_two_texts_of_a_pair_are_distinguished_by_token_types(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path)
     words = load_tokenizer(tmp_path)
     pair = cut(words, TEXTS[:2], TEXTS[2:], 12)
@@ -89,7 +89,7 @@ def test_the_two_texts_of_a_pair_are_told_apart_by_token_types(tmp_path: Path) -
     assert "token_type_ids" not in cut(tokenizer("gpt"), TEXTS[:2], TEXTS[2:], 12)
 
 
-def test_an_encoding_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+def test_an_encoding_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
     words = tokenizer()
     whole, ledger = encoded(tmp_path / "train.arrow", TEXTS, words)
     (tmp_path / "train.json").unlink()
@@ -138,7 +138,7 @@ def test_masked_lm_says_that_a_tokenizer_has_no_mask(tmp_path: Path) -> None:
         ("float", [0.5, None, 1.0, 2.0], "holds None where a number belongs"),
     ],
 )
-def test_a_label_that_is_none_is_told_and_not_trained_on(kind: str, labels: list[Any], message: str) -> None:
+def test_a_missing_label_is_reported_and_not_trained_on(kind: str, labels: list[Any], message: str) -> None:
     facts = facts_of(datasets.DatasetDict(train=rows(kind)))
     with pytest.raises(DataError, match=f"column 'label' {message}; drop such rows"):
         TextClassification().runtime().encoder.encode({"text": TEXTS, "label": labels}, tokenizer(), facts)
@@ -184,7 +184,7 @@ def test_labels_of_every_kind_are_encoded_one_a_row(kind: str) -> None:
         ("label", {"task": {"label": "topic"}}, "the data set has no column 'topic'; it has label, text"),
     ],
 )
-def test_what_a_training_cannot_do_with_a_folder_is_told_before_it_encodes(
+def test_what_a_training_cannot_do_with_a_folder_is_reported_before_it_encodes(
     context: Make, tmp_path: Path, kind: str, settings: dict[str, Any], message: str
 ) -> None:
     saved(tmp_path, kind)
@@ -205,7 +205,7 @@ def measured(ctx: RunContext, task: Any, **settings: Any) -> Any:
     return stage.run(ctx)
 
 
-def test_a_score_to_require_that_there_is_not_is_told_before_anything_is_measured(
+def test_an_unknown_score_to_require_is_reported_before_anything_is_measured(
     context: Make, tmp_path: Path
 ) -> None:
     saved(tmp_path, head="AutoModelForSequenceClassification")
@@ -247,7 +247,7 @@ def test_no_model_reads_more_than_it_has_positions_for(context: Make, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_baseline_that_was_trained_for_another_task_is_asked_the_same_as_the_model(tmp_path: Path) -> None:
+def test_a_baseline_that_was_trained_for_another_task_predicts_the_same_as_the_model(tmp_path: Path) -> None:
     path = small.write(tmp_path, small.recipe(max_steps=1))
     recipe = hfpipe.load(path, ["score.baselines=[stage:pretrain]"])
     with pytest.raises(StageError, match=r"pretrain-.*was not trained for this task, it lacks"):
@@ -271,7 +271,7 @@ def test_a_classifier_goes_on_to_other_classes_with_a_new_head_and_the_log_says_
     assert "newly initialized weights: classifier.bias, classifier.weight" in caplog.text
 
 
-def test_a_model_that_has_no_such_task_is_told_without_the_list_of_all_that_have() -> None:
+def test_a_model_without_such_a_task_is_refused_without_the_list_of_those_that_have_it() -> None:
     words = tokenizer()
     with pytest.raises(
         StageError, match="model: gpt2 cannot be built: Unrecognized configuration class"

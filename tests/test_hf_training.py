@@ -104,7 +104,7 @@ def test_the_best_model_is_the_one_whose_metric_is_best(
     assert found.metric_for_best_model in {each.name for each in metrics}
 
 
-def test_a_metric_for_the_best_model_that_the_task_lacks_is_told_with_those_it_has() -> None:
+def test_an_unknown_metric_for_the_best_model_is_reported_with_the_known_ones() -> None:
     with pytest.raises(StageError, match="the task has no 'bleu'; it has mse, mae, pearson"):
         best_metric({"metric_for_best_model": "bleu"}, regression())
 
@@ -184,17 +184,15 @@ def test_validation_scores_are_those_of_the_model_that_is_kept(context: Make, tm
 
 
 @pytest.mark.slow
-def test_a_gradient_that_is_no_number_stops_before_the_weights_are_spoilt(
-    context: Make, tmp_path: Path
-) -> None:
-    made_anew = parts(tmp_path)
-    made_anew.model.cls.predictions.decoder.weight.register_hook(lambda gradient: gradient * float("nan"))
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(context: Make, tmp_path: Path) -> None:
+    fresh = parts(tmp_path)
+    fresh.model.cls.predictions.decoder.weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(StageError, match="the gradient norm is nan at step 1; lower learning_rate"):
-        hf_training.train_model(made_anew, STEADY | {"max_steps": 2}, None, context("spoilt"))
-    assert all(parameter.isfinite().all() for parameter in made_anew.model.parameters())
+        hf_training.train_model(fresh, STEADY | {"max_steps": 2}, None, context("spoilt"))
+    assert all(parameter.isfinite().all() for parameter in fresh.model.parameters())
 
 
-def test_a_full_memory_or_disk_is_told_with_a_mend(context: Make) -> None:
+def test_full_memory_or_a_full_disk_is_reported_with_a_fix(context: Make) -> None:
     ctx = context("full")
     with (
         pytest.raises(StageError, match="out of memory; halve per_device_train_batch_size"),

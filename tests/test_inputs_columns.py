@@ -171,7 +171,7 @@ def test_several_text_columns_are_found_together(columns: dict[str, Any], wanted
         {"text": NOT_TEXT["hashes"][1], "body": PROSE},
     ],
 )
-def test_what_is_not_clear_is_asked_and_the_answer_can_be_pasted(columns: dict[str, Any]) -> None:
+def test_an_unclear_column_is_an_error_whose_advice_can_be_pasted(columns: dict[str, Any]) -> None:
     rows = head(**columns)
     with pytest.raises(DataError) as caught:
         text_columns(rows, [], [])
@@ -662,9 +662,7 @@ def test_a_missing_second_reference_is_none(tmp_path: Path, make_data: Make) -> 
 
 
 @pytest.mark.parametrize("missing", ["text", "input"])
-def test_the_rows_that_were_dropped_are_told_with_the_split_that_is_missing(
-    missing: str, tmp_path: Path
-) -> None:
+def test_dropped_rows_are_reported_with_the_split_that_is_missing(missing: str, tmp_path: Path) -> None:
     rows = [{"text": f"row {n}" if n < 5 else None, "n": n} for n in range(40)]
     jsonl(tmp_path / "a.jsonl", rows)
     clean = [{"drop": {"n": list(range(5, 40))}}] if missing == "input" else []
@@ -813,7 +811,7 @@ def test_tools_and_calls_reach_the_prompt_as_written(calls: Path, tmp_path: Path
         assert json.dumps(arguments) in wanted
 
 
-def test_tools_that_no_prompt_would_hold_are_told(calls: Path) -> None:
+def test_tools_that_no_prompt_would_hold_are_reported(calls: Path) -> None:
     [problem] = TextGeneration(messages="messages").check(facts(calls))
     assert "add `tools: tools` to the task" in problem.message
     with pytest.raises(ValidationError, match="tools go with messages"):

@@ -201,7 +201,7 @@ def test_a_first_line_that_looks_like_data_is_not_taken_for_a_header(context: An
         ("これはとても良い映画でした\nあれはひどく退屈な映画だ\n", "is a text like those below it"),
     ],
 )
-def test_what_makes_a_first_line_data_is_said(content: str, why: str, read: Any) -> None:
+def test_the_reason_why_a_first_line_is_data_is_reported(content: str, why: str, read: Any) -> None:
     with pytest.raises(DataError, match=why):
         read(content)
     column = read(content, header=False, text=["column_1"])

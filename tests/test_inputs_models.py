@@ -111,7 +111,9 @@ def test_only_a_new_head_may_be_newly_initialized(
     assert re.search(told, message), message
 
 
-def test_a_backbone_is_told_from_a_head_in_models_that_do_not_keep_it_apart(tmp_path: Path) -> None:
+def test_a_backbone_is_distinguished_from_a_head_in_models_without_an_attribute_for_it(
+    tmp_path: Path,
+) -> None:
     t5 = {"type": "t5", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16}
     model = new_model("AutoModelForSeq2SeqLM", new_config(t5, tokenizer("t5"), {}), 3)
     model.save_pretrained(tmp_path)
@@ -290,7 +292,7 @@ def test_an_odd_model_from_scratch_is_one_line(entries: dict[str, Any]) -> None:
     ("folder", "advice"),
     [("pretrain-0123456789ab", "run its recipe again, which makes it again"), ("mine", "correct the path")],
 )
-def test_a_folder_that_is_gone_is_said_to_be_missing(tmp_path: Path, folder: str, advice: str) -> None:
+def test_a_deleted_folder_is_reported_as_missing(tmp_path: Path, folder: str, advice: str) -> None:
     message = refused(tmp_path / folder)
     assert message.startswith(f"{tmp_path / folder}: there is no such folder; ")
     assert advice in message
@@ -412,7 +414,7 @@ def test_an_odd_adapter_is_one_line(tmp_path: Path, change: dict[str, Any], told
         assert told in refused(tmp_path / "adapter")
 
 
-def test_an_adapter_whose_head_is_nowhere_is_not_measured(tmp_path: Path) -> None:
+def test_an_adapter_without_its_head_is_not_measured(tmp_path: Path) -> None:
     from hfpipe.modeling.loading.lora import add_adapter
     from hfpipe.stages.train import Adapter
 

@@ -96,7 +96,7 @@ def test_merges_of_merges_hold_what_they_merge() -> None:
     assert document.data["a30"] == {"x": 1} | {f"y{n}": 1 for n in range(1, 31)}
 
 
-def test_a_recipe_that_is_no_regular_file_is_refused_without_being_read(tmp_path: Path) -> None:
+def test_a_recipe_that_is_not_a_regular_file_is_refused_without_being_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     (tmp_path / "sub").mkdir()

@@ -331,7 +331,7 @@ QWEN = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp")
 @pytest.mark.slow
 @each_family
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3_5_moe"])
-def test_a_saved_tokenizer_is_opened_as_it_was_whatever_model_lies_beside_it(
+def test_a_saved_tokenizer_is_opened_as_it_was_whatever_model_is_in_its_folder(
     kind: str, family: str, tmp_path: Path
 ) -> None:
     pieces = make(family)

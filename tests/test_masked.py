@@ -166,7 +166,7 @@ def test_every_sentence_is_in_a_pair_and_half_of_the_pairs_follow() -> None:
     )
 
 
-def test_a_text_without_another_beside_it_gives_only_pairs_that_follow() -> None:
+def test_a_single_text_gives_only_pairs_that_follow() -> None:
     tokenizer = learned("wordpiece", 160)
     assert sentence_pairs([TEXTS[0] + " " + TEXTS[1]], tokenizer, 64)["next_sentence_label"] == [FOLLOWS]
     assert sentence_pairs(TEXTS[:1], tokenizer, 64)["next_sentence_label"] == [IGNORED]
@@ -250,7 +250,7 @@ def test_pseudo_perplexity_is_that_of_a_plain_loop_whatever_the_batch() -> None:
             }
 
 
-def test_pseudo_perplexity_and_next_sentence_are_not_asked_of_one_task() -> None:
+def test_pseudo_perplexity_and_next_sentence_exclude_each_other() -> None:
     with pytest.raises(ValidationError, match="give evaluation its own task"):
         MaskedLM(next_sentence=True, pseudo_perplexity=True)
 

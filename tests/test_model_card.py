@@ -80,7 +80,7 @@ def test_the_card_says_what_it_is_how_good_against_what_and_its_limits(folder):
         assert line in text, line
 
 
-def test_licences_that_the_recipe_does_not_name_are_said_to_be_missing(folder):
+def test_licences_that_the_recipe_does_not_name_are_reported_as_missing(folder):
     refresh_card(folder, {})
     card = ModelCard.load(folder / "README.md")
     assert card.data.license is None

@@ -221,6 +221,6 @@ def test_the_sizes_of_a_type_that_says_nothing_are_its_own(
         ({"type": "qwen"}, "did you mean 'qwen"),
     ],
 )
-def test_a_wrong_entry_is_told_before_anything_is_built(given: dict[str, Any], message: str) -> None:
+def test_a_wrong_entry_is_reported_before_anything_is_built(given: dict[str, Any], message: str) -> None:
     [problem] = model_problems(given, ("model",))
     assert message in problem.message

@@ -134,7 +134,7 @@ def test_numbers_read_as_classes_are_numbers_of_endings_and_names_are_not(pieces
     )
 
 
-def test_one_column_of_endings_is_no_choice() -> None:
+def test_one_column_of_endings_is_not_a_choice() -> None:
     [problem] = MultipleChoice(endings=["ending0"]).check_settings()
     assert problem.path == ("endings",)
 

@@ -125,7 +125,7 @@ def test_the_order_in_which_rows_were_written_changes_nothing(tmp_path):
     assert after.scores(written(tmp_path / "b.parquet", columns, order), {})[0] == one
 
 
-def test_a_score_without_a_value_is_left_out_and_said(tmp_path):
+def test_a_score_without_a_value_is_left_out_and_reported(tmp_path):
     _, columns = guessed()
     columns["reference"] = ["Arts"] * 60
     scores, left_out = DatasetMetrics([RocAuc(TOPICS)], [], CLASSES, setup()).scores(
@@ -149,7 +149,7 @@ def test_a_baseline_without_the_columns_is_not_compared(tmp_path):
     }
 
 
-def test_a_baseline_that_a_named_metric_cannot_use_is_told(tmp_path):
+def test_a_baseline_that_a_named_metric_cannot_use_is_reported(tmp_path):
     _, columns = guessed()
     named = metric(tmp_path, inputs={"predictions": "number"})
     model = written(tmp_path / "a.parquet", columns | {"number": [1] * 60})
@@ -220,7 +220,7 @@ def test_many_rows_get_fewer_resamples_and_the_signature_says_so(tmp_path):
     assert "|resamples:116|" in scores[0].signature
 
 
-def test_what_a_metric_lacks_is_said_in_one_line(tmp_path):
+def test_what_a_metric_lacks_is_an_error_of_one_line(tmp_path):
     _, columns = guessed()
     path = written(tmp_path / "a.parquet", columns)
     named = metric(tmp_path, inputs={"references": "answer"})
@@ -235,7 +235,7 @@ def test_what_a_metric_lacks_is_said_in_one_line(tmp_path):
         DatasetMetrics([], [named], CLASSES, setup()).scores(path, {})
 
 
-def test_a_metric_that_cannot_be_loaded_is_said_in_one_line(tmp_path):
+def test_a_metric_that_cannot_be_loaded_is_an_error_of_one_line(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text("import no_such_module\n")
     with pytest.raises(hfpipe.StageError, match=r"^metrics: \./broken\.py cannot be loaded: [^\n]+$"):

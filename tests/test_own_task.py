@@ -94,7 +94,7 @@ def test_names_of_baselines_are_those_that_the_tasks_declare() -> None:
     assert declared == BaselinePlace.trivial
 
 
-def test_a_task_without_a_model_is_told_what_to_define(
+def test_a_task_without_a_model_gets_the_name_of_what_to_define(
     problems: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = "import hfpipe\n\nclass Mine(hfpipe.TaskConfig):\n    kind: str\n    columns = property(tuple)\n"
@@ -137,7 +137,7 @@ def test_a_task_that_composes_its_runtime_may_have_methods_of_any_name(problems:
 @pytest.mark.parametrize(
     "code", ["import hfpipe\nclass Mine(hfpipe.Task): ...\n", "from hfpipe.task import Task as Mine\n"]
 )
-def test_the_earlier_class_is_told_its_present_name(problems: Any, code: str) -> None:
+def test_the_earlier_class_gets_its_present_name(problems: Any, code: str) -> None:
     [found] = problems(code)
     assert found.startswith("recipe.yaml:8:13: mine.py:Mine: ")
     assert found.endswith("; it is now TaskConfig, see 'Adding a task' in the manual")
@@ -235,7 +235,7 @@ def test_a_new_version_of_a_task_reruns_its_stages(
 
 
 @pytest.mark.slow
-def test_a_task_of_a_user_is_measured_beside_its_baselines_sized_and_asked(
+def test_a_task_of_a_user_has_scores_baselines_sizes_and_predictions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")

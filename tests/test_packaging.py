@@ -152,7 +152,7 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("there", ["folder", "dangling link"])
-def test_a_recipe_is_not_copied_onto_what_is_no_file(tmp_path: Path, there: str) -> None:
+def test_a_recipe_is_not_copied_onto_what_is_not_a_file(tmp_path: Path, there: str) -> None:
     path = tmp_path / "cloze.yaml"
     if there == "folder":
         path.mkdir()

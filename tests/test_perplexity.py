@@ -176,7 +176,7 @@ def test_no_batch_and_no_side_of_padding_changes_a_score(tmp_path: Path, kind: s
 
 
 @given(ids=st.lists(st.integers(0, 99), max_size=80), length=st.integers(1, 20), share=st.floats(0, 1))
-def test_every_token_is_said_once_and_sees_as_much_as_was_promised(
+def test_every_token_is_predicted_once_with_as_much_context_as_promised(
     ids: list[int], length: int, share: float
 ) -> None:
     stride = max(1, round(share * length))
@@ -379,7 +379,7 @@ def test_a_training_of_separate_documents_stops_where_the_model_mixes_them(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2-wikitext", "perplexity-of-a-hub-model"])
-def test_the_recipes_on_hub_data_run_on_rows_of_ones_own(
+def test_the_recipes_on_hub_data_run_on_rows_of_a_user(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
 ) -> None:
     files = {}

@@ -85,7 +85,7 @@ def test_answers_are_those_of_transformers(model: Path) -> None:
     assert len({answer["label"] for answer in mine}) > 1
 
 
-def test_a_single_text_is_asked_as_a_list_of_one(model: Path) -> None:
+def test_a_single_text_is_read_as_a_list_of_one(model: Path) -> None:
     assert hfpipe.predict(model, TEXTS[0]) == hfpipe.predict(model, [TEXTS[0]])
 
 
@@ -149,7 +149,7 @@ class Shouted(TextClassification):
 """
 
 
-def test_a_task_of_ones_own_is_found_beside_its_recipe(run: Path, model: Path) -> None:
+def test_a_task_of_a_user_is_found_next_to_its_recipe(run: Path, model: Path) -> None:
     (run / "shouted.py").write_text(OWN, encoding="utf-8")
     settings = {"task": {"kind": "shouted.py:Shouted"}}
     finish(run, "topics", settings, [], Report(kind="finetune", summary=""))
@@ -174,7 +174,7 @@ def test_what_is_drawn_at_random_is_the_same_in_any_batch(tmp_path: Path) -> Non
     assert len({answer["generated_text"] for answer in alone}) == len(asked)
 
 
-def test_what_is_too_long_is_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_text_that_is_too_long_is_reported(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     cut = hfpipe.predict(f"{run}:topics", TEXTS[0])
     assert f"tokens were not read, of texts longer than {LENGTH}" in caplog.text
     caplog.clear()
@@ -256,7 +256,7 @@ def test_python_takes_options_of_a_file_as_the_command_line_does(model: Path, tm
     )
 
 
-def test_a_terminal_is_told_in_words(
+def test_a_terminal_shows_predictions_in_words(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -265,7 +265,7 @@ def test_a_terminal_is_told_in_words(
     assert capsys.readouterr().out == f"The Nile\n    {answer['label']}  {answer['score']:.3f}\n"
 
 
-def test_several_columns_are_asked_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_columns_are_written_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = {"text": "Is it a river?", "other": "It is a lake."}
     assert main(["predict", str(model), json.dumps(pair), "--set", "text_pair=other"]) == 0
     said = json.loads(capsys.readouterr().out)

@@ -126,7 +126,7 @@ def is_there(name: str) -> bool:
     return name in modules() or (module in modules() and hasattr(importlib.import_module(module), last))
 
 
-def test_what_is_not_a_task_is_told_the_class_to_derive_from(tmp_path: Path) -> None:
+def test_what_is_not_a_task_gets_the_name_of_the_base_class(tmp_path: Path) -> None:
     code = tmp_path / "code.py"
     code.write_text("import hfpipe\n\nclass Mine:\n    pass\n", encoding="utf-8")
     (tmp_path / "a.txt").write_text("One line.\n", encoding="utf-8")

@@ -145,7 +145,7 @@ def test_a_file_that_was_changed_or_linked_is_not_uploaded(folder, tmp_path):
 @pytest.mark.parametrize(
     "repository", ["topics", "https://huggingface.co/owner/topics", "owner/../x", "a/b/c", ""]
 )
-def test_a_name_that_is_no_repository_is_refused(repository, folder):
+def test_a_name_that_is_not_a_repository_is_refused(repository, folder):
     with pytest.raises(RecipeError, match="write owner/name"):
         hfpipe.push(folder, repository, dry_run=True)
 

@@ -164,13 +164,13 @@ def test_an_answer_is_looked_for_where_it_is_nearest_to_its_place() -> None:
         ({"text": ["Oslo"], "answer_start": []}, r"^'answers' holds .* write \{text: \[...\]"),
     ],
 )
-def test_answers_that_cannot_be_learned_are_told(given: Any, message: str) -> None:
+def test_answers_that_cannot_be_learned_are_errors(given: Any, message: str) -> None:
     rows = asked({"id": "7", "question": "Where?", "context": "In Oslo.", "answers": given})
     with pytest.raises(DataError, match=message):
         QuestionAnswering().runtime().encoder.encode(rows, pieces.tokenizer(TEXTS), FACTS)
 
 
-def test_columns_of_another_kind_are_told() -> None:
+def test_columns_of_another_kind_are_errors() -> None:
     facts = FACTS.model_copy(update={"columns": {**FACTS.columns, "answers": "label", "context": "strings"}})
     messages = [problem.message for problem in QuestionAnswering().check(facts)]
     assert messages == [

@@ -213,7 +213,9 @@ def test_a_spot_is_the_value_or_the_key_that_leads_to_it(tmp_path: Path):
         (b"[" * 5000, "recipe.yaml:1:1: broken YAML: nested too deep"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_in_one_line(content: bytes | None, message: str, tmp_path: Path):
+def test_a_file_that_cannot_be_read_is_an_error_of_one_line(
+    content: bytes | None, message: str, tmp_path: Path
+):
     path = tmp_path / "recipe.yaml"
     if content is not None:
         path.write_bytes(content)
@@ -222,7 +224,7 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(content: bytes | None, m
     assert message in str(caught.value.problems[0]).partition("\n")[0]
 
 
-def test_a_folder_is_no_recipe(tmp_path: Path):
+def test_a_folder_is_not_a_recipe(tmp_path: Path):
     with pytest.raises(RecipeError, match="is a folder; name a recipe file"):
         load_recipe(tmp_path, kinds=KINDS, tasks=TASKS)
 
@@ -364,7 +366,7 @@ FACTS = DataFacts(
 )
 
 
-def test_what_a_finished_data_set_lacks_is_told_at_its_key(tmp_path: Path):
+def test_what_a_finished_data_set_lacks_is_reported_at_its_key(tmp_path: Path):
     text = RECIPE.replace("    columns: {text: body, label: topic}\n", "")
     recipe = read(
         text.replace("task: text-classification", "task: {kind: text-classification, label: topic}"), tmp_path
@@ -383,7 +385,7 @@ def test_a_finished_data_set_with_all_that_is_asked_for_has_no_problem(tmp_path:
 # code, the Hub, budgets, foreign names
 
 
-def test_a_task_of_ones_own_is_loaded_from_beside_the_recipe(tmp_path: Path):
+def test_a_task_of_a_user_is_loaded_from_the_folder_of_the_recipe(tmp_path: Path):
     (tmp_path / "mine.py").write_text(
         "from hfpipe.tasks.masked_lm.task import MaskedLM\n\n\nclass Mine(MaskedLM):\n"
         "    kind: str\n    depth: int = 1\n"

@@ -90,7 +90,7 @@ def messages(recipe: str, overrides: list[str]) -> list[str]:
 
 @pytest.mark.parametrize(("title", "overrides", "recipe", "expected"), CASES, ids=[case[0] for case in CASES])
 @pytest.mark.usefixtures("folder")
-def test_a_wrong_recipe_is_told_where_and_how_to_fix_it(
+def test_a_wrong_recipe_gets_a_place_and_a_fix(
     title: str, overrides: list[str], recipe: str, expected: list[str]
 ):
     assert messages(recipe, overrides) == expected

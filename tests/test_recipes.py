@@ -102,7 +102,7 @@ def tried(name: str, sets: list[str], runs: Path) -> hfpipe.Run:
 
 
 @pytest.mark.slow
-def test_bert_wikitext_runs_on_rows_of_ones_own(tmp_path: Path) -> None:
+def test_bert_wikitext_runs_on_rows_of_a_user(tmp_path: Path) -> None:
     labels = ["even", "odd"] * (len(TEXTS) // 2)
     pairs = local(tmp_path, {"premise": TEXTS, "hypothesis": TEXTS[::-1], "label": labels})
     sets = [
@@ -136,7 +136,7 @@ def base(path: Path, style: str, model: dict[str, object], auto_class: str) -> s
 
 
 @pytest.mark.slow
-def test_marian_translate_runs_on_rows_of_ones_own(tmp_path: Path) -> None:
+def test_marian_translate_runs_on_rows_of_a_user(tmp_path: Path) -> None:
     marian = {"type": "marian", "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2}
     place = base(tmp_path / "base", "t5", marian | {"encoder_ffn_dim": 48}, "AutoModelForSeq2SeqLM")
     pairs = [{"en": text, "fr": text[::-1]} for text in TEXTS]
@@ -154,7 +154,7 @@ def test_marian_translate_runs_on_rows_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_modernbert_domain_runs_on_rows_of_ones_own(tmp_path: Path) -> None:
+def test_modernbert_domain_runs_on_rows_of_a_user(tmp_path: Path) -> None:
     place = base(tmp_path / "base", "bert", small.MODELS["modernbert"], "AutoModelForMaskedLM")
     labels = ["even", "odd"] * (len(TEXTS) // 2)
     sets = [

@@ -203,7 +203,7 @@ def test_labels_cannot_steer_the_terminal(tmp_path, capsys):
     assert "[bold]loud[/bold]" in out
 
 
-def test_a_bound_that_was_missed_is_said(tmp_path, capsys):
+def test_a_bound_that_was_missed_is_reported(tmp_path, capsys):
     main(["report", str(make_run(tmp_path / "demo", unmet=("require: accuracy is 0.88, below 0.9",)))])
     assert "not met: require: accuracy is 0.88, below 0.9" in capsys.readouterr().out
 

@@ -109,7 +109,7 @@ def test_a_run_without_scores_gives_frames_with_their_columns(run: hfpipe.Run) -
         assert "stage" in frame.columns
 
 
-def test_what_is_not_there_is_said_with_what_is(run: hfpipe.Run) -> None:
+def test_a_missing_name_is_reported_with_the_known_ones(run: hfpipe.Run) -> None:
     with pytest.raises(hfpipe.RecipeError, match="topisc: there is no such stage; did you mean 'topics'"):
         run.model("topisc")
     with pytest.raises(hfpipe.RecipeError, match="no predictions of 'majorty'; did you mean 'majority'"):

@@ -146,7 +146,7 @@ def test_a_file_that_joins_or_leaves_a_pattern_reruns_everything_below(recipe: P
     )
 
 
-def test_the_text_of_ones_own_code_is_part_of_the_key(recipe: Path, tmp_path: Path) -> None:
+def test_the_text_of_user_code_is_part_of_the_key(recipe: Path, tmp_path: Path) -> None:
     edit(recipe.parent / "code.py", "upper()", "lower()")
     assert toys.reasons(recipe, tmp_path / "runs")["names"] == ("file code.py: content changed",)
     assert list(toys.reasons(recipe, tmp_path / "runs")) == toys.ALL
@@ -202,7 +202,7 @@ def test_the_plan_says_which_input_changed(recipe: Path, tmp_path: Path) -> None
     assert new[2].why == (f"input words: {old[1].identity.key} → {new[1].identity.key}",)
 
 
-def test_a_change_that_does_not_show_is_still_said(recipe: Path, tmp_path: Path) -> None:
+def test_a_change_that_is_not_visible_is_still_reported(recipe: Path, tmp_path: Path) -> None:
     why = toys.reasons(recipe, tmp_path / "runs", ["topics.training.eval_steps=null"])
     assert why["topics"] == ("its settings are written in another way",)
 
@@ -389,7 +389,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("error", "line"), REFUSED.values(), ids=REFUSED)
-def test_what_the_machine_refuses_is_one_line_with_a_mend(
+def test_what_the_machine_refuses_is_one_line_with_a_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
 ) -> None:
     def fail(self: toys.Words, ctx: Any) -> Any:
@@ -442,7 +442,7 @@ def test_what_goes_wrong_with_the_data_names_the_stage_once(context: Any, messag
     assert str(caught.value) == "stage tests: row 7: has no answer"
 
 
-def test_a_gpu_allocator_grows_its_segments_while_stages_run_unless_told_otherwise(
+def test_a_gpu_allocator_grows_its_segments_while_stages_run_unless_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):

@@ -134,7 +134,7 @@ def test_the_interval_of_a_mean_over_seeds_holds_the_true_score(seeds: int, by_s
 
 
 @pytest.mark.slow
-def test_two_systems_that_differ_by_their_seeds_alone_are_rarely_told_apart() -> None:
+def test_two_systems_that_differ_by_their_seeds_alone_are_rarely_distinguished() -> None:
     rng, p_values, by_rows_p = np.random.default_rng(1), [], []
     for _ in range(300):
         members, _ = simulated(rng, 8, by_seed=0.04)

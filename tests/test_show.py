@@ -298,7 +298,9 @@ def test_a_row_of_a_data_set_is_escaped_on_its_page(
         ("learn", "test", "--split test: a finetune stage reads train and validation; write one of them"),
     ],
 )
-def test_what_has_no_rows_is_said(stage: str, split: str | None, message: str, tmp_path: Path) -> None:
+def test_a_stage_without_rows_is_an_error(
+    stage: str, split: str | None, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(RecipeError, match=re.escape(message)):
         api.show(api.load(planned(tmp_path)), stage, tmp_path / "runs", split=split)
 

@@ -235,7 +235,7 @@ def test_a_small_split_is_counted_so_that_steps_are_those_of_the_training(recipe
     assert not found["optimizer steps"].estimated
 
 
-def test_what_is_not_made_yet_is_said_and_not_guessed(recipe, tmp_path):
+def test_what_is_not_made_yet_is_reported_and_not_guessed(recipe, tmp_path):
     found = sized(recipe(), tmp_path / "runs")
     assert "tokens in all" not in found["pretrain"].amounts
     assert found["pretrain"].notes == ["tokens per epoch are not known before stage:data is made"]
@@ -259,7 +259,7 @@ def test_the_steps_of_a_task_that_is_not_packed_are_known_where_they_are_given(r
     assert "tokens in all" not in found
 
 
-def test_a_model_that_is_not_here_is_said_once_and_has_no_empty_column(recipe, tmp_path, capsys, monkeypatch):
+def test_a_missing_model_is_reported_once_and_has_no_empty_column(recipe, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     made = recipe()
     text = made.path.read_text(encoding="utf-8").replace("model: {type: bert", "model: some/one #")

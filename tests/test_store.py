@@ -185,7 +185,7 @@ def test_a_file_that_was_just_written_is_not_yet_remembered(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("memory", ["", "[]", "7", '{"PATH": 3}', '{"PATH": []}', '{"PATH": ["x", 1]}'])
-def test_a_damaged_memory_of_digests_is_made_anew(tmp_path: Path, memory: str) -> None:
+def test_a_damaged_cache_of_digests_is_made_again(tmp_path: Path, memory: str) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text("The Nile")
     (tmp_path / "digests.json").write_text(memory.replace("PATH", str(path)))

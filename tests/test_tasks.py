@@ -94,7 +94,7 @@ def test_a_classifier_learns_is_measured_and_opens_elsewhere(tmp_path: Path, run
 
 
 @pytest.mark.slow
-def test_a_task_beside_the_recipe_trains_and_its_text_is_part_of_the_key(tmp_path: Path, runs: Path) -> None:
+def test_a_task_next_to_the_recipe_trains_and_its_text_is_part_of_the_key(tmp_path: Path, runs: Path) -> None:
     source = '''
 from hfpipe.tasks.text_classification import TextClassification
 

@@ -129,7 +129,7 @@ def test_columns_are_written_as_a_conversation_with_chat() -> None:
     assert learned(task, ROWS, pieces)[1] == "Everest<|im_end|>"
 
 
-def test_a_conversation_is_asked_as_it_stands() -> None:
+def test_a_conversation_is_read_as_it_is() -> None:
     pieces = chat.taught(tokenizer(TEXTS, "bpe"))
     task = TextGeneration(messages="messages")
     wanted = pieces.apply_chat_template(TALK[:4], tokenize=False, add_generation_prompt=True)
@@ -160,7 +160,7 @@ def test_no_example_is_without_a_target_and_every_token_is_accounted_for(
         assert sum(map(len, cut["input_ids"])) + sum(cut["truncated"]) == sum(map(len, whole["input_ids"]))
 
 
-def test_what_is_no_conversation_is_told_in_one_line() -> None:
+def test_what_is_not_a_conversation_is_an_error_of_one_line() -> None:
     pieces = chat.taught(tokenizer(TEXTS, "bpe"))
     task = TextGeneration(messages="messages")
     for talk, words in [
@@ -198,7 +198,7 @@ def test_the_last_answer_of_a_row_is_measured_without_its_reasoning() -> None:
     assert TextGeneration().runtime().evaluator.scoring.references(thought).tolist() == ["Two."]
 
 
-def test_the_trivial_rival_says_what_was_said_most() -> None:
+def test_the_majority_baseline_gives_the_most_frequent_answer() -> None:
     rows = {"prompt": ["a", "b", "c"], "completion": ["yes", "no", "no"]}
     prediction = TextGeneration().runtime().baseline("majority").fit(rows, FACTS, PLAIN)
     assert prediction(ROWS)["prediction"].tolist() == ["no", "no"]

@@ -245,7 +245,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bart", "marian", "t5"])
-def test_a_model_from_nothing_learns_to_write_and_does_so_elsewhere(tmp_path: Path, kind: str) -> None:
+def test_a_model_from_scratch_learns_to_write_and_does_so_elsewhere(tmp_path: Path, kind: str) -> None:
     """A few numbers are learned by heart within seconds, if start and end are wired right."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -171,7 +171,7 @@ def test_a_word_without_a_piece_counts_as_outside() -> None:
     assert columns["score"][0] == [0.5, 0.0, 0.0]
 
 
-def test_a_sentence_without_words_is_no_obstacle() -> None:
+def test_a_sentence_without_words_is_allowed() -> None:
     columns, _ = said(TokenClassification(), [], [])
     assert list(columns["prediction"]) == [[]]
 
@@ -221,7 +221,7 @@ def test_a_prediction_needs_no_tags() -> None:
         ({}, ["O", "S-PER"], {"scheme": "IOB2"}, "tag 'S-PER' is not O and does not begin with I-, B-"),
     ],
 )
-def test_data_that_do_not_fit_are_told(
+def test_data_that_do_not_fit_are_errors(
     columns: dict[str, str], names: list[str], options: dict[str, Any], message: str
 ) -> None:
     facts = FACTS.model_copy(update={"columns": columns or FACTS.columns, "labels": {"tags": names}})
@@ -252,7 +252,7 @@ def test_rows_whose_words_and_tags_differ_in_number_are_named(
         encoded(TokenClassification(), ["Ada", "left"], tags=[1])
 
 
-def test_lists_of_words_are_text_and_tags_beside_them_are_labels(
+def test_lists_of_words_are_text_and_tags_of_the_same_lengths_are_labels(
     tmp_path: Path, make_data: Callable[..., tuple[Report, Path]]
 ) -> None:
     odd = {"words": ["Ada", "le\u0007ft", "", "Kyoto"], "tags": ["B-PER", "O", "O", "B-LOC"]}

@@ -83,7 +83,7 @@ def test_a_classifier_of_one_class_is_refused_before_it_is_trained(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_the_stage_and_keeps_the_step(tmp_path: Path, runs: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_stage_and_keeps_the_step(tmp_path: Path, runs: Path) -> None:
     recipe = small.recipe(learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(
         hfpipe.StageError, match=r"the loss is nan at step \d+; lower learning_rate"

@@ -195,7 +195,7 @@ def report(run: Run, *, every: bool = False) -> None:
 
 
 def show_scores(run: Run, *, every: bool = False) -> None:
-    """Print a table of scores for each evaluate stage, how good that is, and where the model lies.
+    """Print a table of scores for each evaluate stage, how good that is, and where the model is.
 
     It has the main scores, or `every` score, those of single classes too.
     """
@@ -329,7 +329,7 @@ def _pipeline(facts: Mapping[str, Any], task: Mapping[str, Any]) -> str | None:
 
 
 def show_answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
-    """Print the beginning of what a model was asked, and below it what it said."""
+    """Print the beginning of the input of a model, and below it the prediction."""
     asked = "  ".join(map(str, row.values()))
     say(asked if len(asked) <= SHORT else asked[: SHORT - 1] + "…")
     for line in number_format.format_answer(said):

@@ -14,7 +14,7 @@ from hfpipe.number_format import visible, visible_lines
 
 STYLES: dict[Mark, str] = {"target": "green", "masked": "bold yellow", "ignored": "", "padding": "dim"}
 OPENS = "║"
-"""Stands where a document begins."""
+"""Printed where a document begins."""
 TEMPLATE_LINES = 12
 """Lines of a template that are shown."""
 LEGEND = "⟦learned⟧  ⟦read→learned in its place⟧  read, not learned  ░padding × n░  ║ a document begins"

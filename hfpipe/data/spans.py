@@ -90,7 +90,7 @@ def _write_answers(answers: Iterator[Answer], old: Any) -> Any:
 def _move_answer(answer: Answer, text: str, passes: Sequence[Any]) -> Answer | None:
     """Return an answer in the edited text, None if the edit destroyed it.
 
-    An answer that the text does not contain is not changed, nor is the position of an empty answer.
+    An answer that the text does not contain is not changed, and neither is the position of an empty answer.
     """
     try:
         span = locate_answer(answer, text) if answer.text else None

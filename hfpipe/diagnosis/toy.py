@@ -57,7 +57,7 @@ class Toy:
     config: PretrainedConfig
     """Config of the model, with the dropout of the recipe."""
     note: str
-    """What stands for what is not there yet; empty where everything is."""
+    """What replaces inputs that are not there yet; empty where everything is there."""
 
     def model(self, name: str, *, dropout: bool) -> ModelPlace:
         """Return the folder of the model from scratch, always with the same weights."""
@@ -150,7 +150,7 @@ def _rows(
 def _one_step(
     data: datasets.DatasetDict, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, found: DataFacts
 ) -> datasets.DatasetDict:
-    """Return documents that fill the examples of a step but for the last, which is half as long.
+    """Return documents that fill the examples of a step except the last, which is half as long.
 
     A mean over a micro-batch shows only where micro-batches have different numbers of targets.
     """

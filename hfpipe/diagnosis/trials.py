@@ -159,7 +159,7 @@ class Trials:
 
 
 def _stopping(ctx: RunContext, steps: int) -> RunContext:
-    """Return a context whose training is asked to stop, as by a scheduler, after some steps."""
+    """Return a context whose training is stopped, as by a scheduler, after some steps."""
 
     @contextmanager
     def progress(title: str, total: int | None) -> Iterator[Advance]:

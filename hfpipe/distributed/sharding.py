@@ -25,19 +25,19 @@ FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
 
 
 def uses_fsdp() -> bool:
-    """Tell whether the launcher asked for FSDP."""
+    """Return whether the launcher uses FSDP."""
     return os.environ.get(FSDP, "").lower() == "true"
 
 
 def uses_deepspeed() -> bool:
-    """Tell whether the launcher asked for DeepSpeed."""
+    """Return whether the launcher uses DeepSpeed."""
     return os.environ.get(DEEPSPEED, "").lower() == "true"
 
 
 def prepare_state(mixed_precision: str) -> None:
     """Let the Accelerator that is created next do on a CPU what it does on a GPU.
 
-    That is FSDP where the launcher asked for it, and no check whether a device can be split over at all.
+    That is FSDP where the launcher uses it, and no check whether a device can be split over at all.
     """
     from accelerate.parallelism_config import ParallelismConfig  # since Accelerate 1.10
 

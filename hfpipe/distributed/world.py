@@ -79,7 +79,7 @@ def is_first_of_machine() -> bool:
 
 
 def check_world(environ: Mapping[str, str] = os.environ) -> None:
-    """Compare the processes asked for with those there are. Raises StageError when they differ.
+    """Compare the requested processes with those that started. Raises StageError when they differ.
 
     Raises RecipeError when a variable that a launcher sets does not hold such a number.
 

@@ -113,7 +113,7 @@ def nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def fit_thresholds(logits: torch.Tensor, labels: torch.Tensor) -> list[float | None]:
     """Return for each class the probability above which predicting it gives the best F1 of the class.
 
-    `logits` and `labels` are float64 (rows, classes). The threshold lies half way between two scores. It is
+    `logits` and `labels` are float64 (rows, classes). The threshold is half way between two scores. It is
     None for a class that no row has, or every row: these rows do not decide it.
     """
     scores, truth = expit(logits.numpy()), labels.numpy()

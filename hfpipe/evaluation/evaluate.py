@@ -143,7 +143,7 @@ def fit_baseline(
     """Return a trivial baseline that was fitted on all rows of a split but those held out."""
     if held_out is not None:
         split = split.select(np.setdiff1d(np.arange(len(split)), held_out))
-    train = {column: split[column] for column in split.column_names}  # read as they are asked for
+    train = {column: split[column] for column in split.column_names}  # read when they are needed
     return task.baseline(name).fit(train, facts, tokenizer)
 
 

@@ -1,4 +1,4 @@
-"""Some rows of a split that are read when a column is asked for: many tasks need none of them to score."""
+"""Some rows of a split that are read when a column is needed: many tasks need none of them to score."""
 
 from __future__ import annotations
 

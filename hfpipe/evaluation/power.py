@@ -19,7 +19,7 @@ def smallest_difference(
     """Return the smallest difference of two accuracies that `rows` rows show with 80 % power, two-sided.
 
     By the approximation of Connor (1987) for paired proportions. A difference larger than `disagreement`
-    takes that much disagreement. None where not even systems of accuracy 0 and 1 could be told apart.
+    takes that much disagreement. None where not even systems of accuracy 0 and 1 could be distinguished.
     """
     low, high = 0.0, 1.0
     if 0.5**rows >= p:  # the p-value where all rows are for one system

@@ -72,7 +72,7 @@ class Explanation:
         return self._heat_map(self.rollout, "attention rollout")
 
     def plot_attributions(self) -> Figure:
-        """Return a bar chart of the integrated gradients: what speaks for and against the target."""
+        """Return a bar chart of the integrated gradients: what raises and what lowers the target."""
         figure = _new_figure(width=6.0, height=1.2 + 0.22 * len(self.tokens))
         axes = figure.subplots()
         places = np.arange(len(self.tokens))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPACE = "▁"
-"""Stands for a space, as in SentencePiece."""
+"""Represents a space, as in SentencePiece."""
 PART = "\ufffd"
 """What decoding writes for some bytes of a character."""
 

@@ -13,7 +13,7 @@ MODULES = Path(__file__).parent / "modules"
 
 
 def path(name: str) -> str:
-    """Return where a metric lies as a module of `evaluate`: `evaluate.load(path("bits_per_byte"))`.
+    """Return the path of a metric as a module of `evaluate`: `evaluate.load(path("bits_per_byte"))`.
 
     Raises DataError when there is none of that name.
     """

@@ -1,6 +1,6 @@
 """Metrics as modules of `evaluate`: what a module is given becomes the columns that our metric reads.
 
-The files in `modules/` choose the metric; no formula stands there. `evaluate.load` copies such a file into
+The files in `modules/` choose the metric; they hold no formula. `evaluate.load` copies such a file into
 its cache and imports it from there: it is the installed package that computes. It takes the first module
 that it finds by a name of its own in the file, so that the files import no base by its name.
 """

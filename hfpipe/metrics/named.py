@@ -27,7 +27,7 @@ from hfpipe.metrics.series import Series
 from hfpipe.metrics.whole import affordable_resamples
 
 COMPUTED_AT_MOST = 2**20
-"""Examples times resamples that a metric is asked for; more examples than that allows get fewer resamples."""
+"""Maximum of examples times resamples of a metric; with more examples there are fewer resamples."""
 USUAL = {"predictions": "prediction", "references": "reference"}
 """Inputs of a metric → the columns of the predictions that they are, unless the recipe says otherwise."""
 Column = Callable[[str], "Sequence[Any] | np.ndarray | None"]
@@ -41,7 +41,7 @@ class NamedMetric:
     """A loaded module of `evaluate` and what it is given."""
 
     name: str
-    """Stands before each number's own name, as in `rouge/rouge1`."""
+    """Prefix of each number's own name, as in `rouge/rouge1`."""
     module: Any
     inputs: Mapping[str, str]
     """Inputs of the metric → columns, where they are not the usual ones."""
@@ -130,7 +130,7 @@ class NamedMetric:
     def _compute_repeated(self, given: Mapping[str, Any], weight: np.ndarray) -> dict[str, float]:
         """Return the numbers with each example repeated by its weight; none where they are not defined.
 
-        Asks the metric's own code: what `compute` does before, ten milliseconds of it, needs no doing again.
+        Calls the metric's own code: the checks of `compute` take ten milliseconds, and are done once.
         """
         if not weight.any():
             return {}

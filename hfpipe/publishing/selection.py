@@ -82,7 +82,7 @@ def kept_files(folder: Path, selected: list[str]) -> list[str]:
 
 
 def _is_allowed(name: str) -> bool:
-    """Tell whether a name is on the list; `*` stands for no slash."""
+    """Return whether a name is on the list; `*` matches no slash."""
     return any(
         name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in MODEL_FILES
     )

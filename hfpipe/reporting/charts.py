@@ -21,7 +21,7 @@ PLOT_LEFT, PLOT_TOP, PLOT_BOTTOM = 70, 34, 190
 LEGEND = 120
 """Units of width of an entry of the legend."""
 POINTS = 400
-"""Points that a curve is drawn with; more of them cannot be told apart."""
+"""Maximum number of points of a curve; more of them cannot be distinguished."""
 FEWEST = 5
 """Count up to which the axis of a histogram goes at least, so that its ticks are whole numbers."""
 DOTS = 30
@@ -29,7 +29,7 @@ DOTS = 30
 
 
 class Bar(NamedTuple):
-    """A value and its interval; `own` stands out."""
+    """A value and its interval; `own` is highlighted."""
 
     name: str
     value: float

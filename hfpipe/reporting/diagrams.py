@@ -115,7 +115,7 @@ def shade_of_part(number: int) -> int:
 
 
 class Bin(NamedTuple):
-    """Predictions whose confidence lies in one range."""
+    """Predictions whose confidence is in one range."""
 
     low: float
     high: float

@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
     verdict: Verdict
     tables: sections.Scores
     model: str
-    """Where the model lies."""
+    """Where the model is."""
     blocks: list[Block]
     speeds: list[tuple[str, ...]]
     """Size and speed of each system, where an export was timed."""

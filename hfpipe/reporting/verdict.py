@@ -44,7 +44,7 @@ class Verdict:
     against: list[Finding]
     """A sentence for each baseline."""
     checks: list[Finding]
-    """What speaks for and against believing the number; gates first."""
+    """Reasons for and against trusting the number; requirements first."""
 
 
 def read_verdict(run: Run, stage: str) -> Verdict:

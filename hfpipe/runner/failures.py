@@ -69,7 +69,7 @@ def _describe(error: Exception, ctx: RunContext) -> str:
 
 @contextmanager
 def locate_errors(stage: str, place: str = "", process: int | None = None) -> Iterator[None]:
-    """Put in front of an error where its stage stands in the recipe, and which process failed.
+    """Put in front of an error where its stage is in the recipe, and which process failed.
 
     Raises HfpipeError of the same kind.
     """

@@ -23,7 +23,7 @@ def check_inputs(stage: Stage, ctx: RunContext, runs: Path) -> None:
 
 
 def _folders(stage: Stage, ctx: RunContext) -> Iterator[Path]:
-    """Yield the folders that a stage reads, those of other recipes included, and what an adapter lies on."""
+    """Yield the folders that a stage reads, those of other recipes included, and the base of an adapter."""
     for _, place in collect(stage, Place):
         folder = locate_place(place, ctx.base, ctx.inputs)
         if folder is None or not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Starting one process a device under Accelerate, and noticing when there are fewer than asked for."""
+"""Starting one process a device under Accelerate, and noticing when fewer start than requested."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def checked_file(config: Path) -> AccelerateFile:
 
 
 def check_launch(launch: Launch) -> None:
-    """Raise RecipeError when what was asked for cannot be started."""
+    """Raise RecipeError when the requested processes cannot be started."""
     if launch.processes is not None and launch.processes < 1:
         raise RecipeError([Problem(f"--processes {launch.processes}: at least 1 is needed")])
     if is_launched() and not launch.here:
@@ -151,7 +151,7 @@ def _room_for_processes(*, cpu: bool) -> tuple[int, str]:
 def start(launch: Launch, folder: Path, stop: StopRequest) -> None:
     """Run one stage in several processes and wait.
 
-    Raises StageError when one of them fails or dies, Interrupted when they were asked to stop.
+    Raises StageError when one of them fails or dies, Interrupted when they were stopped.
     """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     environ = dict(os.environ)

@@ -15,7 +15,7 @@ from hfpipe.runner.supervision import Started
 POLL = 0.2
 """Seconds between looks at the launcher."""
 ENDING = 10.0
-"""Seconds that processes have to end in, once they are told to."""
+"""Seconds that processes have to end, after the request to do so."""
 
 
 def run_launcher(command: list[str], environ: dict[str, str], started: Started, stop: StopRequest) -> int:

@@ -38,7 +38,7 @@ class PlannedStage:
 def plan_recipe(recipe: Recipe, runs: Path, until: str | None = None) -> list[PlannedStage]:
     """Return every stage in order with its state; imports no heavy library.
 
-    Raises RecipeError when a finished data set lacks what the recipe asks for, or `until` names nothing.
+    Raises RecipeError when a finished data set lacks what the recipe needs, or `until` names nothing.
     """
     store = Store(runs / recipe.name)
     digests = Digests(runs / ".digests.json")
@@ -77,13 +77,13 @@ def stages_until(stages: Mapping[str, Stage], until: str | None) -> dict[str, St
 
 
 def check_known(recipe: Recipe, steps: list[PlannedStage]) -> None:
-    """Raise RecipeError when a data set that is done lacks what a stage below asks of it."""
+    """Raise RecipeError when a finished data set lacks what a stage below needs."""
     if problems := check_facts(recipe, _facts(steps)):
         raise RecipeError(problems)
 
 
 def check_stages(recipe: Recipe, steps: list[PlannedStage]) -> None:
-    """Raise RecipeError when a stage that is still to run asks for what cannot come of it."""
+    """Raise RecipeError when a stage that is still to run requires what it cannot have."""
     facts, above, problems = _facts(steps), dict[str, Stage](), list[Problem]()
     for step in steps:
         if not done(step.folder):

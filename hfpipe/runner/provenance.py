@@ -21,7 +21,7 @@ from hfpipe.runner.redaction import redact_words
 from hfpipe.store.digests import compute_digest
 
 WAIT = 5.0
-"""Seconds that another program may take; it is ended then, and what it was asked is left out."""
+"""Seconds that another program may take; then it is ended, and its answer is left out."""
 NO_CODE = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
@@ -60,7 +60,7 @@ def _command(words: Sequence[str]) -> list[str]:
 
 
 def read_git_state(recipe: Path) -> GitState | None:
-    """Return commit and state of the repository that a recipe lies in; None where that is not known.
+    """Return commit and state of the repository that contains a recipe; None where that is not known.
 
     It is dirty if a tracked file differs from the commit, or the recipe is not tracked.
     """
@@ -105,7 +105,7 @@ def _memory() -> int | None:
 
 
 def _gpus() -> list[str]:
-    """Return name and memory of each GPU; asks the driver's program, as CUDA would take memory for it."""
+    """Return name and memory of each GPU; calls the driver's program, as CUDA would take memory for it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 HIDDEN = "***"
-"""Stands for what was taken out."""
+"""Replaces what was removed."""
 SHORTEST = 8
 """Shortest value of an environment variable that is looked for; `true` or `100000` is not a secret."""
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#@'\"]*@")
@@ -27,7 +27,7 @@ _VARIABLE = re.compile(
 def redact(text: str) -> str:
     """Return a text without passwords: userinfo of URLs, tokens by their form, and named secrets.
 
-    The values of environment variables whose names tell of a secret are taken out wherever they stand.
+    The values of environment variables whose names indicate a secret are removed everywhere.
     """
     text = _USERINFO.sub(rf"\1{HIDDEN}@", text)
     for value in _secret_values():

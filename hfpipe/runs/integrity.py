@@ -82,6 +82,6 @@ def _unfinished(folder: Path) -> StageIntegrity:
 
 
 def _encoded(folder: Path) -> set[Path]:
-    """Return the paths by which `Shards` opens what lies in a folder."""
+    """Return the paths by which `Shards` opens the files of a folder."""
     stems = {re.sub(r"-[0-9]{5,}$", "", path.stem) for path in folder.glob("*.arrow")}
     return {folder / f"{stem}.arrow" for stem in stems}

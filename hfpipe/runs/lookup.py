@@ -1,4 +1,4 @@
-"""What a run, a recipe or a stage is called where the command line asks for one."""
+"""Finds the run or stage that an argument of the command line names."""
 
 from __future__ import annotations
 

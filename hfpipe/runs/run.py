@@ -51,14 +51,14 @@ class Run:
         return read_stage(self.folder(stage))
 
     def model(self, stage: str) -> str:
-        """Return where the model lies that an evaluate stage measured, or a training stage made.
+        """Return where the model is that an evaluate stage measured, or a training stage made.
 
         It is the first of several trainings.
         """
         return self.models(stage)[0]
 
     def models(self, stage: str) -> list[str]:
-        """Return where each training lies of a model that an evaluate stage measured; one for most models."""
+        """Return where each training of the model of an evaluate stage is; one for most models."""
         folder = self.folder(stage)
         if self.reports[stage].kind == "evaluate":
             made = self.made(stage)

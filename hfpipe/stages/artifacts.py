@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 BLANK = "<extra_id_0>"
-"""What stands for the first span that is hidden from a T5."""
+"""Token that replaces the first hidden span of a T5."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Model:
 
     @property
     def token_types(self) -> int:
-        """How many kinds of segment the model tells apart."""
+        """How many kinds of segment the model distinguishes."""
         found = self.config.value(self.given, "type_vocab_size")
         return found if isinstance(found, int) else 0
 
@@ -74,7 +74,7 @@ class TokenizerFacts:
     size: int | None = None
     """How many tokens it has at most."""
     blanks: bool | None = None
-    """Whether it has what stands for hidden spans, <extra_id_0>."""
+    """Whether it has the token that replaces hidden spans, <extra_id_0>."""
     chat: bool | None = None
     """Whether it has a chat template."""
     names: frozenset[str] = frozenset()
@@ -98,7 +98,7 @@ def _model(kind: Any, given: Mapping[str, Any]) -> Model | None:
 
 
 def is_adapter(place: Place, above: Mapping[str, Stage], base: Path) -> bool:
-    """Tell whether a place holds an adapter, without the weights that it lies on."""
+    """Return whether a place holds an adapter without the weights of its base."""
     if place.stage is None:
         return bool(_json(place, "adapter_config.json", base))
     adapter = getattr(above.get(place.stage), "adapter", None)
@@ -195,7 +195,7 @@ def _chats(place: Place, base: Path) -> bool | None:
 
 
 def _json(place: Place, name: str, base: Path) -> Mapping[str, Any]:
-    """Return a JSON file that lies with a model; empty when it is not on this machine."""
+    """Return a JSON file in the folder of a model; empty when it is not on this machine."""
     try:
         folder = locate_place(place, base, {})
         file = folder / name if folder is not None else _cached(place, name)

@@ -160,7 +160,7 @@ class Dataset(Stage):
         return build(given, plan, ctx)
 
     def open_source(self, ctx: RunContext) -> tuple[SourceRows, Plan]:
-        """Return the rows of the source, which are read as they are asked for, and what is done to them."""
+        """Return the rows of the source, which are read when they are needed, and what is done to them."""
         from hfpipe.data.build import Plan
 
         plan = Plan(self.columns, self.text, self.labels, self.clean, self.split, self.limit)

@@ -15,7 +15,7 @@ from hfpipe.stages import artifacts
 if TYPE_CHECKING:
     from hfpipe.stages.train import TrainStage
 
-ADDED_BESIDE_ADAPTER = (
+ADDED_NEXT_TO_ADAPTER = (
     "an adapter leaves the embeddings as they are, and tokens added to the tokenizer would not be learned; "
     "delete adapter, or take the model's own tokenizer"
 )
@@ -41,7 +41,7 @@ def check_trained_rows(
         stage.model, above, base
     ):
         if stage.adapter is not None:
-            yield Problem(ADDED_BESIDE_ADAPTER, ("adapter",))
+            yield Problem(ADDED_NEXT_TO_ADAPTER, ("adapter",))
     else:
         message = f"the tokenizer has {size} tokens and the embeddings of {stage.model} {rows} rows"
         yield Problem(f"{message}; delete tokenizer to use the model's own, or extend that by {add}", where)

@@ -1,4 +1,4 @@
-"""The `finetune` stage: training for a task, with weights, teachers and calibration if asked for."""
+"""The `finetune` stage: training for a task, with weights, teachers and calibration if given."""
 
 from __future__ import annotations
 

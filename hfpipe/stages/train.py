@@ -147,11 +147,11 @@ class TrainStage(Repeatable):
         return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found)
 
     def _training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
-        """Return what replaces the task's loss in training, if the recipe asks for it."""
+        """Return what replaces the task's loss in training, if the recipe names one."""
         return None
 
     def _finish(self, parts: Training, folder: Path) -> dict[str, Any]:
-        """Add to the saved model what the recipe asks for, in the first process, and return more facts."""
+        """Add to the saved model what the recipe names, in the first process, and return more facts."""
         return {}
 
     def _measured_task(self, ctx: RunContext) -> TaskConfig:
@@ -173,7 +173,7 @@ class TrainStage(Repeatable):
         from hfpipe.tokenization.loading import load_tokenizer
 
         place = self.tokenizer if self.tokenizer is not None else self.model
-        assert isinstance(place, Place)  # the recipe asks for a tokenizer for a model from scratch
+        assert isinstance(place, Place)  # the recipe needs a tokenizer for a model from scratch
         found = locate_place(place, ctx.base, ctx.inputs)
         return load_tokenizer(found or place, trust_remote_code=self.trust_remote_code)
 
@@ -197,7 +197,7 @@ class TrainStage(Repeatable):
         Raises StageError where tokenizer and model do not fit.
         """
         from hfpipe.modeling.loading.embeddings import check_rows, embedding_rows_needed
-        from hfpipe.stages.embedding_rows import ADDED_BESIDE_ADAPTER
+        from hfpipe.stages.embedding_rows import ADDED_NEXT_TO_ADAPTER
         from hfpipe.tokenization.loading import load_tokenizer
 
         own = None
@@ -208,7 +208,7 @@ class TrainStage(Repeatable):
             own = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
         grow = check_rows(self.model, rows, tokenizer, own)
         if grow and self.adapter is not None:
-            raise StageError(f"stage {ctx.name}: {ADDED_BESIDE_ADAPTER}")
+            raise StageError(f"stage {ctx.name}: {ADDED_NEXT_TO_ADAPTER}")
         return grow
 
     def _encoded(
@@ -274,7 +274,7 @@ class TrainStage(Repeatable):
     def _finish_adapter(
         self, adapter: Adapter, model: Any, tokenizer: PreTrainedTokenizerBase, ctx: RunContext
     ) -> None:
-        """Leave what opens again: base and adapter as one model if asked for, else what joins them."""
+        """Save what can be opened again: base and adapter merged if the recipe says so, else the adapter."""
         from hfpipe.modeling.loading.lora import keep_config, replace_adapter
         from hfpipe.modeling.loading.models import load_model
 

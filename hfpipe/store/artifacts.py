@@ -1,4 +1,4 @@
-"""Names of what lies in a stage's folder, for the stages that write it and the commands that read it."""
+"""Names of the files in a stage's folder, for the stages that write it and the commands that read it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class StageIdentity(Record):
     task_version: int = 1
     """Version of the task that the settings hold."""
     neutral: dict[str, Any] = {}
-    """Settings that cannot change the result, by path, with what stands for them in the key, if anything."""
+    """Settings that cannot change the result, by path, with what replaces them in the key, if anything."""
 
     @model_validator(mode="after")
     def _names_settings(self) -> Self:
@@ -80,7 +80,7 @@ class StageIdentity(Record):
 
 
 def decisive_settings(settings: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with each neutral one replaced by what stands for it, or removed if that is None."""
+    """Return settings with each neutral one replaced by its value in the key, or removed if that is None."""
     found = copy.deepcopy(dict(settings))
     for path, value in neutral.items():
         *above, name = path.split(".")
@@ -154,7 +154,7 @@ class Store:
         self.root = root
 
     def folder(self, name: str, key: str) -> Path:
-        """Return where a stage with this key lies, whether it is there or not."""
+        """Return the folder of a stage with this key, whether it exists or not."""
         return self.root / f"{name}-{key}"
 
     def others(self, name: str, key: str) -> list[Path]:
@@ -217,7 +217,7 @@ class Store:
         return "" if known is not None and here and not _is_alive(int(known[1])) else owner
 
     def begin(self, folder: Path, file: StageFile) -> None:
-        """Make the folder ready to be written: what an earlier try left goes, but for scratch and metrics."""
+        """Prepare the folder for writing: remove what an earlier try left, except scratch and metrics."""
         folder.mkdir(parents=True, exist_ok=True)
         for item in folder.iterdir():
             if item.name in (".work", METRICS):

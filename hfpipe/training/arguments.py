@@ -54,7 +54,7 @@ def shares_of(training: Mapping[str, Any], readers: int | None = None) -> BatchL
 
 
 def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int) -> int | None:
-    """Return the optimizer steps a recipe asks for, or None when its budget is a time.
+    """Return the optimizer steps of a recipe, or None when its budget is a time.
 
     `examples` and `tokens` are those of an epoch, `total` the examples of a step.
     """

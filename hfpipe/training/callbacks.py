@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class StopIfFinishedCallback(TrainerCallback):
-    """Trains no further when a run is taken up again that was killed after its last step."""
+    """Trains no further when a run resumes that was killed after its last step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         kept = state.stateful_callbacks.get("TrainerControl", {})
@@ -55,7 +55,7 @@ class MetricsFile(TrainerCallback):
     Each line is what Trainer logs (`step`, `epoch`, `loss` in nats, `learning_rate`, `grad_norm`, `eval_`
     scores), with `time` (seconds since 1970), `steps` (of the whole training) and, next to a loss,
     `tokens_per_second` since the line before and `memory_bytes`, the most that was used so far. A number
-    that is not finite is null. `advance` is told the same in a few words.
+    that is not finite is null. `advance` gets the same in a few words.
     """
 
     def __init__(self, path: Path, steps: int, tokens_a_step: float, advance: Advance) -> None:

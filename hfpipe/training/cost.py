@@ -48,7 +48,7 @@ class Encoded:
 
 
 class FutureTokenizer:
-    """Stands in for a tokenizer that is not made yet, of which only the size is known."""
+    """Replaces a tokenizer that is not made yet; only its size is known."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -89,7 +89,7 @@ class Shape:
 
 
 def stored_config(folder: Path, head: dict[str, Any]) -> PretrainedConfig:
-    """Return the config that lies with a model. Raises StageError when it cannot be read."""
+    """Return the config of a model. Raises StageError when it cannot be read."""
     with loading(folder):
         config = whole_config(folder) or read_config(folder)
         config.update(head)
@@ -156,7 +156,7 @@ def flops(shape: Shape, tokens: float, length: float, predicted: float) -> float
     12 · layers · hidden · length a token for attention (Chowdhery et al., 2022, appendix B). The vocabulary
     head counts for the share `predicted` of tokens that it sees. Lookups, norms and recomputation do not.
     Of the 4, 2 are for the weights' own gradients, which with an adapter only its matrices have.
-    In an encoder-decoder a token stands for one of the source and one of the target, as if both were as long.
+    In an encoder-decoder a token counts as one of the source and one of the target, as if both were as long.
     """
     attended = 12 * (shape.layers + shape.crossed) * shape.hidden * length
     passed = shape.body + shape.head * predicted

@@ -1,4 +1,4 @@
-"""One training from its encoded data to a plain Transformers folder, taken up again where it was killed."""
+"""One training from its encoded data to a plain Transformers folder; a killed one resumes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _complete_folder(ctx: RunContext) -> None:
 
 
 def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> TrainingPlan:
-    """Decide how long to train; what a time budget came to is kept for when the run is taken up again.
+    """Decide how long to train; the steps of a time budget are kept for a resumed run.
 
     Every process measures, as they will share the machine, and all take the number of the first.
     """

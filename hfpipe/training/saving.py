@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def whole_checkpoint(trainer: Trainer, stop: AgreedStop) -> Iterator[None]:
     """Make the checkpoint that Trainer saves meanwhile whole, and remove older ones only then.
 
-    Raises Interrupted once it is, where a process was asked to stop: in all processes.
+    Raises Interrupted after that in all processes, if one of them was requested to stop.
     """
     folder, step = Path(str(trainer.args.output_dir)), trainer.state.global_step
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None

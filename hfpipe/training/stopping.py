@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class AgreedStop:
-    """Whether a process was asked to stop before a step, which all of them know at its end.
+    """Whether a process was requested to stop before a step, which all of them know at its end.
 
-    Processes sum up the targets of each step anyway. Each adds to them whether it was asked to stop, so that
-    this costs no message of its own. A GPU copies the sum to the host while it computes the step.
+    Processes sum up the targets of each step anyway. Each adds to them whether it was requested to stop, so
+    that this costs no message of its own. A GPU copies the sum to the host while it computes the step.
     """
 
     def __init__(self, request: StopRequest, accelerator: Accelerator) -> None:
@@ -65,7 +65,7 @@ def outlive_signals(request: StopRequest, _: int) -> None:
 
 
 class SaveWhenAsked(TrainerCallback):
-    """Has a checkpoint saved after the step before which the processes were asked to stop."""
+    """Saves a checkpoint after the step before which the processes were requested to stop."""
 
     def __init__(self, stop: AgreedStop) -> None:
         self._stop = stop

@@ -184,7 +184,7 @@ class TaskTrainer(SplitTrainer):
 
     @property
     def _has_one_shape(self) -> bool:
-        """Whether batches have one shape, but for the last, and a model that is whole in each process."""
+        """Whether batches have one shape, except the last, and a model that is whole in each process."""
         config = self.task.config
         return config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not self.split
 

@@ -29,7 +29,7 @@ class NGrams:
     def __init__(self, order: int, vocabulary: int) -> None:
         self.order = order
         self.vocabulary = vocabulary
-        self._begin = vocabulary  # stands before a document; never predicted
+        self._begin = vocabulary  # precedes a document; never predicted
         self._base = vocabulary + 1
         if self._base**order >= 2**63:
             raise ValueError(f"{order}-grams over {vocabulary} ids cannot be numbered in 63 bits")

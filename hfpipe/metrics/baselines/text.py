@@ -109,8 +109,8 @@ class Tfidf(TextBaseline):
         if self.kind == "float":
             return make_pipeline(words, Ridge())
         if self.kind == "label" and len(np.unique(reference)) == 1:
-            return DummyClassifier(strategy="prior")  # a regression needs two classes to tell apart
-        # Chosen on validation text: scikit-learn's own C=1 is three points too weak to be an honest rival.
+            return DummyClassifier(strategy="prior")  # a logistic regression needs two classes
+        # Chosen on validation text: scikit-learn's own C=1 is three points too weak to be a fair baseline.
         classifier = LogisticRegression(C=10, max_iter=1000)
         return make_pipeline(words, classifier if self.kind == "label" else OneVsRestClassifier(classifier))
 

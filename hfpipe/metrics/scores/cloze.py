@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def cloze() -> list[Metric]:
     """Return the metrics of filled blanks.
 
-    They read `rank`, int64 (n,): 1 for an answer that no candidate stands before, 0 for one that is not a
+    They read `rank`, int64 (n,): 1 for an answer that ranks before all candidates, 0 for one that is not a
     candidate at all, and so can never be found.
     """
     return [FillExactMatch(), TopFive(), ReciprocalRank()]

@@ -84,8 +84,8 @@ class BalancedAccuracy(Confusion):
 class F1(Confusion):
     """F1 averaged over classes, as `sklearn.metrics.f1_score`.
 
-    A class in neither gold nor guess is left out of the macro mean; with `absent="zero"`, scikit-learn's
-    way with several labels an example, it counts as 0.
+    A class in neither references nor predictions is left out of the macro mean; with `absent="zero"`, as in
+    scikit-learn with several labels an example, it counts as 0.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     They read `reference` and `prediction`: object arrays of shape (n,), each entry the tags of one sentence,
     as many in both.
     """
-    # A tag that stands alone is an entity to the lenient mode, whatever the scheme.
+    # A single tag is an entity in the lenient mode, with any scheme.
     types = sorted({entity.type for tag in tags for entity in entities([_inside_tag(tag)])})
     return [
         EntityScore("f1", types, scheme),

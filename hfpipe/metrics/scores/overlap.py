@@ -27,7 +27,7 @@ def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "s
 
     They read `prediction` (n,) and `reference` (n,), object arrays: a text, and a text or a list of texts.
     Every row has as many `references`; `tokenize` is sacrebleu's name of BLEU's tokenizer. The words of TER
-    are what stands between `spaces`, as in sacrebleu's command, or the tokens of `bleu`.
+    are what is between `spaces`, as in sacrebleu's command, or the tokens of `bleu`.
     """
     return [
         Bleu(references, tokenize),

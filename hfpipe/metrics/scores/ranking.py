@@ -33,7 +33,7 @@ class _OneVersusRest(WholeMetric):
 
     Reads `reference` and `scores` (probabilities, shape (n, classes)). `labels` are the classes as
     `reference` (n,) names them, in the order of the columns of `scores`; with several labels an example,
-    `reference` has shape (n, classes) and holds 0 and 1. Of two classes only the second is asked for, as
+    `reference` has shape (n, classes) and holds 0 and 1. Of two classes only the second is scored, as
     scikit-learn does it. A class that no example has, or every one, is left out of the mean.
     """
 

@@ -55,7 +55,7 @@ _SCRIPTS = {
 FOREIGN = 0.005
 """Share of letters beyond ASCII above which texts are not English: names bring 0.001, German has 0.02."""
 LONGEST = 3
-"""Characters of the longest n-gram that stands for a word where no spaces do."""
+"""Characters of the longest n-gram that counts as a word in a script without spaces."""
 
 
 def split_words(text: str) -> list[str]:
@@ -66,7 +66,7 @@ def split_words(text: str) -> list[str]:
 
 
 def space_words(text: str) -> list[str]:
-    """Return what stands between white space, and each character of scripts without spaces by itself."""
+    """Return what is between white space, and each single character of scripts without spaces."""
     parts = text.split()
     return parts if text.isascii() else [word for part in parts for word in _SPACED.findall(part)]
 

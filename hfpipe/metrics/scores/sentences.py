@@ -40,7 +40,7 @@ class NextSentenceLoss(_Pairs):
 
 
 class NextSentenceAccuracy(_Pairs):
-    """Share of pairs of which it was told rightly whether the second segment follows the first."""
+    """Share of pairs for which it is predicted correctly whether the second segment follows the first."""
 
     name = "next_sentence_accuracy"
     bounds = (0.0, 1.0)

@@ -107,7 +107,7 @@ class Rouge(Metric):
 
 
 class ExactMatch(Share):
-    """Share of outputs that equal a reference, but for space at the ends."""
+    """Share of outputs that equal a reference, except for space at the ends."""
 
     name = "exact_match"
 

@@ -21,7 +21,7 @@ where `hfpipe run` started them, it alone prints. A thread ends each process, as
 the lost one in a collective operation: the one that prints at once, the others a second later. That is as
 safe as a kill: files are written whole or not at all, and the same command resumes.
 
-Members also report where they stand. When nothing has moved for `PATIENCE` seconds, the coordinator asks
+Members also report their position. When nothing has moved for `PATIENCE` seconds, the coordinator asks
 each for the line of Python it is at, and has the list printed.
 """
 

@@ -51,7 +51,7 @@ class Channel:
             messages = [json.loads(line) for line in lines]
             if len(self._rest) > _LONGEST or not all(isinstance(message, dict) for message in messages):
                 raise ValueError
-        except ValueError:  # something else speaks to this port
+        except ValueError:  # another program uses this port
             self.end, messages = "closed", []
         return messages
 

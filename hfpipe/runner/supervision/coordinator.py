@@ -17,7 +17,7 @@ from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end
 from hfpipe.runner.supervision.member import describe_place
 
 PATIENCE = 120.0
-"""Seconds without progress of any process after which it is printed where each stands; doubled each time."""
+"""Seconds without progress of any process after which the position of each is printed; doubled each time."""
 ARRIVAL = 600.0
 """Seconds in which every process has to have come, once the coordinator is there."""
 _ANSWER = 5.0
@@ -35,14 +35,14 @@ class _Seat:
     at: dict[str, Any] = field(default_factory=dict)
     """Its stage, the stage's place in the recipe and its progress."""
     line: str | None = None
-    """Where it stands in Python, when it was asked."""
+    """Its position in the Python code, at the last request."""
 
     def describe(self, cause: str) -> str:
         """Return a cause with this member's place in the recipe in front."""
         return describe_place(str(self.at.get("stage", "")), str(self.at.get("place", ""))) + cause
 
     def standing(self) -> str:
-        """Return in words where the member stands."""
+        """Return the position of the member in words."""
         found = [self.at.get("progress") or self.at.get("stage"), self.line]
         return ", ".join(str(part) for part in found if part) or "has not started"
 
@@ -55,7 +55,7 @@ class Coordinator:
         token: What a member has to know.
         rank: Number of the process that this is in, None for `hfpipe run`.
         ranks: Processes that have to come.
-        patience: Seconds without progress after which it is printed where each process stands.
+        patience: Seconds without progress after which the position of each process is printed.
         arrival: Seconds in which every process has to come.
     """
 
@@ -76,7 +76,7 @@ class Coordinator:
         self._patience = patience
         self._moved = time.monotonic()
         self._asked: float | None = None
-        """When the members were asked where they stand; None when they have been reported on."""
+        """When the positions of the members were requested; None after they were reported."""
         self._strangers: set[Channel] = set()
         self._seats: dict[Channel, _Seat] = {}
         self._ended = False
@@ -183,7 +183,7 @@ class Coordinator:
     def _end_members(self, source: _Seat, cause: str, *, printed: bool) -> None:
         """Tell all members to end, and one on each terminal to print the cause.
 
-        `source` prints it itself if `printed`, and is told that it was the first.
+        `source` prints it itself if `printed`, and learns that it was the first.
         """
         if self._ended:
             return

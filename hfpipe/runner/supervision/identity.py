@@ -15,7 +15,7 @@ from hfpipe.interruption import RESUME
 
 _LOOKS = 10
 _PAUSE = 0.02
-"""Seconds between looks for how a process ended, which shows before its parent is told."""
+"""Seconds between looks for how a process ended, which shows before its parent is notified."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A process of a run, which tells the coordinator where it stands and why it fails, and ends when told to."""
+"""A process of a run, which reports its position and its failure to the coordinator, and ends on request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end
 GRACE = 3.0
 """Seconds that an error waits for word from another process, which may be its cause."""
 _TURN = 1.0
-"""Seconds between reports of where this process stands, if it got further."""
+"""Seconds between reports of the position of this process, if it changed."""
 _OWN = str(Path(__file__).parents[2])
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 

@@ -60,7 +60,7 @@ class Started:
 def coordinate(processes: int, patience: float = PATIENCE) -> Iterator[Started]:
     """Watch the processes that this one starts meanwhile, on this machine.
 
-    When none has got further for `patience` seconds, it is printed where each stands.
+    When none has got further for `patience` seconds, the position of each is printed.
     """
     with _listening(None, range(processes), patience) as (address, folder):
         path = folder / "address.json"

@@ -1,4 +1,4 @@
-"""What a training stage with `seeds` or `folds` stands for: a stage for each training, and one that sums up.
+"""A training stage with `seeds` or `folds` expands to a stage for each training, and one that sums up.
 
 `topics` with `seeds: [1, 2]` becomes the stages `topics@1` and `topics@2`, each an ordinary training with a
 seed of its own, and `topics`, which reads them and reports mean and standard deviation. Every one has a key
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
-    """Return the stages that a training stage stands for, in the order in which they run."""
+    """Return the stages that a training stage expands to, in the order in which they run."""
     folds = stage.fold_settings
     members: dict[str, Stage] = {}
     searched: dict[str, Stage] = {}

@@ -22,7 +22,7 @@ CHECKPOINTS = range(3, 6)
 
 
 class RepeatedTraining(TrainStage):
-    """Sums up the trainings that a stage with `seeds` or `folds` stands for; it trains nothing itself."""
+    """Sums up the trainings of a stage with `seeds` or `folds`; it trains nothing itself."""
 
     version: ClassVar[int] = 1
     distributed: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Names and folders of the trainings that one stage of a recipe stands for."""
+"""Names and folders of the trainings that one stage of a recipe expands to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hfpipe.references.places import ModelPlace, Place
 from hfpipe.store.store import KEY_LENGTH, done, read_report, read_stage
 
 MARK = "@"
-"""Stands between the name of a stage and what tells its trainings apart: `topics@2`, `topics@fold3`."""
+"""Separates the name of a stage from that of one of its trainings: `topics@2`, `topics@fold3`."""
 REPEATED = "repeats"
 """Kind in the report of the stage that sums up several trainings."""
 OUT_OF_FOLD = "out-of-fold"
@@ -29,7 +29,7 @@ def owner_of(name: str) -> str:
 
 
 def is_member(name: str) -> bool:
-    """Tell whether a stage is one of the trainings that a stage of the recipe stands for."""
+    """Return whether a stage is one of the trainings that a stage of the recipe expands to."""
     return MARK in name
 
 

@@ -17,7 +17,7 @@ PRUNED = "stopped"
 
 
 class TrialScores:
-    """The scores of a trial on the validation split, which Optuna is told."""
+    """The scores of a trial on the validation split, which are reported to Optuna."""
 
     def __init__(self, trial: Trial, metric: str, *, prunes: bool) -> None:
         self._trial, self._name, self._prunes = trial, f"eval_{metric}", prunes

@@ -53,7 +53,7 @@ class ParameterSearch(Stage):
     task: SerializeAsAny[TaskConfig]
     """What is learned."""
     trained: SerializeAsAny[TrainStage]
-    """The training of every trial, but for the settings that vary."""
+    """The training of every trial, except the settings that vary."""
 
     def neutral(self) -> dict[str, Any]:
         inner = self.trained.neutral().items()

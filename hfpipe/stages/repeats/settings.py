@@ -1,4 +1,4 @@
-"""Settings by which a training stage stands for several trainings."""
+"""Settings with which a training stage expands to several trainings."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
     weights.safetensors, model/, tokenizer/   the model before the step, its config and its tokenizer
     stage.log          the last lines of the log
 
-It lies in `crashes/` next to the stages' folders, as the scratch of a stage is removed when it is done.
+It is in `crashes/` next to the stages' folders, as the scratch of a stage is removed when it is done.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """bfloat16 or not, compiled or not: chosen once a training, by the recipe or by what is measured here.
 
-On a CPU neither pays everywhere, and neither can be told from the processor's name. So a training that lasts
+On a CPU neither pays everywhere, and the processor's name does not say where. So a training that lasts
 measures both, as long as that costs far less than it gains, and keeps what it found for the next run. A short
 one (fewer passes than `LEAST_PASSES`, or `LEAST_SECONDS`) is not worth it: it runs in float32 and eagerly.
 
 While other processes have the cores, more passes are timed, up to a limit. If none was undisturbed, the best
 of those that took turns decide for this training only, and the log says so.
 
-The choice lies in the stage's folder: all processes take that of the first, and so does a resumed run.
+The choice is kept in the stage's folder: all processes take that of the first, and so does a resumed run.
 
 The number of threads is not chosen: torch takes the physical cores, or what OMP_NUM_THREADS says. Nor is a
 micro-batch split: of BERT 4 × 256, 32 × 128, bfloat16, two halves took 2 % less time and four quarters 15 %

@@ -16,7 +16,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 CODECARBON = "codecarbon"
 """Name of the tracker in `report_to`."""
 COUNTRY = "USA"
-"""Country that codecarbon has to be told; only emissions depend on it, which are not reported."""
+"""Country that codecarbon requires; only emissions depend on it, which are not reported."""
 
 
 def trackers_without_energy(report_to: Any) -> Any:

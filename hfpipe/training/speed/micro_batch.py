@@ -5,8 +5,8 @@ reserved as the optimizer takes. Where memory runs out, half as many are tried, 
 of a step, and so its result, stay what the recipe says. Where few examples fit, layers are recomputed in the
 backward pass (activation checkpointing), unless the recipe decides that.
 
-What fits lies in the stage's folder: all processes take it from the first, and so does a resumed run on the
-same kind of device. A model that is sharded over processes is not tried, as none of them can hold it.
+What fits is kept in the stage's folder: all processes take it from the first, and so does a resumed run on
+the same kind of device. A model that is sharded over processes is not tried, as none of them can hold it.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class MemoryTrial:
         asked = next((name for name in CHECKPOINTINGS if name in self._training), None)
         can = bool(getattr(self._parts.model, "supports_gradient_checkpointing", False))
         if asked is not None or not can:
-            yield from ((micro, False) for micro in sizes)  # the trainer sees to what was asked for
+            yield from ((micro, False) for micro in sizes)  # the trainer applies what the recipe says
             return
         many = [micro for micro in sizes if micro == sizes[0] or micro * self._length >= FEW_TOKENS]
         yield from ((micro, False) for micro in many)
