@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pieces
 import pytest
-from browser import CHROMIUM, needs_chromium
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 from transformers import BertConfig, BertForSequenceClassification
 
-import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.errors import DataError
 from hfpipe.inference.demo_page import mark_spans, name_scores, parse_field
 
 TEXTS = ["The Danube is a river that flows through ten countries.", "K2 is a mountain."]
-AWAY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
-"""Option of Chromium with which no name of another machine is found."""
 
 
 @pytest.fixture
@@ -47,38 +38,6 @@ def model(tmp_path: Path) -> Path:
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
-
-
-@contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Open Chromium without a network."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", AWAY])
-        yield browser
-        browser.close()
-
-
-def open_demo(browser: Browser, url: str) -> tuple[Page, list[str]]:
-    """Open a page; return it with a list of what it loads from elsewhere and of its errors."""
-    page, found = browser.new_page(), []
-    page.on(
-        "request",
-        lambda each: None if each.url.startswith((url, "data:", "blob:")) else found.append(each.url),
-    )
-    page.on("console", lambda each: found.append(each.text) if each.type == "error" else None)
-    page.on("pageerror", lambda each: found.append(str(each)))
-    page.goto(url)
-    return page, found
-
-
-def predict_in(page: Page, fields: Mapping[str, str]) -> Any:
-    """Fill in the fields, press the button, and return the prediction."""
-    for name, text in fields.items():
-        page.fill(f"#input-{name} textarea", text)
-    page.click("#predict")
-    shown = page.locator("#json textarea")
-    expect(shown).not_to_have_value("", timeout=20_000)
-    return json.loads(shown.input_value())
 
 
 @pytest.mark.parametrize(
@@ -153,43 +112,6 @@ def test_without_gradio_demo_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", str(model)]) == 2
     assert "pip install 'hfpipe[demo-page]'" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@needs_chromium
-@pytest.mark.usefixtures("socket_enabled")
-@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning")  # gradio 6.31 sets it
-def test_the_page_predicts_explains_mistakes_and_connects_to_nothing_else(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")  # and what else could open the page to others
-    monkeypatch.setenv("GRADIO_SERVER_NAME", "::")
-    monkeypatch.setenv("GRADIO_SHARE", "True")
-    options = ["length=8"]
-    connected: list[str] = []
-    real = socket.socket.connect
-
-    def connect(self: socket.socket, address: Any) -> None:
-        connected.append(str(address[0]))
-        real(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    with hfpipe.demo(model, options=options) as served, open_browser() as browser:
-        assert served.url.startswith("http://127.0.0.1:")
-        page, elsewhere = open_demo(browser, served.url)
-        text = "K2 is a mountain."
-        assert [predict_in(page, {"text": text})] == hfpipe.predict(model, [text], options=options)
-        expect(page.locator("#scores")).to_be_visible()
-        page.fill("#input-text textarea", " ")
-        page.click("#predict")
-        expect(page.get_by_text("text is empty; write something into it")).to_be_visible()
-        page.fill("#input-text textarea", "mountain " * 20)
-        page.click("#predict")
-        expect(page.get_by_text("tokens were not read")).to_be_visible()
-        with pytest.raises(hfpipe.RecipeError, match="is not free; name another with --port"):
-            hfpipe.demo(model, port=int(served.url.rstrip("/").rpartition(":")[2]))
-    assert elsewhere == []
-    assert set(connected) == {"127.0.0.1"}
 
 
 @pytest.mark.slow
