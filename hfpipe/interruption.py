@@ -33,6 +33,8 @@ class StopRequest:
         self.number: int | None = None
         """Number of the signal, once it has come."""
         self._deferred = False
+        self.heard: Callable[[int], None] = lambda _: None
+        """Called by a thread with the number of the first signal, even while the main thread waits."""
         self.outlive: Callable[[], None] = lambda: None
         """Called in a forked process that has to outlive the signal, once it has handlers of its own."""
 

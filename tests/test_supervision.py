@@ -197,7 +197,7 @@ def test_a_process_ends_with_the_run_that_started_it_even_if_nobody_reaps_that(t
 def test_a_process_that_no_run_started_is_refused() -> None:
     with (
         pytest.raises(StageError, match=r"is started by `hfpipe run RECIPE --processes N`; run that"),
-        join_run({}),
+        join_run(),
     ):
         pytest.fail("it was let in")
 

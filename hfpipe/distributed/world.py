@@ -14,6 +14,8 @@ ASKED = "HFPIPE_PROCESSES"
 """Environment variable that tells a launched process how many there should be."""
 SILENCE = "HFPIPE_SILENCE"
 """Environment variable: seconds without an answer of another machine after which it is taken for lost."""
+RENDEZVOUS = "HFPIPE_RENDEZVOUS"
+"""Environment variable: seconds that the processes of a run wait for each other at its start."""
 _MANY = 10**6
 _SET = {  # in the order in which they are checked
     "WORLD_SIZE": (1, _MANY),
@@ -23,6 +25,7 @@ _SET = {  # in the order in which they are checked
     "MASTER_PORT": (0, 65535),
     ASKED: (1, _MANY),
     SILENCE: (1, 3600),
+    RENDEZVOUS: (1, 86_400),
 }
 """Numbers that launchers and people set, with the least and the greatest that they may be."""
 
@@ -47,6 +50,11 @@ def silence() -> int:
     return _number(os.environ, SILENCE, 30)
 
 
+def rendezvous() -> int:
+    """Return how many seconds the processes of a run wait for each other at its start."""
+    return _number(os.environ, RENDEZVOUS, 600)
+
+
 def local_rank() -> int:
     """Return this process' number among those of its machine, 0 for the first."""
     return _number(os.environ, "LOCAL_RANK", 0) if is_launched() else 0
@@ -63,7 +71,7 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     least, most = _SET[name]
     if not text.isascii() or not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
         message = f"the environment has {name}={text[:40]!r}, not a whole number from {least} to {most}"
-        start = "" if name == SILENCE else ", or start by accelerate launch, which sets it"
+        start = "" if name in (SILENCE, RENDEZVOUS) else ", or start by accelerate launch, which sets it"
         raise RecipeError([Problem(f"{message}; unset {name}{start}")])
     return int(text)
 

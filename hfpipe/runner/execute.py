@@ -61,7 +61,7 @@ def run_recipe(
     check_world()
     with (
         catch_signals(announces=not is_launched()) as stop,
-        join_launcher(runs / recipe.name) as member,
+        join_launcher(runs / recipe.name, stop) as member,
         stop.closing(),
     ):
         check_launch(launch)
@@ -99,7 +99,7 @@ def run_launched_stage(folder: Path, progress: Progress) -> None:
     file = read_stage(folder)
     if done(folder) or not (folder / ".work").is_dir():
         raise StageError(f"{folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this")
-    with catch_signals(announces=False) as stop, join_run() as member, stop.closing():
+    with catch_signals(announces=False) as stop, join_run(stop) as member, stop.closing():
         member.stand(file.name, "")
         ctx = _context(file, folder, member.observe(progress), stop)
         with (

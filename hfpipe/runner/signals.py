@@ -101,6 +101,7 @@ class _Catcher:
                 if first is None:
                     first = now
                     self._announce(number)
+                    self._stop.heard(number)
                 elif not is_launched() or now - first > ECHO:
                     self._leave_process(number)
 

@@ -15,6 +15,9 @@ What ends a run
   holds Python's lock for minutes is not taken for dead.
 - The coordinator dies, or the process it belongs to: the members lose their connection.
 - The launcher dies, which none of its processes outlives: they see that they have another parent.
+- A process does not come at all within 600 seconds (`HFPIPE_RENDEZVOUS`), or a launcher that has seen it end
+  stops the others, which may wait for it outside of Python. The coordinator knows which are missing; where
+  process 0 is, those that wait for it see each other's files (`presence`).
 
 What happens then. The coordinator tells every member to end, and one process on each terminal to print why;
 where `hfpipe run` started them, it alone prints. A thread ends each process, as its main thread may wait for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -12,14 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from hfpipe.distributed import world
 from hfpipe.runner.supervision.channel import Channel, close_after_fork
-from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end
-from hfpipe.runner.supervision.member import describe_place
+from hfpipe.runner.supervision.identity import (
+    ProcessIdentity,
+    describe_end,
+    describe_missing,
+    describe_rendezvous,
+)
+from hfpipe.runner.supervision.member import GRACE, describe_place
 
 PATIENCE = 120.0
 """Seconds without progress of any process after which the position of each is printed; doubled each time."""
-ARRIVAL = 600.0
-"""Seconds in which every process has to have come, once the coordinator is there."""
 _ANSWER = 5.0
 """Seconds that a process has to say which line it is at."""
 
@@ -56,7 +61,6 @@ class Coordinator:
         rank: Number of the process that this is in, None for `hfpipe run`.
         ranks: Processes that have to come.
         patience: Seconds without progress after which the position of each process is printed.
-        arrival: Seconds in which every process has to come.
     """
 
     def __init__(
@@ -67,12 +71,14 @@ class Coordinator:
         ranks: Iterable[int],
         *,
         patience: float = PATIENCE,
-        arrival: float = ARRIVAL,
     ) -> None:
         self._listener, self._token = listener, token
         self._me = ProcessIdentity.here(rank)
         self._awaited = set(ranks)
-        self._arrival = time.monotonic() + arrival
+        self._arrival = time.monotonic() + world.rendezvous()
+        """When every process has to have come."""
+        self._stopping = ""
+        """The signal that has made that earlier."""
         self._patience = patience
         self._moved = time.monotonic()
         self._asked: float | None = None
@@ -172,6 +178,10 @@ class Coordinator:
             self._signal = int(message["number"])
             for other in self._seats.values():
                 self._send_signal(other)
+        elif kind == "stopping" and not self._stopping:  # as launchers do when another process is lost
+            name = signal.Signals(int(message["number"])).name
+            self._stopping = f"before {seat.identity} was stopped by {name}"
+            self._arrival = min(self._arrival, time.monotonic() + GRACE)
         elif kind == "failed":
             self._end_members(seat, str(message.get("cause")), printed=bool(message.get("prints")))
 
@@ -180,18 +190,20 @@ class Coordinator:
         if self._signal is not None and seat.identity.rank is not None:
             seat.channel.send(kind="signal", number=self._signal)
 
-    def _end_members(self, source: _Seat, cause: str, *, printed: bool) -> None:
+    def _end_members(self, source: _Seat | None, cause: str, *, printed: bool) -> None:
         """Tell all members to end, and one on each terminal to print the cause.
 
-        `source` prints it itself if `printed`, and learns that it was the first.
+        `source` has failed: it prints that itself if `printed`, and learns that it was the first.
         """
         if self._ended:
             return
         self._ended = True
-        source.channel.send(kind="noted")
-        terminals = {source.identity.terminal} if printed else set()
+        terminals = set()
+        if source is not None:
+            source.channel.send(kind="noted", missing=sorted(self._awaited))
+            terminals = {source.identity.terminal} if printed else set()
         seats = sorted(self._seats.values(), key=self._ending_order)
-        started_here = any(seat.identity.rank is None for seat in (source, *seats))
+        started_here = any(seat is not None and seat.identity.rank is None for seat in (source, *seats))
         for seat in seats:
             if seat is not source:
                 first = not started_here and seat.identity.terminal not in terminals
@@ -205,12 +217,10 @@ class Coordinator:
     def _check_arrival(self) -> None:
         if not self._awaited or self._ended or time.monotonic() < self._arrival:
             return
-        missing = min(self._awaited)
         first = min(self._seats.values(), key=self._ending_order, default=None)
         if first is not None:
-            cause = f"process {missing} has not connected in time; the output of its machine may say why"
-            self._end_members(first, first.describe(cause), printed=True)
-            first.channel.send(kind="end", cause=first.describe(cause), prints=True)
+            when = self._stopping or describe_rendezvous(world.rendezvous())
+            self._end_members(None, first.describe(describe_missing(self._awaited, when)), printed=False)
 
     def _check_progress(self) -> None:
         """Ask where the members stand when nothing has moved for long, and have their answers printed."""

@@ -6,14 +6,18 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hfpipe.distributed import world
 from hfpipe.interruption import RESUME
 
 _LOOKS = 10
+_NAMED = 8
+"""Processes that a message names at most."""
 _PAUSE = 0.02
 """Seconds between looks for how a process ended, which shows before its parent is notified."""
 
@@ -58,6 +62,28 @@ class ProcessIdentity:
         return "hfpipe run" if self.rank is None else f"process {self.rank}"
 
 
+def name_processes(ranks: Iterable[int]) -> str:
+    """Return `process 1`, `processes 1, 2 and 5`, or the first of many and how many more."""
+    names = [str(rank) for rank in sorted(ranks)]
+    if len(names) == 1:
+        return f"process {names[0]}"
+    shown = names if len(names) <= _NAMED else [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
+    return f"processes {', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def describe_missing(ranks: Iterable[int], when: str) -> str:
+    """Return that processes have not connected, by when, and what to do."""
+    missing = list(ranks)
+    verb = "has" if len(missing) == 1 else "have"
+    fix = "their output may say why; all need the same --runs, on a file system that all machines see"
+    return f"{name_processes(missing)} {verb} not connected {when}; {fix}"
+
+
+def describe_rendezvous(seconds: float) -> str:
+    """Return within which time processes had to connect, and what sets it."""
+    return f"within {seconds:.0f} s ({world.RENDEZVOUS})"
+
+
 def describe_end(lost: ProcessIdentity, seen_by: ProcessIdentity, end: str, progress: str = "") -> str:
     """Return how a process ended whose connection did, as far as it can be known from another process."""
     name = f"{lost} (pid {lost.pid} on {lost.host})" + (f" at {progress}" if progress else "")
@@ -69,11 +95,16 @@ def describe_end(lost: ProcessIdentity, seen_by: ProcessIdentity, end: str, prog
     elif code is None:
         cause = f"{name} ended without a message; the output of its machine may say why"
     elif number := code & 0x7F:
-        memory = ", perhaps because memory ran out" if number == signal.SIGKILL else ""
-        cause = f"{name} was ended by {signal.Signals(number).name}{memory}"
+        cause = f"{name} {describe_signal(number)}"
     else:
         cause = f"{name} ended with code {code >> 8} and without a message"
     return f"{cause}; {RESUME}"
+
+
+def describe_signal(number: int) -> str:
+    """Return that a process was ended by a signal."""
+    memory = ", perhaps because memory ran out" if number == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(number).name}{memory}"
 
 
 def _exit_code(pid: int) -> int | None:

@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from hfpipe.distributed import world
 from hfpipe.errors import HfpipeError
 from hfpipe.interruption import RESUME, Interrupted
 from hfpipe.runner.supervision.channel import Channel
-from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end
+from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end, name_processes
 
 GRACE = 3.0
 """Seconds that an error waits for word from another process, which may be its cause."""
@@ -44,6 +44,15 @@ class Connection:
     """What came with the answer."""
 
 
+class UnreachedError(Exception):
+    """There will be no coordinator; the text is the cause."""
+
+    def __init__(self, cause: str, *, prints: bool) -> None:
+        super().__init__(cause)
+        self.prints = prints
+        """Whether this process is the one to print it."""
+
+
 class Alone:
     """The one process of a run, which nobody watches; as `Member`."""
 
@@ -62,10 +71,11 @@ class Member:
 
     Args:
         rank: Number of this process, None for `hfpipe run` that started the others.
-        connect: Returns a connection, or None as long as there is no coordinator. Raises TimeoutError, with
-            the cause, when there will be none.
+        connect: Returns a connection, or None as long as there is no coordinator. Raises UnreachedError when
+            there will be none.
         react: What to do when the run ends.
         launcher: Process number of the launcher that this process does not outlive.
+        missing: Returns the processes that are not there, as long as there is no coordinator that knows.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class Member:
         connect: Callable[[ProcessIdentity], Connection | None],
         react: React,
         launcher: int | None = None,
+        missing: Callable[[], Sequence[int]] = lambda: (),
     ) -> None:
         self._me = ProcessIdentity.here(rank)
         self._connect, self._react, self._launcher = connect, react, launcher
@@ -81,6 +92,7 @@ class Member:
         self._stage = self._place = self._progress = ""
         self._reported: tuple[str, str, str] | None = None
         self._connected, self._noted, self._leaving = (threading.Event() for _ in range(3))
+        self._missing = missing
         self._main = threading.get_ident()
         self._thread = threading.Thread(target=self._serve, name="member", daemon=True)
         self._thread.start()
@@ -128,6 +140,10 @@ class Member:
             noted = self.fail(_describe_cause(error), prints=prints)
             if not prints and (noted or isinstance(error, Interrupted)):
                 raise SystemExit(1) from error
+            if isinstance(error, Interrupted) and (missing := self._missing()):
+                raise Interrupted(
+                    error.number, f"{error}; {name_processes(missing)} had not connected"
+                ) from error
             raise
 
     def fail(self, cause: str, *, prints: bool) -> bool:
@@ -144,6 +160,11 @@ class Member:
             assert self._connection is not None
             self._connection.channel.send(kind="signal", number=number)
 
+    def hear(self, number: int) -> None:
+        """Note a signal; a thread calls it, as the main one may wait for a process that never comes."""
+        if self._connection is not None:
+            self._connection.channel.send(kind="stopping", number=number)
+
     def leave(self) -> None:
         """Part from the others, who go on."""
         self._leaving.set()
@@ -159,9 +180,9 @@ class Member:
                 if self._leaving.wait(_TURN / 5):
                     return
                 self._check_launcher()
-        except TimeoutError as error:
+        except UnreachedError as error:
             if not self._leaving.is_set():
-                self._react(str(error), world.local_rank() == 0)
+                self._react(str(error), error.prints)
             return
         self._listen(found)
         if not self._leaving.is_set():
@@ -170,6 +191,7 @@ class Member:
     def _listen(self, found: Connection) -> None:
         """Do what the coordinator says until this process leaves or the connection ends."""
         self._connection = found
+        self._missing = lambda: ()
         self._connected.set()
         for message in found.received:
             self._handle(message, found.channel)
@@ -189,6 +211,8 @@ class Member:
         if kind == "end":
             self._react(str(message["cause"]), bool(message["prints"]))
         elif kind == "noted":
+            missing = [int(rank) for rank in message.get("missing", ())]
+            self._missing = lambda: missing
             self._noted.set()
         elif kind == "dismissed":
             self._leaving.set()

@@ -19,10 +19,12 @@ from typing import Any
 
 from hfpipe.distributed import world
 from hfpipe.errors import StageError
+from hfpipe.interruption import StopRequest
 from hfpipe.runner.supervision.channel import Channel
-from hfpipe.runner.supervision.coordinator import ARRIVAL, PATIENCE, Coordinator
-from hfpipe.runner.supervision.identity import ProcessIdentity
-from hfpipe.runner.supervision.member import Alone, Connection, Member
+from hfpipe.runner.supervision.coordinator import PATIENCE, Coordinator
+from hfpipe.runner.supervision.identity import ProcessIdentity, describe_missing, describe_rendezvous
+from hfpipe.runner.supervision.member import Alone, Connection, Member, UnreachedError
+from hfpipe.runner.supervision.presence import Presence
 from hfpipe.store.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -74,20 +76,17 @@ def coordinate(processes: int, patience: float = PATIENCE) -> Iterator[Started]:
 
 
 @contextmanager
-def join_run(environ: dict[str, str] | os._Environ[str] = os.environ) -> Iterator[Member]:
+def join_run(stop: StopRequest | None = None) -> Iterator[Member]:
     """Be one of the processes that `hfpipe run` started. Raises StageError when none did."""
-    if COORDINATOR not in environ:
+    if COORDINATOR not in os.environ:
         raise StageError("`hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that")
-    member = Member(world.rank(), _connector(Path(environ[COORDINATOR])), end_process)
-    try:
-        with member.reporting(prints=False):
-            yield member
-    finally:
-        member.leave()
+    member = Member(world.rank(), _connector(Path(os.environ[COORDINATOR])), end_process)
+    with _join(member, stop, prints=False):
+        yield member
 
 
 @contextmanager
-def join_launcher(root: Path) -> Iterator[Member | Alone]:
+def join_launcher(root: Path, stop: StopRequest | None = None) -> Iterator[Member | Alone]:
     """Be one of the processes of a launcher if one started this; `root` is a folder that all of them see."""
     if not world.is_launched():
         yield Alone()
@@ -97,24 +96,34 @@ def join_launcher(root: Path) -> Iterator[Member | Alone]:
     # What an MPI starts may have a parent that ends first; elastic launchers stay.
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     if world.rank() != 0:
-        with _join(Member(world.rank(), _connector(path, ARRIVAL), end_process, launcher)) as member:
-            yield member
+        me = ProcessIdentity.here(world.rank())
+        presence = Presence(path, me, world.world_size())
+        connect = _waiting_connector(path, presence)
+        member = Member(me.rank, connect, end_process, launcher, presence.missing)
+        try:
+            with _join(member, stop, prints=True):
+                yield member
+        finally:
+            presence.remove()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with _listening(0, range(world.world_size())) as (address, _):
         _publish(path, address)
         try:
-            with _join(Member(0, _connector(path), end_process, launcher)) as member:
+            member = Member(0, _connector(path), end_process, launcher)
+            with _join(member, stop, prints=True):
                 yield member
         finally:
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _join(member: Member) -> Iterator[Member]:
+def _join(member: Member, stop: StopRequest | None, *, prints: bool) -> Iterator[None]:
+    if stop is not None:
+        stop.heard = member.hear
     try:
-        with member.reporting(prints=True):
-            yield member
+        with member.reporting(prints=prints):
+            yield
     finally:
         member.leave()
 
@@ -173,25 +182,40 @@ def _publish(path: Path, address: dict[str, Any]) -> None:
     path.chmod(0o600)  # who knows the token can end the run
 
 
-def _connector(path: Path, wait: float | None = None) -> Callable[[ProcessIdentity], Connection | None]:
-    """Return what connects to the coordinator whose address is in a file, for a `Member`.
+def _connector(path: Path) -> Callable[[ProcessIdentity], Connection]:
+    """Return what connects to a coordinator that is there, whose address is in a file, for a `Member`."""
 
-    Without `wait` the coordinator has to be there; else it may come within that many seconds.
-    """
-    deadline = time.monotonic() + (wait or 0)
-
-    def connect(me: ProcessIdentity) -> Connection | None:
-        with suppress(OSError, ValueError, KeyError):  # not there yet, or left behind by a killed run
-            address = json.loads(path.read_text(encoding="utf-8"))
-            if (found := _shake_hands(_connect_to(address), address["token"], me)) is not None:
-                return found
-        if wait is None:
-            raise TimeoutError("the `hfpipe run` that started this process has ended")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"process 0 has not been reached in {wait:.0f} s; its address comes to {path}")
-        return None
+    def connect(me: ProcessIdentity) -> Connection:
+        if (found := _connect(path, me)) is None:
+            cause = "the `hfpipe run` that started this process has ended"
+            raise UnreachedError(cause, prints=world.local_rank() == 0)
+        return found
 
     return connect
+
+
+def _waiting_connector(path: Path, presence: Presence) -> Callable[[ProcessIdentity], Connection | None]:
+    """Return what connects to a coordinator that may still come, for a `Member`."""
+    wait = world.rendezvous()
+    deadline = time.monotonic() + wait
+
+    def connect(me: ProcessIdentity) -> Connection | None:
+        presence.renew()
+        if (found := _connect(path, me)) is not None:
+            presence.remove()
+        elif time.monotonic() > deadline:
+            cause = describe_missing(presence.missing(), describe_rendezvous(wait))
+            raise UnreachedError(cause, prints=presence.is_first_here())
+        return found
+
+    return connect
+
+
+def _connect(path: Path, me: ProcessIdentity) -> Connection | None:
+    with suppress(OSError, ValueError, KeyError):  # not there yet, or left behind by a killed run
+        address = json.loads(path.read_text(encoding="utf-8"))
+        return _shake_hands(_connect_to(address), address["token"], me)
+    return None
 
 
 def _connect_to(address: dict[str, Any]) -> socket.socket:
