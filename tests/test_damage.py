@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hfpipe
+from hfpipe.encoding.shards import Batch, Shards, State
 from hfpipe.interruption import Interrupted
 from hfpipe.runs.run import Run
 from hfpipe.store.sealed import read_sealed, write_sealed
@@ -267,6 +268,71 @@ def test_damaged_checkpoints_and_encoded_data_are_passed_over_and_the_result_is_
     assert re.search(r"encoded/validation\.json: cannot be read \(.*\); encoded again", log)
     assert_same(resumed, finished.run)
     assert damage(runs) == []
+
+
+@pytest.fixture
+def shared(finished: Finished, tmp_path: Path) -> tuple[Path, Path]:
+    """Return the recipe and the runs of a stage with two seeds that was stopped at its first training."""
+    made = recipe()
+    made["stages"]["topics"]["seeds"] = [1, 2]
+    del made["stages"]["score"]
+    path, runs = small.write(tmp_path, made), begun(finished, tmp_path)
+
+    @contextmanager
+    def progress(title: str, _: int | None) -> Iterator[Callable[[int], None]]:
+        if title == "topics@1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield lambda _, note="": None
+
+    with pytest.raises(Interrupted):
+        hfpipe.run(hfpipe.load(path), runs, say=lambda _: None, progress=progress)
+    return path, runs
+
+
+@pytest.mark.slow
+def test_what_a_disk_changes_in_data_that_trainings_share_is_found_and_its_file_named(
+    shared: tuple[Path, Path],
+) -> None:
+    path, runs = shared
+    [folder] = (runs / "small" / ".shared").iterdir()
+    names = ["train-00000.arrow", "train.json", "validation-00000.arrow", "validation.json"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    whole = hfpipe.verify(runs / "small")[-1]
+    assert (whole.folder, whole.damage) == (folder, ())
+    assert re.fullmatch(r"encoded data that trainings share, whole, 4 files, .*", whole.summary)
+    [training] = runs.glob("small/topics@1-*")
+    random = np.random.default_rng(8)
+    for target in (path, runs / "small", training):
+        for file in map(folder.joinpath, names):
+            kept = file.read_bytes()
+            flip(file, random)
+            [line] = hfpipe.verify(target, runs)[-1].damage
+            assert line.startswith(f"{file}: ")
+            assert line.endswith("; the run encodes it again")
+            file.unlink()
+            missing = hfpipe.verify(target, runs)[-1].damage
+            assert missing == (
+                () if file.suffix == ".json" else (f"{file}: is missing; the run encodes it again",)
+            )
+            file.write_bytes(kept)
+    assert hfpipe.verify(runs / "small")[-1].damage == ()
+
+
+def test_each_flipped_bit_of_the_marks_of_encoded_data_is_found(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "train.arrow", 4)
+    batches = [Batch({"input_ids": [[1, 2, 3]], "row": [row]}, 1) for row in range(3)]
+    shards.write(iter(batches), 0, State())
+    assert list(shards.faults()) == []
+    for file in sorted(tmp_path.glob("*.json")):
+        kept = file.read_bytes()
+        for bit in range(8 * len(kept)):
+            content = bytearray(kept)
+            content[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(content)
+            assert any(line.startswith(f"{file}: ") for line in shards.faults()), (file.name, bit)
+        file.write_bytes(kept)
+    (tmp_path / "train-00001.arrow").unlink()
+    assert list(shards.faults()) == [f"{tmp_path / 'train-00001.arrow'}: is missing"]
 
 
 @pytest.mark.slow

@@ -120,16 +120,21 @@ class Shards:
         """Yield each finished file that differs from what was written, and the reason; reads all files."""
         checks: list[Callable[[], Any]] = [
             partial(self._ledger, reads_all=True),
-            *(partial(self._state, file) for file in self.files()),
+            *(partial(self._state, file) for file in self._finished_files()),
         ]
+        found = set()
         for check in checks:
             try:
                 check()
             except FileNotFoundError:
                 continue
             except _DamageError as damage:
-                yield str(damage)
-                return
+                found.add(str(damage))
+        yield from sorted(found)
+
+    def _finished_files(self) -> list[Path]:
+        """Return the shards whose state exists, whether or not they exist themselves."""
+        return sorted({path.with_suffix(".arrow") for path in self._from(0) if path.suffix == ".json"})
 
     def _finished(self, shard: Path) -> State | None:
         """Return the state at the end of a shard; None if it is unfinished or damaged."""
@@ -149,6 +154,7 @@ class Shards:
         with _parsing(self._ledger_file):
             found = json.loads(read_sealed(self._ledger_file))
             digests = {name: FileDigest.model_validate(each) for name, each in found.pop("files").items()}
+            found = State(**found).ledger()  # a name that none has is that of a seal that was hit
         for name, digest in digests.items():
             shard = self._path.with_name(name)
             why = describe_damage(shard, digest) if reads_all else describe_size(shard, digest.size)

@@ -12,8 +12,9 @@ from hfpipe import recipe as recipes
 from hfpipe.encoding.shards import Shards
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.stages import KINDS
+from hfpipe.stages.repeats.members import SHARED, is_member, owner_of
 from hfpipe.store.manifest import find_damage
-from hfpipe.store.store import describe_loss, done, is_stage_folder, read_report, read_stage
+from hfpipe.store.store import KEY_LENGTH, describe_loss, done, is_stage_folder, read_report, read_stage
 from hfpipe.tasks import TASKS
 from hfpipe.training.checkpoints import UNFINISHED, checkpoints, fault
 
@@ -34,10 +35,11 @@ def check_integrity(target: Path, runs: Path) -> list[StageIntegrity]:
     All folders of a run are read, those of earlier settings too, finished or not. Nothing is changed, and no
     earlier look is trusted. Raises RecipeError when there is no stage.
     """
-    folders = sorted(_folders(target, runs))
-    if not folders:
+    folders, shared = sorted(_folders(target, runs)), sorted(_shared_folders(target, runs))
+    if not folders and not shared:
         raise RecipeError([Problem(f"{target}: holds no stage; give a recipe or a folder such as runs/demo")])
-    return [_finished(folder) if done(folder) else _unfinished(folder) for folder in folders]
+    found = [_finished(folder) if done(folder) else _unfinished(folder) for folder in folders]
+    return [*found, *map(_shared, shared)]
 
 
 def _folders(target: Path, runs: Path) -> Iterator[Path]:
@@ -48,6 +50,31 @@ def _folders(target: Path, runs: Path) -> Iterator[Path]:
     recipe = recipes.load_recipe(target, kinds=KINDS, tasks=TASKS)
     steps = runner.plan_recipe(recipe, runs)
     yield from (step.folder for step in steps if (step.folder / "stage.json").is_file() or step.done)
+
+
+def _shared_folders(target: Path, runs: Path) -> Iterator[Path]:
+    """Yield the encoded data that trainings of one stage share, until all of them are done."""
+    if not target.is_dir():
+        recipe = recipes.load_recipe(target, kinds=KINDS, tasks=TASKS)
+        run = runs / recipe.name
+        owners = {owner_of(name) for name in recipe.stages}
+    elif (target / "stage.json").is_file():
+        run, name = target.parent, target.name[: -KEY_LENGTH - 1]
+        owners = {owner_of(name)} if is_member(name) else set()
+    else:
+        yield from (path for path in (target / SHARED).glob("*") if path.is_dir())
+        return
+    for path in (run / SHARED).glob("*"):
+        if path.is_dir() and path.name[: -KEY_LENGTH - 1] in owners:
+            yield path
+
+
+def _shared(folder: Path) -> StageIntegrity:
+    damage = tuple(_encoded_damage(folder))
+    files = [path for path in folder.iterdir() if path.is_file()]
+    size = number_format.memory(sum(path.stat().st_size for path in files))
+    state = "damaged" if damage else f"whole, {len(files):,} files, {size}"
+    return StageIntegrity(folder, f"encoded data that trainings share, {state}", damage)
 
 
 def _finished(folder: Path) -> StageIntegrity:
@@ -76,12 +103,12 @@ def _unfinished(folder: Path) -> StageIntegrity:
         found.append(checkpoint.name if reason is None else f"{checkpoint.name} {reason}")
         if reason not in (None, UNFINISHED):
             damage.append(f"{checkpoint}: {reason}; the run resumes from an earlier one")
-    for path in sorted(_encoded(work / "encoded")):
-        damage += [f"{line}; the run encodes it again" for line in Shards(path).faults()]
+    damage += _encoded_damage(work / "encoded")
     return StageIntegrity(folder, ", ".join(["in progress", *found]), tuple(damage))
 
 
-def _encoded(folder: Path) -> set[Path]:
-    """Return the paths by which `Shards` opens the files of a folder."""
-    stems = {re.sub(r"-[0-9]{5,}$", "", path.stem) for path in folder.glob("*.arrow")}
-    return {folder / f"{stem}.arrow" for stem in stems}
+def _encoded_damage(folder: Path) -> Iterator[str]:
+    """Yield a line for each file of encoded data that is not what was written, with what becomes of it."""
+    files = [path for kind in ("arrow", "json") for path in folder.glob(f"*.{kind}")]
+    for stem in sorted({re.sub(r"-[0-9]{5,}$", "", path.stem) for path in files}):
+        yield from (f"{line}; the run encodes it again" for line in Shards(folder / f"{stem}.arrow").faults())
