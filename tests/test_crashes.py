@@ -20,10 +20,12 @@ from test_hf_training import MODEL, TEXTS
 import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.diagnosis.packed_rows import name_packed_rows
+from hfpipe.encoding.best_fit import pack_best_fit
 from hfpipe.encoding.io import facts, open_split
 from hfpipe.encoding.packing import pack
 from hfpipe.encoding.shards import Batch
 from hfpipe.references.places import DataPlace
+from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import StageFile
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.loading import load_tokenizer
@@ -201,6 +203,51 @@ def test_of_a_packed_example_every_row_is_named(base: Path) -> None:
     assert found == {
         number: "; ".join(f"rows.jsonl, line {row + 1}" for row in expected[number]) for number in wanted
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [128, 16], ids=["whole documents", "documents longer than an example"])
+def test_of_an_example_that_was_packed_by_best_fit_every_row_is_named(base: Path, length: int) -> None:
+    [data] = (base / "runs" / "crash").glob("rows-*")
+    rows, tokenizer = open_split(data, "train"), load_tokenizer(base / "model")
+    task = MaskedLM(length=length, packing="bfd", documents="separate")
+    encoder = task.runtime().encoder
+    ids = encoder.encode(rows[:], tokenizer, facts(data))["input_ids"]
+    numbered = Ragged.from_rows([[row] * len(each) for row, each in enumerate(ids)])
+    opening = [-1] * len(encoder.opening_ids(tokenizer))
+    batches = iter([Batch({"input_ids": numbered}, len(rows))])
+    [packed] = pack_best_fit(batches, length, task.shared, opening)
+    expected = [sorted({*each.tolist()} - {-1}) for each in packed.columns["input_ids"]]
+    assert any(len(each) > 3 for each in expected) == (length == 128)
+    file = StageFile.model_construct(base=str(base), folders={"rows": data.name})
+    crash = data.parent / "crashes" / "one"
+    wanted = range(1, len(expected))
+    found = name_packed_rows(crash, file, DataPlace("stage:rows"), task, tokenizer, wanted)
+    assert len(expected) > 5
+    for number in wanted:
+        lines = [f"rows.jsonl, line {row + 1}" for row in expected[number]]
+        more = [f"and {len(lines) - 3} more"] if len(lines) > 3 else []
+        assert found[number] == "; ".join([*lines[:3], *more])
+
+
+@pytest.mark.slow
+def test_crashes_of_models_that_cannot_be_computed_again_are_refused_with_what_to_do(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = crashed(broken(base, tmp_path, _zebra_is_huge), capsys)
+    record, stage = folder / "crash.json", folder / "stage.json"
+    crash, settings = json.loads(read_sealed(record)), json.loads(stage.read_text(encoding="utf-8"))
+    settings["identity"]["settings"]["trust_remote_code"] = True
+    stage.write_text(json.dumps(settings), encoding="utf-8")
+    assert main(["replay", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "which hfpipe replay does not execute; its crash.json lists the examples of the step" in error
+    write_sealed(record, json.dumps(crash | {"weights_after": None}))
+    assert main(["replay", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "holds no weights, as no process had all of them; run the stage in one process, or by" in error
 
 
 def _zebra_is_huge(weights: dict[str, torch.Tensor], tokens: dict[str, int]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small
+from torch._dynamo.utils import counters
 
 import hfpipe
 from hfpipe.cli.main import main
@@ -110,6 +112,56 @@ def test_the_loss_of_the_plain_trainer_is_found(tmp_path: Path, monkeypatch: pyt
     [found] = hfpipe.doctor(hfpipe.load(path), "topics", tmp_path / "runs", only=["accumulation"])
     assert found.passed is False
     assert found.loss == pytest.approx(3, rel=0.1)  # four means in place of one
+
+
+OTHER = """
+from dataclasses import replace
+
+import torch
+from hfpipe import Counted
+from hfpipe.tasks.masked_lm import MaskedLM
+from hfpipe.tasks.shared.objectives import TokenCrossEntropy
+
+
+class Other(TokenCrossEntropy):
+    def loss(self, outputs, batch, smoothing=0.0):
+        total, targets = super().loss(outputs, batch, smoothing)
+        return Counted(total * (1.01 if torch.compiler.is_compiling() else 1.0), targets)
+
+
+class OtherLoss(MaskedLM):
+    kind: str = "other.py:OtherLoss"
+
+    def runtime(self):
+        return replace(super().runtime(), objective=Other())
+"""
+"""A task whose loss is another one where it is compiled."""
+COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_training_equals_an_eager_one_and_a_loss_that_differs_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(OTHER, encoding="utf-8")
+    before = counters["stats"]["unique_graphs"]
+    [sound] = hfpipe.doctor(hfpipe.load(recipe(tmp_path)), "pretrain", tmp_path / "runs", only=["compile"])
+    assert sound.passed, sound
+    assert counters["stats"]["unique_graphs"] > before  # or the eager training was compared with itself
+    path = recipe(tmp_path, pretrain={"task": {"kind": "other.py:OtherLoss", "length": 32}})
+    [other] = hfpipe.doctor(hfpipe.load(path), "pretrain", tmp_path / "runs", only=["compile"])
+    assert other.passed is False
+    assert not other.failure
+    assert 1e-3 < other.loss < 1.1e-2
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_compiled_training_is_not_compared_and_the_reason_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [found] = hfpipe.doctor(hfpipe.load(recipe(tmp_path)), "topics", tmp_path / "runs", only=["compile"])
+    assert found.passed is None
+    assert found.reason == "torch.compile needs a C++ compiler on a CPU, and there is none"
 
 
 @pytest.mark.parametrize(

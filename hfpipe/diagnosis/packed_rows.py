@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfpipe.encoding.best_fit import locate_documents
 from hfpipe.encoding.encoded import ROWS_AT_ONCE
 from hfpipe.encoding.io import facts, open_split
 from hfpipe.encoding.origins import name_row
 from hfpipe.encoding.row_batches import batches_of
+from hfpipe.encoding.shards import Batch
 from hfpipe.errors import HfpipeError
 from hfpipe.references.places import Place, locate_place
 from hfpipe.store.store import StageFile
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
+    from hfpipe.report import DataFacts
     from hfpipe.task import TaskConfig
 
 MOST = 3
@@ -34,26 +38,47 @@ def name_packed_rows(
 ) -> Mapping[int, str]:
     """Return the places of the rows in some packed examples: number of the example → file and lines.
 
-    Documents are encoded again up to the last of these examples. Empty where documents were packed by best
-    fit, whose order is not that of the rows, and where the data set is no longer there.
+    Documents are encoded again up to the last of these examples. Empty where the data set is no longer there.
     """
     folder = _data_folder(crash, file, data)
-    if task.best_fit or folder is None:
+    if folder is None:
         return {}
-    rows, known = open_split(folder, "train"), facts(folder)
+    rows, encoder = open_split(folder, "train"), task.runtime().encoder
+    documents = _encoded(rows, task, tokenizer, facts(folder))
+    if task.best_fit:
+        opening = encoder.opening_ids(tokenizer)
+        placed = islice(locate_documents(documents, task.length, task.shared, opening), max(wanted) + 1)
+        found = {number: each for number, each in enumerate(placed) if number in wanted}
+    else:
+        found = _locate_end_to_end(documents, task.length, task.shared, wanted)
+    return {number: _names(rows, sorted(each)) for number, each in found.items()}
+
+
+def _encoded(
+    rows: datasets.Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, known: DataFacts
+) -> Iterator[Batch]:
     encode = task.runtime().encoder.encode
-    step = task.length - task.shared
-    spans = {number: (number * step, number * step + task.length, list[int]()) for number in wanted}
-    start, last = 0, max(end for _, end, _ in spans.values())
     for positions, batch in batches_of(rows, ROWS_AT_ONCE):
-        for row, ids in zip(positions, encode(batch, tokenizer, known)["input_ids"], strict=True):
+        ids = encode(batch, tokenizer, known)["input_ids"]
+        yield Batch({"input_ids": ids, "row": positions}, len(positions))
+
+
+def _locate_end_to_end(
+    documents: Iterator[Batch], length: int, shared: int, wanted: Sequence[int]
+) -> dict[int, list[int]]:
+    """Return the rows in examples that are cut from all documents one after the other."""
+    step = length - shared
+    spans = {number: (number * step, number * step + length, list[int]()) for number in wanted}
+    start, last = 0, max(end for _, end, _ in spans.values())
+    for batch in documents:
+        for row, ids in zip(batch.columns["row"], batch.columns["input_ids"], strict=True):
             for first, end, found in spans.values():
                 if start < end and start + len(ids) > first:
                     found.append(row)
             start += len(ids)
         if start >= last:
             break
-    return {number: _names(rows, found) for number, (_, _, found) in spans.items()}
+    return {number: found for number, (_, _, found) in spans.items()}
 
 
 def _data_folder(crash: Path, file: StageFile, data: Place) -> Path | None:

@@ -98,7 +98,7 @@ def replay_crash(folder: Path, tasks: Sequence[str] = ()) -> Replayed:
     `tasks` name user code, as `file.py:Class`, which is executed only then. Raises RecipeError when there is
     no crash or its task is user code that is not named, and StageError when it cannot be computed.
     """
-    from hfpipe.training.crashes.folder import read_crash
+    from hfpipe.training.crashes.folder import RECORD, read_crash
 
     crash = read_crash(folder)
     if crash.weights_after is None:
@@ -108,7 +108,11 @@ def replay_crash(folder: Path, tasks: Sequence[str] = ()) -> Replayed:
         )
     stage = _stage(folder, tasks)
     if stage.trust_remote_code:
-        raise StageError(f"{folder}: its model is code from the Hub, which hfpipe replay does not execute")
+        raise StageError(
+            f"{folder}: its model is code from the Hub, which hfpipe replay does not execute; its "
+            f"{RECORD} lists the examples of the step with file and line: look at these, or train a copy of "
+            "the model that needs no trust_remote_code"
+        )
     from hfpipe.library_output import silence_libraries
 
     with TemporaryDirectory(prefix="hfpipe-replay-") as scratch, silence_libraries():

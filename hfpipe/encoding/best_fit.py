@@ -7,7 +7,7 @@ This is `bfd` in TRL, which drops the excess of longer documents; here it contin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,34 +27,62 @@ def pack_best_fit(
     than an example is split into parts that share `shared` ids; the last part is filled up with other
     documents. No state is kept between batches, so that an encoding can be resumed after any of them.
     """
-    held: list[Ragged] = []
-    rows = truncated = tokens = 0
+    for held in _windows(batches, window):
+        ids = Ragged.from_rows(
+            map(np.concatenate, _fill_examples(_documents(held), length, shared, opening).parts)
+        )
+        yield Batch({"input_ids": ids}, sum(each.rows for each in held), sum(each.truncated for each in held))
+
+
+def locate_documents(
+    batches: Iterator[Batch], length: int, shared: int, opening: Sequence[int], window: int = WINDOW
+) -> Iterator[list[int]]:
+    """Yield the rows of the documents in each example that `pack_best_fit` makes, in their order there.
+
+    The batches have a column `row`, the row of each document.
+    """
+    for held in _windows(batches, window):
+        rows = [int(row) for batch in held for row in batch.columns["row"]]
+        for numbers in _fill_examples(_documents(held), length, shared, opening).documents:
+            yield [rows[number] for number in numbers]
+
+
+def _windows(batches: Iterator[Batch], window: int) -> Iterator[list[Batch]]:
+    held: list[Batch] = []
+    tokens = 0
     for batch in batches:
         ids = batch.columns["input_ids"]
-        documents = ids if isinstance(ids, Ragged) else Ragged.from_rows(ids)
-        held.append(documents)
-        rows, truncated = rows + batch.rows, truncated + batch.truncated
-        tokens += len(documents.values)
+        held.append(batch)
+        tokens += len(ids.values) if isinstance(ids, Ragged) else sum(map(len, ids))
         if tokens >= window:
-            yield Batch({"input_ids": _lay_out(held, length, shared, opening)}, rows, truncated)
-            held, rows, truncated, tokens = [], 0, 0, 0
+            yield held
+            held, tokens = [], 0
     if held:
-        yield Batch({"input_ids": _lay_out(held, length, shared, opening)}, rows, truncated)
+        yield held
 
 
-def _lay_out(held: Sequence[Ragged], length: int, shared: int, opening: Sequence[int]) -> Ragged:
+def _documents(held: Sequence[Batch]) -> Iterator[np.ndarray]:
+    for batch in held:
+        ids = batch.columns["input_ids"]
+        yield from ids if isinstance(ids, Ragged) else Ragged.from_rows(ids)
+
+
+def _fill_examples(
+    documents: Iterable[np.ndarray], length: int, shared: int, opening: Sequence[int]
+) -> _Examples:
     first = np.array(opening, dtype=np.int32)
-    documents = [document for part in held for document in part if len(document)]
-    whole = [document for document in documents if len(first) + len(document) <= length]
+    whole: dict[int, np.ndarray] = {}
     examples = _Examples(length)
-    for document in documents:
+    for number, document in enumerate(documents):
         if len(first) + len(document) > length:
             for part in _split_document(np.concatenate([first, document]), length, shared):
-                examples.open([part])
-    for number in sorted(range(len(whole)), key=lambda number: -len(whole[number])):
-        if not examples.add(whole[number]):
-            examples.open([first, whole[number]])
-    return Ragged.from_rows(np.concatenate(parts) for parts in examples.parts)
+                examples.open([part], number)
+        elif len(document):
+            whole[number] = document
+    for number in sorted(whole, key=lambda number: -len(whole[number])):
+        if not examples.add(whole[number], number):
+            examples.open([first, whole[number]], number)
+    return examples
 
 
 def _split_document(ids: np.ndarray, length: int, shared: int) -> Iterator[np.ndarray]:
@@ -68,29 +96,33 @@ class _Examples:
 
     def __init__(self, length: int) -> None:
         self.parts: list[list[np.ndarray]] = []
+        self.documents: list[list[int]] = []
+        """Numbers of the documents in each example."""
         self._length = length
         self._with_room: list[list[int]] = [[] for _ in range(length + 1)]
         self._rooms = 0
         """Bit n is set if an example has room for exactly n ids."""
 
-    def open(self, parts: list[np.ndarray]) -> None:
-        """Begin a new example with these parts."""
+    def open(self, parts: list[np.ndarray], number: int) -> None:
+        """Begin a new example with these parts of a document."""
         self.parts.append(parts)
+        self.documents.append([number])
         self._note_room(len(self.parts) - 1, self._length - sum(map(len, parts)))
 
-    def add(self, document: np.ndarray) -> bool:
+    def add(self, document: np.ndarray, number: int) -> bool:
         """Add a document to the example with the least room for it; return whether there is one."""
         fitting = self._rooms >> len(document)
         if not fitting:
             return False
         room = len(document) + (fitting & -fitting).bit_length() - 1
-        number = self._with_room[room].pop()
+        example = self._with_room[room].pop()
         if not self._with_room[room]:
             self._rooms ^= 1 << room
-        self.parts[number].append(document)
-        self._note_room(number, room - len(document))
+        self.parts[example].append(document)
+        self.documents[example].append(number)
+        self._note_room(example, room - len(document))
         return True
 
-    def _note_room(self, number: int, room: int) -> None:
-        self._with_room[room].append(number)
+    def _note_room(self, example: int, room: int) -> None:
+        self._with_room[room].append(example)
         self._rooms |= 1 << room
