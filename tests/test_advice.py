@@ -30,6 +30,7 @@ from hfpipe.report import DataFacts, Report
 from hfpipe.runner.launch import Launch, check_processes
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.dataset import Dataset, Source
+from hfpipe.stages.scoring.row_weights import check_row_weights
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.denoising import Denoising
@@ -339,6 +340,10 @@ def test_weights_of_rows_are_left_out_as_advised() -> None:
     assert "not the weights of rows" in problem.message
     [each] = advice(problem.message)
     assert list(check(LossSettings.model_validate(yaml.safe_load(each)))) == []
+    [problem] = check_row_weights("tags", known)
+    assert "not the weights of rows" in problem.message
+    [each] = advice(problem.message)
+    assert list(check_row_weights(yaml.safe_load(each)["row_weights"], known)) == []
 
 
 def problems(recipe: Path, *overrides: str) -> list[str]:

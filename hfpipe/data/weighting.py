@@ -62,11 +62,13 @@ def weighting_facts(weighted: WeightedLoss, task: TaskConfig, facts: DataFacts) 
     }
 
 
-def read_row_weights(rows: datasets.Dataset, column: str) -> np.ndarray:
+def read_row_weights(
+    rows: datasets.Dataset, column: str, path: tuple[str, ...] = ("loss", "row_weights")
+) -> np.ndarray:
     """Return the weight of each row of a split, float64 (rows,); a text such as `0.5` is read as a number.
 
     Raises DataError at the first row whose weight is missing, not a number, infinite or negative, and
-    SettingError when all are 0.
+    SettingError, for the setting at `path`, when all are 0.
     """
     weights = np.empty(len(rows))
     for position, value in enumerate(rows[column]):
@@ -78,8 +80,9 @@ def read_row_weights(rows: datasets.Dataset, column: str) -> np.ndarray:
             )
         weights[position] = weight
     if not weights.any():
-        message = f"column {column!r} is 0 in every row of the train split; nothing could be learned"
-        raise SettingError(Problem(message, ("loss", "row_weights")))
+        split = f"the {rows.split} split" if rows.split is not None else "the split"
+        message = f"column {column!r} is 0 in every row of {split}; no row would count"
+        raise SettingError(Problem(message, path))
     return weights
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from hfpipe.encoding.encoded import ROWS_AT_ONCE
 from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
 from hfpipe.evaluation.row_groups import group_rows
+from hfpipe.metrics.scores.row_weighted import with_row_weights
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.store.artifacts import CLUSTER, predictions_path
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.class_alignment import Alignment
     from hfpipe.metrics.metric import Metric
-    from hfpipe.metrics.resampling import Sample
+    from hfpipe.metrics.resampling import RowWeights, Sample
     from hfpipe.report import DataFacts
     from hfpipe.runtime import TaskRuntime
     from hfpipe.types import Columns, Rows
@@ -56,6 +57,8 @@ class EvaluationSetup:
     """What aligns another split of the same data as `rows` are."""
     cluster: str | None = None
     """Column whose equal values make rows depend on one another; None where each row is by itself."""
+    row_weights: RowWeights | None = None
+    """What each row weighs in weighted scores; None where there are none."""
 
     def ids(self, positions: Sequence[int]) -> list[str]:
         """Return the ids of some rows; those of a data set that hfpipe did not make are their positions."""
@@ -70,15 +73,16 @@ class EvaluationSetup:
     @cached_property
     def sample(self) -> Sample:
         """The rows and the groups in which they are resampled."""
-        return group_rows(self.rows, self.cluster)
+        return replace(group_rows(self.rows, self.cluster), weights=self.row_weights)
 
     def groups(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Return the group of some rows as a column of predictions; none where each row is by itself."""
         return {} if self.cluster is None else {CLUSTER: self.sample.units[positions]}
 
     def tally(self, metrics: Sequence[Metric]) -> Tally:
-        """Return empty counts of some metrics."""
-        return Tally(metrics, self.resamples, self.seed, self.sample)
+        """Return empty counts of some metrics, and of weighted ones where rows have weights."""
+        column = None if self.row_weights is None else self.row_weights.column
+        return Tally(with_row_weights(metrics, column), self.resamples, self.seed, self.sample)
 
 
 def measure_model(

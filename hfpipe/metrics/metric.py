@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
+ROW_WEIGHT = "row_weight"
+"""Column in which a tally gives the weight of each row to metrics that weigh rows."""
+
+
 class Metric(ABC):
     """A score of a whole split made from statistics that add up over its examples."""
 
@@ -29,6 +33,8 @@ class Metric(ABC):
     """Whether the score is a number of successes in a number of trials, as `proportion` tells."""
     scale: float = 1.0
     """What a proportion of 1 is written as: 100 where the score is in percent."""
+    weighs_rows: bool = False
+    """Whether the score is given a second time with weighted rows, where rows have weights."""
 
     @property
     def family(self) -> Hashable:

@@ -21,6 +21,16 @@ BOOTSTRAP, COINS = 0, 1
 
 
 @dataclass(frozen=True)
+class RowWeights:
+    """How much each row of a split counts in weighted scores."""
+
+    column: str
+    """Column of the data set that holds them."""
+    values: np.ndarray
+    """float64, shape (rows,), at least 0."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """The rows of a split and the units that they belong to."""
 
@@ -28,6 +38,8 @@ class Sample:
     """Number of the unit of each row, int64, shape (rows,)."""
     cluster: str | None = None
     """Column whose equal values make a unit; None where every row is one."""
+    weights: RowWeights | None = None
+    """What rows weigh where they are drawn or not, None where they all count alike."""
 
     @cached_property
     def count(self) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from hfpipe.errors import StageError
-from hfpipe.metrics.metric import Metric
+from hfpipe.metrics.metric import ROW_WEIGHT, Metric
 from hfpipe.metrics.paired import compare_series, score_series
 from hfpipe.metrics.resampling import Sample, draw_weights, sample_independent_rows
 from hfpipe.metrics.series import Proportion, Series
@@ -88,6 +88,8 @@ class Tally:
 
         `columns` maps names to arrays with one row an example.
         """
+        if self.sample is not None and self.sample.weights is not None:
+            columns = {**columns, ROW_WEIGHT: self.sample.weights.values[index]}
         stats = {family: metric.stats(columns) for family, metric in self._families.items()}
         outcomes = np.zeros((len(index), len(self._proportions)), dtype=np.uint8)
         for number, metric in enumerate(self._proportions):

@@ -22,6 +22,7 @@ from hfpipe.stages import artifacts, embedding_rows
 from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring.bounds import check_bounds
 from hfpipe.stages.scoring.clusters import check_cluster
+from hfpipe.stages.scoring.row_weights import check_row_weights
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
 
@@ -309,6 +310,7 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
             "missing key 'task'; a model from the Hub does not name the task it was trained for", ("model",)
         )
     yield from check_cluster(stage.cluster, artifacts.columns(stage.data, above, facts))
+    yield from check_row_weights(stage.row_weights, facts.get(stage.data.stage or ""))
     yield from embedding_rows.check_evaluated_rows(stage.model, ("model",), above, base)
     for number, baseline in enumerate(stage.baselines):
         yield from embedding_rows.check_evaluated_rows(baseline, ("baselines", number), above, base)

@@ -6,21 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.exports.formats import is_export
-from hfpipe.references.places import (
-    BaselineName,
-    BaselinePlace,
-    DataPlace,
-    EvaluatedPlace,
-    Place,
-    slug,
-)
+from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, EvaluatedPlace, Place, slug
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.folds import read_held_out
@@ -39,12 +32,20 @@ from hfpipe.stages.scoring.clusters import ClusterSetting, check_cluster, cluste
 from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
 from hfpipe.stages.scoring.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
 from hfpipe.stages.scoring.power_notes import power_notes
+from hfpipe.stages.scoring.row_weights import (
+    RowWeightsSetting,
+    default_row_weights,
+    explain_unweighted,
+    load_row_weights,
+    weighted_by,
+)
 from hfpipe.stages.scoring.speeds import record_speed, speed_facts, times_exports
 from hfpipe.stages.scoring.systems import (
     EvaluatedSystem,
     add_checkpoints,
     align_classes,
     evaluated_systems,
+    load_system,
     repeated_systems,
 )
 from hfpipe.store.artifacts import predictions_path
@@ -52,12 +53,11 @@ from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from hfpipe.encoding.encoded import Examples
     from hfpipe.evaluation.evaluate import EvaluationSetup
     from hfpipe.metrics.tally import Counts, Tally
-    from hfpipe.runtime import TaskRuntime
 
 
 class Evaluate(Stage):
@@ -91,6 +91,11 @@ class Evaluate(Stage):
 
     By default `document_id`, `doc_id` or the context of questions, where there is one; `false` draws rows.
     """
+    row_weights: RowWeightsSetting = None
+    """Column of numbers, at least 0, by which rows count in `weighted_accuracy` and `weighted_f1_…`.
+
+    By default `weight`, if `columns` of the data set's stage names it; `false` uses none.
+    """
     leakage: LeakageSetting = "warn"
     """Whether rows that are in the model's training data are noted or an error; `false` looks for none."""
     batch_size: int = Field(default=64, ge=1, json_schema_extra={"changes_result": False})
@@ -123,7 +128,11 @@ class Evaluate(Stage):
         known = isinstance(original, Place) and (original.stage is None or original.stage in above)
         if isinstance(original, Place) and known and original not in found:  # otherwise reported there
             found.append(BaselinePlace(original))
-        return self.model_copy(update={"baselines": found})
+        weights = default_row_weights(self.row_weights, self.data, task, above)
+        return self.model_copy(update={"baselines": found, "row_weights": weights})
+
+    def neutral(self) -> dict[str, Any]:
+        return super().neutral() | ({} if self.row_weights else {"row_weights": None})
 
     def task_of(self, above: Mapping[str, Stage]) -> TaskConfig | None:
         """Return the task of the model, if this stage or the one above that trains the model names it."""
@@ -137,7 +146,7 @@ class Evaluate(Stage):
         name = self.data.stage or ""
         if task is not None and name in facts:
             aligned, _ = checks.with_classes(self, task, above, facts)
-            yield from unknown_scores(self.require, self.metrics, task, aligned[name])
+            yield from unknown_scores(self, task, aligned[name])
 
     def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
         return power_notes(self, self.task_of(above), facts.get(self.data.stage or ""))
@@ -148,7 +157,7 @@ class Evaluate(Stage):
             for problem in (*system.task.check_settings(), *system.task.check(setup.facts)):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
         unknown = check_cluster(self.cluster, set(setup.facts.columns))
-        required = unknown_scores(self.require, self.metrics, systems[0].task, setup.facts)
+        required = unknown_scores(self, systems[0].task, setup.facts)
         for problem in (*unknown, *required):
             raise StageError(f"stage {ctx.name}: {problem.message}")
         audit(self, systems[0].task, setup, ctx)
@@ -172,6 +181,7 @@ class Evaluate(Stage):
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
         scores = [with_comparisons(score, comparisons.values()) for score in compute_scores(mine)]
         left_out = list(explain_left_out(mine, tallies, comparisons))
+        left_out += explain_unweighted(setup.row_weights, scores)
         leaked = leakage_facts(model, setup, ctx) if accelerator.is_main_process else {}
         if accelerator.is_main_process:
             more, without = self._score_dataset_metrics(model, others, setup, ctx)
@@ -192,6 +202,7 @@ class Evaluate(Stage):
                     *leakage_notes(leaked, len(setup.rows)),
                 ],
                 **resampled_by(setup.sample),
+                **weighted_by(setup.row_weights),
                 **speed_facts([model, *others], ctx),
                 **leaked,
                 **repeated_systems([model, *others]),
@@ -243,8 +254,9 @@ class Evaluate(Stage):
         classes = align_classes(self, facts(folder), systems, ctx)
         split = classes.rows(open_split(folder, data_split(self.split)))
         cluster = cluster_column(self.cluster, systems[0].task, classes.facts)
+        weights = load_row_weights(self.row_weights, split)
         setup = EvaluationSetup(
-            split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster
+            split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster, weights
         )
         rows = {column: split[column] for column in split.column_names}
         systems = [replace(each, outputs=classes.outputs.get(each.place, ())) for each in systems]
@@ -290,7 +302,7 @@ class Evaluate(Stage):
         held_out = read_held_out(system.members, len(setup.rows)) if system.folded else {}
         found: dict[str, Tally] = {}
         for name, place in system.models(ctx).items():
-            (model, task), out = self._load(system, place, ctx), predictions_path(ctx.folder, name)
+            (model, task), out = load_system(self, system, place, ctx), predictions_path(ctx.folder, name)
             own = examples.of_rows(held_out[name]) if system.folded else examples
             title = f"{ctx.name}: {name if system.members else system.place}"
             with ctx.progress(title, len(own)) as advance:
@@ -303,30 +315,6 @@ class Evaluate(Stage):
                 join_predictions(ctx.folder, list(found), system.name)
             return pool_folds(found)
         return RepeatedCounts(found) if system.members else next(iter(found.values()))
-
-    def _load(
-        self, system: EvaluatedSystem, place: Path | Place, ctx: RunContext
-    ) -> tuple[PreTrainedModel, TaskRuntime]:
-        from hfpipe.evaluation.calibration import calibrated
-        from hfpipe.modeling.loading.class_head import align_outputs
-        from hfpipe.modeling.loading.models import load_model
-        from hfpipe.modeling.max_length import refusals
-
-        task = system.task
-        model = load_model(
-            task.auto_class,
-            place,
-            ctx.seed,
-            whole=True,
-            trust_remote_code=self.trust_remote_code,
-            trusts_export=system.place.stage is not None,
-        )
-        for why in refusals(task.runtime(), model):
-            raise StageError(f"stage {ctx.name}: {system.place}: {why}")
-        task = calibrated(model, task, place, self.labels)
-        if system.outputs:
-            align_outputs(model, system.outputs)
-        return model, task.runtime()
 
     def encode_for(
         self, system: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext, *, reads_all: bool

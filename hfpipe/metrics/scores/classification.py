@@ -55,6 +55,8 @@ def multi_label(labels: Sequence[str]) -> list[Metric]:
 class SubsetAccuracy(Share):
     """Share of examples whose set of labels is guessed exactly, as `sklearn.metrics.accuracy_score`."""
 
+    weighs_rows = True
+
     def __init__(self, name: str = "subset_accuracy") -> None:
         self.name = name
 

@@ -55,6 +55,7 @@ class Accuracy(Confusion):
     """Share of examples whose prediction is the reference."""
 
     is_proportion = True
+    weighs_rows = True
 
     def __init__(self, classes: int) -> None:
         super().__init__("accuracy", classes)
@@ -98,6 +99,7 @@ class F1(Confusion):
         self.average = average
         self.absent = absent
         self.is_proportion = average == "micro"
+        self.weighs_rows = average != "weighted"  # by classes, which is weighting enough
 
     @property
     def signature(self) -> str:

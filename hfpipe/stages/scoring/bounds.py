@@ -16,11 +16,11 @@ from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.messages import find_similar_name, suggest
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import SIGNIFICANT, Comparison, DataFacts, Score
-from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from hfpipe.metrics.tally import Counts
+    from hfpipe.stages.evaluate import Evaluate
 
 
 class Bound(Settings):
@@ -86,15 +86,15 @@ def check_bounds(require: Mapping[str, Bound], baselines: Sequence[BaselinePlace
             yield Problem(message, ("require", name, "beats"))
 
 
-def unknown_scores(
-    require: Mapping[str, Bound], metrics: Sequence[NamedMetricSettings], task: TaskConfig, facts: DataFacts
-) -> Iterator[Problem]:
+def unknown_scores(stage: Evaluate, task: TaskConfig, facts: DataFacts) -> Iterator[Problem]:
     """Yield each bound of a score that neither the task nor a metric of the recipe has."""
+    from hfpipe.metrics.scores.row_weighted import with_row_weights
+
     evaluator = task.runtime().evaluator
-    names = [metric.name for metric in evaluator.metrics(facts)]
+    names = [metric.name for metric in with_row_weights(evaluator.metrics(facts), stage.row_weights or None)]
     names += [metric.name for metric in evaluator.whole_metrics(facts)]
-    prefixes = [metric.prefix for metric in metrics]
-    for name in require:
+    prefixes = [metric.prefix for metric in stage.metrics]
+    for name in stage.require:
         if name not in names and name.partition("/")[0] not in prefixes:
             close = find_similar_name(name, names)
             there = ", ".join([*names, *(f"{prefix}/…" for prefix in prefixes)])

@@ -23,7 +23,10 @@ from hfpipe.store.store import check_whole, read_report, read_stage
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hfpipe.evaluation.class_alignment import Alignment
+    from hfpipe.runtime import TaskRuntime
     from hfpipe.stages.evaluate import Evaluate
 
 
@@ -162,3 +165,32 @@ def add_checkpoints(scores: Sequence[Score], model: Place, ctx: RunContext) -> l
         else score
         for score in scores
     ]
+
+
+def load_system(
+    stage: Evaluate, system: EvaluatedSystem, place: Path | Place, ctx: RunContext
+) -> tuple[PreTrainedModel, TaskRuntime]:
+    """Return a model of a system and its task, calibrated, with its outputs in the order of the classes.
+
+    Raises StageError when the model cannot do the task.
+    """
+    from hfpipe.evaluation.calibration import calibrated
+    from hfpipe.modeling.loading.class_head import align_outputs
+    from hfpipe.modeling.loading.models import load_model
+    from hfpipe.modeling.max_length import refusals
+
+    task = system.task
+    model = load_model(
+        task.auto_class,
+        place,
+        ctx.seed,
+        whole=True,
+        trust_remote_code=stage.trust_remote_code,
+        trusts_export=system.place.stage is not None,
+    )
+    for why in refusals(task.runtime(), model):
+        raise StageError(f"stage {ctx.name}: {system.place}: {why}")
+    task = calibrated(model, task, place, stage.labels)
+    if system.outputs:
+        align_outputs(model, system.outputs)
+    return model, task.runtime()
