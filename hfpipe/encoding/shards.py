@@ -134,7 +134,7 @@ class Shards:
 
     def _finished_files(self) -> list[Path]:
         """Return the shards whose state exists, whether or not they exist themselves."""
-        return sorted({path.with_suffix(".arrow") for path in self._from(0) if path.suffix == ".json"})
+        return sorted({path.with_suffix(".arrow") for path in self._shards_from(0) if path.suffix == ".json"})
 
     def _finished(self, shard: Path) -> State | None:
         """Return the state at the end of a shard; None if it is unfinished or damaged."""

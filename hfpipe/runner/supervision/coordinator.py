@@ -178,7 +178,8 @@ class Coordinator:
             self._signal = int(message["number"])
             for other in self._seats.values():
                 self._send_signal(other)
-        elif kind == "stopping" and not self._stopping:  # as launchers do when another process is lost
+        elif kind == "stopping" and not self._stopping and self._signal is None:
+            # As launchers do when another process is lost; `hfpipe run` passes on what a person sends.
             name = signal.Signals(int(message["number"])).name
             self._stopping = f"before {seat.identity} was stopped by {name}"
             self._arrival = min(self._arrival, time.monotonic() + GRACE)

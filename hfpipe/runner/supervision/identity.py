@@ -74,9 +74,11 @@ def name_processes(ranks: Iterable[int]) -> str:
 def describe_missing(ranks: Iterable[int], when: str) -> str:
     """Return that processes have not connected, by when, and what to do."""
     missing = list(ranks)
-    verb = "has" if len(missing) == 1 else "have"
-    fix = "their output may say why; all need the same --runs, on a file system that all machines see"
-    return f"{name_processes(missing)} {verb} not connected {when}; {fix}"
+    names = name_processes(missing)
+    cause = f"{names} has not connected {when}" if len(missing) == 1 else f"{names} have not connected {when}"
+    return (
+        f"{cause}; their output may say why; all need the same --runs, on a file system that all machines see"
+    )
 
 
 def describe_rendezvous(seconds: float) -> str:

@@ -41,8 +41,11 @@ def check_row_weights(setting: RowWeightsSetting, facts: DataFacts | None) -> It
         message = f"there is no column {setting!r} of row weights{suggest(setting, sorted(facts.columns))}"
         yield Problem(message, PATH)
     elif kind not in NUMBERS:
-        message = f"column {setting!r} holds {kind} values, not the weights of rows"
-        yield Problem(f"{message}; name a column of numbers, or write `row_weights: false`", PATH)
+        yield Problem(
+            f"column {setting!r} holds {kind} values, not the weights of rows; name a column of numbers, or "
+            "write `row_weights: false`",
+            PATH,
+        )
 
 
 def load_row_weights(setting: RowWeightsSetting, rows: datasets.Dataset) -> RowWeights | None:
