@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,13 @@ Progress = Callable[[str, "int | None"], AbstractContextManager[Advance]]
 """`with progress("reading", total) as advance: advance(n)`; shows nothing for a small total or in a pipe."""
 
 
+RunAtOnce = Callable[[Sequence[Path]], "list[str | None]"]
+"""Runs stages whose folders are prepared in other processes; returns for each why it failed, if it did.
+
+Raises StageError where a process was lost, and Interrupted where a signal asked to stop.
+"""
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What a stage receives in addition to its settings."""
@@ -56,6 +63,8 @@ class RunContext:
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
     """Whether a signal requested the run to stop."""
+    run_at_once: RunAtOnce | None = None
+    """How a stage has parts of its work done side by side; None where all is done in this process."""
 
     @property
     def work(self) -> Path:
@@ -70,6 +79,8 @@ class Stage(Settings, ABC):
     """Incremented when the same settings produce a different output."""
     distributed: ClassVar[bool] = False
     """Whether `run` is called in every process under Accelerate, with one process per device."""
+    immediate: ClassVar[bool] = False
+    """Whether `run` takes no time worth mentioning, as where it only sums up reports."""
     kind: str
     """Kind of the stage."""
 

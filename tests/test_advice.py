@@ -451,6 +451,17 @@ def test_more_processes_than_there_is_room_for_are_started_as_advised() -> None:
     check_processes(Launch(options.processes, oversubscribe=options.oversubscribe), {})
 
 
+@pytest.mark.slow  # counts the devices, by torch
+def test_more_jobs_than_there_is_room_for_run_as_advised() -> None:
+    with pytest.raises(RecipeError, match="5000 jobs of 1 process") as caught:
+        check_processes(Launch(jobs=5000), {})
+    found = advice(str(caught.value))
+    assert len(found) == 2
+    for each in found:
+        options = parse_command_line(["run", "recipe.yaml", "--jobs", "5000", *each.split()])
+        check_processes(Launch(jobs=options.jobs, oversubscribe=options.oversubscribe), {})
+
+
 def test_a_question_without_an_answer_is_taken_by_the_setting_that_is_advised() -> None:
     rows = {"question": ["Who?"], "context": ["Ada wrote it."], "answers": [{"text": [], "answer_start": []}]}
     with pytest.raises(DataError, match="has no answer") as caught:
@@ -513,6 +524,7 @@ ELSEWHERE: dict[str, str] = {
     "which contradicts it": "test_an_encoding_that_the_byte_order_mark_contradicts_is_deleted",
     "load it in a dataset stage with": "test_the_source_of_a_data_set_of_the_hub_is_written_as_it_is_advised",
     "start at most …": "test_more_processes_than_there_is_room_for_are_started_as_advised",
+    "write `--jobs …`": "test_more_jobs_than_there_is_room_for_run_as_advised",
     "has no answer; add": "test_a_question_without_an_answer_is_taken_by_the_setting_that_is_advised",
     "`threshold` goes with": "test_what_goes_with_a_setting_is_accepted_with_it",
     "goes with `kind: classes`": "test_what_goes_with_a_setting_is_accepted_with_it",

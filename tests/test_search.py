@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ import hfpipe
 from hfpipe import api
 from hfpipe.contract import Advance
 from hfpipe.reporting.html import page
+from hfpipe.runner import Launch
 from hfpipe.stages.repeats.parameters import with_parameters
 
 RATES = {"training.learning_rate": {"log": [1e-4, 3e-2]}, "model.hidden_size": {"choice": [16, 32]}}
@@ -127,3 +131,41 @@ def test_the_final_training_uses_the_best_settings_and_bad_trials_stop_early(
     printed = capsys.readouterr().out
     assert "stopped early" in printed
     assert "training.learning_rate" in printed
+
+
+def kill_within(folder: Path, first: int, *arguments: str) -> None:
+    """Run the search in a process of its own, and kill it once a trial from `first` on has a checkpoint."""
+    command = [sys.executable, "-m", "hfpipe", "run", "small.yaml", "--until", "topics@search", *arguments]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline, found = time.monotonic() + 120, set[str]()
+        while not any(int(number) >= first for number in found):
+            pattern = "small/topics@search-*/.work/trials/*/.work/checkpoint-*/complete.json"
+            found = {file.parts[-4] for file in (folder / "runs").glob(pattern)}
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_search_of_several_jobs_that_is_killed_twice_ends_as_one_trial_after_the_other(
+    tmp_path: Path,
+) -> None:
+    """Also where a trial fails, next to others or alone."""
+    rates = {
+        "training.learning_rate": {"choice": [1e-3, 1e-2, 1e38]},
+        "training.weight_decay": {"uniform": [0.0, 1.0]},
+    }
+    recipe = searching(parameters=rates, trials=6, prune=False)
+    recipe["stages"]["topics"]["training"] |= {"save_steps": 2, "max_steps": 8}
+    loaded = hfpipe.load(small.write(tmp_path, recipe))
+    whole = api.run(loaded, tmp_path / "whole", until="topics@search", say=lambda _: None)
+    kill_within(tmp_path, 0, "--jobs", "2")
+    kill_within(tmp_path, 3)
+    launch = Launch(processes=2, jobs=2, oversubscribe=True)  # a trial trains in one process in any case
+    found = api.run(loaded, tmp_path / "runs", until="topics@search", say=lambda _: None, launch=launch)
+    facts = whole.reports["topics@search"].facts["search"]
+    assert found.reports["topics@search"].facts["search"] == facts
+    assert "fail" in {trial["state"] for trial in facts["trials"]}

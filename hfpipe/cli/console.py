@@ -57,10 +57,13 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[ShowProgress]:
-    """Yield what stages call to show how far they are: bars in a terminal, else a line every few percent."""
+def progress(*, in_lines: bool = False) -> Iterator[ShowProgress]:
+    """Yield what stages call to show how far they are: bars in a terminal, else a line every few percent.
+
+    With `in_lines` there are no bars in a terminal either, as where other processes print there too.
+    """
     err = Console(stderr=True)
-    if not err.is_terminal or "CI" in os.environ:
+    if in_lines or not err.is_terminal or "CI" in os.environ:
         yield _lines
         return
     columns = (

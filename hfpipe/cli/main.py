@@ -77,8 +77,8 @@ def _run(options: argparse.Namespace) -> int:
         if is_first_of_machine():  # the others read the same
             raise
         return error.exit_code
-    launch = Launch(options.processes, options.accelerate, options.oversubscribe)
-    with console.progress() as progress:
+    launch = Launch(options.processes, options.accelerate, options.oversubscribe, options.jobs)
+    with console.progress(in_lines=options.jobs > 1) as progress:
         result = api.run(
             recipe, options.runs, until=options.until, launch=launch, say=console.say, progress=progress
         )

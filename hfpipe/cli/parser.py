@@ -90,6 +90,13 @@ def _recipes(commands: _Commands) -> None:
     run.add_argument("recipe", type=Path, help="a recipe.yaml")
     _devices(run)
     run.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run up to N stages at once that do not need each other",
+    )
+    run.add_argument(
         "--oversubscribe", action="store_true", help="allow more processes than devices, or cores of a CPU"
     )
 

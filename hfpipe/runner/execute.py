@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ from hfpipe.distributed.world import check_world, is_launched, rank
 from hfpipe.errors import StageError
 from hfpipe.interruption import StopRequest
 from hfpipe.recipe import Recipe
-from hfpipe.report import read_versions
+from hfpipe.report import Report, read_versions
 from hfpipe.runner.allocator import expandable_segments
 from hfpipe.runner.failures import locate_errors, log_stage, place_setting_errors, translate_errors
 from hfpipe.runner.hub import check_hub
 from hfpipe.runner.inputs import check_inputs
-from hfpipe.runner.launch import Launch, check_launch, check_processes, start
+from hfpipe.runner.jobs import DeviceShare, JobQueue
+from hfpipe.runner.jobs.folders import FoldersAtOnce, noting_failure
+from hfpipe.runner.launch import Launch, check_launch, check_processes, divide_machine, start
 from hfpipe.runner.plan import PlannedStage, check_known, check_stages, plan_recipe
 from hfpipe.runner.provenance import describe_start, digest_inputs
 from hfpipe.runner.signals import catch_signals
@@ -31,7 +33,7 @@ from hfpipe.store.files import write_whole
 from hfpipe.store.store import StageFile, Store, done, read_report, read_stage
 
 if TYPE_CHECKING:
-    from hfpipe.report import Provenance, Report
+    from hfpipe.report import Provenance
 
 log = logging.getLogger(__name__)
 
@@ -71,21 +73,17 @@ def run_recipe(
         check_hub(recipe, todo)
         if rank() == 0:
             planned(steps)
-        running = _Running(recipe, runs, launch, say, progress, member, stop)
-        for step in steps:
-            new = not done(step.folder)
-            if new:
-                stop.check()
-                check_stages(recipe, steps)
-                with expandable_segments():
-                    _make_stage(running, step)
-            if rank() == 0:
-                running.store.clean(step.folder)  # what a kill after the report left there
-                report = read_report(step.folder)
-                say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
-                finished(step)
-            if new:
-                check_known(recipe, steps)  # after the summary, which may explain what is wrong
+        running = _Running(recipe, runs, launch, say, progress, member, stop, steps, finished)
+        with expandable_segments():
+            if launch.jobs > 1:
+                JobQueue(steps, divide_machine(launch), running, stop, say).run()
+            else:
+                for step in steps:
+                    new = not done(step.folder)
+                    if new:
+                        stop.check()
+                        running.make(step)
+                    running.conclude(step, new=new)
     return [replace(step, done=True, why=()) for step in steps]
 
 
@@ -103,13 +101,14 @@ def run_launched_stage(folder: Path, progress: Progress) -> None:
         member.stand(file.name, "")
         ctx = _context(file, folder, member.observe(progress), stop)
         with (
-            locate_errors(file.name, process=rank()),
+            locate_errors(file.name, process=rank() if is_launched() else None),
             translate_errors(ctx),
             Store(folder.parent).share(folder, rank()),
             log_stage(ctx),
             expandable_segments(),
         ):
-            report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
+            with noting_failure(folder):
+                report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
             if rank() == 0:
                 write_whole(ctx.work / "result.json", report.model_dump_json())
 
@@ -125,6 +124,49 @@ class _Running:
     progress: Progress
     member: Member | Alone
     stop: StopRequest
+    steps: list[PlannedStage]
+    finished: Callable[[PlannedStage], None]
+    waiting: set[str] = field(default_factory=set)
+    """Stages that another run makes, as it was said."""
+
+    def make(self, step: PlannedStage) -> None:
+        """Make a stage, or wait until the first process has made it."""
+        check_stages(self.recipe, self.steps)
+        place = self.place(step)
+        self.member.stand(step.name, place)
+        if self.alone:
+            _lead(self, step)
+            return
+        with locate_errors(step.name, place, rank() if is_launched() else None):
+            if rank() == 0:
+                _lead(self, step)
+            else:
+                _follow_stage(self, step)
+
+    def conclude(self, step: PlannedStage, *, new: bool) -> None:
+        """Say what a stage made that is done, and check the others by it if it is `new`."""
+        if rank() == 0:
+            self.store.clean(step.folder)  # what a kill after the report left there
+            report = read_report(step.folder)
+            self.say(f"{step.name}: {'done' if step.done else f'{report.seconds:.0f} s'} · {report.summary}")
+            self.finished(step)
+        if new:
+            check_known(self.recipe, self.steps)  # after the summary, which may explain what is wrong
+
+    def job(self, step: PlannedStage) -> _Job:
+        """Return a stage that another process runs."""
+        check_stages(self.recipe, self.steps)
+        return _Job(self, step)
+
+    def wait_for(self, step: PlannedStage, owner: str) -> None:
+        """Say once that another run is making a stage."""
+        if step.name not in self.waiting:
+            self.waiting.add(step.name)
+            self.say(f"{step.name}: waiting for {owner}, which is making it")
+
+    def place(self, step: PlannedStage) -> str:
+        """Return where a stage stands in the recipe."""
+        return str(self.recipe.spot(("stages", step.name)) or self.recipe.path)
 
     @property
     def store(self) -> Store:
@@ -143,55 +185,120 @@ class _Running:
     def context(self, step: PlannedStage) -> RunContext:
         """Return what a stage is given in addition to its settings."""
         file, progress = stage_file(self.recipe, step), self.member.observe(self.progress)
-        return _context(file, step.folder, progress, self.stop)
+        ctx = _context(file, step.folder, progress, self.stop)
+        if self.launch.jobs == 1:
+            return ctx
+        shares = divide_machine(replace(self.launch, processes=None, config=None))
+        return replace(ctx, run_at_once=FoldersAtOnce(shares, self.stop))
 
 
-def _make_stage(running: _Running, step: PlannedStage) -> None:
-    """Make a stage, or wait until the first process has made it."""
-    place = str(running.recipe.spot(("stages", step.name)) or running.recipe.path)
-    running.member.stand(step.name, place)
-    if running.alone:
-        _lead(running, step)
-        return
-    with locate_errors(step.name, place, rank() if is_launched() else None):
-        if rank() == 0:
-            _lead(running, step)
-        else:
-            _follow_stage(running, step)
+@dataclass(frozen=True)
+class _Begun:
+    """A stage that is locked and whose folder is ready."""
+
+    running: _Running
+    step: PlannedStage
+    ctx: RunContext
+    started: float
+    provenance: Provenance
+
+    @classmethod
+    def here(cls, running: _Running, step: PlannedStage, ctx: RunContext) -> _Begun:
+        """Check what a stage reads, and make its folder ready."""
+        check_inputs(step.stage, ctx, running.runs)
+        running.store.begin(step.folder, stage_file(running.recipe, step))
+        started, read = time.monotonic(), digest_inputs(step.identity.files, ctx.inputs)
+        return cls(running, step, ctx, started, running.start.model_copy(update={"read": read}))
+
+    def prepare(self) -> None:
+        """Do what one process does before the stage runs."""
+        for notice in self.step.stage.notices(self.ctx, alone=self.running.alone):
+            self.running.say(f"{self.step.name}: {notice}")
+            log.warning(notice)
+        with place_setting_errors(self.running.recipe, self.step.name):
+            self.step.stage.prepare(self.ctx)
+
+    def finish(self, report: Report) -> None:
+        """Mark the stage as done."""
+        report = _complete_report(report, time.monotonic() - self.started, self.provenance)
+        self.running.store.finish(self.step.folder, report)
 
 
 def _lead(running: _Running, step: PlannedStage) -> None:
-    store, ctx = running.store, running.context(step)
-
-    def waiting(owner: str) -> None:
-        running.say(f"{step.name}: waiting for {owner}, which is making it")
-
-    with translate_errors(ctx), store.lock(step.folder, waiting):
+    ctx = running.context(step)
+    with translate_errors(ctx), running.store.lock(step.folder, partial(running.wait_for, step)):
         if done(step.folder):
             return
-        check_inputs(step.stage, ctx, running.runs)
-        store.begin(step.folder, stage_file(running.recipe, step))
-        started, read = time.monotonic(), digest_inputs(step.identity.files, ctx.inputs)
-        provenance = running.start.model_copy(update={"read": read})
+        begun = _Begun.here(running, step, ctx)
         with log_stage(ctx):
-            for notice in step.stage.notices(ctx, alone=running.alone):
-                running.say(f"{step.name}: {notice}")
-                log.warning(notice)
-            with place_setting_errors(running.recipe, step.name):
-                step.stage.prepare(ctx)
+            begun.prepare()
             report = _run_here_or_launched(running, step, ctx)
-        store.finish(step.folder, _complete_report(report, time.monotonic() - started, provenance))
+        begun.finish(report)
+
+
+class _HeldElsewhere(Exception):  # noqa: N818 - no failure
+    """Another run is making the stage."""
+
+
+class _Job:
+    """A stage that this process prepares and finishes, and another one runs."""
+
+    def __init__(self, running: _Running, step: PlannedStage) -> None:
+        self._running, self._step = running, step
+        self._ctx = running.context(step)
+        self._held = ExitStack()
+
+    def begin(self) -> bool:
+        """Lock and prepare the stage; return False where another run is making it."""
+        with suppress(_HeldElsewhere), ExitStack() as held:
+            held.enter_context(self._running.store.lock(self._step.folder, self._leave))
+            if done(self._step.folder):
+                return False
+            with self._errors():
+                self._begun = _Begun.here(self._running, self._step, self._ctx)
+                with log_stage(self._ctx, until="prepared"):
+                    self._begun.prepare()
+            self._held = held.pop_all()
+            return True
+        return False
+
+    def work(self, stop: StopRequest, share: DeviceShare) -> None:
+        """Run the stage in other processes, and wait for them."""
+        launch = self._running.launch if self._step.stage.distributed else Launch()
+        with self._errors():
+            start(launch, self._ctx.folder, stop, share)
+
+    def finish(self) -> None:
+        """Write the report and free the lock."""
+        with self._errors(), self._held:
+            self._begun.finish(_read_result(self._ctx))
+
+    def abandon(self) -> None:
+        """Free the lock."""
+        self._held.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with locate_errors(self._step.name, self._running.place(self._step)), translate_errors(self._ctx):
+            yield
+
+    def _leave(self, owner: str) -> None:
+        self._running.wait_for(self._step, owner)
+        raise _HeldElsewhere
 
 
 def _run_here_or_launched(running: _Running, step: PlannedStage, ctx: RunContext) -> Report:
-    from hfpipe.report import Report
-
     if step.stage.distributed and not running.launch.here:
         start(running.launch, ctx.folder, running.stop)
-        return Report.model_validate_json((ctx.work / "result.json").read_text(encoding="utf-8"))
+        return _read_result(ctx)
     if step.stage.distributed and is_launched():
         write_whole(ctx.work / "ready", running.member.token)
     return step.stage.run(ctx)
+
+
+def _read_result(ctx: RunContext) -> Report:
+    """Return what the processes that ran a stage report."""
+    return Report.model_validate_json((ctx.work / "result.json").read_text(encoding="utf-8"))
 
 
 def _follow_stage(running: _Running, step: PlannedStage) -> None:

@@ -105,8 +105,11 @@ def find_system_error(error: Exception) -> OSError | None:
 
 
 @contextmanager
-def log_stage(ctx: RunContext) -> Iterator[None]:
-    """Keep what hfpipe and the libraries say, and the trace of a failure, in the stage's log file."""
+def log_stage(ctx: RunContext, until: str = "done") -> Iterator[None]:
+    """Keep what hfpipe and the libraries say, and the trace of a failure, in the stage's log file.
+
+    `until` is what the stage is at the end.
+    """
     handler = _Log(ctx.folder / "stage.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [{rank()}] %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -117,7 +120,7 @@ def log_stage(ctx: RunContext) -> Iterator[None]:
     logger.info("stage %s begins in process %d", ctx.name, os.getpid())
     try:
         yield
-        logger.info("stage %s is done", ctx.name)
+        logger.info("stage %s is %s", ctx.name, until)
     except BaseException:
         logger.info("stopped", exc_info=True)
         raise

@@ -16,6 +16,7 @@ from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.interruption import Interrupted, StopRequest
 from hfpipe.recipe.installed import installed_arguments
 from hfpipe.runner.accelerate_file import AccelerateFile, config_problems, read_accelerate_file
+from hfpipe.runner.jobs.devices import DeviceShare, divide_devices, list_devices
 from hfpipe.runner.launcher import run_launcher
 from hfpipe.runner.supervision import coordinate
 
@@ -30,6 +31,8 @@ class Launch:
     """An Accelerate config file, in place of `processes`."""
     oversubscribe: bool = False
     """Whether there may be more processes than devices, or than cores of a CPU."""
+    jobs: int = 1
+    """Stages that run at once, each in as many processes."""
 
     @property
     def here(self) -> bool:
@@ -61,15 +64,18 @@ def checked_file(config: Path) -> AccelerateFile:
 
 def check_launch(launch: Launch) -> None:
     """Raise RecipeError when the requested processes cannot be started."""
-    if launch.processes is not None and launch.processes < 1:
-        raise RecipeError([Problem(f"--processes {launch.processes}: at least 1 is needed")])
-    if is_launched() and not launch.here:
-        raise RecipeError(
-            [Problem("--processes and --accelerate are for plain `hfpipe run`, not under a launcher")]
-        )
+    for option, number in (("--processes", launch.processes), ("--jobs", launch.jobs)):
+        if number is not None and number < 1:
+            raise RecipeError([Problem(f"{option} {number}: at least 1 is needed")])
+    if is_launched() and (not launch.here or launch.jobs > 1):
+        options = "--jobs is" if launch.here else "--processes and --accelerate are"
+        raise RecipeError([Problem(f"{options} for plain `hfpipe run`, not under a launcher")])
     if launch.config is None:
         return
     file = checked_file(launch.config)
+    if launch.jobs > 1 and str(file.settings.get("gpu_ids", "all")) != "all":
+        message = f"it names GPUs, which --jobs {launch.jobs} divides; delete gpu_ids"
+        raise RecipeError([file.problem(message, "gpu_ids")])
     if file.number("num_machines") > 1:
         command = f"accelerate launch --config_file {launch.config} -m hfpipe run RECIPE"
         raise RecipeError(
@@ -90,7 +96,7 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
     else:
         layout = ProcessLayout(launch.processes or 1)
         option = f"--processes {layout.world}"
-    if layout.world == 1:
+    if layout.world * launch.jobs == 1:
         return
     found = [*_steps(layout.readers, option, stages), *_contexts(layout.context, option, stages)]
     if not launch.oversubscribe and not is_launched():
@@ -98,6 +104,13 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
         if layout.world > there:
             message = f"{option}: {layout.world} processes, and this machine has {there} {what}"
             found.append(Problem(f"{message}; start at most {there}, or add `--oversubscribe`"))
+        elif layout.world * launch.jobs > there:
+            each = "1 process" if layout.world == 1 else f"{layout.world} processes"
+            message = (
+                f"--jobs {launch.jobs}: {launch.jobs} jobs of {each}, and this machine has {there} {what}"
+            )
+            most = there // layout.world
+            found.append(Problem(f"{message}; write `--jobs {most}`, or add `--oversubscribe`"))
     if found:
         raise RecipeError(found)
 
@@ -148,13 +161,47 @@ def _room_for_processes(*, cpu: bool) -> tuple[int, str]:
     return max(2, cores()), "processor cores"
 
 
-def start(launch: Launch, folder: Path, stop: StopRequest) -> None:
-    """Run one stage in several processes and wait.
+def divide_machine(launch: Launch) -> list[dict[str, str]]:
+    """Return the variables of the processes of each job: its GPUs, or its threads on a CPU."""
+    import torch
+
+    from hfpipe.modeling.performance import cores
+
+    file = read_accelerate_file(launch.config) if launch.config is not None else None
+    processes = file.layout.world if file is not None else launch.processes or 1
+    count = 0 if file is not None and file.settings.get("use_cpu") else torch.cuda.device_count()
+    devices = list_devices(os.environ, count)
+    return divide_devices(launch.jobs, processes, devices, cores(), os.environ)
+
+
+def start(launch: Launch, folder: Path, stop: StopRequest, share: DeviceShare | None = None) -> None:
+    """Run one stage in other processes and wait; `share` is what it gets of the machine if it is a job.
 
     Raises StageError when one of them fails or dies, Interrupted when they were stopped.
     """
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command, environ, asked = _command(launch)
+    if share is not None:
+        environ |= {**share.environ, "TTY_COMPATIBLE": "0", "PYTHONUNBUFFERED": "1"}
+        environ.pop("FORCE_COLOR", None)
+    elif sys.stderr.isatty():
+        environ |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(get_terminal_size().columns)}
+    with coordinate(asked) as started:
+        environ |= {ASKED: str(asked), **started.environ}
+        whole = [*command, "-m", "hfpipe", "stage", str(folder)]
+        code = run_launcher(whole, environ, started, stop, share.name if share is not None else "")
+    if code != 0:
+        if stop.number is not None:
+            raise Interrupted(stop.number, started.cause)
+        cause = started.cause or f"a process ended with code {code}"
+        raise StageError(f"{cause}; the log is {folder / 'stage.log'}")
+
+
+def _command(launch: Launch) -> tuple[list[str], dict[str, str], int]:
+    """Return the command of a launcher, or of a single process, its environment and how many processes."""
     environ = dict(os.environ)
+    if launch.here:
+        return [sys.executable], environ, 1
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     if launch.config is not None:
         file = read_accelerate_file(launch.config)
         command += ["--config_file", str(launch.config)]
@@ -165,13 +212,4 @@ def start(launch: Launch, folder: Path, stop: StopRequest) -> None:
         asked = launch.processes or 1
         command += ["--multi_gpu", "--num_processes", str(asked), "--num_machines", "1"]
         command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    if sys.stderr.isatty():
-        environ |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(get_terminal_size().columns)}
-    with coordinate(asked) as started:
-        environ |= {ASKED: str(asked), **started.environ}
-        code = run_launcher([*command, "-m", "hfpipe", "stage", str(folder)], environ, started, stop)
-    if code != 0:
-        if stop.number is not None:
-            raise Interrupted(stop.number, started.cause)
-        cause = started.cause or f"a process ended with code {code}"
-        raise StageError(f"{cause}; the log is {folder / 'stage.log'}")
+    return command, environ, asked

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import IO
 
 from hfpipe.interruption import RESUME, StopRequest
+from hfpipe.runner.jobs.output import pass_lines
 from hfpipe.runner.supervision import Started
 from hfpipe.runner.supervision.identity import describe_signal
 
@@ -23,31 +24,31 @@ _TRACE = b"torch/distributed/elastic/multiprocessing/api.py"
 _FIRST_TO_END = re.compile(r"Root Cause.*?\brank *: (\d+) .*?\bexitcode *: (-?\d+) ", re.DOTALL)
 
 
-def run_launcher(command: list[str], environ: dict[str, str], started: Started, stop: StopRequest) -> int:
+def run_launcher(
+    command: list[str], environ: dict[str, str], started: Started, stop: StopRequest, name: str = ""
+) -> int:
     """Run a launcher, and return its exit code once it and its processes have ended.
 
     Its processes' stderr is passed on until one of them has failed, or all are asked to stop. What follows is
     the launcher's own trace, fifty lines that name no cause. They are needed only where a process has ended
-    before it could connect, and then hold its number and how it ended.
+    before it could connect, and then hold its number and how it ended. With a `name`, each line of stdout and
+    stderr is passed on with it in front.
 
     A signal that asks this process to stop is passed on to the others, which save a checkpoint. The launcher
     itself gets none of a terminal, as it would end them after 30 seconds.
     """
-
-    trace = bytearray()
-
-    def pass_on(stderr: IO[bytes]) -> None:
-        while chunk := os.read(stderr.fileno(), 1 << 16):
-            start = 0 if trace else chunk.find(_TRACE)
-            start = chunk.rfind(b"\n", 0, start) + 1 if start >= 0 else len(chunk)
-            trace.extend(chunk[start:])
-            if not started.failed.is_set() and stop.number is None:
-                os.write(2, chunk[:start])
-
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stderr is not None
-        passing = threading.Thread(target=pass_on, args=(process.stderr,), daemon=True)
-        passing.start()
+    output = _Output(started, stop, name)
+    out = subprocess.PIPE if name else None
+    with subprocess.Popen(
+        command, env=environ, stdout=out, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        passing = [
+            threading.Thread(target=read, args=(stream,), daemon=True)
+            for stream, read in ((process.stdout, output.pass_out), (process.stderr, output.pass_errors))
+            if stream is not None
+        ]
+        for thread in passing:
+            thread.start()
         try:
             with stop.deferred():
                 _wait(process, started, stop)
@@ -55,14 +56,50 @@ def run_launcher(command: list[str], environ: dict[str, str], started: Started, 
             _fail_launch(started, "interrupted")
             raise
         if process.returncode < 0 and not started.failed.is_set():
-            name = signal.Signals(-process.returncode).name
-            _fail_launch(started, f"the launcher (pid {process.pid}) was ended by {name}; {RESUME}")
-        passing.join(ENDING)  # until no process holds the other end
-    if process.returncode and not started.failed.is_set() and stop.number is None:
-        started.cause = _describe_first_to_end(trace.decode(errors="replace"))
+            ended = signal.Signals(-process.returncode).name
+            _fail_launch(started, f"the launcher (pid {process.pid}) was ended by {ended}; {RESUME}")
+        for thread in passing:
+            thread.join(ENDING)  # until no process holds the other end
+    if process.returncode and output.passes:
+        started.cause = _describe_first_to_end(output.trace.decode(errors="replace"))
         if not started.cause:
-            os.write(2, trace)
+            os.write(2, output.trace)
     return process.returncode
+
+
+class _Output:
+    """Passes on what processes print, up to the trace of their launcher, which it keeps."""
+
+    def __init__(self, started: Started, stop: StopRequest, name: str) -> None:
+        self._started, self._stop, self._name = started, stop, name
+        self.trace = bytearray()
+
+    @property
+    def passes(self) -> bool:
+        """Whether no process has failed, and none was asked to stop."""
+        return not self._started.failed.is_set() and self._stop.number is None
+
+    def pass_out(self, stdout: IO[bytes]) -> None:
+        """Pass on the lines of stdout until it ends."""
+        pass_lines(stdout, 1, self._name, lambda _: self.passes)
+
+    def pass_errors(self, stderr: IO[bytes]) -> None:
+        """Pass on stderr, in lines if there is a name to put in front, until it ends."""
+        if self._name:
+            pass_lines(stderr, 2, self._name, lambda line: not self._take_trace(line + b"\n") and self.passes)
+            return
+        while chunk := os.read(stderr.fileno(), 1 << 16):
+            rest = self._take_trace(chunk)
+            if self.passes:
+                with suppress(OSError):  # the processes would wait for a reader that is gone
+                    os.write(2, chunk[: len(chunk) - rest])
+
+    def _take_trace(self, chunk: bytes) -> int:
+        """Keep the part of the output that belongs to the trace; return how many bytes at its end that is."""
+        start = 0 if self.trace else chunk.find(_TRACE)
+        start = chunk.rfind(b"\n", 0, start) + 1 if start >= 0 else len(chunk)
+        self.trace.extend(chunk[start:])
+        return len(chunk) - start
 
 
 def _describe_first_to_end(trace: str) -> str:

@@ -12,6 +12,8 @@ from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.export import Export
 from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.repeats.group import RepeatedTraining
+from hfpipe.stages.repeats.search import ParameterSearch
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Pretrain
 from hfpipe.tasks import revive_task
@@ -40,4 +42,8 @@ def revive(
     given = dict(settings)
     if isinstance(given.get("task"), Mapping):
         given["task"] = revive_task(given["task"], base, trusted, folder)
-    return KINDS[given["kind"]].model_validate(given)
+    if given["kind"] == "search":
+        given["trained"] = revive(given["trained"], base, folder, trusted)
+        return ParameterSearch.model_validate(given)
+    kind = RepeatedTraining if "members" in given else KINDS[given["kind"]]
+    return kind.model_validate(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -18,7 +19,7 @@ from hfpipe.recipe.training.neutral import neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
-from hfpipe.stages.repeats.members import encoded_folder
+from hfpipe.stages.repeats.members import encoded_folder, hold_encoded
 from hfpipe.stages.repeats.settings import Repeatable
 from hfpipe.stages.training_summary import describe_training
 from hfpipe.store.artifacts import CARD
@@ -234,8 +235,9 @@ class TrainStage(Repeatable):
 
         folder = folder_of(self.data, ctx)
         rows, known = open_split(folder, split), facts(folder)
-        with ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:
-            path = encoded_folder(ctx, cut_from_all=self.task.packed) / f"{split}.arrow"
+        path = encoded_folder(ctx, cut_from_all=self.task.packed) / f"{split}.arrow"
+        held = hold_encoded(ctx, path.parent) if reads_all else nullcontext()
+        with held, ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:
             encoded = partial(encode, self.task.runtime(), tokenizer=tokenizer, facts=known, path=path)
             encoded = partial(encoded, packed=split == "train", advance=advance, reads_all=reads_all)
             return encode_without_fold(self, rows, known, ctx, encoded) if split == "train" else encoded(rows)

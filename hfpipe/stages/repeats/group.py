@@ -26,6 +26,7 @@ class RepeatedTraining(TrainStage):
 
     version: ClassVar[int] = 1
     distributed: ClassVar[bool] = False
+    immediate: ClassVar[bool] = True
     kind: Literal["pretrain", "finetune"]
     members: dict[str, ModelPlace]
     """Stage of each training → its place."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from hfpipe.contract import RunContext
 from hfpipe.references.places import ModelPlace, Place
@@ -57,6 +61,18 @@ def encoded_folder(ctx: RunContext, *, cut_from_all: bool) -> Path:
     decisive = {**made.model_dump(include={"task_version", "files", "inputs"}), "settings": settings}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
     return ctx.folder.parent / SHARED / f"{owner_of(ctx.name)}-{digest}"
+
+
+@contextmanager
+def hold_encoded(ctx: RunContext, folder: Path) -> Iterator[None]:
+    """Hold a folder of encoded data that another run may be writing for another training of the stage."""
+    if folder.parent.name != SHARED:
+        yield
+        return
+    lock = ctx.folder.parent / ".locks" / f"{folder.name}.encoded.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 def data_split(split: str) -> str:

@@ -36,6 +36,12 @@ class TrialScores:
         self._trial.set_user_attr(PRUNED, True)
         return True
 
+    def repeat(self, folder: Path) -> None:
+        """Report the scores that another process has logged of the training; stop nothing."""
+        evaluations = [entry for entry in read_metrics(folder) if "eval_runtime" in entry]
+        for number, scores in enumerate(evaluations, 1):
+            self.observe(number, scores, last=True)
+
     @property
     def _recorded_trial(self) -> Any:
         return self._trial.study.get_trials(deepcopy=False)[self._trial.number]

@@ -1,14 +1,18 @@
-"""The stage that searches for the best settings of a training, one trial after the other, by Optuna.
+"""The stage that searches for the best settings of a training, by Optuna.
 
 Everything that is known of the trials is in an SQLite file in the stage's work folder. The sampler of a trial
 is seeded by the stage's seed and the trial's number and reads nothing but that file, so that the trials are
 the same however often the search was interrupted. The trial that was interrupted resumes from its checkpoint.
+
+Where the run has several jobs, the first trials train side by side: their settings are drawn at random, and
+the pruner lets them end, so that none depends on another. Each of the others depends on all before it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import SerializeAsAny
 
-from hfpipe.contract import RunContext, Stage
+from hfpipe.contract import RunAtOnce, RunContext, Stage
 from hfpipe.distributed.world import is_launched
 from hfpipe.errors import Problem, StageError
 from hfpipe.number_format import number
@@ -29,7 +33,7 @@ from hfpipe.stages.repeats.pruning import TrialScores
 from hfpipe.stages.repeats.settings import Range, Search
 from hfpipe.stages.train import TrainStage
 from hfpipe.store.files import write_whole
-from hfpipe.store.store import read_stage
+from hfpipe.store.store import Store, read_stage
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -81,6 +85,8 @@ class ParameterSearch(Stage):
         metric = best_metric({"metric_for_best_model": self.search.metric}, metrics)
         with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
             with ctx.progress(ctx.name, self.search.trials) as advance:
+                if ctx.run_at_once is not None:
+                    advance(self._try_at_once(ctx.run_at_once, study, ctx))
                 while (trial := _next_trial(study, self.search, ctx.seed)) is not None:
                     self._run_trial(trial, study, ctx)
                     advance(1)
@@ -95,19 +101,33 @@ class ParameterSearch(Stage):
         stage = with_parameters(self.trained, trial.params)
         inner = _trial_context(stage, trial.number, ctx)
         scores = TrialScores(trial, self.search.metric, prunes=self.search.prune is not False)
-        try:
-            for notice in stage.notices(inner, alone=True):
-                log.warning(notice)
-            stage.prepare(inner)
+        with Store(inner.folder.parent).lock(inner.folder, log.info), _failing(trial, study):
+            _prepare(stage, inner)
+            scores.repeat(inner.folder)  # what another process reached before it was killed
             stage.train(inner, [EvaluationCallback(scores.observe)])
             value = None if scores.pruned else scores.final(inner.folder)
-        except StageError as error:
-            log.warning("trial %d failed: %s", trial.number, error)
-            trial.set_user_attr("failed", str(error))
-            study.tell(trial, state=TrialState.FAIL)
-        else:
             study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
         shutil.rmtree(inner.folder, ignore_errors=True)
+
+    def _try_at_once(self, run_at_once: RunAtOnce, study: Study, ctx: RunContext) -> int:
+        """Train the trials that depend on no other side by side, and return how many there were."""
+        prepared: dict[Path, Trial] = {}
+        for trial in _independent_trials(study, self.search, ctx.seed):
+            stage = with_parameters(self.trained, trial.params)
+            inner = _trial_context(stage, trial.number, ctx)
+            with _failing(trial, study):
+                _prepare(stage, inner)
+                prepared[inner.folder] = trial
+        failures = run_at_once(list(prepared))
+        for (folder, trial), failure in zip(prepared.items(), failures, strict=True):
+            scores = TrialScores(trial, self.search.metric, prunes=False)
+            with _failing(trial, study):
+                if failure is not None:
+                    raise StageError(failure)
+                scores.repeat(folder)
+                study.tell(trial, scores.final(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(prepared)
 
     def _report(self, study: Study, ctx: RunContext) -> Report:
         """Write the best settings and return what was tried. Raises StageError where no trial ended."""
@@ -144,32 +164,80 @@ def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+@contextmanager
+def _failing(trial: Trial, study: Study) -> Iterator[None]:
+    """Tell the study if a trial fails, and go on."""
+    from optuna.trial import TrialState
+
+    try:
+        yield
+    except StageError as error:
+        log.warning("trial %d failed: %s", trial.number, error)
+        trial.set_user_attr("failed", str(error))
+        study.tell(trial, state=TrialState.FAIL)
+
+
+def _prepare(stage: TrainStage, inner: RunContext) -> None:
+    for notice in stage.notices(inner, alone=True):
+        log.warning(notice)
+    stage.prepare(inner)
+
+
 def _trial_context(stage: TrainStage, number: int, ctx: RunContext) -> RunContext:
     """Return the context of a trial: a stage folder in the work folder of the search."""
     folder = ctx.work / "trials" / f"{number:04d}"
     (folder / ".work").mkdir(parents=True, exist_ok=True)
     file = read_stage(ctx.folder)
     made = {"settings": stage.model_dump(mode="json"), "neutral": stage.neutral()}
-    identity = file.identity.model_copy(update=made)
-    write_whole(folder / "stage.json", file.model_copy(update={"identity": identity}).model_dump_json())
+    update = {
+        "name": f"{ctx.name}.{number}",
+        "folders": {name: os.path.relpath(path, folder.parent) for name, path in ctx.inputs.items()},
+        "identity": file.identity.model_copy(update=made),
+    }
+    write_whole(folder / "stage.json", file.model_copy(update=update).model_dump_json())
     return replace(ctx, folder=folder)
 
 
 def _next_trial(study: Study, search: Search, seed: int) -> Trial | None:
     """Return the trial that was interrupted, or a new one; None when all are done."""
-    from optuna.samplers import TPESampler
     from optuna.trial import Trial, TrialState
 
     trials = study.get_trials(deepcopy=False)
     for each in trials:
         if each.state == TrialState.RUNNING:
             return Trial(study, each._trial_id)
-    if len(trials) >= search.trials:
-        return None
-    study.sampler = TPESampler(
-        seed=(seed + 7919 * len(trials)) % 2**32, n_startup_trials=min(STARTUP, search.trials // 2)
-    )
+    return _new_trial(study, search, seed) if len(trials) < search.trials else None
+
+
+def _new_trial(study: Study, search: Search, seed: int) -> Trial:
+    from optuna.samplers import TPESampler
+
+    number = len(study.get_trials(deepcopy=False))
+    study.sampler = TPESampler(seed=(seed + 7919 * number) % 2**32, n_startup_trials=_at_random(search))
     return study.ask({name: _distribution(values) for name, values in search.parameters.items()})
+
+
+def _at_random(search: Search) -> int:
+    """Return how many trials are at random before the sampler learns from them."""
+    return min(STARTUP, search.trials // 2)
+
+
+def _never_pruned(search: Search) -> int:
+    """Return how many of the first trials the pruner lets end, whatever the others score."""
+    if search.prune == "median":
+        return min(5, search.trials // 4)
+    return search.trials if search.prune is False else 0
+
+
+def _independent_trials(study: Study, search: Search, seed: int) -> list[Trial]:
+    """Return those of the first trials that depend on no other and have not ended yet."""
+    from optuna.trial import Trial, TrialState
+
+    first = min(_at_random(search), _never_pruned(search))
+    while len(study.get_trials(deepcopy=False)) < first:
+        _new_trial(study, search, seed)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [Trial(study, each._trial_id) for each in running if each.number < first]
 
 
 def _distribution(values: Range) -> BaseDistribution:
@@ -188,7 +256,7 @@ def _pruner(search: Search) -> BasePruner:
 
     if search.prune == "hyperband":
         return HyperbandPruner()
-    return NopPruner() if search.prune is False else MedianPruner(n_startup_trials=min(5, search.trials // 4))
+    return NopPruner() if search.prune is False else MedianPruner(n_startup_trials=_never_pruned(search))
 
 
 @contextmanager

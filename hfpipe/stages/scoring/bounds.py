@@ -39,8 +39,10 @@ class Bound(Settings):
 
     @model_validator(mode="after")
     def _check_complete(self) -> Self:
+        # A stage's folder holds every setting, with its default.
+        stored = self.model_fields_set == type(self).model_fields.keys()
         for name in ("by", "p"):
-            if self.beats is None and name in self.model_fields_set:
+            if self.beats is None and name in self.model_fields_set and not stored:
                 raise ValueError(
                     f"`{name}` goes with `beats`, which names the baseline; add it or delete `{name}`"
                 )
