@@ -23,15 +23,15 @@ def count(value: float) -> str:
     """Return a count in full below 100,000, and above with three digits and its scale, as 1.23M."""
     if value < 1e5:
         return f"{value:,.0f}"
-    return _scaled(value, ("", "k", "M", "B", "T"))
+    return _scale(value, ("", "k", "M", "B", "T"))
 
 
 def memory(size: float) -> str:
     """Return bytes with three digits in decimal units, as 12.3 MB."""
-    return _scaled(size, (" B", " kB", " MB", " GB", " TB"))
+    return _scale(size, (" B", " kB", " MB", " GB", " TB"))
 
 
-def _scaled(value: float, units: Sequence[str]) -> str:
+def _scale(value: float, units: Sequence[str]) -> str:
     for unit in units[:-1]:
         if value < 999.5:
             return f"{value:.3g}{unit}"

@@ -42,7 +42,7 @@ def watch_stages(steps: Sequence[PlannedStage], recipe: Path) -> int:
         while True:
             found = [read_status(step) for step in steps]
             live.update(_screen(found), refresh=True)
-            seen = time.monotonic() if _runs(found) else seen
+            seen = time.monotonic() if _is_any_running(found) else seen
             if _is_over(found, seen):
                 break
             time.sleep(PAUSE)
@@ -60,13 +60,13 @@ def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path) -> int:
             if status.state != "waiting" and said.get(status.name) != at:
                 said[status.name] = at
                 say(_line(status))
-        seen = time.monotonic() if _runs(found) else seen
+        seen = time.monotonic() if _is_any_running(found) else seen
         if _is_over(found, seen):
             return _print_ending(found, recipe)
         time.sleep(PAUSE)
 
 
-def _runs(found: Sequence[StageStatus]) -> bool:
+def _is_any_running(found: Sequence[StageStatus]) -> bool:
     return any(status.state == "running" for status in found)
 
 

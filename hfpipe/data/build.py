@@ -116,7 +116,7 @@ def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     columns = [*_columns(texts, labels, ids), *opened.talks.summary(), *spans.summary()]
     return Report(
         kind="dataset",
-        summary="; ".join([*_rows(ledger, found.splits), *columns, *_reading(given, plan, filled)]),
+        summary="; ".join([*_rows(ledger, found.splits), *columns, *_describe_reading(given, plan, filled)]),
         data=found,
         ledger=closed,
         facts={"text": texts, **_read_facts(given, plan, filled)},
@@ -147,19 +147,19 @@ def _rename_columns(known: Mapping[str, T], plan: Plan) -> dict[str, T]:
 def _read_facts(given: SourceRows, plan: Plan, filled: Mapping[str, int]) -> dict[str, Any]:
     """Return what was detected, added or skipped while reading, as JSON for the report."""
     found = {"files": given.found.files, "left_out": given.found.left_out, "filled": dict(filled)}
-    return found | _sampled(given, plan)
+    return found | _count_sampled(given, plan)
 
 
-def _reading(given: SourceRows, plan: Plan, filled: Mapping[str, int]) -> Iterator[str]:
+def _describe_reading(given: SourceRows, plan: Plan, filled: Mapping[str, int]) -> Iterator[str]:
     """Yield the facts of `_read_facts` as phrases for the summary."""
-    if read := _sampled(given, plan).get("limit"):
+    if read := _count_sampled(given, plan).get("limit"):
         yield f"an even sample of {read['read']:,} rows"
     yield from given.found.summary()
     for name, count in filled.items():
         yield f"{name!r} is null in {count:,} rows that lack it"
 
 
-def _sampled(given: SourceRows, plan: Plan) -> dict[str, dict[str, int]]:
+def _count_sampled(given: SourceRows, plan: Plan) -> dict[str, dict[str, int]]:
     if plan.limit is None or all(count <= plan.limit for count in given.read.values()):
         return {}
     kept = sum(min(count, plan.limit) for count in given.read.values())

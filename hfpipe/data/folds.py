@@ -35,7 +35,7 @@ def assign_folds(
 
     Raises DataError when there are fewer groups than folds.
     """
-    groups = _numbered(rows, [group] if group is not None else inputs, keep_missing=group is None)
+    groups = _number_rows(rows, [group] if group is not None else inputs, keep_missing=group is None)
     there = len(np.unique(groups))
     if there < count:
         what = f"different values of {group!r}" if group is not None else "different rows"
@@ -64,7 +64,7 @@ def _classes(rows: datasets.Dataset, label: str, count: int) -> np.ndarray:
     )
 
 
-def _numbered(rows: datasets.Dataset, columns: Sequence[str], *, keep_missing: bool) -> np.ndarray:
+def _number_rows(rows: datasets.Dataset, columns: Sequence[str], *, keep_missing: bool) -> np.ndarray:
     """Return a number for each row that rows with equal values share; a missing value is like no other."""
     found = np.empty(len(rows), dtype=np.int64)
     numbers: dict[Any, int] = {}

@@ -76,14 +76,14 @@ def _nested(head: Sequence[Row], name: str) -> pa.DataType | None:
 
 def _not_json(row: Row, name: str, error: ValueError | TypeError) -> DataError:
     if isinstance(error, UnicodeEncodeError):
-        return _half_a_character(row, name)
+        return _surrogate_error(row, name)
     return DataError(
         f"{row.place}: {name!r} holds {error}, which cannot be kept inside an object; write it as a string, "
         "or leave the column out with `columns`"
     )
 
 
-def _half_a_character(row: Row, name: str) -> DataError:
+def _surrogate_error(row: Row, name: str) -> DataError:
     return DataError(
         f"{row.place}: {name!r} holds half a character (a lone surrogate); add `clean: [unicode]` "
         "if it is text, or leave it out with `columns`"
@@ -116,7 +116,7 @@ def _misfit_error(rows: Sequence[Row], name: str, kind: pa.DataType | None) -> D
         try:
             pa.array([value], kind)
         except UnicodeEncodeError:
-            return _half_a_character(row, name)
+            return _surrogate_error(row, name)
         except OverflowError:
             return DataError(
                 f"{row.place}: {name!r} is {value!r:.40}, too large for {kind or 'int64'}; {fix}"

@@ -76,7 +76,7 @@ def examine_recipe(
 
     Raises RecipeError when there is no such stage or comparison.
     """
-    checks = _chosen(only)
+    checks = _choose_checks(only)
     steps = plan_recipe(recipe, runs)
     trained: dict[str, str] = {}
     for step in steps:  # of several trainings of a stage, the first
@@ -100,7 +100,7 @@ def examine_recipe(
                 yield replace(_run(check, name, trials), note=toy.note)
 
 
-def _chosen(only: Sequence[str]) -> list[_Check]:
+def _choose_checks(only: Sequence[str]) -> list[_Check]:
     names = [check.name for check in CHECKS]
     if unknown := [name for name in only if name not in names]:
         message = f"--only {unknown[0]}: there is no such comparison; write one of {', '.join(names)}"
@@ -124,30 +124,30 @@ def _run(check: _Check, stage: str, trials: Trials) -> Deviation:
 FOUR_PASSES = {"per_device_train_batch_size": EXAMPLES // 4, "gradient_accumulation_steps": 4}
 
 
-def _accumulation(trials: Trials) -> tuple[float, float]:
+def _compare_accumulation(trials: Trials) -> tuple[float, float]:
     return trials.plain.compare(trials.gradient("accumulation", **FOUR_PASSES))
 
 
-def _processes(trials: Trials) -> tuple[float, float]:
+def _compare_processes(trials: Trials) -> tuple[float, float]:
     devices = torch.cuda.device_count()
     if not on_cpu() and devices < 2:
         raise NotApplicable(f"two processes need two GPUs, and there is {devices}")
     return trials.plain.compare(trials.gradient("processes", processes=2))
 
 
-def _packing(trials: Trials) -> tuple[float, float]:
+def _compare_packing(trials: Trials) -> tuple[float, float]:
     alone, together = packed_gradients(trials.toy)
     return alone.compare(together)
 
 
-def _compiled(trials: Trials) -> tuple[float, float]:
+def _compare_compiled(trials: Trials) -> tuple[float, float]:
     if on_cpu() and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise NotApplicable("torch.compile needs a C++ compiler on a CPU, and there is none")
     # A batch with the last, shorter example runs eagerly; the other three of four passes do not.
     return trials.plain.compare(trials.gradient("compiled", compile=True, **FOUR_PASSES))
 
 
-def _bf16(trials: Trials) -> tuple[float, float]:
+def _compare_bf16(trials: Trials) -> tuple[float, float]:
     if not bf16_pays() and trials.toy.stage.training.get("bf16") is not True:
         what = "processor" if on_cpu() else "GPU"
         raise NotApplicable(
@@ -156,19 +156,19 @@ def _bf16(trials: Trials) -> tuple[float, float]:
     return trials.plain.compare(trials.gradient("bf16", bf16=True))
 
 
-def _resumed(trials: Trials) -> tuple[float, float]:
+def _compare_resumed(trials: Trials) -> tuple[float, float]:
     straight = trials.several_steps("straight")
     resumed = trials.several_steps("resumed", stopped_after=1)
     return abs(resumed.loss / straight.loss - 1), relative_distance(straight.weights, resumed.weights)
 
 
 CHECKS = (
-    _Check("accumulation", "accumulation 1 v 4", _accumulation, 1e-5, 1e-4),
-    _Check("processes", "processes 1 v 2", _processes, 1e-5, 1e-4),
-    _Check("packing", "packed v separate documents", _packing, 1e-5, 1e-4),
-    _Check("compile", "compiled v eager", _compiled, 1e-5, 1e-3),
-    _Check("bf16", "bfloat16 v float32", _bf16, 1e-2, 1e-1),
-    _Check("resume", "resumed v straight", _resumed, 0.0, 0.0),
+    _Check("accumulation", "accumulation 1 v 4", _compare_accumulation, 1e-5, 1e-4),
+    _Check("processes", "processes 1 v 2", _compare_processes, 1e-5, 1e-4),
+    _Check("packing", "packed v separate documents", _compare_packing, 1e-5, 1e-4),
+    _Check("compile", "compiled v eager", _compare_compiled, 1e-5, 1e-3),
+    _Check("bf16", "bfloat16 v float32", _compare_bf16, 1e-2, 1e-1),
+    _Check("resume", "resumed v straight", _compare_resumed, 0.0, 0.0),
 )
 """Tolerances are those of rounding: in float32 sums in another order, in bfloat16 products of 8 bits.
 

@@ -87,7 +87,7 @@ def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progres
     stage = known.stages[name]
     assert isinstance(stage, (Pretrain, Finetune))
     notes: list[str] = []
-    task = _shorter(stage.task)
+    task = _shorten_task(stage.task)
     data = _rows(stage, task, known, notes)
     data.save_to_disk(str(folder / "data"))
     tokenizer = _tokenizer(stage, known, folder, progress, notes)
@@ -125,7 +125,7 @@ def _on_folder(
     return stage.model_copy(update=update | inputs)
 
 
-def _shorter(task: TaskConfig) -> TaskConfig:
+def _shorten_task(task: TaskConfig) -> TaskConfig:
     """Return the task with short examples, where its other settings allow that."""
     if task.length <= TOKENS:
         return task

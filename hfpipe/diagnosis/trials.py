@@ -142,7 +142,7 @@ class Trials:
         )
         ctx = context(toy.folder / name, toy.base, toy.seed, self._progress)
         if stopped_after is not None:
-            ctx = _stopping(ctx, stopped_after)
+            ctx = _stopping_context(ctx, stopped_after)
         settings = stage.model_dump(mode="json")
         identity = StageIdentity(
             kind=stage.kind, version=stage.version, seed=toy.seed, settings=settings, files={}, inputs={}
@@ -158,7 +158,7 @@ class Trials:
         return Outcome(loss, _weights(ctx.folder))
 
 
-def _stopping(ctx: RunContext, steps: int) -> RunContext:
+def _stopping_context(ctx: RunContext, steps: int) -> RunContext:
     """Return a context whose training is stopped, as by a scheduler, after some steps."""
 
     @contextmanager

@@ -129,7 +129,7 @@ def encode(
         name = name or partial(name_row, rows)
         number, state = shards.resume()
         read = _check_batches(batches_of(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
-        batches = _encoded(made, prefetch(read), name, tokenizer, facts, advance)
+        batches = _encode_batches(made, prefetch(read), name, tokenizer, facts, advance)
         advance(state.rows)
         if laid_end_to_end and config.best_fit:
             batches = pack_best_fit(batches, config.length, config.shared, encoder.opening_ids(tokenizer))
@@ -185,7 +185,7 @@ def _is_present(value: Any, kind: str | None, classes: Sequence[str] | None) -> 
     return all(one in range(len(classes)) for one in each)
 
 
-def _encoded(
+def _encode_batches(
     made: Callable[..., Rows],
     batches: Iterator[tuple[range, Rows]],
     name: Callable[[int], str],

@@ -69,12 +69,12 @@ def _lines(given: Any, inputs: Sequence[str]) -> Iterator[str | Mapping[str, Any
             return
         if len(line) > LONGEST:
             raise DataError(f"{LINE} {number}: is longer than {LONGEST / 1e6:.0f} MB; split it into lines")
-        text = _decoded(line, number) if isinstance(line, bytes) else line
+        text = _decode(line, number) if isinstance(line, bytes) else line
         text = text.removesuffix("\n").removesuffix("\r")
         yield text if text.strip() else nothing
 
 
-def _decoded(line: bytes, number: int) -> str:
+def _decode(line: bytes, number: int) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:

@@ -99,13 +99,15 @@ class Predictor:
     def batch(self, place: str, row: Asked) -> Batch:
         """Return the batch of a row's example. Raises DataError if the row is split into several."""
         with TemporaryDirectory() as folder:
-            examples, _ = self._encoded([(place, row)], Path(folder))
+            examples, _ = self._encode_rows([(place, row)], Path(folder))
             if len(examples) != 1:
                 raise DataError(f"{place}: is split into {len(examples)} windows; give a shorter text")
             batch = self.reading.batch(examples, np.zeros(1, dtype=np.int64))
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
-    def _encoded(self, chunk: Sequence[tuple[str, Asked]], folder: Path) -> tuple[Examples, dict[str, int]]:
+    def _encode_rows(
+        self, chunk: Sequence[tuple[str, Asked]], folder: Path
+    ) -> tuple[Examples, dict[str, int]]:
         reading = self.reading
         return encode(
             reading.task,
@@ -122,7 +124,7 @@ class Predictor:
         self, chunk: Sequence[tuple[str, Asked]], before: int
     ) -> tuple[list[dict[str, Any] | None], dict[str, int]]:
         with TemporaryDirectory() as folder:
-            examples, ledger = self._encoded(chunk, Path(folder))
+            examples, ledger = self._encode_rows(chunk, Path(folder))
             examples.first = before
             found = dict(self._predict_rows(examples))
         if len(found) < len(chunk):

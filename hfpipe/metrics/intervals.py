@@ -135,12 +135,14 @@ def _binomial_midp(successes: float, trials: float, confidence: float) -> tuple[
     """Return the shares under which the trials are not among the `1 - confidence` most unlikely, by mid-P."""
     tail = (1 - confidence) / 2
     failures = trials - successes
-    low = 0.0 if successes == 0 else _root(lambda share: _at_least(successes, trials, share) - tail)
-    high = 1.0 if failures == 0 else 1 - _root(lambda share: _at_least(failures, trials, share) - tail)
+    low = 0.0 if successes == 0 else _root(lambda share: _probability_above(successes, trials, share) - tail)
+    high = (
+        1.0 if failures == 0 else 1 - _root(lambda share: _probability_above(failures, trials, share) - tail)
+    )
     return low, high
 
 
-def _at_least(successes: float, trials: float, share: float) -> float:
+def _probability_above(successes: float, trials: float, share: float) -> float:
     """Return the probability of more successes than this, plus half of that of as many."""
     more = betainc(successes + 1, trials - successes, share) if successes < trials else 0.0
     return float((betainc(successes, trials - successes + 1, share) + more) / 2)

@@ -151,12 +151,12 @@ class Tally:
         if self.n == 0:
             raise StageError(f"{metric.name}: no example was counted; the split is empty")
         rows = slice(0, 1 + self.resamples)
-        values = self._valued(metric, self.arrays()[0][rows, 0], self._sums_of(metric)[rows])
+        values = self._compute_values(metric, self.arrays()[0][rows, 0], self._sums_of(metric)[rows])
         if not np.isfinite(values[0]):
             raise StageError(f"{metric.name} is {values[0]}: the model's outputs are not finite numbers")
         return values
 
-    def _valued(self, metric: Metric, counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    def _compute_values(self, metric: Metric, counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return np.where(counts > 0, metric.value(sums), np.nan)
 
@@ -171,7 +171,7 @@ class Tally:
             slice(1 + 2 * self.resamples, None),
         )
         there = counts[blocks] > 0
-        left = self._valued(metric, counts[0] - counts[blocks], sums[0] - sums[blocks])[there]
+        left = self._compute_values(metric, counts[0] - counts[blocks], sums[0] - sums[blocks])[there]
         sample = self.sample or sample_independent_rows(self.n)
         proportion, outcomes = self._proportion(metric, sums, sums[blocks][there], sample)
         return Series(

@@ -169,7 +169,7 @@ def _field(node: ast.AnnAssign, enums: Mapping[str, tuple[str, ...]], doc: str) 
     assert isinstance(node.target, ast.Name)
     form, value = read_annotation(node.annotation, enums), node.value
     if not isinstance(value, ast.Call):
-        return Field(form, _literal(value), _documented(node.target.id, doc))
+        return Field(form, _literal(value), _find_help(node.target.id, doc))
     given = {keyword.arg: keyword.value for keyword in value.keywords}
     metadata = given.get("metadata")
     entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
@@ -190,7 +190,7 @@ def _literal(node: ast.expr | None) -> Any:
         return None
 
 
-def _documented(name: str, doc: str) -> str:
+def _find_help(name: str, doc: str) -> str:
     """Return the description of one argument in a class docstring."""
     match = re.search(rf"^(\s*){name} \(.*\):\n((\1\s+.*\n?)+)", doc, re.MULTILINE)
     return " ".join(match[2].split()) if match else ""

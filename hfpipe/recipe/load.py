@@ -73,7 +73,7 @@ def load_recipe(
     apply_overrides(document, overrides)
     reader = _Reader(document, kinds, tasks)
     name, seed, stages = reader.read()
-    stages, failures = _resolve_stages(_expanded(stages), path.parent)
+    stages, failures = _resolve_stages(_expand_repeats(stages), path.parent)
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
     problems += [
@@ -88,7 +88,7 @@ def load_recipe(
     return recipe
 
 
-def _expanded(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+def _expand_repeats(stages: Mapping[str, Stage]) -> dict[str, Stage]:
     """Return the stages that those of the recipe stand for, as those of a training for each seed."""
     found: dict[str, Stage] = {}
     for name, stage in stages.items():

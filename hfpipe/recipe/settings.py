@@ -90,7 +90,7 @@ def mistakes(
     details = [d for d in error.errors(include_url=False) if d["type"] != "missing" or d["loc"] not in [lost]]
     found = [_Mistake(cls, data, path, detail) for detail in details[:_AT_ONCE]]
     problems: list[Problem] = []
-    for group in _grouped(found):
+    for group in _group_mistakes(found):
         wanted = list(dict.fromkeys(mistake.wanted for mistake in group if mistake.wanted))
         if len(group) > 1 and wanted:
             problems.append(group[0].expected(wanted))
@@ -184,7 +184,7 @@ def _steps(data: Any, detail: ErrorDetails) -> tuple[Keys, str | None]:
     return tuple(steps), branch
 
 
-def _grouped(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
+def _group_mistakes(mistakes: list[_Mistake]) -> Iterator[list[_Mistake]]:
     """Group the errors of one value; of a union's members only the best matching ones are kept."""
     left = list(mistakes)
     while left:

@@ -57,7 +57,7 @@ def find_code(code: Code, base: Path) -> Path:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # last two: code nested too deep
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise DataError(f"{code}: {file}{line} is not Python: {getattr(error, 'msg', error)}") from None
-    names = _defined(tree)
+    names = _bound_names(tree)
     if code.attribute not in names:
         close = difflib.get_close_matches(code.attribute, names, n=1)
         tail = f"; did you mean {close[0]!r}?" if close else ""
@@ -90,7 +90,7 @@ def describe_failure(code: Code, base: Path, error: BaseException) -> str:
     return f"{code} failed{where}: {typed_line(error)}; fix the task"
 
 
-def _defined(tree: ast.Module) -> set[str]:
+def _bound_names(tree: ast.Module) -> set[str]:
     """Return the names a module binds at its top level."""
     names: set[str] = set()
     for node in tree.body:

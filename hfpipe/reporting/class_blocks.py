@@ -173,11 +173,11 @@ def choices_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     confidence = np.array([max(scores) for scores in frame["scores"]], dtype=np.float64)
     yield _reliability(confidence, right)
     order = np.argsort(np.where(right, np.inf, -confidence), kind="stable")[:EXAMPLES]
-    examples = [_chosen(frame, int(number)) for number in order if not right[number]]
+    examples = [_class_example(frame, int(number)) for number in order if not right[number]]
     yield Block("Most confident mistakes", examples=examples)
 
 
-def _chosen(frame: pd.DataFrame, number: int) -> Example:
+def _class_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     inputs = frame.attrs.get("inputs", [])
     lists = [name for name in inputs if holds_lists(row[name])]
@@ -230,10 +230,10 @@ def numbers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     points = [(float(reference[number]), float(prediction[number])) for number in some]
     yield Block("Predicted and expected", picture=scatter(points, "reference", "prediction"))
     worst = np.argsort(-np.abs(prediction - reference), kind="stable")[:EXAMPLES]
-    yield Block("Largest errors", examples=[_numeric(frame, int(number)) for number in worst])
+    yield Block("Largest errors", examples=[_number_example(frame, int(number)) for number in worst])
 
 
-def _numeric(frame: pd.DataFrame, number: int) -> Example:
+def _number_example(frame: pd.DataFrame, number: int) -> Example:
     row = frame.iloc[number]
     answers = [
         ("predicted", [Span(f"{row['prediction']:.4g}", "wrong")]),

@@ -51,7 +51,9 @@ def tags_blocks(frame: pd.DataFrame) -> Iterator[Block]:
         f"{(wrong > 0).sum():,} of {len(wrong):,} sentences have a word whose tag is wrong; those with most."
     )
     yield Block(
-        "Sentences with mistakes", note, examples=[_tagged(frame.iloc[number], words[0]) for number in worst]
+        "Sentences with mistakes",
+        note,
+        examples=[_tagged_example(frame.iloc[number], words[0]) for number in worst],
     )
 
 
@@ -59,7 +61,7 @@ def _count_differences(reference: Sequence[str], prediction: Sequence[str]) -> i
     return sum(a != b for a, b in zip(reference, prediction, strict=False))
 
 
-def _tagged(row: Any, words: str) -> Example:
+def _tagged_example(row: Any, words: str) -> Example:
     answers = []
     for title, column, other in (
         ("predicted", "prediction", "reference"),
@@ -86,12 +88,12 @@ def answers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     pairs = zip(frame["prediction"], frame["reference"], strict=True)
     right = np.array([given in list(accepted) or not (given or len(accepted)) for given, accepted in pairs])
     order = np.argsort(np.where(right, -np.inf, frame["score"].to_numpy()))[::-1][:EXAMPLES]
-    examples = [_answered(frame, int(number), inputs[-1]) for number in order if not right[number]]
+    examples = [_answered_example(frame, int(number), inputs[-1]) for number in order if not right[number]]
     note = f"{right.sum():,} of {len(right):,} answers are exactly one of the accepted ones."
     yield Block("Most confident wrong answers", note, examples=examples)
 
 
-def _answered(frame: pd.DataFrame, number: int, context_column: str) -> Example:
+def _answered_example(frame: pd.DataFrame, number: int, context_column: str) -> Example:
     row = frame.iloc[number]
     start, end, context = int(row["start"]), int(row["end"]), str(row[context_column])
     around = CHARACTERS // 2

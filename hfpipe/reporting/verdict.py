@@ -74,12 +74,12 @@ def _title(score: Score, *, failed: bool) -> tuple[str, State]:
     if not sides:
         return f"{score.metric} {number_format.number(score.value)}, without a baseline", state
     order = ("worse than", "no clear difference from", "better than")
-    words = "; ".join(f"{side} {_listed(sides[side])}" for side in order if side in sides)
+    words = "; ".join(f"{side} {_join_names(sides[side])}" for side in order if side in sides)
     head = "A requirement is not met; " if failed else ""
     return head + words if head else words[0].upper() + words[1:], state
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -55,7 +55,7 @@ class Learner:
 
         Raises StageError when the trainer fails.
         """
-        trained = self._untrained()
+        trained = self._new_tokenizer()
         try:
             alphabet, feed = (
                 ([], _split_long(texts)) if self.algorithm == "bpe" else self._find_characters(texts)
@@ -63,7 +63,7 @@ class Learner:
             trained.train_from_iterator(feed, self._trainer(trained, alphabet))
         except Exception as error:  # Tokenizers raises bare Exceptions
             raise StageError(f"{self.algorithm}: the trainer gave up: {one_line(error)}") from error
-        tokenizer = self._untrained()
+        tokenizer = self._new_tokenizer()
         tokenizer.model = self._model(trained)
         tokenizer.add_special_tokens([_special(token) for token in self.style.tokens])
         tokenizer.add_tokens(entries(self._specials[len(self.style.tokens) :]))
@@ -78,7 +78,7 @@ class Learner:
     def _unknown(self) -> str | None:
         return self.style.roles.get("unk_token")
 
-    def _untrained(self) -> Tokenizer:
+    def _new_tokenizer(self) -> Tokenizer:
         """Return a complete tokenizer except for its vocabulary."""
         if self.algorithm == "wordpiece":
             tokenizer = Tokenizer(models.WordPiece(unk_token=self._unknown))
@@ -104,7 +104,7 @@ class Learner:
     def _find_characters(self, texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
         """Return the characters to learn, and the normalized texts with others replaced by spaces."""
         # A separate normalizer: that of the tokenizer in training is locked while it reads the texts.
-        normalize = self._untrained().normalizer.normalize_str
+        normalize = self._new_tokenizer().normalizer.normalize_str
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(normalize(text))

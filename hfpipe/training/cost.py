@@ -137,7 +137,7 @@ def measured_shape(model: Any, config: PretrainedConfig) -> Shape:
         trained=model.num_parameters(only_trainable=True),
         body=parameters - sum(looked_up.values()) - (0 if tied else head),
         head=head,
-        factored=sum(_factored(weight) for weight in model.parameters() if weight.requires_grad),
+        factored=sum(_factored_size(weight) for weight in model.parameters() if weight.requires_grad),
         matrices=sum(weight.numel() for weight in hidden_matrices(model) if weight.requires_grad),
         vocabulary=text.vocab_size,
         layers=text.num_hidden_layers + crossed,
@@ -235,7 +235,7 @@ def _first(config: PretrainedConfig, names: Sequence[str]) -> int | None:
     return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
-def _factored(weight: torch.Tensor) -> int:
+def _factored_size(weight: torch.Tensor) -> int:
     if weight.dim() < 2:
         return weight.numel()
     return weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2]

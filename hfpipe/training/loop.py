@@ -172,7 +172,7 @@ def _checkpoint(ctx: RunContext) -> Path | None:
 def _facts(trainer: TaskTrainer, plan: TrainingPlan) -> dict[str, Any]:
     history = trainer.state.log_history
     seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
-    evaluated = _evaluated(trainer)
+    evaluated = _validation_scores(trainer)
     lengths = trainer.examples.lengths
     return {
         "steps": trainer.state.global_step,
@@ -189,7 +189,7 @@ def _facts(trainer: TaskTrainer, plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def _evaluated(trainer: TaskTrainer) -> dict[str, Any]:
+def _validation_scores(trainer: TaskTrainer) -> dict[str, Any]:
     """Return the last scores on the validation split of the model that is kept; empty when there are none."""
     state = trainer.state
     best = state.best_global_step if trainer.args.load_best_model_at_end else None

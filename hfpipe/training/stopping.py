@@ -23,7 +23,7 @@ class AgreedStop:
 
     def __init__(self, request: StopRequest, accelerator: Accelerator) -> None:
         self.request, self._accelerator = request, accelerator
-        self._asked: torch.Tensor | None = None
+        self._request: torch.Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
     def sum_counts(self, counts: torch.Tensor, together: int = 1) -> torch.Tensor:
@@ -41,10 +41,10 @@ class AgreedStop:
 
     def _keep_request(self, asked: torch.Tensor) -> None:
         if not asked.is_cuda:
-            self._asked = asked
+            self._request = asked
             return
-        self._asked = torch.empty(asked.shape, dtype=asked.dtype, pin_memory=True)
-        self._asked.copy_(asked, non_blocking=True)
+        self._request = torch.empty(asked.shape, dtype=asked.dtype, pin_memory=True)
+        self._request.copy_(asked, non_blocking=True)
         self._copied = torch.cuda.Event()
         self._copied.record()
 
@@ -54,7 +54,7 @@ class AgreedStop:
             return self.request.number
         if self._copied is not None:
             self._copied.synchronize()
-        if self._asked is None or not self._asked.item():
+        if self._request is None or not self._request.item():
             return None
         return self.request.number or signal.SIGTERM  # of another process, whose signal is not known here
 

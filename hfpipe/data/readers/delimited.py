@@ -62,7 +62,7 @@ class _Table:
     def rows(self, stream: TextIO, *, watch: bool) -> Iterator[Row]:
         """Yield the rows; with `watch`, detect quotes that enclose fields after all."""
         guessed = self._dialect.escape is not None and self._file.options.escape is None
-        reader = self._dialect.reader(self._escaped(stream) if guessed else stream)
+        reader = self._dialect.reader(self._check_escapes(stream) if guessed else stream)
         origin, before = self._origin, self._dialect.skipped + 1
         line = before
         try:
@@ -101,7 +101,7 @@ class _Table:
             f"both are rows, name the columns with {self._advise(header=suggested)}"
         )
 
-    def _escaped(self, lines: TextIO) -> Iterator[str]:
+    def _check_escapes(self, lines: TextIO) -> Iterator[str]:
         r"""Yield the lines; raise DataError for a backslash before a character that needs no escape."""
         meant = re.compile(rf"\\[\\\"\r\n{re.escape(self._dialect.separator)}]")
         for number, line in enumerate(lines, self._dialect.skipped + 1):

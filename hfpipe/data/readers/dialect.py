@@ -71,7 +71,7 @@ def detect_dialect(sample: str, kind: str, options: FileOptions) -> Dialect:
     usual = stated or USUAL[kind]
     for separator in [usual] if stated else [usual, *OTHERS.replace(usual, "")]:
         for dialect in _quotings(sample, kind, separator, skipped, options):
-            if _share(dialect, sample) >= ENOUGH:
+            if _share_of_equal_widths(dialect, sample) >= ENOUGH:
                 return dialect
     ways = list(_quotings(sample, kind, usual, skipped, options))
     return next((way for way in ways if sample_rows(way, sample) is not None), ways[0])
@@ -121,7 +121,7 @@ def _is_escaped(sample: str, doubled: Dialect) -> bool:
     return "\\" not in rest and any('\\"' in field for row in rows for field in row)
 
 
-def _share(dialect: Dialect, sample: str) -> float:
+def _share_of_equal_widths(dialect: Dialect, sample: str) -> float:
     """Return the fraction of rows with as many fields as the first; 0 for one field or broken quotes."""
     rows = sample_rows(dialect, sample)
     if not rows or len(rows[0]) < 2:

@@ -33,7 +33,7 @@ def column_names(
             raise DataError(
                 f"{place}: has {len(first)} fields, but header names {len(header)} "
                 f"({join_names(header)}); name each of them, as with "
-                f"{options.advise(header=_completed(header, len(first)))}"
+                f"{options.advise(header=_complete_names(header, len(first)))}"
             )
         return header
     names = [name.strip("\ufeff \t\r\n\u00a0") for name in first]
@@ -90,7 +90,7 @@ def suggest_names(names: Sequence[str], below: Sequence[Sequence[str]]) -> list[
     return [*others[:text], "text", *others[text:]]
 
 
-def _completed(names: Sequence[str], width: int) -> list[str]:
+def _complete_names(names: Sequence[str], width: int) -> list[str]:
     """Return the names, shortened or completed to the number of columns."""
     return [*names, *(f"column_{number}" for number in range(len(names) + 1, width + 1))][:width]
 

@@ -21,14 +21,14 @@ class RepeatedKeyError(ValueError):
     """An object has a repeated key, for which Python's json would keep only the last value."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _check_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         raise RepeatedKeyError(find_repeated(key for key, _ in pairs))
     return record
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(object_pairs_hook=_check_unique_keys)
 _decode = _DECODER.decode
 _scan = vars(_DECODER)["scan_once"]
 

@@ -52,13 +52,13 @@ class NGrams:
 
     def nll(self, documents: Sequence[Ids]) -> list[np.ndarray]:
         """Return -log p of every id of each document after the ids before it: float64, shape (length,)."""
-        grams = self._numbered(documents)
+        grams = self._number_grams(documents)
         probability = np.full(len(grams), 1 / self.vocabulary)
         for order, level in enumerate(self._levels, start=1):
             probability = level.over(probability, grams % self._base**order)
         return np.split(-np.log(probability), np.cumsum([len(ids) for ids in documents], dtype=int))[:-1]
 
-    def _numbered(self, documents: Sequence[Ids]) -> np.ndarray:
+    def _number_grams(self, documents: Sequence[Ids]) -> np.ndarray:
         """Return the n-gram that ends at each id of the documents, as one number each."""
         begin = np.full(self.order - 1, self._begin)
         parts = [part for ids in documents for part in (begin, np.asarray(ids, np.int64))]
@@ -74,7 +74,7 @@ class NGrams:
     def _count_grams(
         self, documents: Sequence[Ids], grams: np.ndarray, counts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        more = self._numbered(documents)
+        more = self._number_grams(documents)
         return _sum_by_number(np.concatenate([grams, more]), np.concatenate([counts, np.ones_like(more)]))
 
     def _make_levels(self, grams: np.ndarray, counts: np.ndarray) -> Iterator[_Level]:

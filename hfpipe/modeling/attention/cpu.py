@@ -95,13 +95,13 @@ def _attend(
         attention_mask = ones.tril()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query * scale if scale != 1 else query) @ key.transpose(-1, -2)
-    weights = _masked(scores, attention_mask, position_bias).softmax(-1)
+    weights = _mask_scores(scores, attention_mask, position_bias).softmax(-1)
     if dropout:
         weights = apply_dropout(weights, dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
-def _masked(scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+def _mask_scores(scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
     """Return scores (rows, heads, length, length) with the bias added, and the lowest number where masked."""
     if bias is not None:
         scores = scores + bias.to(scores.dtype)

@@ -69,14 +69,14 @@ def _are_equal(one: Tensor, other: Tensor) -> bool:
 @contextmanager
 def identity_head(head: nn.Linear) -> Iterator[None]:
     """Make a model return the input of its output layer as its logits."""
-    vars(head)["forward"] = _unchanged
+    vars(head)["forward"] = _return_hidden
     try:
         yield
     finally:
         del vars(head)["forward"]
 
 
-def _unchanged(hidden: Tensor) -> Tensor:
+def _return_hidden(hidden: Tensor) -> Tensor:
     return hidden
 
 

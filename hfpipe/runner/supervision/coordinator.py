@@ -81,7 +81,7 @@ class Coordinator:
         """The signal that has made that earlier."""
         self._patience = patience
         self._moved = time.monotonic()
-        self._asked: float | None = None
+        self._requested_at: float | None = None
         """When the positions of the members were requested; None after they were reported."""
         self._strangers: set[Channel] = set()
         self._seats: dict[Channel, _Seat] = {}
@@ -159,7 +159,7 @@ class Coordinator:
         self._strangers.discard(channel)
         self._seats[channel] = seat
         self._awaited.discard(_rank(seat))
-        self._moved, self._asked = time.monotonic(), None
+        self._moved, self._requested_at = time.monotonic(), None
         channel.send(kind="welcome", identity=self._me.as_json())
         self._send_signal(seat)
         return True
@@ -168,7 +168,7 @@ class Coordinator:
         kind = message.pop("kind", None)
         if kind == "at":
             seat.at, seat.line = message, None
-            self._moved, self._asked = time.monotonic(), None
+            self._moved, self._requested_at = time.monotonic(), None
         elif kind == "line":
             seat.line = str(message.get("line"))
         elif kind == "left":
@@ -228,13 +228,13 @@ class Coordinator:
         now = time.monotonic()
         if self._ended or not self._seats:
             return
-        if self._asked is not None:
-            if now - self._asked > min(_ANSWER, self._patience) or all(
+        if self._requested_at is not None:
+            if now - self._requested_at > min(_ANSWER, self._patience) or all(
                 seat.line for seat in self._seats.values()
             ):
                 self._report_standings(now)
         elif now - self._moved > self._patience:
-            self._asked = now
+            self._requested_at = now
             for seat in self._seats.values():
                 seat.line = None
                 seat.channel.send(kind="where")
@@ -248,7 +248,7 @@ class Coordinator:
         lines += [f"    process {rank}: has not come" for rank in sorted(self._awaited)]
         first = min(self._seats.values(), key=_rank)
         first.channel.send(kind="say", text="\n".join(lines))
-        self._asked, self._moved, self._patience = None, now, 2 * self._patience
+        self._requested_at, self._moved, self._patience = None, now, 2 * self._patience
 
 
 def _rank(seat: _Seat) -> int:

@@ -85,7 +85,7 @@ def check_repeats(
 def check_single(stage: Stage, above: Mapping[str, Stage]) -> Iterator[Problem]:
     """Yield each reference to a stage that was trained several times, where one model is needed."""
     named = {field: getattr(stage, field, None) for field in ("model", "tokenizer", "teacher")}
-    places = [(field, each) for field, value in named.items() for each in _listed(value)]
+    places = [(field, each) for field, value in named.items() for each in _as_list(value)]
     for field, place in places:
         trained = above.get(place.stage or "") if isinstance(place, Place) else None
         if isinstance(trained, RepeatedTraining):
@@ -96,5 +96,5 @@ def check_single(stage: Stage, above: Mapping[str, Stage]) -> Iterator[Problem]:
             yield Problem(message + same, (field,))
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

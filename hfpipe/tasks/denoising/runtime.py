@@ -90,11 +90,11 @@ class DenoisingEncoder(Encoder):
                 pairs.append((ids, ids[:0]))
                 continue
             random = generator(seed, example["epoch"] if train else None, example["index"])
-            pairs.append(self._noised(ids, tokenizer, random))
+            pairs.append(self._add_noise(ids, tokenizer, random))
         labels = pad([around(said) for _, said in pairs], IGNORED)
         return inputs([around(read) for read, _ in pairs], tokenizer) | {"labels": labels}
 
-    def _noised(
+    def _add_noise(
         self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs and the targets made from a text, int64 each."""

@@ -89,7 +89,7 @@ def _pairs(
 ) -> Iterator[tuple[Sentence, Sentence, int]]:
     start = 0
     while start < len(document):
-        stop = start + _fitting(document[start:], room)
+        stop = start + _count_fitting(document[start:], room)
         if stop - start == 1:
             yield document[start], [], IGNORED
             start = stop
@@ -100,14 +100,14 @@ def _pairs(
             other = others[int(random.integers(len(others)))]
             drawn = other[random.integers(len(other)) :]
             left = room - len(first)
-            yield first, _concatenate(drawn[: _fitting(drawn, left)])[:left], RANDOM
+            yield first, _concatenate(drawn[: _count_fitting(drawn, left)])[:left], RANDOM
             start = middle
         else:
             yield first, _concatenate(document[middle:stop]), FOLLOWS
             start = stop
 
 
-def _fitting(sentences: Document, room: int) -> int:
+def _count_fitting(sentences: Document, room: int) -> int:
     """Return how many leading sentences fit in `room`; at least one."""
     count, used = 1, len(sentences[0])
     while count < len(sentences) and used + len(sentences[count]) <= room:

@@ -75,11 +75,11 @@ def write(
     drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
     if drawn:
         config.num_beams = 1  # sampling uses one beam, whatever the model's own config sets
-    with _configured(bare, config), torch.no_grad():
+    with _with_config(bare, config), torch.no_grad():
         out = bare.generate(
             input_ids=ids,
             attention_mask=mask,
-            logits_processor=_drawing(drawn, random) if drawn else LogitsProcessorList(),
+            logits_processor=_sampling_processors(drawn, random) if drawn else LogitsProcessorList(),
         )
     return _read_output(out[:, start:].cpu().numpy(), tokenizer, config)
 
@@ -148,7 +148,7 @@ def _config(
 
 
 @contextmanager
-def _configured(model: Any, config: GenerationConfig) -> Iterator[None]:
+def _with_config(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Replace the model's config temporarily: arguments of `generate` cannot unset entries of the config."""
     own, model.generation_config = model.generation_config, config
     try:
@@ -157,7 +157,7 @@ def _configured(model: Any, config: GenerationConfig) -> Iterator[None]:
         model.generation_config = own
 
 
-def _drawing(settings: Sampling, random: Sequence[np.random.Generator]) -> LogitsProcessorList:
+def _sampling_processors(settings: Sampling, random: Sequence[np.random.Generator]) -> LogitsProcessorList:
     return LogitsProcessorList(
         [TemperatureLogitsWarper(settings.temperature), TopPLogitsWarper(settings.top_p), Gumbel(random)]
     )

@@ -59,7 +59,7 @@ def prompts(
     """
     whole = [encode_prompt(tokenizer, fill_template(template, PLACE, text)) for text in texts]
     kept = [
-        ids if len(ids) <= length else _shortened(tokenizer, template, text, length)
+        ids if len(ids) <= length else _shorten_source(tokenizer, template, text, length)
         for ids, text in zip(whole, texts, strict=True)
     ]
     return kept, [len(ids) - len(each) for ids, each in zip(whole, kept, strict=True)]
@@ -73,7 +73,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: Text) -> list[int]:
     return ids or [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
 
 
-def _shortened(tokenizer: PreTrainedTokenizerBase, template: str, text: str, length: int) -> list[int]:
+def _shorten_source(tokenizer: PreTrainedTokenizerBase, template: str, text: str, length: int) -> list[int]:
     [pieces] = encode_plain(tokenizer, [text])
     keep = len(pieces)
     while keep > 0:

@@ -89,13 +89,13 @@ def _windows(
     types = encoded.get("token_type_ids") or [[]] * len(encoded["input_ids"])
     for number, text in enumerate(encoded["overflow_to_sample_mapping"]):
         pieces = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
-        spans = [_trimmed(texts[text], *span) if sequence == mine else None for sequence, span in pieces]
+        spans = [_trim(texts[text], *span) if sequence == mine else None for sequence, span in pieces]
         # Without tokens and special tokens the window would be empty.
         ids = encoded["input_ids"][number] or [tokenizer.pad_token_id or 0]
         yield Window(rows[text], ids, types[number], spans or [None])
 
 
-def _trimmed(text: str, start: int, end: int) -> Span | None:
+def _trim(text: str, start: int, end: int) -> Span | None:
     piece = text[start:end]
     start, end = end - len(piece.lstrip()), start + len(piece.rstrip())
     return (start, end) if start < end else None

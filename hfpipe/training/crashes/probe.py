@@ -51,12 +51,12 @@ def probe_batches(trainer: TaskTrainer, batches: Batches, targets: Tensor) -> No
             found.module = None  # a value that is masked out, or the minus infinity of a mask
             loss.backward()
     if not found:
-        found.largest = _overflowing(model)
+        found.largest = _find_overflow(model)
     model.zero_grad(set_to_none=True)
     return found
 
 
-def _overflowing(model: nn.Module) -> str | None:
+def _find_overflow(model: nn.Module) -> str | None:
     """Return the parameter with the largest gradient where the norm of all gradients is not finite."""
     norms = {name: each.grad.norm() for name, each in model.named_parameters() if each.grad is not None}
     if not norms or torch.stack([*norms.values()]).norm().isfinite():

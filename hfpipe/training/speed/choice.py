@@ -128,22 +128,22 @@ class _Choice:
     def make(self) -> Speed:
         """Return the choice."""
         if not on_cpu():
-            return self._on_accelerator()
+            return self._choose_on_accelerator()
         if "auto" not in (self._bf16, self._compile) or not self._is_long():
             return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
         known = recall(self._file, self._key)
         with silence_libraries(), kept_memory():
             if self._seconds(known) < LEAST_SECONDS:
                 return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
-            measured = self._eager(known)
+            measured = self._measure_eager(known)
             bf16 = self._faster_in_bf16(measured) if self._bf16 == "auto" else bool(self._bf16)
-            measured, compiled = self._compiled(measured, "bfloat16" if bf16 else "float32")
+            measured, compiled = self._decide_compiling(measured, "bfloat16" if bf16 else "float32")
         if measured != known:
             remember(self._file, self._key, self._machine, measured)
         log.info("%s", _describe_choice(bf16, compiled, measured, remembered=measured == known))
         return Speed(bf16=bf16, compiled=compiled, measured=measured)
 
-    def _on_accelerator(self) -> Speed:
+    def _choose_on_accelerator(self) -> Speed:
         """Return the choice on a GPU, where rules do."""
         bf16 = bf16_pays() if self._bf16 == "auto" else bool(self._bf16)
         seconds = self._length.seconds
@@ -183,7 +183,7 @@ class _Choice:
             "batch": [self._shares.micro, round(float(lengths.mean()), -1)],
         }
 
-    def _eager(self, known: Measured) -> Measured:
+    def _measure_eager(self, known: Measured) -> Measured:
         """Return the eager times of the dtypes there are to choose from."""
         wanted = list(DTYPES) if self._bf16 == "auto" else ["bfloat16" if self._bf16 else "float32"]
         if all(name in known.eager for name in wanted):
@@ -203,7 +203,7 @@ class _Choice:
         eager = measured.eager
         return "bfloat16" in eager and eager["bfloat16"] < CLEARLY * eager["float32"]
 
-    def _compiled(self, measured: Measured, dtype: str) -> tuple[Measured, bool]:
+    def _decide_compiling(self, measured: Measured, dtype: str) -> tuple[Measured, bool]:
         """Return the measurement, and whether to compile."""
         if self._compile != "auto":
             return measured, bool(self._compile)

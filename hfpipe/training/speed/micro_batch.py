@@ -176,7 +176,11 @@ class MemoryTrial:
         wanted = checkpointing or any(self._training.get(name) for name in CHECKPOINTINGS)
         devices = [self._place] if self._place.type == "cuda" else []
         try:
-            with unchanged_model(model), torch.random.fork_rng(devices), _recomputed(model, wanted=wanted):
+            with (
+                unchanged_model(model),
+                torch.random.fork_rng(devices),
+                _with_checkpointing(model, wanted=wanted),
+            ):
                 self._run_pass(micro)
             return True
         except Exception as error:
@@ -283,7 +287,7 @@ def _shape(parts: Training) -> Shape | None:
 
 
 @contextmanager
-def _recomputed(model: Any, *, wanted: bool) -> Iterator[None]:
+def _with_checkpointing(model: Any, *, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
