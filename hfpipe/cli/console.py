@@ -96,17 +96,17 @@ def progress(*, in_lines: bool = False) -> Iterator[ShowProgress]:
 @contextmanager
 def _lines(title: str, total: int | None) -> Iterator[Advance]:
     """Print how far something is, every `PERCENT` of it but not more often than every `SECONDS`."""
-    started = told = time.monotonic()
+    started = printed_at = time.monotonic()
     far, next_percent, last = 0, PERCENT, ""
 
     def advance(done: int, note: str = "") -> None:
-        nonlocal far, told, next_percent, last
+        nonlocal far, printed_at, next_percent, last
         far, last = far + done, note or last
         now = time.monotonic()
         percent = 100 * far // total if total else 0
-        if now - told < SECONDS or (total and percent < next_percent):
+        if now - printed_at < SECONDS or (total and percent < next_percent):
             return
-        told, next_percent = now, percent + PERCENT
+        printed_at, next_percent = now, percent + PERCENT
         spent = now - started
         parts = [f"{far:,}", number_format.duration(spent)]
         if total:
@@ -183,8 +183,8 @@ def recipes(found: Sequence[RecipeFile]) -> None:
 def report(run: Run, *, every: bool = False) -> None:
     """Print each stage with its time and its summary, then the main scores, or `every` score."""
     table = new_table("stage", "kind", "time", "summary")
-    for name, said in run.reports.items():
-        add_row(table, name, said.kind, number_format.duration(said.seconds), said.summary)
+    for name, written in run.reports.items():
+        add_row(table, name, written.kind, number_format.duration(written.seconds), written.summary)
     print_table(table)
     for name, found in run.reports.items():
         head, rows = number_format.format_trials(found)
@@ -202,22 +202,22 @@ def show_scores(run: Run, *, every: bool = False) -> None:
 
     It has the main scores, or `every` score, those of single classes too.
     """
-    measured = [stage for stage, said in run.reports.items() if said.scores]
+    measured = [stage for stage, written in run.reports.items() if written.scores]
     for stage in measured:
-        said = run.reports[stage]
-        gap = ", difference = model - baseline" if _has_comparisons(said.scores) else ""
-        say(f"\n{stage}: n = {said.scores[0].n:,}, 95 % intervals{gap}")
-        if how := number_format.describe_tests(said):
+        written = run.reports[stage]
+        gap = ", difference = model - baseline" if _has_comparisons(written.scores) else ""
+        say(f"\n{stage}: n = {written.scores[0].n:,}, 95 % intervals{gap}")
+        if how := number_format.describe_tests(written):
             say("; ".join(how))
-        _print_scores(said.scores, MODEL, said.scores if every else run.main_scores(stage))
-        _show_speeds(said.facts)
-        for note in said.facts.get("notes", []):
+        _print_scores(written.scores, MODEL, written.scores if every else run.main_scores(stage))
+        _show_speeds(written.facts)
+        for note in written.facts.get("notes", []):
             say(f"note: {note}")
-        for missing in said.facts.get("left_out", []):
+        for missing in written.facts.get("left_out", []):
             say(f"left out: {missing}")
-        for miss in said.unmet:
+        for miss in written.unmet:
             say(f"not met: {miss}")
-        say("result: " + f"\n{' ' * 8}".join(number_format.verdict(said.scores[0])))
+        say("result: " + f"\n{' ' * 8}".join(number_format.verdict(written.scores[0])))
         _model(run, stage)
     if not measured and run.trained:
         say("")
@@ -331,9 +331,9 @@ def _pipeline(facts: Mapping[str, Any], task: Mapping[str, Any]) -> str | None:
         return None
 
 
-def show_answer(row: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+def show_answer(row: Mapping[str, Any], prediction: Mapping[str, Any]) -> None:
     """Print the beginning of the input of a model, and below it the prediction."""
     asked = "  ".join(map(str, row.values()))
     say(asked if len(asked) <= SHORT else asked[: SHORT - 1] + "…")
-    for line in number_format.format_answer(said):
+    for line in number_format.format_answer(prediction):
         say(f"    {line}")

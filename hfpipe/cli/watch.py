@@ -51,14 +51,14 @@ def watch_stages(steps: Sequence[PlannedStage], recipe: Path) -> int:
 
 def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path) -> int:
     """Print a line for each stage that begins, gets `PERCENT` further, or ends."""
-    said: dict[str, tuple[str, int]] = {}
+    shown_at: dict[str, tuple[str, int]] = {}
     seen = time.monotonic()
     while True:
         found = [read_status(step) for step in steps]
         for status in found:
             at = status.state, int(100 * (status.share or 0)) // PERCENT
-            if status.state != "waiting" and said.get(status.name) != at:
-                said[status.name] = at
+            if status.state != "waiting" and shown_at.get(status.name) != at:
+                shown_at[status.name] = at
                 say(_line(status))
         seen = time.monotonic() if _is_any_running(found) else seen
         if _is_over(found, seen):

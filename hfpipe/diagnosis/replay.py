@@ -204,8 +204,8 @@ class _Replay:
 
         known = [self.crash.examples[row] for row in rows]
         encoded = self.examples.__getitems__([(0, row) for row in rows])
-        told = [{"epoch": each.epoch, "index": each.index} for each in known]
-        batches = self.trainer.data_collator([one | more for one, more in zip(encoded, told, strict=True)])
+        origins = [{"epoch": each.epoch, "index": each.index} for each in known]
+        batches = self.trainer.data_collator([one | more for one, more in zip(encoded, origins, strict=True)])
         restore_random_states(states)
         return probe_batches(self.trainer, batches, self.targets)
 

@@ -79,15 +79,15 @@ class Examples(Dataset[dict[str, Any]]):
 
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         wanted = [index for _, index in keys]
-        told = [{"epoch": epoch, "index": self.first + index} for epoch, index in keys]
+        origins = [{"epoch": epoch, "index": self.first + index} for epoch, index in keys]
         if self._reader is not None:
             stored = wanted if self._chosen is None else self._chosen[wanted].tolist()
             rows = self._reader.rows(stored)
-            return [row | more for row, more in zip(rows, told, strict=True)]
+            return [row | more for row, more in zip(rows, origins, strict=True)]
         columns = self.table[wanted]
         return [
             {name: column[number] for name, column in columns.items()} | more
-            for number, more in enumerate(told)
+            for number, more in enumerate(origins)
         ]
 
     def __getitem__(self, key: Key) -> dict[str, Any]:

@@ -105,13 +105,13 @@ def _frequent(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, .
 
 def _per_class(names: Sequence[str], counts: np.ndarray) -> Iterator[tuple[str, ...]]:
     for number, name in enumerate(names):
-        hits, of, said = counts[number, number], counts[number].sum(), counts[:, number].sum()
+        hits, of, predicted = counts[number, number], counts[number].sum(), counts[:, number].sum()
         yield (
             name,
             f"{of:,}",
-            _format_ratio(hits, said),
+            _format_ratio(hits, predicted),
             _format_ratio(hits, of),
-            _format_ratio(2 * hits, of + said),
+            _format_ratio(2 * hits, of + predicted),
         )
 
 
@@ -210,11 +210,11 @@ def labels_blocks(frame: pd.DataFrame) -> Iterator[Block]:
         (
             name,
             f"{of:,}",
-            _format_ratio(hits, said),
+            _format_ratio(hits, predicted),
             _format_ratio(hits, of),
-            _format_ratio(2 * hits, of + said),
+            _format_ratio(2 * hits, of + predicted),
         )
-        for name, hits, of, said in counts
+        for name, hits, of, predicted in counts
     ]
     yield Block("Per class", head=("class", "rows", "precision", "recall", "F1"), rows=rows)
 

@@ -207,8 +207,8 @@ def _loss_by_length(tokens: np.ndarray, loss: np.ndarray) -> str:
 
 def _loss_example(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example:
     row = frame.iloc[number]
-    said = f"{loss[number]:.3f} nats per token over {int(row['tokens']):,} tokens"
-    return Example(inputs_of(frame, row), [("loss", [Span(said)])])
+    sentence = f"{loss[number]:.3f} nats per token over {int(row['tokens']):,} tokens"
+    return Example(inputs_of(frame, row), [("loss", [Span(sentence)])])
 
 
 def fills_blocks(frame: pd.DataFrame) -> Iterator[Block]:

@@ -53,8 +53,8 @@ class Finetune(TrainStage):
     def resolved(self, above: Mapping[str, Stage]) -> Finetune:
         """Return the stage with the weights of rows that the data set's stage names in `columns`."""
         named = ROW_WEIGHTS in getattr(above.get(self.data.stage or ""), "columns", {})
-        told = self.loss is not None and "row_weights" in self.loss.model_fields_set
-        if not named or told or self.task.weighted_column is None:
+        is_given = self.loss is not None and "row_weights" in self.loss.model_fields_set
+        if not named or is_given or self.task.weighted_column is None:
             return self
         loss = (self.loss or LossSettings()).model_copy(update={"row_weights": ROW_WEIGHTS})
         return self.model_copy(update={"loss": loss})

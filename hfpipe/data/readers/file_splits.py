@@ -136,12 +136,12 @@ def _group_paths(stated: Mapping[Path, str | None], base: Path) -> dict[str | No
     other = next((path for path, split in stated.items() if split is None), None)
     if other is not None:
         example, split = next((path, split) for path, split in stated.items() if split is not None)
-        said = advise(files={split: message_name(example, base), "train": message_name(other, base)})
+        advice = advise(files={split: message_name(example, base), "train": message_name(other, base)})
         if split == "train":
-            said = advise(files={"train": [message_name(example, base), message_name(other, base)]})
+            advice = advise(files={"train": [message_name(example, base), message_name(other, base)]})
         raise DataError(
             f"{message_name(other, base)}: states no split, and {message_name(example, base)} next to it "
-            f"does; name the files of each split, as with {said}, or narrow the pattern"
+            f"does; name the files of each split, as with {advice}, or narrow the pattern"
         )
     return {name: [path for path, split in stated.items() if split == name] for name in splits}
 

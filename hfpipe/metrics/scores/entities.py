@@ -104,8 +104,8 @@ class EntityScore(Metric):
         return np.array(rows, dtype=np.float64).reshape(len(rows), 3 * len(self.types))
 
     def _row(self, reference: Sequence[str], prediction: Sequence[str]) -> list[int]:
-        there, said = set(entities(reference, self.scheme)), set(entities(prediction, self.scheme))
-        counts = [Counter(entity.type for entity in each) for each in (there & said, said, there)]
+        there, predicted = set(entities(reference, self.scheme)), set(entities(prediction, self.scheme))
+        counts = [Counter(entity.type for entity in each) for each in (there & predicted, predicted, there)]
         return [count[kind] for count in counts for kind in self.types]
 
     def value(self, sums: np.ndarray) -> np.ndarray:

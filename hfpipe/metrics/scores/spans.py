@@ -59,11 +59,11 @@ def f1(prediction: str, reference: str, *, version_2: bool = False) -> float:
     In a script without spaces each character counts as a word, as in MLQA's script.
     Answers that normalize to nothing share no word in version 1.1; in version 2 two of them agree.
     """
-    said, right = space_words(normalize_answer(prediction)), space_words(normalize_answer(reference))
-    if version_2 and not (said and right):
-        return float(said == right)
-    shared = sum((Counter(said) & Counter(right)).values())
-    return 2 * shared / (len(said) + len(right)) if shared else 0.0
+    predicted, right = space_words(normalize_answer(prediction)), space_words(normalize_answer(reference))
+    if version_2 and not (predicted and right):
+        return float(predicted == right)
+    shared = sum((Counter(predicted) & Counter(right)).values())
+    return 2 * shared / (len(predicted) + len(right)) if shared else 0.0
 
 
 def best(prediction: str, references: Sequence[str], *, version_2: bool = False) -> tuple[float, float]:

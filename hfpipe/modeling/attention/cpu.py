@@ -83,9 +83,9 @@ def _attend(
     """
     paying = module.training and products_pay(query, key, dropout)
     if options.get("softcap") is not None or not paying:
-        told = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal} | options
+        settings = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal} | options
         usual: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, position_bias=position_bias, **told
+            module, query, key, value, attention_mask, position_bias=position_bias, **settings
         )
         return usual
     key, value = _repeat_heads(key, value, query.shape[1])

@@ -143,8 +143,8 @@ def _text_columns(folder: Path) -> Sequence[str]:
     from hfpipe.encoding.io import facts
     from hfpipe.store.store import done, read_report
 
-    if done(folder) and "text" in (said := read_report(folder).facts):
-        return list(said["text"])
+    if done(folder) and "text" in (known := read_report(folder).facts):
+        return list(known["text"])
     return [name for name, kind in facts(folder).columns.items() if kind in ("string", "strings", "nested")]
 
 

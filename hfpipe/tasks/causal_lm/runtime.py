@@ -82,9 +82,9 @@ class CausalLMEncoder(Encoder):
             for row, ids in enumerate(encoded)
             for window in document_windows(ids, begin, length, stride)
         ]
-        numbers, read, said = zip(*windows, strict=True)
+        numbers, read, learned = zip(*windows, strict=True)
         lost = at_first(lost_bytes(tokenizer, texts, encoded), numbers)
-        return {"input_ids": read, "labels": said, "lost": lost, "row": numbers}
+        return {"input_ids": read, "labels": learned, "lost": lost, "row": numbers}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool

@@ -91,7 +91,7 @@ class DenoisingEncoder(Encoder):
                 continue
             random = generator(seed, example["epoch"] if train else None, example["index"])
             pairs.append(self._add_noise(ids, tokenizer, random))
-        labels = pad([around(said) for _, said in pairs], IGNORED)
+        labels = pad([around(target) for _, target in pairs], IGNORED)
         return inputs([around(read) for read, _ in pairs], tokenizer) | {"labels": labels}
 
     def _add_noise(

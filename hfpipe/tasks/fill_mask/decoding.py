@@ -39,12 +39,12 @@ def fill_blanks(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
     log-probability of each choice; empty without choices).
     """
     rows = [_Row(batch, number) for number in range(len(batch["input_ids"]))]
-    said = _log_probabilities(model, rows, tokenizer, batch["input_ids"].device)
+    log_probs = _log_probabilities(model, rows, tokenizer, batch["input_ids"].device)
     banned = [*tokenizer.all_special_ids]
     columns: dict[str, list[Any]] = {
         name: [] for name in ("rank", "nll", "fills", "fill_scores", "choice_scores")
     }
-    for row, sizes in zip(rows, said, strict=True):
+    for row, sizes in zip(rows, log_probs, strict=True):
         own = sizes[row.masks]
         steps = torch.arange(len(row.target))
         columns["nll"].append(float(-own[steps, row.target].double().sum()))
@@ -112,10 +112,10 @@ def _log_probabilities(
     places = torch.tensor(positions, device=device)
     logits = target_logits(forward(model, batch, places).logits, places)
     parts = logits.log_softmax(-1).cpu().split([masks for _, masks in asked])
-    said: list[dict[int, Tensor]] = [{} for _ in rows]
+    log_probs: list[dict[int, Tensor]] = [{} for _ in rows]
     for (number, masks), part in zip(asked, parts, strict=True):
-        said[number][masks] = part
-    return said
+        log_probs[number][masks] = part
+    return log_probs
 
 
 Found = tuple[int, list[list[int]], list[float], list[float]]
@@ -124,36 +124,36 @@ Found = tuple[int, list[list[int]], list[float], list[float]]
 
 def _rank_choices(row: _Row, sizes: dict[int, Tensor]) -> Found:
     scores = torch.empty(len(row.choices), dtype=torch.float64)
-    for masks, said in sizes.items():
+    for masks, log_probs in sizes.items():
         mine = [number for number, pieces in enumerate(row.choices) if len(pieces) == masks]
         if mine:
             pieces = torch.tensor([row.choices[number] for number in mine])
-            scores[mine] = said[torch.arange(masks), pieces].double().mean(-1)
+            scores[mine] = log_probs[torch.arange(masks), pieces].double().mean(-1)
     rank = int(ranks(scores.numpy()[None], np.array([row.reference]))[0])
     best = scores.argsort(descending=True, stable=True)[:SHOWN]
     return rank, [row.choices[number] for number in best], scores[best].exp().tolist(), scores.tolist()
 
 
-def _rank_vocabulary(row: _Row, said: Tensor, pieces: int, banned: Sequence[int]) -> Found:
-    said = said.double()
-    said[:, pieces:] = -torch.inf  # a vocabulary padded for speed is larger than the tokenizer's
-    said[:, list(banned)] = -torch.inf
-    scores, fillings = likeliest_fills(said, DEEPEST)
+def _rank_vocabulary(row: _Row, log_probs: Tensor, pieces: int, banned: Sequence[int]) -> Found:
+    log_probs = log_probs.double()
+    log_probs[:, pieces:] = -torch.inf  # a vocabulary padded for speed is larger than the tokenizer's
+    log_probs[:, list(banned)] = -torch.inf
+    scores, fillings = likeliest_fills(log_probs, DEEPEST)
     rank = 0
     if row.target:
-        own = sum((said[step, piece] for step, piece in enumerate(row.target)), said.new_zeros(()))
+        own = sum((log_probs[step, piece] for step, piece in enumerate(row.target)), log_probs.new_zeros(()))
         rank = int((scores >= own).sum()) if own >= scores[-1] else 0
     return rank, fillings[:SHOWN].tolist(), scores[:SHOWN].exp().tolist(), []
 
 
-def likeliest_fills(said: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def likeliest_fills(log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` sequences with the highest sum, exactly: log-probabilities (length, vocabulary).
 
     Because tokens are independent, the best sequences extend the best shorter sequences. Returns sums
     (count,), descending, and tokens (count, length).
     """
-    scores, fillings = said.new_zeros(1), torch.empty((1, 0), dtype=torch.int64)
-    for step in said:
+    scores, fillings = log_probs.new_zeros(1), torch.empty((1, 0), dtype=torch.int64)
+    for step in log_probs:
         values, pieces = step.topk(min(count, len(step)))
         together = (scores[:, None] + values).reshape(-1)
         scores, order = together.topk(min(count, len(together)))

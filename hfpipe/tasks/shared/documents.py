@@ -71,12 +71,12 @@ def document_windows(
     first have targets only after their first `length` - `stride` ids. Both lists of a pair have the same
     length. An empty text has one window without targets.
     """
-    read, said = [begin, *ids[:-1]], list(ids) or [IGNORED]
+    read, learned = [begin, *ids[:-1]], list(ids) or [IGNORED]
     found = []
     for start in range(0, max(1, len(read) - length + stride), stride):
         seen = length - stride if start else 0
         piece = slice(start, start + length)
-        found.append((read[piece], [IGNORED] * seen + said[piece][seen:]))
+        found.append((read[piece], [IGNORED] * seen + learned[piece][seen:]))
     return found
 
 

@@ -39,8 +39,8 @@ def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, li
 
     Raises StageError when the tokenizer has no end token.
     """
-    said = [*encode_plain(tokenizer, [answer])[0], end_token(tokenizer)]
-    return _truncate_example(tokenizer, encode_prompt(tokenizer, prompt), said, limits)
+    answer_ids = [*encode_plain(tokenizer, [answer])[0], end_token(tokenizer)]
+    return _truncate_example(tokenizer, encode_prompt(tokenizer, prompt), answer_ids, limits)
 
 
 def conversation(
@@ -98,10 +98,10 @@ def _encode_chat(
     start = prompt = 0
     for before, after in zip(befores, afters, strict=True):
         given = [*behind, *_ids(tokenizer, chat, before[start:])]
-        said, behind = _answer(tokenizer, chat, after[len(before) :])
+        answer_ids, behind = _answer(tokenizer, chat, after[len(before) :])
         prompt = len(ids) + len(given)
-        ids += [*given, *said]
-        learned += [False] * len(given) + [True] * len(said)
+        ids += [*given, *answer_ids]
+        learned += [False] * len(given) + [True] * len(answer_ids)
         start = len(after)
     return Piece(ids, learned, prompt, 0)
 
@@ -122,9 +122,9 @@ def _truncate_example(
     if len(prompt) > limits.prompt:
         opening = prompt[:1] if prompt[0] == tokenizer.bos_token_id else []
         kept = [*opening, *prompt[len(prompt) - limits.prompt + len(opening) :]]
-    said = answer[: limits.answer]
-    lost = len(prompt) - len(kept) + len(answer) - len(said)
-    return Piece([*kept, *said], [False] * len(kept) + [True] * len(said), len(kept), lost)
+    answer_ids = answer[: limits.answer]
+    lost = len(prompt) - len(kept) + len(answer) - len(answer_ids)
+    return Piece([*kept, *answer_ids], [False] * len(kept) + [True] * len(answer_ids), len(kept), lost)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> list[int]:

@@ -100,17 +100,17 @@ class TextGenerationEncoder(Encoder):
         """Return the conversation of a row. Raises DataError when it is not one."""
         config = self.config
         if config.messages is None:
-            asked, said = "".join(self._prompt(row)).strip(), row[config.completion]
-            return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        said = _as_conversation(row[config.messages])
-        if not said or not all(map(_is_message, said)):
+            prompt, answer = "".join(self._prompt(row)).strip(), row[config.completion]
+            return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        messages = _as_conversation(row[config.messages])
+        if not messages or not all(map(_is_message, messages)):
             raise DataError(
-                f"column {config.messages!r} holds {said!r:.80} where messages {{role, content}} belong; "
+                f"column {config.messages!r} holds {messages!r:.80} where messages {{role, content}} belong; "
                 "take such rows out"
             )
         return [
             {"content": ""} | {key: value for key, value in message.items() if value is not None}
-            for message in said
+            for message in messages
         ]
 
     def collate(
@@ -118,10 +118,10 @@ class TextGenerationEncoder(Encoder):
     ) -> Batch:
         ids = [example["input_ids"] for example in examples]
         batch = inputs(ids, tokenizer)
-        said = [
+        labels = [
             np.where(example["learned"], each, IGNORED) for example, each in zip(examples, ids, strict=True)
         ]
-        batch["labels"] = pad([np.append(each[1:], IGNORED) for each in said], IGNORED)
+        batch["labels"] = pad([np.append(each[1:], IGNORED) for each in labels], IGNORED)
         if not train:
             asked = [each[: int(example["prompt"])] for example, each in zip(examples, ids, strict=True)]
             batch |= {f"_{name}": tensor for name, tensor in inputs(asked, tokenizer).items()}
@@ -141,10 +141,10 @@ class AnswerScoring(TextScoring):
 
     def references(self, rows: Rows) -> np.ndarray:
         config = self.config
-        said = (
+        answers = (
             rows[config.completion] if config.messages is None else map(_last_answer, rows[config.messages])
         )
-        return objects(map(self.answer, said))
+        return objects(map(self.answer, answers))
 
     def metrics(self) -> list[Metric]:
         match, *others = writing()
@@ -176,9 +176,9 @@ def _fit_majority(
     return lambda rows: scoring.baseline_columns([common] * len(rows[config.inputs[0]]), rows)
 
 
-def _as_conversation(said: Any) -> Any:
+def _as_conversation(given: Any) -> Any:
     """Return a conversation; a single text is a message of the user."""
-    return [{"role": "user", "content": said}] if isinstance(said, str) else said
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
 def _is_message(message: Any) -> bool:
@@ -192,7 +192,7 @@ def _is_message(message: Any) -> bool:
 
 def _last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
     """Return the assistant's last message; an empty text if it calls a tool or there is no answer yet."""
-    said = (
+    contents = (
         each.get("content") for each in reversed(_as_conversation(messages)) if each["role"] == "assistant"
     )
-    return next(said, "") or ""
+    return next(contents, "") or ""

@@ -101,10 +101,10 @@ class TokenClassificationEvaluator(Evaluator):
         """Return the words tagged in each window, with classes and probabilities, and the summed loss."""
         words = batch["_word"]
         scores, prediction = outputs.logits.float().softmax(-1).max(-1)
-        said = {"word": words, "prediction": prediction, "score": scores}
+        predicted = {"word": words, "prediction": prediction, "score": scores}
         lists = {
             name: [row[taken >= 0].tolist() for row, taken in zip(each, words, strict=True)]
-            for name, each in said.items()
+            for name, each in predicted.items()
         }
         return {**lists, **token_columns(outputs.logits, batch["labels"])}
 
@@ -118,8 +118,8 @@ class TokenClassificationEvaluator(Evaluator):
         counts = [len(sentence(given).words) for given in rows[self.config.words]]
         prediction, score = [[unseen] * count for count in counts], [[0.0] * count for count in counts]
         for number, row in enumerate(row_index.tolist()):
-            said = (columns[name][number] for name in ("word", "prediction", "score"))
-            for word, tag, sure in zip(*said, strict=True):
+            predicted = (columns[name][number] for name in ("word", "prediction", "score"))
+            for word, tag, sure in zip(*predicted, strict=True):
                 prediction[row][word], score[row][word] = names[tag], sure
         sums = {name: columns[name] for name in ("nll", "tokens", "correct")}
         lists = {
