@@ -16,8 +16,10 @@ import pytest
 import rows
 import small
 import torch
+from browser import needs_chromium
 from cases import CASES, recipe
 from huggingface_hub import ModelCard
+from test_demo_page import open_browser, open_demo, predict_in
 
 import hfpipe
 from hfpipe.encoding.io import facts, open_split
@@ -315,6 +317,29 @@ def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None
     answers = hfpipe.predict(run.folders[f"{name}-learn"], asked)
     assert len(answers) == 5
     assert all(answers)
+
+
+@needs_chromium
+@pytest.mark.usefixtures("socket_enabled")
+@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning")  # gradio 6.31 sets it
+def test_the_page_to_try_a_model_predicts_as_predict_does_for_every_task(made: Callable[[str], Run]) -> None:
+    with open_browser() as browser:
+        for name in CASES:
+            run = made(name)
+            rows = open_split(run.folders[f"{name}-rows"], "test")
+            row = {column: rows[column][0] for column in task_of(run, name).inputs}
+            if name == "masked-lm":  # which fills a blank then
+                row = {"text": f"{row['text']} [MASK]"}
+            fields = {
+                column: value if isinstance(value, str) else json.dumps(value)
+                for column, value in row.items()
+            }
+            folder = run.folders[f"{name}-learn"]
+            with hfpipe.demo(folder) as served:
+                opened, elsewhere = open_demo(browser, served.url)
+                assert [predict_in(opened, fields)] == hfpipe.predict(folder, [row]), name
+                assert elsewhere == []
+                opened.close()
 
 
 @each_task

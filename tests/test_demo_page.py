@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import re
-import signal
-import subprocess
+import _thread
+import json
+import socket
 import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pieces
 import pytest
+from browser import CHROMIUM, needs_chromium
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from transformers import BertConfig, BertForSequenceClassification
 
+import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.errors import DataError
 from hfpipe.inference.demo_page import mark_spans, name_scores, parse_field
 
 TEXTS = ["The Danube is a river that flows through ten countries.", "K2 is a mountain."]
+AWAY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+"""Option of Chromium with which no name of another machine is found."""
 
 
 @pytest.fixture
@@ -38,6 +47,38 @@ def model(tmp_path: Path) -> Path:
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Open Chromium without a network."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", AWAY])
+        yield browser
+        browser.close()
+
+
+def open_demo(browser: Browser, url: str) -> tuple[Page, list[str]]:
+    """Open a page; return it with a list of what it loads from elsewhere and of its errors."""
+    page, found = browser.new_page(), []
+    page.on(
+        "request",
+        lambda each: None if each.url.startswith((url, "data:", "blob:")) else found.append(each.url),
+    )
+    page.on("console", lambda each: found.append(each.text) if each.type == "error" else None)
+    page.on("pageerror", lambda each: found.append(str(each)))
+    page.goto(url)
+    return page, found
+
+
+def predict_in(page: Page, fields: Mapping[str, str]) -> Any:
+    """Fill in the fields, press the button, and return the prediction."""
+    for name, text in fields.items():
+        page.fill(f"#input-{name} textarea", text)
+    page.click("#predict")
+    shown = page.locator("#json textarea")
+    expect(shown).not_to_have_value("", timeout=20_000)
+    return json.loads(shown.input_value())
 
 
 @pytest.mark.parametrize(
@@ -115,11 +156,60 @@ def test_without_gradio_demo_says_how_to_install_it(
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_interrupted(model: Path) -> None:
-    command = [sys.executable, "-m", "hfpipe", "demo", str(model)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        line = running.stdout.readline()
-        running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=60) == 0
-    assert re.fullmatch(r"open http://127.0.0.1:\d+/ in a browser on this machine; Ctrl-C ends it\n", line)
+@needs_chromium
+@pytest.mark.usefixtures("socket_enabled")
+@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning")  # gradio 6.31 sets it
+def test_the_page_predicts_explains_mistakes_and_connects_to_nothing_else(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")  # and what else could open the page to others
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "::")
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    options = ["length=8"]
+    connected: list[str] = []
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        connected.append(str(address[0]))
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with hfpipe.demo(model, options=options) as served, open_browser() as browser:
+        assert served.url.startswith("http://127.0.0.1:")
+        page, elsewhere = open_demo(browser, served.url)
+        text = "K2 is a mountain."
+        assert [predict_in(page, {"text": text})] == hfpipe.predict(model, [text], options=options)
+        expect(page.locator("#scores")).to_be_visible()
+        page.fill("#input-text textarea", " ")
+        page.click("#predict")
+        expect(page.get_by_text("text is empty; write something into it")).to_be_visible()
+        page.fill("#input-text textarea", "mountain " * 20)
+        page.click("#predict")
+        expect(page.get_by_text("tokens were not read")).to_be_visible()
+        with pytest.raises(hfpipe.RecipeError, match="is not free; name another with --port"):
+            hfpipe.demo(model, port=int(served.url.rstrip("/").rpartition(":")[2]))
+    assert elsewhere == []
+    assert set(connected) == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("socket_enabled")
+def test_the_command_serves_until_it_is_interrupted(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def interrupt() -> None:
+        for _ in range(600):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                time.sleep(0.5)
+                _thread.interrupt_main()
+                return
+            time.sleep(0.1)
+
+    watching = threading.Thread(target=interrupt, daemon=True)
+    watching.start()
+    assert main(["demo", str(model), "--port", str(port)]) == 0
+    watching.join()
+    line = f"open http://127.0.0.1:{port}/ in a browser on this machine; Ctrl-C ends it\n"
+    assert capsys.readouterr().out == line
