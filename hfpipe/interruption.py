@@ -39,7 +39,7 @@ class StopRequest:
         """Called in a forked process that has to outlive the signal, once it has handlers of its own."""
 
     def __reduce__(self) -> tuple[type[StopRequest], tuple[()]]:
-        """Let a process that is started afresh have one of its own."""
+        """Give a spawned process a request of its own."""
         return StopRequest, ()
 
     def ask(self, number: int) -> None:

@@ -540,7 +540,7 @@ OF_SETS = {
     "f1_macro": partial(sk.f1_score, average="macro", zero_division=0),
     "f1_weighted": partial(sk.f1_score, average="weighted", zero_division=0),
 }
-"""Modules that take several labels an example, and what scikit-learn makes of them."""
+"""Modules that take several labels per example, and what scikit-learn makes of them."""
 
 
 def test_accuracy_of_label_sets_counts_whole_sets():

@@ -556,7 +556,7 @@ def test_a_qwen2_from_scratch_and_tied_embeddings_that_grow_keep_their_tokenizer
 
 
 def counted(family: str, texts: list[str]) -> Any:
-    """Return the score a byte that a trivial model of one tokenizer has of some texts, counted."""
+    """Return the score per byte that a trivial model of one tokenizer has of some texts, counted."""
     task = CausalLM(length=32)
     facts = DataFacts(columns={"text": "string"}, splits={"train": 1})
     rows = {"text": texts}

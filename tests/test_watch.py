@@ -19,7 +19,7 @@ from hfpipe.store.store import StageFile, Store
 
 
 def line(step: int, **values: Any) -> str:
-    """Return a line of `metrics.jsonl` as a training of 100 steps writes it, 2 seconds a step."""
+    """Return a line of `metrics.jsonl` as a training of 100 steps writes it, 2 seconds per step."""
     at = time.time() - 2 * (40 - step)
     return json.dumps({"step": step, "steps": 100, "time": at} | values) + "\n"
 

@@ -283,7 +283,7 @@ def _scores(scores: Sequence[Score], first: str, *, roomy: bool) -> Table:
 
 
 def _classes(measured: Sequence[Score]) -> Iterator[str]:
-    """Fold the scores of single classes into a line a metric: the worst and the best."""
+    """Fold the scores of single classes into a line per metric: the worst and the best."""
     groups: dict[str, list[tuple[float, str]]] = {}
     for score in measured:
         metric, label = number_format.split_class(score.metric)

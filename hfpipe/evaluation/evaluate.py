@@ -56,7 +56,7 @@ class EvaluationSetup:
     classes: Alignment
     """What aligns another split of the same data as `rows` are."""
     cluster: str | None = None
-    """Column whose equal values make rows depend on one another; None where each row is by itself."""
+    """Column whose equal values make rows depend on one another; None where rows are independent."""
     row_weights: RowWeights | None = None
     """What each row weighs in weighted scores; None where there are none."""
 

@@ -86,7 +86,7 @@ class Tally:
     def add(self, index: np.ndarray, columns: Columns) -> None:
         """Count some examples, each once: `index` is their place in the sample, int64, shape (n,).
 
-        `columns` maps names to arrays with one row an example.
+        `columns` maps names to arrays with one row per example.
         """
         if self.sample is not None and self.sample.weights is not None:
             columns = {**columns, ROW_WEIGHT: self.sample.weights.values[index]}
@@ -106,7 +106,7 @@ class Tally:
             self._add_waiting()
 
     def _add_waiting(self) -> None:
-        """Add what waits to the sums; together, for small batches cost four times as much one by one."""
+        """Add the waiting batches to the sums, together: small batches one by one take four times as long."""
         if not self._waiting:
             return
         units, stats = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))

@@ -34,7 +34,7 @@ def apply_dropout(tensor: Tensor, probability: float) -> Tensor:
 
 
 class BitDropout(nn.Dropout):
-    """`torch.nn.Dropout` implemented by `drop_out` on a CPU."""
+    """`torch.nn.Dropout` implemented by `apply_dropout` on a CPU."""
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Apply dropout in training; otherwise return the tensor unchanged."""
@@ -45,7 +45,7 @@ class BitDropout(nn.Dropout):
 
 @contextmanager
 def fast_dropout(model: nn.Module) -> Iterator[None]:
-    """Temporarily make the dropout layers of a model use `drop_out`, except subclasses of `Dropout`."""
+    """Temporarily make the dropout layers of a model use `apply_dropout`, except subclasses of `Dropout`."""
     layers = [module for module in model.modules() if type(module) is nn.Dropout]
     for layer in layers:
         layer.__class__ = BitDropout

@@ -135,7 +135,7 @@ class StageLine(NamedTuple):
 
 
 def stage_lines(run: Run) -> list[StageLine]:
-    """Return a row a stage: when it was finished tells which ones an earlier run had made."""
+    """Return a row for each stage: when it was finished tells which ones an earlier run had made."""
     return [
         StageLine(
             name,

@@ -1,4 +1,4 @@
-"""Starting one process a device under Accelerate, and noticing when fewer start than requested."""
+"""Starting one process per device under Accelerate, and noticing when fewer start than requested."""
 
 from __future__ import annotations
 

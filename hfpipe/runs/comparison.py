@@ -41,7 +41,7 @@ class ComparisonRecord(Record):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row a metric and system; `difference` is the first system - this one."""
+        """A row for each metric and system; `difference` is the first system - this one."""
         return dataframes.comparison_frame(self.scores, self.systems[0])
 
 

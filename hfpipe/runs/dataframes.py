@@ -27,7 +27,7 @@ LEDGER = ("stage", "part", "entry", "count")
 
 
 def stages(run: Run) -> pd.DataFrame:
-    """Return a row a stage, in order; `folder` is a path and `seconds` its wall time."""
+    """Return a row for each stage, in order; `folder` is a path and `seconds` its wall time."""
     return _frame((_stage(run, name, report) for name, report in run.reports.items()), STAGES)
 
 
@@ -45,7 +45,7 @@ def _stage(run: Run, name: str, report: Report) -> dict[str, Any]:
 
 
 def score_frame(reports: Reports) -> pd.DataFrame:
-    """Return a row a stage, metric and system; the differences of `model` from itself are missing."""
+    """Return a row for each stage, metric and system; the differences of `model` from itself are missing."""
     rows = (
         {"stage": stage} | row for stage, report in reports.items() for row in _scores(report.scores, "model")
     )
@@ -53,7 +53,7 @@ def score_frame(reports: Reports) -> pd.DataFrame:
 
 
 def comparison_frame(scores: Iterable[Score], first: str) -> pd.DataFrame:
-    """Return a row a metric and system; `first` is the one that the others are compared with."""
+    """Return a row for each metric and system; `first` is the one that the others are compared with."""
     return _frame(_scores(scores, first), SCORES)
 
 
@@ -83,7 +83,7 @@ def _trainings(spread: Spread | None) -> Iterator[dict[str, Any]]:
 
 
 def curve_frame(logs: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row a stage and step, with all that was logged at that step; the rest is missing."""
+    """Return a row for each stage and step, with all that was logged at that step; the rest is missing."""
     import pandas as pd
 
     frame = _frame((row for stage, log in logs.items() for row in _history(stage, log)), CURVES)
@@ -102,7 +102,7 @@ def _history(stage: str, history: Any) -> Iterator[dict[str, Any]]:
 
 
 def ledger(reports: Reports) -> pd.DataFrame:
-    """Return a row a stage, part (a split, or what is counted) and entry, with its count."""
+    """Return a row for each stage, part (a split, or what is counted) and entry, with its count."""
     rows = (
         {"stage": stage, "part": part, "entry": entry, "count": count}
         for stage, report in reports.items()

@@ -80,12 +80,12 @@ class Run:
 
     @property
     def stages(self) -> pd.DataFrame:
-        """A row a stage, in order: kind, seed, key, seconds, summary, folder."""
+        """A row for each stage, in order: kind, seed, key, seconds, summary, folder."""
         return dataframes.stages(self)
 
     @property
     def scores(self) -> pd.DataFrame:
-        """A row a stage, metric and system: `model`, and each baseline as the recipe writes it.
+        """A row for each stage, metric and system: `model`, and each baseline as the recipe writes it.
 
         `value` has its interval in `low` and `high`; `difference` is model - baseline, with its own interval
         and `p_value`.
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def ledger(self) -> pd.DataFrame:
-        """A row a stage, part (a split, or what is counted) and entry, with its count."""
+        """A row for each stage, part (a split, or what is counted) and entry, with its count."""
         return dataframes.ledger(self.reports)
 
     def predictions(self, stage: str, system: str = MODEL) -> pd.DataFrame:

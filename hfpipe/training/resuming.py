@@ -24,7 +24,7 @@ LOSSES = "losses.json"
 
 
 class LossSums(BaseModel):
-    """What a training has lost so far."""
+    """Sums of the losses of a training so far."""
 
     total: float
     """Sum of the losses of the steps up to the last log, in nats, over all processes."""

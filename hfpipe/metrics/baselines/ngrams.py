@@ -102,7 +102,7 @@ class _Level:
         self._left = np.add.reduceat(taken, starts) / self._totals
 
     def over(self, below: np.ndarray, grams: np.ndarray) -> np.ndarray:
-        """Return p of each n-gram's last id after the others, given what the order below says."""
+        """Return p of each n-gram's last id after the others, given the probabilities of the order below."""
         context, known = _find_numbers(self._contexts, grams // self._base)
         gram, seen = _find_numbers(self._grams, grams)
         here = np.where(seen, self._kept[gram] / self._totals[context], 0) + self._left[context] * below

@@ -1,4 +1,4 @@
-"""The loss an example, for `evaluate.load`."""
+"""The loss per example, for `evaluate.load`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hfpipe.metrics import metric, module
 class Loss(module.OfCounts):
     """Mean loss per example, of `nll`.
 
-    Source: the loss of Transformers' model for the task, one value an example.
+    Source: the loss of Transformers' model for the task, one value per example.
     """
 
     options = [{"nll": module.NUMBER}]

@@ -1,4 +1,4 @@
-"""The loss a token, for `evaluate.load`."""
+"""The loss per token, for `evaluate.load`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def single_label(labels: Sequence[str]) -> list[Metric]:
 
 
 def multi_label(labels: Sequence[str]) -> list[Metric]:
-    """Return the metrics of a classifier with any number of labels an example.
+    """Return the metrics of a classifier with any number of labels per example.
 
     They read `reference` and `prediction` (0 or 1, shape (n, classes)) and `nll` (loss, shape (n,)).
     """

@@ -86,7 +86,7 @@ class F1(Confusion):
     """F1 averaged over classes, as `sklearn.metrics.f1_score`.
 
     A class in neither references nor predictions is left out of the macro mean; with `absent="zero"`, as in
-    scikit-learn with several labels an example, it counts as 0.
+    scikit-learn with several labels per example, it counts as 0.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class _OneVersusRest(WholeMetric):
     """Base of the scores of one class against the others, averaged over the classes.
 
     Reads `reference` and `scores` (probabilities, shape (n, classes)). `labels` are the classes as
-    `reference` (n,) names them, in the order of the columns of `scores`; with several labels an example,
+    `reference` (n,) names them, in the order of the columns of `scores`; with several labels per example,
     `reference` has shape (n, classes) and holds 0 and 1. Of two classes only the second is scored, as
     scikit-learn does it. A class that no example has, or every one, is left out of the mean.
     """

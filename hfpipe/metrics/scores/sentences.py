@@ -30,7 +30,7 @@ class _Pairs(Metric):
 
 
 class NextSentenceLoss(_Pairs):
-    """Nats a pair."""
+    """Nats per pair."""
 
     higher_is_better = False
     name = "next_sentence_loss"

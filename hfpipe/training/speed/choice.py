@@ -64,8 +64,8 @@ USUAL = Compilation(seconds=50.0, saved=0.2)
 """What is expected of compiling where no model was compiled before, in bfloat16, with nothing in caches: 50 s
 for 0.17 of a micro-batch of GPT-2 6 × 384, 31 to 84 s for 0.20 to 0.42 of BERT 4 × 256 (two cores, EPYC)."""
 HOPEFUL = 2.0
-"""How many times what it takes compiling has to be expected to save before it is tried: models differ by that
-factor around what is usual."""
+"""Compiling is tried if it is expected to save this many times its own duration: models differ by that factor
+from the usual savings."""
 POLL = 0.2
 """Seconds between looks for what the first process decided."""
 

@@ -272,7 +272,7 @@ class MemoryTrial:
     def _describe_trial(self, micro: int, *, checkpointing: bool) -> str:
         shares = with_micro(self.shares, micro)
         return (
-            f"memory: {shares.micro} examples a forward pass × {shares.accumulation} accumulated, "
+            f"memory: {shares.micro} examples per forward pass × {shares.accumulation} accumulated, "
             f"in place of {self.shares.micro} × {self.shares.accumulation}"
             + (", layers recomputed in the backward pass" if checkpointing else "")
         )

@@ -1,4 +1,4 @@
-"""Evaluation and prediction in rows a second, of a classifier of sentences: hfpipe next to the usual calls.
+"""Evaluation and prediction in rows per second, of a classifier of sentences: hfpipe next to the usual calls.
 
 The time is from the folder of the model and the rows on disk to the scores, or to the predictions; imports
 are not counted.
