@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layo
 from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
 from hfpipe.errors import RecipeError
 from hfpipe.runner import Launch
-from hfpipe.runner.accelerate_file import config_problems, read_accelerate_file
+from hfpipe.runner.accelerate_file import config_problems, read_accelerate_file, read_known_keys
 from hfpipe.runner.launch import check_processes
 from hfpipe.stages import revive
 
@@ -58,6 +59,14 @@ def test_launch_takes_every_nested_key(config: Path) -> None:
     nested = {*settings.fsdp_config, *settings.deepspeed_config, *settings.dynamo_config}
     nested |= {*settings.parallelism_config}
     assert nested <= set(known)
+
+
+def test_known_keys_are_those_that_the_installed_accelerate_takes() -> None:
+    top, options = read_known_keys()
+    assert set(top) == {field.name for field in dataclasses.fields(ClusterConfig)}
+    spelled = {text for action in launch_command_parser()._actions for text in action.option_strings}
+    names = {text[2:].replace("-", "_") for text in spelled if text.startswith("--")}
+    assert names == set(options) - {"positional", "training_script", "training_script_args"}
 
 
 @each_config

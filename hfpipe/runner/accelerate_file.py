@@ -153,7 +153,7 @@ def config_problems(file: AccelerateFile) -> Iterator[Problem]:
 
 def _unknown_keys(file: AccelerateFile) -> Iterator[Problem]:
     """Yield the keys that the installed Accelerate does not read; it stops at some, and ignores others."""
-    top, options = _known_keys()
+    top, options = read_known_keys()
     for key in file.settings:
         if key not in top:
             yield file.problem(f"unknown key {key!r}{suggest(str(key), top)}", str(key))
@@ -171,7 +171,7 @@ def _prefix_of(section: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _known_keys() -> tuple[list[str], list[str]]:
+def read_known_keys() -> tuple[list[str], list[str]]:
     """Return the keys of a config and the launcher's options, read from Accelerate's source, not imported."""
     found = find_spec("accelerate")
     assert found is not None
