@@ -16,10 +16,9 @@ import pytest
 import rows
 import small
 import torch
-from browser import needs_chromium
 from cases import CASES, recipe
 from huggingface_hub import ModelCard
-from test_demo_page import open_browser, open_demo, predict_in
+from test_demo_page import needs_chromium, open_browser, open_demo, predict_in
 
 import hfpipe
 from hfpipe.encoding.io import facts, open_split

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -15,7 +16,6 @@ from typing import Any
 
 import pieces
 import pytest
-from browser import CHROMIUM, needs_chromium
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -24,6 +24,10 @@ from hfpipe.cli.main import main
 from hfpipe.errors import DataError
 from hfpipe.inference.demo_page import mark_spans, name_scores, parse_field
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium"
+)
 TEXTS = ["The Danube is a river that flows through ten countries.", "K2 is a mountain."]
 AWAY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 """Option of Chromium with which no name of another machine is found."""
