@@ -14,6 +14,8 @@ from hfpipe.recipe.installed import installed_arguments
 from hfpipe.recipe.training.neutral import CHOOSING, DECISIVE, NEUTRAL, neutral_arguments
 
 CALM = {"logging_steps": 3, "report_to": "none", "save_total_limit": 1}
+SINCE_5_21 = {"activation_checkpointing", "activation_checkpointing_kwargs"}
+"""Arguments that Transformers 5.20 does not have, the last version for Python 3.10."""
 CALM |= {"eval_steps": 7, "save_steps": 7, "per_device_eval_batch_size": 5}
 
 
@@ -25,7 +27,10 @@ def keys(tmp_path: Path, stage: str, changes: dict[str, Any]) -> str:
 
 
 def test_every_argument_of_a_training_is_known_to_decide_its_weights_or_not() -> None:
-    assert sorted([*NEUTRAL, *CHOOSING, *DECISIVE]) == sorted(installed_arguments())
+    known = sorted([*NEUTRAL, *CHOOSING, *DECISIVE])
+    assert [name for name in known if name in installed_arguments() or name not in SINCE_5_21] == sorted(
+        installed_arguments()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(CALM))

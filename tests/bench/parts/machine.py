@@ -51,7 +51,10 @@ def facts(device: str, *, toy: bool) -> dict[str, Any]:
 
 def needed() -> list[str]:
     """Return what `pyproject.toml` requires for all that the benchmark runs."""
-    import tomllib
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [text for name in EXTRAS for text in project["optional-dependencies"][name]]
