@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,6 +63,8 @@ class DemoPage:
     """
 
     def __init__(self, model: LoadedModel, title: str, port: int | None = None) -> None:
+        if port is not None and not _is_free(port):
+            raise RecipeError([Problem(f"demo: port {port} is not free; name another with --port")])
         self._blocks = _build_page(model, title)
         try:
             _, url, _ = self._blocks.launch(
@@ -79,9 +82,8 @@ class DemoPage:
                 quiet=True,
                 prevent_thread_lock=True,
             )
-        except OSError:
-            where = "no port from 7860 on is free" if port is None else f"port {port} is not free"
-            raise RecipeError([Problem(f"demo: {where}; name another with --port")]) from None
+        except OSError:  # it found no free port
+            raise RecipeError([Problem("demo: no port from 7860 on is free; name one with --port")]) from None
         self.url: str = url
 
     def close(self) -> None:
@@ -93,6 +95,16 @@ class DemoPage:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_free(port: int) -> bool:
+    """Return whether a server can listen on a port. Gradio looks as well, and leaves a socket open if not."""
+    with socket.socket() as tried:
+        try:
+            tried.bind((HOST, port))
+        except (OSError, OverflowError):
+            return False
+    return True
 
 
 def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPrediction:
