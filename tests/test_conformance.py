@@ -18,7 +18,15 @@ import small
 import torch
 from cases import CASES, recipe
 from huggingface_hub import ModelCard
-from test_demo_page import needs_chromium, open_browser, open_demo, predict_in
+from test_demo_page import (
+    ONE_BY_ONE,
+    assert_close,
+    needs_chromium,
+    open_browser,
+    open_demo,
+    predict_in,
+    serving,
+)
 
 import hfpipe
 from hfpipe.encoding.io import facts, open_split
@@ -319,11 +327,15 @@ def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None
 
 
 @needs_chromium
-@pytest.mark.usefixtures("socket_enabled")
-@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning")  # gradio 6.31 sets it
-def test_the_page_to_try_a_model_predicts_as_predict_does_for_every_task(made: Callable[[str], Run]) -> None:
-    with open_browser() as browser:
-        for name in CASES:
+def test_the_page_to_try_a_model_predicts_as_predict_does_for_every_task(
+    made: Callable[[str], Run], tmp_path: Path
+) -> None:
+    folders = {name: made(name).folders[f"{name}-learn"] for name in CASES}
+    served = serving(ONE_BY_ONE, *map(str, folders.values()), errors=tmp_path / "errors.txt")
+    with served as running, open_browser() as browser:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        for name, folder in folders.items():
             run = made(name)
             rows = open_split(run.folders[f"{name}-rows"], "test")
             row = {column: rows[column][0] for column in task_of(run, name).inputs}
@@ -333,12 +345,13 @@ def test_the_page_to_try_a_model_predicts_as_predict_does_for_every_task(made: C
                 column: value if isinstance(value, str) else json.dumps(value)
                 for column, value in row.items()
             }
-            folder = run.folders[f"{name}-learn"]
-            with hfpipe.demo(folder) as served:
-                opened, elsewhere = open_demo(browser, served.url)
-                assert [predict_in(opened, fields)] == hfpipe.predict(folder, [row]), name
-                assert elsewhere == []
-                opened.close()
+            opened, elsewhere = open_demo(browser, running.stdout.readline().strip())
+            [predicted] = hfpipe.predict(folder, [row])
+            assert_close(predict_in(opened, fields), predicted)
+            assert elsewhere == []
+            opened.close()
+            running.stdin.write("\n")
+            running.stdin.flush()
 
 
 @each_task

@@ -59,12 +59,10 @@ class DemoPage:
         port: TCP port; by default the first free one from 7860.
 
     Raises:
-        RecipeError: Gradio is not installed, or the port is not free.
+        RecipeError: Gradio is not installed, or no port is free.
     """
 
     def __init__(self, model: LoadedModel, title: str, port: int | None = None) -> None:
-        if port is not None and not _is_free(port):
-            raise RecipeError([Problem(f"demo: port {port} is not free; name another with --port")])
         self._blocks = _build_page(model, title)
         try:
             _, url, _ = self._blocks.launch(
@@ -97,14 +95,14 @@ class DemoPage:
         self.close()
 
 
-def _is_free(port: int) -> bool:
-    """Return whether a server can listen on a port. Gradio looks as well, and leaves a socket open if not."""
+def check_port(port: int) -> None:
+    """Raise RecipeError when no server can listen on a port. Gradio leaves a socket open when it looks."""
     with socket.socket() as tried:
         try:
             tried.bind((HOST, port))
         except (OSError, OverflowError):
-            return False
-    return True
+            message = f"demo: port {port} is not free; name another with --port"
+            raise RecipeError([Problem(message)]) from None
 
 
 def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPrediction:

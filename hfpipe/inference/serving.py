@@ -29,11 +29,13 @@ def demo(
     Raises RecipeError when there is no such model, its task is unknown, Gradio is not installed or the port
     is not free, and StageError when the model cannot be loaded.
     """
-    from hfpipe.inference.demo_page import DemoPage, import_gradio
+    from hfpipe.inference.demo_page import DemoPage, check_port, import_gradio
     from hfpipe.inference.resolve import find
 
     check_world()
     trained = find(str(model), Path(runs), task, options)
+    if port is not None:
+        check_port(port)
     import_gradio()  # before the model is loaded, which is slow
 
     from hfpipe.inference.loaded_model import LoadedModel
