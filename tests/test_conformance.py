@@ -18,15 +18,6 @@ import small
 import torch
 from cases import CASES, recipe
 from huggingface_hub import ModelCard
-from test_demo_page import (
-    ONE_BY_ONE,
-    assert_close,
-    needs_chromium,
-    open_browser,
-    open_demo,
-    predict_in,
-    serving,
-)
 
 import hfpipe
 from hfpipe.encoding.io import facts, open_split
@@ -324,34 +315,6 @@ def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None
     answers = hfpipe.predict(run.folders[f"{name}-learn"], asked)
     assert len(answers) == 5
     assert all(answers)
-
-
-@needs_chromium
-def test_the_page_to_try_a_model_predicts_as_predict_does_for_every_task(
-    made: Callable[[str], Run], tmp_path: Path
-) -> None:
-    folders = {name: made(name).folders[f"{name}-learn"] for name in CASES}
-    served = serving(ONE_BY_ONE, *map(str, folders.values()), errors=tmp_path / "errors.txt")
-    with served as running, open_browser() as browser:
-        assert running.stdin is not None
-        assert running.stdout is not None
-        for name, folder in folders.items():
-            run = made(name)
-            rows = open_split(run.folders[f"{name}-rows"], "test")
-            row = {column: rows[column][0] for column in task_of(run, name).inputs}
-            if name == "masked-lm":  # which fills a blank then
-                row = {"text": f"{row['text']} [MASK]"}
-            fields = {
-                column: value if isinstance(value, str) else json.dumps(value)
-                for column, value in row.items()
-            }
-            opened, elsewhere = open_demo(browser, running.stdout.readline().strip())
-            [predicted] = hfpipe.predict(folder, [row])
-            assert_close(predict_in(opened, fields), predicted)
-            assert elsewhere == []
-            opened.close()
-            running.stdin.write("\n")
-            running.stdin.flush()
 
 
 @each_task

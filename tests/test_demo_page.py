@@ -2,86 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pieces
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 from transformers import BertConfig, BertForSequenceClassification
 
-import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.errors import DataError
 from hfpipe.inference.demo_page import mark_spans, name_scores, parse_field
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium"
-)
 TEXTS = ["The Danube is a river that flows through ten countries.", "K2 is a mountain."]
-AWAY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
-"""Option of Chromium with which no name of another machine is found."""
-NOTE = """
-import sys
-def note(event, given):
-    if event == "socket.connect":
-        print("connect", given[1][0], file=sys.stderr)
-sys.addaudithook(note)
-"""
-"""Notes where a process connects to. Gradio has its own, as it leaves sockets to the garbage collector."""
-COMMAND = f"{NOTE}from hfpipe.cli.main import main; sys.exit(main(sys.argv[1:]))"
-ONE_BY_ONE = f"""{NOTE}
-import hfpipe
-for folder in sys.argv[1:]:
-    with hfpipe.demo(folder) as page:
-        print(page.url, flush=True)
-        sys.stdin.readline()
-"""
-OPEN_TO_ALL = {"GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_SERVER_NAME": "::", "GRADIO_SHARE": "True"}
-"""Variables that Gradio reads where hfpipe does not decide."""
-
-
-@contextmanager
-def serving(code: str, *arguments: str, errors: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run code that serves pages and prints where; then check that it connected to this machine only."""
-    command = [sys.executable, "-c", code, *arguments]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with (
-        errors.open("w", encoding="utf-8") as written,
-        subprocess.Popen(
-            command, **pipes, stderr=written, text=True, env=os.environ | OPEN_TO_ALL
-        ) as running,
-    ):
-        try:
-            yield running
-        finally:
-            running.kill()
-    text = errors.read_text(encoding="utf-8")
-    assert set(re.findall("connect (.*)", text)) == {"127.0.0.1"}, text
-
-
-def assert_close(shown: Any, predicted: Any) -> None:
-    """Check that two predictions are equal but for the rounding of another thread."""
-    if isinstance(predicted, dict):
-        assert shown.keys() == predicted.keys()
-        shown, predicted = [shown[name] for name in predicted], list(predicted.values())
-    if isinstance(predicted, list):
-        assert len(shown) == len(predicted)
-        for one, other in zip(shown, predicted, strict=True):
-            assert_close(one, other)
-    else:
-        assert shown == (pytest.approx(predicted, rel=1e-4) if isinstance(predicted, float) else predicted)
 
 
 @pytest.fixture
@@ -102,38 +36,6 @@ def model(tmp_path: Path) -> Path:
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
-
-
-@contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Open Chromium without a network."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", AWAY])
-        yield browser
-        browser.close()
-
-
-def open_demo(browser: Browser, url: str) -> tuple[Page, list[str]]:
-    """Open a page; return it with a list of what it loads from elsewhere and of its errors."""
-    page, found = browser.new_page(), []
-    page.on(
-        "request",
-        lambda each: None if each.url.startswith((url, "data:", "blob:")) else found.append(each.url),
-    )
-    page.on("console", lambda each: found.append(each.text) if each.type == "error" else None)
-    page.on("pageerror", lambda each: found.append(str(each)))
-    page.goto(url)
-    return page, found
-
-
-def predict_in(page: Page, fields: Mapping[str, str]) -> Any:
-    """Fill in the fields, press the button, and return the prediction."""
-    for name, text in fields.items():
-        page.fill(f"#input-{name} textarea", text)
-    page.click("#predict")
-    shown = page.locator("#json textarea")
-    expect(shown).not_to_have_value("", timeout=20_000)
-    return json.loads(shown.input_value())
 
 
 @pytest.mark.parametrize(
@@ -219,30 +121,3 @@ def test_a_port_that_is_not_free_is_an_error_before_the_model_is_loaded(
         port = port or taken.getsockname()[1]
         assert main(["demo", str(model), "--port", str(port)]) == 2
     assert f"port {port} is not free; name another with --port" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@needs_chromium
-def test_the_page_predicts_explains_mistakes_and_connects_to_nothing_else(
-    model: Path, tmp_path: Path
-) -> None:
-    command = ["demo", str(model), "--set", "length=8"]
-    with serving(COMMAND, *command, errors=tmp_path / "errors.txt") as running, open_browser() as browser:
-        assert running.stdout is not None
-        line = running.stdout.readline()
-        found = re.fullmatch(r"open (http://127.0.0.1:\d+/) in a browser on this .*; Ctrl-C ends it\n", line)
-        assert found is not None, line
-        page, elsewhere = open_demo(browser, found[1])
-        text = "K2 is a mountain."
-        [predicted] = hfpipe.predict(model, [text], options=["length=8"])
-        assert_close(predict_in(page, {"text": text}), predicted)
-        expect(page.locator("#scores")).to_be_visible()
-        page.fill("#input-text textarea", " ")
-        page.click("#predict")
-        expect(page.get_by_text("text is empty; write something into it")).to_be_visible()
-        page.fill("#input-text textarea", "mountain " * 20)
-        page.click("#predict")
-        expect(page.get_by_text("tokens were not read")).to_be_visible()
-        running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=60) == 0
-    assert elsewhere == []
