@@ -133,22 +133,28 @@ def chance(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
 
 
-SPEED_HEAD = ("system", "size", "rows/s", "p50 of a row", "p95 of a row")
+SPEED_HEAD = ("system", "score", "size", "rows/s", "p50 of a row", "p95 of a row")
 """Columns of `speed_rows`."""
 
 
-def speed_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the size and the speed of each system of an evaluation in which an export was timed."""
-    systems: Mapping[str, Any] = facts.get("speed", {}).get("systems", {})
+def speed_rows(report: Report) -> list[tuple[str, ...]]:
+    """Return main score, size and speed of each system of an evaluation that timed them, the model first."""
+    systems: Mapping[str, Any] = report.facts.get("speed", {}).get("systems", {})
+    values: dict[str, str] = {}
+    for main in report.scores[:1]:
+        found = dict.fromkeys(list(systems)[:1], main.value)
+        found |= {each.baseline: each.value for each in main.comparisons}
+        values = {name: f"{main.metric} {number(value)}" for name, value in found.items()}
     return [
         (
             name,
-            memory(found["bytes"]) if "bytes" in found else "",
-            number(found["rows_per_second"]),
-            f"{found['p50_ms']:.1f} ms",
-            f"{found['p95_ms']:.1f} ms",
+            values.get(name, ""),
+            memory(timed["bytes"]) if "bytes" in timed else "",
+            number(timed["rows_per_second"]),
+            f"{timed['p50_ms']:.1f} ms",
+            f"{timed['p95_ms']:.1f} ms",
         )
-        for name, found in systems.items()
+        for name, timed in systems.items()
     ]
 
 

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -178,6 +178,16 @@ class TaskConfig(Settings, ABC):
         `labels` of a batch and `logits` of the outputs then have the shapes that `WeightedLoss` reads.
         """
         return None
+
+    @property
+    def taught_unit(self) -> Literal["row", "word", "token"] | None:
+        """What a teacher gives probabilities for; None where the task cannot have a teacher.
+
+        `row`: classes of a row; `word`: classes of each word, by the column `word` of its examples; `token`:
+        the vocabulary, where the loss is a cross-entropy. By default `row` for a classifier of rows.
+        """
+        rows = self.auto_class == "AutoModelForSequenceClassification" and self.weighted_column is not None
+        return "row" if rows else None
 
     def with_thresholds(self, thresholds: Mapping[str, float]) -> TaskConfig:
         """Return the task with the thresholds saved with a model: class → probability above which it counts.

@@ -160,6 +160,23 @@ def test_a_student_is_computed_again_with_the_outputs_of_its_teacher(
 
 
 @pytest.mark.slow
+def test_a_language_model_is_computed_again_with_its_teacher(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(weights: dict[str, torch.Tensor], _: Any) -> None:
+        weights["bert.encoder.layer.0.output.dense.weight"][3, 5] = float("inf")
+
+    path = broken(base, tmp_path, change, "masked-lm")
+    recipe = json.loads(path.read_text())
+    recipe["stages"]["topics"] |= {"teacher": str(base / "model"), "distillation": {"temperature": 3}}
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    folder, lines = crashed(path, capsys)
+    assert "first module whose output is not finite: bert.encoder.layer.0.output.dense" in lines
+    kept = json.loads((folder / "crash.json").read_text())["loss"]
+    assert kept == {"teachers": [str(base / "model")], "temperature": 3.0, "weight": 0.5}
+
+
+@pytest.mark.slow
 def test_a_loss_that_overflows_by_its_weights_is_computed_again_with_them(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,8 +131,9 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
 
 WRONG = {
     "a task without classes": (
-        {"task": {"kind": "masked-lm", "length": 32}},
-        "masked-lm cannot have a teacher; text-classification can: delete teacher",
+        {"task": {"kind": "fill-mask", "length": 32}},
+        "fill-mask cannot have a teacher; text-classification, token-classification, masked-lm and causal-lm "
+        "can: delete teacher",
     ),
     "weights too": ({"loss": {"focal": 2.0}}, "teacher and loss exclude each other; delete one of them"),
     "no teacher": (

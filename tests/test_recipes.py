@@ -16,6 +16,17 @@ OFFLINE: dict[str, tuple[list[str], str]] = {
     "demo": ([FEW, "words.vocab_size=1000"], "accuracy"),
     "minilm-topics": ([FEW, "wiki.split={validation: 0.1, test: 0.1}"], "accuracy"),
     "gpt2-abstracts": ([FEW, "words.vocab_size=1000", "pretrain.task.length=64"], "bits_per_byte"),
+    "distil-topics": (
+        [
+            FEW,
+            "words.vocab_size=1000",
+            f"large.model={json.dumps(small.MODELS['bert'])}",
+            "large.tokenizer=stage:words",
+            "from-labels.seeds=null",
+            "distilled.seeds=[1, 2]",
+        ],
+        "accuracy",
+    ),
     "cloze": ([FEW, "words.vocab_size=1000", "blanks.labels={}"], "exact_match"),
     "reliable-scores": (
         [
@@ -55,7 +66,7 @@ TABLE = (small.ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_shipped_recipe_is_run_somewhere() -> None:
-    assert len(SHIPPED) == 17
+    assert len(SHIPPED) == 18
     assert OFFLINE.keys() | HUB.keys() == SHIPPED
     for name, where in HUB.items():
         assert f'"{name}' in (small.ROOT / "tests" / f"{where}.py").read_text(encoding="utf-8"), name

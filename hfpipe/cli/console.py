@@ -25,7 +25,7 @@ from rich.table import Table
 
 from hfpipe import number_format
 from hfpipe.cli.tables import add_row, new_table, print_table
-from hfpipe.report import Score
+from hfpipe.report import Report, Score
 from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, TRAINED
 from hfpipe.store.store import read_stage
@@ -210,7 +210,7 @@ def show_scores(run: Run, *, every: bool = False) -> None:
         if how := number_format.describe_tests(written):
             say("; ".join(how))
         _print_scores(written.scores, MODEL, written.scores if every else run.main_scores(stage))
-        _show_speeds(written.facts)
+        _show_speeds(written)
         for note in written.facts.get("notes", []):
             say(f"note: {note}")
         for missing in written.facts.get("left_out", []):
@@ -224,11 +224,11 @@ def show_scores(run: Run, *, every: bool = False) -> None:
         _model(run, run.trained[-1])
 
 
-def _show_speeds(facts: Mapping[str, Any]) -> None:
-    """Print size and speed of the systems, where an export was timed."""
-    if not (rows := number_format.speed_rows(facts)):
+def _show_speeds(report: Report) -> None:
+    """Print main score, size and speed of the systems, where they were timed."""
+    if not (rows := number_format.speed_rows(report)):
         return
-    threads = facts["speed"]["threads"]
+    threads = report.facts["speed"]["threads"]
     say(f"on {threads} {'thread' if threads == 1 else 'threads'} of this machine's CPU:")
     table = new_table(*number_format.SPEED_HEAD)
     for row in rows:

@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 
 from hfpipe.errors import Problem, RecipeError, StageError
-from hfpipe.references.places import Code
+from hfpipe.references.places import Code, Place
 from hfpipe.references.user_code import Trusted
 from hfpipe.stages import revive
 from hfpipe.store.store import read_stage
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hfpipe.stages.finetune import Finetune
     from hfpipe.stages.train import Pretrain
     from hfpipe.task import TaskConfig
-    from hfpipe.training.crashes.folder import Crash, CrashExample
+    from hfpipe.training.crashes.folder import Crash, CrashDistillation, CrashExample, CrashTeachers
     from hfpipe.training.crashes.probe import NotFinite
     from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -235,27 +235,61 @@ def _load_parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Train
         validation=None,
         facts=crash.facts,
         attention_is_chosen=crash.attention is not None,
-        training_loss=_training_loss(crash, stage.task),
+        training_loss=_training_loss(folder, crash, stage.task),
     )
 
 
-def _training_loss(crash: Crash, task: TaskConfig) -> TrainingLoss | None:
+def _training_loss(folder: Path, crash: Crash, task: TaskConfig) -> TrainingLoss | None:
     """Return the loss that replaced the task's, with weights or soft targets of the examples of the step."""
     import torch
 
     from hfpipe.modeling.losses.distillation import DistillationLoss
     from hfpipe.modeling.losses.weighted_loss import WeightedLoss
-    from hfpipe.training.crashes.folder import CrashDistillation
+    from hfpipe.training.crashes.folder import CrashDistillation, CrashTeachers
 
     loss = crash.loss
     if loss is None:
         return None
+    if isinstance(loss, CrashTeachers):
+        return _loss_with_teachers(folder, loss, task)
     if isinstance(loss, CrashDistillation):
-        targets = _spread_by_index(crash, loss.soft_targets)
-        return DistillationLoss(task.runtime().objective, targets, loss.temperature, loss.weight)
+        targets, words = _soft_targets(crash, loss)
+        return DistillationLoss(task.runtime().objective, targets, loss.temperature, loss.weight, words)
     rows = _spread_by_index(crash, loss.row_weights) if loss.row_weights is not None else None
     classes = torch.tensor(loss.class_weights) if loss.class_weights is not None else None
     return WeightedLoss(classes, loss.focal, rows)
+
+
+def _soft_targets(crash: Crash, loss: CrashDistillation) -> tuple[np.ndarray, list[np.ndarray] | None]:
+    """Return the soft targets, and those of each example by its index where it has several."""
+    import numpy as np
+
+    if loss.counts is None:
+        return _spread_by_index(crash, loss.soft_targets), None
+    targets = np.asarray(loss.soft_targets, np.float32)
+    index = [each.index for each in crash.examples]
+    words = [np.empty(0, np.int64)] * (1 + max(index))
+    for number, own in zip(
+        index, np.split(np.arange(len(targets)), np.cumsum(loss.counts)[:-1]), strict=True
+    ):
+        words[number] = own
+    return targets, words
+
+
+def _loss_with_teachers(folder: Path, loss: CrashTeachers, task: TaskConfig) -> TrainingLoss:
+    """Return the loss with the teachers from where they were, which the folder of a crash does not hold."""
+    import datasets
+
+    from hfpipe.evaluation.teachers import load_teachers
+    from hfpipe.modeling.losses.token_distillation import TokenDistillation
+    from hfpipe.tokenization.loading import load_tokenizer
+    from hfpipe.training.crashes.folder import TOKENIZER
+
+    places = [Place(each) for each in loss.teachers]
+    teachers = [(place, Path(place) if Path(place).is_absolute() else place) for place in places]
+    runtime, nothing = task.runtime(), datasets.Dataset.from_dict({name: [] for name in task.inputs})
+    found = load_teachers(teachers, runtime, load_tokenizer(folder / TOKENIZER), nothing)
+    return TokenDistillation(runtime.objective, found, loss.temperature, loss.weight)
 
 
 def _spread_by_index(crash: Crash, values: Sequence[Any]) -> np.ndarray:

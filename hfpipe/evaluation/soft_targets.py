@@ -1,20 +1,22 @@
-"""The class probabilities of trained teachers for the rows that a student learns from."""
+"""The class probabilities of trained teachers for the rows, or their words, that a student learns from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from hfpipe.encoding.encoded import encode
+from hfpipe.encoding.origins import name_row
 from hfpipe.errors import StageError
 from hfpipe.evaluation.calibration import example_outputs
 from hfpipe.modeling.loading.class_names import class_names_of, class_permutation
 from hfpipe.modeling.loading.models import load_model
+from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.recipe.messages import join_names
 from hfpipe.store.files import sync_file, sync_folder
 from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
@@ -23,57 +25,104 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel
 
+    from hfpipe.encoding.encoded import Examples
     from hfpipe.references.places import Place
     from hfpipe.report import DataFacts
     from hfpipe.runtime import TaskRuntime
+    from hfpipe.task import TaskConfig
 
 Teachers = Sequence[tuple["Place", "Path | Place"]]
 """How the recipe names each teacher, and where it is."""
 
 
+class SoftTargets(NamedTuple):
+    """What the teachers of a classifier or tagger say of a split."""
+
+    values: np.ndarray
+    """Mean probabilities of the teachers at a temperature, float32 (rows or words of the split, classes)."""
+    by_example: list[np.ndarray]
+    """For each train example the rows of `values` that are its targets, int64 (targets,), in their order."""
+
+
 def compute_soft_targets(
     teachers: Teachers,
     task: TaskRuntime,
-    rows: datasets.Dataset,
+    train: Examples,
     facts: DataFacts,
     temperature: float,
     folder: Path,
     advance: Callable[[int], None],
     *,
     trust: bool = False,
-) -> np.ndarray:
-    """Return the mean probabilities of the teachers at a temperature, float32 (rows, classes).
+) -> SoftTargets:
+    """Return what the teachers of a classifier or tagger say of the rows behind some train examples.
 
-    They are kept in `folder`, from which a second call reads them. Each teacher reads the rows by its own
-    tokenizer; `trust` runs the code that comes with it. Raises StageError for a teacher with other classes
-    than the data.
+    The probabilities are kept in `folder`, from which a second call reads them. Each teacher reads the rows
+    by its own tokenizer; `trust` runs the code that comes with it. Raises StageError for a teacher with other
+    classes than the data, or that reads no token of a word that the student learns.
     """
     kept = folder / "soft_targets.npy"
+    starts = _unit_starts(task.config, train.source)
+    by_example = _units(task.config, train, starts)
     if kept.is_file():
-        return np.load(kept, allow_pickle=False)
-    found = []
+        return SoftTargets(np.load(kept, allow_pickle=False), by_example)
+    mean = np.zeros((int(starts[-1]), len(facts.labels[task.config.weighted_column or ""])), np.float32)
     for place, where in teachers:
         tokenizer = load_tokenizer(where, trust_remote_code=trust)
-        auto_class = task.config.auto_class
-        model = load_model(auto_class, where, 0, whole=True, trust_remote_code=trust)
+        model = load_model(task.config.auto_class, where, 0, whole=True, trust_remote_code=trust)
         set_pad_token_id(model, tokenizer)
         order = _order_of_outputs(place, model, task, facts)
-        logits = np.empty((len(rows), len(order)), np.float32)
+        logits, seen = np.zeros_like(mean), np.zeros(len(mean), bool)
         with TemporaryDirectory(dir=folder) as scratch:
             path = Path(scratch) / "teacher.arrow"
+            rows = train.source
             examples, _ = encode(task, rows, tokenizer, facts, path, packed=False, advance=lambda _: None)
-            for index, outputs, _ in example_outputs(model, task.encoder, examples, tokenizer):
-                logits[examples.rows[index]] = outputs[:, order].numpy()
-                advance(len(index))
-        found.append(_probabilities(torch.from_numpy(logits) / temperature, model))
-    mean: np.ndarray = np.stack(found).mean(axis=0, dtype=np.float32)
+            units = _units(task.config, examples, starts)
+            for index, outputs, labels in example_outputs(model, task.encoder, examples, tokenizer):
+                said = outputs if task.config.taught_unit == "row" else outputs[labels != IGNORED]
+                told = np.concatenate([units[number] for number in index])
+                logits[told], seen[told] = said[:, order].numpy(), True
+                advance(len({*examples.rows[index]}))
+        _check_seen(place, task.config, train, seen[np.concatenate(by_example)], by_example)
+        mean += _probabilities(torch.from_numpy(logits) / temperature, model)
+    mean /= len(teachers)
     if not np.isfinite(mean).all():
         names = join_names([str(place) for place, _ in teachers])
         raise StageError(
             f"the probabilities of {names} are not finite; train it again with less learning_rate"
         )
     _write(kept, mean)
-    return mean
+    return SoftTargets(mean, by_example)
+
+
+def _unit_starts(config: TaskConfig, rows: datasets.Dataset) -> np.ndarray:
+    """Return the number of units (rows, or words) before each row and at the end, int64 (rows + 1,)."""
+    if config.taught_unit == "row":
+        return np.arange(len(rows) + 1)
+    counts = [len(tags) for tags in rows[config.weighted_column or ""]]
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _units(config: TaskConfig, examples: Examples, starts: np.ndarray) -> list[np.ndarray]:
+    """Return the units that are the targets of each example, in the order of its tokens."""
+    first = starts[examples.rows]
+    if config.taught_unit == "row":
+        return list(first[:, None])
+    words = map(np.asarray, examples.table[:]["word"])
+    return [start + word[word >= 0] for start, word in zip(first, words, strict=True)]
+
+
+def _check_seen(
+    place: Place, config: TaskConfig, train: Examples, seen: np.ndarray, by_example: list[np.ndarray]
+) -> None:
+    """Raise StageError where a teacher says nothing of a target of the student."""
+    if seen.all():
+        return
+    row = int(np.repeat(train.rows, [*map(len, by_example)])[seen.argmin()])
+    raise StageError(
+        f"teacher {place} reads no token of {int((~seen).sum()):,} words that the model learns, the first in "
+        f"{name_row(train.source, row)}; take a teacher, or a tokenizer, that reads the same words"
+    )
 
 
 def _order_of_outputs(place: Place, model: PreTrainedModel, task: TaskRuntime, facts: DataFacts) -> list[int]:

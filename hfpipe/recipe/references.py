@@ -41,7 +41,8 @@ def reference_problems(
         path = ("stages", name)
         stage = stages.get(name)
         above += trainings.get(name, []) if stage is not None else []
-        found = collect(stage, Place) if stage else _stage_names(raw[name], ())
+        once = stages.get(next(iter(trainings.get(name, [])), ""))
+        found = _places(stage, once) if stage else _stage_names(raw[name], ())
         for keys, place in found:
             yield from _check_place(place, (*path, *keys), above, kinds, base)
             yield from _check_bare_name(place, (*path, *keys), above, kinds)
@@ -66,6 +67,14 @@ def _passwords(value: Any, path: Keys) -> Iterator[Problem]:
     elif isinstance(value, list):
         for number, item in enumerate(value):
             yield from _passwords(item, (*path, number))
+
+
+def _places(stage: Stage, training: Stage | None) -> Iterator[tuple[Keys, Place]]:
+    """Yield what a stage names and, where it sums up several trainings, what one of them names besides."""
+    yield from collect(stage, Place)
+    for keys, place in collect(training, Place) if training is not None else ():
+        if keys[0] not in type(stage).model_fields:
+            yield keys, place
 
 
 def _stage_names(value: Any, path: Keys) -> Iterator[tuple[Keys, Place]]:

@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
     """Where the model is."""
     blocks: list[Block]
     speeds: list[tuple[str, ...]]
-    """Size and speed of each system, where an export was timed."""
+    """Main score, size and speed of each system, where they were timed."""
     unreadable: str
     """Why the predictions could not be read, if they could not."""
 
@@ -121,7 +121,7 @@ def _evaluation(run: Run, stage: str) -> Evaluation:
         tables,
         run.model(stage),
         blocks,
-        number_format.speed_rows(report.facts),
+        number_format.speed_rows(report),
         unreadable,
     )
 

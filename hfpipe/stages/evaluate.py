@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.exports.formats import is_export
-from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, EvaluatedPlace, Place, slug
+from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, EvaluatedPlace, slug
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.folds import read_held_out
@@ -30,6 +30,7 @@ from hfpipe.stages.scoring.bounds import (
 )
 from hfpipe.stages.scoring.clusters import ClusterSetting, check_cluster, cluster_column, resampled_by
 from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
+from hfpipe.stages.scoring.implied_baselines import implied_baselines
 from hfpipe.stages.scoring.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
 from hfpipe.stages.scoring.power_notes import power_notes
 from hfpipe.stages.scoring.row_weights import (
@@ -39,7 +40,7 @@ from hfpipe.stages.scoring.row_weights import (
     load_row_weights,
     weighted_by,
 )
-from hfpipe.stages.scoring.speeds import record_speed, speed_facts, times_exports
+from hfpipe.stages.scoring.speeds import are_timed, record_speed, speed_facts
 from hfpipe.stages.scoring.systems import (
     EvaluatedSystem,
     add_checkpoints,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 class Evaluate(Stage):
     """Evaluates a model on one split, together with simple baselines and other models."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     distributed: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     model: EvaluatedPlace
@@ -116,18 +117,15 @@ class Evaluate(Stage):
     def resolved(self, above: Mapping[str, Stage]) -> Evaluate:
         """Return the stage with those baselines marked as names that its task declares as such.
 
-        An export is compared with its original, which does not have to be named.
+        An export is compared with its original, and a student with its teachers, which do not have to be
+        named.
         """
         task = self.task_of(above)
         lost = self.model.stage is not None and self.model.stage not in above  # it is wrong, and reported
         names = task.baselines if task is not None else self.baselines if lost else ()
-        stage = above.get(self.model.stage or "")
         own = {place for place in self.baselines if place in names and place.hub and "/" not in place}
         found = [BaselineName(place) if place in own else place for place in self.baselines]
-        original = getattr(stage, "model", None) if stage is not None and stage.kind == "export" else None
-        known = isinstance(original, Place) and (original.stage is None or original.stage in above)
-        if isinstance(original, Place) and known and original not in found:  # otherwise reported there
-            found.append(BaselinePlace(original))
+        found += [place for place in implied_baselines(self.model, above) if place not in found]
         weights = default_row_weights(self.row_weights, self.data, task, above)
         return self.model_copy(update={"baselines": found, "row_weights": weights})
 
@@ -307,7 +305,7 @@ class Evaluate(Stage):
             title = f"{ctx.name}: {name if system.members else system.place}"
             with ctx.progress(title, len(own)) as advance:
                 found[name] = measure_model(model, task, tokenizer, own, setup, accelerator, out, advance)
-            if len(found) == 1 and accelerator.is_main_process and times_exports(self, ctx):
+            if len(found) == 1 and accelerator.is_main_process and are_timed(self, ctx):
                 reader = ModelReader(task, setup.facts, tokenizer, setup.seed)
                 record_speed(model, reader, own, system.name, place, self.batch_size, ctx)
         if system.folded:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem
-from hfpipe.modeling.losses.distillation_settings import DistillationSettings, check_teachers
+from hfpipe.modeling.losses.distillation_settings import DistillationSettings
 from hfpipe.modeling.losses.settings import ROW_WEIGHTS, LossSettings, check_calibration, check_loss
-from hfpipe.references.places import ModelPlace, locate_place
+from hfpipe.references.places import ModelPlace
 from hfpipe.report import DataFacts
+from hfpipe.stages.distillation import check_teachers, create_distillation_loss
 from hfpipe.stages.train import TrainStage
 
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
-    from hfpipe.modeling.losses.distillation import DistillationLoss
     from hfpipe.modeling.losses.training_loss import TrainingLoss
     from hfpipe.training.trainer import Training
 
@@ -28,10 +28,11 @@ class Finetune(TrainStage):
     loss: LossSettings | None = None
     """Weights of classes and rows, and focal loss; for text-classification and token-classification."""
     teacher: ModelPlace | list[ModelPlace] | None = None
-    """A trained classifier, or several whose probabilities are averaged, to learn from in addition to labels.
+    """A trained model, or several whose probabilities are averaged, to learn from in addition to the labels.
 
-    For text-classification. The model and its teachers may have different tokenizers; the classes are the
-    same. The probabilities for the train split are computed once, before training.
+    For text-classification, token-classification, masked-lm and causal-lm. Classifiers and taggers have the
+    same classes as their teachers, and may have other tokenizers; the probabilities for the train split are
+    computed once, before training. A language model has the tokenizer of its teachers, which read each batch.
     """
     distillation: DistillationSettings | None = None
     """How much the teachers count."""
@@ -69,7 +70,7 @@ class Finetune(TrainStage):
             yield from check_loss(self.loss, self.task, known, smoothed=smoothed)
         yield from check_calibration(self.calibrate, self.task, known)
         if self.teacher is not None:
-            yield from check_teachers(self.task, known, weighted=self.loss is not None)
+            yield from check_teachers(self, above, known, base)
         elif self.distillation is not None:
             yield Problem("distillation has no effect without a teacher; delete it", ("distillation",))
 
@@ -82,27 +83,7 @@ class Finetune(TrainStage):
 
         if self.loss is not None and not self.loss.is_plain:
             return create_weighted_loss(self.loss, self.task, train, data)
-        return self._distillation_loss(ctx, train, data) if self.teachers else None
-
-    def _distillation_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> DistillationLoss:
-        """Return the loss with the teachers' probabilities, which the first process computes and keeps."""
-        from hfpipe.evaluation.soft_targets import compute_soft_targets
-        from hfpipe.modeling.losses.distillation import DistillationLoss
-
-        task, rows, how = self.task.runtime(), train.source, self.distillation or DistillationSettings()
-        teachers = [(place, locate_place(place, ctx.base, ctx.inputs) or place) for place in self.teachers]
-        with ctx.progress(f"{ctx.name}: predictions of the teachers", len(rows) * len(teachers)) as advance:
-            targets = compute_soft_targets(
-                teachers,
-                task,
-                rows,
-                data,
-                how.temperature,
-                ctx.work,
-                advance,
-                trust=self.trust_remote_code,
-            )
-        return DistillationLoss(task.objective, targets[train.rows], how.temperature, how.weight)
+        return create_distillation_loss(self, ctx, train, data) if self.teachers else None
 
     def _finish(self, parts: Training, folder: Path) -> dict[str, Any]:
         from hfpipe.data.weighting import weighting_facts

@@ -5,7 +5,7 @@ targets' positions have few sizes (see `Collator`). The one batch an epoch that 
 padded or shorter; it runs eagerly, because compiling for it would take longer than many steps.
 
 On a CPU the output layer is left out of the model and applied by the loss, in chunks, where the model
-allows it.
+allows it. The teachers of a language model read each batch before it does.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, separation_of
 from hfpipe.modeling.losses.chunked_loss import eager_softmax_gradient, softmax_gradient
-from hfpipe.modeling.losses.head_loss import head_loss, identity_head, separable_head
+from hfpipe.modeling.losses.head_loss import head_loss, identity_head, product_dtype, separable_head
 from hfpipe.modeling.losses.losses import forward
+from hfpipe.modeling.losses.token_distillation import TokenDistillation
 from hfpipe.modeling.performance import compile_loss, compile_model, uncompiled_model
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class TrainingStep:
         self._separate = separate
         self.smoothing = smoothing
         self._autocast = autocast
-        self._chunked = chunked and objective is None
+        self.teaching = objective if isinstance(objective, TokenDistillation) else None
+        self._chunked = chunked and (objective is None or self.teaching is not None)
         self.objective = objective or task.objective
         self._kernel = eager_softmax_gradient
         self._head: nn.Linear | None = None
@@ -91,6 +93,7 @@ class TrainingStep:
 
         Where the loss applies the output layer, the outputs hold hidden states in place of logits.
         """
+        batch = self.taught(batch)
         head, positions = self.head(model, batch), self.objective.positions(batch)
         if head is None or positions is None:
             with self.separated(batch) as inputs:
@@ -100,6 +103,13 @@ class TrainingStep:
             with self.separated(batch) as inputs:
                 outputs = forward(model, inputs, None)
             return outputs, self.head_loss(outputs, head, batch, self._kernel)
+
+    def taught(self, batch: Batch) -> Batch:
+        """Return the batch with what the teachers of a language model compute of it."""
+        if self.teaching is None:
+            return batch
+        with self._autocast():
+            return self.teaching.with_teachers(batch)
 
     def separated(self, batch: Batch) -> AbstractContextManager[Batch]:
         """Return the context in which a model keeps documents apart; it gives what the model is run on."""
@@ -117,9 +127,10 @@ class TrainingStep:
     def head_loss(self, outputs: Any, head: nn.Linear, batch: Batch, kernel: Kernel) -> Counted:
         """Return the loss of the hidden states that a model without its output layer returned."""
         hidden, positions = outputs.logits, self.objective.positions(batch)
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+        dtype = product_dtype(head, hidden.device)
         assert positions is not None
+        if self.teaching is not None:
+            return self.teaching.head_loss(hidden, head, batch, self.smoothing, dtype=dtype)
         return head_loss(hidden, head, batch, positions, self.smoothing, dtype=dtype, kernel=kernel)
 
 
@@ -131,7 +142,8 @@ class CompiledStep:
         self._model = model
         self._shape = (rows, eager.task.config.length)
         self._autocast = autocast
-        self._loss = compile_loss(eager.objective.loss)
+        loss = eager.objective.loss
+        self._loss = compile_loss(loss) if eager.teaching is None else loss  # which is a loop over chunks
         self._kernel = torch.compile(softmax_gradient, dynamic=False)
         self._without_masks: bool | None = None
         compile_model(model, static=True)
@@ -146,6 +158,7 @@ class CompiledStep:
             if "attention_mask" in batch or tuple(batch["input_ids"].shape) != self._shape:
                 with uncompiled_model(self._model):
                     return self._eager(model, batch)
+            batch = self._eager.taught(batch)
             head = self._eager.head(model, batch)
             with self._attention(batch), self._eager.separated(batch) as inputs:
                 if head is None:

@@ -1,14 +1,14 @@
-"""Cross-entropy of an output layer without materializing all logits, in forward and backward.
+"""Losses of an output layer without materializing all logits, in forward and backward.
 
 The logits of one chunk of positions at a time are computed, reduced to their loss, and overwritten by their
 gradient, which is added to the gradients of hidden states and weights at once; backward only multiplies these
 by the gradient of the loss. The same method as Liger-Kernel's fused linear cross-entropy (Hsu et al., 2024),
-in plain PyTorch.
+in plain PyTorch. Where a model has already computed its logits, `chunked_loss` reduces them in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ LOGITS = 2**24
 
 Kernel = Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]]
 """`eager_softmax_gradient`, or the compiled `softmax_gradient`."""
+ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+"""Logits of a chunk, (rows, classes), and its place among all positions → summed loss, and its gradient in
+shape and dtype of the logits, which it may overwrite."""
 
 
 def linear_cross_entropy(
@@ -39,8 +42,33 @@ def linear_cross_entropy(
     int64; targets equal to `ignored` do not count. The products are computed in `dtype`, softmax and sums
     in float32. Supports first derivatives only, and a single backward pass.
     """
-    arguments = (hidden, weight, bias, targets, smoothing, ignored, dtype, kernel or eager_softmax_gradient)
-    total: Tensor = _LinearCrossEntropy.apply(*arguments)
+    compute = kernel or eager_softmax_gradient
+
+    def of_chunk(logits: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+        return compute(logits, targets[chunk], smoothing, ignored)
+
+    return chunked_linear_loss(hidden, weight, bias, of_chunk, dtype=dtype)
+
+
+def chunked_linear_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, of_chunk: ChunkLoss, *, dtype: torch.dtype
+) -> Tensor:
+    """Return the sum of a loss over chunks of `hidden @ weight.T + bias`, float32, 0-d.
+
+    `hidden` has shape (positions, size), `weight` (classes, size), `bias` (classes,). The products are
+    computed in `dtype`. Supports first derivatives only, and a single backward pass.
+    """
+    total: Tensor = _LinearLoss.apply(hidden, weight, bias, of_chunk, dtype)
+    return total
+
+
+def chunked_loss(logits: Tensor, of_chunk: ChunkLoss) -> Tensor:
+    """Return the sum of a loss over chunks of logits (positions, classes), float32, 0-d.
+
+    Only one chunk at a time is computed in float32; the gradient has the dtype of the logits. Supports first
+    derivatives only, and a single backward pass.
+    """
+    total: Tensor = _LogitsLoss.apply(logits, of_chunk)
     return total
 
 
@@ -98,35 +126,31 @@ def rows_at_once(positions: int, classes: int) -> int:
     return max(1, -(-positions // next(fitting, least)))
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
-        smoothing: float,
-        ignored: int,
+        of_chunk: ChunkLoss,
         dtype: torch.dtype,
-        kernel: Kernel,
     ) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
         of_hidden = torch.empty_like(hidden) if wanted[0] else None
         of_weight = torch.zeros_like(weight) if wanted[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
         total = hidden.new_zeros((), dtype=torch.float32)
-        rows = rows_at_once(len(hidden), len(weight))
         with torch.autocast(hidden.device.type, enabled=False):
             weight = weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-            for start in range(0, len(hidden), rows):
-                chunk = hidden[start : start + rows].to(dtype)
+            for rows in _chunks(len(hidden), len(weight)):
+                chunk = hidden[rows].to(dtype)
                 logits = torch.nn.functional.linear(chunk, weight, bias)
-                loss, gradient = kernel(logits, targets[start : start + rows], smoothing, ignored)
+                loss, gradient = of_chunk(logits, rows)
                 total += loss
                 if of_hidden is not None:
-                    of_hidden[start : start + rows] = gradient @ weight
+                    of_hidden[rows] = gradient @ weight
                 if of_weight is not None:
                     of_weight += gradient.t() @ chunk
                 if of_bias is not None:
@@ -140,4 +164,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         scaled = (None if each is None else each.mul_(factor) for each in gradients)
-        return (*scaled, None, None, None, None, None)
+        return (*scaled, None, None)
+
+
+class _LogitsLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, of_chunk: ChunkLoss) -> Tensor:
+        ctx.gradient = torch.empty_like(logits)
+        total = logits.new_zeros((), dtype=torch.float32)
+        with torch.autocast(logits.device.type, enabled=False):
+            for rows in _chunks(*logits.shape):
+                loss, gradient = of_chunk(logits[rows].clone(), rows)
+                total += loss
+                ctx.gradient[rows] = gradient
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, ctx.gradient = ctx.gradient, None
+        return gradient.mul_(factor), None
+
+
+def _chunks(positions: int, classes: int) -> Iterator[slice]:
+    """Yield the chunks of all positions, in order."""
+    rows = rows_at_once(positions, classes)
+    return (slice(start, start + rows) for start in range(0, positions, rows))

@@ -1,4 +1,4 @@
-"""Distillation: a classifier also learns the class probabilities of trained teachers, its soft targets.
+"""Distillation: a classifier or tagger also learns the class probabilities of teachers, its soft targets.
 
 The teachers' probabilities are computed once, before training, so that a teacher may have another tokenizer
 and costs nothing per step.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.modeling.losses.training_loss import TrainingLoss
 from hfpipe.types import Counted
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 BATCH_ENTRY = "_soft_targets"
-"""Entry of a batch: the teachers' probabilities, float32 (rows, classes)."""
+"""Entry of a batch: the teachers' probabilities, float32 (targets, classes)."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,21 @@ class DistillationLoss(TrainingLoss):
     labels: Objective
     """The loss of the labels."""
     soft_targets: np.ndarray
-    """Probabilities of the teachers at the temperature, by train example: float32 (examples, classes)."""
+    """Probabilities of the teachers at the temperature: float32 (train examples or words, classes)."""
     temperature: float
     weight: float
+    words: Sequence[np.ndarray] | None = None
+    """Rows of `soft_targets` for the targets of each train example, int64; None for its own index."""
+
+    def targets_of(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Return the soft targets of each of some train examples, float32 (targets, classes)."""
+        rows = [[index] if self.words is None else self.words[index] for index in indices]
+        return [self.soft_targets[each] for each in rows]
 
     def add_entries(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return the batch of some encoded examples with their soft targets."""
-        targets = self.soft_targets[[example["index"] for example in examples]]
-        return batch | {BATCH_ENTRY: torch.from_numpy(targets)}
+        targets = self.targets_of([example["index"] for example in examples])
+        return batch | {BATCH_ENTRY: torch.from_numpy(np.concatenate(targets))}
 
     def count(self, batch: Batch) -> Tensor:
         return self.labels.count(batch)
@@ -53,6 +61,8 @@ class DistillationLoss(TrainingLoss):
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         total, targets = self.labels.loss(outputs, batch, smoothing)
         logits, soft = outputs.logits.float() / self.temperature, batch[BATCH_ENTRY]
+        if batch["labels"].dim() == 2 and not batch["labels"].is_floating_point():
+            logits = logits[batch["labels"] != IGNORED]  # (rows, length, classes) of a tagger
         if batch["labels"].is_floating_point():
             cross = F.binary_cross_entropy_with_logits(logits, soft, reduction="sum")
             entropy = F.binary_cross_entropy(soft, soft, reduction="sum")

@@ -80,6 +80,12 @@ def _return_hidden(hidden: Tensor) -> Tensor:
     return hidden
 
 
+def product_dtype(head: nn.Linear, device: torch.device) -> torch.dtype:
+    """Return the dtype in which an output layer is applied: that of autocast, or of its weights."""
+    kind = device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+
+
 def head_loss(
     hidden: Tensor,
     head: nn.Linear,

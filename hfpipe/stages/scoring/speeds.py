@@ -1,4 +1,4 @@
-"""Size and speed of the models of an evaluate stage, where one of them is an export."""
+"""Size and speed of the models of an evaluate stage, where one of them is an export or had a teacher."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hfpipe.contract import RunContext
 from hfpipe.modeling.exports.formats import is_export, model_bytes
 from hfpipe.references.places import Place, locate_place, slug
+from hfpipe.stages.repeats.members import find_members
+from hfpipe.store.store import done, read_report
 
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
@@ -19,10 +21,17 @@ if TYPE_CHECKING:
     from hfpipe.stages.scoring.systems import EvaluatedSystem
 
 
-def times_exports(stage: Evaluate, ctx: RunContext) -> bool:
-    """Return whether a model of a stage is an export, so that all are timed."""
+def are_timed(stage: Evaluate, ctx: RunContext) -> bool:
+    """Return whether a model of a stage is an export or had a teacher, so that all are timed."""
     places = (locate_place(place, ctx.base, ctx.inputs) for place in (stage.model, *stage.baselines))
-    return any(map(is_export, places))
+    return any(is_export(place) or _had_teacher(place) for place in places)
+
+
+def _had_teacher(place: Path | None) -> bool:
+    if place is None or not (place / "stage.json").is_file() or not done(place):
+        return False
+    folders = find_members(place).values() or [place]
+    return any(read_report(folder).facts.get("teachers") for folder in folders)
 
 
 def record_speed(
@@ -45,7 +54,7 @@ def record_speed(
 
 
 def speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str, Any]:
-    """Return the sizes and speeds that were measured, for the report: none where no export was evaluated."""
+    """Return the sizes and speeds that were measured, for the report: none where nothing was timed."""
     files = {system.name: _file(system.name, ctx) for system in systems}
     found = {
         name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()

@@ -24,6 +24,7 @@ class CausalLM(RunningText, TaskConfig):
     kind: Literal["causal-lm"] = "causal-lm"
     baselines: ClassVar[tuple[str, ...]] = ("unigram", "trigram")
     pipeline: ClassVar[str] = "text-generation"
+    taught_unit: ClassVar[Literal["token"]] = "token"
     shared: ClassVar[int] = 1  # the last token is only a target, and an input of the next example
     length: int = Field(default=128, ge=8)
     """Number of tokens in the model's context window."""

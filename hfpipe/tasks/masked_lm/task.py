@@ -77,6 +77,10 @@ class MaskedLM(RunningText, TaskConfig):
         return self.documents == "separate"
 
     @property
+    def taught_unit(self) -> Literal["token"] | None:
+        return None if self.next_sentence else "token"
+
+    @property
     def prediction_task(self) -> dict[str, Any]:
         return {"kind": "fill-mask", "text": self.text, "length": self.length}
 

@@ -38,6 +38,7 @@ class TokenClassification(TaskConfig):
     kind: Literal["token-classification"] = "token-classification"
     baselines: ClassVar[tuple[str, ...]] = ("gazetteer",)
     pipeline: ClassVar[str | None] = "token-classification"
+    taught_unit: ClassVar[Literal["word"]] = "word"
     words: str = "words"
     """Column of the words, as lists of strings."""
     tags: str = "tags"

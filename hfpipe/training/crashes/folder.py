@@ -58,7 +58,18 @@ class CrashDistillation(Record):
     """What the teachers of a training said of the examples of the step."""
 
     soft_targets: list[list[float]]
-    """Probabilities at the temperature, by example and class."""
+    """Probabilities at the temperature, by target and class; the targets of an example follow one another."""
+    temperature: float
+    weight: float
+    counts: list[int] | None = None
+    """Number of targets of each example; None where each has one."""
+
+
+class CrashTeachers(Record):
+    """The teachers of a language model, which are read again."""
+
+    teachers: list[str]
+    """Folders, or names on the Hub."""
     temperature: float
     weight: float
 
@@ -96,7 +107,7 @@ class Crash(Record):
     """Attention implementation that the recipe names."""
     modules_to_save: list[str] | None
     """Modules that are trained whole next to an adapter; None without an adapter."""
-    loss: CrashLoss | CrashDistillation | None = None
+    loss: CrashLoss | CrashDistillation | CrashTeachers | None = None
     """None for the loss of the task."""
     examples: list[CrashExample]
     """Those of the first micro-batch, then those of the second, and so on."""

@@ -18,11 +18,19 @@ from torch import Tensor
 
 from hfpipe.encoding.origins import name_row
 from hfpipe.modeling.losses.distillation import DistillationLoss
+from hfpipe.modeling.losses.token_distillation import TokenDistillation
 from hfpipe.modeling.losses.weighted_loss import WeightedLoss
 from hfpipe.report import read_versions
 from hfpipe.training.checkpoints import newest_checkpoint
 from hfpipe.training.crashes import folder as files
-from hfpipe.training.crashes.folder import Crash, CrashDistillation, CrashExample, CrashLoss, write_crash
+from hfpipe.training.crashes.folder import (
+    Crash,
+    CrashDistillation,
+    CrashExample,
+    CrashLoss,
+    CrashTeachers,
+    write_crash,
+)
 from hfpipe.training.crashes.probe import gradients_are_finite
 from hfpipe.training.crashes.random_states import restore_random_states
 
@@ -103,11 +111,19 @@ def keep_step(
     log.info("step %d is kept in %s", step.number, folder)
 
 
-def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | CrashDistillation | None:
+def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | CrashDistillation | CrashTeachers | None:
     loss = trainer.training_loss
+    if isinstance(loss, TokenDistillation):
+        places = [teacher.place for teacher in loss.teachers]
+        return CrashTeachers(teachers=places, temperature=loss.temperature, weight=loss.weight)
     if isinstance(loss, DistillationLoss):
-        targets = loss.soft_targets[indices].tolist()
-        return CrashDistillation(soft_targets=targets, temperature=loss.temperature, weight=loss.weight)
+        targets = loss.targets_of(indices)
+        return CrashDistillation(
+            soft_targets=[row for each in targets for row in each.tolist()],
+            temperature=loss.temperature,
+            weight=loss.weight,
+            counts=None if loss.words is None else [len(each) for each in targets],
+        )
     if not isinstance(loss, WeightedLoss):
         return None
     classes, rows = loss.class_weights, loss.row_weights

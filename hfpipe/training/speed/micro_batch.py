@@ -246,7 +246,8 @@ class MemoryTrial:
         longest = np.argsort(-parts.train.lengths, kind="stable")
         keys = [(0, int(longest[number % len(longest)])) for number in range(micro)]
         static = self._speed.compiled and self._has_one_shape
-        collate = Collator(parts.task, parts.tokenizer, self._seed, static=static)
+        loss = parts.training_loss
+        collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, training_loss=loss)
         return forward_passes(collate(parts.train.__getitems__(keys)))
 
     def _step(self, micro: int) -> TrainingStep | CompiledStep:
@@ -254,7 +255,14 @@ class MemoryTrial:
         chosen = parts.attention_is_chosen
         separate = separate_documents(parts.task, parts.model, self._place, chosen=chosen)
         chunked = self._place.type == "cpu"
-        eager = TrainingStep(parts.task, smoothing, self._autocast, chunked=chunked, separate=separate)
+        eager = TrainingStep(
+            parts.task,
+            smoothing,
+            self._autocast,
+            chunked=chunked,
+            separate=separate,
+            objective=parts.training_loss,
+        )
         if not self._speed.compiled or not self._has_one_shape:
             return eager
         return CompiledStep(eager, parts.model, micro, self._autocast)

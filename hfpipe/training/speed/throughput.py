@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hfpipe.distributed.world import local_rank
+from hfpipe.encoding.padding import Collator, forward_passes
 from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import on_cpu
@@ -52,15 +53,16 @@ def steps_within(
     )
     batches = cycle(StepBatches(parts.train.lengths, shares, 0, seed, grouped=not parts.task.config.packed))
     separate = separate_documents(parts.task, copied, torch.device(device), chosen=parts.attention_is_chosen)
-    step = TrainingStep(parts.task, 0.0, chunked=device == "cpu", separate=separate)
+    step = TrainingStep(
+        parts.task, 0.0, chunked=device == "cpu", separate=separate, objective=parts.training_loss
+    )
+    collate = Collator(parts.task, parts.tokenizer, seed, training_loss=parts.training_loss)
     started = 0.0
     with eager_kernels(model) if device == "cpu" else nullcontext():
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
             if number == WARM_UP:
                 started = _time_now(device)
-            batch = parts.task.encoder.collate(
-                parts.train.__getitems__(keys), parts.tokenizer, seed, train=True
-            )
+            [batch] = forward_passes(collate(parts.train.__getitems__(keys)))
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=speed.bf16):
                 total = step(model, batch)[1].total.sum()

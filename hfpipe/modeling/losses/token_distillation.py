@@ -1,0 +1,187 @@
+"""Distillation of language models: a student also learns the token probabilities of its teachers.
+
+The probabilities of a vocabulary for every token of a split would fill a disk, so the teachers read each
+batch of the student, without gradients. Their output layer is left out where their logits are its output, and
+applied to a chunk of positions at a time, as the student's is (see `chunked_loss`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hfpipe.modeling.losses.chunked_loss import (
+    ChunkLoss,
+    chunked_linear_loss,
+    chunked_loss,
+    softmax_gradient,
+)
+from hfpipe.modeling.losses.head_loss import identity_head, product_dtype, separable_head
+from hfpipe.modeling.losses.losses import IGNORED, forward
+from hfpipe.modeling.losses.training_loss import TrainingLoss
+from hfpipe.types import Counted
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from hfpipe.modeling.attention.separate_documents import SeparateDocuments
+    from hfpipe.runtime import Objective, TaskRuntime
+    from hfpipe.types import Batch
+
+BATCH_ENTRY = "_teacher_{}"
+"""Entry of a batch for each teacher: what its output layer reads at the target positions, or its logits."""
+
+
+class Teacher:
+    """A trained language model that reads the batches of its student."""
+
+    def __init__(
+        self,
+        place: str,
+        model: PreTrainedModel,
+        task: TaskRuntime,
+        separate: SeparateDocuments | None = None,
+    ) -> None:
+        """`place` is a folder or a name on the Hub; `separate` keeps the documents of an example apart."""
+        self.place = place
+        self._model: Any = model.eval().requires_grad_(False)
+        self._task = task
+        self._separate = separate
+        self._head: nn.Linear | None = None
+        self._has_read = False
+
+    def states(self, batch: Batch, positions: Tensor) -> Tensor:
+        """Return the input of the output layer at positions, or logits: (positions, size or vocabulary)."""
+        device = batch["input_ids"].device
+        if self._model.device != device:
+            self._model.to(device)
+        with torch.no_grad():
+            if not self._has_read:
+                self._head, self._has_read = separable_head(self._task, self._model, batch), True
+            head = self._head
+            with self._separated(batch) as inputs:
+                if head is None:
+                    found = forward(self._model, inputs, positions).logits
+                else:
+                    with identity_head(head):
+                        found = forward(self._model, inputs, None).logits
+        if found.dim() == 3:
+            found = found.reshape(-1, found.shape[-1])[positions]
+        states: Tensor = found if head is None else found.to(product_dtype(head, device))
+        return states
+
+    def _separated(self, batch: Batch) -> AbstractContextManager[Batch]:
+        return nullcontext(batch) if self._separate is None else self._separate(batch)
+
+    def output_layer(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight and bias that turn `states` into logits, None where these are logits already."""
+        if self._head is None:
+            return None
+        weight, bias = (getattr(self._head, name) for name in ("weight", "bias"))
+        return weight.to(dtype), bias.to(dtype) if bias is not None else None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDistillation(TrainingLoss):
+    """`(1 - weight)` times the cross-entropy, plus `weight · T²` times the divergence from the teachers.
+
+    The divergence is Kullback-Leibler's of the probabilities of the vocabulary at temperature `T` (Hinton,
+    Vinyals and Dean, 2015, section 2), over the same positions as the cross-entropy; those without a target
+    count nothing. The probabilities of several teachers are averaged.
+    """
+
+    tokens: Objective
+    """The cross-entropy of the tokens."""
+    teachers: tuple[Teacher, ...]
+    temperature: float
+    weight: float
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        """Return the state without the teachers, which no worker of a data loader needs."""
+        return vars(self) | {"teachers": ()}
+
+    def add_entries(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return the batch as it is; `with_teachers` adds to it where the models are."""
+        return batch
+
+    def with_teachers(self, batch: Batch) -> Batch:
+        """Return the batch with what each teacher computes of it."""
+        positions = self._positions(batch)
+        read = (teacher.states(batch, positions) for teacher in self.teachers)
+        return batch | {BATCH_ENTRY.format(number): states for number, states in enumerate(read)}
+
+    def positions(self, batch: Batch) -> Tensor | None:
+        return self.tokens.positions(batch)
+
+    def count(self, batch: Batch) -> Tensor:
+        return self.tokens.count(batch)
+
+    def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
+        logits = outputs.logits
+        if logits.dim() == 3:
+            logits = logits.reshape(-1, logits.shape[-1])[self._positions(batch)]
+        return Counted(chunked_loss(logits, self._of_chunk(batch, smoothing)), self.count(batch))
+
+    def head_loss(
+        self, hidden: Tensor, head: nn.Linear, batch: Batch, smoothing: float, *, dtype: torch.dtype
+    ) -> Counted:
+        """Return the value of `loss` from hidden states (rows, length, size) instead of logits."""
+        hidden = hidden.reshape(-1, hidden.shape[-1])[self._positions(batch)]
+        of_chunk = self._of_chunk(batch, smoothing)
+        total = chunked_linear_loss(hidden, head.weight, head.bias, of_chunk, dtype=dtype)
+        return Counted(total, self.count(batch))
+
+    def _positions(self, batch: Batch) -> Tensor:
+        positions = self.positions(batch)
+        assert positions is not None  # only tasks whose loss is the cross-entropy at positions come here
+        return positions
+
+    def _of_chunk(self, batch: Batch, smoothing: float) -> ChunkLoss:
+        targets = batch["labels"].reshape(-1)[self._positions(batch)]
+        states = [batch[BATCH_ENTRY.format(number)] for number in range(len(self.teachers))]
+        layers = [one.output_layer(each.dtype) for one, each in zip(self.teachers, states, strict=True)]
+
+        def of_chunk(logits: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+            soft = torch.zeros_like(logits, dtype=torch.float32)
+            for each, layer in zip(states, layers, strict=True):
+                taught = each[chunk] if layer is None else F.linear(each[chunk], *layer)
+                soft += fit_columns(taught.float() / self.temperature, logits.shape[-1]).softmax(-1)
+            soft /= len(states)
+            return distillation_gradient(
+                logits, targets[chunk], soft, self.temperature, self.weight, smoothing
+            )
+
+        return of_chunk
+
+
+def fit_columns(logits: Tensor, columns: int) -> Tensor:
+    """Return logits (rows, columns): without further ones, or with ones of probability 0.
+
+    Models with one tokenizer may have rows for tokens that it does not have, as for a round number of them.
+    """
+    return F.pad(logits, (0, columns - logits.shape[-1]), value=-torch.inf)
+
+
+def distillation_gradient(
+    logits: Tensor, targets: Tensor, soft: Tensor, temperature: float, weight: float, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return the summed loss of logits (positions, vocabulary), and its gradient in their shape and dtype.
+
+    `targets` have shape (positions,), int64, -100 where there is none; `soft` are the probabilities of the
+    teachers at the temperature, float32 (positions, vocabulary).
+    """
+    counted = targets != IGNORED
+    scaled = (logits.float() / temperature).log_softmax(-1)
+    divergence = ((torch.xlogy(soft, soft) - soft * scaled).sum(-1) * counted).sum()
+    towards = (scaled.exp() - soft) * counted[:, None]
+    labels, gradient = softmax_gradient(logits.float(), targets, smoothing, IGNORED)
+    total = (1 - weight) * labels + weight * temperature**2 * divergence
+    gradient = (1 - weight) * gradient + weight * temperature * towards
+    return total, gradient.to(logits.dtype)

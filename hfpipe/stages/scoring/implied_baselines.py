@@ -1,0 +1,36 @@
+"""The models that an evaluated model is compared with because it was made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hfpipe.contract import Stage
+from hfpipe.references.places import BaselinePlace, Place
+from hfpipe.stages.finetune import Finetune
+from hfpipe.stages.repeats.group import RepeatedTraining
+from hfpipe.stages.repeats.members import owner_of
+
+
+def implied_baselines(model: Place, above: Mapping[str, Stage]) -> Iterator[BaselinePlace]:
+    """Yield the original of an export, and the teachers of a student, as far as they are known.
+
+    Of teachers that were trained with the seeds of their students, it is the stage that sums them up.
+    """
+    stage = above.get(model.stage or "")
+    if isinstance(stage, RepeatedTraining):
+        students = [above.get(place.stage or "") for place in stage.members.values()]
+    else:
+        students = [stage]
+    places = [place for each in students if isinstance(each, Finetune) for place in each.teachers]
+    original = getattr(stage, "model", None) if stage is not None and stage.kind == "export" else None
+    found = dict.fromkeys([original, *(_summed_up(place, above) for place in places)])
+    for place in found:
+        # One that is not there is reported where it is named.
+        if isinstance(place, Place) and (place.stage is None or place.stage in above):
+            yield BaselinePlace(place)
+
+
+def _summed_up(place: Place, above: Mapping[str, Stage]) -> Place:
+    owner = owner_of(place)
+    group = above.get(owner.removeprefix("stage:"))
+    return Place(owner) if place.stage and isinstance(group, RepeatedTraining) else place
