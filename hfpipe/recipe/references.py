@@ -42,7 +42,7 @@ def reference_problems(
         stage = stages.get(name)
         above += trainings.get(name, []) if stage is not None else []
         once = stages.get(next(iter(trainings.get(name, [])), ""))
-        found = _places(stage, once) if stage else _stage_names(raw[name], ())
+        found = _places(stage, once, raw[name]) if stage else _stage_names(raw[name], ())
         for keys, place in found:
             yield from _check_place(place, (*path, *keys), above, kinds, base)
             yield from _check_bare_name(place, (*path, *keys), above, kinds)
@@ -69,11 +69,11 @@ def _passwords(value: Any, path: Keys) -> Iterator[Problem]:
             yield from _passwords(item, (*path, number))
 
 
-def _places(stage: Stage, training: Stage | None) -> Iterator[tuple[Keys, Place]]:
-    """Yield what a stage names and, where it sums up several trainings, what one of them names besides."""
+def _places(stage: Stage, training: Stage | None, written: Mapping[str, Any]) -> Iterator[tuple[Keys, Place]]:
+    """Yield what a stage names and, where it sums up several trainings, what only one of them keeps."""
     yield from collect(stage, Place)
     for keys, place in collect(training, Place) if training is not None else ():
-        if keys[0] not in type(stage).model_fields:
+        if keys[0] in written and keys[0] not in type(stage).model_fields:
             yield keys, place
 
 
