@@ -102,7 +102,7 @@ def test_the_recipe_that_exports_measures_what_8_bits_lose_and_gain(
     assert 0 < run.reports["small"].facts["difference"] < 0.2
     console.show_scores(run)
     shown = capsys.readouterr().out
-    assert re.search(r"^system +size +rows/s +p50 of a row", shown, re.MULTILINE)
+    assert re.search(r"^system +score +size +rows/s +p50 of a row", shown, re.MULTILINE)
     assert f"use:    hfpipe predict {run.folder('small')}" in shown, "no pipeline opens an export"
     assert "Size and speed on a CPU" in page(run)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
