@@ -91,6 +91,15 @@ class Stage(Settings, ABC):
         """
         return {name: self}
 
+    def tabulated(
+        self, combinations: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Mapping[str, Any]]
+    ) -> Stage | None:
+        """Return the stage that lists the scores of the copies that a matrix makes of this stage, if any.
+
+        `combinations` has the axes of each copy with their values, `settings` the varied settings.
+        """
+        return None
+
     def own_seed(self, seed: int) -> int:
         """Return the seed of the stage; `seed` is that of the recipe."""
         return seed

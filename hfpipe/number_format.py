@@ -118,6 +118,35 @@ def format_trials(report: Report) -> tuple[list[str], list[list[str]]]:
     return ["trial", best["metric"], *names, ""], rows
 
 
+def format_matrix(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return the copies of a stage that a matrix made as a table, head and rows; none for another stage."""
+    rows = report.facts.get("matrix", [])
+    axes = list(dict.fromkeys(axis for row in rows for axis in row["combination"]))
+    counts = list(dict.fromkeys(name for row in rows for name in row["counts"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    scores = [name for name in names if split_class(name)[1] is None][:MAIN]
+    cells = [
+        [
+            *(_setting(row["combination"].get(axis, "")) for axis in axes),
+            *(count(row["counts"][name]) if name in row["counts"] else "" for name in counts),
+            *(_format_entry(row["scores"].get(name)) for name in scores),
+        ]
+        for row in rows
+    ]
+    return [*axes, *counts, *scores] if rows else [], cells
+
+
+def _format_entry(score: Mapping[str, Any] | None) -> str:
+    """Return a score of a matrix with its interval, or its standard deviation over seeds, if it has one."""
+    if score is None or not isinstance(score["value"], int | float):
+        return ""
+    interval = "low" in score
+    value, _, ends = (
+        format_interval(score["value"], score["low"], score["high"]) if interval else number(score["value"])
+    ).partition(" ")
+    return " ".join(filter(None, (value, f"± {number(score['sd'])}" if "sd" in score else "", ends)))
+
+
 def _setting(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

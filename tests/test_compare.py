@@ -20,7 +20,8 @@ from hfpipe.metrics.paired import holm
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
-from hfpipe.store.store import StageFile, StageIdentity, Store
+from hfpipe.store.identity import StageIdentity
+from hfpipe.store.store import StageFile, Store
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.text_classification import TextClassification
 

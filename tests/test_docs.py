@@ -248,7 +248,9 @@ PARTS = [
         ("docs/evaluation.md", "score"),
     )
     for block in blocks("yaml", page)
-    if block not in recipes() and "report_to" not in block  # a tracker may be missing; that has its own test
+    if block not in recipes()
+    and "report_to" not in block  # a tracker may be missing; that has its own test
+    and "matrix" not in yaml.safe_load(block)  # a key of the whole recipe, which has its own test too
 ]
 """Stage of the README's recipe, and what a page writes into such a stage."""
 
@@ -278,6 +280,22 @@ def test_what_the_manual_writes_into_a_stage_is_taken(
         return
     taken = explained(tmp_path, change).stages[stage]
     assert given.keys() <= taken.model_fields_set
+
+
+def test_the_matrix_that_the_manual_shows_is_taken(tmp_path: Path) -> None:
+    [block] = [block for block in blocks("yaml", "docs/repeats.md") if "matrix" in yaml.safe_load(block)]
+    model = "{type: gpt2, n_embd: 32, n_head: 2}"
+    block = block.replace("lm.", "pretrain.")
+
+    def change(text: str) -> str:
+        recipe = yaml.safe_load(text)
+        recipe["stages"]["pretrain"] |= {"task": "causal-lm", "model": yaml.safe_load(model)}
+        del recipe["stages"]["topics"], recipe["stages"]["score"]
+        return yaml.safe_dump(recipe | yaml.safe_load(block), sort_keys=False)
+
+    found = explained(tmp_path, change).stages
+    assert found["pretrain@limit=4000,size=large"].model["n_embd"] == 64
+    assert found["wiki@limit=1000"].limit == 1000
 
 
 def test_the_mappings_of_labels_that_the_manual_shows_are_taken() -> None:

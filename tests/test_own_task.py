@@ -210,7 +210,7 @@ def test_what_a_task_requires_of_a_model_is_checked(problems: Any) -> None:
 def test_a_new_version_of_a_task_reruns_its_stages(
     problems: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hfpipe.store.store import StageIdentity
+    from hfpipe.store.identity import StageIdentity
 
     own = RECIPE.replace('"mine.py:Mine"', "text-classification").replace("major", "majority")
     assert problems(MINE, own) == []

@@ -20,7 +20,8 @@ from hfpipe.report import Comparison, DataFacts, Report, Score
 from hfpipe.reporting.charts import Curve, Scale, curve_chart
 from hfpipe.reporting.html import page
 from hfpipe.runs.run import Run
-from hfpipe.store.store import StageFile, StageIdentity, Store
+from hfpipe.store.identity import StageIdentity
+from hfpipe.store.store import StageFile, Store
 
 KEYS = {"wiki": "a" * 12, "topics": "b" * 12, "score": "c" * 12}
 HOSTILE = "<script>alert('&amp;')</script>"

@@ -25,7 +25,8 @@ from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.store.artifacts import MODEL, predictions_path
-from hfpipe.store.store import StageFile, StageIdentity, Store
+from hfpipe.store.identity import StageIdentity
+from hfpipe.store.store import StageFile, Store
 from hfpipe.tasks.text_classification import TextClassification
 
 EVIL = """

@@ -24,10 +24,11 @@ from rich.progress import (
 from rich.table import Table
 
 from hfpipe import number_format
-from hfpipe.cli.tables import add_row, new_table, print_table
+from hfpipe.cli.tables import add_row, new_table, print_rows, print_table
 from hfpipe.report import Report, Score
 from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, TRAINED
+from hfpipe.store.stage_names import is_copy
 from hfpipe.store.store import read_stage
 
 if TYPE_CHECKING:
@@ -190,10 +191,7 @@ def report(run: Run, *, every: bool = False) -> None:
         head, rows = number_format.format_trials(found)
         if rows:
             say(f"\n{name}: trials of the search")
-            trials = new_table(*head)
-            for row in rows:
-                add_row(trials, *row)
-            print_table(trials)
+            print_rows(head, rows)
     show_scores(run, every=every)
 
 
@@ -202,7 +200,9 @@ def show_scores(run: Run, *, every: bool = False) -> None:
 
     It has the main scores, or `every` score, those of single classes too.
     """
-    measured = [stage for stage, written in run.reports.items() if written.scores]
+    _show_matrix(run)
+    scored = [stage for stage, written in run.reports.items() if written.scores]
+    measured = [stage for stage in scored if every or not is_copy(stage)]
     for stage in measured:
         written = run.reports[stage]
         gap = ", difference = model - baseline" if _has_comparisons(written.scores) else ""
@@ -219,9 +219,20 @@ def show_scores(run: Run, *, every: bool = False) -> None:
             say(f"not met: {miss}")
         say("result: " + f"\n{' ' * 8}".join(number_format.verdict(written.scores[0])))
         _model(run, stage)
-    if not measured and run.trained:
+    if not scored and run.trained:
         say("")
         _model(run, run.trained[-1])
+
+
+def _show_matrix(run: Run) -> None:
+    """Print the combinations of a matrix, a table for each stage with scores, and what they do not meet."""
+    for name, found in run.reports.items():
+        for miss in found.unmet if is_copy(name) else ():
+            say(f"not met: {name}: {miss}")
+        head, rows = number_format.format_matrix(found)
+        if rows:
+            say(f"\n{name}: {len(rows)} combinations")
+            print_rows(head, rows)
 
 
 def _show_speeds(report: Report) -> None:
@@ -230,10 +241,7 @@ def _show_speeds(report: Report) -> None:
         return
     threads = report.facts["speed"]["threads"]
     say(f"on {threads} {'thread' if threads == 1 else 'threads'} of this machine's CPU:")
-    table = new_table(*number_format.SPEED_HEAD)
-    for row in rows:
-        add_row(table, *row)
-    print_table(table)
+    print_rows(number_format.SPEED_HEAD, rows)
     say("")
 
 
@@ -254,10 +262,7 @@ def _print_scores(scores: Sequence[Score], first: str, shown: Sequence[Score]) -
     print_table(_scores(shown, first, roomy=Console().is_terminal and Console().width >= ROOMY))
     if rows := number_format.format_spreads(shown, first):
         say("")
-        table = new_table(*number_format.SPREAD)
-        for row in rows:
-            add_row(table, *row)
-        print_table(table)
+        print_rows(number_format.SPREAD, rows)
     others = [score for score in scores if score not in shown]
     for line in (*_classes(others), *_list_other_scores(others)):
         say(line)

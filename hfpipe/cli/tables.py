@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +22,14 @@ def new_table(*columns: str) -> Table:
 def add_row(table: Table, *cells: str) -> None:
     """Add a row; nothing in a cell is taken as markup or steers the terminal."""
     table.add_row(*(Text(number_format.visible(cell)) for cell in cells))  # a Text has no markup to inject
+
+
+def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows below the names of their columns."""
+    table = new_table(*head)
+    for row in rows:
+        add_row(table, *row)
+    print_table(table)
 
 
 def print_table(table: Table) -> None:

@@ -24,7 +24,8 @@ from hfpipe.interruption import Interrupted
 from hfpipe.library_output import silence_libraries
 from hfpipe.report import Report
 from hfpipe.runner.launch import Launch, start
-from hfpipe.store.store import StageFile, StageIdentity, Store
+from hfpipe.store.identity import StageIdentity
+from hfpipe.store.store import StageFile, Store
 
 RATE = 64.0
 SGD: dict[str, Any] = {

@@ -8,10 +8,27 @@ from typing import Any
 
 from hfpipe.errors import Problem, Spot
 from hfpipe.recipe.messages import Keys, fold_lines
+from hfpipe.store.stage_names import MARK
 
 
 class KeyProblem(Problem):
     """A problem with a key itself, not with its value."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A stage that a matrix makes from one that is written in the file."""
+
+    owner: str
+    """The stage in the file."""
+    combination: dict[str, Any]
+    """Axis of the matrix → its value, of the axes on which the stage depends."""
+    settings: dict[str, Any]
+    """Setting, as `wiki.limit` → its value, of this stage and those above that it depends on."""
+    varied: dict[Keys, Keys]
+    """Path of a setting within the stage → where its value is written in the file."""
+    names: dict[str, str]
+    """Name of this copy and of those that it reads → the name in the file."""
 
 
 @dataclass
@@ -28,6 +45,8 @@ class Document:
     overrides: dict[Keys, str] = field(default_factory=dict)
     """Path → the `stage.key=value` that set it."""
     problems: list[Problem] = field(default_factory=list)
+    copies: dict[str, Copy] = field(default_factory=dict)
+    """Stages that the matrix makes, by name."""
     refused: set[Keys] = field(default_factory=set)
     """Paths of unreadable values, replaced by None; no further problems are reported for them."""
 
@@ -52,17 +71,33 @@ class Document:
         return None
 
     def written(self, path: Keys) -> Keys:
-        """Return the path of what is written in the file: `stages.topics` for a training `topics@2` of it."""
+        """Return the path of what is written in the file: `stages.topics` for a training `topics@2` of it.
+
+        A value that the matrix sets is written there.
+        """
         if path[:1] != ("stages",) or len(path) < 2 or path[:2] in self.keys:
             return path
-        owner = str(path[1]).partition("@")[0]
+        copy = self.find_copy(path)
+        varied = copy.varied if copy is not None else {}
+        for length in range(len(path), 2, -1):
+            if path[2:length] in varied:
+                return (*varied[path[2:length]], *path[length:])
+        owner = copy.owner if copy is not None else str(path[1]).partition(MARK)[0]
         return ("stages", owner, *path[2:]) if ("stages", owner) in self.keys else path
 
+    def find_copy(self, path: Keys) -> Copy | None:
+        """Return the copy that a path leads into, if the matrix made that stage."""
+        name = str(path[1]) if path[:1] == ("stages",) and len(path) > 1 else ""
+        return self.copies.get(name) or self.copies.get(name.rpartition(MARK)[0])
+
     def place(self, problem: Problem) -> Problem:
-        """Add to a problem its position, or the `--set` that caused it."""
+        """Add to a problem its position, or the `--set` that caused it; stages are called as in the file."""
         if problem.spot is not None:
             return problem
-        problem = replace(problem, path=self.written(problem.path))
+        copy, message = self.find_copy(problem.path), problem.message
+        for made, name in sorted(copy.names.items(), reverse=True) if copy is not None else ():
+            message = message.replace(made, name)
+        problem = replace(problem, message=message, path=self.written(problem.path))
         for path, text in self.overrides.items():
             if problem.path[: len(path)] == path:
                 return replace(problem, message=f"--set {fold_lines(text)}: {problem.message}")

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError, Problem, RecipeError, Spot
 from hfpipe.recipe import aliases, model, references, source
-from hfpipe.recipe.document import Document, KeyProblem
+from hfpipe.recipe.document import Copy, Document, KeyProblem
+from hfpipe.recipe.matrix.copies import expand_matrix
 from hfpipe.recipe.messages import Keys, describe_value, dotted_path, join_names
 from hfpipe.recipe.overrides import apply_overrides
 from hfpipe.recipe.settings import missing_key, mistakes, unknown_keys
@@ -25,7 +26,7 @@ from hfpipe.report import DataFacts
 from hfpipe.task import TaskConfig
 from hfpipe.user_tasks import load_task_class
 
-_KEYS = ("name", "seed", "stages")
+_KEYS = ("name", "seed", "matrix", "stages")
 _SEED = 42  # the Trainer's own default
 _LONGEST = 100
 """Maximum bytes in the name of a run or stage; folder names are limited to 255, and a suffix is added."""
@@ -71,9 +72,10 @@ def load_recipe(
     """
     document = source.read_yaml(path)
     apply_overrides(document, overrides)
+    expand_matrix(document)
     reader = _Reader(document, kinds, tasks)
     name, seed, stages = reader.read()
-    stages, failures = _resolve_stages(_expand_repeats(stages), path.parent)
+    stages, failures = _resolve_stages(_expand_repeats(stages, document.copies), path.parent)
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
     problems += [
@@ -81,18 +83,28 @@ def load_recipe(
         for problem in references.reference_problems(document, stages, kinds, recipe.base)
     ]
     found = [*map(document.place, failures), *check_facts(recipe, facts or {})]
-    problems += [problem for number, problem in enumerate(found) if problem not in found[:number]]
+    problems = list(dict.fromkeys([*problems, *found]))  # copies of a stage have the same problems
     problems = [p for p in problems if p in document.problems or p.path not in document.refused]
     if problems:
         raise RecipeError(sorted(problems, key=_sort_key))
     return recipe
 
 
-def _expand_repeats(stages: Mapping[str, Stage]) -> dict[str, Stage]:
-    """Return the stages that those of the recipe stand for, as those of a training for each seed."""
+def _expand_repeats(stages: Mapping[str, Stage], copies: Mapping[str, Copy]) -> dict[str, Stage]:
+    """Return the stages that those of the recipe stand for, as those of a training for each seed.
+
+    Below the copies of a stage that a matrix makes there is a table of their scores, if they have any.
+    """
     found: dict[str, Stage] = {}
+    last = {copy.owner: name for name, copy in copies.items()}
     for name, stage in stages.items():
         found |= stage.expanded(name, found)
+        owner = copies[name].owner if name in copies else ""
+        if name == last.get(owner):
+            members = {other: copy for other, copy in copies.items() if copy.owner == owner}
+            settings = {other: copy.settings for other, copy in members.items()}
+            table = stage.tabulated({other: copy.combination for other, copy in members.items()}, settings)
+            found |= {owner: table} if table is not None else {}
     return found
 
 
@@ -182,13 +194,10 @@ class _Reader:
             raw = None
         stages: dict[str, Stage] = {}
         for name, settings in raw.items() if isinstance(raw, dict) else ():
-            if (
-                not isinstance(name, str)
-                or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name)
-                or _is_too_long(name)
-            ):
+            own = self.document.copies[name].owner if name in self.document.copies else name
+            if not isinstance(own, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", own) or _is_too_long(own):
                 rule = f"it becomes a folder's name: use a-z, 0-9, '-' and '_', at most {_LONGEST} characters"
-                self.add(KeyProblem(f"{name!r} cannot name a stage; {rule}", ("stages", name)))
+                self.add(KeyProblem(f"{own!r} cannot name a stage; {rule}", ("stages", name)))
             if len(self.problems) > _ENOUGH:
                 self.add(
                     Problem("the stages from here on are checked once these are fixed", ("stages", name))

@@ -14,8 +14,8 @@ from hfpipe.recipe.source import parse_yaml
 _TOP = ("name", "seed")
 
 
-class _OverrideError(Exception):
-    """One override cannot be applied."""
+class OverrideError(Exception):
+    """A setting cannot be set."""
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
@@ -36,9 +36,9 @@ def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--se
         keys = name.strip().split(".")
         try:
             if not equals or not all(keys):
-                raise _OverrideError("expected key=value")
-            _set_value(settings, tuple(keys), _value(text))
-        except _OverrideError as wrong:
+                raise OverrideError("expected key=value")
+            set_value(settings, tuple(keys), _value(text))
+        except OverrideError as wrong:
             problems.append(Problem(f"{option} {fold_lines(text)}: {wrong}"))
     if problems:
         raise RecipeError(problems)
@@ -47,38 +47,43 @@ def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--se
 def _apply(document: Document, text: str) -> None:
     try:
         path = _path(document, text)
-        document.overrides[_set_value(document.data, path, _value(text))] = text
-    except _OverrideError as wrong:
+        document.overrides[set_value(document.data, path, _value(text))] = text
+    except OverrideError as wrong:
         document.problems.append(Problem(f"--set {fold_lines(text)}: {wrong}"))
 
 
 def _path(document: Document, text: str) -> Keys:
     name, equals, _ = text.partition("=")
     if not equals:
-        raise _OverrideError("expected stage.key=value; there is no '='")
+        raise OverrideError("expected stage.key=value; there is no '='")
     first, *rest = name.strip().split(".")
     if first == "stages" and rest:
         first, *rest = rest
     if not rest and first in _TOP:
         return (first,)
+    if rest and first == "matrix" and isinstance(document.data.get("matrix"), dict):
+        return ("matrix", ".".join(rest))  # an axis is a setting's path, or a name without a point
     stages = document.data.get("stages")
     known = [key for key in stages if isinstance(key, str)] if isinstance(stages, dict) else []
     if first not in known:
-        raise _OverrideError(f"there is no stage {first!r}{suggest(first, [*known, *_TOP])}")
+        raise OverrideError(f"there is no stage {first!r}{suggest(first, [*known, *_TOP])}")
     if not rest or not all(rest):
-        raise _OverrideError("expected stage.key=value; name the key")
+        raise OverrideError("expected stage.key=value; name the key")
     return ("stages", first, *rest)
 
 
 def _value(text: str) -> Any:
     given = parse_yaml(text.partition("=")[2], Path("--set"))
     if given.problems:
-        raise _OverrideError(given.problems[0].message)
+        raise OverrideError(given.problems[0].message)
     return given.data
 
 
-def _set_value(data: Any, path: Keys, value: Any) -> Keys:
-    """Set the value, creating intermediate mappings; return the path with indices as integers."""
+def set_value(data: Any, path: Keys, value: Any) -> Keys:
+    """Set the value, creating intermediate mappings; return the path with indices as integers.
+
+    Raises OverrideError where the path leads nowhere.
+    """
     done: list[str | int] = []
     for key in path[:-1]:
         if isinstance(data, dict) and key == "task" and isinstance(data.get(key), str):
@@ -94,9 +99,9 @@ def _set_value(data: Any, path: Keys, value: Any) -> Keys:
 
 def _index(data: Any, key: str | int, path: Keys) -> int:
     if not isinstance(data, list):
-        raise _OverrideError(f"{dotted_path(path)} is {describe_value(data)} and has no keys")
+        raise OverrideError(f"{dotted_path(path)} is {describe_value(data)} and has no keys")
     if not data:
-        raise _OverrideError(f"{dotted_path(path)} is an empty list; write the whole list")
+        raise OverrideError(f"{dotted_path(path)} is an empty list; write the whole list")
     if not str(key).isdecimal() or int(key) >= len(data):
-        raise _OverrideError(f"{dotted_path(path)} is a list; write an index from 0 to {len(data) - 1}")
+        raise OverrideError(f"{dotted_path(path)} is a list; write an index from 0 to {len(data) - 1}")
     return int(key)

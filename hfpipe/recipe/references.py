@@ -14,6 +14,7 @@ from hfpipe.recipe.messages import Keys, dotted_path, join_names, suggest
 from hfpipe.references import hub
 from hfpipe.references.places import Code, Glob, MetricPlace, Place, collect, locate_place, matches
 from hfpipe.references.user_code import find_code
+from hfpipe.store.stage_names import MARK, is_copy
 
 _USERINFO = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^\s/?#@]*@")
 
@@ -34,8 +35,9 @@ def reference_problems(
     trainings: dict[str, list[str]] = {}  # of a stage with several
     for name in stages:
         if name not in raw:
-            trainings.setdefault(owner := name.partition("@")[0], []).append(name)
+            trainings.setdefault(owner := name.rpartition(MARK)[0] or name, []).append(name)
             kinds[name] = kinds.get(owner)
+    kinds |= {copy.owner: kinds[name] for name, copy in document.copies.items() if name in kinds}
     above: list[str] = []
     for name in raw:
         path = ("stages", name)
@@ -50,7 +52,7 @@ def reference_problems(
             yield from _code(code, (*path, *keys), base)
         for keys, pattern in collect(stage, Glob):
             yield from _files(pattern, (*path, *keys), base)
-        above.append(name)
+        above += [name, document.copies[name].owner] if name in document.copies else [name]
 
 
 def _passwords(value: Any, path: Keys) -> Iterator[Problem]:
@@ -110,7 +112,8 @@ def _stage(
     if name == path[1]:
         yield Problem(f"stage {name!r} names itself; name a stage above", path)
     elif name not in kinds:
-        tail = suggest(name, above) if above else "; there is no stage above this one"
+        known = [other for other in dict.fromkeys(above) if not is_copy(other)]
+        tail = suggest(name, known) if known else "; there is no stage above this one"
         yield Problem(f"there is no stage {name!r} above{tail}", path)
     elif name not in above:
         yield Problem(f"stage {name!r} stands below; move it above {path[1]!r}", path)

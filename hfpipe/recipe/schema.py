@@ -59,6 +59,7 @@ def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Tas
                 "description": "Names the folder of the run; by default the file's name.",
             },
             "seed": {"type": "integer", "minimum": 0, "description": "Seed of everything that is random."},
+            "matrix": _matrix(),
             "stages": {
                 "type": "object",
                 "description": "Name of a stage → its settings, in the order in which they run.",
@@ -73,6 +74,24 @@ def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Tas
             },
         },
         "$defs": shared,
+    }
+
+
+def _matrix() -> dict[str, Any]:
+    """Return the schema of the settings that vary: a list of values, or named values of several settings."""
+    plain = {"type": ["string", "number", "boolean"]}
+    settings = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": r"^[^.]+\..+$"}}
+    return {
+        "type": "object",
+        "description": "Settings that vary (`STAGE.SETTING`) → their values, or a name → named values, each "
+        "a mapping of settings. The stages that depend on them are run for all combinations.",
+        "minProperties": 1,
+        "additionalProperties": {
+            "anyOf": [
+                {"type": "array", "minItems": 1, "uniqueItems": True, "items": plain},
+                {"type": "object", "minProperties": 1, "additionalProperties": settings},
+            ]
+        },
     }
 
 

@@ -19,6 +19,7 @@ from hfpipe.reporting.predictions import read_blocks
 from hfpipe.reporting.verdict import Verdict, describe_model, read_verdict
 from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.stage_names import is_copy
 
 if TYPE_CHECKING:
     from hfpipe.inspection.shown import ShownStage
@@ -54,7 +55,8 @@ class TrainedStage(NamedTuple):
 
 def page(run: Run) -> str:
     """Return a whole HTML page; every text in it is escaped, and it loads nothing."""
-    measured = [stage for stage, report in run.reports.items() if report.scores]
+    scored = [stage for stage, report in run.reports.items() if report.scores]
+    measured = [stage for stage in scored if not is_copy(stage)]
     curves = run.curves
     ledgers = (sections.read_ledger(stage, report) for stage, report in run.reports.items())
     return _render(
@@ -62,6 +64,12 @@ def page(run: Run) -> str:
         title=_title(run),
         speed_head=number_format.SPEED_HEAD,
         evaluations=[_evaluation(run, stage) for stage in measured],
+        matrices=[
+            (stage, report.summary, *number_format.format_matrix(report))
+            for stage, report in run.reports.items()
+            if report.kind == "matrix"
+        ],
+        copies=[(stage, _score_tables(run, stage)) for stage in scored if is_copy(stage)],
         chain=sections.stage_chain(run) if run.reports else "",
         stages=sections.stage_lines(run),
         trained=[
@@ -112,8 +120,7 @@ def rows_page(shown: ShownStage) -> str:
 
 
 def _evaluation(run: Run, stage: str) -> Evaluation:
-    report = run.reports[stage]
-    tables = sections.score_tables(report.scores, run.main_scores(stage), MODEL)
+    report, tables = run.reports[stage], _score_tables(run, stage)
     blocks, unreadable = _blocks(run, stage)
     return Evaluation(
         stage,
@@ -124,6 +131,10 @@ def _evaluation(run: Run, stage: str) -> Evaluation:
         number_format.speed_rows(report),
         unreadable,
     )
+
+
+def _score_tables(run: Run, stage: str) -> sections.Scores:
+    return sections.score_tables(run.reports[stage].scores, run.main_scores(stage), MODEL)
 
 
 def _blocks(run: Run, stage: str) -> tuple[list[Block], str]:

@@ -29,6 +29,7 @@ from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.repeats.members import find_members
 from hfpipe.store.artifacts import CARD, MODEL, TRAINED
 from hfpipe.store.files import write_whole
+from hfpipe.store.stage_names import folder_name
 from hfpipe.store.store import StageFile, read_stage
 
 FORM = 1
@@ -55,7 +56,7 @@ def write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[s
     if step.stage.kind in TRAINED:
         folder = step.folder
     elif model is not None:
-        folder = step.folder.parent / f"{model}-{step.identity.inputs[model]}"
+        folder = step.folder.parent / folder_name(model, step.identity.inputs[model])
     else:
         return
     try:

@@ -30,6 +30,7 @@ from hfpipe.runner.signals import catch_signals
 from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
 from hfpipe.stages import revive
 from hfpipe.store.files import write_whole
+from hfpipe.store.stage_names import folder_name
 from hfpipe.store.store import StageFile, Store, done, read_report, read_stage
 
 if TYPE_CHECKING:
@@ -323,7 +324,7 @@ def _is_prepared(ctx: RunContext, member: Member | Alone) -> bool:
 
 def stage_file(recipe: Recipe, step: PlannedStage) -> StageFile:
     """Return what a stage's folder begins with."""
-    folders = {name: f"{name}-{key}" for name, key in step.identity.inputs.items()}
+    folders = {name: folder_name(name, key) for name, key in step.identity.inputs.items()}
     base = str(recipe.base.absolute())
     return StageFile(name=step.name, base=base, folders=folders, identity=step.identity)
 

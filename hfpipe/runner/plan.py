@@ -14,7 +14,9 @@ from hfpipe.recipe import Recipe, check_facts
 from hfpipe.recipe.messages import find_similar_name, join_names
 from hfpipe.report import DataFacts
 from hfpipe.store.digests import Digests
-from hfpipe.store.store import StageIdentity, Store, done, identify, read_report, read_stage
+from hfpipe.store.identity import StageIdentity
+from hfpipe.store.stage_names import plain_name
+from hfpipe.store.store import Store, done, identify, read_report, read_stage
 
 REWRITTEN = "its settings are written in another way"
 """Said when what changed does not show, as null in place of a key that is left out."""
@@ -67,7 +69,8 @@ def stages_until(stages: Mapping[str, Stage], until: str | None) -> dict[str, St
     """Return the stages up to the one named, or up to the last of the kind named."""
     if until is None:
         return dict(stages)
-    last = [number for number, (name, stage) in enumerate(stages.items()) if until in (name, stage.kind)]
+    names = [(name, plain_name(name), stage.kind, getattr(stage, "of", "")) for name, stage in stages.items()]
+    last = [number for number, known in enumerate(names) if until in known]
     if not last:
         there = list(dict.fromkeys([*stages, *(stage.kind for stage in stages.values())]))
         close = find_similar_name(until, there)

@@ -52,6 +52,30 @@ def score_frame(reports: Reports) -> pd.DataFrame:
     return _frame(rows, ("stage", *SCORES))
 
 
+def matrix_frame(report: Report) -> pd.DataFrame:
+    """Return a row a combination of a matrix: its settings, what was counted, and its scores."""
+    return _frame((_combination(row) for row in report.facts["matrix"]), ("stage",))
+
+
+def _combination(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their path, named values by their axis, and scores with the ends of intervals."""
+    settings = row["settings"]
+    varied = row["combination"].items()
+    named = {axis: value for axis, value in varied if not _is_setting(axis, value, settings)}
+    scores = {
+        metric if end == "value" else f"{metric}_{end}": value
+        for metric, found in row["scores"].items()
+        for end, value in found.items()
+    }
+    return {"stage": row["stage"], **named, **settings, **row["counts"], **scores}
+
+
+def _is_setting(axis: str, value: Any, settings: Mapping[str, Any]) -> bool:
+    """Tell whether an axis is a setting, called by the end of its path, and not a name for several."""
+    found = [setting for name, setting in settings.items() if f".{name}".endswith(f".{axis}")]
+    return value in found
+
+
 def comparison_frame(scores: Iterable[Score], first: str) -> pd.DataFrame:
     """Return a row for each metric and system; `first` is the one that the others are compared with."""
     return _frame(_scores(scores, first), SCORES)

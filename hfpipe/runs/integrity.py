@@ -13,8 +13,9 @@ from hfpipe.encoding.shards import Shards
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.stages import KINDS
 from hfpipe.stages.repeats.members import SHARED, is_member, owner_of
+from hfpipe.store.identity import KEY_LENGTH
 from hfpipe.store.manifest import find_damage
-from hfpipe.store.store import KEY_LENGTH, describe_loss, done, is_stage_folder, read_report, read_stage
+from hfpipe.store.store import describe_loss, done, is_stage_folder, read_report, read_stage
 from hfpipe.tasks import TASKS
 from hfpipe.training.checkpoints import UNFINISHED, checkpoints, fault
 

@@ -16,6 +16,7 @@ from hfpipe.report import Report, Score
 from hfpipe.runs import dataframes
 from hfpipe.stages.repeats.members import find_members
 from hfpipe.store.artifacts import METRICS, MODEL, TRAINED, predictions_path, read_metrics
+from hfpipe.store.stage_names import is_copy
 from hfpipe.store.store import StageFile, done, read_report, read_stage
 
 if TYPE_CHECKING:
@@ -92,6 +93,19 @@ class Run:
         """
         return dataframes.score_frame(self.reports)
 
+    def matrix(self, stage: str) -> pd.DataFrame:
+        """A row a combination of the recipe's `matrix` for which a stage was run, with its scores.
+
+        Columns are the varied settings (`wiki.limit`), the axes of named values, and each score with `_low`
+        and `_high`, or `_sd` over seeds; for a training stage, its scores on the validation split, and its
+        `parameters`, `tokens` and `steps`. Raises RecipeError when the matrix does not change the stage.
+        """
+        self.folder(stage)
+        if "matrix" not in self.reports[stage].facts:
+            known = [name for name, report in self.reports.items() if "matrix" in report.facts]
+            raise RecipeError([Problem(f"{stage}: is not a table of a matrix{suggest(stage, known)}")])
+        return dataframes.matrix_frame(self.reports[stage])
+
     @property
     def curves(self) -> pd.DataFrame:
         """A row a training stage and step: epoch, loss in nats, learning_rate, grad_norm, `eval_` scores.
@@ -153,9 +167,10 @@ def newest_run(root: Path) -> Run:
     folders: dict[str, Path] = {}
     begun: dict[str, Path] = {}
     for path in found:
-        name = read_stage(path.parent).name
-        folders.pop(name, None)  # a later one takes its place in the order too
-        folders[name] = path.parent
+        made = read_stage(path.parent)
+        folders |= {name: root / folder for name, folder in made.folders.items() if is_copy(name)}
+        folders.pop(made.name, None)  # a later one takes its place in the order too
+        folders[made.name] = path.parent
     for path in sorted(root.glob(f"*/{METRICS}"), key=lambda path: path.stat().st_mtime):
         if not done(path.parent):
             begun[read_stage(path.parent).name] = path.parent

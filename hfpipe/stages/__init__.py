@@ -13,6 +13,7 @@ from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.export import Export
 from hfpipe.stages.finetune import Finetune
 from hfpipe.stages.repeats.group import RepeatedTraining
+from hfpipe.stages.repeats.matrix import MatrixTable
 from hfpipe.stages.repeats.search import ParameterSearch
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Pretrain
@@ -42,6 +43,8 @@ def revive(
     given = dict(settings)
     if isinstance(given.get("task"), Mapping):
         given["task"] = revive_task(given["task"], base, trusted, folder)
+    if given["kind"] == "matrix":
+        return MatrixTable.model_validate(given)
     if given["kind"] == "search":
         given["trained"] = revive(given["trained"], base, folder, trusted)
         return ParameterSearch.model_validate(given)

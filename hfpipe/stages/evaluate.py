@@ -17,6 +17,7 @@ from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, Eva
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.folds import read_held_out
+from hfpipe.stages.repeats.matrix import Tabulated
 from hfpipe.stages.repeats.members import data_split
 from hfpipe.stages.scoring import custom_metrics
 from hfpipe.stages.scoring.bounds import (
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from hfpipe.metrics.tally import Counts, Tally
 
 
-class Evaluate(Stage):
+class Evaluate(Tabulated):
     """Evaluates a model on one split, together with simple baselines and other models."""
 
     version: ClassVar[int] = 6

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -13,11 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import model_validator
-from typing_extensions import Self
 
 from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, StageError, first_line
@@ -26,72 +21,15 @@ from hfpipe.report import Record, Report
 from hfpipe.store.artifacts import CARD, METRICS
 from hfpipe.store.digests import Digests
 from hfpipe.store.files import sync_folder, write_whole
+from hfpipe.store.identity import KEY_LENGTH, StageIdentity
 from hfpipe.store.manifest import DAMAGED, describe_damage, describe_size, record_files
 from hfpipe.store.sealed import read_sealed, write_sealed
+from hfpipe.store.stage_names import folder_name, plain_name
 from hfpipe.task import TaskConfig
 
 R = TypeVar("R", bound=Record)
-KEY_LENGTH = 12
 NOT_RECORDED = frozenset({".work", "stage.log", "report.json", CARD})
 """Entries of a stage's folder whose digests its report lacks: log and card may change after the report."""
-
-
-class StageIdentity(Record):
-    """Everything that decides what a stage leaves behind."""
-
-    kind: str
-    """Kind of the stage."""
-    version: int
-    """Version of the stage's code."""
-    seed: int
-    """The seed of the stage, by default the recipe's."""
-    settings: dict[str, Any]
-    """The settings with every default filled in."""
-    files: dict[str, str]
-    """Local files, packages and own code, as the recipe writes them → digest of their content."""
-    inputs: dict[str, str]
-    """Stages above that are read → their keys."""
-    task_version: int = 1
-    """Version of the task that the settings hold."""
-    neutral: dict[str, Any] = {}
-    """Settings that cannot change the result, by path, with what replaces them in the key, if anything."""
-
-    @model_validator(mode="after")
-    def _names_settings(self) -> Self:
-        """Refuse a damaged file, in which neutral settings are not where their paths lead."""
-        try:
-            decisive_settings(self.settings, self.neutral)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"neutral settings lead nowhere: {error}") from error
-        return self
-
-    @property
-    def decisive(self) -> dict[str, Any]:
-        """The settings that the key is made of."""
-        return decisive_settings(self.settings, self.neutral)
-
-    @property
-    def key(self) -> str:
-        """Hex key of the folder; the first version of a task is left out, as before there were versions."""
-        first = {"task_version"} if self.task_version == 1 else set()
-        decisive = self.model_dump(exclude=first | {"neutral"}) | {"settings": self.decisive}
-        text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
-
-
-def decisive_settings(settings: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with each neutral one replaced by its value in the key, or removed if that is None."""
-    found = copy.deepcopy(dict(settings))
-    for path, value in neutral.items():
-        *above, name = path.split(".")
-        inner = found
-        for part in above:
-            inner = inner[part]
-        if value is None:
-            inner.pop(name, None)
-        else:
-            inner[name] = value
-    return found
 
 
 class StageFile(Record):
@@ -155,14 +93,14 @@ class Store:
 
     def folder(self, name: str, key: str) -> Path:
         """Return the folder of a stage with this key, whether it exists or not."""
-        return self.root / f"{name}-{key}"
+        return self.root / folder_name(name, key)
 
     def others(self, name: str, key: str) -> list[Path]:
         """Return finished folders of the stage under other keys, newest first."""
         found = [
             path
-            for path in self.root.glob(f"{name}-{'[0-9a-f]' * KEY_LENGTH}")
-            if done(path) and path.name != f"{name}-{key}"
+            for path in self.root.glob(f"{plain_name(name)}-{'[0-9a-f]' * KEY_LENGTH}")
+            if done(path) and path != self.folder(name, key) and _made_as(path) in (name, "")
         ]
         return sorted(found, key=lambda path: (path / "report.json").stat().st_mtime, reverse=True)
 
@@ -333,6 +271,14 @@ def advice_for_missing(folder: Path) -> str:
         if folder.exists()
         else "correct the path, or copy the folder there"
     )
+
+
+def _made_as(folder: Path) -> str:
+    """Return the name of the stage that made a folder; empty where its file is damaged."""
+    try:
+        return read_stage(folder).name
+    except StageError:
+        return ""
 
 
 def _parse(path: Path, model: type[R]) -> R:

@@ -16,9 +16,9 @@ from hfpipe.recipe.messages import join_names
 from hfpipe.references.places import ModelPlace, Place
 from hfpipe.report import DataFacts
 from hfpipe.stages.repeats.group import RepeatedTraining
-from hfpipe.stages.repeats.members import MARK
 from hfpipe.stages.repeats.search import ParameterSearch
 from hfpipe.stages.repeats.settings import Search, SearchPlace
+from hfpipe.store.stage_names import MARK
 
 if TYPE_CHECKING:
     from hfpipe.stages.repeats.settings import Repeatable

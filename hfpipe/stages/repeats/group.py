@@ -15,6 +15,7 @@ from hfpipe.references.places import ModelPlace
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.repeats.members import REPEATED, SHARED
 from hfpipe.stages.train import TrainStage
+from hfpipe.store.stage_names import plain_name
 from hfpipe.store.store import read_report
 
 CHECKPOINTS = range(3, 6)
@@ -47,7 +48,7 @@ class RepeatedTraining(TrainStage):
 
     def run(self, ctx: RunContext) -> Report:
         reports = {name: read_report(ctx.inputs[name]) for name in self.members}
-        for scratch in (ctx.folder.parent / SHARED).glob(f"{ctx.name}-*"):
+        for scratch in (ctx.folder.parent / SHARED).glob(f"{plain_name(ctx.name)}-*"):
             shutil.rmtree(scratch, ignore_errors=True)  # all that needed the encoded data are done
         spread = validation_spread({name: report.facts for name, report in reports.items()})
         what = "seeds" if self.seeds is not None else "folds"

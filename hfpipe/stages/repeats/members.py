@@ -12,10 +12,10 @@ from filelock import FileLock
 
 from hfpipe.contract import RunContext
 from hfpipe.references.places import ModelPlace, Place
-from hfpipe.store.store import KEY_LENGTH, done, read_report, read_stage
+from hfpipe.store.identity import KEY_LENGTH
+from hfpipe.store.stage_names import MARK, plain_name
+from hfpipe.store.store import done, read_report, read_stage
 
-MARK = "@"
-"""Separates the name of a stage from that of one of its trainings: `topics@2`, `topics@fold3`."""
 REPEATED = "repeats"
 """Kind in the report of the stage that sums up several trainings."""
 OUT_OF_FOLD = "out-of-fold"
@@ -34,7 +34,7 @@ def owner_of(name: str) -> str:
 
 def is_member(name: str) -> bool:
     """Return whether a stage is one of the trainings that a stage of the recipe expands to."""
-    return MARK in name
+    return MARK in plain_name(name)
 
 
 def find_members(folder: Path) -> dict[Place, Path]:

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from hfpipe.contract import RunContext, Settings, Stage
 from hfpipe.references.places import Place
+from hfpipe.stages.repeats.matrix import Tabulated
 
 
 def _check_ascending(ends: list[int | float]) -> list[int | float]:
@@ -108,7 +109,7 @@ class SearchPlace(Place):
     meant = "the stage of a search: write stage:NAME@search"
 
 
-class Repeatable(Stage, ABC):
+class Repeatable(Tabulated, ABC):
     """A training stage that may stand for several trainings."""
 
     seed: Seed | None = Field(default=None, exclude=True)
