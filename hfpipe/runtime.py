@@ -269,6 +269,11 @@ class TaskRuntime:
         """Return the same task with an encoder that reads `function(value)` for each value of a column."""
         return replace(self, encoder=MappedEncoder(self.config, self.encoder, column, function))
 
+    def prediction_columns(self, given: Mapping[str, Sequence[Any]], facts: DataFacts) -> Rows:
+        """Return the columns that a prediction needs, with placeholders for those of the targets."""
+        others = [name for name in self.config.columns if name not in given]
+        return {**given, **{name: self.encoder.placeholder(name, given, facts) for name in others}}
+
     def baseline(self, name: str) -> Baseline:
         """Return a baseline that the settings declare. Raises StageError when it is not here."""
         if name not in self.baselines:

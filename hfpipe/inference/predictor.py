@@ -30,7 +30,7 @@ from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
     from hfpipe.runtime import TaskRuntime
-    from hfpipe.types import Batch
+    from hfpipe.types import Batch, Rows
 
 log = logging.getLogger(__name__)
 
@@ -131,12 +131,12 @@ class Predictor:
             raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows have no input for the model")
         return [found[number] for number in range(len(chunk))], ledger
 
-    def _columns(self, chunk: Sequence[Asked]) -> dict[str, Sequence[Any]]:
+    def _columns(self, chunk: Sequence[Asked]) -> Rows:
         """Return the columns that the task reads, with placeholders for its targets."""
         task, facts = self.reading.task, self.reading.facts
-        given = {name: [row[name] for row in chunk] for name in task.config.inputs}
-        others = [name for name in task.config.columns if name not in given]
-        return given | {name: task.encoder.placeholder(name, given, facts) for name in others}
+        return task.prediction_columns(
+            {name: [row[name] for row in chunk] for name in task.config.inputs}, facts
+        )
 
     def _predict_rows(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """Yield each row's position and prediction; None if the model's outputs for it contain NaN."""

@@ -33,6 +33,7 @@ from hfpipe.stages.scoring.clusters import ClusterSetting, check_cluster, cluste
 from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
 from hfpipe.stages.scoring.implied_baselines import implied_baselines
 from hfpipe.stages.scoring.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
+from hfpipe.stages.scoring.measurements import measured_facts, record_measurements
 from hfpipe.stages.scoring.power_notes import power_notes
 from hfpipe.stages.scoring.row_weights import (
     RowWeightsSetting,
@@ -41,7 +42,6 @@ from hfpipe.stages.scoring.row_weights import (
     load_row_weights,
     weighted_by,
 )
-from hfpipe.stages.scoring.speeds import are_timed, record_speed, speed_facts
 from hfpipe.stages.scoring.systems import (
     EvaluatedSystem,
     add_checkpoints,
@@ -202,7 +202,7 @@ class Evaluate(Tabulated):
                 ],
                 **resampled_by(setup.sample),
                 **weighted_by(setup.row_weights),
-                **speed_facts([model, *others], ctx),
+                **measured_facts([model, *others], ctx),
                 **leaked,
                 **repeated_systems([model, *others]),
             },
@@ -306,9 +306,9 @@ class Evaluate(Tabulated):
             title = f"{ctx.name}: {name if system.members else system.place}"
             with ctx.progress(title, len(own)) as advance:
                 found[name] = measure_model(model, task, tokenizer, own, setup, accelerator, out, advance)
-            if len(found) == 1 and accelerator.is_main_process and are_timed(self, ctx):
-                reader = ModelReader(task, setup.facts, tokenizer, setup.seed)
-                record_speed(model, reader, own, system.name, place, self.batch_size, ctx)
+            if len(found) == 1 and accelerator.is_main_process:
+                reader, device = ModelReader(task, setup.facts, tokenizer, setup.seed), accelerator.device
+                record_measurements(self, system, place, model, reader, own, device, ctx)
         if system.folded:
             if accelerator.is_main_process:
                 join_predictions(ctx.folder, list(found), system.name)

@@ -21,6 +21,7 @@ from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.members import encoded_folder, hold_encoded
 from hfpipe.stages.repeats.settings import Repeatable
+from hfpipe.stages.samples import check_samples, sample_callbacks
 from hfpipe.stages.training_summary import describe_training
 from hfpipe.store.artifacts import CARD
 from hfpipe.task import TaskConfig
@@ -58,6 +59,11 @@ class TrainStage(Repeatable):
     """Train an adapter in place of all weights, as `{type: lora, r: 16}`; needs `hfpipe[lora]`."""
     early_stopping: EarlyStopping | None = None
     """Stop early; needs a validation split."""
+    samples: int = Field(default=0, ge=0, le=20, json_schema_extra={"changes_result": False})
+    """Texts to generate for the first rows of the validation split at each validation, for the page.
+
+    A language model continues the beginnings of the rows. The trained weights are the same with and without.
+    """
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
     licence: str | None = Field(default=None, min_length=1, exclude=True)
@@ -71,6 +77,7 @@ class TrainStage(Repeatable):
 
         yield from check_repeats(self, above, facts)
         yield from checks.check_training(self, above, facts, base)
+        yield from check_samples(self)
 
     def neutral(self) -> dict[str, Any]:
         found = neutral_arguments(self.training, early=self.early_stopping is not None)
@@ -133,7 +140,7 @@ class TrainStage(Repeatable):
             facts=data,
             attention_is_chosen=isinstance(self.model, dict) and "attn_implementation" in self.model,
             training_loss=self._training_loss(ctx, examples["train"], data),
-            callbacks=callbacks,
+            callbacks=[*callbacks, *sample_callbacks(self, tokenizer, ctx)],
         )
         early = self.early_stopping
         found = train_model(parts, self.training, (early.patience, early.threshold) if early else None, ctx)

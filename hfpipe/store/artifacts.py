@@ -19,6 +19,12 @@ CARD = "README.md"
 METRICS = "metrics.jsonl"
 """What a training stage logs while it trains, a line an entry; it stays in the finished folder."""
 
+EXPLANATIONS = "explanations.json"
+"""What `report --explain` writes into the folder of an evaluate stage, for the page of the run."""
+
+SAMPLES = "samples.jsonl"
+"""What a model generated each time it was validated, a line a time; it stays in the finished folder."""
+
 EXPORT = "export.json"
 """What `transformers.exporters` writes next to an exported model: its format and files."""
 
@@ -56,10 +62,15 @@ def predictions_path(folder: Path, system: str) -> Path:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return what a stage has logged in training; a line that is still being written is left out."""
+    """Return what a stage has logged in training."""
+    return read_lines(folder / METRICS)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects in the lines of a file; a line that is still being written is left out."""
     entries = []
     with suppress(OSError):
-        for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError):
                 entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict)]

@@ -18,7 +18,7 @@ from hfpipe.contract import Stage
 from hfpipe.errors import HfpipeError, StageError, first_line
 from hfpipe.references.places import Code, Glob, Place, collect, locate_place, matches
 from hfpipe.report import Record, Report
-from hfpipe.store.artifacts import CARD, METRICS
+from hfpipe.store.artifacts import CARD, EXPLANATIONS, METRICS, SAMPLES
 from hfpipe.store.digests import Digests
 from hfpipe.store.files import sync_folder, write_whole
 from hfpipe.store.identity import KEY_LENGTH, StageIdentity
@@ -28,7 +28,7 @@ from hfpipe.store.stage_names import folder_name, plain_name
 from hfpipe.task import TaskConfig
 
 R = TypeVar("R", bound=Record)
-NOT_RECORDED = frozenset({".work", "stage.log", "report.json", CARD})
+NOT_RECORDED = frozenset({".work", "stage.log", "report.json", CARD, EXPLANATIONS})
 """Entries of a stage's folder whose digests its report lacks: log and card may change after the report."""
 
 
@@ -158,7 +158,7 @@ class Store:
         """Prepare the folder for writing: remove what an earlier try left, except scratch and metrics."""
         folder.mkdir(parents=True, exist_ok=True)
         for item in folder.iterdir():
-            if item.name in (".work", METRICS):
+            if item.name in (".work", METRICS, SAMPLES):
                 continue
             shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         (folder / ".work").mkdir(exist_ok=True)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from hfpipe.modeling.performance import is_sharded
 from hfpipe.number_format import count, memory, number
 from hfpipe.report import finite_or_null
-from hfpipe.store.artifacts import read_metrics
+from hfpipe.store.artifacts import read_lines, read_metrics
 
 if TYPE_CHECKING:
     from hfpipe.contract import Advance
+    from hfpipe.evaluation.samples import SampleWriter
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ class MetricsFile(TrainerCallback):
     Each line is what Trainer logs (`step`, `epoch`, `loss` in nats, `learning_rate`, `grad_norm`, `eval_`
     scores), with `time` (seconds since 1970), `steps` (of the whole training) and, next to a loss,
     `tokens_per_second` since the line before and `memory_bytes`, the most that was used so far. A number
-    that is not finite is null. `advance` gets the same in a few words.
+    that is not finite is null. `advance` gets the same in a few words. The callbacks after it, those of
+    trackers, get the same numbers.
     """
 
     def __init__(self, path: Path, steps: int, tokens_a_step: float, advance: Advance) -> None:
@@ -79,7 +82,9 @@ class MetricsFile(TrainerCallback):
             return
         entry = state.log_history[-1] | {"time": round(time.time(), 3), "steps": self._steps}
         if "loss" in entry:
-            entry |= self._speed(state.global_step) | {"memory_bytes": peak_memory()}
+            more = self._speed(state.global_step) | {"memory_bytes": peak_memory()}
+            entry |= more
+            logs |= more  # for the trackers, which are called later
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_format_line(entry))
         self._advance(0, self._note(entry))
@@ -101,6 +106,27 @@ class MetricsFile(TrainerCallback):
         if "tokens_per_second" in entry:
             parts.append(f"{count(entry['tokens_per_second'])} tokens/s")
         return ", ".join(parts + ([memory(entry["memory_bytes"])] if "memory_bytes" in entry else []))
+
+
+class SamplesFile(TrainerCallback):
+    """Writes what the model generates at each evaluation to `samples.jsonl`: `step` and `samples`.
+
+    A model that is split over processes generates nothing.
+    """
+
+    def __init__(self, path: Path, writer: SampleWriter) -> None:
+        self._path, self._writer = path, writer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:  # those after the checkpoint are generated again
+            kept = [entry for entry in read_lines(self._path) if entry["step"] <= state.global_step]
+            self._path.write_text("".join(map(_format_line, kept)), encoding="utf-8")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero and not is_sharded():
+            entry = {"step": state.global_step, "samples": self._writer.generate(model)}
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_format_line(entry))
 
 
 def _line_key(entry: Mapping[str, Any]) -> tuple[Any, bool, bool]:

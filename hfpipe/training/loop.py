@@ -85,7 +85,8 @@ def train_model(
     ):
         trainer.add_callback(ProgressCallback(advance))
         tokens = plan.shares.total * float(trainer.examples.lengths.mean())
-        trainer.add_callback(MetricsFile(ctx.folder / METRICS, plan.steps, tokens, advance))
+        metrics = MetricsFile(ctx.folder / METRICS, plan.steps, tokens, advance)
+        trainer.callback_handler.callbacks.insert(0, metrics)  # before those of trackers
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.watch.flush()
         trainer.save_model(str(ctx.folder))
