@@ -38,8 +38,11 @@ finetune: $(INSTALLED) ## Run a recipe as far as its last fine-tuning
 eval: $(INSTALLED) ## Run a recipe as far as its last evaluation
 	@$(BIN)/hfpipe run $(RECIPE) --until evaluate $(ARGS)
 
-report: $(INSTALLED) ## Print the scores of a recipe again
+report: $(INSTALLED) ## Print the scores of a recipe again, and write its page to build/report.html
 	@$(BIN)/hfpipe report $(RECIPE) $(ARGS)
+	@mkdir -p build
+	@$(BIN)/hfpipe report $(RECIPE) $(ARGS) --format html > build/report.html
+	@echo "its page: build/report.html" >&2
 
 notebook: $(INSTALLED) ## Open the notebooks in Jupyter
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c .ci/constraints.txt -e '.[demo,notebook]'

@@ -23,6 +23,7 @@ from hfpipe.api import (
     verify,
 )
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError, StageError
+from hfpipe.inference.explained_rows import explain_run
 from hfpipe.inference.serving import demo
 from hfpipe.publishing.upload import push
 from hfpipe.report import DataFacts
@@ -57,6 +58,7 @@ __all__ = [
     "demo",
     "doctor",
     "explain",
+    "explain_run",
     "list_recipes",
     "load",
     "metrics",

@@ -16,6 +16,7 @@ import pytest
 import rows
 import small
 import torch
+from browser import LOOKS, needs_chromium, open_page
 from cases import CASES, recipe
 from huggingface_hub import ModelCard
 
@@ -23,14 +24,14 @@ import hfpipe
 from hfpipe.encoding.io import facts, open_split
 from hfpipe.encoding.nested import read_rows
 from hfpipe.encoding.origins import name_row
-from hfpipe.errors import StageError
+from hfpipe.errors import RecipeError, StageError
 from hfpipe.modeling.loading.class_names import class_name_entries
 from hfpipe.modeling.loading.models import load_parts
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
 from hfpipe.reporting.html import page
 from hfpipe.reporting.predictions import read_blocks
-from hfpipe.runs.run import Run
+from hfpipe.runs.run import Run, read_run
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS, revive_task
 from hfpipe.tokenization.loading import load_tokenizer
@@ -375,3 +376,38 @@ def test_the_page_shows_what_a_task_predicted_and_the_card_reads_as_one(
     text = page(run)
     assert all(f"<h3>{block.title}</h3>" in text for block in blocks)
     assert ModelCard.load(run.folders[f"{name}-learn"] / "README.md").data.library_name == "transformers"
+
+
+@needs_chromium
+def test_one_page_of_every_task_is_sound_in_a_browser(made: Callable[[str], Run], tmp_path: Path) -> None:
+    stages = {stage: folder for name in CASES for stage, folder in made(name).folders.items()}
+    shown = {
+        stage: folder for stage, folder in stages.items() if not stage.endswith(("-score-1", "-score-7"))
+    }
+    text = page(read_run(shown))
+    assert all(f">Scores: {name}-score-64</h2>" in text for name in CASES)
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    assert open_page(tmp_path / "page.html", LOOKS[:2]) == []
+
+
+def test_predictions_are_explained_on_the_page_and_kept(made: Callable[[str], Run]) -> None:
+    whole = made("text-classification")
+    run = read_run({stage: whole.folders[stage] for stage in ("text-classification-score-64",)})
+    [stage] = hfpipe.explain_run(run, 3)
+    entries = run.explanations(stage)
+    frame = run.predictions(stage).set_index("id")
+    assert len(entries) == 3
+    for entry in entries:
+        row = frame.loc[entry["id"]]
+        assert (entry["prediction"], entry["reference"]) == (row["prediction"], row["reference"])
+        assert len(entry["tokens"]) == len(entry["attributions"])
+    assert entries[0]["prediction"] != entries[0]["reference"], "mistakes come first"
+    kept = (run.folders[stage] / "explanations.json").stat()
+    hfpipe.explain_run(run, 2)
+    assert (run.folders[stage] / "explanations.json").stat() == kept
+    text = page(run)
+    assert "<h3>What predictions depend on</h3>" in text
+    assert f"{entries[0]['score']:.3f}" in text
+    assert not any(found.damage for found in hfpipe.verify(run.folders[stage]))
+    with pytest.raises(RecipeError, match="classifiers of texts, and this run has none"):
+        hfpipe.explain_run(made("fill-mask"), 1)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import needs_chromium, open_page
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix
 from test_report import KEYS, Reader, compared, finish, make_run, measured
@@ -25,14 +22,14 @@ from hfpipe.reporting.blocks import Block
 from hfpipe.reporting.class_blocks import reliability_bins
 from hfpipe.reporting.diagrams import stacked
 from hfpipe.reporting.html import page
+from hfpipe.reporting.model_blocks import explanation_blocks, token_loss_blocks
 from hfpipe.reporting.predictions import read_blocks
 from hfpipe.reporting.sections import stage_chain
 from hfpipe.reporting.text_blocks import marked
+from hfpipe.reporting.training import training_charts
 from hfpipe.reporting.verdict import read_verdict
 
 CLASSES = ["Arts", "People", "Science"]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-MEASURE = (Path(__file__).parent / "page_checks.js").read_text(encoding="utf-8")
 
 
 def classified(rows: int, seed: int = 17) -> pd.DataFrame:
@@ -136,6 +133,19 @@ def test_the_verdict_says_whether_evaluated_rows_were_seen_in_training(tmp_path,
     for each in words:
         assert any(text.startswith(each) for text in found), each
     assert any(text.startswith("No evaluated row") for text in found) == (not rows)
+
+
+def test_duplicates_are_no_worry_where_rows_of_the_train_split_were_looked_for(tmp_path):
+    facts = {"leakage": {"rows": [], "sources": {"train split of wiki (topics)": {}}, "unknown": []}}
+    against = [compared("majority", 0.2, 0.6, 0.001)]
+    report = evaluated(score={"comparisons": against}, facts=facts)
+    run_with(tmp_path / "demo", classified(200), report)
+    verdict = read_verdict(api.open(tmp_path / "demo"), "score")
+    texts = [check.text for check in verdict.checks]
+    assert not any(text.startswith("Duplicates were not") for text in texts)
+    assert "No evaluated row is in what the model was trained on (train split of wiki)." in texts
+    assert verdict.belief.text == "Yes: nothing that was checked speaks against it."
+    assert verdict.against[0].text.startswith("Better than majority (always the most frequent answer) by 0.6")
 
 
 # Predictions
@@ -267,6 +277,41 @@ def test_a_text_is_marked_where_the_other_differs(text, other, kept):
     assert "".join(span.text for span in spans) == (text or "(empty)")
 
 
+# What the loss and predictions depend on
+
+
+def test_exact_outputs_are_not_among_the_worst():
+    frame = frame_of(
+        ["source"], source=["1", "2"], reference=["one two", "two"], prediction=["two one", "two"]
+    )
+    worst, best = read_blocks(frame)
+    assert [len(worst.examples), len(best.examples)] == [1, 1], (
+        "equal words in another order are a difference"
+    )
+    frame = frame_of(["source"], source=["1"], reference=["one two"], prediction=["one two"])
+    assert titles(read_blocks(frame)) == ["Outputs"]
+
+
+def test_tokens_are_shaded_by_what_they_contribute_and_the_strongest_are_named():
+    entry = {"tokens": ["a", "good", "day"], "attributions": [0.1, 2.0, -1.0], "prediction": "pos"}
+    [block] = explanation_blocks([entry | {"reference": "neg", "score": 0.9}])
+    answers = dict(block.examples[0].answers)
+    assert [(span.text, span.kind) for span in answers["tokens"][::2]] == [
+        ("a", ""),
+        ("good", "for5"),
+        ("day", "against2"),
+    ]
+    assert answers["strongest"][0].text == "good +2.00, day -1.00, a +0.10 (logits)"
+    assert answers["predicted"][0].kind == "wrong"
+
+
+def test_losses_by_token_are_rows_of_a_chart():
+    facts = {"token_losses": {"tokens": 9, "positions": [[1, 1, 4.0, 5], [2, 3, 3.0, 4]]}}
+    [block] = token_loss_blocks(facts)
+    assert "token 2 to 3" in block.picture
+    assert list(token_loss_blocks({})) == []
+
+
 # The page
 
 
@@ -305,6 +350,21 @@ def test_a_stage_stands_below_those_it_reads_though_it_was_finished_before(tmp_p
     assert re.findall(r'class="strong">(\w+)', stage_chain(run)) == ["wiki", "topics", "score"]
 
 
+def test_trainings_of_one_stage_share_their_charts():
+    logs = {
+        f"seed {seed}": pd.DataFrame({"step": [1, 2], "loss": [3.0, 2.0 / seed], "eval_loss": [3.0, 2.5]})
+        for seed in range(1, 8)
+    }
+    train, validation = training_charts(logs)
+    assert train.count("<polyline") == 7
+    assert [f">seed {seed}</text>" in train for seed in (1, 5, 6)] == [True, True, False], (
+        "colours take turns after 5"
+    )
+    assert "validation loss (nats)" in validation
+    [alone] = training_charts({"": logs["seed 1"]})
+    assert alone.count("<polyline") == 2, "train and validation"
+
+
 def test_parts_of_a_bar_are_as_long_as_their_counts():
     widths = [
         float(width) for width in re.findall(r'width="([\d.]+)"', stacked({"kept": 75, "cut": 25}, "tokens"))
@@ -319,44 +379,38 @@ def test_the_page_of_a_hundred_thousand_predictions_stays_small(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_and_has_contrast_in_a_browser(tmp_path, scheme):
-    root = run_with(tmp_path / "demo", classified(60))
-    texts = [page(api.open(root))]
+@needs_chromium
+def test_a_page_of_every_kind_of_prediction_is_sound_in_a_browser(tmp_path, monkeypatch):
+    root = run_with(tmp_path / "demo", classified(100_000))
     for number, (frame, _) in enumerate(KINDS.values()):
-        texts.append(page(api.open(run_with(tmp_path / f"kind{number}", frame))))
-    frames = "".join(
-        f'<iframe srcdoc="{html.escape(text)}" width="{width}" height="900"></iframe>'
-        for text in texts
-        for width in (400, 1280)
-    )
-    checks = tmp_path / "checks.html"
-    checks.write_text(f"{frames}<pre id=found></pre><script>{MEASURE}</script>", encoding="utf-8")
-    assert CHROMIUM is not None
+        name = f"kind{number}"
+        monkeypatch.setitem(KEYS, name, f"{number:012x}")
+        settings = {"kind": "evaluate", "model": "stage:topics", "data": "stage:wiki", "split": "test"}
+        folder = finish(root, name, settings, ["topics"], evaluated())
+        frame.assign(row=range(len(frame))).to_parquet(folder / "predictions.parquet")
+    text = page(api.open(root))
+    assert all(f"<h3>{title}</h3>" in text for _, expected in KINDS.values() for title in expected)
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
 
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            checks.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    assert open_page(tmp_path / "page.html") == []
 
-    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found is not None, done.stderr
-    said = json.loads(html.unescape(found[1]))
-    assert said["pages"] == len(texts) * 2
-    assert said["dark"] == (scheme == "dark")
-    assert said["texts"] > 200
-    assert said["problems"] == []
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_browser_finds_what_is_wrong_with_a_page(tmp_path):
+    wrong = {
+        "contrast 1": '<p style="color: #eee">pale</p>',
+        "axe button-name": "<button></button>",
+        "pixels wide": '<p style="width: 3000px">wide</p>',
+        "loads file://": '<img alt="" src="missing.png">',
+        "console error: no": "<script>console.error('no')</script>",
+        "is not seen": '<a href="#results" style="outline: none">hidden focus</a>',
+    }
+    fold = "<details><summary>fold</summary>text</details>"
+    texts = f'<a class="skip" href="#results">skip</a><main id="results">{fold}{"<p>text</p>" * 200}</main>'
+    (tmp_path / "page.html").write_text(
+        f'<!doctype html><html lang="en"><title>page</title><body>{texts}{"".join(wrong.values())}</body>',
+        encoding="utf-8",
+    )
+    found = open_page(tmp_path / "page.html")
+    assert [words for words in wrong if not any(words in problem for problem in found)] == []

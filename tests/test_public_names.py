@@ -68,6 +68,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "doctor": lambda: hfpipe.doctor(recipe, runs=runs),
         "explain": lambda: refusal(lambda: hfpipe.explain(tmp_path / "none", "a text")),
         "list_recipes": lambda: [each.name for each in hfpipe.list_recipes()],
+        "explain_run": lambda: refusal(lambda: hfpipe.explain_run(hfpipe.open(path, runs))),
         "load": lambda: hfpipe.load(path).name,
         "open": lambda: hfpipe.open(path, runs).folders,
         "plan": lambda: [(step.name, step.done) for step in hfpipe.plan(recipe, runs)],

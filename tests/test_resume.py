@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,25 @@ def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:
         process.wait()
 
 
+@contextmanager
+def watched(path: Path, runs: Path) -> Iterator[None]:
+    """Run `hfpipe watch` in a process of its own next to what kills and resumes the recipe."""
+    command = [sys.executable, "-m", "hfpipe", "watch", str(path), "--runs", str(runs)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=small.ROOT) as process:
+        try:
+            yield
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, out
+    lines = [line.partition(",")[0] for line in out.splitlines()]
+    assert any(line.endswith(": running") or ": running " in line for line in lines), out
+    assert lines.index("pretrain: interrupted") > 0, out
+    after = lines[lines.index("pretrain: interrupted") :]
+    assert any(line.startswith("pretrain: done ") for line in after), out
+    assert lines[-1].startswith("score: done "), out
+
+
 def weights(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
@@ -62,9 +83,10 @@ def test_a_run_killed_in_both_trainings_ends_with_the_same_weights_bit_for_bit(
         ),
     )
     straight = hfpipe.run(hfpipe.load(path), tmp_path / "straight", say=lambda _: None)
-    killed_after("checkpoint-15", "pretrain", path, tmp_path / "killed")
-    killed_after("checkpoint-30", "topics", path, tmp_path / "killed")
-    resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
+    with watched(path, tmp_path / "killed") if not workers else nullcontext():
+        killed_after("checkpoint-15", "pretrain", path, tmp_path / "killed")
+        killed_after("checkpoint-30", "topics", path, tmp_path / "killed")
+        resumed = hfpipe.run(hfpipe.load(path), tmp_path / "killed", say=lambda _: None)
     for stage in ("pretrain", "topics"):
         assert "resuming from checkpoint-" in (resumed.folders[stage] / "stage.log").read_text()
         assert weights(resumed.folders[stage]) == weights(straight.folders[stage])

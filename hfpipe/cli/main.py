@@ -163,8 +163,11 @@ def _plan(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
+    from hfpipe.inference.explained_rows import explain_run
 
     result = api.open(options.target, options.runs)
+    if options.explain > 0:
+        explain_run(result, options.explain)
     if options.format == "json":
         print(json.dumps(result.as_json(), indent=1))
     elif options.format == "html":

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     commands = _Commands(whole)
     _recipes(commands)
     _results(commands)
+    _diagnosis(commands)
     _predict(commands)
     _demo(commands)
     _push(commands)
@@ -145,12 +146,35 @@ def _results(commands: _Commands) -> None:
     report.add_argument(
         "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
     )
+    report.add_argument(
+        "--explain",
+        type=int,
+        default=0,
+        metavar="N",
+        help="explain N predictions of each text classifier on the page (0, or those explained before)",
+    )
 
     verify = commands.add("verify", "read every file of a run and compare it with its digest", "runs")
     verify.add_argument(
         "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
     )
 
+    compare = commands.add(
+        "compare", "evaluated models side by side, with a paired test", "runs", "format", "all"
+    )
+    compare.add_argument(
+        "targets", nargs="+", metavar="RUN[:STAGE]", help="a run, a recipe or an evaluate stage's folder"
+    )
+    compare.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="FILE.py:CLASS",
+        help="user code by which a run was measured, which may be executed",
+    )
+
+
+def _diagnosis(commands: _Commands) -> None:
     doctor = commands.add(
         "doctor", "compare trainings at toy size that should give the same numbers", "runs", "set"
     )
@@ -174,20 +198,6 @@ def _results(commands: _Commands) -> None:
         default=[],
         metavar="FILE.py:CLASS",
         help="user code of its task, which may be executed",
-    )
-
-    compare = commands.add(
-        "compare", "evaluated models side by side, with a paired test", "runs", "format", "all"
-    )
-    compare.add_argument(
-        "targets", nargs="+", metavar="RUN[:STAGE]", help="a run, a recipe or an evaluate stage's folder"
-    )
-    compare.add_argument(
-        "--task",
-        action="append",
-        default=[],
-        metavar="FILE.py:CLASS",
-        help="user code by which a run was measured, which may be executed",
     )
 
 

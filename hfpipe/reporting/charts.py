@@ -14,12 +14,16 @@ LEFT, RIGHT, BOTTOM = 150, 22, 44
 """Space for the names, after the last tick, and for the axis with its label."""
 CHARACTER = 6.8
 """Units of width of a character, on average."""
-LABEL = 22
+LABEL = 20
 """Characters of a name that fit next to a chart; the whole name is in the tooltip."""
 PLOT_LEFT, PLOT_TOP, PLOT_BOTTOM = 70, 34, 190
 """Where the area of a chart with two axes begins and ends."""
 LEGEND = 120
 """Units of width of an entry of the legend."""
+LEGEND_COLUMNS, LEGEND_ROW = 3, 16
+"""Entries of the legend in a row, and units of height of a row."""
+COLOURS = 5
+"""Colours of curves; of more curves the others take turns, without an entry in the legend."""
 POINTS = 400
 """Maximum number of points of a curve; more of them cannot be distinguished."""
 FEWEST = 5
@@ -63,23 +67,32 @@ def intervals(bars: Sequence[Bar], axis: str) -> str:
 def curve_chart(lines: Sequence[Curve], x_label: str, y_label: str) -> str:
     """Return curves over labelled axes, named in a legend above them."""
     points = [point for line in lines for point in line.points]
+    down = LEGEND_ROW * ((min(len(lines), COLOURS) - 1) // LEGEND_COLUMNS)
+    top, bottom = PLOT_TOP + down, PLOT_BOTTOM + down
     x = Scale(*finite_range([point[0] for point in points]), PLOT_LEFT, WIDTH - RIGHT, tight=True)
-    y = Scale(*finite_range([point[1] for point in points]), PLOT_BOTTOM, PLOT_TOP)
-    parts = [x_axis(x, PLOT_BOTTOM, x_label, top=PLOT_TOP), y_axis(y, y_label)]
+    y = Scale(*finite_range([point[1] for point in points]), bottom, top)
+    parts = [x_axis(x, bottom, x_label, top=top), y_axis(y, y_label)]
     for number, line in enumerate(lines):
-        shown = _thin_out(line.points)
+        shown, colour = _thin_out(line.points), number % COLOURS
         path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in shown)
-        parts.append(f'<polyline class="line{number}" points="{path}"/>')
+        parts.append(f'<polyline class="line{colour}" points="{path}"/>')
         if len(line.points) <= DOTS:
             parts += [
-                f'<circle class="dot{number}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="2.5"/>'
+                f'<circle class="dot{colour}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="2.5"/>'
                 for step, value in shown
             ]
-        left = PLOT_LEFT + number * LEGEND
-        parts.append(f'<rect class="dot{number}" x="{left}" y="10" width="14" height="4"/>')
-        parts.append(f'<text x="{left + 20}" y="16">{escape(line.name)}</text>')
+    parts += [_legend(line.name, number) for number, line in enumerate(lines[:COLOURS])]
     ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in lines if line.points)
-    return svg("".join(parts), PLOT_BOTTOM + BOTTOM, f"{y_label} by {x_label}: {ends}")
+    return svg("".join(parts), bottom + BOTTOM, f"{y_label} by {x_label}: {ends}")
+
+
+def _legend(name: str, number: int) -> str:
+    row, column = divmod(number, LEGEND_COLUMNS)
+    left, down = PLOT_LEFT + column * LEGEND, row * LEGEND_ROW
+    return (
+        f'<rect class="dot{number}" x="{left}" y="{10 + down}" width="14" height="4"/>'
+        f'<text x="{left + 20}" y="{16 + down}">{escape(name)}</text>'
+    )
 
 
 def histogram(counts: Sequence[int], edges: Sequence[float], x_label: str, y_label: str) -> str:

@@ -15,8 +15,10 @@ from hfpipe.inspection.differences import compare_texts
 from hfpipe.inspection.shown import MARKS
 from hfpipe.reporting import sections
 from hfpipe.reporting.blocks import Block
+from hfpipe.reporting.model_blocks import explanation_blocks, token_loss_blocks
 from hfpipe.reporting.predictions import read_blocks
-from hfpipe.reporting.verdict import Verdict, describe_model, read_verdict
+from hfpipe.reporting.training import trained_stages
+from hfpipe.reporting.verdict import Verdict, read_verdict
 from hfpipe.runs.run import Run
 from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.stage_names import is_copy
@@ -43,21 +45,10 @@ class Evaluation(NamedTuple):
     """Why the predictions could not be read, if they could not."""
 
 
-class TrainedStage(NamedTuple):
-    """A training stage on the page."""
-
-    stage: str
-    model: str
-    about: str
-    summary: str
-    charts: list[str]
-
-
 def page(run: Run) -> str:
     """Return a whole HTML page; every text in it is escaped, and it loads nothing."""
     scored = [stage for stage, report in run.reports.items() if report.scores]
     measured = [stage for stage in scored if not is_copy(stage)]
-    curves = run.curves
     ledgers = (sections.read_ledger(stage, report) for stage, report in run.reports.items())
     return _render(
         "page.html.j2",
@@ -72,16 +63,7 @@ def page(run: Run) -> str:
         copies=[(stage, _score_tables(run, stage)) for stage in scored if is_copy(stage)],
         chain=sections.stage_chain(run) if run.reports else "",
         stages=sections.stage_lines(run),
-        trained=[
-            TrainedStage(
-                stage,
-                run.model(stage),
-                describe_model(run, f"stage:{stage}"),
-                run.reports[stage].summary,
-                sections.training_charts(curves[curves["stage"] == stage]),
-            )
-            for stage in run.trained
-        ],
+        trained=trained_stages(run),
         searches=[
             (stage, report.summary, *number_format.format_trials(report))
             for stage, report in run.reports.items()
@@ -140,12 +122,14 @@ def _score_tables(run: Run, stage: str) -> sections.Scores:
 def _blocks(run: Run, stage: str) -> tuple[list[Block], str]:
     """Return the blocks of a stage's predictions, or why they cannot be read; the scores are shown anyway."""
     system = next(iter(run.reports[stage].facts.get("trainings", {}).get(MODEL, [])), MODEL)
+    measured = list(token_loss_blocks(run.reports[stage].facts))
     if not predictions_path(run.folders[stage], system).is_file():
-        return [], ""
+        return measured, ""
     try:
-        return read_blocks(run.predictions(stage, system)), ""
+        explained = explanation_blocks(run.explanations(stage))
+        return [*read_blocks(run.predictions(stage, system)), *explained, *measured], ""
     except HfpipeError as error:
-        return [], str(error)
+        return measured, str(error)
 
 
 def _title(run: Run) -> str:

@@ -1,32 +1,20 @@
-"""The sections of the page after the verdict: scores, stages, training, ledgers, settings, versions."""
+"""The sections of the page after the verdict: scores, stages, ledgers, settings, versions."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from math import isfinite
 from shlex import quote
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from hfpipe import number_format
 from hfpipe.report import GitState, Machine, Report, Score
 from hfpipe.reporting import diagrams
-from hfpipe.reporting.charts import Bar, Curve, curve_chart, intervals
+from hfpipe.reporting.charts import Bar, intervals
 from hfpipe.runs.run import Run
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-CURVES = (
-    ("loss (nats)", (("train", "loss"), ("validation", "eval_loss"))),
-    ("learning rate", (("learning rate", "learning_rate"),)),
-    ("gradient norm", (("gradient norm", "grad_norm"),)),
-    ("tokens per second", (("tokens per second", "tokens_per_second"),)),
-)
-"""Label of a chart → its curves, each with the name under which training logs it."""
 
 
 @dataclass(frozen=True)
@@ -152,24 +140,6 @@ def stage_lines(run: Run) -> list[StageLine]:
 def _finished(run: Run, stage: str) -> str:
     seconds = (run.folders[stage] / "report.json").stat().st_mtime
     return f"{datetime.fromtimestamp(seconds, tz=timezone.utc):%Y-%m-%d %H:%M} UTC"
-
-
-def training_charts(log: pd.DataFrame) -> list[str]:
-    """Return a chart for each thing that a stage logged in training; `log` is its part of `Run.curves`."""
-    charts = []
-    for label, entries in CURVES:
-        lines = [Curve(name, points) for name, key in entries if (points := logged_points(log, key))]
-        if lines:
-            charts.append(curve_chart(lines, "optimizer step", label))
-    return charts
-
-
-def logged_points(log: pd.DataFrame, key: str) -> list[tuple[float, float]]:
-    """Return (step, value) of every entry that has both; a number that was none has no point."""
-    if key not in log:
-        return []
-    pairs = zip(log["step"].astype(float), log[key].astype(float), strict=True)
-    return sorted(pair for pair in pairs if all(map(isfinite, pair)))
 
 
 @dataclass(frozen=True)

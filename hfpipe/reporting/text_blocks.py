@@ -127,13 +127,16 @@ def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     found = frame.iloc[some]
     shared = np.array([_overlap(*pair) for pair in zip(found["prediction"], found["reference"], strict=True)])
     order = np.argsort(shared, kind="stable")
-    exact = (found["prediction"] == found["reference"]).mean()
+    differs = (found["prediction"] != found["reference"]).to_numpy()
+    inexact = [int(number) for number in order if differs[number]]
+    exact = 1 - differs.mean()
     note = f"{exact:.1%} of the outputs are the reference exactly. Marked: words that the other text lacks."
-    worst = [_written_example(found, int(number)) for number in order[:EXAMPLES]]
-    yield Block("Worst outputs", note, examples=worst)
-    inexact = [number for number in order[::-1] if shared[number] < 1] or order[::-1]
-    best = [_written_example(found, int(number)) for number in inexact[: EXAMPLES // 2]]
-    yield Block("Best outputs that are not exact" if exact < 1 else "Outputs", examples=best)
+    if inexact:
+        worst = [_written_example(found, number) for number in inexact[:EXAMPLES]]
+        yield Block("Worst outputs", note, examples=worst)
+    title = "Best outputs that are not exact" if inexact else "Outputs"
+    best = inexact[::-1] or order[::-1].tolist()
+    yield Block(title, note, examples=[_written_example(found, number) for number in best[: EXAMPLES // 2]])
 
 
 def _overlap(prediction: str, reference: str) -> float:

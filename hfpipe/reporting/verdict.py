@@ -13,6 +13,21 @@ from hfpipe.runs.run import Run
 
 State = Literal["good", "warn", "bad", "note"]
 
+BASELINES = {
+    "majority": "always the most frequent answer",
+    "tfidf": "TF-IDF with logistic regression",
+    "copy": "the input, unchanged",
+    "lead": "the first sentences of the text",
+    "unigram": "how frequent each token is",
+    "trigram": "the two tokens before",
+    "chance": "any choice",
+    "longest": "the longest choice",
+    "sentence": "the sentence most like the question",
+    "gazetteer": "the tag that a word mostly has",
+    "frequent": "the most frequent word",
+}
+"""What a trivial baseline predicts, for readers who do not know its name."""
+
 FEW = 100
 """Rows below which intervals are so wide that few differences can be found."""
 CUT = 0.01
@@ -45,6 +60,17 @@ class Verdict:
     """A sentence for each baseline."""
     checks: list[Finding]
     """Reasons for and against trusting the number; requirements first."""
+
+    @property
+    def belief(self) -> Finding:
+        """Whether to believe the number, in a sentence that sums up the checks."""
+        states = [check.state for check in self.checks]
+        against, cautions = states.count("bad"), states.count("warn")
+        if against:
+            return Finding("bad", f"No: {_counted(against, 'thing speaks', 'things speak')} against it.")
+        if cautions:
+            return Finding("warn", f"With {_counted(cautions, 'caution', 'cautions')}.")
+        return Finding("good", "Yes: nothing that was checked speaks against it.")
 
 
 def read_verdict(run: Run, stage: str) -> Verdict:
@@ -79,6 +105,10 @@ def _title(score: Score, *, failed: bool) -> tuple[str, State]:
     return head + words if head else words[0].upper() + words[1:], state
 
 
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
+
+
 def _join_names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -99,7 +129,7 @@ def describe_model(run: Run, place: str) -> str:
         parts.append(f"which continues from {place_name(base)}")
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is not None and data.data is not None and "train" in data.data.splits:
-        parts.append(f"on {data.data.splits['train']:,} rows of {place_name(settings['data'])}")
+        parts.append(f"on {data.data.splits['train']:,} rows of the data set {place_name(settings['data'])}")
     return ", ".join(parts) + "."
 
 
@@ -121,13 +151,13 @@ def _compare_with(score: Score, comparison: Comparison) -> Finding:
     low, high = (number_format.number(end) for end in (comparison.difference_low, comparison.difference_high))
     p_value = number_format.chance(comparison.p_value)
     signed = number_format.format_difference(comparison)
+    known = BASELINES.get(comparison.baseline)
+    name = f"{comparison.baseline} ({known})" if known else comparison.baseline
     how = f"difference {signed}, 95 % interval {low} to {high}, {p_value}"
     if side == "no clear difference from":
-        return Finding("warn", f"No clear difference from {comparison.baseline}: it may be chance ({how}).")
+        return Finding("warn", f"No clear difference from {name}: it may be chance ({how}).")
     word = "Better" if side == "better than" else "Worse"
-    return Finding(
-        "good" if word == "Better" else "bad", f"{word} than {comparison.baseline} by {gap} ({how})."
-    )
+    return Finding("good" if word == "Better" else "bad", f"{word} than {name} by {gap} ({how}).")
 
 
 def _check_requirements(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
@@ -162,7 +192,7 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
         yield Finding("bad", "Measured on the rows that it was trained on.")
     elif split == "validation":
         yield Finding("warn", "Measured on the validation split, by which training may have been tuned.")
-    yield from _duplicates(run, settings)
+    yield from _duplicates(run, report, settings)
     yield from _leakage(report)
     yield from _truncated(run, settings)
     yield from _calibration(report)
@@ -174,7 +204,13 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
         yield Finding("note", f"Left out: {missing}")
 
 
-def _duplicates(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _looked_for_leaks(report: Report) -> bool:
+    """Tell whether the evaluated rows were looked for in a train split, which is more than their data set."""
+    sources = report.facts.get("leakage", {}).get("sources", {})
+    return any(name.startswith("train ") for name in sources)
+
+
+def _duplicates(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield whether rows that stand in the data twice were looked for."""
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is None:
@@ -184,7 +220,7 @@ def _duplicates(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     if found:
         removed = ", ".join(f"{name} took {count:,}" for name, count in found.items())
         yield Finding("good", f"Duplicates were looked for before the split ({removed}).")
-    else:
+    elif not _looked_for_leaks(report):
         text = "Duplicates were not looked for: rows measured may be in train too (clean: dedup)."
         yield Finding("warn", text)
 
@@ -194,7 +230,7 @@ def _leakage(report: Report) -> Iterator[Finding]:
     found = report.facts.get("leakage")
     if found is None or found["rows"]:
         return
-    looked = ", ".join(found["sources"])
+    looked = ", ".join(source.partition(" (")[0] for source in found["sources"])  # without its stages
     if looked:
         yield Finding("good", f"No evaluated row is in what the model was trained on ({looked}).")
     for unknown in found["unknown"]:

@@ -15,9 +15,9 @@ from hfpipe.references.user_code import NOTHING, Trusted
 from hfpipe.report import Report, Score
 from hfpipe.runs import dataframes
 from hfpipe.stages.repeats.members import find_members
-from hfpipe.store.artifacts import METRICS, MODEL, TRAINED, predictions_path, read_metrics
+from hfpipe.store.artifacts import EXPLANATIONS, METRICS, MODEL, TRAINED, predictions_path, read_metrics
 from hfpipe.store.stage_names import is_copy
-from hfpipe.store.store import StageFile, done, read_report, read_stage
+from hfpipe.store.store import StageFile, done, read_report, read_stage, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,6 +142,14 @@ class Run:
             tail = suggest(system, baselines)
             raise RecipeError([Problem(f"{stage}: there are no predictions of {system!r}{tail}")])
         return dataframes.predictions(path)
+
+    def explanations(self, stage: str) -> list[dict[str, Any]]:
+        """Return what was explained of the predictions of an evaluate stage, an entry for each row."""
+        path = self.folder(stage) / EXPLANATIONS
+        if not path.is_file():
+            return []
+        with reading(path):
+            return list(json.loads(path.read_text(encoding="utf-8")))
 
     def as_json(self) -> dict[str, Any]:
         """Return everything the stages said, as plain JSON; a number that is none is the text "NaN"."""

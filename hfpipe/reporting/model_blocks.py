@@ -1,0 +1,61 @@
+"""What the loss and the predictions of a model depend on, token by token, as blocks of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hfpipe.reporting.blocks import Block, Example, Span
+from hfpipe.reporting.charts import Bar, intervals
+
+SHADES = 5
+"""Shades of a token by what it contributes, relative to the strongest token of its text."""
+STRONGEST = 3
+"""Tokens that are named with their numbers."""
+
+
+def token_loss_blocks(facts: Mapping[str, Any]) -> Iterator[Block]:
+    """Yield the loss by position and by frequency of the token, where an evaluation measured them."""
+    found = facts.get("token_losses") or {}
+    note = f"Means over {found.get('tokens', 0):,} tokens of examples of all lengths."
+    for key, title, unit in (
+        ("positions", "Loss by position in the example", "token {}"),
+        ("frequencies", "Loss by how often the train split has the token", "{} times"),
+    ):
+        if len(groups := found.get(key, ())) > 1:
+            bars = [_bar(unit, *group) for group in groups]
+            yield Block(title, note, picture=intervals(bars, "loss (nats per token)"))
+
+
+def _bar(unit: str, low: float, high: float, loss: float, tokens: float) -> Bar:
+    name = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    return Bar(unit.format(name), loss, loss, loss, own=True)
+
+
+def explanation_blocks(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+    """Yield predictions whose tokens are shaded by their integrated gradients."""
+    if entries:
+        note = (
+            "Integrated gradients of the predicted class: a solid line marks tokens that speak for it, a "
+            "dotted one tokens against it; the shade is relative to the strongest token of the text."
+        )
+        yield Block("What predictions depend on", note, examples=[_explained(entry) for entry in entries])
+
+
+def _explained(entry: Mapping[str, Any]) -> Example:
+    tokens, values = entry["tokens"], entry["attributions"]
+    most = max(map(abs, values), default=0.0) or 1.0
+    spans = []
+    for token, value in zip(tokens, values, strict=True):
+        shade = round(SHADES * abs(value) / most)
+        spans += [Span(token, f"{'for' if value > 0 else 'against'}{shade}" if shade else ""), Span(" ")]
+    order = sorted(range(len(values)), key=lambda number: -abs(values[number]))
+    strongest = ", ".join(f"{tokens[number]} {values[number]:+.2f}" for number in order[:STRONGEST])
+    right = entry["prediction"] == entry["reference"]
+    answers = [
+        ("predicted", [Span(f"{entry['prediction']} ({entry['score']:.3f})", "right" if right else "wrong")]),
+        ("reference", [Span(str(entry["reference"]))]),
+        ("tokens", spans),
+        ("strongest", [Span(f"{strongest} (logits)")]),
+    ]
+    return Example([], answers)

@@ -1,0 +1,114 @@
+"""The trainings of a run on the page: learning curves, those of several seeds or folds side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hfpipe.reporting.blocks import Block, Example, Span, clipped
+from hfpipe.reporting.charts import Curve, curve_chart
+from hfpipe.reporting.verdict import describe_model
+from hfpipe.runs.run import Run
+from hfpipe.stages.repeats.members import is_member
+from hfpipe.store.artifacts import SAMPLES, read_lines
+from hfpipe.store.stage_names import MARK
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVES = (
+    ("loss (nats)", (("train", "loss"), ("validation", "eval_loss"))),
+    ("learning rate", (("learning rate", "learning_rate"),)),
+    ("gradient norm", (("gradient norm", "grad_norm"),)),
+    ("tokens per second", (("tokens per second", "tokens_per_second"),)),
+)
+"""Label of a chart → its curves, each with the name under which training logs it."""
+SHOWN = 6
+"""Validations whose generated texts are shown at most."""
+
+
+class TrainedStage(NamedTuple):
+    """A training stage on the page, with all trainings that it stands for."""
+
+    stage: str
+    about: str
+    members: list[tuple[str, str, str]]
+    """Name, summary and place of each model."""
+    charts: list[str]
+    blocks: list[Block]
+    """What the first model generated while it was trained."""
+
+
+def trained_stages(run: Run) -> list[TrainedStage]:
+    """Return what the page shows of each training stage, in order."""
+    groups: dict[str, list[str]] = {}
+    for stage in run.trained:
+        owner = stage.rpartition(MARK)[0] if is_member(stage) else stage
+        groups.setdefault(owner, []).append(stage)
+    curves = run.curves
+    return [
+        TrainedStage(
+            owner,
+            describe_model(run, f"stage:{stages[0]}"),
+            [(stage, run.reports[stage].summary, run.model(stage)) for stage in stages],
+            training_charts({_short(stage): curves[curves["stage"] == stage] for stage in stages}),
+            list(_samples(read_lines(run.folders[stages[0]] / SAMPLES))),
+        )
+        for owner, stages in groups.items()
+    ]
+
+
+def _samples(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+    """Yield what a model generated for each text at some of its validations, the last among them."""
+    if not entries:
+        return
+    every = -(-len(entries) // SHOWN)
+    shown = entries[::-1][::every][::-1]
+    examples = [
+        Example(
+            [],
+            [("text", [Span(clipped(first["input"]))])]
+            + [
+                (f"step {entry['step']:,}", [Span(clipped(entry["samples"][number]["output"]))])
+                for entry in shown
+            ],
+        )
+        for number, first in enumerate(shown[-1]["samples"])
+    ]
+    yield Block("Generated while it was trained", examples=examples)
+
+
+def _short(stage: str) -> str:
+    """Return what tells a training from the others of its stage, as `seed 2` or `fold3`."""
+    member = stage.rpartition(MARK)[2] if is_member(stage) else ""
+    return f"seed {member}" if member.isdecimal() else member
+
+
+def training_charts(logs: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return a chart for each thing that was logged; `logs` has a part of `Run.curves` for each training.
+
+    Several trainings share a chart, with a line each.
+    """
+    return [chart for label, entries in CURVES for chart in _charts(logs, label, dict(entries))]
+
+
+def _charts(logs: Mapping[str, pd.DataFrame], label: str, entries: Mapping[str, str]) -> Iterator[str]:
+    if len(logs) == 1:
+        [log] = logs.values()
+        lines = [Curve(name, points) for name, key in entries.items() if (points := logged_points(log, key))]
+        if lines:
+            yield curve_chart(lines, "optimizer step", label)
+        return
+    for name, key in entries.items():
+        lines = [Curve(short, points) for short, log in logs.items() if (points := logged_points(log, key))]
+        if lines:
+            yield curve_chart(lines, "optimizer step", f"{name} {label}" if len(entries) > 1 else label)
+
+
+def logged_points(log: pd.DataFrame, key: str) -> list[tuple[float, float]]:
+    """Return (step, value) of every entry that has both; a number that was none has no point."""
+    if key not in log:
+        return []
+    pairs = zip(log["step"].astype(float), log[key].astype(float), strict=True)
+    return sorted(pair for pair in pairs if all(map(isfinite, pair)))
