@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ class DemoPage:
                 prevent_thread_lock=True,
             )
         except OSError:  # it found no free port
-            raise RecipeError([Problem("demo: no port from 7860 on is free; name one with --port")]) from None
+            raise RecipeError([Problem(f"demo: {_explain_lack_of_ports()}")]) from None
         self.url: str = url
 
     def close(self) -> None:
@@ -93,6 +94,14 @@ class DemoPage:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _explain_lack_of_ports() -> str:
+    """Return why Gradio finds no free port. It looks at the address that a variable names, if any."""
+    name = os.environ.get("GRADIO_SERVER_NAME", HOST)
+    if name != HOST:
+        return f"no port of {name}, which GRADIO_SERVER_NAME names, can be used here; unset the variable"
+    return "no port from 7860 on is free; name one with --port"
 
 
 def check_port(port: int) -> None:
