@@ -235,7 +235,7 @@ def test_jobs_end_with_the_run_however_it_ends(tmp_path: Path, number: signal.Si
             time.sleep(0.05)
         process.send_signal(number)
         assert process.wait(30) == (-9 if number == signal.SIGKILL else 143)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(is_running(int(file.read_text())) for file in files):
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -96,9 +96,9 @@ def stderr_of(started: list[subprocess.Popen[str]], seconds: float) -> list[str]
 def test_processes_that_do_not_come_are_all_named_once_the_time_is_over(
     tmp_path: Path, ranks: list[int], world: int, missing: str
 ) -> None:
-    with processes(tmp_path, ranks, world, rendezvous=2) as started:
-        lines = stderr_of(started, 15)
-    assert lines == [f"hfpipe: {missing} have not connected within 2 s (HFPIPE_RENDEZVOUS); {FIX}"]
+    with processes(tmp_path, ranks, world, rendezvous=4) as started:
+        lines = stderr_of(started, 60)
+    assert lines == [f"hfpipe: {missing} have not connected within 4 s (HFPIPE_RENDEZVOUS); {FIX}"]
 
 
 @pytest.mark.slow
@@ -128,9 +128,9 @@ def test_a_process_that_a_launcher_stops_says_which_others_had_not_come(
     with processes(tmp_path, [rank], 2, rendezvous=600, wait=wait) as [process]:
         assert process.stdout is not None
         assert process.stdout.readline() == "joined\n"
-        time.sleep(0.5)  # until process 0 has reached its own coordinator
+        time.sleep(1.5)  # until process 0 has reached its own coordinator
         process.send_signal(signal.SIGTERM)
-        assert stderr_of([process], 15) == [f"hfpipe: {line}"]
+        assert stderr_of([process], 60) == [f"hfpipe: {line}"]
 
 
 @pytest.mark.slow

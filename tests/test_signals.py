@@ -76,7 +76,7 @@ def test_a_second_signal_ends_a_process_at_once_that_waits_outside_of_python() -
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(2) == 143
+        assert process.wait(30) == 143
         assert process.stderr is not None
         assert process.stderr.read() == (
             "hfpipe: SIGTERM: stops after the next step, with a checkpoint; send it again to stop at once\n"
@@ -184,8 +184,8 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(1.0)
         run.send_signal(signal.SIGINT)
-        assert run.wait(3) == 130
-        deadline = time.monotonic() + 5
+        assert run.wait(30) == 130
+        deadline = time.monotonic() + 30
         while any(map(is_running, pids)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
