@@ -19,7 +19,7 @@ import hfpipe
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-IMPORTED = {"datasets", "hfpipe", "matplotlib", "numpy", "pandas", "transformers", "warnings"}
+IMPORTED = {"datasets", "hfpipe", "matplotlib", "numpy", "pandas", "scipy", "transformers", "warnings"}
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -31,6 +31,9 @@ SHORTER = {
     'TOKENS = "200k tokens"': 'TOKENS = "20k tokens"',
     "SMALL = [": 'SMALL = ["wiki.limit=1500",',
     "STEPS = 150": "STEPS = 30",
+    "=[40, 120, 360]": "=[10, 30]",
+    "[DATA]": '[DATA, "wiki.limit=1500"]',
+    "SEEDS = [1, 2, 3]": "SEEDS = [1, 2]",
 }
 """How long the models of the notebooks train → less than that; `make notebooks` runs them as they are."""
 
@@ -70,8 +73,8 @@ def code(path: Path) -> ast.Module:
     return ast.parse("\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code"))
 
 
-def test_there_are_five() -> None:
-    assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4", "5"]
+def test_there_are_seven() -> None:
+    assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4", "5", "6", "7"]
 
 
 @each_notebook
@@ -104,6 +107,16 @@ def test_the_recipe_of_the_notebooks_is_right() -> None:
         "topics",
         "score",
     ]
+
+
+def test_the_last_notebook_goes_on_from_the_model_of_the_others() -> None:
+    """Its first stages are written again, as a recipe includes no other, and must have the same keys."""
+    first, last = (
+        {step.name: step.identity.key for step in hfpipe.plan(hfpipe.load(ROOT / "notebooks" / name))}
+        for name in ("small.yaml", "lighter.yaml")
+    )
+    shared = ("wiki", "words", "pretrain", "topics")
+    assert [last[name] for name in shared] == [first[name] for name in shared]
 
 
 @each_notebook
