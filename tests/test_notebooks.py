@@ -26,8 +26,10 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 SHORTER = {
     "SAMPLE = 400_000": "SAMPLE = 100_000",
     "STEPS = [20, 200, 1000]": "STEPS = [20, 50, 120]",
-    'CHANGES = ["': 'CHANGES = ["wiki.limit=3000", "pretrain.training.budget=200 steps", '
-    '"pretrain.training.eval_steps=200", "',
+    'CHANGES = ["': 'CHANGES = ["wiki.limit=3000", "pretrain.training.budget=100 steps", '
+    '"pretrain.training.eval_steps=100", "',
+    'CHANGES += [f"': 'CHANGES += ["alone.training.num_train_epochs=0.5", '
+    '"student.training.num_train_epochs=0.5"]\nCHANGES += [f"',
     'TOKENS = "200k tokens"': 'TOKENS = "20k tokens"',
     "SMALL = [": 'SMALL = ["wiki.limit=1500",',
     "STEPS = 150": "STEPS = 30",
