@@ -33,7 +33,7 @@ SHORTER = {
     'TOKENS = "200k tokens"': 'TOKENS = "20k tokens"',
     "SMALL = [": 'SMALL = ["wiki.limit=1500",',
     "STEPS = 150": "STEPS = 30",
-    "=[40, 120, 360]": "=[10, 30]",
+    "=[100, 300, 900]": "=[10, 30]",
     "[DATA]": '[DATA, "wiki.limit=1500"]',
     "SEEDS = [1, 2, 3]": "SEEDS = [1, 2]",
 }
