@@ -28,6 +28,7 @@ from hfpipe.inference.serving import demo
 from hfpipe.publishing.upload import push
 from hfpipe.report import DataFacts
 from hfpipe.runner import Launch
+from hfpipe.runs.rerun import rerun
 from hfpipe.runs.run import Run
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Generator, ModelSetup, Objective, TaskRuntime
 from hfpipe.task import Requirements, TaskConfig
@@ -67,6 +68,7 @@ __all__ = [
     "predict",
     "push",
     "replay",
+    "rerun",
     "run",
     "schema",
     "show",

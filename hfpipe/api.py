@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfpipe import recipe as recipes
 from hfpipe import runner
-from hfpipe.contract import Advance, Progress
+from hfpipe.contract import Progress, silent
 from hfpipe.recipe import Recipe, shipped
 from hfpipe.recipe.shipped import RecipeFile
 from hfpipe.runner import Launch, PlannedStage
@@ -32,16 +31,6 @@ if TYPE_CHECKING:
     from hfpipe.runs.integrity import StageIntegrity
 
 RUNS = Path("runs")
-
-
-@contextmanager
-def silent(_: str, __: int | None) -> Iterator[Advance]:
-    """Show no progress."""
-
-    def advance(done: int, note: str = "") -> None:
-        return
-
-    yield advance
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -45,6 +45,16 @@ RunAtOnce = Callable[[Sequence[Path]], "list[str | None]"]
 
 Raises StageError where a process was lost, and Interrupted where a signal asked to stop.
 """
+
+
+@contextmanager
+def silent(_: str, __: int | None) -> Iterator[Advance]:
+    """Show no progress."""
+
+    def advance(done: int, note: str = "") -> None:
+        return
+
+    yield advance
 
 
 @dataclass(frozen=True)

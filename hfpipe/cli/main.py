@@ -19,7 +19,6 @@ from hfpipe.errors import (
     HfpipeError,
     Problem,
     RecipeError,
-    StageError,
     no_memory_to_import,
 )
 from hfpipe.interruption import Interrupted
@@ -208,14 +207,9 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from hfpipe import api
-    from hfpipe.cli import console
+    from hfpipe.cli.verification import verify_run
 
-    found = api.verify(options.target, options.runs)
-    console.show_checked(found)
-    if damage := [line for each in found for line in each.damage]:
-        raise StageError("\n".join(damage))
-    return 0
+    return verify_run(options)
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -320,10 +314,11 @@ def _schema(options: argparse.Namespace) -> int:
 def _stage(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
+    from hfpipe.contract import silent
     from hfpipe.runner import first_process
 
     with console.progress() as progress:
-        api.run_stage(options.folder, progress if first_process() else api.silent)
+        api.run_stage(options.folder, progress if first_process() else silent)
     return 0
 
 

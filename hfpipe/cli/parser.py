@@ -158,6 +158,11 @@ def _results(commands: _Commands) -> None:
     verify.add_argument(
         "target", type=Path, metavar="RECIPE|RUN-DIR", help="a recipe, or what it left behind"
     )
+    verify.add_argument(
+        "--again",
+        metavar="STAGE",
+        help="run a finished stage of the recipe a second time; name the first step and files that differ",
+    )
 
     compare = commands.add(
         "compare", "evaluated models side by side, with a paired test", "runs", "format", "all"
