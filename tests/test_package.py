@@ -44,17 +44,19 @@ def test_dependencies_are_what_the_package_imports() -> None:
     brought = {"pydantic-core", "markupsafe"}  # pydantic pins one to the letter, Jinja2 is made of the other
     asked = {"codecarbon"}  # by `report_to: codecarbon`, which says what to install
     of_torch = {"onnx", "onnxscript"}  # by which torch writes ONNX
-    extras = ("", "excel", "explain", "export", "lora", "search")
+    extras = ("", "demo-page", "excel", "explain", "export", "lora", "search")
     wanted = {name for extra in extras for name in declared(extra)}
     assert imported() - brought - asked == wanted - of_torch
 
 
 def test_every_dependency_is_pinned() -> None:
     text = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8")
-    pinned = set(re.findall(r"^([a-z0-9-]+)==[\w.]+(?:; python_version >= \"3\.11\")?$", text, re.MULTILINE))
+    pinned = set(
+        re.findall(r"^([a-z0-9-]+)==[\w.]+(?:; python_version (?:>=|<) \"3\.11\")?$", text, re.MULTILINE)
+    )
     wanted = {
         name
-        for extra in ("", "demo", "dev", "docs", "excel", "explain", "export", "lora", "search")
+        for extra in ("", "demo", "demo-page", "dev", "docs", "excel", "explain", "export", "lora", "search")
         for name in declared(extra)
     } - {"hfpipe"}
     assert len(wanted) > 20

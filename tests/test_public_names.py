@@ -75,6 +75,7 @@ def test_every_function_can_be_called_twice_in_a_row(tmp_path: Path) -> None:
         "predict": lambda: refusal(lambda: hfpipe.predict(tmp_path / "none", ["a text"])),
         "replay": lambda: refusal(lambda: hfpipe.replay(tmp_path / "none")),
         "push": lambda: refusal(lambda: hfpipe.push(path, "owner/model", runs)),
+        "rerun": lambda: hfpipe.rerun(recipe, "data", runs).differences,
         "run": lambda: hfpipe.run(recipe, runs, say=lambda _: None).folders,
         "schema": lambda: hfpipe.schema()["type"],
         "show": lambda: hfpipe.show(recipe, "data", runs).rows,
