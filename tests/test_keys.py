@@ -26,6 +26,27 @@ def keys(tmp_path: Path, stage: str, changes: dict[str, Any]) -> str:
     return {step.name: step.identity.key for step in hfpipe.plan(recipe, tmp_path / "runs")}[stage]
 
 
+SHARED = {"kind", "data", "trust_remote_code"}
+TRAINED = {"adapter", "early_stopping", "model", "task", "tokenizer", "training"} | SHARED
+IN_KEYS = {
+    "wiki": {"clean", "columns", "kind", "labels", "limit", "source", "split", "text"},
+    "words": {"algorithm", "data", "kind", "lowercase", "max_bytes", "min_frequency", "special_tokens"}
+    | {"style", "text", "tokenizer", "vocab_size"},
+    "pretrain": TRAINED,
+    "topics": TRAINED,
+    "score": {"baselines", "batch_size", "cluster", "labels", "leakage", "metrics", "model", "require"}
+    | {"resamples", "split", "task"}
+    | SHARED,
+}
+"""Settings in the key of each stage of the small recipe, set or not."""
+
+
+def test_a_setting_of_a_later_version_that_is_not_set_leaves_finished_stages_done(tmp_path: Path) -> None:
+    """Where this fails, a setting is new: `neutral` of its stage has to keep it out of the key if unset."""
+    steps = hfpipe.plan(hfpipe.load(small.write(tmp_path, small.recipe())), tmp_path / "runs")
+    assert {step.name: set(step.identity.decisive) for step in steps} == IN_KEYS
+
+
 def test_every_argument_of_a_training_is_known_to_decide_its_weights_or_not() -> None:
     known = sorted([*NEUTRAL, *CHOOSING, *DECISIVE])
     assert [name for name in known if name in installed_arguments() or name not in SINCE_5_21] == sorted(

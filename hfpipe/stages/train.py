@@ -81,7 +81,7 @@ class TrainStage(Repeatable):
 
     def neutral(self) -> dict[str, Any]:
         found = neutral_arguments(self.training, early=self.early_stopping is not None)
-        return super().neutral() | {f"training.{name}": None for name in found}
+        return super().neutral() | {f"training.{name}": None for name in found} | {"samples": None}
 
     def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
         from hfpipe.encoding.io import open_data
