@@ -57,6 +57,7 @@ def _describe(error: Exception, ctx: RunContext) -> str:
         return (
             "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
             "or lower batch_size to evaluate: no result changes"
+            + ("; or raise the limit that `ulimit -v` prints" if _has_memory_limit() else "")
         )
     if (refused := find_system_error(error)) is not None:
         fix = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
@@ -65,6 +66,15 @@ def _describe(error: Exception, ctx: RunContext) -> str:
     # The one guard for whatever a library or user code raises; the log has the trace.
     cause = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}: {cause}; the trace is in {ctx.folder / 'stage.log'}"
+
+
+def _has_memory_limit() -> bool:
+    """Tell whether this process may use only a part of the memory, as under `ulimit -v`."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 @contextmanager
