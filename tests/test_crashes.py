@@ -329,18 +329,14 @@ def test_a_folder_without_a_crash_is_refused_in_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gigabytes", [0.3, 1.2])
-def test_too_little_memory_to_load_the_libraries_is_an_error_of_one_line(
-    base: Path, tmp_path: Path, gigabytes: float
-) -> None:
-    """The larger limit is where they are nearly loaded: it may run out a moment later, too."""
+def test_too_little_memory_to_load_the_libraries_is_an_error_of_one_line(base: Path, tmp_path: Path) -> None:
+    """300 MB hold no library of torch; where they nearly fit, what runs out first differs by machine."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 1e9), int(gigabytes * 1e9)))
+        resource.setrlimit(resource.RLIMIT_AS, (300_000_000, 300_000_000))
 
     command = [sys.executable, "-m", "hfpipe", "run", str(base / "crash.yaml"), "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    loading = "while libraries were loaded: " if gigabytes < 1 else ""
-    assert re.match(rf"hfpipe: (stage \w+: )?out of memory{loading and ' '}{loading}.*`ulimit -v`", line)
+    assert re.match(r"hfpipe: (stage \w+: )?out of memory while libraries were loaded: .* `ulimit -v`", line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -389,9 +390,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("error", "line"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, 2**40], ids=["any memory", "a memory limit"])
 def test_what_the_machine_refuses_is_one_line_with_a_fix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str, limit: int
 ) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    if line.startswith("out of memory") and limit != resource.RLIM_INFINITY:
+        line += "; or raise the limit that `ulimit -v` prints"
+
     def fail(self: toys.Words, ctx: Any) -> Any:
         raise error
 
