@@ -65,7 +65,7 @@ check: $(INSTALLED) ## Format, lint, types, direction of imports, and every reci
 	$(BIN)/pre-commit run whitespace --all-files
 
 test: $(INSTALLED) ## Run every test, the slow ones too, on all cores
-	$(BIN)/pytest -m "" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -m "" $(ARGS)
 
 test-all: check test ## Check and test everything, as continuous integration does
 

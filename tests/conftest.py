@@ -37,6 +37,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(updating.OPTION, action="store_true", help=str(updating.__doc__).partition("\n")[0])
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes run the tests: up to four for all of them, this one alone for named ones.
+
+    A process of its own pays 10 s for its imports, and shows no prints and no debugger.
+    """
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if not everything or config.getoption(updating.OPTION):
+        return 0
+    return min(4, os.cpu_count() or 1)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Cut the libraries off from the network and from this user's caches, before any of them is imported."""
     if config.getoption(updating.OPTION):

@@ -46,11 +46,11 @@ def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:
 @contextmanager
 def watched(path: Path, runs: Path) -> Iterator[None]:
     """Run `hfpipe watch` in a process of its own next to what kills and resumes the recipe."""
-    command = [sys.executable, "-m", "hfpipe", "watch", str(path), "--runs", str(runs)]
+    command = [sys.executable, "-m", "hfpipe", "watch", str(path), "--runs", str(runs), "--wait", "300"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=small.ROOT) as process:
         try:
             yield
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=400)
         finally:
             process.kill()
     assert process.returncode == 0, out

@@ -80,14 +80,13 @@ def test_a_stage_that_does_not_train_yet_shows_the_end_of_its_log(planned):
         assert read_status(step).text == r"12:01 encoding \x1b[2Jtrain"
 
 
-def test_watching_ends_when_all_is_done_and_says_what_to_do_when_nothing_runs(planned, monkeypatch, capsys):
+def test_watching_ends_when_all_is_done_and_says_what_to_do_when_nothing_runs(planned, capsys):
     recipe = Path("my recipes/toy.yaml")
-    monkeypatch.setattr(watch, "GRACE", -1.0)
-    assert watch.watch_stages(list(planned.values()), recipe) == 1
+    assert watch.watch_stages(list(planned.values()), recipe, wait=0) == 1
     out = capsys.readouterr().out
     assert "names: done " in out
     assert out.endswith("nothing is running; `hfpipe run 'my recipes/toy.yaml'` goes on\n")
-    assert watch.watch_stages(list(planned.values())[:2], recipe) == 0
+    assert watch.watch_stages(list(planned.values())[:2], recipe, wait=0) == 0
     assert "nothing is running" not in capsys.readouterr().out
 
 

@@ -96,7 +96,7 @@ def _watch(options: argparse.Namespace) -> int:
     if options.once:
         watch.show_once(steps)
         return 0
-    return watch.watch_stages(steps, options.recipe)
+    return watch.watch_stages(steps, options.recipe, options.wait)
 
 
 def _adopt(options: argparse.Namespace) -> int:

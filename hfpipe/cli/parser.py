@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"hfpipe {version('hfpipe')}")
     commands = _Commands(whole)
     _recipes(commands)
+    _adopt(commands)
+    _watch(commands)
     _results(commands)
     _diagnosis(commands)
     _predict(commands)
@@ -101,17 +103,6 @@ def _recipes(commands: _Commands) -> None:
         "--oversubscribe", action="store_true", help="allow more processes than devices, or cores of a CPU"
     )
 
-    adopt = commands.add(
-        "adopt", "take over a finished stage after a change that does not matter", "runs", "set"
-    )
-    adopt.add_argument("recipe", type=Path, help="a recipe.yaml")
-    adopt.add_argument("stage", metavar="STAGE", help="the stage that would run again")
-    adopt.add_argument("--yes", action="store_true", help="do not ask")
-
-    watch = commands.add("watch", "show how far a run in another terminal is", "runs", "set")
-    watch.add_argument("recipe", type=Path, help="the recipe that it runs")
-    watch.add_argument("--once", action="store_true", help="print how far it is and end")
-
     show = commands.add("show", "rows of a stage as the model reads them", "runs", "set", "format")
     show.add_argument("recipe", type=Path, help="a recipe.yaml")
     show.add_argument("stage", metavar="STAGE", help="a dataset, training or evaluate stage")
@@ -130,6 +121,28 @@ def _recipes(commands: _Commands) -> None:
         "--sizes", action="store_true", help="add parameters, tokens, steps, FLOPs, memory and disk"
     )
     _devices(plan)
+
+
+def _watch(commands: _Commands) -> None:
+    watch = commands.add("watch", "show how far a run in another terminal is", "runs", "set")
+    watch.add_argument("recipe", type=Path, help="the recipe that it runs")
+    watch.add_argument("--once", action="store_true", help="print how far it is and end")
+    watch.add_argument(
+        "--wait",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end after so long without a stage that runs (60)",
+    )
+
+
+def _adopt(commands: _Commands) -> None:
+    adopt = commands.add(
+        "adopt", "take over a finished stage after a change that does not matter", "runs", "set"
+    )
+    adopt.add_argument("recipe", type=Path, help="a recipe.yaml")
+    adopt.add_argument("stage", metavar="STAGE", help="the stage that would run again")
+    adopt.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _devices(command: argparse.ArgumentParser) -> None:

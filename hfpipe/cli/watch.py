@@ -19,8 +19,6 @@ from hfpipe.runs.status import StageStatus, read_status
 
 PAUSE = 1.0
 """Seconds between two looks at the folders."""
-GRACE = 15.0
-"""Seconds without a process that holds a stage after which nothing is running."""
 LEVELS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
 """Characters of a sparkline at most."""
@@ -32,24 +30,24 @@ def show_once(steps: Sequence[PlannedStage]) -> None:
     console.print(_screen([read_status(step) for step in steps]), soft_wrap=True)
 
 
-def watch_stages(steps: Sequence[PlannedStage], recipe: Path) -> int:
-    """Show how far each stage is until all are done; return 0 then, and 1 when nothing runs any more."""
+def watch_stages(steps: Sequence[PlannedStage], recipe: Path, wait: float) -> int:
+    """Show how far each stage is until all are done; return 0 then, and 1 if none runs for `wait` seconds."""
     console = Console()
     if not console.is_terminal:
-        return _follow_in_lines(steps, recipe)
+        return _follow_in_lines(steps, recipe, wait)
     with Live(console=console, auto_refresh=False) as live:
         seen = time.monotonic()
         while True:
             found = [read_status(step) for step in steps]
             live.update(_screen(found), refresh=True)
             seen = time.monotonic() if _is_any_running(found) else seen
-            if _is_over(found, seen):
+            if _is_over(found, seen, wait):
                 break
             time.sleep(PAUSE)
     return _print_ending(found, recipe)
 
 
-def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path) -> int:
+def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path, wait: float) -> int:
     """Print a line for each stage that begins, gets `PERCENT` further, or ends."""
     shown_at: dict[str, tuple[str, int]] = {}
     seen = time.monotonic()
@@ -61,7 +59,7 @@ def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path) -> int:
                 shown_at[status.name] = at
                 say(_line(status))
         seen = time.monotonic() if _is_any_running(found) else seen
-        if _is_over(found, seen):
+        if _is_over(found, seen, wait):
             return _print_ending(found, recipe)
         time.sleep(PAUSE)
 
@@ -70,8 +68,8 @@ def _is_any_running(found: Sequence[StageStatus]) -> bool:
     return any(status.state == "running" for status in found)
 
 
-def _is_over(found: Sequence[StageStatus], seen: float) -> bool:
-    return all(status.state == "done" for status in found) or time.monotonic() - seen > GRACE
+def _is_over(found: Sequence[StageStatus], seen: float, wait: float) -> bool:
+    return all(status.state == "done" for status in found) or time.monotonic() - seen >= wait
 
 
 def _print_ending(found: Sequence[StageStatus], recipe: Path) -> int:
