@@ -140,11 +140,11 @@ def test_runs_that_were_moved_still_open(trained: Any, tmp_path: Path) -> None:
 
 
 def test_a_base_on_the_hub_is_named_with_its_revision(tmp_path: Path) -> None:
-    from hfpipe.modeling.loading.lora import base_of
+    from hfpipe.modeling.loading.lora import find_base
 
-    base = base_of({"base_model_name_or_path": "Qwen/Qwen2.5-0.5B", "revision": "v1"}, tmp_path)
+    base = find_base({"base_model_name_or_path": "Qwen/Qwen2.5-0.5B", "revision": "v1"}, tmp_path)
     assert base == "Qwen/Qwen2.5-0.5B@v1"
-    assert base_of({"base_model_name_or_path": str(tmp_path), "revision": None}, tmp_path) == tmp_path
+    assert find_base({"base_model_name_or_path": str(tmp_path), "revision": None}, tmp_path) == tmp_path
 
 
 @pytest.mark.slow
@@ -228,12 +228,12 @@ def test_names_of_other_tools_are_led_to_ours(tmp_path: Path) -> None:
 
 
 def test_a_missing_peft_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hfpipe.modeling.loading.lora import merged
+    from hfpipe.modeling.loading.lora import merge_adapter
 
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "peft, which is not installed; pip install 'hfpipe[lora]'" in problems(tmp_path, recipe())
     with pytest.raises(StageError, match=r"pip install 'hfpipe\[lora\]'"):
-        merged(None, "folder", None, local=True)  # type: ignore[arg-type]
+        merge_adapter(None, "folder", None, local=True)  # type: ignore[arg-type]
 
 
 def test_an_adapter_writes_by_the_settings_of_its_base(tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_frozen_weights_in_half_precision_change_no_loss_and_no_gradient() -> No
     from transformers import AutoConfig
 
     from hfpipe.modeling.half_weights import halve_frozen
-    from hfpipe.modeling.loading.lora import lora
-    from hfpipe.modeling.loading.models import new_model
+    from hfpipe.modeling.loading.lora import add_lora
+    from hfpipe.modeling.loading.models import create_model
 
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = torch.arange(2, 66).reshape(2, 32)
@@ -267,7 +267,7 @@ def test_frozen_weights_in_half_precision_change_no_loss_and_no_gradient() -> No
     def learned(*, tied: bool, halved: bool) -> tuple[list[torch.Tensor], int, torch.dtype]:
         config = AutoConfig.for_model("llama", vocab_size=99, tie_word_embeddings=tied, **sizes)
         settings = {"r": 4, "target_modules": "all-linear", "modules_to_save": []}
-        model = lora(new_model("AutoModelForCausalLM", config, 3), settings).train()
+        model = add_lora(create_model("AutoModelForCausalLM", config, 3), settings).train()
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if "lora_B" in name:

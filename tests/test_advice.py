@@ -34,11 +34,11 @@ from hfpipe.stages.scoring.row_weights import check_row_weights
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.denoising import Denoising
-from hfpipe.tasks.denoising.span_corruption import sentinels
+from hfpipe.tasks.denoising.span_corruption import get_sentinel_ids
 from hfpipe.tasks.fill_mask import FillMask
-from hfpipe.tasks.masked_lm.sentence_pairs import sentence_pairs
+from hfpipe.tasks.masked_lm.sentence_pairs import encode_sentence_pairs
 from hfpipe.tasks.question_answering import QuestionAnswering
-from hfpipe.tasks.shared.documents import bounds
+from hfpipe.tasks.shared.documents import get_boundary_ids
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.token_classification import TokenClassification
@@ -465,17 +465,17 @@ def test_more_jobs_than_there_is_room_for_run_as_advised() -> None:
 def test_a_question_without_an_answer_is_taken_by_the_setting_that_is_advised() -> None:
     rows = {"question": ["Who?"], "context": ["Ada wrote it."], "answers": [{"text": [], "answer_start": []}]}
     with pytest.raises(DataError, match="has no answer") as caught:
-        QuestionAnswering().runtime().encoder._span(rows, 0)
+        QuestionAnswering().runtime().encoder._get_answer_span(rows, 0)
     [each] = advice(str(caught.value))
-    assert QuestionAnswering(**yaml.safe_load(each)).runtime().encoder._span(rows, 0) is None
+    assert QuestionAnswering(**yaml.safe_load(each)).runtime().encoder._get_answer_span(rows, 0) is None
 
 
 PROSE = ["The Danube is a river. It flows through ten countries.", "K2 is a mountain. It is high."]
 TOKENIZERS: list[tuple[str, str, str, Callable[[Any], Any]]] = [
-    ("begins or ends a document", "wordpiece", "bert", bounds),
-    ("begins or ends a document", "bpe", "bert", bounds),
-    ("with [CLS] and [SEP]", "bpe", "gpt", lambda given: sentence_pairs(PROSE, given, 32)),
-    ("give its stage …, shorten length", "unigram", "bert", lambda given: sentinels(given, 9)),
+    ("begins or ends a document", "wordpiece", "bert", get_boundary_ids),
+    ("begins or ends a document", "bpe", "bert", get_boundary_ids),
+    ("with [CLS] and [SEP]", "bpe", "gpt", lambda given: encode_sentence_pairs(PROSE, given, 32)),
+    ("give its stage …, shorten length", "unigram", "bert", lambda given: get_sentinel_ids(given, 9)),
     (
         "noise: infilling needs a mask token",
         "bpe",

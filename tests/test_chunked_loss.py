@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from transformers import CONFIG_MAPPING
 
 from hfpipe.modeling.attention.cpu import attend_by_products
-from hfpipe.modeling.loading.models import new_model
+from hfpipe.modeling.loading.models import create_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.chunked_loss import (
+    choose_chunk_size,
     eager_softmax_gradient,
     linear_cross_entropy,
-    rows_at_once,
     softmax_gradient,
 )
 from hfpipe.modeling.losses.losses import IGNORED
@@ -72,7 +72,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(kind: str, task: type[TaskConfig], entries: dict[str, Any]) -> Any:
-    made = new_model(task(length=16).auto_class, CONFIG_MAPPING[kind](**entries), 3)
+    made = create_model(task(length=16).auto_class, CONFIG_MAPPING[kind](**entries), 3)
     with torch.no_grad():
         for weight in made.parameters():
             weight.mul_(4 if weight.dim() > 1 else 1)  # otherwise all logits are nearly equal
@@ -123,7 +123,7 @@ def test_a_frozen_output_layer_gets_no_gradient() -> None:
 
 @pytest.mark.parametrize(("positions", "classes"), [(768, 30522), (4096, 16384), (13, 97), (1, 5), (0, 97)])
 def test_chunks_have_one_shape_where_a_divisor_is_near(positions: int, classes: int) -> None:
-    rows = rows_at_once(positions, classes)
+    rows = choose_chunk_size(positions, classes)
     assert rows * classes <= max(chunked_loss.LOGITS, classes)
     if positions in (768, 4096):
         assert positions % rows == 0

@@ -23,9 +23,9 @@ from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, token_loss
-from hfpipe.modeling.static_shapes import static_positions
+from hfpipe.modeling.static_shapes import find_static_positions
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
@@ -98,10 +98,10 @@ def parts(folder: Path, task: TaskConfig, model: str) -> Training:
             task.runtime(), rows, tokenizer, facts, path, packed=split == "train", advance=lambda _: None
         )[0]
 
-    config = new_config({"type": model} | SIZES[model], tokenizer, {})
+    config = create_config({"type": model} | SIZES[model], tokenizer, {})
     return Training(
         task=task.runtime(),
-        model=new_model(task.auto_class, config, 3),
+        model=create_model(task.auto_class, config, 3),
         tokenizer=tokenizer,
         train=encoded("train"),
         validation=encoded("validation"),
@@ -161,7 +161,7 @@ def test_a_compiled_bfloat16_training_is_resumed_bit_for_bit(context: Make, tmp_
 def test_attention_without_masks_gives_the_logits_of_attention_with_masks(kind: str) -> None:
     encoder = "bert" in kind
     config = CONFIG_MAPPING[kind](vocab_size=99, pad_token_id=0, **SIZES[kind])
-    model = new_model("AutoModelForMaskedLM" if encoder else "AutoModelForCausalLM", config, 3).eval()
+    model = create_model("AutoModelForMaskedLM" if encoder else "AutoModelForCausalLM", config, 3).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(8 if weight.dim() > 1 else 1)  # at first, what attention adds is small
@@ -182,7 +182,7 @@ def test_a_model_that_sees_what_comes_after_a_token_keeps_its_masks() -> None:
         use_bidirectional_attention=True,
         **SIZES["llama"],
     )
-    model = new_model("AutoModelForCausalLM", config, 3)
+    model = create_model("AutoModelForCausalLM", config, 3)
     assert not runs_without_masks(model, torch.arange(32)[None])
 
 
@@ -194,7 +194,7 @@ def test_static_positions_hold_every_target_and_have_few_sizes(
     share = data.draw(st.floats(0, 1))
     random = np.random.default_rng(data.draw(st.integers(0, 99)))
     labels = torch.from_numpy(np.where(random.random((rows, length)) < share, 7, IGNORED))
-    found = static_positions(labels, IGNORED)
+    found = find_static_positions(labels, IGNORED)
     flat = labels.reshape(-1)
     targets = (flat != IGNORED).nonzero().squeeze(-1)
     assert set(targets.tolist()) <= set(found.tolist())
@@ -208,7 +208,7 @@ def test_the_loss_at_static_positions_is_that_at_the_targets() -> None:
     logits = torch.randn(4, 24, 50, generator=random, requires_grad=True)
     labels = torch.randint(0, 50, (4, 24), generator=random)
     labels[torch.rand(4, 24, generator=random) < 0.8] = IGNORED
-    positions = static_positions(labels, IGNORED)
+    positions = find_static_positions(labels, IGNORED)
     assert len(positions) > (labels != IGNORED).sum()
     for smoothing in (0.0, 0.1):
         exact = token_loss(logits, labels, smoothing)

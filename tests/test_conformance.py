@@ -25,7 +25,7 @@ from hfpipe.encoding.io import facts, open_split
 from hfpipe.encoding.nested import read_rows
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import RecipeError, StageError
-from hfpipe.modeling.loading.class_names import class_name_entries
+from hfpipe.modeling.loading.class_names import create_class_entries
 from hfpipe.modeling.loading.models import load_parts
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
@@ -33,7 +33,7 @@ from hfpipe.reporting.html import page
 from hfpipe.reporting.predictions import read_blocks
 from hfpipe.runs.run import Run, read_run
 from hfpipe.task import TaskConfig
-from hfpipe.tasks import TASKS, revive_task
+from hfpipe.tasks import TASKS, restore_task
 from hfpipe.tokenization.loading import load_tokenizer
 from hfpipe.tokenization.spelling import control_tokens
 
@@ -61,7 +61,7 @@ def made(runs: Path) -> Callable[[str], Run]:
 def task_of(run: Run, name: str) -> TaskConfig:
     folder = run.folders[f"{name}-learn"]
     settings = run.made(f"{name}-learn").identity.settings["task"]
-    return revive_task(settings, small.ROOT, Trusted(), folder)
+    return restore_task(settings, small.ROOT, Trusted(), folder)
 
 
 def outcome(run: Run, stage: str) -> dict[str, tuple[float, float, float, int]]:
@@ -354,13 +354,13 @@ def test_a_head_keeps_what_it_predicts_by_name_and_nothing_else_is_new(
     if "id2label" not in head:
         return
     names = [head["id2label"][number] for number in range(len(head["id2label"]))]
-    turned = load_parts(task.auto_class, folder, 3, head=head | class_name_entries(names[::-1]))
+    turned = load_parts(task.auto_class, folder, 3, head=head | create_class_entries(names[::-1]))
     ids = torch.tensor([[2, 17, 18, 19, 3]])
     with torch.no_grad():
         mine, theirs = (each.model.eval()(input_ids=ids).logits for each in (same, turned))
     assert theirs.flip(-1).numpy() == pytest.approx(mine.numpy(), abs=1e-6)
     other = load_parts(
-        task.auto_class, folder, 3, head=head | class_name_entries([f"{name}?" for name in names])
+        task.auto_class, folder, 3, head=head | create_class_entries([f"{name}?" for name in names])
     )
     assert len(other.initialized) == 2
 

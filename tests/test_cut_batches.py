@@ -25,7 +25,7 @@ from hfpipe.encoding.io import facts_of
 from hfpipe.encoding.padding import Collator
 from hfpipe.encoding.sampler import cut_by_length
 from hfpipe.modeling.attention.cpu import eager_attention
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.random_bits import BitDropout, apply_dropout, fast_dropout
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.text_classification import TextClassification
@@ -82,8 +82,8 @@ def parts(folder: Path, kind: str) -> Training:
     facts = facts_of(datasets.DatasetDict(train=rows))
     path = folder / "train.arrow"
     examples, _ = encode(task.runtime(), rows, tokenizer, facts, path, packed=True, advance=lambda _: None)
-    config = new_config(SMALL[kind], tokenizer, task.head(facts))
-    model = new_model(task.auto_class, config, 3)
+    config = create_config(SMALL[kind], tokenizer, task.head(facts))
+    model = create_model(task.auto_class, config, 3)
     return Training(
         task=task.runtime(), model=model, tokenizer=tokenizer, train=examples, validation=None, facts=facts
     )
@@ -146,7 +146,7 @@ def attentive(kind: str) -> Any:
         vocab_size=99, pad_token_id=0, decoder_start_token_id=0, **settings
     )
     heads = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
-    model = new_model(heads.get(kind, "AutoModelForCausalLM"), config, 3).train()
+    model = create_model(heads.get(kind, "AutoModelForCausalLM"), config, 3).train()
     for module in model.modules():
         if type(module).__name__ == "T5Attention":  # whose setting is that of all other layers as well
             module.dropout = 1.6e-5

@@ -16,13 +16,20 @@ from transformers import PreTrainedTokenizerFast
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
-from hfpipe.modeling.random import generator
+from hfpipe.modeling.random import create_generator
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.tasks.denoising import Denoising
-from hfpipe.tasks.denoising.span_corruption import counts, frame, hide, infill, sentinels, spans
+from hfpipe.tasks.denoising.span_corruption import (
+    count_hidden,
+    draw_spans,
+    get_frame,
+    get_sentinel_ids,
+    hide,
+    infill,
+)
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
@@ -60,7 +67,7 @@ def examples(words: PreTrainedTokenizerFast, task: Denoising, epoch: int = 0) ->
 )
 def test_as_many_tokens_and_spans_are_hidden_as_in_t5(length: int, hidden: int, number: int) -> None:
     """The first is T5's own case: 568 tokens become an input of 512 and a target of 114, ends included."""
-    assert counts(length, 0.15, 3.0) == (hidden, number)
+    assert count_hidden(length, 0.15, 3.0) == (hidden, number)
     if length == 568:
         assert length - hidden + number + 1 == 512
         assert hidden + number + 1 == 114
@@ -70,16 +77,16 @@ def test_as_many_tokens_and_spans_are_hidden_as_in_t5(length: int, hidden: int, 
     length=st.integers(2, 600), share=st.floats(0.01, 0.99), span=st.floats(1, 20), seed=st.integers(0, 2**31)
 )
 def test_spans_are_as_many_and_as_long_as_counted(length: int, share: float, span: float, seed: int) -> None:
-    mask = spans(length, share, span, generator(seed, 0, 0))
+    mask = draw_spans(length, share, span, create_generator(seed, 0, 0))
     edges = np.diff(mask.astype(int), prepend=0)
-    assert (mask.sum(), (edges == 1).sum()) == counts(length, share, span)
+    assert (mask.sum(), (edges == 1).sum()) == count_hidden(length, share, span)
     assert not mask[0]
     assert mask[-1]
 
 
 @pytest.mark.slow
 def test_every_partition_is_drawn_as_often() -> None:
-    seen = [tuple(spans(10, 0.4, 2.0, generator(3, 0, index))) for index in range(6000)]
+    seen = [tuple(draw_spans(10, 0.4, 2.0, create_generator(3, 0, index))) for index in range(6000)]
     kinds, often = np.unique(seen, axis=0, return_counts=True)
     assert len(kinds) == 5 * 3  # six tokens in two parts, four in two parts
     assert often.min() > 0.8 * 6000 / 15
@@ -88,7 +95,7 @@ def test_every_partition_is_drawn_as_often() -> None:
 @given(ids=ids_of, seed=seeds, share=st.floats(0.05, 0.9))
 def test_input_and_target_together_are_the_text(ids: np.ndarray, seed: int, share: float) -> None:
     stand_ins = np.arange(300)
-    read, said = hide(ids, spans(len(ids), share, 3.0, generator(seed, 0, 0)), stand_ins)
+    read, said = hide(ids, draw_spans(len(ids), share, 3.0, create_generator(seed, 0, 0)), stand_ins)
     hidden: dict[int, list[int]] = {}
     for each in said:
         if each < 1000:
@@ -102,16 +109,16 @@ def test_input_and_target_together_are_the_text(ids: np.ndarray, seed: int, shar
 @pytest.mark.slow
 @given(ids=ids_of, seed=seeds, share=st.floats(0.05, 0.9))
 def test_infilling_keeps_the_order_and_hides_the_share(ids: np.ndarray, seed: int, share: float) -> None:
-    read = infill(ids, share, 3.0, MASK, generator(seed, 0, 0))
+    read = infill(ids, share, 3.0, MASK, create_generator(seed, 0, 0))
     kept = read[read != MASK]
-    assert len(ids) < 2 or len(ids) - len(kept) == counts(len(ids), share, 3.0)[0]
+    assert len(ids) < 2 or len(ids) - len(kept) == count_hidden(len(ids), share, 3.0)[0]
     assert (np.diff(kept) > 0).all()
     assert set(kept) <= set(ids)
 
 
 def test_infilled_spans_are_as_long_as_poissons() -> None:
     ids = np.arange(10_000) + 1000
-    read = infill(ids, 0.3, 3.0, MASK, generator(1, 0, 0))
+    read = infill(ids, 0.3, 3.0, MASK, create_generator(1, 0, 0))
     assert (read == MASK).sum() == pytest.approx(1000, rel=0.1)  # 3,000 tokens hidden, 3 to a mask
     alone = [
         index for index in np.flatnonzero(read[1:-1] == MASK) + 1 if MASK not in read[[index - 1, index + 1]]
@@ -148,7 +155,7 @@ def test_a_decoder_never_reads_what_is_not_a_token(
 ) -> None:
     task = Denoising(noise=noise)
     batch = task.runtime().encoder.collate(examples(words[noise], task), words[noise], 5, train=True)
-    config = new_config({"type": "t5" if noise == "spans" else "bart"}, words[noise], {})
+    config = create_config({"type": "t5" if noise == "spans" else "bart"}, words[noise], {})
     read = shift_labels(batch["labels"], config)
     assert (batch["labels"] == IGNORED).any()
     assert read.min() >= 0
@@ -200,9 +207,9 @@ def test_a_tokenizer_that_cannot_hide_is_refused(style: str, options: dict[str, 
 
 def test_a_text_longer_than_the_model_is_refused(words: dict[str, PreTrainedTokenizerFast]) -> None:
     entries = {"type": "bart", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-    model = new_model(
+    model = create_model(
         "AutoModelForSeq2SeqLM",
-        new_config(entries | {"max_position_embeddings": 32}, words["infilling"], {}),
+        create_config(entries | {"max_position_embeddings": 32}, words["infilling"], {}),
         seed=1,
     )
     assert not list(Denoising(noise="infilling", length=30).runtime().model_setup.check(model))
@@ -213,13 +220,15 @@ def test_a_text_longer_than_the_model_is_refused(words: dict[str, PreTrainedToke
 
 
 def test_a_tokenizers_own_frame_is_found() -> None:
-    assert frame(tokenizer("gpt")) == ([], [tokenizer("gpt").eos_token_id])
-    assert frame(tokenizer("bart")) == ([0], [2])
+    assert get_frame(tokenizer("gpt")) == ([], [tokenizer("gpt").eos_token_id])
+    assert get_frame(tokenizer("bart")) == ([0], [2])
     bert = tokenizer("bert", "wordpiece")
-    assert frame(bert) == ([bert.cls_token_id], [bert.sep_token_id])
+    assert get_frame(bert) == ([bert.cls_token_id], [bert.sep_token_id])
     unigram = tokenizer("t5", "unigram")
-    assert frame(unigram) == ([], [1])
-    assert sentinels(unigram, 2).tolist() == unigram.convert_tokens_to_ids(["<extra_id_0>", "<extra_id_1>"])
+    assert get_frame(unigram) == ([], [1])
+    assert get_sentinel_ids(unigram, 2).tolist() == unigram.convert_tokens_to_ids(
+        ["<extra_id_0>", "<extra_id_1>"]
+    )
 
 
 @pytest.mark.slow
@@ -272,7 +281,7 @@ def test_the_shipped_recipe_runs_on_a_few_local_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     words = tokenizer("t5")
     sizes = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
-    tiny = new_model("AutoModelForSeq2SeqLM", new_config({"type": "t5"} | sizes, words, {}), seed=1)
+    tiny = create_model("AutoModelForSeq2SeqLM", create_config({"type": "t5"} | sizes, words, {}), seed=1)
     tiny.save_pretrained(tmp_path / "tiny")
     words.save_pretrained(tmp_path / "tiny")
     short = "{max_steps: 3, per_device_train_batch_size: 4, bf16: false}"

@@ -28,7 +28,7 @@ from hfpipe.encoding.padding import Collator, forward_passes
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
 from hfpipe.recipe.installed import types_with
@@ -128,11 +128,11 @@ def training(name: str, kind: str, folder: Path) -> Training:
     encoded, _ = encode(
         task.runtime(), examples, words, facts, folder / "train.arrow", packed=True, advance=lambda _: None
     )
-    config = new_config({"type": kind, "hidden_size": 32} | entries, words, task.head(facts))
+    config = create_config({"type": kind, "hidden_size": 32} | entries, words, task.head(facts))
     for setting in (*DROPPED, *DRY, "dropout_rate", "classifier_dropout", "summary_first_dropout"):
         if isinstance(getattr(config, setting, None), float):
             setattr(config, setting, VANISHING if setting in DROPPED else 0.0)
-    model = new_model(task.auto_class, config, 3)
+    model = create_model(task.auto_class, config, 3)
     for module in model.modules():
         if type(module).__name__ == "T5Attention":  # whose setting is that of all other layers as well
             module.dropout = VANISHING

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hfpipe.errors import DataError
 from hfpipe.metrics.scores.cloze import Frequent, cloze, ranks
 from hfpipe.metrics.tally import Tally
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.report import DataFacts
 from hfpipe.tasks.fill_mask import FillMask
-from hfpipe.tasks.fill_mask.decoding import likeliest_fills
+from hfpipe.tasks.fill_mask.decoding import find_likeliest_fills
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
@@ -88,7 +88,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
 def tiny(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     entries = {"type": "bert", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | sizes
-    return new_model("AutoModelForMaskedLM", new_config(entries, tokenizer, {}), 3)
+    return create_model("AutoModelForMaskedLM", create_config(entries, tokenizer, {}), 3)
 
 
 def batch_of(
@@ -197,7 +197,7 @@ def test_words_are_learned_and_found_again_and_alone_as_in_a_batch(
 
 def test_the_likeliest_sequences_are_those_of_all_that_there_are() -> None:
     said = torch.from_numpy(np.random.default_rng(5).normal(size=(3, 6))).log_softmax(-1)
-    scores, fillings = likeliest_fills(said, 20)
+    scores, fillings = find_likeliest_fills(said, 20)
     every = {
         (a, b, c): float(said[0, a] + said[1, b] + said[2, c])
         for a in range(6)

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from hfpipe.encoding.padding import inputs
 from hfpipe.errors import StageError
-from hfpipe.modeling.random import generator
-from hfpipe.tasks.shared.generation import configure, pad_left, write
+from hfpipe.modeling.random import create_generator
+from hfpipe.tasks.shared.generation import configure_generation, generate_texts, pad_left
 from hfpipe.tasks.shared.generation_config import Generation, Sampling
 from hfpipe.tokenization.special_tokens import STYLES
 
@@ -68,8 +68,8 @@ def written(
         ids = [each[:-1] for each in ids]
     rows = []
     for start in range(0, len(ids), size):
-        random = [generator(3, None, number) for number in range(len(ids))][start : start + size]
-        out = write(
+        random = [create_generator(3, None, number) for number in range(len(ids))][start : start + size]
+        out = generate_texts(
             made, inputs(ids[start : start + size], tokenizer), tokenizer, settings, random=random, **more
         )
         rows += [tuple(row) for row in zip(out.texts, out.tokens.tolist(), out.cut.tolist(), strict=True)]
@@ -138,7 +138,7 @@ def test_a_saved_model_writes_the_same_by_itself(kind, settings, tokenizer, tmp_
     forced = tokenizer.convert_tokens_to_ids("moon") if made.config.is_encoder_decoder else None
     asked = SETTINGS[settings].model_copy(update={"num_beams": SETTINGS[settings].num_beams or 1})
     wanted = written(made, tokenizer, asked, 1, forced_bos_token_id=forced)
-    configure(made, tokenizer, asked, forced)
+    configure_generation(made, tokenizer, asked, forced)
     made.save_pretrained(tmp_path)
     auto = AutoModelForSeq2SeqLM if made.config.is_encoder_decoder else AutoModelForCausalLM
     saved = auto.from_pretrained(tmp_path)
@@ -154,7 +154,7 @@ def test_a_saved_model_writes_the_same_by_itself(kind, settings, tokenizer, tmp_
 def test_a_saved_model_that_draws_does_so_by_itself_and_is_still_measured_as_before(tokenizer, tmp_path):
     made, settings = model("llama", tokenizer), SETTINGS["sampled"]
     wanted = written(made, tokenizer, settings, 7)
-    configure(made, tokenizer, settings)
+    configure_generation(made, tokenizer, settings)
     made.save_pretrained(tmp_path)
     saved = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert written(saved, tokenizer, settings, 7) == wanted
@@ -164,7 +164,7 @@ def test_a_saved_model_that_draws_does_so_by_itself_and_is_still_measured_as_bef
 
 def test_a_text_may_be_shorter_than_the_saved_model_was_made_to_write(tokenizer) -> None:
     made = model("llama", tokenizer)
-    configure(made, tokenizer, Generation(max_new_tokens=12, min_new_tokens=10))
+    configure_generation(made, tokenizer, Generation(max_new_tokens=12, min_new_tokens=10))
     assert all(tokens <= 4 for _, tokens, _ in written(made, tokenizer, Generation(max_new_tokens=4), 7))
     with pytest.raises(ValueError, match="min_new_tokens is more than max_new_tokens"):
         Generation(max_new_tokens=4, min_new_tokens=5)
@@ -172,7 +172,7 @@ def test_a_text_may_be_shorter_than_the_saved_model_was_made_to_write(tokenizer)
 
 def test_what_cannot_be_saved_is_refused_before_training(tokenizer) -> None:
     with pytest.raises(StageError, match="length_penalty weighs beams, and there is one"):
-        configure(model("t5", tokenizer), tokenizer, Generation(length_penalty=2.0))
+        configure_generation(model("t5", tokenizer), tokenizer, Generation(length_penalty=2.0))
 
 
 @pytest.mark.slow
@@ -194,9 +194,9 @@ def test_a_draw_takes_no_beams_from_the_models_own_config(tokenizer) -> None:
 def test_draws_are_as_frequent_as_they_are_probable(tokenizer) -> None:
     made = model("llama", tokenizer)
     ids = np.asarray(tokenizer("the moon")["input_ids"][:-1])
-    random = [generator(3, None, number) for number in range(4000)]
+    random = [create_generator(3, None, number) for number in range(4000)]
     settings = Sampling(max_new_tokens=1, do_sample=True, temperature=6.0)
-    out = write(made, inputs([ids] * 4000, tokenizer), tokenizer, settings, random=random)
+    out = generate_texts(made, inputs([ids] * 4000, tokenizer), tokenizer, settings, random=random)
     said = {text: (out.texts == text).mean() for text in set(out.texts)}
     wanted = (made(input_ids=torch.tensor(ids[None])).logits[0, -1].detach() / 6).softmax(-1)
     for text, share in said.items():
@@ -210,7 +210,7 @@ def test_a_model_that_nothing_can_end_is_refused(tokenizer) -> None:
     made.generation_config.eos_token_id = None
     endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(StageError, match="ends a text"):
-        write(made, inputs([np.asarray([3, 4])], endless), endless, Generation())
+        generate_texts(made, inputs([np.asarray([3, 4])], endless), endless, Generation())
 
 
 def test_padding_moves_to_the_left_and_the_order_stays() -> None:

@@ -16,7 +16,7 @@ from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import cut, encode
 from hfpipe.encoding.io import facts_of
 from hfpipe.errors import DataError, HfpipeError, StageError
-from hfpipe.modeling.loading.models import load_model, new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model, load_model
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.finetune import Finetune
 from hfpipe.tasks.masked_lm import MaskedLM
@@ -68,7 +68,7 @@ def saved(folder: Path, kind: str = "label", head: str = "AutoModelForMaskedLM",
     words = tokenizer()
     words.save_pretrained(folder / "model")
     entries = {"problem_type": None, "id2label": {0: "river", 1: "mountain"}} if "Sequence" in head else {}
-    new_model(head, new_config(BERT, words, entries), 3).save_pretrained(folder / "model")
+    create_model(head, create_config(BERT, words, entries), 3).save_pretrained(folder / "model")
 
 
 def encoded(path: Path, texts: list[str], words: Any, *, packed: bool = True) -> tuple[Any, dict[str, int]]:
@@ -225,8 +225,8 @@ def test_a_model_without_a_trained_head_is_not_measured(context: Make, tmp_path:
 
 def test_a_model_of_one_objective_is_not_measured_by_two(context: Make, tmp_path: Path) -> None:
     saved(tmp_path)
-    config = new_config(BERT | {"type": "roberta"}, tokenizer(), {})
-    new_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
+    config = create_config(BERT | {"type": "roberta"}, tokenizer(), {})
+    create_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
     with pytest.raises(StageError, match="roberta has no head for sentence pairs"):
         measured(context("score"), MaskedLM(length=16, next_sentence=True))
 
@@ -234,10 +234,10 @@ def test_a_model_of_one_objective_is_not_measured_by_two(context: Make, tmp_path
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_no_model_reads_more_than_it_has_positions_for(context: Make, tmp_path: Path, kind: str) -> None:
     saved(tmp_path)
-    config = new_config(BERT | {"type": kind, "max_position_embeddings": 64}, tokenizer(), {})
-    new_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
+    config = create_config(BERT | {"type": kind, "max_position_embeddings": 64}, tokenizer(), {})
+    create_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
     room = 64 if kind == "bert" else 64 - config.pad_token_id - 1
-    told = f"length {room + 1} is more than the {room} positions of the model; shorten it"
+    told = f"length {room + 1} is more than the {room} positions of the model; lower it"
     with pytest.raises(StageError, match=told):
         measured(context("score"), MaskedLM(length=room + 1))
     with pytest.raises(StageError, match=told):
@@ -256,7 +256,7 @@ def test_a_baseline_that_was_trained_for_another_task_predicts_the_same_as_the_m
 
 def test_an_encoder_is_not_measured_as_if_it_foresaw(tmp_path: Path) -> None:
     saved(tmp_path)
-    with pytest.raises(StageError, match=r"bert reads what comes after a token as well.*take a decoder"):
+    with pytest.raises(StageError, match=r"bert reads what comes after a token as well.*use a decoder"):
         load_model("AutoModelForCausalLM", tmp_path / "model", 3)
 
 
@@ -276,7 +276,7 @@ def test_a_model_without_such_a_task_is_refused_without_the_list_of_those_that_h
     with pytest.raises(
         StageError, match="model: gpt2 cannot be built: Unrecognized configuration class"
     ) as caught:
-        new_model("AutoModelForMaskedLM", new_config({"type": "gpt2", "n_layer": 1}, words, {}), 3)
+        create_model("AutoModelForMaskedLM", create_config({"type": "gpt2", "n_layer": 1}, words, {}), 3)
     assert len(str(caught.value)) < 300
 
 
@@ -292,8 +292,8 @@ def test_a_decoder_whose_tokenizer_has_no_padding_is_measured_alike_in_any_batch
         {"intermediate_size": 16} if kind == "llama" else {}
     )
     entries = {"id2label": {0: "river", 1: "mountain"}, "pad_token_id": None}
-    model = new_model(
-        "AutoModelForSequenceClassification", new_config({"type": kind} | small, words, entries), 3
+    model = create_model(
+        "AutoModelForSequenceClassification", create_config({"type": kind} | small, words, entries), 3
     )
     model.save_pretrained(tmp_path / "model")
     found = [
@@ -344,13 +344,14 @@ def test_a_column_to_resample_by_that_there_is_not_is_an_error(context: Make, tm
 def test_a_model_pretrained_from_scratch_has_only_the_dropout_that_the_recipe_sets() -> None:
     words = tokenizer()
     sizes = {"type": "bert", "hidden_size": 32, "attention_probs_dropout_prob": 0.25}
-    made = new_config(sizes, words, {}, dropout=False)
+    made = create_config(sizes, words, {}, dropout=False)
     assert made.hidden_dropout_prob == 0.0
     assert made.attention_probs_dropout_prob == 0.25
-    gpt2 = new_config({"type": "gpt2", "n_embd": 32}, words, {}, dropout=False)
+    gpt2 = create_config({"type": "gpt2", "n_embd": 32}, words, {}, dropout=False)
     assert gpt2.resid_pdrop == gpt2.embd_pdrop == gpt2.attn_pdrop == 0.0
     assert gpt2.summary_first_dropout == 0.1  # which belongs to a classifier
     assert (
-        new_config({"type": "distilbert", "attention_dropout": 0.5}, words, {}, dropout=False).dropout == 0.0
+        create_config({"type": "distilbert", "attention_dropout": 0.5}, words, {}, dropout=False).dropout
+        == 0.0
     )
-    assert new_config({"type": "gpt2"}, words, {}).resid_pdrop == 0.1
+    assert create_config({"type": "gpt2"}, words, {}).resid_pdrop == 0.1

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.sampler import BatchLayout, StepBatches, compute_batch_layout, order
 from hfpipe.errors import StageError
-from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_columns, token_loss
-from hfpipe.modeling.random import generator
+from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_columns, token_loss
+from hfpipe.modeling.random import create_generator
 from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.masked_lm.masking import mask_tokens
@@ -124,9 +124,9 @@ def test_masks_depend_on_seed_epoch_and_example_alone(
     tokenizer: PreTrainedTokenizerFast, seed: int, epoch: int, index: int
 ) -> None:
     ids = np.array(tokenizer(" ".join(TEXTS))["input_ids"])
-    one, labels = mask_tokens(ids, tokenizer, 0.3, generator(seed, epoch, index))
-    generator(seed, epoch, index + 1).random(100)
-    two, same = mask_tokens(ids, tokenizer, 0.3, generator(seed, epoch, index))
+    one, labels = mask_tokens(ids, tokenizer, 0.3, create_generator(seed, epoch, index))
+    create_generator(seed, epoch, index + 1).random(100)
+    two, same = mask_tokens(ids, tokenizer, 0.3, create_generator(seed, epoch, index))
     assert (one == two).all()
     assert (labels == same).all()
     hidden = labels != IGNORED
@@ -152,7 +152,7 @@ def test_eight_in_ten_hidden_pieces_show_the_mask_and_one_in_ten_another_piece(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     ids = np.full(20_000, 50)
-    shown, labels = mask_tokens(ids, tokenizer, 0.5, generator(1, 0, 0))
+    shown, labels = mask_tokens(ids, tokenizer, 0.5, create_generator(1, 0, 0))
     hidden = shown[labels != IGNORED]
     assert len(hidden) == 10_000
     assert abs((hidden == tokenizer.mask_token_id).mean() - 0.8) < 0.02
@@ -170,7 +170,7 @@ def test_the_loss_at_the_targets_alone_is_transformers_own(kind: str) -> None:
     labels = torch.where(torch.rand(4, 12) < 0.4, ids, IGNORED)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     with torch.no_grad():
-        sparse = forward(model, batch, target_positions(labels))
+        sparse = forward(model, batch, find_target_positions(labels))
         dense = forward(model, batch, None)
         mine, full = token_loss(sparse.logits, labels), token_loss(dense.logits, labels)
         assert int(mine.targets) == int((labels != IGNORED).sum())

@@ -20,7 +20,7 @@ from hfpipe.errors import StageError
 from hfpipe.metrics.scores.classification import multi_label, single_label
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.metrics.scores.regression import regression
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.runner.failures import translate_errors
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.loading import complete_tokenizer
@@ -65,7 +65,7 @@ def parts(folder: Path) -> Training:
 
     return Training(
         task=task.runtime(),
-        model=new_model(task.auto_class, new_config(MODEL, tokenizer, {}), 3),
+        model=create_model(task.auto_class, create_config(MODEL, tokenizer, {}), 3),
         tokenizer=tokenizer,
         train=encoded("train"),
         validation=encoded("validation"),

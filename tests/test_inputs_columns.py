@@ -38,7 +38,7 @@ from hfpipe.report import Report
 from hfpipe.stages.dataset import Source
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.question_answering import QuestionAnswering
-from hfpipe.tasks.question_answering.runtime import answer_texts
+from hfpipe.tasks.question_answering.runtime import get_answer_texts
 from hfpipe.tasks.text_generation import TextGeneration
 
 INPUTS = Path(__file__).parent / "inputs"
@@ -584,7 +584,7 @@ def test_answers_are_read_in_the_forms_people_write(
     examples = read()
     ids, (first, last) = (examples[0, 0][column] for column in ("input_ids", "span"))
     assert words_of.decode(ids[first : last + 1]).replace(" ", "") in ("oslo", "inoslo")
-    reference = answer_texts(QuestionAnswering(), examples.source[:])
+    reference = get_answer_texts(QuestionAnswering(), examples.source[:])
     assert reference[0][0] == "Oslo"
 
 

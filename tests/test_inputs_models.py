@@ -21,7 +21,7 @@ from test_hf_inputs import BERT, Make, tokenizer
 import hfpipe
 from hfpipe import api
 from hfpipe.errors import HfpipeError, StageError
-from hfpipe.modeling.loading.models import load_model, load_parts, new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model, load_model, load_parts
 from hfpipe.references.places import Place, slug
 from hfpipe.report import Report
 from hfpipe.stages.evaluate import Evaluate
@@ -51,7 +51,7 @@ def stored(
 ) -> Path:
     """Leave a tiny model with its tokenizer."""
     words = tokenizer("gpt" if entries.get("type") in ("gpt2", "llama") else "bert")
-    model = new_model(auto_class, new_config(BERT | entries, words, dict(asked or {})), 3)
+    model = create_model(auto_class, create_config(BERT | entries, words, dict(asked or {})), 3)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
@@ -115,7 +115,7 @@ def test_a_backbone_is_distinguished_from_a_head_in_models_without_an_attribute_
     tmp_path: Path,
 ) -> None:
     t5 = {"type": "t5", "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16}
-    model = new_model("AutoModelForSeq2SeqLM", new_config(t5, tokenizer("t5"), {}), 3)
+    model = create_model("AutoModelForSeq2SeqLM", create_config(t5, tokenizer("t5"), {}), 3)
     model.save_pretrained(tmp_path)
     found = load_parts("AutoModelForQuestionAnswering", tmp_path, 3)
     assert found.initialized == ["qa_outputs.bias", "qa_outputs.weight"]
@@ -284,7 +284,7 @@ def test_an_odd_config_is_one_line(tmp_path: Path, entries: dict[str, Any]) -> N
 )
 def test_an_odd_model_from_scratch_is_one_line(entries: dict[str, Any]) -> None:
     with pytest.raises(StageError, match=r"^model: ") as caught:
-        new_model(MASKED, new_config(BERT | entries, tokenizer(), {}), 3)
+        create_model(MASKED, create_config(BERT | entries, tokenizer(), {}), 3)
     assert "\n" not in str(caught.value)
 
 

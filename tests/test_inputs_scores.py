@@ -55,7 +55,7 @@ from hfpipe.reporting.html import page
 from hfpipe.stages import KINDS
 from hfpipe.tasks import TASKS
 from hfpipe.tasks.summarization import Summarization
-from hfpipe.tasks.summarization.runtime import first
+from hfpipe.tasks.summarization.runtime import take_first_sentences
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.translation import Translation
 from hfpipe.training.ineffective_settings import ineffective
@@ -224,10 +224,10 @@ def test_tfidf_of_english_has_the_features_of_scikit_learn():
 
 
 def test_sentences_end_at_the_marks_of_every_script():
-    assert first("今天下雪。明天下雨\uff01后天晴。", 2) == "今天下雪。明天下雨\uff01"
-    assert first("वह आया। वह गया। वह सोया।", 1) == "वह आया।"
-    assert first("هل جاء؟ نعم جاء. ثم ذهب.", 1) == "هل جاء؟"
-    assert first('He said "no." Then 3.5 more. End.', 2) == 'He said "no." Then 3.5 more.'
+    assert take_first_sentences("今天下雪。明天下雨\uff01后天晴。", 2) == "今天下雪。明天下雨\uff01"
+    assert take_first_sentences("वह आया। वह गया। वह सोया।", 1) == "वह आया।"
+    assert take_first_sentences("هل جاء؟ نعم جاء. ثم ذهب.", 1) == "هل جاء؟"
+    assert take_first_sentences('He said "no." Then 3.5 more. End.', 2) == 'He said "no." Then 3.5 more.'
     assert nearest_sentence("谁写了书\uff1f", "今天下雪。他写了书。明天下雨。") == "他写了书。"
     assert nearest_sentence("Who left?", "He came. She left! They slept.") == "She left!"
 

@@ -18,14 +18,14 @@ from transformers import AutoModelForMaskedLM, BertForPreTraining, PreTrainedMod
 
 import hfpipe
 from hfpipe.errors import StageError
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
-from hfpipe.modeling.random import generator
+from hfpipe.modeling.random import create_generator
 from hfpipe.report import DataFacts
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.masked_lm.masking import mask_tokens
-from hfpipe.tasks.masked_lm.sentence_pairs import FOLLOWS, RANDOM, sentence_pairs
-from hfpipe.tasks.masked_lm.word_boundaries import word_numbers
+from hfpipe.tasks.masked_lm.sentence_pairs import FOLLOWS, RANDOM, encode_sentence_pairs
+from hfpipe.tasks.masked_lm.word_boundaries import number_words
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
@@ -72,7 +72,7 @@ def test_words_are_those_the_tokenizer_cut_into_pieces(algorithm: str, pieces: i
     tokenizer = learned(algorithm, pieces)
     for text in (TEXTS[0], "The cafe: a star goes round the Sun, held in days"):
         encoded = tokenizer(text)
-        found = word_numbers(np.array(encoded["input_ids"]), tokenizer)
+        found = number_words(np.array(encoded["input_ids"]), tokenizer)
         begun = [before != after for before, after in pairwise(encoded.word_ids())]
         assert (np.diff(found) > 0).tolist() == begun
 
@@ -80,7 +80,7 @@ def test_words_are_those_the_tokenizer_cut_into_pieces(algorithm: str, pieces: i
 def test_a_sentence_of_marked_pieces_is_parted_at_spaces_and_punctuation() -> None:
     tokenizer = learned("unigram", 160)
     ids = np.array(tokenizer(TEXTS[0])["input_ids"])
-    found = word_numbers(ids, tokenizer)
+    found = number_words(ids, tokenizer)
     joined = [tokenizer.decode(ids[found == number]).strip() for number in range(found[-1] + 1)]
     expected = "[CLS] The Sun is a star at the centre of the Solar System , isn ' t it ? [SEP]"
     assert joined == expected.split()
@@ -90,7 +90,7 @@ def test_pieces_without_marks_are_refused() -> None:
     pieces = {piece: number for number, piece in enumerate(["[UNK]", "a", "b", "c"])}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(pieces)))
     with pytest.raises(StageError, match="marks where words begin"):
-        word_numbers(np.arange(3), tokenizer)
+        number_words(np.arange(3), tokenizer)
 
 
 @given(seed=st.integers(0, 2**32 - 1), index=st.integers(0, 10**9), share=st.floats(0.05, 0.9))
@@ -98,9 +98,9 @@ def test_whole_words_are_hidden_whole_and_the_share_is_exact_up_to_one_of_them(
     tokenizer: PreTrainedTokenizerFast, seed: int, index: int, share: float
 ) -> None:
     ids = stream(tokenizer)
-    number = word_numbers(ids, tokenizer)
-    shown, labels = mask_tokens(ids, tokenizer, share, generator(seed, 0, index), whole_words=True)
-    again, _ = mask_tokens(ids, tokenizer, share, generator(seed, 0, index), whole_words=True)
+    number = number_words(ids, tokenizer)
+    shown, labels = mask_tokens(ids, tokenizer, share, create_generator(seed, 0, index), whole_words=True)
+    again, _ = mask_tokens(ids, tokenizer, share, create_generator(seed, 0, index), whole_words=True)
     hidden = labels != IGNORED
     assert (shown == again).all()
     assert (labels[hidden] == ids[hidden]).all()
@@ -137,7 +137,7 @@ def test_the_task_hides_whole_words_when_asked() -> None:
         .encoder.collate([example], tokenizer, 1, train=True)["labels"][0]
         .numpy()
     )
-    number = word_numbers(ids, tokenizer)
+    number = number_words(ids, tokenizer)
     hidden = labels != IGNORED
     assert hidden.any()
     assert all(hidden[number == word].all() for word in number[hidden])
@@ -148,8 +148,8 @@ def test_every_sentence_is_in_a_pair_and_half_of_the_pairs_follow() -> None:
     random = np.random.default_rng(1)
     sentences = ["The Sun is a star.", "A star is a sphere!", "It goes round.", "Is it held together?"]
     texts = [" ".join(random.choice(sentences, random.integers(1, 9))) for _ in range(400)] + [""]
-    pairs = sentence_pairs(texts, tokenizer, 32)
-    assert pairs == sentence_pairs(texts, tokenizer, 32)
+    pairs = encode_sentence_pairs(texts, tokenizer, 32)
+    assert pairs == encode_sentence_pairs(texts, tokenizer, 32)
     labels = np.array(pairs["next_sentence_label"])
     assert abs((labels[labels != IGNORED] == RANDOM).mean() - 0.5) < 0.06
     said: dict[int, list[int]] = {row: [] for row in range(len(texts))}
@@ -168,17 +168,19 @@ def test_every_sentence_is_in_a_pair_and_half_of_the_pairs_follow() -> None:
 
 def test_a_single_text_gives_only_pairs_that_follow() -> None:
     tokenizer = learned("wordpiece", 160)
-    assert sentence_pairs([TEXTS[0] + " " + TEXTS[1]], tokenizer, 64)["next_sentence_label"] == [FOLLOWS]
-    assert sentence_pairs(TEXTS[:1], tokenizer, 64)["next_sentence_label"] == [IGNORED]
+    assert encode_sentence_pairs([TEXTS[0] + " " + TEXTS[1]], tokenizer, 64)["next_sentence_label"] == [
+        FOLLOWS
+    ]
+    assert encode_sentence_pairs(TEXTS[:1], tokenizer, 64)["next_sentence_label"] == [IGNORED]
 
 
 def tiny(kind: str, tokenizer: PreTrainedTokenizerFast, task: MaskedLM) -> PreTrainedModel:
     """Return a model of a type from scratch, without dropout."""
     quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = new_config(
+    config = create_config(
         {"type": kind, "max_position_embeddings": 140} | quiet | SIZES.get(kind, SIZE), tokenizer, {}
     )
-    return new_model(task.auto_class, config, 3)
+    return create_model(task.auto_class, config, 3)
 
 
 def batch_of(

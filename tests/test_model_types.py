@@ -13,8 +13,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hfpipe.modeling.loading.models import new_config, new_model
-from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_loss
+from hfpipe.modeling.loading.models import create_config, create_model
+from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_loss
 from hfpipe.recipe.model import model_problems
 from hfpipe.references.places import Place, locate_place
 from hfpipe.tokenization.loading import complete_tokenizer
@@ -66,7 +66,7 @@ def built(kind: str, tokenizers: dict[str, PreTrainedTokenizerFast]) -> tuple[An
     auto_class, style, entries = TYPES[kind]
     given = {"type": kind, "hidden_size": 32} | entries
     assert not list(model_problems(given, ("model",)))
-    return new_model(auto_class, new_config(given, tokenizers[style], {}), seed=1), tokenizers[style]
+    return create_model(auto_class, create_config(given, tokenizers[style], {}), seed=1), tokenizers[style]
 
 
 def batch_of(model: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str, torch.Tensor]:
@@ -119,7 +119,7 @@ def test_a_decoder_starts_and_ends_as_its_type_does(
 def test_a_tokenizer_of_berts_style_serves_an_encoder_decoder(
     kind: str, tokenizers: dict[str, PreTrainedTokenizerFast]
 ) -> None:
-    config = new_config({"type": kind}, tokenizers["bert"], {})
+    config = create_config({"type": kind}, tokenizers["bert"], {})
     assert config.eos_token_id == tokenizers["bert"].sep_token_id
     wanted = "[SEP]" if kind == "bart" else "[PAD]"
     assert tokenizers["bert"].convert_ids_to_tokens(config.decoder_start_token_id) == wanted
@@ -131,7 +131,7 @@ def test_the_loss_at_targets_alone_is_the_loss_of_all_logits(
 ) -> None:
     model, tokenizer = built
     batch = batch_of(model.eval(), tokenizer, texts[:3])
-    positions = target_positions(batch["labels"])
+    positions = find_target_positions(batch["labels"])
     with torch.no_grad():
         dense, sparse = (forward(model, batch, where).logits for where in (None, positions))
     assert sparse.shape == (len(positions), len(tokenizer))
@@ -182,16 +182,16 @@ def test_it_opens_in_plain_transformers_with_the_same_logits(
 
 def test_what_a_recipe_leaves_out_fits_what_it_says(tokenizers: dict[str, PreTrainedTokenizerFast]) -> None:
     small_size = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    qwen3 = new_config({"type": "qwen3"} | small_size, tokenizers["gpt"], {})
+    qwen3 = create_config({"type": "qwen3"} | small_size, tokenizers["gpt"], {})
     assert (qwen3.head_dim, qwen3.num_key_value_heads) == (16, 4)
-    bart = new_config({"type": "bart"} | small_size, tokenizers["bart"], {})
+    bart = create_config({"type": "bart"} | small_size, tokenizers["bart"], {})
     assert (bart.encoder_layers, bart.decoder_layers, bart.decoder_attention_heads) == (3, 3, 4)
-    t5 = new_config({"type": "t5"} | small_size, tokenizers["t5"], {})
+    t5 = create_config({"type": "t5"} | small_size, tokenizers["t5"], {})
     assert (t5.num_layers, t5.num_decoder_layers, t5.d_kv) == (3, 3, 16)
     own = {"decoder_layers": 1, "decoder_start_token_id": 4}
-    shallow = new_config({"type": "bart"} | small_size | own, tokenizers["bart"], {})
+    shallow = create_config({"type": "bart"} | small_size | own, tokenizers["bart"], {})
     assert (shallow.encoder_layers, shallow.decoder_layers, shallow.decoder_start_token_id) == (3, 1, 4)
-    mistral = new_config({"type": "mistral", "num_attention_heads": 16}, tokenizers["gpt"], {})
+    mistral = create_config({"type": "mistral", "num_attention_heads": 16}, tokenizers["gpt"], {})
     assert mistral.num_key_value_heads == 8  # a default that fits stays
 
 
@@ -200,10 +200,10 @@ def test_the_sizes_of_a_type_that_says_nothing_are_its_own(
     kind: str, tokenizers: dict[str, PreTrainedTokenizerFast]
 ) -> None:
     tokenizer = tokenizers[TYPES[kind][1]]
-    tokens = {name for name in new_config({"type": kind}, tokenizer, {}).to_dict() if "token" in name}
+    tokens = {name for name in create_config({"type": kind}, tokenizer, {}).to_dict() if "token" in name}
     ours, theirs = (
         {name: value for name, value in config.to_dict().items() if name not in tokens | {"vocab_size"}}
-        for config in (new_config({"type": kind}, tokenizer, {}), transformers.CONFIG_MAPPING[kind]())
+        for config in (create_config({"type": kind}, tokenizer, {}), transformers.CONFIG_MAPPING[kind]())
     )
     ours.pop("decoder_vocab_size", None)
     theirs.pop("decoder_vocab_size", None)

@@ -17,7 +17,7 @@ from transformers import AutoModelForMultipleChoice, PreTrainedModel
 
 import hfpipe
 from hfpipe.errors import DataError
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.tasks.multiple_choice import MultipleChoice
@@ -48,7 +48,7 @@ def pieces() -> Any:
 def model(pieces: Any) -> PreTrainedModel:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     entries = {"type": "bert", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | sizes
-    made = new_model("AutoModelForMultipleChoice", new_config(entries, pieces, {}), 3)
+    made = create_model("AutoModelForMultipleChoice", create_config(entries, pieces, {}), 3)
     torch.nn.init.normal_(made.classifier.weight, std=2.0)  # so that the endings' scores are far apart
     return made.eval()
 

@@ -28,11 +28,11 @@ from hfpipe.modeling.attention.separate_documents import (
     FLEX_FROM,
     SeparateDocuments,
     Separation,
-    bounds_of,
     choose_attention,
-    separation_of,
+    find_document_bounds,
+    find_separation,
 )
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.task import TaskConfig
 from hfpipe.tasks.causal_lm import CausalLM
@@ -81,7 +81,7 @@ def task_for(kind: str, **options: Any) -> TaskConfig:
 def model_for(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     """Return an untrained model whose weights are so large that what attention adds shows."""
     auto = "AutoModelForMaskedLM" if "bert" in kind else "AutoModelForCausalLM"
-    model = new_model(auto, new_config({"type": kind} | KINDS[kind], tokenizer, {}, dropout=False), 3)
+    model = create_model(auto, create_config({"type": kind} | KINDS[kind], tokenizer, {}, dropout=False), 3)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(4 if weight.dim() > 1 else 1)
@@ -113,7 +113,7 @@ def compare(kind: str, attention: str, folder: Path) -> None:
     """Compare packed documents with each alone: what their tokens are predicted to be, and the loss."""
     tokenizer = learned("bert" if "bert" in kind else "gpt")
     task, model = task_for(kind), model_for(kind, tokenizer)
-    found = separation_of(model)
+    found = find_separation(model)
     assert found is not None
     assert found.by == ("masks" if kind in BY_MASKS else "positions")
     examples = encoded(task, tokenizer, folder)
@@ -217,7 +217,7 @@ def test_flash_attention_is_given_the_bounds_of_the_documents(tmp_path: Path) ->
 
     AttentionInterface.register("flash_stand_in", varlen)
     model.config._attn_implementation = "flash_stand_in"
-    assert separation_of(model) == Separation("positions", "flash_stand_in")
+    assert find_separation(model) == Separation("positions", "flash_stand_in")
     assert AttentionInterface()["flash_stand_in"] is varlen
     model.config._attn_implementation = "sdpa"
     with (
@@ -232,7 +232,7 @@ def test_flash_attention_is_given_the_bounds_of_the_documents(tmp_path: Path) ->
 
 def test_bounds_are_those_of_documents_in_all_rows() -> None:
     documents = torch.tensor([[1, 1, 2, 0], [1, 2, 2, 2]])
-    bounds = bounds_of(documents)
+    bounds = find_document_bounds(documents)
     assert bounds.tolist()[:6] == [0, 2, 3, 4, 5, 8]
     assert len(bounds) == 64
     assert set(bounds.tolist()[5:]) == {8}
@@ -246,23 +246,23 @@ def test_flex_attention_is_taken_for_long_rows_on_a_gpu_unless_attention_weights
     assert choose_attention(model, found, FLEX_FROM, cuda) == Separation("positions", "flex_attention")
     assert choose_attention(model, found, FLEX_FROM - 1, cuda) == found
     assert choose_attention(model, found, 8 * FLEX_FROM, torch.device("cpu")) == found
-    dropping = new_model(
-        "AutoModelForCausalLM", new_config({"type": "gpt2"} | KINDS["gpt2"], tokenizer, {}), 3
+    dropping = create_model(
+        "AutoModelForCausalLM", create_config({"type": "gpt2"} | KINDS["gpt2"], tokenizer, {}), 3
     )
     before = torch.get_rng_state()
     assert choose_attention(dropping, found, FLEX_FROM, cuda) == found
     assert torch.equal(torch.get_rng_state(), before)
     assert choose_attention(model, Separation("positions", "eager"), FLEX_FROM, cuda).attention == "eager"
-    scaling = new_config({"type": "gpt2", "reorder_and_upcast_attn": True} | KINDS["gpt2"], tokenizer, {})
-    special = new_model("AutoModelForCausalLM", scaling, 3)  # which computes attention by itself
+    scaling = create_config({"type": "gpt2", "reorder_and_upcast_attn": True} | KINDS["gpt2"], tokenizer, {})
+    special = create_model("AutoModelForCausalLM", scaling, 3)  # which computes attention by itself
     assert choose_attention(special, found, FLEX_FROM, cuda) == found
 
 
 @pytest.mark.slow
 def test_a_model_that_mixes_documents_is_refused() -> None:
     tokenizer = learned("bert")
-    config = new_config(MODELS["bert"] | {"type": "roberta"}, tokenizer, {})
-    model = new_model("AutoModelForMaskedLM", config, 3)  # its positions begin behind that of padding
+    config = create_config(MODELS["bert"] | {"type": "roberta"}, tokenizer, {})
+    model = create_model("AutoModelForMaskedLM", config, 3)  # its positions begin behind that of padding
     [problem] = task_for("bert").runtime().model_setup.check(model)
     assert "keeps packed documents apart; roberta does not" in problem.message
     with pytest.raises(StageError, match="roberta cannot keep packed documents apart"):

@@ -34,7 +34,7 @@ from hfpipe.report import DataFacts
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.denoising import Denoising
 from hfpipe.tasks.masked_lm import MaskedLM
-from hfpipe.tasks.shared.documents import document_windows
+from hfpipe.tasks.shared.documents import split_document
 from hfpipe.tokenization.encoding import encode_plain
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
@@ -181,7 +181,7 @@ def test_every_token_is_predicted_once_with_as_much_context_as_promised(
 ) -> None:
     stride = max(1, round(share * length))
     said: list[int] = []
-    for number, (read, new) in enumerate(document_windows(ids, 100, length, stride)):
+    for number, (read, new) in enumerate(split_document(ids, 100, length, stride)):
         assert len(read) == len(new) <= length
         places = [place for place, each in enumerate(new) if each != IGNORED]
         assert read == [100, *ids][number * stride : number * stride + len(read)]

@@ -26,8 +26,8 @@ from hfpipe.metrics.scores.spans import nearest_sentence
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.tasks.question_answering import QuestionAnswering
-from hfpipe.tasks.question_answering.answer_spans import likeliest_spans, span_loss
-from hfpipe.tasks.shared.sliding_windows import sliding_windows
+from hfpipe.tasks.question_answering.answer_spans import compute_span_loss, find_likeliest_spans
+from hfpipe.tasks.shared.sliding_windows import encode_sliding_windows
 
 FACTS = DataFacts(
     columns={"question": "string", "context": "string", "answers": "nested"}, splits={"train": 1}
@@ -114,7 +114,7 @@ def test_the_answer_is_read_from_the_raw_text_wherever_it_stands(family: str, pl
 def test_windows_cut_neither_question_nor_text_away(family: str, length: int, stride: int) -> None:
     tokenizer = pieces.tokenizer(TEXTS, family)
     question = "Where was the baker born?"
-    cut = sliding_windows(tokenizer, [LONG, "Short."], length, stride, [question, question])
+    cut = encode_sliding_windows(tokenizer, [LONG, "Short."], length, stride, [question, question])
     assert max(len(window.input_ids) for window in cut) <= length
     whole = tokenizer(question, add_special_tokens=False)["input_ids"]
     for window in cut:
@@ -129,11 +129,11 @@ def test_windows_cut_neither_question_nor_text_away(family: str, length: int, st
 def test_a_long_question_leaves_less_to_be_shared() -> None:
     tokenizer = pieces.tokenizer(TEXTS)
     questions = ["Where was the baker born, " * count for count in (1, 3)]
-    cut = sliding_windows(tokenizer, [LONG, LONG], 32, 12, questions)
+    cut = encode_sliding_windows(tokenizer, [LONG, LONG], 32, 12, questions)
     assert [window.row for window in cut] == sorted(window.row for window in cut)
     assert {window.row for window in cut} == {0, 1}
     with pytest.raises(DataError, match="tokens and leaves no room; raise `length`"):
-        sliding_windows(tokenizer, [LONG], 32, 12, ["Where was the baker born, " * 9])
+        encode_sliding_windows(tokenizer, [LONG], 32, 12, ["Where was the baker born, " * 9])
 
 
 def test_windows_without_the_answer_point_at_nothing() -> None:
@@ -193,21 +193,25 @@ def test_the_loss_is_that_of_transformers_and_does_not_mind_padding() -> None:
         mask = (torch.arange(16) < 11).expand(4, 16).long()
         ours = model(padded, attention_mask=mask)
     logits = theirs.start_logits, theirs.end_logits
-    whole = span_loss(*logits, spans, torch.ones_like(ids))
+    whole = compute_span_loss(*logits, spans, torch.ones_like(ids))
     assert whole.mean().item() == pytest.approx(theirs.loss.item(), rel=1e-6)
-    assert span_loss(ours.start_logits, ours.end_logits, spans, mask) == pytest.approx(whole, rel=1e-5)
+    assert compute_span_loss(ours.start_logits, ours.end_logits, spans, mask) == pytest.approx(
+        whole, rel=1e-5
+    )
     smooth = [
         torch.nn.functional.cross_entropy(each, spans[:, side], label_smoothing=0.1)
         for side, each in enumerate(logits)
     ]
-    assert span_loss(*logits, spans, torch.ones_like(ids), 0.1).mean() == pytest.approx(sum(smooth) / 2)
+    assert compute_span_loss(*logits, spans, torch.ones_like(ids), 0.1).mean() == pytest.approx(
+        sum(smooth) / 2
+    )
 
 
 def test_the_likeliest_span_is_ordered_short_and_inside_the_text() -> None:
     start = torch.tensor([[9.0, 0.0, 5.0, 0.0, 1.0]])
     end = torch.tensor([[0.0, 8.0, 0.0, 0.0, 6.0]])
     allowed = torch.tensor([[False, True, True, True, True]])
-    wide, short = (likeliest_spans(start, end, allowed, longest) for longest in (5, 2))
+    wide, short = (find_likeliest_spans(start, end, allowed, longest) for longest in (5, 2))
     assert (wide["first"].item(), wide["last"].item(), wide["best"].item()) == (2, 4, 11)
     assert (short["first"].item(), short["last"].item(), short["best"].item()) == (1, 1, 8)
     spans = [(a, b) for a in range(1, 5) for b in range(a, min(a + 2, 5))]

@@ -134,14 +134,14 @@ def test_bert_wikitext_runs_on_rows_of_a_user(tmp_path: Path) -> None:
 
 def base(path: Path, style: str, model: dict[str, object], auto_class: str) -> str:
     """Save a model from scratch with a tokenizer, as the Hub would give it; return where."""
-    from hfpipe.modeling.loading.models import new_config, new_model
+    from hfpipe.modeling.loading.models import create_config, create_model
     from hfpipe.tokenization.loading import complete_tokenizer
     from hfpipe.tokenization.special_tokens import STYLES
     from hfpipe.tokenization.training import Learner
 
     learner = Learner("unigram", STYLES[style], [], 120, 1, lowercase=True)
     tokenizer = complete_tokenizer(learner.learn(TEXTS), STYLES[style])
-    for part in (new_model(auto_class, new_config(model, tokenizer, {}), 1), tokenizer):
+    for part in (create_model(auto_class, create_config(model, tokenizer, {}), 1), tokenizer):
         part.save_pretrained(path)
     return str(path)
 

@@ -17,7 +17,7 @@ from hfpipe.cli.main import main
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import facts, open_data
 from hfpipe.estimation.estimate import Size
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.runner import Launch
 from hfpipe.stages.train import Pretrain
 from hfpipe.tokenization.loading import load_tokenizer
@@ -83,7 +83,7 @@ def sized(recipe: api.Recipe, runs: Path) -> dict[str, Size]:
 
 def shaped(kind: str, auto_class: str, layers: int = 2) -> tuple[Any, cost.Shape]:
     base = {"type": kind, "hidden_size": 64, "num_hidden_layers": layers}
-    config = new_config(base | MODELS[kind], cost.FutureTokenizer(300), {"num_labels": 3})
+    config = create_config(base | MODELS[kind], cost.FutureTokenizer(300), {"num_labels": 3})
     return config, cost.shape_of(auto_class, config)
 
 
@@ -105,11 +105,11 @@ def saved(model: torch.nn.Module, forward: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("kind", MODELS)
 def test_parameters_are_those_of_the_model_that_is_built(kind, auto_class):
     config, shape = shaped(kind, auto_class)
-    assert shape.parameters == new_model(auto_class, config, seed=1).num_parameters()
+    assert shape.parameters == create_model(auto_class, config, seed=1).num_parameters()
 
 
 def test_counting_allocates_nothing():
-    config = new_config({"type": "llama", "num_hidden_layers": 80}, cost.FutureTokenizer(32_000), {})
+    config = create_config({"type": "llama", "num_hidden_layers": 80}, cost.FutureTokenizer(32_000), {})
     assert cost.shape_of("AutoModelForCausalLM", config).parameters > 1e10
 
 
@@ -118,7 +118,7 @@ def test_counting_allocates_nothing():
 def test_flops_are_near_those_that_torch_counts(kind, auto_class):
     config, shape = shaped(kind, auto_class)
     config._attn_implementation = "eager"  # torch does not count inside the fused kernels of a CPU
-    model = new_model(auto_class, config, seed=1)
+    model = create_model(auto_class, config, seed=1)
     ids = torch.randint(10, 300, (4, 64))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids).logits.sum().backward()
@@ -130,9 +130,9 @@ def test_flops_are_near_those_that_torch_counts(kind, auto_class):
 def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
     base = {"type": kind, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     base |= {"d_ff": 96} if kind == "t5" else {"encoder_ffn_dim": 96}
-    config = new_config(base, cost.FutureTokenizer(300), {})
+    config = create_config(base, cost.FutureTokenizer(300), {})
     config._attn_implementation = "eager"
-    shape, model = cost.shape_of(SEQ2SEQ, config), new_model(SEQ2SEQ, config, seed=1).train()
+    shape, model = cost.shape_of(SEQ2SEQ, config), create_model(SEQ2SEQ, config, seed=1).train()
     ids = torch.randint(10, 300, (4, 64))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
     with FlopCounterMode(display=False) as counter:
@@ -140,7 +140,7 @@ def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
     assert shape.parameters == model.num_parameters()
     assert cost.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
     config._attn_implementation = "sdpa"
-    model = new_model(SEQ2SEQ, config, seed=1).train()
+    model = create_model(SEQ2SEQ, config, seed=1).train()
     measured = saved(model, lambda: model(**inputs))
     assert measured / 2 <= cost.activations(shape, 4, 64, 1.0, bf16=False, recomputed=False) <= measured * 2
 
@@ -158,7 +158,7 @@ def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
 )
 def test_weights_gradients_and_optimizer_state_are_what_a_step_leaves(name, make):
     config, shape = shaped("bert", "AutoModelForMaskedLM")
-    model = new_model("AutoModelForMaskedLM", config, seed=1)
+    model = create_model("AutoModelForMaskedLM", config, seed=1)
     optimizer = make(model.parameters(), lr=1e-3)
     model(input_ids=torch.randint(10, 300, (2, 8))).logits.sum().backward()
     optimizer.step()
@@ -174,7 +174,7 @@ def test_adafactor_keeps_rows_and_columns():
     from transformers.optimization import Adafactor
 
     config, shape = shaped("bert", "AutoModelForMaskedLM")
-    model = new_model("AutoModelForMaskedLM", config, seed=1)
+    model = create_model("AutoModelForMaskedLM", config, seed=1)
     optimizer = Adafactor(model.parameters(), lr=1e-3, relative_step=False, scale_parameter=False)
     model(input_ids=torch.randint(10, 300, (2, 8))).logits.sum().backward()
     optimizer.step()
@@ -194,7 +194,7 @@ def test_an_optimizer_that_is_not_known_is_not_guessed():
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_activation_estimate_is_within_a_factor_of_two(kind, length, bf16):
     config, shape = shaped(kind, "AutoModelForSequenceClassification", layers=4)
-    model = new_model("AutoModelForSequenceClassification", config, seed=1).train()
+    model = create_model("AutoModelForSequenceClassification", config, seed=1).train()
     ids = torch.randint(10, 300, (8, length))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         measured = saved(model, lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
@@ -354,7 +354,7 @@ def test_a_saved_tokenizer_counts_as_its_stand_in(tmp_path):
     real = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "w0")))
     base = {"type": "bert", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     shapes = [
-        cost.shape_of("AutoModelForMaskedLM", new_config(base, tokenizer, {}))
+        cost.shape_of("AutoModelForMaskedLM", create_config(base, tokenizer, {}))
         for tokenizer in (real, cost.FutureTokenizer(len(real)))
     ]
     assert shapes[0] == shapes[1]

@@ -90,7 +90,7 @@ def test_a_template_takes_any_columns() -> None:
     ("given", "words"),
     [
         ({"template": "nothing"}, "name a column in braces"),
-        ({"template": "{prompt"}, "write {{ for a brace"),
+        ({"template": "{prompt"}, "write {{ for a literal brace"),
         ({"template": "{prompt}{completion}"}, "is the answer itself"),
         ({"messages": "messages", "completion": "say"}, "delete completion"),
     ],

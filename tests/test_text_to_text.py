@@ -19,9 +19,9 @@ from hfpipe.encoding.io import open_split
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.report import DataFacts
-from hfpipe.tasks.shared.prompts import speak
+from hfpipe.tasks.shared.prompts import set_languages
 from hfpipe.tasks.summarization import Summarization
-from hfpipe.tasks.summarization.runtime import first
+from hfpipe.tasks.summarization.runtime import take_first_sentences
 from hfpipe.tasks.translation import Translation
 from hfpipe.tokenization.special_tokens import STYLES
 
@@ -121,11 +121,11 @@ def test_a_source_is_never_cut_inside_a_character() -> None:
 def test_the_languages_of_a_tokenizer_are_set_and_forced() -> None:
     several = NllbTokenizer()
     task = Translation(src_lang="eng_Latn", tgt_lang="fra_Latn")
-    assert speak(several, *task.languages) == several.convert_tokens_to_ids("fra_Latn")
+    assert set_languages(several, *task.languages) == several.convert_tokens_to_ids("fra_Latn")
     made = batch(task, several)
     assert {several.decode(ids[0]) for ids in made["input_ids"]} == {"eng_Latn"}
     assert {several.decode(ids[0]) for ids in made["labels"]} == {"fra_Latn"}
-    assert speak(several, *Translation().languages) is None
+    assert set_languages(several, *Translation().languages) is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_languages_of_a_tokenizer_are_set_and_forced() -> None:
 )
 def test_a_language_is_forced_where_targets_begin_with_it_and_they_end_once(tokenizer, forced) -> None:
     task = Translation(src_lang="en_XX", tgt_lang="ro_RO")
-    token = speak(tokenizer, *task.languages)
+    token = set_languages(tokenizer, *task.languages)
     assert (None if token is None else tokenizer.convert_ids_to_tokens(token)) == forced
     for ids in task.runtime().encoder.encode(ROWS, tokenizer, FACTS)["labels"]:
         assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
@@ -149,7 +149,7 @@ def test_a_language_is_forced_where_targets_begin_with_it_and_they_end_once(toke
 )
 def test_a_language_that_the_tokenizer_does_not_know_is_refused(tokenizer, message) -> None:
     with pytest.raises(StageError, match=message):
-        speak(tokenizer, *Translation(tgt_lang="French").languages)
+        set_languages(tokenizer, *Translation(tgt_lang="French").languages)
 
 
 def test_baselines_and_predictions_carry_what_scores_need() -> None:
@@ -182,7 +182,7 @@ def test_baselines_and_predictions_carry_what_scores_need() -> None:
     ],
 )
 def test_the_lead_is_the_first_sentences(text, lead) -> None:
-    assert first(text, 3) == lead
+    assert take_first_sentences(text, 3) == lead
 
 
 def recipe(model: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:

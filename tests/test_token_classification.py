@@ -21,10 +21,10 @@ from hfpipe.errors import DataError
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.report import DataFacts, Report
-from hfpipe.tasks.shared.sliding_windows import sliding_windows
+from hfpipe.tasks.shared.sliding_windows import encode_sliding_windows
 from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tasks.token_classification import TokenClassification
-from hfpipe.tasks.token_classification.token_labels import first_token_targets, sentence
+from hfpipe.tasks.token_classification.token_labels import align_words, locate_words
 
 PEOPLE = ("Ada Lovelace", "Grace Hopper", "Alan Turing", "Mary Shelley", "Emmy Noether", "John Snow")
 PLACES = ("London", "Paris", "New York", "Lagos", "Kyoto", "São Paulo")
@@ -91,8 +91,10 @@ def test_each_word_with_a_piece_is_a_target_once(family: str, length: int, strid
 @pytest.mark.parametrize("family", pieces.FAMILIES)
 def test_windows_hold_every_piece_of_the_text(family: str) -> None:
     tokenizer = pieces.tokenizer(TEXTS, family)
-    text = sentence(ODD).text
-    spans = {span for window in sliding_windows(tokenizer, [text], 12, 3) for span in window.spans if span}
+    text = locate_words(ODD).text
+    spans = {
+        span for window in encode_sliding_windows(tokenizer, [text], 12, 3) for span in window.spans if span
+    }
     covered = {place for start, end in spans for place in range(start, end)}
     assert {place for place, sign in enumerate(text) if not sign.isspace()} - covered <= {
         place for place, sign in enumerate(text) if sign == "\u200b"
@@ -101,9 +103,11 @@ def test_windows_hold_every_piece_of_the_text(family: str) -> None:
 
 def test_a_word_is_tagged_where_it_has_most_context() -> None:
     tokenizer = pieces.tokenizer(["a b c d e f g h i j"])
-    words = sentence([*"abcdefghij"])
-    cut = sliding_windows(tokenizer, [words.text], 8, 4)  # six pieces a window, of which four are shared
-    marks = first_token_targets(cut, words.words)
+    words = locate_words([*"abcdefghij"])
+    cut = encode_sliding_windows(
+        tokenizer, [words.text], 8, 4
+    )  # six pieces a window, of which four are shared
+    marks = align_words(cut, words.words)
     assert [[word for word in each if word >= 0] for each in marks] == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]
 
 
@@ -178,7 +182,7 @@ def test_a_sentence_without_words_is_allowed() -> None:
 
 def test_answers_are_entities_with_their_place_in_the_text() -> None:
     text = "Ada Lovelace left São Paulo, at last."
-    assert [text[start:end] for start, end in sentence(text).words] == [
+    assert [text[start:end] for start, end in locate_words(text).words] == [
         "Ada",
         "Lovelace",
         "left",

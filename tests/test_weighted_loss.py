@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hfpipe.data.weighting import create_weighted_loss, read_row_weights
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import DataError, SettingError
-from hfpipe.modeling.losses.class_weights import class_weights, flat_tags
+from hfpipe.modeling.losses.class_weights import compute_class_weights, flatten_tags
 from hfpipe.modeling.losses.settings import LossSettings
 from hfpipe.modeling.losses.weighted_loss import BATCH_ENTRY, WeightedLoss
 from hfpipe.runtime import TaskRuntime
@@ -123,21 +123,21 @@ def test_without_weights_the_loss_is_that_of_the_tasks() -> None:
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
-    found = class_weights("balanced", CLASSES.tolist(), ["a", "b", "c"], "label")
+    found = compute_class_weights("balanced", CLASSES.tolist(), ["a", "b", "c"], "label")
     torch.testing.assert_close(found, torch.tensor([8 / (3 * 5), 8 / (3 * 2), 8 / (3 * 1)]))
-    tags = flat_tags([[0, 0, 1], [0, 2]])
+    tags = flatten_tags([[0, 0, 1], [0, 2]])
     torch.testing.assert_close(
-        class_weights("balanced", tags, ["a", "b", "c"], "label"), torch.tensor([5 / 9, 5 / 3, 5 / 3])
+        compute_class_weights("balanced", tags, ["a", "b", "c"], "label"), torch.tensor([5 / 9, 5 / 3, 5 / 3])
     )
 
 
 def test_the_balanced_weight_of_one_of_several_labels_is_the_rows_without_it_over_those_with_it() -> None:
-    found = class_weights("balanced", [[0], [0, 1], [0], []], ["a", "b"], "labels")
+    found = compute_class_weights("balanced", [[0], [0, 1], [0], []], ["a", "b"], "labels")
     torch.testing.assert_close(found, torch.tensor([1 / 3, 3.0]))
 
 
 def test_a_class_that_is_not_named_has_weight_one() -> None:
-    assert class_weights({"b": 4}, [], ["a", "b"], "label").tolist() == [1, 4]
+    assert compute_class_weights({"b": 4}, [], ["a", "b"], "label").tolist() == [1, 4]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_class_that_is_not_named_has_weight_one() -> None:
 )
 def test_a_class_without_a_balanced_weight_is_named(labels: Any, kind: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        class_weights("balanced", labels, ["a", "b", "c"], kind)
+        compute_class_weights("balanced", labels, ["a", "b", "c"], kind)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 from hfpipe.data.labels.values import is_missing, is_number, parse_decimal
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import DataError, Problem, SettingError
-from hfpipe.modeling.losses.class_weights import class_weights, flat_tags
+from hfpipe.modeling.losses.class_weights import compute_class_weights, flatten_tags
 from hfpipe.modeling.losses.weighted_loss import WeightedLoss
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def create_weighted_loss(
     if loss.weights is not None:
         # A tagger has one label per word, whatever the row.
         tagged = facts.columns[column] == "labels" and task.auto_class == "AutoModelForTokenClassification"
-        labels = flat_tags(train.source[column]) if tagged else train.source[column]
+        labels = flatten_tags(train.source[column]) if tagged else train.source[column]
         kind = "label" if tagged else facts.columns[column]
-        classes = class_weights(loss.weights, labels, facts.labels[column], kind)
+        classes = compute_class_weights(loss.weights, labels, facts.labels[column], kind)
     rows = None
     if loss.row_weights is not None:
         rows = read_row_weights(train.source, loss.row_weights)[train.rows].astype(np.float32)

@@ -17,7 +17,7 @@ from hfpipe.diagnosis.trials import Trials, relative_distance
 from hfpipe.errors import HfpipeError, Problem, RecipeError, one_line, typed_line
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.performance import bf16_pays, on_cpu
+from hfpipe.modeling.performance import on_cpu, supports_bf16
 from hfpipe.recipe import Recipe
 from hfpipe.runner import plan_recipe
 from hfpipe.stages.finetune import Finetune
@@ -148,7 +148,7 @@ def _compare_compiled(trials: Trials) -> tuple[float, float]:
 
 
 def _compare_bf16(trials: Trials) -> tuple[float, float]:
-    if not bf16_pays() and trials.toy.stage.training.get("bf16") is not True:
+    if not supports_bf16() and trials.toy.stage.training.get("bf16") is not True:
         what = "processor" if on_cpu() else "GPU"
         raise NotApplicable(
             f"this {what} has no matrix products in bfloat16, and the recipe does not ask for them"

@@ -307,17 +307,17 @@ def _model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrained
     from transformers import AutoConfig
 
     from hfpipe.modeling.half_weights import halve_frozen
-    from hfpipe.modeling.loading.lora import lora
-    from hfpipe.modeling.loading.models import loading, new_model
+    from hfpipe.modeling.loading.lora import add_lora
+    from hfpipe.modeling.loading.models import create_model, loading
     from hfpipe.training.crashes.folder import MODEL, WEIGHTS
 
     with loading(folder / MODEL):
         config = AutoConfig.from_pretrained(str(folder / MODEL), local_files_only=True)
         if crash.attention is not None:
             config._attn_implementation = crash.attention
-        model: Any = new_model(stage.task.auto_class, config, crash.seed)
+        model: Any = create_model(stage.task.auto_class, config, crash.seed)
         if stage.adapter is not None:
-            model = lora(model, stage.adapter.settings | {"modules_to_save": crash.modules_to_save})
+            model = add_lora(model, stage.adapter.settings | {"modules_to_save": crash.modules_to_save})
         load_model(model, str(folder / WEIGHTS))
     if crash.bf16:
         halve_frozen(model)

@@ -17,8 +17,8 @@ from hfpipe.diagnosis.small_configs import drop_nothing, shrink_config
 from hfpipe.encoding.io import facts, open_data
 from hfpipe.errors import StageError
 from hfpipe.estimation.local_artifacts import Known
-from hfpipe.modeling.loading.embeddings import embedding_rows_needed, rows_of
-from hfpipe.modeling.loading.models import load_config, new_config, new_model
+from hfpipe.modeling.loading.embeddings import count_needed_rows, get_embedding_rows
+from hfpipe.modeling.loading.models import create_config, create_model, load_config
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace
 from hfpipe.stages.finetune import Finetune
 from hfpipe.stages.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ class Toy:
         folder = self.folder / name
         if not folder.exists():
             config = self.config if dropout else drop_nothing(self.config)
-            model = new_model(self.stage.task.auto_class, config, self.seed)
+            model = create_model(self.stage.task.auto_class, config, self.seed)
             _enlarge(model)
             model.save_pretrained(folder)
         return ModelPlace(str(folder))
@@ -196,7 +196,7 @@ def _config(
 ) -> PretrainedConfig:
     """Return the config of the stage's model, with an embedding row for each token."""
     if isinstance(stage.model, dict):
-        config = new_config(stage.model, tokenizer, task.head(data), dropout=stage.dropout)
+        config = create_config(stage.model, tokenizer, task.head(data), dropout=stage.dropout)
     elif (folder := known.folder(stage.model)) is not None:
         config = load_config(folder)
         config.update(task.head(data))
@@ -207,8 +207,8 @@ def _config(
                 f"the model {stage.model} is not on this machine; download it once, or name a path"
             )
         config = _config(below, task, known, tokenizer, data)
-    if (rows_of(config) or 0) < embedding_rows_needed(tokenizer):
-        config.vocab_size = embedding_rows_needed(tokenizer)
+    if (get_embedding_rows(config) or 0) < count_needed_rows(tokenizer):
+        config.vocab_size = count_needed_rows(tokenizer)
     return config
 
 

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from hfpipe.encoding.sampler import cut_by_length
-from hfpipe.modeling.attention.separate_documents import bounds_of
+from hfpipe.modeling.attention.separate_documents import find_document_bounds
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.modeling.static_shapes import static_positions
+from hfpipe.modeling.static_shapes import find_static_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +60,9 @@ class Collator:
         if self.cut:
             return [self._batch(group) for group in self.groups(examples)]
         batch = self._batch(examples)
-        return batch | {"_bounds": bounds_of(batch["_documents"])} if "_documents" in batch else batch
+        return (
+            batch | {"_bounds": find_document_bounds(batch["_documents"])} if "_documents" in batch else batch
+        )
 
     def groups(self, examples: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         """Return the examples of each forward pass, in the order of its rows."""
@@ -83,7 +85,7 @@ class Collator:
             del batch["attention_mask"]
         if self.task.config.best_fit and "attention_mask" not in batch:
             batch = self._pad_to_length(batch)
-        return batch | {"_positions": static_positions(batch["labels"], IGNORED)}
+        return batch | {"_positions": find_static_positions(batch["labels"], IGNORED)}
 
     def _pad_to_length(self, batch: Batch) -> Batch:
         """Return a batch padded to the task's length, even if its longest example is shorter."""

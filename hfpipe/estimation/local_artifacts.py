@@ -56,7 +56,7 @@ class Known:
         It is not final while the tokenizer or the classes are unknown; the recipe's `vocab_size` is used
         then.
         """
-        from hfpipe.modeling.loading.models import new_config
+        from hfpipe.modeling.loading.models import create_config
         from hfpipe.training.cost import FutureTokenizer, stored_config
 
         data = self.facts(stage.data)
@@ -67,7 +67,7 @@ class Known:
             if made is None and pieces is None:
                 return None, False
             stand_in = cast("PreTrainedTokenizerBase", FutureTokenizer(pieces or 0))
-            config = new_config(stage.model, made or stand_in, head, dropout=stage.dropout)
+            config = create_config(stage.model, made or stand_in, head, dropout=stage.dropout)
             return config, made is not None and data is not None
         folder = self.folder(stage.model)
         if folder is not None:

@@ -14,7 +14,7 @@ from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import StageError
 from hfpipe.evaluation.calibration import example_outputs
-from hfpipe.modeling.loading.class_names import class_names_of, class_permutation
+from hfpipe.modeling.loading.class_names import find_class_permutation, get_class_names
 from hfpipe.modeling.loading.models import load_model
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.recipe.messages import join_names
@@ -128,8 +128,8 @@ def _check_seen(
 def _order_of_outputs(place: Place, model: PreTrainedModel, task: TaskRuntime, facts: DataFacts) -> list[int]:
     """Return the output of a teacher for each class of the data."""
     mine = facts.labels[task.config.weighted_column or ""]
-    theirs = class_names_of(model.config)
-    order = class_permutation(theirs, mine)
+    theirs = get_class_names(model.config)
+    order = find_class_permutation(theirs, mine)
     if order is None:
         raise StageError(
             f"teacher {place} has the classes {join_names(theirs[:10])}, and the data have "

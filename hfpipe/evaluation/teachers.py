@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from hfpipe.distributed.sharding import whole_models
 from hfpipe.errors import StageError
-from hfpipe.modeling.attention.separate_documents import SeparateDocuments, separation_of
+from hfpipe.modeling.attention.separate_documents import SeparateDocuments, find_separation
 from hfpipe.modeling.exports.formats import is_export
-from hfpipe.modeling.loading.embeddings import check_rows, rows_in
+from hfpipe.modeling.loading.embeddings import check_rows, count_embedding_rows
 from hfpipe.modeling.loading.models import load_model
 from hfpipe.modeling.losses.token_distillation import Teacher
-from hfpipe.modeling.max_length import refusals
+from hfpipe.modeling.max_length import find_refusals
 from hfpipe.tokenization.encoding import encode_plain
 from hfpipe.tokenization.loading import load_tokenizer
 
@@ -47,10 +47,10 @@ def load_teachers(
         _check_tokenizer(place, where, task, tokenizer, rows, trust=trust)
         with whole_models():
             model = load_model(task.config.auto_class, where, 0, whole=True, trust_remote_code=trust)
-        check_rows(place, rows_in(model), tokenizer)
-        for why in refusals(task, model):
+        check_rows(place, count_embedding_rows(model), tokenizer)
+        for why in find_refusals(task, model):
             raise StageError(f"teacher {place}: {why}")
-        apart = separation_of(model) if task.config.separates_documents else None
+        apart = find_separation(model) if task.config.separates_documents else None
         separate = SeparateDocuments(model, apart) if apart is not None else None
         found.append(Teacher(str(where), model, task, separate))
     return tuple(found)

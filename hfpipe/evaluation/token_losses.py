@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from hfpipe.evaluation.loop import batch_rows
-from hfpipe.modeling.losses.losses import forward, target_logits, target_positions
+from hfpipe.modeling.losses.losses import find_target_positions, forward, select_target_logits
 
 if TYPE_CHECKING:
     import datasets
@@ -80,9 +80,9 @@ def _losses(
         batch = {name: each.to(device) for name, each in reader.batch(examples, chosen[group]).items()}
         labels = batch["labels"]
         outputs = forward(model, batch, reader.task.objective.positions(batch))
-        places = target_positions(labels)
+        places = find_target_positions(labels)
         targets = labels.reshape(-1)[places]
-        losses = F.cross_entropy(target_logits(outputs.logits, places), targets, reduction="none")
+        losses = F.cross_entropy(select_target_logits(outputs.logits, places), targets, reduction="none")
         yield [each.cpu().numpy() for each in (losses.double(), places % labels.shape[1], targets)]
 
 

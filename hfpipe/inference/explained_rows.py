@@ -55,10 +55,10 @@ def _explain(run: Run, stage: str, frame: pd.DataFrame, rows: int) -> list[dict[
     from hfpipe.inference.explanation import explain_prediction
     from hfpipe.inference.predictor import Predictor
     from hfpipe.inference.resolve import find
-    from hfpipe.tasks import revive_task
+    from hfpipe.tasks import restore_task
 
     made_of = Path(run.made(stage).base), run.trusted, run.folder(stage)
-    task = revive_task(run.reports[stage].facts["task"], *made_of)
+    task = restore_task(run.reports[stage].facts["task"], *made_of)
     predictor = Predictor(find(run.model(stage), Path(), None, ()).place, task.runtime(), batch_size=1)
     made = []
     for number in _chosen(frame, rows).tolist():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hfpipe.errors import StageError
-from hfpipe.modeling.loading.class_names import class_names_of
+from hfpipe.modeling.loading.class_names import get_class_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,11 +159,11 @@ def _target(
     logits = outputs.logits[0]
     if logits.ndim == 1:
         best = int(logits.argmax())
-        return class_names_of(model.config)[best], lambda found: found.logits[:, best]
+        return get_class_names(model.config)[best], lambda found: found.logits[:, best]
     if logits.shape[-1] < len(tokenizer):
         place, best = _likeliest_tag(logits, ids, model, tokenizer)
         word = _text_of(int(ids[place]), tokenizer)
-        return f"{class_names_of(model.config)[best]} at {word}", lambda found: found.logits[:, place, best]
+        return f"{get_class_names(model.config)[best]} at {word}", lambda found: found.logits[:, place, best]
     masks = [place for place, token in enumerate(ids.tolist()) if token == tokenizer.mask_token_id]
     place = masks[0] if masks else len(ids) - 1
     best = int(logits[place, : len(tokenizer)].argmax())
@@ -175,7 +175,7 @@ def _likeliest_tag(
 ) -> tuple[int, int]:
     """Return the token and the class of the most probable tag other than `O`."""
     probabilities = logits.softmax(dim=-1)
-    outside = torch.tensor([name == "O" for name in class_names_of(model.config)], device=ids.device)
+    outside = torch.tensor([name == "O" for name in get_class_names(model.config)], device=ids.device)
     probabilities = probabilities.masked_fill(outside | _is_special(ids, tokenizer)[:, None], 0.0)
     place, best = divmod(int(probabilities.argmax()), logits.shape[-1])
     return place, best

@@ -20,9 +20,9 @@ from hfpipe.evaluation.lazy_rows import LazyRows
 from hfpipe.evaluation.loop import ModelReader, shared
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
-from hfpipe.modeling.loading.embeddings import check_rows, rows_of
+from hfpipe.modeling.loading.embeddings import check_rows, get_embedding_rows
 from hfpipe.modeling.loading.models import load_model, loading, read_config
-from hfpipe.modeling.max_length import refusals
+from hfpipe.modeling.max_length import find_refusals
 from hfpipe.references.places import Place
 from hfpipe.report import finite_or_null
 from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
@@ -68,8 +68,8 @@ class Predictor:
         set_pad_token_id(self.model, tokenizer)
         task = calibrated(self.model, task.config, place).runtime()
         self.reading = ModelReader(task, task.config.facts_from_config(self.model.config), tokenizer, seed=0)
-        check_rows(place, rows_of(self.model.config), tokenizer)
-        for why in refusals(task, self.model):
+        check_rows(place, get_embedding_rows(self.model.config), tokenizer)
+        for why in find_refusals(task, self.model):
             raise StageError(f"model {place}: {why}")
         self.batch_size = batch_size
 

@@ -24,7 +24,7 @@ from hfpipe.store.artifacts import MODELS
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import check_whole, is_stage_folder, read_stage
 from hfpipe.task import TaskConfig
-from hfpipe.tasks import TASKS, revive_task
+from hfpipe.tasks import TASKS, restore_task
 from hfpipe.user_tasks import load_task_class
 
 BY_HEAD = {
@@ -113,7 +113,7 @@ def _trained_for(
         return {}, TaskConfig
     if named is not None and (code is None or not Trusted.of([named], Path.cwd()).allows(code, base)):
         return {}, TaskConfig
-    task = revive_task(settings, base, trusted, place)
+    task = restore_task(settings, base, trusted, place)
     asked = task.prediction_task
     if kind is not None and named is None and kind != asked.get("kind"):
         return {}, TaskConfig

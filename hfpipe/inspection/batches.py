@@ -11,7 +11,7 @@ from hfpipe.contract import RunContext
 from hfpipe.inspection.marked_tokens import BatchMarker
 from hfpipe.inspection.shown import ShownExample, ShownStage
 from hfpipe.inspection.token_texts import TokenTexts
-from hfpipe.modeling.loading.class_names import classes_of
+from hfpipe.modeling.loading.class_names import get_head_classes
 from hfpipe.number_format import count
 from hfpipe.stages.data_folder import folder_of
 
@@ -114,7 +114,7 @@ def _show_batches(
     marker = BatchMarker(
         task.auto_class,
         packed,
-        dict(enumerate(classes_of(task.head(found.facts)) or [])),
+        dict(enumerate(get_head_classes(task.head(found.facts)) or [])),
         found.tokenizer,
         TokenTexts(found.tokenizer),
     )

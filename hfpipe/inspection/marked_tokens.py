@@ -127,7 +127,7 @@ class BatchMarker:
 
     def _starts(self, batch: Batch, row: int) -> set[int]:
         """Return the positions at which a document of a packed example begins."""
-        from hfpipe.tasks.shared.documents import bounds, opening_token
+        from hfpipe.tasks.shared.documents import get_boundary_ids, get_opening_token
 
         if "_documents" in batch:
             numbers = batch["_documents"][row].tolist()
@@ -138,9 +138,9 @@ class BatchMarker:
             }
         ids = batch["input_ids"][row].tolist()
         if self.auto_class != "AutoModelForCausalLM":
-            first = opening_token(self.tokenizer)
+            first = get_opening_token(self.tokenizer)
             return {place for place, number in enumerate(ids) if number == first}
-        begin, end = bounds(self.tokenizer)
+        begin, end = get_boundary_ids(self.tokenizer)
         if begin == end:  # one token between two documents, which ends the one before
             return {place + 1 for place, number in enumerate(ids[:-1]) if number == end}
         return {place for place, number in enumerate(ids) if number == begin}

@@ -16,7 +16,7 @@ OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "ro
 """Model types whose positions start after the padding id, as in fairseq."""
 
 
-def positions(kind: str, most: Any, padding: Any) -> int | None:
+def get_max_positions(kind: str, most: Any, padding: Any) -> int | None:
     """Return the maximum input length of a model type, or None if the architecture has no limit.
 
     `most` and `padding` are `max_position_embeddings` and `pad_token_id` in its config.
@@ -27,17 +27,17 @@ def positions(kind: str, most: Any, padding: Any) -> int | None:
     return most - reserved - 1 if kind in OFFSET else most
 
 
-def refusals(task: TaskRuntime, model: PreTrainedModel) -> Iterator[str]:
+def find_refusals(task: TaskRuntime, model: PreTrainedModel) -> Iterator[str]:
     """Yield reasons why a trained model cannot be evaluated or used for prediction."""
     config = model.config
     if not getattr(model, "is_export", False):
         yield from (problem.message for problem in task.model_setup.check(model))
-    elif writes_text(task):  # all else was checked when it was exported
-        yield f"an export generates no text, as {task.config.kind} does; take its original"
-    room = positions(
+    elif writes_text(task):  # everything else was checked when it was exported
+        yield f"an export cannot generate text, which {task.config.kind} needs; use its original"
+    room = get_max_positions(
         config.model_type,
         getattr(config, "max_position_embeddings", None),
         getattr(config, "pad_token_id", 0),
     )
     if room is not None and task.config.length > room:
-        yield f"length {task.config.length} is more than the {room} positions of the model; shorten it"
+        yield f"length {task.config.length} exceeds the {room} positions of the model; lower it"

@@ -16,7 +16,8 @@ from transformers.trainer_utils import unwrap_peft_model
 from hfpipe.distributed.world import local_world_size
 
 MOST_WORKERS = 4
-"""Maximum number of data loader workers per accelerator; each makes some hundreds of examples per second."""
+"""Maximum number of data loader workers per accelerator; each prepares several hundred examples per
+second."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
@@ -24,14 +25,14 @@ DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
 """Their defaults, in bytes and in number of mappings."""
 
 
-def bf16_pays() -> bool:
+def supports_bf16() -> bool:
     """Return whether the processor supports bfloat16 matrix products natively."""
     if on_cpu():
         return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def compiling_pays(tokens: int) -> bool:
+def is_compiling_worthwhile(tokens: int) -> bool:
     """Return whether training on this many tokens makes up for the minute of torch.compile on a GPU."""
     return tokens >= 50_000_000 and torch.utils._triton.has_triton()
 
@@ -92,14 +93,14 @@ def uncompiled_model(model: Any) -> Iterator[None]:
         model._compiled_call_impl = compiled
 
 
-def loader_workers() -> int:
+def count_loader_workers() -> int:
     """Return the number of data loader workers: several for an accelerator, none on a CPU."""
     if on_cpu():
         return 0
-    return max(1, min(MOST_WORKERS, cores() // local_world_size()))
+    return max(1, min(MOST_WORKERS, count_cores() // local_world_size()))
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return the number of cores available to this process, which may be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

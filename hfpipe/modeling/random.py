@@ -8,7 +8,7 @@ EVALUATION = 2**32 - 1
 """Value of the epoch in evaluation."""
 
 
-def generator(seed: int, epoch: int | None, index: int) -> np.random.Generator:
+def create_generator(seed: int, epoch: int | None, index: int) -> np.random.Generator:
     """Return the generator of one example in one epoch (counter-based; Salmon et al., 2011)."""
     key = (seed, EVALUATION if epoch is None else epoch)
     return np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, index)))

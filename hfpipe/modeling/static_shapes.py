@@ -12,7 +12,7 @@ SIZES = 16
 """Number of possible sizes; with fewer sizes, more unnecessary logits are computed."""
 
 
-def static_positions(labels: torch.Tensor, ignored: int) -> torch.Tensor:
+def find_static_positions(labels: torch.Tensor, ignored: int) -> torch.Tensor:
     """Return the flattened positions with a target, int64, padded with a position without a target.
 
     `labels` has shape (rows, length). The number of positions is a multiple of 1/16 of all positions, and all

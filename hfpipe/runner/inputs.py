@@ -30,9 +30,9 @@ def _folders(stage: Stage, ctx: RunContext) -> Iterator[Path]:
             continue
         yield folder
         if (folder / "adapter_config.json").is_file():
-            from hfpipe.modeling.loading.lora import adapter_at, base_of
+            from hfpipe.modeling.loading.lora import find_base, read_adapter_config
 
-            adapter = adapter_at(str(folder), None, local=True)
-            base = base_of(adapter, folder) if adapter is not None else None
+            adapter = read_adapter_config(str(folder), None, local=True)
+            base = find_base(adapter, folder) if adapter is not None else None
             if isinstance(base, Path):
                 yield base

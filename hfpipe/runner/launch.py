@@ -153,25 +153,25 @@ def _room_for_processes(*, cpu: bool) -> tuple[int, str]:
     """Return how many processes the machine has room for, and what is counted; two fit on any CPU."""
     import torch
 
-    from hfpipe.modeling.performance import cores
+    from hfpipe.modeling.performance import count_cores
 
     devices = 0 if cpu else torch.cuda.device_count()
     if devices:
         return devices, "GPU" if devices == 1 else "GPUs"
-    return max(2, cores()), "processor cores"
+    return max(2, count_cores()), "processor cores"
 
 
 def divide_machine(launch: Launch) -> list[dict[str, str]]:
     """Return the variables of the processes of each job: its GPUs, or its threads on a CPU."""
     import torch
 
-    from hfpipe.modeling.performance import cores
+    from hfpipe.modeling.performance import count_cores
 
     file = read_accelerate_file(launch.config) if launch.config is not None else None
     processes = file.layout.world if file is not None else launch.processes or 1
     count = 0 if file is not None and file.settings.get("use_cpu") else torch.cuda.device_count()
     devices = list_devices(os.environ, count)
-    return divide_devices(launch.jobs, processes, devices, cores(), os.environ)
+    return divide_devices(launch.jobs, processes, devices, count_cores(), os.environ)
 
 
 def start(launch: Launch, folder: Path, stop: StopRequest, share: DeviceShare | None = None) -> None:

@@ -17,7 +17,7 @@ from hfpipe.runs.lookup import find_stage
 from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
 from hfpipe.store.store import read_stage
 from hfpipe.task import TaskConfig
-from hfpipe.tasks import revive_task
+from hfpipe.tasks import restore_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +138,7 @@ def _open_system(target: str, runs: Path, named: Trusted) -> _System:
     rows, shown = read[names[0]]  # all trainings were measured on the same rows
     return _System(
         name=target,
-        task=revive_task(
+        task=restore_task(
             report.facts["task"], Path(made.base), Trusted(run.trusted.code | named.code), folder
         ),
         facts=DataFacts.model_validate(report.facts["data"]),

@@ -17,7 +17,7 @@ from hfpipe.stages.repeats.matrix import MatrixTable
 from hfpipe.stages.repeats.search import ParameterSearch
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Pretrain
-from hfpipe.tasks import revive_task
+from hfpipe.tasks import restore_task
 
 KINDS: dict[str, type[Stage]] = {
     "dataset": Dataset,
@@ -42,7 +42,7 @@ def revive(
     """
     given = dict(settings)
     if isinstance(given.get("task"), Mapping):
-        given["task"] = revive_task(given["task"], base, trusted, folder)
+        given["task"] = restore_task(given["task"], base, trusted, folder)
     if given["kind"] == "matrix":
         return MatrixTable.model_validate(given)
     if given["kind"] == "search":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError
-from hfpipe.modeling.max_length import positions
+from hfpipe.modeling.max_length import get_max_positions
 from hfpipe.recipe.installed import Config, config, types_with
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
@@ -43,7 +43,7 @@ class Model:
         most, padding = (
             self.config.value(self.given, name) for name in ("max_position_embeddings", "pad_token_id")
         )
-        return positions(self.kind, most, padding)
+        return get_max_positions(self.kind, most, padding)
 
     @property
     def token_types(self) -> int:

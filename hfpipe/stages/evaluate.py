@@ -320,14 +320,14 @@ class Evaluate(Tabulated):
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
         """Return a system's tokenizer, and the split as its model reads it, encoded under `ctx.work`."""
         from hfpipe.encoding.encoded import encode
-        from hfpipe.modeling.loading.embeddings import check_rows, rows_of
+        from hfpipe.modeling.loading.embeddings import check_rows, get_embedding_rows
         from hfpipe.modeling.loading.models import load_config
         from hfpipe.tokenization.loading import load_tokenizer
 
         place = system.first(ctx)
         tokenizer = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
         config = load_config(place, trust_remote_code=self.trust_remote_code)
-        check_rows(system.place, rows_of(config), tokenizer)
+        check_rows(system.place, get_embedding_rows(config), tokenizer)
         path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
         with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(setup.rows)) as advance:
             encoded = partial(encode, system.task.runtime(), setup.rows, tokenizer, setup.facts, path)

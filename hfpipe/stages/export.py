@@ -12,9 +12,9 @@ from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.exports.formats import (
     ExportFormat,
+    compute_model_bytes,
+    find_missing_packages,
     is_generative,
-    missing_packages,
-    model_bytes,
     writes_text,
 )
 from hfpipe.number_format import memory
@@ -58,7 +58,7 @@ class Export(Stage):
         from hfpipe.stages.repeats.expansion import check_single  # which reads the stages' classes
 
         yield from check_single(self, above)
-        if missing := [*missing_packages(self.format)]:
+        if missing := [*find_missing_packages(self.format)]:
             needs = f"format: {self.format} needs {' and '.join(missing)}, not installed"
             yield Problem(f"{needs}; pip install 'hfpipe[export]'", ("format",))
         if self.quantize == "int8" and self.format != "onnx":
@@ -95,7 +95,7 @@ class Export(Stage):
                 length=task.length,
             )
         tokenizer.save_pretrained(str(ctx.folder))
-        before = model_bytes(place) if isinstance(place, Path) else None
+        before = compute_model_bytes(place) if isinstance(place, Path) else None
         of = f" of {memory(before)}" if before else ""
         quantized = ", int8" if self.quantize == "int8" else ""
         return Report(
@@ -115,13 +115,13 @@ class Export(Stage):
     def _load(self, task: TaskConfig, ctx: RunContext) -> PreTrainedModel:
         """Return the original. Raises StageError when it cannot be run on its task."""
         from hfpipe.modeling.loading.models import load_model
-        from hfpipe.modeling.max_length import refusals
+        from hfpipe.modeling.max_length import find_refusals
 
         place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
         if writes_text(task.runtime()):  # a user-defined task, whose settings do not show it
             raise StageError(f"stage {ctx.name}: task {task.kind!r} generates text, which an export cannot")
         remote = self.trust_remote_code
         model = load_model(task.auto_class, place, ctx.seed, whole=True, trust_remote_code=remote)
-        for why in refusals(task.runtime(), model):
+        for why in find_refusals(task.runtime(), model):
             raise StageError(f"stage {ctx.name}: {self.model}: {why}")
         return model

@@ -187,16 +187,16 @@ class TrainStage(Repeatable):
 
     def _check_tokenizer(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> None:
         """Raise StageError where model and tokenizer do not fit, or would not open as they are saved."""
-        from hfpipe.modeling.loading.embeddings import rows_of
-        from hfpipe.modeling.loading.models import load_config, new_config
+        from hfpipe.modeling.loading.embeddings import get_embedding_rows
+        from hfpipe.modeling.loading.models import create_config, load_config
         from hfpipe.tokenization.reload import check_reopens
 
         if isinstance(self.model, dict):
-            config = new_config(self.model, tokenizer, self.task.head(data), dropout=self.dropout)
+            config = create_config(self.model, tokenizer, self.task.head(data), dropout=self.dropout)
         else:
             place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
             config = load_config(place, trust_remote_code=self.trust_remote_code)
-        self._embeddings_grow(ctx, tokenizer, rows_of(config))
+        self._embeddings_grow(ctx, tokenizer, get_embedding_rows(config))
         check_reopens(config, tokenizer, trust_remote_code=self.trust_remote_code)
 
     def _embeddings_grow(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> bool:
@@ -204,12 +204,12 @@ class TrainStage(Repeatable):
 
         Raises StageError where tokenizer and model do not fit.
         """
-        from hfpipe.modeling.loading.embeddings import check_rows, embedding_rows_needed
+        from hfpipe.modeling.loading.embeddings import check_rows, count_needed_rows
         from hfpipe.stages.embedding_rows import ADDED_NEXT_TO_ADAPTER
         from hfpipe.tokenization.loading import load_tokenizer
 
         own = None
-        if rows is None or embedding_rows_needed(tokenizer) <= rows:
+        if rows is None or count_needed_rows(tokenizer) <= rows:
             return False
         if isinstance(self.model, Place) and self.tokenizer is not None:
             place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
@@ -255,24 +255,24 @@ class TrainStage(Repeatable):
         """Return the model to train, and what became of its head and embeddings, in clauses."""
         from hfpipe.library_output import silence_libraries
         from hfpipe.modeling.loading.calibration import drop_calibration
-        from hfpipe.modeling.loading.embeddings import add_rows, rows_in
+        from hfpipe.modeling.loading.embeddings import add_rows, count_embedding_rows
         from hfpipe.modeling.loading.lora import add_adapter
-        from hfpipe.modeling.loading.models import load_parts, new_config, new_model
+        from hfpipe.modeling.loading.models import create_config, create_model, load_parts
 
         head = self.task.head(data)
         if isinstance(self.model, dict):
-            config = new_config(self.model, tokenizer, head, dropout=self.dropout)
-            return new_model(self.task.auto_class, config, ctx.seed), ""
+            config = create_config(self.model, tokenizer, head, dropout=self.dropout)
+            return create_model(self.task.auto_class, config, ctx.seed), ""
         place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
         loaded = load_parts(
             self.task.auto_class, place, ctx.seed, head=head, trust_remote_code=self.trust_remote_code
         )
         drop_calibration(loaded.model)
-        note, rows = loaded.note, rows_in(loaded.model)
+        note, rows = loaded.note, count_embedding_rows(loaded.model)
         if self._embeddings_grow(ctx, tokenizer, rows):
             with silence_libraries():
                 add_rows(loaded.model, tokenizer, ctx.seed)
-            grown = f"embeddings grown from {rows:,} to {rows_in(loaded.model):,} rows"
+            grown = f"embeddings grown from {rows:,} to {count_embedding_rows(loaded.model):,} rows"
             note = f"{note}; {grown}" if note else grown
         if self.adapter is None:
             return loaded.model, note

@@ -42,29 +42,29 @@ TASKS: dict[str, type[TaskConfig]] = {
 }
 
 
-def revive_task(settings: Mapping[str, Any], base: Path, trusted: Trusted, folder: Path) -> TaskConfig:
+def restore_task(settings: Mapping[str, Any], base: Path, trusted: Trusted, folder: Path) -> TaskConfig:
     """Return the task whose settings are stored in a stage's folder; `base` is the folder of its recipe.
 
-    Anyone may have written these settings, so user code runs only if it is `trusted`.
-    Raises RecipeError when it is not, and StageError when the settings do not describe a task.
+    Anyone may have written these settings, so user code runs only if it is in `trusted`. Raises RecipeError
+    when it is not, and StageError when the settings do not describe a task.
     """
     kind = str(settings.get("kind"))
     try:
-        return _class(kind, base, trusted, folder).model_validate(dict(settings))
+        return _load_class(kind, base, trusted, folder).model_validate(dict(settings))
     except ValidationError as error:
         [first, *_] = error.errors(include_url=False)
         where = ".".join(map(str, first["loc"]))
         raise StageError(
-            f"{folder}: the settings of its task {kind} are not those of this version of hfpipe "
+            f"{folder}: the settings of its task {kind} do not fit this version of hfpipe "
             f"({where}: {first['msg']}); run its recipe again"
         ) from None
 
 
-def _class(kind: str, base: Path, trusted: Trusted, folder: Path) -> type[TaskConfig]:
+def _load_class(kind: str, base: Path, trusted: Trusted, folder: Path) -> type[TaskConfig]:
     if kind in TASKS:
         return TASKS[kind]
     if not re.fullmatch(Code.pattern, kind):
-        raise StageError(f"{folder}: was made for a task {kind!r}, which hfpipe does not have")
+        raise StageError(f"{folder}: its task {kind!r} does not exist in this version of hfpipe")
     code = Code(kind)
     if not trusted.allows(code, base):
         file = (base / code.file).resolve()

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from hfpipe.errors import StageError, one_line
 from hfpipe.modeling.loading.checkpoint_files import check_tokenizer_files
-from hfpipe.modeling.loading.models import model_name
+from hfpipe.modeling.loading.models import get_name_and_revision
 from hfpipe.references.places import Place
 from hfpipe.tokenization.encoding import encode_texts
 from hfpipe.tokenization.special_tokens import Style
@@ -31,7 +31,7 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
     computed from lengths. Raises StageError when there is no tokenizer or it cannot be read.
     """
     check_tokenizer_files(place)
-    name, revision = model_name(place)
+    name, revision = get_name_and_revision(place)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name,

@@ -14,7 +14,7 @@ from hfpipe.distributed.process_layout import process_layout
 from hfpipe.distributed.sharding import uses_deepspeed
 from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
 from hfpipe.errors import StageError, one_line
-from hfpipe.modeling.performance import bf16_pays, loader_workers, on_cpu
+from hfpipe.modeling.performance import count_loader_workers, on_cpu, supports_bf16
 from hfpipe.recipe.training import budget, muon
 from hfpipe.recipe.training.defaults import with_defaults
 from hfpipe.training.speed.energy import trackers_without_energy
@@ -73,7 +73,7 @@ def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int
 def precision(training: Mapping[str, Any]) -> bool:
     """Return whether a training is likely to be in bfloat16, which `speed_choice` decides by measuring."""
     wanted = training.get("bf16", "auto")
-    return bf16_pays() and not training.get("fp16", False) if wanted == "auto" else bool(wanted)
+    return supports_bf16() and not training.get("fp16", False) if wanted == "auto" else bool(wanted)
 
 
 def muon_options(training: Mapping[str, Any]) -> dict[str, int | float] | None:
@@ -120,7 +120,7 @@ def training_arguments(
     Raises StageError when Transformers refuses them.
     """
     given = _arguments_of_transformers(training)
-    settings: dict[str, Any] = {"dataloader_num_workers": loader_workers()}
+    settings: dict[str, Any] = {"dataloader_num_workers": count_loader_workers()}
     if plan.checkpointing:
         given |= {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
     if best is not None:

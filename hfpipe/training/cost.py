@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, TrainingArguments
 
 from hfpipe.errors import StageError, one_line
 from hfpipe.modeling.loading.config import TOKEN_IDS
-from hfpipe.modeling.loading.lora import lora, whole_config
+from hfpipe.modeling.loading.lora import add_lora, read_merged_config
 from hfpipe.modeling.loading.models import loading, read_config
 from hfpipe.recipe.training import muon
 from hfpipe.training.muon import hidden_matrices
@@ -91,7 +91,7 @@ class Shape:
 def stored_config(folder: Path, head: dict[str, Any]) -> PretrainedConfig:
     """Return the config of a model. Raises StageError when it cannot be read."""
     with loading(folder):
-        config = whole_config(folder) or read_config(folder)
+        config = read_merged_config(folder) or read_config(folder)
         config.update(head)
         return config
 
@@ -106,7 +106,7 @@ def shape_of(auto_class: str, config: PretrainedConfig, adapter: Mapping[str, An
         with torch.device("meta"):
             model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
             if adapter is not None:
-                lora(model, adapter)
+                add_lora(model, adapter)
         return measured_shape(model, config)
     except StageError:
         raise

@@ -20,9 +20,9 @@ from accelerate.utils import extract_model_from_parallel
 
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
-from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, separation_of
+from hfpipe.modeling.attention.separate_documents import SeparateDocuments, choose_attention, find_separation
 from hfpipe.modeling.losses.chunked_loss import eager_softmax_gradient, softmax_gradient
-from hfpipe.modeling.losses.head_loss import head_loss, identity_head, product_dtype, separable_head
+from hfpipe.modeling.losses.head_loss import find_separable_head, get_product_dtype, head_loss, identity_head
 from hfpipe.modeling.losses.losses import forward
 from hfpipe.modeling.losses.token_distillation import TokenDistillation
 from hfpipe.modeling.performance import compile_loss, compile_model, uncompiled_model
@@ -52,7 +52,7 @@ def separate_documents(
     """
     if not task.config.separates_documents:
         return None
-    found = separation_of(model)
+    found = find_separation(model)
     if found is None:
         raise StageError(f"{model.config.model_type} cannot keep packed documents apart; take another model")
     if not chosen:
@@ -121,13 +121,13 @@ class TrainingStep:
             self._chunked = False
             bare = extract_model_from_parallel(model)
             with uncompiled_model(bare), self._autocast():
-                self._head = separable_head(self.task, bare, batch)
+                self._head = find_separable_head(self.task, bare, batch)
         return self._head
 
     def head_loss(self, outputs: Any, head: nn.Linear, batch: Batch, kernel: Kernel) -> Counted:
         """Return the loss of the hidden states that a model without its output layer returned."""
         hidden, positions = outputs.logits, self.objective.positions(batch)
-        dtype = product_dtype(head, hidden.device)
+        dtype = get_product_dtype(head, hidden.device)
         assert positions is not None
         if self.teaching is not None:
             return self.teaching.head_loss(hidden, head, batch, self.smoothing, dtype=dtype)

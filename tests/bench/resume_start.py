@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from hfpipe.encoding.encoded import Examples
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.loading.models import new_config, new_model
+from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.report import DataFacts
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.text_classification import TextClassification
@@ -67,8 +67,8 @@ def first_step(examples: Examples, folder: Path, checkpoint: Path | None, *, pac
     text = ["The Nile is a river in Africa.", "Everest is the highest mountain."] * 9
     tokenizer = complete_tokenizer(Learner("bpe", style, (), 300, 1, lowercase=False).learn(text), style)
     task = CausalLM(length=LENGTH) if packed else TextClassification(length=LENGTH)
-    config = new_config({"type": "llama" if packed else "bert"} | MODEL, tokenizer, task.head(FACTS))
-    parts = Training(task, new_model(task.auto_class, config, 3), tokenizer, examples, None, FACTS)
+    config = create_config({"type": "llama" if packed else "bert"} | MODEL, tokenizer, task.head(FACTS))
+    parts = Training(task, create_model(task.auto_class, config, 3), tokenizer, examples, None, FACTS)
     layout = BatchLayout(BATCH, 1, 1)
     plan = TrainingPlan(layout, len(examples) // BATCH, Speed(bf16=False, compiled=False))
     trainer = TaskTrainer(parts, training_arguments({}, folder, 3, plan, None, early=False), layout)

@@ -27,8 +27,8 @@ LONGEST = 512
 """Maximum number of positions for which the products are faster without dropout; half as many for a compiled
 layer that is not causal."""
 BLOCK = 128
-"""Number of queries per block in a compiled causal layer; a block uses the same keys."""
-USUAL = "sdpa"
+"""Number of queries per block in a compiled causal layer; the queries of a block share their keys."""
+REPLACED = "sdpa"
 """Name of the implementation that is replaced."""
 
 
@@ -45,15 +45,15 @@ def eager_attention() -> Iterator[None]:
 
     The function is replaced, not its name, because masks and some models depend on the name.
     """
-    usual = AttentionInterface()[USUAL]
-    AttentionInterface.register(USUAL, _attend)
+    usual = AttentionInterface()[REPLACED]
+    AttentionInterface.register(REPLACED, _attend)
     try:
         yield
     finally:
-        AttentionInterface.register(USUAL, usual)
+        AttentionInterface.register(REPLACED, usual)
 
 
-def products_pay(query: Tensor, key: Tensor, dropout: float) -> bool:
+def are_products_faster(query: Tensor, key: Tensor, dropout: float) -> bool:
     """Return whether products are faster than the kernel; shapes (rows, heads, length, head size).
 
     With dropout the kernel is not used anyway. Processors with AMX were not measured and keep the kernel.
@@ -81,7 +81,7 @@ def _attend(
     Does not depend on whether gradients are enabled: a checkpointed layer is computed once without and once
     with.
     """
-    paying = module.training and products_pay(query, key, dropout)
+    paying = module.training and are_products_faster(query, key, dropout)
     if options.get("softcap") is not None or not paying:
         settings = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal} | options
         usual: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
@@ -120,8 +120,8 @@ def _repeat_heads(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tenso
     return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
 
 
-def compiled_products_pay(query: Tensor, key: Tensor, *, causal: bool) -> bool:
-    """Return whether compiled products are faster than the kernel; shapes as for `products_pay`."""
+def are_compiled_products_faster(query: Tensor, key: Tensor, *, causal: bool) -> bool:
+    """Return whether compiled products are faster than the kernel; shapes as for `are_products_faster`."""
     longest = LONGEST if causal else LONGEST // 2
     short = query.shape[2] == key.shape[2] <= longest
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and short

@@ -23,7 +23,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import and_masks, padding_mask_function, sdpa_mask
 
-from hfpipe.modeling.attention.cpu import attend_by_products, compiled_products_pay
+from hfpipe.modeling.attention.cpu import are_compiled_products_faster, attend_by_products
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,8 +38,8 @@ PROBE = "sdpa_probe"
 def attention_without_masks(model: PreTrainedModel) -> Iterator[None]:
     """Run a model without masks; inputs must have no padding, or padding on the right of a causal model."""
     AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, _window_mask)
-    with implementation(model, NAME):
+    AttentionMaskInterface.register(NAME, _create_window_mask)
+    with attention_implementation(model, NAME):
         yield
 
 
@@ -62,7 +62,7 @@ def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
     AttentionMaskInterface.register(PROBE, probe)
     inputs = {"input_ids": input_ids} | ({"use_cache": False} if model.can_generate() else {})
     try:
-        with torch.no_grad(), implementation(model, PROBE):
+        with torch.no_grad(), attention_implementation(model, PROBE):
             model(**inputs)
     except (KeyError, TypeError, ValueError):  # for example, an encoder-decoder needs more inputs
         return False
@@ -70,7 +70,7 @@ def runs_without_masks(model: PreTrainedModel, input_ids: torch.Tensor) -> bool:
 
 
 @contextmanager
-def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Run a model with another attention implementation, given by its name in Transformers' tables."""
     config, usual = model.config, model.config._attn_implementation
     config._attn_implementation = name
@@ -80,11 +80,11 @@ def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
         config._attn_implementation = usual
 
 
-def _window_mask(*, q_length: int, local_size: int | None = None, **options: Any) -> Any:
+def _create_window_mask(*, q_length: int, local_size: int | None = None, **options: Any) -> Any:
     """Return the mask of a layer with a sliding window, None for any other layer."""
     if local_size is None or q_length <= local_size:
         return None
-    blocks = torch.device(options["device"]).type == "cuda" and not _dropout(options["config"])
+    blocks = torch.device(options["device"]).type == "cuda" and not _get_dropout(options["config"])
     make = block_mask if blocks else sdpa_mask
     return make(q_length=q_length, local_size=local_size, **options)
 
@@ -109,7 +109,7 @@ def block_mask(
     return create_block_mask(mask_function, batch_size, None, q_length, kv_length, device=str(device))
 
 
-def _dropout(config: Any) -> float:
+def _get_dropout(config: Any) -> float:
     """Return the attention dropout in training, which FlexAttention does not support."""
     return float(getattr(config, "attention_dropout", 0.0) or 0.0)
 
@@ -124,18 +124,18 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute attention by the fastest method for mask and shape; shapes as in `sdpa_attention_forward`."""
     if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
-        return _attended(flex_attention_forward, module, query, key, value, attention_mask, options)
+        return _call_attention(flex_attention_forward, module, query, key, value, attention_mask, options)
     causal = options.get("is_causal")
     causal = attention_mask is None and bool(getattr(module, "is_causal", True) if causal is None else causal)
     plain = options.get("position_bias") is None and options.get("softcap") is None
     plain = plain and (attention_mask is None or attention_mask.dtype == torch.bool)
-    if not plain or not compiled_products_pay(query, key, causal=causal):
-        return _attended(sdpa_attention_forward, module, query, key, value, attention_mask, options)
+    if not plain or not are_compiled_products_faster(query, key, causal=causal):
+        return _call_attention(sdpa_attention_forward, module, query, key, value, attention_mask, options)
     chosen = {name: options[name] for name in ("scaling", "dropout") if name in options}
     return attend_by_products(module, query, key, value, attention_mask, causal=causal, **chosen), None
 
 
-def _attended(forward: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _call_attention(forward: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     *tensors, options = arguments
     attended: tuple[torch.Tensor, torch.Tensor | None] = forward(*tensors, **options)
     return attended

@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import and_masks, packed_sequence_mask_function, sdpa_mask
 
-from hfpipe.modeling.attention.masks import block_mask, implementation
+from hfpipe.modeling.attention.masks import attention_implementation, block_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,11 +36,11 @@ FLEX_FROM = 1024
 Tokens/s of a model of 125M on one H200: 278,000 at 512 with SDPA; 236,000 with SDPA and 310,000 with
 FlexAttention at 2,048; 124,000 and 290,000 at 8,192.
 """
-LEAST_HEAD = 16
+MIN_HEAD_SIZE = 16
 """Minimum head size that FlexAttention supports on a GPU."""
 PROBE = 6
 """Number of tokens per document in the test of a model."""
-ALIKE = 1e-4
+TOLERANCE = 1e-4
 """Maximum difference that counts as rounding, relative to the largest logit."""
 BOUNDS = 64
 """The number of bounds is padded to a multiple of this number, so that few shapes are compiled."""
@@ -56,13 +56,13 @@ class Separation:
     """Name of the attention implementation that computes it."""
 
 
-def separation_of(model: PreTrainedModel) -> Separation | None:
+def find_separation(model: PreTrainedModel) -> Separation | None:
     """Return how a model separates documents with its current attention, None if it cannot."""
     usual = model.config._attn_implementation
     tried = SDPA if usual == FLEX else usual  # a CPU would have to compile FlexAttention
     ways: tuple[Separation, ...] = (Separation("positions", tried), Separation("masks", tried))
     with _without_kernel(usual):
-        found = next((way for way in ways if _keeps_apart(model, way)), None)
+        found = next((way for way in ways if _separates(model, way)), None)
     return None if found is None else Separation(found.by, usual)
 
 
@@ -76,7 +76,7 @@ def choose_attention(
     if found.attention != SDPA or device.type != "cuda" or length < FLEX_FROM:
         return found
     flexible = replace(found, attention=FLEX)
-    return flexible if _fits_flex_attention(model) and _same_by_flex(model, flexible) else found
+    return flexible if _supports_flex_attention(model) and _flex_separates(model, flexible) else found
 
 
 class SeparateDocuments:
@@ -99,9 +99,9 @@ class SeparateDocuments:
             return
         name = self._found.attention
         with ExitStack() as stack:
-            stack.enter_context(implementation(self._model, name))
+            stack.enter_context(attention_implementation(self._model, name))
             if _is_flash(name):
-                yield batch | _flash_arguments(batch)
+                yield batch | _create_flash_arguments(batch)
                 return
             documents = batch["_documents"] if self._found.by == "masks" else None
             if documents is not None or name == FLEX:
@@ -141,7 +141,7 @@ class _DocumentMasks:
             self._documents = None
 
 
-def bounds_of(documents: torch.Tensor) -> torch.Tensor:
+def find_document_bounds(documents: torch.Tensor) -> torch.Tensor:
     """Return the start of each document in the flattened batch, and the batch's end: int32, one-dimensional.
 
     `documents`, int64 (rows, length), are document numbers within a row. The end is repeated up to a multiple
@@ -155,9 +155,9 @@ def bounds_of(documents: torch.Tensor) -> torch.Tensor:
     return torch.cat([begins, ends]).to(torch.int32)
 
 
-def _flash_arguments(batch: Batch) -> Any:
+def _create_flash_arguments(batch: Batch) -> Any:
     """Return the arguments of FlashAttention for the documents (Transformers' `FlashAttentionKwargs`)."""
-    bounds = batch["_bounds"] if "_bounds" in batch else bounds_of(batch["_documents"])
+    bounds = batch["_bounds"] if "_bounds" in batch else find_document_bounds(batch["_documents"])
     longest = batch["_documents"].shape[1]
     return {
         "cu_seq_lens_q": bounds,
@@ -200,8 +200,8 @@ def _is_flash(name: str | None) -> bool:
     return "flash" in str(name)
 
 
-def _keeps_apart(model: PreTrainedModel, way: Separation) -> bool:
-    """Return whether the outputs for the second of two documents in a row are as without the first."""
+def _separates(model: PreTrainedModel, way: Separation) -> bool:
+    """Return whether the outputs for the second of two documents in a row do not depend on the first."""
     numbers = torch.arange(2 * PROBE, device=model.device).unsqueeze(0)
     ids = numbers % model.config.get_text_config().vocab_size
     batch = {"input_ids": ids, "position_ids": numbers % PROBE, "_documents": numbers // PROBE}
@@ -210,30 +210,33 @@ def _keeps_apart(model: PreTrainedModel, way: Separation) -> bool:
     try:
         with torch.no_grad(), SeparateDocuments(model, way)(batch) as inputs:
             given = {name: each for name, each in inputs.items() if not name.startswith("_")}
-            together = _logits(model, **given)[:, PROBE:]
-        with torch.no_grad(), implementation(model, SDPA if way.attention == FLEX else way.attention):
-            alone = _logits(model, input_ids=ids[:, PROBE:])
+            together = _compute_logits(model, **given)[:, PROBE:]
+        with (
+            torch.no_grad(),
+            attention_implementation(model, SDPA if way.attention == FLEX else way.attention),
+        ):
+            alone = _compute_logits(model, input_ids=ids[:, PROBE:])
     except (KeyError, TypeError):  # no position_ids, or its masks are not in Transformers' table
         return False
     finally:
         model.train(training)
-    return bool((together - alone).abs().max() <= ALIKE * alone.abs().max())
+    return bool((together - alone).abs().max() <= TOLERANCE * alone.abs().max())
 
 
-def _logits(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tensor:
+def _compute_logits(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tensor:
     more = {"use_cache": False} if model.can_generate() else {}
     logits: torch.Tensor = model(**inputs, **more).logits
     return logits
 
 
-def _same_by_flex(model: PreTrainedModel, found: Separation) -> bool:
+def _flex_separates(model: PreTrainedModel, found: Separation) -> bool:
     """Return whether FlexAttention separates documents as well; tested without compiling its kernel."""
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        return _keeps_apart(model, found)
+        return _separates(model, found)
 
 
-def _fits_flex_attention(model: PreTrainedModel) -> bool:
+def _supports_flex_attention(model: PreTrainedModel) -> bool:
     """Return whether FlexAttention supports a model in training: no attention dropout, and large heads.
 
     Random states are restored.
@@ -241,7 +244,7 @@ def _fits_flex_attention(model: PreTrainedModel) -> bool:
     fine: list[bool] = []
 
     def probe(module: Any, query: torch.Tensor, *more: Any, **options: Any) -> Any:
-        fine.append(not options.get("dropout") and query.shape[-1] >= LEAST_HEAD)
+        fine.append(not options.get("dropout") and query.shape[-1] >= MIN_HEAD_SIZE)
         return sdpa_attention_forward(module, query, *more, **options)
 
     ids = torch.zeros((1, PROBE), dtype=torch.int64, device=model.device)

@@ -24,21 +24,21 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 WRITES_TEXT = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """Auto classes whose tasks may generate text."""
 PROGRAMS = (".onnx", ".onnx.data", ".pt2")
-"""Ends of the names of files that hold an exported model."""
+"""File name suffixes of exported models."""
 
 
 def is_generative(task: TaskConfig) -> bool:
-    """Return whether the settings of a task are for writing text, which an exported forward pass cannot."""
+    """Return whether a task can be set to generate text, which an exported forward pass cannot do."""
     return task.auto_class in WRITES_TEXT and getattr(task, "generation", None) is not None
 
 
 def writes_text(task: TaskRuntime) -> bool:
-    """Return whether a task writes text token by token in an evaluation."""
+    """Return whether a task generates text in an evaluation."""
     generator = task.generator
     return task.config.auto_class in WRITES_TEXT and generator is not None and generator.runs(training=False)
 
 
-def missing_packages(kind: str) -> Iterator[str]:
+def find_missing_packages(kind: str) -> Iterator[str]:
     """Yield the packages that a format needs and that are not installed; imports none of them."""
     yield from (name for name in PACKAGES[kind] if find_spec(name) is None)
 
@@ -48,7 +48,7 @@ def is_export(place: object) -> bool:
     return isinstance(place, Path) and (place / EXPORT).is_file()
 
 
-def model_bytes(folder: Path) -> int:
+def compute_model_bytes(folder: Path) -> int:
     """Return the size of a model on disk, exported or not, without its tokenizer."""
     ends = (*PROGRAMS, ".safetensors")
     return sum(path.stat().st_size for path in folder.iterdir() if path.name.endswith(ends))

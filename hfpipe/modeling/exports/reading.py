@@ -17,7 +17,7 @@ from torch import nn
 
 from hfpipe.errors import HfpipeError, StageError, one_line
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.exports.formats import BACKENDS, missing_packages
+from hfpipe.modeling.exports.formats import BACKENDS, find_missing_packages
 from hfpipe.store.artifacts import EXPORT
 from hfpipe.store.store import advice_for_missing
 
@@ -30,7 +30,7 @@ NAMES = {backend: name for name, backend in BACKENDS.items()}
 
 
 class ExportedForward(nn.Module):
-    """The forward pass of an exported model, on the CPU; it generates no text and cannot be trained."""
+    """The forward pass of an exported model, on the CPU; it cannot generate text or be trained."""
 
     is_export = True
 
@@ -56,12 +56,12 @@ class ExportedForward(nn.Module):
     def forward(self, **inputs: Any) -> Any:
         """Return the outputs of the original's forward, on the device of the inputs.
 
-        Raises StageError for an input that the export was not traced with, which it would not read.
+        Raises StageError for an input that the export was not traced with and would ignore.
         """
         ids = inputs["input_ids"]
         given = {name: each.cpu() for name, each in inputs.items() if isinstance(each, torch.Tensor)}
         if unknown := sorted(given.keys() - self._traced):
-            raise StageError(f"the exported model reads no {', '.join(unknown)}, which the task passes to it")
+            raise StageError(f"the exported model has no input {', '.join(unknown)}, which the task uses")
         if "token_type_ids" in self._traced:
             given.setdefault("token_type_ids", torch.zeros_like(given["input_ids"]))
         run: Any = self._exported
@@ -79,18 +79,18 @@ def open_export(folder: Path, auto_class: str, *, trusted: bool) -> ExportedForw
     it is not, when a package is missing, when the export has another head, or when it cannot be read.
     """
     kind = read_format(folder)
-    if missing := [*missing_packages(kind)]:
+    if missing := [*find_missing_packages(kind)]:
         raise StageError(f"{folder}: needs {', '.join(missing)}; pip install 'hfpipe[export]'")
     if kind == "torch-export" and not trusted:
         raise StageError(
             f"{folder}: holds a torch-export program, which can execute code when it is opened; name its "
-            "recipe (RECIPE.yaml:STAGE) to run it, or take a model in another format"
+            "recipe (RECIPE.yaml:STAGE) to run it, or use a model in another format"
         )
     try:
         with quiet_libraries():
             exported = _open_export(folder, kind)
         config = read_export_config(exported, folder)
-        head = type_name(auto_class, config)
+        head = get_class_name(auto_class, config)
         declared = exported.components["model"].metadata.architecture
     except HfpipeError:
         raise
@@ -127,7 +127,7 @@ def read_export_config(exported: ExportedModel, folder: Path) -> PretrainedConfi
     return exported.config
 
 
-def type_name(auto_class: str, config: PretrainedConfig) -> str:
+def get_class_name(auto_class: str, config: PretrainedConfig) -> str:
     """Return the name of the class that an auto class builds from a config."""
     with torch.device("meta"):
         return type(getattr(transformers, auto_class).from_config(config)).__name__
@@ -142,14 +142,14 @@ def _open_export(folder: Path, kind: str) -> ExportedModel:
         import onnxruntime
 
         session = onnxruntime.SessionOptions()
-        session.intra_op_num_threads = threads  # it would take every core of the machine
+        session.intra_op_num_threads = threads  # by default it uses every core of the machine
         options = {"session_options": session}
     return ExportedModel.from_pretrained(folder, device="cpu", local_files_only=True, **options)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Run without messages and warnings of torch's exporter and the libraries of the formats."""
+    """Suppress messages and warnings of torch's exporter and the libraries of the formats."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

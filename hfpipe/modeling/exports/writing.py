@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hfpipe.errors import StageError, one_line, out_of_memory
-from hfpipe.modeling.exports.formats import BACKENDS, model_bytes
+from hfpipe.modeling.exports.formats import BACKENDS, compute_model_bytes
 from hfpipe.modeling.exports.reading import open_export, quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TRACED = 16
-"""Tokens of the rows that a model is traced with; rows and length of a batch vary later."""
+"""Number of tokens per row when a model is traced; afterwards the shape of a batch may vary."""
 TOLERANCE = 1e-3
-"""Largest difference of an output from the original, relative to the largest output, without quantization."""
+"""Maximum difference of an output from the original, relative to the largest output, without quantization."""
 COMPARED = ((3, 11), (1, 24))
 """Rows and tokens of the batches that are compared; none has the size of the traced one."""
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export came to."""
+class ExportResult:
+    """Size and accuracy of an export."""
 
     bytes: int
     """Size of the exported model on disk."""
@@ -37,7 +37,7 @@ class Exported:
 
 def export_model(
     model: PreTrainedModel, auto_class: str, folder: Path, kind: str, *, int8: bool, length: int
-) -> Exported:
+) -> ExportResult:
     """Write a model to a folder in a format, with dynamic numbers of rows and tokens, and check its outputs.
 
     `int8` quantizes the weights to 8 bits, and activations when it runs. `length` is the largest number of
@@ -48,23 +48,23 @@ def export_model(
     sample = sample_inputs(model, auto_class, 2, min(TRACED, length), seed=0)
     try:
         with quiet_libraries():
-            exporter, config = _exporter(kind, int8=int8)
+            exporter, config = _create_exporter(kind, int8=int8)
             exporter.export(model, sample, config).save_pretrained(folder)
     except Exception as error:  # a tracer may raise anything
         if out_of_memory(error):
             raise
         name = type(model).__name__
         raise StageError(f"{kind}: {name} cannot be exported: {one_line(error)[:300]}") from error
-    difference = largest_difference(model, auto_class, folder, length)
+    difference = compute_largest_difference(model, auto_class, folder, length)
     if not int8 and not difference <= TOLERANCE:
         raise StageError(
             f"{kind}: the outputs of the exported model differ from the original by {difference:.2g} of the "
-            "largest; take another format"
+            "largest; use another format"
         )
-    return Exported(model_bytes(folder), difference)
+    return ExportResult(compute_model_bytes(folder), difference)
 
 
-def _exporter(kind: str, *, int8: bool) -> tuple[Any, Any]:
+def _create_exporter(kind: str, *, int8: bool) -> tuple[Any, Any]:
     """Return Transformers' exporter of a format and its settings."""
     from transformers.exporters.auto import AutoExportConfig, AutoHfExporter
     from transformers.exporters.quantizers.quantizer_onnxruntime import (
@@ -74,7 +74,7 @@ def _exporter(kind: str, *, int8: bool) -> tuple[Any, Any]:
 
     settings: dict[str, Any] = {"export_format": BACKENDS[kind], "dynamic": True}
     if int8:
-        # A scale for each output channel: on MiniLM half the error of one scale, at nine tenths of its speed.
+        # One scale per output channel: on MiniLM, half the error of a single scale at 90 % of its speed.
         settings["quantizer"] = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True))
     config = AutoExportConfig.from_dict(settings)
     return AutoHfExporter.from_config(config), config
@@ -85,8 +85,8 @@ def sample_inputs(
 ) -> dict[str, Any]:
     """Return arguments of a model's forward with random tokens, int64 (rows, length); the first is padded.
 
-    They are what evaluations pass to a model with this head: ids, mask, token types where the model tells two
-    texts apart, and the decoder's ids of an encoder-decoder. Multiple choice has (rows, 3, length).
+    Evaluations pass these arguments to a model with this head: ids, mask, token types if the model uses them,
+    and decoder ids for an encoder-decoder. Multiple choice has (rows, 3, length).
     """
     random = torch.Generator().manual_seed(seed)
     size = model.config.get_text_config().vocab_size
@@ -107,19 +107,19 @@ def sample_inputs(
     return inputs
 
 
-def largest_difference(model: PreTrainedModel, auto_class: str, folder: Path, length: int) -> float:
-    """Return how far the outputs of an export are from its original, relative to the largest output."""
+def compute_largest_difference(model: PreTrainedModel, auto_class: str, folder: Path, length: int) -> float:
+    """Return the largest difference of an export's outputs from the original, relative to the largest."""
     exported = open_export(folder, auto_class, trusted=True)
     differences = []
     for seed, (rows, tokens) in enumerate(COMPARED, start=1):
         inputs = sample_inputs(model, auto_class, rows, min(tokens, length), seed)
         with torch.inference_mode():
             expected, found = model(**inputs), exported(**inputs)
-        differences += [*_differences(expected, found, inputs["attention_mask"])]
+        differences += [*_compute_differences(expected, found, inputs["attention_mask"])]
     return max(differences)
 
 
-def _differences(
+def _compute_differences(
     expected: Mapping[str, Any], found: Mapping[str, Any], mask: torch.Tensor
 ) -> Iterator[float]:
     """Yield the relative difference of each output that has logits; those of padding are not compared."""

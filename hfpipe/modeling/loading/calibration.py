@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from pydantic import Field
 
-from hfpipe.modeling.loading.lora import WHOLE
+from hfpipe.modeling.loading.lora import MERGED_CONFIG
 from hfpipe.report import Record
 
 if TYPE_CHECKING:
@@ -20,22 +20,22 @@ ENTRY = "hfpipe_calibration"
 
 
 class Calibration(Record):
-    """What turns the logits of a trained classifier into probabilities and decisions."""
+    """Parameters that turn the logits of a trained classifier into probabilities and decisions."""
 
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Number by which logits are divided before softmax or sigmoid (Guo et al., 2017)."""
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
-    """Class → the probability above which it is predicted, where a row may have several classes."""
+    """Class → probability above which it is predicted, if a row may have several classes."""
 
 
 def read_calibration(config: PretrainedConfig) -> Calibration:
-    """Return the calibration in a config, or one that changes nothing. Raises ValueError if it is wrong."""
+    """Return the calibration in a config, or one without effect. Raises ValueError if it is invalid."""
     return Calibration.model_validate(getattr(config, ENTRY, None) or {})
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Add a calibration to the config of a saved model, or of the whole model next to an adapter."""
-    whole = folder / WHOLE / "config.json"
+    whole = folder / MERGED_CONFIG / "config.json"
     path = whole if whole.is_file() else folder / "config.json"
     entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     entries[ENTRY] = calibration.model_dump()
@@ -51,7 +51,7 @@ def drop_calibration(model: PreTrainedModel) -> None:
 
 
 def apply_temperature(model: PreTrainedModel, temperature: float) -> None:
-    """Divide the logits of a model by a temperature from now on."""
+    """Make a model divide its logits by a temperature."""
 
     def divide(_: torch.nn.Module, __: Any, outputs: Any) -> Any:
         outputs.logits = outputs.logits / temperature

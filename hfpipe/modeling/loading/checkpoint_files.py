@@ -46,7 +46,7 @@ def check_model_files(place: Path | Place) -> None:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        found = "is a file, and a folder is wanted" if folder.exists() else "there is no such folder"
+        found = "is a file, not a folder" if folder.exists() else "there is no such folder"
         raise StageError(f"{folder}: {found}; {advice_for_missing(folder)}")
     for file in sorted(folder.iterdir()):
         if file.is_symlink() and not _is_inside(file, folder):
@@ -55,7 +55,7 @@ def _check_folder(folder: Path) -> None:
             )
     for name in JSON_FILES:
         if (folder / name).is_file():
-            _mapping(folder / name)
+            _read_mapping(folder / name)
 
 
 def _is_inside(file: Path, folder: Path) -> bool:
@@ -66,7 +66,7 @@ def _is_inside(file: Path, folder: Path) -> bool:
     return any(target.is_relative_to(root) for root in roots)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping in a JSON file. Raises StageError when the file contains something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def _check_local_weights(folder: Path) -> None:
     config = folder / CONFIG
     if not config.is_file():
         raise StageError(f"{folder}: holds no {CONFIG}, so it is not a model; {advice_for_missing(folder)}")
-    explicit = _mapping(config).get(EXPLICIT)
+    explicit = _read_mapping(config).get(EXPLICIT)
     if explicit is not None:
         _check_weights(folder, str(explicit), f"{EXPLICIT} in {config}")
     elif (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
@@ -105,7 +105,7 @@ def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
         _check_index(folder, name)
         return
     if not _is_safe(name) or not _is_inside(folder / name, folder):
-        raise StageError(f"{_unsafe(named_by or str(folder), name)}")
+        raise StageError(f"{_describe_unsafe(named_by or str(folder), name)}")
     if not (folder / name).is_file():
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         if pickles:
@@ -121,21 +121,21 @@ def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
 def _check_index(folder: Path, name: str) -> None:
     path = folder / name
     if not _is_inside(path, folder):
-        raise StageError(_unsafe(str(folder), name))
+        raise StageError(_describe_unsafe(str(folder), name))
     if not path.is_file():
         raise StageError(f"{folder}: holds no {name}; {advice_for_missing(folder)}")
-    for entry in _shards(path, _mapping(path)):
+    for entry in _list_shards(path, _read_mapping(path)):
         _check_weights(folder, entry, str(path))
 
 
-def _shards(path: Path, index: dict[str, Any]) -> Iterator[str]:
+def _list_shards(path: Path, index: dict[str, Any]) -> Iterator[str]:
     """Yield each file in an index. Raises StageError at an entry that is not a safetensors file."""
     entries = index.get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise StageError(f"{path}: names no weights; save the model again with save_pretrained")
     for entry in dict.fromkeys(str(entry) for entry in entries.values()):
         if not _is_safe(entry):
-            raise StageError(_unsafe(str(path), entry))
+            raise StageError(_describe_unsafe(str(path), entry))
         yield entry
 
 
@@ -144,7 +144,7 @@ def _is_safe(name: str) -> bool:
     return path.suffix == ".safetensors" and not path.is_absolute() and ".." not in path.parts
 
 
-def _unsafe(place: str, name: str) -> str:
+def _describe_unsafe(place: str, name: str) -> str:
     return (
         f"{place}: names {name!r}, which is not a .safetensors file inside the folder; "
         "save the model again with save_pretrained, which writes safetensors"
@@ -175,12 +175,12 @@ def _check_hub(place: Place, name: str, revision: str | None) -> None:
         )
 
     if find(ADAPTER_CONFIG) is not None and find(ADAPTER) is None:
-        raise StageError(f"{place}: has no {ADAPTER}; a pickle is not loaded, as it can execute code")
+        raise StageError(f"{place}: has no {ADAPTER}; pickles are not loaded, because they can execute code")
     config = find(CONFIG)
-    explicit = _mapping(Path(config)).get(EXPLICIT) if config is not None else None
+    explicit = _read_mapping(Path(config)).get(EXPLICIT) if config is not None else None
     if explicit is not None and not str(explicit).endswith(".index.json") and not _is_safe(str(explicit)):
-        raise StageError(_unsafe(f"{place}: {EXPLICIT} in {CONFIG}", str(explicit)))
+        raise StageError(_describe_unsafe(f"{place}: {EXPLICIT} in {CONFIG}", str(explicit)))
     index = find(str(explicit) if str(explicit).endswith(".index.json") else INDEX)
     if index is not None:
-        for _ in _shards(Path(index), _mapping(Path(index))):
+        for _ in _list_shards(Path(index), _read_mapping(Path(index))):
             pass

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, set_seed
 
-from hfpipe.modeling.loading.class_names import class_names_of, class_permutation, classes_of, problem_type
+from hfpipe.modeling.loading.class_names import (
+    find_class_permutation,
+    get_class_names,
+    get_head_classes,
+    get_problem_type,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class HeadChange:
         """
         if self.order is None and not self.new:
             return []
-        axes = class_axes(model)
+        axes = find_class_axes(model)
         names = sorted(axes.keys() - set(initialized))
         if self.order is not None:
             order = torch.tensor(self.order)
@@ -56,17 +61,17 @@ class HeadChange:
         return f"newly initialized: {_list_names(names)}{old}"
 
 
-def head_change(config: PretrainedConfig, head: Mapping[str, Any]) -> HeadChange:
+def compare_heads(config: PretrainedConfig, head: Mapping[str, Any]) -> HeadChange:
     """Compare the classes of a checkpoint's config, before it is updated, with those that a task needs."""
-    wanted, before = classes_of(head), class_names_of(config)
+    wanted, before = get_head_classes(head), get_class_names(config)
     if wanted is None:
         return HeadChange()
     asked = head.get("problem_type")
-    if asked is not None and asked != problem_type(config):
+    if asked is not None and asked != get_problem_type(config):
         return HeadChange(before, wanted, new=True)
     if before == wanted:
         return HeadChange(before, wanted)
-    order = class_permutation(before, wanted)
+    order = find_class_permutation(before, wanted)
     return HeadChange(before, wanted, order=order, new=order is None)
 
 
@@ -86,13 +91,13 @@ def align_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
     model.register_forward_hook(reorder)
 
 
-def class_axes(model: PreTrainedModel) -> dict[str, int]:
+def find_class_axes(model: PreTrainedModel) -> dict[str, int]:
     """Return parameter → class axis, for parameters whose shape depends on the number of classes.
 
     They are found by building the model on the meta device with one more class.
     """
     config = deepcopy(model.config)
-    config.num_labels = len(class_names_of(model.config)) + 1
+    config.num_labels = len(get_class_names(model.config)) + 1
     with torch.device("meta"):
         larger = dict(type(model)(config).named_parameters())
     return {

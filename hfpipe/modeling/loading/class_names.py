@@ -13,7 +13,7 @@ SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 
 
-def class_name_entries(names: Sequence[str]) -> dict[str, Any]:
+def create_class_entries(names: Sequence[str]) -> dict[str, Any]:
     """Return the config entries for class names."""
     return {
         "num_labels": len(names),
@@ -22,23 +22,23 @@ def class_name_entries(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def class_names_of(config: PretrainedConfig) -> list[str]:
+def get_class_names(config: PretrainedConfig) -> list[str]:
     """Return the classes in the order of their ids, since files may sort ids as text: 1, 10, 2."""
     return [name for _, name in sorted((config.id2label or {}).items())]
 
 
-def problem_type(config: PretrainedConfig) -> str:
-    """Return Transformers' `problem_type`: from the config, or by its number of labels.
+def get_problem_type(config: PretrainedConfig) -> str:
+    """Return Transformers' `get_problem_type`: from the config, or by its number of labels.
 
     Raises ValueError when the config has another value.
     """
-    found: str = config.problem_type or (REGRESSION if len(class_names_of(config)) == 1 else SINGLE_LABEL)
+    found: str = config.problem_type or (REGRESSION if len(get_class_names(config)) == 1 else SINGLE_LABEL)
     if found not in (REGRESSION, SINGLE_LABEL, MULTI_LABEL):
         raise ValueError(f"problem_type is {found!r}; write {SINGLE_LABEL}, {MULTI_LABEL} or {REGRESSION}")
     return found
 
 
-def class_permutation(old: Sequence[str], new: Sequence[str]) -> list[int] | None:
+def find_class_permutation(old: Sequence[str], new: Sequence[str]) -> list[int] | None:
     """Return the old index of each new class, or None if the classes are not the same."""
     places = {name: place for place, name in enumerate(old)}
     if len(places) != len(old) or len(old) != len(new) or places.keys() != set(new):
@@ -46,6 +46,6 @@ def class_permutation(old: Sequence[str], new: Sequence[str]) -> list[int] | Non
     return [places[name] for name in new]
 
 
-def classes_of(head: Mapping[str, Any]) -> list[str] | None:
+def get_head_classes(head: Mapping[str, Any]) -> list[str] | None:
     """Return the class names of a task's head, in the order of their ids; None without classes."""
     return [name for _, name in sorted(head["id2label"].items())] if "id2label" in head else None

@@ -9,18 +9,18 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from hfpipe.errors import StageError, one_line
 
 
-def embedding_rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
+def count_needed_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the number of embedding rows that a tokenizer needs: its highest id plus one."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
-def rows_of(config: PretrainedConfig) -> int | None:
+def get_embedding_rows(config: PretrainedConfig) -> int | None:
     """Return the number of embedding rows of a model with this config, None if the config lacks it."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     return size if isinstance(size, int) else None
 
 
-def rows_in(model: PreTrainedModel) -> int:
+def count_embedding_rows(model: PreTrainedModel) -> int:
     """Return the number of embedding rows of a model."""
     weight: Any = model.get_input_embeddings().weight
     return int(weight.shape[0])
@@ -36,12 +36,12 @@ def check_rows(
 
     Raises StageError if there are too few rows, unless the tokenizer is the model's with added tokens.
     """
-    needed = embedding_rows_needed(tokenizer)
+    needed = count_needed_rows(tokenizer)
     if rows is None or needed <= rows:
         return False
     if (
         own is not None
-        and embedding_rows_needed(own) <= rows
+        and count_needed_rows(own) <= rows
         and own.get_vocab().items() <= tokenizer.get_vocab().items()
     ):
         return True
@@ -60,7 +60,7 @@ def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: i
     """
     set_seed(seed)
     try:
-        model.resize_token_embeddings(embedding_rows_needed(tokenizer))
+        model.resize_token_embeddings(count_needed_rows(tokenizer))
     except (NotImplementedError, ValueError, AttributeError) as error:
         kind = model.config.model_type
-        raise StageError(f"model: {kind} cannot take more tokens: {one_line(error)}") from error
+        raise StageError(f"model: the embeddings of {kind} cannot be resized: {one_line(error)}") from error

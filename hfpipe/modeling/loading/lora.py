@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 """Files that PEFT writes for an adapter."""
-WHOLE = "model"
+MERGED_CONFIG = "model"
 """Folder next to them with the config of the merged model, whose head may differ from the base's."""
 
 
@@ -42,21 +42,21 @@ def add_adapter(
     model.name_or_path = name
     modules = sorted({weight.rpartition(".")[0] for weight in changed} | set(settings["modules_to_save"]))
     set_seed(seed)
-    return lora(model, {**settings, "modules_to_save": modules, "revision": revision})
+    return add_lora(model, {**settings, "modules_to_save": modules, "revision": revision})
 
 
-def lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
+def add_lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
     """Add low-rank matrices to a model's layers; raises the errors of `add_adapter`."""
-    peft = _peft()
+    peft = _import_peft()
     try:
         with _without_warnings():
             modules = settings["modules_to_save"] or None
             return peft.get_peft_model(model, peft.LoraConfig(**{**settings, "modules_to_save": modules}))
     except (ValueError, TypeError) as error:
-        raise StageError(f"adapter: PEFT refuses these settings: {one_line(error)}") from error
+        raise StageError(f"adapter: PEFT rejects these settings: {one_line(error)}") from error
 
 
-def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:
+def read_adapter_config(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:
     """Return the config of the adapter at a folder or Hub id; None if a complete model is there.
 
     Raises StageError when the config does not name a base.
@@ -72,7 +72,7 @@ def adapter_at(name: str, revision: str | None, *, local: bool) -> dict[str, Any
     return adapter
 
 
-def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
+def find_base(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
     """Return the place of an adapter's base model.
 
     Runs may have been moved: a missing base is searched for next to the adapter's folder.
@@ -84,9 +84,9 @@ def base_of(adapter: Mapping[str, Any], folder: Path) -> Path | Place:
     return sibling if not Path(name).exists() and sibling.exists() else Path(name)
 
 
-def whole_config(folder: Path) -> PretrainedConfig | None:
+def read_merged_config(folder: Path) -> PretrainedConfig | None:
     """Return the config that `keep_config` saved in a folder, None if there is none."""
-    path = folder / WHOLE
+    path = folder / MERGED_CONFIG
     return (
         AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         if path.is_dir()
@@ -94,7 +94,7 @@ def whole_config(folder: Path) -> PretrainedConfig | None:
     )
 
 
-def merged(
+def merge_adapter(
     base: PreTrainedModel, name: str, revision: str | None, *, local: bool
 ) -> tuple[PreTrainedModel, set[str]]:
     """Merge an adapter into its base model; return the model and the parameters that the adapter replaced.
@@ -102,7 +102,7 @@ def merged(
     The result is a plain model, equal up to rounding. Raises StageError when the adapter's file lacks weights
     that its config requires, or contains others.
     """
-    peft = _peft()
+    peft = _import_peft()
     with _without_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # raised as an error below
         try:
@@ -140,7 +140,7 @@ def keep_config(model: PeftModel, folder: Path) -> None:
     """Save the config of the merged model, with the classes of a new head."""
     whole = cast("PreTrainedModel", model.get_base_model())
     whole.config.architectures = [type(whole).__name__]
-    whole.config.save_pretrained(str(folder / WHOLE))
+    whole.config.save_pretrained(str(folder / MERGED_CONFIG))
 
 
 def replace_adapter(folder: Path, whole: PreTrainedModel) -> None:
@@ -148,7 +148,7 @@ def replace_adapter(folder: Path, whole: PreTrainedModel) -> None:
     whole.save_pretrained(str(folder))
     for file in FILES:
         (folder / file).unlink(missing_ok=True)
-    shutil.rmtree(folder / WHOLE, ignore_errors=True)
+    shutil.rmtree(folder / MERGED_CONFIG, ignore_errors=True)
 
 
 def _name_of_base(place: Path | Place) -> tuple[str, str | None]:
@@ -158,7 +158,7 @@ def _name_of_base(place: Path | Place) -> tuple[str, str | None]:
     return place.hub or (str(place), None)
 
 
-def _peft() -> Any:
+def _import_peft() -> Any:
     """Import PEFT, which is an optional dependency."""
     try:
         import peft

@@ -19,9 +19,9 @@ from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.exports.formats import is_export
 from hfpipe.modeling.exports.reading import open_export
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
-from hfpipe.modeling.loading.class_head import HeadChange, head_change
-from hfpipe.modeling.loading.config import derived_sizes, no_dropout, special_tokens
-from hfpipe.modeling.loading.lora import adapter_at, base_of, merged, whole_config
+from hfpipe.modeling.loading.class_head import HeadChange, compare_heads
+from hfpipe.modeling.loading.config import create_special_token_entries, derive_sizes, disable_dropout
+from hfpipe.modeling.loading.lora import find_base, merge_adapter, read_adapter_config, read_merged_config
 from hfpipe.modeling.loading.parameter_fit import LoadedNames, check_fit, check_signs
 from hfpipe.references.places import Place
 from hfpipe.store.store import advice_for_missing
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def new_config(
+def create_config(
     settings: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     head: dict[str, Any],
@@ -48,17 +48,17 @@ def new_config(
     entries = {key: value for key, value in settings.items() if key != "type"}
     try:
         made: Any = CONFIG_MAPPING[kind]
-        filled = special_tokens(made, tokenizer) | head | derived_sizes(made, entries)
+        filled = create_special_token_entries(made, tokenizer) | head | derive_sizes(made, entries)
         if not dropout:
-            filled = no_dropout(made, entries) | filled
+            filled = disable_dropout(made, entries) | filled
         return made(**({"vocab_size": len(tokenizer)} | filled))
     except Exception as error:
         raise StageError(
-            f"model: Transformers refuses {kind} with these entries: {one_line(error)}"
+            f"model: Transformers rejects {kind} with these entries: {one_line(error)}"
         ) from error
 
 
-def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
+def create_model(auto_class: str, config: transformers.PretrainedConfig, seed: int) -> PreTrainedModel:
     """Return a model from scratch, float32; its weights depend only on the config and the seed.
 
     Raises StageError when Transformers has no such model for the task, or rejects the config.
@@ -73,7 +73,7 @@ def new_model(auto_class: str, config: transformers.PretrainedConfig, seed: int)
     return model
 
 
-class Loaded(NamedTuple):
+class LoadedParts(NamedTuple):
     """A model, and which of its parameters differ from the checkpoint."""
 
     model: PreTrainedModel
@@ -108,7 +108,7 @@ def load_model(
     loaded = load_parts(auto_class, place, seed, head=head, trust_remote_code=trust_remote_code)
     if whole and loaded.initialized:
         lacks = ", ".join(loaded.initialized[:3])
-        raise StageError(f"model {place}: was not trained for this task, it lacks {lacks}; finetune it first")
+        raise StageError(f"model {place}: was not trained for this task: it lacks {lacks}; finetune it first")
     return loaded.model
 
 
@@ -119,7 +119,7 @@ def load_parts(
     *,
     head: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
-) -> Loaded:
+) -> LoadedParts:
     """Return the model of `load_model`, with the names of the parameters that changed.
 
     `head` holds the config entries that a task needs. A head with the same classes is kept, with its rows in
@@ -129,16 +129,16 @@ def load_parts(
     with loading(place), silence_libraries():
         check_model_files(place)
         if is_export(place):
-            raise StageError(f"model {place}: is an export, which is not trained; start from its original")
+            raise StageError(f"model {place}: is an export, which cannot be trained; start from its original")
         base = _merge_adapter(auto_class, place, seed, trust_remote_code=trust_remote_code)
         if base is None:
             config = read_config(place, trust_remote_code=trust_remote_code)
-            opener, source = getattr(transformers, auto_class), _arguments_of_place(place)
+            opener, source = getattr(transformers, auto_class), _get_place_arguments(place)
         else:
             config = base.model.config
-            opener, source = _class_for(auto_class, config), _arguments_in_memory(base.model)
+            opener, source = _get_model_class(auto_class, config), _get_memory_arguments(base.model)
         check_signs(config, place)
-        change = head_change(config, head or {})
+        change = compare_heads(config, head or {})
         declared = list(config.architectures or [])
         config.update(head or {})
         wanted = {"config": config, "trust_remote_code": trust_remote_code}
@@ -150,12 +150,12 @@ def load_parts(
         changed = change.apply(model, found.initialized, seed)
     if auto_class == "AutoModelForCausalLM" and _is_encoder(model.config):
         raise StageError(
-            f"model {place}: {model.config.model_type} reads what comes after a token as well, and so has "
-            "nothing to predict; take a decoder, as gpt2"
+            f"model {place}: {model.config.model_type} reads what comes after a token as well, so that "
+            "there is nothing to predict; use a decoder such as gpt2"
         )
     if base is not None and model.can_generate() and base.model.can_generate():
         model.generation_config = base.model.generation_config  # it is stored only with the base's weights
-    return _loaded(model, place, change, {*found.initialized, *random}, changed)
+    return _log_changes(model, place, change, {*found.initialized, *random}, changed)
 
 
 def _open_model(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel, LoadedNames]:
@@ -167,7 +167,7 @@ def _open_model(opener: Any, seed: int, **source: Any) -> tuple[PreTrainedModel,
         ignore_mismatched_sizes=True,  # `check_fit` reports them
         dtype=torch.float32,
     )
-    return model, LoadedNames.of(info)
+    return model, LoadedNames.from_info(info)
 
 
 def _map_names(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str]:
@@ -180,9 +180,9 @@ def _map_names(model: PreTrainedModel, declared: Sequence[str]) -> dict[str, str
     return {rf"^{re.escape(old)}\.": f"{new}."} if old and new and old != new else {}
 
 
-def _loaded(
+def _log_changes(
     model: PreTrainedModel, place: Path | Place, change: HeadChange, initialized: set[str], changed: list[str]
-) -> Loaded:
+) -> LoadedParts:
     """Return the model with its changed parameters, and log all of them."""
     new = initialized if change.order is not None else {*initialized, *changed}
     everything = sorted({*initialized, *changed})
@@ -191,12 +191,12 @@ def _loaded(
         log.info("%s: newly initialized weights: %s", place, ", ".join(sorted(new)))
     if note:
         log.info("%s: %s", place, note)
-    return Loaded(model, everything, sorted(new), note)
+    return LoadedParts(model, everything, sorted(new), note)
 
 
 def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Return the config stored with a model."""
-    name, revision = model_name(place)
+    name, revision = get_name_and_revision(place)
     config: PretrainedConfig = AutoConfig.from_pretrained(
         name,
         revision=revision or "main",
@@ -206,7 +206,7 @@ def read_config(place: Path | Place, *, trust_remote_code: bool = False) -> Pret
     return config
 
 
-def headed_config(
+def read_head_config(
     place: Path | Place, auto_class: str | None, *, trust_remote_code: bool = False
 ) -> PretrainedConfig:
     """Return the config of a model, which must have the head of `auto_class` unless that is None.
@@ -216,21 +216,21 @@ def headed_config(
     config = load_config(place, trust_remote_code=trust_remote_code)
     with loading(place):
         declared = config.architectures or []
-        if auto_class is not None and _class_for(auto_class, config).__name__ not in declared:
+        if auto_class is not None and _get_model_class(auto_class, config).__name__ not in declared:
             load_model(auto_class, place, 0, whole=True, trust_remote_code=trust_remote_code)
     return config
 
 
 def load_config(place: Path | Place, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Return the config of a model, or of an adapter merged with its base; raises as `load_model`."""
+    """Return the config of a model, or of an adapter with its base; raises the errors of `load_model`."""
     with loading(place), silence_libraries():
         check_model_files(place)
-        name, revision = model_name(place)
-        adapter = adapter_at(name, revision, local=isinstance(place, Path))
+        name, revision = get_name_and_revision(place)
+        adapter = read_adapter_config(name, revision, local=isinstance(place, Path))
         if adapter is None:
             return read_config(place, trust_remote_code=trust_remote_code)
-        base = base_of(adapter, Path(name))
-        return whole_config(Path(name)) or read_config(base, trust_remote_code=trust_remote_code)
+        base = find_base(adapter, Path(name))
+        return read_merged_config(Path(name)) or read_config(base, trust_remote_code=trust_remote_code)
 
 
 @contextmanager
@@ -255,9 +255,9 @@ def _is_encoder(config: transformers.PretrainedConfig) -> bool:
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not one_way
 
 
-def _arguments_of_place(place: Path | Place) -> dict[str, Any]:
+def _get_place_arguments(place: Path | Place) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a place: no network for a path, and no pickles."""
-    name, revision = model_name(place)
+    name, revision = get_name_and_revision(place)
     return {
         "pretrained_model_name_or_path": name,
         "revision": revision or "main",
@@ -278,22 +278,22 @@ def _merge_adapter(
     auto_class: str, place: Path | Place, seed: int, *, trust_remote_code: bool
 ) -> Base | None:
     """Return the adapter at a place merged into its base; None if there is no adapter."""
-    name, revision = model_name(place)
+    name, revision = get_name_and_revision(place)
     local = isinstance(place, Path)
-    adapter = adapter_at(name, revision, local=local)
+    adapter = read_adapter_config(name, revision, local=local)
     if adapter is None:
         return None
-    base = _base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
-    model, held = merged(base.model, name, revision, local=local)
+    base = _load_base(adapter, auto_class, Path(name), seed, trust_remote_code=trust_remote_code)
+    model, held = merge_adapter(base.model, name, revision, local=local)
     return Base(model, [name for name in base.initialized if name not in held])
 
 
-def model_name(place: Path | Place) -> tuple[str, str | None]:
+def get_name_and_revision(place: Path | Place) -> tuple[str, str | None]:
     """Return name and revision in the form that Transformers expects."""
     return (str(place), None) if isinstance(place, Path) else place.hub or (str(place), None)
 
 
-def _base(
+def _load_base(
     adapter: dict[str, Any], auto_class: str, folder: Path, seed: int, *, trust_remote_code: bool
 ) -> Base:
     """Return the base model of an adapter, with the class and the head that it was trained with.
@@ -301,16 +301,16 @@ def _base(
     Its head may differ: the adapter replaces it, or was trained with the base's head.
     """
     trained = (adapter.get("auto_mapping") or {}).get("base_model_class", auto_class)
-    place = base_of(adapter, folder)
+    place = find_base(adapter, folder)
     if isinstance(place, Path) and not place.exists():
         raise StageError(f"adapter {folder}: its base {place} is missing; {advice_for_missing(place)}")
     check_model_files(place)
-    kept = whole_config(folder)
+    kept = read_merged_config(folder)
     config = kept or read_config(place, trust_remote_code=trust_remote_code)
     model, found = _open_model(
         getattr(transformers, trained),
         seed,
-        **_arguments_of_place(place),
+        **_get_place_arguments(place),
         config=config,
         trust_remote_code=trust_remote_code,
     )
@@ -318,12 +318,12 @@ def _base(
     return Base(model, found.initialized)
 
 
-def _class_for(auto_class: str, config: PretrainedConfig) -> Any:
+def _get_model_class(auto_class: str, config: PretrainedConfig) -> Any:
     """Return the model class that a task needs, for a model in memory."""
     with torch.device("meta"):
         return type(getattr(transformers, auto_class).from_config(config))
 
 
-def _arguments_in_memory(model: PreTrainedModel) -> dict[str, Any]:
+def _get_memory_arguments(model: PreTrainedModel) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for weights that are already in memory."""
     return {"pretrained_model_name_or_path": None, "state_dict": model.state_dict()}

@@ -31,7 +31,7 @@ class LoadedNames:
     """Parameters that are only in the file, with the file's names."""
 
     @classmethod
-    def of(cls, info: Mapping[str, Any]) -> LoadedNames:
+    def from_info(cls, info: Mapping[str, Any]) -> LoadedNames:
         """Convert the loading info of `from_pretrained`."""
         shapes = {name: (tuple(there), tuple(wanted)) for name, there, wanted in info["mismatched_keys"]}
         return cls(frozenset(info["missing_keys"]), shapes, frozenset(info["unexpected_keys"]))
@@ -49,7 +49,7 @@ def check_signs(config: PretrainedConfig, place: object) -> None:
         usual: Any = getattr(defaults, name, None)
         if _is_number(value) and _is_number(usual) and value < 0 <= usual:
             raise StageError(
-                f"model {place}: {name} is {value} in config.json; write {usual}, or what it was"
+                f"model {place}: {name} is {value} in config.json; write {usual} or the original value"
             )
 
 
@@ -64,8 +64,8 @@ def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_
     """
     wrong = set(found.initialized)
     if wrong and new_head:
-        wrong &= backbone_names(model)
-    extra = _extra_layers(model, found.unexpected)
+        wrong &= find_backbone_names(model)
+    extra = _find_extra_layers(model, found.unexpected)
     if not wrong and not extra:
         return
     shapes = {name: pair for name, pair in found.shapes.items() if name in wrong}
@@ -74,21 +74,21 @@ def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_
         message = f"its file lacks {_count_names(missing)}"
         if found.unexpected:
             message += f", and has instead {_count_names(found.unexpected)}"
-        raise StageError(f"model {place}: {message}; rename them to what {_class(model)} has, {SAVE}")
+        raise StageError(f"model {place}: {message}; rename them as in {_get_class_name(model)}, {SAVE}")
     if shapes:
         name = min(shapes)
         there, wanted = (" × ".join(map(str, shape)) for shape in shapes[name])
         raise StageError(
-            f"model {place}: its file has {_count_names(shapes)} of another shape than config.json asks for "
+            f"model {place}: its file has {_count_names(shapes)} whose shape differs from config.json "
             f"({name}: {there} in the file, {wanted} by config.json); correct config.json, {SAVE}"
         )
     raise StageError(
-        f"model {place}: its file holds {_count_names(extra)}, of layers that config.json does not have; "
+        f"model {place}: its file holds {_count_names(extra)}for layers that config.json does not have; "
         f"correct config.json, {SAVE}"
     )
 
 
-def backbone_names(model: PreTrainedModel) -> frozenset[str]:
+def find_backbone_names(model: PreTrainedModel) -> frozenset[str]:
     """Return the parameters of a model except for its head and an optional pooler.
 
     The backbone is the attribute `base_model_prefix` of a model. If there is no such attribute, as in T5, the
@@ -97,12 +97,12 @@ def backbone_names(model: PreTrainedModel) -> frozenset[str]:
     names = frozenset(model.state_dict())
     body = model.base_model
     if body is model:
-        return names & _headless(model)
+        return names & _find_headless_names(model)
     [prefix] = [name for name, module in model.named_modules() if module is body]
-    return frozenset(f"{prefix}.{name}" for name in _without_pooler(body)) & names
+    return frozenset(f"{prefix}.{name}" for name in _remove_pooler(body)) & names
 
 
-def _headless(model: PreTrainedModel) -> frozenset[str]:
+def _find_headless_names(model: PreTrainedModel) -> frozenset[str]:
     """Return the parameters of the class without a head; without such a class, all but the output layer."""
     output = model.get_output_embeddings()
     head = {id(weight) for weight in output.parameters()} if output is not None else set()
@@ -115,7 +115,7 @@ def _headless(model: PreTrainedModel) -> frozenset[str]:
         )
 
 
-def _without_pooler(body: torch.nn.Module) -> frozenset[str]:
+def _remove_pooler(body: torch.nn.Module) -> frozenset[str]:
     """Return the parameters of a backbone without its pooler, which some models have only for some heads."""
     names = frozenset(body.state_dict())
     if "add_pooling_layer" not in inspect.signature(type(body).__init__).parameters:
@@ -124,7 +124,7 @@ def _without_pooler(body: torch.nn.Module) -> frozenset[str]:
         return names & frozenset(type(body)(body.config, add_pooling_layer=False).state_dict())
 
 
-def _extra_layers(model: PreTrainedModel, unexpected: frozenset[str]) -> set[str]:
+def _find_extra_layers(model: PreTrainedModel, unexpected: frozenset[str]) -> set[str]:
     """Return the unexpected names that belong to layers after the last layer of the backbone."""
     lengths = {
         name: len(module)
@@ -147,5 +147,5 @@ def _count_names(names: Any) -> str:
     return f"{len(first):,} weight{'s' * (len(first) > 1)} ({', '.join(first[:SHOWN])}{more})"
 
 
-def _class(model: PreTrainedModel) -> str:
+def _get_class_name(model: PreTrainedModel) -> str:
     return type(model).__name__

@@ -116,7 +116,7 @@ def _summed_loss(scores: Tensor, norm: Tensor, named: Tensor, counted: Tensor, s
     return (losses.squeeze(-1) * counted).sum()
 
 
-def rows_at_once(positions: int, classes: int) -> int:
+def choose_chunk_size(positions: int, classes: int) -> int:
     """Return the chunk size: a divisor of the number of positions, so that all chunks have the same shape.
 
     If the only divisors are far too small, the last chunk is smaller instead.
@@ -144,7 +144,7 @@ class _LinearLoss(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             weight = weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-            for rows in _chunks(len(hidden), len(weight)):
+            for rows in _split_into_chunks(len(hidden), len(weight)):
                 chunk = hidden[rows].to(dtype)
                 logits = torch.nn.functional.linear(chunk, weight, bias)
                 loss, gradient = of_chunk(logits, rows)
@@ -173,7 +173,7 @@ class _LogitsLoss(torch.autograd.Function):
         ctx.gradient = torch.empty_like(logits)
         total = logits.new_zeros((), dtype=torch.float32)
         with torch.autocast(logits.device.type, enabled=False):
-            for rows in _chunks(*logits.shape):
+            for rows in _split_into_chunks(*logits.shape):
                 loss, gradient = of_chunk(logits[rows].clone(), rows)
                 total += loss
                 ctx.gradient[rows] = gradient
@@ -186,7 +186,7 @@ class _LogitsLoss(torch.autograd.Function):
         return gradient.mul_(factor), None
 
 
-def _chunks(positions: int, classes: int) -> Iterator[slice]:
+def _split_into_chunks(positions: int, classes: int) -> Iterator[slice]:
     """Yield the chunks of all positions, in order."""
-    rows = rows_at_once(positions, classes)
+    rows = choose_chunk_size(positions, classes)
     return (slice(start, start + rows) for start in range(0, positions, rows))

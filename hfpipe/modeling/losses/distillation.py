@@ -1,4 +1,4 @@
-"""Distillation: a classifier or tagger also learns the class probabilities of teachers, its soft targets.
+"""Distillation: a classifier or tagger also learns from the class probabilities of teachers (soft targets).
 
 The teachers' probabilities are computed once, before training, so that a teacher may have another tokenizer
 and costs nothing per step.
@@ -32,7 +32,7 @@ class DistillationLoss(TrainingLoss):
     """`(1 - weight)` times the loss of the labels, plus `weight · T²` times the divergence from the teachers.
 
     The divergence is Kullback-Leibler's of the probabilities at temperature `T` (Hinton, Vinyals and Dean,
-    2015, section 2); of each class on its own where a row has several labels. Both are sums over the same
+    2015, section 2); for each class separately if a row has several labels. Both are sums over the same
     targets, and `T²` keeps the size of the gradients when `T` changes.
     """
 
@@ -45,14 +45,14 @@ class DistillationLoss(TrainingLoss):
     words: Sequence[np.ndarray] | None = None
     """Rows of `soft_targets` for the targets of each train example, int64; None for its own index."""
 
-    def targets_of(self, indices: Sequence[int]) -> list[np.ndarray]:
+    def get_targets(self, indices: Sequence[int]) -> list[np.ndarray]:
         """Return the soft targets of each of some train examples, float32 (targets, classes)."""
         rows = [[index] if self.words is None else self.words[index] for index in indices]
         return [self.soft_targets[each] for each in rows]
 
     def add_entries(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return the batch of some encoded examples with their soft targets."""
-        targets = self.targets_of([example["index"] for example in examples])
+        targets = self.get_targets([example["index"] for example in examples])
         return batch | {BATCH_ENTRY: torch.from_numpy(np.concatenate(targets))}
 
     def count(self, batch: Batch) -> Tensor:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 
-def separable_head(task: TaskRuntime, model: Any, batch: Batch) -> nn.Linear | None:
+def find_separable_head(task: TaskRuntime, model: Any, batch: Batch) -> nn.Linear | None:
     """Return the output layer of a model if the task's loss can apply it in chunks, otherwise None.
 
     Runs the model twice on the first example of the batch; random states are restored.
@@ -80,7 +80,7 @@ def _return_hidden(hidden: Tensor) -> Tensor:
     return hidden
 
 
-def product_dtype(head: nn.Linear, device: torch.device) -> torch.dtype:
+def get_product_dtype(head: nn.Linear, device: torch.device) -> torch.dtype:
     """Return the dtype in which an output layer is applied: that of autocast, or of its weights."""
     kind = device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype

@@ -23,7 +23,7 @@ IGNORED = -100
 """Label of a position without a target, as in Transformers."""
 
 
-def target_positions(labels: Tensor) -> Tensor:
+def find_target_positions(labels: Tensor) -> Tensor:
     """Return the flattened positions with a target: labels (rows, length) → int64 (targets,)."""
     return (labels.reshape(-1) != IGNORED).nonzero().squeeze(-1)
 
@@ -50,7 +50,7 @@ def forward(model: Any, batch: Batch, positions: Tensor | None) -> Any:
     if positions is None or head is None:
         with translate_model_errors(bare):
             return model(**inputs)
-    selection = _selection(head)
+    selection = _get_selection(head)
     selection.positions = positions
     try:
         with translate_model_errors(bare):
@@ -74,7 +74,7 @@ class _Selection:
         return hidden.reshape(-1, hidden.shape[-1])[self.positions], *others
 
 
-def _selection(head: nn.Module) -> _Selection:
+def _get_selection(head: nn.Module) -> _Selection:
     """Return the selection of a head; registers it at the first call."""
     for hook in head._forward_pre_hooks.values():
         if isinstance(hook, _Selection):
@@ -96,8 +96,8 @@ def translate_model_errors(model: Any) -> Iterator[None]:
             raise
         cause = one_line(error)
         raise StageError(
-            f"the model ({type(model).__name__}) cannot read a batch: {cause}; "
-            "correct its config.json, the trace is in stage.log"
+            f"the model ({type(model).__name__}) cannot process a batch: {cause}; "
+            "correct its config.json; the traceback is in stage.log"
         ) from error
 
 
@@ -109,14 +109,14 @@ def shift_labels(labels: Tensor, config: PretrainedConfig) -> Tensor:
     start = config.decoder_start_token_id
     if start is None:
         raise StageError(
-            "model: its config has no decoder_start_token_id; name the token a decoder begins with"
+            "model: its config has no decoder_start_token_id; add the token that a decoder begins with"
         )
     before = labels.roll(1, dims=1)
     before[:, 0] = start
     return before.masked_fill(before == IGNORED, config.pad_token_id)
 
 
-def target_logits(logits: Tensor, positions: Tensor) -> Tensor:
+def select_target_logits(logits: Tensor, positions: Tensor) -> Tensor:
     """Return float32 logits at `positions`, (targets, vocabulary), from all logits or from only those."""
     if logits.dim() == 3:
         logits = logits.reshape(-1, logits.shape[-1])[positions]
@@ -132,10 +132,10 @@ def token_loss(
     `positions`, int64, include all positions with a target; others are ignored.
     """
     if positions is None:
-        positions = target_positions(labels)
+        positions = find_target_positions(labels)
     targets = labels.reshape(-1)[positions]
     total = F.cross_entropy(
-        target_logits(logits, positions),
+        select_target_logits(logits, positions),
         targets,
         ignore_index=IGNORED,
         reduction="sum",
@@ -146,10 +146,10 @@ def token_loss(
 
 def token_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return nats, tokens and correct predictions of each row: float64 and int64, shape (rows,)."""
-    positions = target_positions(labels)
+    positions = find_target_positions(labels)
     rows = positions // labels.shape[1]
     targets = labels.reshape(-1)[positions]
-    logits = target_logits(logits, positions)
+    logits = select_target_logits(logits, positions)
     nll = F.cross_entropy(logits, targets, reduction="none").double()
     correct = (logits.argmax(-1) == targets).long()
     counts = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)

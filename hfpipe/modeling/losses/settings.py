@@ -1,4 +1,4 @@
-"""The `loss` of a finetune stage: how much classes and rows count; imports no torch."""
+"""The `loss` of a finetune stage: weights of classes and rows, and focal loss; imports no torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from hfpipe.task import TaskConfig
 
 ROW_WEIGHTS = "weight"
-"""Column of a data set whose stage names it in `columns`: by default the weights of rows."""
+"""Column with the weights of rows by default, if the data set's stage names it in `columns`."""
 NUMBERS = ("int", "float", "string")
-"""Types of columns that may hold the weights of rows; files of csv and tsv hold strings."""
+"""Types of columns that may contain the weights of rows; csv and tsv files contain strings."""
 
 
 class LossSettings(Settings):
@@ -42,7 +42,7 @@ class LossSettings(Settings):
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is weighted, so that the loss is the one of the task."""
+        """Whether the loss is the unweighted loss of the task."""
         return self.weights is None and self.row_weights is None and not self.focal
 
 
@@ -62,8 +62,8 @@ def check_loss(
             "focal loss has no label smoothing; delete focal or label_smoothing_factor", ("loss", "focal")
         )
     if column is not None and facts is not None:
-        yield from _classes(loss, column, facts)
-        yield from _rows(loss, facts)
+        yield from _check_classes(loss, column, facts)
+        yield from _check_row_weights(loss, facts)
 
 
 def check_calibration(wanted: Sequence[str], task: TaskConfig, facts: DataFacts | None) -> Iterator[Problem]:
@@ -80,18 +80,18 @@ def check_calibration(wanted: Sequence[str], task: TaskConfig, facts: DataFacts 
         yield Problem(f"column {column!r} holds numbers, which have no probabilities; delete calibrate", path)
     elif "thresholds" in wanted and (kind == "label" or task.auto_class == "AutoModelForTokenClassification"):
         yield Problem(
-            "thresholds decide between several classes per row, and here each has one; delete thresholds",
+            "thresholds need several classes per row, and here each row has one; delete thresholds",
             path,
         )
 
 
-def _classes(loss: LossSettings, column: str, facts: DataFacts) -> Iterator[Problem]:
+def _check_classes(loss: LossSettings, column: str, facts: DataFacts) -> Iterator[Problem]:
     names = facts.labels.get(column)
     if names is None:
         if column in facts.columns:  # otherwise reported where the task is checked
             for key in ("weights", "focal"):
                 if getattr(loss, key) is not None:
-                    message = f"column {column!r} holds numbers, which have no classes; delete {key}"
+                    message = f"column {column!r} holds numbers, not classes; delete {key}"
                     yield Problem(message, ("loss", key))
         return
     for name in loss.weights if isinstance(loss.weights, dict) else ():
@@ -100,7 +100,7 @@ def _classes(loss: LossSettings, column: str, facts: DataFacts) -> Iterator[Prob
             yield Problem(f"column {column!r} has no class {name!r}{known}", ("loss", "weights", name))
 
 
-def _rows(loss: LossSettings, facts: DataFacts) -> Iterator[Problem]:
+def _check_row_weights(loss: LossSettings, facts: DataFacts) -> Iterator[Problem]:
     name = loss.row_weights
     if name is None:
         return

@@ -1,8 +1,8 @@
 """Distillation of language models: a student also learns the token probabilities of its teachers.
 
 The probabilities of a vocabulary for every token of a split would fill a disk, so the teachers read each
-batch of the student, without gradients. Their output layer is left out where their logits are its output, and
-applied to a chunk of positions at a time, as the student's is (see `chunked_loss`).
+batch of the student, without gradients. If their logits are the output of their output layer, this layer is
+applied to one chunk of positions at a time, as for the student (see `chunked_loss`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hfpipe.modeling.losses.chunked_loss import (
     chunked_loss,
     softmax_gradient,
 )
-from hfpipe.modeling.losses.head_loss import identity_head, product_dtype, separable_head
+from hfpipe.modeling.losses.head_loss import find_separable_head, get_product_dtype, identity_head
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.modeling.losses.training_loss import TrainingLoss
 from hfpipe.types import Counted
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 BATCH_ENTRY = "_teacher_{}"
-"""Entry of a batch for each teacher: what its output layer reads at the target positions, or its logits."""
+"""Entry of a batch for each teacher: the input of its output layer at the target positions, or its logits."""
 
 
 class Teacher:
@@ -49,7 +49,7 @@ class Teacher:
         task: TaskRuntime,
         separate: SeparateDocuments | None = None,
     ) -> None:
-        """`place` is a folder or a name on the Hub; `separate` keeps the documents of an example apart."""
+        """`place` is a folder or a name on the Hub; `separate` separates the documents of an example."""
         self.place = place
         self._model: Any = model.eval().requires_grad_(False)
         self._task = task
@@ -64,9 +64,9 @@ class Teacher:
             self._model.to(device)
         with torch.no_grad():
             if not self._has_read:
-                self._head, self._has_read = separable_head(self._task, self._model, batch), True
+                self._head, self._has_read = find_separable_head(self._task, self._model, batch), True
             head = self._head
-            with self._separated(batch) as inputs:
+            with self._separate_documents(batch) as inputs:
                 if head is None:
                     found = forward(self._model, inputs, positions).logits
                 else:
@@ -74,14 +74,14 @@ class Teacher:
                         found = forward(self._model, inputs, None).logits
         if found.dim() == 3:
             found = found.reshape(-1, found.shape[-1])[positions]
-        states: Tensor = found if head is None else found.to(product_dtype(head, device))
+        states: Tensor = found if head is None else found.to(get_product_dtype(head, device))
         return states
 
-    def _separated(self, batch: Batch) -> AbstractContextManager[Batch]:
+    def _separate_documents(self, batch: Batch) -> AbstractContextManager[Batch]:
         return nullcontext(batch) if self._separate is None else self._separate(batch)
 
     def output_layer(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
-        """Return weight and bias that turn `states` into logits, None where these are logits already."""
+        """Return weight and bias that turn `states` into logits, None if these are logits already."""
         if self._head is None:
             return None
         weight, bias = (getattr(self._head, name) for name in ("weight", "bias"))
@@ -94,7 +94,7 @@ class TokenDistillation(TrainingLoss):
 
     The divergence is Kullback-Leibler's of the probabilities of the vocabulary at temperature `T` (Hinton,
     Vinyals and Dean, 2015, section 2), over the same positions as the cross-entropy; those without a target
-    count nothing. The probabilities of several teachers are averaged.
+    do not count. The probabilities of several teachers are averaged.
     """
 
     tokens: Objective
@@ -108,12 +108,12 @@ class TokenDistillation(TrainingLoss):
         return vars(self) | {"teachers": ()}
 
     def add_entries(self, batch: Batch, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return the batch as it is; `with_teachers` adds to it where the models are."""
+        """Return the batch unchanged; `with_teachers` adds entries on the device of the models."""
         return batch
 
     def with_teachers(self, batch: Batch) -> Batch:
-        """Return the batch with what each teacher computes of it."""
-        positions = self._positions(batch)
+        """Return the batch with the outputs of each teacher."""
+        positions = self._find_positions(batch)
         read = (teacher.states(batch, positions) for teacher in self.teachers)
         return batch | {BATCH_ENTRY.format(number): states for number, states in enumerate(read)}
 
@@ -126,25 +126,25 @@ class TokenDistillation(TrainingLoss):
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         logits = outputs.logits
         if logits.dim() == 3:
-            logits = logits.reshape(-1, logits.shape[-1])[self._positions(batch)]
-        return Counted(chunked_loss(logits, self._of_chunk(batch, smoothing)), self.count(batch))
+            logits = logits.reshape(-1, logits.shape[-1])[self._find_positions(batch)]
+        return Counted(chunked_loss(logits, self._create_chunk_loss(batch, smoothing)), self.count(batch))
 
     def head_loss(
         self, hidden: Tensor, head: nn.Linear, batch: Batch, smoothing: float, *, dtype: torch.dtype
     ) -> Counted:
         """Return the value of `loss` from hidden states (rows, length, size) instead of logits."""
-        hidden = hidden.reshape(-1, hidden.shape[-1])[self._positions(batch)]
-        of_chunk = self._of_chunk(batch, smoothing)
+        hidden = hidden.reshape(-1, hidden.shape[-1])[self._find_positions(batch)]
+        of_chunk = self._create_chunk_loss(batch, smoothing)
         total = chunked_linear_loss(hidden, head.weight, head.bias, of_chunk, dtype=dtype)
         return Counted(total, self.count(batch))
 
-    def _positions(self, batch: Batch) -> Tensor:
+    def _find_positions(self, batch: Batch) -> Tensor:
         positions = self.positions(batch)
-        assert positions is not None  # only tasks whose loss is the cross-entropy at positions come here
+        assert positions is not None  # checked before: the loss is the cross-entropy at positions
         return positions
 
-    def _of_chunk(self, batch: Batch, smoothing: float) -> ChunkLoss:
-        targets = batch["labels"].reshape(-1)[self._positions(batch)]
+    def _create_chunk_loss(self, batch: Batch, smoothing: float) -> ChunkLoss:
+        targets = batch["labels"].reshape(-1)[self._find_positions(batch)]
         states = [batch[BATCH_ENTRY.format(number)] for number in range(len(self.teachers))]
         layers = [one.output_layer(each.dtype) for one, each in zip(self.teachers, states, strict=True)]
 
@@ -162,9 +162,9 @@ class TokenDistillation(TrainingLoss):
 
 
 def fit_columns(logits: Tensor, columns: int) -> Tensor:
-    """Return logits (rows, columns): without further ones, or with ones of probability 0.
+    """Return logits (rows, columns): truncated, or padded with logits of probability 0.
 
-    Models with one tokenizer may have rows for tokens that it does not have, as for a round number of them.
+    Models with the same tokenizer may have vocabularies that are padded to different sizes.
     """
     return F.pad(logits, (0, columns - logits.shape[-1]), value=-torch.inf)
 

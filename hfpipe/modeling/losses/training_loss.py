@@ -1,4 +1,4 @@
-"""The interface of a loss that replaces the task's in training; validation keeps the task's."""
+"""Interface of a loss that replaces the loss of the task in training, but not in validation."""
 
 from __future__ import annotations
 

@@ -55,15 +55,15 @@ class WeightedLoss(TrainingLoss):
     def count(self, batch: Batch) -> Tensor:
         """Return the sum of the weights of the targets, float32, 0-d, without running the model."""
         labels = batch["labels"]
-        rows = _row_weights(batch)
+        rows = _get_row_weights(batch)
         if labels.is_floating_point():
             return (rows * labels[0].numel()).sum()
-        return (rows * _weigh_targets(labels, self._weights_on_device(labels))).sum()
+        return (rows * _weigh_targets(labels, self._move_weights(labels))).sum()
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
         """Return the weighted sum of the losses in nats (squared errors in regression), and `count`."""
         logits, labels = outputs.logits.float(), batch["labels"]
-        rows, weights = _row_weights(batch), self._weights_on_device(labels)
+        rows, weights = _get_row_weights(batch), self._move_weights(labels)
         if not labels.is_floating_point():
             each = _cross_entropy(logits, labels, weights, self.focal, smoothing)
         elif labels.dim() == 2:
@@ -72,11 +72,11 @@ class WeightedLoss(TrainingLoss):
             each = F.mse_loss(logits.squeeze(-1), labels, reduction="none")
         return Counted((each * rows).sum(), self.count(batch))
 
-    def _weights_on_device(self, labels: Tensor) -> Tensor | None:
+    def _move_weights(self, labels: Tensor) -> Tensor | None:
         return None if self.class_weights is None else self.class_weights.to(labels.device)
 
 
-def _row_weights(batch: Batch) -> Tensor:
+def _get_row_weights(batch: Batch) -> Tensor:
     """Return the weights of the examples, in a shape that multiplies the labels."""
     labels = batch["labels"]
     weights = batch.get(BATCH_ENTRY)
@@ -99,15 +99,15 @@ def _cross_entropy(
     entropy = partial(F.cross_entropy, flat, targets, ignore_index=IGNORED, reduction="none")
     each = entropy(weight=weights, label_smoothing=smoothing)
     if focal:
-        each = each * _focal(-torch.expm1(-entropy()), focal)
+        each = each * _compute_focal_factor(-torch.expm1(-entropy()), focal)
     return each.reshape(labels.shape)
 
 
 def _binary_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, focal: float) -> Tensor:
     each = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
-    return each * _focal((logits * (1 - 2 * labels)).sigmoid(), focal) if focal else each
+    return each * _compute_focal_factor((logits * (1 - 2 * labels)).sigmoid(), focal) if focal else each
 
 
-def _focal(missing: Tensor, exponent: float) -> Tensor:
+def _compute_focal_factor(missing: Tensor, exponent: float) -> Tensor:
     """Return the factor of focal loss, `(1 - p) ** exponent`, where `missing` is `1 - p`."""
     return missing.clamp(min=SMALLEST) ** exponent

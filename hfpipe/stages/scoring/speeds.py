@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import RunContext
-from hfpipe.modeling.exports.formats import is_export, model_bytes
+from hfpipe.modeling.exports.formats import compute_model_bytes, is_export
 from hfpipe.references.places import Place, locate_place, slug
 from hfpipe.stages.repeats.members import find_members
 from hfpipe.store.store import done, read_report
@@ -49,7 +49,7 @@ def record_speed(
     with ctx.progress(f"{ctx.name}: timing {name}", None):
         found: dict[str, float] = measure_speed(model, reader, examples, batch_size)
     if isinstance(place, Path):
-        found["bytes"] = model_bytes(place)
+        found["bytes"] = compute_model_bytes(place)
     _file(name, ctx).write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -96,7 +96,7 @@ def _trained_for(stage: Evaluate, place: Place, ctx: RunContext) -> TaskConfig |
     User code is executed only where this recipe names it, for a stage above or this one, or sets
     `trust_remote_code`; never because the folder of a model names it.
     """
-    from hfpipe.tasks import revive_task
+    from hfpipe.tasks import restore_task
 
     path = locate_place(place, ctx.base, ctx.inputs)
     if path is None or not (path / "stage.json").is_file():
@@ -108,11 +108,11 @@ def _trained_for(stage: Evaluate, place: Place, ctx: RunContext) -> TaskConfig |
     if place.stage is not None:
         if not path.name.endswith(f"-{file.identity.key}"):
             raise StageError(f"{path}: its stage.json is another stage's; delete the folder and run again")
-        return revive_task(settings, ctx.base, Trusted(all=True), path)  # the key is that of this recipe
+        return restore_task(settings, ctx.base, Trusted(all=True), path)  # the key is that of this recipe
     own = [stage.task.code] if stage.task is not None and stage.task.code is not None else []
     trusted = replace(Trusted.of(own, ctx.base), all=stage.trust_remote_code)
     try:
-        return revive_task(settings, base, trusted, path)
+        return restore_task(settings, base, trusted, path)
     except RecipeError as error:
         raise StageError(
             f"{place}: its task is user code ({settings.get('kind')} next to {base}), which this recipe "
@@ -125,14 +125,14 @@ def align_classes(
 ) -> Alignment:
     """Align the classes of the data with those of every model. Raises StageError where that cannot be."""
     from hfpipe.evaluation import class_alignment
-    from hfpipe.modeling.loading.models import headed_config, loading
+    from hfpipe.modeling.loading.models import loading, read_head_config
 
     found = []
     for system in systems:
         place, task = system.first(ctx), system.task
         headed = "id2label" in task.head(facts)
         auto_class = task.auto_class if headed else None
-        config = headed_config(place, auto_class, trust_remote_code=stage.trust_remote_code)
+        config = read_head_config(place, auto_class, trust_remote_code=stage.trust_remote_code)
         with loading(place):
             known = task.facts_from_config(config)
         found.append(class_alignment.AlignedSystem(system.place, known, headed))
@@ -177,7 +177,7 @@ def load_system(
     from hfpipe.evaluation.calibration import calibrated
     from hfpipe.modeling.loading.class_head import align_outputs
     from hfpipe.modeling.loading.models import load_model
-    from hfpipe.modeling.max_length import refusals
+    from hfpipe.modeling.max_length import find_refusals
 
     task = system.task
     model = load_model(
@@ -188,7 +188,7 @@ def load_system(
         trust_remote_code=stage.trust_remote_code,
         trusts_export=system.place.stage is not None,
     )
-    for why in refusals(task.runtime(), model):
+    for why in find_refusals(task.runtime(), model):
         raise StageError(f"stage {ctx.name}: {system.place}: {why}")
     task = calibrated(model, task, place, stage.labels)
     if system.outputs:

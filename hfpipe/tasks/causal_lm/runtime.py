@@ -16,15 +16,15 @@ from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.modeling.losses.losses import IGNORED, token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, ModelSetup, TaskRuntime
 from hfpipe.tasks.shared.documents import (
-    bounds,
-    document_windows,
+    compute_targets,
     encode_with_eos,
-    following,
-    separated,
-    separation_problems,
+    find_separation_problems,
+    get_boundary_ids,
+    number_documents,
+    split_document,
 )
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
-from hfpipe.tasks.shared.row_values import at_first, utf8
+from hfpipe.tasks.shared.row_values import count_utf8_bytes, place_at_first_examples
 from hfpipe.tokenization.encoding import encode_ids, encode_plain
 from hfpipe.tokenization.round_trip import lost_bytes
 
@@ -49,7 +49,7 @@ def compose_causal_lm(config: CausalLM) -> TaskRuntime:
         TokenCrossEntropy(),
         CausalLMEvaluator(config),
         {
-            name: Baseline(partial(_fit_ngrams, config, order), _baseline_metrics)
+            name: Baseline(partial(_fit_ngrams, config, order), _create_baseline_metrics)
             for name, order in ORDERS.items()
         },
         model_setup=CausalLMSetup(config),
@@ -63,27 +63,27 @@ class CausalLMEncoder(Encoder):
     config: CausalLM
 
     def opening_ids(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-        begin, end = bounds(tokenizer)
+        begin, end = get_boundary_ids(tokenizer)
         return [begin] if begin == end else []  # otherwise every document has its own begin token
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        begin, end = bounds(tokenizer)
+        begin, end = get_boundary_ids(tokenizer)
         opening = [begin] if begin != end else []  # one token between two documents is enough
         documents = encode_ids(tokenizer, rows[self.config.text]).input_ids.framed(opening, [end])
         return {"input_ids": documents, "row": range(len(documents))}
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        begin, _ = bounds(tokenizer)
+        begin, _ = get_boundary_ids(tokenizer)
         length, stride = self.config.length, self.config.stride or self.config.length
         texts = rows[self.config.text]
         encoded = encode_plain(tokenizer, texts)
         windows = [
             (row, *window)
             for row, ids in enumerate(encoded)
-            for window in document_windows(ids, begin, length, stride)
+            for window in split_document(ids, begin, length, stride)
         ]
         numbers, read, learned = zip(*windows, strict=True)
-        lost = at_first(lost_bytes(tokenizer, texts, encoded), numbers)
+        lost = place_at_first_examples(lost_bytes(tokenizer, texts, encoded), numbers)
         return {"input_ids": read, "labels": learned, "lost": lost, "row": numbers}
 
     def collate(
@@ -96,11 +96,11 @@ class CausalLMEncoder(Encoder):
             if "lost" in examples[0]:
                 batch["_lost"] = torch.tensor([int(example["lost"]) for example in examples])
             return batch
-        begin, end = bounds(tokenizer)
-        batch["labels"] = pad([following(each, begin, end) for each in ids], IGNORED)
+        begin, end = get_boundary_ids(tokenizer)
+        batch["labels"] = pad([compute_targets(each, begin, end) for each in ids], IGNORED)
         if self.config.separates_documents:
             del batch["attention_mask"]  # without it, positions mark where documents and padding begin
-            batch |= separated(ids, begin)
+            batch |= number_documents(ids, begin)
         return batch
 
 
@@ -118,7 +118,7 @@ class CausalLMEvaluator(Evaluator):
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
     ) -> Columns:
         summed = super().columns_by_row(columns, row_index, rows, facts)
-        return {**summed, "bytes": utf8(rows[self.config.text])}
+        return {**summed, "bytes": count_utf8_bytes(rows[self.config.text])}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         length = self.config.length
@@ -134,10 +134,10 @@ class CausalLMSetup(ModelSetup):
 
     def check(self, model: PreTrainedModel) -> Iterator[Problem]:
         if self.config.separates_documents:
-            yield from separation_problems(model)
+            yield from find_separation_problems(model)
 
 
-def _baseline_metrics(facts: DataFacts) -> list[Metric]:
+def _create_baseline_metrics(facts: DataFacts) -> list[Metric]:
     return language_modelling(correct_known=False, bytes_known=True)
 
 
@@ -146,7 +146,7 @@ def _fit_ngrams(
 ) -> Callable[[Rows], Columns]:
     model = NGrams(order, len(tokenizer)).fit(encode_with_eos(tokenizer, train[config.text]))
 
-    def prediction(rows: Rows) -> Columns:
+    def predict(rows: Rows) -> Columns:
         texts = rows[config.text]
         encoded = encode_plain(tokenizer, texts)
         nll = model.nll(encoded)
@@ -154,7 +154,7 @@ def _fit_ngrams(
             "lost": np.array(lost_bytes(tokenizer, texts, encoded)),
             "nll": np.array([each.sum() for each in nll]),
             "tokens": np.array([len(each) for each in nll]),
-            "bytes": utf8(texts),
+            "bytes": count_utf8_bytes(texts),
         }
 
-    return prediction
+    return predict

@@ -29,20 +29,20 @@ class CausalLM(RunningText, TaskConfig):
     length: int = Field(default=128, ge=8)
     """Number of tokens in the model's context window."""
     stride: int | None = Field(default=None, ge=1)
-    """Tokens between the starts of consecutive evaluation windows, for texts longer than `length`; by default
-    `length`.
+    """Tokens between the starts of consecutive evaluation windows, for texts longer than `length`; the
+    default is `length`.
 
     Every token is predicted from at least `length` - `stride` preceding tokens, if the text has that many. A
-    smaller stride gives each token more context, but takes longer.
+    smaller `stride` gives each token more context, but takes longer.
     """
     documents: Literal["packed", "separate"] = "packed"
     """`packed`: in training a document attends to the earlier documents of its example; `separate`: only to
     itself."""
 
     @model_validator(mode="after")
-    def _leaves_no_gap(self) -> CausalLM:
+    def _check_stride(self) -> CausalLM:
         if self.stride is not None and self.stride > self.length:
-            raise ValueError(f"stride {self.stride} would pass over tokens; it may not exceed {self.length}")
+            raise ValueError(f"stride {self.stride} would skip tokens; write at most {self.length}")
         return self
 
     @property

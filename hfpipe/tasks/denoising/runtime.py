@@ -14,10 +14,17 @@ from hfpipe.encoding.padding import inputs, pad
 from hfpipe.errors import Problem, StageError
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.modeling.losses.losses import IGNORED, forward, token_columns
-from hfpipe.modeling.random import generator
+from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Encoder, Evaluator, Generator, ModelSetup, TaskRuntime
-from hfpipe.tasks.denoising.span_corruption import counts, frame, hide, infill, sentinels, spans
-from hfpipe.tasks.shared.generation import write
+from hfpipe.tasks.denoising.span_corruption import (
+    count_hidden,
+    draw_spans,
+    get_frame,
+    get_sentinel_ids,
+    hide,
+    infill,
+)
+from hfpipe.tasks.shared.generation import generate_texts
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.tokenization.encoding import encode_ids
 from hfpipe.tokenization.spelling import SENTINEL
@@ -45,7 +52,7 @@ def compose_denoising(config: Denoising) -> TaskRuntime:
         DenoisingEncoder(config),
         objective,
         DenoisingEvaluator(config),
-        generator=SpanWriter(config.length, generation, objective) if generation is not None else None,
+        generator=SpanGenerator(config.length, generation, objective) if generation is not None else None,
         model_setup=DenoisingSetup(config),
     )
 
@@ -58,9 +65,9 @@ class DenoisingEncoder(Encoder):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         config = self.config
-        frame(tokenizer)
+        get_frame(tokenizer)
         if config.noise == "spans":
-            sentinels(tokenizer, counts(config.length, config.share, config.span)[1])
+            get_sentinel_ids(tokenizer, count_hidden(config.length, config.share, config.span)[1])
         elif tokenizer.mask_token_id is None:
             raise StageError(
                 "noise: infilling needs a mask token, and this tokenizer has none; give its stage "
@@ -70,7 +77,7 @@ class DenoisingEncoder(Encoder):
         return {"input_ids": encode_ids(tokenizer, texts).input_ids, "row": range(len(texts))}
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        """Return the examples of `encode`; mask strings in a text become mask tokens only if it generates."""
+        """Return the examples of `encode`; mask strings become mask tokens only if the task generates."""
         config = self.config
         if config.generation is None:
             return super().encode_windows(rows, tokenizer, facts)
@@ -81,15 +88,15 @@ class DenoisingEncoder(Encoder):
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
-        around = frame(tokenizer).around
+        around = get_frame(tokenizer).wrap
         keeps_blanks = not train and self.config.generation is not None
         pairs = []
         for example in examples:
             ids = example["input_ids"]
-            if keeps_blanks and np.isin(self._blanks(ids, tokenizer), ids).any():
+            if keeps_blanks and np.isin(self._select_placeholders(ids, tokenizer), ids).any():
                 pairs.append((ids, ids[:0]))
                 continue
-            random = generator(seed, example["epoch"] if train else None, example["index"])
+            random = create_generator(seed, example["epoch"] if train else None, example["index"])
             pairs.append(self._add_noise(ids, tokenizer, random))
         labels = pad([around(target) for _, target in pairs], IGNORED)
         return inputs([around(read) for read, _ in pairs], tokenizer) | {"labels": labels}
@@ -98,20 +105,20 @@ class DenoisingEncoder(Encoder):
         self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs and the targets made from a text, int64 each."""
-        config, blanks = self.config, self._blanks(ids, tokenizer)
+        config, blanks = self.config, self._select_placeholders(ids, tokenizer)
         if config.noise == "infilling":
             return infill(ids, config.share, config.span, int(blanks[0]), random), ids
-        return hide(ids, spans(len(ids), config.share, config.span, random), blanks)
+        return hide(ids, draw_spans(len(ids), config.share, config.span, random), blanks)
 
-    def _blanks(self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    def _select_placeholders(self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
         """Return the ids that replace the hidden spans of a text, int64 (spans,) or (1,)."""
         if self.config.noise == "infilling":
             return np.array([tokenizer.mask_token_id])
-        return sentinels(tokenizer, counts(len(ids), self.config.share, self.config.span)[1])
+        return get_sentinel_ids(tokenizer, count_hidden(len(ids), self.config.share, self.config.span)[1])
 
 
 @dataclass(frozen=True)
-class SpanWriter(Generator):
+class SpanGenerator(Generator):
     """Generates what was hidden, in addition to the columns of the loss."""
 
     length: int
@@ -125,7 +132,7 @@ class SpanWriter(Generator):
         outputs = forward(model, batch, self.objective.positions(batch))
         foreseen = token_columns(outputs.logits, batch["labels"])
         limit = {"max_new_tokens": self.length} | self.generation.model_dump(exclude_none=True)
-        out = write(model, batch, tokenizer, self.generation.model_copy(update=limit))
+        out = generate_texts(model, batch, tokenizer, self.generation.model_copy(update=limit))
         return {"prediction": out.texts} | {name: tensor.cpu().numpy() for name, tensor in foreseen.items()}
 
 
@@ -159,5 +166,5 @@ class DenoisingSetup(ModelSetup):
     def check(self, model: PreTrainedModel) -> Iterator[Problem]:
         length, most = self.config.length, getattr(model.config, "max_position_embeddings", None)
         if most is not None and length + FRAME > most:
-            message = f"length {length} and {FRAME} special tokens are more than the {most} positions"
-            yield Problem(f"{message} of the model; shorten it to {most - FRAME}", ("length",))
+            message = f"length {length} plus {FRAME} special tokens exceeds the {most} positions"
+            yield Problem(f"{message} of the model; set it to {most - FRAME}", ("length",))

@@ -1,4 +1,4 @@
-"""Noise for denoising: selects the tokens hidden from the encoder and builds the decoder's targets."""
+"""Noise for denoising: selects the tokens to hide from the encoder and builds the decoder's targets."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ class Frame(NamedTuple):
     before: list[int]
     after: list[int]
 
-    def around(self, ids: np.ndarray) -> np.ndarray:
+    def wrap(self, ids: np.ndarray) -> np.ndarray:
         """Return `ids` with the special tokens before and after them, int64."""
         return np.concatenate([self.before, ids, self.after]).astype(np.int64)
 
 
-def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+def get_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     """Return the special tokens around a text. Raises StageError when the tokenizer has no end token."""
     ids = tokenizer("a", return_special_tokens_mask=True)
     text = [place for place, special in enumerate(ids["special_tokens_mask"]) if not special]
     before, after = ids["input_ids"][: text[0]], ids["input_ids"][text[-1] + 1 :]
     if not after and tokenizer.eos_token_id is None:
-        raise StageError(
-            "denoising needs a token that ends a text, and this tokenizer has none; take another"
-        )
+        raise StageError("denoising needs an end token, and this tokenizer has none; use another tokenizer")
     return Frame(before, after or [tokenizer.eos_token_id])
 
 
-def sentinels(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndarray:
+def get_sentinel_ids(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndarray:
     """Return the ids of <extra_id_0>, <extra_id_1> …, the sentinels of hidden spans, int64 (number,).
 
     Raises StageError when the tokenizer has fewer.
@@ -52,7 +50,7 @@ def sentinels(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndarray:
     return np.array(known, dtype=np.int64)
 
 
-def counts(length: int, share: float, span: float) -> tuple[int, int]:
+def count_hidden(length: int, share: float, span: float) -> tuple[int, int]:
     """Return how many of `length` tokens are hidden and in how many spans, as in T5's reference code.
 
     At least one token is hidden, at least one is not, and visible text precedes each span.
@@ -62,20 +60,20 @@ def counts(length: int, share: float, span: float) -> tuple[int, int]:
     return hidden, min(max(round(hidden / span), 1), length - hidden)
 
 
-def spans(length: int, share: float, span: float, random: np.random.Generator) -> np.ndarray:
-    """Draw the tokens to hide, bool (length,): `random_spans_noise_mask` of T5's reference code.
+def draw_spans(length: int, share: float, span: float, random: np.random.Generator) -> np.ndarray:
+    """Draw the mask of hidden tokens, bool (length,), as `random_spans_noise_mask` of T5's reference code.
 
     Visible and hidden spans alternate, beginning with a visible one. The lengths of each kind are drawn
     uniformly from all partitions of its tokens (Raffel et al., 2020, section 3.1.4).
     """
-    hidden, number = counts(length, share, span)
-    kept = _partition(max(length, 2) - hidden, number, random)
-    turns = np.stack([kept, _partition(hidden, number, random)], axis=1).reshape(-1)
+    hidden, number = count_hidden(length, share, span)
+    kept = _draw_partition(max(length, 2) - hidden, number, random)
+    turns = np.stack([kept, _draw_partition(hidden, number, random)], axis=1).reshape(-1)
     mask: np.ndarray = np.repeat(np.arange(2 * number) % 2 == 1, turns)
     return mask[:length]
 
 
-def _partition(items: int, parts: int, random: np.random.Generator) -> np.ndarray:
+def _draw_partition(items: int, parts: int, random: np.random.Generator) -> np.ndarray:
     """Draw a partition of `items` into `parts` parts of at least one item each; sizes, int64 (parts,)."""
     cuts = np.sort(random.permutation(items - 1)[: parts - 1]) + 1
     return np.diff(cuts, prepend=0, append=items)
@@ -102,7 +100,7 @@ def infill(
     """
     if len(ids) < 2:
         return ids
-    hidden, _ = counts(len(ids), share, span)
+    hidden, _ = count_hidden(len(ids), share, span)
     lengths = random.poisson(span, hidden + 1)
     while lengths.sum() < hidden:
         lengths = np.append(lengths, random.poisson(span, hidden))

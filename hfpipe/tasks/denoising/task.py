@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hfpipe.runtime import TaskRuntime
 
 SHARES = {"spans": 0.15, "infilling": 0.3}
-"""Kind of noise → share of tokens that is hidden in its paper."""
+"""Kind of noise → fraction of tokens hidden in its paper."""
 
 
 class Denoising(RunningText, TaskConfig):
@@ -22,7 +22,7 @@ class Denoising(RunningText, TaskConfig):
 
     kind: Literal["denoising"] = "denoising"
     length: int = Field(default=512, ge=8)
-    """Tokens of a training example before spans are hidden; the encoder's input is shorter."""
+    """Number of tokens of a training example before spans are hidden; the encoder's input is shorter."""
     noise: Literal["spans", "infilling"] = "spans"
     """`spans`: the targets are the hidden spans, as in T5; `infilling`: the whole text, as in BART."""
     mask: float | None = Field(default=None, gt=0, lt=1)
@@ -48,7 +48,7 @@ class Denoising(RunningText, TaskConfig):
 
     @property
     def share(self) -> float:
-        """Fraction of tokens that is hidden."""
+        """Fraction of tokens to hide."""
         return SHARES[self.noise] if self.mask is None else self.mask
 
     def runtime(self) -> TaskRuntime:

@@ -1,4 +1,4 @@
-"""Ranks the fillings of a blank by their probability under a masked model: given candidates or any tokens."""
+"""Ranks given candidates or any tokens for a blank by their probability under a masked model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from hfpipe.encoding.padding import inputs
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.scores.cloze import ranks
-from hfpipe.modeling.losses.losses import IGNORED, forward, target_logits
+from hfpipe.modeling.losses.losses import IGNORED, forward, select_target_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch, Columns
 
 DEEPEST = 100
-"""Number of fillings searched if there are no candidates; an answer with a lower rank is not found."""
+"""Number of fillings searched if there are no candidates; an answer ranked below them is not found."""
 SHOWN = 5
 """Number of fillings stored per prediction."""
 
@@ -56,10 +56,10 @@ def fill_blanks(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
         columns["fills"].append([str(tokenizer.decode(each)).strip() for each in pieces])
         columns["fill_scores"].append(probabilities)
         columns["choice_scores"].append(scores)
-    return {name: _column(values) for name, values in columns.items()}
+    return {name: _to_array(values) for name, values in columns.items()}
 
 
-def class_scores(filled: Columns, reference: np.ndarray) -> Columns:
+def score_classes(filled: Columns, reference: np.ndarray) -> Columns:
     """Return `reference`, `prediction`, `scores` and `nll` of blanks whose choices represent classes.
 
     `scores` is a softmax over the scores of the classes' words (Schick and Schütze, 2021, section 3.1).
@@ -85,7 +85,7 @@ class _Row:
         pieces = batch["_choices"][number].tolist()
         self.choices = [pieces[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
-    def masked(self, masks: int, mask: int) -> np.ndarray:
+    def insert_masks(self, masks: int, mask: int) -> np.ndarray:
         """Return the ids with the given number of masks in the blank."""
         return np.array(
             [*self.ids[: self.blank], *[mask] * masks, *self.ids[self.blank + self.masks :]], dtype=np.int64
@@ -101,7 +101,7 @@ def _log_probabilities(
         for number, row in enumerate(rows)
         for masks in sorted({row.masks, *map(len, row.choices)})
     ]
-    sequences = [rows[number].masked(masks, int(tokenizer.mask_token_id)) for number, masks in asked]
+    sequences = [rows[number].insert_masks(masks, int(tokenizer.mask_token_id)) for number, masks in asked]
     batch = {name: tensor.to(device) for name, tensor in inputs(sequences, tokenizer).items()}
     width = batch["input_ids"].shape[1]
     positions = [
@@ -110,7 +110,7 @@ def _log_probabilities(
         for step in range(masks)
     ]
     places = torch.tensor(positions, device=device)
-    logits = target_logits(forward(model, batch, places).logits, places)
+    logits = select_target_logits(forward(model, batch, places).logits, places)
     parts = logits.log_softmax(-1).cpu().split([masks for _, masks in asked])
     log_probs: list[dict[int, Tensor]] = [{} for _ in rows]
     for (number, masks), part in zip(asked, parts, strict=True):
@@ -138,7 +138,7 @@ def _rank_vocabulary(row: _Row, log_probs: Tensor, pieces: int, banned: Sequence
     log_probs = log_probs.double()
     log_probs[:, pieces:] = -torch.inf  # a vocabulary padded for speed is larger than the tokenizer's
     log_probs[:, list(banned)] = -torch.inf
-    scores, fillings = likeliest_fills(log_probs, DEEPEST)
+    scores, fillings = find_likeliest_fills(log_probs, DEEPEST)
     rank = 0
     if row.target:
         own = sum((log_probs[step, piece] for step, piece in enumerate(row.target)), log_probs.new_zeros(()))
@@ -146,7 +146,7 @@ def _rank_vocabulary(row: _Row, log_probs: Tensor, pieces: int, banned: Sequence
     return rank, fillings[:SHOWN].tolist(), scores[:SHOWN].exp().tolist(), []
 
 
-def likeliest_fills(log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find_likeliest_fills(log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` sequences with the highest sum, exactly: log-probabilities (length, vocabulary).
 
     Because tokens are independent, the best sequences extend the best shorter sequences. Returns sums
@@ -161,5 +161,5 @@ def likeliest_fills(log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return scores, fillings
 
 
-def _column(values: list[Any]) -> np.ndarray:
+def _to_array(values: list[Any]) -> np.ndarray:
     return objects(values) if isinstance(values[0], list) else np.array(values)

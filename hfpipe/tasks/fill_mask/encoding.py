@@ -35,7 +35,7 @@ def encode_blanks(
 ) -> dict[str, list[Any]]:
     """Encode each text with as many mask tokens in its blank as its answer has tokens.
 
-    A text is a pair: the part before its blank and the part after it, as returned by `blank_parts`.
+    A text is a pair: the part before its blank and the part after it, as returned by `split_at_blank`.
     The space before a blank belongs to the word in the blank. A text longer than `length` loses the tokens
     farthest from the blank, so that the longest of answer and choices fits. `choices` holds the candidates of
     each row, and is empty if any filling is allowed; duplicates and candidates without tokens are dropped.
@@ -45,16 +45,16 @@ def encode_blanks(
     for none), `truncated` and `row`. Raises StageError when there is no mask token or no room for the masks.
     """
     if tokenizer.mask_token is None:
-        raise StageError("fill-mask needs a mask token, and this tokenizer has none; take another")
+        raise StageError("fill-mask needs a mask token, and this tokenizer has none; use another tokenizer")
     spell = _make_speller(tokenizer)
     rows = [
-        {**_lay_out(*given, spell, tokenizer, length), "row": row}
+        {**_encode_text(*given, spell, tokenizer, length), "row": row}
         for row, given in enumerate(zip(texts, answers, choices, strict=True))
     ]
     return {name: [each[name] for each in rows] for name in COLUMNS}
 
 
-def _lay_out(
+def _encode_text(
     text: tuple[Text, Text],
     answer: str,
     words: Sequence[str],
@@ -69,7 +69,7 @@ def _lay_out(
     candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
     longest = max(1, len(target), *map(len, candidates.values()))
     whole = [*_strip_end(before), Format(tokenizer.mask_token), *after]
-    ids, place, lost = _cut(whole, tokenizer, length, longest)
+    ids, place, lost = _truncate(whole, tokenizer, length, longest)
     known = answer in candidates and tokenizer.unk_token_id not in target
     return {
         "input_ids": [*ids[:place], *[tokenizer.mask_token_id] * max(1, len(target)), *ids[place + 1 :]],
@@ -90,13 +90,13 @@ def _make_speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[in
     return spell
 
 
-def blank_parts(text: str, blank: str) -> tuple[str, str]:
+def split_at_blank(text: str, blank: str) -> tuple[str, str]:
     """Split a text at its blank. Raises DataError unless it has exactly one blank."""
     before, found, after = text.partition(blank)
     if not found or blank in after:
         raise DataError(
-            f"{text[:60]!r} has {text.count(blank)} blanks {blank!r} where one belongs; set `blank` to what "
-            "the texts have, or drop such rows"
+            f"{text[:60]!r} has {text.count(blank)} blanks {blank!r} instead of one; set `blank` to what "
+            "the texts contain, or drop such rows"
         )
     return before, after
 
@@ -108,7 +108,7 @@ def _strip_end(parts: list[str]) -> list[str]:
     return [*others, shorter] if shorter or not others else _strip_end(others)
 
 
-def _cut(
+def _truncate(
     text: Text, tokenizer: PreTrainedTokenizerBase, length: int, longest: int
 ) -> tuple[list[int], int, int]:
     """Return the ids of a text with one mask, the mask's position, and how many tokens were cut off.
@@ -119,7 +119,7 @@ def _cut(
     [ids], [special] = encoded["input_ids"], encoded["special_tokens_mask"]
     if ids.count(tokenizer.mask_token_id) != 1:
         raise DataError(
-            f"{''.join(text_parts(text))[:60]!r} has a mask token besides its blank; write the blank once"
+            f"{''.join(text_parts(text))[:60]!r} has a mask token and a blank; write the blank once"
         )
     place = ids.index(tokenizer.mask_token_id)
     start = next((n for n in range(place) if not special[n]), place)

@@ -17,10 +17,10 @@ from hfpipe.metrics.scores.cloze import Frequent, cloze
 from hfpipe.metrics.scores.ranking import ranked_classes
 from hfpipe.modeling.losses.losses import token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Generator, TaskRuntime
-from hfpipe.tasks.fill_mask.decoding import class_scores, fill_blanks
-from hfpipe.tasks.fill_mask.encoding import blank_parts, collate_blanks, encode_blanks
+from hfpipe.tasks.fill_mask.decoding import fill_blanks, score_classes
+from hfpipe.tasks.fill_mask.encoding import collate_blanks, encode_blanks, split_at_blank
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
-from hfpipe.tasks.shared.templates import parts_of_template
+from hfpipe.tasks.shared.templates import format_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def compose_fill_mask(config: FillMask) -> TaskRuntime:
     """Return the task's encoder, objective, evaluator, generator and baselines."""
     if config.pattern is None:
-        baselines = {"frequent": Baseline(partial(_fit_frequent, config), _word_metrics)}
+        baselines = {"frequent": Baseline(partial(_fit_frequent, config), _create_word_metrics)}
     else:
         baselines = {
             "majority": Baseline(partial(_fit_classifier, config, Majority)),
@@ -54,17 +54,17 @@ def compose_fill_mask(config: FillMask) -> TaskRuntime:
 
 @dataclass(frozen=True)
 class FillMaskEncoder(Encoder):
-    """Encodes the blank of a text as as many mask tokens as its answer has tokens."""
+    """Encodes each blank as one mask token per token of its answer."""
 
     config: FillMask
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         config = self.config
-        texts, answers = text_sides(config, rows), _answers(config, rows, facts)
-        encoded = encode_blanks(texts, answers, _choices(config, rows, facts), tokenizer, config.length)
+        texts, answers = split_texts(config, rows), _get_answers(config, rows, facts)
+        encoded = encode_blanks(texts, answers, _get_choices(config, rows, facts), tokenizer, config.length)
         if config.verbalizer is not None and -1 in encoded["reference"]:
             word = answers[encoded["reference"].index(-1)]
-            raise StageError(f"verbalizer: the tokenizer does not know {word!r}; take another word")
+            raise StageError(f"verbalizer: the tokenizer cannot encode {word!r}; use another word")
         return encoded
 
     def collate(
@@ -73,34 +73,34 @@ class FillMaskEncoder(Encoder):
         return collate_blanks(examples, tokenizer)
 
 
-def text_sides(config: FillMask, rows: Rows) -> list[tuple[Text, Text]]:
+def split_texts(config: FillMask, rows: Rows) -> list[tuple[Text, Text]]:
     """Split the text of each row at its blank. Raises DataError unless there is exactly one."""
     if config.pattern is None:
-        return [blank_parts(text, config.blank) for text in rows[config.text]]
+        return [split_at_blank(text, config.blank) for text in rows[config.text]]
     before, after = config.pattern.split(config.blank)
     filled = [
         dict(zip(config.pattern_columns, map(str, values), strict=True))
         for values in zip(*(rows[name] for name in config.pattern_columns), strict=True)
     ]
-    return [(parts_of_template(before, row), parts_of_template(after, row)) for row in filled]
+    return [(format_template(before, row), format_template(after, row)) for row in filled]
 
 
-def _texts(config: FillMask, rows: Rows) -> list[str]:
+def _get_texts(config: FillMask, rows: Rows) -> list[str]:
     if config.pattern is None:
         return list(rows[config.text])
-    return [config.blank.join("".join(side) for side in sides) for sides in text_sides(config, rows)]
+    return [config.blank.join("".join(side) for side in sides) for sides in split_texts(config, rows)]
 
 
-def _answers(config: FillMask, rows: Rows, facts: DataFacts) -> list[str]:
+def _get_answers(config: FillMask, rows: Rows, facts: DataFacts) -> list[str]:
     if config.verbalizer is not None:
         return [config.verbalizer[facts.labels[config.label][number]] for number in rows[config.label]]
-    return _words_of(rows[config.answer], facts.labels.get(config.answer))
+    return _to_words(rows[config.answer], facts.labels.get(config.answer))
 
 
-def _choices(config: FillMask, rows: Rows, facts: DataFacts) -> list[list[str]]:
+def _get_choices(config: FillMask, rows: Rows, facts: DataFacts) -> list[list[str]]:
     """Return the candidates of each row; empty if any word is allowed."""
     if config.choices is not None and config.pattern is None:
-        return [_words_of(row, facts.labels.get(config.choices)) for row in rows[config.choices]]
+        return [_to_words(row, facts.labels.get(config.choices)) for row in rows[config.choices]]
     if config.verbalizer is not None:
         names = [config.verbalizer[name] for name in facts.labels[config.label]]
     else:
@@ -108,7 +108,7 @@ def _choices(config: FillMask, rows: Rows, facts: DataFacts) -> list[list[str]]:
     return [names] * len(rows[config.columns[0]])
 
 
-def _words_of(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+def _to_words(values: Sequence[Any], names: Sequence[str] | None) -> list[str]:
     """Return words; a column of classes stores them as ids."""
     return [names[value] for value in values] if names is not None else list(values)
 
@@ -122,7 +122,7 @@ class BlankFiller(Generator):
 
     def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
         filled = fill_blanks(model, batch, tokenizer)
-        return class_scores(filled, batch["_gold"].cpu().numpy()) if self.classifies else filled
+        return score_classes(filled, batch["_gold"].cpu().numpy()) if self.classifies else filled
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class FillMaskEvaluator(Evaluator):
             predictions = self.encode_predictions(columns, facts)["prediction"]
             best = columns["scores"].max(axis=1).tolist()
             return [{"label": label, "score": score} for label, score in zip(predictions, best, strict=True)]
-        texts = _texts(self.config, rows)
+        texts = _get_texts(self.config, rows)
         return [
             {**fills[0], "fills": fills}
             for fills in (
@@ -167,20 +167,20 @@ class FillMaskEvaluator(Evaluator):
         ]
 
 
-def _word_metrics(facts: DataFacts) -> list[Metric]:
+def _create_word_metrics(facts: DataFacts) -> list[Metric]:
     return cloze()
 
 
 def _fit_frequent(
     config: FillMask, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Rows], Columns]:
-    frequent = Frequent(_answers(config, train, facts))
+    frequent = Frequent(_get_answers(config, train, facts))
 
-    def ranked(rows: Rows) -> Columns:
-        pairs = zip(_answers(config, rows, facts), _choices(config, rows, facts), strict=True)
+    def predict(rows: Rows) -> Columns:
+        pairs = zip(_get_answers(config, rows, facts), _get_choices(config, rows, facts), strict=True)
         return {"rank": np.array([frequent.rank(answer, words or None) for answer, words in pairs])}
 
-    return ranked
+    return predict
 
 
 def _fit_classifier(
@@ -191,5 +191,5 @@ def _fit_classifier(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[[Rows], Columns]:
     baseline = made("label", len(config.class_words))
-    baseline.fit(_texts(config, train), np.asarray(train[config.label]))
-    return lambda rows: baseline.columns(_texts(config, rows), np.asarray(rows[config.label]))
+    baseline.fit(_get_texts(config, train), np.asarray(train[config.label]))
+    return lambda rows: baseline.columns(_get_texts(config, rows), np.asarray(rows[config.label]))

@@ -12,7 +12,7 @@ from hfpipe.advice import advise_classes
 from hfpipe.errors import Problem
 from hfpipe.report import DataFacts
 from hfpipe.task import Requirements, TaskConfig
-from hfpipe.tasks.shared.templates import columns_of
+from hfpipe.tasks.shared.templates import find_template_columns
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class FillMask(TaskConfig):
     """Learns to predict the words in blanks.
 
-    A blank is encoded as as many mask tokens as its answer has tokens. Its candidates are those in `choices`;
-    without `choices`, all answers of the train split if `answer` is a column of classes, otherwise any words.
-    With `pattern` and `verbalizer` the task classifies: the prediction is the class whose word is likeliest
-    in the pattern's blank (Schick and Schütze, 2021).
+    A blank is encoded as one mask token per token of its answer. Its candidates are those in `choices`.
+    Without `choices`, they are all answers of the train split if `answer` is a column of classes, and
+    otherwise any words. With `pattern` and `verbalizer` the task classifies: the prediction is the class
+    whose word is likeliest in the pattern's blank (Schick and Schütze, 2021).
     """
 
     kind: Literal["fill-mask"] = "fill-mask"
@@ -45,39 +45,41 @@ class FillMask(TaskConfig):
     label: str = "label"
     """Column of the class, used with `pattern`."""
     length: int = Field(default=128, ge=8)
-    """Maximum number of tokens; longer texts are truncated far from the blank, and the ledger counts the
-    tokens that are lost."""
+    """Maximum number of tokens; longer texts lose the tokens farthest from the blank, and the ledger counts
+    them."""
 
     @field_validator("pattern")
     @classmethod
-    def _names_columns(cls, pattern: str | None) -> str | None:
+    def _check_columns(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            columns_of(pattern)
+            find_template_columns(pattern)
         return pattern
 
     @model_validator(mode="after")
-    def _whole_pattern(self) -> Self:
+    def _check_pattern(self) -> Self:
         if (self.pattern is None) != (self.verbalizer is None):
-            raise ValueError("`pattern` and `verbalizer` go together; write both, or neither")
+            raise ValueError("`pattern` and `verbalizer` need each other; write both or neither")
         if self.pattern is not None and self.pattern.count(self.blank) != 1:
             raise ValueError(f"`pattern` needs one blank {self.blank!r}; write it where the word belongs")
         if len(set(self.class_words)) < len(self.class_words):
-            raise ValueError("`verbalizer` has one word for two classes; take another for one of them")
+            raise ValueError(
+                "`verbalizer` has the same word for two classes; use a different word for each class"
+            )
         return self
 
     @model_validator(mode="after")
-    def _reads_all(self) -> Self:
+    def _check_unused_settings(self) -> Self:
         names = ("label",) if self.pattern is None else ("text", "answer", "choices")
         idle = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if idle:
             case = "without" if self.pattern is None else "with"
-            raise ValueError(f"{case} `pattern`, nothing reads {' and '.join(idle)}; leave that out")
+            raise ValueError(f"{case} `pattern`, {' and '.join(idle)} would have no effect; leave that out")
         return self
 
     @property
     def pattern_columns(self) -> tuple[str, ...]:
         """Columns that the pattern refers to."""
-        return columns_of(self.pattern) if self.pattern is not None else ()
+        return find_template_columns(self.pattern) if self.pattern is not None else ()
 
     @property
     def class_words(self) -> list[str]:
@@ -122,7 +124,7 @@ class FillMask(TaskConfig):
         yield from super().check(facts)
         kind = facts.columns.get(self.answer, "string")
         if self.pattern is None and kind not in ("string", "label"):
-            yield Problem(f"column {self.answer!r} holds {kind} values, no words; name a column of words")
+            yield Problem(f"column {self.answer!r} holds {kind} values, not words; name a column of words")
         kind = facts.columns.get(self.choices or "", "strings")
         if kind not in ("strings", "labels"):
             yield Problem(f"column {self.choices!r} holds {kind} values; it should list words", ("choices",))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.tasks.masked_lm.word_boundaries import word_numbers
+from hfpipe.tasks.masked_lm.word_boundaries import number_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ def mask_tokens(
     free = np.flatnonzero(~np.isin(ids, tokenizer.all_special_ids))
     if len(free) == 0:
         return ids, labels
-    units = np.unique(word_numbers(ids, tokenizer)[free], return_inverse=True)[1] if whole_words else None
+    units = np.unique(number_words(ids, tokenizer)[free], return_inverse=True)[1] if whole_words else None
     chosen = free[_draw_tokens(len(free), units, max(1, round(share * len(free))), random)]
     fate = random.random(len(chosen))
     labels[chosen] = ids[chosen]

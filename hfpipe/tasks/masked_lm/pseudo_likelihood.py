@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.modeling.losses.losses import IGNORED, forward, target_positions, token_columns
+from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ AT_ONCE = 64
 """Maximum number of copies of an example per forward pass."""
 
 
-def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
+def score_hidden_tokens(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
     """Return the loss in nats, tokens and correct predictions per example, with tokens hidden one at a time.
 
     This is the pseudo-log-likelihood of Salazar et al. (2020, section 2). `batch` holds `input_ids`,
@@ -32,13 +32,15 @@ def each_hidden(model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) ->
     fixed = [piece for piece in tokenizer.all_special_ids if piece != tokenizer.unk_token_id]
     seen = torch.isin(whole, torch.tensor(fixed, device=whole.device))
     examples = [
-        _example(model, ids[:length], (~kept[:length]).nonzero().squeeze(-1), int(tokenizer.mask_token_id))
+        _score_example(
+            model, ids[:length], (~kept[:length]).nonzero().squeeze(-1), int(tokenizer.mask_token_id)
+        )
         for ids, kept, length in zip(whole, seen, lengths, strict=True)
     ]
     return {name: np.array([example[name] for example in examples]) for name in examples[0]}
 
 
-def _example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: int) -> dict[str, float | int]:
+def _score_example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: int) -> dict[str, float | int]:
     sums: dict[str, float | int] = {"nll": 0.0, "tokens": 0, "correct": 0}
     for start in range(0, len(targets), AT_ONCE):  # no iteration for a text without tokens
         chunk = targets[start : start + AT_ONCE]
@@ -48,7 +50,7 @@ def _example(model: Any, ids: torch.Tensor, targets: torch.Tensor, mask: int) ->
         inputs = ids.repeat(len(chunk), 1)
         inputs[copies, chunk] = mask
         batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
-        logits = forward(model, batch, target_positions(labels)).logits
+        logits = forward(model, batch, find_target_positions(labels)).logits
         for name, column in token_columns(logits, labels).items():
             sums[name] += column.sum().item()
     return sums

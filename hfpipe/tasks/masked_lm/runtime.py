@@ -13,14 +13,25 @@ from hfpipe.errors import Problem, StageError
 from hfpipe.metrics.scores.language import language_modelling, pseudo_likelihood
 from hfpipe.metrics.scores.sentences import NextSentenceAccuracy, NextSentenceLoss
 from hfpipe.modeling.losses.losses import IGNORED, token_columns, token_loss
-from hfpipe.modeling.random import generator
+from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Encoder, Evaluator, Generator, ModelSetup, Objective, TaskRuntime
 from hfpipe.tasks.masked_lm.masking import mask_tokens
-from hfpipe.tasks.masked_lm.pseudo_likelihood import each_hidden
-from hfpipe.tasks.masked_lm.sentence_pairs import both, judges_pairs, pair_columns, pair_loss, sentence_pairs
-from hfpipe.tasks.shared.documents import check_begins, opening_token, separated, separation_problems
+from hfpipe.tasks.masked_lm.pseudo_likelihood import score_hidden_tokens
+from hfpipe.tasks.masked_lm.sentence_pairs import (
+    combine_losses,
+    compute_pair_columns,
+    compute_pair_loss,
+    encode_sentence_pairs,
+    has_pair_head,
+)
+from hfpipe.tasks.shared.documents import (
+    check_beginnings,
+    find_separation_problems,
+    get_opening_token,
+    number_documents,
+)
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
-from hfpipe.tasks.shared.row_values import at_first, utf8
+from hfpipe.tasks.shared.row_values import count_utf8_bytes, place_at_first_examples
 from hfpipe.tokenization.encoding import encode_ids, encode_plain
 from hfpipe.tokenization.round_trip import lost_bytes
 
@@ -42,7 +53,7 @@ def compose_masked_lm(config: MaskedLM) -> TaskRuntime:
         MaskedLMEncoder(config),
         TokensAndPairs(tokens) if config.next_sentence else tokens,
         MaskedLMEvaluator(config),
-        generator=EachHidden() if config.pseudo_perplexity else None,
+        generator=PseudoLikelihood() if config.pseudo_perplexity else None,
         model_setup=MaskedLMSetup(config),
     )
 
@@ -55,13 +66,15 @@ class MaskedLMEncoder(Encoder):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         if tokenizer.mask_token_id is None:
-            raise StageError("masked-lm needs a mask token, and this tokenizer has none; take another")
+            raise StageError(
+                "masked-lm needs a mask token, and this tokenizer has none; use another tokenizer"
+            )
         texts = list(rows[self.config.text])
         if self.config.next_sentence:
-            return sentence_pairs(texts, tokenizer, self.config.length)
+            return encode_sentence_pairs(texts, tokenizer, self.config.length)
         documents = encode_ids(tokenizer, texts, special_tokens=True).input_ids
         if self.config.separates_documents:
-            check_begins(documents, tokenizer)
+            check_beginnings(documents, tokenizer)
         return {"input_ids": documents, "row": range(len(texts))}
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
@@ -70,7 +83,7 @@ class MaskedLMEncoder(Encoder):
             return found
         texts = rows[self.config.text]
         lost = lost_bytes(tokenizer, texts, encode_plain(tokenizer, texts))
-        return {**found, "lost": at_first(lost, found["row"])}
+        return {**found, "lost": place_at_first_examples(lost, found["row"])}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
@@ -80,7 +93,7 @@ class MaskedLMEncoder(Encoder):
         masked = []
         for example in examples:
             epoch = (0 if config.static else example["epoch"]) if train else None
-            random = generator(seed, epoch, example["index"])
+            random = create_generator(seed, epoch, example["index"])
             masked.append(
                 mask_tokens(example["input_ids"], tokenizer, share, random, whole_words=config.whole_words)
             )
@@ -88,7 +101,9 @@ class MaskedLMEncoder(Encoder):
         batch = inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
         if train and config.separates_documents:
             del batch["attention_mask"]  # replaced by document numbers; padding counts as a document
-            batch |= separated([example["input_ids"] for example in examples], opening_token(tokenizer))
+            batch |= number_documents(
+                [example["input_ids"] for example in examples], get_opening_token(tokenizer)
+            )
         if config.next_sentence:
             follows = [int(example["next_sentence_label"]) for example in examples]
             batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
@@ -115,20 +130,22 @@ class TokensAndPairs(Objective):
         return torch.stack([self.tokens.count(batch), (batch["_next_sentence"] != IGNORED).sum()])
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        pairs = pair_loss(outputs.seq_relationship_logits, batch["_next_sentence"])
+        pairs = compute_pair_loss(outputs.seq_relationship_logits, batch["_next_sentence"])
         logits, labels = outputs.prediction_logits, batch["labels"]
-        return both(token_loss(logits, labels, smoothing, batch.get("_positions")), pairs)
+        return combine_losses(token_loss(logits, labels, smoothing, batch.get("_positions")), pairs)
 
 
-class EachHidden(Generator):
-    """Hides one token at a time; validation during training hides many at once, which is faster."""
+class PseudoLikelihood(Generator):
+    """Hides one token at a time, except for validation during training, which hides many at once and is
+    faster.
+    """
 
     def runs(self, *, training: bool) -> bool:
         return not training
 
     def generate(self, model: Any, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Columns:
         lost = {"lost": batch["_lost"].cpu().numpy()} if "_lost" in batch else {}
-        return {**each_hidden(model, batch, tokenizer), **lost}
+        return {**score_hidden_tokens(model, batch, tokenizer), **lost}
 
 
 @dataclass(frozen=True)
@@ -140,7 +157,7 @@ class MaskedLMEvaluator(Evaluator):
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         if not self.config.next_sentence:
             return token_columns(outputs.logits, batch["labels"])
-        pairs = pair_columns(outputs.seq_relationship_logits, batch["_next_sentence"])
+        pairs = compute_pair_columns(outputs.seq_relationship_logits, batch["_next_sentence"])
         return token_columns(outputs.prediction_logits, batch["labels"]) | pairs
 
     def columns_by_row(
@@ -148,7 +165,7 @@ class MaskedLMEvaluator(Evaluator):
     ) -> Columns:
         summed = super().columns_by_row(columns, row_index, rows, facts)
         text = self.config.text
-        return {**summed, "bytes": utf8(rows[text])} if self.config.pseudo_perplexity else summed
+        return {**summed, "bytes": count_utf8_bytes(rows[text])} if self.config.pseudo_perplexity else summed
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         return pseudo_likelihood() if self.config.pseudo_perplexity else self.validation_metrics(facts)
@@ -166,8 +183,8 @@ class MaskedLMSetup(ModelSetup):
 
     def check(self, model: PreTrainedModel) -> Iterator[Problem]:
         if self.config.separates_documents:
-            yield from separation_problems(model)
-        if self.config.next_sentence and not judges_pairs(model):
+            yield from find_separation_problems(model)
+        if self.config.next_sentence and not has_pair_head(model):
             yield Problem(
                 f"{model.config.model_type} has no head for sentence pairs, bert has; or delete next_sentence"
             )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hfpipe.advice import advise
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.modeling.random import generator
+from hfpipe.modeling.random import create_generator
 from hfpipe.tokenization.encoding import encode_plain
 from hfpipe.types import Counted
 
@@ -37,7 +37,7 @@ Sentence = list[int]
 Document = list[Sentence]
 
 
-def sentence_pairs(
+def encode_sentence_pairs(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> dict[str, list[Any]]:
     """Turn texts into pairs of segments of at most `length` tokens, using every token of each text.
@@ -56,14 +56,14 @@ def sentence_pairs(
             f"next_sentence needs a tokenizer with [CLS] and [SEP]; give its stage {advise(style='bert')}"
         )
     room = length - 3
-    documents = _documents(texts, tokenizer, room // 2)
+    documents = _encode_documents(texts, tokenizer, room // 2)
     lenders = [row for row, document in enumerate(documents) if any(document)]
     names = ("input_ids", "token_type_ids", "next_sentence_label", "row")
     out: dict[str, list[Any]] = {name: [] for name in names}
     for row, document in enumerate(documents):
-        random = generator(SEED, None, crc32(texts[row].encode()))
+        random = create_generator(SEED, None, crc32(texts[row].encode()))
         others = [documents[lender] for lender in lenders if lender != row]
-        for first, second, label in _pairs(document, others, room, random):
+        for first, second, label in _draw_pairs(document, others, room, random):
             tail = [*second, end] if second else []
             out["input_ids"].append([begin, *first, end, *tail])
             out["token_type_ids"].append([0] * (len(first) + 2) + [1] * len(tail))
@@ -72,7 +72,9 @@ def sentence_pairs(
     return out
 
 
-def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Document]:
+def _encode_documents(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: int
+) -> list[Document]:
     """Return the sentences of each text as ids; long ones are split, an empty text has one empty sentence."""
     split = [SENTENCE_END.split(text) for text in texts]
     encoded = iter(encode_plain(tokenizer, [sentence for sentences in split for sentence in sentences]))
@@ -84,7 +86,7 @@ def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest
     return documents
 
 
-def _pairs(
+def _draw_pairs(
     document: Document, others: Sequence[Document], room: int, random: np.random.Generator
 ) -> Iterator[tuple[Sentence, Sentence, int]]:
     start = 0
@@ -120,18 +122,18 @@ def _concatenate(sentences: Document) -> Sentence:
     return [piece for sentence in sentences for piece in sentence]
 
 
-def judges_pairs(model: PreTrainedModel) -> bool:
+def has_pair_head(model: PreTrainedModel) -> bool:
     """Return whether a model has a next-sentence prediction head."""
     return "next_sentence_label" in signature(model.forward).parameters
 
 
-def pair_loss(logits: Tensor, labels: Tensor) -> Counted:
+def compute_pair_loss(logits: Tensor, labels: Tensor) -> Counted:
     """Return the summed cross-entropy of the pairs with a label: logits (rows, 2), labels int64 (rows,)."""
     total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
     return Counted(total, (labels != IGNORED).sum())
 
 
-def pair_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def compute_pair_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return nats, pairs and correct predictions of each row: float64 and int64, shape (rows,)."""
     nll = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
     return {
@@ -141,6 +143,6 @@ def pair_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def both(first: Counted, second: Counted) -> Counted:
+def combine_losses(first: Counted, second: Counted) -> Counted:
     """Combine two objectives into one: each is averaged separately, and the means are added."""
     return Counted(torch.stack([first.total, second.total]), torch.stack([first.targets, second.targets]))

@@ -32,16 +32,17 @@ class MaskedLM(RunningText, TaskConfig):
     next_sentence: bool = False
     """Also train on next-sentence prediction; needs a model with a next-sentence head, such as BERT."""
     pseudo_perplexity: bool = False
-    """Evaluate by hiding one token at a time with all others visible, in place of `eval_mask`; slower."""
+    """Evaluate by hiding one token at a time with all others visible, instead of using `eval_mask`;
+    slower."""
 
     documents: Literal["packed", "separate"] = "packed"
     """`packed`: in training a document attends to the others of its example; `separate`: only to itself."""
 
     @model_validator(mode="after")
-    def _whole_documents(self) -> Self:
+    def _check_packing(self) -> Self:
         if self.next_sentence and (self.best_fit or self.separates_documents):
             raise ValueError(
-                "`next_sentence` makes an example of two segments and packs nothing; "
+                "`next_sentence` makes examples of two segments, which are not packed; "
                 "delete `packing` and `documents`"
             )
         if self.best_fit and not self.separates_documents:
@@ -49,10 +50,11 @@ class MaskedLM(RunningText, TaskConfig):
         return self
 
     @model_validator(mode="after")
-    def _one_evaluation(self) -> Self:
+    def _check_evaluation(self) -> Self:
         if self.next_sentence and self.pseudo_perplexity:
             raise ValueError(
-                "`pseudo_perplexity` reads whole texts, `next_sentence` pairs; give evaluation its own task"
+                "`pseudo_perplexity` needs whole texts, not the pairs of `next_sentence`; "
+                "write a separate task for evaluation"
             )
         return self
 

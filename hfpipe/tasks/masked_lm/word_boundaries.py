@@ -26,14 +26,14 @@ class Edges(NamedTuple):
     """The next token begins a word."""
 
 
-def word_numbers(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def number_words(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return the index of the word that each token belongs to: int64, shape (length,), ascending from 0.
 
     Tokens are joined by the marks of the vocabulary: `##` continues a word in WordPiece; `Ġ` and `▁` begin a
     word in byte-level and SentencePiece vocabularies. A punctuation mark is a separate word in all of them.
     Special tokens are words too. Raises StageError when the vocabulary has no such marks.
     """
-    opens, closes = edges(tokenizer, len(tokenizer))
+    opens, closes = find_edges(tokenizer, len(tokenizer))
     begins = opens[ids]
     begins[1:] |= closes[ids[:-1]]
     begins[:1] = False
@@ -41,7 +41,7 @@ def word_numbers(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndar
 
 
 @lru_cache(maxsize=2)
-def edges(tokenizer: PreTrainedTokenizerBase, size: int) -> Edges:
+def find_edges(tokenizer: PreTrainedTokenizerBase, size: int) -> Edges:
     """Return where words begin and end, for a vocabulary of `size` tokens."""
     pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(size)))]
     special = np.zeros(size, dtype=bool)
@@ -51,7 +51,7 @@ def edges(tokenizer: PreTrainedTokenizerBase, size: int) -> Edges:
         raise StageError("whole_words needs a vocabulary that marks where words begin: ##, Ġ or ▁")
     if inside.sum() >= size / 100:
         return Edges(~inside | special, special)
-    parts = _parts_bytes if bytes_.sum() > texts.sum() else _parts_text
+    parts = _is_separator_byte if bytes_.sum() > texts.sum() else _is_separator
     opens = np.array([parts(piece[:1]) for piece in pieces])
     # A mark alone is only the space before the next word.
     closes = np.array([parts(piece[-1:]) and piece not in SPACES for piece in pieces])
@@ -62,12 +62,12 @@ def _find_marked(pieces: list[str], mark: str) -> np.ndarray:
     return np.array([piece.startswith(mark) for piece in pieces])
 
 
-def _parts_bytes(character: str) -> bool:
+def _is_separator_byte(character: str) -> bool:
     """Return whether a byte separates words; bytes of non-ASCII letters do not."""
     blank = "\u0100" <= character <= "\u0120"  # bytes 0 to 32, the white space among them
     return blank or (character.isascii() and not character.isalnum())
 
 
-def _parts_text(character: str) -> bool:
+def _is_separator(character: str) -> bool:
     """Return whether a character separates words: white space, punctuation or a symbol."""
     return character in SPACES or unicodedata.category(character or " ")[0] in "PSZC"

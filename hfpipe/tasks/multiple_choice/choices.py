@@ -37,7 +37,7 @@ def encode_choices(
 ) -> dict[str, Any]:
     """Return one example per row: the concatenated ids of its (context, ending) pairs, and their lengths.
 
-    A pair has at most `length` tokens; `truncated` counts the tokens that are lost per row.
+    A pair has at most `length` tokens; `truncated` is the number of tokens lost per row.
     """
     counts = np.array([len(each) for each in endings])
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -90,7 +90,7 @@ def _log_probabilities(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     return logits.float().masked_fill(~there, -torch.inf).log_softmax(-1), there
 
 
-def choice_loss(logits: Tensor, batch: Batch, smoothing: float) -> Counted:
+def compute_choice_loss(logits: Tensor, batch: Batch, smoothing: float) -> Counted:
     """Return the summed cross-entropy of the correct endings in nats, and the number of rows.
 
     `smoothing` is label smoothing over the endings of a row, as in `torch.nn.CrossEntropyLoss`.
@@ -102,7 +102,7 @@ def choice_loss(logits: Tensor, batch: Batch, smoothing: float) -> Counted:
     return Counted(-(1 - smoothing) * right - smoothing * even, count)
 
 
-def choice_columns(logits: Tensor, batch: Batch) -> dict[str, Tensor | list[Any]]:
+def compute_choice_columns(logits: Tensor, batch: Batch) -> dict[str, Tensor | list[Any]]:
     """Return `reference`, `prediction` and `nll` per row, and `scores`, the probability of each ending."""
     found, _ = _log_probabilities(logits, batch)
     rows = zip(found.exp().tolist(), batch["_endings"].tolist(), strict=True)
@@ -115,13 +115,13 @@ def choice_columns(logits: Tensor, batch: Batch) -> dict[str, Tensor | list[Any]
 
 
 def draw_ending(context: str, endings: Sequence[str]) -> int:
-    """Return a uniformly random ending; the same row always gets the same ending."""
+    """Return the index of a uniformly random ending, always the same for the same row."""
     digest = hashlib.sha256("\0".join([context, *endings]).encode()).digest()
     return int.from_bytes(digest[:8], "big") % len(endings)
 
 
-def longest_ending(context: str, endings: Sequence[str]) -> int:
-    """Return the index of the ending with the most characters, the first one of a tie."""
+def find_longest_ending(context: str, endings: Sequence[str]) -> int:
+    """Return the index of the ending with the most characters; the first one if there are several."""
     return max(range(len(endings)), key=lambda number: len(endings[number]))
 
 

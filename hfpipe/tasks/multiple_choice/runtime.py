@@ -15,12 +15,12 @@ from hfpipe.metrics.metric import Loss
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Objective, TaskRuntime
 from hfpipe.tasks.multiple_choice.choices import (
     ChoiceAccuracy,
-    choice_columns,
-    choice_loss,
     collate_choices,
+    compute_choice_columns,
+    compute_choice_loss,
     draw_ending,
     encode_choices,
-    longest_ending,
+    find_longest_ending,
 )
 
 if TYPE_CHECKING:
@@ -34,13 +34,16 @@ if TYPE_CHECKING:
 
 def compose_multiple_choice(config: MultipleChoice) -> TaskRuntime:
     """Return the task's encoder, objective, evaluator and baselines."""
-    chosen = {"chance": draw_ending, "longest": longest_ending}
+    chosen = {"chance": draw_ending, "longest": find_longest_ending}
     return TaskRuntime(
         config,
         MultipleChoiceEncoder(config),
         ChoiceLoss(),
         MultipleChoiceEvaluator(config),
-        {name: Baseline(partial(_fit_choice, config, choose), _accuracy) for name, choose in chosen.items()},
+        {
+            name: Baseline(partial(_fit_choice, config, choose), _create_accuracy)
+            for name, choose in chosen.items()
+        },
     )
 
 
@@ -52,8 +55,8 @@ class MultipleChoiceEncoder(Encoder):
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         config = self.config
-        endings = endings_of(config, rows)
-        labels = _labels(config, rows, facts)
+        endings = get_endings(config, rows)
+        labels = _get_labels(config, rows, facts)
         _check_labels(config.label, labels, endings)
         starts = rows[config.start] if config.start is not None else None
         encoded = encode_choices(tokenizer, rows[config.context], starts, endings, config.length)
@@ -65,14 +68,14 @@ class MultipleChoiceEncoder(Encoder):
         return collate_choices(examples, tokenizer)
 
 
-def endings_of(config: MultipleChoice, rows: Rows) -> list[Sequence[str]]:
+def get_endings(config: MultipleChoice, rows: Rows) -> list[Sequence[str]]:
     """Return the endings of each row."""
     if isinstance(config.endings, str):
         return list(rows[config.endings])
     return list(zip(*(rows[column] for column in config.endings), strict=True))
 
 
-def _labels(config: MultipleChoice, rows: Rows, facts: DataFacts) -> list[int]:
+def _get_labels(config: MultipleChoice, rows: Rows, facts: DataFacts) -> list[int]:
     """Return the indices of the correct endings; a column of classes stores them as class names."""
     names = facts.labels.get(config.label)
     return [number if names is None else int(names[number]) for number in rows[config.label]]
@@ -82,12 +85,10 @@ def _check_labels(column: str, labels: Sequence[int], endings: Sequence[Sequence
     """Raise DataError at the first row with fewer than two endings or without a correct ending."""
     for label, each in zip(labels, endings, strict=True):
         if len(each) < 2:
-            raise DataError(
-                f"a row has {len(each)} endings, so that there is nothing to choose; drop such rows"
-            )
+            raise DataError(f"a row has {len(each)} endings, but a choice needs at least two; drop such rows")
         if label not in range(len(each)):
-            wanted = f"the number of an ending, from 0 to {len(each) - 1},"
-            raise DataError(f"column {column!r} holds {label} where {wanted} belongs; drop such rows")
+            wanted = f"the index of an ending from 0 to {len(each) - 1}"
+            raise DataError(f"column {column!r} holds {label}, not {wanted}; drop such rows")
 
 
 class ChoiceLoss(Objective):
@@ -97,7 +98,7 @@ class ChoiceLoss(Objective):
         return torch.tensor(batch["labels"].numel())
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        return choice_loss(outputs.logits, batch, smoothing)
+        return compute_choice_loss(outputs.logits, batch, smoothing)
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ class MultipleChoiceEvaluator(Evaluator):
     config: MultipleChoice
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> dict[str, torch.Tensor | list[Any]]:
-        return choice_columns(outputs.logits, batch)
+        return compute_choice_columns(outputs.logits, batch)
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         return [ChoiceAccuracy(), Loss()]
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
-        endings_by_row = endings_of(self.config, rows)
+        endings_by_row = get_endings(self.config, rows)
         chosen = zip(columns["prediction"].tolist(), columns["scores"], endings_by_row, strict=True)
         return [
             {"ending": endings[number], "label": number, "score": float(scores[number])}
@@ -121,7 +122,7 @@ class MultipleChoiceEvaluator(Evaluator):
         ]
 
 
-def _accuracy(facts: DataFacts) -> list[Metric]:
+def _create_accuracy(facts: DataFacts) -> list[Metric]:
     return [ChoiceAccuracy()]
 
 
@@ -132,12 +133,12 @@ def _fit_choice(
     facts: DataFacts,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[[Rows], Columns]:
-    def columns(rows: Rows) -> Columns:
-        texts = zip(rows[config.context], endings_of(config, rows), strict=True)
+    def predict(rows: Rows) -> Columns:
+        texts = zip(rows[config.context], get_endings(config, rows), strict=True)
         chosen = [choose(context, endings) for context, endings in texts]
         return {
-            "reference": np.asarray(_labels(config, rows, facts)),
+            "reference": np.asarray(_get_labels(config, rows, facts)),
             "prediction": np.asarray(chosen, dtype=np.int64),
         }
 
-    return columns
+    return predict

@@ -50,7 +50,7 @@ class MultipleChoice(TaskConfig):
 
     def check_settings(self) -> Iterator[Problem]:
         if not isinstance(self.endings, str) and len(self.endings) < 2:
-            yield Problem("endings: name at least two columns, or one that holds lists", ("endings",))
+            yield Problem("endings: name at least two columns, or one column of lists", ("endings",))
 
     def check(self, facts: DataFacts) -> Iterator[Problem]:
         yield from super().check(facts)
@@ -65,7 +65,7 @@ class MultipleChoice(TaskConfig):
         if strange or kind not in ("int", "label"):
             found = f"the class {strange[0]!r}" if strange else f"{kind} values"
             yield Problem(
-                f"column {self.label!r} holds {found} where the number of an ending belongs, counted from 0",
+                f"column {self.label!r} holds {found}, not the index of an ending, counted from 0",
                 ("label",),
             )
 

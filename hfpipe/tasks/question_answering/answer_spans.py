@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 IMPOSSIBLE = float("-inf")
 
 
-def no_answer_index(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:
+def find_no_answer_index(window: Window, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the index of the token that means no answer: the class token, or the first token without one."""
     token = tokenizer.cls_token_id
     return window.input_ids.index(token) if token in window.input_ids else 0
 
 
-def span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
-    """Return the answer's first and last token in each window of one text; None if it is not fully inside."""
+def find_span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
+    """Return the answer's first and last token in each window of one text; None if the window lacks part of
+    it.
+    """
     if answer is None:
         return [None] * len(windows)
     touched = [
@@ -46,7 +48,9 @@ def span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | 
     ]
 
 
-def span_loss(start: Tensor, end: Tensor, spans: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
+def compute_span_loss(
+    start: Tensor, end: Tensor, spans: Tensor, mask: Tensor, smoothing: float = 0.0
+) -> Tensor:
     """Return the loss of each example in nats, float32 (rows,): the mean of start and end cross-entropy.
 
     Logits are (rows, length), `spans` int64 (rows, 2), `mask` (rows, length) is 0 at padding. Unlike the loss
@@ -67,7 +71,7 @@ def sum_losses(each: Tensor) -> Counted:
     return Counted(each.sum(), torch.tensor(len(each), device=each.device))
 
 
-def likeliest_spans(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> dict[str, Tensor]:
+def find_likeliest_spans(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> dict[str, Tensor]:
     """Return the span of at most `longest` tokens with the highest sum of logits in each row.
 
     Logits are (rows, length), `allowed` bool (rows, length). `best` is the sum of logits and `total` the

@@ -19,13 +19,13 @@ from hfpipe.metrics.metric import Loss, objects
 from hfpipe.metrics.scores.spans import answering, nearest_sentence
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Objective, TaskRuntime
 from hfpipe.tasks.question_answering.answer_spans import (
-    likeliest_spans,
-    no_answer_index,
-    span_loss,
-    span_targets,
+    compute_span_loss,
+    find_likeliest_spans,
+    find_no_answer_index,
+    find_span_targets,
     sum_losses,
 )
-from hfpipe.tasks.shared.sliding_windows import sliding_windows
+from hfpipe.tasks.shared.sliding_windows import encode_sliding_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def compose_question_answering(config: QuestionAnswering) -> TaskRuntime:
         QuestionAnsweringEncoder(config),
         SpanLoss(),
         evaluator,
-        {"sentence": Baseline(partial(_fit_nearest_sentence, config), evaluator.answer_metrics)},
+        {"sentence": Baseline(partial(_fit_nearest_sentence, config), evaluator.create_answer_metrics)},
     )
 
 
@@ -60,15 +60,17 @@ class QuestionAnsweringEncoder(Encoder):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         config = self.config
         contexts = list(rows[config.context])
-        found = sliding_windows(
+        found = encode_sliding_windows(
             tokenizer, contexts, config.length, config.stride, list(rows[config.question])
         )
         spans = [
             span
             for row, group in groupby(found, lambda window: window.row)
-            for span in span_targets(list(group), self._span(rows, row) if facts.splits else None)
+            for span in find_span_targets(
+                list(group), self._get_answer_span(rows, row) if facts.splits else None
+            )
         ]
-        nothing = [no_answer_index(window, tokenizer) for window in found]
+        nothing = [find_no_answer_index(window, tokenizer) for window in found]
         typed = {"token_type_ids": [window.token_type_ids for window in found]}
         return {
             "input_ids": [window.input_ids for window in found],
@@ -80,7 +82,7 @@ class QuestionAnsweringEncoder(Encoder):
             "row": [window.row for window in found],
         }
 
-    def _span(self, rows: Rows, row: int) -> tuple[int, int] | None:
+    def _get_answer_span(self, rows: Rows, row: int) -> tuple[int, int] | None:
         """Return the characters of a row's first answer. Raises DataError when it is not in the context."""
         config = self.config
         try:
@@ -91,13 +93,13 @@ class QuestionAnsweringEncoder(Encoder):
             if not config.version_2:
                 asked = f"{rows[config.question][row]!r:.60}"
                 raise DataError(
-                    f"{asked} has no answer; add {advise(version_2=True)} to the task, or take the row out"
+                    f"{asked} has no answer; add {advise(version_2=True)} to the task, or remove the row"
                 )
             return None
         found = locate_answer(right[0], rows[config.context][row])
         if found is None:
             raise DataError(
-                f"the answer {right[0].text!r:.60} is not in its context; fix the row or take it out"
+                f"the answer {right[0].text!r:.60} is not in its context; fix the row or remove it"
             )
         return found
 
@@ -122,13 +124,13 @@ class SpanLoss(Objective):
         return torch.tensor(len(batch["labels"]))
 
     def loss(self, outputs: Any, batch: Batch, smoothing: float = 0.0) -> Counted:
-        return sum_losses(window_losses(outputs, batch, smoothing))
+        return sum_losses(compute_window_losses(outputs, batch, smoothing))
 
 
-def window_losses(outputs: Any, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
+def compute_window_losses(outputs: Any, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
     """Return the loss of each window in nats, float32 (windows,)."""
     start, end = outputs.start_logits, outputs.end_logits
-    return span_loss(start, end, batch["labels"], batch["attention_mask"], smoothing)
+    return compute_span_loss(start, end, batch["labels"], batch["attention_mask"], smoothing)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class QuestionAnsweringEvaluator(Evaluator):
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         """Return each window's likeliest span in characters, its score, and the score of no answer."""
         start, end = outputs.start_logits, outputs.end_logits
-        found = likeliest_spans(start, end, batch["_starts"] >= 0, self.config.max_answer_length)
+        found = find_likeliest_spans(start, end, batch["_starts"] >= 0, self.config.max_answer_length)
         place = batch["_nothing"][:, None]
         return {
             "best": found["best"],
@@ -148,7 +150,7 @@ class QuestionAnsweringEvaluator(Evaluator):
             "start": batch["_starts"].gather(1, found["first"][:, None]).squeeze(1),
             "end": batch["_ends"].gather(1, found["last"][:, None]).squeeze(1),
             "nothing": (start.gather(1, place) + end.gather(1, place)).squeeze(1).float(),
-            "nll": window_losses(outputs, batch),
+            "nll": compute_window_losses(outputs, batch),
         }
 
     def columns_by_row(
@@ -171,7 +173,7 @@ class QuestionAnsweringEvaluator(Evaluator):
         start, end = (np.where(none, 0, columns[name][chosen]) for name in ("start", "end"))
         sure = np.subtract(best, total, out=np.full(len(best), -np.inf), where=np.isfinite(best))
         return {
-            "reference": answer_texts(self.config, rows),
+            "reference": get_answer_texts(self.config, rows),
             "prediction": objects(
                 context[a:b] for context, a, b in zip(rows[self.config.context], start, end, strict=True)
             ),
@@ -182,10 +184,10 @@ class QuestionAnsweringEvaluator(Evaluator):
         }
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        return [*self.answer_metrics(facts), Loss()]
+        return [*self.create_answer_metrics(facts), Loss()]
 
-    def answer_metrics(self, facts: DataFacts) -> list[Metric]:
-        """Return the metrics that read answers alone."""
+    def create_answer_metrics(self, facts: DataFacts) -> list[Metric]:
+        """Return the metrics that need only the answers."""
         return answering(version_2=self.config.version_2)
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
@@ -194,7 +196,7 @@ class QuestionAnsweringEvaluator(Evaluator):
         return [dict(zip(names.values(), row, strict=True)) for row in zip(*lists, strict=True)]
 
 
-def answer_texts(config: QuestionAnswering, rows: Rows) -> np.ndarray:
+def get_answer_texts(config: QuestionAnswering, rows: Rows) -> np.ndarray:
     """Return the reference answers of each row, object (rows,) of lists; an empty list for no answer."""
     return objects(
         [answer.text for answer in read_answers(value) if answer.text] for value in rows[config.answer]
@@ -205,6 +207,6 @@ def _fit_nearest_sentence(
     config: QuestionAnswering, train: Rows, facts: DataFacts, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Rows], Columns]:
     return lambda rows: {
-        "reference": answer_texts(config, rows),
+        "reference": get_answer_texts(config, rows),
         "prediction": objects(map(nearest_sentence, rows[config.question], rows[config.context])),
     }

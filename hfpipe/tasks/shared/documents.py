@@ -10,7 +10,7 @@ import numpy as np
 from hfpipe.advice import advise
 from hfpipe.encoding.padding import pad
 from hfpipe.errors import Problem, StageError
-from hfpipe.modeling.attention.separate_documents import separation_of
+from hfpipe.modeling.attention.separate_documents import find_separation
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.tokenization.encoding import encode_plain
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEXTS_AT_ONCE = 1000
 
 
-def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+def get_boundary_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Return the ids that begin and end a document; the same id twice if the tokenizer has only one.
 
     Raises StageError when it has neither.
@@ -34,35 +34,35 @@ def bounds(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
         style = "bart" if type(model).__name__ == "WordPiece" else "gpt"  # WordPiece needs [UNK]
         raise StageError(
             "causal-lm needs a token that begins or ends a document, and this tokenizer has no bos_token and "
-            f"no eos_token; give its stage {advise(style=style)}, or take another"
+            f"no eos_token; add {advise(style=style)} to its stage, or use another tokenizer"
         )
     return (end if begin is None else begin), (begin if end is None else end)
 
 
-def opening_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def get_opening_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the id that begins each text of an encoder model, None if there is none."""
     begin: int | None = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
     return begin
 
 
-def check_begins(documents: Ragged, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_beginnings(documents: Ragged, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise StageError if a document does not begin with the token that separates documents."""
     firsts = documents.values[documents.offsets[:-1][documents.lengths > 0]]
-    if (firsts != opening_token(tokenizer)).any() or not documents.lengths.all():
+    if (firsts != get_opening_token(tokenizer)).any() or not documents.lengths.all():
         raise StageError(
             "documents: separate needs a token that begins each text, as [CLS] does, and this tokenizer adds "
-            f"none; leave it out, or give the tokenizer's stage {advise(style='bert')}"
+            f"none; leave it out, or add {advise(style='bert')} to the tokenizer's stage"
         )
 
 
 def encode_with_eos(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
     """Yield the ids of each text, followed by the end token; tokenizes a few texts at a time."""
-    _, end = bounds(tokenizer)
+    _, end = get_boundary_ids(tokenizer)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         yield from ([*ids, end] for ids in encode_plain(tokenizer, texts[start : start + TEXTS_AT_ONCE]))
 
 
-def document_windows(
+def split_document(
     ids: Sequence[int], begin: int, length: int, stride: int
 ) -> list[tuple[list[int], list[int]]]:
     """Return the inputs and the targets of each window, so that each id is a target exactly once.
@@ -80,7 +80,7 @@ def document_windows(
     return found
 
 
-def following(ids: np.ndarray, begin: int, end: int) -> np.ndarray:
+def compute_targets(ids: np.ndarray, begin: int, end: int) -> np.ndarray:
     """Return the target of each position of a packed example: the next id, int64 (length,).
 
     The last position has no target, and a token that only begins documents is not a target.
@@ -91,27 +91,27 @@ def following(ids: np.ndarray, begin: int, end: int) -> np.ndarray:
     return labels
 
 
-def places(ids: np.ndarray, begin: int | None) -> np.ndarray:
+def compute_position_ids(ids: np.ndarray, begin: int | None) -> np.ndarray:
     """Return each id's position in its document, int64 (length,), starting from 0 at every `begin`."""
     here = np.arange(len(ids))
     starts: np.ndarray = np.maximum.accumulate(np.where(ids == begin, here, 0))
     return here - starts
 
 
-def separated(ids: Sequence[np.ndarray], begin: int | None) -> Batch:
+def number_documents(ids: Sequence[np.ndarray], begin: int | None) -> Batch:
     """Return `position_ids` and `_documents` of packed examples, int64 (rows, longest).
 
     At every `begin`, positions restart at 0 and the document number increases, starting from 1. Padding is 0.
     """
-    counted = [places(each, begin) for each in ids]
+    counted = [compute_position_ids(each, begin) for each in ids]
     return {
         "position_ids": pad(counted, 0),
         "_documents": pad([np.cumsum(each == 0) for each in counted], 0),
     }
 
 
-def separation_problems(model: PreTrainedModel) -> Iterator[Problem]:
-    """Yield why a model cannot process packed documents independently; it is run on two documents."""
-    if separation_of(model) is None:
+def find_separation_problems(model: PreTrainedModel) -> Iterator[Problem]:
+    """Yield why a model cannot process packed documents independently; runs the model on two documents."""
+    if find_separation(model) is None:
         message = "documents: separate needs a model that keeps packed documents apart"
-        yield Problem(f"{message}; {model.config.model_type} does not, leave it out", ("documents",))
+        yield Problem(f"{message}, and {model.config.model_type} does not; leave it out", ("documents",))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 
-DRAWING = (
+SAMPLING_ENTRIES = (
     "temperature",
     "top_k",
     "top_p",
@@ -37,7 +37,7 @@ DRAWING = (
 """Entries of a GenerationConfig that only have an effect when sampling."""
 
 
-class Written(NamedTuple):
+class GeneratedTexts(NamedTuple):
     """The texts that a model generated for the rows of a batch."""
 
     texts: np.ndarray
@@ -48,7 +48,7 @@ class Written(NamedTuple):
     """Whether the length limit was reached before the end token, bool (rows,)."""
 
 
-def write(
+def generate_texts(
     model: Any,
     batch: Batch,
     tokenizer: PreTrainedTokenizerBase,
@@ -56,8 +56,8 @@ def write(
     *,
     forced_bos_token_id: int | None = None,
     random: Sequence[np.random.Generator] = (),
-) -> Written:
-    """Generate a text for each row of a batch with a model, wrapped or not.
+) -> GeneratedTexts:
+    """Generate a text for each row of a batch; the model may be wrapped.
 
     In float32 the result does not depend on how rows are batched. `batch` holds `input_ids` and
     `attention_mask`, int64 (rows, length), padded on either side; for a decoder they are the prompts.
@@ -71,7 +71,7 @@ def write(
     else:
         ids, mask = pad_left(ids, mask)
         start = ids.shape[1]
-    config = _config(bare.generation_config, tokenizer, settings, forced_bos_token_id)
+    config = _build_config(bare.generation_config, tokenizer, settings, forced_bos_token_id)
     drawn = settings if isinstance(settings, Sampling) and settings.do_sample else None
     if drawn:
         config.num_beams = 1  # sampling uses one beam, whatever the model's own config sets
@@ -79,30 +79,30 @@ def write(
         out = bare.generate(
             input_ids=ids,
             attention_mask=mask,
-            logits_processor=_sampling_processors(drawn, random) if drawn else LogitsProcessorList(),
+            logits_processor=_create_sampling_processors(drawn, random) if drawn else LogitsProcessorList(),
         )
     return _read_output(out[:, start:].cpu().numpy(), tokenizer, config)
 
 
-def configure(
+def configure_generation(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     settings: Generation,
     forced_bos_token_id: int | None = None,
 ) -> None:
-    """Store the generation settings in a model, so that `generate` of the saved model works like `write`.
+    """Store the generation settings in a model, so that its `generate` works like `generate_texts`.
 
     Sampled tokens differ, since `generate` uses another random stream. Raises StageError for settings that
-    Transformers refuses to save.
+    Transformers does not save.
     """
-    config = _config(model.generation_config, tokenizer, settings, forced_bos_token_id)
+    config = _build_config(model.generation_config, tokenizer, settings, forced_bos_token_id)
     if isinstance(settings, Sampling) and settings.do_sample:
         draws = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
         config.update(do_sample=True, num_beams=1, **draws)
     if (config.num_beams or 1) == 1:
         if settings.length_penalty is not None:
             raise StageError(
-                "generation: length_penalty weighs beams, and there is one; set num_beams or delete it"
+                "generation: length_penalty has no effect without beam search; set num_beams or delete it"
             )
         config.length_penalty = config.early_stopping = None
     try:
@@ -118,7 +118,7 @@ def pad_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return ids.gather(1, order), mask.gather(1, order)
 
 
-def _config(
+def _build_config(
     own: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
     settings: Generation,
@@ -128,7 +128,7 @@ def _config(
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     stops = sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})
     if not stops:
-        raise StageError("neither model nor tokenizer has a token that ends a text; set eos_token")
+        raise StageError("neither the model nor the tokenizer has an end token; set eos_token")
     config = copy.deepcopy(own)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
@@ -137,7 +137,7 @@ def _config(
         config.min_length = None
     elif (config.min_new_tokens or 0) > (settings.max_new_tokens or math.inf):
         config.min_new_tokens = None  # a minimum of the model's config that exceeds the maximum
-    for name in ("max_length", *DRAWING):
+    for name in ("max_length", *SAMPLING_ENTRIES):
         setattr(config, name, None)  # they would have no effect or contradict the settings
     # An end token forced at the limit would hide that the text was truncated.
     config.forced_eos_token_id = None
@@ -157,7 +157,9 @@ def _with_config(model: Any, config: GenerationConfig) -> Iterator[None]:
         model.generation_config = own
 
 
-def _sampling_processors(settings: Sampling, random: Sequence[np.random.Generator]) -> LogitsProcessorList:
+def _create_sampling_processors(
+    settings: Sampling, random: Sequence[np.random.Generator]
+) -> LogitsProcessorList:
     return LogitsProcessorList(
         [TemperatureLogitsWarper(settings.temperature), TopPLogitsWarper(settings.top_p), Gumbel(random)]
     )
@@ -177,9 +179,11 @@ class Gumbel(LogitsProcessor):
         return scores + torch.from_numpy(noise).to(scores)
 
 
-def _read_output(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> Written:
+def _read_output(
+    ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig
+) -> GeneratedTexts:
     ended = np.isin(ids, config.eos_token_id)
     cut = np.logical_not(ended.any(axis=1))
     tokens = np.where(cut, ids.shape[1], ended.argmax(axis=1) + 1)
     rows = [row[:number].tolist() for row, number in zip(ids, tokens, strict=True)]
-    return Written(objects(tokenizer.batch_decode(rows, skip_special_tokens=True)), tokens, cut)
+    return GeneratedTexts(objects(tokenizer.batch_decode(rows, skip_special_tokens=True)), tokens, cut)

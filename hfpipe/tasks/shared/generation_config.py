@@ -30,7 +30,7 @@ class Generation(Settings):
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         if (self.min_new_tokens or 0) > (self.max_new_tokens or math.inf):
-            raise ValueError("min_new_tokens is more than max_new_tokens; no text could end")
+            raise ValueError("min_new_tokens exceeds max_new_tokens; lower it")
         return self
 
 
@@ -47,5 +47,5 @@ class Sampling(Generation):
     @model_validator(mode="after")
     def _check_sampling(self) -> Sampling:
         if self.do_sample and (self.num_beams or 1) > 1:
-            raise ValueError("do_sample draws one output and num_beams searches several; delete one")
+            raise ValueError("do_sample and num_beams exclude each other; delete one")
         return self

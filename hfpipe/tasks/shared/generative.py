@@ -32,8 +32,8 @@ def check_sacrebleu_tokenizer(tokenize: str) -> Iterator[Problem]:
     modules, install = PACKAGES.get(tokenize, ((), ""))
     lacking = [name for name in modules if find_spec(name) is None]
     if lacking:
-        message = f"tokenize: {tokenize} needs {' and '.join(lacking)}, not installed"
-        yield Problem(f"{message}; pip install '{install}'", ("tokenize",))
+        message = f"tokenize: {tokenize} needs {' and '.join(lacking)}, which is not installed"
+        yield Problem(f"{message}; run pip install '{install}'", ("tokenize",))
     elif tokenize == "flores200":
         folder = os.environ.get("SACREBLEU") or Path.home() / ".sacrebleu"  # the same lookup as in sacrebleu
         if not (Path(folder) / "models" / "flores200sacrebleuspm").is_file():
@@ -43,7 +43,7 @@ def check_sacrebleu_tokenizer(tokenize: str) -> Iterator[Problem]:
             yield Problem(f'{message} python -c "{_DOWNLOAD}"', ("tokenize",))
 
 
-class Writing(Settings):
+class GenerativeSettings(Settings):
     """Trained with teacher forcing on given texts, and evaluated on generated texts."""
 
     answer: ClassVar[str]

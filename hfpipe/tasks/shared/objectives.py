@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfpipe.modeling.losses.losses import IGNORED, label_loss, target_positions, token_loss
+from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, label_loss, token_loss
 from hfpipe.runtime import Objective
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class TokenCrossEntropy(Objective):
         return type(self).loss is TokenCrossEntropy.loss  # not overridden by a user's objective
 
     def positions(self, batch: Batch) -> torch.Tensor | None:
-        return batch["_positions"] if "_positions" in batch else target_positions(batch["labels"])
+        return batch["_positions"] if "_positions" in batch else find_target_positions(batch["labels"])
 
     def count(self, batch: Batch) -> torch.Tensor:
         return (batch["labels"] != IGNORED).sum()

@@ -28,7 +28,7 @@ class Window(NamedTuple):
     """Character span of each token in the text, without white space; None for tokens without characters."""
 
 
-def sliding_windows(
+def encode_sliding_windows(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     length: int,
@@ -45,17 +45,19 @@ def sliding_windows(
         raise StageError("this tokenizer does not give the offsets of its tokens in the text; use a fast one")
     shared = [stride] * len(texts)
     if before is not None:
-        shared = [min(stride, room // 2) for room in _room_by_row(tokenizer, before, length)]
+        shared = [min(stride, room // 2) for room in _compute_room_by_row(tokenizer, before, length)]
     found: list[Window] = []
     # A call has one stride for all texts, so texts with long questions are encoded separately.
     for overlap, group in groupby(sorted(range(len(texts)), key=shared.__getitem__), shared.__getitem__):
         rows = list(group)
         pairs = [before[row] for row in rows] if before is not None else None
-        found += _windows(tokenizer, rows, [texts[row] for row in rows], pairs, length, overlap)
+        found += _encode_windows(tokenizer, rows, [texts[row] for row in rows], pairs, length, overlap)
     return sorted(found, key=lambda window: window.row)
 
 
-def _room_by_row(tokenizer: PreTrainedTokenizerBase, before: Sequence[str], length: int) -> Iterator[int]:
+def _compute_room_by_row(
+    tokenizer: PreTrainedTokenizerBase, before: Sequence[str], length: int
+) -> Iterator[int]:
     special = tokenizer.num_special_tokens_to_add(pair=True)
     for text, ids in zip(before, encode_plain(tokenizer, before), strict=True):
         room = length - special - len(ids)
@@ -66,7 +68,7 @@ def _room_by_row(tokenizer: PreTrainedTokenizerBase, before: Sequence[str], leng
         yield room
 
 
-def _windows(
+def _encode_windows(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[int],
     texts: list[str],
@@ -90,7 +92,7 @@ def _windows(
     for number, text in enumerate(encoded["overflow_to_sample_mapping"]):
         pieces = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
         spans = [_trim(texts[text], *span) if sequence == mine else None for sequence, span in pieces]
-        # Without tokens and special tokens the window would be empty.
+        # Without text tokens and special tokens the window would be empty.
         ids = encoded["input_ids"][number] or [tokenizer.pad_token_id or 0]
         yield Window(rows[text], ids, types[number], spans or [None])
 

@@ -10,7 +10,7 @@ from hfpipe.encoding.padding import inputs, pad
 from hfpipe.metrics.metric import objects
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.runtime import Encoder
-from hfpipe.tasks.shared.prompts import PLACE, encode_targets, prompts, speak
+from hfpipe.tasks.shared.prompts import PLACEHOLDER, encode_prompts, encode_targets, set_languages
 from hfpipe.tokenization.text import fill_template
 
 if TYPE_CHECKING:
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextToTextEncoder(Encoder):
-    """Encodes a source text and the target text that the model learns to write."""
+    """Encodes a source text and the target text that the model learns to generate."""
 
     config: Translation | Summarization
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         config = self.config
-        speak(tokenizer, *config.languages)
+        set_languages(tokenizer, *config.languages)
         texts = rows[config.source]
         wanted, lost = encode_targets(
             tokenizer, rows[config.target], config.target_length, alone=config.prompt is None
         )
         number = range(len(texts))
         if config.prompt is not None:
-            template = config.prompt.replace(PLACE, config.prefix + PLACE)
-            read, missed = prompts(tokenizer, template, texts, config.length)
+            template = config.prompt.replace(PLACEHOLDER, config.prefix + PLACEHOLDER)
+            read, missed = encode_prompts(tokenizer, template, texts, config.length)
             whole = [[*ids, *more] for ids, more in zip(read, wanted, strict=True)]
             columns: Rows = {"input_ids": whole, "prompt": [len(ids) for ids in read]}
         else:
-            prefixed = [fill_template(config.prefix + PLACE, PLACE, text) for text in texts]
+            prefixed = [fill_template(config.prefix + PLACEHOLDER, PLACEHOLDER, text) for text in texts]
             encoded = cut(tokenizer, prefixed, None, config.length)
             missed = encoded["truncated"]
             columns = {"input_ids": encoded["input_ids"], "labels": wanted}
@@ -70,7 +70,7 @@ class TextToTextEncoder(Encoder):
         return batch
 
 
-def target_references(config: TextToText, rows: Rows) -> np.ndarray:
+def get_references(config: TextToText, rows: Rows) -> np.ndarray:
     """Return the reference of each row, object (rows,): a text, or a list if `references` are set."""
     sides = [rows[column] for column in (config.target, *config.references)]
     if not config.references:

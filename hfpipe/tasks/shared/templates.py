@@ -9,7 +9,7 @@ from typing import Any
 from hfpipe.tokenization.text import Format
 
 
-def parts_of_template(template: str, row: Mapping[str, Any]) -> list[str]:
+def format_template(template: str, row: Mapping[str, Any]) -> list[str]:
     """Return `template.format(**row)` in parts; only the text of the template itself is `Format`."""
     parts: list[str] = []
     for text, name, spec, conversion in Formatter().parse(template):
@@ -20,12 +20,12 @@ def parts_of_template(template: str, row: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def columns_of(template: str) -> tuple[str, ...]:
+def find_template_columns(template: str) -> tuple[str, ...]:
     """Return the columns that a template names, each once. Raises ValueError for an invalid template."""
     try:
         names = [name for _, name, *_ in Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise ValueError(f"{error}; write {{{{ for a brace") from None
+        raise ValueError(f"{error}; write {{{{ for a literal brace") from None
     if not names or "" in names:
-        raise ValueError("name a column in braces, as {text}; write {{ for a brace")
+        raise ValueError("name a column in braces, as {text}; write {{ for a literal brace")
     return tuple(dict.fromkeys(names))

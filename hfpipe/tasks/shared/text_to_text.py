@@ -22,14 +22,15 @@ class TextToText(Settings):
     prefix: str = ""
     """Text added before each source, as T5 expects: `translate English to French: `."""
     prompt: str | None = None
-    """For a decoder without an encoder: the prompt, with `{source}` in it; the model generates the rest."""
+    """For a decoder without an encoder: the prompt, which contains `{source}`; the model generates its
+    continuation."""
     length: int = Field(default=128, ge=4)
     """Maximum number of source tokens, including prefix or prompt; the ledger counts the tokens lost by
     truncation."""
 
     @field_validator("prompt")
     @classmethod
-    def _holds_the_source(cls, prompt: str | None) -> str | None:
+    def _check_prompt(cls, prompt: str | None) -> str | None:
         if prompt is not None and "{source}" not in prompt:
             raise ValueError("write {source} where the text belongs")
         return prompt

@@ -13,10 +13,10 @@ from hfpipe.errors import Problem
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.modeling.losses.losses import token_columns
-from hfpipe.modeling.random import generator
+from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Evaluator, Generator, ModelSetup
-from hfpipe.tasks.shared.generation import configure, write
-from hfpipe.tasks.shared.prompts import speak
+from hfpipe.tasks.shared.generation import configure_generation, generate_texts
+from hfpipe.tasks.shared.prompts import set_languages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
     from hfpipe.task import TaskConfig
-    from hfpipe.tasks.shared.generative import Writing
+    from hfpipe.tasks.shared.generative import GenerativeSettings
     from hfpipe.types import Batch, Columns, Rows
 
 
 @dataclass(frozen=True)
-class TextWriter(Generator):
+class TextGenerator(Generator):
     """Generates a text for each row of a batch.
 
     For a decoder without an encoder, the batch also holds `_input_ids` and `_attention_mask`, the prompt.
     """
 
-    settings: Writing
+    settings: GenerativeSettings
 
     def runs(self, *, training: bool) -> bool:
         return self.settings.predict_with_generate or not training
@@ -45,24 +45,24 @@ class TextWriter(Generator):
         if self.settings.prompted:
             asked = {name: batch[f"_{name}"] for name in ("input_ids", "attention_mask")}
         drawn = batch["_drawn"].tolist() if "_drawn" in batch else []
-        out = write(
+        out = generate_texts(
             model,
             asked,
             tokenizer,
             self.settings.limited_generation,
-            forced_bos_token_id=speak(tokenizer, *self.settings.languages),
-            random=[generator(seed, None, index) for seed, index in drawn],
+            forced_bos_token_id=set_languages(tokenizer, *self.settings.languages),
+            random=[create_generator(seed, None, index) for seed, index in drawn],
         )
         return {"prediction": out.texts, "tokens": out.tokens, "cut": out.cut}
 
 
 @dataclass(frozen=True)
-class WriterSetup(ModelSetup):
+class GenerationSetup(ModelSetup):
     """Checks that a model has positions for all tokens, and stores the generation settings in it."""
 
     length: int
     """Maximum number of tokens before the generated text, or of the source."""
-    settings: Writing
+    settings: GenerativeSettings
 
     def check(self, model: PreTrainedModel) -> Iterator[Problem]:
         most, prompted = getattr(model.config, "max_position_embeddings", None), self.settings.prompted
@@ -70,12 +70,12 @@ class WriterSetup(ModelSetup):
         needed = self.length + written if prompted else max(self.length, written)
         if isinstance(most, int) and needed > most:
             sides = "of prompt and target together" if prompted else "of source or target"
-            message = f"up to {needed} tokens {sides} are more than the {most} positions of the model"
+            message = f"up to {needed} tokens {sides} exceed the {most} positions of the model"
             yield Problem(f"{message}; lower length or target_length")
 
     def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        first = speak(tokenizer, *self.settings.languages)
-        configure(model, tokenizer, self.settings.limited_generation, first)
+        first = set_languages(tokenizer, *self.settings.languages)
+        configure_generation(model, tokenizer, self.settings.limited_generation, first)
 
 
 class TextScoring(ABC):
@@ -107,10 +107,10 @@ class TextScoring(ABC):
 
 
 @dataclass(frozen=True)
-class WrittenEvaluator(Evaluator):
-    """Scores generated texts, and when validating during training by default only the loss."""
+class GeneratedTextEvaluator(Evaluator):
+    """Scores generated texts; validation during training computes only the loss by default."""
 
-    settings: Writing
+    settings: GenerativeSettings
     scoring: TextScoring
 
     def configure_metrics(self, rows: Rows) -> TaskConfig:
@@ -122,7 +122,7 @@ class WrittenEvaluator(Evaluator):
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
     ) -> Columns:
-        """Return the generated text of each row, that of its last example, with the reference."""
+        """Return the reference of each row and the text generated for its last example."""
         if "prediction" not in columns:
             return super().columns_by_row(columns, row_index, rows, facts)
         last = np.append(np.flatnonzero(np.diff(row_index)), len(row_index) - 1)

@@ -11,8 +11,13 @@ from hfpipe.metrics.scores.segmentation import sentence_ends
 from hfpipe.metrics.scores.written import rouge_tokenizer, summary_scores, writing
 from hfpipe.runtime import Baseline, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
-from hfpipe.tasks.shared.source_and_target import TextToTextEncoder, target_references
-from hfpipe.tasks.shared.written_text import TextScoring, TextWriter, WriterSetup, WrittenEvaluator
+from hfpipe.tasks.shared.source_and_target import TextToTextEncoder, get_references
+from hfpipe.tasks.shared.written_text import (
+    GeneratedTextEvaluator,
+    GenerationSetup,
+    TextGenerator,
+    TextScoring,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +36,10 @@ def compose_summarization(config: Summarization) -> TaskRuntime:
         config,
         TextToTextEncoder(config),
         TokenCrossEntropy(),
-        WrittenEvaluator(config, config, scoring),
+        GeneratedTextEvaluator(config, config, scoring),
         {"lead": Baseline(partial(_fit_lead, config, scoring))},
-        TextWriter(config),
-        WriterSetup(config.length, config),
+        TextGenerator(config),
+        GenerationSetup(config.length, config),
     )
 
 
@@ -45,7 +50,7 @@ class SummaryScoring(TextScoring):
     config: Summarization
 
     def references(self, rows: Rows) -> np.ndarray:
-        return target_references(self.config, rows)
+        return get_references(self.config, rows)
 
     def metrics(self) -> list[Metric]:
         # While it is still `auto`, only the metrics' names are used; `configure` resolves it before anything
@@ -66,13 +71,15 @@ def _fit_lead(
     facts: DataFacts,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[[Rows], Columns]:
-    def columns(rows: Rows) -> Columns:
-        return scoring.baseline_columns([first(text, config.lead) for text in rows[config.source]], rows)
+    def predict(rows: Rows) -> Columns:
+        return scoring.baseline_columns(
+            [take_first_sentences(text, config.lead) for text in rows[config.source]], rows
+        )
 
-    return columns
+    return predict
 
 
-def first(text: str, sentences: int) -> str:
+def take_first_sentences(text: str, sentences: int) -> str:
     """Return the first sentences of a text, split at punctuation."""
     text = text.strip()
     ends = sentence_ends(text)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from hfpipe.task import TaskConfig
-from hfpipe.tasks.shared.generative import RougeTokenizer, Writing
+from hfpipe.tasks.shared.generative import GenerativeSettings, RougeTokenizer
 from hfpipe.tasks.shared.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from hfpipe.runtime import TaskRuntime
 
 
-class Summarization(TextToText, Writing, TaskConfig):
+class Summarization(TextToText, GenerativeSettings, TaskConfig):
     """Generates a summary of a text; evaluated by ROUGE."""
 
     kind: Literal["summarization"] = "summarization"

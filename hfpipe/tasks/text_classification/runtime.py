@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def compose_text_classification(config: TextClassification) -> TaskRuntime:
-    """Compose the task."""
+    """Return the task's encoder, objective, evaluator and baselines."""
     return TaskRuntime(
         config,
         TextClassificationEncoder(config),
@@ -57,7 +57,7 @@ class TextClassificationEncoder(Encoder):
         pairs = list(rows[config.text_pair]) if config.text_pair is not None else None
         encoded = cut(tokenizer, list(rows[config.text]), pairs, config.length)
         labels = rows[config.label]
-        return encoded | {"label": label_targets(config.label, labels, facts), "row": range(len(labels))}
+        return encoded | {"label": convert_labels(config.label, labels, facts), "row": range(len(labels))}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
@@ -70,18 +70,18 @@ class TextClassificationEncoder(Encoder):
         return batch | {"labels": labels.float() if labels.is_floating_point() else labels.long()}
 
 
-def label_targets(column: str, labels: Any, facts: DataFacts) -> list[Any]:
+def convert_labels(column: str, labels: Any, facts: DataFacts) -> list[Any]:
     """Return labels in the form the loss expects. Raises DataError at the first invalid label."""
     kind = facts.columns[column]
     if kind == "float":
-        _refuse_labels(column, (each for each in labels if each is None or not isfinite(each)), "a number")
+        _reject_labels(column, (each for each in labels if each is None or not isfinite(each)), "a number")
         return list(labels)
     classes = range(len(facts.labels[column]))
     wanted = f"a class from 0 to {len(classes) - 1}"
     if kind == "label":
-        _refuse_labels(column, (each for each in labels if each not in classes), wanted)
+        _reject_labels(column, (each for each in labels if each not in classes), wanted)
         return list(labels)
-    _refuse_labels(
+    _reject_labels(
         column,
         (each for row in labels for each in ([None] if row is None else row) if each not in classes),
         wanted,
@@ -89,9 +89,9 @@ def label_targets(column: str, labels: Any, facts: DataFacts) -> list[Any]:
     return [[float(number in row) for number in classes] for row in labels]
 
 
-def _refuse_labels(column: str, wrong: Iterable[Any], wanted: str) -> None:
+def _reject_labels(column: str, wrong: Iterable[Any], wanted: str) -> None:
     for label in wrong:
-        raise DataError(f"column {column!r} holds {label} where {wanted} belongs; drop such rows")
+        raise DataError(f"column {column!r} holds {label}, not {wanted}; drop such rows")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class TextClassificationEvaluator(Evaluator):
     def columns_by_row(
         self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
     ) -> Columns:
-        """Return the columns, with the classes predicted whose probability is above their threshold."""
+        """Return the columns, with each class predicted whose probability is above its threshold."""
         found, label = super().columns_by_row(columns, row_index, rows, facts), self.config.label
         if not self.config.thresholds or facts.columns[label] != "labels":
             return found
@@ -161,14 +161,14 @@ def _fit_baseline(
 ) -> Callable[[Rows], Columns]:
     kind = facts.columns[config.label]
     baseline = made(kind, len(facts.labels.get(config.label, [])))
-    baseline.fit(*_texts_and_labels(config, train, facts))
-    return lambda rows: baseline.columns(*_texts_and_labels(config, rows, facts))
+    baseline.fit(*_get_texts_and_labels(config, train, facts))
+    return lambda rows: baseline.columns(*_get_texts_and_labels(config, rows, facts))
 
 
-def _texts_and_labels(config: TextClassification, rows: Rows, facts: DataFacts) -> tuple[list[str], Any]:
+def _get_texts_and_labels(config: TextClassification, rows: Rows, facts: DataFacts) -> tuple[list[str], Any]:
     texts = list(rows[config.text])
     if config.text_pair is not None:
         texts = [
             f"{first} [SEP] {second}" for first, second in zip(texts, rows[config.text_pair], strict=True)
         ]
-    return texts, np.asarray(label_targets(config.label, rows[config.label], facts))
+    return texts, np.asarray(convert_labels(config.label, rows[config.label], facts))

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hfpipe.advice import advise_classes
 from hfpipe.errors import Problem
-from hfpipe.modeling.loading.class_names import class_name_entries, class_names_of, problem_type
+from hfpipe.modeling.loading.class_names import create_class_entries, get_class_names, get_problem_type
 from hfpipe.recipe.messages import suggest
 from hfpipe.report import DataFacts
 from hfpipe.task import TaskConfig
@@ -24,7 +24,7 @@ PROBLEM_TYPES = {
     "labels": "multi_label_classification",
     "float": "regression",
 }
-"""Type of the label column → Transformers' `problem_type`."""
+"""Type of the label column → Transformers' `get_problem_type`."""
 
 
 class TextClassification(TaskConfig):
@@ -43,9 +43,9 @@ class TextClassification(TaskConfig):
     length: int = Field(default=256, ge=4)
     """Maximum number of tokens; longer texts are truncated, and the ledger counts the lost tokens."""
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
-    """Class → the probability above which it is predicted, where rows have lists of classes.
+    """Class → probability above which it is predicted, if rows have lists of classes.
 
-    By default those that `calibrate` saved with the model, and 0.5 without any.
+    The defaults are the thresholds that `calibrate` saved with the model, otherwise 0.5.
     """
     later: ClassVar[tuple[str, ...]] = ("thresholds",)
 
@@ -77,7 +77,7 @@ class TextClassification(TaskConfig):
         yield from self._check_thresholds(kind, facts.labels.get(self.label, []))
         if len(facts.labels.get(self.label, ("", ""))) < 2:
             yield Problem(
-                f"column {self.label!r} has a single class; there is nothing to tell apart", ("label",)
+                f"column {self.label!r} has a single class; a classifier needs at least two", ("label",)
             )
 
     def _check_thresholds(self, kind: str | None, names: Sequence[str]) -> Iterator[Problem]:
@@ -94,16 +94,16 @@ class TextClassification(TaskConfig):
         return self if kept else self.model_copy(update={"thresholds": dict(thresholds)})
 
     def threshold(self, name: str) -> float:
-        """Return the probability above which a class is predicted, where rows have lists of classes."""
+        """Return the probability above which a class is predicted, if rows have lists of classes."""
         return (self.thresholds or {}).get(name, 0.5)
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
         names = facts.labels.get(self.label, ["LABEL_0"])
-        return class_name_entries(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
+        return create_class_entries(names) | {"problem_type": PROBLEM_TYPES[facts.columns[self.label]]}
 
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
-        names = class_names_of(config)
-        problem = problem_type(config)
+        names = get_class_names(config)
+        problem = get_problem_type(config)
         kind = next(kind for kind, known in PROBLEM_TYPES.items() if known == problem)
         columns = {**dict.fromkeys(self.inputs, "string"), self.label: kind}
         return DataFacts(columns=columns, splits={}, labels={} if kind == "float" else {self.label: names})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hfpipe.errors import StageError
-from hfpipe.tasks.shared.prompts import encode_prompt, end_token
+from hfpipe.tasks.shared.prompts import encode_prompt, get_end_token
 from hfpipe.tokenization.chat import ASSISTANT, Chat, Messages, Tools
 from hfpipe.tokenization.encoding import encode_plain
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hfpipe.tokenization.text import Text
 
 
-class Piece(NamedTuple):
+class ChatExample(NamedTuple):
     """One example."""
 
     ids: list[int]
@@ -34,18 +34,20 @@ class Limits(NamedTuple):
     answer: int
 
 
-def completion(tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, limits: Limits) -> Piece:
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: Text, answer: str, limits: Limits
+) -> ChatExample:
     """Return the example of a prompt and its answer, followed by the end token.
 
     Raises StageError when the tokenizer has no end token.
     """
-    answer_ids = [*encode_plain(tokenizer, [answer])[0], end_token(tokenizer)]
+    answer_ids = [*encode_plain(tokenizer, [answer])[0], get_end_token(tokenizer)]
     return _truncate_example(tokenizer, encode_prompt(tokenizer, prompt), answer_ids, limits)
 
 
-def conversation(
+def encode_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits, tools: Tools = None
-) -> list[Piece]:
+) -> list[ChatExample]:
     """Return the examples of a conversation with at least one answer; every answer is learned exactly once.
 
     Each answer is located by rendering the chat template up to the answer and up to its end. One example
@@ -70,45 +72,47 @@ def conversation(
     return [
         _truncate_example(
             tokenizer,
-            _ids(tokenizer, chat, before),
-            _answer(tokenizer, chat, after[len(before) :])[0],
+            _tokenize(tokenizer, chat, before),
+            _encode_answer(tokenizer, chat, after[len(before) :])[0],
             limits,
         )
         for before, after in zip(befores, afters, strict=True)
     ]
 
 
-def question(
+def encode_chat_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, limits: Limits, tools: Tools = None
-) -> Piece:
+) -> ChatExample:
     """Return the prompt of a conversation, without its final answer if it has one."""
     while messages and messages[-1]["role"] == ASSISTANT:
         messages = messages[:-1]
     chat = Chat(tokenizer, messages, tools)
-    return _truncate_example(tokenizer, _ids(tokenizer, chat, chat.write(messages, asking=True)), [], limits)
+    return _truncate_example(
+        tokenizer, _tokenize(tokenizer, chat, chat.write(messages, asking=True)), [], limits
+    )
 
 
 def _encode_chat(
     tokenizer: PreTrainedTokenizerBase, chat: Chat, befores: list[str], afters: list[str]
-) -> Piece:
+) -> ChatExample:
     """Return one example with every answer, tokenized in parts that begin where generation begins."""
     ids: list[int] = []
     learned: list[bool] = []
     behind: list[int] = []
     start = prompt = 0
     for before, after in zip(befores, afters, strict=True):
-        given = [*behind, *_ids(tokenizer, chat, before[start:])]
-        answer_ids, behind = _answer(tokenizer, chat, after[len(before) :])
+        given = [*behind, *_tokenize(tokenizer, chat, before[start:])]
+        answer_ids, behind = _encode_answer(tokenizer, chat, after[len(before) :])
         prompt = len(ids) + len(given)
         ids += [*given, *answer_ids]
         learned += [False] * len(given) + [True] * len(answer_ids)
         start = len(after)
-    return Piece(ids, learned, prompt, 0)
+    return ChatExample(ids, learned, prompt, 0)
 
 
-def _answer(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> tuple[list[int], list[int]]:
+def _encode_answer(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> tuple[list[int], list[int]]:
     """Return the ids of an answer up to its end token, and the ids that follow, such as white space."""
-    ids = _ids(tokenizer, chat, text)
+    ids = _tokenize(tokenizer, chat, text)
     ends = [number + 1 for number, token in enumerate(ids) if token == tokenizer.eos_token_id]
     end = ends[-1] if ends else len(ids)
     return ids[:end], ids[end:]
@@ -116,7 +120,7 @@ def _answer(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> tuple[
 
 def _truncate_example(
     tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int], limits: Limits
-) -> Piece:
+) -> ChatExample:
     """Return an example truncated to the limits: a prompt at its beginning, an answer at its end."""
     kept = prompt
     if len(prompt) > limits.prompt:
@@ -124,8 +128,8 @@ def _truncate_example(
         kept = [*opening, *prompt[len(prompt) - limits.prompt + len(opening) :]]
     answer_ids = answer[: limits.answer]
     lost = len(prompt) - len(kept) + len(answer) - len(answer_ids)
-    return Piece([*kept, *answer_ids], [False] * len(kept) + [True] * len(answer_ids), len(kept), lost)
+    return ChatExample([*kept, *answer_ids], [False] * len(kept) + [True] * len(answer_ids), len(kept), lost)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> list[int]:
+def _tokenize(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> list[int]:
     return encode_plain(tokenizer, [chat.parts(text)])[0]

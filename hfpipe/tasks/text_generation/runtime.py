@@ -20,9 +20,19 @@ from hfpipe.metrics.scores.written import Rouge, rouge_tokenizer, writing
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.runtime import Baseline, Encoder, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
-from hfpipe.tasks.shared.templates import parts_of_template
-from hfpipe.tasks.shared.written_text import TextScoring, TextWriter, WriterSetup, WrittenEvaluator
-from hfpipe.tasks.text_generation.chat import Limits, completion, conversation, question
+from hfpipe.tasks.shared.templates import format_template
+from hfpipe.tasks.shared.written_text import (
+    GeneratedTextEvaluator,
+    GenerationSetup,
+    TextGenerator,
+    TextScoring,
+)
+from hfpipe.tasks.text_generation.chat import (
+    Limits,
+    encode_chat_prompt,
+    encode_completion,
+    encode_conversation,
+)
 from hfpipe.tokenization.chat import ASSISTANT
 
 if TYPE_CHECKING:
@@ -30,12 +40,12 @@ if TYPE_CHECKING:
 
     from hfpipe.metrics.metric import Metric
     from hfpipe.report import DataFacts
-    from hfpipe.tasks.text_generation.chat import Piece
+    from hfpipe.tasks.text_generation.chat import ChatExample
     from hfpipe.tasks.text_generation.task import TextGeneration
     from hfpipe.types import Batch, Columns, Rows
 
 REASONING = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
-"""Reasoning that a model may generate before its answer, and that is not part of the answer."""
+"""Reasoning that a model may generate before its answer; it is not part of the answer."""
 
 
 def compose_text_generation(config: TextGeneration) -> TaskRuntime:
@@ -45,10 +55,10 @@ def compose_text_generation(config: TextGeneration) -> TaskRuntime:
         config,
         TextGenerationEncoder(config),
         TokenCrossEntropy(),
-        WrittenEvaluator(config, config, scoring),
+        GeneratedTextEvaluator(config, config, scoring),
         {"majority": Baseline(partial(_fit_majority, config, scoring))},
-        TextWriter(config),
-        WriterSetup(config.length, config),
+        TextGenerator(config),
+        GenerationSetup(config.length, config),
     )
 
 
@@ -59,7 +69,8 @@ class TextGenerationEncoder(Encoder):
     config: TextGeneration
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
-        # The facts of a trained model have no splits: the rows are only predicted, not learned.
+        # The facts of a trained model have no splits: predictions are made for the rows, but they are not
+        # learned.
         learning, columns = bool(facts.splits), self.config.columns
         pieces = [
             (row, piece)
@@ -76,37 +87,37 @@ class TextGenerationEncoder(Encoder):
 
     def _encode_row(
         self, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, learning: bool
-    ) -> list[Piece]:
+    ) -> list[ChatExample]:
         config = self.config
         limits = Limits(config.length, config.target_length)
         if config.messages is None and not config.chat:
-            return [completion(tokenizer, self._prompt(row), row[config.completion], limits)]
-        messages = self._conversation(row)
+            return [encode_completion(tokenizer, self._build_prompt(row), row[config.completion], limits)]
+        messages = self._get_conversation(row)
         tools = row[config.tools] if config.tools is not None else None
         if not learning:
-            return [question(tokenizer, messages, limits, tools)]
+            return [encode_chat_prompt(tokenizer, messages, limits, tools)]
         if not any(message["role"] == ASSISTANT for message in messages):
-            raise DataError(f"column {config.messages!r}: {messages!r:.80} has no answer; take such rows out")
-        return conversation(tokenizer, messages, limits, tools)
+            raise DataError(f"column {config.messages!r}: {messages!r:.80} has no answer; drop such rows")
+        return encode_conversation(tokenizer, messages, limits, tools)
 
-    def _prompt(self, row: dict[str, Any]) -> list[str]:
+    def _build_prompt(self, row: dict[str, Any]) -> list[str]:
         """Return the prompt in parts. Raises DataError when it is empty."""
         given = {name: row[name] if row[name] is not None else "" for name in self.config.inputs}
         if not any(given.values()) and self.config.optional:
-            raise DataError(f"{', '.join(given)} are all empty; fill one in, or take the row out")
-        return parts_of_template(self.config.template, given)
+            raise DataError(f"{', '.join(given)} are all empty; fill one in, or remove the row")
+        return format_template(self.config.template, given)
 
-    def _conversation(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def _get_conversation(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the conversation of a row. Raises DataError when it is not one."""
         config = self.config
         if config.messages is None:
-            prompt, answer = "".join(self._prompt(row)).strip(), row[config.completion]
+            prompt, answer = "".join(self._build_prompt(row)).strip(), row[config.completion]
             return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         messages = _as_conversation(row[config.messages])
         if not messages or not all(map(_is_message, messages)):
             raise DataError(
-                f"column {config.messages!r} holds {messages!r:.80} where messages {{role, content}} belong; "
-                "take such rows out"
+                f"column {config.messages!r} holds {messages!r:.80}, not messages {{role, content}}; "
+                "drop such rows"
             )
         return [
             {"content": ""} | {key: value for key, value in message.items() if value is not None}
@@ -142,7 +153,9 @@ class AnswerScoring(TextScoring):
     def references(self, rows: Rows) -> np.ndarray:
         config = self.config
         answers = (
-            rows[config.completion] if config.messages is None else map(_last_answer, rows[config.messages])
+            rows[config.completion]
+            if config.messages is None
+            else map(_get_last_answer, rows[config.messages])
         )
         return objects(map(self.answer, answers))
 
@@ -177,7 +190,7 @@ def _fit_majority(
 
 
 def _as_conversation(given: Any) -> Any:
-    """Return a conversation; a single text is a message of the user."""
+    """Return a conversation; a single text is a user message."""
     return [{"role": "user", "content": given}] if isinstance(given, str) else given
 
 
@@ -190,7 +203,7 @@ def _is_message(message: Any) -> bool:
     return isinstance(content, str) or (content is None and bool(calls))
 
 
-def _last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
+def _get_last_answer(messages: str | Sequence[Mapping[str, Any]]) -> str:
     """Return the assistant's last message; an empty text if it calls a tool or there is no answer yet."""
     contents = (
         each.get("content") for each in reversed(_as_conversation(messages)) if each["role"] == "assistant"

@@ -12,8 +12,13 @@ from hfpipe.errors import Problem
 from hfpipe.report import DataFacts
 from hfpipe.task import Requirements, TaskConfig
 from hfpipe.tasks.shared.generation_config import Sampling
-from hfpipe.tasks.shared.generative import BleuTokenizer, RougeTokenizer, Writing, check_sacrebleu_tokenizer
-from hfpipe.tasks.shared.templates import columns_of
+from hfpipe.tasks.shared.generative import (
+    BleuTokenizer,
+    GenerativeSettings,
+    RougeTokenizer,
+    check_sacrebleu_tokenizer,
+)
+from hfpipe.tasks.shared.templates import find_template_columns
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -24,7 +29,7 @@ TOOLS = "tools"
 """Usual name of the column of tools in data sets of conversations."""
 
 
-class TextGeneration(Writing, TaskConfig):
+class TextGeneration(GenerativeSettings, TaskConfig):
     """Generates the answer to a prompt; only answers and their end tokens are learned."""
 
     kind: Literal["text-generation"] = "text-generation"
@@ -49,7 +54,7 @@ class TextGeneration(Writing, TaskConfig):
     """Format prompt and answer with the tokenizer's chat template; `messages` are always formatted by it."""
     length: int = Field(default=512, ge=4)
     """Maximum number of prompt tokens; longer prompts are truncated at the beginning, and the ledger counts
-    the tokens that are lost."""
+    the lost tokens."""
     target_length: int = Field(default=256, ge=4)
     """Maximum number of answer tokens, including the end token; the ledger counts the tokens lost by
     truncation."""
@@ -68,27 +73,27 @@ class TextGeneration(Writing, TaskConfig):
 
     @field_validator("template")
     @classmethod
-    def _names_columns(cls, template: str) -> str:
-        columns_of(template)
+    def _check_template(cls, template: str) -> str:
+        find_template_columns(template)
         return template
 
     @model_validator(mode="after")
-    def _one_source(self) -> TextGeneration:
+    def _check_source(self) -> TextGeneration:
         fields = type(self).model_fields
         also = [name for name in ("template", "completion") if getattr(self, name) != fields[name].default]
         if self.messages is not None and also:
-            raise ValueError(f"messages hold prompts and answers; delete {' and '.join(also)}")
+            raise ValueError(f"messages contain prompts and answers; delete {' and '.join(also)}")
         if self.tools is not None and self.messages is None:
-            raise ValueError("tools go with messages; name the column of conversations, or delete tools")
+            raise ValueError("tools needs messages; name the column of conversations, or delete tools")
         if self.messages is None and self.completion in self.inputs:
-            raise ValueError(f"template: {{{self.completion}}} is the answer itself; leave it out")
+            raise ValueError(f"template: {{{self.completion}}} is the answer; leave it out")
         return self
 
     @property
     def inputs(self) -> tuple[str, ...]:
         if self.messages is not None:
             return (self.messages,) if self.tools is None else (self.messages, self.tools)
-        return columns_of(self.template)
+        return find_template_columns(self.template)
 
     @property
     def templates(self) -> Mapping[str, str]:
@@ -114,10 +119,10 @@ class TextGeneration(Writing, TaskConfig):
         for column in self.columns:
             kind = facts.columns.get(column, wanted[0])
             if kind != wanted[0]:
-                yield Problem(f"column {column!r} holds {kind} values where {wanted[1]} belong; name another")
+                yield Problem(f"column {column!r} holds {kind} values, not {wanted[1]}; name another")
         if self.messages is not None and self.tools is None and facts.columns.get(TOOLS) == "nested":
             yield Problem(
-                f"the data set has a column {TOOLS!r}, which no prompt would hold; add "
+                f"the data set has a column {TOOLS!r}, which prompts would not include; add "
                 f"{advise(tools=TOOLS)} to the task, or leave the column out of the data set"
             )
 

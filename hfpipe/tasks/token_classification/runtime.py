@@ -17,8 +17,8 @@ from hfpipe.metrics.scores.language import TokenLoss
 from hfpipe.modeling.losses.losses import IGNORED, token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenLabelLoss
-from hfpipe.tasks.shared.sliding_windows import sliding_windows
-from hfpipe.tasks.token_classification.token_labels import first_token_targets, sentence
+from hfpipe.tasks.shared.sliding_windows import encode_sliding_windows
+from hfpipe.tasks.token_classification.token_labels import align_words, locate_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def compose_token_classification(config: TokenClassification) -> TaskRuntime:
         TokenClassificationEncoder(config),
         TokenLabelLoss(),
         evaluator,
-        {"gazetteer": Baseline(partial(_fit_gazetteer, evaluator), evaluator.tag_metrics)},
+        {"gazetteer": Baseline(partial(_fit_gazetteer, evaluator), evaluator.create_tag_metrics)},
     )
 
 
@@ -53,17 +53,19 @@ class TokenClassificationEncoder(Encoder):
     config: TokenClassification
 
     def placeholder(self, column: str, rows: Rows, facts: DataFacts) -> Sequence[Any]:
-        return [[0] * len(sentence(given).words) for given in rows[self.config.words]]
+        return [[0] * len(locate_words(given).words) for given in rows[self.config.words]]
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         config = self.config
-        sentences = [sentence(given) for given in rows[config.words]]
+        sentences = [locate_words(given) for given in rows[config.words]]
         self._check_counts([len(each.words) for each in sentences], rows)
-        found = sliding_windows(tokenizer, [each.text for each in sentences], config.length, config.stride)
+        found = encode_sliding_windows(
+            tokenizer, [each.text for each in sentences], config.length, config.stride
+        )
         marks = [
             each
             for row, group in groupby(found, lambda window: window.row)
-            for each in first_token_targets(list(group), sentences[row].words)
+            for each in align_words(list(group), sentences[row].words)
         ]
         labels = [
             [rows[config.tags][window.row][word] if word >= 0 else IGNORED for word in each]
@@ -81,7 +83,9 @@ class TokenClassificationEncoder(Encoder):
         for number, (count, tags) in enumerate(zip(counts, rows[tagged], strict=True)):
             if len(tags) != count:
                 name = rows["id"][number] if "id" in rows else number
-                raise DataError(f"row {name}: {count} {words} but {len(tags)} {tagged}; write one tag a word")
+                raise DataError(
+                    f"row {name}: {count} {words} but {len(tags)} {tagged}; write one tag per word"
+                )
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
@@ -113,9 +117,9 @@ class TokenClassificationEvaluator(Evaluator):
     ) -> Columns:
         """Return reference, prediction (tag names) and score, each with one value per word, and loss sums."""
         names = facts.labels[self.config.tags]
-        # A word without tokens has no prediction; outside is the best default.
+        # A word without tokens has no prediction and counts as outside of entities.
         unseen = OUTSIDE if OUTSIDE in names else names[0]
-        counts = [len(sentence(given).words) for given in rows[self.config.words]]
+        counts = [len(locate_words(given).words) for given in rows[self.config.words]]
         prediction, score = [[unseen] * count for count in counts], [[0.0] * count for count in counts]
         for number, row in enumerate(row_index.tolist()):
             predicted = (columns[name][number] for name in ("word", "prediction", "score"))
@@ -123,29 +127,31 @@ class TokenClassificationEvaluator(Evaluator):
                 prediction[row][word], score[row][word] = names[tag], sure
         sums = {name: columns[name] for name in ("nll", "tokens", "correct")}
         lists = {
-            "reference": objects(self.tag_names(rows, facts)),
+            "reference": objects(self.get_tag_names(rows, facts)),
             "prediction": objects(prediction),
             "score": objects(score),
         }
         return {**lists, **super().columns_by_row(sums, row_index, rows, facts)}
 
-    def tag_names(self, rows: Rows, facts: DataFacts) -> list[list[str]]:
+    def get_tag_names(self, rows: Rows, facts: DataFacts) -> list[list[str]]:
         """Return the names of the reference tags of each row."""
         names = facts.labels[self.config.tags]
         return [[names[tag] for tag in tags] for tags in rows[self.config.tags]]
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        return [*self.tag_metrics(facts), TokenLoss()]
+        return [*self.create_tag_metrics(facts), TokenLoss()]
 
-    def tag_metrics(self, facts: DataFacts) -> list[Metric]:
-        """Return the metrics that read tags alone."""
+    def create_tag_metrics(self, facts: DataFacts) -> list[Metric]:
+        """Return the metrics that need only the tags."""
         names = facts.labels[self.config.tags]
-        marked = self.config.mark_entities(names)
+        marked = self.config.marks_entities(names)
         return tagging(names, self.config.scheme) if marked else [TagAccuracy()]
 
     def find_entities(self, facts: DataFacts) -> Callable[[Sequence[str]], list[Entity]]:
-        """Return the function that finds the entities of a sentence; without prefixes, each word is one."""
-        marked = self.config.mark_entities(facts.labels[self.config.tags])
+        """Return the function that finds the entities of a sentence; without prefixes, each tagged word is
+        one.
+        """
+        marked = self.config.marks_entities(facts.labels[self.config.tags])
         return partial(entities, scheme=self.config.scheme) if marked else words_as_entities
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
@@ -158,12 +164,12 @@ class TokenClassificationEvaluator(Evaluator):
         for given, tags, scores in zip(
             rows[self.config.words], columns["prediction"], columns["score"], strict=True
         ):
-            text, words = sentence(given)
-            found.append({"entities": [_entity(each, text, words, scores) for each in find(tags)]})
+            text, words = locate_words(given)
+            found.append({"entities": [_describe_entity(each, text, words, scores) for each in find(tags)]})
         return found
 
 
-def _entity(
+def _describe_entity(
     entity: Entity, text: str, words: Sequence[tuple[int, int]], scores: Sequence[float]
 ) -> dict[str, Any]:
     kind, first, last = entity
@@ -180,8 +186,8 @@ def _fit_gazetteer(
 ) -> Callable[[Rows], Columns]:
     words = evaluator.config.words
     gazetteer = Gazetteer(evaluator.find_entities(facts))
-    gazetteer.fit(train[words], evaluator.tag_names(train, facts))
+    gazetteer.fit(train[words], evaluator.get_tag_names(train, facts))
     return lambda rows: {
-        "reference": objects(evaluator.tag_names(rows, facts)),
+        "reference": objects(evaluator.get_tag_names(rows, facts)),
         "prediction": objects(map(gazetteer.tag, rows[words])),
     }

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from hfpipe.advice import advise, advise_classes
 from hfpipe.errors import Problem
-from hfpipe.modeling.loading.class_names import class_name_entries, class_names_of
+from hfpipe.modeling.loading.class_names import create_class_entries, get_class_names
 from hfpipe.report import DataFacts
 from hfpipe.task import TaskConfig
 
@@ -54,7 +54,7 @@ class TokenClassification(TaskConfig):
     @model_validator(mode="after")
     def _check_stride(self) -> Self:
         if self.stride > self.length // 2:
-            raise ValueError("`stride` is more than half of `length`; make it less")
+            raise ValueError("`stride` is more than half of `length`; lower it")
         return self
 
     @property
@@ -85,25 +85,25 @@ class TokenClassification(TaskConfig):
         bmes = any(name.startswith("M-") for name in names)
         fits = PREFIXES[self.scheme or ("BMES" if bmes else "IOBES")]
         strange = [name for name in names if not re.fullmatch(rf"O|[{fits}](-.+)?", name)]
-        if strange and (self.scheme is not None or self.mark_entities(names)):
+        if strange and (self.scheme is not None or self.marks_entities(names)):
             begin = ", ".join(f"{letter}-" for letter in fits)
             bilou = self.scheme is None and re.match("[LU]-", strange[0])
             fix = f"; write {advise(scheme='BILOU')}" if bilou else ""
             yield Problem(f"tag {strange[0]!r} is not O and does not begin with {begin}{fix}", ("tags",))
 
-    def mark_entities(self, names: Sequence[str]) -> bool:
+    def marks_entities(self, names: Sequence[str]) -> bool:
         """Return whether tags mark entities by prefixes, such as `B-`."""
         bare = {*names} <= {*"OBIES"} or {"B"} <= {*names} <= {*"OBMES"}
         return bare or any(re.match("[BIMESLU]-", name) for name in names)
 
     def head(self, facts: DataFacts) -> dict[str, Any]:
-        return class_name_entries(facts.labels[self.tags])
+        return create_class_entries(facts.labels[self.tags])
 
     def facts_from_config(self, config: PretrainedConfig) -> DataFacts:
         return DataFacts(
             columns={self.words: "strings", self.tags: "labels"},
             splits={},
-            labels={self.tags: class_names_of(config)},
+            labels={self.tags: get_class_names(config)},
         )
 
     def runtime(self) -> TaskRuntime:

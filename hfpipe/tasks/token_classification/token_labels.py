@@ -23,7 +23,7 @@ class Sentence(NamedTuple):
     words: list[Span]
 
 
-def sentence(given: str | Sequence[str]) -> Sentence:
+def locate_words(given: str | Sequence[str]) -> Sentence:
     """Return raw text with the spans of its words, or given words joined by spaces.
 
     Because words are tokenized as a text, any tokenizer splits them as in pretraining, whether its tokens
@@ -40,8 +40,8 @@ def sentence(given: str | Sequence[str]) -> Sentence:
     return Sentence(text, words)
 
 
-def first_token_targets(windows: Sequence[Window], words: Sequence[Span]) -> list[list[int]]:
-    """Return for each token of each window of one text the index of the word it is tagged for, or -1.
+def align_words(windows: Sequence[Window], words: Sequence[Span]) -> list[list[int]]:
+    """Return the index of the word that each token is tagged for, or -1, per window of one text.
 
     Each word is tagged once: at its first token, in the window where that token has the most context on both
     sides. Words without a token, such as those of control characters only, are not tagged.

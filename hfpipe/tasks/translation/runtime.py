@@ -11,8 +11,13 @@ from hfpipe.metrics.scores.overlap import tokenizer_for, translation_scores
 from hfpipe.metrics.scores.written import writing
 from hfpipe.runtime import Baseline, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
-from hfpipe.tasks.shared.source_and_target import TextToTextEncoder, target_references
-from hfpipe.tasks.shared.written_text import TextScoring, TextWriter, WriterSetup, WrittenEvaluator
+from hfpipe.tasks.shared.source_and_target import TextToTextEncoder, get_references
+from hfpipe.tasks.shared.written_text import (
+    GeneratedTextEvaluator,
+    GenerationSetup,
+    TextGenerator,
+    TextScoring,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +36,10 @@ def compose_translation(config: Translation) -> TaskRuntime:
         config,
         TextToTextEncoder(config),
         TokenCrossEntropy(),
-        WrittenEvaluator(config, config, scoring),
+        GeneratedTextEvaluator(config, config, scoring),
         {"copy": Baseline(partial(_fit_copy, config, scoring))},
-        TextWriter(config),
-        WriterSetup(config.length, config),
+        TextGenerator(config),
+        GenerationSetup(config.length, config),
     )
 
 
@@ -45,7 +50,7 @@ class TranslationScoring(TextScoring):
     config: Translation
 
     def references(self, rows: Rows) -> np.ndarray:
-        return target_references(self.config, rows)
+        return get_references(self.config, rows)
 
     def metrics(self) -> list[Metric]:
         # While it is still `auto`, only the metrics' names are used; `configure` resolves it before anything

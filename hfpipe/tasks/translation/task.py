@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hfpipe.errors import Problem
 from hfpipe.task import TaskConfig
-from hfpipe.tasks.shared.generative import BleuTokenizer, Writing, check_sacrebleu_tokenizer
+from hfpipe.tasks.shared.generative import BleuTokenizer, GenerativeSettings, check_sacrebleu_tokenizer
 from hfpipe.tasks.shared.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from hfpipe.runtime import TaskRuntime
 
 
-class Translation(TextToText, Writing, TaskConfig):
+class Translation(TextToText, GenerativeSettings, TaskConfig):
     """Translates a text; evaluated by BLEU, chrF and TER."""
 
     kind: Literal["translation"] = "translation"

@@ -117,7 +117,7 @@ def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | CrashDistilla
         places = [teacher.place for teacher in loss.teachers]
         return CrashTeachers(teachers=places, temperature=loss.temperature, weight=loss.weight)
     if isinstance(loss, DistillationLoss):
-        targets = loss.targets_of(indices)
+        targets = loss.get_targets(indices)
         return CrashDistillation(
             soft_targets=[row for each in targets for row in each.tolist()],
             temperature=loss.temperature,

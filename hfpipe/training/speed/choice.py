@@ -30,7 +30,13 @@ from hfpipe.distributed.world import first_process
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import one_line
 from hfpipe.library_output import silence_libraries
-from hfpipe.modeling.performance import bf16_pays, compiling_pays, is_sharded, kept_memory, on_cpu
+from hfpipe.modeling.performance import (
+    is_compiling_worthwhile,
+    is_sharded,
+    kept_memory,
+    on_cpu,
+    supports_bf16,
+)
 from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import reading
 from hfpipe.training.speed.memory import (
@@ -145,9 +151,9 @@ class _Choice:
 
     def _choose_on_accelerator(self) -> Speed:
         """Return the choice on a GPU, where rules do."""
-        bf16 = bf16_pays() if self._bf16 == "auto" else bool(self._bf16)
+        bf16 = supports_bf16() if self._bf16 == "auto" else bool(self._bf16)
         seconds = self._length.seconds
-        long = compiling_pays(self._tokens()) if seconds is None else seconds >= COMPILED_SECONDS
+        long = is_compiling_worthwhile(self._tokens()) if seconds is None else seconds >= COMPILED_SECONDS
         return Speed(bf16=bf16, compiled=long if self._compile == "auto" else bool(self._compile))
 
     def _tokens(self) -> int:

@@ -53,12 +53,12 @@ def run(settings: Settings) -> None:
 
 def _check(kind: str, way: str, settings: Settings) -> dict[str, Any]:
     """Compare logits, and gradients where the kernel has them, with those of each document alone."""
-    from hfpipe.modeling.attention.separate_documents import SeparateDocuments, Separation, separation_of
+    from hfpipe.modeling.attention.separate_documents import SeparateDocuments, Separation, find_separation
     from hfpipe.modeling.losses.losses import forward
 
     precision = "bf16" if "flash" in way else "fp32"
     model = _model(kind, settings.device)
-    found = separation_of(model)
+    found = find_separation(model)
     assert found is not None
     if "flash" in way:
         model.set_attn_implementation(way)  # raises where the kernel is not there
@@ -109,7 +109,7 @@ def _model(kind: str, device: str) -> Any:
 
 def _batch(settings: Settings) -> dict[str, Tensor]:
     """Return rows of documents of 8 to 300 tokens, without padding."""
-    from hfpipe.tasks.shared.documents import separated
+    from hfpipe.tasks.shared.documents import number_documents
 
     random, length = np.random.default_rng(17), TOY_LENGTH if settings.toy else LENGTH
     rows = []
@@ -120,7 +120,7 @@ def _batch(settings: Settings) -> dict[str, Tensor]:
             documents.append(np.concatenate([[BEGIN], body, [END]]))
         rows.append(np.concatenate(documents)[:length])
     ids = {"input_ids": torch.from_numpy(np.stack(rows))}
-    return {name: each.to(settings.device) for name, each in (ids | separated(rows, BEGIN)).items()}
+    return {name: each.to(settings.device) for name, each in (ids | number_documents(rows, BEGIN)).items()}
 
 
 def _alone(model: Any, batch: dict[str, Tensor]) -> Tensor:

@@ -100,11 +100,11 @@ def _step(model: Any, separate: Any, batch: dict[str, Tensor], optimizer: Any, d
 
 def _batch(bench: Bench, device: str, seed: int) -> dict[str, Tensor]:
     """Return rows full of documents whose lengths are spread around the average as those of texts are."""
-    from hfpipe.tasks.shared.documents import separated
+    from hfpipe.tasks.shared.documents import number_documents
 
     random = np.random.default_rng(seed)
     ids = random.integers(6, bench.vocabulary, (bench.micro, bench.length))
     ids[random.random(ids.shape) < 1 / min(DOCUMENTS, bench.length // 4)] = 1
     ids[:, 0] = 1
-    found = {"input_ids": torch.from_numpy(ids)} | separated(list(ids), 1)
+    found = {"input_ids": torch.from_numpy(ids)} | number_documents(list(ids), 1)
     return {name: each.to(device) for name, each in found.items()}
