@@ -312,8 +312,8 @@ def test_a_plan_counts_what_is_trained_as_the_training_does(tmp_path: Path) -> N
     assert shape.trained == model.num_parameters(only_trainable=True)
     assert shape.parameters == model.num_parameters() == whole.parameters + shape.trained
     assert whole.trained == whole.parameters
-    assert cost.optimizer_state(shape, None) == 8 * shape.trained
-    ratio = cost.flops(shape, 1.0, 0.0, 1.0) / cost.flops(whole, 1.0, 0.0, 1.0)
+    assert cost.compute_optimizer_state(shape, None) == 8 * shape.trained
+    ratio = cost.compute_flops(shape, 1.0, 0.0, 1.0) / cost.compute_flops(whole, 1.0, 0.0, 1.0)
     assert (
         4 / 6 < ratio < 1
     )  # nothing is saved of the way forward, nor of the way back through frozen weights

@@ -356,7 +356,7 @@ def problems(recipe: Path, *overrides: str) -> list[str]:
 
 TASKS: list[tuple[str, Callable[..., TaskConfig], dict[str, Any], dict[str, Any]]] = [
     (
-        "no prompt would hold",
+        "prompts would not include",
         TextGeneration,
         {"messages": "messages"},
         {"columns": {"messages": "nested", "tools": "nested"}},

@@ -245,7 +245,7 @@ def stop(folder: Path, stage: dict[str, Any], **data: Any) -> str:
             {"loss": {"weights": "balanced"}, "task": {"kind": "text-classification", "label": "w"}},
             {"columns": {}, "labels": {"w": "number"}},
             '"balanced"',
-            "column 'w' holds numbers, which have no classes",
+            "column 'w' holds numbers, not classes",
         ),
         ({"loss": {"row_weights": "v"}}, {}, '"v"', "no column 'v'"),
         ({"calibrate": ["thresholds"]}, {}, '["thresholds"]', "here each has one"),

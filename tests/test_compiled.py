@@ -32,7 +32,7 @@ from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.checkpoints import newest_checkpoint
+from hfpipe.training.checkpoints import find_newest_checkpoint
 from hfpipe.training.crashes.finite import FiniteCheck
 from hfpipe.training.loop import train_model
 from hfpipe.training.trainer import Training
@@ -152,7 +152,7 @@ def test_a_compiled_bfloat16_training_is_resumed_bit_for_bit(context: Make, tmp_
     for name in ("checkpoint-8", "checkpoint-12"):
         shutil.rmtree(ctx.work / name, ignore_errors=True)
     (ctx.folder / "model.safetensors").unlink()
-    assert newest_checkpoint(ctx.work)[0] == ctx.work / "checkpoint-4"
+    assert find_newest_checkpoint(ctx.work)[0] == ctx.work / "checkpoint-4"
     train_model(parts(tmp_path, task, "bert"), training, None, ctx)
     assert (ctx.folder / "model.safetensors").read_bytes() == whole
 

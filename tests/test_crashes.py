@@ -102,7 +102,7 @@ def crashed(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, list[
     assert main(["run", str(path), "--runs", str(path.parent / "runs")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    command = shlex.split(error.partition("what produces it: ")[2].partition(";")[0])
+    command = shlex.split(error.partition("find the cause: ")[2].partition(";")[0])
     assert command[:2] == ["hfpipe", "replay"]
     assert main(command[1:]) == 0
     return Path(command[2]), capsys.readouterr().out.splitlines()
@@ -324,7 +324,7 @@ def test_a_folder_without_a_crash_is_refused_in_one_line(
 ) -> None:
     assert main(["replay", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"{tmp_path}: holds no crash; name the folder that the error of the training names\n"
+        f"{tmp_path}: contains no crash; name the folder from the error of the training\n"
     )
 
 

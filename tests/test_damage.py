@@ -25,7 +25,7 @@ from hfpipe.encoding.shards import Batch, Shards, State
 from hfpipe.interruption import Interrupted
 from hfpipe.runs.run import Run
 from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.training.checkpoints import newest_checkpoint
+from hfpipe.training.checkpoints import find_newest_checkpoint
 
 
 def flip(path: Path, random: np.random.Generator) -> None:
@@ -252,9 +252,9 @@ def test_damaged_checkpoints_and_encoded_data_are_passed_over_and_the_result_is_
         whole = path.read_bytes()
         for damaged in (bytes(len(whole)), whole[:-1], b""):
             path.write_bytes(damaged)
-            assert newest_checkpoint(work)[0] == work / "checkpoint-15"
+            assert find_newest_checkpoint(work)[0] == work / "checkpoint-15"
         path.write_bytes(whole)
-        assert newest_checkpoint(work) == (work / "checkpoint-17", [])
+        assert find_newest_checkpoint(work) == (work / "checkpoint-17", [])
     flip(work / "checkpoint-17" / "optimizer.pt", np.random.default_rng(4))
     flip(work / "encoded" / "train-00000.arrow", np.random.default_rng(5))
     flip(work / "encoded" / "validation.json", np.random.default_rng(6))

@@ -214,7 +214,7 @@ def test_a_text_longer_than_the_model_is_refused(words: dict[str, PreTrainedToke
     )
     assert not list(Denoising(noise="infilling", length=30).runtime().model_setup.check(model))
     [problem] = Denoising(noise="infilling", length=31).runtime().model_setup.check(model)
-    assert "shorten it to 30" in problem.message
+    assert "set it to 30" in problem.message
     ids = torch.full((1, 32), 5)
     assert model(input_ids=ids, decoder_input_ids=ids).logits.shape[1] == 32
 

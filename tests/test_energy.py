@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hfpipe.training.speed.energy import measure_energy, trackers_without_energy
+from hfpipe.training.speed.energy import measure_energy, remove_codecarbon
 
 
 def test_codecarbon_is_never_left_to_transformers_which_would_ask_a_server() -> None:
-    assert trackers_without_energy("codecarbon") == []
-    assert trackers_without_energy(["tensorboard", "codecarbon"]) == ["tensorboard"]
-    assert trackers_without_energy("none") == "none"
-    assert "codecarbon" not in trackers_without_energy("all")
+    assert remove_codecarbon("codecarbon") == []
+    assert remove_codecarbon(["tensorboard", "codecarbon"]) == ["tensorboard"]
+    assert remove_codecarbon("none") == "none"
+    assert "codecarbon" not in remove_codecarbon("all")
 
 
 @pytest.mark.parametrize("report_to", [None, "none", "all", ["tensorboard"]])

@@ -38,7 +38,7 @@ from hfpipe.tasks import TASKS
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.arguments import TrainingPlan, training_arguments
+from hfpipe.training.arguments import TrainingPlan, create_training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.step import TrainingStep
 from hfpipe.training.trainer import TaskTrainer, Training
@@ -190,7 +190,7 @@ def test_a_training_step_has_the_gradients_of_the_plain_path(
     made = training(name, kind, tmp_path)
     shares = BatchLayout(micro=min(ROWS, len(made.train)), accumulation=1, world=1)
     course = TrainingPlan(shares, 1, Speed(bf16=False, compiled=False))
-    trainer = TaskTrainer(made, training_arguments({}, tmp_path, 5, course, None, early=False), shares)
+    trainer = TaskTrainer(made, create_training_arguments({}, tmp_path, 5, course, None, early=False), shares)
     loader = trainer.get_train_dataloader()
     [keys, *_] = loader.batch_sampler
     [batch], count = trainer.get_batch_samples(iter(loader), 1, torch.device("cpu"))

@@ -152,7 +152,7 @@ def test_a_long_text_is_cut_far_from_its_blank_and_what_it_loses_is_counted(
 
 @pytest.mark.parametrize("text", ["no blank at all", "[MASK] and [MASK]"])
 def test_a_text_without_just_one_blank_is_refused(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    with pytest.raises(DataError, match="where one belongs"):
+    with pytest.raises(DataError, match="instead of one"):
         FillMask().runtime().encoder.encode({"text": [text], "answer": ["star"]}, tokenizer, FACTS)
 
 
@@ -163,7 +163,7 @@ def test_a_mask_token_typed_next_to_another_blank_is_text(tokenizer: PreTrainedT
     [ids], [place], [target] = encoded["input_ids"], encoded["blank"], encoded["target"]
     masks = [number for number, token in enumerate(ids) if token == tokenizer.mask_token_id]
     assert masks == list(range(place, place + len(target)))
-    with pytest.raises(DataError, match="besides its blank"):
+    with pytest.raises(DataError, match="has a mask token and a blank"):
         FillMask(
             pattern="{text} [MASK] ___", blank="___", verbalizer={"a": "star", "b": "sea"}
         ).runtime().encoder.encode(
@@ -333,7 +333,7 @@ def test_a_blank_or_a_brace_in_a_rows_own_text_is_text(tokenizer: PreTrainedToke
         ({"pattern": "{text} [MASK]"}, "go together"),
         ({"pattern": "{text}", "verbalizer": {"a": "b"}}, "one blank"),
         ({"pattern": "It is [MASK]", "verbalizer": {"a": "b"}}, "a column in braces"),
-        ({"pattern": "{text} [MASK]", "verbalizer": {"a": "b", "c": "b"}}, "one word for two classes"),
+        ({"pattern": "{text} [MASK]", "verbalizer": {"a": "b", "c": "b"}}, "the same word for two classes"),
     ],
 )
 def test_a_pattern_that_cannot_be_filled_is_refused(settings: dict, message: str) -> None:

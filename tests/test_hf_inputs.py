@@ -129,13 +129,13 @@ def test_masked_lm_says_that_a_tokenizer_has_no_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "labels", "message"),
     [
-        ("label", [0, -1, 1, 0], "holds -1 where a class from 0 to 1 belongs"),
-        ("label", [0, None, 1, 0], "holds None where a class from 0 to 1 belongs"),
-        ("label", [0, 2, 1, 0], "holds 2 where a class from 0 to 1 belongs"),
-        ("labels", [[], None, [1], [0]], "holds None where a class from 0 to 1 belongs"),
-        ("labels", [[], [7], [1], [0]], "holds 7 where a class from 0 to 1 belongs"),
-        ("float", [0.5, float("nan"), 1.0, 2.0], "holds nan where a number belongs"),
-        ("float", [0.5, None, 1.0, 2.0], "holds None where a number belongs"),
+        ("label", [0, -1, 1, 0], "holds -1, not a class from 0 to 1"),
+        ("label", [0, None, 1, 0], "holds None, not a class from 0 to 1"),
+        ("label", [0, 2, 1, 0], "holds 2, not a class from 0 to 1"),
+        ("labels", [[], None, [1], [0]], "holds None, not a class from 0 to 1"),
+        ("labels", [[], [7], [1], [0]], "holds 7, not a class from 0 to 1"),
+        ("float", [0.5, float("nan"), 1.0, 2.0], "holds nan, not a number"),
+        ("float", [0.5, None, 1.0, 2.0], "holds None, not a number"),
     ],
 )
 def test_a_missing_label_is_reported_and_not_trained_on(kind: str, labels: list[Any], message: str) -> None:
@@ -218,7 +218,7 @@ def test_an_unknown_score_to_require_is_reported_before_anything_is_measured(
 def test_a_model_without_a_trained_head_is_not_measured(context: Make, tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(
-        StageError, match=r"was not trained for this task, it lacks .*classifier.*; finetune it first"
+        StageError, match=r"was not trained for this task: it lacks .*classifier.*; finetune it first"
     ):
         measured(context("score"), TextClassification())
 
@@ -237,7 +237,7 @@ def test_no_model_reads_more_than_it_has_positions_for(context: Make, tmp_path: 
     config = create_config(BERT | {"type": kind, "max_position_embeddings": 64}, tokenizer(), {})
     create_model("AutoModelForMaskedLM", config, 3).save_pretrained(tmp_path / "model")
     room = 64 if kind == "bert" else 64 - config.pad_token_id - 1
-    told = f"length {room + 1} is more than the {room} positions of the model; lower it"
+    told = f"length {room + 1} exceeds the {room} positions of the model; lower it"
     with pytest.raises(StageError, match=told):
         measured(context("score"), MaskedLM(length=room + 1))
     with pytest.raises(StageError, match=told):
@@ -250,7 +250,7 @@ def test_no_model_reads_more_than_it_has_positions_for(context: Make, tmp_path: 
 def test_a_baseline_that_was_trained_for_another_task_predicts_the_same_as_the_model(tmp_path: Path) -> None:
     path = small.write(tmp_path, small.recipe(max_steps=1))
     recipe = hfpipe.load(path, ["score.baselines=[stage:pretrain]"])
-    with pytest.raises(StageError, match=r"pretrain-.*was not trained for this task, it lacks"):
+    with pytest.raises(StageError, match=r"pretrain-.*was not trained for this task: it lacks"):
         hfpipe.run(recipe, tmp_path / "runs", say=lambda _: None)
 
 

@@ -27,8 +27,8 @@ from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
 from hfpipe.training import loop as hf_training
-from hfpipe.training.arguments import TrainingPlan, best_metric, training_arguments
-from hfpipe.training.checkpoints import newest_checkpoint
+from hfpipe.training.arguments import TrainingPlan, create_training_arguments, select_best_metric
+from hfpipe.training.checkpoints import find_newest_checkpoint
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import Training
 
@@ -78,9 +78,9 @@ def weights(ctx: RunContext) -> str:
 
 
 def made(folder: Path, *, early: bool = False, metrics: Any = None, **training: Any) -> Any:
-    best = best_metric(training, metrics) if metrics is not None else None
+    best = select_best_metric(training, metrics) if metrics is not None else None
     course = TrainingPlan(compute_batch_layout(8, 1, 1), steps=100, speed=Speed(bf16=False, compiled=False))
-    return training_arguments(training, folder, 3, course, best, early=early)
+    return create_training_arguments(training, folder, 3, course, best, early=early)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_best_model_is_the_one_whose_metric_is_best(
 
 def test_an_unknown_metric_for_the_best_model_is_reported_with_the_known_ones() -> None:
     with pytest.raises(StageError, match="the task has no 'bleu'; it has mse, mae, pearson"):
-        best_metric({"metric_for_best_model": "bleu"}, regression())
+        select_best_metric({"metric_for_best_model": "bleu"}, regression())
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_run_killed_after_its_last_step_trains_no_further(context: Make, tmp_p
     found = hf_training.train_model(parts(tmp_path), given, None, ctx)
     before = weights(ctx)
     (ctx.folder / "model.safetensors").unlink()
-    assert newest_checkpoint(ctx.work)[0] == ctx.work / "checkpoint-7"
+    assert find_newest_checkpoint(ctx.work)[0] == ctx.work / "checkpoint-7"
     again = hf_training.train_model(parts(tmp_path), given, None, ctx)
     assert (again["steps"], weights(ctx)) == (found["steps"], before) == (7, before)
     assert again["validation"].keys() == found["validation"].keys() > {"loss", "perplexity"}
@@ -211,7 +211,7 @@ def test_full_memory_or_a_full_disk_is_reported_with_a_fix(context: Make) -> Non
 @pytest.mark.slow
 def test_a_tracker_that_is_not_installed_is_named_in_one_line(context: Make, tmp_path: Path) -> None:
     with pytest.raises(
-        StageError, match=r"training: Transformers refuses these arguments: .*comet"
+        StageError, match=r"training: Transformers rejects these arguments: .*comet"
     ) as caught:
         hf_training.train_model(parts(tmp_path), STEADY | {"report_to": "comet_ml"}, None, context("tracked"))
     assert "\n" not in str(caught.value)

@@ -814,7 +814,7 @@ def test_tools_and_calls_reach_the_prompt_as_written(calls: Path, tmp_path: Path
 def test_tools_that_no_prompt_would_hold_are_reported(calls: Path) -> None:
     [problem] = TextGeneration(messages="messages").check(facts(calls))
     assert "add `tools: tools` to the task" in problem.message
-    with pytest.raises(ValidationError, match="tools go with messages"):
+    with pytest.raises(ValidationError, match="tools needs messages"):
         TextGeneration(tools="tools")
 
 

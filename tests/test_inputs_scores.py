@@ -58,7 +58,7 @@ from hfpipe.tasks.summarization import Summarization
 from hfpipe.tasks.summarization.runtime import take_first_sentences
 from hfpipe.tasks.text_generation import TextGeneration
 from hfpipe.tasks.translation import Translation
-from hfpipe.training.ineffective_settings import ineffective
+from hfpipe.training.ineffective_settings import find_ineffective_settings
 
 INPUTS = Path(__file__).parent / "inputs"
 FACTS = DataFacts(columns={}, splits={})
@@ -342,11 +342,13 @@ def test_training_of_zero_epochs_is_refused_by_check(tmp_path):
 
 def test_max_steps_is_not_quietly_preferred_to_epochs(tmp_path):
     given = {"max_steps": 5, "num_train_epochs": 2}
-    [said] = ineffective(given, validated=True, alone=True)
+    [said] = find_ineffective_settings(given, validated=True, alone=True)
     assert (
         said == "training.num_train_epochs: 2 has no effect here: max_steps sets the length of the training"
     )
-    assert not [*ineffective({"max_steps": -1, "num_train_epochs": 2}, validated=True, alone=True)]
+    assert not [
+        *find_ineffective_settings({"max_steps": -1, "num_train_epochs": 2}, validated=True, alone=True)
+    ]
     assert not training_faults(tmp_path, "{max_steps: -1, num_train_epochs: 0.01}")
 
 
@@ -497,14 +499,18 @@ def test_settings_without_effect_are_named_with_the_reason():
         "learning_rate": 1e-4,
         "eval_delay": 0,
     }
-    said = [*ineffective(given, validated=False, alone=True)]
+    said = [*find_ineffective_settings(given, validated=False, alone=True)]
     if on_cpu():
         assert said[0] == (
             "training.fp16: true has no effect here: there is no GPU; weights and sums are float32"
         )
     keys = [line.removeprefix("training.").partition(":")[0] for line in said]
     assert sorted(keys) == sorted(["fp16", "tf32"] * on_cpu() + ["ddp_timeout", "eval_steps", "eval_delay"])
-    assert not [*ineffective({"fp16": False, "eval_steps": 5, "ddp_timeout": 9}, validated=True, alone=False)]
+    assert not [
+        *find_ineffective_settings(
+            {"fp16": False, "eval_steps": 5, "ddp_timeout": 9}, validated=True, alone=False
+        )
+    ]
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,7 @@ def test_pseudo_perplexity_is_that_of_a_plain_loop_whatever_the_batch() -> None:
 
 
 def test_pseudo_perplexity_and_next_sentence_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="give evaluation its own task"):
+    with pytest.raises(ValidationError, match="write a separate task for evaluation"):
         MaskedLM(next_sentence=True, pseudo_perplexity=True)
 
 

@@ -18,15 +18,15 @@ from test_compiled import parts
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.errors import StageError
 from hfpipe.tasks.causal_lm import CausalLM
-from hfpipe.training.arguments import CHECKPOINTING, TrainingPlan, training_arguments
+from hfpipe.training.arguments import CHECKPOINTING, TrainingPlan, create_training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.speed.micro_batch import (
     Device,
     MemoryTrial,
     MicroBatch,
     fit_micro_batch,
-    gpu,
-    smaller_micro_batches,
+    get_gpu,
+    propose_micro_batches,
     with_micro,
 )
 from hfpipe.training.trainer import TaskTrainer, Training
@@ -99,12 +99,12 @@ def at_most(megabytes: int) -> Iterator[None]:
     ],
 )
 def test_a_step_has_the_same_examples_however_few_fit_at_once(shares: BatchLayout, sizes: list[int]) -> None:
-    assert list(smaller_micro_batches(shares)) == sizes
+    assert list(propose_micro_batches(shares)) == sizes
     assert {with_micro(shares, micro).total for micro in sizes} == {shares.total}
 
 
 def test_a_training_on_a_cpu_tries_nothing() -> None:
-    assert gpu() is None
+    assert get_gpu() is None
 
 
 @pytest.mark.slow
@@ -112,9 +112,9 @@ def test_where_memory_is_short_fewer_examples_are_taken_at_once(small: Training)
     shares = BatchLayout(64, 1, 1)
     before = [weight.clone() for weight in small.model.parameters()]
     state = torch.get_rng_state()
-    assert trial(small, shares).largest() == (64, False)
+    assert trial(small, shares).find_largest() == (64, False)
     with at_most(140):
-        micro, _ = trial(small, shares).largest()
+        micro, _ = trial(small, shares).find_largest()
         assert micro < 64
         assert not trial(small, shares).fits(64, checkpointing=False)
     for weight, was in zip(small.model.parameters(), before, strict=True):
@@ -127,9 +127,9 @@ def test_where_memory_is_short_fewer_examples_are_taken_at_once(small: Training)
 @pytest.mark.slow
 def test_layers_are_recomputed_where_an_estimate_leaves_no_room_for_a_busy_pass(small: Training) -> None:
     shares = BatchLayout(32, 1, 1)
-    assert trial(small, shares, memory=SCARCE).largest() == (8, True)
+    assert trial(small, shares, memory=SCARCE).find_largest() == (8, True)
     asked = trial(small, shares, memory=SCARCE, **{CHECKPOINTING: False})
-    assert asked.largest() == (4, False)
+    assert asked.find_largest() == (4, False)
 
 
 @pytest.mark.slow
@@ -149,14 +149,14 @@ def test_what_fits_is_kept_for_a_resumed_run_on_the_same_kind_of_device(
 @pytest.mark.slow
 def test_a_model_too_large_for_one_example_is_refused(small: Training) -> None:
     with at_most(0), pytest.raises(StageError, match="not even one example fits into the"):
-        trial(small, BatchLayout(2, 1, 1), memory=2.0**40).largest()  # of which a share stays free
+        trial(small, BatchLayout(2, 1, 1), memory=2.0**40).find_largest()  # of which a share stays free
 
 
 def losses(folder: Path, shares: BatchLayout, *, checkpointing: bool) -> list[float]:
     made = parts(folder, CausalLM(length=32), "llama")
     training = {"learning_rate": 1e-3, "logging_steps": 1, "bf16": False, "save_strategy": "no"}
     course = TrainingPlan(shares, 6, EAGER, checkpointing)
-    given = training_arguments(training, folder / "work", 17, course, None, early=False)
+    given = create_training_arguments(training, folder / "work", 17, course, None, early=False)
     assert bool(getattr(given, CHECKPOINTING)) is checkpointing
     trainer = TaskTrainer(made, given, shares)
     trainer.train()

@@ -106,7 +106,7 @@ def test_endings_may_stand_in_columns_of_their_own_and_begin_alike(pieces: Any) 
 @pytest.mark.parametrize("label", [2, -1, None])
 def test_a_label_that_is_not_the_number_of_an_ending_is_refused(label: Any, pieces: Any) -> None:
     with pytest.raises(
-        DataError, match=rf"column 'label' holds {label} where the number of an ending, from 0 to 1,"
+        DataError, match=rf"column 'label' holds {label}, not the index of an ending from 0 to 1"
     ):
         MultipleChoice().runtime().encoder.encode({**ROWS, "label": [label, 0, 0]}, pieces, FACTS)
 
@@ -129,9 +129,7 @@ def test_numbers_read_as_classes_are_numbers_of_endings_and_names_are_not(pieces
         == ROWS["label"]
     )
     [problem] = task.check(DataFacts(columns=columns, splits={}, labels={"label": ["A", "B"]}))
-    assert problem.message.startswith(
-        "column 'label' holds the class 'A' where the number of an ending belongs"
-    )
+    assert problem.message.startswith("column 'label' holds the class 'A', not the index of an ending")
 
 
 def test_one_column_of_endings_is_not_a_choice() -> None:

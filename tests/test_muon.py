@@ -108,7 +108,7 @@ def test_a_saved_state_goes_on_bit_for_bit_under_a_schedule(tmp_path: Path) -> N
 def test_frozen_parameters_do_not_move_and_a_model_without_matrices_is_refused() -> None:
     model = bert().eval()
     model.bert.requires_grad_(False)
-    with pytest.raises(StageError, match="muon trains matrices of layers, and none is trained here"):
+    with pytest.raises(StageError, match="muon trains matrices of layers, and this training has none"):
         optimizer(model)
     query = model.bert.encoder.layer[0].attention.self.query.weight.requires_grad_()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
@@ -212,9 +212,11 @@ def test_muon_trains_an_adapter_for_a_budget_of_time(straight: Path, tmp_path: P
 
 
 def test_a_plan_counts_the_state_of_muon_as_half_that_of_adamw_for_its_matrices() -> None:
-    from hfpipe.training.cost import optimizer_state, shape_of
+    from hfpipe.training.cost import compute_optimizer_state, shape_of
 
     shape = shape_of("AutoModelForMaskedLM", BertConfig(**BERT))
     matrices = 4 * 16 * 16 + 2 * 16 * 32
     assert shape.matrices == matrices
-    assert optimizer_state(shape, "muon") == optimizer_state(shape, "adamw_torch") - 4 * matrices
+    assert (
+        compute_optimizer_state(shape, "muon") == compute_optimizer_state(shape, "adamw_torch") - 4 * matrices
+    )

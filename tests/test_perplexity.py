@@ -269,7 +269,7 @@ def test_a_model_that_cannot_keep_documents_apart_is_refused(tokenizer: PreTrain
     for kind in ("gpt2", "llama", "qwen3"):
         assert not list(apart.runtime().model_setup.check(model(kind, tokenizer)))
     [problem] = apart.runtime().model_setup.check(model("mamba", tokenizer))
-    assert "keeps packed documents apart; mamba does not" in problem.message
+    assert "keeps packed documents apart, and mamba does not" in problem.message
     assert not list(CausalLM().runtime().model_setup.check(model("mamba", tokenizer)))
 
 
@@ -278,8 +278,8 @@ def test_a_tokenizer_that_ends_nothing_is_refused() -> None:
         CausalLM().runtime().encoder.encode({"text": TEXTS}, learned("bert"), FACTS)
 
 
-def test_a_stride_that_passes_over_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="stride 17 would pass over tokens"):
+def test_a_stride_that_skips_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride 17 would skip tokens"):
         CausalLM(length=16, stride=17)
 
 

@@ -353,7 +353,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a head that was not trained": (
         ["BARE", "a", "--task", "text-classification"],
         1,
-        "was not trained for this task, it lacks classifier.bias",
+        "was not trained for this task: it lacks classifier.bias",
     ),
 }
 

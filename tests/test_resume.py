@@ -21,10 +21,10 @@ import hfpipe
 from hfpipe.store.artifacts import read_metrics
 from hfpipe.training.checkpoints import (
     choose_checkpoint,
-    chosen_checkpoint,
-    fault,
-    newest_checkpoint,
-    seal,
+    find_fault,
+    find_newest_checkpoint,
+    get_chosen_checkpoint,
+    write_manifest,
 )
 
 
@@ -115,13 +115,13 @@ def checkpoint(folder: Path, step: int, state: str = "{}") -> Path:
     path.mkdir()
     (path / "model.safetensors").write_bytes(b"weights" * 10)
     (path / "trainer_state.json").write_text(state)
-    seal(path)
+    write_manifest(path)
     return path
 
 
 def test_the_newest_checkpoint_that_is_whole_is_taken(tmp_path: Path) -> None:
     good = checkpoint(tmp_path, 100)
-    assert newest_checkpoint(tmp_path) == (good, [])
+    assert find_newest_checkpoint(tmp_path) == (good, [])
     truncated = checkpoint(tmp_path, 200)
     (truncated / "model.safetensors").write_bytes(b"weig")
     lacking = checkpoint(tmp_path, 300)
@@ -129,7 +129,7 @@ def test_the_newest_checkpoint_that_is_whole_is_taken(tmp_path: Path) -> None:
     unfinished = checkpoint(tmp_path, 1000)
     (unfinished / "complete.json").unlink()
     (tmp_path / "checkpoint-best").mkdir()
-    assert newest_checkpoint(tmp_path) == (
+    assert find_newest_checkpoint(tmp_path) == (
         good,
         [
             "checkpoint-1000: was not finished",
@@ -159,28 +159,28 @@ def test_a_checkpoint_whose_content_is_not_what_was_written_is_passed_over(
         content = text[:-8] + (b"0" if text[-8:-7] != b"0" else b"1") + text[-7:]
     (damaged / name).write_bytes(content)
     why = f"{name} is damaged"
-    found, (line,) = newest_checkpoint(tmp_path)
+    found, (line,) = find_newest_checkpoint(tmp_path)
     assert (found, line.partition(": content")[0][: len(why) + 16]) == (good, f"checkpoint-200: {why}")
 
 
 def test_a_checkpoint_of_an_earlier_version_is_known_by_its_sizes(tmp_path: Path) -> None:
     earlier = checkpoint(tmp_path, 100)
     (earlier / "complete.json").write_text('{"model.safetensors": 70, "trainer_state.json": 2}')
-    assert newest_checkpoint(tmp_path) == (earlier, [])
+    assert find_newest_checkpoint(tmp_path) == (earlier, [])
     (earlier / "model.safetensors").write_bytes(b"weig")
-    assert fault(earlier) == "model.safetensors has 4 bytes in place of 70"
+    assert find_fault(earlier) == "model.safetensors has 4 bytes in place of 70"
 
 
 def test_what_is_passed_over_is_named_and_put_aside_once(tmp_path: Path) -> None:
     good, damaged, unfinished = (checkpoint(tmp_path, step) for step in (100, 200, 300))
     (damaged / "trainer_state.json").unlink()
-    seal(damaged)  # as where it never was there
+    write_manifest(damaged)  # as where it never was there
     (unfinished / "complete.json").unlink()
     assert choose_checkpoint(tmp_path, keeps_best=False) == [
         "checkpoint-300: was not finished; resumes from checkpoint-100",
         "checkpoint-200: trainer_state.json is missing; resumes from checkpoint-100",
     ]
-    assert chosen_checkpoint(tmp_path) == good
+    assert get_chosen_checkpoint(tmp_path) == good
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint-100",
         "resume.json",
@@ -190,24 +190,24 @@ def test_what_is_passed_over_is_named_and_put_aside_once(tmp_path: Path) -> None
     (good / "model.safetensors").write_bytes(bytes(70))
     (line,) = choose_checkpoint(tmp_path, keeps_best=False)
     assert line.endswith("; resumes from the beginning")
-    assert chosen_checkpoint(tmp_path) is None
+    assert get_chosen_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "its folder removed"])
 def test_where_the_best_model_is_kept_it_has_to_be_whole_as_well(tmp_path: Path, damage: str) -> None:
     first, best = checkpoint(tmp_path, 100), checkpoint(tmp_path, 200)
     last = checkpoint(tmp_path, 300, '{"best_global_step": 200}')
-    assert newest_checkpoint(tmp_path, keeps_best=True) == (last, [])
+    assert find_newest_checkpoint(tmp_path, keeps_best=True) == (last, [])
     if damage == "a flipped bit":
         (best / "model.safetensors").write_bytes(b"weightr" + b"weights" * 9)
     else:
         shutil.rmtree(best)
-    found, passed = newest_checkpoint(tmp_path, keeps_best=True)
+    found, passed = find_newest_checkpoint(tmp_path, keeps_best=True)
     assert found == first
     assert passed[0].startswith("checkpoint-300: the best one before it, checkpoint-200: ")
-    assert newest_checkpoint(tmp_path) == (last, [])
+    assert find_newest_checkpoint(tmp_path) == (last, [])
 
 
 def test_a_folder_without_checkpoints_starts_from_scratch(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path) == (None, [])
-    assert fault(tmp_path) == "was not finished"
+    assert find_newest_checkpoint(tmp_path) == (None, [])
+    assert find_fault(tmp_path) == "was not finished"

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 import hfpipe
 from hfpipe.errors import StageError
 from hfpipe.runs.run import Run
-from hfpipe.training.checkpoints import seal
+from hfpipe.training.checkpoints import write_manifest
 
 LLAMA = {
     "type": "llama",
@@ -155,11 +155,11 @@ def test_a_checkpoint_resumes_with_another_number_of_processes_and_split_another
         (checkpoint,) = runs.glob("small/pretrain-*/.work/checkpoint-3")
         state = (checkpoint / "optimizer.pt").read_bytes()
         (checkpoint / "optimizer.pt").unlink()
-        seal(checkpoint)
+        write_manifest(checkpoint)
         with pytest.raises(StageError, match=r"holds no optimizer\.pt, as one that DeepSpeed wrote; resume"):
             hfpipe.run(hfpipe.load(alone.path), runs, say=lambda _: None)
         (checkpoint / "optimizer.pt").write_bytes(state)
-        seal(checkpoint)
+        write_manifest(checkpoint)
         hfpipe.run(hfpipe.load(alone.path), runs, say=lambda _: None)
     else:
         processes.run(alone.path, runs, processes.config_file(tmp_path, *resumed))

@@ -26,7 +26,7 @@ from hfpipe.errors import RecipeError
 from hfpipe.inspection.differences import compare_texts
 from hfpipe.inspection.shown import ShownExample, ShownStage, ShownToken
 from hfpipe.modeling.losses.losses import IGNORED
-from hfpipe.training.arguments import TrainingPlan, shares_of, training_arguments
+from hfpipe.training.arguments import TrainingPlan, compute_shares, create_training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -97,9 +97,9 @@ def batches(recipe: hfpipe.recipe.Recipe, name: str, folder: Path) -> list[dict[
     facts = api.read_run({above: steps[above].folder for above in steps}).reports[stage.data.stage].data
     assert facts is not None
     model, _ = stage._model(ctx, pieces, facts)
-    shares = shares_of(stage.training)
+    shares = compute_shares(stage.training)
     course = TrainingPlan(shares, 5, Speed(bf16=False, compiled=False))
-    given = training_arguments(stage.training, folder, recipe.seed, course, None, early=False)
+    given = create_training_arguments(stage.training, folder, recipe.seed, course, None, early=False)
     trainer = TaskTrainer(Training(stage.task.runtime(), model, pieces, examples, None, facts), given, shares)
     loader = iter(trainer.get_train_dataloader())
     return [part for batch in islice(loader, 4) for part in forward_passes(batch)]

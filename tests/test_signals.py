@@ -19,7 +19,7 @@ from two_processes import is_running, run_in_two
 import hfpipe
 from hfpipe.interruption import Interrupted, StopRequest
 from hfpipe.runner.signals import catch_signals
-from hfpipe.training.checkpoints import newest_checkpoint
+from hfpipe.training.checkpoints import find_newest_checkpoint
 
 
 def test_a_signal_is_an_error_at_once_unless_what_runs_looks_for_it() -> None:
@@ -176,7 +176,7 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
     assert found is not None, line
     assert found[1] == found[2]
     (work,) = tmp_path.glob("runs/small/topics-*/.work")
-    assert newest_checkpoint(work) == (work / f"checkpoint-{found[1]}", [])
+    assert find_newest_checkpoint(work) == (work / f"checkpoint-{found[1]}", [])
     (tmp_path / "stop").touch()
     with run_in_two(tmp_path, "trains", ("--processes", "2")) as (run, *pids):
         time.sleep(1.0)  # until process 0 waits for the other
@@ -189,4 +189,4 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
         while any(map(is_running, pids)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert newest_checkpoint(work) == (work / f"checkpoint-{found[1]}", [])
+    assert find_newest_checkpoint(work) == (work / f"checkpoint-{found[1]}", [])

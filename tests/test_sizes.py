@@ -22,7 +22,7 @@ from hfpipe.runner import Launch
 from hfpipe.stages.train import Pretrain
 from hfpipe.tokenization.loading import load_tokenizer
 from hfpipe.training import cost
-from hfpipe.training.arguments import steps_of
+from hfpipe.training.arguments import compute_steps
 
 TEXT = "the river runs past old mills and new bridges towards a harbour where ships wait for grain"
 WORDS = TEXT.split()
@@ -122,7 +122,9 @@ def test_flops_are_near_those_that_torch_counts(kind, auto_class):
     ids = torch.randint(10, 300, (4, 64))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids).logits.sum().backward()
-    assert cost.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert cost.compute_flops(shape, ids.numel(), 64, 1.0) == pytest.approx(
+        counter.get_total_flops(), rel=0.1
+    )
 
 
 @pytest.mark.slow
@@ -138,11 +140,17 @@ def test_an_encoder_decoder_counts_its_decoder_as_well(kind):
     with FlopCounterMode(display=False) as counter:
         model(**inputs).logits.sum().backward()
     assert shape.parameters == model.num_parameters()
-    assert cost.flops(shape, ids.numel(), 64, 1.0) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert cost.compute_flops(shape, ids.numel(), 64, 1.0) == pytest.approx(
+        counter.get_total_flops(), rel=0.1
+    )
     config._attn_implementation = "sdpa"
     model = create_model(SEQ2SEQ, config, seed=1).train()
     measured = saved(model, lambda: model(**inputs))
-    assert measured / 2 <= cost.activations(shape, 4, 64, 1.0, bf16=False, recomputed=False) <= measured * 2
+    assert (
+        measured / 2
+        <= cost.estimate_activations(shape, 4, 64, 1.0, bf16=False, recomputed=False)
+        <= measured * 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +174,7 @@ def test_weights_gradients_and_optimizer_state_are_what_a_step_leaves(name, make
     tensors = [value for state in optimizer.state.values() for value in state.values()]
     state = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim() > 0)
     gradients = sum(weight.grad.nbytes for weight in model.parameters() if weight.grad is not None)
-    assert cost.optimizer_state(shape, name) == state
+    assert cost.compute_optimizer_state(shape, name) == state
     assert shape.parameters * cost.FLOAT == gradients == sum(w.nbytes for w in model.parameters())
 
 
@@ -180,13 +188,13 @@ def test_adafactor_keeps_rows_and_columns():
     optimizer.step()
     tensors = [value for state in optimizer.state.values() for value in state.values()]
     kept = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim() > 0)
-    assert cost.optimizer_state(shape, "adafactor") == kept
+    assert cost.compute_optimizer_state(shape, "adafactor") == kept
 
 
 def test_an_optimizer_that_is_not_known_is_not_guessed():
     _, shape = shaped("bert", "AutoModelForMaskedLM")
-    assert cost.optimizer_state(shape, "galore_adamw") is None
-    assert cost.optimizer_state(shape, "adamw_bnb_8bit") == 2 * shape.parameters
+    assert cost.compute_optimizer_state(shape, "galore_adamw") is None
+    assert cost.compute_optimizer_state(shape, "adamw_bnb_8bit") == 2 * shape.parameters
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -198,13 +206,15 @@ def test_the_activation_estimate_is_within_a_factor_of_two(kind, length, bf16):
     ids = torch.randint(10, 300, (8, length))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         measured = saved(model, lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
-    estimate = cost.activations(shape, 8, length, 1.0, bf16=bf16, recomputed=False)
+    estimate = cost.estimate_activations(shape, 8, length, 1.0, bf16=bf16, recomputed=False)
     assert measured / 2 <= estimate <= measured * 2
 
 
 def test_recomputing_keeps_less():
     _, shape = shaped("bert", "AutoModelForMaskedLM", layers=4)
-    kept = [cost.activations(shape, 8, 64, 0.15, bf16=False, recomputed=each) for each in (True, False)]
+    kept = [
+        cost.estimate_activations(shape, 8, 64, 0.15, bf16=False, recomputed=each) for each in (True, False)
+    ]
     assert kept[0] < kept[1]
 
 
@@ -230,7 +240,7 @@ def test_a_small_split_is_counted_so_that_steps_are_those_of_the_training(recipe
     )
     assert found["tokens per epoch"].value == ledger["tokens"]
     assert not found["tokens per epoch"].estimated
-    wanted = steps_of(stage.training, len(examples), ledger["tokens"], 4)
+    wanted = compute_steps(stage.training, len(examples), ledger["tokens"], 4)
     assert found["optimizer steps"].value == wanted
     assert not found["optimizer steps"].estimated
 

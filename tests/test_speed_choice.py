@@ -18,16 +18,16 @@ from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.training.loop import train_model
 from hfpipe.training.speed import choice, timing
-from hfpipe.training.speed.choice import Length, Speed, speed_of
+from hfpipe.training.speed.choice import Length, Speed, choose_speed
 from hfpipe.training.speed.memory import (
     MOST,
     Compilation,
     Measured,
-    expected_compilation,
-    key_of,
-    memory_file,
-    recall,
-    remember,
+    compute_key,
+    estimate_compilation,
+    get_memory_file,
+    load_measurement,
+    store_measurement,
 )
 from hfpipe.training.speed.timing import BUSY
 from hfpipe.training.trainer import Training
@@ -53,20 +53,20 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def choose(made: Training, folder: Path, steps: int = 30, **training: Any) -> Speed:
     folder.mkdir(parents=True, exist_ok=True)
-    return speed_of(training, made, SHARES, 7, Length(steps, None), folder)
+    return choose_speed(training, made, SHARES, 7, Length(steps, None), folder)
 
 
 def remembered(**found: Any) -> None:
     """Replace what was measured."""
-    file = memory_file()
+    file = get_memory_file()
     [(key, entry)] = json.loads(file.read_text(encoding="utf-8")).items()
     file.write_text(json.dumps({key: entry | {"measured": found}}), encoding="utf-8")
 
 
 def test_a_short_training_measures_nothing_and_is_eager_float32(made: Training, tmp_path: Path) -> None:
     assert choose(made, tmp_path / "work") == Speed(bf16=False, compiled=False)
-    assert speed_of({}, made, SHARES, 7, Length(None, 20.0), tmp_path / "parts").measured is None
-    assert not memory_file().exists()
+    assert choose_speed({}, made, SHARES, 7, Length(None, 20.0), tmp_path / "parts").measured is None
+    assert not get_memory_file().exists()
 
 
 def test_what_a_recipe_says_is_obeyed(made: Training, measuring: None, tmp_path: Path) -> None:
@@ -104,18 +104,18 @@ def test_a_training_of_less_than_a_minute_is_not_compared_however_many_its_passe
     made: Training, tmp_path: Path
 ) -> None:
     assert choose(made, tmp_path / "work", steps=100) == Speed(bf16=False, compiled=False)
-    assert not memory_file().exists()
+    assert not get_memory_file().exists()
 
 
 def test_what_compiling_gave_other_models_on_this_machine_tells_what_to_expect(tmp_path: Path) -> None:
     file = tmp_path / "speed.json"
-    assert expected_compilation(file, "m") is None
+    assert estimate_compilation(file, "m") is None
     found = {"old": (90.0, 0.1), "a": (10.0, 1.5), "b": (20.0, 1.0), "c": (40.0, 0.5), "d": (40.0, 2.2)}
     for name, (seconds, compiled) in found.items():
         times = {"eager": {"bfloat16": 2.0, "float32": 3.0}, "compiled": {"bfloat16": compiled}}
-        remember(file, name, "other" if name == "old" else "m", Measured(compiling=seconds, **times))
-    remember(file, "eager", "m", Measured(eager={"float32": 3.0}))
-    expected = expected_compilation(file, "m")
+        store_measurement(file, name, "other" if name == "old" else "m", Measured(compiling=seconds, **times))
+    store_measurement(file, "eager", "m", Measured(eager={"float32": 3.0}))
+    expected = estimate_compilation(file, "m")
     assert expected is not None
     assert expected.seconds == 30.0  # the median of four
     assert expected.saved == pytest.approx((0.25 + 0.5) / 2)
@@ -126,14 +126,14 @@ def test_compiling_is_tried_where_it_paid_before_and_not_where_it_did_not(
     made: Training, measuring: None, tmp_path: Path
 ) -> None:
     choose(made, tmp_path / "first", steps=1, bf16=False)
-    before = json.loads(memory_file().read_text(encoding="utf-8"))
+    before = json.loads(get_memory_file().read_text(encoding="utf-8"))
     [entry] = before.values()
     passes = round(100 / recall_only().eager["float32"])  # a training of 100 s
 
     def tried(name: str, seconds: float, saved: float) -> bool:
         times = {"eager": {"float32": 1.0}, "compiled": {"float32": 1 - saved}, "compiling": seconds}
         other = {"other": entry | {"measured": times}}
-        memory_file().write_text(json.dumps(before | other), encoding="utf-8")
+        get_memory_file().write_text(json.dumps(before | other), encoding="utf-8")
         with torch.compiler.set_stance("force_eager"):  # compiling takes no time
             found = choose(made, tmp_path / name, steps=passes, bf16=False)
         assert found.measured is not None
@@ -146,8 +146,8 @@ def test_compiling_is_tried_where_it_paid_before_and_not_where_it_did_not(
 
 def recall_only() -> Measured:
     """Return the only measurement there is."""
-    [key] = json.loads(memory_file().read_text(encoding="utf-8"))
-    return recall(memory_file(), key)
+    [key] = json.loads(get_memory_file().read_text(encoding="utf-8"))
+    return load_measurement(get_memory_file(), key)
 
 
 def test_a_resumed_run_keeps_the_choice_whatever_the_machine_measures_by_then(
@@ -177,34 +177,34 @@ def test_a_resumed_run_keeps_the_choice_whatever_the_machine_measures_by_then(
 def test_a_damaged_memory_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "speed.json"
     file.write_text(text.replace("KEY", "a"), encoding="utf-8")
-    assert recall(file, "a") == Measured()
-    remember(file, "a", "m", Measured(eager={"float32": 1.5}))
-    assert recall(file, "a").eager == {"float32": 1.5}
+    assert load_measurement(file, "a") == Measured()
+    store_measurement(file, "a", "m", Measured(eager={"float32": 1.5}))
+    assert load_measurement(file, "a").eager == {"float32": 1.5}
 
 
 def test_a_memory_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    remember(tmp_path / "file" / "speed.json", "a", "m", Measured())
+    store_measurement(tmp_path / "file" / "speed.json", "a", "m", Measured())
     (tmp_path / "speed.json").mkdir()
-    remember(tmp_path / "speed.json", "a", "m", Measured())
-    assert recall(tmp_path / "speed.json", "a") == Measured()
+    store_measurement(tmp_path / "speed.json", "a", "m", Measured())
+    assert load_measurement(tmp_path / "speed.json", "a") == Measured()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe{")
-    assert recall(tmp_path / "bytes", "a") == Measured()
+    assert load_measurement(tmp_path / "bytes", "a") == Measured()
 
 
 def test_the_memory_does_not_grow_without_end(tmp_path: Path) -> None:
     file = tmp_path / "speed.json"
     full = {str(number): Measured().model_dump() for number in range(MOST + 5)}
     file.write_text(json.dumps(full), encoding="utf-8")
-    remember(file, "new", "m", Measured(compiling=3.0))
+    store_measurement(file, "new", "m", Measured(compiling=3.0))
     kept = json.loads(file.read_text(encoding="utf-8"))
     assert len(kept) == MOST
-    assert recall(file, "new").compiling == 3.0
+    assert load_measurement(file, "new").compiling == 3.0
     assert "0" not in kept
 
 
 def test_a_measurement_holds_for_one_shape_only() -> None:
-    assert key_of({"threads": 2}) == key_of({"threads": 2}) != key_of({"threads": 1})
+    assert compute_key({"threads": 2}) == compute_key({"threads": 2}) != compute_key({"threads": 1})
 
 
 @pytest.mark.slow
@@ -220,13 +220,13 @@ def test_what_is_measured_on_a_busy_machine_decides_once_and_is_not_remembered(
     caplog.set_level("INFO")
     (tmp_path / "work").mkdir()
     with crowded(4):
-        found = speed_of({}, made, shares, 7, Length(30, None), tmp_path / "work")
+        found = choose_speed({}, made, shares, 7, Length(30, None), tmp_path / "work")
     assert found.measured is not None
     assert found.measured.busy
     assert found.measured.eager["float32"] > 0  # bfloat16 is timed only where its products are faster
-    assert not memory_file().exists()
-    assert "other processes had the cores meanwhile, so this is not remembered" in caplog.text
-    assert speed_of({}, made, shares, 7, Length(30, None), tmp_path / "work") == found  # as when resumed
+    assert not get_memory_file().exists()
+    assert "other processes used the cores meanwhile, so this is not stored" in caplog.text
+    assert choose_speed({}, made, shares, 7, Length(30, None), tmp_path / "work") == found  # as when resumed
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_a_template_takes_any_columns() -> None:
     [
         ({"template": "nothing"}, "name a column in braces"),
         ({"template": "{prompt"}, "write {{ for a literal brace"),
-        ({"template": "{prompt}{completion}"}, "is the answer itself"),
+        ({"template": "{prompt}{completion}"}, "is the answer"),
         ({"messages": "messages", "completion": "say"}, "delete completion"),
     ],
 )
@@ -164,9 +164,9 @@ def test_what_is_not_a_conversation_is_an_error_of_one_line() -> None:
     pieces = chat.taught(tokenizer(TEXTS, "bpe"))
     task = TextGeneration(messages="messages")
     for talk, words in [
-        (TALK[:2], "has no answer; take such rows out"),
-        ([{"from": "human", "value": "Hello"}], "where messages {role, content} belong"),
-        ([], "where messages"),
+        (TALK[:2], "has no answer; drop such rows"),
+        ([{"from": "human", "value": "Hello"}], "not messages {role, content}"),
+        ([], "not messages"),
     ]:
         with pytest.raises(DataError, match=words):
             task.runtime().encoder.encode({"messages": [talk]}, pieces, FACTS)

@@ -21,7 +21,7 @@ from hfpipe.modeling.losses.settings import LossSettings
 from hfpipe.modeling.losses.weighted_loss import BATCH_ENTRY, WeightedLoss
 from hfpipe.runtime import TaskRuntime
 from hfpipe.tasks.text_classification import TextClassification
-from hfpipe.training.arguments import TrainingPlan, training_arguments
+from hfpipe.training.arguments import TrainingPlan, create_training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import TaskTrainer
 
@@ -213,7 +213,7 @@ def weighted_parts(folder: Path) -> Any:
 def step_gradients(made: Any, shares: BatchLayout, folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
     """Return loss and gradients of one optimizer step."""
     course = TrainingPlan(shares, 1, Speed(bf16=False, compiled=False))
-    trainer = TaskTrainer(made, training_arguments({}, folder, 5, course, None, early=False), shares)
+    trainer = TaskTrainer(made, create_training_arguments({}, folder, 5, course, None, early=False), shares)
     made.model.zero_grad()
     loader = iter(trainer.get_train_dataloader())
     batches, count = trainer.get_batch_samples(loader, shares.accumulation, torch.device("cpu"))

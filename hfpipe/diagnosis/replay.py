@@ -327,14 +327,14 @@ def _model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrained
 def _trainer(parts: Training, crash: Crash, stage: Pretrain | Finetune, scratch: Path) -> TaskTrainer:
     """Return the trainer of the stage, in this process alone and not compiled."""
     from hfpipe.encoding.sampler import BatchLayout
-    from hfpipe.training.arguments import TrainingPlan, training_arguments
+    from hfpipe.training.arguments import TrainingPlan, create_training_arguments
     from hfpipe.training.speed.choice import Speed
     from hfpipe.training.trainer import TaskTrainer
 
     shares = BatchLayout(crash.micro, crash.accumulation, 1)
     plan = TrainingPlan(shares, 1, Speed(bf16=crash.bf16, compiled=False))
     given = stage.training | {"report_to": "none"}
-    arguments = training_arguments(given, scratch, crash.seed, plan, None, early=False)
+    arguments = create_training_arguments(given, scratch, crash.seed, plan, None, early=False)
     trainer = TaskTrainer(parts, arguments, shares)
     trainer.model = trainer.accelerator.prepare_model(trainer.bare)
     return trainer

@@ -15,7 +15,7 @@ from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.loading.models import load_model
 from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
-from hfpipe.training.arguments import TrainingPlan, training_arguments
+from hfpipe.training.arguments import TrainingPlan, create_training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -62,7 +62,9 @@ def packed_gradients(toy: Toy) -> tuple[Gradient, Gradient]:
     )
     parts = Training(runtime, model.train(), tokenizer, examples, None, toy.facts)
     packed = _trainer(parts, toy)
-    [batch] = (packed.data_collator(examples.__getitems__(keys)) for keys in packed.step_batches().of_step(0))
+    [batch] = (
+        packed.data_collator(examples.__getitems__(keys)) for keys in packed.create_step_batches().of_step(0)
+    )
     targets = runtime.objective.count(batch)
     together = _gradient(packed, [batch], targets)
     mixed = toy.stage.task.model_copy(update={"documents": "packed"}).runtime()
@@ -75,7 +77,9 @@ def _trainer(parts: Training, toy: Toy) -> TaskTrainer:
     plan = TrainingPlan(layout, 1, Speed(bf16=False, compiled=False))
     given = kept_settings(toy.stage.training, KEPT) | {"report_to": "none"}
     return TaskTrainer(
-        parts, training_arguments(given, toy.folder / "packed", toy.seed, plan, None, early=False), layout
+        parts,
+        create_training_arguments(given, toy.folder / "packed", toy.seed, plan, None, early=False),
+        layout,
     )
 
 

@@ -208,16 +208,18 @@ class _Training:
 
     def _steps(self, encoded: Encoded | None) -> int | None:
         """Return the number of optimizer steps, or None if it is unknown."""
-        from hfpipe.training.arguments import shares_of, steps_of
+        from hfpipe.training.arguments import compute_shares, compute_steps
 
         training, task = self.stage.training, self.stage.task
         if self.step.done:
             return int(read_report(self.step.folder).facts["steps"])
-        total = shares_of(training).total
+        total = compute_shares(training).total
         if encoded is not None:
-            steps = steps_of(training, encoded.examples, encoded.tokens, total)
+            steps = compute_steps(training, encoded.examples, encoded.tokens, total)
         elif training.get("max_steps", -1) > 0 or (_has_fixed_length(training) and task.packed):
-            steps = steps_of(training, 1, task.length, total)  # examples of a packed task have no padding
+            steps = compute_steps(
+                training, 1, task.length, total
+            )  # examples of a packed task have no padding
         else:
             return None
         if steps is None:
@@ -231,8 +233,8 @@ class _Training:
         return steps
 
     def _tokens(self, encoded: Encoded | None, steps: int | None, shape: Shape | None) -> None:
-        from hfpipe.training.arguments import shares_of
-        from hfpipe.training.cost import flops
+        from hfpipe.training.arguments import compute_shares
+        from hfpipe.training.cost import compute_flops
 
         estimated = encoded is None or encoded.estimated
         length = float(self.stage.task.length) if encoded is None else encoded.tokens / encoded.examples
@@ -243,31 +245,36 @@ class _Training:
         self._add("optimizer steps", steps, estimated=estimated and not self.step.done)
         if encoded is None and not self.stage.task.packed:
             return
-        tokens = steps * shares_of(self.stage.training).total * length
+        tokens = steps * compute_shares(self.stage.training).total * length
         self._add("tokens in all", tokens, estimated=estimated)
         if shape is not None:
-            self._add("training FLOPs", flops(shape, tokens, length, self.predicted), estimated=True)
+            self._add("training FLOPs", compute_flops(shape, tokens, length, self.predicted), estimated=True)
 
     def _memory(self, shape: Shape, *, estimated: bool) -> None:
         """Add the memory of one device: its shards, and its own activations."""
-        from hfpipe.training.arguments import precision, shares_of
-        from hfpipe.training.cost import FLOAT, activations, gathered_weights, optimizer_state
+        from hfpipe.training.arguments import compute_shares, expects_bf16
+        from hfpipe.training.cost import (
+            FLOAT,
+            compute_optimizer_state,
+            count_gathered_weights,
+            estimate_activations,
+        )
 
         training, task = self.stage.training, self.stage.task
-        state = optimizer_state(shape, training.get("optim"))
-        kept = activations(
+        state = compute_optimizer_state(shape, training.get("optim"))
+        kept = estimate_activations(
             shape,
-            shares_of(training, self.layout.readers).micro,
+            compute_shares(training, self.layout.readers).micro,
             task.length + task.continued_length,
             self.predicted,
-            bf16=precision(training),
+            bf16=expects_bf16(training),
             held=1 / self.split.weights,
             recomputed=any(training.get(f"{what}_checkpointing") for what in ("activation", "gradient")),
         )
         kept /= self.layout.context
         weights = shape.parameters * FLOAT / self.split.weights
         gradients = shape.trained * FLOAT / self.split.gradients
-        gathered = gathered_weights(shape) * FLOAT if self.split.gathers else 0
+        gathered = count_gathered_weights(shape) * FLOAT if self.split.gathers else 0
         self._add("weights", weights, estimated=estimated, memory=True)
         self._add("gradients", gradients, estimated=estimated, memory=True)
         if state is None:
@@ -284,13 +291,13 @@ class _Training:
     def _disk(self, shape: Shape, encoded: Encoded | None, steps: int | None, *, estimated: bool) -> None:
         """Add the peak disk usage: while a checkpoint is written, there is one more than are kept."""
         from hfpipe.recipe.training.defaults import DEFAULTS
-        from hfpipe.training.cost import FLOAT, optimizer_state
+        from hfpipe.training.cost import FLOAT, compute_optimizer_state
 
         training = DEFAULTS | self.stage.training
         adapter = self.stage.adapter
         learned = shape.trained * FLOAT
         weights = learned if adapter is not None and not adapter.merge else shape.parameters * FLOAT
-        state = optimizer_state(shape, training.get("optim")) or 0
+        state = compute_optimizer_state(shape, training.get("optim")) or 0
         saves = _count_checkpoints(training, steps)
         limit = training["save_total_limit"]
         checkpoints = (saves if limit is None else min(saves, limit + 1)) * (learned + state)

@@ -57,7 +57,7 @@ class Known:
         then.
         """
         from hfpipe.modeling.loading.models import create_config
-        from hfpipe.training.cost import FutureTokenizer, stored_config
+        from hfpipe.training.cost import FutureTokenizer, read_stored_config
 
         data = self.facts(stage.data)
         head = task.head(data) if data is not None else {}
@@ -71,7 +71,7 @@ class Known:
             return config, made is not None and data is not None
         folder = self.folder(stage.model)
         if folder is not None:
-            return stored_config(folder, head), data is not None
+            return read_stored_config(folder, head), data is not None
         below = self.stages.get(stage.model.stage or "")
         return self.config(below, task) if isinstance(below, (Pretrain, Finetune)) else (None, False)
 

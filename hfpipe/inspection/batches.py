@@ -83,9 +83,9 @@ def _training_batches(stage: Pretrain | Finetune, found: EncodedStage, seed: int
     from hfpipe.encoding.padding import Collator, is_cut
     from hfpipe.encoding.sampler import StepBatches
     from hfpipe.modeling.performance import on_cpu
-    from hfpipe.training.arguments import shares_of
+    from hfpipe.training.arguments import compute_shares
 
-    task, shares = found.task, shares_of(stage.training)
+    task, shares = found.task, compute_shares(stage.training)
     cut = is_cut(task, "cpu" if on_cpu() else "accelerator")
     collator = Collator(task.runtime(), found.tokenizer, seed, cut=cut)
     order = StepBatches(found.examples.lengths, shares, rank=0, seed=seed, grouped=not task.packed)

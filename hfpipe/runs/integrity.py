@@ -17,7 +17,7 @@ from hfpipe.store.identity import KEY_LENGTH
 from hfpipe.store.manifest import find_damage
 from hfpipe.store.store import describe_loss, done, is_stage_folder, read_report, read_stage
 from hfpipe.tasks import TASKS
-from hfpipe.training.checkpoints import UNFINISHED, checkpoints, fault
+from hfpipe.training.checkpoints import UNFINISHED, find_fault, list_checkpoints
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def _unfinished(folder: Path) -> StageIntegrity:
     """Check what a run that resumes would use; it makes again what is damaged."""
     work, found = folder / ".work", []
     damage = []
-    for checkpoint in checkpoints(work):
-        reason = fault(checkpoint)
+    for checkpoint in list_checkpoints(work):
+        reason = find_fault(checkpoint)
         found.append(checkpoint.name if reason is None else f"{checkpoint.name} {reason}")
         if reason not in (None, UNFINISHED):
             damage.append(f"{checkpoint}: {reason}; the run resumes from an earlier one")

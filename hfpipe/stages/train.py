@@ -87,10 +87,10 @@ class TrainStage(Repeatable):
         from hfpipe.encoding.io import open_data
         from hfpipe.recipe.training.defaults import with_defaults
         from hfpipe.training.checkpoints import choose_checkpoint
-        from hfpipe.training.ineffective_settings import ineffective
+        from hfpipe.training.ineffective_settings import find_ineffective_settings
 
         validated, training = "validation" in open_data(folder_of(self.data, ctx)), self.tuned(ctx).training
-        yield from ineffective(training, validated=validated, alone=alone)
+        yield from find_ineffective_settings(training, validated=validated, alone=alone)
         early = self.early_stopping is not None
         settings = with_defaults(training, evaluated=validated, early=early)
         yield from choose_checkpoint(ctx.work, keeps_best=bool(settings.get("load_best_model_at_end")))
@@ -98,7 +98,7 @@ class TrainStage(Repeatable):
     def prepare(self, ctx: RunContext) -> None:
         from hfpipe.encoding.io import facts
         from hfpipe.stages.repeats.folds import write_held_out
-        from hfpipe.training.arguments import best_metric
+        from hfpipe.training.arguments import select_best_metric
 
         if (tuned := self.tuned(ctx)) is not self:
             tuned.prepare(ctx)
@@ -108,7 +108,7 @@ class TrainStage(Repeatable):
         tokenizer = self.open_tokenizer(ctx)
         self._check_loaded(ctx, data)
         self._check_tokenizer(ctx, tokenizer, data)
-        best_metric(self.training, self.task.runtime().evaluator.validation_metrics(data))
+        select_best_metric(self.training, self.task.runtime().evaluator.validation_metrics(data))
         examples, _ = self._encoded(ctx, tokenizer, reads_all=True)
         self._training_loss(ctx, examples["train"], data)  # which fails early on what the data lack
 

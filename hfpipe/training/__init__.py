@@ -1,1 +1,1 @@
-"""The parts of a training step."""
+"""The training loop, its trainer, checkpoints and cost."""

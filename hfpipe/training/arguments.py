@@ -1,4 +1,4 @@
-"""`training:` of a recipe → TrainingArguments of this machine, its step shared out over the processes."""
+"""Converts `training:` of a recipe to TrainingArguments, with each step distributed over the processes."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from hfpipe.errors import StageError, one_line
 from hfpipe.modeling.performance import count_loader_workers, on_cpu, supports_bf16
 from hfpipe.recipe.training import budget, muon
 from hfpipe.recipe.training.defaults import with_defaults
-from hfpipe.training.speed.energy import trackers_without_energy
+from hfpipe.training.speed.energy import remove_codecarbon
 
 if TYPE_CHECKING:
     from hfpipe.metrics.metric import Metric
     from hfpipe.training.speed.choice import Speed
 
 OWN = ("budget", "bf16", "compile")
-"""Words of `training:` that are hfpipe's own, or mean more than TrainingArguments lets them."""
+"""Settings of `training:` that TrainingArguments lacks or that accept more values than there."""
 CHECKPOINTINGS = ("activation_checkpointing", "gradient_checkpointing")
-"""What newer and older versions of Transformers call it to recompute layers in the backward pass."""
+"""Names of activation checkpointing in newer and older versions of Transformers."""
 CHECKPOINTING = next(name for name in CHECKPOINTINGS if name in TrainingArguments.__dataclass_fields__)
-"""What the installed version calls it; the methods of its models begin with the same words."""
+"""Name in the installed version; names of model methods begin with it."""
 EPOCHS = 3.0
-"""TrainingArguments' own default."""
+"""Default of TrainingArguments."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What decides the length and the cost of a training."""
+    """Settings that determine the length and the cost of a training."""
 
     shares: BatchLayout
     steps: int
     speed: Speed
     checkpointing: bool = False
-    """Whether layers are recomputed in the backward pass, where the recipe leaves that open."""
+    """Whether layers are recomputed in the backward pass, if the recipe does not set it."""
 
 
-def shares_of(training: Mapping[str, Any], readers: int | None = None) -> BatchLayout:
-    """Return how a step is shared out over its readers, by default those that a launcher started."""
+def compute_shares(training: Mapping[str, Any], readers: int | None = None) -> BatchLayout:
+    """Return how a step is distributed over its readers, by default the processes of the launcher."""
     per_device = training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
     accumulation = training.get("gradient_accumulation_steps", TrainingArguments.gradient_accumulation_steps)
     return compute_batch_layout(
@@ -53,10 +53,10 @@ def shares_of(training: Mapping[str, Any], readers: int | None = None) -> BatchL
     )
 
 
-def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int) -> int | None:
-    """Return the optimizer steps of a recipe, or None when its budget is a time.
+def compute_steps(training: Mapping[str, Any], examples: int, tokens: int, total: int) -> int | None:
+    """Return the number of optimizer steps of a recipe, None if its budget is a time.
 
-    `examples` and `tokens` are those of an epoch, `total` the examples of a step.
+    `examples` and `tokens` are numbers per epoch, `total` is the number of examples per step.
     """
     epoch = -(-examples // total)
     if "budget" not in training:
@@ -70,19 +70,19 @@ def steps_of(training: Mapping[str, Any], examples: int, tokens: int, total: int
     return wanted.steps
 
 
-def precision(training: Mapping[str, Any]) -> bool:
-    """Return whether a training is likely to be in bfloat16, which `speed_choice` decides by measuring."""
+def expects_bf16(training: Mapping[str, Any]) -> bool:
+    """Return whether a training will probably use bfloat16; `speed_choice` decides by measuring."""
     wanted = training.get("bf16", "auto")
     return supports_bf16() and not training.get("fp16", False) if wanted == "auto" else bool(wanted)
 
 
-def muon_options(training: Mapping[str, Any]) -> dict[str, int | float] | None:
-    """Return the options of Muon, or None where another optimizer trains."""
+def get_muon_options(training: Mapping[str, Any]) -> dict[str, int | float] | None:
+    """Return the options of Muon, None for another optimizer."""
     return muon.parse_options(training.get("optim_args")) if training.get("optim") == muon.NAME else None
 
 
-def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metric:
-    """Return the metric that tells the best model: the one named, else the loss, else the task's first.
+def select_best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metric:
+    """Return the metric that selects the best model: the one named, else the loss, else the first metric.
 
     Raises StageError when the task has no metric of that name.
     """
@@ -96,16 +96,14 @@ def best_metric(training: Mapping[str, Any], metrics: Sequence[Metric]) -> Metri
     return named[name]
 
 
-def _arguments_of_transformers(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that Transformers is given: neither Muon nor codecarbon, which are run here."""
-    muon = ("optim", "optim_args") if muon_options(training) is not None else ()
+def _filter_arguments(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for Transformers, without Muon and codecarbon, which hfpipe runs itself."""
+    muon = ("optim", "optim_args") if get_muon_options(training) is not None else ()
     given = {name: value for name, value in training.items() if name not in (*OWN, *muon)}
-    return given | {
-        name: trackers_without_energy(value) for name, value in given.items() if name == "report_to"
-    }
+    return given | {name: remove_codecarbon(value) for name, value in given.items() if name == "report_to"}
 
 
-def training_arguments(
+def create_training_arguments(
     training: Mapping[str, Any],
     folder: Path,
     seed: int,
@@ -116,20 +114,20 @@ def training_arguments(
 ) -> TrainingArguments:
     """Return the TrainingArguments of one process.
 
-    `best` tells the best model, and is None where there is no validation split.
-    Raises StageError when Transformers refuses them.
+    `best` selects the best model; it is None without a validation split. Raises StageError when Transformers
+    rejects them.
     """
-    given = _arguments_of_transformers(training)
+    given = _filter_arguments(training)
     settings: dict[str, Any] = {"dataloader_num_workers": count_loader_workers()}
     if plan.checkpointing:
         given |= {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
     if best is not None:
-        # Transformers takes every metric whose name does not end in "loss" for one that should rise.
+        # Transformers assumes that a metric is better when higher unless its name ends in "loss".
         settings["greater_is_better"] = best.higher_is_better
         given["metric_for_best_model"] = best.name
     settings |= with_defaults(given, evaluated=best is not None, early=early)
     if "tf32" in settings and not is_torch_tf32_available():
-        del settings["tf32"]  # Transformers refuses it; that it has no effect here was said before
+        del settings["tf32"]  # Transformers rejects it; a message that it has no effect was logged before
     settings |= {
         "output_dir": str(folder),
         "seed": seed,
@@ -144,12 +142,14 @@ def training_arguments(
         "disable_tqdm": True,
     }
     if on_cpu() and uses_deepspeed():
-        settings["ddp_backend"] = "gloo"  # with use_cpu, Accelerate leaves DeepSpeed out and trains copies
+        settings["ddp_backend"] = (
+            "gloo"  # with use_cpu, Accelerate ignores DeepSpeed and uses data parallelism
+        )
     try:
         made = TrainingArguments(**settings)
     except (TypeError, ValueError, ImportError) as error:
-        raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
-    # Precision is part of the recipe; an Accelerate config would have its own way here.
+        raise StageError(f"training: Transformers rejects these arguments: {one_line(error)}") from error
+    # The recipe sets the precision; an Accelerate config would override it here.
     made.mixed_precision = "fp16" if made.fp16 else "bf16" if made.bf16 else "no"
     made._n_gpu = min(made.n_gpu, 1)  # without a launcher, several would start DataParallel
     return made

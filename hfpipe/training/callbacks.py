@@ -1,4 +1,4 @@
-"""What happens next to the steps of a training: its log, its progress bar, and its end."""
+"""Trainer callbacks: logs, samples, progress bar and early end of a training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class StopIfFinishedCallback(TrainerCallback):
-    """Trains no further when a run resumes that was killed after its last step."""
+    """Ends a resumed training that was killed after its last step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         kept = state.stateful_callbacks.get("TrainerControl", {})
@@ -36,10 +36,10 @@ class StopIfFinishedCallback(TrainerCallback):
 
 
 class EvaluationCallback(TrainerCallback):
-    """Tells a function each evaluation; training stops if it returns true.
+    """Calls a function after each evaluation; training stops if it returns true.
 
-    The function is given the number of evaluations so far, this one included, the scores as Trainer names
-    them, and whether the training is at its end.
+    Its arguments are the number of evaluations so far, including this one, the scores under the names of
+    Trainer, and whether the training has ended.
     """
 
     def __init__(self, observe: Callable[[int, Mapping[str, Any], bool], bool]) -> None:
@@ -52,13 +52,13 @@ class EvaluationCallback(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Writes what is logged to `metrics.jsonl` and to the stage's log, for those who watch the stage.
+    """Writes logged values to `metrics.jsonl` and to the stage's log.
 
     Each line is what Trainer logs (`step`, `epoch`, `loss` in nats, `learning_rate`, `grad_norm`, `eval_`
     scores), with `time` (seconds since 1970), `steps` (of the whole training) and, next to a loss,
-    `tokens_per_second` since the line before and `memory_bytes`, the most that was used so far. A number
-    that is not finite is null. `advance` gets the same in a few words. The callbacks after it, those of
-    trackers, get the same numbers.
+    `tokens_per_second` since the previous line, and `memory_bytes`, the peak so far. A number that is not
+    finite is null. `advance` receives a short form. Callbacks of trackers run later and receive the same
+    numbers.
     """
 
     def __init__(self, path: Path, steps: int, tokens_a_step: float, advance: Advance) -> None:
@@ -70,19 +70,19 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._since, self._from = time.monotonic(), state.global_step
         if state.is_world_process_zero:  # steps after the checkpoint are logged again
-            before = {_line_key(entry): entry for entry in read_metrics(self._path.parent)}
-            kept = [before.get(_line_key(entry), {}) | entry for entry in state.log_history]
+            before = {_get_line_key(entry): entry for entry in read_metrics(self._path.parent)}
+            kept = [before.get(_get_line_key(entry), {}) | entry for entry in state.log_history]
             self._path.write_text("".join(map(_format_line, kept)), encoding="utf-8")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        self._since += (metrics or {}).get("eval_runtime", 0.0)  # speed is that of training
+        self._since += (metrics or {}).get("eval_runtime", 0.0)  # evaluation does not count for the speed
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or not state.log_history:
             return
         entry = state.log_history[-1] | {"time": round(time.time(), 3), "steps": self._steps}
         if "loss" in entry:
-            more = self._speed(state.global_step) | {"memory_bytes": peak_memory()}
+            more = self._measure_speed(state.global_step) | {"memory_bytes": measure_peak_memory()}
             entry |= more
             logs |= more  # for the trackers, which are called later
         with self._path.open("a", encoding="utf-8") as file:
@@ -91,14 +91,14 @@ class MetricsFile(TrainerCallback):
         shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if _is_number(value))
         log.info("step %d of %d: %s", state.global_step, self._steps, shown)
 
-    def _speed(self, step: int) -> dict[str, float]:
+    def _measure_speed(self, step: int) -> dict[str, float]:
         now = time.monotonic()
         steps, seconds = step - self._from, now - self._since
         self._since, self._from = now, step
         return {"tokens_per_second": round(steps * self._tokens / seconds, 1)} if seconds > 0 else {}
 
     def _note(self, entry: Mapping[str, Any]) -> str:
-        """Return a line of metrics in words, empty when it has no loss."""
+        """Return metrics as a short text, empty without a loss."""
         if "eval_loss" in entry:
             self._validation = f"validation loss {number(entry['eval_loss'])}"
         parts = [f"loss {number(entry['loss'])}"] if "loss" in entry else []
@@ -109,16 +109,16 @@ class MetricsFile(TrainerCallback):
 
 
 class SamplesFile(TrainerCallback):
-    """Writes what the model generates at each evaluation to `samples.jsonl`: `step` and `samples`.
+    """Writes samples generated at each evaluation to `samples.jsonl`, with entries `step` and `samples`.
 
-    A model that is split over processes generates nothing.
+    A model that is split over processes does not generate samples.
     """
 
     def __init__(self, path: Path, writer: SampleWriter) -> None:
         self._path, self._writer = path, writer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:  # those after the checkpoint are generated again
+        if state.is_world_process_zero:  # samples after the checkpoint are generated again
             kept = [entry for entry in read_lines(self._path) if entry["step"] <= state.global_step]
             self._path.write_text("".join(map(_format_line, kept)), encoding="utf-8")
 
@@ -129,8 +129,8 @@ class SamplesFile(TrainerCallback):
                 file.write(_format_line(entry))
 
 
-def _line_key(entry: Mapping[str, Any]) -> tuple[Any, bool, bool]:
-    """Return what tells the lines of a training apart: step, and whether it is an evaluation or the end."""
+def _get_line_key(entry: Mapping[str, Any]) -> tuple[Any, bool, bool]:
+    """Return the key of a line: step, and whether it is an evaluation or the end."""
     return entry.get("step"), "eval_runtime" in entry, "train_runtime" in entry
 
 
@@ -138,8 +138,8 @@ def _format_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(finite_or_null(entry)) + "\n"
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this process has used: of the GPU if it has one, else of the machine."""
+def measure_peak_memory() -> int:
+    """Return the peak memory of this process in bytes, on its GPU if it has one, otherwise on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     import resource
@@ -153,7 +153,7 @@ def _is_number(value: Any) -> bool:
 
 
 class ProgressCallback(TrainerCallback):
-    """Tells a progress bar of every step, those of an earlier try included."""
+    """Updates a progress bar at each step; steps before a resumed checkpoint are included."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance

@@ -12,9 +12,9 @@ from hfpipe.modeling.performance import on_cpu
 _ON_GPU = {
     "fp16": "weights and sums are float32",
     "dataloader_pin_memory": "memory is pinned only for copies to a GPU",
-    "torch_empty_cache_steps": "the cache is one of the GPU",
+    "torch_empty_cache_steps": "the cache is on the GPU",
 }
-"""Argument → why it changes nothing without a GPU."""
+"""Argument → why it has no effect without a GPU."""
 _SEVERAL = (
     "ddp_find_unused_parameters",
     "ddp_bucket_cap_mb",
@@ -32,10 +32,10 @@ _EVALUATION = (
 )
 
 
-def ineffective(training: Mapping[str, Any], *, validated: bool, alone: bool) -> Iterator[str]:
-    """Yield a line for each setting that is given and changes nothing.
+def find_ineffective_settings(training: Mapping[str, Any], *, validated: bool, alone: bool) -> Iterator[str]:
+    """Yield a line for each setting in the recipe that has no effect.
 
-    `validated` is whether there is a validation split, `alone` whether one process trains.
+    `validated` is whether there is a validation split, `alone` whether there is a single process.
     """
     reasons: dict[str, str] = {}
     if on_cpu():
@@ -48,10 +48,10 @@ def ineffective(training: Mapping[str, Any], *, validated: bool, alone: bool) ->
         reasons |= dict.fromkeys(_EVALUATION, "there is no validation split")
     if training.get("max_steps", -1) > 0:
         reasons["num_train_epochs"] = "max_steps sets the length of the training"
-    yield from (_line(training, key, why) for key, why in reasons.items() if key in training)
+    yield from (_format_setting(training, key, why) for key, why in reasons.items() if key in training)
 
 
-def _line(training: Mapping[str, Any], key: str, why: str) -> str:
+def _format_setting(training: Mapping[str, Any], key: str, why: str) -> str:
     value = training[key]
     shown = str(value).lower() if isinstance(value, bool) else value
     return f"training.{key}: {shown} has no effect here: {why}"

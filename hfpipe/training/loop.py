@@ -1,4 +1,4 @@
-"""One training from its encoded data to a plain Transformers folder; a killed one resumes."""
+"""Runs a training from encoded data to a Transformers folder; an interrupted training resumes."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from hfpipe.store.store import reading
 from hfpipe.tokenization.loading import set_pad_token_id
 from hfpipe.training.arguments import (
     TrainingPlan,
-    best_metric,
-    muon_options,
-    shares_of,
-    steps_of,
-    training_arguments,
+    compute_shares,
+    compute_steps,
+    create_training_arguments,
+    get_muon_options,
+    select_best_metric,
 )
 from hfpipe.training.callbacks import MetricsFile, ProgressCallback
-from hfpipe.training.checkpoints import chosen_checkpoint
-from hfpipe.training.cost import flops, known_shape
+from hfpipe.training.checkpoints import get_chosen_checkpoint
+from hfpipe.training.cost import compute_flops, find_shape
 from hfpipe.training.resuming import Resume
-from hfpipe.training.speed.choice import Length, speed_of
+from hfpipe.training.speed.choice import Length, choose_speed
 from hfpipe.training.speed.energy import measure_energy
-from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch, gpu
-from hfpipe.training.speed.throughput import steps_within
+from hfpipe.training.speed.micro_batch import MemoryTrial, MicroBatch, fit_micro_batch, get_gpu
+from hfpipe.training.speed.throughput import estimate_steps
 from hfpipe.training.trainer import TaskTrainer, Training
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL = 0.2
-"""Seconds between looks for what the first process decided."""
+"""Seconds between checks for the decision of the first process."""
 
 
 def train_model(
@@ -58,21 +58,21 @@ def train_model(
     """Train, save model and tokenizer into `ctx.folder`, and return the facts of the training.
 
     `early` is (patience, threshold). Raises StageError when the loss is not a number or an argument is
-    refused.
+    invalid.
     """
     set_pad_token_id(parts.model, parts.tokenizer)
     plan, layout = _plan(parts, training, ctx), process_layout()
     trained = parts.model.num_parameters(only_trainable=True)
-    parameters, shape = parts.model.num_parameters(), known_shape(parts.model)
+    parameters, shape = parts.model.num_parameters(), find_shape(parts.model)
     if layout.tensor > 1:
         parts = replace(parts, model=split_model(parts.model, layout))
-    trainer = _trainer(parts, training, plan, ctx, early=early is not None)
+    trainer = _create_trainer(parts, training, plan, ctx, early=early is not None)
     trainer.watch.keep_crashes_of(ctx)
     if early is not None:
         trainer.add_callback(EarlyStoppingCallback(*early))
     for callback in parts.callbacks:
         trainer.add_callback(callback)
-    checkpoint = _checkpoint(ctx)
+    checkpoint = _get_checkpoint(ctx)
     if checkpoint is not None:
         trainer.add_callback(Resume(trainer, checkpoint))
     with (
@@ -91,34 +91,34 @@ def train_model(
         trainer.watch.flush()
         trainer.save_model(str(ctx.folder))
         trainer.accelerator.wait_for_everyone()  # the best checkpoint may still be read elsewhere
-    (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of use to nobody
+    (ctx.folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
     if trainer.is_world_process_zero():
         _complete_folder(ctx)
-    found = {"trained_parameters": trained, "parameters": parameters} | _facts(trainer, plan)
+    found = {"trained_parameters": trained, "parameters": parameters} | _collect_facts(trainer, plan)
     length = float(trainer.examples.lengths.mean())
     counted = (
-        flops(shape, found["tokens"], length, parts.task.objective.predicted_share)
+        compute_flops(shape, found["tokens"], length, parts.task.objective.predicted_share)
         if shape is not None
         else None
     )
     return found | {"flops": counted, "energy_kwh": energy.kwh}
 
 
-def _trainer(
+def _create_trainer(
     parts: Training, training: Mapping[str, Any], plan: TrainingPlan, ctx: RunContext, *, early: bool
 ) -> TaskTrainer:
-    best = best_metric(training, parts.metrics) if parts.validation is not None else None
-    args = training_arguments(training, ctx.work, ctx.seed, plan, best, early=early)
+    best = select_best_metric(training, parts.metrics) if parts.validation is not None else None
+    args = create_training_arguments(training, ctx.work, ctx.seed, plan, best, early=early)
     try:
-        muon = muon_options(training)
+        muon = get_muon_options(training)
         compiled = plan.speed.compiled
         return TaskTrainer(parts, args, plan.shares, compiled=compiled, muon=muon, stop=ctx.stop)
-    except (ValueError, RuntimeError, ImportError) as error:  # as of a tracker that is not installed
-        raise StageError(f"training: Transformers refuses these arguments: {one_line(error)}") from error
+    except (ValueError, RuntimeError, ImportError) as error:  # for example, a tracker that is not installed
+        raise StageError(f"training: Transformers rejects these arguments: {one_line(error)}") from error
 
 
 def _complete_folder(ctx: RunContext) -> None:
-    """Keep what trackers wrote, and see that there are weights. Raises StageError when there are none."""
+    """Move trackers' files into the folder, and check for weights. Raises StageError when there are none."""
     if (ctx.work / "runs").is_dir():
         shutil.copytree(ctx.work / "runs", ctx.folder / "runs", dirs_exist_ok=True)
     if not any(ctx.folder.glob("*.safetensors")):
@@ -129,26 +129,26 @@ def _complete_folder(ctx: RunContext) -> None:
 
 
 def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> TrainingPlan:
-    """Decide how long to train; the steps of a time budget are kept for a resumed run.
+    """Decide how long to train; the number of steps of a time budget is stored for a resumed run.
 
-    Every process measures, as they will share the machine, and all take the number of the first.
+    Every process measures, because they share the machine, and all use the number of the first.
     """
-    shares = shares_of(training)
+    shares = compute_shares(training)
     tokens = int(parts.train.lengths.sum())
     decided = ctx.work / "steps.json"
-    steps = steps_of(training, len(parts.train), tokens, shares.total)
+    steps = compute_steps(training, len(parts.train), tokens, shares.total)
     seconds = budget.parse_budget(training["budget"]).seconds if steps is None else None
-    speed = speed_of(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
+    speed = choose_speed(training, parts, shares, ctx.seed, Length(steps, seconds), ctx.work)
     if speed.bf16 and not is_sharded():
         halve_frozen(parts.model)
-    fit, device = MicroBatch(shares), gpu()
+    fit, device = MicroBatch(shares), get_gpu()
     if device is not None:
         fit = fit_micro_batch(MemoryTrial(training, parts, shares, ctx.seed, speed, device), ctx.work)
     if steps is None:
         if not decided.exists():
             assert seconds is not None
-            muon = muon_options(training)
-            measured = steps_within(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
+            muon = get_muon_options(training)
+            measured = estimate_steps(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
             if first_process():
                 write_sealed(decided, json.dumps({"steps": measured}))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
@@ -163,17 +163,17 @@ def _read_decision(file: Path) -> int:
     return int(found["steps"] if isinstance(found, dict) else found)  # a number in earlier versions
 
 
-def _checkpoint(ctx: RunContext) -> Path | None:
-    checkpoint = chosen_checkpoint(ctx.work)
+def _get_checkpoint(ctx: RunContext) -> Path | None:
+    checkpoint = get_chosen_checkpoint(ctx.work)
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint.name)
     return checkpoint
 
 
-def _facts(trainer: TaskTrainer, plan: TrainingPlan) -> dict[str, Any]:
+def _collect_facts(trainer: TaskTrainer, plan: TrainingPlan) -> dict[str, Any]:
     history = trainer.state.log_history
     seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
-    evaluated = _validation_scores(trainer)
+    evaluated = _get_validation_scores(trainer)
     lengths = trainer.examples.lengths
     return {
         "steps": trainer.state.global_step,
@@ -190,8 +190,8 @@ def _facts(trainer: TaskTrainer, plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def _validation_scores(trainer: TaskTrainer) -> dict[str, Any]:
-    """Return the last scores on the validation split of the model that is kept; empty when there are none."""
+def _get_validation_scores(trainer: TaskTrainer) -> dict[str, Any]:
+    """Return the last validation scores of the model that is saved; empty if there are none."""
     state = trainer.state
     best = state.best_global_step if trainer.args.load_best_model_at_end else None
     return next(

@@ -28,7 +28,7 @@ Group = dict[str, Any]
 class MuonWithAdamW(Optimizer):
     """Updates some parameter groups with Muon, the others with AdamW; state and schedules are shared.
 
-    To learning rate schedulers, checkpoints and Accelerate it is one optimizer with several groups.
+    Learning rate schedulers, checkpoints and Accelerate see one optimizer with several groups.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class MuonWithAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Loading a checkpoint replaces groups and state, so that they are passed on at each step.
+        # Loading a checkpoint replaces groups and state, so they are passed on at each step.
         for optimizer in (self._muon, self._adamw):
             own = optimizer.defaults.keys()
             optimizer.param_groups = [group for group in self.param_groups if own <= group.keys()]
@@ -73,7 +73,7 @@ def create_muon(
     StageError when no matrix is left for Muon.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    hidden = {id(parameter) for parameter in hidden_matrices(model)}
+    hidden = {id(parameter) for parameter in find_hidden_matrices(model)}
     split: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
         split.setdefault((id(parameter) in hidden, name in decayed), []).append(parameter)
@@ -85,12 +85,12 @@ def create_muon(
         ]
 
     if not any(group["params"] for group in groups(True)):
-        raise StageError("optim: muon trains matrices of layers, and none is trained here; delete optim")
+        raise StageError("optim: muon trains matrices of layers, and this training has none; delete optim")
     rate = {"lr": learning_rate}
     return MuonWithAdamW(groups(True), groups(False), rate | muon, rate | adamw)
 
 
-def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+def find_hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the weights of linear layers in the body of a model, except those shared with embeddings."""
     bare: Any = unwrap_peft_model(model)
     head = bare.get_output_embeddings()

@@ -1,8 +1,8 @@
-"""What a resumed training needs beyond what Trainer restores, so that its report equals that of one run.
+"""State of a resumed training that Trainer does not restore, so that the report equals that of one run.
 
 Trainer sums up the loss twice: in `_tr_loss` since the last log, in `_total_loss_scalar` up to that log. It
 forgets both when it resumes, so that the next logged loss and `train_loss` would be means over fewer steps.
-It also keeps the best checkpoint by a path that changes with the folder that hfpipe is started in.
+It also stores the path of the best checkpoint relative to the working directory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LossSums(BaseModel):
 
 
 def save_losses(trainer: Trainer, checkpoint: Path) -> None:
-    """Keep the sums of all processes in a checkpoint; each process has to call it."""
+    """Save the sums of all processes in a checkpoint; must be called in every process."""
     since = trainer.accelerator.gather(trainer._tr_loss.reshape(1)).tolist()
     if trainer.is_world_process_zero():
         sums = LossSums(
@@ -44,13 +44,13 @@ def save_losses(trainer: Trainer, checkpoint: Path) -> None:
         (checkpoint / LOSSES).write_text(sums.model_dump_json(), encoding="utf-8")
 
 
-def mean_loss(trainer: Trainer) -> float:
-    """Return the mean loss of all steps at the end of a training, those before a checkpoint included."""
+def compute_mean_loss(trainer: Trainer) -> float:
+    """Return the mean loss of all steps at the end of a training, including steps before a checkpoint."""
     return float(trainer._total_loss_scalar / max(trainer.state.global_step, 1))
 
 
 class Resume(TrainerCallback):
-    """Restores what `save_losses` kept, and finds the best checkpoint next to the one that is resumed."""
+    """Restores the sums of `save_losses`, and finds the best checkpoint next to the resumed one."""
 
     def __init__(self, trainer: Trainer, checkpoint: Path) -> None:
         self._trainer, self._checkpoint = trainer, checkpoint
@@ -59,7 +59,7 @@ class Resume(TrainerCallback):
         best = self._checkpoint.with_name(f"checkpoint-{state.best_global_step}")
         if state.best_global_step and best.is_dir():
             state.best_model_checkpoint = str(best)
-        if (self._checkpoint / LOSSES).is_file():  # not in one of an earlier version
+        if (self._checkpoint / LOSSES).is_file():  # missing in checkpoints of earlier versions
             self._restore(LossSums.model_validate_json((self._checkpoint / LOSSES).read_bytes()))
 
     def _restore(self, sums: LossSums) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint from Trainer's first file to the manifest that says it is whole."""
+"""Saves checkpoints atomically: the manifest is written after all files of Trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from transformers.trainer_utils import rotate_checkpoints
 
 from hfpipe.interruption import RESUME, Interrupted
-from hfpipe.training.checkpoints import seal
+from hfpipe.training.checkpoints import write_manifest
 from hfpipe.training.resuming import save_losses
 from hfpipe.training.stopping import AgreedStop
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole_checkpoint(trainer: Trainer, stop: AgreedStop) -> Iterator[None]:
-    """Make the checkpoint that Trainer saves meanwhile whole, and remove older ones only then.
+    """Complete the checkpoint that Trainer saves in this context, and then remove older ones.
 
-    Raises Interrupted after that in all processes, if one of them was requested to stop.
+    Afterwards raises Interrupted in all processes if one of them was requested to stop.
     """
     folder, step = Path(str(trainer.args.output_dir)), trainer.state.global_step
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
@@ -35,10 +35,10 @@ def whole_checkpoint(trainer: Trainer, stop: AgreedStop) -> Iterator[None]:
     save_losses(trainer, checkpoint)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        seal(checkpoint)
-        # Only now, or a kill in between would leave no checkpoint that is whole.
+        write_manifest(checkpoint)
+        # Only now: a kill in between would otherwise leave no complete checkpoint.
         rotate_checkpoints(str(folder), limit, trainer.state.best_model_checkpoint, use_mtime=True)
-    if (number := stop.agreed()) is not None:
-        trainer.accelerator.wait_for_everyone()  # or the first to leave ends the one that seals
+    if (number := stop.get_agreed_signal()) is not None:
+        trainer.accelerator.wait_for_everyone()  # the first to exit would end the one that writes
         after = f"after step {step} of {trainer.state.max_steps}, with {checkpoint.name} saved"
         raise Interrupted(number, f"stopped by {signal.Signals(number).name} {after}; {RESUME}")

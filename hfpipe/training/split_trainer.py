@@ -1,6 +1,6 @@
-"""`transformers.Trainer` for models split over processes, on a CPU too, and with checkpoints that are whole.
+"""`transformers.Trainer` for models split over processes, also on a CPU, and with complete checkpoints.
 
-Overrides rely on Trainer calling them in every process, for each checkpoint and where one is resumed.
+The overrides rely on Trainer calling them in every process, for each checkpoint and at a resume.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 
 class SplitTrainer(Trainer):
-    """A Trainer whose model may be whole, or split by FSDP2, DeepSpeed or tensor parallelism."""
+    """A Trainer whose model may be replicated, or split by FSDP2, DeepSpeed or tensor parallelism."""
 
     def __init__(self, *, args: TrainingArguments, **options: Any) -> None:
-        """Take what Trainer does.
+        """Take the arguments of Trainer.
 
-        Trainer refuses checkpoints of a tensor parallel model, as it would save a part of the optimizer's
-        state; those here are whole.
+        Trainer rejects checkpoints of a tensor parallel model, because it would save only part of the
+        optimizer's state; checkpoints here are complete.
         """
         only = args.save_only_model
         args.save_only_model = only or process_layout().tensor > 1
@@ -49,7 +49,7 @@ class SplitTrainer(Trainer):
         args.save_only_model = only
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Create the Accelerator, with FSDP on a CPU as well; not where Transformers has split the model."""
+        """Create the Accelerator, with FSDP also on a CPU, but not if Transformers has split the model."""
         self.layout = process_layout()
         on_cpu = self.args.device.type == "cpu" and self.layout.world > 1
         with whole_models() if self.layout.tensor > 1 else nullcontext():
@@ -59,12 +59,12 @@ class SplitTrainer(Trainer):
 
     @property
     def split(self) -> bool:
-        """Whether a process holds a part of the weights, or may do so."""
+        """Whether processes hold, or may hold, parts of the weights."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled or self.layout.tensor > 1)
 
     @property
     def _gathers(self) -> bool:
-        """Whether checkpoints are gathered here; DeepSpeed writes its own."""
+        """Whether checkpoints are gathered here; DeepSpeed writes them itself."""
         return self.split and not self.is_deepspeed_enabled
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> Any:
@@ -99,10 +99,10 @@ class SplitTrainer(Trainer):
         return None
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load both. Raises StageError where there is no state, for which Trainer starts a new one."""
+        """Load both. Raises StageError if there is no state, for which Trainer would create a new one."""
         if checkpoint and not self.is_deepspeed_enabled and not (Path(checkpoint) / OPTIMIZER).is_file():
             raise StageError(
-                f"{checkpoint}: holds no {OPTIMIZER}, as one that DeepSpeed wrote; resume with that "
+                f"{checkpoint}: has no {OPTIMIZER}, like checkpoints of DeepSpeed; resume with that "
                 "Accelerate config and number of processes, or delete the folder"
             )
         if not self._gathers or checkpoint is None:

@@ -1,11 +1,11 @@
-"""One micro-batch of a training: the outputs of the model and the loss of the task, eager or compiled.
+"""Computes a micro-batch of a training: outputs of the model and loss of the task, eager or compiled.
 
 A compiled step is compiled once: the batches of a packed task have one shape, (rows, length), and their
-targets' positions have few sizes (see `Collator`). The one batch an epoch that holds the end of the text is
-padded or shorter; it runs eagerly, because compiling for it would take longer than many steps.
+targets' positions have few sizes (see `Collator`). The one batch per epoch that contains the end of the text
+is padded or shorter; it runs eagerly, because compiling for it would take longer than many steps.
 
-On a CPU the output layer is left out of the model and applied by the loss, in chunks, where the model
-allows it. The teachers of a language model read each batch before it does.
+On a CPU the output layer is skipped in the model and applied by the loss, in chunks, if the model allows it.
+The teachers of a language model process each batch before the model.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 def separate_documents(
     task: TaskRuntime, model: PreTrainedModel, device: torch.device, *, chosen: bool = False
 ) -> SeparateDocuments | None:
-    """Return what keeps the documents of a task's examples apart on a device, None where they may mix.
+    """Return a runner that separates the documents of a task's examples on a device, None if they may mix.
 
-    The model's attention is replaced by what is faster there, unless the recipe has `chosen` it.
-    Raises StageError when the model cannot keep documents apart.
+    The model's attention is replaced by the fastest implementation, unless the recipe has `chosen` it. Raises
+    StageError when the model cannot separate documents.
     """
     if not task.config.separates_documents:
         return None
     found = find_separation(model)
     if found is None:
-        raise StageError(f"{model.config.model_type} cannot keep packed documents apart; take another model")
+        raise StageError(f"{model.config.model_type} cannot separate packed documents; use another model")
     if not chosen:
         found = choose_attention(model, found, task.config.length, device)
     log.info("separate documents: by %s, attention %s", found.by, found.attention)
@@ -62,7 +62,7 @@ def separate_documents(
 
 
 class TrainingStep:
-    """Computes a micro-batch as it comes."""
+    """Computes a micro-batch eagerly."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class TrainingStep:
         separate: SeparateDocuments | None = None,
         objective: Objective | None = None,
     ) -> None:
-        """`chunked` lets the loss apply the output layer in chunks; its weights have to be whole.
+        """`chunked` lets the loss apply the output layer in chunks; its weights must not be sharded.
 
-        `separate` keeps the documents of an example apart. `objective` replaces that of the task.
+        `separate` separates the documents of an example. `objective` replaces that of the task.
         """
         self.task = task
         self._separate = separate
@@ -91,9 +91,9 @@ class TrainingStep:
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
         """Return the outputs of the model, which may be wrapped, and the summed loss with its count.
 
-        Where the loss applies the output layer, the outputs hold hidden states in place of logits.
+        If the loss applies the output layer, the outputs hold hidden states instead of logits.
         """
-        batch = self.taught(batch)
+        batch = self.add_teacher_outputs(batch)
         head, positions = self.head(model, batch), self.objective.positions(batch)
         if head is None or positions is None:
             with self.separated(batch) as inputs:
@@ -104,19 +104,19 @@ class TrainingStep:
                 outputs = forward(model, inputs, None)
             return outputs, self.head_loss(outputs, head, batch, self._kernel)
 
-    def taught(self, batch: Batch) -> Batch:
-        """Return the batch with what the teachers of a language model compute of it."""
+    def add_teacher_outputs(self, batch: Batch) -> Batch:
+        """Return the batch with the outputs of the teachers of a language model."""
         if self.teaching is None:
             return batch
         with self._autocast():
             return self.teaching.with_teachers(batch)
 
     def separated(self, batch: Batch) -> AbstractContextManager[Batch]:
-        """Return the context in which a model keeps documents apart; it gives what the model is run on."""
+        """Return the context in which a model separates documents; it yields the inputs of the model."""
         return nullcontext(batch) if self._separate is None else self._separate(batch)
 
     def head(self, model: Any, batch: Batch) -> nn.Linear | None:
-        """Return the output layer that the loss applies; None where the model returns logits."""
+        """Return the output layer that the loss applies; None if the model returns logits."""
         if self._chunked:
             self._chunked = False
             bare = extract_model_from_parallel(model)
@@ -149,7 +149,7 @@ class CompiledStep:
         compile_model(model, static=True)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Any, Counted]:
-        """Return what `Step` does."""
+        """Return the same as `TrainingStep`."""
         if "_original_forward" in vars(self._model):
             # Accelerate would return the logits in float32, as large as everything else; the loss converts
             # them where they are used.
@@ -158,9 +158,9 @@ class CompiledStep:
             if "attention_mask" in batch or tuple(batch["input_ids"].shape) != self._shape:
                 with uncompiled_model(self._model):
                     return self._eager(model, batch)
-            batch = self._eager.taught(batch)
+            batch = self._eager.add_teacher_outputs(batch)
             head = self._eager.head(model, batch)
-            with self._attention(batch), self._eager.separated(batch) as inputs:
+            with self._select_attention(batch), self._eager.separated(batch) as inputs:
                 if head is None:
                     outputs = forward(model, inputs, self._eager.objective.positions(batch))
                 else:
@@ -170,9 +170,9 @@ class CompiledStep:
                 return outputs, self._eager.head_loss(outputs, head, batch, self._kernel)
         return outputs, self._loss(outputs, batch, self._eager.smoothing)
 
-    def _attention(self, batch: Batch) -> AbstractContextManager[None]:
-        """Return the context in which the model computes a batch: without masks, where it needs none."""
-        if "position_ids" in batch:  # they tell documents apart, by masks
+    def _select_attention(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return the context in which the model computes a batch, without masks if it needs none."""
+        if "position_ids" in batch:  # they separate documents by masks
             return nullcontext()
         if self._without_masks is None:
             with uncompiled_model(self._model):

@@ -1,4 +1,4 @@
-"""Stopping all processes of a training after the same step, when a signal has come to any of them."""
+"""Stops all processes of a training after the same step when any of them has received a signal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class AgreedStop:
-    """Whether a process was requested to stop before a step, which all of them know at its end.
+    """Shares a stop request of any process with all processes, which know it at the end of the step.
 
-    Processes sum up the targets of each step anyway. Each adds to them whether it was requested to stop, so
-    that this costs no message of its own. A GPU copies the sum to the host while it computes the step.
+    The processes sum the targets of each step anyway, and add the stop request to the same message. A GPU
+    copies the sum to the host while it computes the step.
     """
 
     def __init__(self, request: StopRequest, accelerator: Accelerator) -> None:
@@ -29,8 +29,8 @@ class AgreedStop:
     def sum_counts(self, counts: torch.Tensor, together: int = 1) -> torch.Tensor:
         """Return the sum of a tensor of counts over all processes, on their device.
 
-        `together` processes at a time have the same examples, which are counted once. Every process has to
-        call it at the beginning of each step, as the requests are summed up too.
+        Groups of `together` processes have the same examples, which are counted once. Must be called in every
+        process at the beginning of each step, because requests are summed too.
         """
         asked = counts.new_tensor([int(self.request.number is not None)])
         mine = torch.cat([counts.reshape(-1), asked]).to(self._accelerator.device, non_blocking=True)
@@ -48,19 +48,19 @@ class AgreedStop:
         self._copied = torch.cuda.Event()
         self._copied.record()
 
-    def agreed(self) -> int | None:
-        """Return the signal to stop by after this step, None in all processes if there is none."""
+    def get_agreed_signal(self) -> int | None:
+        """Return the signal that stops the training after this step, None in all processes without one."""
         if self._accelerator.num_processes == 1:
             return self.request.number
         if self._copied is not None:
             self._copied.synchronize()
         if self._request is None or not self._request.item():
             return None
-        return self.request.number or signal.SIGTERM  # of another process, whose signal is not known here
+        return self.request.number or signal.SIGTERM  # requested elsewhere; the signal is unknown here
 
 
-def outlive_signals(request: StopRequest, _: int) -> None:
-    """Let a worker of a loader, to which torch gives its own handler of SIGTERM, outlive the step."""
+def ignore_signals(request: StopRequest, _: int) -> None:
+    """Let a data loader worker, in which torch handles SIGTERM, survive until the end of the step."""
     request.outlive()
 
 
@@ -71,5 +71,5 @@ class SaveWhenAsked(TrainerCallback):
         self._stop = stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._stop.agreed() is not None:
+        if self._stop.get_agreed_signal() is not None:
             control.should_save = True

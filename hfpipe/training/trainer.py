@@ -1,4 +1,4 @@
-"""`transformers.Trainer`, subclassed once: our loss, our order of examples, our checkpoints' seal."""
+"""Subclass of `transformers.Trainer` with hfpipe's loss, order of examples and checkpoints."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from hfpipe.modeling.performance import compile_model, uncompiled_model
 from hfpipe.training.callbacks import StopIfFinishedCallback
 from hfpipe.training.crashes.watch import StepWatch
 from hfpipe.training.muon import create_muon
-from hfpipe.training.resuming import mean_loss
+from hfpipe.training.resuming import compute_mean_loss
 from hfpipe.training.saving import whole_checkpoint
 from hfpipe.training.split_trainer import SplitTrainer
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
-from hfpipe.training.stopping import AgreedStop, SaveWhenAsked, outlive_signals
+from hfpipe.training.stopping import AgreedStop, SaveWhenAsked, ignore_signals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is made of, in addition to its arguments."""
+    """The parts of a training in addition to its arguments."""
 
     task: TaskRuntime
     model: PreTrainedModel
@@ -55,9 +55,9 @@ class Training:
     validation: Examples | None
     facts: DataFacts
     attention_is_chosen: bool = False
-    """Whether the recipe names the model's attention implementation, which then stays."""
+    """Whether the recipe sets the model's attention implementation, which is then kept."""
     training_loss: TrainingLoss | None = None
-    """What replaces the task's loss in training; validation keeps the task's."""
+    """Replaces the task's loss in training, but not in validation."""
 
     callbacks: Sequence[Any] = ()
     """Further callbacks of Trainer."""
@@ -72,14 +72,14 @@ class TaskTrainer(SplitTrainer):
     """Trains a task: every TrainingArguments field keeps its meaning.
 
     The loss of a step is the sum over all its targets divided by their number, over all processes and
-    accumulation steps; Trainer's own is not for heads that build a mean (see Transformers issue #34242).
+    accumulation steps; Trainer's loss is wrong for heads that return a mean (see Transformers issue #34242).
 
-    On a CPU a batch of uneven lengths is cut into several forward passes, with the gradients of one, and a
-    model that is not compiled uses attention and dropout that are faster there than torch's.
+    On a CPU, a batch of different lengths is split into several forward passes with the same gradients, and a
+    model that is not compiled uses faster attention and dropout than torch's.
 
     `compiled` compiles model and loss. The batches of packed tasks then have one shape, unless the model is
-    sharded, and attention gets no mask where nothing is padded. Evaluation, whose batches have many shapes,
-    then runs uncompiled.
+    sharded, and attention gets no mask without padding. Evaluation, whose batches have many shapes, runs
+    uncompiled.
     """
 
     _whole_head = False
@@ -96,7 +96,7 @@ class TaskTrainer(SplitTrainer):
         stop: StopRequest | None = None,
     ) -> None:
         task, tokenizer = parts.task, parts.tokenizer
-        # It may cut a batch, which does not fit Trainer's type.
+        # It may split a batch, which does not fit Trainer's type.
         collator: Any = Collator(task, tokenizer, arguments.seed, training_loss=parts.training_loss)
         super().__init__(
             model=parts.model,
@@ -119,7 +119,7 @@ class TaskTrainer(SplitTrainer):
         self.stop = AgreedStop(stop or StopRequest(), self.accelerator)
         self.bare, self._attention_is_chosen = parts.model, parts.attention_is_chosen
         static = compiled and self._has_one_shape
-        self._step = self._new_step(static=static)
+        self._step = self._create_step(static=static)
         if compiled and not static:
             compile_model(parts.model, static=False)
         context = self.layout.context
@@ -134,7 +134,7 @@ class TaskTrainer(SplitTrainer):
         self.add_callback(StopIfFinishedCallback())
         self.add_callback(SaveWhenAsked(self.stop))
 
-    def _new_step(self, *, static: bool) -> TrainingStep | CompiledStep:
+    def _create_step(self, *, static: bool) -> TrainingStep | CompiledStep:
         args, autocast = self.args, self.accelerator.autocast
         separate = separate_documents(self.task, self.bare, args.device, chosen=self._attention_is_chosen)
         eager = TrainingStep(
@@ -148,7 +148,7 @@ class TaskTrainer(SplitTrainer):
         return CompiledStep(eager, self.bare, self.shares.micro, autocast) if static else eager
 
     def _train_with_muon(self, options: Mapping[str, float]) -> None:
-        """Let Trainer create Muon. Raises StageError where the matrices are split over processes."""
+        """Let Trainer create Muon. Raises StageError if the matrices are split over processes."""
         if self.split:
             raise StageError(
                 "optim: muon needs unsharded matrices; FSDP, DeepSpeed and tensor parallelism shard them; "
@@ -166,7 +166,7 @@ class TaskTrainer(SplitTrainer):
                 adamw={"betas": (given.adam_beta1, given.adam_beta2), "eps": given.adam_epsilon},
             )
 
-        def factory() -> Any:  # Trainer calls what is not a class, whatever its annotation says
+        def factory() -> Any:  # Trainer calls anything that is not a class, despite its annotation
             return create
 
         made: Any = factory
@@ -174,17 +174,17 @@ class TaskTrainer(SplitTrainer):
 
     @property
     def chosen_attention(self) -> str | None:
-        """The attention implementation that the recipe names, None where it leaves that open."""
+        """The attention implementation in the recipe, None if it does not set one."""
         return self.bare.config._attn_implementation if self._attention_is_chosen else None
 
     def apply_head_in_model(self) -> None:
-        """Let the model apply its output layer itself from now on, so that hooks of that layer are called."""
+        """Make the model apply its output layer from now on, so that hooks of this layer are called."""
         self._whole_head = True
-        self._step = self._new_step(static=False)
+        self._step = self._create_step(static=False)
 
     @property
     def _has_one_shape(self) -> bool:
-        """Whether batches have one shape, except the last, and a model that is whole in each process."""
+        """Whether all batches but the last have one shape and the model is complete in each process."""
         config = self.task.config
         return config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not self.split
 
@@ -200,26 +200,26 @@ class TaskTrainer(SplitTrainer):
 
     @property
     def _cuts(self) -> bool:
-        """Whether batches are cut by length; a sharded model is passed equally often everywhere."""
+        """Whether batches are split by length; a sharded model needs equally many passes everywhere."""
         return is_cut(self.task.config, self.args.device.type) and not self.split
 
     def train(self, *arguments: Any, **options: Any) -> Any:
-        """Train as Trainer does, with what is fast on the device."""
+        """Train as Trainer does, with the fastest kernels of the device."""
         with self.fast_kernels():
             return super().train(*arguments, **options)
 
     def fast_kernels(self) -> AbstractContextManager[None]:
-        """Return the context in which the model computes as in a training."""
+        """Return the context with the kernels of a training."""
         return eager_kernels(self.bare) if self._eager_on_cpu else nullcontext()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return this process' batches; they are shared out here, not by Accelerate."""
+        """Return the batches of this process; they are distributed here, not by Accelerate."""
         arguments = self.args
         return EpochLoader(
             self.examples,
-            batch_sampler=self.step_batches(),
+            batch_sampler=self.create_step_batches(),
             collate_fn=self.data_collator,
-            worker_init_fn=partial(outlive_signals, self.stop.request),
+            worker_init_fn=partial(ignore_signals, self.stop.request),
             num_workers=arguments.dataloader_num_workers,
             pin_memory=arguments.dataloader_pin_memory and arguments.device.type == "cuda",
             persistent_workers=arguments.dataloader_persistent_workers,
@@ -227,8 +227,8 @@ class TaskTrainer(SplitTrainer):
             multiprocessing_context=arguments.dataloader_multiprocessing_context,
         )
 
-    def step_batches(self) -> StepBatches:
-        """Return which examples this process reads."""
+    def create_step_batches(self) -> StepBatches:
+        """Return the indices of the examples of this process."""
         reader = self.layout.reader(self.args.process_index)
         return StepBatches(
             self.examples.lengths, self.shares, reader, self.args.seed, grouped=not self.task.config.packed
@@ -239,7 +239,7 @@ class TaskTrainer(SplitTrainer):
     ) -> tuple[list[Batches], torch.Tensor]:
         """Return the batches of a step and the number of targets in them, over all shares of the step.
 
-        There are none once training is over, which Trainer itself asks only after a step.
+        There are none at the end of training, which Trainer checks only after a step.
         """
         if self.control.should_training_stop:
             return [], torch.tensor(0)
@@ -262,7 +262,7 @@ class TaskTrainer(SplitTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Train on one micro-batch, cut or whole. Raises StageError at the first loss that is NaN."""
+        """Train on one micro-batch, split or not. Raises StageError at the first loss that is NaN."""
         *others, last = forward_passes(inputs)
         self.watch.begin(num_items_in_batch)
         losses = []
@@ -278,7 +278,7 @@ class TaskTrainer(SplitTrainer):
         return loss
 
     def _track_num_input_tokens(self, inputs: Batches) -> None:
-        """Count the tokens of a micro-batch, cut or whole; all processes count together, each token once."""
+        """Count the tokens of a micro-batch, split or not, over all processes, each token once."""
         parts = forward_passes(inputs)
         ids = torch.cat([part["input_ids"].flatten() for part in parts])
         masks = [token_mask(part).flatten() for part in parts]
@@ -298,7 +298,7 @@ class TaskTrainer(SplitTrainer):
         self.watch.flush()
         started = time.monotonic()
         examples = self.validation if eval_dataset is None else eval_dataset
-        assert examples is not None  # Trainer refuses to evaluate without
+        assert examples is not None  # Trainer does not evaluate without them
         with uncompiled_model(self.bare), self.accelerator.autocast():
             tally = score(
                 self.model_wrapped if self.split else self.model,
@@ -319,13 +319,13 @@ class TaskTrainer(SplitTrainer):
         return scores
 
     def _check_best(self, undefined: Mapping[str, str]) -> None:
-        """Raise StageError where the score that decides which model is best is not defined."""
+        """Raise StageError if the score that selects the best model is undefined."""
         best = str(self.args.metric_for_best_model).removeprefix("eval_")
         if best in undefined:
-            raise StageError(f"metric_for_best_model: {best} is left out: {undefined[best]}; write loss")
+            raise StageError(f"metric_for_best_model: {best} is undefined: {undefined[best]}; write loss")
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Return the norm, which is not used yet. Raises StageError for NaN; fp16 skips such a step."""
+        """Return the norm before it is used. Raises StageError for NaN; fp16 skips such a step."""
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and self.accelerator.scaler is None:
             self.watch.watch_norm(torch.as_tensor(norm))
@@ -333,7 +333,7 @@ class TaskTrainer(SplitTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as Trainer does, and at the end the mean loss of all steps."""
-        whole = {"train_loss": mean_loss(self)} if "train_loss" in logs else {}
+        whole = {"train_loss": compute_mean_loss(self)} if "train_loss" in logs else {}
         super().log({**logs, **whole}, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

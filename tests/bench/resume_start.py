@@ -28,7 +28,7 @@ from hfpipe.tasks.text_classification import TextClassification
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
 from hfpipe.tokenization.training import Learner
-from hfpipe.training.arguments import TrainingPlan, training_arguments
+from hfpipe.training.arguments import TrainingPlan, create_training_arguments
 from hfpipe.training.speed.choice import Speed
 from hfpipe.training.trainer import TaskTrainer, Training
 
@@ -71,7 +71,7 @@ def first_step(examples: Examples, folder: Path, checkpoint: Path | None, *, pac
     parts = Training(task, create_model(task.auto_class, config, 3), tokenizer, examples, None, FACTS)
     layout = BatchLayout(BATCH, 1, 1)
     plan = TrainingPlan(layout, len(examples) // BATCH, Speed(bf16=False, compiled=False))
-    trainer = TaskTrainer(parts, training_arguments({}, folder, 3, plan, None, early=False), layout)
+    trainer = TaskTrainer(parts, create_training_arguments({}, folder, 3, plan, None, early=False), layout)
     seen = FirstStep()
     trainer.add_callback(seen)
     started = time.monotonic()

@@ -73,7 +73,7 @@ class ParameterSearch(Stage):
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.encoding.io import facts
-        from hfpipe.training.arguments import best_metric
+        from hfpipe.training.arguments import select_best_metric
 
         if is_launched():
             raise StageError(
@@ -82,7 +82,7 @@ class ParameterSearch(Stage):
             )
         known = facts(folder_of(self.trained.data, ctx))
         metrics = self.trained.task.runtime().evaluator.validation_metrics(known)
-        metric = best_metric({"metric_for_best_model": self.search.metric}, metrics)
+        metric = select_best_metric({"metric_for_best_model": self.search.metric}, metrics)
         with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
             with ctx.progress(ctx.name, self.search.trials) as advance:
                 if ctx.run_at_once is not None:

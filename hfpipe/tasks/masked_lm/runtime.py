@@ -136,9 +136,7 @@ class TokensAndPairs(Objective):
 
 
 class PseudoLikelihood(Generator):
-    """Hides one token at a time, except for validation during training, which hides many at once and is
-    faster.
-    """
+    """Hides one token at a time; validation during training hides many at once, which is faster."""
 
     def runs(self, *, training: bool) -> bool:
         return not training

@@ -25,9 +25,7 @@ def find_no_answer_index(window: Window, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def find_span_targets(windows: Sequence[Window], answer: Span | None) -> list[Span | None]:
-    """Return the answer's first and last token in each window of one text; None if the window lacks part of
-    it.
-    """
+    """Return the answer's first and last token in each window of one text; None if it is not fully inside."""
     if answer is None:
         return [None] * len(windows)
     touched = [

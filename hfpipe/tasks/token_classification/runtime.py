@@ -148,9 +148,7 @@ class TokenClassificationEvaluator(Evaluator):
         return tagging(names, self.config.scheme) if marked else [TagAccuracy()]
 
     def find_entities(self, facts: DataFacts) -> Callable[[Sequence[str]], list[Entity]]:
-        """Return the function that finds the entities of a sentence; without prefixes, each tagged word is
-        one.
-        """
+        """Return a function that finds the entities of a sentence; without prefixes, each word is one."""
         marked = self.config.marks_entities(facts.labels[self.config.tags])
         return partial(entities, scheme=self.config.scheme) if marked else words_as_entities
 

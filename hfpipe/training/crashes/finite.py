@@ -42,7 +42,7 @@ class FiniteCheck:
             self._read_waiting(0)
 
     def flush(self) -> None:
-        """Read what has not been read. Raises StageError for the first value that is not finite."""
+        """Read the remaining values. Raises StageError for the first value that is not finite."""
         self._read_waiting(0)
 
     def _read_waiting(self, left: int) -> None:

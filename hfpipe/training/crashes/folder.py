@@ -1,4 +1,4 @@
-"""The folder of a crash: what it holds, and how it is written whole or not at all.
+"""The folder of a crash: its files, and atomic writing.
 
     crash.json         what happened, and the examples of the step
     stage.json         the stage's settings, as its own folder holds them
@@ -7,7 +7,7 @@
     weights.safetensors, model/, tokenizer/   the model before the step, its config and its tokenizer
     stage.log          the last lines of the log
 
-It is in `crashes/` next to the stages' folders, as the scratch of a stage is removed when it is done.
+It is in `crashes/` next to the stages' folders, because the scratch folder of a stage is removed at its end.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class CrashExample(Record):
 
 
 class CrashLoss(Record):
-    """The weights of a loss that a recipe gives weights."""
+    """The weights of a weighted loss."""
 
     class_weights: list[float] | None
     focal: float
     row_weights: list[float] | None
-    """Of each example of the step."""
+    """Weight of each example of the step."""
 
 
 class CrashDistillation(Record):
-    """What the teachers of a training said of the examples of the step."""
+    """Outputs of the teachers for the examples of the step."""
 
     soft_targets: list[list[float]]
     """Probabilities at the temperature, by target and class; the targets of an example follow one another."""
@@ -66,10 +66,10 @@ class CrashDistillation(Record):
 
 
 class CrashTeachers(Record):
-    """The teachers of a language model, which are read again."""
+    """The teachers of a language model, which are loaded again."""
 
     teachers: list[str]
-    """Folders, or names on the Hub."""
+    """Folders or Hub ids."""
     temperature: float
     weight: float
 
@@ -83,11 +83,10 @@ class Crash(Record):
     """`nan`, `inf` or `-inf`."""
     stage: str
     step: int
-    """Number of the step, from 1 on."""
+    """Number of the step, counted from 1."""
     weights_after: int | None
-    """Steps that the weights were trained for: `step` - 1, or fewer where those of a checkpoint were kept.
-
-    None where there are no weights: a model that was split over processes is whole in none.
+    """Number of steps of the weights: `step` - 1, or fewer for weights of a checkpoint. None without weights:
+    if a model is split over processes, no process has all of them.
     """
     process: int
     """Number of the process whose examples these are."""
@@ -102,15 +101,15 @@ class Crash(Record):
     bf16: bool
     device: str
     facts: DataFacts
-    """What the task knows of the data."""
+    """The task's facts about the data."""
     attention: str | None
     """Attention implementation that the recipe names."""
     modules_to_save: list[str] | None
-    """Modules that are trained whole next to an adapter; None without an adapter."""
+    """Modules that are trained in full in addition to an adapter; None without an adapter."""
     loss: CrashLoss | CrashDistillation | CrashTeachers | None = None
     """None for the loss of the task."""
     examples: list[CrashExample]
-    """Those of the first micro-batch, then those of the second, and so on."""
+    """Examples in the order of the micro-batches."""
     versions: dict[str, str]
     time: float
     """When it was written, in seconds since 1970."""
@@ -119,8 +118,8 @@ class Crash(Record):
 def write_crash(folder: Path, crash: Crash, process: int, fill: Callable[[Path], None], since: float) -> None:
     """Write a crash; `fill` writes the other files.
 
-    A folder of an earlier training is replaced. One that another process of this training, which began at
-    `since`, has written stays. Raises OSError when there is no room.
+    A folder of an earlier training is replaced; a folder that another process of this training has written is
+    kept. The training began at `since`. Raises OSError when the disk is full.
     """
     part = folder.with_name(f".{folder.name}.{process}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -145,14 +144,14 @@ def write_crash(folder: Path, crash: Crash, process: int, fill: Callable[[Path],
 
 
 def read_crash(folder: Path) -> Crash:
-    """Return what `write_crash` wrote.
+    """Return the crash that `write_crash` wrote.
 
-    Raises RecipeError when there is no crash in a folder, StageError when its record is damaged.
+    Raises RecipeError when the folder contains no crash, StageError when its record is damaged.
     """
     try:
         return Crash.model_validate_json(read_sealed(folder / RECORD))
     except (FileNotFoundError, NotADirectoryError):
-        message = f"{folder}: holds no crash; name the folder that the error of the training names"
+        message = f"{folder}: contains no crash; name the folder from the error of the training"
         raise RecipeError([Problem(message)]) from None
     except ValidationError:
         raise StageError(f"{folder / RECORD}: is of another version of hfpipe; run the stage again") from None

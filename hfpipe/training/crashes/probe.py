@@ -1,4 +1,4 @@
-"""Computes micro-batches again, and finds the first output or gradient that is not finite."""
+"""Recomputes micro-batches to find the first output or gradient that is not finite."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class NotFinite:
-    """The first thing in a forward and backward pass that is not finite."""
+    """The first value in a forward and backward pass that is not finite."""
 
     loss: float | None = None
-    """The loss, where that is not finite."""
+    """The loss, if it is not finite."""
     module: str | None = None
     """Name of the first module that returned a value that is not finite; empty for the whole model."""
     parameter: str | None = None
     """Name of the first parameter, in the order of the backward pass, whose gradient is not finite."""
     largest: str | None = None
-    """Name of the parameter with the largest gradient, where all are finite and their norm is not."""
+    """Name of the parameter with the largest gradient, if all are finite but their norm is not."""
 
     def __bool__(self) -> bool:
         return any(each is not None for each in (self.loss, self.parameter, self.largest))
 
 
 def probe_batches(trainer: TaskTrainer, batches: Batches, targets: Tensor) -> NotFinite:
-    """Compute loss and gradients of a micro-batch, cut or whole, in a model that is in this process alone.
-
-    Gradients are computed only where the loss is finite; they are not kept.
+    """Compute loss and gradients of a micro-batch, split or not, with an unsharded model in this process.
+    Gradients are computed only if the loss is finite, and discarded.
     """
     model = trainer.bare
     found = NotFinite()
@@ -48,7 +47,7 @@ def probe_batches(trainer: TaskTrainer, batches: Batches, targets: Tensor) -> No
             if not torch.isfinite(loss):
                 found.loss = loss.item()
                 break
-            found.module = None  # a value that is masked out, or the minus infinity of a mask
+            found.module = None  # a masked value, or the minus infinity of a mask
             loss.backward()
     if not found:
         found.largest = _find_overflow(model)
@@ -57,7 +56,7 @@ def probe_batches(trainer: TaskTrainer, batches: Batches, targets: Tensor) -> No
 
 
 def _find_overflow(model: nn.Module) -> str | None:
-    """Return the parameter with the largest gradient where the norm of all gradients is not finite."""
+    """Return the parameter with the largest gradient if the norm of all gradients is not finite."""
     norms = {name: each.grad.norm() for name, each in model.named_parameters() if each.grad is not None}
     if not norms or torch.stack([*norms.values()]).norm().isfinite():
         return None
@@ -65,9 +64,9 @@ def _find_overflow(model: nn.Module) -> str | None:
 
 
 def gradients_are_finite(trainer: TaskTrainer, micro_batches: Iterable[Batches], targets: Tensor) -> bool:
-    """Compute the gradients of this process alone, and tell whether all of them are finite.
+    """Return whether all gradients of this process are finite.
 
-    They are added to none that are there, and no other process takes part.
+    They are not added to existing gradients, and other processes are not involved.
     """
     model = trainer.bare
     learned = [each for each in model.parameters() if each.requires_grad]
@@ -84,11 +83,11 @@ def gradients_are_finite(trainer: TaskTrainer, micro_batches: Iterable[Batches],
 def _watch_model(model: nn.Module, found: NotFinite) -> Iterator[None]:
     """Note the first module and the first parameter with a value that is not finite."""
     handles: list[Any] = [
-        module.register_forward_hook(partial(_look_at_output, found, name))
+        module.register_forward_hook(partial(_check_output, found, name))
         for name, module in model.named_modules()
     ]
     handles += [
-        parameter.register_post_accumulate_grad_hook(partial(_look_at_gradient, found, name))
+        parameter.register_post_accumulate_grad_hook(partial(_check_gradient, found, name))
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]
@@ -99,21 +98,21 @@ def _watch_model(model: nn.Module, found: NotFinite) -> Iterator[None]:
             handle.remove()
 
 
-def _look_at_output(found: NotFinite, name: str, _: nn.Module, __: Any, output: Any) -> None:
-    if found.module is None and not all(bool(each.isfinite().all()) for each in _tensors(output)):
+def _check_output(found: NotFinite, name: str, _: nn.Module, __: Any, output: Any) -> None:
+    if found.module is None and not all(bool(each.isfinite().all()) for each in _find_tensors(output)):
         found.module = name
 
 
-def _look_at_gradient(found: NotFinite, name: str, parameter: Tensor) -> None:
+def _check_gradient(found: NotFinite, name: str, parameter: Tensor) -> None:
     if found.parameter is None and parameter.grad is not None and not parameter.grad.isfinite().all():
         found.parameter = name
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def _find_tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
-        yield from _tensors(list(output.values()))
+        yield from _find_tensors(list(output.values()))
     elif isinstance(output, (list, tuple)):
         for each in output:
-            yield from _tensors(each)
+            yield from _find_tensors(each)

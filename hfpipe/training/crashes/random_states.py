@@ -1,4 +1,4 @@
-"""The states of all random generators, as tensors that safetensors can hold."""
+"""The states of all random generators, as tensors for safetensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_random_states() -> dict[str, Tensor]:
 
 
 def restore_random_states(states: Mapping[str, Tensor]) -> None:
-    """Set the generators to states that `read_random_states` returned; CUDA's only where there is CUDA."""
+    """Restore states that `read_random_states` returned; those of CUDA only if CUDA is available."""
     random.setstate((3, tuple(states["python"].tolist()), None))
     *words, position = states["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), position, 0, 0.0))

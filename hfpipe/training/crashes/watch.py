@@ -1,4 +1,4 @@
-"""Stops a training at the first loss or gradient that is not finite, and keeps the step in a crash folder."""
+"""Stops a training at the first loss or gradient that is not finite, and saves the step in a crash folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfpipe.errors import StageError
 from hfpipe.training.crashes.finite import FiniteCheck
 from hfpipe.training.crashes.folder import CRASHES
 from hfpipe.training.crashes.random_states import read_random_states
-from hfpipe.training.crashes.writing import CrashedStep, guilty_process, keep_step
+from hfpipe.training.crashes.writing import CrashedStep, find_failed_process, keep_step
 
 if TYPE_CHECKING:
     from hfpipe.contract import RunContext
@@ -32,11 +32,11 @@ class StepWatch:
         self._current = CrashedStep(0, {}, torch.tensor(1))
 
     def keep_crashes_of(self, stage: RunContext) -> None:
-        """Keep the step of a crash next to the folders of the stages."""
+        """Save the step of a crash next to the folders of the stages."""
         self._stage = stage
 
     def begin(self, targets: Tensor) -> None:
-        """Note that a micro-batch begins; the random states are those before the first one of a step.
+        """Mark the beginning of a micro-batch; random states are read before the first one of a step.
 
         `targets`, 0-d, is the number of targets of the step.
         """
@@ -45,26 +45,26 @@ class StepWatch:
             self._current = CrashedStep(number, read_random_states(), targets)
 
     def watch_loss(self, loss: Tensor) -> None:
-        """Take the loss of a micro-batch, 0-d. Raises StageError for the first that is not finite."""
+        """Check the loss of a micro-batch, 0-d. Raises StageError for the first one that is not finite."""
         step = self._current
-        self._finite.watch(loss, lambda value: self._failure("loss", value, step))
+        self._finite.watch(loss, lambda value: self._create_error("loss", value, step))
 
     def watch_norm(self, norm: Tensor) -> None:
-        """Take the norm of the step's gradient, 0-d. Raises StageError for the first that is not finite."""
+        """Check the gradient norm of a step, 0-d. Raises StageError for the first one that is not finite."""
         step = self._current
-        self._finite.watch(norm, lambda value: self._failure("gradient norm", value, step))
+        self._finite.watch(norm, lambda value: self._create_error("gradient norm", value, step))
 
     def flush(self) -> None:
-        """Read what has not been read. Raises StageError for the first value that is not finite."""
+        """Read the remaining values. Raises StageError for the first value that is not finite."""
         self._finite.flush()
 
-    def _failure(self, what: str, value: float, step: CrashedStep) -> StageError:
+    def _create_error(self, what: str, value: float, step: CrashedStep) -> StageError:
         start = f"the {what} is {value} at step {step.number}"
         end = "checkpoints before it are intact"
         if self._stage is None:
             return StageError(f"{start}; lower learning_rate; {end}")
         folder = self._stage.folder.parent / CRASHES / f"{self._stage.folder.name}-step-{step.number}"
-        guilty = guilty_process(self._trainer, step) if what != "loss" else None
+        guilty = find_failed_process(self._trainer, step) if what != "loss" else None
         try:
             if guilty in (None, self._trainer.args.process_index):
                 keep_step(self._trainer, self._stage, folder, what, value, step, self._began)
@@ -72,15 +72,13 @@ class StepWatch:
             cause = f"{folder} cannot be written ({error.strerror})"
             return StageError(f"{start}; lower learning_rate; {end}; {cause}")
         finally:
-            if guilty is not None:  # or a process that ends would end the one that writes
+            if guilty is not None:  # a process that ends would end the one that writes
                 self._trainer.accelerator.wait_for_everyone()
-        words = self._arguments(folder)
-        return StageError(
-            f"{start}; lower learning_rate, or see what produces it: hfpipe replay {words}; {end}"
-        )
+        words = self._format_arguments(folder)
+        return StageError(f"{start}; lower learning_rate, or find the cause: hfpipe replay {words}; {end}")
 
-    def _arguments(self, folder: Path) -> str:
-        """Return the arguments of the command that computes the step again, to be pasted."""
+    def _format_arguments(self, folder: Path) -> str:
+        """Return the arguments of the command that recomputes the step, quoted for a shell."""
         task, stage = self._trainer.task.config, self._stage
         assert stage is not None
         words = [str(folder)]

@@ -1,4 +1,4 @@
-"""Gathers what is needed to compute a step again, and decides which process writes it."""
+"""Collects the data needed to recompute a step, and decides which process writes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hfpipe.modeling.losses.distillation import DistillationLoss
 from hfpipe.modeling.losses.token_distillation import TokenDistillation
 from hfpipe.modeling.losses.weighted_loss import WeightedLoss
 from hfpipe.report import read_versions
-from hfpipe.training.checkpoints import newest_checkpoint
+from hfpipe.training.checkpoints import find_newest_checkpoint
 from hfpipe.training.crashes import folder as files
 from hfpipe.training.crashes.folder import (
     Crash,
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINES = 100
-"""Last lines of the stage's log that are kept."""
+"""Number of last lines of the stage's log to save."""
 
 
 @dataclass(frozen=True)
 class CrashedStep:
-    """A step as it was before its first micro-batch."""
+    """A step before its first micro-batch."""
 
     number: int
     """Counted from 1."""
@@ -56,11 +56,11 @@ class CrashedStep:
     """Number of targets of the step in all processes, 0-d."""
 
 
-def guilty_process(trainer: TaskTrainer, step: CrashedStep) -> int | None:
-    """Return the first process whose own gradients are not finite; None where there is only one process.
+def find_failed_process(trainer: TaskTrainer, step: CrashedStep) -> int | None:
+    """Return the first process whose gradients are not finite, None if there is only one process.
 
-    Every process has to call it. It is the first of all where no process alone explains the sum, or where
-    none can compute its part alone.
+    Must be called in every process. It is process 0 if the gradients of each process are finite, or if no
+    process can compute its part separately.
     """
     accelerator, device = trainer.accelerator, trainer.args.device
     if accelerator.num_processes == 1:
@@ -68,7 +68,7 @@ def guilty_process(trainer: TaskTrainer, step: CrashedStep) -> int | None:
     finite = True
     if not trainer.split and trainer.layout.together == 1:
         restore_random_states(step.random)
-        batches = map(trainer.data_collator, map(trainer.examples.__getitems__, _keys(trainer, step)))
+        batches = map(trainer.data_collator, map(trainer.examples.__getitems__, _get_keys(trainer, step)))
         finite = gradients_are_finite(trainer, batches, step.targets)
     found = accelerator.gather(torch.tensor([int(not finite)], device=device)).tolist()
     return found.index(1) if 1 in found else 0
@@ -83,14 +83,14 @@ def keep_step(
     step: CrashedStep,
     since: float,
 ) -> None:
-    """Write the crash of a step. Raises OSError when there is no room for it."""
-    keys = _keys(trainer, step)
+    """Write the crash of a step. Raises OSError when the disk is full."""
+    keys = _get_keys(trainer, step)
     crash = Crash(
         what=what,
         value=str(value),
         stage=stage.name,
         step=step.number,
-        weights_after=_weights_after(trainer, step),
+        weights_after=_count_weight_steps(trainer, step),
         process=trainer.args.process_index,
         processes=trainer.layout.world,
         micro=trainer.shares.micro,
@@ -101,17 +101,19 @@ def keep_step(
         device=str(trainer.args.device),
         facts=trainer.facts,
         attention=trainer.chosen_attention,
-        modules_to_save=_modules_to_save(trainer.bare),
-        loss=_loss(trainer, [index for part in keys for _, index in part]),
-        examples=list(map(partial(_example, trainer), (key for part in keys for key in part))),
+        modules_to_save=_get_modules_to_save(trainer.bare),
+        loss=_describe_loss(trainer, [index for part in keys for _, index in part]),
+        examples=list(map(partial(_describe_example, trainer), (key for part in keys for key in part))),
         versions=read_versions(),
         time=time.time(),
     )
-    write_crash(folder, crash, crash.process, partial(_fill, trainer, stage, step, keys, crash), since)
-    log.info("step %d is kept in %s", step.number, folder)
+    write_crash(folder, crash, crash.process, partial(_write_files, trainer, stage, step, keys, crash), since)
+    log.info("step %d is saved in %s", step.number, folder)
 
 
-def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | CrashDistillation | CrashTeachers | None:
+def _describe_loss(
+    trainer: TaskTrainer, indices: list[int]
+) -> CrashLoss | CrashDistillation | CrashTeachers | None:
     loss = trainer.training_loss
     if isinstance(loss, TokenDistillation):
         places = [teacher.place for teacher in loss.teachers]
@@ -134,29 +136,29 @@ def _loss(trainer: TaskTrainer, indices: list[int]) -> CrashLoss | CrashDistilla
     )
 
 
-def _keys(trainer: TaskTrainer, step: CrashedStep) -> list[list[Key]]:
+def _get_keys(trainer: TaskTrainer, step: CrashedStep) -> list[list[Key]]:
     """Return the examples of each micro-batch of the step in this process."""
-    return trainer.step_batches().of_step(step.number - 1)
+    return trainer.create_step_batches().of_step(step.number - 1)
 
 
-def _weights_after(trainer: TaskTrainer, step: CrashedStep) -> int | None:
-    """Return for how many steps the weights were trained, None where they are not in this process.
+def _count_weight_steps(trainer: TaskTrainer, step: CrashedStep) -> int | None:
+    """Return the number of training steps of the weights, None if they are not in this process.
 
-    A GPU is found out later, when the optimizer has already used the gradient: the newest checkpoint is
-    loaded in place of these weights.
+    On a GPU, a crash is detected after the optimizer has used the gradient; the newest checkpoint is then
+    loaded instead of the current weights.
     """
     if trainer.split:
         return None
     if trainer.state.global_step + 1 == step.number:
         return step.number - 1
-    checkpoint, _ = newest_checkpoint(trainer.folder)
+    checkpoint, _ = find_newest_checkpoint(trainer.folder)
     if checkpoint is None:
         return None
     trainer._load_from_checkpoint(str(checkpoint))
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _example(trainer: TaskTrainer, key: Key) -> CrashExample:
+def _describe_example(trainer: TaskTrainer, key: Key) -> CrashExample:
     epoch, index = key
     examples = trainer.examples
     row, place = None, f"packed example {index + 1} of {len(examples)}"
@@ -167,13 +169,13 @@ def _example(trainer: TaskTrainer, key: Key) -> CrashExample:
     return CrashExample(epoch=epoch, index=index, row=row, place=place, text=text)
 
 
-def _modules_to_save(model: Any) -> list[str] | None:
-    """Return the modules that are trained whole next to an adapter, None without an adapter."""
+def _get_modules_to_save(model: Any) -> list[str] | None:
+    """Return the modules that are trained in full in addition to an adapter, None without an adapter."""
     config = getattr(model, "peft_config", {}).get("default")
     return sorted(config.modules_to_save or ()) if config is not None else None
 
 
-def _fill(
+def _write_files(
     trainer: TaskTrainer,
     stage: RunContext,
     step: CrashedStep,
@@ -181,7 +183,7 @@ def _fill(
     crash: Crash,
     part: Path,
 ) -> None:
-    """Write everything but the record into a folder."""
+    """Write all files except the record into a folder."""
     table = trainer.examples.table.with_format("arrow")[[index for each in keys for _, index in each]]
     with pa.OSFile(str(part / files.EXAMPLES), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

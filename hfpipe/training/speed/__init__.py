@@ -1,1 +1,1 @@
-"""How fast a training runs: what is measured, chosen and remembered per machine."""
+"""Speed of a training: measurements, and choices that depend on the machine."""

@@ -1,17 +1,16 @@
-"""bfloat16 or not, compiled or not: chosen once a training, by the recipe or by what is measured here.
+"""Chooses once per training, from the recipe or by measuring, whether to use bfloat16 and torch.compile.
 
-On a CPU neither pays everywhere, and the processor's name does not say where. So a training that lasts
-measures both, as long as that costs far less than it gains, and keeps what it found for the next run. A short
-one (fewer passes than `LEAST_PASSES`, or `LEAST_SECONDS`) is not worth it: it runs in float32 and eagerly.
+On a CPU, neither is always faster, and this cannot be known from the processor's name. Long trainings
+therefore measure both if the cost is small compared to the gain, and store the result for the next run. Short
+ones (below `LEAST_PASSES` or `LEAST_SECONDS`) run in float32 and eagerly.
 
-While other processes have the cores, more passes are timed, up to a limit. If none was undisturbed, the best
-of those that took turns decide for this training only, and the log says so.
+While other processes use the cores, more passes are timed, up to a limit. If none was undisturbed, the
+fastest passes decide for this training only, and the log says so.
 
-The choice is kept in the stage's folder: all processes take that of the first, and so does a resumed run.
+The choice is stored in the stage's folder, so that all processes and a resumed run use the one of the first.
 
-The number of threads is not chosen: torch takes the physical cores, or what OMP_NUM_THREADS says. Nor is a
-micro-batch split: of BERT 4 × 256, 32 × 128, bfloat16, two halves took 2 % less time and four quarters 15 %
-more.
+The number of threads is not chosen: torch uses the physical cores, or OMP_NUM_THREADS. A micro-batch is not
+split: for BERT 4 × 256, 32 × 128, bfloat16, two halves took 2 % less time and four quarters 15 % more.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from hfpipe.store.store import reading
 from hfpipe.training.speed.memory import (
     Compilation,
     Measured,
-    expected_compilation,
-    key_of,
-    memory_file,
-    processor,
-    recall,
-    remember,
+    compute_key,
+    estimate_compilation,
+    get_memory_file,
+    get_processor_name,
+    load_measurement,
+    store_measurement,
 )
-from hfpipe.training.speed.trial import DTYPES, Trial, gemm_speeds
+from hfpipe.training.speed.trial import DTYPES, Trial, measure_gemm_speeds
 
 if TYPE_CHECKING:
     from hfpipe.training.trainer import Training
@@ -57,56 +56,58 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEAST_SECONDS = 60.0
-"""Length of a training below which nothing is compared: who waits a minute does not want other rounding."""
+"""Duration of a training below which nothing is measured: a small gain does not justify different
+rounding."""
 LEAST_PASSES = 60
-"""Micro-batches below which nothing is measured. Measuring takes 1 to 7 passes, so at most a ninth; where
-that many are run, because bfloat16 products are faster, they gained 37 % (BERT 4 × 256, EPYC)."""
+"""Number of micro-batches below which nothing is measured. Measuring takes 1 to 7 passes, at most a ninth; if
+all 7 are run, because bfloat16 products are faster, the gain was 37 % (BERT 4 × 256, EPYC)."""
 COMPILED_SECONDS = 300.0
-"""Time budget from which on a model is compiled on a GPU."""
+"""Minimum time budget for compiling a model on a GPU."""
 CLEARLY = 0.9
-"""Share of the other's time from which on something is faster: other rounding is not worth less than a tenth,
-and the best of two passes differs by up to BUSY even on a quiet machine."""
+"""Maximum ratio of times that counts as faster: less than a tenth does not justify different rounding, and
+the best of two passes varies by up to BUSY even on an idle machine."""
 USUAL = Compilation(seconds=50.0, saved=0.2)
-"""What is expected of compiling where no model was compiled before, in bfloat16, with nothing in caches: 50 s
-for 0.17 of a micro-batch of GPT-2 6 × 384, 31 to 84 s for 0.20 to 0.42 of BERT 4 × 256 (two cores, EPYC)."""
+"""Expected cost and gain of compiling if no model was compiled before, in bfloat16, with empty caches: 50 s
+to save 0.17 of a micro-batch of GPT-2 6 × 384, 31 to 84 s to save 0.20 to 0.42 of BERT 4 × 256 (two cores,
+EPYC)."""
 HOPEFUL = 2.0
 """Compiling is tried if it is expected to save this many times its own duration: models differ by that factor
 from the usual savings."""
 POLL = 0.2
-"""Seconds between looks for what the first process decided."""
+"""Seconds between checks for the decision of the first process."""
 
 
 class Speed(Settings):
-    """Which settings a training takes that change seconds, not results beyond rounding."""
+    """Settings of a training that change its speed, and its results only by rounding."""
 
     bf16: bool
     """Whether products are computed in bfloat16."""
     compiled: bool
     """Whether the model is compiled."""
     measured: Measured | None = None
-    """What decided, if anything was measured."""
+    """The measurements behind the choice, if any."""
 
     @property
     def saved(self) -> float:
         """Seconds by which a compiled micro-batch is faster than an eager one; 0 if that is not known."""
         dtype = "bfloat16" if self.bf16 else "float32"
-        if self.measured is None or not self.compiled or dtype not in self.measured.compiled:
+        if self.measured is None or not self.time_compiled or dtype not in self.measured.compiled:
             return 0.0
         return self.measured.eager[dtype] - self.measured.compiled[dtype]
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is: a number of steps, or seconds."""
+    """Length of a training: a number of steps, or seconds."""
 
     steps: int | None
     seconds: float | None
 
 
-def speed_of(
+def choose_speed(
     training: Mapping[str, Any], parts: Training, shares: BatchLayout, seed: int, length: Length, folder: Path
 ) -> Speed:
-    """Return what was chosen, which is kept in `folder`; the first process chooses, the others wait."""
+    """Return the choice stored in `folder`; the first process chooses, the others wait."""
     kept = folder / "speed.json"
     if not kept.exists() and first_process():
         chosen = _Choice(training, parts, shares, seed, length).make()
@@ -127,9 +128,9 @@ class _Choice:
         self._compile = training.get("compile", "auto")
         self._parts, self._shares, self._length = parts, shares, length
         self._trial = Trial(parts, shares, seed, training.get("label_smoothing_factor", 0.0))
-        self._machine = key_of({"torch": torch.__version__, "threads": torch.get_num_threads()})
-        self._key = key_of(self._shape())
-        self._file = memory_file()
+        self._machine = compute_key({"torch": torch.__version__, "threads": torch.get_num_threads()})
+        self._key = compute_key(self._shape())
+        self._file = get_memory_file()
 
     def make(self) -> Speed:
         """Return the choice."""
@@ -137,47 +138,49 @@ class _Choice:
             return self._choose_on_accelerator()
         if "auto" not in (self._bf16, self._compile) or not self._is_long():
             return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
-        known = recall(self._file, self._key)
+        known = load_measurement(self._file, self._key)
         with silence_libraries(), kept_memory():
-            if self._seconds(known) < LEAST_SECONDS:
+            if self._estimate_seconds(known) < LEAST_SECONDS:
                 return Speed(bf16=self._bf16 is True, compiled=self._compile is True)
             measured = self._measure_eager(known)
-            bf16 = self._faster_in_bf16(measured) if self._bf16 == "auto" else bool(self._bf16)
+            bf16 = self._is_faster_in_bf16(measured) if self._bf16 == "auto" else bool(self._bf16)
             measured, compiled = self._decide_compiling(measured, "bfloat16" if bf16 else "float32")
         if measured != known:
-            remember(self._file, self._key, self._machine, measured)
+            store_measurement(self._file, self._key, self._machine, measured)
         log.info("%s", _describe_choice(bf16, compiled, measured, remembered=measured == known))
         return Speed(bf16=bf16, compiled=compiled, measured=measured)
 
     def _choose_on_accelerator(self) -> Speed:
-        """Return the choice on a GPU, where rules do."""
+        """Return the choice on a GPU, by fixed rules."""
         bf16 = supports_bf16() if self._bf16 == "auto" else bool(self._bf16)
         seconds = self._length.seconds
-        long = is_compiling_worthwhile(self._tokens()) if seconds is None else seconds >= COMPILED_SECONDS
+        long = (
+            is_compiling_worthwhile(self._count_tokens()) if seconds is None else seconds >= COMPILED_SECONDS
+        )
         return Speed(bf16=bf16, compiled=long if self._compile == "auto" else bool(self._compile))
 
-    def _tokens(self) -> int:
-        """Return the tokens of the training, or of an epoch where its length is a time."""
+    def _count_tokens(self) -> int:
+        """Return the number of tokens of the training, or of an epoch if its length is a time."""
         lengths = self._parts.train.lengths
         seen = (self._length.steps or 0) * self._shares.total or len(lengths)
         return int(lengths.mean() * seen)
 
     def _is_long(self) -> bool:
-        """Tell whether the training may last long enough to measure anything."""
+        """Return whether the training may be long enough for measurements."""
         if self._length.steps is None:
             return (self._length.seconds or 0.0) >= LEAST_SECONDS
         return self._length.steps * self._shares.accumulation >= LEAST_PASSES
 
-    def _seconds(self, known: Measured) -> float:
-        """Return how long the training takes at most."""
+    def _estimate_seconds(self, known: Measured) -> float:
+        """Return the maximum duration of the training in seconds."""
         if self._length.steps is None:
             return self._length.seconds or 0.0
         first = "bfloat16" if self._bf16 is True else "float32"
-        seconds = known.eager[first] if first in known.eager else self._trial.first(first)
+        seconds = known.eager[first] if first in known.eager else self._trial.time_first(first)
         return self._count_passes(seconds) * seconds
 
     def _shape(self) -> dict[str, Any]:
-        """Return what decides, in addition to the processor, how long a micro-batch takes."""
+        """Return the properties other than the processor that determine the duration of a micro-batch."""
         parts, lengths = self._parts, self._parts.train.lengths
         return {
             "torch": torch.__version__,
@@ -190,22 +193,22 @@ class _Choice:
         }
 
     def _measure_eager(self, known: Measured) -> Measured:
-        """Return the eager times of the dtypes there are to choose from."""
+        """Return the eager times of the dtypes to choose from."""
         wanted = list(DTYPES) if self._bf16 == "auto" else ["bfloat16" if self._bf16 else "float32"]
         if all(name in known.eager for name in wanted):
             return known
         if self._bf16 == "auto" and not known.gemm:
             rows = int(min(self._shares.micro * self._parts.train.lengths.mean(), 4096))
             size = int(getattr(self._parts.model.config.get_text_config(), "hidden_size", 512))
-            gemm, busy = gemm_speeds(rows, size)
+            gemm, busy = measure_gemm_speeds(rows, size)
             known = known.model_copy(update={"gemm": gemm, "busy": busy})
         if known.gemm and known.gemm["float32"] >= CLEARLY * known.gemm["bfloat16"]:
             wanted = [name for name in wanted if name == "float32"] or wanted
-        found = self._trial.eager(wanted)
+        found = self._trial.time_eager(wanted)
         update = {"eager": known.eager | found.seconds, "busy": known.busy or found.busy}
         return known.model_copy(update=update)
 
-    def _faster_in_bf16(self, measured: Measured) -> bool:
+    def _is_faster_in_bf16(self, measured: Measured) -> bool:
         eager = measured.eager
         return "bfloat16" in eager and eager["bfloat16"] < CLEARLY * eager["float32"]
 
@@ -214,11 +217,11 @@ class _Choice:
         if self._compile != "auto":
             return measured, bool(self._compile)
         if dtype not in measured.compiled:
-            if not self._has_one_shape() or not self._may_be_worth_it(measured.eager[dtype]):
+            if not self._has_one_shape() or not self._may_save_time(measured.eager[dtype]):
                 return measured, False
             try:
-                found = self._trial.compiled(dtype)
-            except Exception as error:  # as for want of a C++ compiler
+                found = self._trial.time_compiled(dtype)
+            except Exception as error:  # for example, without a C++ compiler
                 log.info("torch.compile failed and is not used: %s", one_line(error))
                 return measured, False
             update: dict[str, Any] = {
@@ -232,9 +235,9 @@ class _Choice:
         gained = self._count_passes(eager) * (eager - compiled)
         return measured, compiled < CLEARLY * eager and gained > (measured.compiling or USUAL.seconds)
 
-    def _may_be_worth_it(self, eager: float) -> bool:
-        """Tell whether the training is so long that compiling, never tried with this model, may pay."""
-        expected = expected_compilation(self._file, self._machine) or USUAL
+    def _may_save_time(self, eager: float) -> bool:
+        """Return whether compiling, not yet tried with this model, may save time in this training."""
+        expected = estimate_compilation(self._file, self._machine) or USUAL
         return self._count_passes(eager) * eager * expected.saved > HOPEFUL * expected.seconds
 
     def _count_passes(self, eager: float) -> float:
@@ -244,14 +247,14 @@ class _Choice:
         return float(steps * self._shares.accumulation)
 
     def _has_one_shape(self) -> bool:
-        """Tell whether a compiled training has batches of one shape, as `TaskTrainer` has then."""
+        """Return whether a compiled training has batches of one shape, as in `TaskTrainer`."""
         config, lengths = self._parts.task.config, self._parts.train.lengths
         whole = config.best_fit or int((lengths == config.length).sum()) >= self._shares.micro
         return whole and config.packed and config.auto_class != "AutoModelForSeq2SeqLM" and not is_sharded()
 
 
 def _describe_choice(bf16: bool, compiled: bool, measured: Measured, *, remembered: bool) -> str:
-    """Return the line of the log: what was chosen, and what was measured."""
+    """Return the log line with the choice and the measurements."""
     chosen = f"{'bfloat16' if bf16 else 'float32'}, {'compiled' if compiled else 'eager'}"
     gemm = [f"{name} {speed:.0f}" for name, speed in measured.gemm.items()]
     times = [f"{name} {seconds:.3g}" for name, seconds in measured.eager.items()]
@@ -259,8 +262,8 @@ def _describe_choice(bf16: bool, compiled: bool, measured: Measured, *, remember
     took = f" after {measured.compiling:.0f} s of compiling" if measured.compiling else ""
     when = "measured before" if remembered else "measured"
     products = f"; matrix products in GFLOP/s: {', '.join(gemm)}" if gemm else ""
-    busy = "; other processes had the cores meanwhile, so this is not remembered" if measured.busy else ""
+    busy = "; other processes used the cores meanwhile, so this is not stored" if measured.busy else ""
     return (
-        f"speed: {chosen}; {when} on {processor()}, {torch.get_num_threads()} threads: "
-        f"seconds a micro-batch: {', '.join(times)}{took}{products}{busy}"
+        f"speed: {chosen}; {when} on {get_processor_name()}, {torch.get_num_threads()} threads: "
+        f"seconds per micro-batch: {', '.join(times)}{took}{products}{busy}"
     )

@@ -1,6 +1,6 @@
-"""The energy of a training, by codecarbon, which is used without a network.
+"""Measures the energy of a training with codecarbon, without network access.
 
-Transformers' own callback for codecarbon asks a server where the machine is, so it is never used.
+Transformers' callback for codecarbon queries a server for the location of the machine, so it is not used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COUNTRY = "USA"
 """Country that codecarbon requires; only emissions depend on it, which are not reported."""
 
 
-def trackers_without_energy(report_to: Any) -> Any:
+def remove_codecarbon(report_to: Any) -> Any:
     """Return the value of `report_to` for Transformers: `all` and lists without codecarbon."""
     if report_to in ("all", ["all"]):
         report_to = get_available_reporting_integrations()
@@ -28,16 +28,16 @@ def trackers_without_energy(report_to: Any) -> Any:
 
 
 class Energy:
-    """What a training has used; `kwh` is None until it ends, or where nothing is measured."""
+    """Energy of a training; `kwh` is None until it ends, or if it is not measured."""
 
     kwh: float | None = None
 
 
 @contextmanager
 def measure_energy(report_to: Any, *, first: bool) -> Iterator[Energy]:
-    """Measure the energy of a block where `report_to` names codecarbon, in the first process of a machine.
+    """Measure the energy of a block if `report_to` names codecarbon, in the first process of a machine.
 
-    Processor and memory are those of this process; GPUs are all of the machine.
+    Counts processor and memory of this process, and all GPUs of the machine.
     """
     energy = Energy()
     if not first or CODECARBON not in ([report_to] if isinstance(report_to, str) else report_to or ()):

@@ -1,7 +1,7 @@
-"""What was measured on this machine before, so that the next run of the same model need not measure again.
+"""Stores measurements on this machine, so that the next run of the same model does not repeat them.
 
-A small JSON file in the user's cache directory. It is an aid only: a file that cannot be read or written, or
-holds something else, is as good as none. Nothing is kept that was measured while the machine was busy.
+They are in a small JSON file in the user's cache directory. It is optional: a file that cannot be read or
+written, or has other contents, is ignored. Measurements on a busy machine are not stored.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from hfpipe.contract import Settings
 from hfpipe.store.files import write_whole
 
 MOST = 200
-"""Entries that are kept, the newest."""
+"""Maximum number of entries; the oldest are dropped."""
 
 
 Positive = Annotated[float, Field(gt=0)]
 CPU_LINES = ("vendor_id", "model name", "cpu family", "model\t", "stepping", "flags", "Features", "CPU part")
-"""What /proc/cpuinfo tells one processor from another by."""
+"""Lines of /proc/cpuinfo that distinguish processors."""
 
 
 class Measured(Settings):
-    """How long the forward and backward passes of a micro-batch take; None is not measured."""
+    """Durations of the forward and backward pass of a micro-batch; None if not measured."""
 
     gemm: dict[str, Positive] = {}
     """Dtype → GFLOP/s of a matrix product of the model's size."""
@@ -41,22 +41,22 @@ class Measured(Settings):
     compiled: dict[str, Positive] = {}
     """Dtype → seconds of the compiled model."""
     compiling: Positive | None = None
-    """Seconds that it took to compile it."""
+    """Seconds of compiling."""
     busy: bool = False
-    """Whether other processes had the cores meanwhile, which is why it is not remembered."""
+    """Whether other processes used the cores meanwhile, so that the measurement is not stored."""
 
 
 class Entry(Settings):
-    """What the file holds under one key."""
+    """Value of a key in the file."""
 
     machine: str
-    """The processor and the versions that compiling depends on, as a digest."""
+    """Digest of the processor and of the versions that compiling depends on."""
     measured: Measured
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """What compiling a model takes and gives."""
+    """Cost and gain of compiling a model."""
 
     seconds: float
     saved: float
@@ -64,47 +64,47 @@ class Compilation:
 
 
 RECENT = 5
-"""Models compiled on this machine whose median tells what to expect of the next."""
+"""Number of models compiled last on this machine; their median is the expectation for the next."""
 
 
-def memory_file() -> Path:
-    """Return where measurements are kept."""
+def get_memory_file() -> Path:
+    """Return the path of the file with measurements."""
     folder = os.environ.get("XDG_CACHE_HOME")
     home = os.environ.get("HOME") or tempfile.gettempdir()
     return (Path(folder) if folder else Path(home) / ".cache") / "hfpipe" / "speed.json"
 
 
-def key_of(what: Mapping[str, Any]) -> str:
-    """Return the name of a measurement: of this processor, and of what decides how long a step takes."""
-    lines = sorted({line for line in _cpuinfo() if line.startswith(CPU_LINES)})
+def compute_key(what: Mapping[str, Any]) -> str:
+    """Return the key of a measurement: the processor, and what determines the speed of a step."""
+    lines = sorted({line for line in _read_cpuinfo() if line.startswith(CPU_LINES)})
     text = json.dumps({"processor": [platform.machine(), *lines], **what}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def processor() -> str:
-    """Return the name of the processor, as its vendor calls it where the system tells."""
-    names = {line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")}
+def get_processor_name() -> str:
+    """Return the name of the processor, from its vendor if the system provides it."""
+    names = {line.partition(":")[2].strip() for line in _read_cpuinfo() if line.startswith("model name")}
     return " ".join(sorted(names)) or platform.processor() or platform.machine()
 
 
-def _cpuinfo() -> list[str]:
+def _read_cpuinfo() -> list[str]:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
 
 
-def recall(file: Path, key: str) -> Measured:
-    """Return what was measured; nothing where the file does not tell."""
-    found = _entry(_entries(file).get(key))
+def load_measurement(file: Path, key: str) -> Measured:
+    """Return the stored measurement, or an empty one."""
+    found = _parse_entry(_read_entries(file).get(key))
     return Measured() if found is None else found.measured
 
 
-def remember(file: Path, key: str, machine: str, measured: Measured) -> None:
-    """Keep a measurement for the next run, if that is possible and the machine was not busy."""
+def store_measurement(file: Path, key: str, machine: str, measured: Measured) -> None:
+    """Store a measurement for the next run, if the file is writable and the machine was not busy."""
     if measured.busy:
         return
-    others = {name: entry for name, entry in _entries(file).items() if name != key}
+    others = {name: entry for name, entry in _read_entries(file).items() if name != key}
     entry = Entry(machine=machine, measured=measured)
     kept = dict(list(others.items())[1 - MOST :]) | {key: entry.model_dump()}
     try:
@@ -114,9 +114,9 @@ def remember(file: Path, key: str, machine: str, measured: Measured) -> None:
         return
 
 
-def expected_compilation(file: Path, machine: str) -> Compilation | None:
-    """Return what compiling took and gave in the median of the last models, None where there was none."""
-    entries = [entry for entry in map(_entry, _entries(file).values()) if entry is not None]
+def estimate_compilation(file: Path, machine: str) -> Compilation | None:
+    """Return the median cost and gain of compiling the last models, None if there were none."""
+    entries = [entry for entry in map(_parse_entry, _read_entries(file).values()) if entry is not None]
     found = [
         Compilation(entry.measured.compiling, 1 - compiled / entry.measured.eager[dtype])
         for entry in entries
@@ -130,14 +130,14 @@ def expected_compilation(file: Path, machine: str) -> Compilation | None:
     return Compilation(statistics.median(seconds), statistics.median(saved))
 
 
-def _entry(found: Any) -> Entry | None:
+def _parse_entry(found: Any) -> Entry | None:
     try:
         return Entry.model_validate(found)
     except ValidationError:
         return None
 
 
-def _entries(file: Path) -> dict[str, Any]:
+def _read_entries(file: Path) -> dict[str, Any]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

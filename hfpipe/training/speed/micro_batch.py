@@ -1,12 +1,12 @@
-"""How many examples of a step fit into a GPU at once, found by trying, and whether layers are recomputed.
+"""Finds by trial how many examples of a step fit into a GPU at once, and whether layers are recomputed.
 
-A forward and a backward pass of the longest examples is run as the training would, with as much memory
-reserved as the optimizer takes. Where memory runs out, half as many are tried, and accumulated: the examples
-of a step, and so its result, stay what the recipe says. Where few examples fit, layers are recomputed in the
-backward pass (activation checkpointing), unless the recipe decides that.
+A forward and backward pass of the longest examples is run as in the training, with the memory of the
+optimizer reserved. If memory runs out, half as many examples are tried, with more accumulation: the examples
+of a step, and thus its result, remain those of the recipe. If few examples fit, layers are recomputed in the
+backward pass (activation checkpointing), unless the recipe sets it.
 
-What fits is kept in the stage's folder: all processes take it from the first, and so does a resumed run on
-the same kind of device. A model that is sharded over processes is not tried, as none of them can hold it.
+The result is stored in the stage's folder, so that all processes, and a resumed run on the same kind of
+device, use it. A model that is sharded over processes is not tried, because no process can hold it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hfpipe.modeling.performance import is_sharded, on_cpu
 from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import reading
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
-from hfpipe.training.cost import Shape, activations, measured_shape, optimizer_state
+from hfpipe.training.cost import Shape, compute_optimizer_state, estimate_activations, measure_shape
 from hfpipe.training.speed.trial import unchanged_model
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
@@ -43,52 +43,53 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FEW_TOKENS = 4096
-"""Tokens of a forward pass below which a GPU is far from busy, so that recomputing layers costs less."""
+"""Number of tokens per forward pass below which a GPU is underused, so that recomputing layers costs less."""
 FLOAT = 4
 """Bytes of a float32."""
 SPARE = 0.05
-"""Share of a device's memory that is left free: no two passes allocate in the same order."""
+"""Fraction of a device's memory to leave free, because passes allocate in different orders."""
 HOPELESS = 2.0
-"""How many times the device's memory an estimate, which may be off by 2, is before it is not even tried."""
+"""Ratio of estimated to available memory above which a trial is skipped; estimates may be off by a factor of
+2."""
 POLL = 0.2
-"""Seconds between looks for what the first process decided."""
+"""Seconds between checks for the decision of the first process."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a training runs."""
+    """The device of a training."""
 
     place: torch.device
     name: str
-    """What tells it from devices of another kind."""
+    """Name that identifies the kind of device."""
     memory: float
     """Bytes."""
 
 
 class Fit(Settings):
-    """What fits into the memory of a device."""
+    """The micro-batch that fits into the memory of a device."""
 
     micro: int
-    """Examples of a forward pass."""
+    """Number of examples per forward pass."""
     checkpointing: bool
     """Whether layers are recomputed in the backward pass."""
     asked: BatchLayout
-    """How the recipe shares out a step."""
+    """Layout of a step in the recipe."""
     device: str
-    """Name and memory of the device where it was tried."""
+    """Name and memory of the device of the trial."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """How a step is taken on this device."""
+    """How a step is split on this device."""
 
     shares: BatchLayout
     checkpointing: bool = False
-    """Whether layers are recomputed although the recipe does not say so."""
+    """Whether layers are recomputed although the recipe does not set it."""
 
 
-def gpu() -> Device | None:
-    """Return the GPU of this process; None on a CPU, or where a model is sharded over several."""
+def get_gpu() -> Device | None:
+    """Return the GPU of this process; None on a CPU, or if the model is sharded over several."""
     if on_cpu() or is_sharded():
         return None
     device = torch.device("cuda", local_rank())
@@ -97,14 +98,14 @@ def gpu() -> Device | None:
 
 
 def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
-    """Return how a step is taken on a device, which the first process tries and keeps in `folder`.
+    """Return how a step is split on a device; the first process finds it by trial and stores it in `folder`.
 
     Raises StageError when not even one example fits.
     """
     kept, first = folder / "memory.json", first_process()
     while (found := _read_kept(kept, trial)) is None:
         if first:
-            micro, checkpointing = trial.largest()
+            micro, checkpointing = trial.find_largest()
             asked, name = trial.shares, trial.device.name
             made = Fit(micro=micro, checkpointing=checkpointing, asked=asked, device=name)
             write_sealed(kept, made.model_dump_json())
@@ -114,7 +115,7 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
 
 
 def _read_kept(file: Path, trial: MemoryTrial) -> Fit | None:
-    """Return what was found before for the same share of a step on the same kind of device."""
+    """Return the stored result for the same layout of a step on the same kind of device."""
     if not file.exists():
         return None
     with reading(file):
@@ -127,8 +128,8 @@ def with_micro(shares: BatchLayout, micro: int) -> BatchLayout:
     return replace(shares, micro=micro, accumulation=shares.micro * shares.accumulation // micro)
 
 
-def smaller_micro_batches(shares: BatchLayout) -> Iterator[int]:
-    """Yield how many examples a forward pass may have, the recipe's first, then at most half as many."""
+def propose_micro_batches(shares: BatchLayout) -> Iterator[int]:
+    """Yield possible numbers of examples per forward pass: the recipe's, then at most half as many each."""
     each, micro = shares.micro * shares.accumulation, shares.micro
     while micro:
         yield micro
@@ -136,7 +137,7 @@ def smaller_micro_batches(shares: BatchLayout) -> Iterator[int]:
 
 
 class MemoryTrial:
-    """Runs a pass of a training on a device, to see whether it fits."""
+    """Runs a pass of a training on a device, to find out whether it fits."""
 
     def __init__(
         self,
@@ -150,14 +151,14 @@ class MemoryTrial:
         self.shares, self.device = shares, device
         self._training, self._parts, self._seed, self._speed = training, parts, seed, speed
         self._place, self._memory = device.place, device.memory
-        self._shape = _shape(parts)
+        self._shape = _find_shape(parts)
 
-    def largest(self) -> tuple[int, bool]:
-        """Return the most examples of a forward pass that fit, and whether layers are recomputed for it.
+    def find_largest(self) -> tuple[int, bool]:
+        """Return the largest number of examples per forward pass, and whether layers are recomputed for it.
 
-        Raises StageError when not even one fits.
+        Raises StageError when not even one example fits.
         """
-        for micro, checkpointing in self._candidates():
+        for micro, checkpointing in self._propose_trials():
             if self._is_hopeless(micro, checkpointing=checkpointing):
                 continue
             if self.fits(micro, checkpointing=checkpointing):
@@ -166,12 +167,12 @@ class MemoryTrial:
                 return micro, checkpointing
         raise StageError(
             f"out of memory: not even one example fits into the {self._memory / 2**30:.1f} GiB of a device; "
-            "take a smaller model or a shorter length, or shard the model with "
+            "use a smaller model or a shorter length, or shard the model with "
             "`--accelerate recipes/accelerate/fsdp.yaml`"
         )
 
     def fits(self, micro: int, *, checkpointing: bool) -> bool:
-        """Tell whether a forward and a backward pass of `micro` examples fit; nothing is trained."""
+        """Return whether a forward and a backward pass of `micro` examples fit; nothing is trained."""
         model = self._parts.model
         wanted = checkpointing or any(self._training.get(name) for name in CHECKPOINTINGS)
         devices = [self._place] if self._place.type == "cuda" else []
@@ -195,53 +196,57 @@ class MemoryTrial:
         model, device = self._parts.model, self._place
         module: torch.nn.Module = model
         module.to(device)
-        reserved = torch.empty(int(self._reserve()), dtype=torch.uint8, device=device)
-        batches, step = self._batches(micro), self._step(micro)
+        reserved = torch.empty(int(self._compute_reserved_bytes()), dtype=torch.uint8, device=device)
+        batches, step = self._create_batches(micro), self._create_step(micro)
         for batch in batches:
             moved = {name: tensor.to(device) for name, tensor in batch.items()}
-            with self._autocast():
+            with self._create_autocast():
                 total = step(model, moved)[1].total.sum()
             total.backward()
         del reserved
 
-    def _candidates(self) -> Iterator[tuple[int, bool]]:
-        """Yield what to try, what is fastest first: examples of a pass, and whether layers are recomputed."""
-        sizes = list(smaller_micro_batches(self.shares))
+    def _propose_trials(self) -> Iterator[tuple[int, bool]]:
+        """Yield trials, fastest first: number of examples per pass, and whether layers are recomputed."""
+        sizes = list(propose_micro_batches(self.shares))
         asked = next((name for name in CHECKPOINTINGS if name in self._training), None)
         can = bool(getattr(self._parts.model, "supports_gradient_checkpointing", False))
         if asked is not None or not can:
-            yield from ((micro, False) for micro in sizes)  # the trainer applies what the recipe says
+            yield from ((micro, False) for micro in sizes)  # the trainer applies the recipe's setting
             return
         many = [micro for micro in sizes if micro == sizes[0] or micro * self._length >= FEW_TOKENS]
         yield from ((micro, False) for micro in many)
         yield from ((micro, True) for micro in sizes)
 
     def _is_hopeless(self, micro: int, *, checkpointing: bool) -> bool:
-        """Tell whether far more memory would be needed than there is, by an estimate."""
+        """Return whether a trial is estimated to need far more memory than available."""
         if self._shape is None or micro == 1:
             return False
         predicted = self._parts.task.objective.predicted_share
-        kept = activations(
+        kept = estimate_activations(
             self._shape, micro, self._length, predicted, bf16=self._speed.bf16, recomputed=checkpointing
         )
-        return kept + self._reserve() > HOPELESS * self._memory
+        return kept + self._compute_reserved_bytes() > HOPELESS * self._memory
 
     @property
     def _length(self) -> int:
         return int(self._parts.train.lengths.max())
 
-    def _reserve(self) -> float:
-        """Return the bytes that a step takes besides a pass: the optimizer's state, and a copy of gradients.
+    def _compute_reserved_bytes(self) -> float:
+        """Return the bytes of a step beyond those of a pass: optimizer state, and a copy of the gradients.
 
-        The copy is what DistributedDataParallel communicates.
+        The copy is the communication buffer of DistributedDataParallel.
         """
         trained = self._parts.model.num_parameters(only_trainable=True)
-        named = optimizer_state(self._shape, self._training.get("optim")) if self._shape is not None else None
+        named = (
+            compute_optimizer_state(self._shape, self._training.get("optim"))
+            if self._shape is not None
+            else None
+        )
         state = 2 * FLOAT * trained if named is None else named
         return state + SPARE * self._memory + (FLOAT * trained if self.shares.world > 1 else 0)
 
-    def _batches(self, micro: int) -> list[Any]:
-        """Return the longest examples as the training's first batch would be."""
+    def _create_batches(self, micro: int) -> list[Any]:
+        """Return the longest examples as the training's first batch."""
         parts = self._parts
         longest = np.argsort(-parts.train.lengths, kind="stable")
         keys = [(0, int(longest[number % len(longest)])) for number in range(micro)]
@@ -250,7 +255,7 @@ class MemoryTrial:
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, training_loss=loss)
         return forward_passes(collate(parts.train.__getitems__(keys)))
 
-    def _step(self, micro: int) -> TrainingStep | CompiledStep:
+    def _create_step(self, micro: int) -> TrainingStep | CompiledStep:
         parts, smoothing = self._parts, self._training.get("label_smoothing_factor", 0.0)
         chosen = parts.attention_is_chosen
         separate = separate_documents(parts.task, parts.model, self._place, chosen=chosen)
@@ -258,21 +263,21 @@ class MemoryTrial:
         eager = TrainingStep(
             parts.task,
             smoothing,
-            self._autocast,
+            self._create_autocast,
             chunked=chunked,
             separate=separate,
             objective=parts.training_loss,
         )
         if not self._speed.compiled or not self._has_one_shape:
             return eager
-        return CompiledStep(eager, parts.model, micro, self._autocast)
+        return CompiledStep(eager, parts.model, micro, self._create_autocast)
 
     @property
     def _has_one_shape(self) -> bool:
         config = self._parts.task.config
         return config.packed and config.auto_class != "AutoModelForSeq2SeqLM"
 
-    def _autocast(self) -> Any:
+    def _create_autocast(self) -> Any:
         half = torch.float16 if self._training.get("fp16") else torch.bfloat16
         enabled = bool(self._speed.bf16 or self._training.get("fp16"))
         return torch.autocast(self._place.type, half, enabled=enabled)
@@ -281,15 +286,15 @@ class MemoryTrial:
         shares = with_micro(self.shares, micro)
         return (
             f"memory: {shares.micro} examples per forward pass × {shares.accumulation} accumulated, "
-            f"in place of {self.shares.micro} × {self.shares.accumulation}"
+            f"instead of {self.shares.micro} × {self.shares.accumulation}"
             + (", layers recomputed in the backward pass" if checkpointing else "")
         )
 
 
-def _shape(parts: Training) -> Shape | None:
-    """Return what estimates are made from, None for a model whose config does not tell it."""
+def _find_shape(parts: Training) -> Shape | None:
+    """Return the shape of the model for estimates, None if its config lacks the needed entries."""
     try:
-        return measured_shape(parts.model, parts.model.config)
+        return measure_shape(parts.model, parts.model.config)
     except (AttributeError, TypeError):
         return None
 

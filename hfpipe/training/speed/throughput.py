@@ -1,4 +1,4 @@
-"""How many steps fit into a time: a few are taken on a copy and timed."""
+"""Estimates the number of steps in a time budget by timing a few steps on a copy of the model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from hfpipe.training.trainer import Training
 
 WARM_UP, TIMED = 3, 8
-"""Forward and backward passes that are run, and how many of them count."""
+"""Numbers of untimed and of timed forward and backward passes."""
 
 
-def steps_within(
+def estimate_steps(
     seconds: float,
     parts: Training,
     shares: BatchLayout,
@@ -36,11 +36,10 @@ def steps_within(
     *,
     muon: Mapping[str, float] | None = None,
 ) -> int:
-    """Return the optimizer steps that this machine takes in about `seconds`, at least one.
+    """Return the number of optimizer steps that take about `seconds` on this machine, at least one.
 
     The passes run on a copy of the model and the first batches of the first epoch; nothing is trained. They
-    are eager: what a compiled model saves was measured before. `muon` holds the options of Muon, and is None
-    where AdamW trains.
+    are eager: the gain of compiling was measured before. `muon` holds the options of Muon; None means AdamW.
     """
     device = "cpu" if on_cpu() else f"cuda:{local_rank()}"
     copied = copy.deepcopy(parts.model)
@@ -74,7 +73,7 @@ def steps_within(
 
 
 def _time_now(device: str) -> float:
-    """Return the time once the device has done what it was given."""
+    """Return the time after the device has finished all queued work."""
     if device != "cpu":
         torch.cuda.synchronize(device)
     return time.monotonic()

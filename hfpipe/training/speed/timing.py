@@ -1,10 +1,9 @@
-"""Times ways of doing the same thing, and tells whether other processes had the cores meanwhile.
+"""Compares the durations of alternatives, and detects whether other processes used the cores meanwhile.
 
-The time that a process has used a core does not tell: a thread that waits for another uses little, however
-idle the machine is. But Linux counts for each thread how long it was ready to run while others ran (the
-second number of `/proc/PID/task/TID/schedstat`, Documentation/scheduler/sched-stats.rst), which is next to
-nothing on a machine with a core for each thread. Load on the same memory or on the other thread of a core is
-not seen.
+The CPU time of a process is no indicator: a thread that waits for another one uses little, even on an idle
+machine. But Linux counts for each thread how long it was ready to run while others ran (the second number of
+`/proc/PID/task/TID/schedstat`, Documentation/scheduler/sched-stats.rst), which is almost 0 on a machine with
+a core for each thread. Load on shared memory or on the other thread of a core is not detected.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 PASSES, MOST_PASSES = 2, 8
-"""Passes of each way that are timed after one to warm up; more, up to the second, on a busy machine."""
+"""Number of timed passes per alternative after one warm-up pass, and the maximum number on a busy machine."""
 BUSY = 0.05
-"""Seconds that threads waited for a core, for each second of a pass, from which on the machine was busy.
+"""Seconds that threads waited for a core, per second of a pass, above which the machine counts as busy.
 
-The threads of a product wait for the slowest of them, so that a pass takes up to so much longer: half of the
-difference from which on one way counts as faster than another.
+The threads of a product wait for the slowest one, so a pass takes up to this much longer. It is half of the
+difference above which an alternative counts as faster.
 """
 THREADS = Path("/proc/self/task")
 """A folder for each thread of this process."""
@@ -30,30 +29,30 @@ THREADS = Path("/proc/self/task")
 
 @dataclass(frozen=True)
 class Timing:
-    """How long something took."""
+    """Duration of a call."""
 
     seconds: float
     waited: float
-    """Seconds that threads of this process waited for a core meanwhile, summed; 0 where nobody counts."""
+    """Summed seconds that threads of this process waited for a core meanwhile; 0 if this is not counted."""
 
     @property
     def busy(self) -> bool:
-        """Whether other processes had the cores for so long that the time is not that of the machine."""
+        """Whether other processes used the cores for so long that the duration is not representative."""
         return self.waited > BUSY * self.seconds
 
 
 @dataclass(frozen=True)
 class TimingComparison:
-    """How long each of several ways takes."""
+    """Durations of several alternatives."""
 
     seconds: dict[str, float]
-    """Way → seconds of its fastest pass."""
+    """Alternative → seconds of its fastest pass."""
     busy: bool
-    """Whether some way had no pass without other processes; ratios are then better known than seconds."""
+    """Whether all passes of some alternative were disturbed; ratios are then more reliable than seconds."""
 
 
 def time_calls(run: Callable[[], Any]) -> Timing:
-    """Run something once, and return how long it took."""
+    """Call a function once, and return its duration."""
     before, started = read_thread_delays(), time.perf_counter()
     run()
     seconds = max(time.perf_counter() - started, 1e-9)
@@ -62,10 +61,10 @@ def time_calls(run: Callable[[], Any]) -> Timing:
 
 
 def compare_timings(ways: Mapping[str, Callable[[int], Any]]) -> TimingComparison:
-    """Return the seconds of the fastest pass of each way.
+    """Return the seconds of the fastest pass of each alternative.
 
-    The ways take turns, so that all see the same machine, and are given the number of the pass. Passes during
-    which the machine was busy count only where a way has no other after `MOST_PASSES`.
+    Alternatives take turns under the same conditions, and receive the number of the pass. Passes on a busy
+    machine count only if an alternative has no others after `MOST_PASSES`.
     """
     found: dict[str, list[Timing]] = {name: [] for name in ways}
     for number in range(1 + MOST_PASSES):
@@ -79,18 +78,18 @@ def compare_timings(ways: Mapping[str, Callable[[int], Any]]) -> TimingCompariso
 
 
 def find_fastest(found: Mapping[str, list[Timing]]) -> TimingComparison:
-    """Return the fastest pass of each way, of those without other processes where there are any."""
+    """Return the fastest undisturbed pass of each alternative, or its fastest pass if all were disturbed."""
     quiet = {name: [each for each in passes if not each.busy] for name, passes in found.items()}
     seconds = {name: min(each.seconds for each in quiet[name] or found[name]) for name in found}
     return TimingComparison(seconds, busy=not all(quiet.values()))
 
 
 def read_thread_delays(threads: Path = THREADS) -> dict[str, float]:
-    """Return the seconds that each thread of this process has waited for a core; nothing if not on Linux."""
+    """Return the seconds that each thread of this process has waited for a core; empty if not on Linux."""
     found = {}
     for file in threads.glob("*/schedstat"):
         try:
             found[file.parent.name] = int(file.read_text(encoding="ascii").split()[1]) / 1e9
-        except (OSError, ValueError, IndexError):  # as of a thread that has ended by now
+        except (OSError, ValueError, IndexError):  # for example, if a thread has ended
             continue
     return found

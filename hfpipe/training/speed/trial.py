@@ -1,7 +1,7 @@
-"""How long a micro-batch of a training takes on this CPU: real model, real batches, nothing is trained.
+"""Times micro-batches of a training on this CPU, with its model and batches but without training.
 
-Only forward and backward passes are run. Gradients, buffers and random states are put back, so that the
-training that follows is the one that would have been without.
+Only forward and backward passes are run. Gradients, buffers and random states are restored, so that the
+training that follows is not changed.
 """
 
 from __future__ import annotations
@@ -31,44 +31,44 @@ if TYPE_CHECKING:
 AnyStep = TrainingStep | CompiledStep
 
 BATCHES = 3
-"""Batches that are run, in turn."""
+"""Number of batches to run in turn."""
 PART, WHOLE = 4, 2048
-"""Share of a micro-batch's rows that tells which dtype is faster, where all of them have more tokens than
-`WHOLE`: time and memory of what is slow are spent on a part."""
+"""Divisor of the rows of a micro-batch in the comparison of dtypes, if the micro-batch has more tokens than
+`WHOLE`: the slower dtype then costs less time and memory."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Compiling:
-    """What came of compiling a model."""
+    """Result of compiling a model."""
 
     eager: float
-    """Seconds of an eager micro-batch, timed in turn with the compiled one."""
+    """Seconds of an eager micro-batch, alternating with the compiled one."""
     compiled: float
     """Seconds of a compiled micro-batch."""
     took: float
-    """Seconds that compiling took."""
+    """Seconds of compiling."""
     busy: bool
-    """Whether other processes had the cores meanwhile."""
+    """Whether other processes used the cores meanwhile."""
 
 
-def gemm_speeds(rows: int, size: int) -> tuple[dict[str, float], bool]:
+def measure_gemm_speeds(rows: int, size: int) -> tuple[dict[str, float], bool]:
     """Return dtype → GFLOP/s of (rows, size) times (size, 4 size), as in a feed-forward layer.
 
-    The second value tells whether the machine was busy.
+    The second value is whether the machine was busy.
     """
-    found = compare_timings({name: _product(rows, size, dtype) for name, dtype in DTYPES.items()})
+    found = compare_timings({name: _create_product(rows, size, dtype) for name, dtype in DTYPES.items()})
     operations = 8 * rows * size * size
     return {name: operations / seconds / 1e9 for name, seconds in found.seconds.items()}, found.busy
 
 
-def _product(rows: int, size: int, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:
+def _create_product(rows: int, size: int, dtype: torch.dtype) -> Callable[[int], torch.Tensor]:
     left, right = torch.ones(rows, size, dtype=dtype), torch.ones(size, 4 * size, dtype=dtype)
     return lambda _: left @ right
 
 
 class Trial:
-    """The first batches of a training, to be run in several ways."""
+    """The first batches of a training, to run with several settings."""
 
     def __init__(self, parts: Training, shares: BatchLayout, seed: int, smoothing: float) -> None:
         self._parts = parts
@@ -76,30 +76,30 @@ class Trial:
         self._seed = seed
         self._smoothing = smoothing
 
-    def first(self, dtype: str) -> float:
-        """Return the seconds of the first micro-batch, which takes longer than those that follow."""
-        [batch, *_], part = self._parts_of_batches()
+    def time_first(self, dtype: str) -> float:
+        """Return the seconds of the first micro-batch, which takes longer than later ones."""
+        [batch, *_], part = self._create_parts()
         with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
-            return part * time_calls(partial(self._run_pass, self._step(dtype), batch, dtype)).seconds
+            return part * time_calls(partial(self._run_pass, self._create_step(dtype), batch, dtype)).seconds
 
-    def eager(self, dtypes: list[str]) -> TimingComparison:
-        """Return the seconds of a micro-batch in each dtype, by those of a part of it."""
-        batches, part = self._parts_of_batches()
+    def time_eager(self, dtypes: list[str]) -> TimingComparison:
+        """Return the seconds of a micro-batch in each dtype, extrapolated from a part of it."""
+        batches, part = self._create_parts()
         with unchanged_model(self._parts.model), eager_kernels(self._parts.model):
             found = compare_timings(
-                {name: self._make_pass(self._step(name), batches, name) for name in dtypes}
+                {name: self._make_pass(self._create_step(name), batches, name) for name in dtypes}
             )
         return replace(found, seconds={name: part * each for name, each in found.seconds.items()})
 
-    def compiled(self, dtype: str) -> Compiling:
-        """Compile the model, and time it. Raises whatever the compiler does.
+    def time_compiled(self, dtype: str) -> Compiling:
+        """Compile the model, and time it. Raises any exception of the compiler.
 
-        What was compiled stays in the caches of PyTorch.
+        Compiled code stays in PyTorch's caches.
         """
-        batches = self._batches(static=True)
-        model, eager = self._parts.model, self._step(dtype)
-        autocast = partial(_autocast, dtype)
-        step = CompiledStep(self._step(dtype), model, self._shares.micro, autocast)
+        batches = self._create_batches(static=True)
+        model, eager = self._parts.model, self._create_step(dtype)
+        autocast = partial(_create_autocast, dtype)
+        step = CompiledStep(self._create_step(dtype), model, self._shares.micro, autocast)
         plain = self._make_pass(eager, batches, dtype)
 
         def uncompiled_pass(number: int) -> None:
@@ -116,33 +116,33 @@ class Trial:
         return Compiling(eager_seconds, compiled, took, busy=found.busy or first.busy)
 
     def _make_pass(self, step: AnyStep, batches: list[Batches], dtype: str) -> Callable[[int], None]:
-        """Return what runs one of the batches, by the number of the pass."""
+        """Return a function that runs one of the batches, selected by the number of the pass."""
         return lambda number: self._run_pass(step, batches[number % len(batches)], dtype)
 
-    def _step(self, dtype: str) -> TrainingStep:
+    def _create_step(self, dtype: str) -> TrainingStep:
         parts = self._parts
         separate = separate_documents(parts.task, parts.model, torch.device("cpu"))
         return TrainingStep(
-            parts.task, self._smoothing, partial(_autocast, dtype), chunked=True, separate=separate
+            parts.task, self._smoothing, partial(_create_autocast, dtype), chunked=True, separate=separate
         )
 
     def _run_pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
         for batch in forward_passes(batches):
-            with _autocast(dtype):
+            with _create_autocast(dtype):
                 total = step(self._parts.model, batch)[1].total.sum()
             total.backward()
         self._parts.model.zero_grad(set_to_none=True)
 
-    def _parts_of_batches(self) -> tuple[list[Batches], float]:
-        """Return parts of batches of any shape, and how many times as many rows a batch has."""
+    def _create_parts(self) -> tuple[list[Batches], float]:
+        """Return parts of batches of any shape, and the ratio of rows of a batch to rows of a part."""
         rows, length = self._shares.micro, float(self._parts.train.lengths.mean())
         some = -(-rows // PART) if rows * length > WHOLE else rows
-        return self._batches(static=False, rows=some), rows / some
+        return self._create_batches(static=False, rows=some), rows / some
 
-    def _batches(self, *, static: bool, rows: int | None = None) -> list[Batches]:
-        """Return batches as the training has them, or their first rows.
+    def _create_batches(self, *, static: bool, rows: int | None = None) -> list[Batches]:
+        """Return batches of the training, or their first rows.
 
-        They have one shape, that of a batch without the end of the text, if `static`.
+        If `static`, they have one shape, that of batches without the end of the text.
         """
         parts = self._parts
         order = StepBatches(
@@ -158,13 +158,13 @@ class Trial:
         return config.best_fit or bool((lengths[[index for _, index in keys]] == config.length).all())
 
 
-def _autocast(dtype: str) -> Any:
+def _create_autocast(dtype: str) -> Any:
     return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 @contextmanager
 def unchanged_model(model: torch.nn.Module) -> Iterator[None]:
-    """Train for a while, and leave model and random states as they were."""
+    """Restore model and random states after a block that trains."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     training = model.training

@@ -56,7 +56,7 @@ class Bench:
         tokens that are predicted, and 12 · layers · hidden · attended length. A causal model counts as if it
         attended to the whole length, as is usual; layers with a window count for the window.
         """
-        from hfpipe.training.cost import flops, shape_of
+        from hfpipe.training.cost import compute_flops, shape_of
 
         config = self.config()
         adapter = None if self.adapter is None else {**self.adapter, "modules_to_save": None}
@@ -67,7 +67,7 @@ class Bench:
             for kind in kinds
         ]
         attended = sum(windows) / len(windows) if windows else self.length
-        return flops(shape, 1, attended, 1.0 if self.mask is None else self.mask)
+        return compute_flops(shape, 1, attended, 1.0 if self.mask is None else self.mask)
 
     def share(self, tokens_a_second: float, peak: float | None) -> float | None:
         """Return the model FLOPs utilization (MFU) as a share of a peak in FLOP/s, where that is known."""
