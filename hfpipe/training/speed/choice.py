@@ -91,7 +91,7 @@ class Speed(Settings):
     def saved(self) -> float:
         """Seconds by which a compiled micro-batch is faster than an eager one; 0 if that is not known."""
         dtype = "bfloat16" if self.bf16 else "float32"
-        if self.measured is None or not self.time_compiled or dtype not in self.measured.compiled:
+        if self.measured is None or not self.compiled or dtype not in self.measured.compiled:
             return 0.0
         return self.measured.eager[dtype] - self.measured.compiled[dtype]
 

@@ -1,6 +1,6 @@
 """Compares the durations of alternatives, and detects whether other processes used the cores meanwhile.
 
-The CPU time of a process is no indicator: a thread that waits for another one uses little, even on an idle
+The CPU time of a process does not show this: a thread that waits for another one uses little, even on an idle
 machine. But Linux counts for each thread how long it was ready to run while others ran (the second number of
 `/proc/PID/task/TID/schedstat`, Documentation/scheduler/sched-stats.rst), which is almost 0 on a machine with
 a core for each thread. Load on shared memory or on the other thread of a core is not detected.
