@@ -25,16 +25,16 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 SHORTER = {
     "SAMPLE = 400_000": "SAMPLE = 100_000",
-    "STEPS = [20, 200, 1000]": "STEPS = [20, 50, 120]",
-    'CHANGES = ["': 'CHANGES = ["wiki.limit=3000", "pretrain.training.budget=100 steps", '
-    '"pretrain.training.eval_steps=100", "',
+    "STEPS = [20, 200, 1000]": "STEPS = [10, 20, 40]",
+    'CHANGES = ["': 'CHANGES = ["wiki.limit=1200", "pretrain.training.budget=40 steps", '
+    '"pretrain.training.eval_steps=40", "',
     'CHANGES += [f"': 'CHANGES += ["alone.training.num_train_epochs=0.5", '
     '"student.training.num_train_epochs=0.5"]\nCHANGES += [f"',
-    'TOKENS = "200k tokens"': 'TOKENS = "20k tokens"',
-    "SMALL = [": 'SMALL = ["wiki.limit=1500",',
+    'TOKENS = "200k tokens"': 'TOKENS = "8k tokens"',
+    "SMALL = [": 'SMALL = ["wiki.limit=600",',
     "STEPS = 150": "STEPS = 30",
     "=[100, 300, 900]": "=[10, 30]",
-    "[DATA]": '[DATA, "wiki.limit=1500"]',
+    "[DATA]": '[DATA, "wiki.limit=600"]',
     "SEEDS = [1, 2, 3]": "SEEDS = [1, 2]",
 }
 """How long the models of the notebooks train → less than that; `make notebooks` runs them as they are."""
