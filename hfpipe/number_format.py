@@ -26,6 +26,12 @@ def count(value: float) -> str:
     return _scale(value, ("", "k", "M", "B", "T"))
 
 
+def share(part: float, whole: float) -> str:
+    """Return a part in percent, as 3.2%; one that is not zero is not written as zero."""
+    of = part / whole if whole else 0.0
+    return f"{of:.1%}" if of >= 0.0005 or not part else "< 0.1%"
+
+
 def memory(size: float) -> str:
     """Return bytes with three digits in decimal units, as 12.3 MB."""
     return _scale(size, (" B", " kB", " MB", " GB", " TB"))

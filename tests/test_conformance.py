@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import rows
@@ -316,6 +317,30 @@ def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None
     answers = hfpipe.predict(run.folders[f"{name}-learn"], asked)
     assert len(answers) == 5
     assert all(answers)
+
+
+def test_hidden_words_are_filled_on_the_page_as_predict_fills_them(made: Callable[[str], Run]) -> None:
+    run, stage = made("masked-lm"), "masked-lm-score-64"
+    texts = open_split(run.folders["masked-lm-rows"], "test")["text"]
+    frame = run.fills(stage)
+    assert len(texts) / 2 < len(frame) <= 200
+    whole = [f"{row.before}{row.reference}{row.after}" == texts[row.row] for row in frame.itertuples()]
+    some = frame[whole].iloc[:20]
+    assert len(some) > 5
+    asked = [f"{row.before}[MASK]{row.after}" for row in some.itertuples()]
+    for row, answer in zip(
+        some.itertuples(), hfpipe.predict(run.folders["masked-lm-learn"], asked), strict=True
+    ):
+        assert [fill["token_str"] for fill in answer["fills"]] == row.fills
+        assert [fill["score"] for fill in answer["fills"]] == pytest.approx(row.fill_scores, rel=1e-4)
+        assert (
+            (row.fills[row.rank - 1] == row.reference)
+            if 0 < row.rank <= 5
+            else row.reference not in row.fills
+        )
+    again = run.fills("masked-lm-score-7").drop(columns=["nll", "fill_scores"])
+    pd.testing.assert_frame_equal(again, frame.drop(columns=["nll", "fill_scores"]))
+    assert "<h3>Top fills</h3>" in page(run)
 
 
 @each_task

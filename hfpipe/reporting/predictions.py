@@ -8,13 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfpipe.reporting.class_blocks import choices_blocks, classes_blocks, labels_blocks, numbers_blocks
-from hfpipe.reporting.text_blocks import (
-    answers_blocks,
-    fills_blocks,
-    losses_blocks,
-    outputs_blocks,
-    tags_blocks,
-)
+from hfpipe.reporting.fill_blocks import fills_blocks
+from hfpipe.reporting.text_blocks import answers_blocks, losses_blocks, outputs_blocks, tags_blocks
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -212,37 +212,3 @@ def _loss_example(frame: pd.DataFrame, number: int, loss: np.ndarray) -> Example
     row = frame.iloc[number]
     sentence = f"{loss[number]:.3f} nats per token over {int(row['tokens']):,} tokens"
     return Example(inputs_of(frame, row), [("loss", [Span(sentence)])])
-
-
-def fills_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield where the expected word stood among those that could fill the mask, and the first of them."""
-    import numpy as np
-
-    if not {"rank", "fills", "fill_scores"} <= set(frame):
-        return
-    rank = frame["rank"].to_numpy()
-    found = [
-        ("first", rank == 1),
-        ("2 to 5", (rank > 1) & (rank <= 5)),
-        ("6 to 100", rank > 5),
-        ("not found", rank == 0),
-    ]
-    rows = [(name, f"{there.sum():,}", f"{there.mean():.1%}") for name, there in found]
-    yield Block("Place of the expected word", head=("place", "rows", "share"), rows=rows)
-    loss = np.where(np.isfinite(frame["nll"]), frame["nll"], np.inf)
-    order = np.argsort(-loss, kind="stable")
-    yield Block(
-        "Hardest masks", examples=[_filled_example(frame, int(number)) for number in order[:EXAMPLES]]
-    )
-
-
-def _filled_example(frame: pd.DataFrame, number: int) -> Example:
-    row = frame.iloc[number]
-    first = []
-    for rank, (fill, score) in enumerate(zip(row["fills"], row["fill_scores"], strict=True), start=1):
-        first += [Span(f"{fill} ({score:.3f})", "right" if row["rank"] == rank else ""), Span("  ")]
-    place = f"place {row['rank']}" if row["rank"] else "not found"
-    return Example(
-        inputs_of(frame, row),
-        [("best fills", first), ("expected word", [Span(f"{place}, {row['nll']:.2f} nats")])],
-    )

@@ -30,8 +30,10 @@ BASELINES = {
 
 FEW = 100
 """Rows below which intervals are so wide that few differences can be found."""
-CUT = 0.01
-"""Share of tokens beyond the length from which it is worth a warning."""
+LEAKED = 0.01
+"""Share of evaluated rows in the training data from which it is worth a warning, whatever the score is."""
+FROM_AUDIT = ("leakage: ", "label conflicts: ")
+"""Beginnings of the notes that repeat what the leakage audit found."""
 MISCALIBRATED = 0.1
 """Expected calibration error from which probabilities should not be read as such."""
 
@@ -85,7 +87,7 @@ def read_verdict(run: Run, stage: str) -> Verdict:
         trained=describe_model(run, str(settings.get("model", ""))),
         score=score,
         measured=_describe_score(score, settings),
-        against=[_compare_with(score, comparison) for comparison in score.comparisons],
+        against=[_compare_with(run, score, comparison) for comparison in score.comparisons],
         checks=[*_check_requirements(report, settings), *_cautions(run, report, settings)],
     )
 
@@ -123,14 +125,19 @@ def describe_model(run: Run, place: str) -> str:
     parts = [f"{stage}: a model for {task['kind']}" if task.get("kind") else stage]
     if "parameters" in report.facts:
         parts.append(f"{number_format.count(report.facts['parameters'])} parameters")
-    if isinstance(base, Mapping):
-        parts.append(f"trained from scratch ({base.get('type', 'own config')})")
-    elif base is not None:
-        parts.append(f"which continues from {place_name(base)}")
+    if start := _describe_start(base):
+        parts.append(start)
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is not None and data.data is not None and "train" in data.data.splits:
         parts.append(f"on {data.data.splits['train']:,} rows of the data set {place_name(settings['data'])}")
     return ", ".join(parts) + "."
+
+
+def _describe_start(base: Any) -> str:
+    """Return what a training started from, by its setting `model`."""
+    if isinstance(base, Mapping):
+        return f"trained from scratch ({base.get('type', 'own config')})"
+    return "" if base is None else f"which continues from {place_name(base)}"
 
 
 def _describe_score(score: Score, settings: Mapping[str, Any]) -> str:
@@ -145,14 +152,23 @@ def place_name(place: Any) -> str:
     return Place(str(place)).stage or str(place)
 
 
-def _compare_with(score: Score, comparison: Comparison) -> Finding:
+def _describe_baseline(run: Run, baseline: str) -> str:
+    """Return a baseline's name, and what it is where that can be said in a few words."""
+    stage = Place(baseline).stage
+    if stage is None or stage not in run.reports:
+        known = BASELINES.get(baseline)
+        return f"{baseline} ({known})" if known else baseline
+    start = _describe_start(run.made(stage).identity.settings.get("model"))
+    return f"{stage} ({start})" if start else stage
+
+
+def _compare_with(run: Run, score: Score, comparison: Comparison) -> Finding:
     side = number_format.describe_side(comparison, score)
     gap = number_format.number(abs(comparison.difference))
     low, high = (number_format.number(end) for end in (comparison.difference_low, comparison.difference_high))
     p_value = number_format.chance(comparison.p_value)
     signed = number_format.format_difference(comparison)
-    known = BASELINES.get(comparison.baseline)
-    name = f"{comparison.baseline} ({known})" if known else comparison.baseline
+    name = _describe_baseline(run, comparison.baseline)
     how = f"difference {signed}, 95 % interval {low} to {high}, {p_value}"
     if side == "no clear difference from":
         return Finding("warn", f"No clear difference from {name}: it may be chance ({how}).")
@@ -180,7 +196,22 @@ def _bounds(name: str, bound: Mapping[str, Any]) -> str:
 
 
 def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
-    score = report.scores[0]
+    yield from _sample(report.scores[0], settings)
+    yield from _duplicates(run, report, settings)
+    yield from _leakage(report, settings)
+    yield from _truncated(run, settings)
+    yield from _calibration(report)
+    for how in number_format.describe_tests(report):
+        yield Finding("good", f"{how[0].upper()}{how[1:]}.")
+    for note in report.facts.get("notes", []):
+        if not note.startswith(FROM_AUDIT):  # said above
+            yield Finding("warn", f"{note[0].upper()}{note[1:]}.")
+    for missing in report.facts.get("left_out", []):
+        yield Finding("note", f"Left out: {missing}")
+
+
+def _sample(score: Score, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what speaks against the rows that were measured, and that there is no baseline."""
     if score.n < FEW:
         yield Finding("warn", f"Only {score.n:,} rows were measured: only large differences can be found.")
     if not score.comparisons:
@@ -192,16 +223,6 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
         yield Finding("bad", "Measured on the rows that it was trained on.")
     elif split == "validation":
         yield Finding("warn", "Measured on the validation split, by which training may have been tuned.")
-    yield from _duplicates(run, report, settings)
-    yield from _leakage(report)
-    yield from _truncated(run, settings)
-    yield from _calibration(report)
-    for how in number_format.describe_tests(report):
-        yield Finding("good", f"{how[0].upper()}{how[1:]}.")
-    for note in report.facts.get("notes", []):
-        yield Finding("warn", f"{note[0].upper()}{note[1:]}.")
-    for missing in report.facts.get("left_out", []):
-        yield Finding("note", f"Left out: {missing}")
 
 
 def _looked_for_leaks(report: Report) -> bool:
@@ -225,16 +246,44 @@ def _duplicates(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterat
         yield Finding("warn", text)
 
 
-def _leakage(report: Report) -> Iterator[Finding]:
-    """Yield that rows were looked for in the training data without any found; a note says what was found."""
+def _leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield whether evaluated rows are in the training data, and whether the score depends on them."""
     found = report.facts.get("leakage")
-    if found is None or found["rows"]:
+    if found is None:
+        if settings.get("leakage") is False:
+            yield Finding("warn", "Evaluated rows were not looked for in the training data (leakage: false).")
         return
     looked = ", ".join(source.partition(" (")[0] for source in found["sources"])  # without its stages
-    if looked:
+    if found["rows"]:
+        yield _overlapping(report.scores[0], found)
+    elif looked:
         yield Finding("good", f"No evaluated row is in what the model was trained on ({looked}).")
+    if found["conflicts"]:
+        share = found["conflicts"] / report.scores[0].n
+        text = (
+            f"Label conflicts: {found['conflicts']:,} rows have the text of a training row and another label."
+        )
+        yield Finding("warn" if share >= LEAKED else "note", text)
     for unknown in found["unknown"]:
         yield Finding("note", f"What {unknown} was trained on is not known, and may hold evaluated rows.")
+
+
+def _overlapping(score: Score, found: Mapping[str, Any]) -> Finding:
+    """Return how many rows are in the training data, and what the score is on the others."""
+    count = len(found["rows"])
+    of = number_format.share(count, score.n)
+    text = f"Leakage: {count:,} of {score.n:,} rows ({of}) are in the data of the model's training"
+    clean = [Score.model_validate(each) for each in found.get("clean_scores", [])]
+    other = next((each for each in clean if each.metric == score.metric), None)
+    if other is None:
+        return Finding("warn", f"{text}.")
+    interval = number_format.format_interval(other.value, other.low, other.high)
+    text = f"{text}; on the other {other.n:,} {score.metric} is {interval}"
+    if score.low <= other.value <= score.high:
+        state: State = "warn" if count / score.n >= LEAKED else "note"
+        return Finding(state, f"{text}, within the interval above.")
+    worse = (other.value < score.value) == score.higher_is_better
+    return Finding("bad" if worse else "warn", f"{text}, outside the interval above.")
 
 
 def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
@@ -243,9 +292,8 @@ def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     cut, kept = counts.get("truncated"), counts.get("tokens")
     if not cut or not kept:
         return
-    share = cut / (cut + kept)
-    state: State = "warn" if share >= CUT else "note"
-    yield Finding(state, f"{share:.1%} of the training tokens were beyond the length and were cut off.")
+    share = number_format.share(cut, cut + kept)
+    yield Finding("note", f"{share} of the training tokens were beyond the length and were cut off.")
 
 
 def _calibration(report: Report) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfpipe.store.artifacts import renamed_columns
+from hfpipe.store.artifacts import FILLS, read_lines, renamed_columns
 from hfpipe.store.store import check_file, reading
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ SPREAD = ("sd", "sd_rows", "sd_seeds", "sd_checkpoints")
 DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "test", "p_bootstrap")
 SCORES = ("metric", "system", *SYSTEM, *DIFFERENCE, "n", "higher_is_better", "signature", *SPREAD)
 CURVES = ("stage", "step", "epoch", "loss", "learning_rate", "grad_norm")
+FILLED = ("row", "before", "reference", "after", "rank", "nll", "fills", "fill_scores")
 LEDGER = ("stage", "part", "entry", "count")
 
 
@@ -148,6 +149,11 @@ def predictions(path: Path) -> pd.DataFrame:
     with reading(path):
         rows = pd.read_parquet(path).sort_values("row", ignore_index=True)
     return rows.rename(columns=renamed_columns(rows.columns, rows.attrs.get("inputs", [])))
+
+
+def fills_frame(folder: Path) -> pd.DataFrame:
+    """Return a row for each hidden word of the evaluated texts, with what the model filled in."""
+    return _frame(iter(read_lines(folder / FILLS)), FILLED)
 
 
 def _frame(rows: Iterator[dict[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:

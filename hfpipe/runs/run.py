@@ -143,6 +143,16 @@ class Run:
             raise RecipeError([Problem(f"{stage}: there are no predictions of {system!r}{tail}")])
         return dataframes.predictions(path)
 
+    def fills(self, stage: str) -> pd.DataFrame:
+        """Return what the masked language model of an evaluate stage fills in for hidden words.
+
+        A row for each of at most 200 texts of the split: `row` (its position), `before`, `reference` (the
+        word that was hidden) and `after`, the `rank` of that word among the fills (0: not among the first
+        100), its loss `nll` in nats, and the first five `fills` with their probabilities, `fill_scores`.
+        `hfpipe predict` fills the same text in the same way. Empty for other tasks.
+        """
+        return dataframes.fills_frame(self.folder(stage))
+
     def explanations(self, stage: str) -> list[dict[str, Any]]:
         """Return what was explained of the predictions of an evaluate stage, an entry for each row."""
         path = self.folder(stage) / EXPLANATIONS

@@ -25,6 +25,9 @@ EXPLANATIONS = "explanations.json"
 SAMPLES = "samples.jsonl"
 """What a model generated each time it was validated, a line a time; it stays in the finished folder."""
 
+FILLS = "fills.jsonl"
+"""What a masked language model fills in for hidden words of the evaluated texts, a line for each."""
+
 EXPORT = "export.json"
 """What `transformers.exporters` writes next to an exported model: its format and files."""
 

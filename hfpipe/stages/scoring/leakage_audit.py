@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 LeakageSetting = Literal["warn", "fail", False]
 KINDS = ("exact", "excerpt", "near", "short")
 """Parts of an overlap, as `hfpipe.data.leakage.Overlap` has them."""
+TOGETHER = ("any", "exact", "excerpt", "near", "conflict")
+"""Parts of an overlap that are put together over all data that is searched."""
 FOUND = "leakage.json"
 SHOWN = 20
-"""Ids of overlapping rows that the report holds."""
+"""Ids of overlapping rows that the report holds, and positions of each kind of overlap."""
 
 
 def audit(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunContext) -> None:
@@ -57,21 +59,23 @@ def _search_leakage(
     data = folder_of(stage.data, ctx)
     label = next((name for name in task.columns if setup.facts.columns.get(name) == "label"), None)
     held_out = HeldOut(_rows(setup.rows, data, label))
-    overlapping, conflicts = np.zeros((2, len(setup.rows)), dtype=bool)
+    together: dict[str, np.ndarray] = {kind: np.zeros(len(setup.rows), dtype=bool) for kind in TOGETHER}
     sources: dict[str, dict[str, int]] = {}
     seen = _training_data(stage.model, ctx)
     for name, folder, rows in _splits(seen, data, stage.split):
         with ctx.progress(f"{ctx.name}: looking for its rows in the {name}", len(rows)) as advance:
             found = held_out.overlap(_rows(rows, folder, label if folder == data else None, advance))
         sources[name] = {kind: int(getattr(found, kind).sum()) for kind in KINDS}
-        overlapping |= found.any
-        conflicts |= found.conflict
-    positions = np.flatnonzero(overlapping).tolist()
+        together = {kind: each | getattr(found, kind) for kind, each in together.items()}
+    positions = np.flatnonzero(together["any"]).tolist()
     return {
         "rows": positions,
         "ids": setup.ids(positions[:SHOWN]) if positions else [],
         "sources": sources,
-        "conflicts": int(conflicts.sum()),
+        "conflicts": int(together["conflict"].sum()),
+        "examples": {
+            kind: np.flatnonzero(each)[:SHOWN].tolist() for kind, each in together.items() if kind != "any"
+        },
         "unknown": seen.get(None, []),
     }
 

@@ -1,4 +1,4 @@
-"""What an evaluate stage measures of a model besides its scores: speed of exports, loss by token."""
+"""What an evaluate stage measures of a model besides its scores: speed of exports, loss by token, fills."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hfpipe.contract import RunContext
 from hfpipe.modeling.exports.formats import is_export
 from hfpipe.references.places import Place
 from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.scoring.hidden_words import record_fills
 from hfpipe.stages.scoring.speeds import are_timed, record_speed, speed_facts
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def record_measurements(
     """Measure a model that is loaded, in one process, and keep the results in the scratch folder."""
     if system.place == stage.model and not is_export(system.first(ctx)):
         _record_token_losses(stage, model, reader, examples, device, ctx)
+        record_fills(model, place, reader, examples, device, ctx)
     if are_timed(stage, ctx):  # last, as it moves the model to the CPU
         record_speed(model, reader, examples, system.name, place, stage.batch_size, ctx)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hfpipe.errors import StageError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
-from hfpipe.metrics.metric import Loss
+from hfpipe.metrics.metric import Loss, objects
 from hfpipe.metrics.scores.classification import single_label
 from hfpipe.metrics.scores.cloze import Frequent, cloze
 from hfpipe.metrics.scores.ranking import ranked_classes
@@ -133,6 +133,14 @@ class FillMaskEvaluator(Evaluator):
 
     def outputs_to_columns(self, outputs: Any, batch: Batch) -> Batch:
         return token_columns(outputs.logits, batch["labels"])
+
+    def columns_by_row(
+        self, columns: Columns, row_index: np.ndarray, rows: Rows, facts: DataFacts
+    ) -> Columns:
+        found = super().columns_by_row(columns, row_index, rows, facts)
+        if self.config.verbalizer is not None:
+            return found
+        return {**found, "reference": objects(_answers(self.config, rows, facts))}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         if self.config.verbalizer is None:

@@ -1,0 +1,138 @@
+"""The section of the page about rows that were evaluated and trained on, and about duplicates in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hfpipe import number_format
+from hfpipe.report import Report, Score
+from hfpipe.reporting.blocks import EXAMPLES, Example, Span, inputs_of
+from hfpipe.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCES = ("training data", "equal text", "shared excerpt", "nearly the same", "short and equal")
+"""Columns of the table of what the evaluated rows overlap with."""
+KINDS = ("exact", "excerpt", "near", "short")
+"""The counts in these columns, as a report names them."""
+SCORES = ("score", "all rows", "rows not in the training data")
+DUPLICATES = ("data set", "step", "rows removed", "of", "characters removed")
+TITLES = {
+    "exact": "equal text in the training data",
+    "excerpt": "a training text shares 30 % of its 13-grams",
+    "near": "nearly the same as a training text",
+    "conflict": "equal text in the training data, with another label",
+}
+"""Kind of an overlap → how an example of it is called."""
+
+
+@dataclass(frozen=True)
+class StageLeakage:
+    """What an evaluate stage found of its rows in the data of the model's training."""
+
+    stage: str
+    summary: str
+    sources: list[list[str]]
+    """A row for each split that was searched, with the columns `SOURCES`."""
+    scores: list[list[str]]
+    """Main scores of all rows and of those that do not overlap; none where no row overlaps."""
+    notes: list[str]
+    examples: list[Example]
+    """Rows that overlap, with their texts."""
+
+
+def read_stage_leakage(stage: str, report: Report, frame: pd.DataFrame | None) -> StageLeakage | None:
+    """Return what the audit of a stage found, None where there was none; `frame` has its predictions."""
+    found = report.facts.get("leakage")
+    if found is None:
+        return None
+    total = report.scores[0].n if report.scores else 0
+    return StageLeakage(
+        stage,
+        _summarize(found, total),
+        [
+            [name, *(f"{counts.get(kind, 0):,}" for kind in KINDS)]
+            for name, counts in found["sources"].items()
+        ],
+        list(_compare_scores(report.scores, found["clean_scores"])),
+        list(_notes(found)),
+        [] if frame is None else list(_examples(found, frame)),
+    )
+
+
+def _summarize(found: Mapping[str, Any], total: int) -> str:
+    if not found["sources"]:
+        return "There was no training data to search."
+    if not found["rows"]:
+        return f"None of the {total:,} evaluated rows is in the data that was searched."
+    count = len(found["rows"])
+    rows = f"{count:,} of {total:,} evaluated rows ({number_format.share(count, total)})"
+    return f"{rows} are in the data of the model's training."
+
+
+def _compare_scores(scores: Sequence[Score], clean: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    others = {each.metric: each for each in map(Score.model_validate, clean)}
+    for score in number_format.main_scores(scores):
+        if (other := others.get(score.metric)) is not None:
+            yield [
+                score.metric,
+                f"{number_format.format_score(score)} (n = {score.n:,})",
+                f"{number_format.format_score(other)} (n = {other.n:,})",
+            ]
+
+
+def _notes(found: Mapping[str, Any]) -> Iterator[str]:
+    if found["conflicts"]:
+        conflicts = f"{found['conflicts']:,} rows have the text of a training row with another label"
+        yield f"Label conflicts: {conflicts}."
+    if any(counts.get("short") for counts in found["sources"].values()):
+        yield "Rows of fewer than 13 words may be equal by chance, and do not count as overlapping."
+    if found["unknown"]:
+        yield f"Trained elsewhere, on data that is not known: {', '.join(found['unknown'])}."
+
+
+def _examples(found: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Example]:
+    """Yield rows that overlap: label conflicts first, then equal texts, excerpts and near duplicates."""
+    known = found.get("examples") or {"": found["rows"]}  # earlier versions did not tell the kind
+    order = ("conflict", "exact", "excerpt", "near", "")
+    kinds: dict[int, str] = {}
+    for kind in order:
+        for row in known.get(kind, []):
+            kinds.setdefault(row, kind)
+    there = {row: number for number, row in enumerate(frame["row"].tolist())}
+    for row, kind in [each for each in kinds.items() if each[0] in there][:EXAMPLES]:
+        what = [("overlap", [Span(TITLES[kind])])] if kind else []
+        yield Example(inputs_of(frame, frame.iloc[there[row]]), [("row", [Span(f"{row:,}")]), *what])
+
+
+def duplicates(run: Run) -> list[list[str]]:
+    """Return a row for each step that removed duplicates from a data set, with the columns `DUPLICATES`."""
+    rows = []
+    for stage, report in run.reports.items():
+        counts, characters = report.parts.get("rows", {}), report.parts.get("characters", {})
+        for step in counts if report.kind == "dataset" else ():
+            if step.startswith("dedup"):
+                lost = characters.get(step)
+                rows.append(
+                    [
+                        stage,
+                        step,
+                        f"{counts[step]:,} ({number_format.share(counts[step], counts['in'])})",
+                        f"{counts['in']:,}",
+                        "" if lost is None else f"{lost:,}",
+                    ]
+                )
+    return rows
+
+
+def unsearched(run: Run) -> list[str]:
+    """Return the data sets in which no step looked for duplicates."""
+    return [
+        stage
+        for stage, report in run.reports.items()
+        if report.kind == "dataset"
+        and not any(step.startswith("dedup") for step in report.parts.get("rows", {}))
+    ]
