@@ -93,13 +93,39 @@ def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
 def stage_chain(run: Run) -> str:
     """Return the picture of the stages, with what each one made and how long it took."""
     inputs = {stage: run.made(stage).identity.inputs for stage in run.reports}
+    cached = _cached(run)
     nodes = []
     for name in _inputs_first(inputs):
         report = run.reports[name]
-        time = number_format.duration(report.seconds)
-        text = number_format.visible(report.summary)
+        time = number_format.duration(report.seconds) + (", cached" if name in cached else "")
+        text = ": ".join(filter(None, (_describe_input(report), number_format.visible(report.summary))))
         nodes.append(diagrams.Node(name, report.kind, time, text, list(inputs[name])))
     return diagrams.chain(nodes)
+
+
+def _cached(run: Run) -> set[str]:
+    """Return the stages that an earlier run had made; a report tells when the run that made it started."""
+    started = {
+        name: report.provenance.started
+        for name, report in run.reports.items()
+        if report.provenance is not None
+    }
+    last = max(started.values(), default="")
+    return {name for name, time in started.items() if time != last}
+
+
+def _describe_input(report: Report) -> str:
+    """Return how many rows and tokens came into a stage, as far as it counted them."""
+    rows = report.parts.get("rows", {}).get("in")
+    if rows is None:
+        rows = report.parts.get("train", {}).get("rows", report.parts.get("", {}).get("rows_in"))
+    if rows is None and report.scores:
+        rows = report.scores[0].n
+    if not isinstance(rows, int):
+        return ""
+    tokens = report.parts.get("train", {}).get("tokens")
+    more = f" with {number_format.count(tokens)} tokens" if isinstance(tokens, int) else ""
+    return f"reads {rows:,} rows{more}"
 
 
 def _inputs_first(inputs: Mapping[str, Collection[str]]) -> list[str]:
@@ -117,18 +143,22 @@ class StageLine(NamedTuple):
     name: str
     kind: str
     time: str
+    made: str
+    """Whether the last run made it."""
     finished: str
     summary: str
     folder: str
 
 
 def stage_lines(run: Run) -> list[StageLine]:
-    """Return a row for each stage: when it was finished tells which ones an earlier run had made."""
+    """Return a row for each stage, with whether the last run made it or an earlier one."""
+    cached = _cached(run)
     return [
         StageLine(
             name,
             report.kind,
             number_format.duration(report.seconds),
+            "cached" if name in cached else "run",
             _finished(run, name),
             report.summary,
             str(run.folders[name]),
