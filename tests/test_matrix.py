@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import small
+from browser import LOOKS, needs_chromium, open_page
+from markupsafe import escape
 
 import hfpipe
 from hfpipe.cli import console
 from hfpipe.errors import RecipeError
 from hfpipe.reporting.html import page
+from hfpipe.reporting.verdict import read_verdict
 
 SIZES = {
     "small": {"topics.training.max_steps": 2, "topics.training.learning_rate": 1e-3},
@@ -211,3 +215,24 @@ def test_all_combinations_are_in_one_table(
     assert text.index('id="matrix"') < text.index('id="stages"')
     assert "Nothing was evaluated" not in text
     assert "<summary>Scores: score@max_steps=2</summary>" in text
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_page_of_a_matrix_has_a_verdict_on_each_combination(
+    made: tuple[Path, hfpipe.Run], tmp_path: Path
+) -> None:
+    _, run = made
+    text = page(run)
+    section = text[text.index('id="matrix"') : text.index('id="leakage"')]
+    for steps in (1, 2):
+        title = read_verdict(run, f"score@max_steps={steps}").title
+        assert title.startswith("A requirement is not met; ")
+        value = run.matrix("score").set_index("topics.training.max_steps").accuracy[steps]
+        assert re.search(f'scope="row">{steps}</th><td>{value:.3f} .*<td>{escape(title)}</td>', section)
+        assert f"<title>max_steps={steps}: {value:.4g} [" in section
+    assert (
+        section.count("Not met: require: accuracy is") == 4
+    )  # each is a sentence, and the first one as well
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    assert open_page(tmp_path / "page.html", LOOKS[:2]) == []

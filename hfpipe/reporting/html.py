@@ -43,6 +43,25 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+class Matrix(NamedTuple):
+    """The copies of a stage that a matrix made."""
+
+    stage: str
+    summary: str
+    chart: str
+    """The main score of each combination, where they were evaluated."""
+    head: list[str]
+    rows: list[list[str]]
+
+
+class Copy(NamedTuple):
+    """An evaluate stage that a matrix made."""
+
+    stage: str
+    tables: sections.Scores
+    verdict: Verdict
+
+
 class Evaluation(NamedTuple):
     """An evaluate stage on the page."""
 
@@ -72,12 +91,8 @@ def page(run: Run) -> str:
         title=_title(run),
         speed_head=number_format.SPEED_HEAD,
         evaluations=evaluations,
-        matrices=[
-            (stage, report.summary, *number_format.format_matrix(report))
-            for stage, report in run.reports.items()
-            if report.kind == "matrix"
-        ],
-        copies=[(stage, _score_tables(run, stage)) for stage in copies],
+        matrices=_matrices(run),
+        copies=[Copy(stage, _score_tables(run, stage), read_verdict(run, stage)) for stage in copies],
         chain=sections.stage_chain(run) if run.reports else "",
         stages=sections.stage_lines(run),
         trained=trained_stages(run),
@@ -121,6 +136,25 @@ def rows_page(shown: ShownStage) -> str:
         for row in shown.rows
     ]
     return _render("rows.html.j2", title=f"{shown.stage}: {shown.split}", shown=shown, rows=rows, marks=MARKS)
+
+
+def _matrices(run: Run) -> list[Matrix]:
+    """Return the tables of a matrix, those of evaluations first."""
+    found = [_matrix(run, stage) for stage, report in run.reports.items() if report.kind == "matrix"]
+    return sorted(found, key=lambda each: "verdict" not in each.head)
+
+
+def _matrix(run: Run, stage: str) -> Matrix:
+    """Return the combinations as a table, with the verdict on each one that was evaluated."""
+    report = run.reports[stage]
+    head, rows = number_format.format_matrix(report)
+    members = [row["stage"] for row in report.facts.get("matrix", [])]
+    if not all(member in run.reports and run.reports[member].scores for member in members):
+        return Matrix(stage, report.summary, "", head, rows)
+    titles = [read_verdict(run, member).title for member in members]
+    rows = [[*row, title] for row, title in zip(rows, titles, strict=True)]
+    scores = {member.partition("@")[2]: run.reports[member].scores[0] for member in members}
+    return Matrix(stage, report.summary, sections.chart_combinations(scores), [*head, "verdict"], rows)
 
 
 def _evaluation(run: Run, stage: str) -> Evaluation:

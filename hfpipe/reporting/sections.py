@@ -16,6 +16,9 @@ from hfpipe.reporting import diagrams
 from hfpipe.reporting.charts import Bar, intervals
 from hfpipe.runs.run import Run
 
+COMBINATIONS = 40
+"""Combinations of a matrix up to which there is a chart of them."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -61,8 +64,20 @@ def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> 
 def _chart(score: Score, first: str) -> str:
     own = Bar(first, score.value, score.low, score.high, own=True)
     others = [Bar(each.baseline, each.value, each.low, each.high) for each in score.comparisons]
+    return intervals([own, *others], _axis(score))
+
+
+def _axis(score: Score) -> str:
     better = "higher" if score.higher_is_better else "lower"
-    return intervals([own, *others], f"{score.metric} ({better} is better, 95 % intervals)")
+    return f"{score.metric} ({better} is better, 95 % intervals)"
+
+
+def chart_combinations(scores: Mapping[str, Score]) -> str:
+    """Return the main score of each combination of a matrix as a chart; none of too many of them."""
+    if not 1 < len(scores) <= COMBINATIONS:
+        return ""
+    bars = [Bar(name, each.value, each.low, each.high, own=True) for name, each in scores.items()]
+    return intervals(bars, _axis(next(iter(scores.values()))))
 
 
 def _chart_classes(scores: Sequence[Score]) -> Iterator[str]:

@@ -66,12 +66,12 @@ class Verdict:
     @property
     def belief(self) -> Finding:
         """Whether to believe the number, in a sentence that sums up the checks."""
-        states = [check.state for check in self.checks]
-        against, cautions = states.count("bad"), states.count("warn")
-        if against:
-            return Finding("bad", f"No: {_counted(against, 'thing speaks', 'things speak')} against it.")
-        if cautions:
-            return Finding("warn", f"With {_counted(cautions, 'caution', 'cautions')}.")
+        starts: dict[State, str] = {"bad": "No.", "warn": "With caution."}
+        for state, start in starts.items():
+            found = [check.text for check in self.checks if check.state == state]
+            if found:
+                more = f" {len(found) - 1} more below." if len(found) > 1 else ""
+                return Finding(state, f"{start} {found[0]}{more}")
         return Finding("good", "Yes: nothing that was checked speaks against it.")
 
 
@@ -95,7 +95,8 @@ def read_verdict(run: Run, stage: str) -> Verdict:
 def _title(score: Score, *, failed: bool) -> tuple[str, State]:
     sides: dict[str, list[str]] = {}
     for comparison in score.comparisons:
-        sides.setdefault(number_format.describe_side(comparison, score), []).append(comparison.baseline)
+        side = number_format.describe_side(comparison, score)
+        sides.setdefault(side, []).append(Place(comparison.baseline).stage or comparison.baseline)
     state: State = (
         "bad" if failed or "worse than" in sides else "good" if list(sides) == ["better than"] else "warn"
     )
@@ -105,10 +106,6 @@ def _title(score: Score, *, failed: bool) -> tuple[str, State]:
     words = "; ".join(f"{side} {_join_names(sides[side])}" for side in order if side in sides)
     head = "A requirement is not met; " if failed else ""
     return head + words if head else words[0].upper() + words[1:], state
-
-
-def _counted(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
 
 
 def _join_names(names: list[str]) -> str:
