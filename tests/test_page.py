@@ -17,7 +17,7 @@ from test_report import KEYS, Reader, compared, finish, make_run, measured
 
 from hfpipe import api
 from hfpipe.cli.main import main
-from hfpipe.report import Report
+from hfpipe.report import Machine, Provenance, Report
 from hfpipe.reporting.blocks import EXAMPLES, Block
 from hfpipe.reporting.class_blocks import reliability_bins
 from hfpipe.reporting.diagrams import stacked
@@ -436,6 +436,28 @@ def test_a_stage_stands_below_those_it_reads_though_it_was_finished_before(tmp_p
     run = api.open(root)
     assert list(run.reports)[-1] == "wiki"
     assert re.findall(r'class="strong">(\w+)', stage_chain(run)) == ["wiki", "topics", "score"]
+
+
+def test_the_picture_says_what_a_stage_reads_and_which_were_made_by_an_earlier_run(tmp_path):
+    root = make_run(tmp_path / "demo")
+    machine = Machine(system="Linux", cpu="a processor", cores=2, memory=None)
+    counts = {"rows": 1000, "tokens": 123_456, "truncated": 0, "examples": 1000}
+    for name, kind, hour, ledger in (
+        ("topics", "finetune", 9, {"train": counts}),
+        ("score", "evaluate", 11, {}),
+    ):
+        made = Provenance(command=["hfpipe"], started=f"2026-11-27T{hour:02}:00:00+00:00", machine=machine)
+        scores = measured([])[:1] if kind == "evaluate" else []
+        report = Report(kind=kind, summary="done", seconds=5, ledger=ledger, provenance=made, scores=scores)
+        finish(root, name, {"kind": kind, "model": "stage:topics"}, ["wiki"], report)
+    chain = stage_chain(api.open(root))
+    assert re.findall(r">(5.0 s.*?)</text>", chain) == ["5.0 s, cached", "5.0 s"]
+    lines = re.findall(r">(reads .*?)</text>", chain)
+    assert lines == [
+        "reads 1,100 rows: 1,000 rows",
+        "reads 1,000 rows with 123k tokens: done",
+        "reads 1,336 rows: done",
+    ]
 
 
 def test_trainings_of_one_stage_share_their_charts():
