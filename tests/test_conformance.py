@@ -404,7 +404,7 @@ def test_the_page_shows_what_a_task_predicted_and_the_card_reads_as_one(
     assert [place for place in places if f'<h2 id="{place}">' not in text] == []
     curves = ("loss (nats)", "learning rate", "gradient norm", "tokens per second")
     assert [label for label in curves if f'aria-label="{label} by optimizer step' not in text] == []
-    facts_of_tokenizer = ("vocab size", "fertility", "unknown rate", "bytes per token", "coverage")
+    facts_of_tokenizer = ("vocabulary (tokens)", "tokens per word", "share of unknown tokens")
     assert [fact for fact in facts_of_tokenizer if f'<th scope="row">{fact}</th>' not in text] == []
     parts = ("What was checked", "How the stages were made", "Settings", "Versions", "tokens of train")
     assert [part for part in parts if f">{part}<" not in text] == []

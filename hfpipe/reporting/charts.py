@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from hfpipe import number_format
+
 WIDTH = 440
 """Units of width of every chart: text of 12 units is readable from 370 to 600 pixels."""
 ROW = 26
 LEFT, RIGHT, BOTTOM = 150, 22, 44
 """Space for the names, after the last tick, and for the axis with its label."""
+NUMBER = 72
+"""Space for the last tick and the numbers next to a chart of intervals."""
 CHARACTER = 6.8
 """Units of width of a character, on average."""
 LABEL = 20
@@ -50,10 +54,9 @@ class Curve(NamedTuple):
 
 
 def intervals(bars: Sequence[Bar], axis: str) -> str:
-    """Return each value as a dot on its interval, a row each, over one labelled axis."""
-    scale = Scale(
-        *finite_range([end for bar in bars for end in (bar.value, bar.low, bar.high)]), LEFT, WIDTH - RIGHT
-    )
+    """Return each value as a dot on its interval and as a number, a row each, over one labelled axis."""
+    low, high = finite_range([end for bar in bars for end in (bar.value, bar.low, bar.high)])
+    scale = Scale(low, high, LEFT, WIDTH - NUMBER)
     height = len(bars) * ROW
     parts = [x_axis(scale, height, axis)]
     for number, bar in enumerate(bars):
@@ -178,8 +181,9 @@ def _interval(bar: Bar, scale: Scale, y: float) -> str:
     ends = [end if math.isfinite(end) else bar.value for end in (bar.low, bar.high)]
     low, value, high = (scale(end) for end in (ends[0], bar.value, ends[1]))
     width = max(high - low, 1)
+    shown = f'<text class="name" x="{WIDTH - 2}" y="{y + 4}">{number_format.number(bar.value)}</text>'
     return (
-        f"<g><title>{escape(bar.name)}: {bar.value:.4g} [{bar.low:.4g}, {bar.high:.4g}]</title>{text}"
+        f"<g><title>{escape(bar.name)}: {bar.value:.4g} [{bar.low:.4g}, {bar.high:.4g}]</title>{text}{shown}"
         f'<rect class="{kind}" x="{low:.1f}" y="{y - 5}" width="{width:.1f}" height="10" rx="2"/>'
         f'<circle class="{kind}-dot" cx="{value:.1f}" cy="{y}" r="4"/></g>'
     )

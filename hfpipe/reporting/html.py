@@ -23,6 +23,7 @@ from hfpipe.reporting.leakage import (
     SOURCES,
     StageLeakage,
     duplicates,
+    join_equal,
     read_stage_leakage,
     unsearched,
 )
@@ -48,8 +49,11 @@ class Matrix(NamedTuple):
 
     stage: str
     summary: str
+    trained: str
+    """What was trained, of the first combination that was evaluated."""
     chart: str
     """The main score of each combination, where they were evaluated."""
+    caption: str
     head: list[str]
     rows: list[list[str]]
 
@@ -84,7 +88,7 @@ def page(run: Run) -> str:
     evaluations = [_evaluation(run, stage) for stage in scored if not is_copy(stage)]
     copies = [stage for stage in scored if is_copy(stage)]
     audits = [each.leakage for each in evaluations]
-    audits += [read_stage_leakage(stage, run.reports[stage], None) for stage in copies]
+    audits += join_equal(read_stage_leakage(stage, run.reports[stage], None) for stage in copies)
     ledgers = (sections.read_ledger(stage, report) for stage, report in run.reports.items())
     return _render(
         "page.html.j2",
@@ -149,12 +153,16 @@ def _matrix(run: Run, stage: str) -> Matrix:
     report = run.reports[stage]
     head, rows = number_format.format_matrix(report)
     members = [row["stage"] for row in report.facts.get("matrix", [])]
-    if not all(member in run.reports and run.reports[member].scores for member in members):
-        return Matrix(stage, report.summary, "", head, rows)
-    titles = [read_verdict(run, member).title for member in members]
-    rows = [[*row, title] for row, title in zip(rows, titles, strict=True)]
+    if not members or not all(member in run.reports and run.reports[member].scores for member in members):
+        caption = "A row for each combination; scores are of the validation split"
+        return Matrix(stage, report.summary, "", "", caption, head, rows)
+    verdicts = [read_verdict(run, member) for member in members]
+    rows = [[*row, verdict.title] for row, verdict in zip(rows, verdicts, strict=True)]
     scores = {member.partition("@")[2]: run.reports[member].scores[0] for member in members}
-    return Matrix(stage, report.summary, sections.chart_combinations(scores), [*head, "verdict"], rows)
+    chart = sections.chart_combinations(scores)
+    caption = "A row for each combination, with 95 % intervals"
+    trained = f"{len(members)} models. The first one: {verdicts[0].trained}"
+    return Matrix(stage, report.summary, trained, chart, caption, [*head, "verdict"], rows)
 
 
 def _evaluation(run: Run, stage: str) -> Evaluation:

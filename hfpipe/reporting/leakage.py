@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hfpipe import number_format
@@ -61,6 +61,19 @@ def read_stage_leakage(stage: str, report: Report, frame: pd.DataFrame | None) -
         list(_notes(found)),
         [] if frame is None else list(_examples(found, frame)),
     )
+
+
+def join_equal(audits: Iterable[StageLeakage | None]) -> list[StageLeakage]:
+    """Return the audits of several stages, those that found the same as one with the names of all."""
+    found: list[StageLeakage] = []
+    for audit in audits:
+        same = [other for other in found if audit is not None and replace(audit, stage=other.stage) == other]
+        if same:
+            assert audit is not None
+            found[found.index(same[0])] = replace(audit, stage=f"{same[0].stage}, {audit.stage}")
+        elif audit is not None:
+            found.append(audit)
+    return found
 
 
 def _summarize(found: Mapping[str, Any], total: int) -> str:

@@ -20,6 +20,18 @@ COMBINATIONS = 40
 """Combinations of a matrix up to which there is a chart of them."""
 
 
+MEASURED = {
+    "vocab_size": "vocabulary (tokens)",
+    "measured_on": "measured on the split",
+    "fertility": "tokens per word",
+    "unknown_rate": "share of unknown tokens",
+    "bytes_per_token": "bytes per token",
+    "coverage": "share of characters that are known",
+    "sample_bytes": "bytes measured",
+}
+"""Facts of a tokenizer, in words."""
+
+
 @dataclass(frozen=True)
 class Line:
     """A row of a table of scores; `metric` is empty where it is that of the row above."""
@@ -63,7 +75,10 @@ def score_tables(scores: Sequence[Score], main: Sequence[Score], first: str) -> 
 
 def _chart(score: Score, first: str) -> str:
     own = Bar(first, score.value, score.low, score.high, own=True)
-    others = [Bar(each.baseline, each.value, each.low, each.high) for each in score.comparisons]
+    others = [
+        Bar(each.baseline.removeprefix("stage:"), each.value, each.low, each.high)
+        for each in score.comparisons
+    ]
     return intervals([own, *others], _axis(score))
 
 
@@ -243,7 +258,10 @@ def _plain_facts(report: Report) -> list[tuple[str, str]]:
     if report.kind != "tokenizer":
         return []
     return [
-        (name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else _count(value))
+        (
+            MEASURED.get(name, name.replace("_", " ")),
+            f"{value:.4g}" if isinstance(value, float) else _count(value),
+        )
         for name, value in report.facts.items()
         if isinstance(value, str | int | float)
     ]

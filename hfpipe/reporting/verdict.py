@@ -155,7 +155,7 @@ def _describe_baseline(run: Run, baseline: str) -> str:
     if stage is None or stage not in run.reports:
         known = BASELINES.get(baseline)
         return f"{baseline} ({known})" if known else baseline
-    start = _describe_start(run.made(stage).identity.settings.get("model"))
+    start, _, _ = _describe_start(run.made(stage).identity.settings.get("model")).partition(" (")
     return f"{stage} ({start})" if start else stage
 
 
@@ -199,7 +199,8 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
     yield from _truncated(run, settings)
     yield from _calibration(report)
     for how in number_format.describe_tests(report):
-        yield Finding("good", f"{how[0].upper()}{how[1:]}.")
+        words = how.replace("p corrected", "p-values are corrected")
+        yield Finding("good", f"{words[0].upper()}{words[1:]}.")
     for note in report.facts.get("notes", []):
         if not note.startswith(FROM_AUDIT):  # said above
             yield Finding("warn", f"{note[0].upper()}{note[1:]}.")
