@@ -66,12 +66,11 @@ def read_stage_leakage(stage: str, report: Report, frame: pd.DataFrame | None) -
 def join_equal(audits: Iterable[StageLeakage | None]) -> list[StageLeakage]:
     """Return the audits of several stages, those that found the same as one with the names of all."""
     found: list[StageLeakage] = []
-    for audit in audits:
-        same = [other for other in found if audit is not None and replace(audit, stage=other.stage) == other]
-        if same:
-            assert audit is not None
-            found[found.index(same[0])] = replace(audit, stage=f"{same[0].stage}, {audit.stage}")
-        elif audit is not None:
+    for audit in filter(None, audits):
+        same = [number for number, other in enumerate(found) if replace(audit, stage=other.stage) == other]
+        for number in same:
+            found[number] = replace(audit, stage=f"{found[number].stage}, {audit.stage}")
+        if not same:
             found.append(audit)
     return found
 
