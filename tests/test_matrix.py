@@ -229,7 +229,10 @@ def test_the_page_of_a_matrix_has_a_verdict_on_each_combination(
         title = read_verdict(run, f"score@max_steps={steps}").title
         assert title.startswith("A requirement is not met; ")
         value = run.matrix("score").set_index("topics.training.max_steps").accuracy[steps]
-        assert re.search(f'scope="row">{steps}</th><td>{value:.3f} .*<td>{escape(title)}</td>', section)
+        assert re.search(
+            f'data-label="max_steps">{steps}</th>.*"accuracy">{value:.3f} .*"verdict">{escape(title)}</td>',
+            section,
+        )
         assert f"<title>max_steps={steps}: {value:.4g} [" in section
     assert (
         section.count("Not met: require: accuracy is") == 4

@@ -98,6 +98,8 @@ def test_the_verdict_says_in_words_what_the_model_is_better_than(tmp_path, diffe
     verdict = read_verdict(api.open(tmp_path / "demo"), "score")
 
     assert (verdict.title, verdict.state) == (title, state)
+    assert [gate.state for gate in verdict.gates] == ["bad" if unmet else "note"]
+    assert verdict.belief.state != "bad", "a score that is too low is a score"
     words = [
         "No clear difference from" if p > 0.05 else "Better than" if gap > 0 else "Worse than"
         for _, gap, p in differences

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-class Matrix(NamedTuple):
+class CombinationTable(NamedTuple):
     """The copies of a stage that a matrix made."""
 
     stage: str
@@ -58,7 +58,7 @@ class Matrix(NamedTuple):
     rows: list[list[str]]
 
 
-class Copy(NamedTuple):
+class EvaluatedCopy(NamedTuple):
     """An evaluate stage that a matrix made."""
 
     stage: str
@@ -96,7 +96,9 @@ def page(run: Run) -> str:
         speed_head=number_format.SPEED_HEAD,
         evaluations=evaluations,
         matrices=_matrices(run),
-        copies=[Copy(stage, _score_tables(run, stage), read_verdict(run, stage)) for stage in copies],
+        copies=[
+            EvaluatedCopy(stage, _score_tables(run, stage), read_verdict(run, stage)) for stage in copies
+        ],
         chain=sections.stage_chain(run) if run.reports else "",
         stages=sections.stage_lines(run),
         trained=trained_stages(run),
@@ -142,27 +144,27 @@ def rows_page(shown: ShownStage) -> str:
     return _render("rows.html.j2", title=f"{shown.stage}: {shown.split}", shown=shown, rows=rows, marks=MARKS)
 
 
-def _matrices(run: Run) -> list[Matrix]:
+def _matrices(run: Run) -> list[CombinationTable]:
     """Return the tables of a matrix, those of evaluations first."""
     found = [_matrix(run, stage) for stage, report in run.reports.items() if report.kind == "matrix"]
     return sorted(found, key=lambda each: "verdict" not in each.head)
 
 
-def _matrix(run: Run, stage: str) -> Matrix:
+def _matrix(run: Run, stage: str) -> CombinationTable:
     """Return the combinations as a table, with the verdict on each one that was evaluated."""
     report = run.reports[stage]
     head, rows = number_format.format_matrix(report)
     members = [row["stage"] for row in report.facts.get("matrix", [])]
     if not members or not all(member in run.reports and run.reports[member].scores for member in members):
         caption = "A row for each combination; scores are of the validation split"
-        return Matrix(stage, report.summary, "", "", caption, head, rows)
+        return CombinationTable(stage, report.summary, "", "", caption, head, rows)
     verdicts = [read_verdict(run, member) for member in members]
     rows = [[*row, verdict.title] for row, verdict in zip(rows, verdicts, strict=True)]
     scores = {member.partition("@")[2]: run.reports[member].scores[0] for member in members}
     chart = sections.chart_combinations(scores)
     caption = "A row for each combination, with 95 % intervals"
     trained = f"{len(members)} models. The first one: {verdicts[0].trained}"
-    return Matrix(stage, report.summary, trained, chart, caption, [*head, "verdict"], rows)
+    return CombinationTable(stage, report.summary, trained, chart, caption, [*head, "verdict"], rows)
 
 
 def _evaluation(run: Run, stage: str) -> Evaluation:

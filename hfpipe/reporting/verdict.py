@@ -60,8 +60,10 @@ class Verdict:
     """On what it was measured."""
     against: list[Finding]
     """A sentence for each baseline."""
+    gates: list[Finding]
+    """What the recipe requires of the scores, and whether it is met."""
     checks: list[Finding]
-    """Reasons for and against trusting the number; requirements first."""
+    """Reasons for and against trusting the number."""
 
     @property
     def belief(self) -> Finding:
@@ -88,7 +90,8 @@ def read_verdict(run: Run, stage: str) -> Verdict:
         score=score,
         measured=_describe_score(score, settings),
         against=[_compare_with(run, score, comparison) for comparison in score.comparisons],
-        checks=[*_check_requirements(report, settings), *_cautions(run, report, settings)],
+        gates=list(_check_requirements(report, settings)),
+        checks=list(_cautions(run, report, settings)),
     )
 
 
