@@ -123,9 +123,7 @@ def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licenc
     stage, settings = made.name, made.identity.settings
     facts, task = run.reports[stage].facts, settings.get("task") or {}
     verdicts = {name: read_verdict(run, name) for name in evaluations if run.reports[name].scores}
-    limits = [
-        each.text for verdict in verdicts.values() for each in verdict.checks if each.state in ("warn", "bad")
-    ]
+    limits = [text for verdict in verdicts.values() for text in verdict.limits]
     scores = (f"{name} {value:.4g}" for name, value in facts.get("validation", {}).items() if "[" not in name)
     versions = (f"{library} {version}" for library, version in run.reports[stage].versions.items())
     card = ModelCard.from_template(

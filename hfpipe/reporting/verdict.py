@@ -30,6 +30,8 @@ BASELINES = {
 
 FEW = 100
 """Rows below which intervals are so wide that few differences can be found."""
+CUT = 0.01
+"""Share of tokens beyond the length from which it is a limit of the model."""
 LEAKED = 0.01
 """Share of evaluated rows in the training data from which it is worth a warning, whatever the score is."""
 FROM_AUDIT = ("leakage: ", "label conflicts: ")
@@ -44,6 +46,8 @@ class Finding:
 
     state: State
     text: str
+    is_limit: bool = False
+    """Whether it limits the use of the model, also where it does not speak against the score."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ class Verdict:
     """What the recipe requires of the scores, and whether it is met."""
     checks: list[Finding]
     """Reasons for and against trusting the number."""
+
+    @property
+    def limits(self) -> list[str]:
+        """What a user of the model should know, in sentences."""
+        found = (*self.gates, *self.checks)
+        return [each.text for each in found if each.is_limit or each.state in ("warn", "bad")]
 
     @property
     def belief(self) -> Finding:
@@ -294,7 +304,8 @@ def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     if not cut or not kept:
         return
     share = number_format.share(cut, cut + kept)
-    yield Finding("note", f"{share} of the training tokens were beyond the length and were cut off.")
+    text = f"{share} of the training tokens were beyond the length and were cut off."
+    yield Finding("note", text, is_limit=cut / (cut + kept) >= CUT)
 
 
 def _calibration(report: Report) -> Iterator[Finding]:
