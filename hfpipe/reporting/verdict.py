@@ -194,7 +194,7 @@ def _check_requirements(report: Report, settings: Mapping[str, Any]) -> Iterator
     if met:
         bounds = ", ".join(_bounds(name, required[name]) for name in met)
         yield Finding("good", f"Required and met: {bounds}.")
-    elif not required:
+    elif not required and not report.unmet:
         yield Finding("note", "Nothing is required of the scores (require: in the evaluate stage).")
 
 

@@ -71,7 +71,8 @@ def record_fills(
         if not hidden:
             return
         if filling.auto_class != reader.task.config.auto_class:  # the model also judges pairs of sentences
-            model = load_model(filling.auto_class, place, ctx.seed, whole=True).to(device).eval()
+            model = load_model(filling.auto_class, place, ctx.seed, whole=True)
+            model.to(device).eval()
         filled = _fill(model, filling.runtime(), reader.tokenizer, hidden, device, ctx)
         lines = [
             {"row": row, "before": before[-AROUND:], "reference": word, "after": after[:AROUND], **columns}
