@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -29,6 +30,7 @@ from hfpipe.reporting.sections import stage_chain
 from hfpipe.reporting.text_blocks import marked
 from hfpipe.reporting.training import training_charts
 from hfpipe.reporting.verdict import read_verdict
+from hfpipe.store.artifacts import FILLS
 
 CLASSES = ["Arts", "People", "Science"]
 
@@ -298,6 +300,18 @@ def test_loss_by_length_is_the_mean_of_rows_of_like_length():
     assert len({point.split(",")[1] for point in points[1].split()}) == 1, "2 nats a token at every length"
 
 
+FILLED = {
+    "row": 0,
+    "before": "b" * 200,
+    "reference": "word",
+    "after": " after.",
+    "rank": 1,
+    "nll": 0.1,
+    "fills": ["word"],
+    "fill_scores": [0.9],
+}
+
+
 def test_fills_show_the_right_word_where_it_stood_and_the_hardest_masks_come_apart():
     count = EXAMPLES + 5
     frame = frame_of(
@@ -323,9 +337,7 @@ def test_fills_show_the_right_word_where_it_stood_and_the_hardest_masks_come_apa
 
 
 def test_a_hidden_word_stands_between_what_was_before_and_after_it():
-    line = {"row": 0, "before": "b" * 200, "reference": "word", "after": " after.", "rank": 1, "nll": 0.1}
-    frame = pd.DataFrame([line | {"fills": ["word"], "fill_scores": [0.9]}])
-    places, top = hidden_words_blocks(frame)
+    places, top = hidden_words_blocks(pd.DataFrame([FILLED]))
     assert places.note.startswith("One word of each of 1 texts was hidden")
     [(_, spans)] = top.examples[0].inputs
     assert [span.text for span in spans] == [f"…{'b' * 199}", "[MASK]", " after."]
@@ -498,7 +510,9 @@ def test_a_page_of_every_kind_of_prediction_is_sound_in_a_browser(tmp_path, monk
         name = f"kind{number}"
         monkeypatch.setitem(KEYS, name, f"{number:012x}")
         settings = {"kind": "evaluate", "model": "stage:topics", "data": "stage:wiki", "split": "test"}
-        folder = finish(root, name, settings, ["topics"], evaluated())
+        facts = leakage([0], 0.8, examples={"exact": [0]}, conflicts=1, unknown=["base"])
+        folder = finish(root, name, settings, ["topics"], evaluated(facts=facts))
+        (folder / FILLS).write_text(json.dumps(FILLED) + "\n", encoding="utf-8")
         frame.assign(row=range(len(frame))).to_parquet(folder / "predictions.parquet")
     text = page(api.open(root))
     assert all(f"<h3>{title}</h3>" in text for _, expected in KINDS.values() for title in expected)
