@@ -198,10 +198,10 @@ def _predictions(run: Run, stage: str) -> tuple[pd.DataFrame | None, str]:
 
 
 def _blocks(run: Run, stage: str, frame: pd.DataFrame | None) -> Iterator[Block]:
+    yield from hidden_words_blocks(run.fills(stage))
     if frame is not None:
         yield from read_blocks(frame)
         yield from explanation_blocks(run.explanations(stage))
-    yield from hidden_words_blocks(run.fills(stage))
     yield from token_loss_blocks(run.reports[stage].facts)
 
 
