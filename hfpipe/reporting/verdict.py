@@ -135,7 +135,7 @@ def describe_model(run: Run, place: str) -> str:
     parts = [f"{stage}: a model for {task['kind']}" if task.get("kind") else stage]
     if "parameters" in report.facts:
         parts.append(f"{number_format.count(report.facts['parameters'])} parameters")
-    if start := _describe_start(base):
+    if start := _describe_start(run, base):
         parts.append(start)
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is not None and data.data is not None and "train" in data.data.splits:
@@ -143,11 +143,16 @@ def describe_model(run: Run, place: str) -> str:
     return ", ".join(parts) + "."
 
 
-def _describe_start(base: Any) -> str:
+def _describe_start(run: Run, base: Any) -> str:
     """Return what a training started from, by its setting `model`."""
     if isinstance(base, Mapping):
         return f"trained from scratch ({base.get('type', 'own config')})"
-    return "" if base is None else f"which continues from {place_name(base)}"
+    if base is None:
+        return ""
+    stage = Place(str(base)).stage
+    task = run.made(stage).identity.settings.get("task") if stage in run.reports else None
+    kind = f" (a model for {task['kind']})" if task and task.get("kind") else ""
+    return f"which continues from {place_name(base)}{kind}"
 
 
 def _describe_score(score: Score, settings: Mapping[str, Any]) -> str:
@@ -168,7 +173,7 @@ def _describe_baseline(run: Run, baseline: str) -> str:
     if stage is None or stage not in run.reports:
         known = BASELINES.get(baseline)
         return f"{baseline} ({known})" if known else baseline
-    start, _, _ = _describe_start(run.made(stage).identity.settings.get("model")).partition(" (")
+    start, _, _ = _describe_start(run, run.made(stage).identity.settings.get("model")).partition(" (")
     return f"{stage} ({start})" if start else stage
 
 
