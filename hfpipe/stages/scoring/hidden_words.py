@@ -95,7 +95,7 @@ def _hide_words(reader: ModelReader, examples: Examples, blank: str) -> Iterator
     """Yield a random word that is a single token for each of some rows, where a text has one."""
     import numpy as np
 
-    from hfpipe.modeling.random import generator
+    from hfpipe.modeling.random import create_generator
 
     column = reader.task.config.prediction_task["text"]
     rows = np.unique(examples.rows)
@@ -103,7 +103,7 @@ def _hide_words(reader: ModelReader, examples: Examples, blank: str) -> Iterator
         text = examples.source[row][column][:LONGEST]
         if blank in text:
             continue
-        yield from _choose_word(row, text, reader.tokenizer, generator(reader.seed, None, row))
+        yield from _choose_word(row, text, reader.tokenizer, create_generator(reader.seed, None, row))
 
 
 def _choose_word(

@@ -140,7 +140,7 @@ class FillMaskEvaluator(Evaluator):
         found = super().columns_by_row(columns, row_index, rows, facts)
         if self.config.verbalizer is not None:
             return found
-        return {**found, "reference": objects(_answers(self.config, rows, facts))}
+        return {**found, "reference": objects(_get_answers(self.config, rows, facts))}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         if self.config.verbalizer is None:
