@@ -120,6 +120,23 @@ def test_the_verdict_names_what_speaks_against_the_number(tmp_path):
     assert found["Left out: bleu is left out: no text"] == "note"
 
 
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ({"kind": "causal-lm", "length": 32}, "unigram, trigram"),
+        ({"kind": "text-classification"}, "majority, tfidf"),
+        ({"kind": "masked-lm"}, "stage:NAME"),
+        ({"kind": "own.py:Task", "more": 1}, "stage:NAME"),
+        ({"kind": "causal-lm", "removed": 1}, "stage:NAME"),
+    ],
+)
+def test_a_score_without_a_baseline_says_which_ones_its_task_has(tmp_path, task, names):
+    run_with(tmp_path / "demo", classified(200), evaluated(facts={"task": task} | leakage([])))
+    belief = read_verdict(api.open(tmp_path / "demo"), "score").belief
+    words = f"With caution. No baseline: the number has nothing to be compared with (baselines: [{names}])."
+    assert (belief.state, belief.text) == ("warn", words)
+
+
 def leakage(rows: list[int], clean: float | None = None, **changes: Any) -> dict[str, Any]:
     """Return what the audit of 1,336 rows found: some have the text of a training row."""
     score = measured([])[0]

@@ -184,8 +184,8 @@ def _interval(bar: Bar, scale: Scale, y: float) -> str:
     shown = f'<text class="name" x="{WIDTH - 2}" y="{y + 4}">{number_format.number(bar.value)}</text>'
     return (
         f"<g><title>{escape(bar.name)}: {bar.value:.4g} [{bar.low:.4g}, {bar.high:.4g}]</title>{text}{shown}"
-        f'<rect class="{kind}" x="{low:.1f}" y="{y - 5}" width="{width:.1f}" height="10" rx="2"/>'
-        f'<circle class="{kind}-dot" cx="{value:.1f}" cy="{y}" r="4"/></g>'
+        f'<rect class="{kind}" x="{low:.1f}" y="{y - 7}" width="{width:.1f}" height="14" rx="2"/>'
+        f'<circle class="{kind}-dot" cx="{value:.1f}" cy="{y}" r="2.5"/></g>'
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from hfpipe import number_format
 from hfpipe.references.places import Place
 from hfpipe.report import Comparison, Report, Score
 from hfpipe.runs.run import Run
+from hfpipe.tasks import TASKS
 
 State = Literal["good", "warn", "bad", "note"]
 
@@ -82,7 +86,7 @@ class Verdict:
         for state, start in starts.items():
             found = [check.text for check in self.checks if check.state == state]
             if found:
-                more = f" {len(found) - 1} more below." if len(found) > 1 else ""
+                more = f" {len(found) - 1} more below, under What was checked." if len(found) > 1 else ""
                 return Finding(state, f"{start} {found[0]}{more}")
         return Finding("good", "Yes: nothing that was checked speaks against it.")
 
@@ -211,7 +215,7 @@ def _bounds(name: str, bound: Mapping[str, Any]) -> str:
 
 
 def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
-    yield from _sample(report.scores[0], settings)
+    yield from _sample(report, settings)
     yield from _duplicates(run, report, settings)
     yield from _leakage(report, settings)
     yield from _truncated(run, settings)
@@ -226,19 +230,29 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
         yield Finding("note", f"Left out: {missing}")
 
 
-def _sample(score: Score, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _sample(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what speaks against the rows that were measured, and that there is no baseline."""
+    score = report.scores[0]
     if score.n < FEW:
         yield Finding("warn", f"Only {score.n:,} rows were measured: only large differences can be found.")
     if not score.comparisons:
-        yield Finding(
-            "warn", "No baseline: the number has nothing to be compared with (baselines: majority, …)."
-        )
+        fix = f"baselines: [{', '.join(_trivial_baselines(report)) or 'stage:NAME'}]"
+        yield Finding("warn", f"No baseline: the number has nothing to be compared with ({fix}).")
     split = settings.get("split")
     if split == "train":
         yield Finding("bad", "Measured on the rows that it was trained on.")
     elif split == "validation":
         yield Finding("warn", "Measured on the validation split, by which training may have been tuned.")
+
+
+def _trivial_baselines(report: Report) -> Sequence[str]:
+    """Return the names of the trivial baselines that the evaluated task has; none of a user's own task."""
+    settings = report.facts.get("task") or {}
+    task = TASKS.get(settings.get("kind", ""))
+    if task is not None:
+        with suppress(ValidationError):  # settings of an earlier version
+            return task.model_validate(settings).baselines
+    return ()
 
 
 def _looked_for_leaks(report: Report) -> bool:
