@@ -131,7 +131,8 @@ def test_the_verdict_names_what_speaks_against_the_number(tmp_path):
     ],
 )
 def test_a_score_without_a_baseline_says_which_ones_its_task_has(tmp_path, task, names):
-    run_with(tmp_path / "demo", classified(200), evaluated(facts={"task": task} | leakage([])))
+    report = evaluated(score={"comparisons": []}, facts={"task": task} | leakage([]))
+    run_with(tmp_path / "demo", classified(200), report)
     belief = read_verdict(api.open(tmp_path / "demo"), "score").belief
     words = f"With caution. No baseline: the number has nothing to be compared with (baselines: [{names}])."
     assert (belief.state, belief.text) == ("warn", words)
