@@ -62,7 +62,7 @@ def sizes(
 
 
 def disk_space(steps: Sequence[PlannedStage], found: Sequence[Size], runs: str | Path = RUNS) -> DiskSpace:
-    """Compare the disk that the stages of a plan need, of which `found` are the sizes, with what is free."""
+    """Compare the disk space that the stages of a plan need (`found` are their sizes) with the free space."""
     from hfpipe.estimation.disk import compare_disk
 
     return compare_disk(steps, [size.disk for size in found], Path(runs))
@@ -112,7 +112,7 @@ def adopt(
     *,
     confirm: Callable[[Path, Sequence[str]], bool] = lambda folder, changes: True,
 ) -> Path | None:
-    """Take over the newest finished folder of a stage in place of running it after a change.
+    """Take over the newest finished folder of a stage instead of running it again after a change.
 
     Only you can know that the change does not matter. `confirm` gets that folder and a line per change, and
     returns whether to go on. Returns the new folder, whose report names the changes, or None. Raises
@@ -148,7 +148,7 @@ def show(
     Nothing is trained, and nothing is written into the run. The stages that this one reads must have been
     run. `split` is by default `train`, or the split that an evaluate stage names.
 
-    Raises RecipeError when there is no such stage or split, or a stage above was not run.
+    Raises RecipeError when there is no such stage or split, or an upstream stage was not run.
     """
     from hfpipe.inspection.stage_rows import show_stage
 
@@ -160,7 +160,7 @@ def verify(target: str | Path, runs: str | Path = RUNS) -> list[StageIntegrity]:
     """Read every file of a recipe's stages, a run's folder or a stage's folder; compare it with its digest.
 
     Checkpoints and encoded data of unfinished stages are read too. Nothing is changed. `damage` of each
-    stage lists the files that are not what was written.
+    stage lists the files that differ from what was written.
 
     Raises RecipeError when there is no stage.
     """
@@ -170,12 +170,12 @@ def verify(target: str | Path, runs: str | Path = RUNS) -> list[StageIntegrity]:
 
 
 def replay(crash: str | Path, *, tasks: Sequence[str] = ()) -> Replayed:
-    """Compute a crashed step again, in this process, and return what produces the value that is not finite.
+    """Recompute a crashed step in this process, and return what produces the value that is not finite.
 
     `crash` is the folder that the error of a training names. `tasks` names the user code (`file.py:Class`) of
     its task, which is executed only if it is named here.
 
-    Raises RecipeError when the folder holds no crash, and StageError when it cannot be computed again.
+    Raises RecipeError when the folder contains no crash, and StageError when it cannot be recomputed.
     """
     from hfpipe.diagnosis.replay import replay_crash
 
@@ -191,7 +191,7 @@ def doctor(
     only: Sequence[str] = (),
     progress: Progress = silent,
 ) -> list[Deviation]:
-    """Compare trainings that should give the same, at toy size: each training stage of a recipe, or one.
+    """Compare trainings at toy size that should give equal results: each training stage of a recipe, or one.
 
     `only` names comparisons (`accumulation`, `processes`, `packing`, `compile`, `bf16`, `resume`), by default
     all. A task that is user code is executed. Nothing in `runs` is changed.
@@ -320,7 +320,7 @@ def copy_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe."""
-    from hfpipe.recipe.schema import recipe_schema as of
+    from hfpipe.recipe.schema import make_recipe_schema as of
 
     return of(KINDS, TASKS)
 

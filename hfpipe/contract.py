@@ -41,9 +41,9 @@ Progress = Callable[[str, "int | None"], AbstractContextManager[Advance]]
 
 
 RunAtOnce = Callable[[Sequence[Path]], "list[str | None]"]
-"""Runs stages whose folders are prepared in other processes; returns for each why it failed, if it did.
+"""Runs prepared stage folders in other processes; returns why each failed, None if it did not.
 
-Raises StageError where a process was lost, and Interrupted where a signal asked to stop.
+Raises StageError if a process was lost, and Interrupted if a signal requested a stop.
 """
 
 
@@ -74,7 +74,7 @@ class RunContext:
     stop: StopRequest = field(default_factory=StopRequest)
     """Whether a signal requested the run to stop."""
     run_at_once: RunAtOnce | None = None
-    """How a stage has parts of its work done side by side; None where all is done in this process."""
+    """Runs parts of a stage's work concurrently; None if all work is done in this process."""
 
     @property
     def work(self) -> Path:
@@ -90,27 +90,27 @@ class Stage(Settings, ABC):
     distributed: ClassVar[bool] = False
     """Whether `run` is called in every process under Accelerate, with one process per device."""
     immediate: ClassVar[bool] = False
-    """Whether `run` takes no time worth mentioning, as where it only sums up reports."""
+    """Whether `run` takes negligible time, for example because it only summarizes reports."""
     kind: str
     """Kind of the stage."""
 
-    def expanded(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
+    def expand(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
         """Return the stages that this one expands to, by name, in the order in which they run.
 
         The last has the name of this one; by default it is this one, and there are no others.
         """
         return {name: self}
 
-    def tabulated(
+    def make_table(
         self, combinations: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Mapping[str, Any]]
     ) -> Stage | None:
-        """Return the stage that lists the scores of the copies that a matrix makes of this stage, if any.
+        """Return the stage with the table of scores of the copies that a matrix makes of this stage, if any.
 
-        `combinations` has the axes of each copy with their values, `settings` the varied settings.
+        `combinations` maps each copy to its axes and their values, `settings` to its varied settings.
         """
         return None
 
-    def own_seed(self, seed: int) -> int:
+    def get_seed(self, seed: int) -> int:
         """Return the seed of the stage; `seed` is that of the recipe."""
         return seed
 
@@ -123,11 +123,11 @@ class Stage(Settings, ABC):
         """
         return iter(())
 
-    def resolved(self, above: Mapping[str, Stage]) -> Stage:
+    def resolve(self, above: Mapping[str, Stage]) -> Stage:
         """Return the stage with those settings filled in that depend on the upstream stages."""
         return self
 
-    def neutral(self) -> dict[str, Any]:
+    def find_neutral(self) -> dict[str, Any]:
         """Return the settings that cannot change the result: path → the value that replaces it in the key.
 
         None removes a setting from the key. By default these are the fields that declare
@@ -147,7 +147,7 @@ class Stage(Settings, ABC):
         """
         return iter(())
 
-    def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
+    def list_notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
         """Yield a line for each setting without effect; `alone` is whether there is only one process."""
         return iter(())
 

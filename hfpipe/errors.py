@@ -1,4 +1,4 @@
-"""What can go wrong, in words for the person who wrote the recipe."""
+"""Exceptions with messages for the author of a recipe."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHOWN = 120
-"""Characters of a line that are shown round a fault; JSON may be a single line."""
+"""Maximum number of characters of a source line that are shown; JSON may be a single line."""
 LONGEST = 2000
-"""Characters of a message; a key or a value quoted in it may be of any length."""
+"""Maximum number of characters of a message, which may quote a long key or value."""
 _NO_MEMORY_TO_IMPORT = ("failed to map segment from shared object", "can't start new thread")
 IMPORT_NEEDS_MEMORY = (
-    "out of memory while libraries were loaded: this process may use too little; raise the limit that "
+    "out of memory while libraries were loaded: this process needs a higher memory limit; raise the one that "
     "`ulimit -v` prints, or that of the container or job, and run again"
 )
 MOST = 50
-"""Problems that are shown at once."""
+"""Maximum number of problems that are shown."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A point in a recipe file, for messages such as `recipe.yaml:31:7`."""
+    """A position in a recipe file, for messages such as `recipe.yaml:31:7`."""
 
     file: Path
     line: int
@@ -37,14 +37,14 @@ class Spot:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: where it is, what is wrong and how to fix it."""
+    """One problem: its position, its cause and how to fix it."""
 
     message: str
     path: tuple[str | int, ...] = ()
-    """The keys that lead to it inside the recipe, as `("stages", "topics", "training")`."""
+    """Path of keys in the recipe, such as `("stages", "topics", "training")`."""
     spot: Spot | None = None
     count: int = 1
-    """How many mistakes it summarizes; many of one kind become one problem."""
+    """Number of problems that it summarizes; many of one kind are merged into one."""
 
     def __str__(self) -> str:
         message = self.message if len(self.message) <= LONGEST else self.message[: LONGEST - 1] + "…"
@@ -59,13 +59,13 @@ class Problem:
 
 
 class HfpipeError(Exception):
-    """A failure whose text is all that the user needs: place, cause and fix on one line."""
+    """Base of errors for users; the text has position, cause and fix on one line."""
 
     exit_code = 1
 
 
 class RecipeError(HfpipeError):
-    """The recipe or the arguments are wrong; carries every problem found in one pass."""
+    """The recipe or the arguments are wrong; contains every problem found in one pass."""
 
     exit_code = 2
 
@@ -78,15 +78,15 @@ class RecipeError(HfpipeError):
 
 
 class DataError(HfpipeError):
-    """The data cannot be used as the recipe says; names the file and the line, row or byte."""
+    """The data cannot be used with these settings; the text names the file and the line, row or byte."""
 
 
 class StageError(HfpipeError):
-    """A stage could not go on; names the stage, the cause and what can be done."""
+    """A stage failed; the text has the stage, the cause and the fix."""
 
 
 class SettingError(HfpipeError):
-    """A setting that does not fit the data, found only when a stage reads them; the runner adds the line."""
+    """A setting does not fit the data, found only when a stage reads them; the runner adds the line."""
 
     exit_code = 2
 
@@ -96,16 +96,16 @@ class SettingError(HfpipeError):
         self.problem = problem
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; torch has an error of its own for devices, and none for the CPU."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out; torch has a special error for devices, but none for the CPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
-def no_memory_to_import(error: BaseException | None) -> bool:
-    """Tell whether memory ran out while a library was loaded, as under a small `ulimit -v`.
+def is_import_memory_error(error: BaseException | None) -> bool:
+    """Return whether memory ran out while a library was imported, as with a small `ulimit -v`.
 
-    The system then maps no shared object and starts no thread; NumPy puts that into a page of advice.
+    The system then cannot map shared objects or start threads; NumPy reports this in a page of advice.
     """
     while error is not None:
         loading = isinstance(error, ImportError | OSError | RuntimeError)
@@ -122,18 +122,18 @@ def _is_from_import(error: BaseException) -> bool:
     return any(name.startswith("<frozen importlib") for name in frames)
 
 
-def one_line(error: BaseException) -> str:
-    """Return the text of an error on one line, without the hundreds of classes that an auto class lists."""
+def format_one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, without the list of hundreds of classes of an auto class."""
     text = " ".join(str(error).split()).partition(" Model type should be one of")[0]
     return text or type(error).__name__
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of the text of an error, or its type where there is no text."""
+def get_first_line(error: BaseException) -> str:
+    """Return the first line of the text of an error, or its type if there is no text."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def typed_line(error: BaseException) -> str:
+def format_typed_line(error: BaseException) -> str:
     """Return the type of an error and the first line of its text, if any: `ValueError: no such column`."""
-    name, line = type(error).__name__, first_line(error)
+    name, line = type(error).__name__, get_first_line(error)
     return name if line == name else f"{name}: {line}"

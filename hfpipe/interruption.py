@@ -1,4 +1,4 @@
-"""A run that a signal requests to stop: where the request is kept, and the error that ends the run."""
+"""Stopping a run by a signal: the stop request, and the exception that ends the run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 RESUME = "run the same command again to resume"
-"""How a run continues that was stopped, as messages say it."""
+"""Advice in messages on how to resume a stopped run."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run; its text says after what, and how to continue.
+    """A signal ended the run; the text says where, and how to resume.
 
-    It is not an Exception, so that no library takes it for a failure that it may handle.
+    It is not a subclass of Exception, so that libraries do not handle it as a failure.
     """
 
     def __init__(self, number: int, text: str = "") -> None:
@@ -22,28 +22,28 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a process that a signal ended, as shells give it."""
+        """Exit code of a process that a signal ended, as in shells."""
         return 128 + self.number
 
 
 class StopRequest:
-    """Whether a signal requested this process to stop, and whether code in it stops without an exception."""
+    """Whether a signal requested this process to stop, and whether running code checks for it."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        """Number of the signal, once it has come."""
+        """Number of the signal, once received."""
         self._deferred = False
         self.heard: Callable[[int], None] = lambda _: None
         """Called by a thread with the number of the first signal, even while the main thread waits."""
         self.outlive: Callable[[], None] = lambda: None
-        """Called in a forked process that has to outlive the signal, once it has handlers of its own."""
+        """Called in a forked process that must survive the signal, after it has set its own handlers."""
 
     def __reduce__(self) -> tuple[type[StopRequest], tuple[()]]:
-        """Give a spawned process a request of its own."""
+        """Pickle as a new request, for spawned processes."""
         return StopRequest, ()
 
     def ask(self, number: int) -> None:
-        """Ask to stop. Raises Interrupted, unless what runs has promised to look for the request."""
+        """Request a stop. Raises Interrupted, unless running code checks for the request itself."""
         self.number = self.number or number
         self.check()
 
@@ -54,7 +54,7 @@ class StopRequest:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Raise no further error once one ends what runs meanwhile, which is then reported in full."""
+        """Raise no Interrupted after an error, so that the error is reported in full."""
         try:
             yield
         except BaseException:
@@ -63,12 +63,12 @@ class StopRequest:
 
     @property
     def is_deferred(self) -> bool:
-        """Whether what runs now looks for the request by itself."""
+        """Whether running code checks for the request itself."""
         return self._deferred
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the caller look at `number` now and then, as after each step, instead of an error at once."""
+        """Raise no Interrupted; the caller checks `number` regularly, for example after each step."""
         before, self._deferred = self._deferred, True
         try:
             yield

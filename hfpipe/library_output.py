@@ -1,4 +1,4 @@
-"""Keeps progress bars and messages of the libraries off the screen; the stage's log gets the messages."""
+"""Silences progress bars and messages of libraries on the screen; messages go to the stage's log."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Run without progress bars and screen output of Transformers and Datasets, as far as they are loaded.
+    """Disable progress bars and screen output of Transformers and Datasets, if they are imported.
 
-    Messages of Transformers reach the root logger. All settings are as before in the end.
+    Messages of Transformers are propagated to the root logger. All settings are restored at the end.
     """
     with ExitStack() as stack:
         if "transformers" in sys.modules:
@@ -57,7 +57,7 @@ def _hide_bars_of_datasets() -> Iterator[None]:
 
 @contextmanager
 def allow_forks() -> Iterator[None]:
-    """Let loaders start their workers without the warning of Tokenizers; workers do not tokenize."""
+    """Suppress the warning of Tokenizers when data loaders fork workers, which do not tokenize."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

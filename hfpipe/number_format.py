@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in a terminal and on a page."""
+"""Formats numbers for people, equally in a terminal and on a page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from hfpipe.report import Comparison, Report, Score, Spread
 
 
-def number(value: float) -> str:
-    """Return a score with the digits that are worth reading: three decimals, fewer for large values."""
+def format_number(value: float) -> str:
+    """Return a score with its significant digits: three decimals, fewer for large values."""
     size = abs(value)
     if size < 10:
         return f"{value:.3f}"
@@ -19,21 +19,21 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if size < 1e6 else f"{value:.3g}"
 
 
-def count(value: float) -> str:
-    """Return a count in full below 100,000, and above with three digits and its scale, as 1.23M."""
+def format_count(value: float) -> str:
+    """Return a count in full below 100,000, otherwise with three digits and a suffix, such as 1.23M."""
     if value < 1e5:
         return f"{value:,.0f}"
     return _scale(value, ("", "k", "M", "B", "T"))
 
 
-def share(part: float, whole: float) -> str:
-    """Return a part in percent, as 3.2%; one that is not zero is not written as zero."""
+def format_share(part: float, whole: float) -> str:
+    """Return a part in percent, such as 3.2%; a small nonzero part is `< 0.1%`."""
     of = part / whole if whole else 0.0
     return f"{of:.1%}" if of >= 0.0005 or not part else "< 0.1%"
 
 
-def memory(size: float) -> str:
-    """Return bytes with three digits in decimal units, as 12.3 MB."""
+def format_bytes(size: float) -> str:
+    """Return a number of bytes with three digits in decimal units, such as 12.3 MB."""
     return _scale(size, (" B", " kB", " MB", " GB", " TB"))
 
 
@@ -45,7 +45,7 @@ def _scale(value: float, units: Sequence[str]) -> str:
     return f"{value:,.3g}{units[-1]}" if value < 999.5 else f"{value:,.0f}{units[-1]}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a time as 0.9 s, 42 s, 3 min 5 s or 2 h 10 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -58,8 +58,8 @@ def duration(seconds: float) -> str:
 
 
 def format_interval(value: float, low: float, high: float) -> str:
-    """Return a number with its interval, as 0.884 [0.866, 0.901]."""
-    return f"{number(value)} [{number(low)}, {number(high)}]"
+    """Return a number with its interval, such as 0.884 [0.866, 0.901]."""
+    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
 
 
 def format_score(found: Score | Comparison) -> str:
@@ -68,12 +68,12 @@ def format_score(found: Score | Comparison) -> str:
     if found.spread is None:
         return shown
     value, _, ends = shown.partition(" ")
-    return f"{value} ± {number(found.spread.sd)} {ends}"
+    return f"{value} ± {format_number(found.spread.sd)} {ends}"
 
 
 def describe_spread(spread: Spread) -> str:
-    """Return over what a score is a mean, as `mean of 3 seeds, sd 0.012`."""
-    return f"mean of {len(spread.values)} {spread.over}, sd {number(spread.sd)}"
+    """Return what a score is averaged over, such as `mean of 3 seeds, sd 0.012`."""
+    return f"mean of {len(spread.values)} {spread.over}, sd {format_number(spread.sd)}"
 
 
 SPREAD = ("score", "system", "each training", "sd", "by rows", "by seeds", "last checkpoints")
@@ -83,7 +83,7 @@ SPREAD = ("score", "system", "each training", "sd", "by rows", "by seeds", "last
 def format_spreads(scores: Sequence[Score], first: str) -> list[list[str]]:
     """Return a row for each score and system that was trained several times, with the columns `SPREAD`.
 
-    What rows and seeds contribute is of the score of one training. A value that is not known is empty.
+    The contributions of rows and seeds refer to the score of one training. An unknown value is empty.
     """
     rows = []
     for score in scores:
@@ -91,10 +91,11 @@ def format_spreads(scores: Sequence[Score], first: str) -> list[list[str]]:
         for system, spread in systems:
             if spread is not None:
                 each = ", ".join(
-                    f"{name.removeprefix('stage:')} {number(value)}" for name, value in spread.values.items()
+                    f"{name.removeprefix('stage:')} {format_number(value)}"
+                    for name, value in spread.values.items()
                 )
                 parts = (spread.sd, spread.rows, spread.seeds, spread.checkpoints)
-                known = ["" if part is None else number(part) for part in parts]
+                known = ["" if part is None else format_number(part) for part in parts]
                 rows.append([score.metric, system, each, *known])
     return rows
 
@@ -115,8 +116,8 @@ def format_trials(report: Report) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             str(each["trial"]),
-            "" if each["value"] is None else number(each["value"]),
-            *(_setting(each["parameters"].get(name)) for name in names),
+            "" if each["value"] is None else format_number(each["value"]),
+            *(_format_setting(each["parameters"].get(name)) for name in names),
             words[each["state"]],
         ]
         for each in tried
@@ -133,8 +134,8 @@ def format_matrix(report: Report) -> tuple[list[str], list[list[str]]]:
     scores = [name for name in names if split_class(name)[1] is None][:MAIN]
     cells = [
         [
-            *(_setting(row["combination"].get(axis, "")) for axis in axes),
-            *(count(row["counts"][name]) if name in row["counts"] else "" for name in counts),
+            *(_format_setting(row["combination"].get(axis, "")) for axis in axes),
+            *(format_count(row["counts"][name]) if name in row["counts"] else "" for name in counts),
             *(_format_entry(row["scores"].get(name)) for name in scores),
         ]
         for row in rows
@@ -148,44 +149,46 @@ def _format_entry(score: Mapping[str, Any] | None) -> str:
         return ""
     interval = "low" in score
     value, _, ends = (
-        format_interval(score["value"], score["low"], score["high"]) if interval else number(score["value"])
+        format_interval(score["value"], score["low"], score["high"])
+        if interval
+        else format_number(score["value"])
     ).partition(" ")
-    return " ".join(filter(None, (value, f"± {number(score['sd'])}" if "sd" in score else "", ends)))
+    return " ".join(filter(None, (value, f"± {format_number(score['sd'])}" if "sd" in score else "", ends)))
 
 
-def _setting(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def format_difference(comparison: Comparison) -> str:
-    """Return how far the model is from a baseline, with a sign."""
+    """Return the signed difference between the model and a baseline."""
     sign = "-" if comparison.difference < 0 else "+"
-    return sign + number(abs(comparison.difference))
+    return sign + format_number(abs(comparison.difference))
 
 
-def chance(p_value: float) -> str:
+def format_p_value(p_value: float) -> str:
     """Return a p-value as `p 0.012`, or `p < 0.001`."""
     return "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
 
 
 SPEED_HEAD = ("system", "score", "size", "rows/s", "p50 of a row", "p95 of a row")
-"""Columns of `speed_rows`."""
+"""Columns of `make_speed_rows`."""
 
 
-def speed_rows(report: Report) -> list[tuple[str, ...]]:
+def make_speed_rows(report: Report) -> list[tuple[str, ...]]:
     """Return main score, size and speed of each system of an evaluation that timed them, the model first."""
     systems: Mapping[str, Any] = report.facts.get("speed", {}).get("systems", {})
     values: dict[str, str] = {}
     for main in report.scores[:1]:
         found = dict.fromkeys(list(systems)[:1], main.value)
         found |= {each.baseline: each.value for each in main.comparisons}
-        values = {name: f"{main.metric} {number(value)}" for name, value in found.items()}
+        values = {name: f"{main.metric} {format_number(value)}" for name, value in found.items()}
     return [
         (
             name,
             values.get(name, ""),
-            memory(timed["bytes"]) if "bytes" in timed else "",
-            number(timed["rows_per_second"]),
+            format_bytes(timed["bytes"]) if "bytes" in timed else "",
+            format_number(timed["rows_per_second"]),
             f"{timed['p50_ms']:.1f} ms",
             f"{timed['p95_ms']:.1f} ms",
         )
@@ -194,17 +197,17 @@ def speed_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 MAIN = 3
-"""Scores of the whole split that are shown first; every task lists its main scores first."""
+"""Number of scores of the whole split that are shown first; every task lists its main scores first."""
 
 
-def main_scores(scores: Sequence[Score], required: Collection[str] = ()) -> list[Score]:
+def select_main_scores(scores: Sequence[Score], required: Collection[str] = ()) -> list[Score]:
     """Return the first scores of the whole split, and those that a recipe requires."""
     whole = [score for score in scores if split_class(score.metric)[1] is None]
     return [score for score in whole if score in whole[:MAIN] or score.metric in required]
 
 
-def verdict(score: Score) -> list[str]:
-    """Return how good, with interval and n, then a line for what it is better or worse than."""
+def describe_verdict(score: Score) -> list[str]:
+    """Return a line with the score, its interval and n, then a line for each group of baselines."""
     against: dict[str, list[str]] = {}
     for comparison in score.comparisons:
         found = f"{comparison.baseline} ({format_difference(comparison)})"
@@ -216,7 +219,7 @@ def verdict(score: Score) -> list[str]:
 
 
 def describe_tests(report: Report) -> list[str]:
-    """Return what else is to be known of intervals and p-values: a phrase each."""
+    """Return notes on how intervals and p-values were computed, as phrases."""
     most = max((len(score.comparisons) for score in report.scores), default=0)
     corrected = [f"p corrected for {most} comparisons (Holm)"] if most > 1 else []
     folds = report.facts.get("folds")
@@ -229,7 +232,7 @@ def describe_tests(report: Report) -> list[str]:
 
 
 def describe_side(comparison: Comparison, score: Score) -> str:
-    """Return who wins in words, where p leaves no doubt."""
+    """Return whether the model is better or worse than a baseline, if the difference is significant."""
     if not comparison.clear:
         return "no clear difference from"
     return "better than" if (comparison.difference > 0) == score.higher_is_better else "worse than"
@@ -239,17 +242,17 @@ _STEERING = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""Controls, marks that turn the direction of writing, what is not seen at all, and halves of characters."""
+"""Control characters, bidirectional and invisible characters, and lone surrogates."""
 
 
-def visible(text: str) -> str:
-    """Return a text on one line, with characters that steer a terminal or hide others written as escapes."""
+def make_visible(text: str) -> str:
+    """Return a text on one line, with control and invisible characters as escape sequences."""
     return _STEERING.sub(_escape, text)
 
 
-def visible_lines(text: str) -> str:
-    """Return a text of several lines, each as `visible` gives it."""
-    return "\n".join(map(visible, text.split("\n")))
+def make_lines_visible(text: str) -> str:
+    """Apply `make_visible` to each line of a text."""
+    return "\n".join(map(make_visible, text.split("\n")))
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -263,13 +266,13 @@ def split_class(metric: str) -> tuple[str, str | None]:
 
 
 def format_answer(predicted: Mapping[str, Any]) -> list[str]:
-    """Return the prediction for a row, a line for each part: `Geography  0.981`, or a text as it is."""
+    """Return the prediction for a row, one line per part: `Geography  0.981`, or a text."""
     lists = [value for value in predicted.values() if isinstance(value, list)]
     if lists:
-        return [_line(part) for parts in lists for part in parts] or ["nothing"]
-    return _line(predicted).splitlines() or [""]
+        return [_format_line(part) for parts in lists for part in parts] or ["nothing"]
+    return _format_line(predicted).splitlines() or [""]
 
 
-def _line(part: Any) -> str:
+def _format_line(part: Any) -> str:
     values = part.values() if isinstance(part, Mapping) else [part]
-    return "  ".join(number(value) if isinstance(value, float) else str(value) for value in values)
+    return "  ".join(format_number(value) if isinstance(value, float) else str(value) for value in values)

@@ -1,4 +1,4 @@
-"""What a stage says when it is done: facts, counts that balance, and scores with their uncertainty."""
+"""The report of a finished stage: facts, counts that balance, and scores with their uncertainty."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 
-def finite_or_null(value: Any) -> Any:
-    """Return plain data with None for every number that is NaN or infinite, which JSON cannot write."""
+def replace_not_finite(value: Any) -> Any:
+    """Return data with None for NaN and infinity, which JSON cannot represent."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: finite_or_null(each) for name, each in value.items()}
-    return [finite_or_null(each) for each in value] if isinstance(value, list | tuple) else value
+        return {name: replace_not_finite(each) for name, each in value.items()}
+    return [replace_not_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 LIBRARIES = (
@@ -31,11 +31,11 @@ LIBRARIES = (
     "scikit-learn",
     "sacrebleu",
 )
-"""Libraries whose versions a report names."""
+"""Libraries whose versions are in a report."""
 
 
 def read_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that are installed."""
+    """Return the versions of Python and of the installed libraries."""
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -52,11 +52,11 @@ class Record(BaseModel):
 
 
 SIGNIFICANT = 0.05
-"""A difference is called clear where its p-value is below."""
+"""A difference is significant if its p-value is below this value."""
 
 
 class FileDigest(Record):
-    """What a file holds, as recorded when it was finished."""
+    """Size and digest of a file, recorded when it was finished."""
 
     size: int
     """Bytes."""
@@ -65,7 +65,7 @@ class FileDigest(Record):
 
 
 class Spread(Record):
-    """How a score varies over the trainings that it is the mean of: one for each seed, or for each fold."""
+    """Variation of a score over the trainings that it is the mean of: one per seed or fold."""
 
     over: str
     """What differs between the trainings: `seeds` or `folds`."""
@@ -74,9 +74,9 @@ class Spread(Record):
     sd: float
     """Standard deviation of these scores."""
     rows: float | None = None
-    """Standard deviation of the score of one training by the sampling of rows."""
+    """Standard deviation of the score of one training due to the sampling of rows."""
     seeds: float | None = None
-    """Standard deviation by the seed alone: that of the scores without what the sampling of rows explains."""
+    """Standard deviation due to the seed alone: that of the scores without the part due to sampling rows."""
     checkpoints: float | None = None
     """Standard deviation over the last checkpoints of a training, on the validation split."""
 
@@ -99,17 +99,17 @@ class Comparison(Record):
     difference_high: float
     """Upper end of the interval of the difference."""
     p_value: float
-    """Two-sided p under no difference, corrected for the number of systems in `Score.comparisons`."""
+    """Two-sided p-value of no difference, corrected for the number of systems in `Score.comparisons`."""
     test: str = "bootstrap"
     """Test that gave `p_value`: `mcnemar-midp`, `randomization-midp`, `bootstrap` or `rows-seeds-t`."""
     p_bootstrap: float | None = None
-    """Two-sided p of the paired bootstrap, not corrected, for comparison with other tools."""
+    """Two-sided p-value of the paired bootstrap, not corrected, for comparison with other tools."""
     spread: Spread | None = None
-    """How the baseline's own score varies, where it was trained several times."""
+    """Variation of the baseline's own score, if it was trained several times."""
 
     @property
     def clear(self) -> bool:
-        """Whether there is a difference beyond chance: the one rule of all verdicts."""
+        """Whether the difference is significant; all verdicts use this rule."""
         return self.p_value < SIGNIFICANT
 
 
@@ -125,19 +125,19 @@ class Score(Record):
     high: float
     """Upper end of the interval."""
     n: int
-    """How many examples were counted."""
+    """Number of examples."""
     higher_is_better: bool
-    """Which way an improvement goes."""
+    """Whether a higher score is an improvement."""
     signature: str
-    """How the number was made, in sacrebleu's `key:value|key:value` form."""
+    """How the score was computed, in sacrebleu's format `key:value|key:value`."""
     comparisons: list[Comparison] = []
-    """One entry a baseline."""
+    """One entry per baseline."""
     spread: Spread | None = None
-    """How the score varies, where the model was trained several times; `value` is then the mean."""
+    """Variation of the score, if the model was trained several times; `value` is then the mean."""
 
 
 class DataFacts(Record):
-    """What a data set holds, known once its stage is done; later stages are checked against it."""
+    """Facts about a data set, known once its stage is done; downstream stages are checked against them."""
 
     columns: dict[str, str]
     """Column → `string`, `strings` (a list of them), `int`, `float`, `label` (one class), `labels` (a list of
@@ -169,23 +169,23 @@ class Machine(Record):
     cores: int
     """Cores that the process could use."""
     memory: int | None
-    """Bytes of main memory; None where that is not known."""
+    """Bytes of main memory; None if unknown."""
     gpus: list[str] = []
     """Name and memory of each GPU, as its driver reports them."""
 
 
 class Provenance(Record):
-    """How a stage was made; nothing of it decides the result, so it is not part of a key."""
+    """How a stage was run; it does not affect the result and is not part of a key."""
 
     command: list[str]
     """Words of the command, without passwords and tokens."""
     started: str
     """When the run started, in ISO 8601, UTC."""
     git: GitState | None = None
-    """The recipe's repository; None where the recipe is in none, or git did not answer."""
+    """The recipe's repository; None if there is none, or git failed."""
     machine: Machine
     read: dict[str, str] = {}
-    """What was read → sha256: local files, packages and user code; of stages above, their report."""
+    """Input → sha256: local files, packages and user code; for upstream stages, their reports."""
 
 
 class Report(Record):
@@ -198,19 +198,19 @@ class Report(Record):
     data: DataFacts | None = None
     """Set by a data set stage."""
     ledger: dict[str, Any] = {}
-    """Counts of what came in and where it went; they balance."""
+    """Counts of inputs and outputs; they balance."""
     facts: dict[str, Any] = {}
-    """Anything else worth keeping, as plain JSON."""
+    """Other facts, as JSON."""
     scores: list[Score] = []
     """Set by an evaluate stage."""
     unmet: list[str] = []
-    """Bounds of `require` that a score missed, in words; the run then ends with exit code 1."""
+    """Descriptions of the bounds of `require` that were not met; the run then ends with exit code 1."""
     seconds: float = 0.0
     """Wall time of the stage; filled in by the runner."""
     versions: dict[str, str] = {}
-    """Installed versions of the libraries that shaped the result; filled in by the runner."""
+    """Installed versions of the libraries; filled in by the runner."""
     provenance: Provenance | None = None
-    """How the stage was made; filled in by the runner. None in reports of earlier versions."""
+    """How the stage was run; filled in by the runner. None in reports of earlier versions."""
     files: dict[str, FileDigest] = {}
     """Each file of the stage by its path in the folder, except the log; filled in by the store.
 
@@ -218,7 +218,7 @@ class Report(Record):
 
     @property
     def parts(self) -> dict[str, Mapping[str, Any]]:
-        """The ledger by its parts, those that count anything; what belongs to none has the name ``."""
+        """The nonempty parts of the ledger; entries outside of a part have the empty name."""
         parts = {name: counts for name, counts in self.ledger.items() if isinstance(counts, Mapping)}
         rest = {name: count for name, count in self.ledger.items() if name not in parts}
         return {name: counts for name, counts in {**parts, "": rest}.items() if counts}

@@ -80,7 +80,7 @@ class Encoder(ABC):
 
 @dataclass(frozen=True)
 class MappedEncoder(Encoder):
-    """Encodes what a function returns for each value of a column, in place of the value."""
+    """Encodes the result of a function for each value of a column instead of the value."""
 
     inner: Encoder
     column: str
@@ -137,7 +137,7 @@ class Objective(ABC):
 
 
 class Generator(ABC):
-    """Decodes outputs in a search or in several forward passes; evaluation then reads these columns."""
+    """Generates outputs by search or in several forward passes; evaluation then uses these columns."""
 
     def runs(self, *, training: bool) -> bool:
         """Return whether to generate in evaluation or, with `training`, when validating during training."""
@@ -262,7 +262,7 @@ class TaskRuntime:
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     """By name; the settings declare the names."""
     generator: Generator | None = None
-    """Where the outputs that are evaluated take more than a forward pass."""
+    """Generates the evaluated outputs, if they need more than one forward pass."""
     model_setup: ModelSetup = field(default_factory=ModelSetup)
 
     def map_column(self, column: str, function: Callable[[Any], Any]) -> TaskRuntime:
@@ -275,7 +275,7 @@ class TaskRuntime:
         return {**given, **{name: self.encoder.placeholder(name, given, facts) for name in others}}
 
     def baseline(self, name: str) -> Baseline:
-        """Return a baseline that the settings declare. Raises StageError when it is not here."""
+        """Return a baseline that the settings declare. Raises StageError if the runtime lacks it."""
         if name not in self.baselines:
             raise StageError(
                 f"{self.config.kind} declares the baseline {name!r}, and its runtime has none of that name; "

@@ -1,4 +1,4 @@
-"""The settings of a task: what a recipe says about it, and what is known of it before anything is loaded."""
+"""The settings of a task, and everything that is known about it before a library is loaded."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class TaskConfig(Settings, ABC):
 
     @property
     def prediction_task(self) -> dict[str, Any]:
-        """Settings of the task used for prediction; another task where this one is only for training."""
+        """Settings of the task used for prediction; another task if this one is only for training."""
         return self.model_dump(mode="json")
 
     @property
@@ -181,10 +181,10 @@ class TaskConfig(Settings, ABC):
 
     @property
     def taught_unit(self) -> Literal["row", "word", "token"] | None:
-        """What a teacher gives probabilities for; None where the task cannot have a teacher.
+        """Unit for which a teacher predicts probabilities; None if the task cannot have a teacher.
 
         `row`: classes of a row; `word`: classes of each word, by the column `word` of its examples; `token`:
-        the vocabulary, where the loss is a cross-entropy. By default `row` for a classifier of rows.
+        the vocabulary, if the loss is a cross-entropy. By default `row` for a classifier of rows.
         """
         rows = self.auto_class == "AutoModelForSequenceClassification" and self.weighted_column is not None
         return "row" if rows else None
@@ -192,7 +192,7 @@ class TaskConfig(Settings, ABC):
     def with_thresholds(self, thresholds: Mapping[str, float]) -> TaskConfig:
         """Return the task with the thresholds saved with a model: class → probability above which it counts.
 
-        Those that the task's settings name stay. By default nothing is decided by a threshold.
+        Thresholds in the task's settings are kept. By default there are no thresholds.
         """
         return self
 

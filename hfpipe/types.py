@@ -1,4 +1,4 @@
-"""Types of what passes between the parts; those of arrays and tensors exist for type checkers only."""
+"""Shared types; those of arrays and tensors exist only for type checkers."""
 
 from __future__ import annotations
 

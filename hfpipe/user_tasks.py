@@ -1,6 +1,6 @@
-"""Loads the task of a user from a file, and states in one line why a class is not a task.
+"""Loads a user-defined task from a file; one-line errors explain why a class is not a task.
 
-Recipes, finished stages and `--task` all load it here.
+Used for recipes, finished stages and `--task`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def load_task_class(code: Code, base: Path) -> type[TaskConfig]:
         raise
     if not isinstance(cls, type) or not issubclass(cls, TaskConfig):
         raise DataError(f"{code} is not a subclass of hfpipe.TaskConfig")
-    for line, name, part in _moved_methods(cls):
+    for line, name, part in _find_moved_methods(cls):
         raise DataError(
-            f"{code} defines {name!r} in line {line}, which is not read there; it belongs to the {part} that "
-            f"'runtime' returns, {MANUAL}"
+            f"{code} defines {name!r} in line {line}, which has no effect there; it belongs to the {part} "
+            f"that 'runtime' returns, {MANUAL}"
         )
     lacks = [repr(name) for name in sorted(cls.__abstractmethods__)]
     if lacks:
@@ -60,7 +60,7 @@ def load_task_class(code: Code, base: Path) -> type[TaskConfig]:
     return cls
 
 
-def _moved_methods(cls: type[Any]) -> Iterator[tuple[int, str, str]]:
+def _find_moved_methods(cls: type[Any]) -> Iterator[tuple[int, str, str]]:
     """Yield the methods of a task without `runtime` that a part of a runtime has: line, name and part."""
     own = [each for each in cls.__mro__ if not each.__module__.startswith("hfpipe.")]
     if any("runtime" in vars(each) for each in own):

@@ -18,11 +18,11 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_extend_env_parallelism_config
 
 from hfpipe.cli.main import main
-from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
+from hfpipe.distributed.process_layout import ProcessLayout, Split, read_process_layout
 from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
 from hfpipe.errors import RecipeError
 from hfpipe.runner import Launch
-from hfpipe.runner.accelerate_file import config_problems, read_accelerate_file, read_known_keys
+from hfpipe.runner.accelerate_file import find_config_problems, read_accelerate_file, read_known_keys
 from hfpipe.runner.launch import check_processes
 from hfpipe.stages import revive
 
@@ -103,7 +103,7 @@ GROUPS = "parallelism_config:\n  parallelism_config_"
             "FSDP",
             "fsdp_config:\n  fsdp_version: 2",
             "4:1",
-            "fsdp_state_dict_type is None, which leaves no folder",
+            "fsdp_state_dict_type is None, which saves no folder",
         ),
         ("FSDP", f"fsdp_config:\n  state_dict_type: X\n  {FSDP2}", "5:3", "unknown key 'fsdp_verion'"),
         ("FSDP", "fsdp_config:\n  fsdp_state_dict_type: FULL_STATE_DICT", "4:1", "fsdp_version is 1; write"),
@@ -132,7 +132,7 @@ GROUPS = "parallelism_config:\n  parallelism_config_"
             "5:3",
             "did you mean 'parallelism_config_tp_size'?",
         ),
-        ("MULTI_GPU", f"{GROUPS}sp_size: 4", "5:3", "hfpipe does not share out sequences for DeepSpeed"),
+        ("MULTI_GPU", f"{GROUPS}sp_size: 4", "5:3", "hfpipe does not split sequences for DeepSpeed"),
         ("FSDP", f"use_cpu: true\n{GROUPS}cp_size: 4", "6:3", "context parallel attention needs GPUs"),
         ("FSDP", f"{GROUPS}tp_size: 2\n  parallelism_config_cp_size: 2", "6:3", "cannot both be over 1"),
         ("MULTI_GPU", "num_machine: 1", "4:1", "unknown key 'num_machine'; did you mean 'num_machines'?"),
@@ -144,13 +144,13 @@ def test_what_would_be_ignored_or_fail_later_is_found_with_its_place(
     config = tmp_path / "own.yaml"
     head = f"compute_environment: LOCAL_MACHINE\ndistributed_type: {kind}\nnum_processes: 4\n"
     config.write_text(head + lines.replace("state_dict_type: X", "fsdp_verion: 2"), encoding="utf-8")
-    found = [str(problem) for problem in config_problems(read_accelerate_file(config))]
+    found = [str(problem) for problem in find_config_problems(read_accelerate_file(config))]
     assert any(line.startswith(f"{config}:{place}: ") and cause in line for line in found), found
 
 
 def test_a_shipped_config_has_no_problem_but_a_package_to_install() -> None:
     for config in CONFIGS:
-        found = [problem.message for problem in config_problems(read_accelerate_file(config))]
+        found = [problem.message for problem in find_config_problems(read_accelerate_file(config))]
         missing = "deepspeed" in config.stem and find_spec("deepspeed") is None
         assert found == (["DeepSpeed is not installed; pip install deepspeed"] if missing else []), config
 
@@ -186,13 +186,13 @@ def test_a_config_tells_how_processes_are_arranged_and_what_is_split(
     environ = {"WORLD_SIZE": str(layout.world)}
     if (arguments := launched(FOLDER / f"{name}.yaml")).use_parallelism_config:
         environ = prepare_extend_env_parallelism_config(arguments, environ)
-    assert process_layout(environ) == layout
+    assert read_process_layout(environ) == layout
 
 
 def test_processes_that_split_a_model_read_the_same_share_of_a_step() -> None:
     layout = ProcessLayout(8, shards=2, tensor=4)
     assert (layout.readers, layout.averaged) == (2, 2)
-    assert [layout.reader(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [layout.get_reader(rank) for rank in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert [rank for rank in range(8) if layout.counts(rank)] == [0, 4]
     assert compute_batch_layout(6, 1, layout.readers) == BatchLayout(3, 1, 2)
 
@@ -203,7 +203,7 @@ CAUSAL = {"kind": "causal-lm", "length": 64}
 @pytest.mark.parametrize(
     ("task", "cause"),
     [
-        ({"kind": "masked-lm", "length": 64}, "has the task masked-lm, which attends otherwise"),
+        ({"kind": "masked-lm", "length": 64}, "has the task masked-lm, which needs another attention mask"),
         ({"kind": "text-classification", "length": 64}, "has the task text-classification"),
         (CAUSAL | {"documents": "separate"}, "has documents: separate, whose mask is dropped"),
         (CAUSAL | {"length": 63}, "has the length 63; write a multiple of 4"),

@@ -94,7 +94,7 @@ FILES: list[tuple[str, str, str | bytes, dict[str, Any]]] = [
     ("is not text but", "data.csv", workbook("one"), {}),
     ("is not text but", "data.jsonl", PARQUET, {}),
     ("is not text but", "data.txt", arrow(), {}),
-    ("its ending tells no format", "data.dat", "a line of text\n", {}),
+    ("its extension does not tell the format", "data.dat", "a line of text\n", {}),
     ("cannot be read as", "data.parquet", arrow(), {}),
     ("cannot be read as", "data.arrow", PARQUET, {}),
     ("cannot be read as", "data.xlsx", TABLE, {}),
@@ -107,12 +107,12 @@ FILES: list[tuple[str, str, str | bytes, dict[str, Any]]] = [
     ("CoNLL files have no header", "data.conll", "Ada B-PER\nlived O\n", {"header": False}),
     ("repeats the header", "data.csv", f"{TABLE}text,label\nlast,pos\n", {}),
     (
-        "if that separates them",
+        "if that separates fields",
         "data.csv",
         "text;label\nbread;pos\nsoup, salt, bread;neg\n",
         {"separator": ","},
     ),
-    ("if that separates them", "data.csv", "text\tlabel\nbread\tpos\na, b, c\tneg\n", {"separator": ","}),
+    ("if that separates fields", "data.csv", "text\tlabel\nbread\tpos\na, b, c\tneg\n", {"separator": ","}),
     ("write … if quotes enclose fields", "data.tsv", 'text\tlabel\n"a"\tpos\n"b\tc"\tneg\n', {}),
     ("or write … if quotes are text", "data.csv", 'text,label\n"never closed,pos\nmore,neg\n', {}),
     (
@@ -121,8 +121,18 @@ FILES: list[tuple[str, str, str | bytes, dict[str, Any]]] = [
         'text,label\n"a \\"b\\" c",pos\n"e",neg\n',
         {"quote": '"'},
     ),
-    ("quotes are escaped by backslashes", "data.csv", 'text,label\n"a \\"b\\" c",p\n"e",n\nf\\g,p\n', {}),
-    ("as a csv writer puts them", "data.tsv", 'text\tlabel\nbare\tp\n"quoted"\tn\n"b ""c"" d"\tn\n', {}),
+    (
+        "this file escapes quotes with backslashes",
+        "data.csv",
+        'text,label\n"a \\"b\\" c",p\n"e",n\nf\\g,p\n',
+        {},
+    ),
+    (
+        "a field is quoted as by a csv writer",
+        "data.tsv",
+        'text\tlabel\nbare\tp\n"quoted"\tn\n"b ""c"" d"\tn\n',
+        {},
+    ),
     ("if the whole file is one JSON text", "data.jsonl", '{\n"a": {"text": "one"}}\n', {}),
     ("if each line is a record", "data.json", '{"text": "one"}\n{"text": "two"}\n', {}),
     ("its records are under", "data.json", '{"meta": 1, "the rows": [{"text": "one"}]}', {}),
@@ -140,7 +150,7 @@ def faulty(path: Path, content: str | bytes) -> Path:
 
 def rows_of(path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
     source = Source.model_validate({"files": path.name, **options})
-    return [row.values for row in read_files(path, path.name, source.file_options())]
+    return [row.values for row in read_files(path, path.name, source.to_file_options())]
 
 
 @pytest.mark.parametrize(("words", "name", "content", "options"), FILES)
@@ -189,22 +199,22 @@ DATA: list[tuple[str, dict[str, str], dict[str, Any]]] = [
         {"source": {"files": "data.jsonl"}},
     ),
     (
-        "say which split it is",
+        "name its split",
         {"in/train-test.jsonl": ROW},
         {"source": {"files": "in/*.jsonl"}},
     ),
     (
-        "whose names state",
+        "whose names contain",
         {"train.jsonl": ROW, "b-test.jsonl": lines({"text": "other"})},
         {"source": {"files": ["train.jsonl", "b-test.jsonl"]}},
     ),
     (
-        "next to it does; name the files",
+        "does; list the files of each split",
         {"in/test.jsonl": lines({"text": "other"}), "in/a: b.jsonl": ROW},
         {"source": {"files": "in"}},
     ),
     (
-        "next to it does; name the files",
+        "does; list the files of each split",
         {"in/train.jsonl": lines({"text": "other"}), "in/extra.jsonl": ROW},
         {"source": {"files": "in/*.jsonl"}},
     ),
@@ -532,7 +542,7 @@ ELSEWHERE: dict[str, str] = {
     "if that means a missing label": "test_a_class_named_like_a_missing_value_is_noted_and_can_be_dropped",
     "write … if they are classes": "test_whole_fractions_are_numbers_otherwise_and_the_summary_asks",
     "half a character (a lone": "test_half_a_character_in_a_text_goes_with_the_step_that_is_advised",
-    "is null where": "test_a_null_is_named_by_file_and_line_and_the_advice_can_be_pasted",
+    "is null, not": "test_a_null_is_named_by_file_and_line_and_the_advice_can_be_pasted",
     "which this recipe does not name": "test_evaluate_executes_no_code_of_a_foreign_model",
     "if they are the same under other names": "test_names_that_a_message_maps_one_by_one_work_when_pasted",
     "stands for a model without each fold": "test_a_split_of_folds_is_evaluated_as_advised",
@@ -553,7 +563,7 @@ NO_ADVICE: dict[str, str] = {
     "needs a token that begins each text": "is the style of a tokenizer's stage, not trained here",
     "not even one example fits into": "needs several GPUs",
     "write it again with `to_json(": "is a call in the program that wrote the file",
-    "there is no … of …; there is": "quotes the recipe",
+    "there is no …, which … names; there is": "quotes the recipe",
     "this is a CoNLL-U file": "names a function that is still to be written",
     "is a script, which Datasets no longer runs": "needs the Hub",
     "and `is_impossible: true`": "quotes the file",

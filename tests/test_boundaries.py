@@ -25,7 +25,7 @@ from hfpipe.contract import RunContext
 from hfpipe.distributed.world import is_launched
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.inference import inputs
-from hfpipe.number_format import visible, visible_lines
+from hfpipe.number_format import make_lines_visible, make_visible
 from hfpipe.references import hub
 from hfpipe.report import Report
 from hfpipe.reporting.html import page
@@ -158,15 +158,15 @@ def test_what_steers_a_terminal_is_shown_and_does_nothing(
     with pytest.raises(SystemExit):
         main(["run", "--no\x1b[31mthing"])
     out, err = capsys.readouterr()
-    for shown in (out, err, visible(text)):
+    for shown in (out, err, make_visible(text)):
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]", shown)
     assert text.encode("unicode_escape").decode() in out
 
 
 @pytest.mark.parametrize("text", ["👩‍🚀", "می‌خواهم", "한국어", "e\u0301", "Größe", "क्‍ष", "a b"])
 def test_what_scripts_need_is_left_alone(text: str) -> None:
-    assert visible(text) == text
-    assert visible_lines(f"{text}\n{text}") == f"{text}\n{text}"
+    assert make_visible(text) == text
+    assert make_lines_visible(f"{text}\n{text}") == f"{text}\n{text}"
 
 
 def test_a_page_holds_no_character_that_steers(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_page_holds_no_character_that_steers(tmp_path: Path) -> None:
     report = Report(kind="finetune", summary=f"a{text}b", facts={"left_out": [text]})
     folder = finish(tmp_path, "topics", {"task": {"text": text}}, [], report)
     made = page(Run({"topics": folder}, {"topics": report}))
-    assert not any(character in made for character in text if visible(character) != character)
+    assert not any(character in made for character in text if make_visible(character) != character)
     assert "\\x1b[31m" in made
 
 
@@ -315,7 +315,7 @@ def test_a_missing_model_to_predict_with_is_reported_as_soon(
 def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.create_connection", lambda *_, **__: time.sleep(30))
     with within(3):
-        assert "did not answer within 2 s" in str(hub.unreachable())
+        assert "did not answer within 2 s" in str(hub.explain_unreachable())
 
 
 # progress
@@ -325,7 +325,7 @@ def test_progress_is_a_line_every_few_percent_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(console, "SECONDS", 0)
-    with console.progress() as progress, progress("topics: encoding\x1b", 1000) as advance:
+    with console.show_progress() as progress, progress("topics: encoding\x1b", 1000) as advance:
         for _ in range(1000):
             advance(1)
     lines = capsys.readouterr().err.splitlines()
@@ -335,7 +335,7 @@ def test_progress_is_a_line_every_few_percent_where_there_is_no_terminal(
 
 
 def test_progress_of_what_is_soon_done_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress() as progress, progress("topics", 3) as advance:
+    with console.show_progress() as progress, progress("topics", 3) as advance:
         advance(3)
     assert capsys.readouterr().err == ""
 

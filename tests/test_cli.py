@@ -239,7 +239,7 @@ def test_a_stage_that_nobody_prepared_is_left_alone(
     before = sorted(folder.iterdir())
     assert main(["stage", str(folder)]) == 1
     assert capsys.readouterr().err == (
-        f"hfpipe: {folder}: is not being made; hfpipe run RECIPE prepares a stage and starts this\n"
+        f"hfpipe: {folder}: is not a stage in progress; hfpipe run RECIPE prepares stages and starts this\n"
     )
     assert sorted(folder.iterdir()) == before
 
@@ -347,7 +347,7 @@ def test_a_second_run_waits_and_names_the_process_that_holds_the_lock(gated: Pat
             waiting = first_line(second)
             open_gate(gated)
             ends = [process.communicate(timeout=60) for process in (first, second)]
-    assert waiting == f"rows: waiting for process {first.pid} on {os.uname().nodename}, which is making it\n"
+    assert waiting == f"rows: waiting for process {first.pid} on {os.uname().nodename}, which is running it\n"
     assert [(first.returncode, second.returncode), *(stderr for _, stderr in ends)] == [(0, 0), "", ""]
     assert all("2 rows" in stdout for stdout, _ in ends)
     assert len(list((gated.parent / "runs" / "gated").glob("rows-*"))) == 1

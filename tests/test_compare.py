@@ -19,7 +19,7 @@ from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.metrics.paired import holm
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
-from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
+from hfpipe.store.artifacts import CLUSTER, MODEL, get_predictions_path
 from hfpipe.store.identity import StageIdentity
 from hfpipe.store.store import StageFile, Store
 from hfpipe.task import TaskConfig
@@ -59,10 +59,10 @@ def evaluated(tmp_path: Path) -> Callable[..., str]:
         store = Store(tmp_path / name)
         settings = {"model": "someone/model", "resamples": 200, "task": None}
         identity = StageIdentity(kind="evaluate", version=1, seed=5, settings=settings, files={}, inputs={})
-        folder = store.folder("score", identity.key)
+        folder = store.get_folder("score", identity.key)
         store.begin(folder, StageFile(name="score", base=str(tmp_path), folders={}, identity=identity))
         order = np.random.default_rng(1).permutation(len(rows))  # as a run writes them: longest first
-        with Predictions(predictions_path(folder, MODEL)) as predictions:
+        with Predictions(get_predictions_path(folder, MODEL)) as predictions:
             shown = {
                 key: np.asarray(each)[order]
                 for key, each in task.runtime().evaluator.encode_predictions(columns, facts).items()
@@ -152,7 +152,7 @@ def test_the_table_says_who_wins(evaluated: Callable[..., str], capsys: pytest.C
     assert lines[0] == f"n = 290, 95 % intervals, difference = {good} - the other"
     assert lines[2].split()[:2] == ["accuracy", good]
     assert lines[3].split()[0] == f"{fair}:score"
-    assert f"left out: 10 rows of {good} that not all were measured on" in lines
+    assert f"left out: 10 rows of {good} on which not all were evaluated" in lines
     assert any(line.strip().startswith(f"better than {fair}:score (+0.") for line in lines)
     assert any(line.startswith("f1 by class (3): ") for line in lines)
 
@@ -189,7 +189,7 @@ def test_models_that_share_no_row_are_not_compared(
     evaluated: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     targets = evaluated("good", range(50)), evaluated("fair", range(50, 90))
-    assert "have no row in common; measure them on one split" in wrong(evaluated, capsys, *targets)
+    assert "have no row in common; evaluate them on one split" in wrong(evaluated, capsys, *targets)
 
 
 def test_rows_of_one_id_and_other_answers_are_not_compared(
@@ -207,7 +207,7 @@ def test_what_is_not_an_evaluated_model_is_refused(
     assert "name two evaluated models" in wrong(evaluated, capsys, good)
     assert "name two evaluated models" in wrong(evaluated, capsys, good, good)
     assert "there is no such stage; did you mean 'score'?" in wrong(evaluated, capsys, good, f"{good}:scor")
-    assert "holds no finished stage" in wrong(evaluated, capsys, good, str(tmp_path))
+    assert "contains no finished stage" in wrong(evaluated, capsys, good, str(tmp_path))
 
 
 def test_a_score_that_both_define_otherwise_is_left_out(evaluated: Callable[..., str]) -> None:

@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING
 
 from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.io import extract_facts
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
 from hfpipe.modeling.loading.models import create_config, create_model
@@ -90,7 +90,7 @@ def parts(folder: Path, task: TaskConfig, model: str) -> Training:
     style = STYLES["bert" if isinstance(task, MaskedLM) else "gpt"]
     tokenizer = complete_tokenizer(Learner("bpe", style, (), 300, 1, lowercase=False).learn(TEXTS), style)
     rows = datasets.Dataset.from_dict({"text": TEXTS})
-    facts = facts_of(datasets.DatasetDict(train=rows))
+    facts = extract_facts(datasets.DatasetDict(train=rows))
 
     def encoded(split: str) -> Any:
         path = folder / f"{split}.arrow"

@@ -22,7 +22,7 @@ from cases import CASES, recipe
 from huggingface_hub import ModelCard
 
 import hfpipe
-from hfpipe.encoding.io import facts, open_split
+from hfpipe.encoding.io import open_split, read_facts
 from hfpipe.encoding.nested import read_rows
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import RecipeError, StageError
@@ -36,7 +36,7 @@ from hfpipe.runs.run import Run, read_run
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS, restore_task
 from hfpipe.tokenization.loading import load_tokenizer
-from hfpipe.tokenization.spelling import control_tokens
+from hfpipe.tokenization.spelling import find_control_tokens
 
 pytestmark = pytest.mark.slow
 each_task = pytest.mark.parametrize("name", CASES)
@@ -93,7 +93,7 @@ def test_a_batch_is_encoded_purely_and_no_token_is_lost_silently(
     run = made(name)
     task, tokenizer = task_of(run, name), load_tokenizer(run.folders[f"{name}-pieces"])
     rows = open_split(run.folders[f"{name}-rows"], "train")[:40]
-    known = facts(run.folders[f"{name}-rows"])
+    known = read_facts(run.folders[f"{name}-rows"])
     first, second = (
         task.runtime().encoder.encode(rows, tokenizer, known),
         task.runtime().encoder.encode(rows, tokenizer, known),
@@ -126,14 +126,17 @@ def test_a_control_token_typed_in_a_row_stays_text(made: Callable[[str], Run], n
     run = made(name)
     task, tokenizer = task_of(run, name), load_tokenizer(run.folders[f"{name}-pieces"])
     task = task.model_copy(update={"length": 1024})
-    rows, known = open_split(run.folders[f"{name}-rows"], "train")[:40], facts(run.folders[f"{name}-rows"])
+    rows, known = (
+        open_split(run.folders[f"{name}-rows"], "train")[:40],
+        read_facts(run.folders[f"{name}-rows"]),
+    )
     texts = [
         column
         for column in task.inputs
         if known.columns[column] in ("string", "strings") and column != "context"  # which holds the answers
     ]
     typed_in = 0
-    for token in control_tokens(tokenizer)[:6]:
+    for token in find_control_tokens(tokenizer)[:6]:
         number = tokenizer.convert_tokens_to_ids(token)
         if number == tokenizer.unk_token_id or token == getattr(task, "blank", None):
             continue  # what is not in the vocabulary is unknown, and a blank is the format's
@@ -155,7 +158,7 @@ def test_a_control_token_typed_in_a_row_stays_text(made: Callable[[str], Run], n
 def test_rows_reach_a_task_as_the_source_gave_them(made: Callable[[str], Run], name: str) -> None:
     run, case = made(name), CASES[name]
     given = list(getattr(rows, case.rows)(locate_place(Place(small.SUMMARIES), small.ROOT, {})))
-    known = facts(run.folders[f"{name}-rows"])
+    known = read_facts(run.folders[f"{name}-rows"])
     split = open_split(run.folders[f"{name}-rows"], "train")
     read = read_rows(split, range(len(split)))
     for position in range(len(split)):
@@ -186,7 +189,7 @@ def test_cleaning_leaves_the_answers_that_are_learned(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(run.folders["question-answering-pieces"])
     task = TASKS["question-answering"](length=96, stride=16)
     encoded = task.runtime().encoder.encode(
-        split[:], tokenizer, facts(run.folders["question-answering-rows"])
+        split[:], tokenizer, read_facts(run.folders["question-answering-rows"])
     )
     asked = {row["question"]: row["answers"]["text"][0] for row in given}
     found = set()
@@ -353,7 +356,7 @@ def test_predictions_carry_the_inputs_and_the_order_of_the_classes(
     assert frame["id"].tolist() == rows["id"]
     for column in task.inputs:
         assert [plain(value) for value in frame[column]] == list(rows[column])
-    known = facts(run.folders[f"{name}-rows"])
+    known = read_facts(run.folders[f"{name}-rows"])
     classes = frame.attrs["classes"]
     assert classes == {
         column: list(names) for column, names in task.runtime().evaluator.class_order(known).items()
@@ -373,7 +376,7 @@ def test_a_head_keeps_what_it_predicts_by_name_and_nothing_else_is_new(
 ) -> None:
     run = made(name)
     task, folder = task_of(run, name), run.folders[f"{name}-learn"]
-    head = task.head(facts(run.folders[f"{name}-rows"]))
+    head = task.head(read_facts(run.folders[f"{name}-rows"]))
     same = load_parts(task.auto_class, folder, 3, head=head)
     assert (same.changed, same.note) == ([], "")
     if "id2label" not in head:

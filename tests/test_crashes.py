@@ -21,7 +21,7 @@ import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.diagnosis.packed_rows import name_packed_rows
 from hfpipe.encoding.best_fit import pack_best_fit
-from hfpipe.encoding.io import facts, open_split
+from hfpipe.encoding.io import open_split, read_facts
 from hfpipe.encoding.packing import pack
 from hfpipe.encoding.shards import Batch
 from hfpipe.references.places import DataPlace
@@ -208,7 +208,7 @@ def test_of_a_packed_example_every_row_is_named(base: Path) -> None:
     [data] = (base / "runs" / "crash").glob("rows-*")
     rows, tokenizer = open_split(data, "train"), load_tokenizer(base / "model")
     task = MaskedLM(length=32)
-    ids = task.runtime().encoder.encode(rows[:], tokenizer, facts(data))["input_ids"]
+    ids = task.runtime().encoder.encode(rows[:], tokenizer, read_facts(data))["input_ids"]
     numbered = Ragged.from_rows([[row] * len(each) for row, each in enumerate(ids)])
     packed = pack(iter([Batch({"input_ids": numbered}, len(rows))]), task.length, task.shared, [])
     expected = [sorted({*each.tolist()}) for batch in packed for each in batch.columns["input_ids"]]
@@ -229,7 +229,7 @@ def test_of_an_example_that_was_packed_by_best_fit_every_row_is_named(base: Path
     rows, tokenizer = open_split(data, "train"), load_tokenizer(base / "model")
     task = MaskedLM(length=length, packing="bfd", documents="separate")
     encoder = task.runtime().encoder
-    ids = encoder.encode(rows[:], tokenizer, facts(data))["input_ids"]
+    ids = encoder.encode(rows[:], tokenizer, read_facts(data))["input_ids"]
     numbered = Ragged.from_rows([[row] * len(each) for row, each in enumerate(ids)])
     opening = [-1] * len(encoder.opening_ids(tokenizer))
     batches = iter([Batch({"input_ids": numbered}, len(rows))])
@@ -264,7 +264,9 @@ def test_crashes_of_models_that_cannot_be_computed_again_are_refused_with_what_t
     assert main(["replay", str(folder)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "holds no weights, as no process had all of them; run the stage in one process, or by" in error
+    assert (
+        "contains no weights, because no process had all of them; run the stage in one process, or" in error
+    )
 
 
 def _zebra_is_huge(weights: dict[str, torch.Tensor], tokens: dict[str, int]) -> None:

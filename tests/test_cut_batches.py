@@ -21,7 +21,7 @@ from transformers import CONFIG_MAPPING
 
 from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.padding import Collator
 from hfpipe.encoding.sampler import cut_by_length
 from hfpipe.modeling.attention.cpu import eager_attention
@@ -79,7 +79,7 @@ def parts(folder: Path, kind: str) -> Training:
         "target": [text[: len(text) // 2] for text in TEXTS],
     }
     rows = datasets.Dataset.from_dict(columns).cast_column("label", labels)
-    facts = facts_of(datasets.DatasetDict(train=rows))
+    facts = extract_facts(datasets.DatasetDict(train=rows))
     path = folder / "train.arrow"
     examples, _ = encode(task.runtime(), rows, tokenizer, facts, path, packed=True, advance=lambda _: None)
     config = create_config(SMALL[kind], tokenizer, task.head(facts))

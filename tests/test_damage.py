@@ -107,7 +107,7 @@ def test_each_flipped_bit_of_a_finished_run_is_found_and_its_file_named(
         lines = damage(runs)
         assert len(lines) == 1, path
         assert lines[0].startswith(f"{path}: "), lines
-        assert lines[0].endswith("and run its recipe again, which makes it again")
+        assert lines[0].endswith("and run its recipe again, which recreates it")
         path.write_bytes(kept)
     assert damage(runs) == []
 
@@ -147,7 +147,7 @@ def test_a_stage_that_reads_a_damaged_file_refuses_and_names_it(
     reader = change.partition(".")[0]
     assert str(caught.value) == (
         f"stage {reader}: {folder / name}: is damaged: its content is not what was written; "
-        f"delete {folder} and run its recipe again, which makes it again"
+        f"delete {folder} and run its recipe again, which recreates it"
     )
     kept = {path: path.stat().st_mtime_ns for path in before if path.exists()}
     assert {path for path in before if kept.get(path) != before[path]} <= {runs / ".digests.json"}
@@ -191,7 +191,7 @@ def test_stages_of_an_earlier_version_have_no_digests_and_are_read_as_before(
     found = hfpipe.run(hfpipe.load(finished.path, ["score.resamples=200"]), runs, say=lambda _: None)
     assert found.reports["score"].files
     summaries = [each.summary for each in hfpipe.verify(finished.path, runs)]
-    assert summaries == ["made by an earlier version, which kept no digests"] * 4
+    assert summaries == ["written by an earlier version, without digests"] * 4
 
 
 def interrupt(finished: Finished, runs: Path, at: int, ask: Callable[[], None] = lambda: None) -> Interrupted:
@@ -322,17 +322,17 @@ def test_each_flipped_bit_of_the_marks_of_encoded_data_is_found(tmp_path: Path) 
     shards = Shards(tmp_path / "train.arrow", 4)
     batches = [Batch({"input_ids": [[1, 2, 3]], "row": [row]}, 1) for row in range(3)]
     shards.write(iter(batches), 0, State())
-    assert list(shards.faults()) == []
+    assert list(shards.find_damage()) == []
     for file in sorted(tmp_path.glob("*.json")):
         kept = file.read_bytes()
         for bit in range(8 * len(kept)):
             content = bytearray(kept)
             content[bit // 8] ^= 1 << bit % 8
             file.write_bytes(content)
-            assert any(line.startswith(f"{file}: ") for line in shards.faults()), (file.name, bit)
+            assert any(line.startswith(f"{file}: ") for line in shards.find_damage()), (file.name, bit)
         file.write_bytes(kept)
     (tmp_path / "train-00001.arrow").unlink()
-    assert list(shards.faults()) == [f"{tmp_path / 'train-00001.arrow'}: is missing"]
+    assert list(shards.find_damage()) == [f"{tmp_path / 'train-00001.arrow'}: is missing"]
 
 
 @pytest.mark.slow

@@ -42,19 +42,19 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "empty file",
         {"data.jsonl": b""},
         FILES,
-        "data.jsonl: is empty; take it out, or fix what wrote it",
+        "data.jsonl: is empty; remove it, or fix the program that wrote it",
     ),
     (
         "missing column",
         {"data.jsonl": lines(A)},
         {**FILES, "columns": {"text": "body"}},
-        "data.jsonl, line 1: there is no column 'body'; it has 'text' and 'label': fix `columns`",
+        "data.jsonl, line 1: there is no column 'body'; the columns are 'text' and 'label'; fix `columns`",
     ),
     (
         "missing nested column",
         {"data.jsonl": lines({"page": {"title": "x"}}, {"page": {}})},
         {**FILES, "columns": {"text": "page.body"}},
-        "data.jsonl, line 1: there is no column 'page.body'; it has 'page': fix `columns`",
+        "data.jsonl, line 1: there is no column 'page.body'; the columns are 'page'; fix `columns`",
     ),
     (
         "wrong encoding",
@@ -72,13 +72,13 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "truncated gzip",
         {"data.jsonl.gz": gzip.compress(ROWS.encode())[:-100]},
         {"source": {"files": "data.jsonl.gz"}},
-        "data.jsonl.gz: is cut off: the gzip stream has no end; copy or download it again",
+        "data.jsonl.gz: is truncated: the gzip stream has no end; copy or download it again",
     ),
     (
         "truncated zst",
         {"data.jsonl.zst": zstandard.compress(ROWS.encode())[:-100]},
         {"source": {"files": "data.jsonl.zst"}},
-        "data.jsonl.zst: is cut off: the zstd stream has no end; copy or download it again",
+        "data.jsonl.zst: is truncated: the zstd stream has no end; copy or download it again",
     ),
     (
         "no gzip at all",
@@ -141,7 +141,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a csv row with too many fields",
         {"data.csv": b"text,label\nfine,a\nnot, fine,b\n"},
         {"source": {"files": "data.csv"}},
-        "data.csv, line 3: 3 fields, but the header has 2 ('text' and 'label'); quote fields that hold the separator",
+        "data.csv, line 3: 3 fields, but the header has 2 ('text' and 'label'); quote fields that contain the separator",
     ),
     (
         "a quote that never ends",
@@ -159,13 +159,13 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a csv with a header only",
         {"data.csv": b"text,label\n"},
         {"source": {"files": "data.csv"}},
-        "data.csv: is empty; take it out, or fix what wrote it",
+        "data.csv: is empty; remove it, or fix the program that wrote it",
     ),
     (
         "a folder of files of two formats",
         {"data/part.jsonl": lines(A), "data/part.csv": b"text,label\nx,a\n"},
         {"source": {"files": "data"}},
-        "data: holds csv and jsonl files; name those wanted, as data/*.csv",
+        "data: holds csv and jsonl files; name the files to read, as data/*.csv",
     ),
     (
         "a damaged parquet file",
@@ -177,19 +177,19 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "no file matches",
         {},
         {"source": {"files": "corpus/*.txt"}},
-        "corpus/*.txt: no file matches; fix the pattern, which is read relative to the recipe",
+        "corpus/*.txt: no file matches; fix the pattern, which is relative to the recipe",
     ),
     (
         "unknown ending",
         {"data.log": b"PK"},
         {"source": {"files": "data.log"}},
-        "data.log: its ending tells no format; add `format: txt`, or jsonl, json, csv, tsv, conll, xlsx, parquet or arrow in place of txt",
+        "data.log: its extension does not tell the format; add `format: txt`, or jsonl, json, csv, tsv, conll, xlsx, parquet or arrow in place of txt",
     ),
     (
         "columns that differ between files",
         {"a.csv": b"text,label\nx,a\n", "b.csv": b"text,topic\nx,a\n"},
         {"source": {"files": "*.csv"}},
-        "b.csv, line 2: the columns are 'text' and 'topic', but a.csv, line 2 has 'text' and 'label'; name those wanted with `columns`",
+        "b.csv, line 2: the columns are 'text' and 'topic', but a.csv, line 2 has 'text' and 'label'; select columns with `columns`",
     ),
     (
         "package not installed",
@@ -201,7 +201,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "package without the file",
         {},
         {"source": {"package": "datasets/no/data.jsonl"}},
-        "package:datasets/no/data.jsonl: datasets is installed but holds no no/data.jsonl",
+        "package:datasets/no/data.jsonl: datasets is installed but contains no no/data.jsonl",
     ),
     (
         "a function that raises",
@@ -225,7 +225,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a function that yields nothing",
         {"rows.py": code("    return []")},
         PYTHON,
-        "rows.py:rows: gave no rows; fix the function",
+        "rows.py:rows: yielded no rows; fix the function",
     ),
     (
         "duplicate ids",
@@ -243,7 +243,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "mixed label types",
         {"data.jsonl": lines({"text": "x", "label": 1}, {"text": "y", "label": "2"})},
         FILES,
-        "data.jsonl, line 2: 'label' is '2' (str), but 1 at data.jsonl, line 1; write all alike, or read all as names of classes with `labels: {label: class}`",
+        "data.jsonl, line 2: 'label' is '2' (str), but 1 at data.jsonl, line 1; use one type, or read all values as class names with `labels: {label: class}`",
     ),
     (
         "a number that is none",
@@ -297,7 +297,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "a column of two types",
         {"data.jsonl": lines({"text": "x", "year": 1990}, {"text": "y", "year": "about 1990"})},
         FILES,
-        "data.jsonl, line 2: 'year' is 'about 1990', but other rows hold int64; write all rows alike, or leave 'year' out with `columns`",
+        "data.jsonl, line 2: 'year' is 'about 1990', but other rows hold int64; use one type in all rows, or leave 'year' out with `columns`",
     ),
     (
         "a Hub id where a path belongs",

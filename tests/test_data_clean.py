@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from hfpipe.data.cleaning.cleaner import clean
 from hfpipe.data.cleaning.edits import Edit
 from hfpipe.data.cleaning.steps import Clean
-from hfpipe.data.column_types import text_columns
+from hfpipe.data.column_types import find_text_columns
 from hfpipe.data.columns import take_texts
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
@@ -224,8 +224,8 @@ def test_messages_are_text_each_cleaned_by_itself() -> None:
     given_rows = [
         Row({"messages": messages, "topic": "a", "id": "1"}, "rows, line", 1) for messages in (talk, [])
     ]
-    assert text_columns(given_rows, ["topic"], []) == ["messages"]
-    assert text_columns(given_rows, [], []) == ["messages"]
+    assert find_text_columns(given_rows, ["topic"], []) == ["messages"]
+    assert find_text_columns(given_rows, [], []) == ["messages"]
     ledger = Ledger()
     found = take_texts(given_rows, ["messages"], ledger)
     first, empty = clean(found, ["messages"], STEPS.validate_python(["html"]), ledger, Spans({}))

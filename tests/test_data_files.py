@@ -20,7 +20,7 @@ import zstandard
 from pydantic import ValidationError
 
 from hfpipe.contract import RunContext
-from hfpipe.encoding.io import facts, open_data, open_split
+from hfpipe.encoding.io import open_data, open_split, read_facts
 from hfpipe.errors import DataError
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.dataset import Dataset
@@ -221,7 +221,9 @@ def test_class_names_keep_the_order_the_source_gives_them(tmp_path: Path, make_d
     assert report.data is not None
     assert report.data.labels == {"label": ["positive", "neutral", "negative"]}
     assert open_split(folder, "train")["label"][:] == [2, 0, 1]
-    assert facts(above) == report.data.model_copy(update={"columns": {"text": "string", "label": "label"}})
+    assert read_facts(above) == report.data.model_copy(
+        update={"columns": {"text": "string", "label": "label"}}
+    )
 
 
 def test_a_hub_data_set_is_loaded_with_its_splits(
@@ -275,9 +277,9 @@ def test_a_source_is_one_thing_with_its_own_options(source: dict[str, Any], mess
 def test_facts_come_from_the_report_or_else_from_the_features(tmp_path: Path, make_data: Make) -> None:
     (tmp_path / "data.json").write_text(json.dumps(RECORDS))
     report, folder = make_data({"source": {"files": "data.json"}})
-    assert facts(folder) == report.data
+    assert read_facts(folder) == report.data
     (folder / "report.json").unlink()
-    assert facts(folder) == report.data
+    assert read_facts(folder) == report.data
 
 
 def test_a_folder_without_data_and_a_split_that_is_not_there_are_named(

@@ -18,7 +18,7 @@ from hfpipe.data.cleaning.edits import _CONTROL, Unicode
 from hfpipe.data.labels.labels import Label
 from hfpipe.data.readers import json_records
 from hfpipe.data.rows import Row
-from hfpipe.encoding.origins import NUMBER, ORIGIN, origin_columns
+from hfpipe.encoding.origins import NUMBER, ORIGIN, make_origin_columns
 from hfpipe.errors import DataError
 
 values = st.recursive(
@@ -72,12 +72,12 @@ def test_an_id_is_made_of_the_lengths_and_the_texts(texts: list[str]) -> None:
 @given(st.text(max_size=20), st.text(st.characters(max_codepoint=127), max_size=20))
 def test_letters_are_counted_alike_in_every_script(text: str, plain: str) -> None:
     for each in (text, plain):
-        assert column_types._letters(each) == sum(map(str.isalpha, each))
+        assert column_types._count_letters(each) == sum(map(str.isalpha, each))
 
 
 @pytest.mark.parametrize("origins", [["a"] * 3, ["a"], ["a", "b", "a"], ["a", "a", "b"]])
 def test_origins_are_written_once_for_each_file(origins: list[str]) -> None:
-    columns = origin_columns(origins, range(len(origins)))
+    columns = make_origin_columns(origins, range(len(origins)))
     assert columns[ORIGIN].equals(pa.array(origins, pa.string()).dictionary_encode())
     assert columns[NUMBER].to_pylist() == [*range(len(origins))]
 
@@ -85,12 +85,12 @@ def test_origins_are_written_once_for_each_file(origins: list[str]) -> None:
 def test_a_class_is_counted_however_often_it_comes_and_checked_when_its_type_changes() -> None:
     label = Label("label")
     rows = [Row({"label": value}, "a.csv, line", number) for number, value in enumerate("abab", 2)]
-    label.observe(rows)
+    label.detect_kind(rows)
     for row in rows:
         row.values["label"] = label.read(row.values["label"])
     assert [label.encode(row, "train") for row in rows] == [0, 1, 0, 1]
-    assert [label.ids.rows_of(number, {"train"}) for number in (0, 1)] == [2, 2]
-    assert label.ids.place(1) == "a.csv, line 3"
+    assert [label.ids.count_rows(number, {"train"}) for number in (0, 1)] == [2, 2]
+    assert label.ids.get_place(1) == "a.csv, line 3"
     for other in (1, None):
         with pytest.raises(DataError, match=r"^a\.csv, line 9: "):
             label.encode(Row({"label": other}, "a.csv, line", 9), "train")

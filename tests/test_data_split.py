@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfpipe.data.rows import Row
-from hfpipe.data.split import RowIds, splitter
+from hfpipe.data.split import RowIds, make_splitter
 
 SHARES = {"validation": 0.1, "test": 0.2}
 
@@ -19,55 +19,55 @@ def row(*texts: str, split: str | None = None, **values: str) -> Row:
 
 @given(st.text(), st.integers(min_value=0, max_value=2**32), st.sampled_from([None, "train"]))
 def test_equal_texts_never_straddle_two_splits(text: str, seed: int, split: str | None) -> None:
-    choose = splitter(SHARES, {split}, seed)
+    choose = make_splitter(SHARES, {split}, seed)
     assert choose(row(text, label="a", split=split)) == choose(row(text, label="b", split=split))
 
 
 @given(st.lists(st.text(max_size=5), unique=True), st.lists(st.text(min_size=6, max_size=9)))
 def test_adding_rows_moves_no_row_to_another_split(old: list[str], new: list[str]) -> None:
-    before = {text: splitter(SHARES, {None}, 1)(row(text)) for text in old}
-    choose = splitter(SHARES, {None}, 1)
+    before = {text: make_splitter(SHARES, {None}, 1)(row(text)) for text in old}
+    choose = make_splitter(SHARES, {None}, 1)
     after = {text: choose(row(text)) for text in [*new, *old]}
     assert {text: after[text] for text in old} == before
 
 
 @given(st.text())
 def test_a_larger_share_takes_rows_from_train_only(text: str) -> None:
-    small, large = splitter({"test": 0.2}, {None}, 3), splitter({"test": 0.4}, {None}, 3)
+    small, large = make_splitter({"test": 0.2}, {None}, 3), make_splitter({"test": 0.4}, {None}, 3)
     assert (small(row(text)), large(row(text))) != ("test", "train")
 
 
 def test_shares_are_met_within_sampling_error() -> None:
     n = 20_000
-    choose = splitter(SHARES, {None}, 17)
+    choose = make_splitter(SHARES, {None}, 17)
     counts = Counter(choose(row(f"text {number}")) for number in range(n))
     for split, share in {**SHARES, "train": 0.7}.items():
         assert abs(counts[split] / n - share) < 4 * (share * (1 - share) / n) ** 0.5
 
 
 def test_another_seed_gives_another_split() -> None:
-    one, two = splitter(SHARES, {None}, 1), splitter(SHARES, {None}, 2)
+    one, two = make_splitter(SHARES, {None}, 1), make_splitter(SHARES, {None}, 2)
     assert any(one(row(str(number))) != two(row(str(number))) for number in range(100))
 
 
 def test_given_splits_stay_as_they_are() -> None:
-    choose = splitter({"test": 0.99}, {"train", "test"}, 1)
+    choose = make_splitter({"test": 0.99}, {"train", "test"}, 1)
     assert {choose(row(str(number), split="train")) for number in range(50)} == {"train"}
-    assert splitter({"validation": 0.99}, {"train", "test"}, 1)(row("a", split="test")) == "test"
+    assert make_splitter({"validation": 0.99}, {"train", "test"}, 1)(row("a", split="test")) == "test"
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3))))
 def test_ids_are_unique_and_a_text_of_its_own_keeps_its_id(pairs: list[tuple[str, str]]) -> None:
     ids = RowIds()
-    given_ids = [ids.of(row(*pair)) for pair in pairs]
+    given_ids = [ids.make_id(row(*pair)) for pair in pairs]
     assert len(set(given_ids)) == len(pairs)
     first = dict(zip(reversed(pairs), reversed(given_ids), strict=True))
-    assert all(first[pair] == RowIds().of(row(*pair)) for pair in first)
+    assert all(first[pair] == RowIds().make_id(row(*pair)) for pair in first)
 
 
 @given(st.permutations([("validation", 0.2), ("test", 0.3), ("later", 0.1)]), st.text())
 def test_the_order_in_which_shares_are_written_moves_no_row(
     shares: list[tuple[str, float]], text: str
 ) -> None:
-    as_written = splitter({"validation": 0.2, "test": 0.3, "later": 0.1}, [None], 1)
-    assert splitter(dict(shares), [None], 1)(row(text)) == as_written(row(text))
+    as_written = make_splitter({"validation": 0.2, "test": 0.3, "later": 0.1}, [None], 1)
+    assert make_splitter(dict(shares), [None], 1)(row(text)) == as_written(row(text))

@@ -68,7 +68,7 @@ def test_a_sound_recipe_passes_and_what_does_not_apply_is_named(tmp_path: Path) 
     }, found
     [unpacked] = (each for each in found if each.passed is None)
     assert unpacked.reason == "text-classification does not pack documents"
-    assert "as stage:wiki is not there yet" in unpacked.note
+    assert "as stage:wiki does not exist yet" in unpacked.note
     assert not (tmp_path / "runs" / "small").exists()
 
 

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from hfpipe.encoding.encoded import Examples, cut, encode
-from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.encoded import Examples, encode, encode_truncated
+from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.packing import pack
-from hfpipe.encoding.row_batches import batches_of
+from hfpipe.encoding.row_batches import iterate_batches
 from hfpipe.encoding.shards import Batch
 from hfpipe.tasks import TASKS
 from hfpipe.tokenization.encoding import CHARACTERS_AT_ONCE, encode_ids, encode_plain, encode_texts
 from hfpipe.tokenization.ragged import Ragged
-from hfpipe.tokenization.spelling import OPENING, control_tokens
+from hfpipe.tokenization.spelling import OPENING, find_control_tokens
 from hfpipe.tokenization.text import Format, Verbatim
 
 TEXTS = ["The Nile flows north, past Cairo.", "Everest is high.", "Läuft die Straße nach Süden? 東京 too."]
@@ -43,7 +43,9 @@ def as_lists(tokenizer: Any, texts: Sequence[Any], pairs: Any = None, **options:
 
 
 words = st.sampled_from(["The", "Nile", " ", "high", ".", "ß", "東", "\u0301", "\n", "\0", "", OPENING + "0"])
-tokens = st.sampled_from(sorted({token for each in TOKENIZERS.values() for token in control_tokens(each)}))
+tokens = st.sampled_from(
+    sorted({token for each in TOKENIZERS.values() for token in find_control_tokens(each)})
+)
 written = st.lists(st.one_of(words, tokens, st.text(max_size=4)), max_size=6).map("".join)
 texts = st.one_of(
     written, st.lists(st.one_of(written, written.map(Format), written.map(Verbatim)), max_size=3)
@@ -117,8 +119,8 @@ def test_rows_of_an_array_are_those_of_a_list(
     ragged = Ragged.from_rows(rows)
     assert ragged.to_lists() == rows
     assert ragged.lengths.tolist() == [*map(len, rows)]
-    assert ragged.framed(before, after).to_lists() == [[*before, *row, *after] for row in rows]
-    assert ragged[1:].framed(before, after).to_lists() == [[*before, *row, *after] for row in rows[1:]]
+    assert ragged.add_around(before, after).to_lists() == [[*before, *row, *after] for row in rows]
+    assert ragged[1:].add_around(before, after).to_lists() == [[*before, *row, *after] for row in rows[1:]]
     assert [ragged[place].tolist() for place in range(-len(rows), 0)] == rows
 
 
@@ -162,7 +164,7 @@ def test_rows_come_in_batches_of_one_size_however_they_lie_on_disk(size: int, tm
     }
     for name, rows in views.items():
         for start in (0, 2):
-            found = [*batches_of(rows, size, start)]
+            found = [*iterate_batches(rows, size, start)]
             starts = [*range(start, len(rows), size)]
             assert [positions.start for positions, _ in found] == starts, name
             assert [batch for _, batch in found] == [rows[place : place + size] for place in starts], name
@@ -183,7 +185,7 @@ def encoded(
         if dies_after is not None and done >= dies_after:
             raise Killed
 
-    facts = facts_of(datasets.DatasetDict(train=rows))
+    facts = extract_facts(datasets.DatasetDict(train=rows))
     family = "bpe" if task == "causal-lm" else "wordpiece"
     return encode(
         TASKS[task](length=16).runtime(),
@@ -224,7 +226,7 @@ def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(task: str, tmp_p
 def test_long_texts_are_cut_as_each_would_be_alone() -> None:
     tokenizer = pieces.tokenizer(TEXTS)
     pairs = [*reversed(TEXTS)]
-    found = cut(tokenizer, TEXTS, pairs, 12)
+    found = encode_truncated(tokenizer, TEXTS, pairs, 12)
     wanted = as_lists(tokenizer, TEXTS, pairs, truncation="longest_first", max_length=12)
     assert (found["input_ids"].to_lists(), found["token_type_ids"].to_lists()) == wanted
     whole = as_lists(tokenizer, TEXTS, pairs)[0]

@@ -10,7 +10,7 @@ import pieces
 import pytest
 
 from hfpipe.encoding.encoded import ROWS_AT_ONCE, Examples, encode
-from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.io import extract_facts
 from hfpipe.errors import DataError
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
@@ -24,7 +24,7 @@ def read(task: TaskConfig, rows: dict[str, list[Any]], path: Path, **features: A
     table = datasets.Dataset.from_dict(rows)
     for column, feature in features.items():
         table = table.cast_column(column, feature)
-    facts = facts_of(datasets.DatasetDict(train=table))
+    facts = extract_facts(datasets.DatasetDict(train=table))
     family = "bpe" if task.auto_class == "AutoModelForCausalLM" else "wordpiece"
     words = pieces.tokenizer(TEXTS, family)
     return encode(
@@ -46,7 +46,7 @@ def read(task: TaskConfig, rows: dict[str, list[Any]], path: Path, **features: A
 def test_a_missing_text_is_reported_with_its_row(
     name: str, rows: dict[str, list[Any]], tmp_path: Path
 ) -> None:
-    null = "'.*' is null where a text belongs; fill it in, or drop such rows"
+    null = "'.*' is null, not a text; fill it in, or drop such rows"
     with pytest.raises(DataError, match=f"^the data, row 2: {null}"):
         read(TASKS[name](), rows, tmp_path)
     with pytest.raises(DataError, match=rf"^the data, row 2 \(id 'b'\): {null}"):
@@ -69,16 +69,16 @@ def test_choices_may_be_missing_from_as_many_rows_as_are_encoded_together(tmp_pa
 def test_a_missing_word_is_reported_with_its_row(tmp_path: Path) -> None:
     rows = {"words": [["The", "Nile"], ["Everest", None]], "tags": [[0, 1], [1, 0]]}
     with pytest.raises(
-        DataError, match=r"^the data, row 2: 'words' holds \['Everest', None\] where a list of texts belongs"
+        DataError, match=r"^the data, row 2: 'words' is \['Everest', None\], not a list of texts"
     ):
         read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)
 
 
 def test_an_unknown_class_is_not_a_class(tmp_path: Path) -> None:
     rows = {"words": [["The", "Nile"], ["Everest"]], "tags": [[0, 1], [-1]]}
-    with pytest.raises(DataError, match=r"^the data, row 2: 'tags' holds \[-1\] where a list of classes"):
+    with pytest.raises(DataError, match=r"^the data, row 2: 'tags' is \[-1\], not a list of classes"):
         read(TASKS["token-classification"](), rows, tmp_path, tags=TAGS)
     rows = {"text": TEXTS, "label": [-1, 0]}
     classes = datasets.ClassLabel(names=["low", "high"])
-    with pytest.raises(DataError, match=r"^the data, row 1: 'label' holds -1 where a class belongs"):
+    with pytest.raises(DataError, match=r"^the data, row 1: 'label' is -1, not a class"):
         read(TASKS["fill-mask"](**PATTERN), rows, tmp_path, label=classes)

@@ -23,15 +23,15 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.io import facts_of
-from hfpipe.encoding.padding import Collator, forward_passes
+from hfpipe.encoding.io import extract_facts
+from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.attention.masks import attention_without_masks, runs_without_masks
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses import chunked_loss
 from hfpipe.modeling.losses.losses import IGNORED, shift_labels
-from hfpipe.recipe.installed import types_with
+from hfpipe.recipe.installed import list_types_with
 from hfpipe.references.places import Place, locate_place
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS
@@ -88,7 +88,7 @@ def fits(name: str, kind: str) -> bool:
     if name in ("summarization", "translation"):
         return TYPES[kind][0] in ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
     auto_class = TASKS[name](**CASES[name].task).auto_class
-    return TYPES[kind][0] in FAMILIES[auto_class] and kind in types_with(auto_class)
+    return TYPES[kind][0] in FAMILIES[auto_class] and kind in list_types_with(auto_class)
 
 
 PAIRS = [(name, kind) for name in CASES for kind in TYPES if fits(name, kind)]
@@ -124,7 +124,7 @@ def tokenizer(style: str) -> PreTrainedTokenizerFast:
 def training(name: str, kind: str, folder: Path) -> Training:
     _, style, entries = TYPES[kind]
     task, words, examples = task_of(name, kind), tokenizer(style), data(name)
-    facts = facts_of(datasets.DatasetDict(train=examples))
+    facts = extract_facts(datasets.DatasetDict(train=examples))
     encoded, _ = encode(
         task.runtime(), examples, words, facts, folder / "train.arrow", packed=True, advance=lambda _: None
     )
@@ -212,7 +212,7 @@ def test_batches_of_one_shape_without_masks_have_the_gradients_of_the_plain_path
     keys = [(0, number) for number in range(len(made.train) - 1)]  # but for the end of the text
     examples = made.train.__getitems__(keys)
     expected = plain(made, examples, 100)
-    [batch] = forward_passes(Collator(made.task, made.tokenizer, 5, static=True)(examples))
+    [batch] = list_forward_passes(Collator(made.task, made.tokenizer, 5, static=True)(examples))
     assert "attention_mask" not in batch
     unmasked = runs_without_masks(made.model, batch["input_ids"][:1])
     with attention_without_masks(made.model) if unmasked else nullcontext():

@@ -74,7 +74,7 @@ def test_a_class_with_fewer_rows_than_folds_is_not_an_error() -> None:
 def test_fewer_groups_than_folds_are_an_error_that_says_so() -> None:
     rows = rows_of(text=["a", "b", "c", "d"], patient=["x", "x", "y", "y"])
     with pytest.raises(
-        DataError, match="3 folds need as many different values of 'patient', and there are 2"
+        DataError, match="3 folds need at least 3 different values of 'patient', but there are 2"
     ):
         folds_of(rows, 3, group="patient")
 

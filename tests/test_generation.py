@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
-from hfpipe.encoding.padding import inputs
+from hfpipe.encoding.padding import pad_inputs
 from hfpipe.errors import StageError
 from hfpipe.modeling.random import create_generator
 from hfpipe.tasks.shared.generation import configure_generation, generate_texts, pad_left
@@ -70,7 +70,7 @@ def written(
     for start in range(0, len(ids), size):
         random = [create_generator(3, None, number) for number in range(len(ids))][start : start + size]
         out = generate_texts(
-            made, inputs(ids[start : start + size], tokenizer), tokenizer, settings, random=random, **more
+            made, pad_inputs(ids[start : start + size], tokenizer), tokenizer, settings, random=random, **more
         )
         rows += [tuple(row) for row in zip(out.texts, out.tokens.tolist(), out.cut.tolist(), strict=True)]
     return rows
@@ -196,7 +196,7 @@ def test_draws_are_as_frequent_as_they_are_probable(tokenizer) -> None:
     ids = np.asarray(tokenizer("the moon")["input_ids"][:-1])
     random = [create_generator(3, None, number) for number in range(4000)]
     settings = Sampling(max_new_tokens=1, do_sample=True, temperature=6.0)
-    out = generate_texts(made, inputs([ids] * 4000, tokenizer), tokenizer, settings, random=random)
+    out = generate_texts(made, pad_inputs([ids] * 4000, tokenizer), tokenizer, settings, random=random)
     said = {text: (out.texts == text).mean() for text in set(out.texts)}
     wanted = (made(input_ids=torch.tensor(ids[None])).logits[0, -1].detach() / 6).softmax(-1)
     for text, share in said.items():
@@ -210,7 +210,7 @@ def test_a_model_that_nothing_can_end_is_refused(tokenizer) -> None:
     made.generation_config.eos_token_id = None
     endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(StageError, match="ends a text"):
-        generate_texts(made, inputs([np.asarray([3, 4])], endless), endless, Generation())
+        generate_texts(made, pad_inputs([np.asarray([3, 4])], endless), endless, Generation())
 
 
 def test_padding_moves_to_the_left_and_the_order_stays() -> None:

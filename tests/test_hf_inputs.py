@@ -13,8 +13,8 @@ import small
 
 import hfpipe
 from hfpipe.contract import RunContext
-from hfpipe.encoding.encoded import cut, encode
-from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.encoded import encode, encode_truncated
+from hfpipe.encoding.io import extract_facts
 from hfpipe.errors import DataError, HfpipeError, StageError
 from hfpipe.modeling.loading.models import create_config, create_model, load_model
 from hfpipe.stages.evaluate import Evaluate
@@ -73,7 +73,7 @@ def saved(folder: Path, kind: str = "label", head: str = "AutoModelForMaskedLM",
 
 def encoded(path: Path, texts: list[str], words: Any, *, packed: bool = True) -> tuple[Any, dict[str, int]]:
     table = datasets.Dataset.from_dict({"text": texts})
-    facts = facts_of(datasets.DatasetDict(train=table))
+    facts = extract_facts(datasets.DatasetDict(train=table))
     return encode(
         MaskedLM(length=8).runtime(), table, words, facts, path, packed=packed, advance=lambda _: None
     )
@@ -82,11 +82,11 @@ def encoded(path: Path, texts: list[str], words: Any, *, packed: bool = True) ->
 def test_the_two_texts_of_a_pair_are_distinguished_by_token_types(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path)
     words = load_tokenizer(tmp_path)
-    pair = cut(words, TEXTS[:2], TEXTS[2:], 12)
+    pair = encode_truncated(words, TEXTS[:2], TEXTS[2:], 12)
     assert [len(types) for types in pair["token_type_ids"]] == [len(ids) for ids in pair["input_ids"]]
     assert all(set(types) == {0, 1} for types in pair["token_type_ids"])
-    assert "token_type_ids" not in cut(words, TEXTS, None, 12)
-    assert "token_type_ids" not in cut(tokenizer("gpt"), TEXTS[:2], TEXTS[2:], 12)
+    assert "token_type_ids" not in encode_truncated(words, TEXTS, None, 12)
+    assert "token_type_ids" not in encode_truncated(tokenizer("gpt"), TEXTS[:2], TEXTS[2:], 12)
 
 
 def test_an_encoding_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_masked_lm_says_that_a_tokenizer_has_no_mask(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_label_is_reported_and_not_trained_on(kind: str, labels: list[Any], message: str) -> None:
-    facts = facts_of(datasets.DatasetDict(train=rows(kind)))
+    facts = extract_facts(datasets.DatasetDict(train=rows(kind)))
     with pytest.raises(DataError, match=f"column 'label' {message}; drop such rows"):
         TextClassification().runtime().encoder.encode({"text": TEXTS, "label": labels}, tokenizer(), facts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_of_every_kind_are_encoded_one_a_row(kind: str) -> None:
-    facts = facts_of(datasets.DatasetDict(train=rows(kind)))
+    facts = extract_facts(datasets.DatasetDict(train=rows(kind)))
     found = (
         TextClassification()
         .runtime()

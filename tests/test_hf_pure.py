@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.sampler import BatchLayout, StepBatches, compute_batch_layout, order
+from hfpipe.encoding.sampler import BatchLayout, StepBatches, compute_batch_layout, order_examples
 from hfpipe.errors import StageError
 from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_columns, token_loss
 from hfpipe.modeling.random import create_generator
@@ -56,10 +56,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def test_every_example_is_in_every_epoch_and_every_step_is_full(
     lengths: list[int], total: int, epoch: int, grouped: bool
 ) -> None:
-    steps = order(np.array(lengths), total, 7, epoch, grouped=grouped)
+    steps = order_examples(np.array(lengths), total, 7, epoch, grouped=grouped)
     assert steps.shape == (-(-len(lengths) // total), total)
     assert set(steps.reshape(-1).tolist()) == set(range(len(lengths)))
-    again = order(np.array(lengths), total, 7, epoch, grouped=grouped)
+    again = order_examples(np.array(lengths), total, 7, epoch, grouped=grouped)
     assert (steps == again).all()
 
 
@@ -87,7 +87,7 @@ def test_a_step_has_the_same_examples_on_any_number_of_processes(
 def test_examples_of_like_length_share_a_step() -> None:
     lengths = np.random.default_rng(0).integers(1, 500, 4000)
     spread = {
-        grouped: np.ptp(lengths[order(lengths, 16, 1, 0, grouped=grouped)], axis=1).mean()
+        grouped: np.ptp(lengths[order_examples(lengths, 16, 1, 0, grouped=grouped)], axis=1).mean()
         for grouped in (True, False)
     }
     assert spread[True] < spread[False] / 10

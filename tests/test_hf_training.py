@@ -14,7 +14,7 @@ import torch
 
 from hfpipe.contract import RunContext
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.sampler import compute_batch_layout
 from hfpipe.errors import StageError
 from hfpipe.metrics.scores.classification import multi_label, single_label
@@ -55,7 +55,7 @@ def parts(folder: Path) -> Training:
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     learner = Learner("wordpiece", STYLES["bert"], (), 200, 1, lowercase=True)
     tokenizer = complete_tokenizer(learner.learn(TEXTS), STYLES["bert"])
-    task, facts = MaskedLM(length=8), facts_of(datasets.DatasetDict(train=rows))
+    task, facts = MaskedLM(length=8), extract_facts(datasets.DatasetDict(train=rows))
 
     def encoded(split: str) -> Any:
         path = folder / f"{split}.arrow"
@@ -199,7 +199,7 @@ def test_full_memory_or_a_full_disk_is_reported_with_a_fix(context: Make) -> Non
         translate_errors(ctx),
     ):
         torch.empty(10**15)
-    with pytest.raises(StageError, match="No space left on device; make room"), translate_errors(ctx):
+    with pytest.raises(StageError, match="No space left on device; free disk space"), translate_errors(ctx):
         torch.save(torch.zeros(10**5), "/dev/full")
     with (
         pytest.raises(StageError, match=r"RuntimeError: The size of tensor a .* the trace is in"),

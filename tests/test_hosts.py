@@ -158,7 +158,7 @@ def test_two_hosts_give_the_numbers_of_one_also_when_the_cable_was_cut(hosts: Ho
             (line,) = messages(stderr)
             assert re.match(
                 rf"hfpipe: {path}:1:\d+: stage topics: process {1 - rank} \(pid \d+ on \S+\)"
-                r"( at topics, \d)? no longer answers \(.*\): its machine or the network between is down; "
+                r"( at topics, \d)? no longer answers \(.*\): its machine or the network is down; "
                 r"run the same command again to resume",
                 line,
             ), line

@@ -24,13 +24,13 @@ from hfpipe.data.cleaning.alignment import Change, apply_changes, shift_span
 from hfpipe.data.cleaning.cleaner import clean
 from hfpipe.data.cleaning.edits import Edit
 from hfpipe.data.cleaning.steps import Clean
-from hfpipe.data.column_types import kind_of, text_columns
+from hfpipe.data.column_types import detect_kind, find_text_columns
 from hfpipe.data.columns import take_texts
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
 from hfpipe.data.spans import find_spans
 from hfpipe.encoding.encoded import Examples, encode
-from hfpipe.encoding.io import facts, open_split
+from hfpipe.encoding.io import open_split, read_facts
 from hfpipe.encoding.nested import read_rows
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import DataError, RecipeError
@@ -123,17 +123,17 @@ TEXTS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("name", NOT_TEXT)
 def test_ids_dates_addresses_and_constants_are_not_text(name: str) -> None:
     kind, values = NOT_TEXT[name]
-    assert kind_of(values) == kind
+    assert detect_kind(values) == kind
     for column in ("text_id", "Unnamed: 0", "url", "body"):
-        assert text_columns(head(**{column: values, "full": PROSE}), [], []) == ["full"]
-        assert text_columns(head(**{"full": PROSE, column: values}), [], []) == ["full"]
+        assert find_text_columns(head(**{column: values, "full": PROSE}), [], []) == ["full"]
+        assert find_text_columns(head(**{"full": PROSE, column: values}), [], []) == ["full"]
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_column_is_text_by_most_of_what_it_holds(name: str) -> None:
-    assert kind_of(TEXTS[name]) == "text"
+    assert detect_kind(TEXTS[name]) == "text"
     for other in ("sources", "an index read as strings", "a constant"):
-        assert text_columns(head(review=TEXTS[name], kind=NOT_TEXT[other][1]), [], []) == ["review"]
+        assert find_text_columns(head(review=TEXTS[name], kind=NOT_TEXT[other][1]), [], []) == ["review"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_column_is_text_by_most_of_what_it_holds(name: str) -> None:
     ],
 )
 def test_several_text_columns_are_found_together(columns: dict[str, Any], wanted: list[str] | None) -> None:
-    assert text_columns(head(**columns), ["label"], []) == (wanted or list(columns))
+    assert find_text_columns(head(**columns), ["label"], []) == (wanted or list(columns))
 
 
 @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ def test_several_text_columns_are_found_together(columns: dict[str, Any], wanted
 def test_an_unclear_column_is_an_error_whose_advice_can_be_pasted(columns: dict[str, Any]) -> None:
     rows = head(**columns)
     with pytest.raises(DataError) as caught:
-        text_columns(rows, [], [])
+        find_text_columns(rows, [], [])
     message = str(caught.value)
     assert "\n" not in message
     assert all(repr(name) in message for name in columns)
     pasted = yaml.safe_load(re.findall(r"`(text: .*?)`", message)[0])["text"]
     assert pasted
-    assert text_columns(rows, [], [str(name) for name in pasted]) == pasted
+    assert find_text_columns(rows, [], [str(name) for name in pasted]) == pasted
 
 
 def test_no_order_of_the_rows_changes_the_choice() -> None:
     values = {"odd": [None, 7, ["x"], *SINGLE[3:]], "body": [3, *PROSE[1:]], "url": NOT_TEXT["addresses"][1]}
     for turn in range(0, COUNT, 9):
         turned = {name: column[turn:] + column[:turn] for name, column in values.items()}
-        assert text_columns(head(**turned), [], []) == ["body"]
+        assert find_text_columns(head(**turned), [], []) == ["body"]
 
 
 def test_an_id_column_called_text_id_is_not_the_text(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_objects_of_any_column_keep_exactly_their_keys(tmp_path: Path, make_data
     assert json.dumps(
         [dict(zip(rows[0], each, strict=True)) for each in zip(*map(exact.get, rows[0]), strict=True)]
     ) == (json.dumps(rows))
-    assert facts(folder).columns["messages"] == facts(folder).columns["extra"] == "nested"
+    assert read_facts(folder).columns["messages"] == read_facts(folder).columns["extra"] == "nested"
 
 
 def test_objects_that_differ_after_the_first_rows_keep_their_keys(tmp_path: Path, make_data: Make) -> None:
@@ -543,7 +543,7 @@ FORMS: list[tuple[Any, str | None]] = [
     ({"text": [""], "answer_start": [0]}, "'Where?' has no answer; add `version_2: true`"),
     ({"text": [], "answer_start": []}, "'Where?' has no answer; add `version_2: true`"),
     ("", "'Where?' has no answer; add `version_2: true`"),
-    (["sea"], "the answer 'sea' stands 2 times in its context, at 13, 17"),
+    (["sea"], "the answer 'sea' occurs 2 times in its context, at 13, 17"),
     (["Bergen"], "the answer 'Bergen' is not in its context"),
 ]
 
@@ -562,12 +562,12 @@ def test_answers_are_read_in_the_forms_people_write(
     def read() -> Examples:
         _, folder = make_data(settings)
         split = open_split(folder, "train")
-        assert list(QuestionAnswering().check(facts(folder))) == []
+        assert list(QuestionAnswering().check(read_facts(folder))) == []
         examples, _ = encode(
             QuestionAnswering().runtime(),
             split,
             words_of,
-            facts(folder),
+            read_facts(folder),
             path,
             packed=False,
             advance=lambda _: None,
@@ -618,7 +618,7 @@ def test_a_null_input_of_alpaca_is_an_empty_text(tmp_path: Path) -> None:
         ALPACA.runtime(),
         rows,
         words,
-        facts(folder),
+        read_facts(folder),
         tmp_path / "a.arrow",
         packed=False,
         advance=lambda _: None,
@@ -653,7 +653,7 @@ def test_a_missing_second_reference_is_none(tmp_path: Path, make_data: Make) -> 
         task.runtime(),
         split,
         words,
-        facts(folder),
+        read_facts(folder),
         tmp_path / "a.arrow",
         packed=False,
         advance=lambda _: None,
@@ -699,7 +699,7 @@ def test_a_missing_key_of_alpaca_is_null_and_read(tmp_path: Path) -> None:
     assert rows["say hello"] is None
     split = open_split(done.folders["data"], "train")
     words = pieces.tokenizer(["say hello"], "bpe")
-    task, known = ALPACA, facts(done.folders["data"])
+    task, known = ALPACA, read_facts(done.folders["data"])
     encode(task.runtime(), split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None)
     assert task.optional == ("instruction", "input")
 
@@ -711,7 +711,7 @@ def test_a_null_is_named_by_file_and_line_and_the_advice_can_be_pasted(tmp_path:
     with pytest.raises(DataError) as caught:
         run("29-null-pair", tmp_path, until="clf")
     message = str(caught.value)
-    assert message.startswith("stage clf: data.jsonl, line 10: 'hypothesis' is null where a text belongs")
+    assert message.startswith("stage clf: data.jsonl, line 10: 'hypothesis' is null, not a text")
     advice = re.findall(r"`clean: (.*?)`", message)[0]
     recipe = hfpipe.load(INPUTS / "29-null-pair" / "recipe.yaml", overrides=[f"data.clean={advice}"])
     done = hfpipe.run(recipe, tmp_path, until="data", say=lambda _: None)
@@ -768,7 +768,7 @@ def test_the_row_that_a_task_cannot_read_is_named(tmp_path: Path, make_data: Mak
             TextGeneration(messages="messages").runtime(),
             open_split(folder, "train"),
             words,
-            facts(folder),
+            read_facts(folder),
             tmp_path / "a.arrow",
             packed=False,
             advance=lambda _: None,
@@ -799,7 +799,7 @@ def calls(tmp_path: Path, make_data: Make) -> Path:
 
 def test_tools_and_calls_reach_the_prompt_as_written(calls: Path, tmp_path: Path) -> None:
     words, task = tooled(), TextGeneration(messages="messages", tools="tools", length=400)
-    split, known = open_split(calls, "train"), facts(calls)
+    split, known = open_split(calls, "train"), read_facts(calls)
     assert list(task.check(known)) == []
     examples, _ = encode(
         task.runtime(), split, words, known, tmp_path / "a.arrow", packed=False, advance=lambda _: None
@@ -812,7 +812,7 @@ def test_tools_and_calls_reach_the_prompt_as_written(calls: Path, tmp_path: Path
 
 
 def test_tools_that_no_prompt_would_hold_are_reported(calls: Path) -> None:
-    [problem] = TextGeneration(messages="messages").check(facts(calls))
+    [problem] = TextGeneration(messages="messages").check(read_facts(calls))
     assert "add `tools: tools` to the task" in problem.message
     with pytest.raises(ValidationError, match="tools needs messages"):
         TextGeneration(tools="tools")
@@ -830,7 +830,7 @@ def test_a_call_without_content_is_learned(tmp_path: Path, make_data: Make) -> N
     split = open_split(folder, "train")
     assert [row["messages"] for row in all_rows(folder)] == [row["messages"] for row in rows]
     examples, _ = encode(
-        task.runtime(), split, words, facts(folder), tmp_path / "a", packed=False, advance=lambda _: None
+        task.runtime(), split, words, read_facts(folder), tmp_path / "a", packed=False, advance=lambda _: None
     )
     for number in range(3):
         text = words.decode(examples[(0, number)]["input_ids"])
@@ -949,7 +949,8 @@ def test_a_start_that_is_not_where_the_answer_is_is_counted(tmp_path: Path, make
     source = write_source(tmp_path, f"{{'context': {text}, 'question': 'when', 'a': {answers}}}")
     report, folder = make_data({"source": source, "clean": ["html"]})
     assert (
-        "a: answer_start is not where the answer is, the nearest place is taken in 2 rows" in report.summary
+        "a: answer_start does not match the answer, the nearest occurrence is used in 2 rows"
+        in report.summary
     )
     assert [row["a"]["answer_start"] for row in all_rows(folder)] == [[21], [21], [3], [3], [3]]
 

@@ -26,7 +26,7 @@ import zstandard
 from pydantic import ValidationError
 
 from hfpipe.contract import RunContext
-from hfpipe.data.rows import Row, even_sample
+from hfpipe.data.rows import Row, sample_rows_evenly
 from hfpipe.encoding.io import open_data, open_split
 from hfpipe.errors import DataError
 from hfpipe.metrics.scores.entities import Entity, entities
@@ -129,7 +129,7 @@ def test_quotes_escaped_by_backslashes_are_read(context: Any, read: Any) -> None
     assert report.facts["files"][0]["escape"] == "\\"
     assert read(written(quoting=csv.QUOTE_ALL, escapechar="\\", doublequote=False)) == ROWS
     with pytest.raises(
-        DataError, match=r"data\.csv, line 3: quotes are escaped by backslashes .* before 'n'"
+        DataError, match=r"data\.csv, line 3: this file escapes quotes with backslashes.* before 'n'"
     ):
         read('text,label\n"a \\"b\\" c",x\n"C:\\new",y\n')
     assert read('text,label\n"a \\"b\\" c",x\n"C:\\new",y\n', escape="\\")[1]["text"] == "C:new"
@@ -153,7 +153,7 @@ def test_quotes_of_a_tsv_that_no_writer_put_are_text(read: Any) -> None:
 
 def test_quotes_that_come_late_in_a_tsv_are_named_with_their_line(read: Any) -> None:
     plain = "text\tlabel\n" + "plain words and more of them\tx\n" * 5000
-    with pytest.raises(DataError, match=r"^data\.tsv, line 5002: a field is in quotes, .*`quote: "):
+    with pytest.raises(DataError, match=r"^data\.tsv, line 5002: a field is quoted as .*`quote: "):
         read(plain + '"he said ""go"""\ty\n', "data.tsv")
     with pytest.raises(DataError, match=r"^data\.tsv, line 5002: 1 field, .* write `quote: "):
         read(plain + '"two\nlines"\ty\n', "data.tsv")
@@ -327,9 +327,9 @@ def test_an_encoding_of_text_is_taken(name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (gzip.compress(b"text\na\n", mtime=0), r"is not text but a gzip file; let its name end in \.gz"),
-        (zstandard.compress(b"text\na\n"), r"is not text but a zstd file; let its name end in \.zst"),
-        (b"PK\x03\x04rest", "is not text but a zip archive, to be unpacked, or an Excel workbook"),
+        (gzip.compress(b"text\na\n", mtime=0), r"is not text but a gzip file; rename it to end in \.gz"),
+        (zstandard.compress(b"text\na\n"), r"is not text but a zstd file; rename it to end in \.zst"),
+        (b"PK\x03\x04rest", r"is not text but a zip archive \(unpack it\) or an Excel workbook"),
         (b"PAR1rest", "is not text but a Parquet file; write `format: parquet`"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "is not text but an old Office file"),
     ],
@@ -374,7 +374,9 @@ def test_field_reaches_nested_records(read: Any) -> None:
     assert read(json.dumps({"version": 1, "data": rows}), "data.json", field="data") == rows
     assert read(json.dumps({"a": {"b": rows}}), "data.json", field="a.b") == rows
     assert read(json.dumps({"a.b": rows, "a": 1}), "data.json", field="a.b") == rows
-    with pytest.raises(DataError, match=r"^data\.json: there is no 'c' of `field: .a\.c.`; there is 'b'"):
+    with pytest.raises(
+        DataError, match=r"^data\.json: there is no 'c', which `field: .a\.c.` names; there is 'b'"
+    ):
         read(json.dumps({"a": {"b": rows}}), "data.json", field="a.c")
     with pytest.raises(DataError, match=r"add `field: .a\.b.`"):
         read(json.dumps({"a": {"n": 2, "b": rows}}), "data.json", field="a")
@@ -389,9 +391,9 @@ def test_an_array_inside_jsonl_is_read(indent: int | None, read: Any) -> None:
 @pytest.mark.parametrize("name", ["data.jsonl", "data.json"])
 def test_a_key_that_is_there_twice_is_an_error(name: str, read: Any) -> None:
     line = '{"text": "a", "label": "x", "text": "b"}'
-    with pytest.raises(DataError, match=r"the key 'text' is there twice in one object"):
+    with pytest.raises(DataError, match=r"the key 'text' occurs twice in one object"):
         read(line if name == "data.jsonl" else f"[{line}]", name)
-    with pytest.raises(DataError, match=r"the key 'n' is there twice"):
+    with pytest.raises(DataError, match=r"the key 'n' occurs twice"):
         read(
             '{"text": "a", "meta": {"n": 1, "n": 2}}'
             if name == "data.jsonl"
@@ -405,7 +407,7 @@ def test_a_key_that_is_there_twice_is_an_error(name: str, read: Any) -> None:
 def test_json_nested_too_deep_is_one_line(name: str, brackets: str, read: Any) -> None:
     inside = "[" * 100_000 + "]" * 100_000 if brackets == "[]" else '{"a":' * 100_000 + "1" + "}" * 100_000
     line = f'{{"text": {inside}}}'
-    with pytest.raises(DataError, match=r"^data\.json.*nested too deep") as caught:
+    with pytest.raises(DataError, match=r"^data\.json.*nested too deeply") as caught:
         read(line if name == "data.jsonl" else f"[{line}]", name)
     assert len(str(caught.value)) < 200
 
@@ -770,7 +772,7 @@ def test_a_cell_that_cannot_be_read_is_named(row: list[Any], message: str, read:
 
 
 def test_an_old_workbook_is_named(read: Any) -> None:
-    with pytest.raises(DataError, match=r"^data\.xls: is in the old format of Excel; save it as \.xlsx"):
+    with pytest.raises(DataError, match=r"^data\.xls: is in the old Excel format; save it as \.xlsx"):
         read(b"\xd0\xcf\x11\xe0", "data.xls")
 
 
@@ -833,12 +835,12 @@ def test_files_of_a_folder_that_are_not_data_are_reported(tmp_path: Path, make_d
         (
             "data/*.csv",
             ["data/train.csv", "data/extra.csv"],
-            r"data/extra\.csv: states no split, and data/train\.csv",
+            r"data/extra\.csv: its name contains no split, but that of data/train\.csv",
         ),
         (
             "data",
             ["data/train.csv", "data/train-test.csv"],
-            r"data/train-test\.csv: its name states test and train",
+            r"data/train-test\.csv: its name contains test and train",
         ),
         (
             ["train.csv", "test.csv"],
@@ -848,12 +850,12 @@ def test_files_of_a_folder_that_are_not_data_are_reported(tmp_path: Path, make_d
         (
             {"train": "data/*.csv"},
             ["data/a-train.csv", "data/test.csv"],
-            r"data/test\.csv: is matched for train, and",
+            r"data/test\.csv: matches the pattern of train, but",
         ),
         (
             "data",
             ["data/readme.md"],
-            r"data: is a folder without data files; name those wanted, as data/\*\.jsonl",
+            r"data: is a folder without data files; name the files to read, as data/\*\.jsonl",
         ),
     ],
 )
@@ -888,8 +890,8 @@ def test_a_limit_takes_an_even_sample_and_says_so(tmp_path: Path, make_data: Mak
 
 def test_every_row_is_as_likely_in_a_sample() -> None:
     rows = [Row({}, "", number) for number in range(100)]
-    seen = Counter(row.number for seed in range(400) for row in even_sample(rows, 10, str(seed)))
+    seen = Counter(row.number for seed in range(400) for row in sample_rows_evenly(rows, 10, str(seed)))
     assert set(seen) == set(range(100))
     # A binomial of 400 draws at 0.1: mean 40, deviation 6.
     assert 40 - 5 * 6 < min(seen.values()) <= max(seen.values()) < 40 + 5 * 6
-    assert even_sample(rows, 2**70, "") == rows
+    assert sample_rows_evenly(rows, 2**70, "") == rows

@@ -27,7 +27,7 @@ from hfpipe.data.cleaning.expressions import check_expression
 from hfpipe.data.cleaning.filters import Drop, Keep
 from hfpipe.data.labels import messages
 from hfpipe.data.labels.labels import Label, read_labels
-from hfpipe.data.labels.notes import nearly_alike
+from hfpipe.data.labels.notes import group_similar_names
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.labels.values import equals_written, normalize_name, parse_decimal
 from hfpipe.data.rows import Row
@@ -175,7 +175,7 @@ def test_names_that_differ_by_white_space_or_composition_are_one_class(
     report, folder = make_data({"source": {"files": file}})
     assert names(folder) == ["café", "neg", "pos"]
     assert Counter(values(folder)) == {"pos": 3, "neg": 2, "café": 2}
-    assert "4 cells of 'label' stripped of white space or brought to NFC" in report.summary
+    assert "4 cells of 'label' stripped of white space or normalized to NFC" in report.summary
 
 
 def test_names_in_lists_and_tags_are_in_one_spelling(tmp_path: Path, make_data: Make) -> None:
@@ -201,7 +201,7 @@ def test_upper_and_lower_case_are_kept_apart_and_noted(tmp_path: Path, make_data
         "note: classes of 'label' that differ by case or white space only: 'NEG' and 'neg' / 'Pos' and 'pos'"
         in report.summary
     )
-    assert nearly_alike(["Straße", "STRASSE", "b"]) == [["Straße", "STRASSE"]]
+    assert group_similar_names(["Straße", "STRASSE", "b"]) == [["Straße", "STRASSE"]]
 
 
 @pytest.mark.parametrize(("one", "other"), [("very good", "very\u00a0good"), ("very good", "very  good")])
@@ -355,7 +355,7 @@ def test_an_empty_cell_with_a_separator_is_missing_unless_allowed(tmp_path: Path
 def test_the_case_of_multi_hot_lists_has_three_classes(tmp_path: Path, make_data: Make) -> None:
     settings = settings_of("05-multihot-int", tmp_path)
     with pytest.raises(
-        DataError, match=r"^data\.jsonl, line 1: 'labels' is \[1, 1, 0\], and all rows have 3 of"
+        DataError, match=r"^data\.jsonl, line 1: 'labels' is \[1, 1, 0\], and all rows have 3 values"
     ) as e:
         make_data(settings)
     yes, no = advice(str(e.value))
@@ -383,7 +383,7 @@ def test_multi_hot_lists_get_the_names_that_the_recipe_gives(
 ) -> None:
     (tmp_path / "data.jsonl").write_text(labelled(*vectors, column="labels"))
     settings = {**FILES, "labels": {"labels": "classes"}}
-    with pytest.raises(DataError, match="and all rows have 3 of 0 and 1"):
+    with pytest.raises(DataError, match="and all rows have 3 values, each 0 or 1"):
         make_data(settings)
     column = {"kind": "classes", "indicators": True, "names": ["soup", "bed", "view"]}
     _, folder = make_data({**FILES, "labels": {"labels": column}})
@@ -396,7 +396,7 @@ def test_multi_hot_lists_get_the_names_that_the_recipe_gives(
 @pytest.mark.parametrize("odd", [[1, 0], [1, 0, 2], [1, 0, 0.5], [1, 0, None]])
 def test_a_row_that_is_not_multi_hot_is_named(odd: list[Any], tmp_path: Path, make_data: Make) -> None:
     (tmp_path / "data.jsonl").write_text(labelled([1, 0, 1], odd, column="labels"))
-    with pytest.raises(DataError, match=r"line 2: 'labels' is .*, where 3 numbers, each 0 or 1, belong; fix"):
+    with pytest.raises(DataError, match=r"line 2: 'labels' is .*, not 3 numbers, each 0 or 1; fix"):
         make_data({**FILES, "labels": {"labels": {"indicators": True}}})
 
 
@@ -660,50 +660,50 @@ def pasted(settings: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 
 FAULTY: list[tuple[str, str, dict[str, Any]]] = [
-    ("missing_labels", labelled("a", None, "b"), {}),
-    ("missing_labels", labelled("a,b", "", "b"), {"labels": {"label": {"separator": ","}}}),
-    ("missing_labels", labelled("a", " ", "b", column="no: 1"), {"labels": {"no: 1": "class"}}),
-    ("no_number", labelled(1.5, "high"), {}),
-    ("no_number", labelled(1.5, "yes: it is", 2.5), {}),
-    ("no_number", labelled(1.5, True, 2.5), {}),
-    ("no_number", labelled("1", "inf", "0x10"), {"labels": {"label": "number"}}),
-    ("no_list", labelled("a;b", "a"), {"labels": {"label": "classes"}}),
-    ("no_list", labelled("a", "b"), {"labels": {"label": "classes"}}),
-    ("no_list", labelled(1, 2), {"labels": {"label": "classes"}}),
-    ("no_list", labelled(["a"], "b, c"), {}),
-    ("no_class", labelled("a", ["a", "b"]), {}),
-    ("no_class", labelled(1, [1, 2]), {}),
-    ("no_class", labelled("a", 0.5, "b"), {"labels": {"label": "class"}}),
-    ("no_class", labelled("a", 0.5), {}),
-    ("no_class", labelled(["a"], ["b", None]), {}),
-    ("no_class", labelled(["a"], ["b", ""]), {}),
-    ("no_class", labelled(["a"], ["b", 0.5]), {}),
-    ("mixed_labels_error", labelled(1, "1", 2), {}),
-    ("mixed_labels_error", labelled("a", True), {}),
-    ("mixed_labels_error", labelled(["a"], [1]), {}),
-    ("labels_not_named", labelled("a", "b", "a"), {"labels": {"label": {"names": ["a"]}}}),
-    ("labels_not_named", labelled(0, 7, 0), {"labels": {"label": {"names": ["a"]}}}),
-    ("indicators", labelled([1, 0, 1], [0, 0, 1]), {"labels": {"label": "classes"}}),
-    ("untrained_classes", labelled("a", "held: x"), {}),
-    ("untrained_classes", labelled("a", "held `b`"), {}),
-    ("untrained_classes", labelled("a", "held 1", "held 2", "held 2"), {}),
-    ("untrained_classes", labelled(1, "held true"), {"labels": {"label": "class"}}),
-    ("untrained_classes", labelled(["a"], ["a", "held"]), {}),
+    ("make_missing_error", labelled("a", None, "b"), {}),
+    ("make_missing_error", labelled("a,b", "", "b"), {"labels": {"label": {"separator": ","}}}),
+    ("make_missing_error", labelled("a", " ", "b", column="no: 1"), {"labels": {"no: 1": "class"}}),
+    ("make_number_error", labelled(1.5, "high"), {}),
+    ("make_number_error", labelled(1.5, "yes: it is", 2.5), {}),
+    ("make_number_error", labelled(1.5, True, 2.5), {}),
+    ("make_number_error", labelled("1", "inf", "0x10"), {"labels": {"label": "number"}}),
+    ("make_list_error", labelled("a;b", "a"), {"labels": {"label": "classes"}}),
+    ("make_list_error", labelled("a", "b"), {"labels": {"label": "classes"}}),
+    ("make_list_error", labelled(1, 2), {"labels": {"label": "classes"}}),
+    ("make_list_error", labelled(["a"], "b, c"), {}),
+    ("make_class_error", labelled("a", ["a", "b"]), {}),
+    ("make_class_error", labelled(1, [1, 2]), {}),
+    ("make_class_error", labelled("a", 0.5, "b"), {"labels": {"label": "class"}}),
+    ("make_class_error", labelled("a", 0.5), {}),
+    ("make_class_error", labelled(["a"], ["b", None]), {}),
+    ("make_class_error", labelled(["a"], ["b", ""]), {}),
+    ("make_class_error", labelled(["a"], ["b", 0.5]), {}),
+    ("make_mixed_error", labelled(1, "1", 2), {}),
+    ("make_mixed_error", labelled("a", True), {}),
+    ("make_mixed_error", labelled(["a"], [1]), {}),
+    ("make_unnamed_error", labelled("a", "b", "a"), {"labels": {"label": {"names": ["a"]}}}),
+    ("make_unnamed_error", labelled(0, 7, 0), {"labels": {"label": {"names": ["a"]}}}),
+    ("make_ambiguous_indicators_error", labelled([1, 0, 1], [0, 0, 1]), {"labels": {"label": "classes"}}),
+    ("make_untrained_error", labelled("a", "held: x"), {}),
+    ("make_untrained_error", labelled("a", "held `b`"), {}),
+    ("make_untrained_error", labelled("a", "held 1", "held 2", "held 2"), {}),
+    ("make_untrained_error", labelled(1, "held true"), {"labels": {"label": "class"}}),
+    ("make_untrained_error", labelled(["a"], ["a", "held"]), {}),
     (
-        "untrained_classes",
+        "make_untrained_error",
         labelled("a", "held 1", "held 2"),
         {"labels": {"label": {"min_count": 1, "rare": "held 3"}}},
     ),
 ]
 """Function of the message, rows (those whose label holds `held` are the test split), further settings."""
-WITHOUT_ADVICE = {"check_name", "finite", "no_indicators", "too_many"}
+WITHOUT_ADVICE = {"check_name", "require_finite", "make_indicators_error", "make_too_many_error"}
 
 
 @pytest.mark.parametrize(("function", "rows", "more"), FAULTY)
 def test_every_advice_about_labels_works_when_pasted(
     function: str, rows: str, more: dict[str, Any], tmp_path: Path, make_data: Make
 ) -> None:
-    settings = {**(SPLITS if function == "untrained_classes" else FILES), **more}
+    settings = {**(SPLITS if function == "make_untrained_error" else FILES), **more}
     split = {"train.jsonl": "", "test.jsonl": "", "data.jsonl": rows}
     for row in rows.splitlines(keepends=True):
         split["test.jsonl" if "held" in row else "train.jsonl"] += row
@@ -711,7 +711,13 @@ def test_every_advice_about_labels_works_when_pasted(
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError) as caught:
         make_data(settings)
-    assert caught.traceback[-1].frame.code.name in ("_encode", "_id", "check", "observe", "check_name")
+    assert caught.traceback[-1].frame.code.name in (
+        "_encode",
+        "_check_class",
+        "check",
+        "detect_kind",
+        "check_name",
+    )
     message = str(caught.value)
     assert "\n" not in message
     advised = advice(message)
@@ -824,7 +830,9 @@ def test_any_threshold_of_near_duplicates_works(threshold: float, tmp_path: Path
     ],
 )
 def test_an_expression_that_cannot_be_compiled_is_refused_at_once(pattern: str) -> None:
-    with pytest.raises(ValueError, match=r"too many to compile|is not a regular expression|nested too deep"):
+    with pytest.raises(
+        ValueError, match=r"too many to compile|is not a regular expression|nested too deeply"
+    ):
         check_expression(pattern)
 
 
@@ -880,7 +888,7 @@ COLUMNS = st.fixed_dictionaries(
 
 def labels_or_message(label: Label, rows: list[Row], keep: Keep) -> tuple[list[Any], str | None]:
     try:
-        label.observe(rows)
+        label.detect_kind(rows)
         kept = [row for row in read_labels(rows, [label]) if keep(row)]
         ids = [label.encode(row, "test" if row.number == 3 else "train") for row in kept]
         label.check()
@@ -908,10 +916,10 @@ def test_any_cells_under_any_settings_are_labels_or_one_line(
         assert "\n" not in message
         assert message.startswith(("data.jsonl, line ", "'label' holds no class"))
         return
-    final = label.final(pa.chunked_array([pa.array(ids, label.arrow)])).to_pylist()
+    final = label.replace_ids(pa.chunked_array([pa.array(ids, label.arrow)])).to_pylist()
     flat = [number for one in final for number in (one if isinstance(one, list) else [one])]
     assert all(isfinite(number) for number in flat)
-    assert label.kind == "number" or all(0 <= number < len(label.ids.names()) for number in flat)
+    assert label.kind == "number" or all(0 <= number < len(label.ids.sort_names()) for number in flat)
 
 
 def test_names_are_normalized_once_and_for_all() -> None:

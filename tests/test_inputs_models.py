@@ -22,7 +22,7 @@ import hfpipe
 from hfpipe import api
 from hfpipe.errors import HfpipeError, StageError
 from hfpipe.modeling.loading.models import create_config, create_model, load_model, load_parts
-from hfpipe.references.places import Place, slug
+from hfpipe.references.places import Place, make_slug
 from hfpipe.report import Report
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.task import TaskConfig
@@ -290,7 +290,7 @@ def test_an_odd_model_from_scratch_is_one_line(entries: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "advice"),
-    [("pretrain-0123456789ab", "run its recipe again, which makes it again"), ("mine", "correct the path")],
+    [("pretrain-0123456789ab", "run its recipe again, which recreates it"), ("mine", "correct the path")],
 )
 def test_a_deleted_folder_is_reported_as_missing(tmp_path: Path, folder: str, advice: str) -> None:
     message = refused(tmp_path / folder)
@@ -524,9 +524,9 @@ def test_a_set_that_lacks_a_class_is_scored_with_those_of_the_model(context: Mak
     assert {len(scores) for scores in rows["scores"]} == {3}
     assert rows["reference"].tolist() == ["neg", "pos"] * 2
     assert rows["prediction"].tolist() == [model_class(tmp_path / "model", text) for text in SENTENCES]
-    two = pd.read_parquet(tmp_path / "runs" / "score" / f"predictions-{slug('./two')}.parquet").sort_values(
-        "row"
-    )
+    two = pd.read_parquet(
+        tmp_path / "runs" / "score" / f"predictions-{make_slug('./two')}.parquet"
+    ).sort_values("row")
     assert two["prediction"].tolist() == [model_class(tmp_path / "two", text) for text in SENTENCES]
     assert [scores[0] for scores in two["scores"]] == [0, 0, 0, 0]
     assert all(np.isfinite(each.value) for score in report.scores for each in score.comparisons)
@@ -684,7 +684,7 @@ def test_what_a_stage_left_behind_is_missed_by_name(context: Make, tmp_path: Pat
 
     gone = tmp_path / "wiki-0123456789ab"
     with pytest.raises(
-        HfpipeError, match=r"there is no such folder\); a stage made it; run its recipe again"
+        HfpipeError, match=r"there is no such folder\); it is the folder of a stage; run its recipe again"
     ):
         open_data(gone)
     with pytest.raises(HfpipeError, match="is not there; hfpipe run its recipe first"):
@@ -692,7 +692,9 @@ def test_what_a_stage_left_behind_is_missed_by_name(context: Make, tmp_path: Pat
     data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
     stage = Evaluate(model="stage:clf", data="./data", task=TEXT)
     clf = tmp_path / "clf-0123456789ab"
-    with pytest.raises(StageError, match="there is no such folder; a stage made it; run its recipe again"):
+    with pytest.raises(
+        StageError, match="there is no such folder; it is the folder of a stage; run its recipe again"
+    ):
         stage.prepare(context("score", inputs={"clf": clf}))
 
 
@@ -725,7 +727,7 @@ def test_a_damaged_file_of_predictions_is_named_with_what_to_do(tmp_path: Path, 
     (folder / "stage.json").write_text("{}")
     assert read_predictions(path)[1]["reference"].tolist() == ["x", "y"]
     path.write_bytes(path.read_bytes()[:kept])
-    for opened in (read_predictions, dataframes.predictions):
+    for opened in (read_predictions, dataframes.read_prediction_frame):
         with pytest.raises(StageError) as caught:
             opened(path)
         assert str(caught.value).startswith(f"{path}: cannot be read (")

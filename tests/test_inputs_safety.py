@@ -19,7 +19,7 @@ import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.errors import DataError, RecipeError
 from hfpipe.recipe.source import parse_yaml
-from hfpipe.references.places import Code, Glob, in_package, matches
+from hfpipe.references.places import Code, Glob, find_matches, locate_in_package
 from hfpipe.references.user_code import find_code
 from hfpipe.store.digests import Digests
 
@@ -88,7 +88,7 @@ def test_what_grows_without_end_by_aliases_and_merges_is_read_or_refused_at_once
     with within(5):
         document = parse_yaml("\n".join(lines), Path("recipe.yaml"))
     told = [problem.message for problem in document.problems]
-    assert told == [] or "once every alias is filled in" in told[0] or "is given twice" in told[0]
+    assert told == [] or "once every alias is expanded" in told[0] or "is given twice" in told[0]
 
 
 def test_merges_of_merges_hold_what_they_merge() -> None:
@@ -161,11 +161,11 @@ def test_folders_with_a_pipe_or_a_device_in_them_have_no_digest(tmp_path: Path) 
     (tmp_path / "zero" / "rows.link").symlink_to("/dev/zero")
     for path, kind in (("pipe", "a named pipe"), ("zero", "a device"), ("zero/rows.link", "a device")):
         with within(3), pytest.raises(DataError, match=f"is {kind}, which has no end"):
-            Digests().of(tmp_path / path)
+            Digests().compute(tmp_path / path)
     with within(3), pytest.raises(DataError, match="is a device, which has no end"):
-        Digests().of(Path("/dev/zero"))
+        Digests().compute(Path("/dev/zero"))
     (tmp_path / "inside" / "dangling").symlink_to("nowhere")
-    assert Digests().of(tmp_path / "inside")
+    assert Digests().compute(tmp_path / "inside")
 
 
 @pytest.mark.parametrize("source", ["files: rows.txt", "files: [rows.txt]", "files: {train: rows.txt}"])
@@ -211,11 +211,14 @@ def test_code_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_pattern_that_a_link_leads_round_in_a_circle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data" / "sub").mkdir(parents=True)
     (tmp_path / "data" / "sub" / "rows.txt").touch()
-    assert len(matches(Glob("data/**/*.txt"), tmp_path)) == 1
+    assert len(find_matches(Glob("data/**/*.txt"), tmp_path)) == 1
     for name in ("one", "two"):
         (tmp_path / "data" / "sub" / name).symlink_to(tmp_path / "data")
-    with within(3), pytest.raises(DataError, match=r"links to a folder that holds it, so `\*\*` never ends"):
-        matches(Glob("data/**/*.txt"), tmp_path)
+    with (
+        within(3),
+        pytest.raises(DataError, match=r"links to a folder that contains it, so `\*\*` never ends"),
+    ):
+        find_matches(Glob("data/**/*.txt"), tmp_path)
 
 
 OUTSIDE = [
@@ -232,7 +235,7 @@ OUTSIDE = [
 @pytest.mark.parametrize("inside", OUTSIDE)
 def test_a_place_in_a_package_never_leads_out_of_it(inside: str) -> None:
     with pytest.raises(DataError, match=r"^package:numpy/"):
-        in_package("numpy", inside)
+        locate_in_package("numpy", inside)
 
 
 def test_a_link_in_a_package_never_leads_out_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +248,9 @@ def test_a_link_in_a_package_never_leads_out_of_it(tmp_path: Path, monkeypatch: 
     (site / "small" / "rows.txt").write_text("One.\n")
     (site / "small" / "passwd").symlink_to("/etc/passwd")
     monkeypatch.syspath_prepend(str(site))
-    assert in_package("small", "small/rows.txt").read_text() == "One.\n"
+    assert locate_in_package("small", "small/rows.txt").read_text() == "One.\n"
     with pytest.raises(DataError, match="leads out of the package"):
-        in_package("small", "small/passwd")
+        locate_in_package("small", "small/passwd")
 
 
 @pytest.mark.parametrize("name", ["\0", "a\0b"])
@@ -313,7 +316,7 @@ def test_numbers_that_no_library_holds_are_refused_in_every_setting(
     key: str, value: Any, recipe: Callable[[str], Path]
 ) -> None:
     (problem,) = refused(recipe(WHOLE), (f"{key}={value}",)).problems
-    assert "is a larger number than" in problem.message or "is not of type !!int" in problem.message
+    assert "is larger than" in problem.message or "is not of type !!int" in problem.message
 
 
 SETS = r"""

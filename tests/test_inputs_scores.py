@@ -318,7 +318,7 @@ def training_faults(folder: Path, training: str, more: str = "") -> list[str]:
         ("{save_steps: 0}", ".save_steps: must be more than 0, got 0"),
         (
             "{eval_steps: 2.5}",
-            ".eval_steps: must be a whole number of steps, or a share of them below 1, got 2.5",
+            ".eval_steps: must be a whole number of steps, or a fraction of all steps below 1, got 2.5",
         ),
     ],
 )
@@ -373,7 +373,7 @@ def test_every_optimizer_is_available_or_refused_by_check(tmp_path):
     refused = set()
     for name in OptimizerNames:
         given = {"optim": name.value, "optim_target_modules": "all-linear"}
-        if [*packages.package_problems(given, ())]:
+        if [*packages.find_package_problems(given, ())]:
             refused.add(name.value)
             continue
         args = TrainingArguments(output_dir=str(tmp_path), optim=name.value, use_cpu=True, report_to="none")
@@ -428,7 +428,7 @@ def test_saves_without_a_score_are_found_by_check(tmp_path):
         (
             "{load_best_model_at_end: true, eval_steps: 0.1, save_steps: 50}",
             "",
-            "both be shares of all steps",
+            "both be fractions of all steps",
         ),
         (
             "{load_best_model_at_end: true, eval_steps: 0.2, save_steps: 0.3}",

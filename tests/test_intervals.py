@@ -239,8 +239,10 @@ def scored(*comparisons: Comparison, low: float = 0.871, high: float = 0.905) ->
 
 
 def test_the_verdict_follows_the_p_value_that_is_printed() -> None:
-    assert "no clear difference from tfidf (-0.016)" in number_format.verdict(scored(comparison(0.052)))
-    assert "worse than tfidf (-0.016)" in number_format.verdict(scored(comparison(0.049)))
+    assert "no clear difference from tfidf (-0.016)" in number_format.describe_verdict(
+        scored(comparison(0.052))
+    )
+    assert "worse than tfidf (-0.016)" in number_format.describe_verdict(scored(comparison(0.049)))
 
 
 def test_p_is_corrected_for_the_number_of_baselines() -> None:
@@ -249,7 +251,7 @@ def test_p_is_corrected_for_the_number_of_baselines() -> None:
     )
     assert [each.p_value for each in found.comparisons] == pytest.approx([0.06, 0.06, 0.2])
     assert found.signature.endswith("|test:bootstrap|p:holm-3")
-    assert not any("worse" in line for line in number_format.verdict(found))
+    assert not any("worse" in line for line in number_format.describe_verdict(found))
 
 
 @pytest.mark.parametrize(

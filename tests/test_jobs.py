@@ -52,7 +52,7 @@ def test_jobs_divide_the_threads_unless_it_is_said_how_many_there_are() -> None:
 
 
 def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RecipeError, match="--jobs 0: at least 1 is needed"):
+    with pytest.raises(RecipeError, match="--jobs 0: must be at least 1"):
         check_launch(Launch(jobs=0))
     config = tmp_path / "two.yaml"
     config.write_text("distributed_type: MULTI_GPU\nnum_processes: 2\ngpu_ids: 0,1\n", encoding="utf-8")
@@ -76,7 +76,7 @@ def test_more_jobs_than_there_is_room_for_are_refused() -> None:
 def test_the_command_line_takes_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = small.write(tmp_path, small.recipe())
     assert main(["run", str(path), "--runs", str(tmp_path / "runs"), "--jobs", "0"]) == 2
-    assert capsys.readouterr().err == "--jobs 0: at least 1 is needed\n"
+    assert capsys.readouterr().err == "--jobs 0: must be at least 1\n"
 
 
 def test_a_stage_that_nothing_can_run_next_to_is_not_a_job(tmp_path: Path) -> None:

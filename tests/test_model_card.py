@@ -140,9 +140,9 @@ def test_a_damaged_folder_of_another_stage_does_not_cost_the_card(folder):
 
 
 def test_a_licence_and_a_card_make_nothing_run_again(folder, tmp_path):
-    before = Digests().of(folder)
+    before = Digests().compute(folder)
     refresh_card(folder, LICENCES)
-    assert Digests().of(folder) == before, "as where a recipe names the folder as its model"
+    assert Digests().compute(folder) == before, "as where a recipe names the folder as its model"
 
     keys = []
     (tmp_path / "rows.txt").write_text("one line\n", encoding="utf-8")

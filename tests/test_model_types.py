@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, find_target_positions, forward, token_loss
-from hfpipe.recipe.model import model_problems
+from hfpipe.recipe.model import find_model_problems
 from hfpipe.references.places import Place, locate_place
 from hfpipe.tokenization.loading import complete_tokenizer
 from hfpipe.tokenization.special_tokens import STYLES
@@ -65,7 +65,7 @@ def tokenizers(texts: list[str]) -> dict[str, PreTrainedTokenizerFast]:
 def built(kind: str, tokenizers: dict[str, PreTrainedTokenizerFast]) -> tuple[Any, PreTrainedTokenizerFast]:
     auto_class, style, entries = TYPES[kind]
     given = {"type": kind, "hidden_size": 32} | entries
-    assert not list(model_problems(given, ("model",)))
+    assert not list(find_model_problems(given, ("model",)))
     return create_model(auto_class, create_config(given, tokenizers[style], {}), seed=1), tokenizers[style]
 
 
@@ -222,5 +222,5 @@ def test_the_sizes_of_a_type_that_says_nothing_are_its_own(
     ],
 )
 def test_a_wrong_entry_is_reported_before_anything_is_built(given: dict[str, Any], message: str) -> None:
-    [problem] = model_problems(given, ("model",))
+    [problem] = find_model_problems(given, ("model",))
     assert message in problem.message

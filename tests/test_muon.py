@@ -128,16 +128,16 @@ def test_frozen_parameters_do_not_move_and_a_model_without_matrices_is_refused()
     ],
 )
 def test_options_of_muon_are_checked_with_the_recipe(options: str, message: str) -> None:
-    found = arguments.training_problems({"optim": "muon", "optim_args": options}, ("training",))
+    found = arguments.find_training_problems({"optim": "muon", "optim_args": options}, ("training",))
     assert [message in problem.message for problem in found] == [True]
     assert not list(
-        arguments.training_problems({"optim": "muon", "optim_args": "momentum=0.9, ns_steps=4"}, ())
+        arguments.find_training_problems({"optim": "muon", "optim_args": "momentum=0.9, ns_steps=4"}, ())
     )
 
 
 def test_an_old_torch_is_named_with_the_version_that_has_muon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hfpipe.recipe.training.muon.version", lambda name: "2.8.1+cpu")
-    (problem,) = arguments.training_problems({"optim": "muon"}, ("training",))
+    (problem,) = arguments.find_training_problems({"optim": "muon"}, ("training",))
     assert "'muon' needs torch 2.9 or newer; pip install 'torch>=2.9'" in problem.message
 
 

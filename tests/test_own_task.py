@@ -125,7 +125,7 @@ def test_a_method_of_the_earlier_interface_is_named_with_its_line_and_its_place(
     definition, part = EARLIER[name]
     head = "import hfpipe\nfrom hfpipe.tasks.text_classification import TextClassification\n\n"
     assert problems(f"{head}class Mine({base}):\n    kind: str\n    {definition}\n") == [
-        f"recipe.yaml:8:13: mine.py:Mine defines {name!r} in line 6, which is not read there; "
+        f"recipe.yaml:8:13: mine.py:Mine defines {name!r} in line 6, which has no effect there; "
         f"it belongs to the {part} that 'runtime' returns, see 'Adding a task' in the manual"
     ]
 

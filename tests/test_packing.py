@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedTokenizerFast
 
 from hfpipe.encoding.best_fit import pack_best_fit
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.io import facts_of
+from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.padding import Collator
 from hfpipe.encoding.shards import Batch
 from hfpipe.errors import StageError
@@ -90,7 +90,7 @@ def model_for(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def encoded(task: TaskConfig, tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> Any:
     rows = datasets.Dataset.from_dict({"text": TEXTS})
-    facts = facts_of(datasets.DatasetDict(train=rows))
+    facts = extract_facts(datasets.DatasetDict(train=rows))
     path = folder / "train.arrow"
     return encode(
         task.runtime(), rows, tokenizer, facts, path, packed=True, advance=lambda _: None, **options

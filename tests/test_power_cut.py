@@ -12,7 +12,7 @@ from disk import Disk
 
 import hfpipe
 from hfpipe.encoding.shards import Batch, Shards, State
-from hfpipe.store.files import write_whole
+from hfpipe.store.files import write_atomically
 
 
 def recorded(folder: Path) -> tuple[Disk, Path]:
@@ -41,8 +41,8 @@ def test_the_disk_of_this_test_loses_what_was_not_forced_onto_it(tmp_path: Path)
 def test_a_file_written_whole_is_there_whole_or_not_at_all_at_each_moment(tmp_path: Path) -> None:
     disk, root = recorded(tmp_path)
     with disk.recording():
-        write_whole(root / "a.json", "one")
-        write_whole(root / "a.json", "two")
+        write_atomically(root / "a.json", "one")
+        write_atomically(root / "a.json", "two")
     found = set()
     for number, moment in enumerate(disk.moments):
         for names in NAMES:
@@ -63,7 +63,7 @@ def test_encoded_data_that_count_as_finished_are_whole_after_a_power_cut(tmp_pat
         for seed in range(6):
             runs = disk.restore(moment, tmp_path / f"{number}-{seed}", "mixture", seed)
             shards = Shards(runs / "encoded" / "train.arrow", 30)
-            assert list(shards.faults()) == []
+            assert list(shards.find_damage()) == []
             finished.add(shards.resume()[0])
     assert finished == {0, 1, 2}
 

@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     report = Report(kind="evaluate", summary="", scores=measured([]))
     finish(root, "score", evaluation, ["topics", "wiki"], report)
     made, store = read_stage(root / f"topics-{KEYS['topics']}"), Store(root)
-    path = store.folder("topics", KEYS["topics"])
+    path = store.get_folder("topics", KEYS["topics"])
     store.begin(path, made)
     for name in (GOES | STAYS) - {".eval_results/score.yaml", "README.md", "model.safetensors"}:
         (path / name).parent.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hfpipe.errors import Problem, RecipeError, Spot
-from hfpipe.recipe import Recipe, aliases, check_facts, installed, load_recipe, recipe_schema
+from hfpipe.recipe import Recipe, aliases, check_facts, installed, load_recipe, make_recipe_schema
 from hfpipe.recipe.source import parse_yaml
 from hfpipe.recipe.training import arguments, budget
 from hfpipe.references.places import Code
@@ -199,7 +199,7 @@ def test_a_spot_is_the_value_or_the_key_that_leads_to_it(tmp_path: Path):
         ("stages", "lm"),
         ("stages", "lm", "training", "learning_rate"),
     ]
-    spots = [recipe.spot(path) for path in paths]
+    spots = [recipe.find_spot(path) for path in paths]
     assert [(spot.line, spot.column) for spot in spots if spot] == [(11, 11), (20, 31), (9, 3), (9, 3)]
 
 
@@ -210,7 +210,7 @@ def test_a_spot_is_the_value_or_the_key_that_leads_to_it(tmp_path: Path):
         (None, "there is no such file"),
         (b"name: caf\xe9\n", "recipe.yaml:1: byte 9 is not UTF-8; save the file as UTF-8"),
         (b"a: 1\nname: a\x00b\n", "recipe.yaml:2:8: broken YAML: the character #x0000 is not allowed"),
-        (b"[" * 5000, "recipe.yaml:1:1: broken YAML: nested too deep"),
+        (b"[" * 5000, "recipe.yaml:1:1: broken YAML: nested too deeply"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error_of_one_line(
@@ -437,10 +437,10 @@ def test_every_foreign_name_leads_to_a_key_that_exists():
     tasks = {field for task in TASKS.values() for field in task.model_fields}
     stages = {field for kind in KINDS.values() for field in kind.model_fields}
     inside = {
-        "training": set(arguments.names()),
+        "training": set(arguments.list_arguments()),
         "task": tasks,
         "generation": set(Sampling.model_fields),
-        "model": {"type", *(known.fields if (known := installed.config("bert")) else ())},
+        "model": {"type", *(known.fields if (known := installed.read_model_config("bert")) else ())},
         "source": set(KINDS["dataset"].model_fields["source"].annotation.model_fields),  # type: ignore[union-attr]
         "early_stopping": {"patience", "threshold"},
         "adapter": set(Adapter.model_fields),
@@ -451,13 +451,13 @@ def test_every_foreign_name_leads_to_a_key_that_exists():
         section, _, key = entry.target.rpartition(".")
         assert entry.target or entry.note, name
         assert not entry.target or key in (inside[section.rpartition(".")[2]] if section else stages), name
-        assert name not in arguments.names(), name
+        assert name not in arguments.list_arguments(), name
     assert set(aliases.KINDS.values()) <= {*TASKS, *KINDS}
     assert not set(aliases.KINDS) & {*TASKS, *KINDS}
 
 
 def test_every_managed_argument_is_one_of_the_installed():
-    assert set(arguments.MANAGED) <= set(installed.installed_arguments())
+    assert set(arguments.MANAGED) <= set(installed.read_installed_arguments())
 
 
 # schema and imports
@@ -465,7 +465,7 @@ def test_every_managed_argument_is_one_of_the_installed():
 
 @pytest.mark.slow
 def test_the_schema_accepts_every_shipped_recipe_and_refuses_slips():
-    validator = jsonschema.Draft202012Validator(recipe_schema(KINDS, TASKS))
+    validator = jsonschema.Draft202012Validator(make_recipe_schema(KINDS, TASKS))
     validator.check_schema(validator.schema)
     assert SHIPPED
     for path in SHIPPED:
@@ -477,7 +477,7 @@ def test_the_schema_accepts_every_shipped_recipe_and_refuses_slips():
 
 
 def test_the_schema_explains_every_key_of_a_stage():
-    defined = recipe_schema(KINDS, TASKS)["properties"]["stages"]["additionalProperties"]["allOf"]
+    defined = make_recipe_schema(KINDS, TASKS)["properties"]["stages"]["additionalProperties"]["allOf"]
     keys = [entry for branch in defined for entry in branch["then"]["properties"].items()]
     assert len(keys) > 20
     assert [key for key, entry in keys if not entry.get("description")] == []
@@ -486,10 +486,10 @@ def test_the_schema_explains_every_key_of_a_stage():
 @pytest.mark.slow
 def test_reading_a_recipe_imports_nothing_heavy():
     code = (
-        "import sys, pathlib; from hfpipe.recipe import load_recipe, recipe_schema; "
+        "import sys, pathlib; from hfpipe.recipe import load_recipe, make_recipe_schema; "
         "from hfpipe.stages import KINDS; from hfpipe.tasks import TASKS;"
         "load_recipe(pathlib.Path(sys.argv[1]), kinds=KINDS, tasks=TASKS);"
-        "recipe_schema(KINDS, TASKS); print([m for m in sys.argv[2:] if m in sys.modules])"
+        "make_recipe_schema(KINDS, TASKS); print([m for m in sys.argv[2:] if m in sys.modules])"
     )
     heavy = ["torch", "transformers", "datasets", "numpy", "pyarrow", "sklearn", "tokenizers", "accelerate"]
     command = [sys.executable, "-W", "error", "-c", code, str(ROOT / "recipes" / "demo.yaml"), *heavy]
@@ -503,18 +503,20 @@ def test_what_is_read_from_the_source_is_what_the_installed_classes_take():
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    assert dict(installed.model_types()) == dict(CONFIG_MAPPING_NAMES)
-    assert list(installed.installed_arguments()) == [
+    assert dict(installed.list_model_types()) == dict(CONFIG_MAPPING_NAMES)
+    assert list(installed.read_installed_arguments()) == [
         field.name for field in dataclasses.fields(TrainingArguments)
     ]
-    assert set(installed.trackers()) == set(INTEGRATION_TO_CALLBACK)
+    assert set(installed.list_trackers()) == set(INTEGRATION_TO_CALLBACK)
     built = {name for name in dir(modeling_auto) if re.fullmatch("AutoModel[A-Z]\\w*|AutoModel", name)}
-    assert set(installed.auto_classes()) == built
+    assert set(installed.list_auto_classes()) == built
     for name in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForSequenceClassification"):
-        assert installed.types_with(name) == set(getattr(modeling_auto, name)._model_mapping._model_mapping)
+        assert installed.list_types_with(name) == set(
+            getattr(modeling_auto, name)._model_mapping._model_mapping
+        )
 
 
-EVERY = sorted(installed.model_types())
+EVERY = sorted(installed.list_model_types())
 ELSEWHERE = ["data2vec-text", "donut-swin", "gpt-sw3", "maskformer-swin", "rt_detr_resnet"]
 """Model types whose config class is in a file that is not named after them."""
 COMPUTED = ["distilbert", "imagegpt", "mistral", "mixtral", "recurrent_gemma", "xlm"]
@@ -539,7 +541,7 @@ def test_configs_read_from_the_source_are_those_of_the_installed_library():
     ]
     assert len(EVERY) > 400
     for kind in [*named, *ELSEWHERE, *COMPUTED, *EVERY[::40]]:
-        known, real = installed.config(kind), CONFIG_MAPPING[kind]
+        known, real = installed.read_model_config(kind), CONFIG_MAPPING[kind]
         assert known is not None
         assert known.whole
         fields = {field.name: field for field in dataclasses.fields(real) if not field.name.startswith("_")}

@@ -65,7 +65,7 @@ def test_every_setting_has_a_type_a_default_and_a_meaning(generated: dict[str, s
 def test_every_key_of_training_is_in_the_reference(generated: dict[str, str]) -> None:
     found = tables(generated["reference/training-arguments.md"])
     own, managed = found["# Training arguments"], found["## Set by hfpipe"]
-    assert list(own) == arguments.names()
+    assert list(own) == arguments.list_arguments()
     assert list(managed) == list(arguments.MANAGED)
     assert all(kind for kind, *_ in own.values())
     assert own["logging_steps"][1] == "`0.02`"

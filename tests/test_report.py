@@ -78,7 +78,7 @@ def finish(root: Path, name: str, stage: dict[str, Any], inputs: list[str], repo
         inputs={other: KEYS[other] for other in inputs},
     )
     folders = {other: f"{other}-{KEYS[other]}" for other in inputs}
-    folder = store.folder(name, KEYS[name])
+    folder = store.get_folder(name, KEYS[name])
     store.begin(folder, StageFile(name=name, base=str(root), folders=folders, identity=identity))
     store.finish(folder, report)
     return folder
@@ -175,7 +175,7 @@ use:    transformers.pipeline("text-classification", "{model}")"""
 
 def test_a_loss_that_falls_is_better():
     score = measured([])[1]
-    assert "better than stage:from-scratch (-0.100)" in number_format.verdict(score)
+    assert "better than stage:from-scratch (-0.100)" in number_format.describe_verdict(score)
 
 
 def test_a_name_longer_than_the_terminal_does_not_cut_a_number_off(tmp_path, capsys):
@@ -249,7 +249,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path, capsys):
 @given(label=st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=30))
 def test_any_label_comes_through_the_page_as_it_is_seen(tmp_path, label):
     read = Reader(page(api.open(make_run(tmp_path / "demo", (label, "People")))))
-    assert f"drop: {number_format.visible_lines(label)}" in read.texts
+    assert f"drop: {number_format.make_lines_visible(label)}" in read.texts
     assert "script" not in read.tags
 
 
@@ -271,7 +271,7 @@ def test_a_run_without_evaluation_still_says_where_the_model_lies(tmp_path, caps
 def test_a_folder_without_a_finished_stage_says_what_to_give(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     found = capsys.readouterr()
-    assert "holds no finished stage" in found.err
+    assert "contains no finished stage" in found.err
     assert found.out == ""
 
 
@@ -292,9 +292,7 @@ def test_a_recipe_that_never_ran_says_how_to_run_it(tmp_path):
         "name: small\nstages:\n  data:\n    kind: dataset\n    source: {files: rows.jsonl}\n",
         encoding="utf-8",
     )
-    with pytest.raises(
-        RecipeError, match=r"no stage of it is done under .*; hfpipe run .*recipe\.yaml first"
-    ):
+    with pytest.raises(RecipeError, match=r"no stage is done in .*; run hfpipe run .*recipe\.yaml first"):
         api.open(recipe, tmp_path / "runs")
 
 
@@ -327,11 +325,11 @@ def test_a_curve_of_one_point_is_drawn():
     [(0.88444, "0.884"), (35.863, "35.86"), (245.21, "245.2"), (12345.6, "12,346"), (3.2e7, "3.2e+07")],
 )
 def test_scores_have_the_digits_worth_reading(value, text):
-    assert number_format.number(value) == text
+    assert number_format.format_number(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(7, "7"), (1234, "1,234"), (123_456, "123k"), (999_900, "1M"), (4.3e6, "4.3M")]
 )
 def test_large_counts_keep_three_digits(value, text):
-    assert number_format.count(value) == text
+    assert number_format.format_count(value) == text

@@ -16,7 +16,7 @@ import hfpipe
 from hfpipe.evaluation.predictions_file import read_predictions
 from hfpipe.report import Report
 from hfpipe.runs import dataframes
-from hfpipe.store.artifacts import predictions_path
+from hfpipe.store.artifacts import get_predictions_path
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_every_place_has_a_file_of_its_own() -> None:
         "..",
         ".",
     ]
-    names = [predictions_path(Path("score"), place).name for place in places]
+    names = [get_predictions_path(Path("score"), place).name for place in places]
     assert len(set(names)) == len(places)
     assert names[places.index("stage:x")] == "predictions-stage-x.parquet"
 
@@ -147,7 +147,7 @@ def test_predictions_of_an_earlier_version_open_with_the_names_of_this_one(tmp_p
         | {"text": ["B", "A"], "prediction": ["an", "input"], "nats": [3, 4]}
     )
     pq.write_table(table.replace_schema_metadata({b"PANDAS_ATTRS": attrs}), old)
-    frame = dataframes.predictions(old)
+    frame = dataframes.read_prediction_frame(old)
     assert frame["reference"].tolist() == ["y", "x"]
     assert frame["prediction"].tolist() == ["x", "x"]
     assert frame["input_prediction"].tolist() == ["input", "an"]

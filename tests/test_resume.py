@@ -134,7 +134,7 @@ def test_the_newest_checkpoint_that_is_whole_is_taken(tmp_path: Path) -> None:
         [
             "checkpoint-1000: was not finished",
             "checkpoint-300: trainer_state.json is missing",
-            "checkpoint-200: model.safetensors has 4 bytes in place of 70",
+            "checkpoint-200: model.safetensors has 4 bytes instead of 70",
         ],
     )
 
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_an_earlier_version_is_known_by_its_sizes(tmp_path: Path
     (earlier / "complete.json").write_text('{"model.safetensors": 70, "trainer_state.json": 2}')
     assert find_newest_checkpoint(tmp_path) == (earlier, [])
     (earlier / "model.safetensors").write_bytes(b"weig")
-    assert find_fault(earlier) == "model.safetensors has 4 bytes in place of 70"
+    assert find_fault(earlier) == "model.safetensors has 4 bytes instead of 70"
 
 
 def test_what_is_passed_over_is_named_and_put_aside_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import toys
 from hfpipe.errors import DataError, RecipeError, StageError
 from hfpipe.runner import Launch, plan_recipe, run_recipe
 from hfpipe.runner.failures import translate_errors
-from hfpipe.store.store import done, read_report
+from hfpipe.store.store import is_done, read_report
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_the_plan_says_which_input_changed(recipe: Path, tmp_path: Path) -> None
 
 def test_a_change_that_is_not_visible_is_still_reported(recipe: Path, tmp_path: Path) -> None:
     why = toys.reasons(recipe, tmp_path / "runs", ["topics.training.eval_steps=null"])
-    assert why["topics"] == ("its settings are written in another way",)
+    assert why["topics"] == ("its settings differ only in notation",)
 
 
 def test_a_plan_compares_with_the_newest_run_of_a_stage(recipe: Path, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_what_changes_while_it_runs_does_not_lose_the_run(tmp_path: Path) -> Non
             edit(tmp_path / "code.py", "upper()", "lower()")
 
     steps = run_recipe(toys.read(path), tmp_path / "runs", say=meddle, progress=toys.no_progress)
-    assert all(step.done and done(step.folder) for step in steps)
+    assert all(step.done and is_done(step.folder) for step in steps)
 
 
 def test_a_runs_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_runs_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> Non
         toys.make(toys.write(tmp_path), tmp_path / "runs")
     message = str(caught.value)
     assert message.startswith(f"stage names: {tmp_path}/runs")
-    assert message.endswith("; fix that and run again, what is finished stays")
+    assert message.endswith("; fix the cause and run again; finished stages are kept")
     assert "\n" not in message
 
 
@@ -356,7 +356,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
             toys.make(recipe, tmp_path / "runs", ["topics.training.learning_rate=0.3"])
     assert str(caught.value).startswith("stage topics: ")
     assert str(caught.value).endswith(
-        ": No space left on device; make room and run again, what is finished stays"
+        ": No space left on device; free disk space and run again; finished stages are kept"
     )
     assert before.items() <= content(tmp_path / "runs").items()
     said = toys.make(recipe, tmp_path / "runs", ["topics.training.learning_rate=0.3"])
@@ -366,25 +366,26 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
 REFUSED = {
     "a full disk": (
         OSError(errno.ENOSPC, "No space left on device", "/runs/model.safetensors"),
-        "/runs/model.safetensors: No space left on device; make room and run again, what is finished stays",
+        "/runs/model.safetensors: No space left on device; "
+        "free disk space and run again; finished stages are kept",
     ),
     "a full disk, told by a library in Rust": (
         Exception("I/O error: No space left on device (os error 28)"),
-        "FOLDER: No space left on device; make room and run again, what is finished stays",
+        "FOLDER: No space left on device; free disk space and run again; finished stages are kept",
     ),
     "a file that may not be read": (
         PermissionError(errno.EACCES, "Permission denied", "/corpus.txt"),
-        "/corpus.txt: Permission denied; fix that and run again, what is finished stays",
+        "/corpus.txt: Permission denied; fix the cause and run again; finished stages are kept",
     ),
     "no memory": (
         MemoryError(),
         "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
-        "or lower batch_size to evaluate: no result changes",
+        "or lower batch_size to evaluate; the results do not change",
     ),
     "no memory, told by torch": (
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 TB"),
         "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
-        "or lower batch_size to evaluate: no result changes",
+        "or lower batch_size to evaluate; the results do not change",
     ),
 }
 
@@ -425,7 +426,7 @@ def test_a_damaged_report_of_a_finished_stage_is_one_line(recipe: Path, tmp_path
     folder = toys.steps(recipe, tmp_path / "runs")[0].folder
     (folder / "report.json").write_text("{")
     with pytest.raises(
-        StageError, match=f"delete {folder} and run its recipe again, which makes it again"
+        StageError, match=f"delete {folder} and run its recipe again, which recreates it"
     ) as caught:
         toys.make(recipe, tmp_path / "runs")
     assert "\n" not in str(caught.value)

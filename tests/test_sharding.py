@@ -208,7 +208,7 @@ def test_a_model_that_does_not_say_how_it_is_split_is_named_with_what_to_take(
     recipe = small.recipe("bert")
     del recipe["stages"]["topics"], recipe["stages"]["score"]
     config = processes.config_file(tmp_path, "tensor-parallel", 2)
-    with pytest.raises(AssertionError, match=r"bert cannot be split: .*take a model with a tp_plan"):
+    with pytest.raises(AssertionError, match=r"bert cannot be split: .*use a model with a tp_plan"):
         processes.run(small.write(tmp_path, recipe), tmp_path / "runs", config)
 
 

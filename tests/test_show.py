@@ -21,7 +21,7 @@ import hfpipe
 from hfpipe import api
 from hfpipe.cli.main import main
 from hfpipe.contract import RunContext
-from hfpipe.encoding.padding import forward_passes
+from hfpipe.encoding.padding import list_forward_passes
 from hfpipe.errors import RecipeError
 from hfpipe.inspection.differences import compare_texts
 from hfpipe.inspection.shown import ShownExample, ShownStage, ShownToken
@@ -102,7 +102,7 @@ def batches(recipe: hfpipe.recipe.Recipe, name: str, folder: Path) -> list[dict[
     given = create_training_arguments(stage.training, folder, recipe.seed, course, None, early=False)
     trainer = TaskTrainer(Training(stage.task.runtime(), model, pieces, examples, None, facts), given, shares)
     loader = iter(trainer.get_train_dataloader())
-    return [part for batch in islice(loader, 4) for part in forward_passes(batch)]
+    return [part for batch in islice(loader, 4) for part in list_forward_passes(batch)]
 
 
 def is_learned(tokens: list[ShownToken]) -> list[bool]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from hfpipe import api
 from hfpipe.cli.main import main
 from hfpipe.encoding.encoded import encode
-from hfpipe.encoding.io import facts, open_data
+from hfpipe.encoding.io import open_data, read_facts
 from hfpipe.estimation.estimate import Size
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.runner import Launch
@@ -233,7 +233,7 @@ def test_a_small_split_is_counted_so_that_steps_are_those_of_the_training(recipe
         stage.task.runtime(),
         open_data(data)["train"],
         load_tokenizer(steps["words"].folder),
-        facts(data),
+        read_facts(data),
         tmp_path / "train.arrow",
         packed=True,
         advance=lambda _: None,
@@ -308,7 +308,7 @@ def test_a_large_split_is_sampled_and_marked(recipe, tmp_path):
     task, data = steps["topics"].stage.task, steps["data"].folder
     train, tokenizer = open_data(data)["train"], load_tokenizer(steps["words"].folder)
     about = sized(made, tmp_path / "runs")["topics"].amounts["tokens per epoch"]
-    exact = sum(map(len, task.runtime().encoder.encode(train[:], tokenizer, facts(data))["input_ids"]))
+    exact = sum(map(len, task.runtime().encoder.encode(train[:], tokenizer, read_facts(data))["input_ids"]))
     assert about.estimated
     assert about.value == pytest.approx(exact, rel=0.03)
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from hfpipe.errors import DataError, StageError
 from hfpipe.report import Report
 from hfpipe.store.digests import Digests
-from hfpipe.store.files import write_whole
+from hfpipe.store.files import write_atomically
 from hfpipe.store.store import (
     StageFile,
     StageIdentity,
     Store,
-    done,
     identify,
+    is_done,
     read_report,
     read_stage,
 )
@@ -40,7 +40,7 @@ def identity(**changes: Any) -> StageIdentity:
 def begun(root: Path) -> tuple[Store, Path]:
     """Begin a stage, as the runner does."""
     store, made = Store(root), identity()
-    folder = store.folder("names", made.key)
+    folder = store.get_folder("names", made.key)
     store.begin(folder, StageFile(name="names", base=str(root), folders={}, identity=made))
     return store, folder
 
@@ -77,9 +77,9 @@ def test_an_absolute_pattern_names_the_same_files_from_wherever_the_recipe_lies(
 def test_a_stage_is_done_once_its_report_is_there_and_not_before(tmp_path: Path) -> None:
     store, folder = begun(tmp_path)
     (folder / "rows.tsv").write_text("The Nile\triver")
-    assert not done(folder)
+    assert not is_done(folder)
     store.finish(folder, Report(kind="dataset", summary="1 row"))
-    assert done(folder)
+    assert is_done(folder)
     assert read_report(folder).summary == "1 row"
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "rows.tsv", "stage.json"]
 
@@ -109,7 +109,7 @@ def test_other_finished_folders_of_a_stage_come_newest_first(tmp_path: Path) -> 
     (tmp_path / ("names-" + "d" * 12)).mkdir()
     (tmp_path / ("names-two-" + "e" * 12)).mkdir()
     (tmp_path / ("names-two-" + "e" * 12) / "report.json").write_text("{}")
-    assert [path.name[-1] for path in store.others("names", "a" * 12)] == ["b", "c"]
+    assert [path.name[-1] for path in store.find_others("names", "a" * 12)] == ["b", "c"]
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"kind": "dataset"}', "[]", "\udcff"], ids=repr)
@@ -122,14 +122,14 @@ def test_a_damaged_file_is_one_line_that_says_what_to_delete(tmp_path: Path, nam
         (read_stage if name == "stage.json" else read_report)(folder)
     message = str(caught.value)
     assert message.startswith(f"{folder / name}: cannot be read (")
-    assert message.endswith(f"; delete {folder} and run its recipe again, which makes it again")
+    assert message.endswith(f"; delete {folder} and run its recipe again, which recreates it")
     assert "\n" not in message
 
 
 def written(path: Path, number: int, start: Any) -> None:
     start.wait()
     for _ in range(50):
-        write_whole(path, json.dumps([number] * 5000))
+        write_atomically(path, json.dumps([number] * 5000))
 
 
 @pytest.mark.slow
@@ -147,39 +147,39 @@ def test_two_processes_may_write_one_file_and_it_is_whole(tmp_path: Path) -> Non
 
 
 def test_a_file_that_does_not_fit_leaves_the_one_before_it(tmp_path: Path) -> None:
-    write_whole(tmp_path / "report.json", "before")
+    write_atomically(tmp_path / "report.json", "before")
     (tmp_path / f".report.json.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        write_whole(tmp_path / "report.json", "after")
+        write_atomically(tmp_path / "report.json", "after")
     assert (tmp_path / "report.json").read_text() == "before"
 
 
 def test_a_digest_is_of_content_not_of_times(tmp_path: Path) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text("The Nile")
-    before = Digests().of(path)
+    before = Digests().compute(path)
     os.utime(path, (1, 1))
-    assert Digests().of(path) == before
+    assert Digests().compute(path) == before
     path.write_text("The Nila")
-    assert Digests().of(path) != before
+    assert Digests().compute(path) != before
 
 
 def test_a_remembered_digest_notices_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
     path, memory = tmp_path / "corpus.txt", tmp_path / "digests.json"
     path.write_text("The Nile")
     stat = path.stat()
-    known = [Digests().of(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    known = [Digests().compute(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     memory.write_text(json.dumps({str(path): known}))
     path.write_text("The Nilo")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert Digests(memory).of(path) == Digests().of(path) != known[0]
+    assert Digests(memory).compute(path) == Digests().compute(path) != known[0]
 
 
 def test_a_file_that_was_just_written_is_not_yet_remembered(tmp_path: Path) -> None:
     path, memory = tmp_path / "corpus.txt", tmp_path / "digests.json"
     path.write_text("The Nile")
     digests = Digests(memory)
-    digests.of(path)
+    digests.compute(path)
     digests.save()
     assert not memory.exists()
 
@@ -189,7 +189,7 @@ def test_a_damaged_cache_of_digests_is_made_again(tmp_path: Path, memory: str) -
     path = tmp_path / "corpus.txt"
     path.write_text("The Nile")
     (tmp_path / "digests.json").write_text(memory.replace("PATH", str(path)))
-    assert Digests(tmp_path / "digests.json").of(path) == Digests().of(path)
+    assert Digests(tmp_path / "digests.json").compute(path) == Digests().compute(path)
 
 
 def test_the_digest_of_a_folder_tells_names_from_contents(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_the_digest_of_a_folder_tells_names_from_contents(tmp_path: Path) -> Non
         (tmp_path / folder / "inner").mkdir(parents=True)
         for name, text in files.items():
             (tmp_path / folder / "inner" / name).write_text(text)
-    one, two, three = (Digests().of(tmp_path / name) for name in ("one", "two", "three"))
+    one, two, three = (Digests().compute(tmp_path / name) for name in ("one", "two", "three"))
     assert one == three != two
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read \(No such file or directory\); fix"):
-        Digests().of(tmp_path / "gone.txt")
+        Digests().compute(tmp_path / "gone.txt")

@@ -134,11 +134,11 @@ def test_where_each_process_stands_is_printed_when_none_gets_further(
             said += capfd.readouterr().err
     report = said.rpartition("hfpipe: ")[2]  # one may have come before the processes had
     lines = [re.sub(r" on \S+: ", ": ", line) for line in report.splitlines()]
-    assert re.fullmatch(r"no process has got further for \d s:", lines[0])
+    assert re.fullmatch(r"no process has made progress for \d s:", lines[0])
     assert lines[1:] == [
         "    process 0: topics, in work (<string>:10)",
         "    process 1: topics, does not answer",
-        "    process 2: has not come",
+        "    process 2: has not connected",
     ]
 
 

@@ -100,7 +100,7 @@ def test_a_student_is_compared_with_its_teacher_in_score_size_and_speed(
     shown = capsys.readouterr().out
     assert re.search(r"^system +score +size +rows/s", shown, re.MULTILINE)
     for name, value in (("model", report.scores[0].value), ("stage:masked-teacher", comparison.value)):
-        score = re.escape(f"perplexity {number_format.number(value)}")
+        score = re.escape(f"perplexity {number_format.format_number(value)}")
         assert re.search(rf"^{name} +{score} +\d\S* kB +\d", shown, re.MULTILINE)
     assert "stage:masked-teacher" in page(taught).partition("Size and speed on a CPU")[2]
 

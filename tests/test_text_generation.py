@@ -170,7 +170,7 @@ def test_what_is_not_a_conversation_is_an_error_of_one_line() -> None:
     ]:
         with pytest.raises(DataError, match=words):
             task.runtime().encoder.encode({"messages": [talk]}, pieces, FACTS)
-    with pytest.raises(StageError, match="no chat template; take one that has"):
+    with pytest.raises(StageError, match="no chat template; use one that has"):
         TextGeneration(chat=True).runtime().encoder.encode(ROWS, PLAIN, FACTS)
     pieces.chat_template = (
         "{% for message in messages %}{{ message.content }}{% endfor %}"

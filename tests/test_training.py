@@ -11,7 +11,7 @@ import small
 from safetensors.torch import load_file
 
 import hfpipe
-from hfpipe.references.places import in_package
+from hfpipe.references.places import locate_in_package
 from hfpipe.runs.run import Run
 
 SILENT = {"say": lambda _: None}
@@ -74,7 +74,9 @@ def test_a_classifier_of_one_class_is_refused_before_it_is_trained(tmp_path: Pat
     topics = {
         row["topic"]
         for row in json.loads(
-            in_package(*small.SUMMARIES.removeprefix("package:").split("/", 1)).read_text(encoding="utf-8")
+            locate_in_package(*small.SUMMARIES.removeprefix("package:").split("/", 1)).read_text(
+                encoding="utf-8"
+            )
         ).values()
     }
     recipe["stages"]["wiki"]["clean"].append({"drop": {"label": sorted(topics - {"Geography"})}})

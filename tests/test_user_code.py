@@ -24,7 +24,7 @@ from hfpipe.errors import RecipeError, StageError
 from hfpipe.evaluation.predictions_file import Predictions
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.evaluate import Evaluate
-from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.artifacts import MODEL, get_predictions_path
 from hfpipe.store.identity import StageIdentity
 from hfpipe.store.store import StageFile, Store
 from hfpipe.tasks.text_classification import TextClassification
@@ -55,10 +55,10 @@ def gift(tmp_path: Path, model: Path) -> Path:  # noqa: F811
         ("score", "evaluate", {"model": "stage:clf", "task": None, "resamples": 100}),
     ):
         identity = StageIdentity(kind=kind, version=1, seed=1, settings=settings, files={}, inputs={})
-        folders[name] = store.folder(name, identity.key)
+        folders[name] = store.get_folder(name, identity.key)
         store.begin(folders[name], StageFile(name=name, base=str(root), folders={}, identity=identity))
     facts = {"task": TASK, "data": FACTS.model_dump(mode="json")}
-    with Predictions(predictions_path(folders["score"], MODEL)) as rows:
+    with Predictions(get_predictions_path(folders["score"], MODEL)) as rows:
         reference = np.array(["a", "b", "a", "b"])
         nll = np.full(4, 0.7)
         scores = np.full((4, 2), 0.5)
@@ -120,10 +120,10 @@ def test_reading_a_run_in_a_notebook_executes_nothing(gift: Path) -> None:
     assert len(run.predictions("score")) == 4
     assert (len(run.scores), len(run.curves), len(run.ledger)) == (0, 0, 0)
     for refused in (
-        lambda: hfpipe.predict(run.folder("clf"), "The Nile"),
+        lambda: hfpipe.predict(run.get_folder("clf"), "The Nile"),
         lambda: hfpipe.predict(f"{gift}:clf", "The Nile"),
         lambda: hfpipe.compare(gift, gift.parent / "second"),
-        lambda: api.run_stage(run.folder("clf")),
+        lambda: api.run_stage(run.get_folder("clf")),
     ):
         with pytest.raises((RecipeError, StageError)):
             refused()

@@ -85,7 +85,7 @@ def test_watching_ends_when_all_is_done_and_says_what_to_do_when_nothing_runs(pl
     assert watch.watch_stages(list(planned.values()), recipe, wait=0) == 1
     out = capsys.readouterr().out
     assert "names: done " in out
-    assert out.endswith("nothing is running; `hfpipe run 'my recipes/toy.yaml'` goes on\n")
+    assert out.endswith("nothing is running; `hfpipe run 'my recipes/toy.yaml'` resumes\n")
     assert watch.watch_stages(list(planned.values())[:2], recipe, wait=0) == 0
     assert "nothing is running" not in capsys.readouterr().out
 
@@ -106,13 +106,13 @@ def test_the_screen_has_a_row_a_stage_and_the_losses_as_a_sparkline(planned, cap
     [([], ""), ([2.0], "▁"), ([1.0, 1.0], "▁▁"), ([float(value // 100) for value in range(4000)], None)],
 )
 def test_a_sparkline_is_never_wider_than_a_line(values, bars):
-    found = watch.sparkline(values)
+    found = watch.draw_sparkline(values)
     assert found == bars if bars is not None else (len(found), found[0], found[-1]) == (40, "▁", "█")
 
 
 def test_a_line_of_progress_says_how_it_goes_and_keeps_the_last_note(monkeypatch, capsys):
     monkeypatch.setattr(console, "SECONDS", 0)
-    with console.progress() as progress, progress("pretrain", 100) as advance:
+    with console.show_progress() as progress, progress("pretrain", 100) as advance:
         advance(4)
         advance(0, "loss 2.310, 12.3k tokens/s")
         advance(3)

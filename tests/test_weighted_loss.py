@@ -187,7 +187,7 @@ def test_a_loss_of_user_code_is_not_replaced_by_a_weighted_one(tmp_path: Path) -
         def runtime(self) -> TaskRuntime:
             return replace(super().runtime(), objective=own())
 
-    with pytest.raises(SettingError, match="computes its loss by Own, which has no weights"):
+    with pytest.raises(SettingError, match="computes its loss by Own, which does not support weights"):
         create_weighted_loss(LossSettings(focal=2.0), Mine(), made.train, made.facts)
 
 

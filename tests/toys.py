@@ -11,7 +11,7 @@ from conftest import no_progress
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import StageError
 from hfpipe.recipe import Recipe, load_recipe
-from hfpipe.references.places import Code, DataPlace, Glob, ModelPlace, TokenizerPlace, matches
+from hfpipe.references.places import Code, DataPlace, Glob, ModelPlace, TokenizerPlace, find_matches
 from hfpipe.references.user_code import load_code
 from hfpipe.report import DataFacts, Report
 from hfpipe.runner import PlannedStage, plan_recipe, run_recipe
@@ -64,7 +64,7 @@ class Names(Stage):
         lines = [
             line
             for pattern in self.files
-            for path in matches(pattern, ctx.base)
+            for path in find_matches(pattern, ctx.base)
             for line in path.read_text(encoding="utf-8").splitlines()
         ]
         if self.change is not None:

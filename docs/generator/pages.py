@@ -18,7 +18,7 @@ from metrics_page import metrics
 from settings_pages import settings, training_arguments
 
 import hfpipe
-from hfpipe.cli.parser import parser
+from hfpipe.cli.parser import make_parser
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -32,7 +32,7 @@ GUIDE = re.compile(r"\[([^\]]+)\]\(\.\./(?!reference/)([^)#]+)[^)]*\)")
 
 def command_line() -> str:
     """Return the page of every command with its arguments."""
-    whole = parser()
+    whole = make_parser()
     [commands] = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
     parts = ["# Command line", "Each command as `hfpipe COMMAND --help` prints it.", _help(whole)]
     for name, command in commands.choices.items():

@@ -10,7 +10,7 @@ import yaml
 from formatting import cell, prose, table
 
 from hfpipe.contract import Settings
-from hfpipe.recipe.schema import recipe_schema
+from hfpipe.recipe.schema import make_recipe_schema
 from hfpipe.recipe.training import arguments
 from hfpipe.recipe.training.defaults import DEFAULTS, EVALUATED
 from hfpipe.stages import KINDS
@@ -33,7 +33,7 @@ def settings() -> str:
     """Return the page of every key of a recipe: of its stages, its tasks and the mappings in them."""
     tables = _Tables()
     parts = ["# Settings", "Every key of a recipe, with its type, default and meaning."]
-    parts += ["## Recipe {#recipe}", tables.table(recipe_schema(KINDS, TASKS)["properties"], ["stages"])]
+    parts += ["## Recipe {#recipe}", tables.table(make_recipe_schema(KINDS, TASKS)["properties"], ["stages"])]
     for name, kind in KINDS.items():
         parts += tables.section(f"## Stage `{name}` {{#stage-{name}}}", kind)
     parts += ["## Tasks {#tasks}", "The options of `task:`, by its `kind`."]
@@ -146,7 +146,7 @@ def _written(value: Any) -> str:
 
 def training_arguments() -> str:
     """Return the page of every key of `training:`, with the defaults of hfpipe where they differ."""
-    fields = recipe_schema(KINDS, TASKS)["$defs"]["training"]["properties"]
+    fields = make_recipe_schema(KINDS, TASKS)["$defs"]["training"]["properties"]
     for name in ("bf16", "compile"):
         fields[name]["default"] = "auto"
     fields |= {name: {**fields[name], "default": value} for name, value in (DEFAULTS | EVALUATED).items()}

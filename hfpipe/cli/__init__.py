@@ -1,1 +1,1 @@
-"""The command line: parser, commands, and what a terminal shows."""
+"""The command line: parser, commands, and output in a terminal."""

@@ -1,4 +1,4 @@
-"""`hfpipe demo` on the command line: where the page is, until Ctrl-C."""
+"""`hfpipe demo` on the command line: serves the page until Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: reads arguments, calls one function, prints. The only place that prints."""
+"""The commands of the command line: each calls one function of the API and prints the result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hfpipe.errors import (
     HfpipeError,
     Problem,
     RecipeError,
-    no_memory_to_import,
+    is_import_memory_error,
 )
 from hfpipe.interruption import Interrupted
-from hfpipe.number_format import visible_lines
-from hfpipe.report import finite_or_null
+from hfpipe.number_format import make_lines_visible
+from hfpipe.report import replace_not_finite
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_command_line(arguments)
     try:
         code = COMMANDS[options.command](options)
-        sys.stdout.flush()  # so that a reader that went away is noticed here, not while shutting down
+        sys.stdout.flush()  # so that a closed pipe is detected here, not during shutdown
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,35 +53,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _describe(error: Exception) -> str:
-    if no_memory_to_import(error) or isinstance(error, MemoryError):
+    if is_import_memory_error(error) or isinstance(error, MemoryError):
         return IMPORT_NEEDS_MEMORY
     if isinstance(error, OSError) and error.strerror:
-        return f"{str(error.filename or '')[:200]}: {error.strerror}; fix that and run again"
+        return f"{str(error.filename or '')[:200]}: {error.strerror}; fix the cause and run again"
     cause = " ".join(str(error).split())[:500]
-    return f"{type(error).__name__}: {cause} (--debug shows where)"
+    return f"{type(error).__name__}: {cause} (--debug shows the traceback)"
 
 
 def _fail(text: str) -> None:
-    print(visible_lines(text), file=sys.stderr)
+    print(make_lines_visible(text), file=sys.stderr)
 
 
 def _run(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
-    from hfpipe.runner import Launch, first_process, is_first_of_machine
+    from hfpipe.runner import Launch, is_first_of_machine, is_first_process
 
     try:
         recipe = api.load(options.recipe, options.set)
     except RecipeError as error:
-        if is_first_of_machine():  # the others read the same
+        if is_first_of_machine():  # the first process of the machine prints the problems
             raise
         return error.exit_code
     launch = Launch(options.processes, options.accelerate, options.oversubscribe, options.jobs)
-    with console.progress(in_lines=options.jobs > 1) as progress:
+    with console.show_progress(in_lines=options.jobs > 1) as progress:
         result = api.run(
             recipe, options.runs, until=options.until, launch=launch, say=console.say, progress=progress
         )
-    if not first_process():
+    if not is_first_process():
         return 0
     console.show_scores(result, every=options.all)
     return 1 if any(report.unmet for report in result.reports.values()) else 0
@@ -104,7 +104,7 @@ def _adopt(options: argparse.Namespace) -> int:
     from hfpipe.cli import console
 
     def confirm(folder: Path, changes: Sequence[str]) -> bool:
-        console.say(f"{folder} was made before these changes:")
+        console.say(f"{folder} was written before these changes:")
         for change in changes:
             console.say(f"  {change}")
         if options.yes or not sys.stdin.isatty():
@@ -120,12 +120,12 @@ def _adopt(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
-    from hfpipe.runner import checked_file
+    from hfpipe.runner import check_accelerate_file
 
     problems = []
     if options.accelerate is not None:
         try:
-            checked_file(options.accelerate)
+            check_accelerate_file(options.accelerate)
         except RecipeError as error:
             problems += error.problems
         else:
@@ -174,7 +174,7 @@ def _report(options: argparse.Namespace) -> int:
 
         print(page(result))
     else:
-        console.report(result, every=options.all)
+        console.show_report(result, every=options.all)
     return 0
 
 
@@ -183,7 +183,7 @@ def _show(options: argparse.Namespace) -> int:
     from hfpipe.cli import console
 
     recipe = api.load(options.recipe, options.set)
-    with console.progress() as progress:
+    with console.show_progress() as progress:
         found = api.show(
             recipe, options.stage, options.runs, rows=options.rows, split=options.split, progress=progress
         )
@@ -222,7 +222,7 @@ def _replay(options: argparse.Namespace) -> int:
     return 0 if found.what is not None else 1
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _run_doctor(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
 
@@ -268,7 +268,7 @@ def _predict(options: argparse.Namespace) -> int:
         for row, answer in found:
             console.show_answer(row, answer or {})
         return 0
-    lines = (_json_line({**row, "prediction": answer}) for row, answer in found)
+    lines = (_format_json_line({**row, "prediction": answer}) for row, answer in found)
     if options.output is None:
         sys.stdout.writelines(lines)
         return 0
@@ -281,44 +281,44 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _serve_demo(options: argparse.Namespace) -> int:
     from hfpipe.cli.demo import serve_model
 
     return serve_model(options)
 
 
-def _json_line(row: Mapping[str, Any]) -> str:
-    """Write a row as a line of JSON: null for a number that is none, and dates as texts."""
-    return json.dumps(finite_or_null(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+def _format_json_line(row: Mapping[str, Any]) -> str:
+    """Return a row as a line of JSON, with null for NaN and infinity, and dates as texts."""
+    return json.dumps(replace_not_finite(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
-def _recipes(options: argparse.Namespace) -> int:
+def _list_recipes(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
 
     if options.action is None:
-        console.recipes(api.list_recipes())
+        console.show_recipes(api.list_recipes())
         return 0
     for path in api.copy_recipe(options.name, options.folder):
         console.say(str(path))
     return 0
 
 
-def _schema(options: argparse.Namespace) -> int:
+def _print_schema(options: argparse.Namespace) -> int:
     from hfpipe import api
 
     print(json.dumps(api.schema(), indent=1))
     return 0
 
 
-def _stage(options: argparse.Namespace) -> int:
+def _run_stage(options: argparse.Namespace) -> int:
     from hfpipe import api
     from hfpipe.cli import console
     from hfpipe.contract import silent
-    from hfpipe.runner import first_process
+    from hfpipe.runner import is_first_process
 
-    with console.progress() as progress:
-        api.run_stage(options.folder, progress if first_process() else silent)
+    with console.show_progress() as progress:
+        api.run_stage(options.folder, progress if is_first_process() else silent)
     return 0
 
 
@@ -332,12 +332,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "show": _show,
     "push": _push,
     "verify": _verify,
-    "doctor": _doctor,
+    "doctor": _run_doctor,
     "replay": _replay,
     "compare": _compare,
     "predict": _predict,
-    "demo": _demo,
-    "recipes": _recipes,
-    "schema": _schema,
-    "stage": _stage,
+    "demo": _serve_demo,
+    "recipes": _list_recipes,
+    "schema": _print_schema,
+    "stage": _run_stage,
 }

@@ -1,11 +1,11 @@
-"""`hfpipe push` on the command line: what goes, what stays, and where it is."""
+"""`hfpipe push` on the command line: prints what is uploaded, what is not, and the address."""
 
 from __future__ import annotations
 
 import argparse
 
 from hfpipe.cli.console import say
-from hfpipe.number_format import memory
+from hfpipe.number_format import format_bytes
 
 
 def push_model(options: argparse.Namespace) -> int:
@@ -15,10 +15,10 @@ def push_model(options: argparse.Namespace) -> int:
     found = push(
         options.stage, options.repository, options.runs, dry_run=options.dry_run, private=options.private
     )
-    size = memory(sum(found.files.values()))
+    size = format_bytes(sum(found.files.values()))
     say(f"{'would upload' if found.url is None else 'uploaded'} {len(found.files)} files ({size}):")
     for name, number in found.files.items():
-        say(f"    {name}  {memory(number)}")
+        say(f"    {name}  {format_bytes(number)}")
     say(f"not uploaded: {', '.join(found.kept) or 'nothing'}")
     say("nothing was uploaded" if found.url is None else found.url)
     return 0

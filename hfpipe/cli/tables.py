@@ -11,7 +11,7 @@ from rich.text import Text
 from hfpipe import number_format
 
 
-def new_table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
     """Return an empty table with these columns."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
@@ -20,20 +20,20 @@ def new_table(*columns: str) -> Table:
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Add a row; nothing in a cell is taken as markup or steers the terminal."""
-    table.add_row(*(Text(number_format.visible(cell)) for cell in cells))  # a Text has no markup to inject
+    """Add a row; markup and control characters in cells have no effect."""
+    table.add_row(*(Text(number_format.make_visible(cell)) for cell in cells))  # a Text has no markup
 
 
 def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows below the names of their columns."""
-    table = new_table(*head)
+    table = make_table(*head)
     for row in rows:
         add_row(table, *row)
     print_table(table)
 
 
 def print_table(table: Table) -> None:
-    """Print a table at its own width: rich would cut numbers off to fit a pipe's 80 columns."""
+    """Print a table at full width; rich would truncate numbers to fit the 80 columns of a pipe."""
     console = Console()
     wanted = Console(width=10_000).measure(table).maximum
     Console(width=max(console.width, wanted)).print(table)

@@ -1,4 +1,4 @@
-"""`hfpipe verify` on the command line: whether files are what was written."""
+"""`hfpipe verify` on the command line: prints whether files are as they were written."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import argparse
 from collections.abc import Sequence
 
 from hfpipe.api import load, verify
-from hfpipe.cli.console import progress, say, show_checked
+from hfpipe.cli.console import say, show_checked, show_progress
 from hfpipe.errors import StageError
 from hfpipe.runs.rerun import rerun
 
 
 def verify_run(options: argparse.Namespace) -> int:
-    """Print what is found, and return the exit code. Raises StageError with a line for each difference."""
+    """Print the result, and return the exit code. Raises StageError with a line for each difference."""
     if options.again is not None:
-        with progress() as shown:
+        with show_progress() as shown:
             again = rerun(load(options.target), options.again, options.runs, progress=shown)
         say(f"{again.folder.name}: {again.summary}")
         _refuse(again.differences)

@@ -1,4 +1,4 @@
-"""`hfpipe watch`: how far a run is, drawn again as it goes on, or in lines where there is no terminal."""
+"""`hfpipe watch`: the progress of a run, updated live, or printed as lines without a terminal."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from hfpipe.runner import PlannedStage
 from hfpipe.runs.status import StageStatus, read_status
 
 PAUSE = 1.0
-"""Seconds between two looks at the folders."""
+"""Seconds between checks of the folders."""
 LEVELS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
-"""Characters of a sparkline at most."""
+"""Maximum number of characters of a sparkline."""
 
 
 def show_once(steps: Sequence[PlannedStage]) -> None:
-    """Print how far each stage is."""
+    """Print the progress of each stage."""
     console = Console()
-    console.print(_screen([read_status(step) for step in steps]), soft_wrap=True)
+    console.print(_make_screen([read_status(step) for step in steps]), soft_wrap=True)
 
 
 def watch_stages(steps: Sequence[PlannedStage], recipe: Path, wait: float) -> int:
-    """Show how far each stage is until all are done; return 0 then, and 1 if none runs for `wait` seconds."""
+    """Show the progress of each stage; return 0 when all are done, 1 if none runs for `wait` seconds."""
     console = Console()
     if not console.is_terminal:
         return _follow_in_lines(steps, recipe, wait)
@@ -39,7 +39,7 @@ def watch_stages(steps: Sequence[PlannedStage], recipe: Path, wait: float) -> in
         seen = time.monotonic()
         while True:
             found = [read_status(step) for step in steps]
-            live.update(_screen(found), refresh=True)
+            live.update(_make_screen(found), refresh=True)
             seen = time.monotonic() if _is_any_running(found) else seen
             if _is_over(found, seen, wait):
                 break
@@ -48,7 +48,7 @@ def watch_stages(steps: Sequence[PlannedStage], recipe: Path, wait: float) -> in
 
 
 def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path, wait: float) -> int:
-    """Print a line for each stage that begins, gets `PERCENT` further, or ends."""
+    """Print a line for each stage that begins, progresses by `PERCENT`, or ends."""
     shown_at: dict[str, tuple[str, int]] = {}
     seen = time.monotonic()
     while True:
@@ -57,7 +57,7 @@ def _follow_in_lines(steps: Sequence[PlannedStage], recipe: Path, wait: float) -
             at = status.state, int(100 * (status.share or 0)) // PERCENT
             if status.state != "waiting" and shown_at.get(status.name) != at:
                 shown_at[status.name] = at
-                say(_line(status))
+                say(_format_line(status))
         seen = time.monotonic() if _is_any_running(found) else seen
         if _is_over(found, seen, wait):
             return _print_ending(found, recipe)
@@ -75,35 +75,38 @@ def _is_over(found: Sequence[StageStatus], seen: float, wait: float) -> bool:
 def _print_ending(found: Sequence[StageStatus], recipe: Path) -> int:
     if all(status.state == "done" for status in found):
         return 0
-    say(f"nothing is running; `hfpipe run {quote(str(recipe))}` goes on")
+    say(f"nothing is running; `hfpipe run {quote(str(recipe))}` resumes")
     return 1
 
 
-def _line(status: StageStatus) -> str:
-    spent = f" {number_format.duration(status.seconds)}" if status.seconds is not None else ""
+def _format_line(status: StageStatus) -> str:
+    spent = f" {number_format.format_duration(status.seconds)}" if status.seconds is not None else ""
     return f"{status.name}: {status.state}{spent}" + (f", {status.text}" if status.text else "")
 
 
-def _screen(found: Sequence[StageStatus]) -> RenderableType:
-    """Return a table of the stages, with the losses of the one that trains as a sparkline below it."""
+def _make_screen(found: Sequence[StageStatus]) -> RenderableType:
+    """Return a table of the stages, and below it the losses of the stage in training as a sparkline."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("stage", "state", "time", ""):
         table.add_column(column, no_wrap=column != "")
     for status in found:
         share = f" {status.share:.0%}" if status.share is not None else ""
-        spent = number_format.duration(status.seconds) if status.seconds is not None else ""
+        spent = number_format.format_duration(status.seconds) if status.seconds is not None else ""
         cells = (status.name, status.state + share, spent, status.text)
-        table.add_row(*(Text(number_format.visible(cell)) for cell in cells))
+        table.add_row(*(Text(number_format.make_visible(cell)) for cell in cells))
     lines = [
-        Text(f"{status.name}: loss {sparkline(status.losses)} {number_format.number(status.losses[-1])}")
+        Text(
+            f"{status.name}: loss {draw_sparkline(status.losses)} "
+            f"{number_format.format_number(status.losses[-1])}"
+        )
         for status in found
         if status.state in ("running", "interrupted") and status.losses
     ]
     return Group(table, *lines)
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """Return values as bars of one character, from lowest to highest; the mean where many share one."""
+def draw_sparkline(values: Sequence[float]) -> str:
+    """Return values as bars of one character each; many values are averaged to fit `WIDTH`."""
     size = -(-len(values) // WIDTH) or 1
     parts = [values[start : start + size] for start in range(0, len(values), size)]
     means = [sum(part) / len(part) for part in parts]

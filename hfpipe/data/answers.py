@@ -41,31 +41,31 @@ def read_answers(value: Any) -> list[Answer]:
         if isinstance(texts, (list, tuple)):
             starts = [None] * len(texts) if starts is None else starts
             if isinstance(starts, (list, tuple)) and len(starts) == len(texts):
-                return [_answer(*pair, value) for pair in zip(texts, starts, strict=True)]
+                return [_create_answer(*pair, value) for pair in zip(texts, starts, strict=True)]
     elif isinstance(value, str):
-        return [_answer(value, None, value)]
+        return [_create_answer(value, None, value)]
     elif isinstance(value, (list, tuple)):
         return [answer for each in value for answer in _parse_answer(each, value)]
-    raise _no_answers(value)
+    raise _make_format_error(value)
 
 
 def _parse_answer(value: Any, whole: Any) -> list[Answer]:
     if isinstance(value, (str, Mapping)):
         return read_answers(value)
-    raise _no_answers(whole)
+    raise _make_format_error(whole)
 
 
-def _no_answers(value: Any) -> DataError:
+def _make_format_error(value: Any) -> DataError:
     return DataError(f"holds {value!r:.60}; write {FORM}")
 
 
-def _answer(text: Any, start: Any, whole: Any) -> Answer:
+def _create_answer(text: Any, start: Any, whole: Any) -> Answer:
     if not isinstance(text, str):
-        raise _no_answers(whole)
-    return Answer(text, _whole_number(start))
+        raise _make_format_error(whole)
+    return Answer(text, _parse_start(start))
 
 
-def _whole_number(start: Any) -> int | None:
+def _parse_start(start: Any) -> int | None:
     if start is None or (isinstance(start, int) and not isinstance(start, bool)):
         return start
     if isinstance(start, float) and start.is_integer():
@@ -89,8 +89,8 @@ def locate_answer(answer: Answer, context: str) -> Span | None:
         return None
     if start is None and len(found) > 1:
         raise DataError(
-            f"the answer {text!r:.60} stands {len(found)} times in its context, at {found[0]}, {found[1]}…; "
-            "choose one by answer_start"
+            f"the answer {text!r:.60} occurs {len(found)} times in its context, at {found[0]}, {found[1]}…; "
+            "select one with answer_start"
         )
     first = min(found, key=lambda place: abs(place - (start or 0)))
     return first, first + len(text)

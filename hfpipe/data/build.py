@@ -16,19 +16,19 @@ from typing import Any, TypeVar
 from hfpipe.contract import RunContext
 from hfpipe.data.cleaning.cleaner import clean
 from hfpipe.data.cleaning.steps import Clean
-from hfpipe.data.column_types import conversations, text_columns
-from hfpipe.data.columns import MISSING, first_rows, select, take_texts
+from hfpipe.data.column_types import find_conversations, find_text_columns
+from hfpipe.data.columns import MISSING, select, take_first_rows, take_texts
 from hfpipe.data.conversations import Conversations
 from hfpipe.data.labels.labels import Label, find_labels, read_labels
-from hfpipe.data.labels.notes import notes
-from hfpipe.data.labels.rare_classes import rare_class_reason, take_out_rare_classes
+from hfpipe.data.labels.notes import find_suspicious_values
+from hfpipe.data.labels.rare_classes import name_rare_class_reason, remove_rare_classes
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row, SourceRows
 from hfpipe.data.spans import Spans, find_spans
-from hfpipe.data.split import TRAIN, RowIds, splitter
-from hfpipe.data.write import Writer, arrow_schema
-from hfpipe.encoding.io import facts_of
+from hfpipe.data.split import TRAIN, RowIds, make_splitter
+from hfpipe.data.write import Writer, infer_schema
+from hfpipe.encoding.io import extract_facts
 from hfpipe.errors import DataError, StageError
 from hfpipe.report import Report
 
@@ -51,15 +51,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class OpenedRows:
-    """The rows of a source before they are cleaned, and what their columns hold."""
+    """The rows of a source before cleaning, and the kinds of their columns."""
 
     rows: Iterable[Row]
     head: Sequence[Row]
-    """The first rows, which decide what the columns hold."""
+    """The first rows, from which the kinds of columns are detected."""
     labels: list[Label]
     texts: list[str]
     """Columns of text, which cleaning changes."""
-    talks: Conversations
+    conversations: Conversations
     spans: Spans
 
 
@@ -68,17 +68,17 @@ def open_rows(
 ) -> OpenedRows:
     """Return the rows of a source under their names in hfpipe, with labels and conversations converted.
 
-    `filled` counts the rows that lack a column of others. Raises DataError at the first invalid row.
+    `filled` counts, by column, the rows that lack it. Raises DataError at the first invalid row.
     """
     rows = select(given.rows(plan.limit, seed, advance), plan.columns, filled)
-    head = list(first_rows(rows))
+    head = list(take_first_rows(rows))
     if not head:
-        raise DataError("the source gave no rows; fix the source")
+        raise DataError("the source yielded no rows; fix the source")
     labels = find_labels(head, plan.labels, _rename_columns(given.names, plan))
-    texts = text_columns(head, [label.column for label in labels], plan.text)
-    talks, spans = Conversations(conversations(head)), find_spans(head, texts)
-    read = spans.read(talks.read(read_labels(chain(head, rows), labels)))
-    return OpenedRows(read, head, labels, texts, talks, spans)
+    texts = find_text_columns(head, [label.column for label in labels], plan.text)
+    converted, spans = Conversations(find_conversations(head)), find_spans(head, texts)
+    read = spans.read(converted.read(read_labels(chain(head, rows), labels)))
+    return OpenedRows(read, head, labels, texts, converted, spans)
 
 
 def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
@@ -89,51 +89,53 @@ def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     """
     ledger = Ledger()
     filled: Counter[str] = Counter()
-    with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance, _rare_collections():
+    with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance, _collect_garbage_rarely():
         opened = open_rows(given, plan, ctx.seed, filled, advance)
         labels, texts, spans = opened.labels, opened.texts, opened.spans
         cleaned = clean(take_texts(opened.rows, texts, ledger), texts, plan.steps, ledger, spans)
-        choose, ids = splitter(plan.shares, given.splits, ctx.seed), RowIds()
+        choose, ids = make_splitter(plan.shares, given.splits, ctx.seed), RowIds()
         scratch = ctx.work / "rows"
-        types = arrow_schema(opened.head, texts, labels, _rename_columns(given.found.types, plan))
-        with _disk_errors(ctx.folder), Writer(scratch, types, labels) as writer:
+        types = infer_schema(opened.head, texts, labels, _rename_columns(given.found.types, plan))
+        with _translate_disk_errors(ctx.folder), Writer(scratch, types, labels) as writer:
             for row in cleaned:
                 split = choose(row)
-                row.values["id"] = ids.of(row)
+                row.values["id"] = ids.make_id(row)
                 for label in labels:
                     row.values[label.column] = label.encode(row, split)
                 writer.add(row, split)
                 ledger.keep(row, split)
-            take_out_rare_classes(labels, writer, ledger)
-            closed = ledger.close(_reasons(plan, labels, ledger))
-            _expect_train(ledger, given)
+            remove_rare_classes(labels, writer, ledger)
+            closed = ledger.close(_list_reasons(plan, labels, ledger))
+            _require_train(ledger, given)
             for label in labels:
                 label.check()
             data = writer.save(ctx.folder)
-    found = facts_of(data).model_copy(update={"dropped": dict(+ledger.rows_lost)})
+    found = extract_facts(data).model_copy(update={"dropped": dict(+ledger.rows_lost)})
     del data  # it memory-maps the temporary files
     shutil.rmtree(scratch)
-    columns = [*_columns(texts, labels, ids), *opened.talks.summary(), *spans.summary()]
+    columns = [*_describe_columns(texts, labels, ids), *opened.conversations.summarize(), *spans.summarize()]
     return Report(
         kind="dataset",
-        summary="; ".join([*_rows(ledger, found.splits), *columns, *_describe_reading(given, plan, filled)]),
+        summary="; ".join(
+            [*_describe_rows(ledger, found.splits), *columns, *_describe_reading(given, plan, filled)]
+        ),
         data=found,
         ledger=closed,
         facts={"text": texts, **_read_facts(given, plan, filled)},
     )
 
 
-def _columns(texts: Sequence[str], labels: Sequence[Label], ids: RowIds) -> Iterator[str]:
+def _describe_columns(texts: Sequence[str], labels: Sequence[Label], ids: RowIds) -> Iterator[str]:
     """Yield phrases that describe which columns are texts, labels and ids."""
     yield f"text: {', '.join(texts)}"
-    yield from _labels(labels)
-    yield f"id: {'id' if ids.own else 'made of the text'}"
+    yield from _describe_labels(labels)
+    yield f"id: {'id' if ids.own else 'derived from the text'}"
 
 
-def _reasons(plan: Plan, labels: Sequence[Label], ledger: Ledger) -> list[str]:
+def _list_reasons(plan: Plan, labels: Sequence[Label], ledger: Ledger) -> list[str]:
     """Return the reasons for which rows may be dropped, in the order of the steps, each once."""
     steps = (step.reason for step in plan.steps)
-    rare = [rare_class_reason(label) for label in labels if label.settings.min_count is not None]
+    rare = [name_rare_class_reason(label) for label in labels if label.settings.min_count is not None]
     return list(dict.fromkeys([MISSING, *steps, *rare, *ledger.rows_lost]))
 
 
@@ -154,7 +156,7 @@ def _describe_reading(given: SourceRows, plan: Plan, filled: Mapping[str, int]) 
     """Yield the facts of `_read_facts` as phrases for the summary."""
     if read := _count_sampled(given, plan).get("limit"):
         yield f"an even sample of {read['read']:,} rows"
-    yield from given.found.summary()
+    yield from given.found.summarize()
     for name, count in filled.items():
         yield f"{name!r} is null in {count:,} rows that lack it"
 
@@ -167,7 +169,7 @@ def _count_sampled(given: SourceRows, plan: Plan) -> dict[str, dict[str, int]]:
 
 
 @contextmanager
-def _rare_collections() -> Iterator[None]:
+def _collect_garbage_rarely() -> Iterator[None]:
     """Run Python's garbage collector less often; it takes a tenth of the time of this stage."""
     before = gc.get_threshold()
     gc.set_threshold(max(before[0], ALLOCATIONS) if before[0] else 0, *before[1:])
@@ -178,34 +180,34 @@ def _rare_collections() -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def _translate_disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = "the disk is full or the file too large" if full else "cannot be written"
-        fix = "make room" if full else "fix its permissions"
+        fix = "free disk space" if full else "fix its permissions"
         raise StageError(f"{folder}: {what} ({error.strerror or error}); {fix} and run again") from None
 
 
-def _expect_train(ledger: Ledger, given: SourceRows) -> None:
+def _require_train(ledger: Ledger, given: SourceRows) -> None:
     if ledger.splits[TRAIN] or not {None, TRAIN} & given.splits.keys():
         return
-    gone = ledger.losses()
+    gone = ledger.describe_losses()
     held = ", ".join(f"{split} got {count:,}" for split, count in ledger.splits.items())
     where = "; ".join(filter(None, (gone, held)))
     raise DataError(f"no training rows are left of {ledger.rows_in:,} ({where}); loosen `clean` or `split`")
 
 
-def _rows(ledger: Ledger, splits: Mapping[str, int]) -> Iterator[str]:
+def _describe_rows(ledger: Ledger, splits: Mapping[str, int]) -> Iterator[str]:
     """Yield the number of rows in each split, and the reasons for which others were dropped."""
     parts = ", ".join(f"{split} {rows:,}" for split, rows in splits.items())
-    lost = f" ({ledger.losses()})" if ledger.rows_lost.total() else ""
+    lost = f" ({ledger.describe_losses()})" if ledger.rows_lost.total() else ""
     yield f"{ledger.splits.total():,} rows ({parts}), {ledger.rows_lost.total():,} dropped{lost}"
 
 
-def _labels(labels: Sequence[Label]) -> Iterator[str]:
+def _describe_labels(labels: Sequence[Label]) -> Iterator[str]:
     """Yield which columns are labels, and what they contain."""
-    yield f"labels: {', '.join(label.description() for label in labels) or 'none'}"
+    yield f"labels: {', '.join(label.describe() for label in labels) or 'none'}"
     for label in labels:
-        yield from notes(label)
+        yield from find_suspicious_values(label)

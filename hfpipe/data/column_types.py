@@ -54,7 +54,7 @@ GROUPS = (
 WORDS = ("words", "tokens")
 """Names of columns with lists of words."""
 _STRINGS: frozenset[Kind] = frozenset({"text", "unclear", "category", "code", "constant", "blank"})
-"""A name that YAML reads without quotes."""
+"""Kinds of the columns that hold strings."""
 _MARKUP = re.compile(r"<[^<>]*>|&#?\w+;")
 _WORD = regex.compile(r"(?<!\S)[\p{P}\p{S}]*(\p{L}[\p{L}\p{M}'\u2019-]*[\p{L}\p{M}])[\p{P}\p{S}]*(?!\S)")
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
@@ -72,7 +72,7 @@ SEEN = 500
 """Number of characters examined per value; the beginning of a document is enough."""
 
 
-def kind_of(values: Iterable[Any]) -> Kind:
+def detect_kind(values: Iterable[Any]) -> Kind:
     """Return the kind of a column, given its values in the first rows."""
     there = [value for value in values if value is not None]
     lists = [value for value in there if isinstance(value, (list, tuple))]
@@ -84,7 +84,7 @@ def kind_of(values: Iterable[Any]) -> Kind:
     strings = [value.strip() for value in there if isinstance(value, str)]
     if there and len(strings) * 2 <= len(there):
         return "other"
-    return _kind_of_strings([text for text in strings if text])
+    return _detect_kind_of_strings([text for text in strings if text])
 
 
 def _fits_most(values: Sequence[Any], fits: Callable[[Any], bool]) -> bool:
@@ -103,7 +103,7 @@ def is_conversation(value: Any) -> bool:
     )
 
 
-def _kind_of_strings(texts: Sequence[str]) -> Kind:
+def _detect_kind_of_strings(texts: Sequence[str]) -> Kind:
     different = set(texts)
     if not different:
         return "blank"
@@ -128,7 +128,7 @@ def _is_language(text: str) -> bool:
     if not plain.isascii() and len(_UNSPACED.findall(plain)) >= 4:
         return True
     signs = "".join(plain.split())
-    return 2 * _letters(signs) >= len(signs) and len([*islice(_find_words(plain), 2)]) == 2
+    return 2 * _count_letters(signs) >= len(signs) and len([*islice(_find_words(plain), 2)]) == 2
 
 
 def _is_code(text: str) -> bool:
@@ -140,7 +140,7 @@ def _is_code(text: str) -> bool:
     return not any(_find_words(text)) and any(map(str.isdigit, text))
 
 
-def _letters(text: str) -> int:
+def _count_letters(text: str) -> int:
     if text.isascii():
         return len(text.encode().translate(None, _NO_LETTERS))
     return sum(map(str.isalpha, text))
@@ -150,7 +150,7 @@ def _find_words(text: str) -> Iterator[str]:
     return (found[1] for found in _WORD.finditer(text) if found[1].lower() not in _CLOCK)
 
 
-def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
+def find_text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str]) -> list[str]:
     """Return the text columns, in column order.
 
     The first rule that applies decides: the columns in `named`; `text` and its pair, by name; every column of
@@ -167,27 +167,27 @@ def text_columns(head: Sequence[Row], labels: Iterable[str], named: Sequence[str
     if named:
         return list(named)
     skipped = {*labels, "id"}
-    kinds = {name: kind_of(row.values[name] for row in head) for name in columns if name not in skipped}
+    kinds = {name: detect_kind(row.values[name] for row in head) for name in columns if name not in skipped}
     found = (
-        _find_text_columns(kinds)
-        or _clear(kinds)
+        _find_named_text(kinds)
+        or _find_clear_texts(kinds)
         or _find_groups(kinds, _STRINGS)
         or _find_word_column(kinds)
     )
     if found and not _is_contradicted(kinds):
         return found
-    raise _unclear_error(head[0].place, kinds, columns, head[0].values)
+    raise _make_unclear_error(head[0].place, kinds, columns, head[0].values)
 
 
-def conversations(head: Sequence[Row]) -> list[str]:
+def find_conversations(head: Sequence[Row]) -> list[str]:
     """Return the columns that hold conversations, whatever their names."""
     lists = [
         name for name in head[0].values if any(isinstance(row.values[name], (list, tuple)) for row in head)
     ]
-    return [name for name in lists if kind_of(row.values[name] for row in head) == "conversation"]
+    return [name for name in lists if detect_kind(row.values[name] for row in head) == "conversation"]
 
 
-def _find_text_columns(kinds: Mapping[str, Kind]) -> list[str]:
+def _find_named_text(kinds: Mapping[str, Kind]) -> list[str]:
     """Return `text` and its pair, if the data has them."""
     kind = kinds.get("text", "other")
     if kind == "other":
@@ -200,7 +200,7 @@ def _find_text_columns(kinds: Mapping[str, Kind]) -> list[str]:
 
 def _is_contradicted(kinds: Mapping[str, Kind]) -> bool:
     """Return whether `text` does not look like text while another column does."""
-    others = [name for name in _clear(kinds) if not TEXT.fullmatch(name)]
+    others = [name for name in _find_clear_texts(kinds) if not TEXT.fullmatch(name)]
     return bool(others) and kinds.get("text") in ("code", "constant", "blank", "category")
 
 
@@ -215,7 +215,7 @@ def _find_groups(kinds: Mapping[str, Kind], one_is: Collection[Kind]) -> list[st
     return [name for name in kinds if name in found]
 
 
-def _clear(kinds: Mapping[str, Kind]) -> list[str]:
+def _find_clear_texts(kinds: Mapping[str, Kind]) -> list[str]:
     together = _find_groups(kinds, ("text", "unclear"))
     return [name for name, kind in kinds.items() if kind in ("text", "conversation") or name in together]
 
@@ -226,7 +226,7 @@ def _find_word_column(kinds: Mapping[str, Kind]) -> list[str]:
     return found if len(found) == 1 else []
 
 
-def _unclear_error(
+def _make_unclear_error(
     place: str, kinds: Mapping[str, Kind], columns: Sequence[str], first: Mapping[str, Any]
 ) -> DataError:
     candidates = [name for name, kind in kinds.items() if kind in _STRINGS or kind == "words"]
@@ -242,6 +242,6 @@ def _unclear_error(
     best = [name for name in candidates if kinds[name] == kinds[candidates[0]]]
     shown = ", ".join(f"{name!r} ({WHY[kinds[name]]})" for name in candidates)
     return DataError(
-        f"{place}: it is not clear which column is the text, of {shown}; add {advise(text=best)} to the "
+        f"{place}: it is not clear which column is the text: {shown}; add {advise(text=best)} to the "
         "stage, or name others there"
     )

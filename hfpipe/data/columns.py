@@ -31,12 +31,12 @@ def select(rows: Iterable[Row], wanted: Mapping[str, str], filled: Counter[str])
     those of the first rows.
     """
     rest = iter(rows)
-    head = list(first_rows(rest))
+    head = list(take_first_rows(rest))
     rows = chain(head, rest)
-    return _select_columns(rows, wanted, head, filled) if wanted else _alike(rows, head, filled)
+    return _select_columns(rows, wanted, head, filled) if wanted else _check_equal_columns(rows, head, filled)
 
 
-def first_rows(rows: Iterator[Row]) -> Iterator[Row]:
+def take_first_rows(rows: Iterator[Row]) -> Iterator[Row]:
     """Yield the first rows, which determine the columns and their types; fewer rows if they are long."""
     characters = 0
     for row in islice(rows, ROWS):
@@ -61,7 +61,7 @@ def _select_columns(
             row.values = {ours: _look_up(values, theirs) for ours, theirs in pairs}
             for ours, theirs in pairs:
                 if row.values[ours] is _ABSENT:
-                    _expect(row, theirs, values, there)
+                    _require_column(row, theirs, values, there)
                     row.values[ours] = None
                     filled[ours] += 1
         yield row
@@ -77,14 +77,15 @@ def _look_up(values: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _expect(row: Row, name: str, values: Mapping[str, Any], there: Container[str]) -> None:
+def _require_column(row: Row, name: str, values: Mapping[str, Any], there: Container[str]) -> None:
     if not row.sparse or name not in there:
         raise DataError(
-            f"{row.place}: there is no column {name!r}; it has {join_names(list(values))}: fix `columns`"
+            f"{row.place}: there is no column {name!r}; the columns are {join_names(list(values))}; "
+            "fix `columns`"
         )
 
 
-def _alike(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> Iterator[Row]:
+def _check_equal_columns(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> Iterator[Row]:
     if not head:
         return
     columns = dict.fromkeys(name for row in head if row is head[0] or row.sparse for name in row.values)
@@ -94,7 +95,7 @@ def _alike(rows: Iterable[Row], head: Sequence[Row], filled: Counter[str]) -> It
             if not row.sparse or row.values.keys() - names:
                 raise DataError(
                     f"{row.place}: the columns are {join_names(list(row.values))}, but {place} has "
-                    f"{join_names(list(columns))}; name those wanted with `columns`"
+                    f"{join_names(list(columns))}; select columns with `columns`"
                 )
             filled.update(name for name in columns if name not in row.values)
             row.values = {name: row.values.get(name) for name in columns}
@@ -122,14 +123,14 @@ def take_texts(rows: Iterable[Row], columns: Sequence[str], ledger: Ledger) -> I
 
 def _take_nested(row: Row, columns: Sequence[str]) -> bool:
     """Set the texts and the tool calls of a row; return whether no text is missing."""
-    found = {name: _texts(row, name) for name in columns}
+    found = {name: _read_texts(row, name) for name in columns}
     row.texts = [text or "" for texts in found.values() for text in texts]
-    row.calls = _calls(row, columns)
+    row.calls = _encode_calls(row, columns)
     there = [texts for name, texts in found.items() if row.values[name] is not None]
     return bool(there) and not any(None in texts for texts in there)
 
 
-def _texts(row: Row, name: str) -> list[str | None]:
+def _read_texts(row: Row, name: str) -> list[str | None]:
     """Return the texts of a column; None for a missing text, "" for a message that only calls tools."""
     value = row.values[name]
     if value is None or isinstance(value, str):
@@ -137,19 +138,19 @@ def _texts(row: Row, name: str) -> list[str | None]:
     if is_words(value):
         return list(value)
     if is_conversation(value) and all(map(is_message, value)):
-        return [_content(message) for message in value]
+        return [_read_content(message) for message in value]
     raise DataError(
         f"{row.place}: {name!r} is {value!r:.40}, not a string; write it in quotes, or name the "
         "text columns with `text`"
     )
 
 
-def _content(message: Mapping[str, Any]) -> str | None:
+def _read_content(message: Mapping[str, Any]) -> str | None:
     content: str | None = message.get("content")
     return "" if content is None and has_calls(message) else content
 
 
-def _calls(row: Row, columns: Sequence[str]) -> str:
+def _encode_calls(row: Row, columns: Sequence[str]) -> str:
     """Return the tool calls in the conversations of a row as JSON; an empty string if there are none."""
     found = [
         [message.get(key) for key in CALLS]

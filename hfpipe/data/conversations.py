@@ -39,29 +39,29 @@ class Conversations:
         for column in self.columns:
             value = row.values[column]
             if value is not None:
-                row.values[column] = self._messages(value, column, row)
+                row.values[column] = self._convert_messages(value, column, row)
         return row
 
-    def summary(self) -> list[str]:
+    def summarize(self) -> list[str]:
         """Return a description of the conversions, one entry per kind."""
         return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
 
-    def _messages(self, value: Any, column: str, row: Row) -> list[dict[str, Any]]:
+    def _convert_messages(self, value: Any, column: str, row: Row) -> list[dict[str, Any]]:
         if not isinstance(value, (list, tuple)):
             raise DataError(
                 f"{row.place}: {column!r} is {value!r:.40}, not a list of messages {{role, content}}; fix "
-                "the row or take it out"
+                "or remove the row"
             )
         changes: dict[str, None] = {}
         found = [
-            _message(part, f"{row.place}: message {number} of {column!r}", changes)
+            _convert_message(part, f"{row.place}: message {number} of {column!r}", changes)
             for number, part in enumerate(value, 1)
         ]
         self.changed.update(f"{column}: {change}" for change in changes)
         return found
 
 
-def _message(part: Any, place: str, changes: dict[str, None]) -> dict[str, Any]:
+def _convert_message(part: Any, place: str, changes: dict[str, None]) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise DataError(f"{place} is {part!r:.40}; write {{role: …, content: …}}")
     pairs = (("from", "role"), ("value", "content"))
@@ -69,9 +69,9 @@ def _message(part: Any, place: str, changes: dict[str, None]) -> dict[str, Any]:
     if renamed.keys() & part.keys():
         changes["from, value read as role, content"] = None
     message = {str(renamed.get(key, key)): value for key, value in part.items()}
-    message["role"] = _role(message.get("role"), place, changes)
+    message["role"] = _convert_role(message.get("role"), place, changes)
     if "content" in message or not has_calls(message):
-        message["content"] = _content(message, place, changes)
+        message["content"] = _join_content(message, place, changes)
     return message
 
 
@@ -85,7 +85,7 @@ def is_message(part: Any) -> bool:
     return isinstance(part, Mapping) and isinstance(part.get("content"), str | None)
 
 
-def _role(role: Any, place: str, changes: dict[str, None]) -> str:
+def _convert_role(role: Any, place: str, changes: dict[str, None]) -> str:
     if role in KNOWN:
         return str(role)
     if isinstance(role, str) and role in ROLES:
@@ -99,7 +99,7 @@ def _role(role: Any, place: str, changes: dict[str, None]) -> str:
     )
 
 
-def _content(message: dict[str, Any], place: str, changes: dict[str, None]) -> str | None:
+def _join_content(message: dict[str, Any], place: str, changes: dict[str, None]) -> str | None:
     content = message.get("content")
     if content is None or isinstance(content, str):
         return content
@@ -110,8 +110,8 @@ def _content(message: dict[str, Any], place: str, changes: dict[str, None]) -> s
         if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
             what = f"of type {kind!r}" if kind not in (None, *TEXT_PARTS) else f"{part!r:.40}"
             raise DataError(
-                f"{place} has a part {what} ({number} of {len(content)}), which is not text; only text is "
-                "learned, so leave it out of the file or take the row out"
+                f"{place} has a part {what} ({number} of {len(content)}), which is not text; "
+                "models are trained on text only, so remove the part or the row"
             )
     changes["parts of text joined"] = None
     return "".join(part["text"] for part in content)

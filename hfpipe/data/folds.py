@@ -29,9 +29,9 @@ def assign_folds(
     """Return the fold of each row, from 1 to `count`: int64, shape (rows,).
 
     Rows with an equal value of `group`, or with equal `inputs` where there is no group, are in one fold, so
-    that no row is predicted by a model that was trained on its like. Each fold has about the share of each
-    class of `label` that all rows have. The folds are scikit-learn's `StratifiedGroupKFold`, or
-    `StratifiedKFold` where no two rows belong together, shuffled by `seed`.
+    that no model predicts a row whose duplicate it was trained on. The classes of `label` have about the same
+    proportions in each fold as in all rows. The folds are those of scikit-learn's `StratifiedGroupKFold`, or
+    of `StratifiedKFold` if each row is a group of its own, shuffled by `seed`.
 
     Raises DataError when there are fewer groups than folds.
     """
@@ -39,13 +39,13 @@ def assign_folds(
     there = len(np.unique(groups))
     if there < count:
         what = f"different values of {group!r}" if group is not None else "different rows"
-        raise DataError(f"folds: {count} folds need as many {what}, and there are {there}")
-    classes = np.zeros(len(groups), dtype=np.int64) if label is None else _classes(rows, label, count)
+        raise DataError(f"folds: {count} folds need at least {count} {what}, but there are {there}")
+    classes = np.zeros(len(groups), dtype=np.int64) if label is None else _number_classes(rows, label, count)
     grouped = there < len(groups)
     splitter = StratifiedGroupKFold if grouped else StratifiedKFold
     folds = np.zeros(len(groups), dtype=np.int64)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # no fold can have it all
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # some folds lack it
         parts = splitter(count, shuffle=True, random_state=seed).split(
             groups, classes, groups if grouped else None
         )
@@ -54,8 +54,8 @@ def assign_folds(
     return folds
 
 
-def _classes(rows: datasets.Dataset, label: str, count: int) -> np.ndarray:
-    """Return the class of each row as a number; those with fewer rows than folds are one."""
+def _number_classes(rows: datasets.Dataset, label: str, count: int) -> np.ndarray:
+    """Return the class of each row as an integer; classes with fewer rows than folds are merged into one."""
     names = rows.with_format(None)[label][:]
     sizes = Counter(names)
     numbers: dict[Hashable, int] = {}
@@ -65,7 +65,7 @@ def _classes(rows: datasets.Dataset, label: str, count: int) -> np.ndarray:
 
 
 def _number_rows(rows: datasets.Dataset, columns: Sequence[str], *, keep_missing: bool) -> np.ndarray:
-    """Return a number for each row that rows with equal values share; a missing value is like no other."""
+    """Return the number of each row's group: rows with equal values share one; a missing value is a group."""
     found = np.empty(len(rows), dtype=np.int64)
     numbers: dict[Any, int] = {}
     alone = rows.select_columns([name for name in columns if name in rows.column_names]).with_format(None)

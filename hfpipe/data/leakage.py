@@ -62,7 +62,7 @@ class HeldOut:
 
     def __init__(self, rows: Iterable[LabelledText]) -> None:
         texts, self._labels = zip(*rows, strict=True)
-        words = [_hashes(text) for text in texts]
+        words = [_hash_words(text) for text in texts]
         self._rows_of: dict[bytes, list[int]] = {}
         for row, each in enumerate(words):
             if len(each):
@@ -70,20 +70,20 @@ class HeldOut:
         self._lengths = np.array([len(each) for each in words], dtype=np.int64)
         self._excerpts, self._near = _Index(words, LONG), _Index(words, SHORT)
 
-    def overlap(self, texts: Iterable[LabelledText]) -> Overlap:
+    def find_overlap(self, texts: Iterable[LabelledText]) -> Overlap:
         """Return which rows overlap with these texts, which are read once and not kept in memory."""
         same, near, conflict = np.zeros((3, len(self._lengths)), dtype=bool)
         seen = np.zeros(len(self._excerpts.keys), dtype=bool)
         for text, label in texts:
-            words = _hashes(text)
+            words = _hash_words(text)
             for row in self._rows_of.get(words.tobytes(), []):
                 same[row] = True
                 conflict[row] |= None not in (label, self._labels[row]) and label != self._labels[row]
-            seen[self._excerpts.places(_grams(words, LONG))] = True
-            near[self._near.similar(np.unique(_grams(words, SHORT)))] = True
+            seen[self._excerpts.find_positions(_hash_grams(words, LONG))] = True
+            near[self._near.find_similar(np.unique(_hash_grams(words, SHORT)))] = True
         long = self._lengths >= LONG
         exact = same & long
-        excerpt = (self._excerpts.shares(seen) >= EXCERPT) & long & ~exact
+        excerpt = (self._excerpts.compute_shares(seen) >= EXCERPT) & long & ~exact
         return Overlap(exact, excerpt, near & long & ~exact & ~excerpt, same & ~long, conflict)
 
 
@@ -91,7 +91,7 @@ class _Index:
     """The distinct n-grams of rows, each with the rows that contain it."""
 
     def __init__(self, words: Sequence[np.ndarray], size: int) -> None:
-        grams = [np.unique(_grams(each, size)) for each in words]
+        grams = [np.unique(_hash_grams(each, size)) for each in words]
         self._sizes = np.array([len(each) for each in grams], dtype=np.int64)
         together = np.concatenate([np.empty(0, dtype=np.uint64), *grams])
         rows = np.repeat(np.arange(len(words)), self._sizes)
@@ -99,23 +99,23 @@ class _Index:
         self.keys, starts = np.unique(together[order], return_index=True)
         self._rows, self._starts = rows[order], np.append(starts, len(order))
 
-    def places(self, grams: np.ndarray) -> np.ndarray:
+    def find_positions(self, grams: np.ndarray) -> np.ndarray:
         """Return the positions in the index of those n-grams that the rows contain: int64, shape (found,)."""
         if not len(self.keys) or not len(grams):
             return np.empty(0, dtype=np.int64)
         places = np.minimum(np.searchsorted(self.keys, grams), len(self.keys) - 1)
         return places[self.keys[places] == grams]
 
-    def shares(self, seen: np.ndarray) -> np.ndarray:
+    def compute_shares(self, seen: np.ndarray) -> np.ndarray:
         """Return the fraction of each row's n-grams that are `seen`, bool (keys,): float64, shape (rows,)."""
         counted = np.repeat(seen, np.diff(self._starts))
         found = np.bincount(self._rows, weights=counted, minlength=len(self._sizes))
         return np.divide(found, self._sizes, out=np.zeros(len(found)), where=self._sizes > 0)
 
-    def similar(self, grams: np.ndarray) -> np.ndarray:
+    def find_similar(self, grams: np.ndarray) -> np.ndarray:
         """Return the rows whose set of n-grams is similar to these distinct n-grams: int64, (found,)."""
-        places = self.places(grams)
-        # A row that is so similar has this share of them.
+        places = self.find_positions(grams)
+        # A row with a Jaccard similarity of `NEARLY` contains at least this fraction of the n-grams.
         if not len(grams) or len(places) < NEARLY * len(grams):
             return np.empty(0, dtype=np.int64)
         rows = np.concatenate([self._rows[self._starts[each] : self._starts[each + 1]] for each in places])
@@ -123,16 +123,16 @@ class _Index:
         return np.flatnonzero(shared >= NEARLY * (len(grams) + self._sizes - shared))
 
 
-def flat_text(value: Any) -> str:
+def flatten_text(value: Any) -> str:
     """Return all texts in a value, such as a list of words or messages, one per line."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return "\n".join(map(flat_text, value.values()))
-    return "\n".join(map(flat_text, value)) if isinstance(value, list | tuple) else ""
+        return "\n".join(map(flatten_text, value.values()))
+    return "\n".join(map(flatten_text, value)) if isinstance(value, list | tuple) else ""
 
 
-def _hashes(text: str) -> np.ndarray:
+def _hash_words(text: str) -> np.ndarray:
     """Return a hash for each word of a text: uint64, shape (words,)."""
     words = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return np.array([_hash(word) for word in words], dtype=np.uint64)
@@ -143,7 +143,7 @@ def _hash(word: str) -> int:
     return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _grams(words: np.ndarray, size: int) -> np.ndarray:
+def _hash_grams(words: np.ndarray, size: int) -> np.ndarray:
     """Return a hash for each n-gram: uint64, shape (max(0, words - size + 1),)."""
     if len(words) < size:
         return np.empty(0, dtype=np.uint64)

@@ -58,9 +58,8 @@ class Ledger:
         if sum(rows.values()) != self.rows_in or sum(characters.values()) != self.characters_in:
             raise StageError(
                 f"the ledger does not balance: {self.rows_in} rows and "
-                f"{self.characters_in} characters "
-                f"came in, {rows} and {characters} are accounted for; this is a fault of "
-                "hfpipe, please report it"
+                f"{self.characters_in} characters were read, but {rows} and {characters} are accounted for; "
+                "this is a bug in hfpipe, please report it"
             )
         return {
             "rows": {"in": self.rows_in, **rows},
@@ -68,6 +67,6 @@ class Ledger:
             "changed": dict(self.rows_changed),
         }
 
-    def losses(self) -> str:
+    def describe_losses(self) -> str:
         """Return the reasons that dropped rows, largest first, as `min_chars: 40 took 10, …`."""
         return ", ".join(f"{why} took {count:,}" for why, count in self.rows_lost.most_common())

@@ -19,7 +19,7 @@ STEP = 1000
 
 @dataclass(slots=True)
 class Row:
-    """Values by column, and the location where they were read."""
+    """Values by column, and the location from which they were read."""
 
     values: dict[str, Any]
     origin: str
@@ -104,7 +104,7 @@ class SourceRows:
         """
         for split in sorted(self.splits, key=lambda name: name == "train"):
             rows: Iterable[Row] = self._count_rows(split, advance)
-            for row in rows if limit is None else even_sample(rows, limit, f"{seed} {split}"):
+            for row in rows if limit is None else sample_rows_evenly(rows, limit, f"{seed} {split}"):
                 row.split = split
                 yield row
 
@@ -117,7 +117,7 @@ class SourceRows:
         self.read[split] = number
 
 
-def even_sample(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:
+def sample_rows_evenly(rows: Iterable[Row], limit: int, salt: str) -> list[Row]:
     """Return `limit` rows sampled without replacement, in their order; all rows if there are no more.
 
     The sample is uniform and depends only on the salt and the positions: the rows whose positions have the

@@ -10,19 +10,19 @@ from typing import Any
 import datasets
 
 from hfpipe.data.readers.file_options import FileOptions, Findings
-from hfpipe.data.readers.file_splits import Found, message_name, split_files
+from hfpipe.data.readers.file_splits import Found, format_path, split_files
 from hfpipe.data.readers.files import read_files
 from hfpipe.data.rows import Row, SourceRows
 from hfpipe.encoding.io import open_data
-from hfpipe.encoding.nested import from_json, json_columns
+from hfpipe.encoding.nested import find_json_columns, from_json
 from hfpipe.encoding.origins import read_origins
-from hfpipe.errors import DataError, first_line, typed_line
+from hfpipe.errors import DataError, format_typed_line, get_first_line
 from hfpipe.library_output import silence_libraries
 
 BATCH = 1000
 
 
-def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOptions) -> SourceRows:
+def read_from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOptions) -> SourceRows:
     """Read files: split (or None) → pattern as written → its files; paths in messages are relative to `base`.
 
     Raises DataError when a pattern has no matches, or the split of a file is ambiguous.
@@ -30,23 +30,23 @@ def from_files(patterns: Mapping[str | None, Found], base: Path, options: FileOp
     found = Findings()
     files = split_files(patterns, base, found.left_out)
     return SourceRows(
-        {split: _rows(paths, base, options, found) for split, paths in files.items()}, found=found
+        {split: _read_paths(paths, base, options, found) for split, paths in files.items()}, found=found
     )
 
 
-def _rows(paths: list[Path], base: Path, options: FileOptions, found: Findings) -> Iterator[Row]:
+def _read_paths(paths: list[Path], base: Path, options: FileOptions, found: Findings) -> Iterator[Row]:
     for path in paths:
-        yield from read_files(path, message_name(path, base), options, found)
+        yield from read_files(path, format_path(path, base), options, found)
 
 
-def from_function(
+def read_from_function(
     function: Callable[..., Iterable[Any]], paths: list[Path], file: Path, written: str
 ) -> SourceRows:
     """Call a user function with paths; it yields mappings. Messages refer to its file as `written`."""
-    return SourceRows({None: _calls(function, paths, file, written)})
+    return SourceRows({None: _call_function(function, paths, file, written)})
 
 
-def _calls(
+def _call_function(
     function: Callable[..., Iterable[Any]], paths: list[Path], file: Path, written: str
 ) -> Iterator[Row]:
     name = f"{written}:{function.__name__}"
@@ -60,38 +60,38 @@ def _calls(
                 )
             yield Row(dict(record), f"{name}, row", number)
         if not number:
-            raise DataError(f"{name}: gave no rows; fix the function")
+            raise DataError(f"{name}: yielded no rows; fix the function")
     except DataError:
         raise
     except Exception as error:
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
         ]
-        cause = typed_line(error)
+        cause = format_typed_line(error)
         raise DataError(
             f"{written}:{lines[-1] if lines else 1}: {function.__name__} failed with {cause}"
         ) from error
 
 
-def from_folder(folder: Path, name: str) -> SourceRows:
+def read_from_folder(folder: Path, name: str) -> SourceRows:
     """Read all splits of a data set on disk."""
-    return _from_data(open_data(folder), name)
+    return _convert_data(open_data(folder), name)
 
 
-def from_hub(name: str, config: str | None, revision: str | None) -> SourceRows:
+def read_from_hub(name: str, config: str | None, revision: str | None) -> SourceRows:
     """Load a data set from the Hub or its cache. Raises DataError when it cannot be loaded."""
     try:
         with silence_libraries():
             data = datasets.load_dataset(name, config, revision=revision)
     except Exception as error:
-        raise DataError(_hub_failure(name, error)) from error
+        raise DataError(_explain_hub_failure(name, error)) from error
     if not isinstance(data, datasets.DatasetDict):
         data = datasets.DatasetDict(train=data)
-    return _from_data(data, name)
+    return _convert_data(data, name)
 
 
-def _hub_failure(name: str, error: Exception) -> str:
-    cause = first_line(error)
+def _explain_hub_failure(name: str, error: Exception) -> str:
+    cause = get_first_line(error)
     if "scripts are no longer supported" in cause:
         return (
             f"hub:{name}: is a script, which Datasets no longer runs; add `revision: refs/convert/parquet`, "
@@ -105,24 +105,30 @@ def _hub_failure(name: str, error: Exception) -> str:
     return f"hub:{name}: {cause}"
 
 
-def _from_data(data: datasets.DatasetDict, name: str) -> SourceRows:
+def _convert_data(data: datasets.DatasetDict, name: str) -> SourceRows:
     features = next(iter(data.values())).features
     classes = {
-        column: one.names for column, feature in features.items() if (one := _class(feature)) is not None
+        column: one.names
+        for column, feature in features.items()
+        if (one := _get_class_label(feature)) is not None
     }
     return SourceRows(
-        {str(split): _data_rows(rows, f"{name}, {split} row") for split, rows in data.items()}, classes
+        {str(split): _convert_rows(rows, f"{name}, {split} row") for split, rows in data.items()}, classes
     )
 
 
-def _class(feature: Any) -> datasets.ClassLabel | None:
+def _get_class_label(feature: Any) -> datasets.ClassLabel | None:
     inner = getattr(feature, "feature", feature)
     return inner if isinstance(inner, datasets.ClassLabel) else None
 
 
-def _data_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
-    named = {column: one for column, feature in rows.features.items() if (one := _class(feature)) is not None}
-    nested, origins = json_columns(rows.features), read_origins(rows)
+def _convert_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
+    named = {
+        column: one
+        for column, feature in rows.features.items()
+        if (one := _get_class_label(feature)) is not None
+    }
+    nested, origins = find_json_columns(rows.features), read_origins(rows)
     number = 0
     for batch in rows.with_format("arrow").iter(BATCH):
         objects = {column: from_json(batch[column]) for column in nested}
@@ -131,12 +137,12 @@ def _data_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
             number += 1
             record |= {column: values[place] for column, values in objects.items()}
             for column, classes in named.items():
-                record[column] = _names(record[column], classes)
+                record[column] = _name_classes(record[column], classes)
             yield Row(record, **read[place]) if read is not None else Row(record, origin, number)
 
 
-def _names(value: Any, classes: datasets.ClassLabel) -> Any:
+def _name_classes(value: Any, classes: datasets.ClassLabel) -> Any:
     """Convert class ids to names; data sets of the Hub use -1 for withheld labels."""
     if isinstance(value, list):
-        return [_names(item, classes) for item in value]
+        return [_name_classes(item, classes) for item in value]
     return None if value is None or value < 0 else classes.names[value]

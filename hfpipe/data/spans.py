@@ -48,7 +48,7 @@ class Spans:
             self.changed[f"{column}: {START} read as whole numbers"] += 1
         text = row.values[self.contexts[column]]
         if isinstance(text, str) and any(answer.is_misplaced(text) for answer in answers):
-            self.changed[f"{column}: {START} is not where the answer is, the nearest place is taken"] += 1
+            self.changed[f"{column}: {START} does not match the answer, the nearest occurrence is used"] += 1
 
     def move(self, row: Row, edit: Edit) -> bool:
         """Update the answers of a row for an edit of its text.
@@ -68,7 +68,7 @@ class Spans:
         row.values |= moved
         return True
 
-    def summary(self) -> list[str]:
+    def summarize(self) -> list[str]:
         """Return a description of the conversions, one entry per kind."""
         return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
 

@@ -12,7 +12,9 @@ from hfpipe.errors import DataError
 TRAIN = "train"
 
 
-def splitter(shares: Mapping[str, float], given: Collection[str | None], seed: int) -> Callable[[Row], str]:
+def make_splitter(
+    shares: Mapping[str, float], given: Collection[str | None], seed: int
+) -> Callable[[Row], str]:
     """Return the function that assigns a row to a split.
 
     Splits of the source are kept; those in `shares` that it lacks are split off from train. Rows with equal
@@ -46,11 +48,11 @@ class RowIds:
         self.own = False
         """Whether the rows have an `id` column."""
 
-    def of(self, row: Row) -> str:
+    def make_id(self, row: Row) -> str:
         """Return the id of a row. Raises DataError when its `id` is missing or repeated."""
         if "id" in row.values:
             self.own = True
-            return self._own_split(row, row.values["id"])
+            return self._check_own_id(row, row.values["id"])
         digest = row.digest()
         if digest not in self._seen:
             self._seen.add(digest)
@@ -58,7 +60,7 @@ class RowIds:
         self._repeats[digest] = self._repeats.get(digest, 1) + 1
         return f"{digest.hex()}-{self._repeats[digest]}"
 
-    def _own_split(self, row: Row, value: Any) -> str:
+    def _check_own_id(self, row: Row, value: Any) -> str:
         if value is None:
             raise DataError(f"{row.place}: the `id` is null; fill it in, or leave it out with `columns`")
         name = str(value)

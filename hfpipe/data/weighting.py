@@ -1,4 +1,4 @@
-"""How much the rows and classes of a data set count in a training, read from its columns."""
+"""Weights of rows and classes in a training loss, read from the columns of a data set."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def create_weighted_loss(
 ) -> WeightedLoss:
     """Return the loss that a recipe describes, with the weights of the rows and classes of the train split.
 
-    Raises DataError at the first row without a valid weight, SettingError where classes have no balance or
-    the task's own code computes its loss, which would be replaced.
+    Raises DataError at the first row without a valid weight, SettingError when the classes cannot be
+    balanced, or when user code computes the loss of the task, which a weighted loss would replace.
     """
     column = task.weighted_column
     assert column is not None  # checked with the recipe
     own = type(task.runtime().objective)
     if not own.__module__.startswith("hfpipe."):
-        message = f"{task.kind} computes its loss by {own.__name__}, which has no weights"
+        message = f"{task.kind} computes its loss by {own.__name__}, which does not support weights"
         raise SettingError(
             Problem(f"{message}; write `loss: {{row_weights: null}}` or another task", ("loss",))
         )
     classes = None
     if loss.weights is not None:
-        # A tagger has one label per word, whatever the row.
+        # Token classification has one label per word, not per row.
         tagged = facts.columns[column] == "labels" and task.auto_class == "AutoModelForTokenClassification"
         labels = flatten_tags(train.source[column]) if tagged else train.source[column]
         kind = "label" if tagged else facts.columns[column]
@@ -50,8 +50,8 @@ def create_weighted_loss(
     return WeightedLoss(classes, loss.focal or 0.0, rows)
 
 
-def weighting_facts(weighted: WeightedLoss, task: TaskConfig, facts: DataFacts) -> dict[str, Any]:
-    """Return what a report says of a loss; `validation` says what the reported validation loss is."""
+def describe_weighting(weighted: WeightedLoss, task: TaskConfig, facts: DataFacts) -> dict[str, Any]:
+    """Return facts about a weighted loss for the report; `validation` describes the validation loss."""
     classes, rows = weighted.class_weights, weighted.row_weights
     names = facts.labels.get(task.weighted_column or "", [])
     return {
@@ -72,7 +72,7 @@ def read_row_weights(
     """
     weights = np.empty(len(rows))
     for position, value in enumerate(rows[column]):
-        weight = _weight(value)
+        weight = _parse_weight(value)
         if isinstance(weight, str):
             raise DataError(
                 f"{name_row(rows, position)}: {column!r} {weight}, but the weight of a row is a number, at "
@@ -86,8 +86,8 @@ def read_row_weights(
     return weights
 
 
-def _weight(value: Any) -> float | str:
-    """Return a weight, or what is wrong with it."""
+def _parse_weight(value: Any) -> float | str:
+    """Return a weight, or the problem with it."""
     if is_missing(value):
         return "is missing"
     number: Any = parse_decimal(value) if isinstance(value, str) else value

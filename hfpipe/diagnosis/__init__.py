@@ -1,1 +1,1 @@
-"""What is wrong with a training: a crashed step computed again, and numbers that should be equal compared."""
+"""Diagnosis of trainings: recomputes crashed steps, and compares numbers that should be equal."""

@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from hfpipe.contract import Progress
-from hfpipe.diagnosis.separate_packing import NotApplicable, packed_gradients
+from hfpipe.diagnosis.separate_packing import NotApplicable, compute_packed_gradients
 from hfpipe.diagnosis.toy import EXAMPLES, make_toy
-from hfpipe.diagnosis.trials import Trials, relative_distance
-from hfpipe.errors import HfpipeError, Problem, RecipeError, one_line, typed_line
+from hfpipe.diagnosis.trials import Trials, compute_distance
+from hfpipe.errors import HfpipeError, Problem, RecipeError, format_one_line, format_typed_line
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.performance import on_cpu, supports_bf16
@@ -27,7 +27,7 @@ from hfpipe.stages.train import Pretrain
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far two trainings are from each other that should give the same."""
+    """The difference between two trainings that should give equal results."""
 
     stage: str
     check: str
@@ -37,20 +37,20 @@ class Deviation:
     gradient: float = 0.0
     """Norm of the difference of the gradients, relative to the norm of the first.
 
-    Where a training is resumed, those of the weights after several steps.
+    For a resumed training, that of the weights after several steps.
     """
     loss_tolerance: float = 0.0
     gradient_tolerance: float = 0.0
     reason: str = ""
-    """Why the two were not compared; empty where they were."""
+    """Reason why they were not compared; empty if they were."""
     failure: str = ""
-    """The error that one of them ended in."""
+    """Error with which one of them ended."""
     note: str = ""
-    """What stood for data or a tokenizer that are not there yet."""
+    """What replaced data or a tokenizer that do not exist yet."""
 
     @property
     def passed(self) -> bool | None:
-        """Whether both differences are within their tolerances; None where nothing was compared."""
+        """Whether both differences are within their tolerances; None if nothing was compared."""
         if self.reason:
             return None
         within = self.loss <= self.loss_tolerance and self.gradient <= self.gradient_tolerance
@@ -64,9 +64,9 @@ class _Check:
     compare: Callable[[Trials], tuple[float, float]]
     """Returns the relative differences of loss and gradient. Raises NotApplicable with a reason."""
     loss: float
-    """Largest difference of the losses that passes."""
+    """Tolerance of the difference of losses."""
     gradient: float
-    """Largest difference of the gradients that passes."""
+    """Tolerance of the difference of gradients."""
 
 
 def examine_recipe(
@@ -79,7 +79,7 @@ def examine_recipe(
     checks = _choose_checks(only)
     steps = plan_recipe(recipe, runs)
     trained: dict[str, str] = {}
-    for step in steps:  # of several trainings of a stage, the first
+    for step in steps:  # the first of several trainings of a stage
         if isinstance(step.stage, (Pretrain, Finetune)):
             trained.setdefault(owner_of(step.name), step.name)
     if stage is not None and stage not in trained:
@@ -93,7 +93,7 @@ def examine_recipe(
             except HfpipeError as error:
                 if stage is not None:
                     raise
-                yield Deviation(name, "every comparison", reason=one_line(error))
+                yield Deviation(name, "every comparison", reason=format_one_line(error))
                 continue
             trials = Trials(toy, progress)
             for check in checks:
@@ -115,9 +115,9 @@ def _run(check: _Check, stage: str, trials: Trials) -> Deviation:
     except NotApplicable as reason:
         return replace(found, reason=str(reason))
     except HfpipeError as error:
-        return replace(found, failure=one_line(error))
-    except Exception as error:  # a library's, which is a finding like any other
-        return replace(found, failure=typed_line(error))
+        return replace(found, failure=format_one_line(error))
+    except Exception as error:  # an error of a library is a result as well
+        return replace(found, failure=format_typed_line(error))
     return replace(found, loss=loss, gradient=gradient)
 
 
@@ -125,18 +125,18 @@ FOUR_PASSES = {"per_device_train_batch_size": EXAMPLES // 4, "gradient_accumulat
 
 
 def _compare_accumulation(trials: Trials) -> tuple[float, float]:
-    return trials.plain.compare(trials.gradient("accumulation", **FOUR_PASSES))
+    return trials.plain.compare(trials.compute_gradient("accumulation", **FOUR_PASSES))
 
 
 def _compare_processes(trials: Trials) -> tuple[float, float]:
     devices = torch.cuda.device_count()
     if not on_cpu() and devices < 2:
         raise NotApplicable(f"two processes need two GPUs, and there is {devices}")
-    return trials.plain.compare(trials.gradient("processes", processes=2))
+    return trials.plain.compare(trials.compute_gradient("processes", processes=2))
 
 
 def _compare_packing(trials: Trials) -> tuple[float, float]:
-    alone, together = packed_gradients(trials.toy)
+    alone, together = compute_packed_gradients(trials.toy)
     return alone.compare(together)
 
 
@@ -144,7 +144,7 @@ def _compare_compiled(trials: Trials) -> tuple[float, float]:
     if on_cpu() and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise NotApplicable("torch.compile needs a C++ compiler on a CPU, and there is none")
     # A batch with the last, shorter example runs eagerly; the other three of four passes do not.
-    return trials.plain.compare(trials.gradient("compiled", compile=True, **FOUR_PASSES))
+    return trials.plain.compare(trials.compute_gradient("compiled", compile=True, **FOUR_PASSES))
 
 
 def _compare_bf16(trials: Trials) -> tuple[float, float]:
@@ -153,13 +153,13 @@ def _compare_bf16(trials: Trials) -> tuple[float, float]:
         raise NotApplicable(
             f"this {what} has no matrix products in bfloat16, and the recipe does not ask for them"
         )
-    return trials.plain.compare(trials.gradient("bf16", bf16=True))
+    return trials.plain.compare(trials.compute_gradient("bf16", bf16=True))
 
 
 def _compare_resumed(trials: Trials) -> tuple[float, float]:
-    straight = trials.several_steps("straight")
-    resumed = trials.several_steps("resumed", stopped_after=1)
-    return abs(resumed.loss / straight.loss - 1), relative_distance(straight.weights, resumed.weights)
+    straight = trials.train_steps("straight")
+    resumed = trials.train_steps("resumed", stopped_after=1)
+    return abs(resumed.loss / straight.loss - 1), compute_distance(straight.weights, resumed.weights)
 
 
 CHECKS = (
@@ -170,7 +170,7 @@ CHECKS = (
     _Check("bf16", "bfloat16 v float32", _compare_bf16, 1e-2, 1e-1),
     _Check("resume", "resumed v straight", _compare_resumed, 0.0, 0.0),
 )
-"""Tolerances are those of rounding: in float32 sums in another order, in bfloat16 products of 8 bits.
+"""The tolerances allow for rounding: in float32 sums in another order, in bfloat16 products of 8 bits.
 
-A training that is resumed computes exactly the same.
+A resumed training must give exactly the same result.
 """

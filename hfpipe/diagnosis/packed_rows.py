@@ -1,4 +1,4 @@
-"""Finds the rows of a data set whose documents a packed example holds; packing keeps no record of them."""
+"""Finds the rows whose documents are in a packed example, which packing does not record."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from hfpipe.encoding.best_fit import locate_documents
 from hfpipe.encoding.encoded import ROWS_AT_ONCE
-from hfpipe.encoding.io import facts, open_split
+from hfpipe.encoding.io import open_split, read_facts
 from hfpipe.encoding.origins import name_row
-from hfpipe.encoding.row_batches import batches_of
+from hfpipe.encoding.row_batches import iterate_batches
 from hfpipe.encoding.shards import Batch
 from hfpipe.errors import HfpipeError
 from hfpipe.references.places import Place, locate_place
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hfpipe.task import TaskConfig
 
 MOST = 3
-"""Rows of an example that are named."""
+"""Maximum number of rows of an example that are named."""
 
 
 def name_packed_rows(
@@ -36,29 +36,29 @@ def name_packed_rows(
     tokenizer: PreTrainedTokenizerBase,
     wanted: Sequence[int],
 ) -> Mapping[int, str]:
-    """Return the places of the rows in some packed examples: number of the example → file and lines.
+    """Return the locations of the rows in some packed examples: number of the example → file and lines.
 
-    Documents are encoded again up to the last of these examples. Empty where the data set is no longer there.
+    Documents are encoded again up to the last of these examples. Empty if the data set no longer exists.
     """
-    folder = _data_folder(crash, file, data)
+    folder = _find_data_folder(crash, file, data)
     if folder is None:
         return {}
     rows, encoder = open_split(folder, "train"), task.runtime().encoder
-    documents = _encoded(rows, task, tokenizer, facts(folder))
+    documents = _encode_rows(rows, task, tokenizer, read_facts(folder))
     if task.best_fit:
         opening = encoder.opening_ids(tokenizer)
         placed = islice(locate_documents(documents, task.length, task.shared, opening), max(wanted) + 1)
         found = {number: each for number, each in enumerate(placed) if number in wanted}
     else:
         found = _locate_end_to_end(documents, task.length, task.shared, wanted)
-    return {number: _names(rows, sorted(each)) for number, each in found.items()}
+    return {number: _format_names(rows, sorted(each)) for number, each in found.items()}
 
 
-def _encoded(
+def _encode_rows(
     rows: datasets.Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, known: DataFacts
 ) -> Iterator[Batch]:
     encode = task.runtime().encoder.encode
-    for positions, batch in batches_of(rows, ROWS_AT_ONCE):
+    for positions, batch in iterate_batches(rows, ROWS_AT_ONCE):
         ids = encode(batch, tokenizer, known)["input_ids"]
         yield Batch({"input_ids": ids, "row": positions}, len(positions))
 
@@ -66,7 +66,7 @@ def _encoded(
 def _locate_end_to_end(
     documents: Iterator[Batch], length: int, shared: int, wanted: Sequence[int]
 ) -> dict[int, list[int]]:
-    """Return the rows in examples that are cut from all documents one after the other."""
+    """Return the rows in examples that are cut from the concatenation of all documents."""
     step = length - shared
     spans = {number: (number * step, number * step + length, list[int]()) for number in wanted}
     start, last = 0, max(end for _, end, _ in spans.values())
@@ -81,8 +81,8 @@ def _locate_end_to_end(
     return {number: found for number, (_, _, found) in spans.items()}
 
 
-def _data_folder(crash: Path, file: StageFile, data: Place) -> Path | None:
-    """Return the folder of the data set, None where it was moved or removed since."""
+def _find_data_folder(crash: Path, file: StageFile, data: Place) -> Path | None:
+    """Return the folder of the data set, None if it was moved or removed."""
     run = crash.absolute().parent.parent
     inputs = {name: run / folder for name, folder in file.folders.items()}
     try:
@@ -92,7 +92,7 @@ def _data_folder(crash: Path, file: StageFile, data: Place) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _names(rows: datasets.Dataset, found: Sequence[int]) -> str:
+def _format_names(rows: datasets.Dataset, found: Sequence[int]) -> str:
     names = [name_row(rows, row) for row in found[:MOST]]
     more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
     return "; ".join([*names, *more])

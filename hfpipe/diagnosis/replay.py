@@ -1,4 +1,4 @@
-"""Computes a crashed step again in one process, and names what produces the value that is not finite."""
+"""Recomputes a crashed step in one process, and finds what produces the value that is not finite."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
 
 
 TEXT = 200
-"""Characters of an example that are shown."""
+"""Maximum number of characters of an example that are shown."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a crashed step gives when it is computed again."""
+    """Result of recomputing a crashed step."""
 
     crash: Crash
     what: str | None = None
-    """`the loss is nan`, or what else is not finite; None if everything is finite."""
+    """Description of the value that is not finite, such as `the loss is nan`; None if all are finite."""
     module: str | None = None
-    """Name of the first module whose output is not finite; None if every module's is."""
+    """Name of the first module whose output is not finite; None if all outputs are finite."""
     weight: str | None = None
-    """Name of a weight of that module that is not finite itself."""
+    """Name of a weight of that module that is not finite."""
     parameter: str | None = None
     """Name of the first parameter, in the order of the backward pass, whose gradient is not finite."""
     largest: str | None = None
-    """Name of the parameter with the largest gradient, where all are finite and only their norm is not."""
+    """Name of the parameter with the largest gradient, if all are finite but their norm is not."""
     culprits: tuple[CrashExample, ...] = ()
-    """Examples of the micro-batch that produce it alone."""
+    """Examples of the micro-batch that each produce it alone."""
     compared: int = 0
-    """Examples of the micro-batch."""
+    """Number of examples of the micro-batch."""
 
     def lines(self) -> Iterator[str]:
-        """Yield what was found, in words."""
+        """Yield the lines of the report."""
         crash = self.crash
         where = f"stage {crash.stage}, step {crash.step}"
         if crash.processes > 1:
@@ -67,7 +67,7 @@ class Replayed:
         else:
             yield f"{where}: {self.what}"
             yield from self._list_causes()
-            yield from self._examples()
+            yield from self._list_examples()
 
     def _list_causes(self) -> Iterator[str]:
         if self.module is not None:
@@ -81,7 +81,7 @@ class Replayed:
         if (self.module, self.parameter, self.largest) == (None, None, None):
             yield "the outputs of all modules are finite, and the loss that the task computes of them is not"
 
-    def _examples(self) -> Iterator[str]:
+    def _list_examples(self) -> Iterator[str]:
         if len(self.culprits) == self.compared > 1:
             yield f"each of the {self.compared} examples of the micro-batch produces it alone"
             return
@@ -93,20 +93,20 @@ class Replayed:
 
 
 def replay_crash(folder: Path, tasks: Sequence[str] = ()) -> Replayed:
-    """Compute the step of a crash folder again.
+    """Recompute the step of a crash folder.
 
-    `tasks` name user code, as `file.py:Class`, which is executed only then. Raises RecipeError when there is
-    no crash or its task is user code that is not named, and StageError when it cannot be computed.
+    `tasks` names user code that may be executed, as `file.py:Class`. Raises RecipeError when there is no
+    crash or its task is user code that is not named, and StageError when it cannot be recomputed.
     """
     from hfpipe.training.crashes.folder import RECORD, read_crash
 
     crash = read_crash(folder)
     if crash.weights_after is None:
         raise StageError(
-            f"{folder}: holds no weights, as no process had all of them; run the stage in one process, or by "
-            "data parallelism, to keep them"
+            f"{folder}: contains no weights, because no process had all of them; run the stage in one "
+            "process, or data parallel, to keep them"
         )
-    stage = _stage(folder, tasks)
+    stage = _read_stage(folder, tasks)
     if stage.trust_remote_code:
         raise StageError(
             f"{folder}: its model is code from the Hub, which hfpipe replay does not execute; its "
@@ -117,11 +117,11 @@ def replay_crash(folder: Path, tasks: Sequence[str] = ()) -> Replayed:
 
     with TemporaryDirectory(prefix="hfpipe-replay-") as scratch, silence_libraries():
         found = _Replay(folder, crash, stage, Path(scratch)).run()
-        return _with_packed_rows(found, folder, stage)
+        return _add_packed_rows(found, folder, stage)
 
 
-def _with_packed_rows(found: Replayed, folder: Path, stage: Pretrain | Finetune) -> Replayed:
-    """Return what was found with the rows of packed examples, if some of them produce it."""
+def _add_packed_rows(found: Replayed, folder: Path, stage: Pretrain | Finetune) -> Replayed:
+    """Return the result with the rows of packed examples, if some of these produce it."""
     from hfpipe.diagnosis.packed_rows import name_packed_rows
     from hfpipe.tokenization.loading import load_tokenizer
     from hfpipe.training.crashes.folder import TOKENIZER
@@ -140,20 +140,20 @@ def _with_packed_rows(found: Replayed, folder: Path, stage: Pretrain | Finetune)
     return replace(found, culprits=tuple(culprits))
 
 
-def _stage(folder: Path, tasks: Sequence[str]) -> Pretrain | Finetune:
+def _read_stage(folder: Path, tasks: Sequence[str]) -> Pretrain | Finetune:
     file = read_stage(folder)
-    trusted = Trusted.of([_code(task) for task in tasks], Path.cwd())
+    trusted = Trusted.of([_parse_code(task) for task in tasks], Path.cwd())
     return cast("Pretrain | Finetune", revive(file.identity.settings, Path(file.base), folder, trusted))
 
 
-def _code(task: str) -> Code:
+def _parse_code(task: str) -> Code:
     if re.fullmatch(Code.pattern, task) is None:
         raise RecipeError([Problem(f"--task {task}: expected user code, as FILE.py:CLASS")])
     return Code(task)
 
 
 class _Replay:
-    """One step, computed again as often as it takes to find the cause."""
+    """One step, recomputed until the cause is found."""
 
     def __init__(self, folder: Path, crash: Crash, stage: Pretrain | Finetune, scratch: Path) -> None:
         import torch
@@ -165,11 +165,11 @@ class _Replay:
         self.random = load_file(folder / RANDOM)
         parts = _load_parts(folder, crash, stage)
         self.examples = parts.train
-        self.trainer = _trainer(parts, crash, stage, scratch)
+        self.trainer = _make_trainer(parts, crash, stage, scratch)
         self.targets = torch.tensor(crash.targets, device=self.trainer.args.device)
 
     def run(self) -> Replayed:
-        """Compute the micro-batches of the step, one after the other, until one is not finite."""
+        """Compute the micro-batches of the step in order until one is not finite."""
         from hfpipe.training.crashes.random_states import read_random_states
 
         number, states = len(self.crash.examples), self.random
@@ -182,7 +182,7 @@ class _Replay:
         return Replayed(self.crash)
 
     def _explain(self, rows: range, states: Mapping[str, Tensor], exact: NotFinite) -> Replayed:
-        """Return what is not finite in a micro-batch, and which of its examples produce it alone."""
+        """Return what is not finite in a micro-batch, and the examples that produce it alone."""
         self.trainer.apply_head_in_model()
         found = self._probe_rows(rows, states) or exact
         alone = [row for row in rows if self._probe_rows(range(row, row + 1), states)]
@@ -191,7 +191,7 @@ class _Replay:
             self.crash,
             what=what,
             module=found.module,
-            weight=self._broken_weight(found.module),
+            weight=self._find_broken_weight(found.module),
             parameter=found.parameter,
             largest=found.largest,
             culprits=tuple(self.crash.examples[row] for row in alone),
@@ -209,7 +209,7 @@ class _Replay:
         restore_random_states(states)
         return probe_batches(self.trainer, batches, self.targets)
 
-    def _broken_weight(self, module: str | None) -> str | None:
+    def _find_broken_weight(self, module: str | None) -> str | None:
         """Return the first weight of a module that is not finite."""
         if module is None:
             return None
@@ -218,7 +218,7 @@ class _Replay:
 
 
 def _load_parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Training:
-    """Return the model and the examples that a crash folder holds."""
+    """Return the model and the examples of a crash folder."""
     import datasets
 
     from hfpipe.encoding.encoded import Examples
@@ -229,18 +229,18 @@ def _load_parts(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> Train
     table = datasets.Dataset.from_file(str(folder / EXAMPLES))
     return Training(
         task=stage.task.runtime(),
-        model=_model(folder, crash, stage),
+        model=_load_model(folder, crash, stage),
         tokenizer=load_tokenizer(folder / TOKENIZER),
         train=Examples(table, table),
         validation=None,
         facts=crash.facts,
         attention_is_chosen=crash.attention is not None,
-        training_loss=_training_loss(folder, crash, stage.task),
+        training_loss=_load_training_loss(folder, crash, stage.task),
     )
 
 
-def _training_loss(folder: Path, crash: Crash, task: TaskConfig) -> TrainingLoss | None:
-    """Return the loss that replaced the task's, with weights or soft targets of the examples of the step."""
+def _load_training_loss(folder: Path, crash: Crash, task: TaskConfig) -> TrainingLoss | None:
+    """Return the loss that replaced that of the task, with weights or soft targets of the examples."""
     import torch
 
     from hfpipe.modeling.losses.distillation import DistillationLoss
@@ -251,17 +251,17 @@ def _training_loss(folder: Path, crash: Crash, task: TaskConfig) -> TrainingLoss
     if loss is None:
         return None
     if isinstance(loss, CrashTeachers):
-        return _loss_with_teachers(folder, loss, task)
+        return _load_loss_with_teachers(folder, loss, task)
     if isinstance(loss, CrashDistillation):
-        targets, words = _soft_targets(crash, loss)
+        targets, words = _read_soft_targets(crash, loss)
         return DistillationLoss(task.runtime().objective, targets, loss.temperature, loss.weight, words)
     rows = _spread_by_index(crash, loss.row_weights) if loss.row_weights is not None else None
     classes = torch.tensor(loss.class_weights) if loss.class_weights is not None else None
     return WeightedLoss(classes, loss.focal, rows)
 
 
-def _soft_targets(crash: Crash, loss: CrashDistillation) -> tuple[np.ndarray, list[np.ndarray] | None]:
-    """Return the soft targets, and those of each example by its index where it has several."""
+def _read_soft_targets(crash: Crash, loss: CrashDistillation) -> tuple[np.ndarray, list[np.ndarray] | None]:
+    """Return the soft targets, and the positions of those of each example if it has several."""
     import numpy as np
 
     if loss.counts is None:
@@ -276,8 +276,8 @@ def _soft_targets(crash: Crash, loss: CrashDistillation) -> tuple[np.ndarray, li
     return targets, words
 
 
-def _loss_with_teachers(folder: Path, loss: CrashTeachers, task: TaskConfig) -> TrainingLoss:
-    """Return the loss with the teachers from where they were, which the folder of a crash does not hold."""
+def _load_loss_with_teachers(folder: Path, loss: CrashTeachers, task: TaskConfig) -> TrainingLoss:
+    """Return the loss with the teachers, which are not in the crash folder but in their original location."""
     import datasets
 
     from hfpipe.evaluation.teachers import load_teachers
@@ -293,7 +293,7 @@ def _loss_with_teachers(folder: Path, loss: CrashTeachers, task: TaskConfig) -> 
 
 
 def _spread_by_index(crash: Crash, values: Sequence[Any]) -> np.ndarray:
-    """Return values of the examples of a step where their indices are, float32; 0 elsewhere."""
+    """Return values of the examples of a step at their indices, float32; 0 elsewhere."""
     import numpy as np
 
     index, of_examples = [each.index for each in crash.examples], np.asarray(values, np.float32)
@@ -302,7 +302,7 @@ def _spread_by_index(crash: Crash, values: Sequence[Any]) -> np.ndarray:
     return found
 
 
-def _model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrainedModel:
+def _load_model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrainedModel:
     from safetensors.torch import load_model
     from transformers import AutoConfig
 
@@ -324,8 +324,8 @@ def _model(folder: Path, crash: Crash, stage: Pretrain | Finetune) -> PreTrained
     return cast("PreTrainedModel", model.train())
 
 
-def _trainer(parts: Training, crash: Crash, stage: Pretrain | Finetune, scratch: Path) -> TaskTrainer:
-    """Return the trainer of the stage, in this process alone and not compiled."""
+def _make_trainer(parts: Training, crash: Crash, stage: Pretrain | Finetune, scratch: Path) -> TaskTrainer:
+    """Return the trainer of the stage, for one process and not compiled."""
     from hfpipe.encoding.sampler import BatchLayout
     from hfpipe.training.arguments import TrainingPlan, create_training_arguments
     from hfpipe.training.speed.choice import Speed

@@ -1,4 +1,4 @@
-"""Rows of real text for a task whose data are not there yet: the help texts that come with Python."""
+"""Sample rows of real text for a task whose data do not exist yet: the help texts of Python."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 ROWS = 240
 SHORTEST = 80
-"""Characters of a paragraph that is taken."""
+"""Minimum number of characters of a paragraph."""
 CLASSES = ["first", "second"]
 
 
 def make_sample_data(task: TaskConfig, data: str) -> datasets.DatasetDict:
     """Return a train split with the columns that a task reads.
 
-    Texts can be found for a task that reads texts, and at most classes of them. Raises StageError for others,
-    and says what is to run before; `data` is the data set as the recipe names it.
+    Supported are tasks that read texts, and optionally classes. Raises StageError for other tasks, with the
+    stage to run first; `data` is the data set as named in the recipe.
     """
     wanted = [name for name in task.columns if name not in task.texts]
     label = getattr(task, "label", None)
     if wanted not in ([], [label]):
         raise StageError(
-            f"{data} is not there yet, and a {task.kind} needs more than texts; run that data set first"
+            f"{data} does not exist yet, and {task.kind} needs more than texts; run that data set first"
         )
-    texts = [text for text, _ in zip(_paragraphs(), range(ROWS), strict=False)]
+    texts = [text for text, _ in zip(_read_paragraphs(), range(ROWS), strict=False)]
     columns = {
         name: texts[number:] + texts[:number] for number, name in enumerate(task.texts)
     }  # paired texts differ
@@ -42,7 +42,7 @@ def make_sample_data(task: TaskConfig, data: str) -> datasets.DatasetDict:
     return datasets.DatasetDict(train=rows)
 
 
-def _paragraphs() -> Iterator[str]:
+def _read_paragraphs() -> Iterator[str]:
     from pydoc_data.topics import topics
 
     for name in sorted(topics):

@@ -1,4 +1,4 @@
-"""The gradient of packed documents that are kept apart, and that of each document on its own."""
+"""The gradient of packed documents that are masked from each other, and that of separate documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfpipe.diagnosis.toy import EXAMPLES, Toy, kept_settings
+from hfpipe.diagnosis.toy import EXAMPLES, Toy, keep_settings
 from hfpipe.diagnosis.trials import KEPT, Gradient
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import open_split
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 
 class NotApplicable(Exception):  # noqa: N818 - not an error of the recipe
-    """A comparison that a stage or a machine does not allow; its text is the reason."""
+    """A comparison is not applicable to a stage or machine; the text is the reason."""
 
 
-def separating_task(task: TaskConfig) -> TaskConfig:
-    """Return the task with documents that are kept apart. Raises NotApplicable where it has none."""
+def make_separating_task(task: TaskConfig) -> TaskConfig:
+    """Return the task with `documents: separate`. Raises NotApplicable if it has no such option."""
     if not task.packed:
         raise NotApplicable(f"{task.kind} does not pack documents")
     if "documents" not in type(task).model_fields:
-        raise NotApplicable(f"{task.kind} has no option that keeps packed documents apart")
+        raise NotApplicable(f"{task.kind} has no option that masks packed documents from each other")
     return task.model_copy(update={"documents": "separate"})
 
 
-def packed_gradients(toy: Toy) -> tuple[Gradient, Gradient]:
-    """Return the gradients of one batch of packed documents, and of its documents one at a time.
+def compute_packed_gradients(toy: Toy) -> tuple[Gradient, Gradient]:
+    """Return the gradient of a batch of separate documents, and that of the same documents packed.
 
-    Raises NotApplicable where the task packs nothing or the model cannot keep documents apart.
+    Raises NotApplicable if the task packs nothing or the model cannot mask documents from each other.
     """
-    task = separating_task(toy.stage.task)
+    task = make_separating_task(toy.stage.task)
     tokenizer = load_tokenizer(toy.folder / "tokenizer")
     model = load_model(
-        task.auto_class, Path(toy.model("model", dropout=False)), toy.seed, head=task.head(toy.facts)
+        task.auto_class, Path(toy.create_model("model", dropout=False)), toy.seed, head=task.head(toy.facts)
     )
     runtime = task.runtime()
     for problem in runtime.model_setup.check(model):
@@ -61,21 +61,21 @@ def packed_gradients(toy: Toy) -> tuple[Gradient, Gradient]:
         advance=lambda _: None,
     )
     parts = Training(runtime, model.train(), tokenizer, examples, None, toy.facts)
-    packed = _trainer(parts, toy)
+    packed = _make_trainer(parts, toy)
     [batch] = (
-        packed.data_collator(examples.__getitems__(keys)) for keys in packed.create_step_batches().of_step(0)
+        packed.data_collator(examples.__getitems__(keys)) for keys in packed.create_step_batches().get_step(0)
     )
     targets = runtime.objective.count(batch)
-    together = _gradient(packed, [batch], targets)
+    together = _compute_gradient(packed, [batch], targets)
     mixed = toy.stage.task.model_copy(update={"documents": "packed"}).runtime()
-    single = _trainer(replace(parts, task=mixed), toy)
-    return _gradient(single, list(_documents(batch)), targets), together
+    single = _make_trainer(replace(parts, task=mixed), toy)
+    return _compute_gradient(single, list(_split_documents(batch)), targets), together
 
 
-def _trainer(parts: Training, toy: Toy) -> TaskTrainer:
+def _make_trainer(parts: Training, toy: Toy) -> TaskTrainer:
     layout = BatchLayout(EXAMPLES, 1, 1)
     plan = TrainingPlan(layout, 1, Speed(bf16=False, compiled=False))
-    given = kept_settings(toy.stage.training, KEPT) | {"report_to": "none"}
+    given = keep_settings(toy.stage.training, KEPT) | {"report_to": "none"}
     return TaskTrainer(
         parts,
         create_training_arguments(given, toy.folder / "packed", toy.seed, plan, None, early=False),
@@ -83,7 +83,7 @@ def _trainer(parts: Training, toy: Toy) -> TaskTrainer:
     )
 
 
-def _gradient(trainer: TaskTrainer, batches: list[Batch], targets: Any) -> Gradient:
+def _compute_gradient(trainer: TaskTrainer, batches: list[Batch], targets: Any) -> Gradient:
     with silence_libraries(), trainer.fast_kernels():
         losses = [trainer.training_step(trainer.bare, batch, targets) for batch in batches]
     named = trainer.bare.named_parameters()
@@ -92,7 +92,7 @@ def _gradient(trainer: TaskTrainer, batches: list[Batch], targets: Any) -> Gradi
     return Gradient(float(sum(losses)), found)
 
 
-def _documents(batch: Batch) -> Iterator[Batch]:
+def _split_documents(batch: Batch) -> Iterator[Batch]:
     """Yield each document of a batch as a batch of its own."""
     for row, numbers in enumerate(batch["_documents"]):
         for number in sorted({*numbers.tolist()} - {0}):

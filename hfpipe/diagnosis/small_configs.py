@@ -29,9 +29,9 @@ _HEAD = ("head_dim", "d_kv", "attention_head_size")
 
 
 def shrink_config(config: PretrainedConfig, auto_class: str) -> PretrainedConfig:
-    """Return a copy with at most two layers of width 64, as far as the model's type can be built so.
+    """Return a copy with at most two layers of width 64, if a model of this type can be built like that.
 
-    Numbers that are smaller stay. Raises StageError when not even fewer layers give a model.
+    Smaller values are kept. Raises StageError when no model can be built.
     """
     for shrunk in (_reduce_width(_reduce_layers(config)), _reduce_layers(config), deepcopy(config)):
         if _can_be_built(shrunk, auto_class):
@@ -39,8 +39,8 @@ def shrink_config(config: PretrainedConfig, auto_class: str) -> PretrainedConfig
     raise StageError(f"model: {config.model_type} cannot be built for this task")
 
 
-def drop_nothing(config: PretrainedConfig) -> PretrainedConfig:
-    """Return a copy without dropout, whose random numbers depend on how a batch is cut."""
+def remove_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """Return a copy without dropout, whose random numbers depend on how a batch is split."""
     found = deepcopy(config)
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, float):
@@ -56,7 +56,7 @@ def _reduce_layers(config: PretrainedConfig) -> PretrainedConfig:
         if isinstance(depth, int) and depth > LAYERS:
             depths.add(depth)
             setattr(found, name, LAYERS)
-    for name, value in vars(found).items():  # as layer_types, an entry a layer
+    for name, value in vars(found).items():  # such as layer_types, with one entry per layer
         if isinstance(value, list) and len(value) in depths:
             setattr(found, name, value[:LAYERS])
     return found
@@ -66,7 +66,7 @@ def _reduce_width(config: PretrainedConfig) -> PretrainedConfig:
     found = deepcopy(config)
     if getattr(found, "hidden_size", HIDDEN) <= HIDDEN:
         return found
-    for name, value in _sizes(found):
+    for name, value in _list_sizes(found):
         if isinstance(getattr(found, name, None), int) and getattr(found, name) > value:
             setattr(found, name, value)
     shared = getattr(found, "num_key_value_heads", None)
@@ -75,7 +75,7 @@ def _reduce_width(config: PretrainedConfig) -> PretrainedConfig:
     return found
 
 
-def _sizes(config: Any) -> Iterator[tuple[str, int]]:
+def _list_sizes(config: Any) -> Iterator[tuple[str, int]]:
     yield from ((name, HIDDEN) for name in _HIDDEN)
     yield from ((name, HEADS) for name in _HEADS)
     yield from ((name, INNER) for name in _INNER)
@@ -86,6 +86,6 @@ def _can_be_built(config: PretrainedConfig, auto_class: str) -> bool:
     try:
         with torch.device("meta"):
             getattr(transformers, auto_class).from_config(deepcopy(config))
-    except Exception:  # each type has its own rules, and its own errors
+    except Exception:  # each model type has its own rules and errors
         return False
     return True

@@ -1,4 +1,4 @@
-"""A training stage of a recipe at toy size: its own task and type of model, a few of its rows."""
+"""A training stage of a recipe at toy size: the same task and model type, with a few rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from hfpipe.contract import Progress, RunContext
 from hfpipe.diagnosis.sample_rows import make_sample_data
-from hfpipe.diagnosis.small_configs import drop_nothing, shrink_config
-from hfpipe.encoding.io import facts, open_data
+from hfpipe.diagnosis.small_configs import remove_dropout, shrink_config
+from hfpipe.encoding.io import open_data, read_facts
 from hfpipe.errors import StageError
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.modeling.loading.embeddings import count_needed_rows, get_embedding_rows
@@ -32,73 +32,73 @@ if TYPE_CHECKING:
     from hfpipe.task import TaskConfig
 
 TOKENS = 64
-"""Length of an example, where the task can have it."""
+"""Length of an example, if the task supports it."""
 PACKED_ROWS, ROWS = 240, 32
 EXAMPLES = 8
-"""Examples of a step."""
+"""Number of examples of a step."""
 VOCABULARY = 400
-"""Entries of a tokenizer that is trained for the toy, as the recipe's is not there yet."""
+"""Vocabulary size of a tokenizer that is trained for the toy if that of the recipe does not exist yet."""
 
-SMALL_DEVIATION, ENLARGED = 0.03, 4.0
-"""Standard deviation of weights up to which they are enlarged, and by how much."""
+SMALL_DEVIATION, SCALE = 0.03, 4.0
+"""Standard deviation of weights below which they are scaled, and the factor."""
 
 
 @dataclass(frozen=True)
 class Toy:
-    """What the trainings that are compared share."""
+    """What the compared trainings have in common."""
 
     stage: Pretrain | Finetune
     """The stage, with its data, model and tokenizer in `folder`."""
     folder: Path
     base: Path
-    """Folder of the recipe, from which user code is read."""
+    """Folder of the recipe, which contains user code."""
     seed: int
     facts: DataFacts
     config: PretrainedConfig
     """Config of the model, with the dropout of the recipe."""
     note: str
-    """What replaces inputs that are not there yet; empty where everything is there."""
+    """What replaces inputs that do not exist yet; empty if all exist."""
 
-    def model(self, name: str, *, dropout: bool) -> ModelPlace:
-        """Return the folder of the model from scratch, always with the same weights."""
+    def create_model(self, name: str, *, dropout: bool) -> ModelPlace:
+        """Return the folder of a new model, always with the same weights."""
         folder = self.folder / name
         if not folder.exists():
-            config = self.config if dropout else drop_nothing(self.config)
+            config = self.config if dropout else remove_dropout(self.config)
             model = create_model(self.stage.task.auto_class, config, self.seed)
-            _enlarge(model)
+            _scale_weights(model)
             model.save_pretrained(folder)
         return ModelPlace(str(folder))
 
 
-def _enlarge(model: PreTrainedModel) -> None:
-    """Enlarge weights drawn as BERT's are, or a small model's attention would add next to nothing."""
+def _scale_weights(model: PreTrainedModel) -> None:
+    """Scale weights initialized as in BERT; otherwise the attention of a small model has almost no effect."""
     if getattr(model.config, "initializer_range", 1.0) > SMALL_DEVIATION:
         return
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(ENLARGED if weight.dim() > 1 else 1.0)
+            weight.mul_(SCALE if weight.dim() > 1 else 1.0)
 
 
 def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progress) -> Toy:
     """Prepare a training stage at toy size in an empty folder.
 
-    Raises StageError when its model or its data are neither there nor replaceable.
+    Raises StageError when its model or its data do not exist and cannot be replaced.
     """
     stage = known.stages[name]
     assert isinstance(stage, (Pretrain, Finetune))
     notes: list[str] = []
     task = _shorten_task(stage.task)
-    data = _rows(stage, task, known, notes)
+    data = _select_rows(stage, task, known, notes)
     data.save_to_disk(str(folder / "data"))
-    tokenizer = _tokenizer(stage, known, folder, progress, notes)
+    tokenizer = _find_tokenizer(stage, known, folder, progress, notes)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
-    found = facts(folder / "data")
+    found = read_facts(folder / "data")
     if task.packed:
-        data = _one_step(data, task, tokenizer, found)
+        data = _select_one_step(data, task, tokenizer, found)
     data.save_to_disk(str(folder / "step"))
-    config = shrink_config(_config(stage, task, known, tokenizer, found), task.auto_class)
+    config = shrink_config(_make_config(stage, task, known, tokenizer, found), task.auto_class)
     return Toy(
-        stage=_on_folder(stage, task, folder, weighted=known.folder(stage.data) is not None),
+        stage=_move_inputs(stage, task, folder, weighted=known.folder(stage.data) is not None),
         folder=folder,
         base=known.base,
         seed=seed,
@@ -108,13 +108,13 @@ def make_toy(name: str, known: Known, folder: Path, seed: int, progress: Progres
     )
 
 
-def _on_folder(
+def _move_inputs(
     stage: Pretrain | Finetune, task: TaskConfig, folder: Path, *, weighted: bool
 ) -> Pretrain | Finetune:
-    """Return the stage with its inputs in a folder, and without what needs other splits or trainings."""
+    """Return the stage with inputs from a folder, without settings that need other splits or trainings."""
     unused: dict[str, Any] = {"early_stopping": None, "licence": None, "calibrate": []}
     unused |= dict.fromkeys(("seeds", "seed", "folds", "fold", "teacher"))
-    if not weighted:  # a column of weights is in the recipe's own data only
+    if not weighted:  # sample data have no column of weights
         unused["loss"] = None
     update = {name: value for name, value in unused.items() if name in type(stage).model_fields}
     inputs = {
@@ -126,7 +126,7 @@ def _on_folder(
 
 
 def _shorten_task(task: TaskConfig) -> TaskConfig:
-    """Return the task with short examples, where its other settings allow that."""
+    """Return the task with short examples, if its other settings allow it."""
     if task.length <= TOKENS:
         return task
     try:
@@ -135,24 +135,24 @@ def _shorten_task(task: TaskConfig) -> TaskConfig:
         return task
 
 
-def _rows(
+def _select_rows(
     stage: Pretrain | Finetune, task: TaskConfig, known: Known, notes: list[str]
 ) -> datasets.DatasetDict:
     folder = known.folder(stage.data)
     if folder is None:
-        notes.append(f"with text of Python's manual, as {stage.data} is not there yet")
+        notes.append(f"with text of Python's manual, as {stage.data} does not exist yet")
         return make_sample_data(task, str(stage.data))
     rows = open_data(folder)["train"]
     few = rows.select(range(min(len(rows), PACKED_ROWS if task.packed else ROWS)))
     return datasets.DatasetDict(train=few)
 
 
-def _one_step(
+def _select_one_step(
     data: datasets.DatasetDict, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, found: DataFacts
 ) -> datasets.DatasetDict:
     """Return documents that fill the examples of a step except the last, which is half as long.
 
-    A mean over a micro-batch shows only where micro-batches have different numbers of targets.
+    A wrong mean per micro-batch is visible only if micro-batches have different numbers of targets.
     """
     rows = data["train"]
     encoded = task.runtime().encoder.encode(rows[:], tokenizer, found)["input_ids"]
@@ -164,37 +164,39 @@ def _one_step(
     return datasets.DatasetDict(train=rows.select(taken or [0]))
 
 
-def _tokenizer(
+def _find_tokenizer(
     stage: Pretrain | Finetune, known: Known, folder: Path, progress: Progress, notes: list[str]
 ) -> PreTrainedTokenizerBase:
-    """Return the stage's tokenizer, or one that is trained as the recipe says on the rows of the toy."""
+    """Return the stage's tokenizer, or one trained with the recipe's settings on the rows of the toy."""
     found = known.tokenizer(stage)
     if found is not None:
         return found
     place = stage.tokenizer if stage.tokenizer is not None else stage.model
     below = known.stages.get(place.stage or "") if isinstance(place, Place) else None
     if isinstance(below, (Pretrain, Finetune)):
-        return _tokenizer(below, known, folder, progress, notes)
+        return _find_tokenizer(below, known, folder, progress, notes)
     if not isinstance(below, Tokenizer) or below.algorithm is None:
-        raise StageError(f"the tokenizer {place} is not on this machine; run what makes or loads it first")
-    notes.append(f"with a tokenizer of {VOCABULARY} entries, as {place} is not there yet")
+        raise StageError(
+            f"the tokenizer {place} is not on this machine; run the stage that trains or loads it first"
+        )
+    notes.append(f"with a tokenizer of {VOCABULARY} entries, as {place} does not exist yet")
     text = list(stage.task.texts) or below.text
     size = min(below.vocab_size, VOCABULARY)
     toy = below.model_copy(
         update={"data": DataPlace(str(folder / "data")), "vocab_size": size, "text": text, "min_frequency": 1}
     )
-    toy.run(context(folder / "words", known.base, 0, progress))
+    toy.run(make_toy_context(folder / "words", known.base, 0, progress))
     return load_tokenizer(folder / "words")
 
 
-def _config(
+def _make_config(
     stage: Pretrain | Finetune,
     task: TaskConfig,
     known: Known,
     tokenizer: PreTrainedTokenizerBase,
     data: DataFacts,
 ) -> PretrainedConfig:
-    """Return the config of the stage's model, with an embedding row for each token."""
+    """Return the config of the stage's model, with an embedding for each token."""
     if isinstance(stage.model, dict):
         config = create_config(stage.model, tokenizer, task.head(data), dropout=stage.dropout)
     elif (folder := known.folder(stage.model)) is not None:
@@ -206,18 +208,18 @@ def _config(
             raise StageError(
                 f"the model {stage.model} is not on this machine; download it once, or name a path"
             )
-        config = _config(below, task, known, tokenizer, data)
+        config = _make_config(below, task, known, tokenizer, data)
     if (get_embedding_rows(config) or 0) < count_needed_rows(tokenizer):
         config.vocab_size = count_needed_rows(tokenizer)
     return config
 
 
-def context(folder: Path, base: Path, seed: int, progress: Progress) -> RunContext:
-    """Return the context of a stage that runs in a folder of its own."""
+def make_toy_context(folder: Path, base: Path, seed: int, progress: Progress) -> RunContext:
+    """Return the context of a stage that runs in a separate folder."""
     (folder / ".work").mkdir(parents=True, exist_ok=True)
     return RunContext(folder.name, folder, base, seed, {}, progress)
 
 
-def kept_settings(training: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Return those of the recipe's settings whose names begin with one of `names`."""
+def keep_settings(training: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the training arguments whose names begin with one of `names`."""
     return {name: value for name, value in training.items() if name.startswith(names)}

@@ -1,7 +1,7 @@
-"""Trainings of a toy by the stage, runner and trainer of a run, and how far their numbers differ.
+"""Trains a toy with the stage, runner and trainer of a normal run, and compares the results.
 
-A training of one step of plain SGD at learning rate 64 moves each weight by 64 times its gradient. So the
-saved weights hold the gradient, and nothing has to be built into the trainer to read it.
+One step of plain SGD with learning rate 64 changes each weight by 64 times its gradient. The gradient is
+therefore computed from the saved weights, and the trainer needs no special code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hfpipe.contract import Advance, Progress, RunContext
-from hfpipe.diagnosis.toy import EXAMPLES, Toy, context, kept_settings
+from hfpipe.diagnosis.toy import EXAMPLES, Toy, keep_settings, make_toy_context
 from hfpipe.errors import StageError
 from hfpipe.interruption import Interrupted
 from hfpipe.library_output import silence_libraries
@@ -47,14 +47,14 @@ SIZE: dict[str, Any] = {
     "report_to": "none",
 }
 KEPT = ("label_smoothing", "activation_checkpointing", "gradient_checkpointing")
-"""Settings of the recipe that every toy training has."""
+"""Settings that every toy training takes from the recipe."""
 OPTIMIZER = ("optim", "adam_", "learning_rate", "weight_decay", "lr_scheduler", "max_grad_norm", "warmup")
-"""Settings of the recipe that a toy training of several steps has as well."""
+"""Settings that toy trainings of several steps also take from the recipe."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to."""
+    """The result of a training."""
 
     loss: float
     """Mean loss of its steps, in nats."""
@@ -69,25 +69,25 @@ class Gradient:
     by_name: Mapping[str, Tensor]
 
     def compare(self, other: Gradient) -> tuple[float, float]:
-        """Return how far another loss and another gradient are from these, relative to these."""
+        """Return the relative differences of another loss and gradient from these."""
         loss = abs(other.loss - self.loss) / max(abs(self.loss), 1e-30)
-        return loss, relative_distance(self.by_name, other.by_name)
+        return loss, compute_distance(self.by_name, other.by_name)
 
 
-def relative_distance(mine: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:
+def compute_distance(mine: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:
     """Return the norm of the difference of two sets of tensors, relative to the norm of the first."""
     if mine.keys() != others.keys():
         return float("inf")
-    far = _norm(others[name].double() - each.double() for name, each in mine.items())
-    return far / max(_norm(each.double() for each in mine.values()), 1e-30)
+    far = _compute_norm(others[name].double() - each.double() for name, each in mine.items())
+    return far / max(_compute_norm(each.double() for each in mine.values()), 1e-30)
 
 
-def _norm(tensors: Iterable[Tensor]) -> float:
+def _compute_norm(tensors: Iterable[Tensor]) -> float:
     return float(torch.stack([each.norm() for each in tensors]).norm())
 
 
 class Trials:
-    """Trains one toy in several ways."""
+    """Trains a toy with different settings."""
 
     def __init__(self, toy: Toy, progress: Progress) -> None:
         self.toy = toy
@@ -99,20 +99,20 @@ class Trials:
     def plain(self) -> Gradient:
         """The gradient of one batch in one process, in float32 and eagerly."""
         if self._plain is None:
-            self._plain = self.gradient("plain")
+            self._plain = self.compute_gradient("plain")
         return self._plain
 
-    def gradient(self, name: str, processes: int = 1, **training: Any) -> Gradient:
-        """Return loss and gradient of one step, trained with some settings; `name` is that of its folder."""
+    def compute_gradient(self, name: str, processes: int = 1, **training: Any) -> Gradient:
+        """Return loss and gradient of one step with these settings; `name` is that of its folder."""
         if self._before is None:
             self._before = self._train("before", SGD | {"learning_rate": 0.0}).weights
         after = self._train(name, SGD | training, processes)
         moved = {key: (self._before[key] - each) / RATE for key, each in after.weights.items()}
         return Gradient(after.loss, moved)
 
-    def several_steps(self, name: str, *, stopped_after: int | None = None) -> Outcome:
-        """Train four steps with the optimizer of the recipe and its dropout, stopped and resumed or not."""
-        mine = kept_settings(self.toy.stage.training, OPTIMIZER)
+    def train_steps(self, name: str, *, stopped_after: int | None = None) -> Outcome:
+        """Train four steps with the optimizer and dropout of the recipe; optionally stop and resume."""
+        mine = keep_settings(self.toy.stage.training, OPTIMIZER)
         training = (
             {"learning_rate": 1e-3} | mine | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
         )
@@ -122,7 +122,7 @@ class Trials:
             except Interrupted:
                 pass
             else:
-                raise StageError("a training that was asked to stop went on to its end")
+                raise StageError("a training that was requested to stop did not stop")
         return self._train(name, training, dropout=True)
 
     def _train(
@@ -137,30 +137,30 @@ class Trials:
         toy = self.toy
         stage = toy.stage.model_copy(
             update={
-                "model": toy.model("with-dropout" if dropout else "model", dropout=dropout),
-                "training": kept_settings(toy.stage.training, KEPT) | SIZE | dict(training),
+                "model": toy.create_model("with-dropout" if dropout else "model", dropout=dropout),
+                "training": keep_settings(toy.stage.training, KEPT) | SIZE | dict(training),
             }
         )
-        ctx = context(toy.folder / name, toy.base, toy.seed, self._progress)
+        ctx = make_toy_context(toy.folder / name, toy.base, toy.seed, self._progress)
         if stopped_after is not None:
-            ctx = _stopping_context(ctx, stopped_after)
+            ctx = _make_stopping_context(ctx, stopped_after)
         settings = stage.model_dump(mode="json")
         identity = StageIdentity(
             kind=stage.kind, version=stage.version, seed=toy.seed, settings=settings, files={}, inputs={}
         )
         file = StageFile(name=name, base=str(toy.base.absolute()), folders={}, identity=identity)
         Store(toy.folder).begin(ctx.folder, file)
-        for _ in stage.notices(ctx, alone=processes == 1):  # chooses the checkpoint to resume from
+        for _ in stage.list_notices(ctx, alone=processes == 1):  # chooses the checkpoint to resume from
             continue
         with silence_libraries():
             stage.prepare(ctx)
             report = stage.run(ctx) if processes == 1 else _launch(processes, ctx)
         [loss] = (each["train_loss"] for each in report.facts["history"] if "train_loss" in each)
-        return Outcome(loss, _weights(ctx.folder))
+        return Outcome(loss, _load_weights(ctx.folder))
 
 
-def _stopping_context(ctx: RunContext, steps: int) -> RunContext:
-    """Return a context whose training is stopped, as by a scheduler, after some steps."""
+def _make_stopping_context(ctx: RunContext, steps: int) -> RunContext:
+    """Return a context whose training receives a stop request, as by a scheduler, after some steps."""
 
     @contextmanager
     def progress(title: str, total: int | None) -> Iterator[Advance]:
@@ -184,6 +184,6 @@ def _launch(processes: int, ctx: RunContext) -> Report:
     return Report.model_validate_json((ctx.work / "result.json").read_text(encoding="utf-8"))
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def _load_weights(folder: Path) -> dict[str, Tensor]:
     files = sorted(folder.glob("*.safetensors"))
     return {name: each for file in files for name, each in load_file(file).items()}

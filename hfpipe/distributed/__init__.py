@@ -1,1 +1,1 @@
-"""Processes of one training: how they are arranged, and how they share a model."""
+"""Processes of a training: their layout, and how a model is split over them."""

@@ -1,7 +1,7 @@
-"""Models split over processes: by Accelerate (FSDP2), or by Transformers where matrix products are split too.
+"""Splits models over processes: by Accelerate (FSDP2), or by Transformers for tensor parallelism.
 
-Accelerate switches FSDP on for accelerators only, and trains copies on a CPU without a message. FSDP2 itself
-runs on both, so it is switched on here: what is tried on a CPU is then what runs on GPUs.
+Accelerate enables FSDP on accelerators only, and silently trains replicas on a CPU. FSDP2 itself supports
+both, and is enabled here, so that a test on a CPU runs the same code as on GPUs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, To
 from transformers import PreTrainedModel
 
 from hfpipe.distributed.process_layout import USED, ProcessLayout
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 
 EMBEDDINGS = ("get_input_embeddings", "get_output_embeddings")
-"""Methods by which Accelerate finds them."""
+"""Methods with which Accelerate finds the embeddings and the head."""
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
 
 
@@ -35,9 +35,9 @@ def uses_deepspeed() -> bool:
 
 
 def prepare_state(mixed_precision: str) -> None:
-    """Let the Accelerator that is created next do on a CPU what it does on a GPU.
+    """Make the Accelerator that is created next behave on a CPU as on a GPU.
 
-    That is FSDP where the launcher uses it, and no check whether a device can be split over at all.
+    It then uses FSDP if the launcher does, and does not check whether the device supports it.
     """
     from accelerate.parallelism_config import ParallelismConfig  # since Accelerate 1.10
 
@@ -60,11 +60,11 @@ def prepare_state(mixed_precision: str) -> None:
 
 
 def group_shared_weights(model: Any, plugin: FullyShardedDataParallelPlugin) -> None:
-    """Let FSDP2 put a weight that is in several places into one group, that of the whole model.
+    """Make FSDP2 put weights that occur in several modules into one group, that of the whole model.
 
-    Accelerate puts embeddings and head into groups of their own, and layers by the names of their classes, of
-    which some hold embeddings (as BERT's); weights may be tied, too. PyTorch refuses a weight that is in two
-    groups. `show_embeddings` undoes what is hidden here.
+    Accelerate wraps embeddings and head separately, and layers by class name; some of these classes contain
+    embeddings (as in BERT), and weights may be tied. PyTorch rejects a weight that is in two groups.
+    `show_embeddings` restores the methods that are hidden here.
     """
     held = (parameter for module in model.modules() for parameter in module._parameters.values())
     tied = {each for each, count in Counter(map(id, held)).items() if count > 1} - {id(None)}
@@ -85,7 +85,7 @@ def group_shared_weights(model: Any, plugin: FullyShardedDataParallelPlugin) -> 
 
 
 def show_embeddings(model: Any) -> None:
-    """Let a model name its embeddings and its head again."""
+    """Restore the methods that return the embeddings and the head of a model."""
     for name in EMBEDDINGS:
         vars(model).pop(name, None)
 
@@ -93,11 +93,11 @@ def show_embeddings(model: Any) -> None:
 def split_model(model: PreTrainedModel, layout: ProcessLayout) -> PreTrainedModel:
     """Return the model with each matrix product split over the processes of a group.
 
-    Starts the process group, if there is none. Raises StageError when the model does not say how it is split.
+    Starts the process group, if there is none. Raises StageError when the model has no plan for splitting it.
     """
     if not isinstance(model, PreTrainedModel):
         raise StageError(
-            "parallelism_config_tp_size: an adapter cannot be trained tensor parallel; take fsdp.yaml"
+            "parallelism_config_tp_size: an adapter cannot be trained tensor parallel; use fsdp.yaml"
         )
     from transformers.distributed.configuration_utils import DistributedConfig
 
@@ -111,8 +111,8 @@ def split_model(model: PreTrainedModel, layout: ProcessLayout) -> PreTrainedMode
         )
     except (ValueError, RuntimeError) as error:
         raise StageError(
-            f"parallelism_config_tp_size: {config.model_type} cannot be split: {one_line(error)}; "
-            "take a model with a tp_plan, as llama or qwen2, or fsdp.yaml"
+            f"parallelism_config_tp_size: {config.model_type} cannot be split: {format_one_line(error)}; "
+            "use a model with a tp_plan, such as llama or qwen2, or fsdp.yaml"
         ) from error
     split.train(model.training)
     if model.can_generate():
@@ -121,8 +121,8 @@ def split_model(model: PreTrainedModel, layout: ProcessLayout) -> PreTrainedMode
 
 
 @contextmanager
-def whole_models() -> Iterator[None]:
-    """Create an Accelerator for models that are whole in each process, however the training is split."""
+def keep_models_whole() -> Iterator[None]:
+    """Create an Accelerator for models that are not split, even if the training is."""
     kept = {name: os.environ.pop(name) for name in (FSDP, DEEPSPEED, USED) if name in os.environ}
     try:
         yield

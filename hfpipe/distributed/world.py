@@ -1,6 +1,6 @@
-"""The processes of a run as a launcher describes them to each: how many there are, and which one this is.
+"""Rank and world size of this process, as set by a launcher.
 
-The only module that reads rank and world size from the environment.
+Only this module reads them from the environment.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from hfpipe.errors import Problem, RecipeError, StageError
 
 ASKED = "HFPIPE_PROCESSES"
-"""Environment variable that tells a launched process how many there should be."""
+"""Environment variable with the requested number of processes."""
 SILENCE = "HFPIPE_SILENCE"
-"""Environment variable: seconds without an answer of another machine after which it is taken for lost."""
+"""Environment variable: timeout in seconds after which a machine that does not answer is lost."""
 RENDEZVOUS = "HFPIPE_RENDEZVOUS"
 """Environment variable: seconds that the processes of a run wait for each other at its start."""
 _MANY = 10**6
@@ -27,45 +27,45 @@ _SET = {  # in the order in which they are checked
     SILENCE: (1, 3600),
     RENDEZVOUS: (1, 86_400),
 }
-"""Numbers that launchers and people set, with the least and the greatest that they may be."""
+"""Variable that launchers or users set → its minimum and maximum."""
 
 
 def is_launched() -> bool:
-    """Tell whether a launcher (accelerate, torchrun) started this process as one of several."""
-    return world_size() > 1
+    """Return whether a launcher (accelerate, torchrun) started this process as one of several."""
+    return get_world_size() > 1
 
 
-def world_size(environ: Mapping[str, str] = os.environ) -> int:
-    """Return how many processes a launcher started, 1 without one."""
-    return _number(environ, "WORLD_SIZE", 1)
+def get_world_size(environ: Mapping[str, str] = os.environ) -> int:
+    """Return the number of processes that a launcher started, 1 without a launcher."""
+    return _read_number(environ, "WORLD_SIZE", 1)
 
 
-def local_world_size() -> int:
-    """Return how many of the processes are on this machine; all of them if the launcher does not say."""
-    return _number(os.environ, "LOCAL_WORLD_SIZE", world_size())
+def get_local_world_size() -> int:
+    """Return the number of processes on this machine; by default all."""
+    return _read_number(os.environ, "LOCAL_WORLD_SIZE", get_world_size())
 
 
-def silence() -> int:
-    """Return how many seconds another machine may give no answer."""
-    return _number(os.environ, SILENCE, 30)
+def get_silence_timeout() -> int:
+    """Return the timeout for answers of other machines, in seconds."""
+    return _read_number(os.environ, SILENCE, 30)
 
 
-def rendezvous() -> int:
-    """Return how many seconds the processes of a run wait for each other at its start."""
-    return _number(os.environ, RENDEZVOUS, 600)
+def get_rendezvous_timeout() -> int:
+    """Return the time in seconds that processes wait for each other at the start of a run."""
+    return _read_number(os.environ, RENDEZVOUS, 600)
 
 
-def local_rank() -> int:
-    """Return this process' number among those of its machine, 0 for the first."""
-    return _number(os.environ, "LOCAL_RANK", 0) if is_launched() else 0
+def get_local_rank() -> int:
+    """Return the rank of this process on its machine."""
+    return _read_number(os.environ, "LOCAL_RANK", 0) if is_launched() else 0
 
 
-def rank() -> int:
-    """Return this process' number among all, 0 for the first."""
-    return _number(os.environ, "RANK", 0) if is_launched() else 0
+def get_rank() -> int:
+    """Return the rank of this process."""
+    return _read_number(os.environ, "RANK", 0) if is_launched() else 0
 
 
-def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+def _read_number(environ: Mapping[str, str], name: str, default: int) -> int:
     """Return a whole number that a launcher sets. Raises RecipeError outside the range of `_SET`."""
     text = environ.get(name, str(default))
     least, most = _SET[name]
@@ -76,40 +76,40 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def first_process() -> bool:
-    """Tell whether this process is the only one or the first of several, and so the one that prints."""
-    return rank() == 0
+def is_first_process() -> bool:
+    """Return whether this process has rank 0, and therefore prints."""
+    return get_rank() == 0
 
 
 def is_first_of_machine() -> bool:
-    """Tell whether this process is the only one or the first on its machine."""
-    return local_rank() == 0
+    """Return whether this process has local rank 0."""
+    return get_local_rank() == 0
 
 
 def check_world(environ: Mapping[str, str] = os.environ) -> None:
     """Compare the requested processes with those that started. Raises StageError when they differ.
 
-    Raises RecipeError when a variable that a launcher sets does not hold such a number.
+    Raises RecipeError when a variable of a launcher has an invalid value.
 
-    Accelerate 1.15 starts a single process for `--cpu --num_processes 2`, without a word; what gives it
-    away is a rendezvous port with no world size.
+    Accelerate 1.15 silently starts a single process for `--cpu --num_processes 2`; this is detected by a
+    rendezvous port without a world size.
     """
     for name in _SET:
         if name in environ:
-            _number(environ, name, 1)
-    there = world_size(environ)
-    if _number(environ, "RANK", 0) >= there > 1:
+            _read_number(environ, name, 1)
+    there = get_world_size(environ)
+    if _read_number(environ, "RANK", 0) >= there > 1:
         message = f"the environment has RANK={environ['RANK']} and WORLD_SIZE={there}; ranks count from 0"
         raise RecipeError([Problem(f"{message}; unset both, or start by accelerate launch, which sets them")])
-    asked = _number(environ, ASKED, there)
+    asked = _read_number(environ, ASKED, there)
     if asked != there:
-        raise StageError(f"{asked} processes were asked for, {there} started; check the Accelerate config")
+        raise StageError(f"{asked} processes were requested, {there} started; check the Accelerate config")
     silent = (
         "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ and "WORLD_SIZE" not in environ
     )
     if silent:
         raise StageError(
-            "accelerate launch was asked for several processes but started one, as it does with --cpu; "
+            "accelerate launch started one process instead of several, as it does with --cpu; "
             "use --multi_gpu (which runs on CPU too), recipes/accelerate/ddp-cpu.yaml, "
             "or hfpipe run --processes N"
         )

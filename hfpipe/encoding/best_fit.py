@@ -1,4 +1,4 @@
-"""Packs whole documents into examples by best fit, so that examples begin at the beginning of a document.
+"""Packs whole documents into examples by best fit, so that each example begins with a document.
 
 Best-fit decreasing (Ding et al., 2024, "Fewer Truncations Improve Language Modeling"): the documents of a
 window are sorted by length, longest first, and each is added to the example with the least sufficient room.
@@ -27,9 +27,9 @@ def pack_best_fit(
     than an example is split into parts that share `shared` ids; the last part is filled up with other
     documents. No state is kept between batches, so that an encoding can be resumed after any of them.
     """
-    for held in _windows(batches, window):
+    for held in _group_into_windows(batches, window):
         ids = Ragged.from_rows(
-            map(np.concatenate, _fill_examples(_documents(held), length, shared, opening).parts)
+            map(np.concatenate, _fill_examples(_iterate_documents(held), length, shared, opening).parts)
         )
         yield Batch({"input_ids": ids}, sum(each.rows for each in held), sum(each.truncated for each in held))
 
@@ -41,13 +41,13 @@ def locate_documents(
 
     The batches have a column `row`, the row of each document.
     """
-    for held in _windows(batches, window):
+    for held in _group_into_windows(batches, window):
         rows = [int(row) for batch in held for row in batch.columns["row"]]
-        for numbers in _fill_examples(_documents(held), length, shared, opening).documents:
+        for numbers in _fill_examples(_iterate_documents(held), length, shared, opening).documents:
             yield [rows[number] for number in numbers]
 
 
-def _windows(batches: Iterator[Batch], window: int) -> Iterator[list[Batch]]:
+def _group_into_windows(batches: Iterator[Batch], window: int) -> Iterator[list[Batch]]:
     held: list[Batch] = []
     tokens = 0
     for batch in batches:
@@ -61,7 +61,7 @@ def _windows(batches: Iterator[Batch], window: int) -> Iterator[list[Batch]]:
         yield held
 
 
-def _documents(held: Sequence[Batch]) -> Iterator[np.ndarray]:
+def _iterate_documents(held: Sequence[Batch]) -> Iterator[np.ndarray]:
     for batch in held:
         ids = batch.columns["input_ids"]
         yield from ids if isinstance(ids, Ragged) else Ragged.from_rows(ids)

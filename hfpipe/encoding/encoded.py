@@ -17,7 +17,7 @@ from hfpipe.encoding.best_fit import pack_best_fit
 from hfpipe.encoding.example_reader import ExampleReader, can_read
 from hfpipe.encoding.origins import name_row
 from hfpipe.encoding.packing import pack
-from hfpipe.encoding.row_batches import batches_of
+from hfpipe.encoding.row_batches import iterate_batches
 from hfpipe.encoding.shards import TOKENS, Batch, Shards
 from hfpipe.errors import DataError, StageError
 from hfpipe.tokenization.encoding import encode_ids, encode_texts
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from hfpipe.types import Rows
 
 ROWS_AT_ONCE = 1000
-TOLD = {"string": "a text", "strings": "a list of texts", "label": "a class", "labels": "a list of classes"}
+REQUIRED = {
+    "string": "a text",
+    "strings": "a list of texts",
+    "label": "a class",
+    "labels": "a list of classes",
+}
 """Column type → the value that every row must have."""
 
 
@@ -63,7 +68,7 @@ class Examples(Dataset[dict[str, Any]]):
         rows: np.ndarray = self._stored.data.column("row").to_numpy()
         return rows if self._chosen is None else rows[self._chosen]
 
-    def of_rows(self, positions: np.ndarray) -> Examples:
+    def select_rows(self, positions: np.ndarray) -> Examples:
         """Return the examples of some rows of the split, in the same order."""
         chosen = np.flatnonzero(np.isin(self.rows, positions))
         return Examples(self._stored, self.source, chosen if self._chosen is None else self._chosen[chosen])
@@ -82,7 +87,7 @@ class Examples(Dataset[dict[str, Any]]):
         origins = [{"epoch": epoch, "index": self.first + index} for epoch, index in keys]
         if self._reader is not None:
             stored = wanted if self._chosen is None else self._chosen[wanted].tolist()
-            rows = self._reader.rows(stored)
+            rows = self._reader.read(stored)
             return [row | more for row, more in zip(rows, origins, strict=True)]
         columns = self.table[wanted]
         return [
@@ -121,26 +126,26 @@ def encode(
     encode; StageError when there are no examples.
     """
     shards = Shards(path, shard_tokens)
-    ledger = shards.ledger(reads_all=reads_all)
+    ledger = shards.read_ledger(reads_all=reads_all)
     if ledger is None:
         config, encoder = task.config, task.encoder
-        laid_end_to_end = config.packed and packed
-        made = encoder.encode if laid_end_to_end or not config.packed else encoder.encode_windows
+        concatenated = config.packed and packed
+        encode_rows = encoder.encode if concatenated or not config.packed else encoder.encode_windows
         name = name or partial(name_row, rows)
         number, state = shards.resume()
-        read = _check_batches(batches_of(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
-        batches = _encode_batches(made, prefetch(read), name, tokenizer, facts, advance)
+        read = _check_batches(iterate_batches(rows, ROWS_AT_ONCE, state.rows), config, facts, name)
+        batches = _encode_batches(encode_rows, prefetch(read), name, tokenizer, facts, advance)
         advance(state.rows)
-        if laid_end_to_end and config.best_fit:
+        if concatenated and config.best_fit:
             batches = pack_best_fit(batches, config.length, config.shared, encoder.opening_ids(tokenizer))
-        elif laid_end_to_end:
+        elif concatenated:
             batches = pack(batches, config.length, config.shared, state.rest)
         ledger = shards.write(batches, number, state)
     if ledger["examples"] == 0:
         raise StageError(
             f"{path.stem}: no example is left after encoding {len(rows)} rows; look at the data set's ledger"
         )
-    return Examples(_open_files(shards.files()), rows), ledger
+    return Examples(_open_files(shards.list_files()), rows), ledger
 
 
 def _open_files(files: Sequence[Path]) -> datasets.Dataset:
@@ -160,24 +165,22 @@ def _check_batches(
             for position, value in zip(positions, batch[column], strict=True):
                 missing = value is None and column in config.optional
                 if not missing and not _is_present(value, kind, classes):
-                    raise _misfit_error(name(position), column, value, TOLD[facts.columns[column]])
+                    raise _make_value_error(name(position), column, value, REQUIRED[facts.columns[column]])
         yield positions, batch
 
 
-def _misfit_error(place: str, column: str, value: Any, what: str) -> DataError:
+def _make_value_error(place: str, column: str, value: Any, what: str) -> DataError:
     if value is None:
         return DataError(
-            f"{place}: {column!r} is null where {what} belongs; fill it in, or drop such rows in the dataset "
-            f"stage by {advise_drop(column, None)}"
+            f"{place}: {column!r} is null, not {what}; fill it in, or drop such rows in the dataset stage "
+            f"with {advise_drop(column, None)}"
         )
-    return DataError(
-        f"{place}: {column!r} holds {value!r:.60} where {what} belongs; fix the row or take it out"
-    )
+    return DataError(f"{place}: {column!r} is {value!r:.60}, not {what}; fix or remove the row")
 
 
 def _is_present(value: Any, kind: str | None, classes: Sequence[str] | None) -> bool:
     """Return whether a value is present; a data set may contain null, and -1 for an unknown class."""
-    if kind not in TOLD:
+    if kind not in REQUIRED:
         return True
     each = value if isinstance(value, list) else [value]
     if classes is None:
@@ -186,7 +189,7 @@ def _is_present(value: Any, kind: str | None, classes: Sequence[str] | None) -> 
 
 
 def _encode_batches(
-    made: Callable[..., Rows],
+    encode_rows: Callable[..., Rows],
     batches: Iterator[tuple[range, Rows]],
     name: Callable[[int], str],
     tokenizer: PreTrainedTokenizerBase,
@@ -195,12 +198,12 @@ def _encode_batches(
 ) -> Iterator[Batch]:
     for positions, batch in batches:
         try:
-            encoded: dict[str, Any] = dict(made(batch, tokenizer, facts))
+            encoded: dict[str, Any] = dict(encode_rows(batch, tokenizer, facts))
         except DataError:
             # Encoding is pure, so the invalid row can be found by encoding each row alone.
             for number, position in enumerate(positions):
                 try:
-                    made(
+                    encode_rows(
                         {name: column[number : number + 1] for name, column in batch.items()},
                         tokenizer,
                         facts,
@@ -213,7 +216,7 @@ def _encode_batches(
         advance(len(positions))
 
 
-def cut(
+def encode_truncated(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], pairs: Sequence[Text] | None, length: int
 ) -> dict[str, Any]:
     """Tokenize texts or pairs to at most `length` tokens, truncating the longest first; count lost tokens.

@@ -19,9 +19,11 @@ class ExampleReader:
         """`table` must satisfy `can_read`."""
         batches = table.to_batches()
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-        self._batches = [{name: _value(batch[name]) for name in table.column_names} for batch in batches]
+        self._batches = [
+            {name: _make_value_reader(batch[name]) for name in table.column_names} for batch in batches
+        ]
 
-    def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows at these indices: integers as int64, floats as float32, lists as 1-d arrays."""
         found = []
         for index in indices:
@@ -47,14 +49,14 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _value(column: pa.Array) -> Value:
+def _make_value_reader(column: pa.Array) -> Value:
     if not pa.types.is_list(column.type):
-        numbers, kind = column.to_numpy(), _dtype(column.type)
+        numbers, kind = column.to_numpy(), _choose_dtype(column.type)
         return lambda row: kind(numbers[row])
     offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
-    kind = _dtype(column.type.value_type)
+    kind = _choose_dtype(column.type.value_type)
     return lambda row: values[offsets[row] : offsets[row + 1]].astype(kind)
 
 
-def _dtype(kind: pa.DataType) -> type[np.int64] | type[np.float32]:
+def _choose_dtype(kind: pa.DataType) -> type[np.int64] | type[np.float32]:
     return np.float32 if pa.types.is_floating(kind) else np.int64

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import datasets
 
-from hfpipe.errors import DataError, first_line
+from hfpipe.errors import DataError, get_first_line
 from hfpipe.report import DataFacts
-from hfpipe.store.store import advice_for_missing, done, read_report
+from hfpipe.store.store import is_done, read_report, suggest_restoring
 
 
 def open_data(folder: Path) -> datasets.DatasetDict:
@@ -19,9 +19,9 @@ def open_data(folder: Path) -> datasets.DatasetDict:
     try:
         data = datasets.load_from_disk(str(folder))
     except (FileNotFoundError, ValueError, OSError) as error:
-        cause = first_line(error) if folder.exists() else "there is no such folder"
+        cause = get_first_line(error) if folder.exists() else "there is no such folder"
         raise DataError(
-            f"{folder}: cannot be opened as a data set ({cause}); {advice_for_missing(folder)}"
+            f"{folder}: cannot be opened as a data set ({cause}); {suggest_restoring(folder)}"
         ) from None
     return data if isinstance(data, datasets.DatasetDict) else datasets.DatasetDict(train=data)
 
@@ -34,34 +34,35 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
     return data[split]
 
 
-def facts(folder: Path) -> DataFacts:
+def read_facts(folder: Path) -> DataFacts:
     """Return the facts about a data set: from the stage's report, or else from the features."""
-    found = read_report(folder).data if done(folder) else None
-    return found if found is not None else facts_of(open_data(folder))
+    found = read_report(folder).data if is_done(folder) else None
+    return found if found is not None else extract_facts(open_data(folder))
 
 
-def facts_of(data: datasets.DatasetDict) -> DataFacts:
+def extract_facts(data: datasets.DatasetDict) -> DataFacts:
     """Return columns, splits and class names of an open data set."""
     features = next(iter(data.values())).features
-    labels = {name: _classes(feature) for name, feature in features.items()}
+    labels = {name: _find_class_names(feature) for name, feature in features.items()}
     return DataFacts(
-        columns={name: _type(feature) for name, feature in features.items()},
+        columns={name: _name_type(feature) for name, feature in features.items()},
         splits={split: len(rows) for split, rows in data.items()},
         labels={name: names for name, names in labels.items() if names is not None},
     )
 
 
-def _classes(feature: object) -> list[str] | None:
+def _find_class_names(feature: object) -> list[str] | None:
     inner = getattr(feature, "feature", feature)
     return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
 
 
-def _type(feature: object) -> str:
-    if _classes(feature) is not None:
+def _name_type(feature: object) -> str:
+    if _find_class_names(feature) is not None:
         return "label" if isinstance(feature, datasets.ClassLabel) else "labels"
     if not isinstance(feature, datasets.Value):
         words = (
-            isinstance(feature, (datasets.List, datasets.LargeList)) and _type(feature.feature) == "string"
+            isinstance(feature, (datasets.List, datasets.LargeList))
+            and _name_type(feature.feature) == "string"
         )
         return "strings" if words else "nested"
     for name in ("string", "int", "float"):

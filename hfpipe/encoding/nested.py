@@ -40,21 +40,21 @@ def to_json(value: Any) -> str | None:
     """
     if value is None:
         return None
-    _check(value)
+    _check_value(value)
     text = json.dumps(value, ensure_ascii=False)
     text.encode()  # a lone surrogate cannot be stored
     return text
 
 
-def _check(value: Any) -> None:
+def _check_value(value: Any) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"the key {key!r:.40}, which is not a string")
-            _check(item)
+            _check_value(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check(item)
+            _check_value(item)
     else:
         _check_number(value)
 
@@ -80,7 +80,7 @@ def keeps_keys(value: Any, kind: pa.DataType) -> bool:
     return True
 
 
-def json_columns(features: Mapping[str, Any]) -> list[str]:
+def find_json_columns(features: Mapping[str, Any]) -> list[str]:
     """Return the columns that are stored as JSON text."""
     return [name for name, feature in features.items() if isinstance(feature, datasets.Json)]
 
@@ -114,7 +114,7 @@ def to_dataset(columns: Mapping[str, Sequence[Any]]) -> datasets.Dataset:
 def read_rows(rows: datasets.Dataset, positions: range) -> Rows:
     """Return rows of a split as columns of Python values; floats in objects keep every digit."""
     found: dict[str, Sequence[Any]] = rows[positions.start : positions.stop]
-    nested = json_columns(rows.features)
+    nested = find_json_columns(rows.features)
     if nested:
         table = rows.select_columns(nested).with_format("arrow")[positions.start : positions.stop]
         found |= {name: from_json(table[name]) for name in nested}

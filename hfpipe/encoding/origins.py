@@ -14,11 +14,11 @@ FILE = "origins.arrow"
 """File next to the Arrow files of a split, with one entry per row, in the order of the rows."""
 ORIGIN, NUMBER = "hfpipe: origin", "hfpipe: number"
 """Columns of a data set while it is written; they are moved to a separate file at the end."""
-_MADE_OF_TEXT = re.compile(r"[0-9a-f]{32}(-\d+)?")
+_DERIVED_ID = re.compile(r"[0-9a-f]{32}(-\d+)?")
 """An id that is not from the source; it is not shown in messages."""
 
 
-def origin_columns(origins: Sequence[str], numbers: Sequence[int]) -> dict[str, pa.Array]:
+def make_origin_columns(origins: Sequence[str], numbers: Sequence[int]) -> dict[str, pa.Array]:
     """Return the origins of rows as columns; an origin is what the number counts, such as `a.jsonl, line`."""
     names = pa.array(origins if len({*origins}) > 1 else origins[:1], pa.string()).dictionary_encode()
     if len(names) < len(origins):  # the usual case: all rows are from one file
@@ -31,7 +31,7 @@ def origin_columns(origins: Sequence[str], numbers: Sequence[int]) -> dict[str, 
     }
 
 
-def without_origins(table: pa.Table) -> pa.Table:
+def drop_origins(table: pa.Table) -> pa.Table:
     """Return the table without the columns of origins."""
     return table.drop_columns([ORIGIN, NUMBER])
 
@@ -63,4 +63,4 @@ def name_row(rows: datasets.Dataset, position: int) -> str:
     else:
         place = f"{rows.split or 'the data'}, row {position + 1}"
     own: Any = rows[position]["id"] if "id" in rows.column_names else None
-    return place if own is None or _MADE_OF_TEXT.fullmatch(str(own)) else f"{place} (id {str(own)!r:.60})"
+    return place if own is None or _DERIVED_ID.fullmatch(str(own)) else f"{place} (id {str(own)!r:.60})"

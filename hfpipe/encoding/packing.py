@@ -23,12 +23,12 @@ def pack(batches: Iterator[Batch], length: int, shared: int, rest: Sequence[int]
         stream = np.concatenate([left, documents.values])
         count = max(0, len(stream) - shared) // step
         left = stream[count * step :]
-        yield Batch({"input_ids": _examples(stream, count, length, step)}, batch.rows, rest=left)
+        yield Batch({"input_ids": _cut_examples(stream, count, length, step)}, batch.rows, rest=left)
     last = [left] if len(left) > shared else []
     yield Batch({"input_ids": Ragged.from_rows(last)}, rows=0)
 
 
-def _examples(stream: np.ndarray, count: int, length: int, step: int) -> Ragged:
+def _cut_examples(stream: np.ndarray, count: int, length: int, step: int) -> Ragged:
     offsets = np.arange(count + 1, dtype=np.int64) * length
     if not count:
         return Ragged(stream[:0], offsets)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Batches: TypeAlias = Batch | list[Batch]
 
 
-def forward_passes(batches: Batches) -> list[Batch]:
+def list_forward_passes(batches: Batches) -> list[Batch]:
     """Return the forward passes of a micro-batch, which is one batch or split into several."""
     return batches if isinstance(batches, list) else [batches]
 
@@ -58,20 +58,20 @@ class Collator:
     def __call__(self, examples: list[dict[str, Any]]) -> Batches:
         """Return encoded examples as one batch, or as several with `cut`."""
         if self.cut:
-            return [self._batch(group) for group in self.groups(examples)]
-        batch = self._batch(examples)
+            return [self._make_batch(group) for group in self.group_examples(examples)]
+        batch = self._make_batch(examples)
         return (
             batch | {"_bounds": find_document_bounds(batch["_documents"])} if "_documents" in batch else batch
         )
 
-    def groups(self, examples: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    def group_examples(self, examples: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         """Return the examples of each forward pass, in the order of its rows."""
         if not self.cut:
             return [examples]
-        found = cut_by_length(np.array([self._tokens(example) for example in examples]))
+        found = cut_by_length(np.array([self._count_positions(example) for example in examples]))
         return [[examples[row] for row in group] for group in found]
 
-    def _batch(self, examples: list[dict[str, Any]]) -> Batch:
+    def _make_batch(self, examples: list[dict[str, Any]]) -> Batch:
         batch = self.task.encoder.collate(examples, self.tokenizer, self.seed, train=True)
         if self.training_loss is not None:
             batch = self.training_loss.add_entries(batch, examples)
@@ -97,7 +97,7 @@ class Collator:
             for name, each in batch.items()
         }
 
-    def _tokens(self, example: dict[str, Any]) -> int:
+    def _count_positions(self, example: dict[str, Any]) -> int:
         """Return the number of positions of an example in encoder and decoder."""
         decoder = example["labels"] if self.task.config.auto_class == "AutoModelForSeq2SeqLM" else ()
         return len(example["input_ids"]) + len(decoder)
@@ -112,7 +112,7 @@ def pad_length(batch: Batch, multiple: int) -> Batch:
     }
 
 
-def token_mask(batch: Batch) -> torch.Tensor:
+def make_token_mask(batch: Batch) -> torch.Tensor:
     """Return 1 for each token of a batch and 0 for padding, int64 (rows, length)."""
     if "_documents" in batch:  # documents are numbered from 1, padding is 0
         return (batch["_documents"] > 0).long()
@@ -130,7 +130,7 @@ def pad(sequences: Sequence[np.ndarray], value: int) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def inputs(sequences: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> Batch:
+def pad_inputs(sequences: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Return `input_ids` and `attention_mask`, int64 (rows, longest).
 
     The mask is computed from lengths, not from ids, because the padding id may also be a real token. Models

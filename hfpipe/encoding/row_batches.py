@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from hfpipe.types import Rows
 
 
-def batches_of(rows: datasets.Dataset, size: int, start: int = 0) -> Iterator[tuple[range, Rows]]:
+def iterate_batches(rows: datasets.Dataset, size: int, start: int = 0) -> Iterator[tuple[range, Rows]]:
     """Yield batches of `size` rows from `start` on: their positions, and their columns as Python values.
 
     If `rows` is a whole split, its files are read rather than memory-mapped, because mapped pages count as
     memory of the process until they are evicted.
     """
-    files = _whole_files(rows)
+    files = _find_whole_files(rows)
     tables = _iterate_mapped(rows, size, start) if files is None else _read_tables(files, size, start)
     for table in tables:
         positions = range(start, start + len(table))
@@ -30,7 +30,7 @@ def batches_of(rows: datasets.Dataset, size: int, start: int = 0) -> Iterator[tu
         start = positions.stop
 
 
-def _whole_files(rows: datasets.Dataset) -> Sequence[str] | None:
+def _find_whole_files(rows: datasets.Dataset) -> Sequence[str] | None:
     """Return the files that contain exactly the rows of a split, in their order, or None.
 
     None if rows were selected or a column was added in memory, so that the split differs from its files.
@@ -59,7 +59,7 @@ def _read_tables(files: Sequence[str], size: int, start: int) -> Iterator[pa.Tab
     """Yield the rows from `start` on in tables of `size` rows, whatever the sizes of the record batches."""
     waiting: list[pa.RecordBatch] = []
     count = 0
-    for batch in _record_batches(files):
+    for batch in _read_record_batches(files):
         if batch.num_rows <= start:
             start -= batch.num_rows
             continue
@@ -73,7 +73,7 @@ def _read_tables(files: Sequence[str], size: int, start: int) -> Iterator[pa.Tab
         yield pa.Table.from_batches(waiting)
 
 
-def _record_batches(files: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _read_record_batches(files: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for file in files:
         with pa.OSFile(file) as source, pa.ipc.open_stream(source) as stream:
             yield from stream

@@ -61,7 +61,7 @@ def compute_batch_layout(per_device: int, accumulation: int, world: int) -> Batc
     return BatchLayout(micro, each // micro, world)
 
 
-def order(lengths: np.ndarray, total: int, seed: int, epoch: int, *, grouped: bool) -> np.ndarray:
+def order_examples(lengths: np.ndarray, total: int, seed: int, epoch: int, *, grouped: bool) -> np.ndarray:
     """Return the examples of every step of an epoch: int64, shape (steps, total).
 
     Every example occurs; the last step is filled up from the beginning of the epoch. `grouped` puts examples
@@ -107,10 +107,10 @@ class StepBatches(Sampler[list[Key]]):
     """The forward passes of one process, epoch by epoch; resuming skips by index without reading data."""
 
     def __init__(
-        self, lengths: np.ndarray, shares: BatchLayout, rank: int, seed: int, *, grouped: bool
+        self, lengths: np.ndarray, layout: BatchLayout, rank: int, seed: int, *, grouped: bool
     ) -> None:
         self.lengths = lengths
-        self.shares = shares
+        self.layout = layout
         self.rank = rank
         self.seed = seed
         self.grouped = grouped
@@ -121,22 +121,22 @@ class StepBatches(Sampler[list[Key]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.shares.total) * self.shares.accumulation
+        return -(-len(self.lengths) // self.layout.total) * self.layout.accumulation
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for step in self._steps(self.epoch):
+        for step in self._order_steps(self.epoch):
             yield from self._split_step(step, self.epoch)
 
-    def of_step(self, number: int) -> list[list[Key]]:
+    def get_step(self, number: int) -> list[list[Key]]:
         """Return the forward passes of one optimizer step, counted from 0 over all epochs."""
-        epoch, position = divmod(number, -(-len(self.lengths) // self.shares.total))
-        return list(self._split_step(self._steps(epoch)[position], epoch))
+        epoch, position = divmod(number, -(-len(self.lengths) // self.layout.total))
+        return list(self._split_step(self._order_steps(epoch)[position], epoch))
 
-    def _steps(self, epoch: int) -> np.ndarray:
+    def _order_steps(self, epoch: int) -> np.ndarray:
         """Return the examples of an epoch: int64 (steps, accumulation, processes, examples)."""
-        shares = self.shares
-        steps = order(self.lengths, shares.total, self.seed, epoch, grouped=self.grouped)
-        return steps.reshape(-1, shares.accumulation, shares.world, shares.micro)
+        layout = self.layout
+        steps = order_examples(self.lengths, layout.total, self.seed, epoch, grouped=self.grouped)
+        return steps.reshape(-1, layout.accumulation, layout.world, layout.micro)
 
     def _split_step(self, step: np.ndarray, epoch: int) -> Iterator[list[Key]]:
         for part in step[:, self.rank]:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from hfpipe.errors import first_line
+from hfpipe.errors import get_first_line
 from hfpipe.report import FileDigest
 from hfpipe.store.files import sync_folder
 from hfpipe.store.manifest import describe_damage, describe_size
@@ -44,7 +44,7 @@ class State:
     rest: list[int] = field(default_factory=list)
     """Ids at the beginning of the next packed example."""
 
-    def ledger(self) -> dict[str, int]:
+    def to_ledger(self) -> dict[str, int]:
         """Return the counts of rows and tokens so far."""
         return {name: value for name, value in asdict(self).items() if name != "rest"}
 
@@ -74,27 +74,27 @@ class Shards:
         self._tokens = tokens
         self._recorded: dict[str, FileDigest] = {}
 
-    def files(self) -> list[Path]:
+    def list_files(self) -> list[Path]:
         """Return the existing shards, in order."""
-        return list(takewhile(Path.exists, map(self._file, count())))
+        return list(takewhile(Path.exists, map(self._get_path, count())))
 
-    def ledger(self, *, reads_all: bool) -> dict[str, int] | None:
+    def read_ledger(self, *, reads_all: bool) -> dict[str, int] | None:
         """Return the ledger of a finished encoding; None if the split must be encoded, or encoded again.
 
         Without `reads_all` only the sizes of its files are compared.
         """
         try:
-            return self._ledger(reads_all=reads_all)
+            return self._read_ledger(reads_all=reads_all)
         except FileNotFoundError:
             return None
         except _DamageError as damage:
-            log.warning("%s; encoded again", damage)
+            log.warning("%s; encoding it again", damage)
             return None
 
     def resume(self) -> tuple[int, State]:
         """Return the number of finished shards, and the state at the end of the last one; reads them."""
         number, state = 0, State()
-        while (found := self._finished(self._file(number))) is not None:
+        while (found := self._read_finished(self._get_path(number))) is not None:
             number, state = number + 1, found
         return number, state
 
@@ -105,22 +105,22 @@ class Shards:
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._ledger_file.unlink(missing_ok=True)
-        for left_over in self._shards_from(number):
+        for left_over in self._list_shards_from(number):
             left_over.unlink()
-        while self._write_one(batches, self._file(number), state):
-            file = self._file(number)
+        while self._write_one(batches, self._get_path(number), state):
+            file = self._get_path(number)
             finished = {**asdict(state), "file": self._recorded[file.name].model_dump()}
             write_sealed(file.with_suffix(".json"), json.dumps(finished))
             number += 1
         files = {name: digest.model_dump() for name, digest in self._recorded.items()}
-        write_sealed(self._ledger_file, json.dumps({**state.ledger(), "files": files}))
-        return state.ledger()
+        write_sealed(self._ledger_file, json.dumps({**state.to_ledger(), "files": files}))
+        return state.to_ledger()
 
-    def faults(self) -> Iterator[str]:
+    def find_damage(self) -> Iterator[str]:
         """Yield each finished file that differs from what was written, and the reason; reads all files."""
         checks: list[Callable[[], Any]] = [
-            partial(self._ledger, reads_all=True),
-            *(partial(self._state, file) for file in self._finished_files()),
+            partial(self._read_ledger, reads_all=True),
+            *(partial(self._read_state, file) for file in self._list_finished()),
         ]
         found = set()
         for check in checks:
@@ -132,29 +132,31 @@ class Shards:
                 found.add(str(damage))
         yield from sorted(found)
 
-    def _finished_files(self) -> list[Path]:
+    def _list_finished(self) -> list[Path]:
         """Return the shards whose state exists, whether or not they exist themselves."""
-        return sorted({path.with_suffix(".arrow") for path in self._shards_from(0) if path.suffix == ".json"})
+        return sorted(
+            {path.with_suffix(".arrow") for path in self._list_shards_from(0) if path.suffix == ".json"}
+        )
 
-    def _finished(self, shard: Path) -> State | None:
+    def _read_finished(self, shard: Path) -> State | None:
         """Return the state at the end of a shard; None if it is unfinished or damaged."""
         try:
-            return self._state(shard)
+            return self._read_state(shard)
         except FileNotFoundError:
             return None
         except _DamageError as damage:
-            log.warning("%s; encoded again", damage)
+            log.warning("%s; encoding it again", damage)
             return None
 
-    def _ledger(self, *, reads_all: bool) -> dict[str, int]:
+    def _read_ledger(self, *, reads_all: bool) -> dict[str, int]:
         """Return the ledger.
 
         Raises FileNotFoundError when it does not exist, _DamageError when it or a shard is damaged.
         """
-        with _parsing(self._ledger_file):
+        with _translate_errors(self._ledger_file):
             found = json.loads(read_sealed(self._ledger_file))
             digests = {name: FileDigest.model_validate(each) for name, each in found.pop("files").items()}
-            found = State(**found).ledger()  # a name that none has is that of a seal that was hit
+            found = State(**found).to_ledger()  # an unknown key means that the seal is damaged
         for name, digest in digests.items():
             shard = self._path.with_name(name)
             why = describe_damage(shard, digest) if reads_all else describe_size(shard, digest.size)
@@ -162,10 +164,10 @@ class Shards:
                 raise _DamageError(f"{shard}: {why}")
         return found
 
-    def _state(self, shard: Path) -> State:
+    def _read_state(self, shard: Path) -> State:
         """Return the state at the end of a shard, and record its digest; raises the errors of `_ledger`."""
         file = shard.with_suffix(".json")
-        with _parsing(file):
+        with _translate_errors(file):
             found = json.loads(read_sealed(file))
             digest = FileDigest.model_validate(found.pop("file"))
             state = State(**found)
@@ -179,15 +181,15 @@ class Shards:
         first = next(batches, None)
         if first is None:
             return False
-        full, table = state.tokens + self._tokens, _table(first.columns)
-        schema = table.schema if file == self._file(0) else _schema(self._file(0))
+        full, table = state.tokens + self._tokens, _make_table(first.columns)
+        schema = table.schema if file == self._get_path(0) else _read_schema(self._get_path(0))
         with file.open("wb") as opened:
             sink = _DigestedFile(opened)
             with pa.ipc.new_stream(sink, schema) as stream:
                 stream.write_table(table)
                 _add(state, first)
                 while state.tokens < full and (batch := next(batches, None)) is not None:
-                    stream.write_table(_table(batch.columns))
+                    stream.write_table(_make_table(batch.columns))
                     _add(state, batch)
             opened.flush()
             os.fsync(opened.fileno())
@@ -199,10 +201,10 @@ class Shards:
     def _ledger_file(self) -> Path:
         return self._path.with_suffix(".json")
 
-    def _file(self, number: int) -> Path:
+    def _get_path(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.stem}-{number:05}.arrow")
 
-    def _shards_from(self, number: int) -> Iterator[Path]:
+    def _list_shards_from(self, number: int) -> Iterator[Path]:
         """Yield the shards from a number on, and their states."""
         for path in self._path.parent.glob(f"{self._path.stem}-*"):
             found = re.fullmatch(r"-([0-9]{5,})\.(arrow|json)", path.name.removeprefix(self._path.stem))
@@ -215,13 +217,13 @@ class _DamageError(Exception):
 
 
 @contextmanager
-def _parsing(file: Path) -> Iterator[None]:
+def _translate_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _DamageError(f"{file}: cannot be read ({first_line(error)})") from error
+        raise _DamageError(f"{file}: cannot be read ({get_first_line(error)})") from error
 
 
 class _DigestedFile:
@@ -254,17 +256,17 @@ def _add(state: State, batch: Batch) -> None:
     state.rest = [int(each) for each in batch.rest]
 
 
-def _schema(file: Path) -> pa.Schema:
+def _read_schema(file: Path) -> pa.Schema:
     with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
         return stream.schema
 
 
-def _table(columns: dict[str, Any]) -> pa.Table:
-    table = pa.table({name: _array(column, TYPES.get(name)) for name, column in columns.items()})
-    return table.cast(pa.schema([field.with_type(_certain_type(field.type)) for field in table.schema]))
+def _make_table(columns: dict[str, Any]) -> pa.Table:
+    table = pa.table({name: _make_array(column, TYPES.get(name)) for name, column in columns.items()})
+    return table.cast(pa.schema([field.with_type(_resolve_null_type(field.type)) for field in table.schema]))
 
 
-def _array(column: Any, kind: pa.DataType | None) -> pa.Array:
+def _make_array(column: Any, kind: pa.DataType | None) -> pa.Array:
     if not isinstance(column, Ragged):
         lists = kind is not None and pa.types.is_list(kind)
         if not lists or not any(isinstance(each, np.ndarray) for each in column):
@@ -274,8 +276,8 @@ def _array(column: Any, kind: pa.DataType | None) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(column.offsets, pa.int32()), values)
 
 
-def _certain_type(kind: pa.DataType) -> pa.DataType:
+def _resolve_null_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of a column whose lists may all be empty in one batch but not in another."""
     if pa.types.is_list(kind):
-        return pa.list_(_certain_type(kind.value_type))
+        return pa.list_(_resolve_null_type(kind.value_type))
     return pa.int64() if pa.types.is_null(kind) else kind

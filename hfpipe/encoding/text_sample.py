@@ -61,10 +61,10 @@ class Texts:
 
     def __iter__(self) -> Iterator[str]:
         self.taken = self.taken_bytes = self.passed_over = self.missing = passed = 0
-        total = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in self._chunks())
+        total = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in self._read_chunks())
         share = min(1.0, self.max_bytes / max(1, total))
         with self.progress("reading text", len(self.split) * len(self.columns)) as advance:
-            for column in self._chunks():
+            for column in self._read_chunks():
                 for value in column:
                     text = value.as_py()
                     if not text:
@@ -81,7 +81,7 @@ class Texts:
                     yield raw.decode(errors="ignore")
                 advance(len(column))
 
-    def _chunks(self) -> Iterator[pa.ChunkedArray]:
+    def _read_chunks(self) -> Iterator[pa.ChunkedArray]:
         split = self.split.select_columns(list(self.columns)).with_format("arrow")
         for batch in split.iter(batch_size=ROWS_AT_ONCE):
             for column in batch.itercolumns():

@@ -11,7 +11,7 @@ from hfpipe import number_format
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError
 from hfpipe.estimation.local_artifacts import Known
-from hfpipe.references.places import Glob, Place, collect, locate_place, matches
+from hfpipe.references.places import Glob, Place, collect, find_matches, locate_place
 from hfpipe.runner import PlannedStage
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
@@ -60,7 +60,7 @@ class DiskSpace:
         return CERTAIN * self.needed > self.free
 
     def __str__(self) -> str:
-        size = number_format.memory
+        size = number_format.format_bytes
         line = f"needs about {size(self.needed)}, {size(self.free)} free at {self.folder}/"
         if self.unknown:
             line += f"; not counted, as not known yet: {', '.join(self.unknown)}"
@@ -133,7 +133,7 @@ def _files(stage: Dataset, base: Path) -> Iterator[Path]:
         path = locate_place(place, base, {}) if place.stage is None else None
         yield from _list_files(path) if path is not None else ()
     for _, pattern in collect(stage, Glob):
-        for path in matches(pattern, base):
+        for path in find_matches(pattern, base):
             yield from _list_files(path)
 
 

@@ -44,7 +44,9 @@ class Amount:
     estimated: bool = False
 
     def __str__(self) -> str:
-        text = number_format.memory(self.value) if self.bytes else number_format.count(self.value)
+        text = (
+            number_format.format_bytes(self.value) if self.bytes else number_format.format_count(self.value)
+        )
         return f"≈ {text}" if self.estimated else text
 
 

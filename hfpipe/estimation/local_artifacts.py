@@ -34,10 +34,10 @@ class Known:
 
     def facts(self, data: Place) -> DataFacts | None:
         """Return the facts about a data set."""
-        from hfpipe.encoding.io import facts
+        from hfpipe.encoding.io import read_facts
 
         folder = self.folder(data)
-        return facts(folder) if folder is not None else None
+        return read_facts(folder) if folder is not None else None
 
     def tokenizer(self, stage: Pretrain | Finetune) -> PreTrainedTokenizerBase | None:
         """Return the tokenizer of a training stage, if necessary from the stage that it continues."""

@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 from torch.nn import functional as F
 
-from hfpipe.distributed.sharding import whole_models
+from hfpipe.distributed.sharding import keep_models_whole
 from hfpipe.modeling.loading.calibration import (
     Calibration,
     apply_temperature,
@@ -156,7 +156,7 @@ def calibrate_saved(
     data: DataFacts,
 ) -> dict[str, Any]:
     """Calibrate the model saved in a folder on encoded examples, write that there, and return facts."""
-    with whole_models():
+    with keep_models_whole():
         model = load_model(task.auto_class, folder, 0, whole=True)
     set_pad_token_id(model, tokenizer)
     logits, labels = classifier_outputs(model, task.runtime().encoder, examples, tokenizer)

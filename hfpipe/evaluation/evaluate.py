@@ -13,7 +13,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from hfpipe.distributed.sharding import whole_models
+from hfpipe.distributed.sharding import keep_models_whole
 from hfpipe.encoding.encoded import ROWS_AT_ONCE
 from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.evaluation.predictions_file import Inputs, Predictions, write_joined
@@ -21,7 +21,7 @@ from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.scores.row_weighted import with_row_weights
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.performance import on_cpu
-from hfpipe.store.artifacts import CLUSTER, predictions_path
+from hfpipe.store.artifacts import CLUSTER, get_predictions_path
 from hfpipe.tokenization.loading import set_pad_token_id
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def new_accelerator() -> Accelerator:
     """Return Accelerate's handle for full precision, whatever a training before used in this process."""
     # Accelerate refuses a second precision otherwise, and would go on splitting models after a training did.
     AcceleratorState._reset_state(reset_partial_state=True)
-    with whole_models():
+    with keep_models_whole():
         return Accelerator(mixed_precision="no", cpu=on_cpu())
 
 
@@ -130,8 +130,8 @@ def measure_model(
 
 def join_predictions(folder: Path, trainings: Sequence[str], system: str) -> None:
     """Write the predictions of several trainings for rows of their own as those of one system."""
-    parts = [predictions_path(folder, name) for name in trainings]
-    write_joined(parts, predictions_path(folder, system))
+    parts = [get_predictions_path(folder, name) for name in trainings]
+    write_joined(parts, get_predictions_path(folder, system))
     for part in parts:
         part.unlink(missing_ok=True)
 

@@ -117,7 +117,7 @@ def shared(
     """
     groups = batch_rows(examples.rows, examples.lengths, batch_size)
     layout = layout or ProcessLayout(accelerator.num_processes)
-    world, rank = layout.readers, layout.reader(accelerator.process_index)
+    world, rank = layout.readers, layout.get_reader(accelerator.process_index)
     for turn in range(0, len(groups), world):
         peers = groups[turn : turn + world]
         index = peers[min(rank, len(peers) - 1)]

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfpipe.metrics.metric import objects
-from hfpipe.store.artifacts import renamed_columns
-from hfpipe.store.store import check_file, reading
+from hfpipe.store.artifacts import find_renamed_columns
+from hfpipe.store.store import check_file, report_unreadable
 
 TYPES = {"id": pa.string(), "row": pa.int64()}
 """Columns whose type the rows need not tell."""
@@ -133,12 +133,12 @@ def read_predictions(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     Raises StageError when the file is damaged.
     """
     check_file(path)
-    with reading(path):
+    with report_unreadable(path):
         schema = pq.read_schema(path)
         inputs = json.loads((schema.metadata or {}).get(ATTRS, b"{}")).get("inputs", [])
         table = pq.read_table(path, columns=[name for name in schema.names if name not in inputs])
         table = table.sort_by("row")
-    names = renamed_columns(schema.names, inputs)
+    names = find_renamed_columns(schema.names, inputs)
     columns = {names.get(name, name): _column(table[name].combine_chunks()) for name in table.column_names}
     return columns.pop("row"), columns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfpipe.distributed.sharding import whole_models
+from hfpipe.distributed.sharding import keep_models_whole
 from hfpipe.errors import StageError
 from hfpipe.modeling.attention.separate_documents import SeparateDocuments, find_separation
 from hfpipe.modeling.exports.formats import is_export
@@ -45,7 +45,7 @@ def load_teachers(
         if is_export(where):
             raise StageError(f"teacher {place} is an export, which no model learns from; name its original")
         _check_tokenizer(place, where, task, tokenizer, rows, trust=trust)
-        with whole_models():
+        with keep_models_whole():
             model = load_model(task.config.auto_class, where, 0, whole=True, trust_remote_code=trust)
         check_rows(place, count_embedding_rows(model), tokenizer)
         for why in find_refusals(task, model):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError
 from hfpipe.inference.inputs import rows
 from hfpipe.number_format import format_answer
-from hfpipe.report import finite_or_null
+from hfpipe.report import replace_not_finite
 
 if TYPE_CHECKING:
     from hfpipe.inference.loaded_model import LoadedModel
@@ -126,7 +126,7 @@ def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPredic
             raise DataError(f"{name} is empty; write something into it")
     with _collect_warnings() as notes:
         [(read, answer)] = model.answers(rows([row], model.task.inputs))
-    record: dict[str, Any] = finite_or_null(answer or {})
+    record: dict[str, Any] = replace_not_finite(answer or {})
     return ShownPrediction(
         lines="\n".join(format_answer(record)),
         scores=name_scores(record),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.runs.run import Run
-from hfpipe.store.artifacts import EXPLANATIONS, MODEL, predictions_path
-from hfpipe.store.files import write_whole
+from hfpipe.store.artifacts import EXPLANATIONS, MODEL, get_predictions_path
+from hfpipe.store.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +35,17 @@ def explain_run(run: Run, rows: int = 4) -> list[str]:
     for stage, frame in found.items():
         if len(run.explanations(stage)) < min(rows, len(frame)):
             made = _explain(run, stage, frame, rows)
-            write_whole(run.folder(stage) / EXPLANATIONS, json.dumps(made, ensure_ascii=False))
+            write_atomically(run.folder(stage) / EXPLANATIONS, json.dumps(made, ensure_ascii=False))
     return list(found)
 
 
 def _classified(run: Run, stage: str) -> pd.DataFrame | None:
     """Return the predictions of a stage if each is the class of a text."""
     task = run.reports[stage].facts.get("task") or {}
-    if task.get("kind") != "text-classification" or not predictions_path(run.folder(stage), MODEL).is_file():
+    if (
+        task.get("kind") != "text-classification"
+        or not get_predictions_path(run.folder(stage), MODEL).is_file()
+    ):
         return None
     frame = run.predictions(stage)
     named = "scores" in frame.attrs.get("classes", {})

@@ -24,7 +24,7 @@ from hfpipe.modeling.loading.embeddings import check_rows, get_embedding_rows
 from hfpipe.modeling.loading.models import load_model, loading, read_config
 from hfpipe.modeling.max_length import find_refusals
 from hfpipe.references.places import Place
-from hfpipe.report import finite_or_null
+from hfpipe.report import replace_not_finite
 from hfpipe.tokenization.loading import load_tokenizer, set_pad_token_id
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Predictor:
             examples += ledger["examples"]  # seeds sampling, independently of the batch size
             truncated += ledger["truncated"]
             for (place, row), answer in zip(chunk, found, strict=True):
-                if answer is None or finite_or_null(answer) != answer:
+                if answer is None or replace_not_finite(answer) != answer:
                     raise StageError(
                         f"{place}: the model's scores are not finite numbers, so there is no prediction; its "
                         "weights are too large to be added up in float32"

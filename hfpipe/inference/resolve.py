@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.aliases import suggest_kind
 from hfpipe.recipe.messages import join_names
-from hfpipe.recipe.overrides import choose
-from hfpipe.recipe.settings import mistakes
+from hfpipe.recipe.overrides import apply_options
+from hfpipe.recipe.settings import find_mistakes
 from hfpipe.references import hub
 from hfpipe.references.places import Code, Place, check_regular, locate_place
 from hfpipe.references.user_code import NOTHING, Trusted
-from hfpipe.runner.hub import missing_from_cache
-from hfpipe.runs.lookup import find_stage, split
+from hfpipe.runner.hub import describe_unreachable
+from hfpipe.runs.lookup import find_stage, split_target
 from hfpipe.store.artifacts import MODELS
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import check_whole, is_stage_folder, read_stage
@@ -70,18 +70,18 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     if not settings:
         found = kind or _by_config(place)
         settings, cls = {"kind": found}, _class(found)
-    choose(settings, options)
+    apply_options(settings, options)
     try:
         return TrainedModel(place, cls.model_validate(settings), by_recipe)
     except ValidationError as error:
-        raise RecipeError(mistakes(cls, settings, ("task",), error)) from None
+        raise RecipeError(find_mistakes(cls, settings, ("task",), error)) from None
 
 
 def _locate_model(target: str, runs: Path) -> tuple[Path | Place, Trusted, bool]:
     path = Path(target)
     if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         return path, NOTHING, False
-    if Path(split(target)[0]).exists():
+    if Path(split_target(target)[0]).exists():
         run, stage = find_stage(target, runs, MODELS, "trained model")
         return run.folder(stage), run.trusted, run.recipe is not None
     if runs in path.parents or is_stage_folder(path.name):
@@ -93,10 +93,10 @@ def _locate_model(target: str, runs: Path) -> tuple[Path | Place, Trusted, bool]
 
 def _check_hub(place: Path | Place) -> None:
     """Raise RecipeError for a Hub model that is not available, before heavy libraries are imported."""
-    if isinstance(place, Path) or place.hub is None or hub.offline() or hub.cached(*place.hub):
+    if isinstance(place, Path) or place.hub is None or hub.is_offline() or hub.is_cached(*place.hub):
         return
-    if (cause := hub.unreachable()) is not None:
-        raise RecipeError([Problem(missing_from_cache(str(place), cause))])
+    if (cause := hub.explain_unreachable()) is not None:
+        raise RecipeError([Problem(describe_unreachable(str(place), cause))])
 
 
 def _trained_for(

@@ -12,7 +12,7 @@ from hfpipe.inspection.marked_tokens import BatchMarker
 from hfpipe.inspection.shown import ShownExample, ShownStage
 from hfpipe.inspection.token_texts import TokenTexts
 from hfpipe.modeling.loading.class_names import get_head_classes
-from hfpipe.number_format import count
+from hfpipe.number_format import format_count
 from hfpipe.stages.data_folder import folder_of
 
 if TYPE_CHECKING:
@@ -54,16 +54,18 @@ def show_training(stage: Pretrain | Finetune, ctx: RunContext, split: str, rows:
     The split is encoded under `ctx.work`. Raises DataError when there is no such split, StageError when the
     tokenizer cannot be loaded.
     """
-    from hfpipe.encoding.io import facts
-    from hfpipe.recipe.training.defaults import with_defaults
+    from hfpipe.encoding.io import read_facts
+    from hfpipe.recipe.training.defaults import add_defaults
 
     tokenizer = stage.open_tokenizer(ctx)
     examples, ledger = stage.encode_split(split, ctx, tokenizer, reads_all=True)
-    found = EncodedStage(stage.task, tokenizer, examples, facts(folder_of(stage.data, ctx)), split, ledger)
+    found = EncodedStage(
+        stage.task, tokenizer, examples, read_facts(folder_of(stage.data, ctx)), split, ledger
+    )
     if split == "train":
         batches = _training_batches(stage, found, ctx.seed)
     else:
-        settings = with_defaults(stage.training, evaluated=True, early=stage.early_stopping is not None)
+        settings = add_defaults(stage.training, evaluated=True, early=stage.early_stopping is not None)
         size = settings["per_device_eval_batch_size"]
         batches = _evaluation_batches(found, ctx.seed, size, training=True)
     return _show_batches(ctx.name, stage.kind, found, batches, rows)
@@ -91,7 +93,7 @@ def _training_batches(stage: Pretrain | Finetune, found: EncodedStage, seed: int
     order = StepBatches(found.examples.lengths, shares, rank=0, seed=seed, grouped=not task.packed)
     for number, keys in enumerate(order):
         step = f"step {number // shares.accumulation + 1}"
-        for examples in collator.groups(found.examples.__getitems__(keys)):
+        for examples in collator.group_examples(found.examples.__getitems__(keys)):
             batch: Any = replace(collator, cut=False)(examples)
             yield ShownBatch(step, batch, [int(example["index"]) for example in examples])
 
@@ -147,7 +149,7 @@ def _facts(found: EncodedStage) -> Iterator[tuple[str, str]]:
     task, texts = found.task.model_dump(mode="json"), found.task.templates
     chosen = {name: value for name, value in task.items() if value not in (None, [], {}, False)}
     yield "task", ", ".join(f"{name}: {value}" for name, value in chosen.items() if name not in texts)
-    yield "examples", f"{len(found.examples):,}, {count(int(found.examples.lengths.sum()))} tokens"
+    yield "examples", f"{len(found.examples):,}, {format_count(int(found.examples.lengths.sum()))} tokens"
     if found.ledger.get("truncated"):
         yield "truncated", f"{found.ledger['truncated']:,} tokens of texts that are too long"
 

@@ -14,7 +14,7 @@ from hfpipe.data.cleaning.cleaner import clean
 from hfpipe.data.columns import take_texts
 from hfpipe.data.ledger import Ledger
 from hfpipe.data.rows import Row
-from hfpipe.data.split import splitter
+from hfpipe.data.split import make_splitter
 from hfpipe.inspection.shown import Outcome, ShownRow, ShownStage
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def show_cleaning(stage: Dataset, ctx: RunContext, split: str | None, rows: int)
     looked: Counter[str] = Counter()
     with ctx.progress(f"{ctx.name}: reading and cleaning", None) as advance:
         opened = open_rows(given, plan, ctx.seed, Counter(), advance)
-        for row in CleaningTrace(opened, plan).rows(splitter(plan.shares, given.splits, ctx.seed)):
+        for row in CleaningTrace(opened, plan).rows(make_splitter(plan.shares, given.splits, ctx.seed)):
             looked[row.outcome] += 1
             if split in (None, row.split) or (row.outcome == "dropped" and not row.split):
                 found[row.outcome].append(row)

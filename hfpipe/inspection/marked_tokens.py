@@ -147,9 +147,9 @@ class BatchMarker:
 
 
 def _mask(batch: Batch) -> torch.Tensor:
-    from hfpipe.encoding.padding import token_mask
+    from hfpipe.encoding.padding import make_token_mask
 
-    return token_mask(batch)
+    return make_token_mask(batch)
 
 
 def _mark_learned(token: ShownToken, target: str) -> ShownToken:

@@ -14,7 +14,7 @@ from hfpipe.recipe import Recipe
 from hfpipe.recipe.messages import join_names, suggest
 from hfpipe.references.places import Place, collect
 from hfpipe.runner import PlannedStage
-from hfpipe.runner.execute import stage_file
+from hfpipe.runner.execute import make_stage_file
 from hfpipe.runner.inputs import check_inputs
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
@@ -59,7 +59,9 @@ def show_stage(
             progress=progress,
         )
         ctx.work.mkdir(parents=True)
-        (ctx.folder / "stage.json").write_text(stage_file(recipe, step).model_dump_json(), encoding="utf-8")
+        (ctx.folder / "stage.json").write_text(
+            make_stage_file(recipe, step).model_dump_json(), encoding="utf-8"
+        )
         check_inputs(step.stage, ctx, runs)
         return _show_rows(step.stage, ctx, split, rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from hfpipe.number_format import visible
+from hfpipe.number_format import make_visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,4 +34,4 @@ class TokenTexts:
             text = piece
         if piece.startswith(SPACE) and not text.startswith((" ", SPACE)):
             text = f" {text}"
-        return visible(text.replace("\n", "\\n").replace(" ", SPACE))
+        return make_visible(text.replace("\n", "\\n").replace(" ", SPACE))

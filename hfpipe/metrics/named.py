@@ -21,7 +21,7 @@ import numpy as np
 from datasets import Value
 from evaluate.module import temp_seed
 
-from hfpipe.errors import StageError, typed_line
+from hfpipe.errors import StageError, format_typed_line
 from hfpipe.metrics.resampling import Sample, one_block, poisson
 from hfpipe.metrics.series import Series
 from hfpipe.metrics.whole import affordable_resamples
@@ -71,7 +71,7 @@ class NamedMetric:
         try:
             plain, given = self._computed(inputs)
         except Exception as error:  # whatever somebody's metric raises, the person gets one line
-            raise StageError(f"metrics: {self.name} failed: {typed_line(error)}") from error
+            raise StageError(f"metrics: {self.name} failed: {format_typed_line(error)}") from error
         if not plain:
             raise StageError(f"metrics: {self.name} gives no number, which alone can be a score")
         rows = len(sample.units)
@@ -158,14 +158,14 @@ def load_metric(place: str, found: Path | None, revision: str | None, seed: int)
             )
     except FileNotFoundError as error:
         if found is not None:
-            raise StageError(f"metrics: {place} cannot be loaded: {typed_line(error)}") from error
+            raise StageError(f"metrics: {place} cannot be loaded: {format_typed_line(error)}") from error
         offline = "no network may be used" if _offline() else "it is not on the Hub, or the Hub not reached"
         raise StageError(
             f"metrics: {place} was not loaded: there is no copy of it here, and {offline}; "
             "name a local file, or load it once with a network"
         ) from error
     except Exception as error:  # whatever somebody's code raises
-        raise StageError(f"metrics: {place} cannot be loaded: {typed_line(error)}") from error
+        raise StageError(f"metrics: {place} cannot be loaded: {format_typed_line(error)}") from error
 
 
 @contextmanager

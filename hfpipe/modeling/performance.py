@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import unwrap_peft_model
 
-from hfpipe.distributed.world import local_world_size
+from hfpipe.distributed.world import get_local_world_size
 
 MOST_WORKERS = 4
 """Maximum number of data loader workers per accelerator; each prepares several hundred examples per
@@ -97,7 +97,7 @@ def count_loader_workers() -> int:
     """Return the number of data loader workers: several for an accelerator, none on a CPU."""
     if on_cpu():
         return 0
-    return max(1, min(MOST_WORKERS, count_cores() // local_world_size()))
+    return max(1, min(MOST_WORKERS, count_cores() // get_local_world_size()))
 
 
 def count_cores() -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfpipe.errors import Problem, RecipeError, StageError, one_line
+from hfpipe.errors import Problem, RecipeError, StageError, format_one_line
 from hfpipe.publishing.selection import kept_files, select_files
 from hfpipe.runs.lookup import find_stage
 from hfpipe.store.artifacts import MODELS
@@ -94,11 +94,11 @@ def _hub_errors(repository: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         denied = error.response.status_code in (401, 403)
         fix = "; run `hf auth login` with a token that may write there, or set HF_TOKEN" if denied else ""
-        raise StageError(f"{repository}: the Hub refuses: {one_line(error)[:300]}{fix}") from error
+        raise StageError(f"{repository}: the Hub refuses: {format_one_line(error)[:300]}{fix}") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise StageError(f"{repository}: cannot be uploaded: {one_line(error)[:300]}") from error
+        raise StageError(f"{repository}: cannot be uploaded: {format_one_line(error)[:300]}") from error
     except Exception as error:  # the HTTP library has errors of its own
         kind = type(error).__name__
         raise StageError(
-            f"{repository}: the Hub cannot be reached ({kind}: {one_line(error)[:200]})"
+            f"{repository}: the Hub cannot be reached ({kind}: {format_one_line(error)[:200]})"
         ) from error

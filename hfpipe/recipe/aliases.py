@@ -1,4 +1,4 @@
-"""Names from other tools and older versions of Transformers, and their equivalents here."""
+"""Names of settings in other tools and older versions of Transformers, and their equivalents in hfpipe."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _ALPHA = Name("adapter.lora_alpha")
 _DROPOUT = Name("adapter.lora_dropout")
 _TARGETS = Name("adapter.target_modules")
 _QUANTIZED = Name("", "hfpipe does not train quantized models; delete it")
-_BY_LENGTH = Name("", "hfpipe groups by length by itself; delete it")
+_BY_LENGTH = Name("", "hfpipe groups by length automatically; delete it")
 _FOLDER = Name("", "each stage has its own folder under --runs; delete it")
 _UPLOAD = Name("", "a finished stage is a plain folder: hf upload NAME FOLDER sends it; delete it")
-_ANSWERS = Name("", "answers are all that text-generation learns; delete it")
+_ANSWERS = Name("", "text-generation computes the loss on answers only; delete it")
 _WRITTEN = Name("task.target_length")
 _MOST = Name("task.generation.max_new_tokens")
 _BEAMS = Name("task.generation.num_beams")
@@ -65,7 +65,9 @@ NAMES: dict[str, Name] = {
     "lr": _RATE,
     "lr_scheduler": Name("training.lr_scheduler_type"),
     "scheduler": Name("training.lr_scheduler_type"),
-    "warmup_ratio": Name("training.warmup_steps", "a number below 1 is a share, as warmup_steps: 0.06"),
+    "warmup_ratio": Name(
+        "training.warmup_steps", "a number below 1 is a fraction of all steps, as warmup_steps: 0.06"
+    ),
     "num_warmup_steps": Name("training.warmup_steps"),
     "optimizer": Name("training.optim"),
     "gradient_accumulation": Name("training.gradient_accumulation_steps"),
@@ -134,14 +136,14 @@ NAMES: dict[str, Name] = {
     "objective": Name("task.kind"),
     "stage": Name("task.kind"),
     "line_by_line": Name("", "pretraining packs whole documents; delete it"),
-    "pad_to_max_length": Name("", "hfpipe pads as little as it can; delete it"),
-    "sample_packing": Name("", "pretraining packs without padding by itself; delete it"),
+    "pad_to_max_length": Name("", "hfpipe pads each batch to its longest example; delete it"),
+    "sample_packing": Name("", "pretraining packs without padding by default; delete it"),
     "packing": Name("task.packing", "of a pretraining task, as wrapped or bfd"),
     "packing_strategy": Name("task.packing", "of a pretraining task, as wrapped or bfd"),
     "group_by_length": _BY_LENGTH,
     "output_dir": _FOLDER,
     "overwrite_output_dir": _FOLDER,
-    "overwrite_cache": Name("", "what has changed is made again by itself; delete it"),
+    "overwrite_cache": Name("", "changed data are encoded again automatically; delete it"),
     "logging_dir": Name("", "Transformers 5 has no such argument; set TENSORBOARD_LOGGING_DIR or delete it"),
     "save_safetensors": Name("", "weights are always safetensors; delete it"),
     "save_strategy_steps": Name("training.save_steps"),
@@ -155,7 +157,7 @@ NAMES: dict[str, Name] = {
     "fp16_backend": Name("training.fp16"),
     "half_precision_backend": Name("training.bf16"),
     "mixed_precision": Name("training.bf16"),
-    "use_mps_device": Name("", "the device is found by itself; delete it"),
+    "use_mps_device": Name("", "the device is detected automatically; delete it"),
     "jit_mode_eval": Name("training.compile"),
     "torchdynamo": Name("training.compile"),
     "flash_attention": Name("model.attn_implementation", "with model a mapping"),
@@ -209,7 +211,7 @@ KINDS = {
 """Names of tasks and kinds of stage in other tools → their names here."""
 
 
-def hint(name: str, above: Keys) -> str | None:
+def find_hint(name: str, above: Keys) -> str | None:
     """Return the equivalent of a foreign name, relative to the mapping that contains it; None if unknown."""
     last = str(above[-1:][0] if above else "")
     known = NAMES.get(f"{last}.{name.lower()}") or NAMES.get(name.lower())

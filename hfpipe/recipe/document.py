@@ -22,13 +22,13 @@ class Copy:
     owner: str
     """The stage in the file."""
     combination: dict[str, Any]
-    """Axis of the matrix → its value, of the axes on which the stage depends."""
+    """Axis of the matrix → its value, for the axes on which the stage depends."""
     settings: dict[str, Any]
-    """Setting, as `wiki.limit` → its value, of this stage and those above that it depends on."""
+    """Setting, such as `wiki.limit` → its value, for this stage and the upstream stages it depends on."""
     varied: dict[Keys, Keys]
     """Path of a setting within the stage → where its value is written in the file."""
     names: dict[str, str]
-    """Name of this copy and of those that it reads → the name in the file."""
+    """Name of this copy, and of each copy that it reads → the stage's name in the file."""
 
 
 @dataclass
@@ -48,19 +48,19 @@ class Document:
     copies: dict[str, Copy] = field(default_factory=dict)
     """Stages that the matrix makes, by name."""
     refused: set[Keys] = field(default_factory=set)
-    """Paths of unreadable values, replaced by None; no further problems are reported for them."""
+    """Paths of invalid values, replaced by None; no further problems are reported for them."""
 
-    def here(self, line: int, column: int) -> Spot:
+    def make_spot(self, line: int, column: int) -> Spot:
         """Return the position of a line and column that are counted from 0."""
         source = self.lines[line] if line < len(self.lines) else ""
         return Spot(self.file, line + 1, column + 1, source)
 
-    def spot(self, path: Keys, *, key: bool = False) -> Spot | None:
+    def find_spot(self, path: Keys, *, key: bool = False) -> Spot | None:
         """Return the position of a key or its value, or that of the nearest existing ancestor.
 
         If the value begins on the line of its key, its position is returned, since users look there.
         """
-        path = self.written(path)
+        path = self.find_written(path)
         for length in range(len(path), -1, -1):
             name, value = self.keys.get(path[:length]), self.values.get(path[:length])
             if name is not None and (key or value is None or value.line != name.line):
@@ -70,10 +70,10 @@ class Document:
             key = True  # if something is missing, point to the name of the mapping
         return None
 
-    def written(self, path: Keys) -> Keys:
-        """Return the path of what is written in the file: `stages.topics` for a training `topics@2` of it.
+    def find_written(self, path: Keys) -> Keys:
+        """Return the path in the file: `stages.topics` for its training `topics@2`.
 
-        A value that the matrix sets is written there.
+        For a value that the matrix sets, this is its path in the matrix.
         """
         if path[:1] != ("stages",) or len(path) < 2 or path[:2] in self.keys:
             return path
@@ -90,15 +90,15 @@ class Document:
         name = str(path[1]) if path[:1] == ("stages",) and len(path) > 1 else ""
         return self.copies.get(name) or self.copies.get(name.rpartition(MARK)[0])
 
-    def place(self, problem: Problem) -> Problem:
-        """Add to a problem its position, or the `--set` that caused it; stages are called as in the file."""
+    def locate_problem(self, problem: Problem) -> Problem:
+        """Add to a problem its position, or the `--set` that caused it; stages are named as in the file."""
         if problem.spot is not None:
             return problem
         copy, message = self.find_copy(problem.path), problem.message
         for made, name in sorted(copy.names.items(), reverse=True) if copy is not None else ():
             message = message.replace(made, name)
-        problem = replace(problem, message=message, path=self.written(problem.path))
+        problem = replace(problem, message=message, path=self.find_written(problem.path))
         for path, text in self.overrides.items():
             if problem.path[: len(path)] == path:
                 return replace(problem, message=f"--set {fold_lines(text)}: {problem.message}")
-        return replace(problem, spot=self.spot(problem.path, key=isinstance(problem, KeyProblem)))
+        return replace(problem, spot=self.find_spot(problem.path, key=isinstance(problem, KeyProblem)))

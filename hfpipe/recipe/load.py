@@ -16,9 +16,9 @@ from hfpipe.errors import DataError, Problem, RecipeError, Spot
 from hfpipe.recipe import aliases, model, references, source
 from hfpipe.recipe.document import Copy, Document, KeyProblem
 from hfpipe.recipe.matrix.copies import expand_matrix
-from hfpipe.recipe.messages import Keys, describe_value, dotted_path, join_names
+from hfpipe.recipe.messages import Keys, describe_value, format_keys, join_names
 from hfpipe.recipe.overrides import apply_overrides
-from hfpipe.recipe.settings import missing_key, mistakes, unknown_keys
+from hfpipe.recipe.settings import find_mistakes, find_unknown_keys, make_missing_key
 from hfpipe.recipe.training import arguments
 from hfpipe.references.places import Code
 from hfpipe.references.user_code import describe_failure
@@ -33,7 +33,7 @@ _LONGEST = 100
 _ENOUGH = 500
 """Number of problems after which no further stage is read, since suggesting a name for each is slow."""
 _MOST_STAGES = 500
-_PASSED_ON = {"training": arguments.training_problems, "model": model.model_problems}
+_PASSED_ON = {"training": arguments.find_training_problems, "model": model.find_model_problems}
 """Settings that are passed to Transformers and therefore checked against the installed version."""
 
 
@@ -53,9 +53,9 @@ class Recipe:
         """Folder of the recipe; its relative paths are resolved against it."""
         return self.path.parent
 
-    def spot(self, path: Keys) -> Spot | None:
+    def find_spot(self, path: Keys) -> Spot | None:
         """Return the position of a key or value in the file, or that of its nearest existing ancestor."""
-        return self.document.spot(path)
+        return self.document.find_spot(path)
 
 
 def load_recipe(
@@ -79,10 +79,10 @@ def load_recipe(
     recipe = Recipe(path, name, seed, stages, document)
     problems = [*document.problems, *reader.problems]
     problems += [
-        document.place(problem)
-        for problem in references.reference_problems(document, stages, kinds, recipe.base)
+        document.locate_problem(problem)
+        for problem in references.find_reference_problems(document, stages, kinds, recipe.base)
     ]
-    found = [*map(document.place, failures), *check_facts(recipe, facts or {})]
+    found = [*map(document.locate_problem, failures), *check_facts(recipe, facts or {})]
     problems = list(dict.fromkeys([*problems, *found]))  # copies of a stage have the same problems
     problems = [p for p in problems if p in document.problems or p.path not in document.refused]
     if problems:
@@ -91,19 +91,19 @@ def load_recipe(
 
 
 def _expand_repeats(stages: Mapping[str, Stage], copies: Mapping[str, Copy]) -> dict[str, Stage]:
-    """Return the stages that those of the recipe stand for, as those of a training for each seed.
+    """Return the stages that those of the recipe expand to, such as one training per seed.
 
-    Below the copies of a stage that a matrix makes there is a table of their scores, if they have any.
+    The copies that a matrix makes of a stage are followed by a table of their scores, if they have any.
     """
     found: dict[str, Stage] = {}
     last = {copy.owner: name for name, copy in copies.items()}
     for name, stage in stages.items():
-        found |= stage.expanded(name, found)
+        found |= stage.expand(name, found)
         owner = copies[name].owner if name in copies else ""
         if name == last.get(owner):
             members = {other: copy for other, copy in copies.items() if copy.owner == owner}
             settings = {other: copy.settings for other, copy in members.items()}
-            table = stage.tabulated({other: copy.combination for other, copy in members.items()}, settings)
+            table = stage.make_table({other: copy.combination for other, copy in members.items()}, settings)
             found |= {owner: table} if table is not None else {}
     return found
 
@@ -113,12 +113,12 @@ def check_facts(recipe: Recipe, facts: Mapping[str, DataFacts]) -> list[Problem]
     problems: list[Problem] = []
     above: dict[str, Stage] = {}
     for name, stage in recipe.stages.items():
-        with _user_code(name, recipe.stages, recipe.base, problems):
+        with _report_user_code(name, recipe.stages, recipe.base, problems):
             found = stage.check(above, facts, recipe.base)
             problems.extend(replace(problem, path=("stages", name, *problem.path)) for problem in found)
         above[name] = stage
     # The trainings of one stage have the same problems.
-    return sorted(dict.fromkeys(map(recipe.document.place, problems)), key=_sort_key)
+    return sorted(dict.fromkeys(map(recipe.document.locate_problem, problems)), key=_sort_key)
 
 
 def _resolve_stages(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, Stage], list[Problem]]:
@@ -127,13 +127,15 @@ def _resolve_stages(stages: Mapping[str, Stage], base: Path) -> tuple[dict[str, 
     problems: list[Problem] = []
     for name, stage in stages.items():
         above[name] = stage
-        with _user_code(name, stages, base, problems):
-            above[name] = stage.resolved(above)
+        with _report_user_code(name, stages, base, problems):
+            above[name] = stage.resolve(above)
     return above, problems
 
 
 @contextmanager
-def _user_code(name: str, stages: Mapping[str, Stage], base: Path, problems: list[Problem]) -> Iterator[None]:
+def _report_user_code(
+    name: str, stages: Mapping[str, Stage], base: Path, problems: list[Problem]
+) -> Iterator[None]:
     """Turn any exception of a stage's task into a problem at the key that names its code."""
     try:
         yield
@@ -169,7 +171,7 @@ class _Reader:
 
     def read(self) -> tuple[str, int, dict[str, Stage]]:
         data = self.document.data
-        self.add(*unknown_keys((key for key in data if key not in _KEYS), (), _KEYS))
+        self.add(*find_unknown_keys((key for key in data if key not in _KEYS), (), _KEYS))
         name, seed = data.get("name", self.document.file.stem), data.get("seed", _SEED)
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or _is_too_long(name):
             rule = f"use letters, digits, '-', '_' and '.', at most {_LONGEST} characters"
@@ -178,9 +180,9 @@ class _Reader:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             wanted = "a whole number from 0 to 4294967295"
             self.add(Problem(f"seed: expected {wanted}, got {describe_value(seed)}", ("seed",)))
-        return name, seed, self.stages(data)
+        return name, seed, self.read_stages(data)
 
-    def stages(self, data: Mapping[str, Any]) -> dict[str, Stage]:
+    def read_stages(self, data: Mapping[str, Any]) -> dict[str, Stage]:
         raw = data.get("stages")
         if "stages" not in data:
             self.add(Problem("missing key 'stages'"))
@@ -188,9 +190,7 @@ class _Reader:
             message = f"stages: expected a mapping of stage names, got {describe_value(raw)}"
             self.add(Problem(message if raw != {} else "stages: name at least one stage", ("stages",)))
         elif len(raw) > _MOST_STAGES:
-            self.add(
-                Problem(f"stages: {len(raw):,} are more than the {_MOST_STAGES} of one recipe", ("stages",))
-            )
+            self.add(Problem(f"stages: {len(raw):,} are more than the limit of {_MOST_STAGES}", ("stages",)))
             raw = None
         stages: dict[str, Stage] = {}
         for name, settings in raw.items() if isinstance(raw, dict) else ():
@@ -203,19 +203,19 @@ class _Reader:
                     Problem("the stages from here on are checked once these are fixed", ("stages", name))
                 )
                 break
-            stage = self.stage(("stages", name), settings)
+            stage = self.read_stage(("stages", name), settings)
             if stage is not None:
                 stages[str(name)] = stage
         return stages
 
-    def stage(self, path: Keys, raw: Any) -> Stage | None:
+    def read_stage(self, path: Keys, raw: Any) -> Stage | None:
         cls = self.choose(path, raw, self.kinds, "kind of stage")
         if cls is None:
             return None
         settings, before = dict(raw), len(self.problems)
         lost = False
         if "task" in cls.model_fields and isinstance(raw.get("task"), (str, dict)):
-            settings["task"] = self.task((*path, "task"), raw["task"])
+            settings["task"] = self.read_task((*path, "task"), raw["task"])
             lost = settings["task"] is None
         if lost:
             del settings["task"]  # its problems are reported already
@@ -225,17 +225,17 @@ class _Reader:
         stage = self.validate(cls, settings, path, lost=("task",) if lost else ())
         return stage if len(self.problems) == before else None
 
-    def task(self, path: Keys, raw: str | dict[str, Any]) -> TaskConfig | None:
+    def read_task(self, path: Keys, raw: str | dict[str, Any]) -> TaskConfig | None:
         """Build the task from a name or a mapping."""
         settings = {"kind": raw} if isinstance(raw, str) else raw
         kind = settings.get("kind")
         if isinstance(kind, str) and re.fullmatch(Code.pattern, kind):
-            cls = self.own_task((*path, "kind"), Code(kind))
+            cls = self.load_own_task((*path, "kind"), Code(kind))
         else:
             cls = self.choose(path, settings, self.tasks, "task")
         return self.validate(cls, settings, path) if cls is not None else None
 
-    def own_task(self, path: Keys, code: Code) -> type[TaskConfig] | None:
+    def load_own_task(self, path: Keys, code: Code) -> type[TaskConfig] | None:
         try:
             return load_task_class(code, self.document.file.parent)
         except DataError as error:
@@ -245,15 +245,15 @@ class _Reader:
     def choose(self, path: Keys, raw: Any, table: Mapping[str, Any], what: str) -> Any:
         """Return the class of a `kind` in a table."""
         if not isinstance(raw, dict):
-            self.add(Problem(f"{dotted_path(path)}: expected a mapping, got {describe_value(raw)}", path))
+            self.add(Problem(f"{format_keys(path)}: expected a mapping, got {describe_value(raw)}", path))
             return None
         kind, here = raw.get("kind"), (*path, "kind")
         if "kind" not in raw:
-            self.add(missing_key("kind", raw, path, f"write {join_names(table, 'or')}"))
+            self.add(make_missing_key("kind", raw, path, f"write {join_names(table, 'or')}"))
         elif not isinstance(kind, str):
             self.add(
                 Problem(
-                    f"{dotted_path(here)}: expected {join_names(table, 'or')}, got {describe_value(kind)}",
+                    f"{format_keys(here)}: expected {join_names(table, 'or')}, got {describe_value(kind)}",
                     here,
                 )
             )
@@ -268,8 +268,8 @@ class _Reader:
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            self.add(*mistakes(cls, data, path, error, lost))
+            self.add(*find_mistakes(cls, data, path, error, lost))
         return None
 
     def add(self, *problems: Problem) -> None:
-        self.problems += [self.document.place(problem) for problem in problems]
+        self.problems += [self.document.locate_problem(problem) for problem in problems]

@@ -1,4 +1,4 @@
-"""Phrases that are shared by messages about recipes."""
+"""Shared parts of messages about recipes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Keys = tuple["str | int", ...]
 """Path of a value in a recipe, as a sequence of keys."""
 
 
-def dotted_path(path: Keys) -> str:
+def format_keys(path: Keys) -> str:
     """Format a path for messages: `stages.wiki.clean[0]`."""
     text = ""
     for key in path:
@@ -26,7 +26,7 @@ def dotted_path(path: Keys) -> str:
 
 def describe_position(path: Keys) -> str:
     """Return ` in stages.wiki`, or an empty text at the top level of the recipe."""
-    return f" in {dotted_path(path)}" if path else ""
+    return f" in {format_keys(path)}" if path else ""
 
 
 def find_similar_name(name: str, known: Iterable[str]) -> str | None:

@@ -6,52 +6,52 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe.installed import Config, config, model_types
-from hfpipe.recipe.messages import Keys, describe_position, describe_value, dotted_path, suggest
-from hfpipe.recipe.settings import missing_key, unknown, unknown_keys
+from hfpipe.recipe.installed import Config, list_model_types, read_model_config
+from hfpipe.recipe.messages import Keys, describe_position, describe_value, format_keys, suggest
+from hfpipe.recipe.settings import find_unknown_keys, make_missing_key, make_unknown_key
 
 _FREE_HEADS = ("head_dim", "attention_head_size", "embedding_size")
 """Entries that make the size of a head independent of `hidden_size`."""
 
 
-def model_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+def find_model_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield the entries that the config class of `type` does not accept."""
     kind = given.get("type")
     if "type" not in given:
         if "model_type" in given:
-            yield unknown((*path, "model_type"), ["type"])
+            yield make_unknown_key((*path, "model_type"), ["type"])
         else:
-            yield missing_key("type", given, path, "it names the architecture, as modernbert")
+            yield make_missing_key("type", given, path, "it names the architecture, as modernbert")
         return
-    known = config(kind) if isinstance(kind, str) else None
+    known = read_model_config(kind) if isinstance(kind, str) else None
     if known is None:
         given_as = repr(kind) if isinstance(kind, str) else describe_value(kind)
         yield Problem(
-            f"there is no model type {given_as}{suggest(str(kind), model_types())}", (*path, "type")
+            f"there is no model type {given_as}{suggest(str(kind), list_model_types())}", (*path, "type")
         )
         return
     for key, value in given.items():
         if key != "type":
-            yield from _entry(str(key), value, known, (*path, key))
+            yield from _check_entry(str(key), value, known, (*path, key))
     if known.whole:
         there = ["type", *known.fields, *known.aliases]
-        yield from unknown_keys((key for key in given if str(key) not in there), path, there)
-    yield from _heads(given, known, path)
+        yield from find_unknown_keys((key for key in given if str(key) not in there), path, there)
+    yield from _check_heads(given, known, path)
 
 
-def _entry(key: str, value: Any, known: Config, here: Keys) -> Iterator[Problem]:
+def _check_entry(key: str, value: Any, known: Config, here: Keys) -> Iterator[Problem]:
     field = known.fields.get(known.aliases.get(key, key))
     if field is not None:
-        refusal = field.form.refusal(value, loose=False)
+        refusal = field.form.explain_refusal(value, loose=False)
         if refusal is not None:
-            yield Problem(f"{dotted_path(here)}: {refusal}", here)
+            yield Problem(f"{format_keys(here)}: {refusal}", here)
 
 
-def _heads(given: Mapping[str, Any], known: Config, path: Keys) -> Iterator[Problem]:
+def _check_heads(given: Mapping[str, Any], known: Config, path: Keys) -> Iterator[Problem]:
     """Check that heads divide the hidden size; Transformers checks this only when it builds the model."""
     if any(name in known.fields or name in known.aliases or name in given for name in _FREE_HEADS):
         return
-    size, heads = known.value(given, "hidden_size"), known.value(given, "num_attention_heads")
+    size, heads = known.get_value(given, "hidden_size"), known.get_value(given, "num_attention_heads")
     if isinstance(size, int) and isinstance(heads, int) and (heads < 1 or size % heads):
         message = (
             f"hidden_size {size} is not a multiple of num_attention_heads {heads}{describe_position(path)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.document import Document
-from hfpipe.recipe.messages import Keys, describe_value, dotted_path, fold_lines, suggest
+from hfpipe.recipe.messages import Keys, describe_value, fold_lines, format_keys, suggest
 from hfpipe.recipe.source import parse_yaml
 
 _TOP = ("name", "seed")
@@ -24,7 +24,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         _apply(document, text)
 
 
-def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--set") -> None:
+def apply_options(settings: dict[str, Any], options: Sequence[str], option: str = "--set") -> None:
     """Change a mapping of settings in place by options of the form `key=value` or `key.inner=value`.
 
     `option` is the name of the command line option in messages.
@@ -37,7 +37,7 @@ def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--se
         try:
             if not equals or not all(keys):
                 raise OverrideError("expected key=value")
-            set_value(settings, tuple(keys), _value(text))
+            set_value(settings, tuple(keys), _parse_value(text))
         except OverrideError as wrong:
             problems.append(Problem(f"{option} {fold_lines(text)}: {wrong}"))
     if problems:
@@ -46,13 +46,13 @@ def choose(settings: dict[str, Any], options: Sequence[str], option: str = "--se
 
 def _apply(document: Document, text: str) -> None:
     try:
-        path = _path(document, text)
-        document.overrides[set_value(document.data, path, _value(text))] = text
+        path = _parse_path(document, text)
+        document.overrides[set_value(document.data, path, _parse_value(text))] = text
     except OverrideError as wrong:
         document.problems.append(Problem(f"--set {fold_lines(text)}: {wrong}"))
 
 
-def _path(document: Document, text: str) -> Keys:
+def _parse_path(document: Document, text: str) -> Keys:
     name, equals, _ = text.partition("=")
     if not equals:
         raise OverrideError("expected stage.key=value; there is no '='")
@@ -72,7 +72,7 @@ def _path(document: Document, text: str) -> Keys:
     return ("stages", first, *rest)
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     given = parse_yaml(text.partition("=")[2], Path("--set"))
     if given.problems:
         raise OverrideError(given.problems[0].message)
@@ -82,7 +82,7 @@ def _value(text: str) -> Any:
 def set_value(data: Any, path: Keys, value: Any) -> Keys:
     """Set the value, creating intermediate mappings; return the path with indices as integers.
 
-    Raises OverrideError where the path leads nowhere.
+    Raises OverrideError if the path does not exist.
     """
     done: list[str | int] = []
     for key in path[:-1]:
@@ -90,18 +90,18 @@ def set_value(data: Any, path: Keys, value: Any) -> Keys:
             data[key] = {"kind": data[key]}  # expand the short form to add an option
         if isinstance(data, dict) and data.get(key) is None:
             data[key] = {}
-        done.append(key if isinstance(data, dict) else _index(data, key, tuple(done)))
+        done.append(key if isinstance(data, dict) else _parse_index(data, key, tuple(done)))
         data = data[done[-1]]
-    done.append(path[-1] if isinstance(data, dict) else _index(data, path[-1], tuple(done)))
+    done.append(path[-1] if isinstance(data, dict) else _parse_index(data, path[-1], tuple(done)))
     data[done[-1]] = value
     return tuple(done)
 
 
-def _index(data: Any, key: str | int, path: Keys) -> int:
+def _parse_index(data: Any, key: str | int, path: Keys) -> int:
     if not isinstance(data, list):
-        raise OverrideError(f"{dotted_path(path)} is {describe_value(data)} and has no keys")
+        raise OverrideError(f"{format_keys(path)} is {describe_value(data)} and has no keys")
     if not data:
-        raise OverrideError(f"{dotted_path(path)} is an empty list; write the whole list")
+        raise OverrideError(f"{format_keys(path)} is an empty list; write the whole list")
     if not str(key).isdecimal() or int(key) >= len(data):
-        raise OverrideError(f"{dotted_path(path)} is a list; write an index from 0 to {len(data) - 1}")
+        raise OverrideError(f"{format_keys(path)} is a list; write an index from 0 to {len(data) - 1}")
     return int(key)

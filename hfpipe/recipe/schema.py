@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, with which an editor completes and explains keys and marks errors."""
+"""The JSON Schema of a recipe, for completion, documentation and validation in editors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from hfpipe.contract import Stage
 from hfpipe.recipe.annotations import Form
-from hfpipe.recipe.installed import Field, config, model_types
+from hfpipe.recipe.installed import Field, list_model_types, read_model_config
 from hfpipe.recipe.training import arguments
 from hfpipe.references.places import Code
 from hfpipe.task import TaskConfig
@@ -21,7 +21,7 @@ _TYPES = {
     "dict": "object",
     "null": "null",
 }
-_SPELT_OUT = (
+_LISTED = (
     "bert",
     "roberta",
     "distilbert",
@@ -36,17 +36,19 @@ _SPELT_OUT = (
 _STAGE_NAME = "^[a-z0-9][a-z0-9_-]*$"
 
 
-def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[TaskConfig]]) -> dict[str, Any]:
+def make_recipe_schema(
+    kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[TaskConfig]]
+) -> dict[str, Any]:
     """Return the schema (draft 2020-12) of a recipe with these kinds of stage and tasks."""
-    shared: dict[str, Any] = {"training": _training(), "model": _model()}
-    shared["task"] = _task(tasks, shared)
+    shared: dict[str, Any] = {"training": _make_training_schema(), "model": _make_model_schema()}
+    shared["task"] = _make_task_schema(tasks, shared)
     stages = []
     for name, kind in kinds.items():
         own = kind.model_json_schema(ref_template="#/$defs/{model}")
         for definition, value in own.pop("$defs", {}).items():
             if definition != TaskConfig.__name__:  # the tasks have a separate definition
                 shared.setdefault(definition, value)
-        stages.append(_stage(name, own))
+        stages.append(_make_stage_schema(name, own))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hfpipe recipe",
@@ -59,7 +61,7 @@ def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Tas
                 "description": "Names the folder of the run; by default the file's name.",
             },
             "seed": {"type": "integer", "minimum": 0, "description": "Seed of everything that is random."},
-            "matrix": _matrix(),
+            "matrix": _make_matrix_schema(),
             "stages": {
                 "type": "object",
                 "description": "Name of a stage → its settings, in the order in which they run.",
@@ -77,8 +79,8 @@ def recipe_schema(kinds: Mapping[str, type[Stage]], tasks: Mapping[str, type[Tas
     }
 
 
-def _matrix() -> dict[str, Any]:
-    """Return the schema of the settings that vary: a list of values, or named values of several settings."""
+def _make_matrix_schema() -> dict[str, Any]:
+    """Return the schema of a matrix: lists of values, or named values of several settings."""
     plain = {"type": ["string", "number", "boolean"]}
     settings = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": r"^[^.]+\..+$"}}
     return {
@@ -95,7 +97,7 @@ def _matrix() -> dict[str, Any]:
     }
 
 
-def _stage(name: str, own: dict[str, Any]) -> dict[str, Any]:
+def _make_stage_schema(name: str, own: dict[str, Any]) -> dict[str, Any]:
     """Apply the settings of a kind only if `kind` names it, so that messages concern only that kind."""
     for key, reference in (("task", "task"), ("training", "training")):
         if key in own["properties"]:
@@ -114,7 +116,7 @@ def _keep_description(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, 
     return {"description": old["description"], **new} if "description" in old else new
 
 
-def _task(tasks: Mapping[str, type[TaskConfig]], shared: dict[str, Any]) -> dict[str, Any]:
+def _make_task_schema(tasks: Mapping[str, type[TaskConfig]], shared: dict[str, Any]) -> dict[str, Any]:
     options = []
     for name, task in tasks.items():
         own = task.model_json_schema(ref_template="#/$defs/{model}")
@@ -127,19 +129,19 @@ def _task(tasks: Mapping[str, type[TaskConfig]], shared: dict[str, Any]) -> dict
     return {"anyOf": [named, mapping]}
 
 
-def _training() -> dict[str, Any]:
+def _make_training_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {name: {"description": text} for name, text in arguments.WORDS.items()}
     properties["budget"]["type"] = "string"
     for name in ("bf16", "compile"):
         properties[name]["enum"] = [True, False, "auto"]
-    known = arguments.check_arguments()
-    for name in arguments.names():
-        properties.setdefault(name, _field(known[name]) if name in known else {})
+    known = arguments.read_arguments()
+    for name in arguments.list_arguments():
+        properties.setdefault(name, _make_field_schema(known[name]) if name in known else {})
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
-def _field(field: Field) -> dict[str, Any]:
-    entry = _form(field.form)
+def _make_field_schema(field: Field) -> dict[str, Any]:
+    entry = _make_type_schema(field.form)
     if field.help:
         entry["description"] = field.help
     if field.default is not None:
@@ -147,7 +149,7 @@ def _field(field: Field) -> dict[str, Any]:
     return entry
 
 
-def _form(form: Form) -> dict[str, Any]:
+def _make_type_schema(form: Form) -> dict[str, Any]:
     types = [_TYPES[kind] for kind in sorted(form.kinds)]
     if form.choices:
         others = [{"type": kind} for kind in types if kind != "string"]
@@ -155,15 +157,18 @@ def _form(form: Form) -> dict[str, Any]:
     return {"type": types[0] if len(types) == 1 else types} if types else {}
 
 
-def _model() -> dict[str, Any]:
-    """Return the schema of a new model; entries are listed for the types most used with text."""
-    kinds = {"enum": list(model_types()), "description": "Architecture, as Transformers names it."}
+def _make_model_schema() -> dict[str, Any]:
+    """Return the schema of a new model; entries are listed for the most common types of text models."""
+    kinds = {"enum": list(list_model_types()), "description": "Architecture, as Transformers names it."}
     branches = []
-    for kind in _SPELT_OUT:
-        known = config(kind)
+    for kind in _LISTED:
+        known = read_model_config(kind)
         if known is not None:
-            properties = {"type": {"const": kind}, **{name: _field(f) for name, f in known.fields.items()}}
-            properties |= {name: _field(known.fields[own]) for name, own in known.aliases.items()}
+            properties = {
+                "type": {"const": kind},
+                **{name: _make_field_schema(f) for name, f in known.fields.items()},
+            }
+            properties |= {name: _make_field_schema(known.fields[own]) for name, own in known.aliases.items()}
             then = {"additionalProperties": not known.whole, "properties": properties}
             branches.append({"if": {"properties": {"type": {"const": kind}}}, "then": then})
     return {"type": "object", "required": ["type"], "properties": {"type": kinds}, "allOf": branches}

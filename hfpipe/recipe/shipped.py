@@ -30,9 +30,9 @@ class RecipeFile:
 
 def list_shipped_recipes() -> list[RecipeFile]:
     """Return the recipes and the Accelerate configs, sorted by name. Raises RecipeError if there are none."""
-    folder = _folder()
+    folder = _find_folder()
     files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
-    return [RecipeFile(_name(file, folder), _read_title(file), file) for file in files]
+    return [RecipeFile(_make_name(file, folder), _read_title(file), file) for file in files]
 
 
 def copy_shipped_recipe(name: str, folder: str | Path = "recipes") -> list[Path]:
@@ -45,9 +45,9 @@ def copy_shipped_recipe(name: str, folder: str | Path = "recipes") -> list[Path]
     if name not in shipped:
         tail = suggest(name, shipped) or f"; there are {', '.join(shipped)}"
         raise RecipeError([Problem(f"there is no recipe {name!r}{tail}")])
-    base, target = _folder(), Path(folder)
+    base, target = _find_folder(), Path(folder)
     contents = {
-        target / file.relative_to(base): file.read_bytes() for file in _needed(shipped[name].path, base)
+        target / file.relative_to(base): file.read_bytes() for file in _find_needed(shipped[name].path, base)
     }
     if taken := [path for path, content in contents.items() if _is_taken(path, content)]:
         other = f"`hfpipe recipes copy {name} {quote(f'{target}-2')}`"
@@ -62,14 +62,14 @@ def copy_shipped_recipe(name: str, folder: str | Path = "recipes") -> list[Path]
     return list(contents)
 
 
-def _folder() -> Path:
+def _find_folder() -> Path:
     for folder in (INSTALLED, CHECKOUT):
         if folder.is_dir():
             return folder
     raise RecipeError([Problem(f"{INSTALLED}: this installation lacks the recipes; install hfpipe again")])
 
 
-def _name(file: Path, folder: Path) -> str:
+def _make_name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).with_suffix("").as_posix()
 
 
@@ -78,7 +78,7 @@ def _read_title(file: Path) -> str:
     return found[1] if found else ""
 
 
-def _needed(recipe: Path, base: Path) -> list[Path]:
+def _find_needed(recipe: Path, base: Path) -> list[Path]:
     """Return a recipe and the files below `base` whose paths it contains, in a value or a comment."""
     text = recipe.read_text(encoding="utf-8")
     named = sorted(set(re.findall(r"[\w./-]+", text)))

@@ -14,9 +14,9 @@ from yaml.reader import ReaderError
 
 from hfpipe.errors import Problem, RecipeError, Spot
 from hfpipe.recipe.document import Document
-from hfpipe.recipe.messages import Keys, describe_position, dotted_path
+from hfpipe.recipe.messages import Keys, describe_position, format_keys
 from hfpipe.recipe.yaml_errors import describe_yaml_error
-from hfpipe.references.places import irregular_type
+from hfpipe.references.places import find_irregular_type
 
 _TAG = "tag:yaml.org,2002:"
 # Limits far above any recipe; they protect the memory from endless files and nested aliases.
@@ -55,7 +55,7 @@ def _parse_int(text: str) -> int:
     return number
 
 
-def _number(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(re.sub(r"\.(inf|nan)\Z", r"\1", text.lower()))
     if math.isinf(number) and "inf" not in text.lower():
         raise OverflowError
@@ -68,7 +68,7 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     "!!null": lambda _: None,
     "!!bool": lambda text: {"true": True, "false": False}[text.lower()],
     "!!int": _parse_int,
-    "!!float": _number,
+    "!!float": _parse_float,
 }
 
 
@@ -79,17 +79,17 @@ def parse_yaml(text: str, file: Path) -> Document:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
-            document.data = _Builder(document).value(node, (), ())
+            document.data = _Builder(document).build(node, (), ())
     except ReaderError as error:
         before = _BREAK.split(text[: error.position])
         message = f"broken YAML: the character #x{ord(text[error.position]):04x} is not allowed"
-        document.problems.append(Problem(message, spot=document.here(len(before) - 1, len(before[-1]))))
+        document.problems.append(Problem(message, spot=document.make_spot(len(before) - 1, len(before[-1]))))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        spot = document.here(mark.line, mark.column) if mark else None
+        spot = document.make_spot(mark.line, mark.column) if mark else None
         document.problems.append(Problem(describe_yaml_error(error), spot=spot))
     except RecursionError:
-        document.problems.append(Problem("broken YAML: nested too deep", spot=document.here(0, 0)))
+        document.problems.append(Problem("broken YAML: nested too deeply", spot=document.make_spot(0, 0)))
     except _StopError as stop:
         document.problems.append(stop.problem)
     return document
@@ -97,21 +97,21 @@ def parse_yaml(text: str, file: Path) -> Document:
 
 def read_yaml(file: Path) -> Document:
     """Read a recipe file. Raises RecipeError when it cannot be read or is not a YAML mapping."""
-    document = parse_yaml(_text(file), file)
+    document = parse_yaml(_read_text(file), file)
     if document.data is None and not document.problems:
         document.problems.append(Problem("the recipe is empty; it needs at least 'stages'"))
     elif not isinstance(document.data, dict) and not document.problems:
         message = "a recipe is a mapping with 'name', 'seed' and 'stages'"
-        document.problems.append(Problem(message, spot=document.here(0, 0)))
+        document.problems.append(Problem(message, spot=document.make_spot(0, 0)))
     if not isinstance(document.data, dict):
         raise RecipeError([replace(p, spot=p.spot or Spot(file, 1, 1)) for p in document.problems])
     return document
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     """Return the content of a recipe file, which must be a regular file. Raises RecipeError in one line."""
     try:
-        if (kind := irregular_type(file)) is not None:
+        if (kind := find_irregular_type(file)) is not None:
             raise RecipeError([Problem(f"{file}: is {kind}; {_advise_recipe(file)}")])
         with file.open("rb") as stream:
             raw = stream.read(_MOST_BYTES + 1)
@@ -122,7 +122,7 @@ def _text(file: Path) -> str:
         raise RecipeError([Problem(f"{file}: cannot be read: {cause}")]) from None
     if len(raw) > _MOST_BYTES:
         message = (
-            f"{file}: is larger than {_MOST_BYTES / 1e6:.0f} MB; a recipe is a short text, data go into files"
+            f"{file}: is larger than {_MOST_BYTES / 1e6:.0f} MB; recipes are short, data are in other files"
         )
         raise RecipeError([Problem(message)])
     try:
@@ -156,8 +156,8 @@ class _Builder:
         self.characters = 0
         self.pairs: dict[yaml.Node, list[tuple[yaml.Node, yaml.Node]]] = {}
 
-    def value(self, node: yaml.Node, path: Keys, above: tuple[yaml.Node, ...]) -> Any:
-        spot = self._spot_of(node)
+    def build(self, node: yaml.Node, path: Keys, above: tuple[yaml.Node, ...]) -> Any:
+        spot = self._find_spot(node)
         self.document.values.setdefault(path, spot)
         self._count(node)
         if len(above) > _DEEPEST:
@@ -165,11 +165,11 @@ class _Builder:
         if any(node is other for other in above):
             raise _StopError(Problem("an alias is inside its own anchor", spot=spot))
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-            return self._mapping(node, path, (*above, node))
+            return self._build_mapping(node, path, (*above, node))
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            return [self.value(item, (*path, n), (*above, node)) for n, item in enumerate(node.value)]
+            return [self.build(item, (*path, n), (*above, node)) for n, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, path)
+            return self._build_scalar(node, path)
         raise _StopError(Problem(f"the tag {_shorten_tag(node.tag)} is not allowed in a recipe", path, spot))
 
     def _count(self, node: yaml.Node, more: int = 1) -> None:
@@ -178,14 +178,16 @@ class _Builder:
         self.characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
         if self.nodes > _MOST_NODES or self.characters > _MOST_CHARACTERS:
             most = f"{_MOST_NODES:,} values or {_MOST_CHARACTERS:,} characters"
-            message = f"more than {most} once every alias is filled in"
-            raise _StopError(Problem(message, spot=self._spot_of(node)))
+            message = f"more than {most} once every alias is expanded"
+            raise _StopError(Problem(message, spot=self._find_spot(node)))
 
-    def _mapping(self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]) -> dict[Any, Any]:
+    def _build_mapping(
+        self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]
+    ) -> dict[Any, Any]:
         data: dict[Any, Any] = {}
-        for key_node, value_node in self._pairs(node, path, above):
-            spot = self._spot_of(key_node)
-            key = self._scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
+        for key_node, value_node in self._list_pairs(node, path, above):
+            spot = self._find_spot(key_node)
+            key = self._build_scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
             if isinstance(key, bool) or not isinstance(key, (str, int)):
                 self._add_problem(
                     f"a key must be a text{describe_position(path)}; put it in quotes", path, spot
@@ -193,10 +195,10 @@ class _Builder:
                 continue
             below = (*path, key)
             self.document.keys[below] = spot
-            data[key] = self.value(value_node, below, above)
+            data[key] = self.build(value_node, below, above)
         return data
 
-    def _pairs(
+    def _list_pairs(
         self, node: yaml.MappingNode, path: Keys, above: tuple[yaml.Node, ...]
     ) -> list[tuple[yaml.Node, yaml.Node]]:
         """Return the pairs of a mapping with `<<` expanded; its own keys come first and take precedence.
@@ -217,7 +219,7 @@ class _Builder:
             if key.tag == _TAG + "merge":
                 merged += self._merge_values(value, path, above)
             elif name in own:
-                self._report_repeated_key(key, self._spot_of(own[name][0]), path)
+                self._report_repeated_key(key, self._find_spot(own[name][0]), path)
             else:
                 own[name] = (key, value)
         for key, value in merged:
@@ -232,12 +234,12 @@ class _Builder:
         pairs: list[tuple[yaml.Node, yaml.Node]] = []
         for part in parts:
             if any(part is other for other in above):
-                raise _StopError(Problem("an alias is inside its own anchor", spot=self._spot_of(part)))
+                raise _StopError(Problem("an alias is inside its own anchor", spot=self._find_spot(part)))
             if isinstance(part, yaml.MappingNode):
-                pairs += self._pairs(part, path, (*above, part))
+                pairs += self._list_pairs(part, path, (*above, part))
                 self._count(part, len(pairs))
             else:
-                self._add_problem("'<<' takes a mapping or a list of mappings", path, self._spot_of(part))
+                self._add_problem("'<<' takes a mapping or a list of mappings", path, self._find_spot(part))
         return pairs
 
     def _report_repeated_key(self, key: yaml.Node, first: Spot, path: Keys) -> None:
@@ -246,34 +248,38 @@ class _Builder:
         else:
             position = describe_position(path)
             message = f"key {key.value!r} is given twice{position}, first on line {first.line}; remove one"
-        self._add_problem(message, path, self._spot_of(key))
+        self._add_problem(message, path, self._find_spot(key))
 
-    def _scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
+    def _build_scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
         kind = _shorten_tag(node.tag)
         if kind not in _SCALARS:
-            raise _StopError(Problem(f"the tag {kind} is not allowed in a recipe", path, self._spot_of(node)))
+            raise _StopError(
+                Problem(f"the tag {kind} is not allowed in a recipe", path, self._find_spot(node))
+            )
         if "\0" in node.value:  # invalid in any path, name or column; system errors are unclear
-            self._add_problem(f"{_format_path(path)}the text holds a zero byte", path, self._spot_of(node))
+            self._add_problem(
+                f"{_format_path(path)}the text contains a zero byte", path, self._find_spot(node)
+            )
             return node.value.replace("\0", "")
         try:
             return _SCALARS[kind](node.value)
         except OverflowError:
-            most = "64 bits hold" if kind == "!!int" else "a computer holds"
-            message = f"{node.value[:40]} is a larger number than {most}"
+            most = "a 64-bit integer" if kind == "!!int" else "a 64-bit float"
+            message = f"{node.value[:40]} is larger than {most}"
         except (KeyError, ValueError):
             message = f"{node.value[:40]!r} is not of type {kind}"
         self.document.refused.add(path)
-        return self._add_problem(f"{_format_path(path)}{message}", path, self._spot_of(node))
+        return self._add_problem(f"{_format_path(path)}{message}", path, self._find_spot(node))
 
-    def _spot_of(self, node: yaml.Node) -> Spot:
-        return self.document.here(node.start_mark.line, node.start_mark.column)
+    def _find_spot(self, node: yaml.Node) -> Spot:
+        return self.document.make_spot(node.start_mark.line, node.start_mark.column)
 
     def _add_problem(self, message: str, path: Keys, spot: Spot) -> None:
         self.document.problems.append(Problem(message, path, spot))
 
 
 def _format_path(path: Keys) -> str:
-    return f"{dotted_path(path)}: " if path else ""
+    return f"{format_keys(path)}: " if path else ""
 
 
 def _shorten_tag(tag: str) -> str:

@@ -1,4 +1,4 @@
-"""Rewrites PyYAML's syntax errors in plain words."""
+"""Rewrites PyYAML's syntax errors in plain English."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PLAIN = (
         r"cannot start any token",
         "a value cannot begin with this character; put the text in quotes",
     ),
-    (r"expected the node content", "a value is missing here; write one, or delete what announces it"),
+    (r"expected the node content", "a value is missing here; write one, or delete its key or '-'"),
 )
 """Pattern of PyYAML's message → an explanation for users who do not know YAML's grammar."""
 
@@ -42,12 +42,12 @@ def describe_yaml_error(error: yaml.MarkedYAMLError) -> str:
         return "broken YAML: a recipe is one document; remove the second '---'"
     for pattern, words in _PLAIN:
         if re.search(pattern, problem):
-            return f"broken YAML: {words}{_begin(error)}"
+            return f"broken YAML: {words}{_describe_begin(error)}"
     problem = problem.replace("'<stream end>'", "the end of the file")
-    return f"broken YAML: {problem}{_begin(error)}"
+    return f"broken YAML: {problem}{_describe_begin(error)}"
 
 
-def _begin(error: yaml.MarkedYAMLError) -> str:
+def _describe_begin(error: yaml.MarkedYAMLError) -> str:
     """Return where the construct begins, if it begins on another line."""
     if error.context is None or error.context_mark is None:
         return ""

@@ -14,12 +14,12 @@ WAIT = 2.0
 FILES = ("config.json", "tokenizer_config.json", "README.md")
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     """Return whether HF_HUB_OFFLINE forbids network access."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def cached(name: str, revision: str | None, kind: str = "model") -> bool:
+def is_cached(name: str, revision: str | None, kind: str = "model") -> bool:
     """Return whether the cache contains files of a model or a `dataset`."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -34,13 +34,13 @@ def cached(name: str, revision: str | None, kind: str = "model") -> bool:
     return kind == "dataset" and (home / name.replace("/", "___")).is_dir()
 
 
-def cached_metric(name: str) -> bool:
+def is_metric_cached(name: str) -> bool:
     """Return whether the library evaluate has a cached copy of a metric module."""
     kept = name.replace("/", "--") if "/" in name else f"evaluate-*--{name}"
-    return any(metrics_folder().glob(kept))
+    return any(find_metrics_folder().glob(kept))
 
 
-def metrics_folder() -> Path:
+def find_metrics_folder() -> Path:
     """Return the folder in which evaluate caches metrics."""
     from huggingface_hub import constants
 
@@ -48,7 +48,7 @@ def metrics_folder() -> Path:
     return modules / "evaluate_modules" / "metrics"
 
 
-def unreachable() -> str | None:
+def explain_unreachable() -> str | None:
     """Return why the Hub, or the proxy in front of it, is unreachable; None if it is reachable."""
     from huggingface_hub import constants
 

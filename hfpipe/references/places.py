@@ -59,7 +59,7 @@ class Place(_Text):
     kinds: ClassVar[frozenset[str]] = frozenset()
     """Kinds of stage that produce such an artifact; empty if any kind does."""
     form = "reference"
-    meant = "a place: write stage:NAME, package:DISTRIBUTION/path, ./path, /path or a Hub id"
+    meant = "a reference: write stage:NAME, package:DISTRIBUTION/path, ./path, /path or a Hub id"
 
     @property
     def stage(self) -> str | None:
@@ -226,7 +226,7 @@ def locate_place(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path |
     if place.stage is not None:
         return inputs[place.stage]
     if place.package is not None:
-        return in_package(*place.package)
+        return locate_in_package(*place.package)
     if place.path is None:
         return None
     try:
@@ -236,7 +236,7 @@ def locate_place(place: Place, base: Path, inputs: Mapping[str, Path]) -> Path |
         cause = getattr(error, "strerror", None) or error
         raise DataError(f"{place[:200]}: cannot be looked up ({cause}); fix the path") from None
     if not there:
-        raise DataError(f"{place}: there is no {path}; fix the path, which is read relative to {base}")
+        raise DataError(f"{place}: there is no {path}; fix the path, which is relative to {base}")
     check_regular(path)
     return path
 
@@ -249,17 +249,15 @@ def check_regular(path: Path) -> None:
     try:
         for item in (path, *sorted(path.iterdir())) if path.is_dir() else (path,):
             with suppress(FileNotFoundError):  # a broken link
-                if not item.is_dir() and (kind := irregular_type(item)) is not None:
-                    raise DataError(
-                        f"{item}: is {kind}, which has no end; name a regular file, or take it out"
-                    )
+                if not item.is_dir() and (kind := find_irregular_type(item)) is not None:
+                    raise DataError(f"{item}: is {kind}, which has no end; name a regular file, or remove it")
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); fix the path or its permissions"
         ) from None
 
 
-def irregular_type(path: Path) -> str | None:
+def find_irregular_type(path: Path) -> str | None:
     """Return the type of a path that is not a regular file: a folder, a named pipe, a device or a socket.
 
     Links are followed. Raises OSError if the path does not exist, ValueError for a zero byte in the path.
@@ -271,7 +269,7 @@ def irregular_type(path: Path) -> str | None:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def in_package(name: str, inside: str) -> Path:
+def locate_in_package(name: str, inside: str) -> Path:
     """Return a file or folder inside an installed distribution, without importing it.
 
     Raises DataError if the distribution is not installed or has no such file, or the path is outside of it.
@@ -284,11 +282,11 @@ def in_package(name: str, inside: str) -> Path:
     if not inside.strip("./"):
         raise DataError(f"{place}: name a file or folder inside the package, as package:{name}/PATH")
     try:
-        roots = [Path(str(found.locate_file(""))), *_editable(found)]
+        roots = [Path(str(found.locate_file(""))), *_find_editable_root(found)]
         root = next((each for each in roots if (each / inside).exists()), roots[0])
         path = root / inside
         if not path.exists():
-            raise DataError(f"{place}: {name} is installed but holds no {inside}")
+            raise DataError(f"{place}: {name} is installed but contains no {inside}")
         leads_out = ".." in Path(inside).parts or not path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # name too long, circular links, zero byte
         raise DataError(f"{place}: cannot be looked up ({error})") from None
@@ -297,7 +295,7 @@ def in_package(name: str, inside: str) -> Path:
     return path
 
 
-def _editable(found: Distribution) -> Iterator[Path]:
+def _find_editable_root(found: Distribution) -> Iterator[Path]:
     """Yield the source folder of a package installed with `pip install -e` (PEP 610)."""
     text = found.read_text("direct_url.json")
     origin = json.loads(text) if text else {}
@@ -305,7 +303,7 @@ def _editable(found: Distribution) -> Iterator[Path]:
         yield Path(url2pathname(urlsplit(origin["url"]).path))
 
 
-def matches(pattern: Glob, base: Path) -> list[Path]:
+def find_matches(pattern: Glob, base: Path) -> list[Path]:
     """Return the files that match a pattern, sorted; empty if there are none.
 
     Raises DataError if a link below `**` points to a folder that contains it, which would never end.
@@ -329,11 +327,12 @@ def _check_ends(root: Path, pattern: str) -> None:
             link = Path(folder, name)
             if link.is_symlink() and link.resolve() in (root.resolve(), *(p.resolve() for p in link.parents)):
                 raise DataError(
-                    f"{pattern}: {link} links to a folder that holds it, so `**` never ends; delete the link"
+                    f"{pattern}: {link} links to a folder that contains it, so `**` never ends; "
+                    "delete the link"
                 )
 
 
-def slug(place: str) -> str:
+def make_slug(place: str) -> str:
     """Return a unique part of a file name for a place; a digest distinguishes `./a-b` from `a/b`."""
     plain = re.sub(r"[^\w.-]+", "-", place).strip("-.")
     own = plain == place and not place.startswith("stage-")

@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from hfpipe.errors import DataError, typed_line
-from hfpipe.references.places import Code, irregular_type
+from hfpipe.errors import DataError, format_typed_line
+from hfpipe.references.places import Code, find_irregular_type
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,20 @@ def find_code(code: Code, base: Path) -> Path:
     file = base / code.file
     try:
         file = file.resolve()
-        if (kind := irregular_type(file)) is not None:
+        if (kind := find_irregular_type(file)) is not None:
             raise DataError(f"{code}: {file} is {kind}; name a Python file")
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{code}: there is no {code.file}; fix the path, read relative to {base}") from None
+        raise DataError(
+            f"{code}: there is no {code.file}; fix the path, which is relative to {base}"
+        ) from None
     except (OSError, RuntimeError) as error:  # RuntimeError: circular links
         cause = getattr(error, "strerror", None) or error
         raise DataError(f"{code}: {code.file} cannot be read: {cause}") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # last two: code nested too deep
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise DataError(f"{code}: {file}{line} is not Python: {getattr(error, 'msg', error)}") from None
-    names = _bound_names(tree)
+    names = _find_bound_names(tree)
     if code.attribute not in names:
         close = difflib.get_close_matches(code.attribute, names, n=1)
         tail = f"; did you mean {close[0]!r}?" if close else ""
@@ -87,10 +89,10 @@ def describe_failure(code: Code, base: Path, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
     where = f", line {lines[-1]}" if lines else ""
-    return f"{code} failed{where}: {typed_line(error)}; fix the task"
+    return f"{code} failed{where}: {format_typed_line(error)}; fix the task"
 
 
-def _bound_names(tree: ast.Module) -> set[str]:
+def _find_bound_names(tree: ast.Module) -> set[str]:
     """Return the names a module binds at its top level."""
     names: set[str] = set()
     for node in tree.body:

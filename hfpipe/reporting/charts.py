@@ -181,7 +181,7 @@ def _interval(bar: Bar, scale: Scale, y: float) -> str:
     ends = [end if math.isfinite(end) else bar.value for end in (bar.low, bar.high)]
     low, value, high = (scale(end) for end in (ends[0], bar.value, ends[1]))
     width = max(high - low, 1)
-    shown = f'<text class="name" x="{WIDTH - 2}" y="{y + 4}">{number_format.number(bar.value)}</text>'
+    shown = f'<text class="name" x="{WIDTH - 2}" y="{y + 4}">{number_format.format_number(bar.value)}</text>'
     return (
         f"<g><title>{escape(bar.name)}: {bar.value:.4g} [{bar.low:.4g}, {bar.high:.4g}]</title>{text}{shown}"
         f'<rect class="{kind}" x="{low:.1f}" y="{y - 7}" width="{width:.1f}" height="14" rx="2"/>'

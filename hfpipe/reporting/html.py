@@ -32,7 +32,7 @@ from hfpipe.reporting.predictions import read_blocks
 from hfpipe.reporting.training import trained_stages
 from hfpipe.reporting.verdict import Verdict, read_verdict
 from hfpipe.runs.run import Run
-from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.artifacts import MODEL, get_predictions_path
 from hfpipe.store.stage_names import is_copy
 
 if TYPE_CHECKING:
@@ -126,11 +126,11 @@ def comparison_page(found: ComparisonRecord) -> str:
     first, *others = found.systems
     corrected = f"; p corrected for {len(others)} comparisons (Holm)" if len(others) > 1 else ""
     lines = [
-        f"{'; '.join(number_format.verdict(found.scores[0]))}.",
+        f"{'; '.join(number_format.describe_verdict(found.scores[0]))}.",
         f"{found.n:,} rows that all were measured on; difference = {first} - the other{corrected}.",
         *(f"Left out: {rows:,} rows of {name}." for name, rows in found.left_out.items()),
     ]
-    main = number_format.main_scores(found.scores)
+    main = number_format.select_main_scores(found.scores)
     tables = sections.score_tables(found.scores, main, first)
     return _render("comparison.html.j2", title=", ".join(found.systems), lines=lines, tables=tables)
 
@@ -176,7 +176,7 @@ def _evaluation(run: Run, stage: str) -> Evaluation:
         tables,
         run.model(stage),
         list(_blocks(run, stage, frame)),
-        number_format.speed_rows(report),
+        number_format.make_speed_rows(report),
         unreadable,
         read_stage_leakage(stage, report, frame),
     )
@@ -189,7 +189,7 @@ def _score_tables(run: Run, stage: str) -> sections.Scores:
 def _predictions(run: Run, stage: str) -> tuple[pd.DataFrame | None, str]:
     """Return the predictions of a stage, or why they cannot be read; the scores are shown anyway."""
     system = next(iter(run.reports[stage].facts.get("trainings", {}).get(MODEL, [])), MODEL)
-    if not predictions_path(run.folders[stage], system).is_file():
+    if not get_predictions_path(run.folders[stage], system).is_file():
         return None, ""
     try:
         return run.predictions(stage, system), ""
@@ -212,7 +212,7 @@ def _title(run: Run) -> str:
 
 def _render(template: str, **values: Any) -> str:
     text = _environment().get_template(template).render(**values)
-    return number_format.visible_lines(text)
+    return number_format.make_lines_visible(text)
 
 
 @cache
@@ -226,6 +226,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["spread_head"] = number_format.SPREAD
-    environment.filters["score"] = number_format.number
+    environment.filters["score"] = number_format.format_number
     environment.filters["svg"] = Markup  # charts escape the texts in them
     return environment

@@ -81,13 +81,13 @@ def _summarize(found: Mapping[str, Any], total: int) -> str:
     if not found["rows"]:
         return f"None of the {total:,} evaluated rows is in the data that was searched."
     count = len(found["rows"])
-    rows = f"{count:,} of {total:,} evaluated rows ({number_format.share(count, total)})"
+    rows = f"{count:,} of {total:,} evaluated rows ({number_format.format_share(count, total)})"
     return f"{rows} are in the data of the model's training."
 
 
 def _compare_scores(scores: Sequence[Score], clean: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     others = {each.metric: each for each in map(Score.model_validate, clean)}
-    for score in number_format.main_scores(scores):
+    for score in number_format.select_main_scores(scores):
         if (other := others.get(score.metric)) is not None:
             yield [
                 score.metric,
@@ -132,7 +132,7 @@ def duplicates(run: Run) -> list[list[str]]:
                     [
                         stage,
                         step,
-                        f"{counts[step]:,} ({number_format.share(counts[step], counts['in'])})",
+                        f"{counts[step]:,} ({number_format.format_share(counts[step], counts['in'])})",
                         f"{counts['in']:,}",
                         "" if lost is None else f"{lost:,}",
                     ]

@@ -28,8 +28,8 @@ from hfpipe.runs.run import Run, read_run
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.repeats.members import find_members
 from hfpipe.store.artifacts import CARD, MODEL, TRAINED
-from hfpipe.store.files import write_whole
-from hfpipe.store.stage_names import folder_name
+from hfpipe.store.files import write_atomically
+from hfpipe.store.stage_names import make_folder_name
 from hfpipe.store.store import StageFile, read_stage
 
 FORM = 1
@@ -56,7 +56,7 @@ def write_card(step: PlannedStage, licences: Mapping[str, str], say: Callable[[s
     if step.stage.kind in TRAINED:
         folder = step.folder
     elif model is not None:
-        folder = step.folder.parent / folder_name(model, step.identity.inputs[model])
+        folder = step.folder.parent / make_folder_name(model, step.identity.inputs[model])
     else:
         return
     try:
@@ -80,7 +80,7 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     found = STAMP.search(before)
     if before and (found is None or found[1] == digest or found[2] != _digest_text(before)):
         return False  # somebody else's, up to date, or edited
-    write_whole(path, _fill_stamp(_card(folder, made, evaluations, licences), digest))
+    write_atomically(path, _fill_stamp(_card(folder, made, evaluations, licences), digest))
     return True
 
 
@@ -138,7 +138,7 @@ def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licenc
             licences.get(stage) or "not named in the recipe (licence: of the stage)"
         ),
         training=[(name, _escape_markdown(value)) for name, value in _training(run, stage)],
-        settings=number_format.visible_lines(_settings(settings)).replace("```", "'''"),
+        settings=number_format.make_lines_visible(_settings(settings)).replace("```", "'''"),
         evaluations=[_describe_evaluation(run, name, verdicts[name]) for name in verdicts],
         validation=_escape_markdown(", ".join(scores)),
         limits=[_escape_markdown(limit) for limit in dict.fromkeys(limits)],
@@ -200,7 +200,7 @@ def _training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
         yield "exported as", f"{settings['format']}, quantized: {settings['quantize']}"
     else:
         yield "precision", "bfloat16" if report.facts.get("bf16") else "float32 or as set below"
-    yield "time", number_format.duration(report.seconds)
+    yield "time", number_format.format_duration(report.seconds)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -231,5 +231,5 @@ def _describe_evaluation(run: Run, stage: str, verdict: Any) -> CardEvaluation:
 
 def _escape_markdown(text: str) -> str:
     """Return a text on one line that Markdown shows as it is."""
-    shown = html.escape(number_format.visible(text), quote=False)
+    shown = html.escape(number_format.make_visible(text), quote=False)
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", shown)

@@ -109,13 +109,13 @@ def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
     for score in scores:
         yield Line(score.metric, first, number_format.format_score(score))
         for other in score.comparisons:
-            low, high = map(number_format.number, (other.difference_low, other.difference_high))
+            low, high = map(number_format.format_number, (other.difference_low, other.difference_high))
             yield Line(
                 "",
                 other.baseline,
                 number_format.format_score(other),
                 f"{number_format.format_difference(other)} [{low}, {high}]",
-                number_format.chance(other.p_value).removeprefix("p "),
+                number_format.format_p_value(other.p_value).removeprefix("p "),
                 number_format.describe_side(other, score).removesuffix(" than").removesuffix(" from"),
             )
 
@@ -127,8 +127,8 @@ def stage_chain(run: Run) -> str:
     nodes = []
     for name in _inputs_first(inputs):
         report = run.reports[name]
-        time = number_format.duration(report.seconds) + (", cached" if name in cached else "")
-        text = ": ".join(filter(None, (_describe_input(report), number_format.visible(report.summary))))
+        time = number_format.format_duration(report.seconds) + (", cached" if name in cached else "")
+        text = ": ".join(filter(None, (_describe_input(report), number_format.make_visible(report.summary))))
         nodes.append(diagrams.Node(name, report.kind, time, text, list(inputs[name])))
     return diagrams.chain(nodes)
 
@@ -154,7 +154,7 @@ def _describe_input(report: Report) -> str:
     if not isinstance(rows, int):
         return ""
     tokens = report.parts.get("train", {}).get("tokens")
-    more = f" with {number_format.count(tokens)} tokens" if isinstance(tokens, int) else ""
+    more = f" with {number_format.format_count(tokens)} tokens" if isinstance(tokens, int) else ""
     return f"reads {rows:,} rows{more}"
 
 
@@ -187,7 +187,7 @@ def stage_lines(run: Run) -> list[StageLine]:
         StageLine(
             name,
             report.kind,
-            number_format.duration(report.seconds),
+            number_format.format_duration(report.seconds),
             "cached" if name in cached else "run",
             _finished(run, name),
             report.summary,
@@ -304,7 +304,7 @@ def provenance(run: Run) -> tuple[list[str], list[list[str]]]:
             [
                 stage,
                 known.started.replace("T", " ").replace("+00:00", " UTC"),
-                number_format.duration(report.seconds),
+                number_format.format_duration(report.seconds),
                 commit_line(known.git),
                 " ".join(map(quote, known.command)),
                 machine_line(known.machine),
@@ -323,7 +323,7 @@ def commit_line(git: GitState | None) -> str:
 
 def machine_line(machine: Machine) -> str:
     """Return processor, cores, memory and GPUs in one line."""
-    memory = f", {number_format.memory(machine.memory)}" if machine.memory else ""
+    memory = f", {number_format.format_bytes(machine.memory)}" if machine.memory else ""
     gpus = "".join(f"; {gpu}" for gpu in machine.gpus)
     return f"{machine.cpu}, {machine.cores} cores{memory}{gpus}"
 

@@ -118,7 +118,7 @@ def _title(score: Score, *, failed: bool) -> tuple[str, State]:
         "bad" if failed or "worse than" in sides else "good" if list(sides) == ["better than"] else "warn"
     )
     if not sides:
-        return f"{score.metric} {number_format.number(score.value)}, without a baseline", state
+        return f"{score.metric} {number_format.format_number(score.value)}, without a baseline", state
     order = ("worse than", "no clear difference from", "better than")
     words = "; ".join(f"{side} {_join_names(sides[side])}" for side in order if side in sides)
     head = "A requirement is not met; " if failed else ""
@@ -138,7 +138,7 @@ def describe_model(run: Run, place: str) -> str:
     task, base = settings.get("task") or {}, settings.get("model")
     parts = [f"{stage}: a model for {task['kind']}" if task.get("kind") else stage]
     if "parameters" in report.facts:
-        parts.append(f"{number_format.count(report.facts['parameters'])} parameters")
+        parts.append(f"{number_format.format_count(report.facts['parameters'])} parameters")
     if start := _describe_start(run, base):
         parts.append(start)
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
@@ -183,9 +183,11 @@ def _describe_baseline(run: Run, baseline: str) -> str:
 
 def _compare_with(run: Run, score: Score, comparison: Comparison) -> Finding:
     side = number_format.describe_side(comparison, score)
-    gap = number_format.number(abs(comparison.difference))
-    low, high = (number_format.number(end) for end in (comparison.difference_low, comparison.difference_high))
-    p_value = number_format.chance(comparison.p_value)
+    gap = number_format.format_number(abs(comparison.difference))
+    low, high = (
+        number_format.format_number(end) for end in (comparison.difference_low, comparison.difference_high)
+    )
+    p_value = number_format.format_p_value(comparison.p_value)
     signed = number_format.format_difference(comparison)
     name = _describe_baseline(run, comparison.baseline)
     how = f"difference {signed}, 95 % interval {low} to {high}, {p_value}"
@@ -301,7 +303,7 @@ def _leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
 def _overlapping(score: Score, found: Mapping[str, Any]) -> Finding:
     """Return how many rows are in the training data, and what the score is on the others."""
     count = len(found["rows"])
-    of = number_format.share(count, score.n)
+    of = number_format.format_share(count, score.n)
     text = f"Leakage: {count:,} of {score.n:,} rows ({of}) are in the data of the model's training"
     clean = [Score.model_validate(each) for each in found.get("clean_scores", [])]
     other = next((each for each in clean if each.metric == score.metric), None)
@@ -322,7 +324,7 @@ def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     cut, kept = counts.get("truncated"), counts.get("tokens")
     if not cut or not kept:
         return
-    share = number_format.share(cut, cut + kept)
+    share = number_format.format_share(cut, cut + kept)
     text = f"{share} of the training tokens were beyond the length and were cut off."
     yield Finding("note", text, is_limit=cut / (cut + kept) >= CUT)
 
@@ -331,5 +333,5 @@ def _calibration(report: Report) -> Iterator[Finding]:
     ece = next((score for score in report.scores if score.metric == "ece"), None)
     if ece is not None:
         state: State = "warn" if ece.value >= MISCALIBRATED else "good"
-        off = number_format.number(ece.value)
+        off = number_format.format_number(ece.value)
         yield Finding(state, f"Probabilities are off by {off} on average (expected calibration error).")

@@ -1,9 +1,9 @@
 """Takes over a finished stage after a change that does not matter, such as a file that was reformatted.
 
-A stage is finished under a key of all that decides it, so that any change runs it again. The user may know
-better. Adopting gives the finished files to the folder of the new key, with the new identity in `stage.json`
-and the changes in `report.json`; the old folder stays as it is. The key of a stage is among the inputs of the
-stages that read it, so that those are adopted in turn.
+The key of a stage covers everything that determines its result, so that any change runs it again. The user
+may know that a change does not matter. Adopting links the finished files into the folder of the new key, with
+the new identity in `stage.json` and the changes in `report.json`; the old folder is not changed. The key of a
+stage is an input of the stages that read it, so those are adopted in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe import Recipe
 from hfpipe.recipe.messages import join_names
-from hfpipe.runner.execute import stage_file
+from hfpipe.runner.execute import make_stage_file
 from hfpipe.runner.plan import PlannedStage, plan_recipe
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import NOT_RECORDED, Store, check_whole, read_report
@@ -26,17 +26,15 @@ Confirm = Callable[[Path, Sequence[str]], bool]
 
 
 def adopt_stage(recipe: Recipe, name: str, runs: Path, confirm: Confirm) -> Path | None:
-    """Return the folder of a stage that was taken over from its newest finished one; None if not confirmed.
+    """Take over the newest finished folder of a stage; return the new folder, or None if not confirmed.
 
     Raises RecipeError when there is nothing to take over, StageError when the finished folder is damaged.
     """
-    step = _planned(recipe, name, runs)
+    step = _find_planned(recipe, name, runs)
     store = Store(runs / recipe.name)
-    found = store.others(name, step.identity.key)
+    found = store.find_others(name, step.identity.key)
     if not found:
-        raise _refusal_error(
-            f"{name}: no other finished folder of it is there to take over; hfpipe run makes it"
-        )
+        raise _make_error(f"{name}: there is no other finished folder to take over; run it with hfpipe run")
     source = found[0]
     check_whole(source, Digests(runs / ".digests.json"))
     if not confirm(source, step.why):
@@ -46,28 +44,26 @@ def adopt_stage(recipe: Recipe, name: str, runs: Path, confirm: Confirm) -> Path
     return step.folder
 
 
-def _planned(recipe: Recipe, name: str, runs: Path) -> PlannedStage:
+def _find_planned(recipe: Recipe, name: str, runs: Path) -> PlannedStage:
     """Return the stage of the plan. Raises RecipeError when it is done, in progress or not in the recipe."""
     steps = {step.name: step for step in plan_recipe(recipe, runs)}
     if name not in steps:
-        raise _refusal_error(f"there is no stage {name!r}; there is {join_names(list(steps))}")
+        raise _make_error(f"there is no stage {name!r}; there is {join_names(list(steps))}")
     step = steps[name]
     if step.done:
-        raise _refusal_error(f"{name}: is done; there is nothing to take over")
+        raise _make_error(f"{name}: is done; there is nothing to take over")
     if (step.folder / "stage.json").is_file():
-        raise _refusal_error(
-            f"{name}: is in progress in {step.folder}; run it to its end, or delete that folder"
-        )
+        raise _make_error(f"{name}: is in progress in {step.folder}; finish it, or delete that folder")
     unfinished = [other for other in step.identity.inputs if not steps[other].done]
     if unfinished:
-        raise _refusal_error(
+        raise _make_error(
             f"{name}: reads {join_names(unfinished)}, which is not done; adopt or run that first"
         )
     return step
 
 
 def _copy(store: Store, source: Path, step: PlannedStage, recipe: Recipe) -> None:
-    store.begin(step.folder, stage_file(recipe, step))
+    store.begin(step.folder, make_stage_file(recipe, step))
     for item in source.iterdir():
         if item.name in (*NOT_RECORDED, "stage.json"):
             continue
@@ -82,12 +78,12 @@ def _copy(store: Store, source: Path, step: PlannedStage, recipe: Recipe) -> Non
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """Give a finished file, which nothing changes any more, a second name; copy it where links fail."""
+    """Hard-link a finished file, which is never modified; copy it if links are not supported."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
 
 
-def _refusal_error(message: str) -> RecipeError:
+def _make_error(message: str) -> RecipeError:
     return RecipeError([Problem(message)])

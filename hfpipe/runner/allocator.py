@@ -1,4 +1,4 @@
-"""How PyTorch allocates the memory of a GPU, which has to be set before it uses one."""
+"""Configures how PyTorch allocates GPU memory, which must be set before it uses a GPU."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 VARIABLE, ALSO = "PYTORCH_CUDA_ALLOC_CONF", ("PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Environment variables that configure the allocator; every supported version of torch reads the first."""
 GROWING = "expandable_segments:True"
-"""Segments grow in place: batches of many lengths then leave no gaps that nothing fits into."""
+"""Segments grow in place, so that batches of varying lengths do not fragment the memory."""
 
 
 @contextmanager
-def expandable_segments() -> Iterator[None]:
-    """Let the allocator grow its segments while stages run, here and in processes that are started.
+def use_expandable_segments() -> Iterator[None]:
+    """Use expandable segments while stages run, in this process and in those that it starts.
 
-    What the environment says already stays.
+    Settings in the environment are not overridden.
     """
     if any(name in os.environ for name in (VARIABLE, *ALSO)):
         yield

@@ -1,4 +1,4 @@
-"""What goes wrong while a stage runs: one line for the person, and the whole trace in the stage's log."""
+"""Errors while a stage runs: one line for the user, and the traceback in the stage's log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfpipe.contract import RunContext
-from hfpipe.distributed.world import rank
+from hfpipe.distributed.world import get_rank
 from hfpipe.errors import (
     IMPORT_NEEDS_MEMORY,
     DataError,
@@ -20,8 +20,8 @@ from hfpipe.errors import (
     RecipeError,
     SettingError,
     StageError,
-    no_memory_to_import,
-    out_of_memory,
+    is_import_memory_error,
+    is_out_of_memory,
 )
 from hfpipe.interruption import Interrupted
 from hfpipe.runner.redaction import redact
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def translate_errors(ctx: RunContext) -> Iterator[None]:
-    """Turn what the machine refuses into one line with its fix, and name the stage. Raises HfpipeError."""
+    """Turn any error into one line with a fix and the name of the stage. Raises HfpipeError."""
     stage = f"stage {ctx.name}: "
     try:
         yield
@@ -50,26 +50,26 @@ def translate_errors(ctx: RunContext) -> Iterator[None]:
 
 
 def _describe(error: Exception, ctx: RunContext) -> str:
-    """Return the cause and the fix of what a library, the system or user code raised."""
-    if no_memory_to_import(error):
+    """Return the cause and the fix of an error of a library, the system or user code."""
+    if is_import_memory_error(error):
         return IMPORT_NEEDS_MEMORY
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             "out of memory; halve per_device_train_batch_size and double gradient_accumulation_steps, "
-            "or lower batch_size to evaluate: no result changes"
+            "or lower batch_size to evaluate; the results do not change"
             + ("; or raise the limit that `ulimit -v` prints" if _has_memory_limit() else "")
         )
     if (refused := find_system_error(error)) is not None:
-        fix = "make room" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+        fix = "free disk space" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else "fix the cause"
         where = refused.filename or ctx.folder
-        return f"{where}: {refused.strerror}; {fix} and run again, what is finished stays"
-    # The one guard for whatever a library or user code raises; the log has the trace.
+        return f"{where}: {refused.strerror}; {fix} and run again; finished stages are kept"
+    # Any other error of a library or user code; the log has the traceback.
     cause = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}: {cause}; the trace is in {ctx.folder / 'stage.log'}"
 
 
 def _has_memory_limit() -> bool:
-    """Tell whether this process may use only a part of the memory, as under `ulimit -v`."""
+    """Return whether the memory of this process is limited, as with `ulimit -v`."""
     try:
         import resource
     except ImportError:  # Windows
@@ -79,9 +79,9 @@ def _has_memory_limit() -> bool:
 
 @contextmanager
 def locate_errors(stage: str, place: str = "", process: int | None = None) -> Iterator[None]:
-    """Put in front of an error where its stage is in the recipe, and which process failed.
+    """Prefix errors with the position of the stage in the recipe, and the process that failed.
 
-    Raises HfpipeError of the same kind.
+    Raises HfpipeError of the same class.
     """
     try:
         yield
@@ -96,19 +96,19 @@ def locate_errors(stage: str, place: str = "", process: int | None = None) -> It
 
 @contextmanager
 def place_setting_errors(recipe: Recipe, stage: str) -> Iterator[None]:
-    """Give a setting that does not fit the data its line and column. Raises RecipeError."""
+    """Add line and column to the error of a setting that does not fit the data. Raises RecipeError."""
     try:
         yield
     except SettingError as error:
         problem = replace(error.problem, path=("stages", stage, *error.problem.path))
-        raise RecipeError([recipe.document.place(problem)]) from error
+        raise RecipeError([recipe.document.locate_problem(problem)]) from error
 
 
 def find_system_error(error: Exception) -> OSError | None:
-    """Return what the operating system said, if it did; torch and libraries in Rust put it into words."""
+    """Return the system error behind an error, if there is one; torch and Rust libraries state it as text."""
     if isinstance(error, OSError):
         return error if error.strerror else None
-    if "inline_container" in str(error):  # all that torch.save says of a disk that is full
+    if "inline_container" in str(error):  # the only hint of a full disk in errors of torch.save
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     found = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
@@ -116,12 +116,12 @@ def find_system_error(error: Exception) -> OSError | None:
 
 @contextmanager
 def log_stage(ctx: RunContext, until: str = "done") -> Iterator[None]:
-    """Keep what hfpipe and the libraries say, and the trace of a failure, in the stage's log file.
+    """Write messages of hfpipe and the libraries, and the traceback of a failure, to the stage's log file.
 
-    `until` is what the stage is at the end.
+    `until` is the state of the stage at the end.
     """
     handler = _Log(ctx.folder / "stage.log", encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s [{rank()}] %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s [{get_rank()}] %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     logger = logging.getLogger("hfpipe")
     before = logger.level
@@ -142,7 +142,7 @@ def log_stage(ctx: RunContext, until: str = "done") -> Iterator[None]:
 
 
 class _Log(logging.FileHandler):
-    """A log without passwords, which stops nothing when it cannot be written, and prints no trace of it."""
+    """A log file without passwords; errors in writing it are ignored."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

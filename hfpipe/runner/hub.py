@@ -1,4 +1,4 @@
-"""Checks, before anything starts, that what stages load from the Hub is cached or can be reached."""
+"""Checks, before anything starts, that what stages load from the Hub is cached or reachable."""
 
 from __future__ import annotations
 
@@ -14,37 +14,42 @@ from hfpipe.references.places import MetricPlace, Place, collect
 
 
 def check_hub(recipe: Recipe, stages: Mapping[str, Stage]) -> None:
-    """Raise RecipeError, within seconds, when a stage needs what is neither cached nor can be reached."""
+    """Raise RecipeError, within seconds, if something that a stage needs is neither cached nor reachable."""
     wanted = [
         (name, path)
         for stage, each in stages.items()
-        for name, path in _missing_of_stage(each, ("stages", stage))
+        for name, path in _find_missing(each, ("stages", stage))
     ]
-    if not wanted or hub.offline() or (cause := hub.unreachable()) is None:
+    if not wanted or hub.is_offline() or (cause := hub.explain_unreachable()) is None:
         return
     raise RecipeError(
-        [recipe.document.place(Problem(missing_from_cache(name, cause), path)) for name, path in wanted]
+        [
+            recipe.document.locate_problem(Problem(describe_unreachable(name, cause), path))
+            for name, path in wanted
+        ]
     )
 
 
-def missing_from_cache(name: str, cause: str) -> str:
-    """Return the message that something on the Hub cannot be loaded."""
+def describe_unreachable(name: str, cause: str) -> str:
+    """Return the message about something that cannot be loaded from the Hub."""
     return (
-        f"{name} is on the Hub, which cannot be reached ({cause}), and no copy of it is here; "
+        f"{name} is on the Hub, which cannot be reached ({cause}), and is not cached; "
         "connect to the network, or name a local path as ./path"
     )
 
 
-def _missing_of_stage(stage: Stage, at: Keys) -> Iterator[tuple[str, Keys]]:
-    """Yield what a stage takes from the Hub and the cache does not hold."""
+def _find_missing(stage: Stage, at: Keys) -> Iterator[tuple[str, Keys]]:
+    """Yield the references of a stage to the Hub that are not cached."""
     for path, place in collect(stage, Place):
         if place.hub is not None:
             name, revision = place.hub
             if not (
-                hub.cached_metric(name) if isinstance(place, MetricPlace) else hub.cached(name, revision)
+                hub.is_metric_cached(name)
+                if isinstance(place, MetricPlace)
+                else hub.is_cached(name, revision)
             ):
                 yield str(place), (*at, *path)
     source = getattr(stage, "source", None)
     data: Any = getattr(source, "hub", None)
-    if data is not None and not hub.cached(data, getattr(source, "revision", None), "dataset"):
+    if data is not None and not hub.is_cached(data, getattr(source, "revision", None), "dataset"):
         yield data, (*at, "source", "hub")

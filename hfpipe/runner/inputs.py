@@ -1,4 +1,4 @@
-"""Checks, before a stage starts, that what it reads is what the stages above wrote."""
+"""Checks, before a stage starts, that its inputs are as the upstream stages wrote them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hfpipe.store.store import check_whole
 
 
 def check_inputs(stage: Stage, ctx: RunContext, runs: Path) -> None:
-    """Raise StageError when a folder that the stage reads is damaged, naming the file.
+    """Raise StageError, with the file, when a folder that the stage reads is damaged.
 
-    Digests of files that have not changed since they were read are remembered in `runs`.
+    Digests of unchanged files are cached in `runs`.
     """
     digests = Digests(runs / ".digests.json")
-    for folder in _folders(stage, ctx):
+    for folder in _find_folders(stage, ctx):
         check_whole(folder, digests)
     digests.save()
 
 
-def _folders(stage: Stage, ctx: RunContext) -> Iterator[Path]:
-    """Yield the folders that a stage reads, those of other recipes included, and the base of an adapter."""
+def _find_folders(stage: Stage, ctx: RunContext) -> Iterator[Path]:
+    """Yield the folders that a stage reads, including those of other recipes and the base of an adapter."""
     for _, place in collect(stage, Place):
         folder = locate_place(place, ctx.base, ctx.inputs)
         if folder is None or not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Starting one process per device under Accelerate, and noticing when fewer start than requested."""
+"""Starts one process per device under Accelerate, after checking that the request can be met."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from hfpipe.contract import Stage
-from hfpipe.distributed.process_layout import ProcessLayout, Split, process_layout
+from hfpipe.distributed.process_layout import ProcessLayout, Split, read_process_layout
 from hfpipe.distributed.world import ASKED, is_launched
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.interruption import Interrupted, StopRequest
-from hfpipe.recipe.installed import installed_arguments
-from hfpipe.runner.accelerate_file import AccelerateFile, config_problems, read_accelerate_file
+from hfpipe.recipe.installed import read_installed_arguments
+from hfpipe.runner.accelerate_file import AccelerateFile, find_config_problems, read_accelerate_file
 from hfpipe.runner.jobs.devices import DeviceShare, divide_devices, list_devices
 from hfpipe.runner.launcher import run_launcher
 from hfpipe.runner.supervision import coordinate
@@ -26,38 +26,38 @@ class Launch:
     """How the distributed stages are started; never part of a key."""
 
     processes: int | None = None
-    """Processes on this machine."""
+    """Number of processes on this machine."""
     config: Path | None = None
-    """An Accelerate config file, in place of `processes`."""
+    """An Accelerate config file, instead of `processes`."""
     oversubscribe: bool = False
     """Whether there may be more processes than devices, or than cores of a CPU."""
     jobs: int = 1
-    """Stages that run at once, each in as many processes."""
+    """Number of stages that run concurrently, each in that many processes."""
 
     @property
     def here(self) -> bool:
-        """Whether stages run in this very process."""
+        """Whether stages run in this process."""
         return self.config is None and (self.processes or 1) == 1
 
 
 def arrange_processes(launch: Launch) -> tuple[ProcessLayout, Split]:
-    """Return how processes are arranged, and over how many the memory of a training is split.
+    """Return the layout of the processes, and how the memory of a training is split over them.
 
     Raises RecipeError when the Accelerate config is wrong.
     """
     if launch.config is None:
         return ProcessLayout(launch.processes or 1), Split()
-    file = checked_file(launch.config)
+    file = check_accelerate_file(launch.config)
     return file.layout, file.split
 
 
-def checked_file(config: Path) -> AccelerateFile:
-    """Return an Accelerate config. Raises RecipeError with everything that is wrong with it."""
+def check_accelerate_file(config: Path) -> AccelerateFile:
+    """Return an Accelerate config. Raises RecipeError with all its problems."""
     file = read_accelerate_file(config)
     if "distributed_type" not in file.settings:
         cause = "is not an Accelerate config, which has a distributed_type; see recipes/accelerate"
         raise RecipeError([Problem(f"{file.option}: {cause}")])
-    if found := list(config_problems(file)):
+    if found := list(find_config_problems(file)):
         raise RecipeError(found)
     return file
 
@@ -66,17 +66,17 @@ def check_launch(launch: Launch) -> None:
     """Raise RecipeError when the requested processes cannot be started."""
     for option, number in (("--processes", launch.processes), ("--jobs", launch.jobs)):
         if number is not None and number < 1:
-            raise RecipeError([Problem(f"{option} {number}: at least 1 is needed")])
+            raise RecipeError([Problem(f"{option} {number}: must be at least 1")])
     if is_launched() and (not launch.here or launch.jobs > 1):
         options = "--jobs is" if launch.here else "--processes and --accelerate are"
         raise RecipeError([Problem(f"{options} for plain `hfpipe run`, not under a launcher")])
     if launch.config is None:
         return
-    file = checked_file(launch.config)
+    file = check_accelerate_file(launch.config)
     if launch.jobs > 1 and str(file.settings.get("gpu_ids", "all")) != "all":
         message = f"it names GPUs, which --jobs {launch.jobs} divides; delete gpu_ids"
-        raise RecipeError([file.problem(message, "gpu_ids")])
-    if file.number("num_machines") > 1:
+        raise RecipeError([file.make_problem(message, "gpu_ids")])
+    if file.get_number("num_machines") > 1:
         command = f"accelerate launch --config_file {launch.config} -m hfpipe run RECIPE"
         raise RecipeError(
             [Problem(f"--accelerate {launch.config}: for several machines run, on each, {command}")]
@@ -84,13 +84,13 @@ def check_launch(launch: Launch) -> None:
 
 
 def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
-    """Check, before any is started, that there may be so many processes and that they can share every step.
+    """Check, before any process starts, that the machine has room for all and that they can share each step.
 
-    Raises RecipeError with everything that does not fit.
+    Raises RecipeError with all problems.
     """
     file = read_accelerate_file(launch.config) if launch.config is not None else None
     if is_launched():
-        layout, option = process_layout(), "the launcher"
+        layout, option = read_process_layout(), "the launcher"
     elif file is not None:
         layout, option = file.layout, file.option
     else:
@@ -98,9 +98,9 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
         option = f"--processes {layout.world}"
     if layout.world * launch.jobs == 1:
         return
-    found = [*_steps(layout.readers, option, stages), *_contexts(layout.context, option, stages)]
+    found = [*_check_steps(layout.readers, option, stages), *_check_contexts(layout.context, option, stages)]
     if not launch.oversubscribe and not is_launched():
-        there, what = _room_for_processes(cpu=bool(file and file.settings.get("use_cpu")))
+        there, what = _count_room(cpu=bool(file and file.settings.get("use_cpu")))
         if layout.world > there:
             message = f"{option}: {layout.world} processes, and this machine has {there} {what}"
             found.append(Problem(f"{message}; start at most {there}, or add `--oversubscribe`"))
@@ -115,13 +115,13 @@ def check_processes(launch: Launch, stages: Mapping[str, Stage]) -> None:
         raise RecipeError(found)
 
 
-def _steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
+def _check_steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
     for name, stage in stages.items():
         training = getattr(stage, "training", None)
         if not isinstance(training, Mapping):
             continue
         each, times = (
-            training.get(key, installed_arguments()[key].default)
+            training.get(key, read_installed_arguments()[key].default)
             for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
         )
         if isinstance(each, int) and isinstance(times, int) and each * times % asked:
@@ -132,15 +132,17 @@ def _steps(asked: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Pro
             )
 
 
-def _contexts(parts: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
-    """Yield the stages whose sequences cannot be split: Accelerate drops every mask and attends causally."""
+def _check_contexts(parts: int, option: str, stages: Mapping[str, Stage]) -> Iterator[Problem]:
+    """Yield stages whose sequences cannot be split: Accelerate drops all masks and uses causal attention."""
     for name, stage in stages.items():
         task = getattr(stage, "task", None)
         if parts == 1 or not hasattr(stage, "training") or task is None:
             continue
         start = f"{option}: context parallel (cp_size {parts}): stage {name}"
         if task.auto_class != "AutoModelForCausalLM" or not task.packed:
-            yield Problem(f"{start} has the task {task.kind}, which attends otherwise; write cp_size 1")
+            yield Problem(
+                f"{start} has the task {task.kind}, which needs another attention mask; write cp_size 1"
+            )
         elif task.separates_documents:
             yield Problem(
                 f"{start} has documents: separate, whose mask is dropped; delete it, or write cp_size 1"
@@ -149,8 +151,8 @@ def _contexts(parts: int, option: str, stages: Mapping[str, Stage]) -> Iterator[
             yield Problem(f"{start} has the length {task.length}; write a multiple of {2 * parts}")
 
 
-def _room_for_processes(*, cpu: bool) -> tuple[int, str]:
-    """Return how many processes the machine has room for, and what is counted; two fit on any CPU."""
+def _count_room(*, cpu: bool) -> tuple[int, str]:
+    """Return how many processes the machine has room for, and the unit counted; at least two on a CPU."""
     import torch
 
     from hfpipe.modeling.performance import count_cores
@@ -162,7 +164,7 @@ def _room_for_processes(*, cpu: bool) -> tuple[int, str]:
 
 
 def divide_machine(launch: Launch) -> list[dict[str, str]]:
-    """Return the variables of the processes of each job: its GPUs, or its threads on a CPU."""
+    """Return the environment variables of each job: its GPUs, or its threads on a CPU."""
     import torch
 
     from hfpipe.modeling.performance import count_cores
@@ -175,11 +177,11 @@ def divide_machine(launch: Launch) -> list[dict[str, str]]:
 
 
 def start(launch: Launch, folder: Path, stop: StopRequest, share: DeviceShare | None = None) -> None:
-    """Run one stage in other processes and wait; `share` is what it gets of the machine if it is a job.
+    """Run one stage in other processes and wait for them; `share` is the part of the machine that a job gets.
 
-    Raises StageError when one of them fails or dies, Interrupted when they were stopped.
+    Raises StageError when a process fails or dies, Interrupted when they were stopped.
     """
-    command, environ, asked = _command(launch)
+    command, environ, asked = _make_command(launch)
     if share is not None:
         environ |= {**share.environ, "TTY_COMPATIBLE": "0", "PYTHONUNBUFFERED": "1"}
         environ.pop("FORCE_COLOR", None)
@@ -196,8 +198,8 @@ def start(launch: Launch, folder: Path, stop: StopRequest, share: DeviceShare | 
         raise StageError(f"{cause}; the log is {folder / 'stage.log'}")
 
 
-def _command(launch: Launch) -> tuple[list[str], dict[str, str], int]:
-    """Return the command of a launcher, or of a single process, its environment and how many processes."""
+def _make_command(launch: Launch) -> tuple[list[str], dict[str, str], int]:
+    """Return the command of a launcher or a single process, its environment and the number of processes."""
     environ = dict(os.environ)
     if launch.here:
         return [sys.executable], environ, 1
@@ -205,9 +207,9 @@ def _command(launch: Launch) -> tuple[list[str], dict[str, str], int]:
     if launch.config is not None:
         file = read_accelerate_file(launch.config)
         command += ["--config_file", str(launch.config)]
-        asked = file.number("num_processes")
+        asked = file.get_number("num_processes")
         if file.settings.get("use_cpu"):
-            environ["ACCELERATE_USE_CPU"] = "true"  # accelerate itself only says so to a single process
+            environ["ACCELERATE_USE_CPU"] = "true"  # accelerate sets it for a single process only
     else:
         asked = launch.processes or 1
         command += ["--multi_gpu", "--num_processes", str(asked), "--num_machines", "1"]

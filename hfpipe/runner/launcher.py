@@ -1,4 +1,4 @@
-"""Runs `accelerate launch` until it has ended together with the processes that it started."""
+"""Runs `accelerate launch` until it and the processes that it started have ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hfpipe.runner.supervision import Started
 from hfpipe.runner.supervision.identity import describe_signal
 
 POLL = 0.2
-"""Seconds between looks at the launcher."""
+"""Seconds between checks of the launcher."""
 ENDING = 10.0
-"""Seconds that processes have to end, after the request to do so."""
+"""Seconds that processes have to end after they were requested to."""
 _TRACE = b"torch/distributed/elastic/multiprocessing/api.py"
-"""In the first line of what the launcher writes once a process has ended."""
+"""Part of the first line that the launcher prints once a process has ended."""
 _FIRST_TO_END = re.compile(r"Root Cause.*?\brank *: (\d+) .*?\bexitcode *: (-?\d+) ", re.DOTALL)
 
 
@@ -29,13 +29,13 @@ def run_launcher(
 ) -> int:
     """Run a launcher, and return its exit code once it and its processes have ended.
 
-    Its processes' stderr is passed on until one of them has failed, or all are asked to stop. What follows is
-    the launcher's own trace, fifty lines that name no cause. They are needed only where a process has ended
-    before it could connect, and then hold its number and how it ended. With a `name`, each line of stdout and
-    stderr is passed on with it in front.
+    The stderr of its processes is forwarded until one of them has failed or all were requested to stop. After
+    that, the launcher prints its own traceback of fifty lines, without a cause. It is needed only if a
+    process ended before it could connect, and then contains its rank and exit code. With a `name`, each line
+    of stdout and stderr is prefixed with it.
 
-    A signal that asks this process to stop is passed on to the others, which save a checkpoint. The launcher
-    itself gets none of a terminal, as it would end them after 30 seconds.
+    A signal that requests this process to stop is forwarded to the others, which save a checkpoint. The
+    launcher itself gets no signals of the terminal, because it would end them after 30 seconds.
     """
     output = _Output(started, stop, name)
     out = subprocess.PIPE if name else None
@@ -59,7 +59,7 @@ def run_launcher(
             ended = signal.Signals(-process.returncode).name
             _fail_launch(started, f"the launcher (pid {process.pid}) was ended by {ended}; {RESUME}")
         for thread in passing:
-            thread.join(ENDING)  # until no process holds the other end
+            thread.join(ENDING)  # until all processes have closed the other end
     if process.returncode and output.passes:
         started.cause = _describe_first_to_end(output.trace.decode(errors="replace"))
         if not started.cause:
@@ -68,7 +68,7 @@ def run_launcher(
 
 
 class _Output:
-    """Passes on what processes print, up to the trace of their launcher, which it keeps."""
+    """Forwards the output of processes, up to the traceback of their launcher, which it stores."""
 
     def __init__(self, started: Started, stop: StopRequest, name: str) -> None:
         self._started, self._stop, self._name = started, stop, name
@@ -76,26 +76,26 @@ class _Output:
 
     @property
     def passes(self) -> bool:
-        """Whether no process has failed, and none was asked to stop."""
+        """Whether no process has failed or was requested to stop."""
         return not self._started.failed.is_set() and self._stop.number is None
 
     def pass_out(self, stdout: IO[bytes]) -> None:
-        """Pass on the lines of stdout until it ends."""
+        """Forward the lines of stdout until it ends."""
         pass_lines(stdout, 1, self._name, lambda _: self.passes)
 
     def pass_errors(self, stderr: IO[bytes]) -> None:
-        """Pass on stderr, in lines if there is a name to put in front, until it ends."""
+        """Forward stderr until it ends, line by line if there is a name as prefix."""
         if self._name:
             pass_lines(stderr, 2, self._name, lambda line: not self._take_trace(line + b"\n") and self.passes)
             return
         while chunk := os.read(stderr.fileno(), 1 << 16):
             rest = self._take_trace(chunk)
             if self.passes:
-                with suppress(OSError):  # the processes would wait for a reader that is gone
+                with suppress(OSError):  # otherwise the processes would block once the reader is gone
                     os.write(2, chunk[: len(chunk) - rest])
 
     def _take_trace(self, chunk: bytes) -> int:
-        """Keep the part of the output that belongs to the trace; return how many bytes at its end that is."""
+        """Store the part of the output that belongs to the traceback; return its number of bytes."""
         start = 0 if self.trace else chunk.find(_TRACE)
         start = chunk.rfind(b"\n", 0, start) + 1 if start >= 0 else len(chunk)
         self.trace.extend(chunk[start:])
@@ -103,7 +103,7 @@ class _Output:
 
 
 def _describe_first_to_end(trace: str) -> str:
-    """Return which process ended first and how, from a launcher's trace; empty where it does not say."""
+    """Return which process ended first and how, from a launcher's traceback; empty if it is not stated."""
     found = _FIRST_TO_END.search(trace)
     if found is None:
         return ""
@@ -128,7 +128,7 @@ def _fail_launch(started: Started, cause: str) -> None:
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a launcher whose processes end, and end it if it does not."""
+    """Wait for a launcher whose processes are ending, and terminate it if it does not end."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(ENDING)
     if process.poll() is None:

@@ -1,6 +1,6 @@
-"""Where a stage comes from: command, commit of the recipe, machine; never environment variables or passwords.
+"""The provenance of a stage: command, commit of the recipe, machine; no environment variables or passwords.
 
-None of it decides a result: it is written into the report only, and what cannot be found out is left out.
+It does not affect results: it is written to the report only, and unknown parts are omitted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from hfpipe.runner.redaction import redact_words
 from hfpipe.store.digests import compute_digest
 
 WAIT = 5.0
-"""Seconds that another program may take; then it is ended, and its answer is left out."""
+"""Timeout of another program in seconds; after that it is killed and its output is omitted."""
 NO_CODE = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ATTR_SOURCE": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
 }
-"""Keeps git from writing, asking, and running the filters that a repository's attributes name (the value is
-the tree without files)."""
+"""Prevents git from writing, prompting, and running filters named in a repository's attributes (the value is
+the hash of the empty tree)."""
 
 
 def describe_start(recipe: Path, words: Sequence[str] | None = None) -> Provenance:
-    """Return what is known when a run starts. `words` are the command, by default that of this process."""
+    """Return the provenance at the start of a run; `words` are by default the command of this process."""
     return Provenance(
-        command=redact_words(_command(sys.argv if words is None else words)),
+        command=redact_words(_shorten_command(sys.argv if words is None else words)),
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         git=read_git_state(recipe),
         machine=describe_machine(),
@@ -42,16 +42,16 @@ def describe_start(recipe: Path, words: Sequence[str] | None = None) -> Provenan
 
 
 def digest_inputs(files: Mapping[str, str], folders: Mapping[str, Path]) -> dict[str, str]:
-    """Return what a stage reads → sha256: local files as `stage.json` has them, and reports of stages above.
+    """Return input of a stage → sha256: local files as in `stage.json`, and the reports of upstream stages.
 
-    A report holds the digest of each file of its stage.
+    A report contains the digest of each file of its stage.
     """
     reports = {f"stage:{name}": folder / "report.json" for name, folder in folders.items()}
     return {**files, **{name: compute_digest(path) for name, path in reports.items()}}
 
 
-def _command(words: Sequence[str]) -> list[str]:
-    """Return a command without the folder of its program."""
+def _shorten_command(words: Sequence[str]) -> list[str]:
+    """Return a command with the name of its program instead of the path."""
     if not words:
         return []
     program = Path(words[0])
@@ -60,7 +60,7 @@ def _command(words: Sequence[str]) -> list[str]:
 
 
 def read_git_state(recipe: Path) -> GitState | None:
-    """Return commit and state of the repository that contains a recipe; None where that is not known.
+    """Return commit and state of the repository that contains a recipe; None if unknown.
 
     It is dirty if a tracked file differs from the commit, or the recipe is not tracked.
     """
@@ -69,9 +69,9 @@ def read_git_state(recipe: Path) -> GitState | None:
     if git is None or not any((each / ".git").exists() for each in (folder, *folder.parents)):
         return None
     asked = [git, "-c", "core.fsmonitor=false", "-C", str(folder)]
-    commit = _output([*asked, "rev-parse", "HEAD"])
-    changed = _output([*asked, "status", "--porcelain", "--untracked-files=no"])
-    tracked = _output([*asked, "ls-files", "--", recipe.name])
+    commit = _run_program([*asked, "rev-parse", "HEAD"])
+    changed = _run_program([*asked, "status", "--porcelain", "--untracked-files=no"])
+    tracked = _run_program([*asked, "ls-files", "--", recipe.name])
     if commit is None or changed is None or tracked is None or not re.fullmatch(r"[0-9a-f]{40,64}\n", commit):
         return None
     return GitState(commit=commit.strip(), dirty=bool(changed) or not tracked)
@@ -81,14 +81,14 @@ def describe_machine() -> Machine:
     """Return the machine that this process runs on."""
     return Machine(
         system=f"{platform.system()} {platform.release()}",
-        cpu=_cpu(),
+        cpu=_find_cpu(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
-        memory=_memory(),
-        gpus=_gpus(),
+        memory=_find_memory(),
+        gpus=_find_gpus(),
     )
 
 
-def _cpu() -> str:
+def _find_cpu() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -97,24 +97,24 @@ def _cpu() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _memory() -> int | None:
+def _find_memory() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # of another system
+    except (ValueError, OSError, AttributeError):  # other operating systems
         return None
 
 
-def _gpus() -> list[str]:
-    """Return name and memory of each GPU; calls the driver's program, as CUDA would take memory for it."""
+def _find_gpus() -> list[str]:
+    """Return name and memory of each GPU; runs the driver's program, because CUDA would allocate memory."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    found = _output([program, "--query-gpu=name,memory.total", "--format=csv,noheader"]) or ""
+    found = _run_program([program, "--query-gpu=name,memory.total", "--format=csv,noheader"]) or ""
     return [line.strip() for line in found.splitlines() if line.strip()]
 
 
-def _output(command: Sequence[str]) -> str | None:
-    """Return what a program prints; None where it fails or takes too long."""
+def _run_program(command: Sequence[str]) -> str | None:
+    """Return the output of a program; None if it fails or takes too long."""
     try:
         process = subprocess.Popen(
             command,
@@ -122,7 +122,7 @@ def _output(command: Sequence[str]) -> str | None:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=os.environ | NO_CODE,
-            start_new_session=True,  # so that programs it starts are ended with it
+            start_new_session=True,  # so that its child processes are killed with it
         )
     except OSError:
         return None

@@ -1,11 +1,11 @@
 """Turns SIGINT and SIGTERM into a request to stop; a second one ends the process at once.
 
-Python runs its handlers in the main thread between two lines of Python, so not while that waits for another
-process in a collective operation. A thread counts the signals as well: the system writes each to a socket
-(`signal.set_wakeup_fd`).
+Python runs its handlers in the main thread between two bytecode instructions, and therefore not while that
+thread waits for another process in a collective operation. A second thread counts the signals too: the system
+writes each of them to a socket (`signal.set_wakeup_fd`).
 
-Processes that are forked meanwhile, as workers of a loader, are needed for the step that is being computed.
-They ignore both signals until this process leaves.
+Processes that are forked in the meantime, such as workers of a data loader, are needed for the current step.
+They ignore both signals until this process exits.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from hfpipe.interruption import RESUME, StopRequest
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 ECHO = 5.0
-"""Seconds in which a launched process takes a second signal for the first, which launchers pass on."""
+"""Seconds in which a launched process treats a second signal as the first, forwarded by the launcher."""
 
 
 @contextmanager
 def catch_signals(*, announces: bool) -> Iterator[StopRequest]:
-    """Yield where a signal is noted that comes meanwhile; only a main thread can catch any.
+    """Yield the stop request that a signal sets; signals are caught only in the main thread.
 
-    With `announces` it is printed what happens next.
+    `announces` prints what happens next.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -48,7 +48,7 @@ def catch_signals(*, announces: bool) -> Iterator[StopRequest]:
 
 
 class _Catcher:
-    """Handlers of the signals, and the thread that counts them, from `begin` to `end`."""
+    """The signal handlers, and the thread that counts signals, active from `begin` to `end`."""
 
     def __init__(self, stop: StopRequest, *, announces: bool) -> None:
         self._stop, self._announces = stop, announces
@@ -56,13 +56,13 @@ class _Catcher:
         self._woken, self._wake = socket.socketpair()
         self._wake.setblocking(False)
         self._left = mmap.mmap(-1, 1)
-        """1 once this process leaves; forked processes see it."""
+        """1 once this process stops catching signals; shared with forked processes."""
         self._before: dict[int, Any] = {}
         self._wake_before = -1
         self._thread = threading.Thread(target=self._count, name="signals", daemon=True)
 
     def begin(self) -> None:
-        """Catch the signals that are not ignored, as a shell has them ignored in the background."""
+        """Catch the signals that are not ignored; a shell ignores them for background processes."""
         caught = [number for number in CAUGHT if signal.getsignal(number) is not signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._handle) for number in caught}
         self._wake_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
@@ -70,20 +70,20 @@ class _Catcher:
         if hasattr(os, "register_at_fork"):
             reference = weakref.ref(self)
 
-            def forked() -> None:
+            def ignore_in_child() -> None:
                 if (catcher := reference()) is not None:
                     catcher._ignore()
 
-            os.register_at_fork(after_in_child=forked)
+            os.register_at_fork(after_in_child=ignore_in_child)
 
     def end(self) -> None:
-        """Put everything back."""
+        """Restore the previous handlers."""
         signal.set_wakeup_fd(self._wake_before)
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
         self._left[0] = 1
-        self._wake.shutdown(socket.SHUT_RDWR)  # forked processes may hold it open
+        self._wake.shutdown(socket.SHUT_RDWR)  # forked processes may have it open
         self._thread.join()
         self._wake.close()
         self._woken.close()
@@ -116,7 +116,7 @@ class _Catcher:
         os._exit(128 + number)
 
     def _ignore(self) -> None:
-        """Be a process that was forked from this one."""
+        """Ignore signals in a process that was forked from this one."""
         if not self._before:
             return
         signal.set_wakeup_fd(-1)
@@ -125,7 +125,7 @@ class _Catcher:
 
     def _end_forked(self, *_: Any) -> None:
         if self._left[0]:
-            os._exit(0)  # or torch takes it for a failure of the worker
+            os._exit(0)  # otherwise torch treats it as a failure of the worker
 
 
 def _print(text: str) -> None:

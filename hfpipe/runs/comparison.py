@@ -1,4 +1,4 @@
-"""Compares evaluated models row by row, on the rows that all of them were measured on."""
+"""Compares evaluated models row by row, on the rows on which all of them were evaluated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Record, Score
 from hfpipe.runs import dataframes
 from hfpipe.runs.lookup import find_stage
-from hfpipe.store.artifacts import CLUSTER, MODEL, predictions_path
+from hfpipe.store.artifacts import CLUSTER, MODEL, get_predictions_path
 from hfpipe.store.store import read_stage
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import restore_task
@@ -31,23 +31,23 @@ class ComparisonRecord(Record):
     """Scores of the first of several systems, each with those of the others."""
 
     systems: list[str]
-    """What was compared, as it was named."""
+    """The compared systems, as named by the user."""
     n: int
-    """Rows that all of them were measured on."""
+    """Number of rows on which all systems were evaluated."""
     left_out: dict[str, int]
-    """System → rows that only some were measured on, where there are any."""
+    """System → number of its rows on which not all were evaluated, if there are any."""
     scores: list[Score]
     """Scores of the first system; p is corrected for the number of others by Holm."""
 
     @property
     def frame(self) -> pd.DataFrame:
         """A row for each metric and system; `difference` is the first system - this one."""
-        return dataframes.comparison_frame(self.scores, self.systems[0])
+        return dataframes.make_comparison_frame(self.scores, self.systems[0])
 
 
 @dataclass(frozen=True)
 class _System:
-    """What one model said of each row, and how it was measured."""
+    """The predictions of one model, and the settings of its evaluation."""
 
     name: str
     task: TaskConfig
@@ -57,23 +57,24 @@ class _System:
     rows: np.ndarray
     shown: Mapping[str, np.ndarray]
     cluster: str | None
-    """Column by which the rows were resampled in groups."""
+    """Column whose groups were resampled instead of rows."""
     trainings: Mapping[str, Mapping[str, np.ndarray]]
-    """Each training → what it said of each row; `shown` is that of the first."""
+    """Each training → its predictions; `shown` are those of the first."""
 
-    def series(self, places: np.ndarray, sample: Sample, first: _System) -> Iterator[Series]:
-        """Yield every score over the rows at some places, resampled as the first system's by `sample`.
+    def compute_series(self, places: np.ndarray, sample: Sample, first: _System) -> Iterator[Series]:
+        """Yield every score on the rows at some positions, resampled like the first system, by `sample`.
 
-        Scores of several trainings are their mean.
+        The score of several trainings is their mean.
         """
         from hfpipe.metrics.repeated import average_scores
 
         found = {
-            name: list(self._series(shown, places, sample, first)) for name, shown in self.trainings.items()
+            name: list(self._compute_series(shown, places, sample, first))
+            for name, shown in self.trainings.items()
         }
         yield from average_scores(found) if len(found) > 1 else next(iter(found.values()))
 
-    def _series(
+    def _compute_series(
         self, columns: Mapping[str, np.ndarray], places: np.ndarray, sample: Sample, first: _System
     ) -> Iterator[Series]:
         import numpy as np
@@ -92,26 +93,25 @@ class _System:
 def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> ComparisonRecord:
     """Compare the first of several evaluated models with the others, on the rows that all of them share.
 
-    Each is a run or a recipe (`:STAGE` where it evaluates several models), or an evaluate stage's folder.
-    `code` names tasks, as `file.py:Class` from here, that may be executed where runs were measured by them.
-    Raises RecipeError when there are fewer than two, or nothing that they have in common.
+    Each is a run or a recipe (with `:STAGE` if it evaluates several models), or the folder of an evaluate
+    stage. `code` names the tasks that may be executed, as `file.py:Class` relative to the current folder.
+    Raises RecipeError when there are fewer than two models, or when they have nothing in common.
     """
     named = _trust_named(code)
     if len(set(targets)) < max(2, len(targets)):
         raise RecipeError([Problem("compare: name two evaluated models or more, each once")])
     systems = [_open_system(target, runs, named) for target in targets]
     first = systems[0]
-    places = _aligned(systems)
-    sample = _sample(systems, places)
+    places = _align_rows(systems)
+    sample = _make_sample(systems, places)
     n = len(places[0])
     mine, *others = [
-        list(system.series(there, sample, first)) for system, there in zip(systems, places, strict=True)
+        list(system.compute_series(there, sample, first))
+        for system, there in zip(systems, places, strict=True)
     ]
-    scores = list(_scores(mine, dict(zip(targets[1:], others, strict=True))))
+    scores = list(_compute_scores(mine, dict(zip(targets[1:], others, strict=True))))
     if not scores:
-        raise RecipeError(
-            [Problem(f"{', '.join(targets)}: have no score in common; they are of other tasks")]
-        )
+        raise RecipeError([Problem(f"{', '.join(targets)}: have no score in common; their tasks differ")])
     left_out = {s.name: len(s.rows) - n for s in systems if len(s.rows) > n}
     return ComparisonRecord(systems=list(targets), n=n, left_out=left_out, scores=scores)
 
@@ -130,12 +130,12 @@ def _open_system(target: str, runs: Path, named: Trusted) -> _System:
     report, folder = run.reports[stage], run.folder(stage)
     if "task" not in report.facts:
         raise StageError(
-            f"{folder}: does not say what was measured; an older hfpipe made it; delete it and run its recipe"
+            f"{folder}: does not state its task; an older hfpipe wrote it; delete it and run its recipe"
         )
     made = read_stage(folder)
     names = report.facts.get("trainings", {}).get(MODEL, [MODEL])
-    read = {name: read_predictions(predictions_path(folder, name)) for name in names}
-    rows, shown = read[names[0]]  # all trainings were measured on the same rows
+    read = {name: read_predictions(get_predictions_path(folder, name)) for name in names}
+    rows, shown = read[names[0]]  # all trainings were evaluated on the same rows
     return _System(
         name=target,
         task=restore_task(
@@ -151,8 +151,8 @@ def _open_system(target: str, runs: Path, named: Trusted) -> _System:
     )
 
 
-def _aligned(systems: Sequence[_System]) -> list[np.ndarray]:
-    """Return for each system the places of the rows that all have, in the same order."""
+def _align_rows(systems: Sequence[_System]) -> list[np.ndarray]:
+    """Return for each system the positions of the shared rows, in the same order."""
     import numpy as np
 
     places = [{name: place for place, name in enumerate(system.shown["id"])} for system in systems]
@@ -160,15 +160,15 @@ def _aligned(systems: Sequence[_System]) -> list[np.ndarray]:
     if not shared:
         names = ", ".join(system.name for system in systems)
         raise RecipeError(
-            [Problem(f"{names}: have no row in common; measure them on one split of the same data")]
+            [Problem(f"{names}: have no row in common; evaluate them on one split of the same data")]
         )
     found = [np.array([there[name] for name in shared]) for there in places]
-    _check_gold(systems, found, shared)
+    _check_references(systems, found, shared)
     return found
 
 
-def _sample(systems: Sequence[_System], places: Sequence[np.ndarray]) -> Sample:
-    """Return the shared rows in the groups by which one of the systems was resampled, the first that was."""
+def _make_sample(systems: Sequence[_System], places: Sequence[np.ndarray]) -> Sample:
+    """Return the sample of the shared rows, grouped as in the first system that was resampled in groups."""
     from hfpipe.metrics.resampling import Sample
 
     for system, there in zip(systems, places, strict=True):
@@ -177,8 +177,8 @@ def _sample(systems: Sequence[_System], places: Sequence[np.ndarray]) -> Sample:
     return Sample(systems[0].rows[places[0]])
 
 
-def _check_gold(systems: Sequence[_System], places: Sequence[np.ndarray], ids: Sequence[str]) -> None:
-    """Raise RecipeError when rows of one id have other answers: those are numbers of other data."""
+def _check_references(systems: Sequence[_System], places: Sequence[np.ndarray], ids: Sequence[str]) -> None:
+    """Raise RecipeError when rows with the same id have different references, as in different data sets."""
     if not all("reference" in system.shown for system in systems):
         return
     first, *others = [s.shown["reference"][there].tolist() for s, there in zip(systems, places, strict=True)]
@@ -186,11 +186,11 @@ def _check_gold(systems: Sequence[_System], places: Sequence[np.ndarray], ids: S
         for name, mine, theirs in zip(ids, first, reference, strict=True):
             if mine != theirs:
                 message = f"row {name!r} is {mine!r} in {systems[0].name} and {theirs!r} in {system.name}"
-                raise RecipeError([Problem(f"{message}; measure them on the same data")])
+                raise RecipeError([Problem(f"{message}; evaluate them on the same data")])
 
 
-def _scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> Iterator[Score]:
-    """Yield each score that is defined alike in the first system and in others, with theirs."""
+def _compute_scores(mine: Sequence[Series], others: Mapping[str, Sequence[Series]]) -> Iterator[Score]:
+    """Yield each score with the same definition in the first system and in others, with its comparisons."""
     import numpy as np
 
     from hfpipe.metrics.paired import score_with_comparisons

@@ -11,52 +11,52 @@ from hfpipe import runner
 from hfpipe.errors import Problem, RecipeError
 from hfpipe.recipe.messages import join_names
 from hfpipe.references.user_code import Trusted
-from hfpipe.runs.run import Run, newest_run, read_run
+from hfpipe.runs.run import Run, open_newest_run, read_run
 from hfpipe.stages import KINDS
 from hfpipe.store.artifacts import METRICS
-from hfpipe.store.store import done, read_stage, user_code
+from hfpipe.store.store import collect_user_code, is_done, read_stage
 from hfpipe.tasks import TASKS
 
 
 def open_run(path: Path, runs: Path) -> Run:
-    """Open what a recipe left behind, the newest of each stage in a run's folder, or a single stage's folder.
+    """Open the results of a recipe, the newest of each stage in a run's folder, or a single stage's folder.
 
-    Raises RecipeError when nothing of it is done.
+    Raises RecipeError when no stage is done.
     """
     if (path / "stage.json").is_file():
         return _open_single(path)
     if path.is_dir():
-        return newest_run(path)
+        return open_newest_run(path)
     recipe = recipes.load_recipe(path, kinds=KINDS, tasks=TASKS)
-    code = (code for stage in recipe.stages.values() for code in user_code(stage))
+    code = (code for stage in recipe.stages.values() for code in collect_user_code(stage))
     folders = {step.name: step.folder for step in runner.plan_recipe(recipe, runs)}
     found = read_run(folders, Trusted.of(code, recipe.base), path)
     if not found.reports and not found.unfinished:
         raise RecipeError(
-            [Problem(f"{path}: no stage of it is done under {runs}; hfpipe run {quote(str(path))} first")]
+            [Problem(f"{path}: no stage is done in {runs}; run hfpipe run {quote(str(path))} first")]
         )
     return found
 
 
 def _open_single(folder: Path) -> Run:
-    if not done(folder) and not (folder / METRICS).is_file():
-        raise RecipeError([Problem(f"{folder}: is not finished; hfpipe run its recipe first")])
+    if not is_done(folder) and not (folder / METRICS).is_file():
+        raise RecipeError([Problem(f"{folder}: is not finished; run its recipe first")])
     return read_run({read_stage(folder).name: folder})
 
 
 def find_stage(target: str, runs: Path, kinds: Collection[str], what: str) -> tuple[Run, str]:
-    """Return the run and the stage that `PATH` or `PATH:STAGE` means; PATH as `open_run` takes it.
+    """Return the run and the stage of `PATH` or `PATH:STAGE`, where PATH is an argument of `open_run`.
 
-    Without STAGE it is the only one of these kinds; `what` is what such a stage is called in messages.
-    Raises RecipeError when it is none of them, or when there are several to choose from.
+    Without STAGE it is the only stage of these kinds; `what` is the name of such a stage in messages. Raises
+    RecipeError when there is no such stage, or when the choice is ambiguous.
     """
-    path, stage = split(target)
+    path, stage = split_target(target)
     run = open_run(Path(path), runs)
     fitting = [name for name, report in run.reports.items() if report.kind in kinds]
     if stage is None and len(fitting) == 1:
         return run, fitting[0]
     if stage is not None:
-        run.folder(stage)  # which says so when there is none
+        run.folder(stage)  # raises if there is none
     if stage in fitting:
         return run, stage
     if not fitting:
@@ -66,7 +66,7 @@ def find_stage(target: str, runs: Path, kinds: Collection[str], what: str) -> tu
     raise RecipeError([Problem(f"{target}: {wrong}; write {choice}")])
 
 
-def split(target: str) -> tuple[str, str | None]:
-    """Return path and stage of `PATH:STAGE`, where PATH is there; the whole otherwise, as any Hub id."""
+def split_target(target: str) -> tuple[str, str | None]:
+    """Return path and stage of `PATH:STAGE` if PATH exists; otherwise the whole text, such as a Hub id."""
     path, colon, stage = target.rpartition(":")
     return (path, stage) if colon and not Path(target).exists() and Path(path).exists() else (target, None)

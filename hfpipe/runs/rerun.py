@@ -1,4 +1,4 @@
-"""Whether a finished stage gives the same again: runs it a second time next to the run, and compares."""
+"""Checks whether a finished stage is reproducible: runs it again in a separate folder, and compares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLOCK = re.compile(r"time|memory_bytes|.*_runtime|.*_per_second")
 
 @dataclass(frozen=True)
 class Rerun:
-    """What was found when a stage was run again."""
+    """Result of running a stage again."""
 
     folder: Path
     """The finished stage, which was not changed."""
@@ -33,12 +33,12 @@ class Rerun:
 
 
 def rerun(recipe: Recipe, stage: str, runs: str | Path = "runs", *, progress: Progress = silent) -> Rerun:
-    """Run a finished stage again in a folder of its own, from the same inputs, and compare it bit for bit.
+    """Run a finished stage again in a separate folder, from the same inputs, and compare it bit for bit.
 
-    The training log tells the first step that differs, as finely as it was logged (`logging_steps`). Speed,
-    memory and times are not compared. The stage runs in this process.
+    The training log gives the first step that differs, at the resolution of `logging_steps`. Speed, memory
+    and times are not compared. The stage runs in this process.
 
-    Raises RecipeError when there is no such stage or it is not done, and what running it raises.
+    Raises RecipeError when there is no such stage or it is not done, and the errors of running it.
     """
     steps = runner.plan_recipe(recipe, Path(runs), stage)
     for step in steps:

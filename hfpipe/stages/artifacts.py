@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hfpipe.contract import Stage
 from hfpipe.errors import DataError
 from hfpipe.modeling.max_length import get_max_positions
-from hfpipe.recipe.installed import Config, config, types_with
+from hfpipe.recipe.installed import Config, list_types_with, read_model_config
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.stages.dataset import Dataset
@@ -41,25 +41,25 @@ class Model:
     def positions(self) -> int | None:
         """Longest input, or None where the architecture sets no limit."""
         most, padding = (
-            self.config.value(self.given, name) for name in ("max_position_embeddings", "pad_token_id")
+            self.config.get_value(self.given, name) for name in ("max_position_embeddings", "pad_token_id")
         )
         return get_max_positions(self.kind, most, padding)
 
     @property
     def token_types(self) -> int:
         """How many kinds of segment the model distinguishes."""
-        found = self.config.value(self.given, "type_vocab_size")
+        found = self.config.get_value(self.given, "type_vocab_size")
         return found if isinstance(found, int) else 0
 
     @property
     def reads_ahead(self) -> bool:
         """Whether tokens are read with those after them, as by an encoder not set to be a decoder."""
-        one_way = any(self.config.value(self.given, name) for name in ("is_decoder", "causal"))
-        return self.kind in types_with("AutoModelForMaskedLM") and not one_way
+        one_way = any(self.config.get_value(self.given, name) for name in ("is_decoder", "causal"))
+        return self.kind in list_types_with("AutoModelForMaskedLM") and not one_way
 
     def has(self, auto_class: str) -> bool:
         """Tell whether Transformers, or code that comes with the model, builds it for a task."""
-        kinds = types_with(auto_class)
+        kinds = list_types_with(auto_class)
         # Which of those for pretraining have heads for both of BERT's objectives, the table does not say.
         open_to_all = auto_class == "AutoModelForPreTraining" or not kinds
         return open_to_all or self.kind in kinds or "auto_map" in self.given
@@ -93,7 +93,7 @@ def model(value: Place | Mapping[str, Any], above: Mapping[str, Stage], base: Pa
 
 
 def _model(kind: Any, given: Mapping[str, Any]) -> Model | None:
-    known = config(kind) if isinstance(kind, str) else None
+    known = read_model_config(kind) if isinstance(kind, str) else None
     return Model(kind, given, known) if known is not None and known.fields else None
 
 

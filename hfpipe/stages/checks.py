@@ -13,9 +13,9 @@ from hfpipe.contract import Stage
 from hfpipe.errors import Problem
 from hfpipe.evaluation.class_alignment import AlignedSystem, align, alignment_problems
 from hfpipe.recipe.document import KeyProblem
-from hfpipe.recipe.installed import auto_classes
+from hfpipe.recipe.installed import list_auto_classes
 from hfpipe.recipe.messages import Keys, find_similar_name, join_names, suggest
-from hfpipe.recipe.training.defaults import schedule_fault
+from hfpipe.recipe.training.defaults import find_schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts, embedding_rows
@@ -99,7 +99,7 @@ def _special(task: TaskConfig, vocabulary: artifacts.TokenizerFacts, *, trained:
 
 def _architecture(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]:
     """Check what Transformers would refuse late, or take as something else: a decoder cut out of a pair."""
-    both = bool(model.config.value(model.given, "is_encoder_decoder"))
+    both = bool(model.config.get_value(model.given, "is_encoder_decoder"))
     prompted = task.requires.prompt
     path = ("task",) if prompted else ("model",)
     if task.auto_class == "AutoModelForSeq2SeqLM" and not both:
@@ -110,9 +110,9 @@ def _architecture(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]
     elif task.auto_class == "AutoModelForCausalLM" and both:
         message = f"{task.kind} takes a decoder here, and {model.kind} has an encoder as well"
         yield Problem(f"{message}; {'delete prompt' if prompted else 'take another'}", path)
-    elif task.auto_class not in auto_classes():
+    elif task.auto_class not in list_auto_classes():
         message = f"{task.kind}: Transformers has no auto class {task.auto_class!r}"
-        yield Problem(f"{message}{suggest(task.auto_class, auto_classes())}", ("task",))
+        yield Problem(f"{message}{suggest(task.auto_class, list_auto_classes())}", ("task",))
     elif not model.has(task.auto_class):
         yield Problem(f"Transformers has no {model.kind} for {task.kind}; take another model", ("model",))
     elif task.auto_class == "AutoModelForCausalLM" and model.reads_ahead:
@@ -147,7 +147,7 @@ def _smoothing(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
 
 def _validation(stage: TrainStage, above: Above, facts: Facts) -> Iterator[Problem]:
     strategy = stage.training.get("eval_strategy")
-    fault = schedule_fault(stage.training, early=True) if stage.early_stopping is not None else None
+    fault = find_schedule_fault(stage.training, early=True) if stage.early_stopping is not None else None
     if fault is not None:
         key, message = fault
         yield Problem(message, (key,) if key == "early_stopping" else ("training", key))

@@ -15,7 +15,7 @@ from hfpipe.data.cleaning.steps import Clean
 from hfpipe.data.labels.settings import LabelColumn
 from hfpipe.data.readers.file_settings import FileSettings
 from hfpipe.errors import DataError, Problem
-from hfpipe.references.places import Code, Glob, PackageSource, Place, StageSource, locate_place, matches
+from hfpipe.references.places import Code, Glob, PackageSource, Place, StageSource, find_matches, locate_place
 from hfpipe.references.user_code import find_code, load_code
 from hfpipe.report import DataFacts, Report
 
@@ -171,19 +171,19 @@ def _open_source(source: Source, ctx: RunContext) -> SourceRows:
     from hfpipe.data import sources
 
     if source.hub is not None:
-        return sources.from_hub(source.hub, source.config, source.revision)
+        return sources.read_from_hub(source.hub, source.config, source.revision)
     if source.stage is not None:
-        return sources.from_folder(_locate(source.stage, ctx), source.stage)
+        return sources.read_from_folder(_locate(source.stage, ctx), source.stage)
     if source.python is not None:
         function = load_code(source.python, ctx.base)
         file = find_code(source.python, ctx.base)
         paths = [_locate(place, ctx) for place in source.reads]
-        return sources.from_function(function, paths, file, source.python.file)
-    options = source.file_options()
+        return sources.read_from_function(function, paths, file, source.python.file)
+    options = source.to_file_options()
     if source.package is not None:
         path = _locate(source.package, ctx)
-        return sources.from_files({None: {source.package: [path]}}, ctx.base, options)
-    return sources.from_files(_patterns(source, ctx.base), ctx.base, options)
+        return sources.read_from_files({None: {source.package: [path]}}, ctx.base, options)
+    return sources.read_from_files(_patterns(source, ctx.base), ctx.base, options)
 
 
 def _locate(place: Place, ctx: RunContext) -> Path:
@@ -197,7 +197,8 @@ def _patterns(source: Source, base: Path) -> dict[str | None, dict[str, list[Pat
     files = source.files if isinstance(source.files, dict) else {None: source.files or []}
     return {
         split: {
-            pattern: matches(pattern, base) for pattern in (globs if isinstance(globs, list) else [globs])
+            pattern: find_matches(pattern, base)
+            for pattern in (globs if isinstance(globs, list) else [globs])
         }
         for split, globs in sorted(files.items(), key=str)  # as written, or swapped: duplicates fall alike
     }

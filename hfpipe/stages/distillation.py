@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfpipe.contract import RunContext, Stage
-from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.process_layout import read_process_layout
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.losses.distillation_settings import DistillationSettings
 from hfpipe.references.places import Place, locate_place
@@ -115,7 +115,7 @@ def _loss_of_tokens(
     from hfpipe.evaluation.teachers import load_teachers
     from hfpipe.modeling.losses.token_distillation import TokenDistillation
 
-    if process_layout().context > 1:
+    if read_process_layout().context > 1:
         raise StageError(
             f"stage {ctx.name}: the teachers of a language model read whole texts, which context parallelism "
             "splits; delete teacher, or launch without it"

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.exports.formats import is_export
-from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, EvaluatedPlace, slug
+from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, EvaluatedPlace, make_slug
 from hfpipe.report import DataFacts, Report, Score
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.folds import read_held_out
@@ -50,7 +50,7 @@ from hfpipe.stages.scoring.systems import (
     load_system,
     repeated_systems,
 )
-from hfpipe.store.artifacts import predictions_path
+from hfpipe.store.artifacts import get_predictions_path
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Evaluate(Tabulated):
         yield from checks.evaluate(self, above, facts, base)
         yield from custom_metrics.check(self.metrics, base, trusted=self.trust_remote_code)
 
-    def resolved(self, above: Mapping[str, Stage]) -> Evaluate:
+    def resolve(self, above: Mapping[str, Stage]) -> Evaluate:
         """Return the stage with those baselines marked as names that its task declares as such.
 
         An export is compared with its original, and a student with its teachers, which do not have to be
@@ -130,8 +130,8 @@ class Evaluate(Tabulated):
         weights = default_row_weights(self.row_weights, self.data, task, above)
         return self.model_copy(update={"baselines": found, "row_weights": weights})
 
-    def neutral(self) -> dict[str, Any]:
-        return super().neutral() | ({} if self.row_weights else {"row_weights": None})
+    def find_neutral(self) -> dict[str, Any]:
+        return super().find_neutral() | ({} if self.row_weights else {"row_weights": None})
 
     def task_of(self, above: Mapping[str, Stage]) -> TaskConfig | None:
         """Return the task of the model, if this stage or the one above that trains the model names it."""
@@ -240,17 +240,19 @@ class Evaluate(Tabulated):
         evaluator = task.runtime().evaluator
         after = DatasetMetrics(evaluator.whole_metrics(facts), metrics, evaluator.class_names(facts), setup)
         with ctx.progress(f"{ctx.name}: scores of all rows at once", None):
-            files = {str(name): {str(name): predictions_path(ctx.folder, name)} for name in self.baselines}
+            files = {
+                str(name): {str(name): get_predictions_path(ctx.folder, name)} for name in self.baselines
+            }
             files |= {other.name: other.predictions(ctx.folder) for other in others}
             return after.scores(model.predictions(ctx.folder), files)
 
     def open_systems(self, ctx: RunContext) -> tuple[EvaluationSetup, list[EvaluatedSystem]]:
         """Return the split under the classes of the model, and the systems as they are measured on it."""
-        from hfpipe.encoding.io import facts, open_split
+        from hfpipe.encoding.io import open_split, read_facts
         from hfpipe.evaluation.evaluate import EvaluationSetup
 
         folder, systems = folder_of(self.data, ctx), evaluated_systems(self, ctx)
-        classes = align_classes(self, facts(folder), systems, ctx)
+        classes = align_classes(self, read_facts(folder), systems, ctx)
         split = classes.rows(open_split(folder, data_split(self.split)))
         cluster = cluster_column(self.cluster, systems[0].task, classes.facts)
         weights = load_row_weights(self.row_weights, split)
@@ -281,7 +283,7 @@ class Evaluate(Tabulated):
         held_out = list(read_held_out(system.members, len(split)).values()) if system.folded else [None]
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(setup.rows)) as advance:
-                out = predictions_path(ctx.folder, name)
+                out = get_predictions_path(ctx.folder, name)
                 tally = setup.tally(task.baseline_metrics(name, setup.facts))
                 fitted = partial(fit_baseline, task, name, split, setup.facts, tokenizer)
                 predictions = [(fitted(rows), rows) for rows in held_out]
@@ -301,8 +303,8 @@ class Evaluate(Tabulated):
         held_out = read_held_out(system.members, len(setup.rows)) if system.folded else {}
         found: dict[str, Tally] = {}
         for name, place in system.models(ctx).items():
-            (model, task), out = load_system(self, system, place, ctx), predictions_path(ctx.folder, name)
-            own = examples.of_rows(held_out[name]) if system.folded else examples
+            (model, task), out = load_system(self, system, place, ctx), get_predictions_path(ctx.folder, name)
+            own = examples.select_rows(held_out[name]) if system.folded else examples
             title = f"{ctx.name}: {name if system.members else system.place}"
             with ctx.progress(title, len(own)) as advance:
                 found[name] = measure_model(model, task, tokenizer, own, setup, accelerator, out, advance)
@@ -328,7 +330,7 @@ class Evaluate(Tabulated):
         tokenizer = load_tokenizer(place, trust_remote_code=self.trust_remote_code)
         config = load_config(place, trust_remote_code=self.trust_remote_code)
         check_rows(system.place, get_embedding_rows(config), tokenizer)
-        path = ctx.work / "encoded" / f"{slug(system.place)}.arrow"
+        path = ctx.work / "encoded" / f"{make_slug(system.place)}.arrow"
         with ctx.progress(f"{ctx.name}: encoding for {system.place}", len(setup.rows)) as advance:
             encoded = partial(encode, system.task.runtime(), setup.rows, tokenizer, setup.facts, path)
             examples, _ = encoded(packed=False, advance=advance, reads_all=reads_all)

@@ -17,7 +17,7 @@ from hfpipe.modeling.exports.formats import (
     is_generative,
     writes_text,
 )
-from hfpipe.number_format import memory
+from hfpipe.number_format import format_bytes
 from hfpipe.references.places import ModelPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.task import TaskConfig
@@ -45,7 +45,7 @@ class Export(Stage):
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
 
-    def resolved(self, above: Mapping[str, Stage]) -> Export:
+    def resolve(self, above: Mapping[str, Stage]) -> Export:
         """Return the stage with the task of the stage that trained the model."""
         task = getattr(above.get(self.model.stage or ""), "task", None)
         if self.task is not None or not isinstance(task, TaskConfig):
@@ -96,12 +96,12 @@ class Export(Stage):
             )
         tokenizer.save_pretrained(str(ctx.folder))
         before = compute_model_bytes(place) if isinstance(place, Path) else None
-        of = f" of {memory(before)}" if before else ""
+        of = f" of {format_bytes(before)}" if before else ""
         quantized = ", int8" if self.quantize == "int8" else ""
         return Report(
             kind=self.kind,
             summary=(
-                f"{self.format}{quantized}, {memory(found.bytes)}{of}; "
+                f"{self.format}{quantized}, {format_bytes(found.bytes)}{of}; "
                 f"outputs differ from the original by at most {found.difference:.1g} of the largest"
             ),
             facts={

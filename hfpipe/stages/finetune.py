@@ -51,7 +51,7 @@ class Finetune(TrainStage):
             return []
         return self.teacher if isinstance(self.teacher, list) else [self.teacher]
 
-    def resolved(self, above: Mapping[str, Stage]) -> Finetune:
+    def resolve(self, above: Mapping[str, Stage]) -> Finetune:
         """Return the stage with the weights of rows that the data set's stage names in `columns`."""
         named = ROW_WEIGHTS in getattr(above.get(self.data.stage or ""), "columns", {})
         is_given = self.loss is not None and "row_weights" in self.loss.model_fields_set
@@ -74,9 +74,9 @@ class Finetune(TrainStage):
         elif self.distillation is not None:
             yield Problem("distillation has no effect without a teacher; delete it", ("distillation",))
 
-    def neutral(self) -> dict[str, Any]:
+    def find_neutral(self) -> dict[str, Any]:
         unused = [name for name in ("loss", "calibrate", "teacher") if not getattr(self, name)]
-        return super().neutral() | dict.fromkeys(unused + ["distillation"] * ("teacher" in unused))
+        return super().find_neutral() | dict.fromkeys(unused + ["distillation"] * ("teacher" in unused))
 
     def _training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
         from hfpipe.data.weighting import create_weighted_loss
@@ -86,13 +86,13 @@ class Finetune(TrainStage):
         return create_distillation_loss(self, ctx, train, data) if self.teachers else None
 
     def _finish(self, parts: Training, folder: Path) -> dict[str, Any]:
-        from hfpipe.data.weighting import weighting_facts
+        from hfpipe.data.weighting import describe_weighting
         from hfpipe.evaluation.calibration import calibrate_saved
         from hfpipe.modeling.losses.weighted_loss import WeightedLoss
 
         found: dict[str, Any] = {}
         if isinstance(parts.training_loss, WeightedLoss):
-            found["loss"] = weighting_facts(parts.training_loss, self.task, parts.facts)
+            found["loss"] = describe_weighting(parts.training_loss, self.task, parts.facts)
         if self.teachers:
             found["teachers"] = [str(place) for place in self.teachers]
         if self.calibrate and parts.validation is not None:

@@ -91,7 +91,7 @@ class Tokenizer(Stage):
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.encoding.io import open_data
         from hfpipe.encoding.text_sample import Texts
-        from hfpipe.tokenization.loading import measure
+        from hfpipe.tokenization.loading import measure_tokenizer
         from hfpipe.tokenization.reload import check_saved
 
         folder = locate_place(self.data, ctx.base, ctx.inputs)
@@ -105,7 +105,7 @@ class Tokenizer(Stage):
         tokenizer.save_pretrained(str(ctx.folder))
         check_saved(ctx.folder, tokenizer)
         split = "validation" if "validation" in data else "train"
-        rates = measure(tokenizer, Texts(data[split], self.text, MEASURED_BYTES, ctx.progress))
+        rates = measure_tokenizer(tokenizer, Texts(data[split], self.text, MEASURED_BYTES, ctx.progress))
         facts = {"vocab_size": len(tokenizer), "measured_on": split, **rates}
         ledger = {}
         if self.algorithm is not None:
@@ -118,12 +118,12 @@ class Tokenizer(Stage):
 
     def _existing(self, ctx: RunContext) -> PreTrainedTokenizerBase:
         from hfpipe.tokenization.loading import load_tokenizer
-        from hfpipe.tokenization.training import entries
+        from hfpipe.tokenization.training import make_added_tokens
 
         assert self.tokenizer is not None
         tokenizer = load_tokenizer(locate_place(self.tokenizer, ctx.base, ctx.inputs) or self.tokenizer)
         known = tokenizer.added_tokens_encoder
-        tokenizer.add_tokens(entries(token for token in self.special_tokens if token not in known))
+        tokenizer.add_tokens(make_added_tokens(token for token in self.special_tokens if token not in known))
         return tokenizer
 
     def _train_tokenizer(self, texts: Texts) -> PreTrainedTokenizerBase:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field, SerializeAsAny
 
 from hfpipe.contract import RunContext, Stage
-from hfpipe.distributed.world import first_process
+from hfpipe.distributed.world import is_first_process
 from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.loading.adapter_settings import Adapter
 from hfpipe.recipe.training.early_stopping import EarlyStopping
-from hfpipe.recipe.training.neutral import neutral_arguments
+from hfpipe.recipe.training.neutral import find_neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
@@ -79,24 +79,24 @@ class TrainStage(Repeatable):
         yield from checks.check_training(self, above, facts, base)
         yield from check_samples(self)
 
-    def neutral(self) -> dict[str, Any]:
-        found = neutral_arguments(self.training, early=self.early_stopping is not None)
-        return super().neutral() | {f"training.{name}": None for name in found} | {"samples": None}
+    def find_neutral(self) -> dict[str, Any]:
+        found = find_neutral_arguments(self.training, early=self.early_stopping is not None)
+        return super().find_neutral() | {f"training.{name}": None for name in found} | {"samples": None}
 
-    def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
+    def list_notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
         from hfpipe.encoding.io import open_data
-        from hfpipe.recipe.training.defaults import with_defaults
+        from hfpipe.recipe.training.defaults import add_defaults
         from hfpipe.training.checkpoints import choose_checkpoint
         from hfpipe.training.ineffective_settings import find_ineffective_settings
 
         validated, training = "validation" in open_data(folder_of(self.data, ctx)), self.tuned(ctx).training
         yield from find_ineffective_settings(training, validated=validated, alone=alone)
         early = self.early_stopping is not None
-        settings = with_defaults(training, evaluated=validated, early=early)
+        settings = add_defaults(training, evaluated=validated, early=early)
         yield from choose_checkpoint(ctx.work, keeps_best=bool(settings.get("load_best_model_at_end")))
 
     def prepare(self, ctx: RunContext) -> None:
-        from hfpipe.encoding.io import facts
+        from hfpipe.encoding.io import read_facts
         from hfpipe.stages.repeats.folds import write_held_out
         from hfpipe.training.arguments import select_best_metric
 
@@ -104,7 +104,7 @@ class TrainStage(Repeatable):
             tuned.prepare(ctx)
             return
         write_held_out(self, ctx)
-        data = facts(folder_of(self.data, ctx))
+        data = read_facts(folder_of(self.data, ctx))
         tokenizer = self.open_tokenizer(ctx)
         self._check_loaded(ctx, data)
         self._check_tokenizer(ctx, tokenizer, data)
@@ -117,14 +117,14 @@ class TrainStage(Repeatable):
 
     def train(self, ctx: RunContext, callbacks: Sequence[Any] = ()) -> Report:
         """Train, with further callbacks of Trainer, and write the model to the stage's folder."""
-        from hfpipe.encoding.io import facts
+        from hfpipe.encoding.io import read_facts
         from hfpipe.tokenization.reload import check_saved
         from hfpipe.training.loop import train_model
         from hfpipe.training.trainer import Training
 
         tokenizer = self.open_tokenizer(ctx)
         examples, ledger = self._encoded(ctx, tokenizer, reads_all=False)
-        data = facts(folder_of(self.data, ctx))
+        data = read_facts(folder_of(self.data, ctx))
         model, note = self._model(ctx, tokenizer, data)
         self._check_loaded(ctx, data)
         setup = self.task.runtime().model_setup
@@ -144,7 +144,7 @@ class TrainStage(Repeatable):
         )
         early = self.early_stopping
         found = train_model(parts, self.training, (early.patience, early.threshold) if early else None, ctx)
-        if first_process():
+        if is_first_process():
             if self.adapter is not None:
                 self._finish_adapter(self.adapter, model, tokenizer, ctx)
                 (ctx.folder / CARD).unlink(missing_ok=True)  # PEFT's, which is an empty form
@@ -237,11 +237,11 @@ class TrainStage(Repeatable):
     ) -> tuple[Examples, dict[str, int]]:
         """Return a split as the training reads it, encoded on disk, and its ledger."""
         from hfpipe.encoding.encoded import encode
-        from hfpipe.encoding.io import facts, open_split
+        from hfpipe.encoding.io import open_split, read_facts
         from hfpipe.stages.repeats.folds import encode_without_fold
 
         folder = folder_of(self.data, ctx)
-        rows, known = open_split(folder, split), facts(folder)
+        rows, known = open_split(folder, split), read_facts(folder)
         path = encoded_folder(ctx, cut_from_all=self.task.packed) / f"{split}.arrow"
         held = hold_encoded(ctx, path.parent) if reads_all else nullcontext()
         with held, ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hfpipe.number_format import count
+from hfpipe.number_format import format_count
 
 
 def describe_training(found: dict[str, Any]) -> str:
@@ -15,7 +15,7 @@ def describe_training(found: dict[str, Any]) -> str:
         if name in ("loss", "accuracy", "mse")
     ]
     names = ("parameters", "trained_parameters", "tokens")
-    all_of_them, trained, tokens = (count(found[name]) for name in names)
+    all_of_them, trained, tokens = (format_count(found[name]) for name in names)
     some = f" ({trained} trained)" if trained != all_of_them else ""
     size = f"{all_of_them} parameters{some}, {tokens} tokens, {found['steps']:,} steps"
     return size + (f"; validation {', '.join(scores)}" if scores else "")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hfpipe.references.places import slug
+from hfpipe.references.places import make_slug
 
 MODEL = "model"
 """Name of the model among the systems of an evaluate stage."""
@@ -17,28 +17,28 @@ CARD = "README.md"
 """The model card of a training stage."""
 
 METRICS = "metrics.jsonl"
-"""What a training stage logs while it trains, a line an entry; it stays in the finished folder."""
+"""Log of a training stage, one entry per line; it stays in the finished folder."""
 
 EXPLANATIONS = "explanations.json"
-"""What `report --explain` writes into the folder of an evaluate stage, for the page of the run."""
+"""File that `report --explain` writes into the folder of an evaluate stage, for the page of the run."""
 
 SAMPLES = "samples.jsonl"
-"""What a model generated each time it was validated, a line a time; it stays in the finished folder."""
+"""Texts that a model generated in each validation, one validation per line; stays in the finished folder."""
 
 FILLS = "fills.jsonl"
 """What a masked language model fills in for hidden words of the evaluated texts, a line for each."""
 
 EXPORT = "export.json"
-"""What `transformers.exporters` writes next to an exported model: its format and files."""
+"""File of `transformers.exporters` next to an exported model, with its format and files."""
 
 CLUSTER = "resampling_group"
-"""Column of predictions: the number of the group that a row is resampled with, where rows are in groups."""
+"""Column of predictions: the number of the resampling group of a row, if rows are grouped."""
 
 TRAINED = ("pretrain", "finetune")
 """Kinds of stage that train a model."""
 
 MODELS = (*TRAINED, "export")
-"""Kinds of stage whose folder holds a model."""
+"""Kinds of stage whose folder contains a model."""
 
 OLD_COLUMNS = {
     "gold": "reference",
@@ -46,31 +46,31 @@ OLD_COLUMNS = {
     "nats": "nll",
     "next_sentence_nats": "next_sentence_nll",
 }
-"""Columns of predictions as earlier versions named them, and their names now."""
+"""Name of a column of predictions in earlier versions → its name."""
 
 
-def renamed_columns(columns: Iterable[str], inputs: Sequence[str]) -> dict[str, str]:
-    """Return the columns of a file of predictions that have another name now, each with that name.
+def find_renamed_columns(columns: Iterable[str], inputs: Sequence[str]) -> dict[str, str]:
+    """Return the columns of a file of predictions that were renamed: old name → new name.
 
-    An input whose name a prediction has now becomes `input_NAME`, as it is in a new file.
+    An input with the new name of such a column becomes `input_NAME`, as in new files.
     """
     found = {old: new for old, new in OLD_COLUMNS.items() if old in columns and old not in inputs}
     return found | {name: f"input_{name}" for name in inputs if name in found.values()}
 
 
-def predictions_path(folder: Path, system: str) -> Path:
-    """Return the file in which an evaluate stage keeps the predictions of its model or a baseline."""
-    tail = "" if system == MODEL else f"-{slug(system)}"
+def get_predictions_path(folder: Path, system: str) -> Path:
+    """Return the file with the predictions of the model, or of a baseline, of an evaluate stage."""
+    tail = "" if system == MODEL else f"-{make_slug(system)}"
     return folder / f"predictions{tail}.parquet"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return what a stage has logged in training."""
+    """Return the entries that a stage logged during training."""
     return read_lines(folder / METRICS)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the JSON objects in the lines of a file; a line that is still being written is left out."""
+    """Return the JSON objects in the lines of a file; an incomplete line is skipped."""
     entries = []
     with suppress(OSError):
         for line in path.read_text(encoding="utf-8").splitlines():

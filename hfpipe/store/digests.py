@@ -1,4 +1,4 @@
-"""Digests of local files and folders, remembered so that a large corpus is read once."""
+"""Digests of local files and folders, cached so that a large corpus is read once."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from hfpipe.references.places import check_regular
 from hfpipe.store.artifacts import CARD
 
 SETTLED = 2_000_000_000
-"""Nanoseconds a file must have been left alone before its times vouch for its content (git's rule)."""
+"""Minimum age of a file in nanoseconds for its timestamps to identify its content (as in git)."""
 
 
 class Digests:
-    """Content digests of files and folders, kept next to the runs and trusted while times and sizes agree."""
+    """Content digests of files and folders, cached next to the runs and valid while times and sizes agree."""
 
-    def __init__(self, memory: Path | None = None) -> None:
-        self._memory = memory
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache
         self._known: dict[str, list[str | int]] = {}
-        if memory is not None:
+        if cache is not None:
             with suppress(OSError, ValueError):
-                known = json.loads(memory.read_text(encoding="utf-8"))
+                known = json.loads(cache.read_text(encoding="utf-8"))
                 self._known = known if isinstance(known, dict) else {}
 
-    def of(self, path: Path) -> str:
+    def compute(self, path: Path) -> str:
         """Return the sha256 (hex) of a file, or of a folder's relative paths and contents.
 
         Raises DataError when a file cannot be read, or is a pipe or a device, which may never end.
         """
         if not path.is_dir():
             return self._digest_file(path)
-        card = path / CARD if (path / "stage.json").is_file() else None  # written again by evaluations
+        card = path / CARD if (path / "stage.json").is_file() else None  # evaluations rewrite it
         parts = [
             f"{item.relative_to(path).as_posix()}\0{self._digest_file(item)}\n"
             for item in sorted(path.rglob("*"))
@@ -60,14 +60,14 @@ class Digests:
         return digest
 
     def save(self) -> None:
-        """Remember the digests for the next run; a folder that cannot be written is not an error."""
-        if self._memory is None or not self._known:
+        """Save the digests for the next run; a folder that cannot be written is not an error."""
+        if self._cache is None or not self._known:
             return
         with suppress(OSError):
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            part = self._memory.with_suffix(f".{os.getpid()}.part")
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            part = self._cache.with_suffix(f".{os.getpid()}.part")
             part.write_text(json.dumps(self._known), encoding="utf-8")
-            part.replace(self._memory)
+            part.replace(self._cache)
 
 
 def compute_digest(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""Files that are on disk whole or not at all, also after a power cut.
+"""Writes files atomically, so that they are complete or absent even after a power cut.
 
-A rename may reach the disk before the content of the file, and a new name is lost where its folder was not
-written. So content is forced to disk first (fsync), then the folders that hold the names, and last comes the
-file that vouches for both.
+A rename may reach the disk before the content of the file, and a new name is lost if its folder is not
+written. Content is therefore flushed to disk first (fsync), then the folders that contain the names, and last
+the file with their digests.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _NOT_FOR_FOLDERS = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
-"""What systems and network file systems say that cannot force folders to disk."""
+"""Errors of systems and network file systems that cannot flush folders to disk."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, even through a power cut."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file atomically, even in a power cut."""
     write_parts(path, [text])
 
 
 def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> None:
-    """Write texts as they come to a file that is there whole or not at all.
+    """Write texts to a file atomically, as an iterator yields them.
 
-    What was written when `parts` raises goes to `kept`, if there is anything and a place for it.
+    If `parts` raises, what was written so far, if anything, is moved to `kept`, if that is given.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write one file
     try:
@@ -43,7 +43,7 @@ def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> N
 
 
 def sync_file(path: Path) -> None:
-    """Force the content of a file, or the names in a folder, to disk."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -52,7 +52,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Force the names in a folder to disk, on systems that can."""
+    """Flush the names in a folder to disk, on systems that support it."""
     try:
         sync_file(path)
     except OSError as error:

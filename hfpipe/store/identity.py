@@ -1,4 +1,4 @@
-"""What decides the result of a stage, and the key that is made of it."""
+"""Everything that determines the result of a stage, and the key computed from it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from hfpipe.report import Record
-from hfpipe.store.stage_names import find_plain_names, without_combinations
+from hfpipe.store.stage_names import find_plain_names, remove_combinations
 
 KEY_LENGTH = 12
 """Hex digits of a key."""
 
 
 class StageIdentity(Record):
-    """Everything that decides what a stage leaves behind."""
+    """Everything that determines the output of a stage."""
 
     kind: str
     """Kind of the stage."""
@@ -30,44 +30,44 @@ class StageIdentity(Record):
     settings: dict[str, Any]
     """The settings with every default filled in."""
     files: dict[str, str]
-    """Local files, packages and own code, as the recipe writes them → digest of their content."""
+    """Local files, packages and user code, as written in the recipe → digest of their content."""
     inputs: dict[str, str]
-    """Stages above that are read → their keys."""
+    """Upstream stages that are read → their keys."""
     task_version: int = 1
-    """Version of the task that the settings hold."""
+    """Version of the task in the settings."""
     neutral: dict[str, Any] = {}
-    """Settings that cannot change the result, by path, with what replaces them in the key, if anything."""
+    """Path of each setting that cannot change the result → its value in the key; None removes it."""
 
     @model_validator(mode="after")
-    def _names_settings(self) -> Self:
-        """Refuse a damaged file, in which neutral settings are not where their paths lead."""
+    def _check_neutral_paths(self) -> Self:
+        """Reject a damaged file, in which the paths of neutral settings do not exist."""
         try:
-            decisive_settings(self.settings, self.neutral)
+            find_decisive_settings(self.settings, self.neutral)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"neutral settings lead nowhere: {error}") from error
+            raise ValueError(f"a path of `neutral` does not exist: {error}") from error
         return self
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """The settings that the key is made of."""
-        return decisive_settings(self.settings, self.neutral)
+        """The settings that are part of the key."""
+        return find_decisive_settings(self.settings, self.neutral)
 
     @property
     def key(self) -> str:
-        """Hex key of the folder; the first version of a task is left out, as before there were versions.
+        """Hex key of the folder; version 1 of a task is omitted, as in keys from before there were versions.
 
-        Of the copies of a stage that a matrix makes, the input's own key tells which one is read.
+        For an input that is a copy made by a matrix, its key identifies the copy, and its name is omitted.
         """
         first = {"task_version"} if self.task_version == 1 else set()
         decisive = self.model_dump(exclude=first | {"neutral"}) | {"settings": self.decisive}
         if names := find_plain_names(self.inputs):
-            decisive["settings"] = without_combinations(decisive["settings"], names)
+            decisive["settings"] = remove_combinations(decisive["settings"], names)
             decisive["inputs"] = {names.get(name, name): key for name, key in self.inputs.items()}
         text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def decisive_settings(settings: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, Any]:
+def find_decisive_settings(settings: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with each neutral one replaced by its value in the key, or removed if that is None."""
     found = copy.deepcopy(dict(settings))
     for path, value in neutral.items():

@@ -1,7 +1,7 @@
-"""What a finished folder consists of: the size and digest of each file, taken as it is forced to disk.
+"""The manifest of a finished folder: the size and digest of each file, computed when it is flushed to disk.
 
-Each file is read once more for its digest when the folder is finished, while the system still has it in
-memory. sha256 takes 0.6 seconds a GB on a processor with instructions for it.
+Each file is read again for its digest when the folder is finished, while it is still in the page cache.
+sha256 takes 0.6 seconds per GB on a processor with instructions for it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from hfpipe.store.digests import compute_digest
 from hfpipe.store.files import sync_file, sync_folder
 
 _TOGETHER = 8
-"""Files at once: a file system writes its journal once for all that wait for it."""
+"""Number of files flushed concurrently; a file system commits its journal once for all of them."""
 DAMAGED = "is damaged: its content is not what was written"
 
 
 def record_files(folder: Path, *, without: Collection[str] = ()) -> dict[str, FileDigest]:
-    """Force everything in a folder to disk; return path relative to the folder → what the file holds.
+    """Flush everything in a folder to disk; return path relative to the folder → size and digest.
 
-    `without` are names in the folder itself that are left out.
+    `without` are names of entries of the folder that are omitted.
     """
     below = [path for path in sorted(folder.rglob("*")) if path.relative_to(folder).parts[0] not in without]
     files = [path for path in below if path.is_file()]
@@ -35,7 +35,7 @@ def record_files(folder: Path, *, without: Collection[str] = ()) -> dict[str, Fi
 
 
 def find_damage(folder: Path, files: Mapping[str, FileDigest]) -> Iterator[tuple[str, str]]:
-    """Yield each file of a folder that is not as it was recorded, and why. Reads all of them."""
+    """Yield each file of a folder that differs from its record, and the reason. Reads all files."""
     with ThreadPoolExecutor(_TOGETHER) as pool:
         for name, why in zip(files, pool.map(partial(_compare, folder), files.items()), strict=True):
             if why is not None:
@@ -43,17 +43,17 @@ def find_damage(folder: Path, files: Mapping[str, FileDigest]) -> Iterator[tuple
 
 
 def describe_damage(path: Path, recorded: FileDigest) -> str | None:
-    """Return why a file is not as it was recorded, or None. Reads all of it."""
+    """Return how a file differs from its record, or None. Reads the whole file."""
     changed = describe_size(path, recorded.size)
     return changed or (None if compute_digest(path) == recorded.sha256 else DAMAGED)
 
 
 def describe_size(path: Path, recorded: int) -> str | None:
-    """Return why a file cannot be as it was recorded, as far as its size in bytes tells, or None."""
+    """Return how the size of a file differs from the recorded size in bytes, or None."""
     if not path.is_file():
         return "is missing"
     size = path.stat().st_size
-    return None if size == recorded else f"has {size} bytes in place of {recorded}"
+    return None if size == recorded else f"has {size} bytes instead of {recorded}"
 
 
 def _record(path: Path) -> FileDigest:

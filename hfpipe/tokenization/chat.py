@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hfpipe.errors import DataError, StageError
-from hfpipe.tokenization.spelling import known_tokens, unused_mark
+from hfpipe.tokenization.spelling import find_known_tokens, find_unused_mark
 from hfpipe.tokenization.text import Format, Verbatim
 
 ASSISTANT = "assistant"
@@ -34,32 +34,32 @@ class Chat:
         """Raises StageError when the tokenizer has no chat template."""
         if tokenizer.chat_template is None:
             raise StageError(
-                "this tokenizer has no chat template; take one that has, or give prompts by `template` and "
-                "answers by `completion`"
+                "this tokenizer has no chat template; use one that has, or set prompts with `template` and "
+                "answers with `completion`"
             )
         self._tokenizer = tokenizer
-        self._known = known_tokens(tokenizer)
+        self._known = find_known_tokens(tokenizer)
         self._tokens = [*self._known.control, *self._known.template]
-        texts = list(_strings([*messages, *(tools or ())]))
-        self._mark = unused_mark(OPENING, CLOSING, texts)
+        texts = list(_list_strings([*messages, *(tools or ())]))
+        self._mark = find_unused_mark(OPENING, CLOSING, texts)
         self._has_marks = any(OPENING in text for text in texts)
         self._tools: list[Any] | None = [self._mark_message(tool) for tool in tools or ()] or None
 
-    def write(self, messages: Messages, *, asking: bool) -> str:
-        """Return the rendered messages, with marks; `asking` adds the generation prompt.
+    def write(self, messages: Messages, *, generation_prompt: bool) -> str:
+        """Return the rendered messages, with marks, and the generation prompt if requested.
 
         Raises DataError when the template rejects the messages.
         """
         marked = [self._mark_message(dict(message)) for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(
-                marked, tools=self._tools, tokenize=False, add_generation_prompt=asking
+                marked, tools=self._tools, tokenize=False, add_generation_prompt=generation_prompt
             )
         except Exception as error:  # a template may raise any exception
-            raise DataError(f"the chat template refuses {list(messages)!r:.200}: {error}") from error
+            raise DataError(f"the chat template rejects {list(messages)!r:.200}: {error}") from error
         return str(text)
 
-    def parts(self, text: str) -> list[str]:
+    def split_parts(self, text: str) -> list[str]:
         """Split the output of `write`, or a substring of it, into parts to encode.
 
         Raises DataError if the template has split a mark, so that the typed token is unknown.
@@ -90,12 +90,12 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     return [_map_strings(each, change) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _list_strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, each in value.items():
-            yield from (*_strings(key), *_strings(each))
+            yield from (*_list_strings(key), *_list_strings(each))
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _strings(each)
+            yield from _list_strings(each)

@@ -17,8 +17,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedToken
 from hfpipe.errors import StageError
 from hfpipe.tokenization.prefetching import prefetch
 from hfpipe.tokenization.ragged import Ragged
-from hfpipe.tokenization.spelling import Spelling, known_tokens, spelling
-from hfpipe.tokenization.text import Format, Text, text_parts
+from hfpipe.tokenization.spelling import Spelling, find_known_tokens, get_spelling
+from hfpipe.tokenization.text import Format, Text, get_parts
 
 CHARACTERS_AT_ONCE = 250_000
 """Maximum number of characters encoded at once; the tokenizer needs about a hundred bytes per token."""
@@ -48,9 +48,9 @@ def encode_texts(
     Raises StageError for a text that a tokenizer without a fast backend cannot encode in this way.
     """
     sides = [side for side in (texts, pairs) if side is not None]
-    found = spelling(tokenizer, _join_sides(sides))
+    found = get_spelling(tokenizer, _join_sides(sides))
     if found is None:
-        parts = [[text_parts(text) for text in side] for side in sides]
+        parts = [[get_parts(text) for text in side] for side in sides]
         return _encode_slowly(tokenizer, parts, target=target, **options)
     written = [found.write(side) for side in sides]
     _set_language(tokenizer, found, target=target)
@@ -71,9 +71,9 @@ def encode_ids(
     Use this function when only ids are needed. If the class of a tokenizer overrides no encoding method, only
     its backend is called, without offsets.
     """
-    parts = _encoded_by_backend(tokenizer, texts, pairs, special_tokens)
+    parts = _encode_by_backend(tokenizer, texts, pairs, special_tokens)
     if parts is None:
-        encoded = _encoded_by_class(tokenizer, texts, pairs, special_tokens, token_types)
+        encoded = _encode_by_class(tokenizer, texts, pairs, special_tokens, token_types)
         types = Ragged.from_rows(encoded["token_type_ids"]) if token_types else None
         return TokenIds(Ragged.from_rows(encoded["input_ids"]), types)
     lengths: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
@@ -93,9 +93,9 @@ def encode_ids(
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[list[int]]:
     """Return the ids of each text as a list, without special tokens."""
-    parts = _encoded_by_backend(tokenizer, texts, None, special_tokens=False)
+    parts = _encode_by_backend(tokenizer, texts, None, special_tokens=False)
     if parts is None:
-        return _encoded_by_class(tokenizer, texts, None, special_tokens=False, token_types=False)["input_ids"]
+        return _encode_by_class(tokenizer, texts, None, special_tokens=False, token_types=False)["input_ids"]
     return [each.ids for part in parts for each in part]
 
 
@@ -103,7 +103,7 @@ def _join_sides(sides: Sequence[Sequence[Text]]) -> Iterator[str]:
     return (text if isinstance(text, str) else "".join(text) for side in sides for text in side)
 
 
-def _encoded_by_class(
+def _encode_by_class(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     pairs: Sequence[Text] | None,
@@ -114,7 +114,7 @@ def _encoded_by_class(
     return encode_texts(tokenizer, texts, pairs, add_special_tokens=special_tokens, verbose=False, **options)
 
 
-def _encoded_by_backend(
+def _encode_by_backend(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     pairs: Sequence[Text] | None,
@@ -127,12 +127,12 @@ def _encoded_by_backend(
     if any(getattr(type(tokenizer), name) is not getattr(PreTrainedTokenizerFast, name) for name in _CODE):
         return None
     sides = [side for side in (texts, pairs) if side is not None]
-    found = spelling(tokenizer, _join_sides(sides))
+    found = get_spelling(tokenizer, _join_sides(sides))
     if found is None:
         return None
     written = [found.write(side) for side in sides]
     _set_language(tokenizer, found, target=False)
-    backend = _backend(found.tokenizer)
+    backend = _get_backend(found.tokenizer)
     if backend.truncation is not None:
         backend.no_truncation()
     inputs: Sequence[Any] = written[0] if pairs is None else list(zip(*written, strict=True))
@@ -140,11 +140,11 @@ def _encoded_by_backend(
     def encode(part: slice) -> Sequence[Any]:
         return backend.encode_batch_fast(inputs[part], add_special_tokens=special_tokens)
 
-    parts = _parts_to_encode(written)
+    parts = _cut_into_parts(written)
     return prefetch(map(encode, parts)) if len(parts) > 1 else map(encode, parts)
 
 
-def _parts_to_encode(sides: list[list[str]]) -> list[slice]:
+def _cut_into_parts(sides: list[list[str]]) -> list[slice]:
     """Return slices of the texts with a limited number of characters each, and at least one text."""
     if sum(sum(map(len, side)) for side in sides) <= CHARACTERS_AT_ONCE:
         return [slice(0, len(sides[0]))]
@@ -156,12 +156,12 @@ def _parts_to_encode(sides: list[list[str]]) -> list[slice]:
 
 def _set_language(tokenizer: PreTrainedTokenizerBase, found: Spelling, *, target: bool) -> None:
     """Copy the special tokens that the original adds to a text; they may depend on the language."""
-    with _language_of(tokenizer, target=target):
-        found.tokenizer._tokenizer.post_processor = _backend(tokenizer).post_processor
+    with _switch_language(tokenizer, target=target):
+        found.tokenizer._tokenizer.post_processor = _get_backend(tokenizer).post_processor
 
 
 @contextmanager
-def _language_of(tokenizer: Any, *, target: bool) -> Iterator[None]:
+def _switch_language(tokenizer: Any, *, target: bool) -> Iterator[None]:
     """Switch a multilingual tokenizer to its source or target language, and finally back to the source."""
     if not hasattr(tokenizer, "_switch_to_input_mode"):
         yield
@@ -176,7 +176,7 @@ def _language_of(tokenizer: Any, *, target: bool) -> Iterator[None]:
         tokenizer._switch_to_input_mode()
 
 
-def _backend(tokenizer: Any) -> Any:
+def _get_backend(tokenizer: Any) -> Any:
     return tokenizer._tokenizer
 
 
@@ -185,15 +185,15 @@ def _encode_slowly(
 ) -> BatchEncoding:
     """Encode with a tokenizer written in Python, which splits either all control tokens or none."""
     every = (part for side in sides for parts in side for part in parts)
-    control = known_tokens(tokenizer).any_control
+    control = find_known_tokens(tokenizer).any_control
     found = [part for part in every if control.search(part)]
     typed = [part for part in found if not isinstance(part, Format)]
     if typed:
         options["split_special_tokens"] = True
         if len(typed) < len(found) or any(_reads_control(tokenizer, part) for part in typed):
             raise StageError(
-                f"{typed[0]!r:.60} holds a control token, which this tokenizer cannot read as text; "
-                "take a fast tokenizer, or drop such rows"
+                f"{typed[0]!r:.60} contains a control token, which this tokenizer cannot encode as "
+                "text; use a fast tokenizer, or drop such rows"
             )
     joined = [["".join(parts) for parts in side] for side in sides]
     names = ("text_target", "text_pair_target") if target else ("text", "text_pair")

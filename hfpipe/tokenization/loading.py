@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.modeling.loading.checkpoint_files import check_tokenizer_files
 from hfpipe.modeling.loading.models import get_name_and_revision
 from hfpipe.references.places import Place
@@ -40,7 +40,7 @@ def load_tokenizer(place: Path | Place, *, trust_remote_code: bool = False) -> P
             trust_remote_code=trust_remote_code,
         )
     except Exception as error:  # Tokenizers raises bare Exceptions
-        raise StageError(f"tokenizer {place}: cannot be loaded: {one_line(error)}") from error
+        raise StageError(f"tokenizer {place}: cannot be loaded: {format_one_line(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -69,7 +69,7 @@ def complete_tokenizer(backend: Backend, style: Style) -> PreTrainedTokenizerFas
     )
 
 
-def measure(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float]:
+def measure_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float]:
     """Return statistics of a tokenizer on texts, without special tokens.
 
     `fertility` is the number of tokens per word (words are separated by white space), `bytes_per_token`
@@ -91,15 +91,15 @@ def measure(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[st
         spans = encoded.get("offset_mapping") or [[(0, 0)] * len(ids) for ids in encoded["input_ids"]]
         for ids, offsets in zip(encoded["input_ids"], spans, strict=True):
             unknown = [
-                span for piece, span in zip(ids, offsets, strict=True) if piece == tokenizer.unk_token_id
+                span for token, span in zip(ids, offsets, strict=True) if token == tokenizer.unk_token_id
             ]
             counts.update(
-                pieces=len(ids), unknown=len(unknown), lost=sum(end - start for start, end in unknown)
+                tokens=len(ids), unknown=len(unknown), lost=sum(end - start for start, end in unknown)
             )
     rates = {
-        "fertility": counts["pieces"] / max(1, counts["words"]),
-        "unknown_rate": counts["unknown"] / max(1, counts["pieces"]),
-        "bytes_per_token": counts["bytes"] / max(1, counts["pieces"]),
+        "fertility": counts["tokens"] / max(1, counts["words"]),
+        "unknown_rate": counts["unknown"] / max(1, counts["tokens"]),
+        "bytes_per_token": counts["bytes"] / max(1, counts["tokens"]),
     }
     if tokenizer.is_fast:
         rates["coverage"] = 1 - counts["lost"] / max(1, counts["characters"])

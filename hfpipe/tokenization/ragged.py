@@ -51,7 +51,7 @@ class Ragged(Sequence[np.ndarray]):
         place = range(len(self))[place]
         return self.values[self.offsets[place] : self.offsets[place + 1]]
 
-    def framed(self, before: Sequence[int], after: Sequence[int]) -> Ragged:
+    def add_around(self, before: Sequence[int], after: Sequence[int]) -> Ragged:
         """Return the rows with the same integers added before and after each."""
         around = len(before) + len(after)
         offsets = self.offsets + around * np.arange(len(self.offsets))

@@ -17,7 +17,7 @@ from typing import Any
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import silence_libraries
 
 log = logging.getLogger(__name__)
@@ -49,21 +49,19 @@ def check_saved(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remot
 
     Raises StageError if it cannot be repaired.
     """
-    wrong = tokenizer_difference(folder, tokenizer, trust_remote_code=trust_remote_code)
+    wrong = describe_tokenizer_difference(folder, tokenizer, trust_remote_code=trust_remote_code)
     if wrong is None:
         return
     before = (folder / _SETTINGS).read_bytes()
-    _name_class(folder)
-    if tokenizer_difference(folder, tokenizer, trust_remote_code=trust_remote_code) is None:
-        log.info(
-            "%s: AutoTokenizer would not open the saved tokenizer as it is (%s); repaired", folder, wrong
-        )
+    _set_tokenizer_class(folder)
+    if describe_tokenizer_difference(folder, tokenizer, trust_remote_code=trust_remote_code) is None:
+        log.info("%s: AutoTokenizer did not open the tokenizer as it was saved (%s); repaired", folder, wrong)
         return
     (folder / _SETTINGS).write_bytes(before)
     (folder / CODE).unlink(missing_ok=True)
     raise StageError(
         f"tokenizer: AutoTokenizer does not open it as it was saved with this type of model: {wrong}; "
-        "take another type of model, or the tokenizer of a checkpoint of this type"
+        "use another type of model, or the tokenizer of a checkpoint of this type"
     )
 
 
@@ -80,7 +78,7 @@ def check_reopens(
         check_saved(Path(folder), tokenizer, trust_remote_code=trust_remote_code)
 
 
-def tokenizer_difference(
+def describe_tokenizer_difference(
     folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False
 ) -> str | None:
     """Return how the tokenizer opened by AutoTokenizer differs from the saved one; None if it does not."""
@@ -89,12 +87,12 @@ def tokenizer_difference(
             opened = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=trust_remote_code
             )
-            return next(_differences(opened, tokenizer), None)
+            return next(_find_differences(opened, tokenizer), None)
     except Exception as error:  # Tokenizers raises bare Exceptions
-        return f"it fails with {one_line(error)!r:.120}"
+        return f"it fails with {format_one_line(error)!r:.120}"
 
 
-def _differences(opened: Any, saved: Any) -> Iterator[str]:
+def _find_differences(opened: Any, saved: Any) -> Iterator[str]:
     for name in ("src_lang", "tgt_lang"):  # set by the task and not saved
         if hasattr(saved, name):
             setattr(opened, name, getattr(saved, name))
@@ -117,7 +115,7 @@ def _encode_and_decode(tokenizer: Any, text: str) -> list[Any]:
     return [ids, tokenizer(text, verbose=False)["input_ids"], dict(pair), *texts]
 
 
-def _name_class(folder: Path) -> None:
+def _set_tokenizer_class(folder: Path) -> None:
     """Set a tokenizer class in the folder, so that AutoTokenizer does not select one by the model type.
 
     Without `trust_remote_code`, AutoTokenizer then uses the class in `tokenizer_config.json`. JSON entries

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 
-def lost_bytes(
+def count_lost_bytes(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequence[Sequence[int]]
 ) -> list[int]:
     """Return the number of UTF-8 bytes of each text that decoding does not restore, 0 for a lossless one.

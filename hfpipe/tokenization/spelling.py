@@ -13,7 +13,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerBase
 
-from hfpipe.tokenization.text import Format, Text, Verbatim, text_parts
+from hfpipe.tokenization.text import Format, Text, Verbatim, get_parts
 
 _TOKENS = "_hfpipe_tokens"
 _COPY = "_hfpipe_copy"
@@ -36,26 +36,26 @@ class KnownTokens:
     @cached_property
     def any_control(self) -> re.Pattern[str]:
         """Matches a control token in a text."""
-        return _pattern(self.control)
+        return _compile_pattern(self.control)
 
     @cached_property
     def any_template(self) -> re.Pattern[str]:
         """Matches a token of the template in a text."""
-        return _pattern(self.template)
+        return _compile_pattern(self.template)
 
     @cached_property
     def any_known(self) -> re.Pattern[str]:
         """Matches a control token or a token of the template in a text."""
-        return _pattern([*self.control, *self.template])
+        return _compile_pattern([*self.control, *self.template])
 
 
-def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:
+def _compile_pattern(tokens: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that matches any of the tokens, the longest first; without tokens it never matches."""
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
-def known_tokens(tokenizer: PreTrainedTokenizerBase) -> KnownTokens:
+def find_known_tokens(tokenizer: PreTrainedTokenizerBase) -> KnownTokens:
     """Return the control tokens of a tokenizer and those of its chat template.
 
     The result is recomputed when tokens are added, or when special tokens or the template change.
@@ -79,12 +79,12 @@ def _find_tokens(tokenizer: PreTrainedTokenizerBase, template: Any) -> KnownToke
     return KnownTokens(control, [token for token in found if token not in taken])
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> Sequence[str]:
+def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Sequence[str]:
     """Return the tokens that are never part of a text: special tokens and the sentinels of denoising."""
-    return known_tokens(tokenizer).control
+    return find_known_tokens(tokenizer).control
 
 
-def unused_mark(opening: str, closing: str, texts: Iterable[str]) -> str:
+def find_unused_mark(opening: str, closing: str, texts: Iterable[str]) -> str:
     """Return the first numbered mark that occurs in none of the texts."""
     numbers = {
         found
@@ -113,20 +113,20 @@ class Spelling:
         """
         if not self.known.template and {*map(type, texts)} == {str}:
             return cast("list[str]", list(texts))  # the usual case: no tokens are meant
-        return ["".join(map(self._write_part, text_parts(text))) for text in texts]
+        return ["".join(map(self._write_part, get_parts(text))) for text in texts]
 
     def _write_part(self, part: str) -> str:
         if isinstance(part, Format):
-            return self.known.any_known.sub(self._name, part)
+            return self.known.any_known.sub(self._rename_token, part)
         if isinstance(part, Verbatim) or not self.known.template:
             return part
-        return self.known.any_template.sub(self._name, part)
+        return self.known.any_template.sub(self._rename_token, part)
 
-    def _name(self, found: re.Match[str]) -> str:
+    def _rename_token(self, found: re.Match[str]) -> str:
         return self.names.get(found[0], found[0])
 
 
-def spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelling | None:
+def get_spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelling | None:
     """Return the copy of a tokenizer whose secret names occur in none of the texts.
 
     A single-character token keeps its name, since it also encodes that character. None if there is no backend
@@ -135,7 +135,7 @@ def spelling(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Spelli
     backend = getattr(tokenizer, "_tokenizer", None)
     if not isinstance(backend, Backend):
         return None
-    known, mark = known_tokens(tokenizer), unused_mark(OPENING, CLOSING, texts)
+    known, mark = find_known_tokens(tokenizer), find_unused_mark(OPENING, CLOSING, texts)
     kept = vars(tokenizer).get(_COPY)
     if kept is None or kept[0] is not known or kept[1] != mark:
         names = {token: mark + token for token in [*known.control, *known.template] if len(token) > 1}

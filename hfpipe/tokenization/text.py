@@ -22,7 +22,7 @@ Text = str | Sequence[str]
 """A row's text, or parts of a text; control tokens in a plain `str` are encoded as text."""
 
 
-def text_parts(text: Text) -> Sequence[str]:
+def get_parts(text: Text) -> Sequence[str]:
     """Return the parts of a text."""
     return (text,) if isinstance(text, str) else text
 
@@ -31,11 +31,11 @@ def fill_template(template: str, blank: str, text: Text) -> list[str]:
     """Replace each `blank` in a template of the format with a text; return the parts."""
     parts: list[str] = []
     for number, part in enumerate(template.split(blank)):
-        parts += [*(text_parts(text) if number else ()), Format(part)]
+        parts += [*(get_parts(text) if number else ()), Format(part)]
     return parts
 
 
-def mark(text: str, pattern: str) -> list[str]:
+def mark_format(text: str, pattern: str) -> list[str]:
     """Split a text so that matches of a pattern, such as blanks in a row, become parts of the format."""
     return [
         Format(part) if number % 2 else part for number, part in enumerate(re.split(f"({pattern})", text))

@@ -25,7 +25,7 @@ from tokenizers import (
     trainers,
 )
 
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.tokenization.special_tokens import Style
 
 LONGEST = 4096
@@ -55,19 +55,19 @@ class Learner:
 
         Raises StageError when the trainer fails.
         """
-        trained = self._new_tokenizer()
+        trained = self._create_tokenizer()
         try:
             alphabet, feed = (
                 ([], _split_long(texts)) if self.algorithm == "bpe" else self._find_characters(texts)
             )
-            trained.train_from_iterator(feed, self._trainer(trained, alphabet))
+            trained.train_from_iterator(feed, self._make_trainer(trained, alphabet))
         except Exception as error:  # Tokenizers raises bare Exceptions
-            raise StageError(f"{self.algorithm}: the trainer gave up: {one_line(error)}") from error
-        tokenizer = self._new_tokenizer()
-        tokenizer.model = self._model(trained)
-        tokenizer.add_special_tokens([_special(token) for token in self.style.tokens])
-        tokenizer.add_tokens(entries(self._specials[len(self.style.tokens) :]))
-        tokenizer.post_processor = self._frame(tokenizer)
+            raise StageError(f"{self.algorithm}: the trainer failed: {format_one_line(error)}") from error
+        tokenizer = self._create_tokenizer()
+        tokenizer.model = self._make_model(trained)
+        tokenizer.add_special_tokens([_make_special_token(token) for token in self.style.tokens])
+        tokenizer.add_tokens(make_added_tokens(self._specials[len(self.style.tokens) :]))
+        tokenizer.post_processor = self._make_post_processor(tokenizer)
         return tokenizer
 
     @property
@@ -78,7 +78,7 @@ class Learner:
     def _unknown(self) -> str | None:
         return self.style.roles.get("unk_token")
 
-    def _new_tokenizer(self) -> Tokenizer:
+    def _create_tokenizer(self) -> Tokenizer:
         """Return a complete tokenizer except for its vocabulary."""
         if self.algorithm == "wordpiece":
             tokenizer = Tokenizer(models.WordPiece(unk_token=self._unknown))
@@ -104,7 +104,7 @@ class Learner:
     def _find_characters(self, texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
         """Return the characters to learn, and the normalized texts with others replaced by spaces."""
         # A separate normalizer: that of the tokenizer in training is locked while it reads the texts.
-        normalize = self._new_tokenizer().normalizer.normalize_str
+        normalize = self._create_tokenizer().normalizer.normalize_str
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(normalize(text))
@@ -113,7 +113,7 @@ class Learner:
         blank = str.maketrans(dict.fromkeys(ranked[room:], " "))
         return ranked[:room], _split_long(normalize(text).translate(blank) for text in texts)
 
-    def _trainer(self, tokenizer: Tokenizer, alphabet: list[str]) -> Any:
+    def _make_trainer(self, tokenizer: Tokenizer, alphabet: list[str]) -> Any:
         if self.algorithm == "unigram":
             return trainers.UnigramTrainer(
                 vocab_size=self.vocab_size,
@@ -139,7 +139,7 @@ class Learner:
             show_progress=False,
         )
 
-    def _model(self, trained: Tokenizer) -> Any:
+    def _make_model(self, trained: Tokenizer) -> Any:
         """Return the trained model with an order and scores that do not depend on a hash map."""
         if self.algorithm == "bpe":
             return trained.model
@@ -148,11 +148,11 @@ class Learner:
         specials = self._specials
         learned = json.loads(trained.to_str())["model"]["vocab"]
         vocab = [(token, 0.0) for token in specials] + _sort_by_score(
-            [(piece, score) for piece, score in learned if piece not in specials]
+            [(token, score) for token, score in learned if token not in specials]
         )
         return models.Unigram(vocab, unk_id=specials.index(self._unknown or specials[0]))
 
-    def _frame(self, tokenizer: Tokenizer) -> Any:
+    def _make_post_processor(self, tokenizer: Tokenizer) -> Any:
         """Return the post-processor: adds special tokens, and trims spaces from byte-level offsets."""
         steps: list[Any] = [processors.ByteLevel(trim_offsets=True)] if self.algorithm == "bpe" else []
         if self.style.single:
@@ -165,12 +165,12 @@ class Learner:
         return steps[0] if len(steps) == 1 else processors.Sequence(steps)
 
 
-def entries(tokens: Iterable[str]) -> list[AddedToken]:
+def make_added_tokens(tokens: Iterable[str]) -> list[AddedToken]:
     """Return added tokens that are matched in any text and, unlike control tokens, kept in decoding."""
     return [AddedToken(token, special=False, normalized=False) for token in tokens]
 
 
-def _special(token: str) -> AddedToken:
+def _make_special_token(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False, lstrip=token in BLANKS)
 
 
@@ -192,16 +192,16 @@ def _split_long(texts: Iterable[str]) -> Iterator[str]:
         yield text[start:]
 
 
-def _sort_by_score(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _sort_by_score(tokens: list[tuple[str, float]]) -> list[tuple[str, float]]:
     """Return the tokens of a Unigram model sorted by score, with deterministic scores.
 
     Characters lost in pruning get the lowest score plus 0.0001 for each one before them in a hash map; here
     all of them get the lowest score. Sums over the map in another order differ in the last digits, so scores
     are rounded to four decimals.
     """
-    lowest = min((score for _, score in pieces), default=0.0)
-    reach = lowest + 0.0001 * sum(len(piece) == 1 for piece, _ in pieces)
+    lowest = min((score for _, score in tokens), default=0.0)
+    reach = lowest + 0.0001 * sum(len(token) == 1 for token, _ in tokens)
     steady = [
-        (piece, round(lowest if len(piece) == 1 and score <= reach else score, 4)) for piece, score in pieces
+        (token, round(lowest if len(token) == 1 and score <= reach else score, 4)) for token, score in tokens
     ]
     return sorted(steady, key=lambda item: (-item[1], item[0]))

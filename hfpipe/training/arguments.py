@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_tf32_available
 
-from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.process_layout import read_process_layout
 from hfpipe.distributed.sharding import uses_deepspeed
 from hfpipe.encoding.sampler import BatchLayout, compute_batch_layout
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.modeling.performance import count_loader_workers, on_cpu, supports_bf16
 from hfpipe.recipe.training import budget, muon
-from hfpipe.recipe.training.defaults import with_defaults
+from hfpipe.recipe.training.defaults import add_defaults
 from hfpipe.training.speed.energy import remove_codecarbon
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def compute_shares(training: Mapping[str, Any], readers: int | None = None) -> B
     per_device = training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
     accumulation = training.get("gradient_accumulation_steps", TrainingArguments.gradient_accumulation_steps)
     return compute_batch_layout(
-        per_device, accumulation, process_layout().readers if readers is None else readers
+        per_device, accumulation, read_process_layout().readers if readers is None else readers
     )
 
 
@@ -125,7 +125,7 @@ def create_training_arguments(
         # Transformers assumes that a metric is better when higher unless its name ends in "loss".
         settings["greater_is_better"] = best.higher_is_better
         given["metric_for_best_model"] = best.name
-    settings |= with_defaults(given, evaluated=best is not None, early=early)
+    settings |= add_defaults(given, evaluated=best is not None, early=early)
     if "tf32" in settings and not is_torch_tf32_available():
         del settings["tf32"]  # Transformers rejects it; a message that it has no effect was logged before
     settings |= {
@@ -142,13 +142,13 @@ def create_training_arguments(
         "disable_tqdm": True,
     }
     if on_cpu() and uses_deepspeed():
-        settings["ddp_backend"] = (
-            "gloo"  # with use_cpu, Accelerate ignores DeepSpeed and uses data parallelism
-        )
+        # With `use_cpu`, Accelerate ignores DeepSpeed and uses data parallelism.
+        settings["ddp_backend"] = "gloo"
     try:
         made = TrainingArguments(**settings)
     except (TypeError, ValueError, ImportError) as error:
-        raise StageError(f"training: Transformers rejects these arguments: {one_line(error)}") from error
+        cause = format_one_line(error)
+        raise StageError(f"training: Transformers rejects these arguments: {cause}") from error
     # The recipe sets the precision; an Accelerate config would override it here.
     made.mixed_precision = "fp16" if made.fp16 else "bf16" if made.bf16 else "no"
     made._n_gpu = min(made.n_gpu, 1)  # without a launcher, several would start DataParallel

@@ -14,8 +14,8 @@ import torch
 from transformers import TrainerCallback
 
 from hfpipe.modeling.performance import is_sharded
-from hfpipe.number_format import count, memory, number
-from hfpipe.report import finite_or_null
+from hfpipe.number_format import format_bytes, format_count, format_number
+from hfpipe.report import replace_not_finite
 from hfpipe.store.artifacts import read_lines, read_metrics
 
 if TYPE_CHECKING:
@@ -100,12 +100,12 @@ class MetricsFile(TrainerCallback):
     def _note(self, entry: Mapping[str, Any]) -> str:
         """Return metrics as a short text, empty without a loss."""
         if "eval_loss" in entry:
-            self._validation = f"validation loss {number(entry['eval_loss'])}"
-        parts = [f"loss {number(entry['loss'])}"] if "loss" in entry else []
+            self._validation = f"validation loss {format_number(entry['eval_loss'])}"
+        parts = [f"loss {format_number(entry['loss'])}"] if "loss" in entry else []
         parts += [self._validation] if self._validation and parts else []
         if "tokens_per_second" in entry:
-            parts.append(f"{count(entry['tokens_per_second'])} tokens/s")
-        return ", ".join(parts + ([memory(entry["memory_bytes"])] if "memory_bytes" in entry else []))
+            parts.append(f"{format_count(entry['tokens_per_second'])} tokens/s")
+        return ", ".join(parts + ([format_bytes(entry["memory_bytes"])] if "memory_bytes" in entry else []))
 
 
 class SamplesFile(TrainerCallback):
@@ -135,7 +135,7 @@ def _get_line_key(entry: Mapping[str, Any]) -> tuple[Any, bool, bool]:
 
 
 def _format_line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(finite_or_null(entry)) + "\n"
+    return json.dumps(replace_not_finite(entry)) + "\n"
 
 
 def measure_peak_memory() -> int:

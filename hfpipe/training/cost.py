@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig, TrainingArguments
 
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.modeling.loading.config import TOKEN_IDS
 from hfpipe.modeling.loading.lora import add_lora, read_merged_config
 from hfpipe.modeling.loading.models import loading, read_config
@@ -111,7 +111,7 @@ def shape_of(auto_class: str, config: PretrainedConfig, adapter: Mapping[str, An
     except StageError:
         raise
     except Exception as error:  # an invalid entry may raise any exception
-        raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
+        raise StageError(f"model: {config.model_type} cannot be built: {format_one_line(error)}") from error
 
 
 def find_shape(model: Any) -> Shape | None:

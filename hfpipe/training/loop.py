@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback
 
-from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.process_layout import read_process_layout
 from hfpipe.distributed.sharding import split_model
-from hfpipe.distributed.world import first_process
-from hfpipe.errors import StageError, one_line
+from hfpipe.distributed.world import is_first_process
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.library_output import allow_forks, silence_libraries
 from hfpipe.modeling.half_weights import halve_frozen
 from hfpipe.modeling.performance import is_sharded, kept_memory
 from hfpipe.recipe.training import budget
 from hfpipe.store.artifacts import METRICS
 from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.store.store import reading
+from hfpipe.store.store import report_unreadable
 from hfpipe.tokenization.loading import set_pad_token_id
 from hfpipe.training.arguments import (
     TrainingPlan,
@@ -61,7 +61,7 @@ def train_model(
     invalid.
     """
     set_pad_token_id(parts.model, parts.tokenizer)
-    plan, layout = _plan(parts, training, ctx), process_layout()
+    plan, layout = _plan(parts, training, ctx), read_process_layout()
     trained = parts.model.num_parameters(only_trainable=True)
     parameters, shape = parts.model.num_parameters(), find_shape(parts.model)
     if layout.tensor > 1:
@@ -114,7 +114,9 @@ def _create_trainer(
         compiled = plan.speed.compiled
         return TaskTrainer(parts, args, plan.shares, compiled=compiled, muon=muon, stop=ctx.stop)
     except (ValueError, RuntimeError, ImportError) as error:  # for example, a tracker that is not installed
-        raise StageError(f"training: Transformers rejects these arguments: {one_line(error)}") from error
+        raise StageError(
+            f"training: Transformers rejects these arguments: {format_one_line(error)}"
+        ) from error
 
 
 def _complete_folder(ctx: RunContext) -> None:
@@ -149,7 +151,7 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
             assert seconds is not None
             muon = get_muon_options(training)
             measured = estimate_steps(seconds, parts, fit.shares, ctx.seed, speed, muon=muon)
-            if first_process():
+            if is_first_process():
                 write_sealed(decided, json.dumps({"steps": measured}))
         while not decided.exists():  # there is no process group yet; if the first fails, all are ended
             time.sleep(POLL)
@@ -158,7 +160,7 @@ def _plan(parts: Training, training: Mapping[str, Any], ctx: RunContext) -> Trai
 
 
 def _read_decision(file: Path) -> int:
-    with reading(file):
+    with report_unreadable(file):
         found = json.loads(read_sealed(file))
     return int(found["steps"] if isinstance(found, dict) else found)  # a number in earlier versions
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel
 from transformers import TrainerCallback
 
-from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.process_layout import read_process_layout
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -63,7 +63,7 @@ class Resume(TrainerCallback):
             self._restore(LossSums.model_validate_json((self._checkpoint / LOSSES).read_bytes()))
 
     def _restore(self, sums: LossSums) -> None:
-        trainer, layout = self._trainer, process_layout()
+        trainer, layout = self._trainer, read_process_layout()
         same = len(sums.since) == layout.world
         mine = sums.since[trainer.args.process_index] if same else sum(sums.since) / len(sums.since)
         trainer._tr_loss = torch.tensor(mine, device=trainer.args.device)

@@ -14,20 +14,20 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
-from hfpipe.distributed.process_layout import process_layout
+from hfpipe.distributed.process_layout import read_process_layout
 from hfpipe.distributed.sharding import (
     group_shared_weights,
+    keep_models_whole,
     prepare_state,
     show_embeddings,
     uses_fsdp,
-    whole_models,
 )
 from hfpipe.distributed.whole_state import (
     OPTIMIZER,
+    count_held_parameters,
+    gather_optimizer_state,
     load_optimizer_state,
     load_weights,
-    parameters_held,
-    whole_optimizer_state,
 )
 from hfpipe.errors import StageError
 
@@ -44,15 +44,15 @@ class SplitTrainer(Trainer):
         optimizer's state; checkpoints here are complete.
         """
         only = args.save_only_model
-        args.save_only_model = only or process_layout().tensor > 1
+        args.save_only_model = only or read_process_layout().tensor > 1
         super().__init__(args=args, **options)
         args.save_only_model = only
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the Accelerator, with FSDP also on a CPU, but not if Transformers has split the model."""
-        self.layout = process_layout()
+        self.layout = read_process_layout()
         on_cpu = self.args.device.type == "cpu" and self.layout.world > 1
-        with whole_models() if self.layout.tensor > 1 else nullcontext():
+        with keep_models_whole() if self.layout.tensor > 1 else nullcontext():
             if on_cpu and (uses_fsdp() or self.layout.tensor > 1):
                 prepare_state(str(self.args.mixed_precision))
             super().create_accelerator_and_postprocess()
@@ -81,7 +81,7 @@ class SplitTrainer(Trainer):
     def _prepare_for_training(self, *arguments: Any, **options: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **options)
         if self._gathers:
-            held, whole = parameters_held(self.model)
+            held, whole = count_held_parameters(self.model)
             log.info(
                 "process %d holds %s of %s parameters", self.args.process_index, f"{held:,}", f"{whole:,}"
             )
@@ -92,7 +92,7 @@ class SplitTrainer(Trainer):
             return super()._save_optimizer_and_scheduler(output_dir)
         assert self.optimizer is not None
         assert self.lr_scheduler is not None
-        state = whole_optimizer_state(self.optimizer, keep=self.args.should_save)
+        state = gather_optimizer_state(self.optimizer, keep=self.args.should_save)
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)

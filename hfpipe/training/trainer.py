@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 
-from hfpipe.encoding.padding import Collator, forward_passes, is_cut, token_mask
+from hfpipe.encoding.padding import Collator, is_cut, list_forward_passes, make_token_mask
 from hfpipe.encoding.sampler import BatchLayout, EpochLoader, StepBatches
 from hfpipe.errors import StageError
 from hfpipe.evaluation.loop import ModelReader, score
@@ -229,7 +229,7 @@ class TaskTrainer(SplitTrainer):
 
     def create_step_batches(self) -> StepBatches:
         """Return the indices of the examples of this process."""
-        reader = self.layout.reader(self.args.process_index)
+        reader = self.layout.get_reader(self.args.process_index)
         return StepBatches(
             self.examples.lengths, self.shares, reader, self.args.seed, grouped=not self.task.config.packed
         )
@@ -245,7 +245,7 @@ class TaskTrainer(SplitTrainer):
             return [], torch.tensor(0)
         batches = list(islice(epoch_iterator, num_batches))
         counted = (self.training_loss or self.task.objective).count
-        parts = (part for batch in batches for part in forward_passes(batch))
+        parts = (part for batch in batches for part in list_forward_passes(batch))
         return batches, self.stop.sum_counts(sum(map(counted, parts), torch.tensor(0)), self.layout.together)
 
     def compute_loss(
@@ -263,7 +263,7 @@ class TaskTrainer(SplitTrainer):
 
     def training_step(self, model: Any, inputs: Batches, num_items_in_batch: Any = None) -> torch.Tensor:
         """Train on one micro-batch, split or not. Raises StageError at the first loss that is NaN."""
-        *others, last = forward_passes(inputs)
+        *others, last = list_forward_passes(inputs)
         self.watch.begin(num_items_in_batch)
         losses = []
         for part in others:
@@ -279,9 +279,9 @@ class TaskTrainer(SplitTrainer):
 
     def _track_num_input_tokens(self, inputs: Batches) -> None:
         """Count the tokens of a micro-batch, split or not, over all processes, each token once."""
-        parts = forward_passes(inputs)
+        parts = list_forward_passes(inputs)
         ids = torch.cat([part["input_ids"].flatten() for part in parts])
-        masks = [token_mask(part).flatten() for part in parts]
+        masks = [make_token_mask(part).flatten() for part in parts]
         mine = slice(None if self.layout.counts(self.args.process_index) else 0)
         super()._track_num_input_tokens({"input_ids": ids[mine], "attention_mask": torch.cat(masks)[mine]})
 

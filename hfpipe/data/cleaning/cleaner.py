@@ -24,7 +24,7 @@ def clean(
     stages = [
         _apply_edit(one.step, one.reason, columns, ledger, spans)
         if isinstance(one.step, Edit)
-        else _filtering(one.step.start(), one.reason, ledger)
+        else _apply_filter(one.step.start(), one.reason, ledger)
         for one in steps
     ]
     if not stages:
@@ -55,7 +55,7 @@ def _apply_edit(step: Edit, reason: str, columns: Sequence[str], ledger: Ledger,
     return apply
 
 
-def _filtering(keep: Keep, reason: str, ledger: Ledger) -> Apply:
+def _apply_filter(keep: Keep, reason: str, ledger: Ledger) -> Apply:
     def apply(row: Row) -> bool:
         kept = keep(row)
         if not kept:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from hfpipe.contract import Settings
 from hfpipe.data.cleaning.alignment import Change, apply_changes
-from hfpipe.data.cleaning.markup import strip
+from hfpipe.data.cleaning.markup import strip_html
 from hfpipe.data.cleaning.pii import mask_pii
 
 Secret = Literal["email", "phone", "ip", "card"]
@@ -44,12 +44,12 @@ class Unicode(Settings, Edit):
         # Most texts need no change. No control character is printable, and `isprintable` is far faster than a
         # search.
         if text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable():
-            return [] if text.isascii() else [[], _compose(text)]
+            return [] if text.isascii() else [[], _find_nfc_changes(text)]
         controls = [Change(found.start(), found.end(), "") for found in _CONTROL.finditer(text)]
-        return [controls, _compose(apply_changes(text, controls))]
+        return [controls, _find_nfc_changes(apply_changes(text, controls))]
 
 
-def _compose(text: str) -> list[Change]:
+def _find_nfc_changes(text: str) -> list[Change]:
     """Return the changes to NFC, each within one grapheme cluster."""
     if unicodedata.is_normalized("NFC", text):
         return []
@@ -68,7 +68,7 @@ class Html(Settings, Edit):
     """Strips tags, comments, scripts and styles, and decodes entities."""
 
     def trace(self, text: str) -> list[list[Change]]:
-        return strip(text)
+        return strip_html(text)
 
 
 class MaskPII(RootModel[list[Secret]], Edit):

@@ -19,7 +19,7 @@ _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]|\{(\d+)(?:,\d*)?\}|.",
 
 def check_expression(pattern: str) -> str:
     """Return the expression. Raises ValueError if it cannot be compiled, or would take gigabytes."""
-    copies = _copies(pattern)
+    copies = _count_copies(pattern)
     if copies > MOST_COPIES:
         raise ValueError(
             f"{pattern!r:.60} repeats its parts {copies:,} times, too many to compile; write smaller counts"
@@ -29,11 +29,11 @@ def check_expression(pattern: str) -> str:
     except regex.error as error:
         raise ValueError(f"{pattern!r:.60} is not a regular expression: {error}") from None
     except (RecursionError, OverflowError, MemoryError):
-        raise ValueError(f"{pattern!r:.60} is nested too deep to compile; write a simpler one") from None
+        raise ValueError(f"{pattern!r:.60} is nested too deeply to compile; write a simpler one") from None
     return pattern
 
 
-def searcher(pattern: str, step: str) -> Callable[[Row], bool]:
+def compile_search(pattern: str, step: str) -> Callable[[Row], bool]:
     """Return a function that reports whether an expression matches anywhere in the texts of a row.
 
     The function raises DataError, with the location of the row, if that takes more than `SECONDS`.
@@ -52,7 +52,7 @@ def searcher(pattern: str, step: str) -> Callable[[Row], bool]:
     return matches
 
 
-def _copies(pattern: str) -> int:
+def _count_copies(pattern: str) -> int:
     """Return how many copies the counted repeats expand to: 600 for `(?:a{20}){30}`."""
     groups, last = [0], 0
     for token in _TOKEN.finditer(pattern):

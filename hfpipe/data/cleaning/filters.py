@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
 from typing_extensions import Self
 
-from hfpipe.data.cleaning.expressions import check_expression, searcher
+from hfpipe.data.cleaning.expressions import check_expression, compile_search
 from hfpipe.data.cleaning.short_form import ShortForm
 from hfpipe.data.labels.values import equals_written
 from hfpipe.data.rows import Row
@@ -116,7 +116,7 @@ class KeepMatching(RootModel[Pattern], Filter):
     model_config = _PLAIN
 
     def start(self) -> Keep:
-        return searcher(self.root, "keep_matching")
+        return compile_search(self.root, "keep_matching")
 
 
 class DropMatching(RootModel[Pattern], Filter):
@@ -125,11 +125,11 @@ class DropMatching(RootModel[Pattern], Filter):
     model_config = _PLAIN
 
     def start(self) -> Keep:
-        matches = searcher(self.root, "drop_matching")
+        matches = compile_search(self.root, "drop_matching")
         return lambda row: not matches(row)
 
 
-def _script(name: str) -> str:
+def _check_script(name: str) -> str:
     import regex
 
     try:
@@ -146,7 +146,7 @@ class Short(ShortForm, Filter, ABC):
 class Script(Short):
     """Keeps rows whose letters are mostly from one Unicode script; drops rows without letters."""
 
-    name: Annotated[str, AfterValidator(_script)]
+    name: Annotated[str, AfterValidator(_check_script)]
     """Unicode name of the script, such as `Latin`."""
     share: float = Field(default=0.8, gt=0, le=1)
     """Minimum fraction of the letters."""
@@ -175,7 +175,7 @@ class Dedup(Short):
     default 0.8."""
 
     @model_validator(mode="after")
-    def _read(self) -> Self:
+    def _check_threshold(self) -> Self:
         if self.kind == "exact" and self.threshold is not None:
             raise ValueError("`threshold` goes with `kind: near`")
         return self

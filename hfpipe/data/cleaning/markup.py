@@ -20,7 +20,7 @@ _REFERENCE = re.compile(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?
 """A character reference, by the rules of html.unescape."""
 
 
-def strip(text: str) -> list[list[Change]]:
+def strip_html(text: str) -> list[list[Change]]:
     """Return the changes that remove tags, comments, scripts and styles from a text, one list per pass.
 
     Entities are decoded, and block elements are separated by newlines.
@@ -30,7 +30,7 @@ def strip(text: str) -> list[list[Change]]:
     reader = _Reader(text)
     reader.feed(text)
     reader.close()
-    changes = list(reader.changes())
+    changes = list(reader.find_changes())
     seen = "".join(reader.seen)
     if apply_changes(text, changes) != seen:  # the parser gives no position for some text it skips
         changes = [Change(0, len(text), seen)]
@@ -59,7 +59,7 @@ class _Reader(HTMLParser):
         """Position in the text, and the visible text up to the next event."""
         self._silent = 0
 
-    def changes(self) -> Iterator[Change]:
+    def find_changes(self) -> Iterator[Change]:
         """Yield the changes from the text to the visible text."""
         for (start, seen), (end, _) in pairwise([(0, ""), *self._events, (len(self._text), "")]):
             raw = self._text[start:end]
@@ -76,15 +76,15 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _SILENT:
             self._silent += 1
-        self._break(tag)
+        self._mark_edge(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._break(tag)
+        self._mark_edge(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in _SILENT:
             self._silent = max(0, self._silent - 1)
-        self._break(tag)
+        self._mark_edge(tag)
 
     def handle_data(self, data: str) -> None:
         self._note_text("" if self._silent else data)
@@ -101,7 +101,7 @@ class _Reader(HTMLParser):
     def unknown_decl(self, data: str) -> None:
         self._note_text("")
 
-    def _break(self, tag: str) -> None:
+    def _mark_edge(self, tag: str) -> None:
         new = tag in _BREAKS and bool(self.seen) and not self.seen[-1].endswith("\n")
         self._note_text("\n" if new else "")
 

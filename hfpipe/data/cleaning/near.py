@@ -29,7 +29,7 @@ class NearDuplicates:
     def is_new(self, row: Row) -> bool:
         """Return whether no earlier text is similar; if so, add the text to the index."""
         sketch = MinHash(num_perm=PERMUTATIONS, seed=1)
-        sketch.update_batch(_grams("\n".join(row.texts)))
+        sketch.update_batch(_list_grams("\n".join(row.texts)))
         values = sketch.hashvalues
         if any(
             np.mean(self._known[place] == values) >= self._threshold for place in self._index.query(sketch)
@@ -40,7 +40,7 @@ class NearDuplicates:
         return True
 
 
-def _grams(text: str) -> list[bytes]:
+def _list_grams(text: str) -> list[bytes]:
     """Return the word 5-grams; in scripts without spaces each character is a word."""
     words = WORD.findall(text.casefold())
     if len(words) < GRAM:

@@ -29,12 +29,12 @@ class ClassIds:
         self._merged: set[int] = set()
         self._target: int | None = None
         for name in order if declared else ():
-            self.id_of(name)
+            self.assign_id(name)
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def id_of(self, value: Name) -> int:
+    def assign_id(self, value: Name) -> int:
         """Return the provisional id of a class."""
         number = self._ids.setdefault(str(value), len(self._ids))
         if number == len(self.values):
@@ -53,7 +53,7 @@ class ClassIds:
                 self._places[number] = row.place
             counts[number] += 1
 
-    def uncount(self, ids: Iterable[int], split: str) -> None:
+    def remove_count(self, ids: Iterable[int], split: str) -> None:
         """Remove one row with these classes from the counts."""
         self._counts[split].subtract({*ids})
 
@@ -62,7 +62,7 @@ class ClassIds:
         """Sum of the counts: number of rows, each counted once per class."""
         return sum(counts.total() for counts in self._counts.values())
 
-    def rows_of(self, number: int, splits: Collection[str] | None = None) -> int:
+    def count_rows(self, number: int, splits: Collection[str] | None = None) -> int:
         """Return how many rows a class has in these splits; by default in all."""
         return sum(
             counts[number] for split, counts in self._counts.items() if splits is None or split in splits
@@ -74,7 +74,7 @@ class ClassIds:
         return {
             number
             for number in self._list_kept()
-            if number != self._target and self.rows_of(number, splits) < least
+            if number != self._target and self.count_rows(number, splits) < least
         }
 
     def drop(self, numbers: Collection[int]) -> None:
@@ -85,7 +85,7 @@ class ClassIds:
         """Merge classes into another class, which may be new."""
         if not numbers:
             return
-        self._target = self.id_of(into)
+        self._target = self.assign_id(into)
         self._merged = {*numbers} - {self._target}
         for counts in self._counts.values():
             # A row with two of them is counted twice; after this only zero or nonzero matters.
@@ -93,7 +93,7 @@ class ClassIds:
         places = (self._places[number] for number in sorted(numbers) if number in self._places)
         self._places.setdefault(self._target, next(places, ""))
 
-    def untrained(self) -> dict[int, dict[str, int]]:
+    def find_untrained(self) -> dict[int, dict[str, int]]:
         """Return the classes without training rows → their rows by split; empty without a train split."""
         if TRAIN not in self._counts:
             return {}
@@ -103,21 +103,21 @@ class ClassIds:
         }
         return {number: splits for number, splits in rows.items() if splits and TRAIN not in splits}
 
-    def unseen(self) -> list[str]:
+    def find_unseen(self) -> list[str]:
         """Return the names of the classes with an id but without rows."""
-        return [str(self.values[number]) for number in self._list_kept() if not self.rows_of(number)]
+        return [str(self.values[number]) for number in self._list_kept() if not self.count_rows(number)]
 
-    def place(self, number: int) -> str:
+    def get_place(self, number: int) -> str:
         """Return the location of the first row of a class."""
         return self._places[number]
 
-    def names(self) -> list[str]:
+    def sort_names(self) -> list[str]:
         """Return the names in the order of their final ids: as known in advance, or sorted."""
-        return [str(self.values[number]) for number in self._final()]
+        return [str(self.values[number]) for number in self._sort_kept()]
 
-    def table(self) -> list[int]:
+    def map_to_final(self) -> list[int]:
         """Return provisional id → final id; removed classes have 0, which no row refers to."""
-        final = {number: place for place, number in enumerate(self._final())}
+        final = {number: place for place, number in enumerate(self._sort_kept())}
         if self._target is not None:
             final |= dict.fromkeys(self._merged, final[self._target])
         return [final.get(number, 0) for number in range(len(self))]
@@ -126,7 +126,7 @@ class ClassIds:
         gone = self._gone | self._merged
         return [number for number in range(len(self)) if number not in gone]
 
-    def _final(self) -> list[int]:
+    def _sort_kept(self) -> list[int]:
         kept = self._list_kept()
         numeric = all(type(self.values[number]) is int for number in kept)
 

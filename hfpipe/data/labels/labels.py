@@ -56,19 +56,21 @@ class Label:
         self._type: type | None = None
         self._start = ""
 
-    def observe(self, head: Sequence[Row]) -> None:
+    def detect_kind(self, head: Sequence[Row]) -> None:
         """Detect the kind of label from the first rows, unless the recipe sets it.
 
         Raises DataError for lists that look like indicators, with one 0 or 1 per class.
         """
         rows = [row for row in head if not is_missing(row.values[self.column])]
-        values = [_to_python(row.values[self.column]) for row in rows]
+        values = [_convert_to_python(row.values[self.column]) for row in rows]
         if values and self.kind is None:
             self.kind = _infer(values)
         if self.kind == "classes" and self.settings.indicators is None and not self._known:
             lists = [self._split(value) for value in values]
             if _look_like_indicators(lists) and not _has_lengths_of_words(rows, self.column, lists):
-                raise messages.indicators(rows[0].place, self.column, lists[0], self.settings)
+                raise messages.make_ambiguous_indicators_error(
+                    rows[0].place, self.column, lists[0], self.settings
+                )
 
     def read(self, value: Any) -> Any:
         """Convert a cell to a class, a list of classes or a number; None if it is missing.
@@ -78,7 +80,7 @@ class Label:
         own: type = type(value)
         if own is str and own is self._type and self.kind == "class" and self.ids.find(value) is not None:
             return value  # the usual case: a class already seen in this spelling
-        return self._read(_to_python(value))
+        return self._read(_convert_to_python(value))
 
     def _read(self, value: Any) -> Any:
         if is_missing(value):
@@ -95,7 +97,7 @@ class Label:
             return items
         if self.settings.indicators:
             return self._read_indicators(items)
-        return [self._read_class(_to_python(item)) for item in items]
+        return [self._read_class(_convert_to_python(item)) for item in items]
 
     def _read_number(self, value: Any) -> Any:
         number = parse_decimal(value) if isinstance(value, str) else None
@@ -141,7 +143,7 @@ class Label:
             return tuple(items)
         if not len(self.ids):
             for number in range(self._width):
-                self.ids.id_of(number)
+                self.ids.assign_id(number)
         return [value for value, mark in zip(self.ids.values[: self._width], marks, strict=True) if mark]
 
     def encode(self, row: Row, split: str) -> int | float | list[int]:
@@ -160,22 +162,22 @@ class Label:
 
     def _encode(self, value: Any, row: Row, split: str) -> int | float | list[int]:
         if value is None:
-            raise messages.missing_labels(row.place, self.column, self.settings)
+            raise messages.make_missing_error(row.place, self.column, self.settings)
         start, self._start = self._start, self._start or f"{value!r:.40} at {row.place}"
         if self.kind == "number":
             if not is_number(value):
-                raise messages.no_number(row.place, self.column, value, stated=self._stated)
-            number = messages.finite(row.place, self.column, value)
+                raise messages.make_number_error(row.place, self.column, value, stated=self._stated)
+            number = messages.require_finite(row.place, self.column, value)
             self._whole = self._whole and number.is_integer()
             return number
         items = value if self.kind == "classes" else [value]
         if isinstance(items, tuple):
-            raise messages.no_indicators(row.place, self.column, list(items), self._width)
+            raise messages.make_indicators_error(row.place, self.column, list(items), self._width)
         if not isinstance(items, list):
-            raise messages.no_list(row.place, self.column, value, self.settings)
+            raise messages.make_list_error(row.place, self.column, value, self.settings)
         if self.kind == "classes":
             self._check_length(len(items), row)
-        ids = [self._id(item, row, start) for item in items]
+        ids = [self._check_class(item, row, start) for item in items]
         self.ids.count(ids, split, row)
         return ids if self.kind == "classes" else ids[0]
 
@@ -186,44 +188,46 @@ class Label:
                 f"{row.place}: {len(words)} {self._companion} but {count} {self.column}; write one for each"
             )
 
-    def _id(self, value: Any, row: Row, start: str) -> int:
+    def _check_class(self, value: Any, row: Row, start: str) -> int:
         if type(value) is self._type and (number := self.ids.find(value)) is not None:
             return number  # checked at its first occurrence
         if not isinstance(value, (str, int)) or value == "":
-            raise messages.no_class(row.place, self.column, value, self.settings, alone=self.kind == "class")
+            raise messages.make_class_error(
+                row.place, self.column, value, self.settings, alone=self.kind == "class"
+            )
         self._type = self._type or type(value)
         if type(value) is not self._type and not self._stated:
-            raise messages.mixed_labels_error(row.place, self.column, value, start, self.kind)
+            raise messages.make_mixed_error(row.place, self.column, value, start, self.kind)
         if self._names and value not in self._declared:
-            raise messages.labels_not_named(row.place, self.column, value, self.settings)
+            raise messages.make_unnamed_error(row.place, self.column, value, self.settings)
         if isinstance(value, str):
             messages.check_name(row.place, self.column, value, LONGEST_NAME)
-        number = self.ids.id_of(value)
+        number = self.ids.assign_id(value)
         if number >= MOST_CLASSES and self.settings.min_count is None:
-            raise messages.too_many(self.column, len(self.ids), self.ids.rows + 1)
+            raise messages.make_too_many_error(self.column, len(self.ids), self.ids.rows + 1)
         return number
 
     def check(self) -> None:
         """Raise DataError for no classes, as many classes as rows, or classes without training rows."""
         if self.kind == "number":
             return
-        if not self.ids.names():
+        if not self.ids.sort_names():
             raise DataError(
                 f"{self.column!r} holds no class in any row; fix it, or leave it out with `columns`"
             )
-        count = len(self.ids.names())
+        count = len(self.ids.sort_names())
         if count > MANY_CLASSES and 2 * count > self.ids.rows and not self._names:
-            raise messages.too_many(self.column, count, self.ids.rows)
-        untrained = self.ids.untrained()
+            raise messages.make_too_many_error(self.column, count, self.ids.rows)
+        untrained = self.ids.find_untrained()
         if untrained:
-            raise messages.untrained_classes(self.column, self.ids, untrained, self.settings)
+            raise messages.make_untrained_error(self.column, self.ids, untrained, self.settings)
 
-    def description(self) -> str:
+    def describe(self) -> str:
         """Return a description of the column for the summary, such as `label (2 classes)`."""
         if self.kind == "number":
             asked = f", all whole; write {advise(labels={self.column: 'class'})} if they are classes"
             return f"{self.column} (numbers{asked if self._whole and not self._stated else ''})"
-        count = len(self.ids.names())
+        count = len(self.ids.sort_names())
         classes = f"{count:,} class{'es' if count != 1 else ''}"
         return f"{self.column} ({'lists of ' if self.kind == 'classes' else ''}{classes})"
 
@@ -239,24 +243,24 @@ class Label:
         """The feature type of the column in Datasets."""
         if self.kind == "number":
             return datasets.Value("float64")
-        one = datasets.ClassLabel(names=self.ids.names())
+        one = datasets.ClassLabel(names=self.ids.sort_names())
         return datasets.List(one) if self.kind == "classes" else one
 
-    def final(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    def replace_ids(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
         """Return the encoded column with provisional ids replaced by final ids."""
         if self.kind == "number":
             return column
-        table = pa.array(self.ids.table(), pa.int64())
-        return pa.chunked_array([_renumber(chunk, table) for chunk in column.chunks], column.type)
+        table = pa.array(self.ids.map_to_final(), pa.int64())
+        return pa.chunked_array([_replace_ids(chunk, table) for chunk in column.chunks], column.type)
 
 
-def _renumber(chunk: pa.Array, table: pa.Array) -> pa.Array:
+def _replace_ids(chunk: pa.Array, table: pa.Array) -> pa.Array:
     if pa.types.is_list(chunk.type):
         return pa.ListArray.from_arrays(chunk.offsets, table.take(chunk.values))
     return table.take(chunk)
 
 
-def _to_python(value: Any) -> Any:
+def _convert_to_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
@@ -331,5 +335,5 @@ def find_labels(
         for column, settings in wanted.items()
     ]
     for label in labels:
-        label.observe(head)
+        label.detect_kind(head)
     return labels

@@ -17,7 +17,7 @@ SHOWN = 10
 _SEPARATORS = (",", ";", "|", "/", " ")
 
 
-def missing_labels(place: str, column: str, settings: LabelColumn) -> DataError:
+def make_missing_error(place: str, column: str, settings: LabelColumn) -> DataError:
     """Return the error for a label that is null or an empty cell."""
     drop = advise_drop(column, None)
     empty = ""
@@ -27,18 +27,18 @@ def missing_labels(place: str, column: str, settings: LabelColumn) -> DataError:
     return DataError(f"{place}: {column!r} is missing; fill it in, or drop such rows with {drop}{empty}")
 
 
-def no_number(place: str, column: str, value: Any, *, stated: bool) -> DataError:
+def make_number_error(place: str, column: str, value: Any, *, stated: bool) -> DataError:
     """Return the error for a label that is not a number; `stated` if the recipe sets `kind` to number."""
     if not isinstance(value, (str, bool)):
         return DataError(f"{place}: {column!r} is {value!r:.40}, not a number; fix the row")
-    classes = "" if stated else f", or read all as names of classes with {advise(labels={column: 'class'})}"
+    classes = "" if stated else f", or read all values as class names with {advise(labels={column: 'class'})}"
     return DataError(
         f"{place}: {column!r} is {value!r:.40}, not a decimal number such as 1000 or 2.5; fix the row, or "
         f"drop such rows with {advise_drop(column, value)}{classes}"
     )
 
 
-def finite(place: str, column: str, value: float) -> float:
+def require_finite(place: str, column: str, value: float) -> float:
     """Return a number as a float. Raises DataError for one that is infinite or too large."""
     try:
         number = float(value)
@@ -49,7 +49,7 @@ def finite(place: str, column: str, value: float) -> float:
     return number
 
 
-def no_list(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
+def make_list_error(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
     """Return the error for a label that is not a list, in a column of lists."""
     if not isinstance(value, str):
         one = advise(labels={column: "class"})
@@ -65,11 +65,11 @@ def no_list(place: str, column: str, value: Any, settings: LabelColumn) -> DataE
     )
 
 
-def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alone: bool) -> DataError:
+def make_class_error(place: str, column: str, value: Any, settings: LabelColumn, *, alone: bool) -> DataError:
     """Return the error for a value that is not a class; `alone` if it is not in a list."""
     what = f"{place}: {column!r} is {value!r:.40}, not a class"
     if isinstance(value, list):
-        several = settings.changed(kind="classes", separator=",")
+        several = settings.dump_with(kind="classes", separator=",")
         return DataError(f"{what}; if rows have several classes, write {advise(labels={column: several})}")
     if is_missing(value):
         return DataError(
@@ -82,15 +82,15 @@ def no_class(place: str, column: str, value: Any, settings: LabelColumn, *, alon
     return DataError(f"{what}; write a text or a whole number")
 
 
-def mixed_labels_error(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
+def make_mixed_error(place: str, column: str, value: Any, start: str, kind: str | None) -> DataError:
     """Return the error for a class of another type than earlier ones."""
     return DataError(
-        f"{place}: {column!r} is {value!r:.40} ({type(value).__name__}), but {start}; write all alike, or "
-        f"read all as names of classes with {advise(labels={column: kind})}"
+        f"{place}: {column!r} is {value!r:.40} ({type(value).__name__}), but {start}; use one type, or "
+        f"read all values as class names with {advise(labels={column: kind})}"
     )
 
 
-def labels_not_named(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
+def make_unnamed_error(place: str, column: str, value: Any, settings: LabelColumn) -> DataError:
     """Return the error for a class that is missing from the recipe's `names`."""
     what = f"{place}: {column!r} is {value!r:.40}, which is not one of its {len(settings.names)} names"
     drop = f"drop such rows with {advise_drop(column, value)}"
@@ -101,20 +101,20 @@ def labels_not_named(place: str, column: str, value: Any, settings: LabelColumn)
     )
 
 
-def indicators(place: str, column: str, value: Sequence[Any], settings: LabelColumn) -> DataError:
+def make_ambiguous_indicators_error(
+    place: str, column: str, value: Sequence[Any], settings: LabelColumn
+) -> DataError:
     """Return the error for lists that may be either indicators (one 0 or 1 per class) or class ids."""
     yes, no = (_advise_setting(column, settings, kind="classes", indicators=each) for each in (True, False))
     return DataError(
-        f"{place}: {column!r} is {value!r:.40}, and all rows have {len(value)} of 0 and 1: if each stands "
-        f"for a class (multi-hot), write {yes}, with `names` if you like; if they are ids of classes, {no}"
+        f"{place}: {column!r} is {value!r:.40}, and all rows have {len(value)} values, each 0 or 1: if each "
+        f"stands for a class (multi-hot), write {yes}, optionally with `names`; if they are class ids, {no}"
     )
 
 
-def no_indicators(place: str, column: str, value: Any, width: int) -> DataError:
+def make_indicators_error(place: str, column: str, value: Any, width: int) -> DataError:
     """Return the error for a row that does not have one 0 or 1 per class."""
-    return DataError(
-        f"{place}: {column!r} is {value!r:.40}, where {width} numbers, each 0 or 1, belong; fix the row"
-    )
+    return DataError(f"{place}: {column!r} is {value!r:.40}, not {width} numbers, each 0 or 1; fix the row")
 
 
 def check_name(place: str, column: str, name: str, longest: int) -> None:
@@ -132,7 +132,7 @@ def check_name(place: str, column: str, name: str, longest: int) -> None:
         ) from None
 
 
-def too_many(column: str, classes: int, rows: int) -> DataError:
+def make_too_many_error(column: str, classes: int, rows: int) -> DataError:
     """Return the error for a column of ids or texts instead of classes."""
     return DataError(
         f"{column!r} has {classes:,} different classes in {rows:,} rows, so it holds ids or texts; name the "
@@ -140,7 +140,7 @@ def too_many(column: str, classes: int, rows: int) -> DataError:
     )
 
 
-def untrained_classes(
+def make_untrained_error(
     column: str, ids: ClassIds, rows: Mapping[int, Mapping[str, int]], settings: LabelColumn
 ) -> DataError:
     """Return the error for classes without training rows."""
@@ -152,8 +152,10 @@ def untrained_classes(
     else:
         fix = f"drop their rows with {_advise_setting(column, settings, min_count=1)}"
     if len(rows) == 1:
-        where, unit = " and ".join(rows[first]), "row" if ids.rows_of(first) == 1 else "rows"
-        what = f"class {ids.values[first]!r} of {column!r} is only in {where} ({ids.rows_of(first):,} {unit})"
+        where, unit = " and ".join(rows[first]), "row" if ids.count_rows(first) == 1 else "rows"
+        what = (
+            f"class {ids.values[first]!r} of {column!r} is only in {where} ({ids.count_rows(first):,} {unit})"
+        )
     else:
         shown = [
             f"{ids.values[number]!r} ({', '.join(f'{split} {count:,}' for split, count in splits.items())})"
@@ -161,8 +163,8 @@ def untrained_classes(
         ]
         more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
         what = f"{len(rows):,} classes of {column!r} are only in held-out splits: {', '.join(shown)}{more}"
-    return DataError(f"{ids.place(first)}: {what}, never in train; add training rows, or {fix}")
+    return DataError(f"{ids.get_place(first)}: {what}, never in train; add training rows, or {fix}")
 
 
 def _advise_setting(column: str, settings: LabelColumn, **changes: Any) -> str:
-    return advise(labels={column: settings.changed(**changes)})
+    return advise(labels={column: settings.dump_with(**changes)})

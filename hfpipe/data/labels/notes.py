@@ -15,18 +15,18 @@ _NOTHING = {"nan", "null", "none", "n/a", "na", "#n/a", "<na>"}
 """Common spellings of a missing value, in lower case."""
 
 
-def notes(label: Label) -> Iterator[str]:
+def find_suspicious_values(label: Label) -> Iterator[str]:
     """Yield the notes as phrases for the summary."""
     column = label.column
     if label.normalized:
-        yield f"{label.normalized:,} cells of {column!r} stripped of white space or brought to NFC"
+        yield f"{label.normalized:,} cells of {column!r} stripped of white space or normalized to NFC"
     if label.kind == "number":
         return
-    names = label.ids.names()
-    groups = [join_names(group) for group in nearly_alike(names)]
+    names = label.ids.sort_names()
+    groups = [join_names(group) for group in group_similar_names(names)]
     if groups:
         yield f"note: classes of {column!r} that differ by case or white space only: {_list_some(groups)}"
-    empty = [repr(name) for name in label.ids.unseen()]
+    empty = [repr(name) for name in label.ids.find_unseen()]
     if empty:
         yield f"note: no row has these classes of {column!r}: {_list_some(empty)}"
     nothing = [name for name in names if name.lower() in _NOTHING]
@@ -35,7 +35,7 @@ def notes(label: Label) -> Iterator[str]:
         yield f"note: {column!r} has a class {nothing[0]!r}; if that means a missing label, write {drop}"
 
 
-def nearly_alike(names: Iterable[str]) -> list[list[str]]:
+def group_similar_names(names: Iterable[str]) -> list[list[str]]:
     """Return the groups of names that differ only in case or inner white space."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:

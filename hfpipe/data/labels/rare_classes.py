@@ -13,12 +13,12 @@ from hfpipe.data.ledger import Ledger
 from hfpipe.data.write import Writer
 
 
-def rare_class_reason(label: Label) -> str:
+def name_rare_class_reason(label: Label) -> str:
     """Return the ledger's name for rows dropped because of a rare class."""
     return f"min_count of {label.column}: {label.settings.min_count}"
 
 
-def take_out_rare_classes(labels: Sequence[Label], writer: Writer, ledger: Ledger) -> None:
+def remove_rare_classes(labels: Sequence[Label], writer: Writer, ledger: Ledger) -> None:
     """Drop the rows of classes with fewer training rows than `min_count`, or merge these classes.
 
     Reads only the label columns, in batches, until no class is rare; then rewrites the remaining rows.
@@ -26,24 +26,24 @@ def take_out_rare_classes(labels: Sequence[Label], writer: Writer, ledger: Ledge
     """
     wanted = [label for label in labels if label.settings.min_count is not None and label.kind != "number"]
     dropping = [label for label in wanted if label.settings.rare == "drop"]
-    kept = {split: np.ones(rows, bool) for split, rows in writer.rows().items()} if dropping else {}
-    while rare := {label.column: found for label in dropping if (found := _find(label))}:
+    kept = {split: np.ones(rows, bool) for split, rows in writer.count_rows().items()} if dropping else {}
+    while rare := {label.column: found for label in dropping if (found := _find_rare(label))}:
         for label in dropping:
             label.ids.drop(rare.get(label.column, ()))
         for split, keep in kept.items():
-            _mark(split, keep, rare, labels, writer, ledger)
+            _mark_dropped(split, keep, rare, labels, writer, ledger)
     if any(not keep.all() for keep in kept.values()):
         writer.keep(kept)
     for label in wanted:
         if label.settings.rare != "drop":
-            label.ids.merge(_find(label), label.settings.rare)
+            label.ids.merge(_find_rare(label), label.settings.rare)
 
 
-def _find(label: Label) -> set[int]:
+def _find_rare(label: Label) -> set[int]:
     return label.ids.find_rare(label.settings.min_count or 1)
 
 
-def _mark(
+def _mark_dropped(
     split: str,
     keep: np.ndarray,
     rare: Mapping[str, set[int]],
@@ -54,19 +54,19 @@ def _mark(
     """Mark the rows with a rare class as dropped, and remove them from all counts."""
     start = 0
     classes = [label for label in labels if label.kind != "number"]
-    for batch in writer.batches(split):
+    for batch in writer.read_batches(split):
         part = keep[start : start + batch.num_rows]
-        characters = writer.characters(split)[start : start + batch.num_rows]
+        characters = writer.get_characters(split)[start : start + batch.num_rows]
         for label in classes:
             if label.column not in rare:
                 continue
             gone = _find_rows_with(batch.column(label.column), rare[label.column]) & part
             part &= ~gone
             for number in np.flatnonzero(gone):
-                ledger.take_back(split, rare_class_reason(label), int(characters[number]))
+                ledger.take_back(split, name_rare_class_reason(label), int(characters[number]))
                 for other in classes:
                     ids = batch.column(other.column)[int(number)].as_py()
-                    other.ids.uncount(ids if isinstance(ids, list) else [ids], split)
+                    other.ids.remove_count(ids if isinstance(ids, list) else [ids], split)
         start += batch.num_rows
 
 

@@ -14,14 +14,14 @@ from hfpipe.data.rows import find_repeated
 Kind = Literal["class", "classes", "number"]
 
 
-def _name(text: str) -> str:
+def _check_class_name(text: str) -> str:
     name = normalize_name(text)
     if not name:
         raise ValueError("a class needs a name; write at least one letter")
     return name
 
 
-ClassName = Annotated[str, AfterValidator(_name)]
+ClassName = Annotated[str, AfterValidator(_check_class_name)]
 
 
 class LabelColumn(ShortForm):
@@ -74,11 +74,11 @@ class LabelColumn(ShortForm):
         lists = self.separator is not None or self.indicators is not None
         return self.kind or ("classes" if lists else None)
 
-    def changed(self, **settings: Any) -> Any:
+    def dump_with(self, **settings: Any) -> Any:
         """Return these settings with changes, in the notation of a recipe."""
-        return type(self).model_validate(self._dump_changed() | settings).model_dump()
+        return type(self).model_validate(self._dump_set() | settings).model_dump()
 
-    def _dump_changed(self) -> dict[str, Any]:
+    def _dump_set(self) -> dict[str, Any]:
         return {
             name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
         }
@@ -86,5 +86,5 @@ class LabelColumn(ShortForm):
     @model_serializer(mode="wrap")
     def _dump_short(self, handler: SerializerFunctionWrapHandler) -> Any:
         # A setting added in a later version must not change the key of recipes that do not use it.
-        written = self._dump_changed()
+        written = self._dump_set()
         return self.kind if written.keys() == {"kind"} else written

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from hfpipe.data.readers.file_options import DataFile
 from hfpipe.data.rows import Row, find_repeated
-from hfpipe.errors import DataError, typed_line
+from hfpipe.errors import DataError, format_typed_line
 
 ROWS = 1000
 """Number of rows converted to Python objects at a time."""
@@ -19,7 +19,7 @@ ROWS = 1000
 def read_parquet(file: DataFile) -> Iterator[Row]:
     """Yield the rows of a Parquet file. Raises DataError that names a column that cannot be read."""
     with pq.ParquetFile(file.path) as parquet:
-        yield from _rows(file, parquet.schema_arrow, parquet.iter_batches(batch_size=ROWS))
+        yield from _convert_batches(file, parquet.schema_arrow, parquet.iter_batches(batch_size=ROWS))
 
 
 def read_arrow(file: DataFile) -> Iterator[Row]:
@@ -31,9 +31,9 @@ def read_arrow(file: DataFile) -> Iterator[Row]:
             source.seek(0)
             whole = pa.ipc.open_file(source)
             batches = (whole.get_batch(number) for number in range(whole.num_record_batches))
-            yield from _rows(file, whole.schema, _validate_batches(batches))
+            yield from _convert_batches(file, whole.schema, _validate_batches(batches))
         else:
-            yield from _rows(file, stream.schema, _validate_batches(iter(stream)))
+            yield from _convert_batches(file, stream.schema, _validate_batches(iter(stream)))
 
 
 def _validate_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -43,18 +43,18 @@ def _validate_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBa
         yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
 
 
-def _rows(file: DataFile, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
+def _convert_batches(file: DataFile, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
     twice = find_repeated(schema.names)
     if twice is not None:
         raise DataError(f"{file.name}: has two columns of the name {twice!r}; rename one")
     for field in schema:
-        if (kept := _kept_type(field.type)) is not None:
+        if (kept := _find_wide_type(field.type)) is not None:
             file.found.types.setdefault(field.name, kept)
-    readers = {field.name: _reader(field.type) for field in schema}
+    readers = {field.name: _make_map_converter(field.type) for field in schema}
     number = 0
     for batch in batches:
         columns = [
-            _values(file, batch.column(place), name, number, change)
+            _convert_column(file, batch.column(place), name, number, change)
             for place, (name, change) in enumerate(readers.items())
         ]
         names = list(readers)
@@ -63,7 +63,7 @@ def _rows(file: DataFile, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) 
             yield Row(dict(zip(names, values, strict=True)), f"{file.name}, row", number)
 
 
-def _values(
+def _convert_column(
     file: DataFile, column: pa.Array, name: str, before: int, change: Callable[[Any], Any] | None
 ) -> list[Any]:
     try:
@@ -71,7 +71,7 @@ def _values(
     except Exception as error:
         unread = (place for place in range(len(column)) if not _is_readable(column, place))
         number = before + next(unread, 0) + 1
-        cause = typed_line(error)
+        cause = format_typed_line(error)
         raise DataError(
             f"{file.name}, row {number}: column {name!r} ({column.type}) cannot be read ({cause}); write it "
             "as another type, or delete it"
@@ -87,7 +87,7 @@ def _is_readable(column: pa.Array, place: int) -> bool:
     return True
 
 
-def _kept_type(kind: pa.DataType) -> pa.DataType | None:
+def _find_wide_type(kind: pa.DataType) -> pa.DataType | None:
     """Return the type of a column if its first values may suggest a narrower one, otherwise None."""
     if pa.types.is_decimal(kind):
         return (pa.decimal256 if kind.precision > 38 else pa.decimal128)(kind.precision, kind.scale)
@@ -95,13 +95,18 @@ def _kept_type(kind: pa.DataType) -> pa.DataType | None:
     return kind if any(is_kind(kind) for is_kind in wide) else None
 
 
-def _reader(kind: pa.DataType) -> Callable[[Any], Any] | None:
+def _make_map_converter(kind: pa.DataType) -> Callable[[Any], Any] | None:
     """Return the function that converts maps, at any depth, to {key, value} records; None without maps."""
     if pa.types.is_map(kind):
-        key, value = _reader(kind.key_type) or _keep_value, _reader(kind.item_type) or _keep_value
+        key, value = (
+            _make_map_converter(kind.key_type) or _keep_value,
+            _make_map_converter(kind.item_type) or _keep_value,
+        )
         return lambda pairs: pairs and [{"key": key(one), "value": value(other)} for one, other in pairs]
     if pa.types.is_struct(kind):
-        inside = {field.name: reader for field in kind if (reader := _reader(field.type)) is not None}
+        inside = {
+            field.name: reader for field in kind if (reader := _make_map_converter(field.type)) is not None
+        }
         return (
             (
                 lambda record: (
@@ -111,7 +116,7 @@ def _reader(kind: pa.DataType) -> Callable[[Any], Any] | None:
             if inside
             else None
         )
-    element = _reader(kind.value_type) if hasattr(kind, "value_type") else None
+    element = _make_map_converter(kind.value_type) if hasattr(kind, "value_type") else None
     return None if element is None else lambda items: items and [element(item) for item in items]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from hfpipe.data.readers.file_options import DataFile
-from hfpipe.data.readers.streams import text_stream
+from hfpipe.data.readers.streams import open_text
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 from hfpipe.recipe.messages import join_names
@@ -29,23 +29,23 @@ def read_conll(file: DataFile) -> Iterator[Row]:
         )
     names: list[str] = header or []
     width = len(names)
-    with text_stream(file) as stream:
-        for start, sentence in _sentences(stream):
-            width = width or _width(sentence[0], f"{file.name}, line {start}")
+    with open_text(file) as stream:
+        for start, sentence in _split_sentences(stream):
+            width = width or _count_columns(sentence[0], f"{file.name}, line {start}")
             for number, fields in enumerate(sentence, start):
                 if len(fields) != width:
-                    raise _ragged_line_error(fields, width, names, f"{file.name}, line {number}")
-            yield Row(_columns(sentence, names), f"{file.name}, line", start)
+                    raise _make_ragged_line_error(fields, width, names, f"{file.name}, line {number}")
+            yield Row(_make_columns(sentence, names), f"{file.name}, line", start)
     if width > 2 and not names:
         file.note({"columns": f"first and last of {width}"})
 
 
-def _sentences(stream: Iterable[str]) -> Iterator[tuple[int, list[list[str]]]]:
+def _split_sentences(stream: Iterable[str]) -> Iterator[tuple[int, list[list[str]]]]:
     """Yield each sentence: the number of its first line, and the fields of its lines."""
     start = 0
     lines: list[list[str]] = []
     for number, line in enumerate(chain(stream, [""]), 1):
-        fields = _fields(line)
+        fields = _split_fields(line)
         if fields and fields[0] != DOCUMENT:
             start = start or number
             lines.append(fields)
@@ -54,7 +54,7 @@ def _sentences(stream: Iterable[str]) -> Iterator[tuple[int, list[list[str]]]]:
             start, lines = 0, []
 
 
-def _fields(line: str) -> list[str]:
+def _split_fields(line: str) -> list[str]:
     """Split a line at tabs if it has any (words may then contain spaces), otherwise at spaces."""
     line = line.strip("\r\n")
     if not line.strip(" \t"):
@@ -66,17 +66,17 @@ def _fields(line: str) -> list[str]:
     )
 
 
-def _columns(sentence: list[list[str]], names: list[str]) -> dict[str, list[str]]:
+def _make_columns(sentence: list[list[str]], names: list[str]) -> dict[str, list[str]]:
     if names:
         return {name: list(column) for name, column in zip(names, zip(*sentence, strict=True), strict=True)}
     return {"words": [fields[0] for fields in sentence], "tags": [fields[-1] for fields in sentence]}
 
 
-def _width(fields: list[str], place: str) -> int:
+def _count_columns(fields: list[str], place: str) -> int:
     """Return the number of columns. Raises DataError for other formats with the same file extension."""
     if fields[0].startswith("#") or (len(fields) == 10 and fields[0] == "1"):
         raise DataError(
-            f"{place}: this is a CoNLL-U file, of which it is not clear which column holds the tags; "
+            f"{place}: this is a CoNLL-U file, which has several columns of tags; "
             "read it with `python: file.py:function`"
         )
     if all("|" in field for field in fields):
@@ -88,6 +88,6 @@ def _width(fields: list[str], place: str) -> int:
     return len(fields)
 
 
-def _ragged_line_error(fields: list[str], width: int, columns: list[str], place: str) -> DataError:
+def _make_ragged_line_error(fields: list[str], width: int, columns: list[str], place: str) -> DataError:
     expected = f"`header` names {width} ({join_names(columns)})" if columns else f"the first line has {width}"
     return DataError(f"{place}: {len(fields)} columns, but {expected}; fix the line")

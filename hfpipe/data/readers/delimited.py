@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 from hfpipe.data.readers.dialect import SAMPLE, Dialect, detect_dialect, sample_rows
 from hfpipe.data.readers.file_options import DataFile
-from hfpipe.data.readers.header import column_names, suggest_names
-from hfpipe.data.readers.streams import text_stream
+from hfpipe.data.readers.header import find_column_names, suggest_names
+from hfpipe.data.readers.streams import open_text
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 from hfpipe.recipe.messages import join_names
@@ -34,16 +34,16 @@ def read_tsv(file: DataFile) -> Iterator[Row]:
 def _read(file: DataFile, kind: str) -> Iterator[Row]:
     limit = csv.field_size_limit(sys.maxsize)  # a document may exceed csv's limit of 128 KiB
     try:
-        with text_stream(file, newline="") as stream:
+        with open_text(file, newline="") as stream:
             sample = stream.read(SAMPLE) + stream.readline()
         dialect = detect_dialect(sample, kind, file.options)
-        file.note(dialect.facts(kind))
-        with text_stream(file, newline="") as stream:
+        file.note(dialect.list_differences(kind))
+        with open_text(file, newline="") as stream:
             for _ in range(dialect.skipped):
                 sample = sample.partition("\n")[2]
                 stream.readline()
             table = _Table(file, dialect, sample_rows(dialect, sample) or [])
-            yield from table.rows(stream, watch=dialect.quote is None and file.options.quote is None)
+            yield from table.read_rows(stream, watch=dialect.quote is None and file.options.quote is None)
     finally:
         csv.field_size_limit(limit)
 
@@ -59,45 +59,45 @@ class _Table:
         self._names: list[str] = []
         self._origin = f"{file.name}, line"
 
-    def rows(self, stream: TextIO, *, watch: bool) -> Iterator[Row]:
+    def read_rows(self, stream: TextIO, *, watch: bool) -> Iterator[Row]:
         """Yield the rows; with `watch`, detect quotes that enclose fields after all."""
         guessed = self._dialect.escape is not None and self._file.options.escape is None
-        reader = self._dialect.reader(self._check_escapes(stream) if guessed else stream)
+        reader = self._dialect.make_reader(self._check_escapes(stream) if guessed else stream)
         origin, before = self._origin, self._dialect.skipped + 1
         line = before
         try:
-            body, repeated = self._body(reader)
+            body, repeated = self._read_header(reader)
             names, width = self._names, len(self._names)
             for fields in body:
                 if len(fields) == width:
                     if fields == repeated:
-                        raise self._repeated_header_error(line)
+                        raise self._make_repeated_header_error(line)
                     yield Row(dict(zip(names, fields, strict=True)), origin, line)
                 elif fields:
-                    raise self._ragged_row_error(fields, line)
+                    raise self._make_ragged_row_error(fields, line)
                 if watch and '"' in "".join(fields):
                     watch = self._is_undecided(fields, line)
                 line = before + reader.line_num
         except csv.Error as error:
-            raise self._broken_row_error(str(error), line) from None
+            raise self._make_broken_row_error(str(error), line) from None
 
-    def _body(self, reader: Any) -> tuple[Iterator[list[str]], list[str] | None]:
+    def _read_header(self, reader: Any) -> tuple[Iterator[list[str]], list[str] | None]:
         """Set the column names; return the rows, and the header if a repeated header line is an error."""
         header = self._file.options.header
         first: list[str] | None = next(filter(None, reader), None)
         if first is None:
             return iter(()), None
         place = f"{self._origin} {self._dialect.skipped + reader.line_num}"
-        self._names = column_names(first, self._sample[1:], self._file.options, place)
+        self._names = find_column_names(first, self._sample[1:], self._file.options, place)
         if header is False or isinstance(header, list):
             return chain([first], reader), None
         # An empty row takes the place of the header, so that lines are counted correctly.
         return chain([[]], reader), first if len(first) > 1 else None
 
-    def _repeated_header_error(self, line: int) -> DataError:
+    def _make_repeated_header_error(self, line: int) -> DataError:
         suggested = suggest_names(self._names, self._sample[1:])
         return DataError(
-            f"{self._origin} {line}: repeats the header, as where files were joined; delete the line, or, if "
+            f"{self._origin} {line}: repeats the header, as in concatenated files; delete the line, or, if "
             f"both are rows, name the columns with {self._advise(header=suggested)}"
         )
 
@@ -109,9 +109,9 @@ class _Table:
                 after = rest[rest.index("\\") + 1 :][:1]
                 escape = self._advise(escape=ESCAPE)
                 raise DataError(
-                    f"{self._origin} {number}: quotes are escaped by backslashes in this file, and one is "
-                    f"before {after!r}; write {escape} to read that as {after!r}, or write the file again "
-                    "with doubled quotes"
+                    f"{self._origin} {number}: this file escapes quotes with backslashes, but has a "
+                    f"backslash before {after!r}; write {escape} to read that as {after!r}, or rewrite the "
+                    "file with doubled quotes"
                 )
             yield line
 
@@ -124,29 +124,29 @@ class _Table:
                 if '""' in field[1:-1]:
                     bare = self._advise(quote=False)
                     raise DataError(
-                        f"{self._origin} {line}: a field is in quotes, as a csv writer puts them; write "
-                        f"{self._advise(quote=QUOTE)} to read them so, or {bare} if they are part of the text"
+                        f"{self._origin} {line}: a field is quoted as by a csv writer; write "
+                        f"{self._advise(quote=QUOTE)} to remove the quotes, or {bare} if they are text"
                     )
         return True
 
-    def _ragged_row_error(self, fields: Sequence[str], line: int) -> DataError:
-        fix = "quote fields that hold the separator"
+    def _make_ragged_row_error(self, fields: Sequence[str], line: int) -> DataError:
+        fix = "quote fields that contain the separator"
         if self._dialect.quote is None and self._file.options.quote is None and '"' in "".join(fields):
             fix = f"write {self._advise(quote=QUOTE)} if quotes enclose fields"
         elif len(self._names) == 1 and (other := re.search(r"[;|\t]", self._names[0])):
-            fix = f"write {self._advise(separator=other[0])} if that separates them"
+            fix = f"write {self._advise(separator=other[0])} if that separates fields"
         few = f"{len(fields)} field{'s' * (len(fields) != 1)}"
         return DataError(
             f"{self._origin} {line}: {few}, but the header has {len(self._names)} "
             f"({join_names(self._names)}); {fix}"
         )
 
-    def _broken_row_error(self, cause: str, line: int) -> DataError:
+    def _make_broken_row_error(self, cause: str, line: int) -> DataError:
         if "unexpected end of data" in cause:
             what = "the quote that opens here is never closed; close it"
         elif "expected after" in cause:
             what = (
-                "more text follows a closing quote; double the quotes inside of a field, write "
+                "more text follows a closing quote; double the quotes inside a field, write "
                 f"{self._advise(escape=ESCAPE)} if a backslash precedes them"
             )
         else:

@@ -36,7 +36,7 @@ class Dialect:
     skipped: int = 0
     """Lines before the header, such as the `sep=;` of Excel."""
 
-    def reader(self, lines: Any) -> Any:
+    def make_reader(self, lines: Any) -> Any:
         """Return a csv reader; it is strict, so that a misplaced quote is an error."""
         return csv.reader(
             lines,
@@ -48,7 +48,7 @@ class Dialect:
             doublequote=True,  # also with an escape: otherwise csv is not strict after a quote
         )
 
-    def facts(self, kind: str) -> dict[str, Any]:
+    def list_differences(self, kind: str) -> dict[str, Any]:
         """Return the differences from the standard form of the format, keyed by setting."""
         found: dict[str, Any] = {} if self.separator == USUAL[kind] else {"separator": self.separator}
         if self.quote != ('"' if kind == "csv" else None):
@@ -70,14 +70,14 @@ def detect_dialect(sample: str, kind: str, options: FileOptions) -> Dialect:
     stated = options.separator or (excel[1] if excel else None)
     usual = stated or USUAL[kind]
     for separator in [usual] if stated else [usual, *OTHERS.replace(usual, "")]:
-        for dialect in _quotings(sample, kind, separator, skipped, options):
-            if _share_of_equal_widths(dialect, sample) >= ENOUGH:
+        for dialect in _list_dialects(sample, kind, separator, skipped, options):
+            if _measure_equal_widths(dialect, sample) >= ENOUGH:
                 return dialect
-    ways = list(_quotings(sample, kind, usual, skipped, options))
+    ways = list(_list_dialects(sample, kind, usual, skipped, options))
     return next((way for way in ways if sample_rows(way, sample) is not None), ways[0])
 
 
-def _quotings(
+def _list_dialects(
     sample: str, kind: str, separator: str, skipped: int, options: FileOptions
 ) -> Iterator[Dialect]:
     """Yield the quoting styles to try, the likeliest first; only that of the recipe if it sets one."""
@@ -121,7 +121,7 @@ def _is_escaped(sample: str, doubled: Dialect) -> bool:
     return "\\" not in rest and any('\\"' in field for row in rows for field in row)
 
 
-def _share_of_equal_widths(dialect: Dialect, sample: str) -> float:
+def _measure_equal_widths(dialect: Dialect, sample: str) -> float:
     """Return the fraction of rows with as many fields as the first; 0 for one field or broken quotes."""
     rows = sample_rows(dialect, sample)
     if not rows or len(rows[0]) < 2:
@@ -134,7 +134,7 @@ def sample_rows(dialect: Dialect, sample: str) -> list[list[str]] | None:
 
     A quoted field that continues after the end of the sample is not broken; its row is omitted.
     """
-    reader = dialect.reader(io.StringIO(sample, newline=""))
+    reader = dialect.make_reader(io.StringIO(sample, newline=""))
     rows: list[list[str]] = []
     try:
         rows += (row for row in islice(reader, ROWS) if row)

@@ -82,7 +82,7 @@ class Findings:
                 return
         self.files.append({"first": name, "files": 1, **facts})
 
-    def summary(self) -> Iterator[str]:
+    def summarize(self) -> Iterator[str]:
         """Yield a phrase for each nonstandard way of reading, and for files that were not read."""
         for entry in self.files:
             facts = {key: value for key, value in entry.items() if key not in ("first", "files")}

@@ -14,8 +14,8 @@ from hfpipe.advice import advise, advise_read
 from hfpipe.contract import Settings
 from hfpipe.data.readers.file_options import Advise, FileOptions
 from hfpipe.errors import RecipeError
-from hfpipe.recipe.overrides import choose
-from hfpipe.recipe.settings import mistakes
+from hfpipe.recipe.overrides import apply_options
+from hfpipe.recipe.settings import find_mistakes
 
 
 def _is_text_encoding(name: str) -> bool:
@@ -74,14 +74,14 @@ class FileSettings(Settings):
 
     @field_validator("separator", "quote", "escape")
     @classmethod
-    def _one_character(cls, value: str | Literal[False] | None) -> str | Literal[False] | None:
+    def _check_one_character(cls, value: str | Literal[False] | None) -> str | Literal[False] | None:
         if isinstance(value, str) and (len(value) != 1 or value in "\r\n"):
-            raise ValueError(f"{value!r} is not one character; write it alone, as ';' or \"\\t\"")
+            raise ValueError(f"{value!r} is not one character; write a single one, such as ';' or \"\\t\"")
         return value
 
     @field_validator("header")
     @classmethod
-    def _names(cls, value: bool | list[str] | None) -> bool | list[str] | None:
+    def _check_names(cls, value: bool | list[str] | None) -> bool | list[str] | None:
         if isinstance(value, list) and (not value or len(set(value)) < len(value)):
             raise ValueError("`header` names each column once, in their order")
         return value
@@ -93,7 +93,7 @@ class FileSettings(Settings):
             raise ValueError("`separator`, `quote` and `escape` are three characters; `escape` needs a quote")
         return self
 
-    def file_options(self, spelling: Advise = advise) -> FileOptions:
+    def to_file_options(self, spelling: Advise = advise) -> FileOptions:
         """Return the options for the readers; their messages format suggested options by `spelling`."""
         stated = {name: getattr(self, name) for name in FileSettings.model_fields}
         return FileOptions(**stated, advise=spelling)
@@ -105,9 +105,9 @@ def parse_read_options(options: Sequence[str]) -> FileOptions:
     Raises RecipeError with every invalid option.
     """
     settings: dict[str, Any] = {}
-    choose(settings, options, "--read")
+    apply_options(settings, options, "--read")
     try:
-        return FileSettings.model_validate(settings).file_options(advise_read)
+        return FileSettings.model_validate(settings).to_file_options(advise_read)
     except ValidationError as error:
-        problems = mistakes(FileSettings, settings, (), error)
+        problems = find_mistakes(FileSettings, settings, (), error)
         raise RecipeError([replace(each, message=f"--read: {each.message}") for each in problems]) from None

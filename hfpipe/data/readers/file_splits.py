@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hfpipe.advice import advise
-from hfpipe.data.readers.files import known_format
+from hfpipe.data.readers.files import find_format
 from hfpipe.errors import DataError
 
 Found = Mapping[str, Sequence[Path]]
@@ -46,10 +46,10 @@ def split_files(
             for path, word in _match_files(pattern, found[pattern], base, left_out)
         }
         if split is None:
-            _expect_no_list(list(found))
+            _refuse_mixed_list(list(found))
             splits |= _group_paths(stated, base)
         else:
-            _expect_own(split, stated, base)
+            _require_matching_names(split, stated, base)
             splits[split] = list(stated)
     return splits
 
@@ -59,7 +59,7 @@ def _match_files(
 ) -> Iterator[tuple[Path, str | None]]:
     """Yield the files of a pattern, each with the split in the rest of its name."""
     if not paths:
-        raise DataError(f"{pattern}: no file matches; fix the pattern, which is read relative to the recipe")
+        raise DataError(f"{pattern}: no file matches; fix the pattern, which is relative to the recipe")
     wild = _WILD.search(pattern)
     for path in paths:
         if wild is None and path.is_dir():
@@ -76,13 +76,13 @@ def _list_folder(pattern: str, folder: Path, base: Path, left_out: list[str]) ->
     """Return the data files below a folder, all of one format, without hidden and other files."""
     below = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     shown = [path for path in below if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
-    files = [path for path in shown if known_format(path) is not None]
-    formats = sorted({known_format(path) or "" for path in files})
+    files = [path for path in shown if find_format(path) is not None]
+    formats = sorted({find_format(path) or "" for path in files})
     if len(formats) != 1:
         what = f"holds {' and '.join(formats)} files" if formats else "is a folder without data files"
         ending = files[0].name.partition(".")[2] if files else "jsonl"
-        raise DataError(f"{pattern}: {what}; name those wanted, as {pattern.rstrip('/')}/*.{ending}")
-    left_out += [message_name(path, base) for path in sorted({*below} - {*files})]
+        raise DataError(f"{pattern}: {what}; name the files to read, as {pattern.rstrip('/')}/*.{ending}")
+    left_out += [format_path(path, base) for path in sorted({*below} - {*files})]
     return files
 
 
@@ -94,28 +94,28 @@ def _find_split(path: Path, fixed: int, base: Path) -> str | None:
     splits = {WORDS[found[0].lower()] for found in own or words}
     if len(splits) > 1:
         raise DataError(
-            f"{message_name(path, base)}: its name states {' and '.join(sorted(splits))}; say which "
-            f"split it is, as with {advise(files={min(splits): message_name(path, base)})}"
+            f"{format_path(path, base)}: its name contains {' and '.join(sorted(splits))}; name its "
+            f"split, as with {advise(files={min(splits): format_path(path, base)})}"
         )
     return splits.pop() if splits else None
 
 
-def _expect_own(split: str, stated: Mapping[Path, str | None], base: Path) -> None:
+def _require_matching_names(split: str, stated: Mapping[Path, str | None], base: Path) -> None:
     for path, other in stated.items():
         if other not in (None, WORDS.get(split, split)):
             raise DataError(
-                f"{message_name(path, base)}: is matched for {split}, and its name states {other}; narrow "
-                "the pattern, or name the files one by one"
+                f"{format_path(path, base)}: matches the pattern of {split}, but its name contains {other}; "
+                "narrow the pattern, or list the files"
             )
 
 
-def _expect_no_list(patterns: Sequence[str]) -> None:
+def _refuse_mixed_list(patterns: Sequence[str]) -> None:
     names = [Path(pattern).name for pattern in patterns if not _WILD.search(pattern)]
     splits = {WORDS[word.lower()] for name in names for word in _WORD.findall(name)}
     if len(names) > 1 and len(splits) > 1:
         raise DataError(
-            f"`files` lists {', '.join(names)}, whose names state {' and '.join(sorted(splits))}; write "
-            f"{advise(files=_group_patterns(patterns))}, or, to have all in one, "
+            f"`files` lists {', '.join(names)}, whose names contain {' and '.join(sorted(splits))}; write "
+            f"{advise(files=_group_patterns(patterns))}, or, to put all in one split, "
             f"{advise(files={'train': list(patterns)})}"
         )
 
@@ -136,16 +136,17 @@ def _group_paths(stated: Mapping[Path, str | None], base: Path) -> dict[str | No
     other = next((path for path, split in stated.items() if split is None), None)
     if other is not None:
         example, split = next((path, split) for path, split in stated.items() if split is not None)
-        advice = advise(files={split: message_name(example, base), "train": message_name(other, base)})
+        advice = advise(files={split: format_path(example, base), "train": format_path(other, base)})
         if split == "train":
-            advice = advise(files={"train": [message_name(example, base), message_name(other, base)]})
+            advice = advise(files={"train": [format_path(example, base), format_path(other, base)]})
         raise DataError(
-            f"{message_name(other, base)}: states no split, and {message_name(example, base)} next to it "
-            f"does; name the files of each split, as with {advice}, or narrow the pattern"
+            f"{format_path(other, base)}: its name contains no split, but that of "
+            f"{format_path(example, base)} does; list the files of each split, as with {advice}, or "
+            "narrow the pattern"
         )
     return {name: [path for path, split in stated.items() if split == name] for name in splits}
 
 
-def message_name(path: Path, base: Path) -> str:
+def format_path(path: Path, base: Path) -> str:
     """Return the name of a file in messages: its path, relative to the recipe's folder if it is inside."""
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

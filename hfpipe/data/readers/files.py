@@ -12,9 +12,9 @@ from hfpipe.data.readers.delimited import read_csv, read_tsv
 from hfpipe.data.readers.file_options import FORMATS, DataFile, FileOptions, Findings
 from hfpipe.data.readers.json_records import read_json, read_jsonl
 from hfpipe.data.readers.spreadsheet import read_excel
-from hfpipe.data.readers.streams import COMPRESSION, detect_encoding, text_stream
+from hfpipe.data.readers.streams import COMPRESSION, detect_encoding, open_text
 from hfpipe.data.rows import Row
-from hfpipe.errors import DataError, first_line
+from hfpipe.errors import DataError, get_first_line
 
 Reader = Callable[[DataFile], Iterator[Row]]
 PLAIN = FileOptions()
@@ -44,29 +44,29 @@ def read_files(
     rows = _read_guarded(file, kind)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"{name}: is empty; take it out, or fix what wrote it")
+        raise DataError(f"{name}: is empty; remove it, or fix the program that wrote it")
     return chain([first], rows)
 
 
 def detect_format(path: Path, name: str, options: FileOptions = PLAIN) -> str:
     """Return the format by the file extension. Raises DataError for an unknown extension."""
-    found = known_format(path)
+    found = find_format(path)
     if found is not None:
         return found
     if path.suffix.lower() == ".xls":
-        raise DataError(f"{name}: is in the old format of Excel; save it as .xlsx")
+        raise DataError(f"{name}: is in the old Excel format; save it as .xlsx")
     *others, last = READERS
     raise DataError(
-        f"{name}: its ending tells no format; add {options.advise(format=others[0])}, or "
+        f"{name}: its extension does not tell the format; add {options.advise(format=others[0])}, or "
         f"{', '.join(others[1:])} or {last} in place of {others[0]}"
     )
 
 
-def known_format(path: Path) -> str | None:
+def find_format(path: Path) -> str | None:
     """Return the format by the file extension, ignoring that of a compression; None if unknown."""
     packed = path.suffix in COMPRESSION
-    ending = Path(path.stem if packed else path.name).suffix[1:].lower()
-    kind = ENDINGS.get(ending, ending)
+    extension = Path(path.stem if packed else path.name).suffix[1:].lower()
+    kind = EXTENSIONS.get(extension, extension)
     return kind if kind in (TEXT if packed else READERS) else None
 
 
@@ -77,28 +77,28 @@ def _read_guarded(file: DataFile, kind: str) -> Iterator[Row]:
     except DataError:
         raise
     except Exception as error:
-        cause = first_line(error)
+        cause = get_first_line(error)
         raise DataError(
             f"{file.name}: cannot be read as {kind} ({cause}); copy or download it again, or name its "
-            f"format, such as {file.options.advise(format=_other_format(kind))}"
+            f"format, such as {file.options.advise(format=_suggest_format(kind))}"
         ) from None
     file.found.add(file.name, file.facts)
 
 
-def _other_format(kind: str) -> str:
+def _suggest_format(kind: str) -> str:
     """Return another format that a file with the extension of `kind` may have."""
     return {"arrow": "parquet", "parquet": "arrow"}.get(kind, "csv")
 
 
-def _lines(file: DataFile) -> Iterator[Row]:
+def _read_lines(file: DataFile) -> Iterator[Row]:
     origin = f"{file.name}, line"
-    with text_stream(file) as stream:
+    with open_text(file) as stream:
         for number, line in enumerate(stream, 1):
             yield Row({"text": line.rstrip("\n")}, origin, number)
 
 
 READERS: dict[str, Reader] = {
-    "txt": _lines,
+    "txt": _read_lines,
     "jsonl": read_jsonl,
     "json": read_json,
     "csv": read_csv,
@@ -109,7 +109,7 @@ READERS: dict[str, Reader] = {
     "arrow": read_arrow,
 }
 """Format → its reader."""
-ENDINGS = {
+EXTENSIONS = {
     "iob": "conll",
     "iob2": "conll",
     "ndjson": "jsonl",

@@ -16,7 +16,7 @@ _SENTENCE = 5
 """Number of words from which a first line is considered a text, if later lines have as many."""
 
 
-def column_names(
+def find_column_names(
     first: Sequence[str], below: Sequence[Sequence[str]], options: FileOptions, place: str
 ) -> list[str]:
     """Return the column names; `first` is the first row and `below` are some of the following rows.
@@ -37,7 +37,7 @@ def column_names(
             )
         return header
     names = [name.strip("\ufeff \t\r\n\u00a0") for name in first]
-    reason = _looks_like_data(names, below) if header is None else None
+    reason = _find_sign_of_data(names, below) if header is None else None
     if reason is not None:
         own, true = options.advise(header=suggest_names(names, below)), options.advise(header=True)
         raise DataError(
@@ -55,7 +55,7 @@ def column_names(
     return names
 
 
-def _looks_like_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> str | None:
+def _find_sign_of_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> str | None:
     """Return the reason why the first line looks like data, or None."""
     rows = [row for row in below if len(row) == len(names) and row != list(names)]
     if not rows or [*names] == [str(number) for number in range(len(names))]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hfpipe.data.readers.file_options import DataFile
-from hfpipe.data.readers.squad import is_squad, squad_rows
-from hfpipe.data.readers.streams import text_stream
+from hfpipe.data.readers.squad import is_squad, read_squad
+from hfpipe.data.readers.streams import open_text
 from hfpipe.data.rows import Row, find_repeated
 from hfpipe.errors import DataError
 
@@ -48,43 +48,43 @@ def _decode_line(line: str) -> Any:
 def read_jsonl(file: DataFile) -> Iterator[Row]:
     """Yield the rows of a file with one JSON object per line, or with a single array of objects."""
     origin = f"{file.name}, line"
-    with text_stream(file) as stream:
+    with open_text(file) as stream:
         for number, line in enumerate(stream, 1):
             if line.isspace():
                 continue
-            if number == 1 and line.lstrip()[:1] == "[" and (rows := _array(file)) is not None:
+            if number == 1 and line.lstrip()[:1] == "[" and (rows := _read_array(file)) is not None:
                 yield from rows
                 return
             try:
                 record = _decode_line(line)
             except (ValueError, RecursionError) as error:
-                raise _broken_line(file, number, line, error) from None
+                raise _make_broken_line_error(file, number, line, error) from None
             if not isinstance(record, dict):
-                raise no_record(f"{origin} {number}", record)
+                raise make_record_error(f"{origin} {number}", record)
             yield Row(record, origin, number, sparse=True)
 
 
-def _array(file: DataFile) -> Iterator[Row] | None:
+def _read_array(file: DataFile) -> Iterator[Row] | None:
     """Return the rows of a file that is one array of objects, or None if it is not."""
-    with text_stream(file) as stream:
+    with open_text(file) as stream:
         try:
             data = _decode(stream.read())
         except RepeatedKeyError as error:
-            raise _repeated_key_error(file.name, error) from None
+            raise _make_repeated_key_error(file.name, error) from None
         except (ValueError, RecursionError):
             return None
     if data != [] and not _is_records(data):
         return None
     file.note({"format": "json"})
-    return _records(data, file)
+    return _convert_records(data, file)
 
 
-def _broken_line(file: DataFile, number: int, line: str, error: Exception) -> DataError:
+def _make_broken_line_error(file: DataFile, number: int, line: str, error: Exception) -> DataError:
     place = f"{file.name}, line {number}"
     if isinstance(error, RepeatedKeyError):
-        return _repeated_key_error(place, error)
+        return _make_repeated_key_error(place, error)
     if isinstance(error, RecursionError):
-        return DataError(f"{place}: the JSON is nested too deep; flatten it, or leave the row out")
+        return DataError(f"{place}: the JSON is nested too deeply; flatten it, or leave the row out")
     whole = line.strip() in ("{", "[")
     fix = "fix the line"
     if whole:
@@ -95,8 +95,8 @@ def _broken_line(file: DataFile, number: int, line: str, error: Exception) -> Da
     return DataError(f"{place}: broken JSON ({cause}); {fix}")
 
 
-def _repeated_key_error(place: str, error: RepeatedKeyError) -> DataError:
-    return DataError(f"{place}: the key {str(error)!r} is there twice in one object; delete one of them")
+def _make_repeated_key_error(place: str, error: RepeatedKeyError) -> DataError:
+    return DataError(f"{place}: the key {str(error)!r} occurs twice in one object; delete one of them")
 
 
 def read_json(file: DataFile) -> Iterator[Row]:
@@ -107,31 +107,31 @@ def read_json(file: DataFile) -> Iterator[Row]:
     """
     data = _load(file)
     for part in _split_field(data, file.options.field):
-        data = _descend(data, part, file)
-    return _records(data, file)
+        data = _select_part(data, part, file)
+    return _convert_records(data, file)
 
 
-def _records(data: Any, file: DataFile) -> Iterator[Row]:
+def _convert_records(data: Any, file: DataFile) -> Iterator[Row]:
     """Yield the rows of decoded JSON. Raises DataError if it contains none."""
     name = file.name
     if is_squad(data):
         file.note({"format": "SQuAD"})
-        yield from squad_rows(data, name)
+        yield from read_squad(data, name)
         return
     if not isinstance(data, (list, dict)):
-        raise no_record(name, data)
+        raise make_record_error(name, data)
     keyed = isinstance(data, dict)
     if isinstance(data, dict):
-        _expect_rows(data, file)
+        _require_rows(data, file)
     for number, item in enumerate(data, 1):
         record = data[item] if keyed else item
         if not isinstance(record, dict):
-            raise no_record(f"{name}, record {number}", record)
+            raise make_record_error(f"{name}, record {number}", record)
         yield Row({"id": item, **record} if keyed else record, f"{name}, record", number, sparse=True)
 
 
 def _load(file: DataFile) -> Any:
-    with text_stream(file) as stream:
+    with open_text(file) as stream:
         try:
             return _decode(stream.read())
         except json.JSONDecodeError as error:
@@ -140,9 +140,9 @@ def _load(file: DataFile) -> Any:
                 f"{file.options.advise(format='jsonl')} if each line is a record"
             ) from None
         except RepeatedKeyError as error:
-            raise _repeated_key_error(file.name, error) from None
+            raise _make_repeated_key_error(file.name, error) from None
         except RecursionError:
-            raise DataError(f"{file.name}: the JSON is nested too deep; flatten it") from None
+            raise DataError(f"{file.name}: the JSON is nested too deeply; flatten it") from None
         except UnicodeError:
             raise
         except ValueError as error:
@@ -155,15 +155,15 @@ def _split_field(data: Any, field: str | None) -> list[str]:
     return [field] if isinstance(data, dict) and field in data else field.split(".")
 
 
-def _descend(data: Any, part: str, file: DataFile) -> Any:
+def _select_part(data: Any, part: str, file: DataFile) -> Any:
     if not isinstance(data, dict) or part not in data:
         keys = ", ".join(map(repr, list(data)[:10])) if isinstance(data, dict) else type(data).__name__
         stated = file.options.advise(field=file.options.field)
-        raise DataError(f"{file.name}: there is no {part!r} of {stated}; there is {keys}")
+        raise DataError(f"{file.name}: there is no {part!r}, which {stated} names; there is {keys}")
     return data[part]
 
 
-def _expect_rows(data: Mapping[str, Any], file: DataFile) -> None:
+def _require_rows(data: Mapping[str, Any], file: DataFile) -> None:
     """Raise DataError for a mapping whose values are not rows: columns, or rows under one of its keys."""
     records = "write it again with `to_json(..., orient='records')`"
     if _is_split(data):
@@ -205,7 +205,7 @@ def _is_by_column(data: Mapping[str, Any]) -> bool:
     return alike and not NAMED & rows and (len(rows) > len(columns) or bool(NAMED & data.keys()))
 
 
-def no_record(place: str, value: Any) -> DataError:
+def make_record_error(place: str, value: Any) -> DataError:
     """Return the error for a JSON value that is not an object."""
     shown: str | Sequence[str] = json.dumps(value)[:40]
     return DataError(f'{place}: is {shown}, not an object; write {{"text": …}}')

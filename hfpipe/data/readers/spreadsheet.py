@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.data.readers.file_options import DataFile
-from hfpipe.data.readers.header import column_names
+from hfpipe.data.readers.header import find_column_names
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
 
@@ -31,8 +31,8 @@ def read_excel(file: DataFile) -> Iterator[Row]:
     if find_spec("openpyxl") is None:
         raise DataError(f"{file.name}: needs openpyxl, which is not installed; pip install 'hfpipe[excel]'")
     with _open_workbook(file.path, values=True) as book:
-        title = _title(book, file)
-        yield from _Sheet(file, title).rows(_without_warnings(book[title].iter_rows()))
+        title = _choose_sheet(book, file)
+        yield from _Sheet(file, title).read_rows(_ignore_warnings(book[title].iter_rows()))
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def _open_workbook(path: Path, *, values: bool) -> Iterator[Any]:
             yield book
 
 
-def _without_warnings(rows: Iterator[Any]) -> Iterator[Any]:
+def _ignore_warnings(rows: Iterator[Any]) -> Iterator[Any]:
     """Yield the rows without the warnings that openpyxl issues while reading them."""
     while True:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def _without_warnings(rows: Iterator[Any]) -> Iterator[Any]:
         yield from some
 
 
-def _title(book: Any, file: DataFile) -> str:
+def _choose_sheet(book: Any, file: DataFile) -> str:
     names = [sheet.title for sheet in book.worksheets]
     wanted = file.options.sheet
     if wanted is not None:
@@ -71,7 +71,7 @@ def _title(book: Any, file: DataFile) -> str:
     filled = [
         name
         for name in names
-        if any(map(_is_filled, _without_warnings(book[name].iter_rows(values_only=True))))
+        if any(map(_is_filled, _ignore_warnings(book[name].iter_rows(values_only=True))))
     ]
     if len(filled) > 1:
         raise DataError(
@@ -94,9 +94,9 @@ class _Sheet:
         self._origin = f"{file.name}, {title} row"
         self._formulas: set[str] | None = None
 
-    def rows(self, cells: Iterator[Any]) -> Iterator[Row]:
+    def read_rows(self, cells: Iterator[Any]) -> Iterator[Row]:
         """Yield the rows below the header, or all rows if the recipe names the columns."""
-        filled = self._filled_rows(cells)
+        filled = self._read_filled_rows(cells)
         head = list(islice(filled, ROWS))
         if not head:
             return
@@ -104,7 +104,9 @@ class _Sheet:
         number, first = head[0]
         below = [list(map(str, values)) for _, values in head[1:]]
         place = f"{self._origin} {number}"
-        names = column_names([_text(value) for value in first], below, self._file.options, place)
+        names = find_column_names(
+            [_convert_to_text(value) for value in first], below, self._file.options, place
+        )
         for number, values in chain(head[header is None or header is True :], filled):
             if len(values) > len(names):
                 raise DataError(
@@ -113,37 +115,37 @@ class _Sheet:
                 )
             yield Row(dict(zip_longest(names, values)), self._origin, number)
 
-    def _filled_rows(self, rows: Iterator[Any]) -> Iterator[Cells]:
+    def _read_filled_rows(self, rows: Iterator[Any]) -> Iterator[Cells]:
         """Yield the non-empty rows, without trailing empty cells."""
         for number, cells in enumerate(rows, 1):
-            values = [self._value(cell, number) for cell in cells]
+            values = [self._read_value(cell, number) for cell in cells]
             while values and values[-1] is None:
                 values.pop()
             if values:
                 yield number, values
 
-    def _value(self, cell: Any, number: int) -> Any:
+    def _read_value(self, cell: Any, number: int) -> Any:
         if cell.data_type == "e":
             raise DataError(
                 f"{self._origin} {number}: cell {cell.coordinate} shows {cell.value}; fix its formula"
             )
         # A cell that exists but has no value may be a formula that was never calculated.
-        if cell.value is None and hasattr(cell, "coordinate") and cell.coordinate in self._formulas_here():
+        if cell.value is None and hasattr(cell, "coordinate") and cell.coordinate in self._find_formulas():
             raise DataError(
                 f"{self._origin} {number}: cell {cell.coordinate} is a formula whose value is not stored; "
                 "open the file in Excel and save it"
             )
         return cell.value
 
-    def _formulas_here(self) -> set[str]:
+    def _find_formulas(self) -> set[str]:
         """Return the coordinates of all formulas of the sheet, which is read a second time for this."""
         if self._formulas is None:
             with ExitStack() as stack:
                 book = stack.enter_context(_open_workbook(self._file.path, values=False))
-                cells = (cell for row in _without_warnings(book[self._title].iter_rows()) for cell in row)
+                cells = (cell for row in _ignore_warnings(book[self._title].iter_rows()) for cell in row)
                 self._formulas = {cell.coordinate for cell in cells if cell.data_type == "f"}
         return self._formulas
 
 
-def _text(value: Any) -> str:
+def _convert_to_text(value: Any) -> str:
     return "" if value is None else str(value)

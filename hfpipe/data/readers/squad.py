@@ -17,7 +17,7 @@ def is_squad(data: Any) -> bool:
     )
 
 
-def squad_rows(data: Mapping[str, Any], name: str) -> Iterator[Row]:
+def read_squad(data: Mapping[str, Any], name: str) -> Iterator[Row]:
     """Yield one row per question: id, question, context and answers {text, answer_start}.
 
     These are the columns of `rajpurkar/squad` and `squad_v2`, except for the title of the article. A question
@@ -26,16 +26,18 @@ def squad_rows(data: Mapping[str, Any], name: str) -> Iterator[Row]:
     """
     number = 0
     for article in data["data"]:
-        for paragraph in _list(article, "paragraphs", f"{name}, after question {number}"):
-            for question in _list(paragraph, "qas", f"{name}, after question {number}"):
+        for paragraph in _get_list(article, "paragraphs", f"{name}, after question {number}"):
+            for question in _get_list(paragraph, "qas", f"{name}, after question {number}"):
                 number += 1
                 yield Row(
-                    _question(question, paragraph, f"{name}, question {number}"), f"{name}, question", number
+                    _read_question(question, paragraph, f"{name}, question {number}"),
+                    f"{name}, question",
+                    number,
                 )
 
 
-def _question(question: Any, paragraph: Mapping[str, Any], place: str) -> dict[str, Any]:
-    answers = _list(question, "answers", place)
+def _read_question(question: Any, paragraph: Mapping[str, Any], place: str) -> dict[str, Any]:
+    answers = _get_list(question, "answers", place)
     if question.get("is_impossible") is True and answers:
         raise DataError(f"{place}: has answers and `is_impossible: true`; correct one of them")
     return {
@@ -48,7 +50,7 @@ def _question(question: Any, paragraph: Mapping[str, Any], place: str) -> dict[s
     }
 
 
-def _list(value: Any, key: str, place: str) -> list[Any]:
+def _get_list(value: Any, key: str, place: str) -> list[Any]:
     found = _get(value, key, place)
     if not isinstance(found, list):
         raise DataError(f"{place}: {key!r} is {found!r:.40}, not a list, as it is in a SQuAD file; fix it")

@@ -24,11 +24,11 @@ MARKS = (
 )
 """Byte order mark → the encoding that decodes and removes it."""
 BINARY = (
-    (b"\x1f\x8b", "a gzip file; let its name end in .gz", ""),
-    (b"\x28\xb5\x2f\xfd", "a zstd file; let its name end in .zst", ""),
-    (b"BZh", "a bzip2 file; unpack it, or pack it with gzip", ""),
-    (b"\xfd7zXZ\x00", "an xz file; unpack it, or pack it with gzip", ""),
-    (b"PK\x03\x04", "a zip archive, to be unpacked, or an Excel workbook", "xlsx"),
+    (b"\x1f\x8b", "a gzip file; rename it to end in .gz", ""),
+    (b"\x28\xb5\x2f\xfd", "a zstd file; rename it to end in .zst", ""),
+    (b"BZh", "a bzip2 file; decompress it, or compress it with gzip", ""),
+    (b"\xfd7zXZ\x00", "an xz file; decompress it, or compress it with gzip", ""),
+    (b"PK\x03\x04", "a zip archive (unpack it) or an Excel workbook", "xlsx"),
     (b"PAR1", "a Parquet file", "parquet"),
     (b"ARROW1", "an Arrow file", "arrow"),
     (b"\xd0\xcf\x11\xe0", "an old Office file (.xls or .doc); save it as .xlsx or .csv", ""),
@@ -40,22 +40,22 @@ HEAD = 4096
 
 
 @contextmanager
-def text_stream(file: DataFile, newline: str | None = None) -> Iterator[TextIO]:
+def open_text(file: DataFile, newline: str | None = None) -> Iterator[TextIO]:
     """Open a file as text, decompressed according to its extension.
 
     While reading, raises DataError for a truncated or damaged stream, and for the first byte that is invalid
     in the encoding.
     """
-    with _one_line(file.path, file.name):
+    with _translate_os_errors(file.path, file.name):
         try:
             with _open_stream(file.path) as stream:
                 yield io.TextIOWrapper(stream, encoding=file.codec, newline=newline)
         except UnicodeError:
-            raise _undecodable(file) from None
+            raise _make_decoding_error(file) from None
 
 
 @contextmanager
-def _one_line(path: Path, name: str) -> Iterator[None]:
+def _translate_os_errors(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -68,31 +68,31 @@ def detect_encoding(path: Path, name: str, options: FileOptions) -> str:
     Raises DataError when mark and options contradict each other, when the bytes are not text, and for UTF-16
     or UTF-32 without a mark, whose byte order is unknown.
     """
-    with _one_line(path, name), _open_stream(path) as stream:
+    with _translate_os_errors(path, name), _open_stream(path) as stream:
         head = stream.read(HEAD)
     given = codecs.lookup(options.encoding).name.removesuffix("-sig")
     for mark, codec in MARKS:
         if head.startswith(mark):
-            if given == "utf-8" or given in (codec, _with_order(mark, codec)):
+            if given == "utf-8" or given in (codec, _add_byte_order(mark, codec)):
                 return codec
             raise DataError(
                 f"{name}: begins with the byte order mark of {codec.removesuffix('-sig')}; delete "
                 f"{options.advise(encoding=options.encoding)}, which contradicts it"
             )
-    _expect_text(head, name, given, options)
+    _require_text(head, name, given, options)
     return options.encoding
 
 
-def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> None:
+def _require_text(head: bytes, name: str, given: str, options: FileOptions) -> None:
     """Raise DataError if the first bytes are not text, or are UTF-16 or UTF-32 without a mark."""
     order = _detect_byte_order(head)
     if given in ("utf-16", "utf-32"):
         fixes = (
-            [order] if order else [each for each in (f"{given}-le", f"{given}-be") if _decodes(head, each)]
+            [order] if order else [each for each in (f"{given}-le", f"{given}-be") if _can_decode(head, each)]
         )
         fix = " or ".join(options.advise(encoding=each) for each in fixes)
         if not fix:
-            raise DataError(f"{name}: is not {given}; {_advice(given, options)}")
+            raise DataError(f"{name}: is not {given}; {_advise_encoding(given, options)}")
         raise DataError(f"{name}: has no byte order mark; write {fix}")
     if given == "utf-8":
         for start, what, kind in BINARY:
@@ -106,7 +106,7 @@ def _expect_text(head: bytes, name: str, given: str, options: FileOptions) -> No
             )
 
 
-def _decodes(head: bytes, codec: str) -> bool:
+def _can_decode(head: bytes, codec: str) -> bool:
     """Return whether a codec decodes the first bytes of a file, whose last character may be incomplete."""
     try:
         codecs.getincrementaldecoder(codec)().decode(head)
@@ -115,7 +115,7 @@ def _decodes(head: bytes, codec: str) -> bool:
     return True
 
 
-def _with_order(mark: bytes, codec: str) -> str:
+def _add_byte_order(mark: bytes, codec: str) -> str:
     """Return the name of the codec with the byte order that a mark states."""
     return f"{codec}-{'le' if mark.startswith(codecs.BOM_UTF16_LE) else 'be'}"
 
@@ -140,19 +140,19 @@ def _open_stream(path: Path) -> pa.NativeFile:
 
 def _describe_cause(error: OSError, path: Path) -> str:
     if "Truncated" in str(error):
-        return f"is cut off: the {COMPRESSION[path.suffix]} stream has no end; copy or download it again"
+        return f"is truncated: the {COMPRESSION[path.suffix]} stream has no end; copy or download it again"
     if error.errno is None and path.suffix in COMPRESSION:
         return f"is not a {COMPRESSION[path.suffix]} file, or damaged; copy or download it again"
     return f"cannot be read ({error.strerror or error}); fix the path or its permissions"
 
 
-def _undecodable(file: DataFile) -> DataError:
+def _make_decoding_error(file: DataFile) -> DataError:
     """Return the error for a byte that cannot be decoded, with its offset (decompressed, from 0) and line."""
     name, encoding = file.name, file.codec
     decoder = codecs.getincrementaldecoder(encoding)()
     done, line = 0, 1
     codec = encoding.removesuffix("-sig")
-    advice = _advice(codec, file.options)
+    advice = _advise_encoding(codec, file.options)
     with _open_stream(file.path) as stream:
         while True:
             chunk = stream.read(1 << 20)
@@ -168,11 +168,11 @@ def _undecodable(file: DataFile) -> DataError:
             except UnicodeError as error:
                 return DataError(f"{name}, line {line}: is not {codec} ({error}); {advice}")
             done += len(chunk)
-            if not chunk:  # it can be decoded now: the file has changed meanwhile
+            if not chunk:  # decoding succeeded this time, so the file has changed
                 return DataError(f"{name}: changed while it was read; run again")
 
 
-def _advice(encoding: str, options: FileOptions) -> str:
+def _advise_encoding(encoding: str, options: FileOptions) -> str:
     others = ["latin-1", "cp1252"] if encoding == "utf-8" else ["utf-8", "cp1252", "gb18030"]
     *some, last = [options.advise(encoding=other) for other in others]
     return f"name the encoding of the file, such as {', '.join(some)} or {last}"

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from hfpipe.errors import StageError, first_line
+from hfpipe.errors import StageError, get_first_line
 from hfpipe.metrics.scores.segmentation import nearly_all_ascii, terms
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TextBaseline(ABC):
                 self._fitted = self.estimator(texts, reference).fit(list(texts), reference)
             except ValueError as error:
                 raise StageError(
-                    f"baseline {self.name}: cannot learn from the train split: {first_line(error)}"
+                    f"baseline {self.name}: cannot learn from the train split: {get_first_line(error)}"
                 ) from error
 
     def columns(self, texts: Sequence[str], reference: np.ndarray) -> Columns:

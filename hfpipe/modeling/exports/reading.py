@@ -15,11 +15,11 @@ import torch
 import transformers
 from torch import nn
 
-from hfpipe.errors import HfpipeError, StageError, one_line
+from hfpipe.errors import HfpipeError, StageError, format_one_line
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.exports.formats import BACKENDS, find_missing_packages
 from hfpipe.store.artifacts import EXPORT
-from hfpipe.store.store import advice_for_missing
+from hfpipe.store.store import suggest_restoring
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -96,7 +96,7 @@ def open_export(folder: Path, auto_class: str, *, trusted: bool) -> ExportedForw
         raise
     except Exception as error:  # each runtime has its own errors
         raise StageError(
-            f"{folder}: cannot be opened: {one_line(error)[:300]}; {advice_for_missing(folder)}"
+            f"{folder}: cannot be opened: {format_one_line(error)[:300]}; {suggest_restoring(folder)}"
         ) from error
     if head != declared:
         raise StageError(f"model {folder}: is an export of {declared}, and this task needs {head}")
@@ -111,11 +111,11 @@ def read_format(folder: Path) -> str:
         names = [str(entry["file"]) for entry in manifest["components"].values()]
         kind = NAMES[manifest["export_format"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise StageError(f"{file}: is not the manifest of an export; {advice_for_missing(folder)}") from None
+        raise StageError(f"{file}: is not the manifest of an export; {suggest_restoring(folder)}") from None
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise StageError(
-                f"{file}: names {name!r}, which is not a file there; {advice_for_missing(folder)}"
+                f"{file}: names {name!r}, which is not a file there; {suggest_restoring(folder)}"
             )
     return kind
 
@@ -123,7 +123,7 @@ def read_format(folder: Path) -> str:
 def read_export_config(exported: ExportedModel, folder: Path) -> PretrainedConfig:
     """Return the config next to an export. Raises StageError when there is none."""
     if exported.config is None:
-        raise StageError(f"{folder}: holds no config.json; {advice_for_missing(folder)}")
+        raise StageError(f"{folder}: holds no config.json; {suggest_restoring(folder)}")
     return exported.config
 
 

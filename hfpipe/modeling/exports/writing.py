@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfpipe.errors import StageError, one_line, out_of_memory
+from hfpipe.errors import StageError, format_one_line, is_out_of_memory
 from hfpipe.modeling.exports.formats import BACKENDS, compute_model_bytes
 from hfpipe.modeling.exports.reading import open_export, quiet_libraries
 
@@ -51,10 +51,10 @@ def export_model(
             exporter, config = _create_exporter(kind, int8=int8)
             exporter.export(model, sample, config).save_pretrained(folder)
     except Exception as error:  # a tracer may raise anything
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         name = type(model).__name__
-        raise StageError(f"{kind}: {name} cannot be exported: {one_line(error)[:300]}") from error
+        raise StageError(f"{kind}: {name} cannot be exported: {format_one_line(error)[:300]}") from error
     difference = compute_largest_difference(model, auto_class, folder, length)
     if not int8 and not difference <= TOLERANCE:
         raise StageError(

@@ -10,10 +10,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
-from hfpipe.errors import StageError, first_line
+from hfpipe.errors import StageError, get_first_line
 from hfpipe.references.places import Place
 from hfpipe.store.artifacts import EXPORT
-from hfpipe.store.store import advice_for_missing
+from hfpipe.store.store import suggest_restoring
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -47,7 +47,7 @@ def check_model_files(place: Path | Place) -> None:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise StageError(f"{folder}: {found}; {advice_for_missing(folder)}")
+        raise StageError(f"{folder}: {found}; {suggest_restoring(folder)}")
     for file in sorted(folder.iterdir()):
         if file.is_symlink() and not _is_inside(file, folder):
             raise StageError(
@@ -72,11 +72,11 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StageError(
-            f"{path}: is not JSON ({first_line(error)}); {advice_for_missing(path.parent)}"
+            f"{path}: is not JSON ({get_first_line(error)}); {suggest_restoring(path.parent)}"
         ) from None
     if not isinstance(found, dict):
         raise StageError(
-            f"{path}: holds a {type(found).__name__}, not a mapping; {advice_for_missing(path.parent)}"
+            f"{path}: holds a {type(found).__name__}, not a mapping; {suggest_restoring(path.parent)}"
         )
     return found
 
@@ -89,7 +89,7 @@ def _check_local_weights(folder: Path) -> None:
         return  # its files are checked when it is opened
     config = folder / CONFIG
     if not config.is_file():
-        raise StageError(f"{folder}: holds no {CONFIG}, so it is not a model; {advice_for_missing(folder)}")
+        raise StageError(f"{folder}: holds no {CONFIG}, so it is not a model; {suggest_restoring(folder)}")
     explicit = _read_mapping(config).get(EXPLICIT)
     if explicit is not None:
         _check_weights(folder, str(explicit), f"{EXPLICIT} in {config}")
@@ -114,7 +114,7 @@ def _check_weights(folder: Path, name: str, named_by: str = "") -> None:
                 "save it again with save_pretrained, which writes safetensors"
             )
         by = f", named by {named_by}" if named_by else ""
-        raise StageError(f"{folder}: holds no {name}{by}; {advice_for_missing(folder)}")
+        raise StageError(f"{folder}: holds no {name}{by}; {suggest_restoring(folder)}")
     _check_opens(folder / name)
 
 
@@ -123,7 +123,7 @@ def _check_index(folder: Path, name: str) -> None:
     if not _is_inside(path, folder):
         raise StageError(_describe_unsafe(str(folder), name))
     if not path.is_file():
-        raise StageError(f"{folder}: holds no {name}; {advice_for_missing(folder)}")
+        raise StageError(f"{folder}: holds no {name}; {suggest_restoring(folder)}")
     for entry in _list_shards(path, _read_mapping(path)):
         _check_weights(folder, entry, str(path))
 
@@ -157,7 +157,7 @@ def _check_opens(path: Path) -> None:
             pass
     except (SafetensorError, OSError, ValueError) as error:
         raise StageError(
-            f"{path}: is damaged ({first_line(error)}); {advice_for_missing(path.parent)}"
+            f"{path}: is damaged ({get_first_line(error)}); {suggest_restoring(path.parent)}"
         ) from None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 
 
 def count_needed_rows(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -63,4 +63,6 @@ def add_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: i
         model.resize_token_embeddings(count_needed_rows(tokenizer))
     except (NotImplementedError, ValueError, AttributeError) as error:
         kind = model.config.model_type
-        raise StageError(f"model: the embeddings of {kind} cannot be resized: {one_line(error)}") from error
+        raise StageError(
+            f"model: the embeddings of {kind} cannot be resized: {format_one_line(error)}"
+        ) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.references.places import Place
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def add_lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
             modules = settings["modules_to_save"] or None
             return peft.get_peft_model(model, peft.LoraConfig(**{**settings, "modules_to_save": modules}))
     except (ValueError, TypeError) as error:
-        raise StageError(f"adapter: PEFT rejects these settings: {one_line(error)}") from error
+        raise StageError(f"adapter: PEFT rejects these settings: {format_one_line(error)}") from error
 
 
 def read_adapter_config(name: str, revision: str | None, *, local: bool) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
+from hfpipe.errors import HfpipeError, StageError, format_one_line, is_out_of_memory
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.exports.formats import is_export
 from hfpipe.modeling.exports.reading import open_export
@@ -24,7 +24,7 @@ from hfpipe.modeling.loading.config import create_special_token_entries, derive_
 from hfpipe.modeling.loading.lora import find_base, merge_adapter, read_adapter_config, read_merged_config
 from hfpipe.modeling.loading.parameter_fit import LoadedNames, check_fit, check_signs
 from hfpipe.references.places import Place
-from hfpipe.store.store import advice_for_missing
+from hfpipe.store.store import suggest_restoring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,7 +54,7 @@ def create_config(
         return made(**({"vocab_size": len(tokenizer)} | filled))
     except Exception as error:
         raise StageError(
-            f"model: Transformers rejects {kind} with these entries: {one_line(error)}"
+            f"model: Transformers rejects {kind} with these entries: {format_one_line(error)}"
         ) from error
 
 
@@ -67,9 +67,9 @@ def create_model(auto_class: str, config: transformers.PretrainedConfig, seed: i
     try:
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
     except Exception as error:  # an invalid entry may raise any exception
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
-        raise StageError(f"model: {config.model_type} cannot be built: {one_line(error)}") from error
+        raise StageError(f"model: {config.model_type} cannot be built: {format_one_line(error)}") from error
     return model
 
 
@@ -242,10 +242,10 @@ def loading(place: Path | Place) -> Iterator[None]:
     except HfpipeError:
         raise
     except Exception as error:  # an invalid config entry may raise any exception
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
-        cause = one_line(error).rstrip(".") + ("" if known else f" ({type(error).__name__})")
+        cause = format_one_line(error).rstrip(".") + ("" if known else f" ({type(error).__name__})")
         raise StageError(f"model {place}: cannot be loaded: {cause}{'; ' * bool(advice)}{advice}") from error
 
 
@@ -303,7 +303,7 @@ def _load_base(
     trained = (adapter.get("auto_mapping") or {}).get("base_model_class", auto_class)
     place = find_base(adapter, folder)
     if isinstance(place, Path) and not place.exists():
-        raise StageError(f"adapter {folder}: its base {place} is missing; {advice_for_missing(place)}")
+        raise StageError(f"adapter {folder}: its base {place} is missing; {suggest_restoring(place)}")
     check_model_files(place)
     kept = read_merged_config(folder)
     config = kept or read_config(place, trust_remote_code=trust_remote_code)

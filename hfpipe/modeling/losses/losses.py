@@ -11,7 +11,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hfpipe.errors import HfpipeError, StageError, one_line, out_of_memory
+from hfpipe.errors import HfpipeError, StageError, format_one_line, is_out_of_memory
 from hfpipe.types import Counted
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def translate_model_errors(model: Any) -> Iterator[None]:
     except HfpipeError:
         raise
     except Exception as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
-        cause = one_line(error)
+        cause = format_one_line(error)
         raise StageError(
             f"the model ({type(model).__name__}) cannot process a batch: {cause}; "
             "correct its config.json; the traceback is in stage.log"

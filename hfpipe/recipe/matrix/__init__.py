@@ -1,1 +1,1 @@
-"""A recipe whose settings vary: the axes of its `matrix`, and the stages that it stands for."""
+"""Recipes with a `matrix`: its axes, and the stages that it expands to."""

@@ -1,8 +1,8 @@
-"""What a `matrix` stands for: a copy of each stage for each combination of the settings that it depends on.
+"""Expands a `matrix`: a copy of each stage for each combination of the settings that it depends on.
 
-A stage that no axis changes, in its own settings or in those of a stage that it reads, stays as it is, and
-combinations that agree in what a stage depends on share one copy. The copies are put into the document in
-place of the stage, as if they were written there, so that all that follows knows only ordinary stages.
+A stage is not copied if no axis changes its settings or those of a stage that it reads. Combinations with the
+same values of the settings that a stage depends on share one copy. In the document, the copies replace the
+stage as if they were written there, so that all other code handles only ordinary stages.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hfpipe.recipe.document import Copy, Document, KeyProblem
 from hfpipe.recipe.matrix.axes import AxisReader, Value
 from hfpipe.recipe.messages import Keys
 from hfpipe.recipe.overrides import OverrideError, set_value
-from hfpipe.store.stage_names import MARK, combination_name
+from hfpipe.store.stage_names import MARK, make_combination_name
 
 MOST = 500
-"""Stages that the stages of a recipe may stand for."""
+"""Maximum number of stages after expansion."""
 LONGEST = 100
-"""Characters in the name of a copy."""
+"""Maximum number of characters in the name of a copy."""
 _REFERENCE = re.compile(r"(?:stage:)?([^@/:\s]+)(?:@(\S+))?")
 
 
@@ -33,15 +33,15 @@ class _Reference(NamedTuple):
     """A stage that another one reads."""
 
     path: Keys
-    """Where it is named, within the settings of the other."""
+    """Path of the reference in the settings of the other stage."""
     name: str
     rest: str | None
-    """What follows an `@`: a seed, a fold or a combination."""
+    """The part after `@`: a seed, a fold or a combination."""
 
 
 @dataclass(frozen=True)
 class _Combination:
-    """One value of each axis, and what the stages read so far are in this combination."""
+    """One value of each axis, and the stages processed so far in this combination."""
 
     values: Mapping[str, Value]
     names: dict[str, str] = field(default_factory=dict)
@@ -49,18 +49,18 @@ class _Combination:
     effects: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Stage → the varied settings that it depends on."""
 
-    def varied(self, stage: str) -> dict[str, tuple[Any, Keys]]:
-        """Return each varied setting of one stage with its value, and where that is written."""
+    def find_varied(self, stage: str) -> dict[str, tuple[Any, Keys]]:
+        """Return the varied settings of a stage, each with its value and the path of that value."""
         found = [entry for value in self.values.values() for entry in value.settings.items()]
         return {name: entry for name, entry in found if name.partition(".")[0] == stage}
 
-    def axes(self, effect: Mapping[str, Any]) -> dict[str, Value]:
-        """Return the axes that some settings belong to, with their values."""
+    def find_axes(self, effect: Mapping[str, Any]) -> dict[str, Value]:
+        """Return the axes that set some of these settings, with their values."""
         return {axis: value for axis, value in self.values.items() if effect.keys() & value.settings}
 
 
 def expand_matrix(document: Document) -> None:
-    """Put copies in place of the stages that the matrix of a recipe changes, or add what is wrong with it."""
+    """Replace the stages that the matrix of a recipe changes by their copies, or add its problems."""
     if "matrix" not in document.data:
         return
     reader = AxisReader(document)
@@ -68,11 +68,11 @@ def expand_matrix(document: Document) -> None:
     if not problems:
         chosen = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
         problems = _expand(document, [_Combination(values) for values in chosen])
-    document.problems += map(document.place, problems)
+    document.problems += map(document.locate_problem, problems)
 
 
 def _expand(document: Document, combinations: list[_Combination]) -> list[Problem]:
-    """Replace the stages of a document by their copies; return what is wrong, and then replace none."""
+    """Replace the stages of a document by their copies, or return the problems and change nothing."""
     problems: list[Problem] = []
     copies: dict[str, Copy] = {}
     made: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def _expand(document: Document, combinations: list[_Combination]) -> list[Proble
                 made[name] = settings
                 copies |= {name: found} if found is not None else {}
         if len(made) > MOST:
-            return [Problem(f"matrix: it makes more than the {MOST} stages of one recipe", ("matrix",))]
+            return [Problem(f"matrix: it expands to more stages than the limit of {MOST}", ("matrix",))]
     long = [name for name in copies if len(name) > LONGEST]
     if long:
         fix = "give the values of an axis short names, as size: {small: {…}, large: {…}}"
@@ -104,9 +104,9 @@ def _copy(
     copies: Mapping[str, Copy],
     problems: list[Problem],
 ) -> tuple[str, Any, Copy | None]:
-    """Return the name and settings of a stage in one combination; no Copy where nothing changes it."""
+    """Return the name and settings of a stage in one combination; the Copy is None if nothing changes it."""
     changed = {stage: copy.deepcopy(raw)}
-    varied = combination.varied(stage)
+    varied = combination.find_varied(stage)
     written: dict[Keys, Keys] = {}
     for name, (value, place) in varied.items():
         try:
@@ -115,57 +115,57 @@ def _copy(
         except OverrideError as wrong:
             problems.append(KeyProblem(f"{name}: {wrong}", place))
     settings = changed[stage]
-    reads = [each for each in _references(settings) if each.name in combination.names]
+    reads = [each for each in _find_references(settings) if each.name in combination.names]
     reads = [each for each in reads if not _names_copy(each, copies)]
     effect = {name: value for name, (value, _) in varied.items()}
     for each in reads:
         effect |= combination.effects[each.name]
     if not effect:
         return stage, settings, None
-    name = _name(stage, combination, effect, copies)
+    name = _name_copy(stage, combination, effect, copies)
     combination.names[stage], combination.effects[stage] = name, effect
     for path, read, rest in reads:
         tail = f"{MARK}{rest}" if rest is not None else ""
         set_value(settings, path, f"stage:{combination.names[read]}{tail}")
-    values = {axis: value.value for axis, value in combination.axes(effect).items()}
+    values = {axis: value.value for axis, value in combination.find_axes(effect).items()}
     names = {combination.names[each]: each for each in (stage, *(read.name for read in reads))}
     return name, settings, Copy(stage, values, effect, written, names)
 
 
-def _name(
+def _name_copy(
     stage: str, combination: _Combination, effect: Mapping[str, Any], copies: Mapping[str, Copy]
 ) -> str:
-    """Return the name of a copy: that of an earlier combination with the same settings, if there is one."""
+    """Return the name of a copy, which is that of an earlier copy with the same settings if there is one."""
     same = json.dumps(effect, sort_keys=True)
     for name, made in copies.items():
         if made.owner == stage and json.dumps(made.settings, sort_keys=True) == same:
             return name
-    labels = {axis: value.label for axis, value in combination.axes(effect).items()}
-    return combination_name(stage, labels)
+    labels = {axis: value.label for axis, value in combination.find_axes(effect).items()}
+    return make_combination_name(stage, labels)
 
 
-def _references(settings: Mapping[str, Any]) -> Iterator[_Reference]:
-    """Yield the stages that a stage names, by `stage:NAME` or as the source of a data set."""
+def _find_references(settings: Mapping[str, Any]) -> Iterator[_Reference]:
+    """Yield the references to stages: `stage:NAME`, or the source of a data set."""
     source = settings.get("source")
     if isinstance(source, dict) and isinstance(name := source.get("stage"), str):
         if (found := _REFERENCE.fullmatch(name)) is not None:
             yield _Reference(("source", "stage"), *found.groups())
         settings = {**settings, "source": {**source, "stage": None}}
-    for path, text in _texts(settings, ()):
+    for path, text in _find_texts(settings, ()):
         if text.startswith("stage:") and (found := _REFERENCE.fullmatch(text)) is not None:
             yield _Reference(path, *found.groups())
 
 
-def _texts(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
+def _find_texts(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            yield from _texts(item, (*path, key))
+            yield from _find_texts(item, (*path, key))
 
 
 def _names_copy(reference: _Reference, copies: Mapping[str, Copy]) -> bool:
-    """Tell whether a reference names one copy, as `stage:lm@size=large` or `stage:lm@size=large@1`."""
+    """Return whether a reference names one copy, as `stage:lm@size=large` or `stage:lm@size=large@1`."""
     full = f"{reference.name}{MARK}{reference.rest}"
     return full in copies or full.rpartition(MARK)[0] in copies

@@ -9,11 +9,11 @@ from typing import Any
 
 from hfpipe.errors import Problem
 from hfpipe.recipe.document import KeyProblem
-from hfpipe.recipe.installed import Field, installed_arguments
-from hfpipe.recipe.messages import Keys, describe_position, describe_value, dotted_path
-from hfpipe.recipe.settings import unknown_keys
+from hfpipe.recipe.installed import Field, read_installed_arguments
+from hfpipe.recipe.messages import Keys, describe_position, describe_value, format_keys
+from hfpipe.recipe.settings import find_unknown_keys
 from hfpipe.recipe.training import budget, muon, packages
-from hfpipe.recipe.training.defaults import schedule_fault
+from hfpipe.recipe.training.defaults import find_schedule_fault
 from hfpipe.recipe.training.numbers import describe_number_problem
 
 _ACCELERATE = "hardware belongs to an Accelerate config file: hfpipe run --accelerate FILE"
@@ -21,15 +21,13 @@ _OWN_ORDER = "hfpipe orders and batches the examples itself; delete it"
 _OWN_EVAL = "hfpipe runs evaluation itself, in one streaming pass; delete it"
 _OWN_STAGES = "the kind of the stage decides this; delete it"
 _OWN_COMPILE = "write 'compile: true' or 'compile: auto'"
-_OWN_LOSS = (
-    "the loss is a mean over all targets of a step, and stops the stage if it is not finite; delete it"
-)
+_OWN_LOSS = "hfpipe averages the loss over all targets of a step, and stops if it is not finite; delete it"
 _OWN_HUB = "a finished stage is a plain folder: hf upload NAME FOLDER sends it; delete it"
 
 MANAGED: dict[str, str] = {
     "output_dir": "each stage has its own folder under --runs; delete it",
     "seed": "write the recipe's 'seed'",
-    "data_seed": "write the recipe's 'seed'; order and masks follow from it",
+    "data_seed": "write the recipe's 'seed', which determines order and masks",
     "fsdp": _ACCELERATE,
     "fsdp_config": _ACCELERATE,
     "deepspeed": _ACCELERATE,
@@ -42,9 +40,9 @@ MANAGED: dict[str, str] = {
     "do_eval": _OWN_STAGES,
     "do_predict": _OWN_STAGES,
     "resume_from_checkpoint": "an unfinished stage resumes automatically; delete it",
-    "ignore_data_skip": "a resumed run sees the data it would have seen; delete it",
-    "save_only_model": "a resumed run needs the optimizer as well; delete it",
-    "restore_callback_states_from_checkpoint": "a resumed run counts on from where it stopped; delete it",
+    "ignore_data_skip": "a resumed run continues with the data that come next; delete it",
+    "save_only_model": "a resumed run needs the state of the optimizer too; delete it",
+    "restore_callback_states_from_checkpoint": "a resumed run restores the state of callbacks; delete it",
     "remove_unused_columns": "the task chooses the columns; delete it",
     "label_names": "the task names its labels; delete it",
     "prediction_loss_only": _OWN_EVAL,
@@ -78,9 +76,9 @@ MANAGED: dict[str, str] = {
 
 WORDS: dict[str, str] = {
     "budget": "How long to train: a time (4min, 90s, 2h) or an amount (20M tokens, 3 epochs, 500 steps).",
-    "bf16": "bfloat16 training: true, false, or auto: on a GPU that has it, on a CPU where it is measured "
+    "bf16": "bfloat16 training: true, false, or auto: on GPUs that support it, and on CPUs if it is measured "
     "to be faster.",
-    "compile": "torch.compile: true, false, or auto: where the training is long enough to gain; on a CPU "
+    "compile": "torch.compile: true, false, or auto: if the training is long enough to gain; on a CPU "
     "this is measured.",
 }
 """Arguments that hfpipe adds to TrainingArguments → their help."""
@@ -93,23 +91,23 @@ _OF_WORKERS = (
 
 
 @lru_cache(maxsize=1)
-def check_arguments() -> Mapping[str, Field]:
+def read_arguments() -> Mapping[str, Field]:
     """Return the fields of TrainingArguments; `optim` also accepts hfpipe's addition."""
-    known = installed_arguments()
+    known = read_installed_arguments()
     optim = known["optim"]
     choices = tuple(dict.fromkeys([*optim.form.choices, muon.NAME]))
     own = f"{optim.help} `muon`: Muon for the matrices of the layers, AdamW for all other parameters.".strip()
     return {**known, "optim": replace(optim, form=replace(optim.form, choices=choices), help=own)}
 
 
-def names() -> list[str]:
+def list_arguments() -> list[str]:
     """Return every key that `training:` accepts."""
-    return [*WORDS, *(name for name in check_arguments() if name not in MANAGED and name not in WORDS)]
+    return [*WORDS, *(name for name in read_arguments() if name not in MANAGED and name not in WORDS)]
 
 
-def training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+def find_training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield arguments that the installed TrainingArguments rejects or would misinterpret."""
-    known = check_arguments()
+    known = read_arguments()
     for key, value in given.items():
         here = (*path, key)
         if key in MANAGED:
@@ -117,12 +115,12 @@ def training_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]
         elif key in WORDS:
             yield from _check_word(key, value, here)
         elif key in known:
-            yield from _argument(key, value, known[key], here)
+            yield from _check_argument(key, value, known[key], here)
     strangers = (key for key in given if key not in MANAGED and key not in WORDS and key not in known)
-    yield from unknown_keys(strangers, path, names())
-    yield from packages.package_problems(given, path)
-    yield from muon.muon_problems(given, path)
-    yield from _contradictions(given, path)
+    yield from find_unknown_keys(strangers, path, list_arguments())
+    yield from packages.find_package_problems(given, path)
+    yield from muon.find_muon_problems(given, path)
+    yield from _find_contradictions(given, path)
 
 
 def _check_word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
@@ -130,23 +128,23 @@ def _check_word(key: str, value: Any, here: Keys) -> Iterator[Problem]:
         try:
             budget.parse_budget(value if isinstance(value, str) else "")
         except ValueError as error:
-            yield Problem(f"{dotted_path(here)}: {error}; got {describe_value(value)}", here)
+            yield Problem(f"{format_keys(here)}: {error}; got {describe_value(value)}", here)
     elif not isinstance(value, bool) and value != "auto":
         yield Problem(
-            f"{dotted_path(here)}: expected true, false or 'auto', got {describe_value(value)}", here
+            f"{format_keys(here)}: expected true, false or 'auto', got {describe_value(value)}", here
         )
 
 
-def _argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:
-    refusal = field.form.refusal(value, loose=True)
+def _check_argument(key: str, value: Any, field: Field, here: Keys) -> Iterator[Problem]:
+    refusal = field.form.explain_refusal(value, loose=True)
     if refusal is None and isinstance(value, (int, float)) and not isinstance(value, bool):
         refusal = describe_number_problem(key, value, field.default)
     if refusal is not None:
-        yield Problem(f"{dotted_path(here)}: {refusal}", here)
+        yield Problem(f"{format_keys(here)}: {refusal}", here)
 
 
-def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
-    """Yield pairs of arguments of which one would be ignored or fail later during training."""
+def _find_contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+    """Yield problems of pairs of arguments, one of which would be ignored or fail during training."""
     for other in ("num_train_epochs", "max_steps"):
         if "budget" in given and other in given:
             yield KeyProblem(
@@ -160,7 +158,7 @@ def _contradictions(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     for key in _OF_WORKERS:
         if given.get(key) and not given.get("dataloader_num_workers"):
             yield KeyProblem(f"{key!r}{describe_position(path)} needs 'dataloader_num_workers'", (*path, key))
-    fault = schedule_fault(given, early=False)
+    fault = find_schedule_fault(given, early=False)
     if fault is not None:
         key, message = fault
-        yield KeyProblem(f"{dotted_path((*path, key))}: {message}", (*path, key))
+        yield KeyProblem(f"{format_keys((*path, key))}: {message}", (*path, key))

@@ -40,7 +40,7 @@ def parse_budget(text: str) -> Budget:
     if unit == "epoch":
         return Budget(epochs=number)
     if number >= 2**63:
-        raise ValueError(f"no training has so many {unit}s")
+        raise ValueError(f"too many {unit}s; write fewer than 2**63")
     if number != int(number):
         raise ValueError(f"write a whole number of {unit}s")
     return Budget(tokens=int(number)) if unit == "token" else Budget(steps=int(number))

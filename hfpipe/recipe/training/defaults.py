@@ -26,7 +26,7 @@ TOGETHER = {
 """Argument → the argument that it must equal, and defaults to, if the best model is kept."""
 
 
-def with_defaults(given: Mapping[str, Any], *, evaluated: bool, early: bool) -> dict[str, Any]:
+def add_defaults(given: Mapping[str, Any], *, evaluated: bool, early: bool) -> dict[str, Any]:
     """Return the given arguments, completed by hfpipe's defaults.
 
     `evaluated` is whether there is a validation split, `early` whether training may stop early.
@@ -39,13 +39,13 @@ def with_defaults(given: Mapping[str, Any], *, evaluated: bool, early: bool) -> 
     return {**settings, **given}
 
 
-def schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, str] | None:
+def find_schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, str] | None:
     """Return the argument that prevents selection of the best model, and the reason; None if there is none.
 
     The best model can only be loaded from a checkpoint with a score. Transformers rejects such arguments too,
     but only after the model is built.
     """
-    settings = with_defaults(given, evaluated=True, early=early)
+    settings = add_defaults(given, evaluated=True, early=early)
     if not settings.get("load_best_model_at_end"):
         return None
     asking = "early_stopping" if early else "load_best_model_at_end"
@@ -57,17 +57,19 @@ def schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, str] 
         return None
     if saves != evaluates:
         return asking, f"{asking} needs 'save_strategy' and 'eval_strategy' to be the same"
-    return _steps_fault(settings["save_steps"], settings["eval_steps"], given, asking)
+    return _find_steps_fault(settings["save_steps"], settings["eval_steps"], given, asking)
 
 
-def _steps_fault(save: float, score: float, given: Mapping[str, Any], asking: str) -> tuple[str, str] | None:
+def _find_steps_fault(
+    save: float, score: float, given: Mapping[str, Any], asking: str
+) -> tuple[str, str] | None:
     key = "save_steps" if "save_steps" in given else "eval_steps"
     if not all(isinstance(each, int | float) for each in (save, score)) or score <= 0:
         return None  # the value itself is rejected elsewhere
     if (save < 1) != (score < 1):
         return key, (
             f"{asking} needs a score for each save: save_steps {save:g} and eval_steps {score:g} must both "
-            "be numbers of steps, or both be shares of all steps"
+            "be numbers of steps, or both be fractions of all steps"
         )
     times = save / score
     if times >= 1 and isclose(times, round(times), rel_tol=1e-9):

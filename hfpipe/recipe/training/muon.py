@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from hfpipe.errors import Problem
-from hfpipe.recipe.messages import Keys, dotted_path, suggest
+from hfpipe.recipe.messages import Keys, format_keys, suggest
 
 NAME = "muon"
 SINCE = (2, 9)
@@ -41,23 +41,23 @@ def parse_options(given: str | None) -> dict[str, int | float]:
     return options
 
 
-def muon_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
+def find_muon_problems(given: Mapping[str, Any], path: Keys) -> Iterator[Problem]:
     """Yield the problems of a training with `optim: muon`."""
     if given.get("optim") != NAME:
         return
-    installed = _torch()
+    installed = _find_torch_version()
     if installed is not None and installed < SINCE:
         needed = ".".join(map(str, SINCE))
         message = f"'muon' needs torch {needed} or newer; pip install 'torch>={needed}'"
-        yield Problem(f"{dotted_path((*path, 'optim'))}: {message}", (*path, "optim"))
+        yield Problem(f"{format_keys((*path, 'optim'))}: {message}", (*path, "optim"))
     options = given.get("optim_args")
     try:
         parse_options(options if isinstance(options, str) else None)
     except ValueError as error:
-        yield Problem(f"{dotted_path((*path, 'optim_args'))}: {error}", (*path, "optim_args"))
+        yield Problem(f"{format_keys((*path, 'optim_args'))}: {error}", (*path, "optim_args"))
 
 
-def _torch() -> tuple[int, ...] | None:
+def _find_torch_version() -> tuple[int, ...] | None:
     """Return the installed version of torch, without importing it."""
     try:
         return tuple(int(number) for number in re.findall(r"\d+", version("torch"))[:2])

@@ -141,7 +141,7 @@ DECISIVE = frozenset(
 """Arguments that affect the weights, or that hfpipe does not accept."""
 
 
-def neutral_arguments(training: Mapping[str, Any], *, early: bool) -> Iterator[str]:
+def find_neutral_arguments(training: Mapping[str, Any], *, early: bool) -> Iterator[str]:
     """Yield the given arguments that cannot change the weights; `early`: training may stop early."""
     chosen = early or bool(training.get("load_best_model_at_end"))
     reading = str(training.get("lr_scheduler_type")) == "reduce_lr_on_plateau" or str(

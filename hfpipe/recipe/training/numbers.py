@@ -36,13 +36,13 @@ def describe_number_problem(key: str, value: float, default: Any) -> str | None:
     if key in _BELOW_ONE and value >= 1:
         return f"must be less than 1, got {value!r}"
     if key in _WHOLE_OR_SHARE and value > 1 and value != int(value):
-        return f"must be a whole number of steps, or a share of them below 1, got {value!r}"
+        return f"must be a whole number of steps, or a fraction of all steps below 1, got {value!r}"
     return None
 
 
-def not_finite(value: Any) -> float | None:
+def find_not_finite(value: Any) -> float | None:
     """Return the first number in a value, at any depth, that is NaN or infinite."""
     if isinstance(value, float):
         return None if isfinite(value) else value
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((found for part in parts if (found := not_finite(part)) is not None), None)
+    return next((found for part in parts if (found := find_not_finite(part)) is not None), None)

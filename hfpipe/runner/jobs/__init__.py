@@ -1,19 +1,19 @@
-"""Stages that do not depend on each other, side by side: `hfpipe run --jobs N`.
+"""Runs independent stages concurrently: `hfpipe run --jobs N`.
 
-Which process does what. The process of `hfpipe run` goes through the plan. A stage whose inputs are done is
-a job as soon as one of N slots is free: this process takes the stage's lock, checks what it reads and
-prepares it (encoded data are so made by one process, once), and starts `hfpipe stage FOLDER`, which runs it.
-When that process has ended, this one writes the report and frees the lock. With `--processes P` the job is
-a launcher with P such processes. A stage that nothing can run next to runs in this process, as without
-`--jobs`, with all devices and threads; so does one that only sums up reports.
+Processes. The process of `hfpipe run` goes through the plan. A stage whose inputs are done becomes a job when
+one of N slots is free: this process locks the stage, checks its inputs, prepares it (so that data are encoded
+once, by one process), and starts `hfpipe stage FOLDER`, which runs it. When that process has ended, this one
+writes the report and releases the lock. With `--processes P` the job is a launcher with P such processes. A
+stage that cannot run concurrently with any other runs in this process, as without `--jobs`, with all devices
+and threads; so does a stage that only summarizes reports.
 
-What a job sees. Slots divide the GPUs (CUDA_VISIBLE_DEVICES), or the threads of a CPU (OMP_NUM_THREADS). Its
-output is passed on line by line, with the stage's name in front.
+Devices and output. Slots divide the GPUs (CUDA_VISIBLE_DEVICES), or the threads of a CPU (OMP_NUM_THREADS).
+The output of a job is forwarded line by line, prefixed with the name of the stage.
 
-What ends a job. Each has a `Coordinator` in this process, as the processes of `--processes` have, so that it
-ends when this process does, however that dies; the next run waits until it has ended. If a job fails, no
-other one starts; those that run go on to their end, and the run ends with the errors of all that failed. A
-signal is passed on to all, which save a checkpoint.
+End. Each job has a `Coordinator` in this process, as with `--processes`, so that it ends whenever this
+process ends, for any reason; the next run waits until it has ended. If a job fails, no other job starts,
+running jobs are completed, and the run ends with the errors of all failed jobs. A signal is forwarded to all
+jobs, which save a checkpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Divides the devices of a machine among the jobs that run at once."""
+"""Divides the devices of a machine among concurrent jobs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """Environment variable with the GPUs that a process may use."""
 THREADS = "OMP_NUM_THREADS"
-"""Environment variable with the threads that a process computes with on a CPU."""
+"""Environment variable with the number of CPU threads of a process."""
 
 
 @dataclass(frozen=True)
 class DeviceShare:
-    """What one of several jobs gets."""
+    """The part of the machine that one of several jobs gets."""
 
     name: str = ""
-    """The stage, which stands in front of each line of the job's output."""
+    """The stage, with which each line of the job's output is prefixed."""
     environ: Mapping[str, str] = field(default_factory=dict)
-    """Variables of its processes."""
+    """Environment variables of its processes."""
 
 
 def list_devices(environ: Mapping[str, str], count: int) -> list[str]:
-    """Return the GPUs of this process as CUDA_VISIBLE_DEVICES names them; `count` is how many there are."""
+    """Return the GPUs of this process as named in CUDA_VISIBLE_DEVICES; `count` is their number."""
     named = [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
     return named[:count] if len(named) >= count else [str(number) for number in range(count)]
 
@@ -30,11 +30,11 @@ def list_devices(environ: Mapping[str, str], count: int) -> list[str]:
 def divide_devices(
     jobs: int, processes: int, devices: Sequence[str], cores: int, environ: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Return the variables of each of so many jobs, of so many processes each.
+    """Return the environment variables of each of `jobs` jobs with `processes` processes each.
 
-    Every job has as many of the `devices` as processes. If there are fewer, jobs share them in turn. Threads
-    are those that `environ` says, or an equal part of the cores. A launcher of several processes sets the
-    number of their threads itself.
+    Every job has one of the `devices` per process; if there are fewer, jobs share them in turn. The number of
+    threads is that in `environ`, or an equal part of the cores. A launcher of several processes sets their
+    number of threads itself.
     """
     found = []
     for job in range(jobs):

@@ -1,4 +1,4 @@
-"""Decides which stage of a plan runs when and where, for several at once."""
+"""Schedules the stages of a plan, several of which may run concurrently."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from hfpipe.interruption import Interrupted, StopRequest
 from hfpipe.recipe.messages import join_names
 from hfpipe.runner.jobs.devices import DeviceShare
 from hfpipe.runner.plan import PlannedStage
-from hfpipe.store.store import done
+from hfpipe.store.store import is_done
 
 POLL = 0.1
-"""Seconds between looks at the jobs."""
+"""Seconds between checks of the jobs."""
 
 
 class StageJob(Protocol):
-    """A stage that this process prepares and finishes, and another one runs."""
+    """A stage that this process prepares and finishes, and another process runs."""
 
     def begin(self) -> bool:
-        """Lock and prepare the stage; return False, and hold nothing, where another run is making it."""
+        """Lock and prepare the stage; return False, without the lock, if another run is making it."""
 
     def work(self, stop: StopRequest, share: DeviceShare) -> None:
         """Run it in other processes until they have ended; called in a thread. Raises HfpipeError."""
 
     def finish(self) -> None:
-        """Write the report and free the lock."""
+        """Write the report and release the lock."""
 
     def abandon(self) -> None:
-        """Free the lock of a stage that has failed."""
+        """Release the lock of a stage that has failed."""
 
 
 class StageMaker(Protocol):
-    """What a queue needs to make stages."""
+    """Runs and finishes single stages for a queue."""
 
     def make(self, step: PlannedStage) -> None:
-        """Make a stage in this process."""
+        """Run a stage in this process."""
 
-    def job(self, step: PlannedStage) -> StageJob:
+    def create_job(self, step: PlannedStage) -> StageJob:
         """Return a stage as a job."""
 
     def conclude(self, step: PlannedStage, *, new: bool) -> None:
-        """Say that a stage is done; `new` is whether it was made in this run."""
+        """Report that a stage is done; `new` is whether it was run now."""
 
 
 @dataclass
 class _Active:
-    """A job that runs."""
+    """A running job."""
 
     step: PlannedStage
     job: StageJob
     slot: int
     stop: StopRequest = field(default_factory=StopRequest)
-    """Its own, as the request of the run belongs to the main thread."""
+    """Its own request, because that of the run belongs to the main thread."""
     error: BaseException | None = None
     thread: threading.Thread = field(init=False)
 
     def start(self, share: DeviceShare) -> None:
-        """Begin to work."""
+        """Start the thread of the job."""
         self.thread = threading.Thread(target=self._work, args=(share,), name=self.step.name, daemon=True)
         self.thread.start()
 
@@ -74,13 +74,13 @@ class _Active:
 
 
 class JobQueue:
-    """Makes the stages of a plan, up to `len(shares)` at once; all but the jobs' work is done by one thread.
+    """Runs the stages of a plan, up to `len(shares)` concurrently; one thread does all but the jobs' work.
 
     Args:
         steps: The plan.
-        shares: Variables of the processes of each slot.
-        maker: Makes a single stage.
-        stop: Whether a signal asked the run to stop.
+        shares: Environment variables of the processes of each slot.
+        maker: Runs a single stage.
+        stop: Whether a signal requested the run to stop.
         say: Prints a line.
     """
 
@@ -101,9 +101,9 @@ class JobQueue:
         self._before = {step.name for step in steps if step.done}
 
     def run(self) -> None:
-        """Make all stages that are not done. Raises the errors of those that failed, as one.
+        """Run all stages that are not done. Raises the errors of those that failed, as one.
 
-        Whatever is raised, no job runs any more.
+        No job is running when an exception is raised.
         """
         while self._active or (self._waiting and not self._failed):
             try:
@@ -116,14 +116,14 @@ class JobQueue:
             raise _join(self._failed)
 
     def _advance(self) -> bool:
-        """Conclude or start the first stage that can be; return whether there was one."""
+        """Conclude or start the first stage that is ready; return whether there was one."""
         for step in self._waiting:
-            if done(step.folder):
+            if is_done(step.folder):
                 self._conclude(step, new=step.name not in self._before)
                 return True
         free = set(range(len(self._shares))) - {each.slot for each in self._active}
         for step in self._waiting:
-            if not all(done(self._folders[name]) for name in step.identity.inputs):
+            if not all(is_done(self._folders[name]) for name in step.identity.inputs):
                 continue
             self._stop.check()
             if step.name in self._lone or step.stage.immediate:
@@ -139,7 +139,7 @@ class JobQueue:
         self._maker.conclude(step, new=new)
 
     def _start(self, step: PlannedStage, slot: int) -> bool:
-        job = self._maker.job(step)
+        job = self._maker.create_job(step)
         if not job.begin():
             return False
         active = _Active(step, job, slot)
@@ -149,12 +149,12 @@ class JobQueue:
         return True
 
     def _wait(self) -> None:
-        """Wait for a moment, and finish the jobs that have ended."""
+        """Wait briefly, and finish the jobs that have ended."""
         with self._stop.deferred():
             if self._active:
                 self._active[0].thread.join(POLL)
             else:
-                time.sleep(POLL)  # another run makes what is left
+                time.sleep(POLL)  # another run makes the remaining stages
             if self._stop.number is not None:
                 self._ask_to_stop(self._stop.number)
             ended = [each for each in self._active if not each.thread.is_alive()]
@@ -170,14 +170,14 @@ class JobQueue:
             self._stop.check()
 
     def _fail(self, error: BaseException) -> None:
-        """Keep an error. Jobs go on after that of a stage, and end with a checkpoint after another."""
+        """Store an error; unless it is that of a stage, the other jobs save a checkpoint and stop."""
         self._failed.append(error)
         if not isinstance(error, HfpipeError):
             self._ask_to_stop(error.number if isinstance(error, Interrupted) else signal.SIGTERM)
         elif self._active:
             names = join_names([each.step.name for each in self._active], "and")
-            verb = "goes on to its end" if len(self._active) == 1 else "go on to their end"
-            self._say(f"{str(error).splitlines()[0]}; {names} {verb}, no further stage is started")
+            verb = "is completed" if len(self._active) == 1 else "are completed"
+            self._say(f"{str(error).splitlines()[0]}; {names} {verb}, no further stage starts")
 
     def _ask_to_stop(self, number: int) -> None:
         for each in self._active:
@@ -185,7 +185,7 @@ class JobQueue:
 
 
 def find_lone_stages(steps: Sequence[PlannedStage]) -> set[str]:
-    """Return the stages that no other stage of a plan can run next to."""
+    """Return the stages that cannot run concurrently with any other stage of a plan."""
     above: dict[str, set[str]] = {}
     for step in steps:
         direct = set(step.identity.inputs)
@@ -198,7 +198,7 @@ def find_lone_stages(steps: Sequence[PlannedStage]) -> set[str]:
 
 
 def _join(errors: Sequence[BaseException]) -> BaseException:
-    """Return several errors as one: a signal or an error of a library alone, or all lines of the stages'."""
+    """Return several errors as one: only the first unexpected error, or else the messages of all."""
     foreign = [error for error in errors if not isinstance(error, HfpipeError | Interrupted)]
     if foreign or len(errors) == 1:
         return (foreign or errors)[0]

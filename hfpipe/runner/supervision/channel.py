@@ -1,4 +1,4 @@
-"""A connection for JSON lines between two processes, which ends when the other one or its machine does."""
+"""A connection for JSON lines between two processes; it ends when the other process or its machine does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any
 
-from hfpipe.distributed.world import silence
+from hfpipe.distributed.world import get_silence_timeout
 
 _LONGEST = 1 << 20
-"""Bytes of a line; ours have some hundred."""
+"""Maximum number of bytes of a line; normal ones have a few hundred."""
 
 
 class Channel:
@@ -24,7 +24,7 @@ class Channel:
         self._lock = Lock()
         self._rest = b""
         self.end: str | None = None
-        """Why there is nothing more to receive: `closed`, or what the system says; None while it is open."""
+        """Why the connection ended: `closed`, or the system's message; None while it is open."""
         if connection.family != getattr(socket, "AF_UNIX", None):
             _send_probes(connection)
         close_after_fork(connection)
@@ -34,12 +34,12 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, **message: Any) -> None:
-        """Send a message; that the other side is gone shows when receiving."""
+        """Send a message; a closed connection is detected when receiving."""
         with self._lock, suppress(OSError):
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """Return the whole messages there are, waiting for some bytes; sets `end` when no more can come."""
+        """Return the complete messages, waiting for data; sets `end` when the connection has ended."""
         try:
             found = self._socket.recv(1 << 16)
             if not found:
@@ -51,7 +51,7 @@ class Channel:
             messages = [json.loads(line) for line in lines]
             if len(self._rest) > _LONGEST or not all(isinstance(message, dict) for message in messages):
                 raise ValueError
-        except ValueError:  # another program uses this port
+        except ValueError:  # sent by another program that uses this port
             self.end, messages = "closed", []
         return messages
 
@@ -61,9 +61,9 @@ class Channel:
 
 
 def _send_probes(connection: socket.socket) -> None:
-    """Have the system find out whether the other machine still answers."""
+    """Let the system check whether the other machine still answers."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    seconds, each = silence(), max(1, silence() // 4)
+    seconds, each = get_silence_timeout(), max(1, get_silence_timeout() // 4)
     # See tcp(7): seconds, seconds, a number, and milliseconds for what was sent and not acknowledged.
     probes = {
         "TCP_KEEPIDLE": each,
@@ -77,7 +77,7 @@ def _send_probes(connection: socket.socket) -> None:
 
 
 def close_after_fork(connection: socket.socket) -> None:
-    """Close a socket in processes that this one forks: theirs would hide the death of this one."""
+    """Close a socket in forked processes, whose copies would hide the death of this process."""
     reference = weakref.ref(connection)
 
     def close() -> None:

@@ -1,4 +1,4 @@
-"""What all processes of a run are connected to: it notices when one is lost, and ends the others."""
+"""The coordinator, to which all processes of a run connect: if one is lost, it ends the others."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from hfpipe.runner.supervision.member import GRACE, describe_place
 PATIENCE = 120.0
 """Seconds without progress of any process after which the position of each is printed; doubled each time."""
 _ANSWER = 5.0
-"""Seconds that a process has to say which line it is at."""
+"""Seconds that a process has to answer with its current line."""
 
 
 @dataclass
-class _Seat:
-    """What is known of one member."""
+class _ConnectedMember:
+    """State of a connected member."""
 
     channel: Channel
     identity: ProcessIdentity
     left: bool = False
-    """Whether it said that it leaves."""
+    """Whether it has announced that it leaves."""
     at: dict[str, Any] = field(default_factory=dict)
-    """Its stage, the stage's place in the recipe and its progress."""
+    """Its stage, the position of the stage in the recipe, and its progress."""
     line: str | None = None
     """Its position in the Python code, at the last request."""
 
     def describe(self, cause: str) -> str:
-        """Return a cause with this member's place in the recipe in front."""
+        """Return a cause, prefixed with the stage of this member and its position in the recipe."""
         return describe_place(str(self.at.get("stage", "")), str(self.at.get("place", ""))) + cause
 
-    def standing(self) -> str:
+    def describe_position(self) -> str:
         """Return the position of the member in words."""
         found = [self.at.get("progress") or self.at.get("stage"), self.line]
         return ", ".join(str(part) for part in found if part) or "has not started"
@@ -57,9 +57,9 @@ class Coordinator:
 
     Args:
         listener: Socket that members connect to.
-        token: What a member has to know.
-        rank: Number of the process that this is in, None for `hfpipe run`.
-        ranks: Processes that have to come.
+        token: Secret that a member must send.
+        rank: Rank of the process of the coordinator, None for `hfpipe run`.
+        ranks: Ranks of the processes that must connect.
         patience: Seconds without progress after which the position of each process is printed.
     """
 
@@ -73,21 +73,21 @@ class Coordinator:
         patience: float = PATIENCE,
     ) -> None:
         self._listener, self._token = listener, token
-        self._me = ProcessIdentity.here(rank)
+        self._me = ProcessIdentity.identify_self(rank)
         self._awaited = set(ranks)
-        self._arrival = time.monotonic() + world.rendezvous()
-        """When every process has to have come."""
+        self._arrival = time.monotonic() + world.get_rendezvous_timeout()
+        """Time by which every process must have connected."""
         self._stopping = ""
-        """The signal that has made that earlier."""
+        """Description of the signal that made this time earlier; empty without one."""
         self._patience = patience
         self._moved = time.monotonic()
         self._requested_at: float | None = None
         """When the positions of the members were requested; None after they were reported."""
-        self._strangers: set[Channel] = set()
-        self._seats: dict[Channel, _Seat] = {}
+        self._unidentified: set[Channel] = set()
+        self._members: dict[Channel, _ConnectedMember] = {}
         self._ended = False
         self._signal: int | None = None
-        """Signal that was passed on to the members, as to those that are still to come."""
+        """Signal that was forwarded to the members, also to those that connect later."""
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         for connection in (listener, self._wake, self._woken):
@@ -95,13 +95,13 @@ class Coordinator:
         self._thread = threading.Thread(target=self._serve, name="coordinator", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread.start()
 
     def close(self) -> None:
-        """Let the members go, who may work on, and stop."""
+        """Dismiss the members, which may continue to work, and stop."""
         self._wake.close()
         self._thread.join()
 
@@ -119,7 +119,7 @@ class Coordinator:
             self._check_progress()
 
     def _dismiss(self) -> None:
-        for channel in (*self._seats, *self._strangers):
+        for channel in (*self._members, *self._unidentified):
             channel.send(kind="dismissed")
             channel.close()
         self._listener.close()
@@ -129,72 +129,72 @@ class Coordinator:
     def _accept(self) -> None:
         with suppress(OSError):
             channel = Channel(self._listener.accept()[0])
-            self._strangers.add(channel)
+            self._unidentified.add(channel)
             self._selector.register(channel, selectors.EVENT_READ, channel)
 
     def _read_channel(self, channel: Channel) -> None:
         for message in channel.receive():
-            if channel in self._seats:
-                self._handle(self._seats[channel], message)
+            if channel in self._members:
+                self._handle(self._members[channel], message)
             elif not self._welcome(channel, message):
                 channel.end = "closed"
         if channel.end is None:
             return
         self._selector.unregister(channel)
         channel.close()
-        self._strangers.discard(channel)
-        seat = self._seats.pop(channel, None)
-        if seat is not None and not seat.left:
-            self._end_members(seat, seat.describe(self._describe_loss(seat)), printed=False)
+        self._unidentified.discard(channel)
+        member = self._members.pop(channel, None)
+        if member is not None and not member.left:
+            self._end_members(member, member.describe(self._describe_loss(member)), printed=False)
 
-    def _describe_loss(self, seat: _Seat) -> str:
-        assert seat.channel.end is not None
-        return describe_end(seat.identity, self._me, seat.channel.end, str(seat.at.get("progress", "")))
+    def _describe_loss(self, member: _ConnectedMember) -> str:
+        assert member.channel.end is not None
+        return describe_end(member.identity, self._me, member.channel.end, str(member.at.get("progress", "")))
 
     def _welcome(self, channel: Channel, message: dict[str, Any]) -> bool:
         token = message.get("token")
         if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
             return False
-        seat = _Seat(channel, ProcessIdentity.read(message["identity"]))
-        self._strangers.discard(channel)
-        self._seats[channel] = seat
-        self._awaited.discard(_rank(seat))
+        member = _ConnectedMember(channel, ProcessIdentity.read(message["identity"]))
+        self._unidentified.discard(channel)
+        self._members[channel] = member
+        self._awaited.discard(_get_rank(member))
         self._moved, self._requested_at = time.monotonic(), None
         channel.send(kind="welcome", identity=self._me.as_json())
-        self._send_signal(seat)
+        self._send_signal(member)
         return True
 
-    def _handle(self, seat: _Seat, message: dict[str, Any]) -> None:
+    def _handle(self, member: _ConnectedMember, message: dict[str, Any]) -> None:
         kind = message.pop("kind", None)
         if kind == "at":
-            seat.at, seat.line = message, None
+            member.at, member.line = message, None
             self._moved, self._requested_at = time.monotonic(), None
         elif kind == "line":
-            seat.line = str(message.get("line"))
+            member.line = str(message.get("line"))
         elif kind == "left":
-            seat.left = True
-            seat.channel.send(kind="dismissed")
+            member.left = True
+            member.channel.send(kind="dismissed")
         elif kind == "signal":
             self._signal = int(message["number"])
-            for other in self._seats.values():
+            for other in self._members.values():
                 self._send_signal(other)
         elif kind == "stopping" and not self._stopping and self._signal is None:
-            # As launchers do when another process is lost; `hfpipe run` passes on what a person sends.
+            # Sent by launchers when another process is lost; `hfpipe run` forwards signals of the user.
             name = signal.Signals(int(message["number"])).name
-            self._stopping = f"before {seat.identity} was stopped by {name}"
+            self._stopping = f"before {member.identity} was stopped by {name}"
             self._arrival = min(self._arrival, time.monotonic() + GRACE)
         elif kind == "failed":
-            self._end_members(seat, str(message.get("cause")), printed=bool(message.get("prints")))
+            self._end_members(member, str(message.get("cause")), printed=bool(message.get("prints")))
 
-    def _send_signal(self, seat: _Seat) -> None:
-        """Pass a signal on that came to `hfpipe run`, which has it already."""
-        if self._signal is not None and seat.identity.rank is not None:
-            seat.channel.send(kind="signal", number=self._signal)
+    def _send_signal(self, member: _ConnectedMember) -> None:
+        """Forward a signal that `hfpipe run` received, except to `hfpipe run` itself."""
+        if self._signal is not None and member.identity.rank is not None:
+            member.channel.send(kind="signal", number=self._signal)
 
-    def _end_members(self, source: _Seat | None, cause: str, *, printed: bool) -> None:
-        """Tell all members to end, and one on each terminal to print the cause.
+    def _end_members(self, source: _ConnectedMember | None, cause: str, *, printed: bool) -> None:
+        """Tell all members to end, and one per terminal to print the cause.
 
-        `source` has failed: it prints that itself if `printed`, and learns that it was the first.
+        `source` is the failed member: it prints the cause itself if `printed`, and is told that it was first.
         """
         if self._ended:
             return
@@ -203,53 +203,59 @@ class Coordinator:
         if source is not None:
             source.channel.send(kind="noted", missing=sorted(self._awaited))
             terminals = {source.identity.terminal} if printed else set()
-        seats = sorted(self._seats.values(), key=self._ending_order)
-        started_here = any(seat is not None and seat.identity.rank is None for seat in (source, *seats))
-        for seat in seats:
-            if seat is not source:
-                first = not started_here and seat.identity.terminal not in terminals
-                terminals.add(seat.identity.terminal)
-                seat.channel.send(kind="end", cause=cause, prints=first or seat.identity.rank is None)
+        members = sorted(self._members.values(), key=self._get_ending_order)
+        started_here = any(
+            member is not None and member.identity.rank is None for member in (source, *members)
+        )
+        for member in members:
+            if member is not source:
+                first = not started_here and member.identity.terminal not in terminals
+                terminals.add(member.identity.terminal)
+                member.channel.send(kind="end", cause=cause, prints=first or member.identity.rank is None)
 
-    def _ending_order(self, seat: _Seat) -> tuple[bool, int]:
-        """Order members by rank, the one in this process last: it takes the coordinator with it."""
-        return seat.identity.pid == self._me.pid, _rank(seat)
+    def _get_ending_order(self, member: _ConnectedMember) -> tuple[bool, int]:
+        """Return the sort key of a member: its rank; this process is last, as it ends the coordinator."""
+        return member.identity.pid == self._me.pid, _get_rank(member)
 
     def _check_arrival(self) -> None:
         if not self._awaited or self._ended or time.monotonic() < self._arrival:
             return
-        first = min(self._seats.values(), key=self._ending_order, default=None)
+        first = min(self._members.values(), key=self._get_ending_order, default=None)
         if first is not None:
-            when = self._stopping or describe_rendezvous(world.rendezvous())
+            when = self._stopping or describe_rendezvous(world.get_rendezvous_timeout())
             self._end_members(None, first.describe(describe_missing(self._awaited, when)), printed=False)
 
     def _check_progress(self) -> None:
-        """Ask where the members stand when nothing has moved for long, and have their answers printed."""
+        """Request the positions of the members after a long time without progress, and have them printed."""
         now = time.monotonic()
-        if self._ended or not self._seats:
+        if self._ended or not self._members:
             return
         if self._requested_at is not None:
             if now - self._requested_at > min(_ANSWER, self._patience) or all(
-                seat.line for seat in self._seats.values()
+                member.line for member in self._members.values()
             ):
                 self._report_standings(now)
         elif now - self._moved > self._patience:
             self._requested_at = now
-            for seat in self._seats.values():
-                seat.line = None
-                seat.channel.send(kind="where")
+            for member in self._members.values():
+                member.line = None
+                member.channel.send(kind="where")
 
     def _report_standings(self, now: float) -> None:
-        seats = sorted((seat for seat in self._seats.values() if seat.identity.rank is not None), key=_rank)
-        lines = [f"no process has got further for {self._patience:.0f} s:"]
-        for seat in seats:
-            answer = "" if seat.line else ", does not answer"
-            lines.append(f"    {seat.identity} on {seat.identity.host}: {seat.standing()}{answer}")
-        lines += [f"    process {rank}: has not come" for rank in sorted(self._awaited)]
-        first = min(self._seats.values(), key=_rank)
+        members = sorted(
+            (member for member in self._members.values() if member.identity.rank is not None), key=_get_rank
+        )
+        lines = [f"no process has made progress for {self._patience:.0f} s:"]
+        for member in members:
+            answer = "" if member.line else ", does not answer"
+            lines.append(
+                f"    {member.identity} on {member.identity.host}: {member.describe_position()}{answer}"
+            )
+        lines += [f"    process {rank}: has not connected" for rank in sorted(self._awaited)]
+        first = min(self._members.values(), key=_get_rank)
         first.channel.send(kind="say", text="\n".join(lines))
         self._requested_at, self._moved, self._patience = None, now, 2 * self._patience
 
 
-def _rank(seat: _Seat) -> int:
-    return -1 if seat.identity.rank is None else seat.identity.rank
+def _get_rank(member: _ConnectedMember) -> int:
+    return -1 if member.identity.rank is None else member.identity.rank

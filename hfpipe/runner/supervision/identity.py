@@ -1,4 +1,4 @@
-"""Which process it is, on which machine, and how it ended."""
+"""The identity of a process, its machine, and how it ended."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from hfpipe.interruption import RESUME
 
 _LOOKS = 10
 _NAMED = 8
-"""Processes that a message names at most."""
+"""Maximum number of processes named in a message."""
 _PAUSE = 0.02
-"""Seconds between looks for how a process ended, which shows before its parent is notified."""
+"""Seconds between checks of how a process ended."""
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process as it presents itself to others of its run."""
+    """A process as it identifies itself to others of its run."""
 
     rank: int | None
-    """Its number among the processes of the run; None for `hfpipe run` that started them."""
+    """Its rank among the processes of the run; None for the `hfpipe run` that started them."""
     pid: int
     host: str
     machine: str
-    """Same text in processes that share their process numbers."""
+    """Equal for processes in the same PID namespace."""
     parent: int
-    """Process that started it: processes of one launcher print to one terminal."""
+    """PID of its parent; processes of one launcher print to one terminal."""
 
     @classmethod
-    def here(cls, rank: int | None) -> ProcessIdentity:
+    def identify_self(cls, rank: int | None) -> ProcessIdentity:
         """Return the identity of this process."""
         machine = ""
         with suppress(OSError):
@@ -50,12 +50,12 @@ class ProcessIdentity:
         return cls(**{name: message[name] for name in cls.__dataclass_fields__})
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `read` takes."""
+        """Return the identity as JSON, for `read`."""
         return asdict(self)
 
     @property
     def terminal(self) -> tuple[str, str, int]:
-        """Same in processes that print to one terminal."""
+        """Equal for processes that print to one terminal."""
         return self.host, self.machine, self.parent
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class ProcessIdentity:
 
 
 def name_processes(ranks: Iterable[int]) -> str:
-    """Return `process 1`, `processes 1, 2 and 5`, or the first of many and how many more."""
+    """Return `process 1`, `processes 1, 2 and 5`, or the first ones and the number of others."""
     names = [str(rank) for rank in sorted(ranks)]
     if len(names) == 1:
         return f"process {names[0]}"
@@ -72,7 +72,7 @@ def name_processes(ranks: Iterable[int]) -> str:
 
 
 def describe_missing(ranks: Iterable[int], when: str) -> str:
-    """Return that processes have not connected, by when, and what to do."""
+    """Return the message about processes that have not connected, with advice."""
     missing = list(ranks)
     names = name_processes(missing)
     cause = f"{names} has not connected {when}" if len(missing) == 1 else f"{names} have not connected {when}"
@@ -82,18 +82,20 @@ def describe_missing(ranks: Iterable[int], when: str) -> str:
 
 
 def describe_rendezvous(seconds: float) -> str:
-    """Return within which time processes had to connect, and what sets it."""
+    """Return the time within which processes had to connect, and the variable that sets it."""
     return f"within {seconds:.0f} s ({world.RENDEZVOUS})"
 
 
 def describe_end(lost: ProcessIdentity, seen_by: ProcessIdentity, end: str, progress: str = "") -> str:
-    """Return how a process ended whose connection did, as far as it can be known from another process."""
+    """Return how a process ended whose connection closed, as far as another process can tell."""
     name = f"{lost} (pid {lost.pid} on {lost.host})" + (f" at {progress}" if progress else "")
     code = (
-        _exit_code(lost.pid) if end == "closed" and lost.machine and lost.machine == seen_by.machine else None
+        _read_exit_code(lost.pid)
+        if end == "closed" and lost.machine and lost.machine == seen_by.machine
+        else None
     )
     if end != "closed":
-        cause = f"{name} no longer answers ({end}): its machine or the network between is down"
+        cause = f"{name} no longer answers ({end}): its machine or the network is down"
     elif code is None:
         cause = f"{name} ended without a message; the output of its machine may say why"
     elif number := code & 0x7F:
@@ -104,16 +106,16 @@ def describe_end(lost: ProcessIdentity, seen_by: ProcessIdentity, end: str, prog
 
 
 def describe_signal(number: int) -> str:
-    """Return that a process was ended by a signal."""
+    """Return the phrase about a process that a signal ended."""
     memory = ", perhaps because memory ran out" if number == signal.SIGKILL else ""
     return f"was ended by {signal.Signals(number).name}{memory}"
 
 
-def _exit_code(pid: int) -> int | None:
-    """Return a process' status as wait(2) gives it to the parent, None when it cannot be known.
+def _read_exit_code(pid: int) -> int | None:
+    """Return the exit status of a process as in wait(2), None if it is unknown.
 
-    Linux shows it as the last field of `/proc/PID/stat` from when a process begins to end until its parent
-    has taken note of it.
+    Linux shows it as the last field of `/proc/PID/stat` from the time a process begins to exit until its
+    parent has waited for it.
     """
     for _ in range(_LOOKS):
         try:

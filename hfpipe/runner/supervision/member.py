@@ -22,60 +22,61 @@ from hfpipe.runner.supervision.channel import Channel
 from hfpipe.runner.supervision.identity import ProcessIdentity, describe_end, name_processes
 
 GRACE = 3.0
-"""Seconds that an error waits for word from another process, which may be its cause."""
+"""Seconds that an error waits for a message of another process, which may be its cause."""
 _TURN = 1.0
 """Seconds between reports of the position of this process, if it changed."""
 _OWN = str(Path(__file__).parents[2])
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 React = Callable[[str, bool], None]
-"""Called from a thread with why the run ends, and whether this process is the one to print it."""
+"""Called from a thread with the cause of the end, and whether this process prints it."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection to a coordinator that has answered."""
+    """An established connection to a coordinator."""
 
     channel: Channel
     token: str
-    """Names this start of the run."""
+    """Identifies this launch of the run."""
     coordinator: ProcessIdentity
     received: list[dict[str, Any]]
-    """What came with the answer."""
+    """Messages received together with the answer."""
 
 
 class UnreachedError(Exception):
-    """There will be no coordinator; the text is the cause."""
+    """The coordinator will not be available; the text is the cause."""
 
     def __init__(self, cause: str, *, prints: bool) -> None:
         super().__init__(cause)
         self.prints = prints
-        """Whether this process is the one to print it."""
+        """Whether this process prints it."""
 
 
 class Alone:
-    """The one process of a run, which nobody watches; as `Member`."""
+    """The only process of a run, without supervision; same interface as `Member`."""
 
     token = ""
 
-    def stand(self, stage: str, place: str) -> None:
+    def set_stage(self, stage: str, place: str) -> None:
         """Do nothing."""
 
-    def observe(self, progress: Progress) -> Progress:
+    def track(self, progress: Progress) -> Progress:
         """Return `progress` itself."""
         return progress
 
 
 class Member:
-    """This process' part in a run; a thread serves the connection to the coordinator until `leave`.
+    """The membership of this process in a run; a thread serves the connection to the coordinator until
+    `leave`.
 
     Args:
-        rank: Number of this process, None for `hfpipe run` that started the others.
+        rank: Rank of this process, None for the `hfpipe run` that started the others.
         connect: Returns a connection, or None as long as there is no coordinator. Raises UnreachedError when
             there will be none.
-        react: What to do when the run ends.
-        launcher: Process number of the launcher that this process does not outlive.
-        missing: Returns the processes that are not there, as long as there is no coordinator that knows.
+        react: Called when the run ends.
+        launcher: PID of the launcher, with which this process ends.
+        missing: Returns the processes that have not connected, as long as there is no coordinator.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Member:
         launcher: int | None = None,
         missing: Callable[[], Sequence[int]] = lambda: (),
     ) -> None:
-        self._me = ProcessIdentity.here(rank)
+        self._me = ProcessIdentity.identify_self(rank)
         self._connect, self._react, self._launcher = connect, react, launcher
         self._connection: Connection | None = None
         self._stage = self._place = self._progress = ""
@@ -99,15 +100,15 @@ class Member:
 
     @property
     def token(self) -> str:
-        """Name of this start of the run; empty until the coordinator has answered."""
+        """Identifies this launch of the run; empty until the coordinator has answered."""
         return self._connection.token if self._connection is not None else ""
 
-    def stand(self, stage: str, place: str) -> None:
-        """Keep which stage this process is at, and where that is in the recipe."""
+    def set_stage(self, stage: str, place: str) -> None:
+        """Set the current stage of this process, and its position in the recipe."""
         self._stage, self._place, self._progress = stage, place, ""
 
-    def observe(self, progress: Progress) -> Progress:
-        """Return `progress` that also keeps how far this process is."""
+    def track(self, progress: Progress) -> Progress:
+        """Return `progress`, extended to record the progress of this process."""
 
         @contextmanager
         def observed(title: str, total: int | None) -> Iterator[Advance]:
@@ -126,16 +127,17 @@ class Member:
         return observed
 
     @contextmanager
-    def reporting(self, *, prints: bool) -> Iterator[None]:
-        """Tell the others why this process fails; `prints` if the code that catches the error prints it.
+    def report_failure(self, *, prints: bool) -> Iterator[None]:
+        """Tell the others why this process fails; `prints` is whether the code that catches the error prints
+        it.
 
-        A library's exception may be due to another process, whose end is then heard within `GRACE` seconds
-        and ends this one. Raises what was raised, or SystemExit when it is printed elsewhere.
+        An exception of a library may be due to another process, whose end is then reported within `GRACE`
+        seconds and ends this one. Reraises the error, or SystemExit if it is printed elsewhere.
         """
         try:
             yield
         except BaseException as error:
-            if _is_of_a_library(error):
+            if _is_library_error(error):
                 time.sleep(GRACE)
             noted = self.fail(_describe_cause(error), prints=prints)
             if not prints and (noted or isinstance(error, Interrupted)):
@@ -147,7 +149,7 @@ class Member:
             raise
 
     def fail(self, cause: str, *, prints: bool) -> bool:
-        """Tell the others that the run has failed; return whether they took it as the first failure."""
+        """Tell the others that the run has failed; return whether this was the first failure."""
         if not self._connected.wait(GRACE):
             return False
         assert self._connection is not None
@@ -155,18 +157,18 @@ class Member:
         return self._noted.wait(GRACE)
 
     def pass_on(self, number: int) -> None:
-        """Have the other processes get a signal that came to this one."""
+        """Forward a signal that this process received to the others."""
         if self._connected.wait(GRACE):
             assert self._connection is not None
             self._connection.channel.send(kind="signal", number=number)
 
-    def hear(self, number: int) -> None:
-        """Note a signal; a thread calls it, as the main one may wait for a process that never comes."""
+    def note_signal(self, number: int) -> None:
+        """Report a signal; called by a thread, as the main thread may be waiting for a missing process."""
         if self._connection is not None:
             self._connection.channel.send(kind="stopping", number=number)
 
     def leave(self) -> None:
-        """Part from the others, who go on."""
+        """Leave the run; the other processes continue."""
         self._leaving.set()
         if self._connection is not None:
             self._connection.channel.send(kind="left")
@@ -189,7 +191,7 @@ class Member:
             self._lose_coordinator(found)
 
     def _listen(self, found: Connection) -> None:
-        """Do what the coordinator says until this process leaves or the connection ends."""
+        """Follow the messages of the coordinator until this process leaves or the connection ends."""
         self._connection = found
         self._missing = lambda: ()
         self._connected.set()
@@ -204,7 +206,7 @@ class Member:
                         self._handle(message, found.channel)
                 self._check_launcher()
         if self._leaving.is_set():
-            found.channel.send(kind="left")  # again, as this process may leave while it connects
+            found.channel.send(kind="left")  # again, because this process may leave while connecting
 
     def _handle(self, message: dict[str, Any], channel: Channel) -> None:
         kind = message.get("kind")
@@ -217,9 +219,9 @@ class Member:
         elif kind == "dismissed":
             self._leaving.set()
         elif kind == "signal":
-            os.kill(os.getpid(), int(message["number"]))  # the main thread gets it, as it would have before
+            os.kill(os.getpid(), int(message["number"]))  # delivered to the main thread, as if sent directly
         elif kind == "where":
-            channel.send(kind="line", line=_line_of(self._main))
+            channel.send(kind="line", line=_find_line(self._main))
         elif kind == "say":
             os.write(2, f"hfpipe: {message['text']}\n".encode())
 
@@ -232,33 +234,33 @@ class Member:
     def _check_launcher(self) -> None:
         if self._launcher is not None and os.getppid() != self._launcher:
             self._launcher = None
-            # Another thread, as this one has to hear the answer.
+            # In another thread, because this one has to receive the answer.
             threading.Thread(target=self._end_with_launcher, name="launcher", daemon=True).start()
 
     def _end_with_launcher(self) -> None:
         cause = self._describe(f"the launcher that started the processes was ended; {RESUME}")
         noted = self.fail(cause, prints=True)
-        alone = not self._connected.is_set() and world.local_rank() == 0
+        alone = not self._connected.is_set() and world.get_local_rank() == 0
         self._react(cause, noted or alone)
 
     def _lose_coordinator(self, connection: Connection) -> None:
-        """End this process, whose coordinator is lost; the first on its terminal that is left prints it."""
+        """End this process after the coordinator was lost; the first remaining one of a terminal prints."""
         lost, end = connection.coordinator, connection.channel.end
         assert end is not None
         first_left = int(lost.rank is not None and lost.terminal == self._me.terminal)
         cause = self._describe(describe_end(lost, self._me, end))
-        self._react(cause, self._me.rank is None or world.local_rank() == first_left)
+        self._react(cause, self._me.rank is None or world.get_local_rank() == first_left)
 
     def _describe(self, cause: str) -> str:
         return describe_place(self._stage, self._place) + cause
 
 
 def describe_place(stage: str, place: str) -> str:
-    """Return what precedes a message about a stage: its place in the recipe, and its name."""
+    """Return the prefix of messages about a stage: its position in the recipe, and its name."""
     return (f"{place}: " if place else "") + (f"stage {stage}: " if stage else "")
 
 
-def _is_of_a_library(error: BaseException) -> bool:
+def _is_library_error(error: BaseException) -> bool:
     while isinstance(error, HfpipeError) and error.__cause__ is not None:
         error = error.__cause__
     return isinstance(error, Exception) and not isinstance(error, HfpipeError)
@@ -268,12 +270,12 @@ def _describe_cause(error: BaseException) -> str:
     if isinstance(error, HfpipeError | Interrupted):
         return str(error)
     if isinstance(error, SystemExit):
-        return f"user code ended process {world.rank()} with code {error.code}"
-    return f"process {world.rank()}: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        return f"user code ended process {world.get_rank()} with code {error.code}"
+    return f"process {world.get_rank()}: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
-def _line_of(thread: int) -> str:
-    """Return the innermost line of a thread that is user code or hfpipe's, else its innermost line."""
+def _find_line(thread: int) -> str:
+    """Return the innermost line of a thread in user code or hfpipe, or else the innermost line."""
     frame = innermost = sys._current_frames().get(thread)
     while frame is not None:
         file = frame.f_code.co_filename

@@ -1,4 +1,4 @@
-"""Joining the processes of a run: where the coordinator listens, how members find it, and how they end."""
+"""Connects the processes of a run: the address of the coordinator, how members find it, and how they end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hfpipe.runner.supervision.coordinator import PATIENCE, Coordinator
 from hfpipe.runner.supervision.identity import ProcessIdentity, describe_missing, describe_rendezvous
 from hfpipe.runner.supervision.member import Alone, Connection, Member, UnreachedError
 from hfpipe.runner.supervision.presence import Presence
-from hfpipe.store.files import write_whole
+from hfpipe.store.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -34,41 +34,41 @@ COORDINATOR = "HFPIPE_COORDINATOR"
 _HANDSHAKE = 10.0
 """Seconds that a coordinator has to answer."""
 _FIRST = 1.0
-"""Seconds that a process waits for the one that prints the cause: a launcher that sees one end kills all."""
+"""Seconds that a process waits for the one that prints: a launcher kills all when one ends."""
 _LAST_WORDS = 1.0
-"""Seconds that writing to the log may take while a process ends; its disk may be gone."""
+"""Seconds that writing to the log may take while a process ends; the disk may be unavailable."""
 
 
 @dataclass
 class Started:
-    """The processes that `hfpipe run` starts, as it sees them."""
+    """The processes that `hfpipe run` starts, from its point of view."""
 
     environ: dict[str, str]
-    """Variables that they need."""
+    """Environment variables that they need."""
     failed: threading.Event = field(default_factory=threading.Event)
     """Set once one of them has failed or died."""
     cause: str = ""
-    """Why, when `failed` is set."""
+    """The cause, when `failed` is set."""
     member: Member = field(init=False)
-    """The part in the run of the process that starts them."""
+    """The membership of the process that starts them."""
 
     def fail(self, cause: str, _: bool = True) -> None:
-        """Keep the first cause."""
+        """Record the first cause."""
         self.cause = self.cause or cause
         self.failed.set()
 
 
 @contextmanager
 def coordinate(processes: int, patience: float = PATIENCE) -> Iterator[Started]:
-    """Watch the processes that this one starts meanwhile, on this machine.
+    """Supervise the processes that this one starts in the meantime, on this machine.
 
-    When none has got further for `patience` seconds, the position of each is printed.
+    If none makes progress for `patience` seconds, the position of each is printed.
     """
-    with _listening(None, range(processes), patience) as (address, folder):
+    with _run_coordinator(None, range(processes), patience) as (address, folder):
         path = folder / "address.json"
         _publish(path, address)
         started = Started({COORDINATOR: str(path)})
-        started.member = Member(None, _connector(path), started.fail)
+        started.member = Member(None, _make_connector(path), started.fail)
         try:
             yield started
         finally:
@@ -77,29 +77,29 @@ def coordinate(processes: int, patience: float = PATIENCE) -> Iterator[Started]:
 
 @contextmanager
 def join_run(stop: StopRequest | None = None) -> Iterator[Member]:
-    """Be one of the processes that `hfpipe run` started. Raises StageError when none did."""
+    """Join the processes that `hfpipe run` started. Raises StageError if it did not start this one."""
     if COORDINATOR not in os.environ:
         raise StageError("`hfpipe stage` is started by `hfpipe run RECIPE --processes N`; run that")
-    member = Member(world.rank(), _connector(Path(os.environ[COORDINATOR])), end_process)
+    member = Member(world.get_rank(), _make_connector(Path(os.environ[COORDINATOR])), end_process)
     with _join(member, stop, prints=False):
         yield member
 
 
 @contextmanager
 def join_launcher(root: Path, stop: StopRequest | None = None) -> Iterator[Member | Alone]:
-    """Be one of the processes of a launcher if one started this; `root` is a folder that all of them see."""
+    """Join the processes of a launcher if one started this process; `root` is a folder shared by all."""
     if not world.is_launched():
         yield Alone()
         return
     names = (os.environ.get("MASTER_ADDR", "localhost"), os.environ.get("MASTER_PORT", ""))
     path = root / ".locks" / f"processes-{'-'.join(names).replace('/', '_')}.json"
-    # What an MPI starts may have a parent that ends first; elastic launchers stay.
+    # Processes started by MPI may have a parent that ends first; elastic launchers do not.
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-    if world.rank() != 0:
-        me = ProcessIdentity.here(world.rank())
-        presence = Presence(path, me, world.world_size())
-        connect = _waiting_connector(path, presence)
-        member = Member(me.rank, connect, end_process, launcher, presence.missing)
+    if world.get_rank() != 0:
+        me = ProcessIdentity.identify_self(world.get_rank())
+        presence = Presence(path, me, world.get_world_size())
+        connect = _make_waiting_connector(path, presence)
+        member = Member(me.rank, connect, end_process, launcher, presence.find_missing)
         try:
             with _join(member, stop, prints=True):
                 yield member
@@ -107,10 +107,10 @@ def join_launcher(root: Path, stop: StopRequest | None = None) -> Iterator[Membe
             presence.remove()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _listening(0, range(world.world_size())) as (address, _):
+    with _run_coordinator(0, range(world.get_world_size())) as (address, _):
         _publish(path, address)
         try:
-            member = Member(0, _connector(path), end_process, launcher)
+            member = Member(0, _make_connector(path), end_process, launcher)
             with _join(member, stop, prints=True):
                 yield member
         finally:
@@ -120,16 +120,16 @@ def join_launcher(root: Path, stop: StopRequest | None = None) -> Iterator[Membe
 @contextmanager
 def _join(member: Member, stop: StopRequest | None, *, prints: bool) -> Iterator[None]:
     if stop is not None:
-        stop.heard = member.hear
+        stop.heard = member.note_signal
     try:
-        with member.reporting(prints=prints):
+        with member.report_failure(prints=prints):
             yield
     finally:
         member.leave()
 
 
 def end_process(cause: str, prints: bool) -> None:
-    """End this process from any of its threads; its main thread may wait for a process that is lost."""
+    """End this process from any thread; the main thread may be waiting for a lost process."""
     if prints:
         with suppress(OSError):
             os.write(2, f"hfpipe: {cause}\n".encode())
@@ -143,10 +143,10 @@ def end_process(cause: str, prints: bool) -> None:
 
 
 @contextmanager
-def _listening(
+def _run_coordinator(
     rank: int | None, ranks: range, patience: float = PATIENCE
 ) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Run a coordinator in this process; yields its address, and a folder that is removed at the end."""
+    """Run a coordinator in this process; yield its address, and a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="hfpipe-"))
     try:
         token = secrets.token_hex(16)
@@ -163,8 +163,8 @@ def _listening(
 
 
 def _listen(folder: Path) -> tuple[socket.socket, dict[str, Any]]:
-    """Return a listening socket and how to reach it: by the network only if there are several machines."""
-    if world.local_world_size() == world.world_size():
+    """Return a listening socket and its address: a network address only if there are several machines."""
+    if world.get_local_world_size() == world.get_world_size():
         path = str(folder / "coordinator")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -172,31 +172,31 @@ def _listen(folder: Path) -> tuple[socket.socket, dict[str, Any]]:
         return listener, {"path": path}
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
-    # On all interfaces: a machine's own name is often a loopback address to itself.
+    # On all interfaces, because the name of a machine often resolves to its loopback address.
     listener = socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=dual)
     return listener, {"host": os.environ.get("MASTER_ADDR", "localhost"), "port": listener.getsockname()[1]}
 
 
 def _publish(path: Path, address: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(address))
-    path.chmod(0o600)  # who knows the token can end the run
+    write_atomically(path, json.dumps(address))
+    path.chmod(0o600)  # any process that knows the token can end the run
 
 
-def _connector(path: Path) -> Callable[[ProcessIdentity], Connection]:
-    """Return what connects to a coordinator that is there, whose address is in a file, for a `Member`."""
+def _make_connector(path: Path) -> Callable[[ProcessIdentity], Connection]:
+    """Return a `connect` function for a `Member`, for a running coordinator whose address is in a file."""
 
     def connect(me: ProcessIdentity) -> Connection:
         if (found := _connect(path, me)) is None:
             cause = "the `hfpipe run` that started this process has ended"
-            raise UnreachedError(cause, prints=world.local_rank() == 0)
+            raise UnreachedError(cause, prints=world.get_local_rank() == 0)
         return found
 
     return connect
 
 
-def _waiting_connector(path: Path, presence: Presence) -> Callable[[ProcessIdentity], Connection | None]:
-    """Return what connects to a coordinator that may still come, for a `Member`."""
-    wait = world.rendezvous()
+def _make_waiting_connector(path: Path, presence: Presence) -> Callable[[ProcessIdentity], Connection | None]:
+    """Return a `connect` function for a `Member`, for a coordinator that may not have started yet."""
+    wait = world.get_rendezvous_timeout()
     deadline = time.monotonic() + wait
 
     def connect(me: ProcessIdentity) -> Connection | None:
@@ -204,7 +204,7 @@ def _waiting_connector(path: Path, presence: Presence) -> Callable[[ProcessIdent
         if (found := _connect(path, me)) is not None:
             presence.remove()
         elif time.monotonic() > deadline:
-            cause = describe_missing(presence.missing(), describe_rendezvous(wait))
+            cause = describe_missing(presence.find_missing(), describe_rendezvous(wait))
             raise UnreachedError(cause, prints=presence.is_first_here())
         return found
 
@@ -212,7 +212,7 @@ def _waiting_connector(path: Path, presence: Presence) -> Callable[[ProcessIdent
 
 
 def _connect(path: Path, me: ProcessIdentity) -> Connection | None:
-    with suppress(OSError, ValueError, KeyError):  # not there yet, or left behind by a killed run
+    with suppress(OSError, ValueError, KeyError):  # does not exist yet, or is left over from a killed run
         address = json.loads(path.read_text(encoding="utf-8"))
         return _shake_hands(_connect_to(address), address["token"], me)
     return None

@@ -1,4 +1,4 @@
-"""Which processes wait for process 0, in files next to its address: it is not there to tell them."""
+"""Files that show which processes are waiting for process 0, as long as its coordinator is missing."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 from hfpipe.runner.supervision.identity import ProcessIdentity
 
 _RECENT = 30.0
-"""Seconds since the last sign of a process that waits."""
+"""Maximum age in seconds of the file of a waiting process."""
 _EACH = 1.0
-"""Seconds between two signs."""
+"""Seconds between updates of the file."""
 
 
 class Presence:
-    """The file of one waiting process, which is renewed while it waits, and those of the others.
+    """The file of this process, which is renewed while it waits, and those of the others.
 
-    A file that a killed process left behind is known by its age, by the clock of the file system.
+    A file of a killed process is recognized by its age, according to the clock of the file system.
 
     Args:
-        address: The file to which the address of process 0 comes.
+        address: The file in which process 0 publishes its address.
         me: This process.
         world: Number of processes of the run.
     """
 
     def __init__(self, address: Path, me: ProcessIdentity, world: int) -> None:
         self._address, self._me, self._world = address, me, world
-        self._file = self._file_of(me.rank or 0)
+        self._file = self._get_path(me.rank or 0)
         self._renewed: float | None = None
 
     def renew(self) -> None:
-        """Show the others that this process waits; a folder that cannot be written is not an error."""
+        """Renew the file of this process; a folder that cannot be written is not an error."""
         now = time.monotonic()
         if self._renewed is not None and now - self._renewed < _EACH:
             return
@@ -46,29 +46,29 @@ class Presence:
         self._renewed = now
 
     def remove(self) -> None:
-        """Remove the file of this process, which waits no longer."""
+        """Remove the file of this process when it stops waiting."""
         with suppress(OSError):
             self._file.unlink(missing_ok=True)
 
-    def missing(self) -> list[int]:
-        """Return the numbers of the processes that do not wait; process 0, which does not come, is one."""
-        there = {self._me.rank, *(other.rank for other in self._others())}
+    def find_missing(self) -> list[int]:
+        """Return the ranks of the processes that are not waiting, including process 0."""
+        there = {self._me.rank, *(other.rank for other in self._find_others())}
         return [rank for rank in range(self._world) if rank not in there]
 
     def is_first_here(self) -> bool:
-        """Tell whether no process with a smaller number waits that prints to the same terminal."""
+        """Return whether this is the lowest waiting rank of those that print to the same terminal."""
         mine = self._me.rank or 0
         return not any(
-            other.terminal == self._me.terminal and (other.rank or 0) < mine for other in self._others()
+            other.terminal == self._me.terminal and (other.rank or 0) < mine for other in self._find_others()
         )
 
-    def _others(self) -> Iterator[ProcessIdentity]:
+    def _find_others(self) -> Iterator[ProcessIdentity]:
         with suppress(OSError):
             now = self._file.stat().st_mtime
             for file in self._file.parent.glob(f"{self._address.stem}.waits*"):
-                with suppress(OSError, ValueError, KeyError, TypeError):  # just removed, or half written
+                with suppress(OSError, ValueError, KeyError, TypeError):  # just removed, or incomplete
                     if file != self._file and now - file.stat().st_mtime < _RECENT:
                         yield ProcessIdentity.read(json.loads(file.read_text(encoding="utf-8")))
 
-    def _file_of(self, rank: int) -> Path:
+    def _get_path(self, rank: int) -> Path:
         return self._address.with_suffix(f".waits{rank}")

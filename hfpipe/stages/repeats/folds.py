@@ -15,8 +15,8 @@ from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.group import RepeatedTraining
 from hfpipe.stages.repeats.members import OUT_OF_FOLD
 from hfpipe.stages.scoring.clusters import check_cluster, cluster_column
-from hfpipe.store.files import write_whole
-from hfpipe.store.store import check_file, reading
+from hfpipe.store.files import write_atomically
+from hfpipe.store.store import check_file, report_unreadable
 
 if TYPE_CHECKING:
     import datasets
@@ -60,14 +60,14 @@ def held_out_rows(
 
 def write_held_out(stage: TrainStage, ctx: RunContext) -> None:
     """Keep which rows a training leaves out, for those that evaluate it."""
-    from hfpipe.encoding.io import facts, open_split
+    from hfpipe.encoding.io import open_split, read_facts
 
     if stage.fold is None:
         return
     folder = folder_of(stage.data, ctx)
-    held_out = held_out_rows(stage, open_split(folder, "train"), facts(folder), ctx.seed)
+    held_out = held_out_rows(stage, open_split(folder, "train"), read_facts(folder), ctx.seed)
     assert held_out is not None
-    write_whole(ctx.folder / HELD_OUT, json.dumps({"rows": held_out.tolist()}))
+    write_atomically(ctx.folder / HELD_OUT, json.dumps({"rows": held_out.tolist()}))
 
 
 def encode_without_fold(
@@ -91,7 +91,7 @@ def encode_without_fold(
         examples, ledger = encoded(rows.select(left))
     else:
         examples, ledger = encoded(rows)
-        examples = examples.of_rows(left)
+        examples = examples.select_rows(left)
     return examples, {**ledger, "rows_held_out": len(held_out)}
 
 
@@ -105,7 +105,7 @@ def read_held_out(members: Mapping[Place, Path], rows: int) -> dict[str, np.ndar
     found: dict[str, np.ndarray] = {}
     for place, folder in members.items():
         check_file(folder / HELD_OUT)
-        with reading(folder / HELD_OUT):
+        with report_unreadable(folder / HELD_OUT):
             found[str(place)] = np.array(json.loads((folder / HELD_OUT).read_text(encoding="utf-8"))["rows"])
     counted = np.bincount(np.concatenate(list(found.values())), minlength=rows)
     if len(counted) != rows or (counted != 1).any():

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem
-from hfpipe.number_format import number
+from hfpipe.number_format import format_number
 from hfpipe.references.places import ModelPlace
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.repeats.members import REPEATED, SHARED
 from hfpipe.stages.train import TrainStage
-from hfpipe.store.stage_names import plain_name
+from hfpipe.store.stage_names import get_plain_name
 from hfpipe.store.store import read_report
 
 CHECKPOINTS = range(3, 6)
@@ -37,10 +37,10 @@ class RepeatedTraining(TrainStage):
     ) -> Iterator[Problem]:
         return iter(())  # all that can be wrong is reported of its trainings
 
-    def expanded(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
+    def expand(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
         return {name: self}
 
-    def notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
+    def list_notices(self, ctx: RunContext, *, alone: bool) -> Iterator[str]:
         return iter(())
 
     def prepare(self, ctx: RunContext) -> None:
@@ -48,7 +48,7 @@ class RepeatedTraining(TrainStage):
 
     def run(self, ctx: RunContext) -> Report:
         reports = {name: read_report(ctx.inputs[name]) for name in self.members}
-        for scratch in (ctx.folder.parent / SHARED).glob(f"{plain_name(ctx.name)}-*"):
+        for scratch in (ctx.folder.parent / SHARED).glob(f"{get_plain_name(ctx.name)}-*"):
             shutil.rmtree(scratch, ignore_errors=True)  # all that needed the encoded data are done
         spread = validation_spread({name: report.facts for name, report in reports.items()})
         what = "seeds" if self.seeds is not None else "folds"
@@ -104,7 +104,7 @@ def measure_checkpoint_noise(histories: Sequence[Sequence[Mapping[str, Any]]], m
 
 def _summary(what: str, spread: Mapping[str, Mapping[str, Any]]) -> str:
     shown = [
-        f"{metric} {number(found['mean'])} ± {number(found['sd'])}"
+        f"{metric} {format_number(found['mean'])} ± {format_number(found['sd'])}"
         for metric, found in spread.items()
         if metric in ("loss", "accuracy", "mse")
     ]

@@ -21,7 +21,7 @@ TIMES = ("runtime", "samples_per_second", "steps_per_second")
 class Tabulated(Stage, ABC):
     """A stage with scores, whose copies for the combinations of a matrix are listed in one table."""
 
-    def tabulated(
+    def make_table(
         self, combinations: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Mapping[str, Any]]
     ) -> Stage | None:
         members = {name: Place(f"stage:{name}") for name in combinations}
@@ -81,5 +81,5 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     if len(values) < 2:
         return text
     low, high = min(values), max(values)
-    shown = [f"{number_format.number(value)} ({name})" for value, name in (low, high)]
+    shown = [f"{number_format.format_number(value)} ({name})" for value, name in (low, high)]
     return f"{text}: {metric} {shown[0]} to {shown[1]}"

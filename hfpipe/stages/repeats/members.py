@@ -13,8 +13,8 @@ from filelock import FileLock
 from hfpipe.contract import RunContext
 from hfpipe.references.places import ModelPlace, Place
 from hfpipe.store.identity import KEY_LENGTH
-from hfpipe.store.stage_names import MARK, plain_name
-from hfpipe.store.store import done, read_report, read_stage
+from hfpipe.store.stage_names import MARK, get_plain_name
+from hfpipe.store.store import is_done, read_report, read_stage
 
 REPEATED = "repeats"
 """Kind in the report of the stage that sums up several trainings."""
@@ -34,12 +34,12 @@ def owner_of(name: str) -> str:
 
 def is_member(name: str) -> bool:
     """Return whether a stage is one of the trainings that a stage of the recipe expands to."""
-    return MARK in plain_name(name)
+    return MARK in get_plain_name(name)
 
 
 def find_members(folder: Path) -> dict[Place, Path]:
     """Return the trainings that a folder sums up, each with its folder; empty for any other folder."""
-    if not (folder / "stage.json").is_file() or not done(folder) or read_report(folder).kind != REPEATED:
+    if not (folder / "stage.json").is_file() or not is_done(folder) or read_report(folder).kind != REPEATED:
         return {}
     file = read_stage(folder)
     places: list[Place] = [ModelPlace(place) for place in file.identity.settings["members"].values()]

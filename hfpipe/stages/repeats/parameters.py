@@ -15,13 +15,13 @@ from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import Problem, StageError
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.messages import find_similar_name, join_names, suggest
-from hfpipe.recipe.model import model_problems
-from hfpipe.recipe.training.arguments import training_problems
+from hfpipe.recipe.model import find_model_problems
+from hfpipe.recipe.training.arguments import find_training_problems
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts
 from hfpipe.stages.repeats.settings import Search
-from hfpipe.store.store import check_file, reading
+from hfpipe.store.store import check_file, report_unreadable
 
 if TYPE_CHECKING:
     from hfpipe.stages.train import TrainStage
@@ -54,7 +54,7 @@ def read_best(place: Place, ctx: RunContext) -> dict[str, Any]:
     if not path.is_file():
         raise StageError(f"stage {ctx.name}: {place} is not a search; write stage:NAME@search")
     check_file(path)
-    with reading(path):
+    with report_unreadable(path):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["parameters"]
     return found
 
@@ -108,6 +108,6 @@ def _check_values(stage: TrainStage, name: str, values: list[Any], base: Path) -
             except ValidationError as error:
                 yield f"{name}: {error.errors()[0]['msg']}, with {value!r}"
     else:
-        check = training_problems if part == "training" else model_problems
+        check = find_training_problems if part == "training" else find_model_problems
         for value in values:
             yield from (problem.message for problem in check({**old, key: value}, (part,)))

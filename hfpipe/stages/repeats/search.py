@@ -25,14 +25,14 @@ from pydantic import SerializeAsAny
 from hfpipe.contract import RunAtOnce, RunContext, Stage
 from hfpipe.distributed.world import is_launched
 from hfpipe.errors import Problem, StageError
-from hfpipe.number_format import number
+from hfpipe.number_format import format_number
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import folder_of
 from hfpipe.stages.repeats.parameters import BEST, check_search, with_parameters
 from hfpipe.stages.repeats.pruning import TrialScores
 from hfpipe.stages.repeats.settings import Range, Search
 from hfpipe.stages.train import TrainStage
-from hfpipe.store.files import write_whole
+from hfpipe.store.files import write_atomically
 from hfpipe.store.store import Store, read_stage
 from hfpipe.task import TaskConfig
 
@@ -59,12 +59,12 @@ class ParameterSearch(Stage):
     trained: SerializeAsAny[TrainStage]
     """The training of every trial, except the settings that vary."""
 
-    def neutral(self) -> dict[str, Any]:
-        inner = self.trained.neutral().items()
-        return super().neutral() | {f"trained.{path}": value for path, value in inner}
+    def find_neutral(self) -> dict[str, Any]:
+        inner = self.trained.find_neutral().items()
+        return super().find_neutral() | {f"trained.{path}": value for path, value in inner}
 
-    def own_seed(self, seed: int) -> int:
-        return self.trained.own_seed(seed)
+    def get_seed(self, seed: int) -> int:
+        return self.trained.get_seed(seed)
 
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
@@ -72,7 +72,7 @@ class ParameterSearch(Stage):
         return check_search(self.trained, self.search, above, facts, base)
 
     def run(self, ctx: RunContext) -> Report:
-        from hfpipe.encoding.io import facts
+        from hfpipe.encoding.io import read_facts
         from hfpipe.training.arguments import select_best_metric
 
         if is_launched():
@@ -80,7 +80,7 @@ class ParameterSearch(Stage):
                 f"stage {ctx.name}: trials train in one process; run this stage by "
                 f"`hfpipe run RECIPE --until {ctx.name}` without a launcher first"
             )
-        known = facts(folder_of(self.trained.data, ctx))
+        known = read_facts(folder_of(self.trained.data, ctx))
         metrics = self.trained.task.runtime().evaluator.validation_metrics(known)
         metric = select_best_metric({"metric_for_best_model": self.search.metric}, metrics)
         with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
@@ -140,7 +140,7 @@ class ParameterSearch(Stage):
             raise StageError(f"stage {ctx.name}: no trial came to an end; {why}")
         best, metric = study.best_trial, self.search.metric
         found = {"parameters": best.params, "metric": metric, "value": best.value, "trial": best.number}
-        write_whole(ctx.folder / BEST, json.dumps(found, indent=1))
+        write_atomically(ctx.folder / BEST, json.dumps(found, indent=1))
         trials = [
             {
                 "trial": each.number,
@@ -155,7 +155,7 @@ class ParameterSearch(Stage):
         stopped = sum(each["state"] == "pruned" for each in trials)
         summary = (
             f"{len(trials)} trials, {stopped} stopped early; best validation {metric} "
-            f"{number(best.value or 0.0)} with {chosen}"
+            f"{format_number(best.value or 0.0)} with {chosen}"
         )
         return Report(kind=self.kind, summary=summary, facts={"search": {"best": found, "trials": trials}})
 
@@ -178,7 +178,7 @@ def _failing(trial: Trial, study: Study) -> Iterator[None]:
 
 
 def _prepare(stage: TrainStage, inner: RunContext) -> None:
-    for notice in stage.notices(inner, alone=True):
+    for notice in stage.list_notices(inner, alone=True):
         log.warning(notice)
     stage.prepare(inner)
 
@@ -188,13 +188,13 @@ def _trial_context(stage: TrainStage, number: int, ctx: RunContext) -> RunContex
     folder = ctx.work / "trials" / f"{number:04d}"
     (folder / ".work").mkdir(parents=True, exist_ok=True)
     file = read_stage(ctx.folder)
-    made = {"settings": stage.model_dump(mode="json"), "neutral": stage.neutral()}
+    made = {"settings": stage.model_dump(mode="json"), "neutral": stage.find_neutral()}
     update = {
         "name": f"{ctx.name}.{number}",
         "folders": {name: os.path.relpath(path, folder.parent) for name, path in ctx.inputs.items()},
         "identity": file.identity.model_copy(update=made),
     }
-    write_whole(folder / "stage.json", file.model_copy(update=update).model_dump_json())
+    write_atomically(folder / "stage.json", file.model_copy(update=update).model_dump_json())
     return replace(ctx, folder=folder)
 
 

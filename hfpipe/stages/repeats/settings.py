@@ -152,12 +152,12 @@ class Repeatable(Tabulated, ABC):
         """How the rows are split into folds, if they are."""
         return Folds(k=self.folds) if isinstance(self.folds, int) else self.folds
 
-    def own_seed(self, seed: int) -> int:
+    def get_seed(self, seed: int) -> int:
         return seed if self.seed is None else self.seed
 
-    def neutral(self) -> dict[str, Any]:
+    def find_neutral(self) -> dict[str, Any]:
         names = ("seeds", "folds", "fold", "search")
-        return super().neutral() | {name: None for name in names if getattr(self, name) is None}
+        return super().find_neutral() | {name: None for name in names if getattr(self, name) is None}
 
     def tuned(self, ctx: RunContext) -> Self:
         """Return the stage with the best settings of the search that it names. Raises StageError."""
@@ -167,7 +167,7 @@ class Repeatable(Tabulated, ABC):
             return self
         return with_parameters(self.model_copy(update={"search": None}), read_best(self.search, ctx))
 
-    def expanded(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
+    def expand(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
         from hfpipe.stages.repeats.expansion import expand  # which reads the stages' classes
 
         return expand(self, name, above)

@@ -11,7 +11,7 @@ from typing_extensions import Self
 from hfpipe.advice import advise
 from hfpipe.contract import Settings
 from hfpipe.errors import Problem
-from hfpipe.number_format import chance, format_difference, format_interval
+from hfpipe.number_format import format_difference, format_interval, format_p_value
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.messages import find_similar_name, suggest
 from hfpipe.references.places import BaselinePlace
@@ -72,7 +72,7 @@ def _not_beaten(score: Score, bound: Bound, baseline: BaselinePlace) -> Iterator
         yield f"require: {score.metric} is not compared with {baseline}, which it has to beat"
         return
     gain = found.difference if score.higher_is_better else -found.difference
-    shown = f"{format_difference(found)}, {chance(found.p_value)}"
+    shown = f"{format_difference(found)}, {format_p_value(found.p_value)}"
     if gain <= bound.by or found.p_value >= bound.p:
         needed = f"by more than {bound.by:g} " if bound.by else ""
         yield f"require: {score.metric} does not beat {baseline} {needed}at p < {bound.p:g} ({shown})"

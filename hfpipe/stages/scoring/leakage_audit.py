@@ -64,7 +64,7 @@ def _search_leakage(
     seen = _training_data(stage.model, ctx)
     for name, folder, rows in _splits(seen, data, stage.split):
         with ctx.progress(f"{ctx.name}: looking for its rows in the {name}", len(rows)) as advance:
-            found = held_out.overlap(_rows(rows, folder, label if folder == data else None, advance))
+            found = held_out.find_overlap(_rows(rows, folder, label if folder == data else None, advance))
         sources[name] = {kind: int(getattr(found, kind).sum()) for kind in KINDS}
         together = {kind: each | getattr(found, kind) for kind, each in together.items()}
     positions = np.flatnonzero(together["any"]).tolist()
@@ -128,7 +128,7 @@ def _rows(
     rows: Dataset, folder: Path, label: str | None, advance: Any = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
     """Yield the text of each row, all its text columns together, and its label."""
-    from hfpipe.data.leakage import flat_text
+    from hfpipe.data.leakage import flatten_text
     from hfpipe.encoding.encoded import ROWS_AT_ONCE
 
     columns = [name for name in _text_columns(folder) if name in rows.column_names]
@@ -138,18 +138,20 @@ def _rows(
         size = min(ROWS_AT_ONCE, len(alone) - start)
         labels = batch.get(label, [None] * size)
         for number in range(size):
-            yield "\n".join(flat_text(batch[name][number]) for name in columns), labels[number]
+            yield "\n".join(flatten_text(batch[name][number]) for name in columns), labels[number]
         advance(size)
 
 
 def _text_columns(folder: Path) -> Sequence[str]:
     """Return the columns of text of a data set, as its stage says or else by their types."""
-    from hfpipe.encoding.io import facts
-    from hfpipe.store.store import done, read_report
+    from hfpipe.encoding.io import read_facts
+    from hfpipe.store.store import is_done, read_report
 
-    if done(folder) and "text" in (known := read_report(folder).facts):
+    if is_done(folder) and "text" in (known := read_report(folder).facts):
         return list(known["text"])
-    return [name for name, kind in facts(folder).columns.items() if kind in ("string", "strings", "nested")]
+    return [
+        name for name, kind in read_facts(folder).columns.items() if kind in ("string", "strings", "nested")
+    ]
 
 
 def leakage_facts(model: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _record_token_losses(
     device: torch.device,
     ctx: RunContext,
 ) -> None:
-    from hfpipe.encoding.io import facts, open_data
+    from hfpipe.encoding.io import open_data, read_facts
     from hfpipe.evaluation.token_losses import count_tokens, measure_token_losses, measures_tokens
 
     if not measures_tokens(reader.task):
@@ -67,6 +67,8 @@ def _record_token_losses(
     folder = folder_of(stage.data, ctx)
     with ctx.progress(f"{ctx.name}: loss by token", None):
         train = open_data(folder).get("train")
-        counts = None if train is None else count_tokens(reader.task, train, reader.tokenizer, facts(folder))
+        counts = (
+            None if train is None else count_tokens(reader.task, train, reader.tokenizer, read_facts(folder))
+        )
         found = measure_token_losses(model, reader, examples, counts, stage.batch_size, device)
     (ctx.work / FILE).write_text(json.dumps(found), encoding="utf-8")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import RunContext
 from hfpipe.modeling.exports.formats import compute_model_bytes, is_export
-from hfpipe.references.places import Place, locate_place, slug
+from hfpipe.references.places import Place, locate_place, make_slug
 from hfpipe.stages.repeats.members import find_members
-from hfpipe.store.store import done, read_report
+from hfpipe.store.store import is_done, read_report
 
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples
@@ -28,7 +28,7 @@ def are_timed(stage: Evaluate, ctx: RunContext) -> bool:
 
 
 def _had_teacher(place: Path | None) -> bool:
-    if place is None or not (place / "stage.json").is_file() or not done(place):
+    if place is None or not (place / "stage.json").is_file() or not is_done(place):
         return False
     folders = find_members(place).values() or [place]
     return any(read_report(folder).facts.get("teachers") for folder in folders)
@@ -68,4 +68,4 @@ def speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str
 
 
 def _file(name: str, ctx: RunContext) -> Path:
-    return ctx.work / f"speed-{slug(name)}.json"
+    return ctx.work / f"speed-{make_slug(name)}.json"

@@ -17,7 +17,7 @@ from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
 from hfpipe.report import DataFacts, Score
 from hfpipe.stages.repeats.members import OUT_OF_FOLD, find_members
-from hfpipe.store.artifacts import MODEL, predictions_path
+from hfpipe.store.artifacts import MODEL, get_predictions_path
 from hfpipe.store.digests import Digests
 from hfpipe.store.store import check_whole, read_report, read_stage
 from hfpipe.task import TaskConfig
@@ -58,8 +58,8 @@ class EvaluatedSystem:
     def predictions(self, folder: Path) -> dict[str, Path]:
         """Return the file of predictions of each training, or of the only model or all folds."""
         if self.folded:
-            return {self.name: predictions_path(folder, self.name)}
-        return {name: predictions_path(folder, name) for name in map(str, self.members or [self.name])}
+            return {self.name: get_predictions_path(folder, self.name)}
+        return {name: get_predictions_path(folder, name) for name in map(str, self.members or [self.name])}
 
 
 def evaluated_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]:

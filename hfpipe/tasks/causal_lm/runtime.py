@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.metrics.baselines.ngrams import NGrams
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.modeling.losses.losses import IGNORED, token_columns
@@ -26,7 +26,7 @@ from hfpipe.tasks.shared.documents import (
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.tasks.shared.row_values import count_utf8_bytes, place_at_first_examples
 from hfpipe.tokenization.encoding import encode_ids, encode_plain
-from hfpipe.tokenization.round_trip import lost_bytes
+from hfpipe.tokenization.round_trip import count_lost_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,7 +69,7 @@ class CausalLMEncoder(Encoder):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         begin, end = get_boundary_ids(tokenizer)
         opening = [begin] if begin != end else []  # one token between two documents is enough
-        documents = encode_ids(tokenizer, rows[self.config.text]).input_ids.framed(opening, [end])
+        documents = encode_ids(tokenizer, rows[self.config.text]).input_ids.add_around(opening, [end])
         return {"input_ids": documents, "row": range(len(documents))}
 
     def encode_windows(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
@@ -83,14 +83,14 @@ class CausalLMEncoder(Encoder):
             for window in split_document(ids, begin, length, stride)
         ]
         numbers, read, learned = zip(*windows, strict=True)
-        lost = place_at_first_examples(lost_bytes(tokenizer, texts, encoded), numbers)
+        lost = place_at_first_examples(count_lost_bytes(tokenizer, texts, encoded), numbers)
         return {"input_ids": read, "labels": learned, "lost": lost, "row": numbers}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
         ids = [example["input_ids"] for example in examples]
-        batch = inputs(ids, tokenizer)
+        batch = pad_inputs(ids, tokenizer)
         if "labels" in examples[0]:
             batch["labels"] = pad([example["labels"] for example in examples], IGNORED)
             if "lost" in examples[0]:
@@ -151,7 +151,7 @@ def _fit_ngrams(
         encoded = encode_plain(tokenizer, texts)
         nll = model.nll(encoded)
         return {
-            "lost": np.array(lost_bytes(tokenizer, texts, encoded)),
+            "lost": np.array(count_lost_bytes(tokenizer, texts, encoded)),
             "nll": np.array([each.sum() for each in nll]),
             "tokens": np.array([len(each) for each in nll]),
             "bytes": count_utf8_bytes(texts),

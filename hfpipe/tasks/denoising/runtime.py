@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfpipe.advice import advise
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import Problem, StageError
 from hfpipe.metrics.scores.language import language_modelling
 from hfpipe.modeling.losses.losses import IGNORED, forward, token_columns
@@ -28,7 +28,7 @@ from hfpipe.tasks.shared.generation import generate_texts
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.tokenization.encoding import encode_ids
 from hfpipe.tokenization.spelling import SENTINEL
-from hfpipe.tokenization.text import mark
+from hfpipe.tokenization.text import mark_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,7 +82,7 @@ class DenoisingEncoder(Encoder):
         if config.generation is None:
             return super().encode_windows(rows, tokenizer, facts)
         blank = SENTINEL if config.noise == "spans" else re.escape(str(tokenizer.mask_token))
-        marked = {**rows, config.text: [mark(text, blank) for text in rows[config.text]]}
+        marked = {**rows, config.text: [mark_format(text, blank) for text in rows[config.text]]}
         return super().encode_windows(marked, tokenizer, facts)
 
     def collate(
@@ -99,7 +99,7 @@ class DenoisingEncoder(Encoder):
             random = create_generator(seed, example["epoch"] if train else None, example["index"])
             pairs.append(self._add_noise(ids, tokenizer, random))
         labels = pad([around(target) for _, target in pairs], IGNORED)
-        return inputs([around(read) for read, _ in pairs], tokenizer) | {"labels": labels}
+        return pad_inputs([around(read) for read, _ in pairs], tokenizer) | {"labels": labels}
 
     def _add_noise(
         self, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, random: np.random.Generator

@@ -10,7 +10,7 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
-from hfpipe.encoding.padding import inputs
+from hfpipe.encoding.padding import pad_inputs
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.scores.cloze import ranks
 from hfpipe.modeling.losses.losses import IGNORED, forward, select_target_logits
@@ -102,7 +102,7 @@ def _log_probabilities(
         for masks in sorted({row.masks, *map(len, row.choices)})
     ]
     sequences = [rows[number].insert_masks(masks, int(tokenizer.mask_token_id)) for number, masks in asked]
-    batch = {name: tensor.to(device) for name, tensor in inputs(sequences, tokenizer).items()}
+    batch = {name: tensor.to(device) for name, tensor in pad_inputs(sequences, tokenizer).items()}
     width = batch["input_ids"].shape[1]
     positions = [
         turn * width + rows[number].blank + step

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError, StageError
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
-from hfpipe.tokenization.text import Format, text_parts
+from hfpipe.tokenization.text import Format, get_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ def _encode_text(
     length: int,
 ) -> dict[str, Any]:
     """Return the columns of one text; raises the errors of `encode_blanks`."""
-    before, after = (list(text_parts(side)) for side in text)
+    before, after = (list(get_parts(side)) for side in text)
     lead = " " if "".join(before)[-1:].isspace() else ""
     target = spell(lead + answer) if answer else []
     candidates = {word: pieces for word in words if word and (pieces := spell(lead + word))}
@@ -119,7 +119,7 @@ def _truncate(
     [ids], [special] = encoded["input_ids"], encoded["special_tokens_mask"]
     if ids.count(tokenizer.mask_token_id) != 1:
         raise DataError(
-            f"{''.join(text_parts(text))[:60]!r} has a mask token and a blank; write the blank once"
+            f"{''.join(get_parts(text))[:60]!r} has a mask token and a blank; write the blank once"
         )
     place = ids.index(tokenizer.mask_token_id)
     start = next((n for n in range(place) if not special[n]), place)
@@ -136,7 +136,7 @@ def _truncate(
 
 def collate_blanks(examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Pad encoded blanks into tensors; the answer's tokens are the labels at the masks."""
-    batch = inputs([example["input_ids"] for example in examples], tokenizer)
+    batch = pad_inputs([example["input_ids"] for example in examples], tokenizer)
     labels = torch.full_like(batch["input_ids"], IGNORED)
     for row, example in zip(labels, examples, strict=True):
         target = torch.from_numpy(np.array(example["target"], dtype=np.int64))  # an empty list has no dtype

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import Problem, StageError
 from hfpipe.metrics.scores.language import language_modelling, pseudo_likelihood
 from hfpipe.metrics.scores.sentences import NextSentenceAccuracy, NextSentenceLoss
@@ -33,7 +33,7 @@ from hfpipe.tasks.shared.documents import (
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.tasks.shared.row_values import count_utf8_bytes, place_at_first_examples
 from hfpipe.tokenization.encoding import encode_ids, encode_plain
-from hfpipe.tokenization.round_trip import lost_bytes
+from hfpipe.tokenization.round_trip import count_lost_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ class MaskedLMEncoder(Encoder):
         if not self.config.pseudo_perplexity:
             return found
         texts = rows[self.config.text]
-        lost = lost_bytes(tokenizer, texts, encode_plain(tokenizer, texts))
+        lost = count_lost_bytes(tokenizer, texts, encode_plain(tokenizer, texts))
         return {**found, "lost": place_at_first_examples(lost, found["row"])}
 
     def collate(
@@ -98,7 +98,7 @@ class MaskedLMEncoder(Encoder):
                 mask_tokens(example["input_ids"], tokenizer, share, random, whole_words=config.whole_words)
             )
         labels = pad([labels for _, labels in masked], IGNORED)
-        batch = inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
+        batch = pad_inputs([ids for ids, _ in masked], tokenizer) | {"labels": labels}
         if train and config.separates_documents:
             del batch["attention_mask"]  # replaced by document numbers; padding counts as a document
             batch |= number_documents(

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfpipe.encoding.encoded import cut
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.encoded import encode_truncated
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.metrics.metric import Mean
 from hfpipe.tokenization.ragged import Ragged
 from hfpipe.types import Counted
@@ -46,7 +46,7 @@ def encode_choices(
         f"{start} {ending}".strip() for start, each in zip(before, endings, strict=True) for ending in each
     ]
     repeated = [context for context, count in zip(contexts, counts, strict=True) for _ in range(count)]
-    encoded = cut(tokenizer, repeated, pairs, length)
+    encoded = encode_truncated(tokenizer, repeated, pairs, length)
     lengths = encoded["input_ids"].lengths
     return {
         **{
@@ -66,7 +66,7 @@ def collate_choices(examples: list[dict[str, Any]], tokenizer: PreTrainedTokeniz
     """
     counts = [len(example["lengths"]) for example in examples]
     widest = max(counts)
-    batch = inputs(_split(examples, "input_ids", widest), tokenizer)
+    batch = pad_inputs(_split(examples, "input_ids", widest), tokenizer)
     if "token_type_ids" in examples[0]:
         batch["token_type_ids"] = pad(_split(examples, "token_type_ids", widest), 0)
     return {name: each.view(len(examples), widest, -1) for name, each in batch.items()} | {

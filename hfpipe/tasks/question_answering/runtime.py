@@ -13,7 +13,7 @@ import torch
 
 from hfpipe.advice import advise
 from hfpipe.data.answers import locate_answer, read_answers
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.metric import Loss, objects
 from hfpipe.metrics.scores.spans import answering, nearest_sentence
@@ -106,7 +106,7 @@ class QuestionAnsweringEncoder(Encoder):
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
-        batch = inputs([example["input_ids"] for example in examples], tokenizer)
+        batch = pad_inputs([example["input_ids"] for example in examples], tokenizer)
         if "token_type_ids" in examples[0]:
             batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
         spans = np.asarray([example["span"] for example in examples], dtype=np.int64)

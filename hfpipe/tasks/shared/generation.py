@@ -14,7 +14,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from hfpipe.errors import StageError, one_line
+from hfpipe.errors import StageError, format_one_line
 from hfpipe.metrics.metric import objects
 from hfpipe.tasks.shared.generation_config import Generation, Sampling
 
@@ -108,7 +108,7 @@ def configure_generation(
     try:
         config.validate(strict=True)
     except ValueError as error:
-        raise StageError(f"generation: {one_line(error)}") from error
+        raise StageError(f"generation: {format_one_line(error)}") from error
     model.generation_config = config
 
 

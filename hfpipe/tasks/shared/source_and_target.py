@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hfpipe.encoding.encoded import cut
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.encoded import encode_truncated
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.metrics.metric import objects
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.runtime import Encoder
@@ -45,7 +45,7 @@ class TextToTextEncoder(Encoder):
             columns: Rows = {"input_ids": whole, "prompt": [len(ids) for ids in read]}
         else:
             prefixed = [fill_template(config.prefix + PLACEHOLDER, PLACEHOLDER, text) for text in texts]
-            encoded = cut(tokenizer, prefixed, None, config.length)
+            encoded = encode_truncated(tokenizer, prefixed, None, config.length)
             missed = encoded["truncated"]
             columns = {"input_ids": encoded["input_ids"], "labels": wanted}
         truncated = [one + other for one, other in zip(missed, lost, strict=True)]
@@ -55,7 +55,7 @@ class TextToTextEncoder(Encoder):
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
         ids = [example["input_ids"] for example in examples]
-        batch = inputs(ids, tokenizer)
+        batch = pad_inputs(ids, tokenizer)
         if self.config.prompt is None:
             return batch | {"labels": pad([example["labels"] for example in examples], IGNORED)}
         starts = [int(example["prompt"]) for example in examples]
@@ -65,7 +65,7 @@ class TextToTextEncoder(Encoder):
         ]
         batch["labels"] = pad(labels, IGNORED)
         if not train:
-            asked = inputs([each[:start] for start, each in zip(starts, ids, strict=True)], tokenizer)
+            asked = pad_inputs([each[:start] for start, each in zip(starts, ids, strict=True)], tokenizer)
             batch |= {f"_{name}": tensor for name, tensor in asked.items()}
         return batch
 

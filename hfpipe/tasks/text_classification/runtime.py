@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.encoding.encoded import cut
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.encoded import encode_truncated
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
 from hfpipe.metrics.scores.classification import multi_label, single_label
@@ -55,14 +55,14 @@ class TextClassificationEncoder(Encoder):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, facts: DataFacts) -> Rows:
         config = self.config
         pairs = list(rows[config.text_pair]) if config.text_pair is not None else None
-        encoded = cut(tokenizer, list(rows[config.text]), pairs, config.length)
+        encoded = encode_truncated(tokenizer, list(rows[config.text]), pairs, config.length)
         labels = rows[config.label]
         return encoded | {"label": convert_labels(config.label, labels, facts), "row": range(len(labels))}
 
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
-        batch = inputs([example["input_ids"] for example in examples], tokenizer)
+        batch = pad_inputs([example["input_ids"] for example in examples], tokenizer)
         if "token_type_ids" in examples[0]:
             types = [example["token_type_ids"] for example in examples]
             batch["token_type_ids"] = pad(types, 0)

@@ -57,8 +57,8 @@ def encode_conversation(
     """
     turns = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
     chat = Chat(tokenizer, messages, tools)
-    befores = [chat.write(messages[:number], asking=True) for number in turns]
-    afters = [chat.write(messages[: number + 1], asking=False) for number in turns]
+    befores = [chat.write(messages[:number], generation_prompt=True) for number in turns]
+    afters = [chat.write(messages[: number + 1], generation_prompt=False) for number in turns]
     for before, after in zip(befores, afters, strict=True):
         if not after.startswith(before):
             raise StageError(
@@ -88,7 +88,7 @@ def encode_chat_prompt(
         messages = messages[:-1]
     chat = Chat(tokenizer, messages, tools)
     return _truncate_example(
-        tokenizer, _tokenize(tokenizer, chat, chat.write(messages, asking=True)), [], limits
+        tokenizer, _tokenize(tokenizer, chat, chat.write(messages, generation_prompt=True)), [], limits
     )
 
 
@@ -132,4 +132,4 @@ def _truncate_example(
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, chat: Chat, text: str) -> list[int]:
-    return encode_plain(tokenizer, [chat.parts(text)])[0]
+    return encode_plain(tokenizer, [chat.split_parts(text)])[0]

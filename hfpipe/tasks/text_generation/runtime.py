@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.metric import objects
 from hfpipe.metrics.scores.overlap import Bleu, Chrf, tokenizer_for
@@ -128,14 +128,14 @@ class TextGenerationEncoder(Encoder):
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
         ids = [example["input_ids"] for example in examples]
-        batch = inputs(ids, tokenizer)
+        batch = pad_inputs(ids, tokenizer)
         labels = [
             np.where(example["learned"], each, IGNORED) for example, each in zip(examples, ids, strict=True)
         ]
         batch["labels"] = pad([np.append(each[1:], IGNORED) for each in labels], IGNORED)
         if not train:
             asked = [each[: int(example["prompt"])] for example, each in zip(examples, ids, strict=True)]
-            batch |= {f"_{name}": tensor for name, tensor in inputs(asked, tokenizer).items()}
+            batch |= {f"_{name}": tensor for name, tensor in pad_inputs(asked, tokenizer).items()}
             batch["_drawn"] = torch.tensor([[seed, example["index"]] for example in examples])
         return batch
 

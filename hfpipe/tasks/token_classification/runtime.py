@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from hfpipe.encoding.padding import inputs, pad
+from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.baselines.gazetteer import Gazetteer
 from hfpipe.metrics.metric import objects
@@ -90,7 +90,7 @@ class TokenClassificationEncoder(Encoder):
     def collate(
         self, examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, seed: int, *, train: bool
     ) -> Batch:
-        batch = inputs([example["input_ids"] for example in examples], tokenizer)
+        batch = pad_inputs([example["input_ids"] for example in examples], tokenizer)
         batch["labels"] = pad([example["labels"] for example in examples], IGNORED)
         return batch | {"_word": pad([example["word"] for example in examples], -1)}
 

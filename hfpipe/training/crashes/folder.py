@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import ValidationError
 
-from hfpipe.errors import Problem, RecipeError, StageError, first_line
+from hfpipe.errors import Problem, RecipeError, StageError, get_first_line
 from hfpipe.report import DataFacts, Record
 from hfpipe.store.files import sync_folder
 from hfpipe.store.manifest import record_files
@@ -157,7 +157,7 @@ def read_crash(folder: Path) -> Crash:
         raise StageError(f"{folder / RECORD}: is of another version of hfpipe; run the stage again") from None
     except (OSError, ValueError) as error:
         raise StageError(
-            f"{folder / RECORD}: cannot be read ({first_line(error)}); run the stage again"
+            f"{folder / RECORD}: cannot be read ({get_first_line(error)}); run the stage again"
         ) from None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hfpipe.encoding.padding import forward_passes
+from hfpipe.encoding.padding import list_forward_passes
 
 if TYPE_CHECKING:
     from hfpipe.encoding.padding import Batches
@@ -42,7 +42,7 @@ def probe_batches(trainer: TaskTrainer, batches: Batches, targets: Tensor) -> No
     model = trainer.bare
     found = NotFinite()
     with _watch_model(model, found):
-        for part in forward_passes(batches):
+        for part in list_forward_passes(batches):
             loss = trainer.compute_loss(model, trainer._prepare_inputs(part), num_items_in_batch=targets)
             if not torch.isfinite(loss):
                 found.loss = loss.item()
@@ -71,7 +71,7 @@ def gradients_are_finite(trainer: TaskTrainer, micro_batches: Iterable[Batches],
     model = trainer.bare
     learned = [each for each in model.parameters() if each.requires_grad]
     for batches in micro_batches:
-        for part in forward_passes(batches):
+        for part in list_forward_passes(batches):
             loss = trainer.compute_loss(model, trainer._prepare_inputs(part), num_items_in_batch=targets)
             found = torch.autograd.grad(loss, learned, materialize_grads=True)
             if not all(bool(each.isfinite().all()) for each in found):

@@ -138,7 +138,7 @@ def _describe_loss(
 
 def _get_keys(trainer: TaskTrainer, step: CrashedStep) -> list[list[Key]]:
     """Return the examples of each micro-batch of the step in this process."""
-    return trainer.create_step_batches().of_step(step.number - 1)
+    return trainer.create_step_batches().get_step(step.number - 1)
 
 
 def _count_weight_steps(trainer: TaskTrainer, step: CrashedStep) -> int | None:

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hfpipe.contract import Settings
-from hfpipe.distributed.world import first_process
+from hfpipe.distributed.world import is_first_process
 from hfpipe.encoding.sampler import BatchLayout
-from hfpipe.errors import one_line
+from hfpipe.errors import format_one_line
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.performance import (
     is_compiling_worthwhile,
@@ -37,7 +37,7 @@ from hfpipe.modeling.performance import (
     supports_bf16,
 )
 from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.store.store import reading
+from hfpipe.store.store import report_unreadable
 from hfpipe.training.speed.memory import (
     Compilation,
     Measured,
@@ -109,12 +109,12 @@ def choose_speed(
 ) -> Speed:
     """Return the choice stored in `folder`; the first process chooses, the others wait."""
     kept = folder / "speed.json"
-    if not kept.exists() and first_process():
+    if not kept.exists() and is_first_process():
         chosen = _Choice(training, parts, shares, seed, length).make()
         write_sealed(kept, chosen.model_dump_json())
     while not kept.exists():  # there is no process group yet; if the first fails, all are ended
         time.sleep(POLL)
-    with reading(kept):
+    with report_unreadable(kept):
         return Speed.model_validate_json(read_sealed(kept))
 
 
@@ -222,7 +222,7 @@ class _Choice:
             try:
                 found = self._trial.time_compiled(dtype)
             except Exception as error:  # for example, without a C++ compiler
-                log.info("torch.compile failed and is not used: %s", one_line(error))
+                log.info("torch.compile failed and is not used: %s", format_one_line(error))
                 return measured, False
             update: dict[str, Any] = {
                 "eager": measured.eager | {dtype: found.eager},

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from hfpipe.contract import Settings
-from hfpipe.store.files import write_whole
+from hfpipe.store.files import write_atomically
 
 MOST = 200
 """Maximum number of entries; the oldest are dropped."""
@@ -109,7 +109,7 @@ def store_measurement(file: Path, key: str, machine: str, measured: Measured) ->
     kept = dict(list(others.items())[1 - MOST :]) | {key: entry.model_dump()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(kept, indent=1))
+        write_atomically(file, json.dumps(kept, indent=1))
     except OSError:
         return
 

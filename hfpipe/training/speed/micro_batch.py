@@ -24,13 +24,13 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from hfpipe.contract import Settings
-from hfpipe.distributed.world import first_process, local_rank
-from hfpipe.encoding.padding import Collator, forward_passes
+from hfpipe.distributed.world import get_local_rank, is_first_process
+from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout
-from hfpipe.errors import StageError, out_of_memory
+from hfpipe.errors import StageError, is_out_of_memory
 from hfpipe.modeling.performance import is_sharded, on_cpu
 from hfpipe.store.sealed import read_sealed, write_sealed
-from hfpipe.store.store import reading
+from hfpipe.store.store import report_unreadable
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
 from hfpipe.training.cost import Shape, compute_optimizer_state, estimate_activations, measure_shape
 from hfpipe.training.speed.trial import unchanged_model
@@ -92,7 +92,7 @@ def get_gpu() -> Device | None:
     """Return the GPU of this process; None on a CPU, or if the model is sharded over several."""
     if on_cpu() or is_sharded():
         return None
-    device = torch.device("cuda", local_rank())
+    device = torch.device("cuda", get_local_rank())
     facts = torch.cuda.get_device_properties(device)
     return Device(device, f"{facts.name}, {facts.total_memory} bytes", facts.total_memory)
 
@@ -102,7 +102,7 @@ def fit_micro_batch(trial: MemoryTrial, folder: Path) -> MicroBatch:
 
     Raises StageError when not even one example fits.
     """
-    kept, first = folder / "memory.json", first_process()
+    kept, first = folder / "memory.json", is_first_process()
     while (found := _read_kept(kept, trial)) is None:
         if first:
             micro, checkpointing = trial.find_largest()
@@ -118,7 +118,7 @@ def _read_kept(file: Path, trial: MemoryTrial) -> Fit | None:
     """Return the stored result for the same layout of a step on the same kind of device."""
     if not file.exists():
         return None
-    with reading(file):
+    with report_unreadable(file):
         found = Fit.model_validate_json(read_sealed(file))
     return found if (found.asked, found.device) == (trial.shares, trial.device.name) else None
 
@@ -185,7 +185,7 @@ class MemoryTrial:
                 self._run_pass(micro)
             return True
         except Exception as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return False
         finally:
@@ -253,7 +253,7 @@ class MemoryTrial:
         static = self._speed.compiled and self._has_one_shape
         loss = parts.training_loss
         collate = Collator(parts.task, parts.tokenizer, self._seed, static=static, training_loss=loss)
-        return forward_passes(collate(parts.train.__getitems__(keys)))
+        return list_forward_passes(collate(parts.train.__getitems__(keys)))
 
     def _create_step(self, micro: int) -> TrainingStep | CompiledStep:
         parts, smoothing = self._parts, self._training.get("label_smoothing_factor", 0.0)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hfpipe.distributed.world import local_rank
-from hfpipe.encoding.padding import Collator, forward_passes
+from hfpipe.distributed.world import get_local_rank
+from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import on_cpu
@@ -41,7 +41,7 @@ def estimate_steps(
     The passes run on a copy of the model and the first batches of the first epoch; nothing is trained. They
     are eager: the gain of compiling was measured before. `muon` holds the options of Muon; None means AdamW.
     """
-    device = "cpu" if on_cpu() else f"cuda:{local_rank()}"
+    device = "cpu" if on_cpu() else f"cuda:{get_local_rank()}"
     copied = copy.deepcopy(parts.model)
     model: torch.nn.Module = copied
     model.to(device).train()
@@ -61,7 +61,7 @@ def estimate_steps(
         for number, keys in enumerate(islice(batches, WARM_UP + TIMED)):
             if number == WARM_UP:
                 started = _time_now(device)
-            [batch] = forward_passes(collate(parts.train.__getitems__(keys)))
+            [batch] = list_forward_passes(collate(parts.train.__getitems__(keys)))
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=speed.bf16):
                 total = step(model, batch)[1].total.sum()

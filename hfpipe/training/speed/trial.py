@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hfpipe.encoding.padding import Collator, forward_passes
+from hfpipe.encoding.padding import Collator, list_forward_passes
 from hfpipe.encoding.sampler import BatchLayout, StepBatches
 from hfpipe.modeling.attention.cpu import eager_kernels
 from hfpipe.modeling.performance import uncompiled_model
@@ -127,7 +127,7 @@ class Trial:
         )
 
     def _run_pass(self, step: AnyStep, batches: Batches, dtype: str) -> None:
-        for batch in forward_passes(batches):
+        for batch in list_forward_passes(batches):
             with _create_autocast(dtype):
                 total = step(self._parts.model, batch)[1].total.sum()
             total.backward()
