@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -17,11 +19,17 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForMaskedLM, BertForPreTraining, PreTrainedModel, PreTrainedTokenizerFast
 
 import hfpipe
+from hfpipe.contract import RunContext
+from hfpipe.encoding.encoded import encode
 from hfpipe.errors import StageError
+from hfpipe.evaluation.loop import ModelReader
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
 from hfpipe.modeling.random import create_generator
 from hfpipe.report import DataFacts
+from hfpipe.stages.scoring.hidden_words import record_fills
+from hfpipe.store.artifacts import FILLS, read_lines
+from hfpipe.tasks.fill_mask import FillMask
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.masked_lm.masking import mask_tokens
 from hfpipe.tasks.masked_lm.sentence_pairs import FOLLOWS, RANDOM, encode_sentence_pairs
@@ -280,6 +288,36 @@ def test_a_type_of_model_learns_masked_text_and_is_the_same_after_saving(kind: s
     model.save_pretrained(tmp_path)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     assert float(loss(task.runtime().objective.positions(batch)).detach()) == pytest.approx(after, rel=1e-6)
+
+
+def test_one_whole_word_of_a_text_is_hidden_for_every_kind_of_vocabulary(
+    tokenizer: PreTrainedTokenizerFast, context: Callable[..., RunContext], tmp_path: Path
+) -> None:
+    task = MaskedLM(length=48)
+    model, runtime = tiny("bert", tokenizer, task).eval(), task.runtime()
+    texts = [*TEXTS, "?!", "", "A [MASK] is a star.", "\u2603 \u2603"]
+    rows, facts = Dataset.from_dict({"text": texts}), DataFacts(columns={"text": "string"}, splits={})
+    examples, _ = encode(
+        runtime, rows, tokenizer, facts, tmp_path / "rows.arrow", packed=False, advance=lambda _: None
+    )
+    filling, found = FillMask().runtime().encoder, set()
+    known = DataFacts(columns={"text": "string", "answer": "string"}, splits={})
+    for seed in range(3):
+        ctx = context(f"seed{seed}", seed=seed)
+        reader = ModelReader(runtime, facts, tokenizer, seed=seed)
+        record_fills(model, tmp_path, reader, examples, torch.device("cpu"), ctx)
+        for line in read_lines(ctx.folder / FILLS):
+            before, word, after = line["before"], line["reference"], line["after"]
+            assert f"{before}{word}{after}" == texts[line["row"]]
+            asked = {"text": [f"{before}[MASK]{after}"], "answer": [word]}
+            encoded = filling.encode(asked, tokenizer, known)
+            [ids], [target], [place] = (encoded[name] for name in ("input_ids", "target", "blank"))
+            assert [*ids[:place], *target, *ids[place + 1 :]] == tokenizer(texts[line["row"]])["input_ids"]
+            assert len(target) == 1
+            assert (len(line["fills"]), len(line["fill_scores"])) == (5, 5)
+            found.add((line["row"], word))
+    assert {0, 1} <= {row for row, _ in found} <= {0, 1, 2}, "the others have no word, or a mask already"
+    assert not {"isn", "t", "self", "gravity"} & {word for _, word in found}, "parts of a word"
 
 
 @pytest.mark.slow
