@@ -8,14 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import small
+from commands import read_line, start_hfpipe, wait_until
 
 from hfpipe import api
 from hfpipe.cli.main import main
@@ -306,33 +304,10 @@ def gated(tmp_path: Path) -> Path:
     return small.write(tmp_path, {"name": "gated", "stages": {"rows": rows}})
 
 
-@contextmanager
-def running(path: Path) -> Iterator[subprocess.Popen[str]]:
+def running(path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a run in a process of its own, which ends with the test."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "hfpipe", "run", str(path), "--runs", str(path.parent / "runs")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"CI": "true"},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def until(true: Callable[[], Any]) -> None:
-    """Wait for something that another process does."""
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return start_hfpipe("run", path, "--runs", path.parent / "runs", **pipes)
 
 
 def open_gate(path: Path) -> None:
@@ -342,9 +317,9 @@ def open_gate(path: Path) -> None:
 @pytest.mark.slow
 def test_a_second_run_waits_and_names_the_process_that_holds_the_lock(gated: Path) -> None:
     with running(gated) as first:
-        until((gated.parent / "began").exists)
+        wait_until((gated.parent / "began").exists)
         with running(gated) as second:
-            waiting = first_line(second)
+            waiting = read_line(second)
             open_gate(gated)
             ends = [process.communicate(timeout=60) for process in (first, second)]
     assert waiting == f"rows: waiting for process {first.pid} on {os.uname().nodename}, which is running it\n"
@@ -357,14 +332,14 @@ def test_a_second_run_waits_and_names_the_process_that_holds_the_lock(gated: Pat
 def test_a_run_that_waited_for_one_that_was_killed_takes_its_place(gated: Path) -> None:
     began = gated.parent / "began"
     with running(gated) as first:
-        until(began.exists)
+        wait_until(began.exists)
         (folder,) = (gated.parent / "runs" / "gated").glob("rows-*")
         with running(gated) as second:
-            assert first_line(second).startswith(f"rows: waiting for process {first.pid}")
+            assert read_line(second).startswith(f"rows: waiting for process {first.pid}")
             began.unlink()
             first.send_signal(signal.SIGKILL)
             first.wait()
-            until(began.exists)
+            wait_until(began.exists)
             assert not (folder / "report.json").exists()
             open_gate(gated)
             stdout, stderr = second.communicate(timeout=60)
@@ -377,11 +352,8 @@ def test_a_run_that_waited_for_one_that_was_killed_takes_its_place(gated: Path) 
 def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(
     gated: Path,
 ) -> None:
-    # A shell's background job ignores the signal, and so would what is started here.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with running(gated) as run:
-        signal.signal(signal.SIGINT, before)
-        until((gated.parent / "began").exists)
+        wait_until((gated.parent / "began").exists)
         run.send_signal(signal.SIGINT)
         _, stderr = run.communicate(timeout=60)
     assert run.returncode == 130

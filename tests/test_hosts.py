@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+from commands import hfpipe_messages
 from test_processes import outcome
 
 import hfpipe
@@ -102,11 +103,6 @@ def hosts() -> Iterator[Hosts]:
         found.remove()
 
 
-def messages(stderr: str) -> list[str]:
-    """Return the messages that are hfpipe's; a launcher adds a trace."""
-    return [line for line in stderr.splitlines() if line.startswith("hfpipe: ")]
-
-
 SLOW = """
 import time
 from pathlib import Path
@@ -155,7 +151,7 @@ def test_two_hosts_give_the_numbers_of_one_also_when_the_cable_was_cut(hosts: Ho
             stderr = process.communicate(timeout=60)[1]
             print(f"host {rank} ended after {time.monotonic() - began:.1f} s")
             assert process.returncode != 0
-            (line,) = messages(stderr)
+            (line,) = hfpipe_messages(stderr)
             assert re.match(
                 rf"hfpipe: {path}:1:\d+: stage topics: process {1 - rank} \(pid \d+ on \S+\)"
                 r"( at topics, \d)? no longer answers \(.*\): its machine or the network is down; "
@@ -188,7 +184,7 @@ def test_a_data_stage_that_fails_on_the_first_host_ends_the_second(hosts: Hosts,
         ended = [process.communicate(timeout=60)[1] for process in started]
         assert all(process.returncode != 0 for process in started)
     for stderr in ended:
-        (line,) = messages(stderr)
+        (line,) = hfpipe_messages(stderr)
         assert line.startswith(f"hfpipe: {path}:1:"), line
         assert "stage rows: process 0: " in line
         assert "rows.jsonl, line 2: " in line

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import read_line, send_line, start_programs
 
 from hfpipe.errors import StageError
 from hfpipe.interruption import StopRequest
@@ -49,30 +48,13 @@ def processes(
     root: Path, ranks: list[int], world: int, *, rendezvous: int, wait: str = "time.sleep(60)"
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Start some of the processes of a run, on one machine and without a launcher."""
-    with ExitStack() as stack:
-        found = []
-        for rank in ranks:
-            numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "HFPIPE_RENDEZVOUS": rendezvous}
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", WORKER.replace("WAIT", wait), str(root)],
-                    env=os.environ | {name: str(number) for name, number in numbers.items()},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            stack.callback(process.kill)
-            found.append(process)
-        for process in found:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in found:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        yield found
+    numbers = [
+        {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "HFPIPE_RENDEZVOUS": rendezvous}
+        for rank in ranks
+    ]
+    with start_programs(WORKER.replace("WAIT", wait), numbers, root) as started:
+        send_line(started)
+        yield started
 
 
 def stderr_of(started: list[subprocess.Popen[str]], seconds: float) -> list[str]:
@@ -126,8 +108,7 @@ def test_a_process_that_a_launcher_stops_says_which_others_had_not_come(
     tmp_path: Path, rank: int, wait: str, line: str
 ) -> None:
     with processes(tmp_path, [rank], 2, rendezvous=600, wait=wait) as [process]:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "joined\n"
+        assert read_line(process) == "joined\n"
         time.sleep(1.5)  # until process 0 has reached its own coordinator
         process.send_signal(signal.SIGTERM)
         assert stderr_of([process], 60) == [f"hfpipe: {line}"]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import small
+from commands import kill_hfpipe_once, start_hfpipe
 from huggingface_hub import ModelCard
 
 import hfpipe
@@ -30,29 +27,17 @@ from hfpipe.training.checkpoints import (
 
 def killed_after(checkpoint: str, stage: str, path: Path, runs: Path) -> None:
     """Run a recipe until a stage has sealed a checkpoint, and kill it."""
-    command = [sys.executable, "-m", "hfpipe", "run", str(path), "--runs", str(runs)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=small.ROOT)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(runs.glob(f"small/{stage}-*/.work/{checkpoint}/complete.json")):
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    pattern = f"small/{stage}-*/.work/{checkpoint}/complete.json"
+    kill_hfpipe_once(lambda: list(runs.glob(pattern)), "run", path, "--runs", runs, cwd=small.ROOT)
 
 
 @contextmanager
 def watched(path: Path, runs: Path) -> Iterator[None]:
     """Run `hfpipe watch` in a process of its own next to what kills and resumes the recipe."""
-    command = [sys.executable, "-m", "hfpipe", "watch", str(path), "--runs", str(runs), "--wait", "300"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=small.ROOT) as process:
-        try:
-            yield
-            out, _ = process.communicate(timeout=400)
-        finally:
-            process.kill()
+    command = ("watch", path, "--runs", runs, "--wait", "300")
+    with start_hfpipe(*command, cwd=small.ROOT, stdout=subprocess.PIPE) as process:
+        yield
+        out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out
     lines = [line.partition(",")[0] for line in out.splitlines()]
     assert any(line.endswith(": running") or ": running " in line for line in lines), out

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import small
-from two_processes import is_running, run_in_two
+from commands import LIMIT, is_running, run_in_two, wait_for_end
 
 import hfpipe
 from hfpipe.interruption import Interrupted, StopRequest
@@ -76,7 +76,7 @@ def test_a_second_signal_ends_a_process_at_once_that_waits_outside_of_python() -
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 143
+        assert process.wait(LIMIT) == 143
         assert process.stderr is not None
         assert process.stderr.read() == (
             "hfpipe: SIGTERM: stops after the next step, with a checkpoint; send it again to stop at once\n"
@@ -161,7 +161,7 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
     path.write_text(path.read_text().replace('{"kind": "text-classification"', '{"kind": "slow.py:Slow"'))
     with run_in_two(tmp_path, "trains", ("--processes", "2")) as (run, *pids):
         run.send_signal(signal.SIGTERM)
-        stderr = run.communicate(timeout=60)[1]
+        stderr = run.communicate(timeout=LIMIT)[1]
         assert not any(map(is_running, pids))
     assert run.returncode == 143
     announced, line = stderr.splitlines()
@@ -184,9 +184,6 @@ def test_two_processes_stop_after_the_same_step_and_a_second_signal_ends_them_at
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(1.0)
         run.send_signal(signal.SIGINT)
-        assert run.wait(30) == 130
-        deadline = time.monotonic() + 30
-        while any(map(is_running, pids)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        assert run.wait(LIMIT) == 130
+        wait_for_end(*pids)
     assert find_newest_checkpoint(work) == (work / f"checkpoint-{found[1]}", [])

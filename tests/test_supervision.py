@@ -9,12 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 import small
-from two_processes import is_running, run_in_two
+from commands import (
+    LIMIT,
+    hfpipe_messages,
+    is_running,
+    run_in_two,
+    send_line,
+    start_programs,
+    wait_for_end,
+)
 
 from hfpipe.errors import StageError
 from hfpipe.runner.supervision import Started, coordinate, join_run
@@ -40,36 +48,10 @@ with join_run() as member:
 """A process of a run that does something once it is sent a line."""
 
 
-@contextmanager
-def workers(started: Started, count: int, work: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start the processes of a run, which wait for a line; they end with the test."""
-    with ExitStack() as stack:
-        found = []
-        for rank in range(count):
-            environ = os.environ | started.environ | {"RANK": str(rank), "WORLD_SIZE": str(count)}
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", WORKER.replace("WORK", work)],
-                    env=environ,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            stack.callback(process.kill)
-            found.append(process)
-        for process in found:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        yield found
-
-
-def go(processes: list[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
+def workers(started: Started, count: int, work: str) -> AbstractContextManager[list[subprocess.Popen[str]]]:
+    """Start the processes of a run, which wait for a line."""
+    environs = [started.environ | {"RANK": rank, "WORLD_SIZE": count} for rank in range(count)]
+    return start_programs(WORKER.replace("WORK", work), environs)
 
 
 ENDS = {
@@ -88,13 +70,13 @@ ENDS = {
 @pytest.mark.parametrize("work", ENDS)
 def test_a_process_that_ends_is_named_with_its_cause_and_ends_the_others(work: str) -> None:
     with coordinate(2) as started, workers(started, 2, work) as (first, second):
-        go([first, second])
+        send_line([first, second])
         if work == "time.sleep(60)":
             time.sleep(0.2)
             second.kill()
-        assert started.failed.wait(10)
-        assert first.wait(10) == 1
-        assert second.wait(10) != 0
+        assert started.failed.wait(LIMIT)
+        assert first.wait(LIMIT) == 1
+        assert second.wait(LIMIT) != 0
         assert first.stderr is not None
         assert first.stderr.read() == ""  # `hfpipe run` prints it
     cause = re.sub(r"pid \d+ on \S+\)", "pid PID on HOST)", started.cause).removeprefix("stage topics: ")
@@ -105,8 +87,8 @@ def test_a_process_that_ends_is_named_with_its_cause_and_ends_the_others(work: s
 def test_of_several_failures_the_first_is_the_one_that_is_heard() -> None:
     work = "time.sleep(0.5 * first); raise StageError(f'process {int(not first)} failed')"
     with coordinate(2) as started, workers(started, 2, work) as processes:
-        go(processes)
-        assert [process.wait(10) for process in processes] == [1, 1]
+        send_line(processes)
+        assert [process.wait(LIMIT) for process in processes] == [1, 1]
     assert started.cause == "process 1 failed"
 
 
@@ -114,8 +96,8 @@ def test_of_several_failures_the_first_is_the_one_that_is_heard() -> None:
 def test_processes_that_end_well_end_nobody() -> None:
     work = "time.sleep(0 if first else 1.5)"
     with coordinate(2) as started, workers(started, 2, work) as processes:
-        go(processes)
-        assert [process.wait(10) for process in processes] == [0, 0]
+        send_line(processes)
+        assert [process.wait(LIMIT) for process in processes] == [0, 0]
         assert not started.failed.is_set()
 
 
@@ -124,10 +106,10 @@ def test_where_each_process_stands_is_printed_when_none_gets_further(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with coordinate(3, patience=1.0) as started, workers(started, 2, "time.sleep(60)") as (first, second):
-        go([first])
+        send_line([first])
         time.sleep(0.2)
         second.send_signal(signal.SIGSTOP)
-        deadline, said = time.monotonic() + 20, ""
+        deadline, said = time.monotonic() + LIMIT, ""
         while "does not answer" not in said:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -153,14 +135,6 @@ with coordinate(1) as started:
     print(process.pid, flush=True)
     time.sleep(60)
 """
-
-
-def ends(pid: int, seconds: float = 10) -> bool:
-    """Tell whether a process has ended soon: its output is closed a moment before it is gone."""
-    until = time.monotonic() + seconds
-    while is_running(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    return not is_running(pid)
 
 
 @pytest.mark.slow
@@ -190,7 +164,7 @@ def test_a_process_ends_with_the_run_that_started_it_even_if_nobody_reaps_that(t
             os.kill(pid, signal.SIGCONT)
 
         with store.lock(folder, waiting):
-            assert ends(pid)
+            wait_for_end(pid)
     assert waited == ["process 0 of a run that has ended"]
 
 
@@ -250,11 +224,6 @@ def stopped(
         yield found
 
 
-def messages(stderr: str) -> list[str]:
-    """Return the messages that are hfpipe's; a launcher adds a trace."""
-    return [line for line in stderr.splitlines() if line.startswith("hfpipe: ")]
-
-
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
@@ -268,10 +237,10 @@ def test_whichever_process_of_a_run_is_killed_the_others_end_and_the_next_run_re
     with stopped(tmp_path, ("--processes", "2")) as (run, first, second):
         began = time.monotonic()
         os.kill(second, signal.SIGKILL)
-        stderr = run.communicate(timeout=30)[1]
+        stderr = run.communicate(timeout=LIMIT)[1]
         print("a process killed:", time.monotonic() - began)
         assert run.returncode == 1
-        assert ends(first)
+        wait_for_end(first)
     (line,) = stderr.splitlines()
     assert re.fullmatch(
         PLACE + rf"process 1 \(pid {second} on \S+\) at topics, \d was ended by SIGKILL, perhaps because "
@@ -281,18 +250,17 @@ def test_whichever_process_of_a_run_is_killed_the_others_end_and_the_next_run_re
     with stopped(tmp_path, ("--processes", "2")) as (run, first, second):
         launcher, began = parent_of(first), time.monotonic()
         os.kill(launcher, signal.SIGKILL)
-        stderr = run.communicate(timeout=30)[1]
+        stderr = run.communicate(timeout=LIMIT)[1]
         print("the launcher killed:", time.monotonic() - began)
         assert run.returncode == 1
-        assert ends(first)
-        assert ends(second)
+        wait_for_end(first, second)
     (line,) = stderr.splitlines()
     assert re.match(PLACE + rf"the launcher \(pid {launcher}\) was ended by SIGKILL; run the same", line)
     with stopped(tmp_path, ("--processes", "2")) as (run, first, second):
         launcher, began = parent_of(first), time.monotonic()
         run.kill()  # and not reaped until the end of the block
         done = small.hfpipe("run", path, "--runs", tmp_path / "runs", "--processes", "2")
-        assert all(map(ends, (launcher, first, second)))
+        wait_for_end(launcher, first, second)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("runs/small/topics-*")
     assert "resuming from checkpoint-4" in (folder / "stage.log").read_text()
@@ -313,19 +281,18 @@ def test_under_a_launcher_the_others_end_too(tmp_path: Path) -> None:
     with stopped(tmp_path, (), launcher) as (run, first, second):
         began = time.monotonic()
         os.kill(second, signal.SIGKILL)
-        stderr = run.communicate(timeout=30)[1]
+        stderr = run.communicate(timeout=LIMIT)[1]
         print("a process killed under a launcher:", time.monotonic() - began)
-        assert ends(first)
-    (line,) = messages(stderr)
+        wait_for_end(first)
+    (line,) = hfpipe_messages(stderr)
     assert re.match(PLACE + rf"process 1 \(pid {second} on \S+\) at topics, \d was ended by SIGKILL", line)
     with stopped(tmp_path, (), launcher) as (run, first, second):
         began = time.monotonic()
         run.kill()
-        stderr = run.communicate(timeout=30)[1]
+        stderr = run.communicate(timeout=LIMIT)[1]
         print("only the launcher killed:", time.monotonic() - began)
-        assert ends(first)
-        assert ends(second)
-    (line,) = messages(stderr)
+        wait_for_end(first, second)
+    (line,) = hfpipe_messages(stderr)
     assert re.match(
         PLACE + r"the launcher that started the processes was ended; run the same command again", line
     )
