@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small
-from two_processes import is_running
+from commands import LIMIT, kill_hfpipe_once, read_pids, start_hfpipe, wait_for_end
 
 import hfpipe
 from hfpipe import api
@@ -203,18 +202,16 @@ def run_jobs(path: Path, jobs: int = 2) -> list[str]:
 def test_one_job_fails_and_the_other_goes_on_to_its_end(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = two_datasets(tmp_path, "raise ValueError('no rows today')")
+    path = two_datasets(tmp_path, "if (HERE / 'closed').exists(): raise ValueError('no rows today')")
+    (tmp_path / "closed").touch()
     with pytest.raises((DataError, StageError), match=r"small.yaml:1:\d+: stage second: .*no rows today"):
         run_jobs(path)
     assert capfd.readouterr().out == "first: made by hand\n"
-    (tmp_path / "sources.py").write_text(SOURCES.replace("END", "pass"), encoding="utf-8")
-    for name in ("first", "second"):
-        (tmp_path / name).write_text("here", encoding="utf-8")
-    # The text of the file is part of the key, so both are made again; then nothing is.
-    assert [line.partition(":")[0] for line in run_jobs(path)][-1] == "words"
-    assert [line.partition(" · ")[0] for line in run_jobs(path)] == [
-        *("first: done", "second: done", "words: done"),
-    ]
+    (tmp_path / "closed").unlink()
+    said = [line.partition(" · ")[0] for line in run_jobs(path)]
+    assert said[0] == "first: done"
+    assert [line.partition(":")[0] for line in said] == ["first", "second", "words"]
+    assert not any(line.endswith(": done") for line in said[1:])
 
 
 @pytest.mark.slow
@@ -225,20 +222,12 @@ def test_jobs_end_with_the_run_however_it_ends(tmp_path: Path, number: signal.Si
         (tmp_path / "sources.py").read_text().replace("    print(", "    time.sleep(60)\n    print("),
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "hfpipe", "run", "small.yaml", "--jobs", "2", "--oversubscribe"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        files = [tmp_path / name for name in ("first", "second")]
-        deadline = time.monotonic() + 60
-        while not all(file.exists() and file.read_text() for file in files):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    arguments = ("run", "small.yaml", "--jobs", "2", "--oversubscribe")
+    with start_hfpipe(*arguments, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        pids = read_pids([tmp_path / "first", tmp_path / "second"], process)
         process.send_signal(number)
-        assert process.wait(30) == (-9 if number == signal.SIGKILL else 143)
-        deadline = time.monotonic() + 60
-        while any(is_running(int(file.read_text())) for file in files):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        assert process.wait(LIMIT) == (-9 if number == signal.SIGKILL else 143)
+        wait_for_end(*pids)
         assert process.stderr is not None
         said = process.stderr.read()
     if number == signal.SIGTERM:
@@ -246,50 +235,48 @@ def test_jobs_end_with_the_run_however_it_ends(tmp_path: Path, number: signal.Si
         assert "Traceback" not in said
 
 
-def seeded_and_folded(folder: Path) -> Path:
-    """Return a recipe with seeds of one training and folds of another."""
-    recipe = small.recipe()
+SEEDED, FOLDED = "topics@trial=seeded", "topics@trial=folded"
+
+
+def matrix_of_repeats(folder: Path) -> Path:
+    """Return a recipe that trains with seeds, and with folds and another learning rate."""
+    recipe = small.recipe("bert", save_steps=2)
     stages = recipe["stages"]
     del stages["pretrain"], stages["score"]
     stages["words"]["vocab_size"] = 500
-    topics = stages.pop("topics") | {"model": small.MODELS["bert"], "tokenizer": "stage:words"}
-    topics["training"] |= {"save_steps": 2}
-    stages |= {"topics": topics | {"seeds": [1, 2]}, "folded": topics | {"folds": 2}}
+    stages["topics"] |= {"model": small.MODELS["bert"], "tokenizer": "stage:words"}
+    folded = {"topics.folds": 2, "topics.training.learning_rate": 2e-3}
+    recipe["matrix"] = {"trial": {"seeded": {"topics.seeds": [1, 2]}, "folded": folded}}
     return small.write(folder, recipe)
 
 
 def outputs(run: hfpipe.Run) -> dict[str, Any]:
     """Return what the trainings of a run left, and how they are summed up."""
-    names = ("topics@1", "topics@2", "folded@fold1", "folded@fold2")
+    folds = [f"{FOLDED}@fold1", f"{FOLDED}@fold2"]
+    names = [f"{SEEDED}@1", f"{SEEDED}@2", *folds]
     found: dict[str, Any] = {name: (run.folder(name) / "model.safetensors").read_bytes() for name in names}
-    for name in names[2:]:
+    for name in folds:
         found[f"{name} left out"] = (run.folder(name) / "held_out.json").read_text(encoding="utf-8")
-    for name in ("topics", "folded"):
+    for name in (SEEDED, FOLDED):
         spread = run.reports[name].facts["spread"]
         found[name] = {metric: (each["values"], each["sd"]) for metric, each in spread.items()}
-    return found
+    return found | {"matrix": run.matrix("topics").to_json(double_precision=15)}
 
 
 @pytest.mark.slow
 def test_a_killed_run_of_jobs_gives_bit_for_bit_what_one_stage_after_the_other_gives(tmp_path: Path) -> None:
-    path = seeded_and_folded(tmp_path)
+    path = matrix_of_repeats(tmp_path)
     alone = api.run(hfpipe.load(path), tmp_path / "alone", say=lambda _: None)
-    command = [sys.executable, "-m", "hfpipe", "run", "small.yaml", "--jobs", "2"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline, found = time.monotonic() + 120, set[str]()
-        while len(found) < 2:  # both of the first jobs have a checkpoint
-            found = {
-                file.parts[-4]
-                for file in (tmp_path / "runs").glob("small/*/.work/checkpoint-*/complete.json")
-            }
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
+    runs = tmp_path / "runs" / "small"
+    for stage in ("wiki", "words"):
+        shutil.copytree(alone.folder(stage), runs / alone.folder(stage).name)
+
+    def both_have_a_checkpoint() -> bool:
+        return len({file.parts[-4] for file in runs.glob("*/.work/checkpoint-*/complete.json")}) >= 2
+
+    kill_hfpipe_once(both_have_a_checkpoint, "run", "small.yaml", "--jobs", "2", cwd=tmp_path)
     said: list[str] = []
     jobs = api.run(hfpipe.load(path), tmp_path / "runs", say=said.append, launch=Launch(jobs=2))
     assert {line.partition(":")[0] for line in said} == set(alone.reports)
     assert outputs(jobs) == outputs(alone)
-    assert not list((tmp_path / "runs" / "small" / ".shared").glob("*"))
+    assert not list((runs / ".shared").glob("*"))

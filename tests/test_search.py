@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +11,12 @@ from typing import Any
 
 import pytest
 import small
+from commands import kill_hfpipe_once
 
 import hfpipe
 from hfpipe import api
 from hfpipe.contract import Advance
+from hfpipe.recipe import Recipe
 from hfpipe.reporting.html import page
 from hfpipe.runner import Launch
 from hfpipe.stages.repeats.parameters import with_parameters
@@ -68,9 +68,39 @@ def test_parameters_are_set_in_copies_and_checked(tmp_path: Path) -> None:
     assert "learning_rate" in stage.training
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, hfpipe.Run]:
+    """Return a recipe and its run, which nothing interrupted; one of the learning rates is far too high."""
+    folder = tmp_path_factory.mktemp("searched")
+    rates = {
+        "training.learning_rate": {"choice": [1e-3, 1e-2, 1e38]},
+        "training.weight_decay": {"uniform": [0.0, 1.0]},
+        "model.hidden_size": {"choice": [16, 32]},
+    }
+    recipe = searching(parameters=rates, trials=6, prune=False)
+    recipe["stages"]["topics"]["training"]["save_steps"] = 2
+    loaded = hfpipe.load(small.write(folder, recipe))
+    return loaded, search(loaded, folder / "runs")
+
+
+def search(recipe: Recipe, runs: Path, **options: Any) -> hfpipe.Run:
+    return api.run(recipe, runs, until="topics@search", say=lambda _: None, **options)
+
+
+def copy_inputs(run: hfpipe.Run, runs: Path) -> None:
+    """Give another folder of runs what the search reads."""
+    for stage in ("wiki", "words"):
+        shutil.copytree(run.folder(stage), runs / "small" / run.folder(stage).name)
+
+
+def facts(run: hfpipe.Run) -> dict[str, Any]:
+    found: dict[str, Any] = run.reports["topics@search"].facts["search"]
+    return found
+
+
 @contextmanager
 def killing(title: str, total: int | None) -> Iterator[Advance]:
-    """Die in the middle of the third training."""
+    """Die in the middle of a training, after others."""
 
     def advance(done: int, note: str = "") -> None:
         if title == "topics@search" and total == 6:
@@ -82,26 +112,21 @@ def killing(title: str, total: int | None) -> Iterator[Advance]:
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path) -> None:
-    recipe = searching(prune=False)
-    recipe["stages"]["topics"]["training"]["save_steps"] = 2
-    whole = api.run(
-        hfpipe.load(small.write(tmp_path, recipe)),
-        tmp_path / "whole",
-        until="topics@search",
-        say=lambda _: None,
-    )
+def test_a_search_that_was_killed_tries_what_it_would_have_tried(
+    searched: tuple[Recipe, hfpipe.Run], tmp_path: Path
+) -> None:
+    recipe, whole = searched
+    copy_inputs(whole, tmp_path)
     killing.steps = 0  # type: ignore[attr-defined]
-    loaded = hfpipe.load(tmp_path / "small.yaml")
     with pytest.raises(KeyboardInterrupt):
-        api.run(loaded, tmp_path / "cut", until="topics@search", say=lambda _: None, progress=killing)
-    cut = api.run(loaded, tmp_path / "cut", until="topics@search", say=lambda _: None)
-    expected, found = (run.reports["topics@search"].facts["search"] for run in (whole, cut))
-    assert found == expected
-    assert [each["state"] for each in found["trials"]] == ["complete"] * 5
-    assert len({each["value"] for each in found["trials"]}) > 3
-    assert len({each["parameters"]["training.learning_rate"] for each in found["trials"]}) == 5
-    best = min(found["trials"], key=lambda each: each["value"])
+        search(recipe, tmp_path, progress=killing)
+    cut = search(recipe, tmp_path)
+    found = facts(cut)
+    assert found == facts(whole)
+    complete = [each for each in found["trials"] if each["state"] == "complete"]
+    assert len({each["value"] for each in complete}) == len(complete) > 3
+    assert len({each["parameters"]["training.weight_decay"] for each in found["trials"]}) == 6
+    best = min(complete, key=lambda each: each["value"])
     assert found["best"]["trial"] == best["trial"]
     assert not list((cut.folder("topics@search")).glob("trials*"))
 
@@ -133,39 +158,26 @@ def test_the_final_training_uses_the_best_settings_and_bad_trials_stop_early(
     assert "training.learning_rate" in printed
 
 
-def kill_within(folder: Path, first: int, *arguments: str) -> None:
+def kill_within(path: Path, runs: Path, first: int, *arguments: str) -> None:
     """Run the search in a process of its own, and kill it once a trial from `first` on has a checkpoint."""
-    command = [sys.executable, "-m", "hfpipe", "run", "small.yaml", "--until", "topics@search", *arguments]
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline, found = time.monotonic() + 120, set[str]()
-        while not any(int(number) >= first for number in found):
-            pattern = "small/topics@search-*/.work/trials/*/.work/checkpoint-*/complete.json"
-            found = {file.parts[-4] for file in (folder / "runs").glob(pattern)}
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
+    pattern = "small/topics@search-*/.work/trials/*/.work/checkpoint-*/complete.json"
+
+    def is_there() -> bool:
+        return any(int(file.parts[-4]) >= first for file in runs.glob(pattern))
+
+    kill_hfpipe_once(is_there, "run", path, "--runs", runs, "--until", "topics@search", *arguments)
 
 
 @pytest.mark.slow
 def test_a_search_of_several_jobs_that_is_killed_twice_ends_as_one_trial_after_the_other(
-    tmp_path: Path,
+    searched: tuple[Recipe, hfpipe.Run], tmp_path: Path
 ) -> None:
     """Also where a trial fails, next to others or alone."""
-    rates = {
-        "training.learning_rate": {"choice": [1e-3, 1e-2, 1e38]},
-        "training.weight_decay": {"uniform": [0.0, 1.0]},
-    }
-    recipe = searching(parameters=rates, trials=6, prune=False)
-    recipe["stages"]["topics"]["training"] |= {"save_steps": 2, "max_steps": 8}
-    loaded = hfpipe.load(small.write(tmp_path, recipe))
-    whole = api.run(loaded, tmp_path / "whole", until="topics@search", say=lambda _: None)
-    kill_within(tmp_path, 0, "--jobs", "2")
-    kill_within(tmp_path, 3)
+    recipe, whole = searched
+    copy_inputs(whole, tmp_path)
+    kill_within(recipe.path, tmp_path, 0, "--jobs", "2")
+    kill_within(recipe.path, tmp_path, 3)
     launch = Launch(processes=2, jobs=2, oversubscribe=True)  # a trial trains in one process in any case
-    found = api.run(loaded, tmp_path / "runs", until="topics@search", say=lambda _: None, launch=launch)
-    facts = whole.reports["topics@search"].facts["search"]
-    assert found.reports["topics@search"].facts["search"] == facts
-    assert "fail" in {trial["state"] for trial in facts["trials"]}
+    found = facts(search(recipe, tmp_path, launch=launch))
+    assert found == facts(whole)
+    assert "fail" in {trial["state"] for trial in found["trials"]}
