@@ -1,6 +1,7 @@
-"""Several processes on the CPU under a file of recipes/accelerate, forked from one that has all imports.
+"""Commands of hfpipe in processes that are forked from one that has all imports: a tenth of the time.
 
-Each is started with the environment that `accelerate launch` would give it, which takes a tenth of the time.
+They are alone, or several under a file of recipes/accelerate, each with the environment that `accelerate
+launch` would give it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ import contextlib
 import multiprocessing
 import os
 import socket
+import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import small
 import yaml
+from commands import LIMIT
 
-LIMIT = 120
-"""Seconds after which something hangs."""
 CONFIGS = small.ROOT / "recipes" / "accelerate"
 PRELOADED = [
     "torch",
@@ -27,6 +29,8 @@ PRELOADED = [
     "hfpipe.api",
     "hfpipe.training.loop",
     "hfpipe.stages.train",
+    "hfpipe.inference.loaded_model",
+    "gradio",  # which may be missing
 ]
 
 
@@ -64,8 +68,7 @@ def run(path: Path, runs: Path, config: Path, killed_after: str | None = None) -
     `killed_after` is a pattern below `runs`: once such a file is there, all are killed.
     """
     world = yaml.safe_load(config.read_text(encoding="utf-8"))["num_processes"]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = _forking()
     log = runs.parent / f"{config.stem}.log"
     port = context.Value("i", 0)
     started = [
@@ -90,6 +93,36 @@ def run(path: Path, runs: Path, config: Path, killed_after: str | None = None) -
         for process in started:
             process.kill()
             process.join()
+
+
+def _forking() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+@contextlib.contextmanager
+def run_command(output: Path, *arguments: str | Path, **environ: str) -> Iterator[Any]:
+    """Run the command line, which writes into a file; yields its process, which is killed at the end."""
+    process = _forking().Process(target=_command, args=(output, list(map(str, arguments)), environ))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def _command(output: Path, arguments: list[str], environ: dict[str, str]) -> None:
+    """Be the process of a command."""
+    from hfpipe.cli.main import main
+
+    os.environ.update(environ)
+    with output.open("w", encoding="utf-8") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os._exit(main(arguments))
 
 
 def _wait_for(started: list[Any]) -> None:

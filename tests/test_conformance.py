@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,22 @@ import pytest
 import rows
 import small
 import torch
-from browser import LOOKS, needs_chromium, open_page
+from browser import LOOKS, launch_chromium, needs_chromium, open_page
 from cases import CASES, recipe
+from commands import LIMIT
+from demo_pages import DemoTab, needs_gradio, serve_page, write_fields
 from huggingface_hub import ModelCard
+from processes import run_command
 
 import hfpipe
 from hfpipe.encoding.io import open_split, read_facts
 from hfpipe.encoding.nested import read_rows
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import RecipeError, StageError
+from hfpipe.inference.demo_page import name_scores
 from hfpipe.modeling.loading.class_names import create_class_entries
 from hfpipe.modeling.loading.models import load_parts
+from hfpipe.number_format import format_answer
 from hfpipe.references.places import Place, locate_place
 from hfpipe.references.user_code import Trusted
 from hfpipe.reporting.html import page
@@ -309,15 +315,21 @@ def test_a_training_that_fails_half_way_goes_on_bit_for_bit(
     assert weights(resumed, f"{name}-learn") == weights(straight, f"{name}-learn")
 
 
+def inputs_of(run: Run, name: str, count: int) -> list[dict[str, Any]]:
+    """Return inputs for a trained model: those of the first rows of its test split."""
+    rows = open_split(run.folders[f"{name}-rows"], "test")[:count]
+    found = [
+        {column: rows[column][number] for column in task_of(run, name).inputs} for number in range(count)
+    ]
+    if name == "masked-lm":  # which fills a blank then
+        found = [{"text": f"{row['text']} [MASK]"} for row in found]
+    return found
+
+
 @each_task
 def test_a_trained_model_predicts(made: Callable[[str], Run], name: str) -> None:
     run = made(name)
-    task = task_of(run, name)
-    rows = open_split(run.folders[f"{name}-rows"], "test")[:5]
-    asked = [{column: rows[column][number] for column in task.inputs} for number in range(5)]
-    if name == "masked-lm":  # which fills a blank then
-        asked = [{"text": f"{row['text']} [MASK]"} for row in asked]
-    answers = hfpipe.predict(run.folders[f"{name}-learn"], asked)
+    answers = hfpipe.predict(run.folders[f"{name}-learn"], inputs_of(run, name, 5))
     assert len(answers) == 5
     assert all(answers)
 
@@ -344,6 +356,79 @@ def test_hidden_words_are_filled_on_the_page_as_predict_fills_them(made: Callabl
     again = run.fills("masked-lm-score-7").drop(columns=["nll", "fill_scores"])
     pd.testing.assert_frame_equal(again, frame.drop(columns=["nll", "fill_scores"]))
     assert "<h3>Top fills</h3>" in page(run)
+
+
+WRONG = {
+    "fill-mask": ({"text": "It is a river."}, "[MASK]"),
+    "masked-lm": ({"text": "It is a river."}, "[MASK]"),
+    "multiple-choice": ({"context": "It", "endings": "[falls"}, "endings is not JSON"),
+    "token-classification": ({"words": "[Anna"}, "words is not JSON"),
+}
+"""Task → an input that it cannot read, and a part of the message. The others read any text."""
+
+
+@needs_chromium
+@needs_gradio
+def test_the_page_to_try_a_model_shows_for_every_task_what_predict_returns(
+    made: Callable[[str], Run], tmp_path: Path
+) -> None:
+    folders = {name: made(name).folders[f"{name}-learn"] for name in CASES}
+    with ExitStack() as stack:
+        urls = {}
+
+        def serve(name: str) -> None:
+            urls[name] = stack.enter_context(serve_page(tmp_path / name, folders[name]))
+
+        serve(next(iter(CASES)))
+        browser = stack.enter_context(launch_chromium())
+        for name, following in zip(CASES, [*list(CASES)[1:], None], strict=True):
+            tab = DemoTab(browser, urls[name]())
+            if following:  # is loaded meanwhile
+                serve(following)
+            run = made(name)
+            tab.submit({})
+            tab.expect_message(f"{task_of(run, name).inputs[0]} is empty; write something into it")
+            if name in WRONG:
+                fields, message = WRONG[name]
+                tab.submit(fields)
+                tab.expect_message(message)
+            [row] = inputs_of(run, name, 1)
+            tab.submit(write_fields(row))
+            [expected] = hfpipe.predict(folders[name], [row])
+            record = tab.read_prediction()
+            assert record == like(expected), name
+            tab.expect_shown("prediction", *format_answer(record))
+            tab.expect_shown("scores", *name_scores(expected))
+            tab.expect_shown("marked", *spans_in(expected))
+            assert (name, tab.close()) == (name, [])
+
+
+@needs_gradio
+@pytest.mark.usefixtures("socket_enabled")
+def test_what_keeps_the_server_of_the_page_from_starting_is_named_as_it_is(
+    made: Callable[[str], Run], tmp_path: Path
+) -> None:
+    model = made("text-classification").folders["text-classification-learn"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ports = {"GRADIO_SERVER_PORT": port, "GRADIO_NUM_PORTS": "1"}
+        said = f"demo: port {port} is in use; choose another, as --port "
+        assert said in output_of_demo(model, tmp_path, **ports)
+    said = "demo: 192.0.2.1, which GRADIO_SERVER_NAME names, is not an address of this machine; unset it\n"
+    assert said in output_of_demo(model, tmp_path, **ports, GRADIO_SERVER_NAME="192.0.2.1")
+
+
+def output_of_demo(model: Path, folder: Path, **environ: str) -> str:
+    """Return what the command says that cannot serve the page of a model."""
+    with run_command(folder / "output", "demo", model, **environ) as process:
+        process.join(LIMIT)
+        assert process.exitcode == 2
+    return (folder / "output").read_text(encoding="utf-8")
+
+
+def spans_in(prediction: dict[str, Any]) -> list[str]:
+    """Return the words that a prediction marks in the text."""
+    return [span["word"] for span in prediction.get("entities", [])] or [prediction.get("answer", "")]
 
 
 @each_task

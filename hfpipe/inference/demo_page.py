@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError
 from hfpipe.inference.inputs import rows
+from hfpipe.inference.ports import HOST, find_common_obstacle
 from hfpipe.number_format import format_answer
 from hfpipe.report import replace_not_finite
 
 if TYPE_CHECKING:
     from hfpipe.inference.loaded_model import LoadedModel
 
-HOST = "127.0.0.1"
 NAMES = ("ending", "label", "token_str")
 """Keys of a prediction whose value is what a `score` next to it belongs to."""
 HINTS = {
     "string": "",
     "strings": "one on each line, or a list in JSON",
     "nested": "in JSON",
+    "int": "a number",
+    "float": "a number",
 }
 """Type of a column → how a person writes its values."""
-EXAMPLE = '["a", "b"] or [{"role": "user", "content": "Hello"}]'
+EXAMPLES = {
+    "nested": '["a", "b"] or [{"role": "user", "content": "Hello"}]',
+    "int": "12",
+    "float": "0.5",
+}
+"""Type of a column → values of it in JSON."""
 
 
 class ShownPrediction(NamedTuple):
@@ -61,6 +67,7 @@ class DemoPage:
 
     Raises:
         RecipeError: Gradio is not installed, or no port is free.
+        OSError: The system refuses something else that the server needs.
     """
 
     def __init__(self, model: LoadedModel, title: str, port: int | None = None) -> None:
@@ -81,8 +88,11 @@ class DemoPage:
                 quiet=True,
                 prevent_thread_lock=True,
             )
-        except OSError:  # it found no free port
-            raise RecipeError([Problem(f"demo: {_explain_lack_of_ports()}")]) from None
+        except OSError as error:  # without a number if it found no port
+            cause = _explain_lack_of_ports(port) if error.errno is None else None
+            if cause is None:
+                raise
+            raise RecipeError([Problem(f"demo: {cause}")]) from None
         self.url: str = url
 
     def close(self) -> None:
@@ -96,22 +106,14 @@ class DemoPage:
         self.close()
 
 
-def _explain_lack_of_ports() -> str:
-    """Return why Gradio finds no free port. It looks at the address that a variable names, if any."""
-    name = os.environ.get("GRADIO_SERVER_NAME", HOST)
-    if name != HOST:
-        return f"no port of {name}, which GRADIO_SERVER_NAME names, can be used here; unset the variable"
-    return "no port from 7860 on is free; name one with --port"
+def _explain_lack_of_ports(port: int | None) -> str | None:
+    """Return why Gradio can use no port, None if it could. It looks at the address that a variable names."""
+    from gradio.http_server import INITIAL_PORT_VALUE, LOCALHOST_NAME, TRY_NUM_PORTS
 
-
-def check_port(port: int) -> None:
-    """Raise RecipeError when no server can listen on a port. Gradio leaves a socket open when it looks."""
-    with socket.socket() as tried:
-        try:
-            tried.bind((HOST, port))
-        except (OSError, OverflowError):
-            message = f"demo: port {port} is not free; name another with --port"
-            raise RecipeError([Problem(message)]) from None
+    tried = range(INITIAL_PORT_VALUE, INITIAL_PORT_VALUE + TRY_NUM_PORTS) if port is None else [port]
+    if (obstacle := find_common_obstacle(tried)) is not None or LOCALHOST_NAME == HOST:
+        return obstacle
+    return f"{LOCALHOST_NAME}, which GRADIO_SERVER_NAME names, is not an address of this machine; unset it"
 
 
 def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPrediction:
@@ -120,7 +122,13 @@ def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPredic
     Raises DataError when a field that the model needs is empty or has the wrong form, and StageError when the
     model gives no prediction.
     """
-    row = {name: value for name, kind in model.columns.items() if (value := parse_field(kind, fields[name]))}
+    row: dict[str, Any] = {}
+    for name, kind in model.columns.items():
+        try:
+            value = parse_field(kind, fields[name])
+        except DataError as error:
+            raise DataError(f"{name} {error}") from None
+        row |= {name: value} if value is not None else {}
     for name in model.required:
         if name not in row:
             raise DataError(f"{name} is empty; write something into it")
@@ -140,13 +148,14 @@ def parse_field(kind: str, text: str) -> Any:
     """Return the value of a column that holds values of a `kind`, from what a person wrote."""
     if kind == "string" or not text.strip():
         return text if text.strip() else None
-    if kind == "nested" or text.lstrip().startswith(("[", "{")):
+    if kind not in ("", "strings") or text.lstrip().startswith(("[", "{")):
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"this is not JSON ({error}); write it as in {EXAMPLE}") from None
+            example = EXAMPLES.get(kind, EXAMPLES["nested"])
+            raise DataError(f"is not JSON ({error}); write it as in {example}") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines if len(lines) > 1 else text
+    return lines if kind == "strings" and len(lines) > 1 else text
 
 
 def name_scores(record: Mapping[str, Any]) -> dict[str, float]:
@@ -210,7 +219,7 @@ def import_gradio() -> Any:
 def _build_page(model: LoadedModel, title: str) -> Any:
     gradio = import_gradio()
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
-        gradio.Markdown(f"# {title}")
+        gradio.HTML(f"<h1>{escape(title)}</h1>")
         fields = [
             gradio.Textbox(label=name, info=_hint(model, name, kind), lines=3, elem_id=f"input-{name}")
             for name, kind in model.columns.items()
@@ -234,16 +243,19 @@ def _hint(model: LoadedModel, name: str, kind: str) -> str | None:
 
 
 def _respond(model: LoadedModel) -> Callable[..., list[Any]]:
-    """Return the function that Gradio calls with the text of each field."""
+    """Return the function that Gradio calls with the text of each field. Gradio shows messages as HTML."""
     gradio = import_gradio()
 
     def respond(*texts: str) -> list[Any]:
         try:
             shown = predict_fields(model, dict(zip(model.columns, texts, strict=True)))
         except HfpipeError as error:
-            raise gradio.Error(str(error), duration=None, print_exception=False) from None
+            raise gradio.Error(escape(str(error)), duration=None, print_exception=False) from None
+        except Exception as error:  # of user code; the terminal shows where
+            message = f"{type(error).__name__}: {error}; see the terminal of hfpipe demo"
+            raise gradio.Error(escape(message), duration=None) from error
         for note in shown.notes:
-            gradio.Warning(note, duration=None)
+            gradio.Warning(escape(note), duration=None)
         return [
             gradio.Label(value=shown.scores or None, visible=bool(shown.scores)),
             gradio.HighlightedText(value=shown.marked, visible=shown.marked is not None),

@@ -6,7 +6,7 @@ import codecs
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from io import TextIOBase
 from itertools import chain, count
 from pathlib import Path
@@ -196,7 +196,10 @@ def _value(row: Row, name: str, kind: str) -> Any:
 
 
 def _empty(value: Any) -> bool:
-    return value is None or not (value.strip() if isinstance(value, str) else value)
+    """Return whether a value is missing, a blank text or an empty list; 0 and False are values."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, Sized) and len(value) == 0)
 
 
 def _check_unicode(value: Any, row: Row, name: str) -> None:

@@ -27,9 +27,10 @@ def demo(
     default the first free one from 7860. `model`, `task` and `options` are those of `predict`.
 
     Raises RecipeError when there is no such model, its task is unknown, Gradio is not installed or the port
-    is not free, and StageError when the model cannot be loaded.
+    cannot be used, and StageError when the model cannot be loaded.
     """
-    from hfpipe.inference.demo_page import DemoPage, check_port, import_gradio
+    from hfpipe.inference.demo_page import DemoPage, import_gradio
+    from hfpipe.inference.ports import check_port
     from hfpipe.inference.resolve import find
 
     check_world()
