@@ -72,6 +72,9 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero:  # steps after the checkpoint are logged again
             before = {_get_line_key(entry): entry for entry in read_metrics(self._path.parent)}
             kept = [before.get(_get_line_key(entry), {}) | entry for entry in state.log_history]
+            # A checkpoint has the names sorted; in a report the most important score is the first.
+            history = zip(kept, state.log_history, strict=True)
+            state.log_history = [{name: old[name] for name in entry if name in old} for entry, old in history]
             self._path.write_text("".join(map(_format_line, kept)), encoding="utf-8")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
