@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,16 +94,17 @@ class DemoTab:
         expect(record).not_to_have_value("")
         return json.loads(record.input_value())
 
-    def expect_shown(self, name: str, *texts: str) -> None:
-        """Wait until a part of the prediction has some texts; without any, it must not be there."""
+    def expect_lines(self, lines: Sequence[str]) -> None:
+        """Wait until the prediction is shown in these lines."""
+        expect(self._page.locator("#prediction textarea")).to_have_value("\n".join(lines))
+
+    def expect_shown(self, name: str, texts: Collection[str]) -> None:
+        """Wait until the scores or the marked text have some texts; without any, they must not be there."""
         part = self._page.locator(f"#{name}")
-        if not any(texts):
+        if not texts:
             expect(part).to_be_hidden()
-        elif part.locator("textarea").count():
-            expect(part.locator("textarea")).to_have_value("\n".join(texts))
-        else:
-            for text in texts:
-                expect(part).to_contain_text(text)
+        for text in texts:
+            expect(part).to_contain_text(text)
 
     def close(self) -> list[str]:
         """Close the tab; return what was wrong with it."""

@@ -105,6 +105,7 @@ ENTITIES = {"entities": [{"entity_group": "PER", "word": "Ada", "start": 0, "end
     ("row", "record", "marked"),
     [
         ({"words": "Ada wrote."}, ENTITIES, ("Ada wrote.", [("PER", 0, 3)])),
+        ({"words": ["Ada", " ", "wrote."]}, ENTITIES, ("Ada wrote.", [("PER", 0, 3)])),
         ({"words": "It was Ada."}, ENTITIES, None),  # positions of another text
         (
             {"question": "Who?", "context": "Ada did."},

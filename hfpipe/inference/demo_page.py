@@ -170,17 +170,28 @@ def name_scores(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def mark_spans(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the text of a row with the predicted spans, None if the prediction has none."""
+    """Return the text of a row with the predicted spans, None if the prediction has none.
+
+    The text of words is these words joined by spaces, as in the positions of entities.
+    """
     parts = record.get("entities", [record])
     spans = [part for part in parts if {"start", "end"} <= set(part)]
-    for text in row.values():
-        if isinstance(text, str) and spans and all(_matches(text, span) for span in spans):
+    for value in row.values():
+        text = _join_words(value)
+        if text and spans and all(_matches(text, span) for span in spans):
             marks = [
                 {"entity": span.get("entity_group", "answer"), "start": span["start"], "end": span["end"]}
                 for span in spans
             ]
             return {"text": text, "entities": marks}
     return None
+
+
+def _join_words(value: Any) -> str:
+    """Return a text as it is, words as a text, and an empty text for anything else."""
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return " ".join(word for word in value if word.strip())
+    return value if isinstance(value, str) else ""
 
 
 def _matches(text: str, span: Mapping[str, Any]) -> bool:
