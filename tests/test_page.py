@@ -80,17 +80,22 @@ def titles(blocks: list[Block]) -> list[str]:
 
 MAJORITY = ("majority", 0.3, 0.001)
 MISSED = ["require: accuracy is 0.88, below 0.9"]
-FAILED = "A requirement is not met; better than tfidf"
+FAILED = "topics: a requirement is not met; better than tfidf"
 
 
 @pytest.mark.parametrize(
     ("differences", "unmet", "title", "state"),
     [
-        ([MAJORITY, ("tfidf", 0.2, 0.001)], [], "Better than majority and tfidf", "good"),
-        ([MAJORITY, ("tfidf", 0.0, 0.9)], [], "No clear difference from tfidf; better than majority", "warn"),
-        ([MAJORITY, ("tfidf", -0.2, 0.001)], [], "Worse than tfidf; better than majority", "bad"),
+        ([MAJORITY, ("tfidf", 0.2, 0.001)], [], "topics: better than majority and tfidf", "good"),
+        (
+            [MAJORITY, ("tfidf", 0.0, 0.9)],
+            [],
+            "topics: no clear difference from tfidf; better than majority",
+            "warn",
+        ),
+        ([MAJORITY, ("tfidf", -0.2, 0.001)], [], "topics: worse than tfidf; better than majority", "bad"),
         ([("tfidf", 0.2, 0.001)], MISSED, FAILED, "bad"),
-        ([], [], "accuracy 0.884, without a baseline", "warn"),
+        ([], [], "topics: accuracy 0.884, without a baseline", "warn"),
     ],
 )
 def test_the_verdict_says_in_words_what_the_model_is_better_than(tmp_path, differences, unmet, title, state):
@@ -162,7 +167,7 @@ def leakage(rows: list[int], clean: float | None = None, **changes: Any) -> dict
     return {"leakage": found | changes}
 
 
-LOOKED = "No evaluated row is in what the model was trained on (train split of wiki)."
+LOOKED = "No evaluated row is in the data that the model was trained on (train split of wiki)."
 
 
 @pytest.mark.parametrize(
@@ -221,8 +226,17 @@ def test_duplicates_are_no_worry_where_rows_of_the_train_split_were_looked_for(t
     texts = [check.text for check in verdict.checks]
     assert not any(text.startswith("Duplicates were not") for text in texts)
     assert LOOKED in texts
-    assert verdict.belief.text == "Yes: nothing that was checked speaks against it."
-    assert verdict.against[0].text.startswith("Better than majority (always the most frequent answer) by 0.6")
+    assert verdict.belief.text == "Yes, as the score of this model on these rows: every check below passed."
+    assert verdict.against[0].text.startswith("Better than majority (always the most frequent answer): +0.6")
+
+
+def test_a_score_without_a_clear_advantage_is_believed_but_not_the_advantage(tmp_path):
+    against = [compared("majority", 0.2, 0.6, 0.001), compared("tfidf", 0.8, 0.0, 0.9)]
+    report = evaluated(score={"comparisons": against}, facts=leakage([]))
+    run_with(tmp_path / "demo", classified(200), report)
+    belief = read_verdict(api.open(tmp_path / "demo"), "score").belief
+    assert belief.state == "good"
+    assert belief.text.endswith(" It does not show that the model is better than every baseline.")
 
 
 # Predictions

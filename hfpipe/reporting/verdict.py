@@ -88,7 +88,10 @@ class Verdict:
             if found:
                 more = f" {len(found) - 1} more below, under What was checked." if len(found) > 1 else ""
                 return Finding(state, f"{start} {found[0]}{more}")
-        return Finding("good", "Yes: nothing that was checked speaks against it.")
+        text = "Yes, as the score of this model on these rows: every check below passed."
+        if any(finding.state != "good" for finding in self.against):
+            text += " It does not show that the model is better than every baseline."
+        return Finding("good", text)
 
 
 def read_verdict(run: Run, stage: str) -> Verdict:
@@ -96,7 +99,8 @@ def read_verdict(run: Run, stage: str) -> Verdict:
     report = run.reports[stage]
     settings = run.made(stage).identity.settings
     score = report.scores[0]
-    title, state = _title(score, failed=bool(report.unmet))
+    model = place_name(settings.get("model", ""))
+    title, state = _title(model, score, failed=bool(report.unmet))
     return Verdict(
         title=title,
         state=state,
@@ -109,7 +113,7 @@ def read_verdict(run: Run, stage: str) -> Verdict:
     )
 
 
-def _title(score: Score, *, failed: bool) -> tuple[str, State]:
+def _title(model: str, score: Score, *, failed: bool) -> tuple[str, State]:
     sides: dict[str, list[str]] = {}
     for comparison in score.comparisons:
         side = number_format.describe_side(comparison, score)
@@ -118,11 +122,11 @@ def _title(score: Score, *, failed: bool) -> tuple[str, State]:
         "bad" if failed or "worse than" in sides else "good" if list(sides) == ["better than"] else "warn"
     )
     if not sides:
-        return f"{score.metric} {number_format.format_number(score.value)}, without a baseline", state
+        value = number_format.format_number(score.value)
+        return f"{model}: {score.metric} {value}, without a baseline", state
     order = ("worse than", "no clear difference from", "better than")
     words = "; ".join(f"{side} {_join_names(sides[side])}" for side in order if side in sides)
-    head = "A requirement is not met; " if failed else ""
-    return head + words if head else words[0].upper() + words[1:], state
+    return f"{model}: {'a requirement is not met; ' if failed else ''}{words}", state
 
 
 def _join_names(names: list[str]) -> str:
@@ -138,25 +142,26 @@ def describe_model(run: Run, place: str) -> str:
     task, base = settings.get("task") or {}, settings.get("model")
     parts = [f"{stage}: a model for {task['kind']}" if task.get("kind") else stage]
     if "parameters" in report.facts:
-        parts.append(f"{number_format.format_count(report.facts['parameters'])} parameters")
-    if start := _describe_start(run, base):
-        parts.append(start)
+        parts[0] += f" with {number_format.format_count(report.facts['parameters'])} parameters"
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is not None and data.data is not None and "train" in data.data.splits:
-        parts.append(f"on {data.data.splits['train']:,} rows of the data set {place_name(settings['data'])}")
+        rows = f"{data.data.splits['train']:,} rows of the data set {place_name(settings['data'])}"
+        parts.append(f"trained on {rows}")
+    if start := _describe_start(run, base):
+        parts.append(start)
     return ", ".join(parts) + "."
 
 
 def _describe_start(run: Run, base: Any) -> str:
     """Return what a training started from, by its setting `model`."""
     if isinstance(base, Mapping):
-        return f"trained from scratch ({base.get('type', 'own config')})"
+        return f"from scratch ({base.get('type', 'own config')})"
     if base is None:
         return ""
     stage = Place(str(base)).stage
     task = run.made(stage).identity.settings.get("task") if stage in run.reports else None
     kind = f" (a model for {task['kind']})" if task and task.get("kind") else ""
-    return f"which continues from {place_name(base)}{kind}"
+    return f"starting from {place_name(base)}{kind}"
 
 
 def _describe_score(score: Score, settings: Mapping[str, Any]) -> str:
@@ -178,23 +183,20 @@ def _describe_baseline(run: Run, baseline: str) -> str:
         known = BASELINES.get(baseline)
         return f"{baseline} ({known})" if known else baseline
     start, _, _ = _describe_start(run, run.made(stage).identity.settings.get("model")).partition(" (")
-    return f"{stage} ({start})" if start else stage
+    return f"{stage} (trained {start})" if start else stage
 
 
 def _compare_with(run: Run, score: Score, comparison: Comparison) -> Finding:
     side = number_format.describe_side(comparison, score)
-    gap = number_format.format_number(abs(comparison.difference))
     low, high = (
         number_format.format_number(end) for end in (comparison.difference_low, comparison.difference_high)
     )
     p_value = number_format.format_p_value(comparison.p_value)
     signed = number_format.format_difference(comparison)
     name = _describe_baseline(run, comparison.baseline)
-    how = f"difference {signed}, 95 % interval {low} to {high}, {p_value}"
-    if side == "no clear difference from":
-        return Finding("warn", f"No clear difference from {name}: it may be chance ({how}).")
-    word = "Better" if side == "better than" else "Worse"
-    return Finding("good" if word == "Better" else "bad", f"{word} than {name} by {gap} ({how}).")
+    states: dict[str, State] = {"better than": "good", "worse than": "bad"}
+    text = f"{side[0].upper()}{side[1:]} {name}: {signed} [{low}, {high}], {p_value}."
+    return Finding(states.get(side, "warn"), text)
 
 
 def _check_requirements(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
@@ -271,7 +273,7 @@ def _duplicates(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterat
     rows = data.parts.get("rows", {})
     found = {name: count for name, count in rows.items() if name.startswith("dedup")}
     if found:
-        removed = ", ".join(f"{name} took {count:,}" for name, count in found.items())
+        removed = ", ".join(f"{name} removed {count:,}" for name, count in found.items())
         yield Finding("good", f"Duplicates were looked for before the split ({removed}).")
     elif not _looked_for_leaks(report):
         text = "Duplicates were not looked for: rows measured may be in train too (clean: dedup)."
@@ -289,7 +291,7 @@ def _leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     if found["rows"]:
         yield _overlapping(report.scores[0], found)
     elif looked:
-        yield Finding("good", f"No evaluated row is in what the model was trained on ({looked}).")
+        yield Finding("good", f"No evaluated row is in the data that the model was trained on ({looked}).")
     if found["conflicts"]:
         share = found["conflicts"] / report.scores[0].n
         text = (
@@ -325,7 +327,9 @@ def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     if not cut or not kept:
         return
     share = number_format.format_share(cut, cut + kept)
-    text = f"{share} of the training tokens were beyond the length and were cut off."
+    length = (run.made(stage).identity.settings.get("task") or {}).get("length")
+    beyond = f"the maximum length of {length} tokens" if length else "the maximum length"
+    text = f"{share} of the training tokens were beyond {beyond} and were cut off."
     yield Finding("note", text, is_limit=cut / (cut + kept) >= CUT)
 
 
@@ -334,4 +338,5 @@ def _calibration(report: Report) -> Iterator[Finding]:
     if ece is not None:
         state: State = "warn" if ece.value >= MISCALIBRATED else "good"
         off = number_format.format_number(ece.value)
-        yield Finding(state, f"Probabilities are off by {off} on average (expected calibration error).")
+        limit = f"expected calibration error; from {MISCALIBRATED} on it is a warning"
+        yield Finding(state, f"Probabilities are off by {off} on average ({limit}).")
