@@ -322,7 +322,9 @@ def _overlapping(score: Score, found: Mapping[str, Any]) -> Finding:
 
 def _truncated(run: Run, settings: Mapping[str, Any]) -> Iterator[Finding]:
     stage = Place(str(settings.get("model", ""))).stage
-    counts = run.reports[stage].parts.get("train", {}) if stage in run.reports else {}
+    if stage is None or stage not in run.reports:
+        return
+    counts = run.reports[stage].parts.get("train", {})
     cut, kept = counts.get("truncated"), counts.get("tokens")
     if not cut or not kept:
         return
