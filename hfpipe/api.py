@@ -257,12 +257,12 @@ def answers(
     runs: str | Path = RUNS,
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | None]]:
     """Yield each row with the value `predict` returns for it, in order; `asked` may also be an open file."""
-    from hfpipe.inference.inputs import rows
-    from hfpipe.inference.resolve import find
+    from hfpipe.inference.inputs import read_input_rows
+    from hfpipe.inference.resolve import resolve_model
 
     runner.check_world()
-    trained = find(str(model), Path(runs), task, options)
-    given = rows(asked, trained.task.inputs, read)  # before the model is loaded, which is slow
+    trained = resolve_model(str(model), Path(runs), task, options)
+    given = read_input_rows(asked, trained.task.inputs, read)  # before the model is loaded, which is slow
 
     from hfpipe.inference.loaded_model import LoadedModel
 
@@ -287,11 +287,11 @@ def explain(
     for one example or a column is missing, and StageError for an encoder-decoder, a task with several choices
     or a model without attention weights.
     """
-    from hfpipe.inference.inputs import rows
-    from hfpipe.inference.resolve import find
+    from hfpipe.inference.inputs import read_input_rows
+    from hfpipe.inference.resolve import resolve_model
 
-    trained = find(str(model), Path(runs), task, options)
-    given = rows([text], trained.task.inputs, ())
+    trained = resolve_model(str(model), Path(runs), task, options)
+    given = read_input_rows([text], trained.task.inputs, ())
 
     from hfpipe.inference.explanation import explain_prediction
     from hfpipe.inference.loaded_model import LoadedModel

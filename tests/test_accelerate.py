@@ -24,7 +24,7 @@ from hfpipe.errors import RecipeError
 from hfpipe.runner import Launch
 from hfpipe.runner.accelerate_file import find_config_problems, read_accelerate_file, read_known_keys
 from hfpipe.runner.launch import check_processes
-from hfpipe.stages import revive
+from hfpipe.stages import restore_stage
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes" / "accelerate"
@@ -214,7 +214,7 @@ def test_context_parallel_takes_only_what_attends_to_everything_before(
     task: dict[str, Any], cause: str | None
 ) -> None:
     settings = {"kind": "finetune", "task": task, "data": "./data", "model": "./model"}
-    stage = revive(settings | {"training": {"per_device_train_batch_size": 2}}, ROOT, ROOT)
+    stage = restore_stage(settings | {"training": {"per_device_train_batch_size": 2}}, ROOT, ROOT)
     launch = Launch(config=FOLDER / "context-parallel.yaml", oversubscribe=True)
     if cause is None:
         check_processes(launch, {"tuned": stage})

@@ -28,7 +28,7 @@ from hfpipe.modeling.losses.settings import LossSettings, check_loss
 from hfpipe.references.places import DataPlace
 from hfpipe.report import DataFacts, Report
 from hfpipe.runner.launch import Launch, check_processes
-from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.data_folder import get_data_folder
 from hfpipe.stages.dataset import Dataset, Source
 from hfpipe.stages.scoring.row_weights import check_row_weights
 from hfpipe.stages.tokenizer import Tokenizer
@@ -165,12 +165,12 @@ def test_options_of_files_are_advised_for_the_place_where_they_are_pasted(
     assert all(in_recipe)
     command = [f"{key}={json.dumps(value)}" for key, value in options.items()]
     with pytest.raises(DataError) as caught:
-        list(inputs.rows(path, ["text"], command))
+        list(inputs.read_input_rows(path, ["text"], command))
     assert "--read" in str(caught.value)
     for each, same in zip(advice(str(caught.value)), in_recipe, strict=True):
         option, value = shlex.split(each)
         assert option == "--read"
-        assert [row.values for row in inputs.rows(path, ["text"], [*command, value])] == same
+        assert [row.values for row in inputs.read_input_rows(path, ["text"], [*command, value])] == same
 
 
 def test_an_encoding_that_the_byte_order_mark_contradicts_is_deleted(tmp_path: Path) -> None:
@@ -271,18 +271,18 @@ RECIPES: list[tuple[str, str, str]] = [
         "words",
     ),
     (
-        "give that stage …",
+        "… to that stage",
         "{kind: pretrain, task: masked-lm, data: stage:wiki, tokenizer: stage:words, model: {type: bert}, "
         "training: {eval_strategy: epoch}}",
         "wiki",
     ),
     (
-        "which cannot carry another",
+        "to which no other can be added",
         f"{TUNED}, model: ./saved}}\n  b: {TUNED}, model: stage:a}}",
         "a",
     ),
     (
-        "is somebody's code from the Hub",
+        "is code from the Hub",
         "{kind: evaluate, task: masked-lm, data: stage:wiki, split: train, model: ./saved, "
         "metrics: [me/mine]}",
         "a",
@@ -446,7 +446,7 @@ def test_the_source_of_a_data_set_of_the_hub_is_written_as_it_is_advised(
         ("owner/name@v1.0", ("owner/name", "v1.0")),
     ):
         with pytest.raises(StageError, match=r"load it in a dataset stage with") as caught:
-            folder_of(DataPlace(place), context())
+            get_data_folder(DataPlace(place), context())
         [each] = advice(str(caught.value))
         source = Source.model_validate(yaml.safe_load(each)["source"])
         assert (source.hub, source.revision) == wanted
@@ -485,7 +485,7 @@ TOKENIZERS: list[tuple[str, str, str, Callable[[Any], Any]]] = [
     ("begins or ends a document", "wordpiece", "bert", get_boundary_ids),
     ("begins or ends a document", "bpe", "bert", get_boundary_ids),
     ("with [CLS] and [SEP]", "bpe", "gpt", lambda given: encode_sentence_pairs(PROSE, given, 32)),
-    ("give its stage …, shorten length", "unigram", "bert", lambda given: get_sentinel_ids(given, 9)),
+    ("… to its stage, lower length", "unigram", "bert", lambda given: get_sentinel_ids(given, 9)),
     (
         "noise: infilling needs a mask token",
         "bpe",
@@ -552,7 +552,7 @@ ELSEWHERE: dict[str, str] = {
 }
 """Words of a message → the test that pastes its advice."""
 PARTS: tuple[str, ...] = (
-    "give its stage …",
+    "add … to its stage",
     "; write …",
     "write …",
     "…; …",

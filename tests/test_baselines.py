@@ -7,8 +7,8 @@ import pytest
 
 from hfpipe.errors import StageError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
-from hfpipe.metrics.scores.classification import multi_label, single_label
-from hfpipe.metrics.scores.regression import regression
+from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
+from hfpipe.metrics.scores.regression import create_regression_metrics
 from hfpipe.metrics.tally import Tally
 
 SPORTS = [
@@ -33,8 +33,10 @@ def fitted(baseline: TextBaseline, reference=GOLD) -> TextBaseline:
 
 
 def test_words_tell_topics_apart_and_the_majority_does_not():
-    tfidf = scored(fitted(Tfidf("label", 3)), single_label(TOPICS), SPORTS + SCIENCE, GOLD[:6])
-    majority = scored(fitted(Majority("label", 3)), single_label(TOPICS), SPORTS + SCIENCE, GOLD[:6])
+    tfidf = scored(fitted(Tfidf("label", 3)), create_single_label_metrics(TOPICS), SPORTS + SCIENCE, GOLD[:6])
+    majority = scored(
+        fitted(Majority("label", 3)), create_single_label_metrics(TOPICS), SPORTS + SCIENCE, GOLD[:6]
+    )
     assert (tfidf["accuracy"], majority["accuracy"]) == (1, 0.5)
     assert tfidf["loss"] < majority["loss"] == pytest.approx(np.log(2))
 
@@ -49,8 +51,12 @@ def test_a_class_that_only_the_test_split_has_costs_much_but_is_finite():
 def test_several_labels_are_learned_one_by_one_even_those_no_text_has():
     reference = np.zeros((len(TEXTS), 3))
     reference[:, 0], reference[:, 2] = GOLD == 0, GOLD == 2
-    tfidf = scored(fitted(Tfidf("labels", 3), reference), multi_label(TOPICS), TEXTS, reference)
-    majority = scored(fitted(Majority("labels", 3), reference), multi_label(TOPICS), TEXTS, reference)
+    tfidf = scored(
+        fitted(Tfidf("labels", 3), reference), create_multi_label_metrics(TOPICS), TEXTS, reference
+    )
+    majority = scored(
+        fitted(Majority("labels", 3), reference), create_multi_label_metrics(TOPICS), TEXTS, reference
+    )
     assert tfidf["subset_accuracy"] == 1
     assert majority["loss"] == pytest.approx(2 * np.log(2))
 
@@ -64,8 +70,8 @@ def test_a_single_label_that_may_be_there_or_not_works_too(make):
 
 def test_the_trivial_regression_is_the_mean_and_words_do_better():
     reference = GOLD + 0.5
-    tfidf = scored(fitted(Tfidf("float", 0), reference), regression(), TEXTS, reference)
-    majority = scored(fitted(Majority("float", 0), reference), regression(), TEXTS, reference)
+    tfidf = scored(fitted(Tfidf("float", 0), reference), create_regression_metrics(), TEXTS, reference)
+    majority = scored(fitted(Majority("float", 0), reference), create_regression_metrics(), TEXTS, reference)
     assert majority["mse"] == pytest.approx(reference.var())
     assert tfidf["mse"] < majority["mse"] / 4
     assert (majority["pearson"], tfidf["pearson"] > 0.9) == (0, True)

@@ -71,7 +71,7 @@ def test_a_blank_line_among_many_has_no_answer_and_all_others_have(
     assert [row["text"].strip() for row in rows] == [line.strip() for line in lines]
     assert [row["prediction"] is None for row in rows] == [not line.strip() for line in lines]
     number = sum(not line.strip() for line in lines)
-    assert f"{number} rows hold no text, and null is the prediction: standard input, line 5" in said
+    assert f"{number} rows have no text and the prediction null: standard input, line 5" in said
 
 
 def test_windows_line_ends_and_byte_order_marks_do_not_reach_the_model(ask: Callable[..., Any]) -> None:
@@ -129,7 +129,7 @@ def test_rows_of_a_file_that_hold_nothing_have_no_answer(ask: Callable[..., Any]
     code, rows, said = ask(b"", "--input", str(path))
     assert code == 0
     assert [row["prediction"] is None for row in rows] == [False, True, True, False]
-    assert f"2 rows hold no text, and null is the prediction: {path}, line 2" in said
+    assert f"2 rows have no text and the prediction null: {path}, line 2" in said
 
 
 # terminals and pages
@@ -377,6 +377,6 @@ def test_curves_and_log_grow_while_a_stage_trains(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ['{"text": ' * 100_000, '{"text": ' + "[" * 100_000])
 def test_a_text_that_is_nested_without_end_is_a_text_and_no_json(text: str) -> None:
-    assert [row.values for row in inputs.rows([text], ["text"])] == [{"text": text}]
+    assert [row.values for row in inputs.read_input_rows([text], ["text"])] == [{"text": text}]
     with pytest.raises(DataError, match="text 1: the model reads 2 columns; write a JSON object"):
-        next(inputs.rows([text], ["text", "other"]))
+        next(inputs.read_input_rows([text], ["text", "other"]))

@@ -15,7 +15,7 @@ from test_weighted_loss import MANY
 
 import hfpipe
 from hfpipe.errors import RecipeError, StageError
-from hfpipe.evaluation.calibration import fit_calibration, fit_temperature, fit_thresholds, nll
+from hfpipe.evaluation.calibration import compute_nll, fit_calibration, fit_temperature, fit_thresholds
 
 RANDOM = torch.Generator().manual_seed(3)
 
@@ -38,7 +38,7 @@ def test_the_temperature_is_found_by_which_logits_are_too_large(temperature: flo
 def test_a_calibration_does_not_raise_the_loss_and_keeps_the_classes() -> None:
     logits, labels = drawn(2.0, rows=50)
     found, facts = fit_calibration(["temperature"], logits, labels, ["a", "b", "c", "d"])
-    assert nll(logits / found.temperature, labels) == facts["loss_after"] <= facts["loss_before"]
+    assert compute_nll(logits / found.temperature, labels) == facts["loss_after"] <= facts["loss_before"]
     assert torch.equal((logits / found.temperature).argmax(-1), logits.argmax(-1))
     assert not found.thresholds
 

@@ -16,7 +16,7 @@ from test_report import Reader
 import hfpipe
 from hfpipe.cli.main import main
 from hfpipe.evaluation.predictions_file import Predictions
-from hfpipe.metrics.paired import holm
+from hfpipe.metrics.paired import correct_by_holm
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.store.artifacts import CLUSTER, MODEL, get_predictions_path
@@ -135,14 +135,14 @@ def test_rows_that_one_evaluation_drew_in_groups_are_compared_in_groups(
 
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_raises_each_p_and_keeps_their_order(p_values: list[float]) -> None:
-    corrected = holm(p_values)
+    corrected = correct_by_holm(p_values)
     assert all(p <= after <= min(1, len(p_values) * p) for p, after in zip(p_values, corrected, strict=True))
     assert [corrected[i] for i in np.argsort(p_values, kind="stable")] == sorted(corrected)
 
 
 def test_holm_steps_down_from_the_smallest_p() -> None:
     # By hand: 4 × 0.005, 3 × 0.01, 2 × 0.03, and for 0.04 no less than for the one before.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert correct_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_the_table_says_who_wins(evaluated: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:

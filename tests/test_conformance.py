@@ -531,5 +531,5 @@ def test_predictions_are_explained_on_the_page_and_kept(made: Callable[[str], Ru
     assert "<h3>What predictions depend on</h3>" in text
     assert f"{entries[0]['score']:.3f}" in text
     assert not any(found.damage for found in hfpipe.verify(run.folders[stage]))
-    with pytest.raises(RecipeError, match="classifiers of texts, and this run has none"):
+    with pytest.raises(RecipeError, match="text classifier, and this run has none"):
         hfpipe.explain_run(made("fill-mask"), 1)

@@ -15,7 +15,7 @@ import toys
 from hfpipe import api
 from hfpipe.cli.main import main
 from hfpipe.errors import HfpipeError
-from hfpipe.estimation.disk import DiskSpace, DiskUse, bytes_on_disk, compare_disk, free_bytes
+from hfpipe.estimation.disk import DiskSpace, DiskUse, compare_disk, get_free_bytes, measure_bytes
 
 GB = 10**9
 HUGE = {"type": "bert", "hidden_size": 65536, "num_hidden_layers": 20, "num_attention_heads": 256}
@@ -99,7 +99,7 @@ def test_the_comparison_is_one_line() -> None:
 
 
 def test_a_folder_that_is_not_there_yet_has_the_room_of_its_parent(tmp_path: Path) -> None:
-    assert free_bytes(tmp_path / "a" / "b") == pytest.approx(free_bytes(tmp_path), rel=0.01)
+    assert get_free_bytes(tmp_path / "a" / "b") == pytest.approx(get_free_bytes(tmp_path), rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", pytest.param("rows.jsonl.gz", marks=pytest.mark.slow)])
@@ -110,7 +110,7 @@ def test_a_data_set_takes_about_what_its_files_say(tmp_path: Path, name: str) ->
     assert before is not None
     assert before.peak == 2 * before.kept
     folder = api.run(made, tmp_path / "runs", until="rows", say=lambda _: None).folders["rows"]
-    assert before.kept / 3 < bytes_on_disk([folder]) < 3 * before.kept
+    assert before.kept / 3 < measure_bytes([folder]) < 3 * before.kept
 
 
 @pytest.mark.slow

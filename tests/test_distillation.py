@@ -125,7 +125,9 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     made["stages"]["student"]["data"] = "stage:half"
     order = ("wiki", "half", "words", "letters", "topics", "student")
     made["stages"] = {name: made["stages"][name] for name in order}
-    with pytest.raises(hfpipe.StageError, match=r"teacher stage:topics has the classes .* needs those of"):
+    with pytest.raises(
+        hfpipe.StageError, match=r"teacher stage:topics has the classes .* needs the classes of"
+    ):
         hfpipe.run(hfpipe.load(small.write(tmp_path, made)), tmp_path / "runs", say=lambda _: None)
 
 

@@ -14,7 +14,7 @@ from seqeval import metrics as reference
 from seqeval import scheme as schemes
 
 from hfpipe.metrics.baselines.gazetteer import Gazetteer
-from hfpipe.metrics.metric import objects
+from hfpipe.metrics.metric import to_object_array
 from hfpipe.metrics.scores.entities import Entity, entities, tagging, words_as_entities
 from hfpipe.metrics.tally import Tally
 
@@ -39,7 +39,9 @@ def scores(
     gold: Sentences, prediction: Sentences, tags: Sequence[str], scheme: str | None
 ) -> dict[str, float]:
     tally = Tally(tagging(tags, scheme), 0, 17)
-    tally.add(np.arange(len(gold)), {"reference": objects(gold), "prediction": objects(prediction)})
+    tally.add(
+        np.arange(len(gold)), {"reference": to_object_array(gold), "prediction": to_object_array(prediction)}
+    )
     return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
 
 

@@ -20,7 +20,7 @@ from sklearn import metrics as sk
 
 import hfpipe
 from hfpipe.metrics.metric import Metric
-from hfpipe.metrics.module import Module, value
+from hfpipe.metrics.module import Module, compute_value
 from hfpipe.metrics.whole import WholeMetric
 
 GOLD = [0, 1, 2, 2, 1, 0, 2, 1]
@@ -156,7 +156,7 @@ def test_a_module_gives_the_value_of_the_metric_and_of_the_reference(loaded, nam
     found = module.compute(**inputs)
     assert found | expected == pytest.approx(found, abs=1e-9)
     columns = module.columns(**inputs)
-    assert found == {metric.name: value(metric, columns) for metric in module.metrics(columns)}
+    assert found == {metric.name: compute_value(metric, columns) for metric in module.metrics(columns)}
     assert module.description
 
 

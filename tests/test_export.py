@@ -170,5 +170,7 @@ def test_a_package_that_is_missing_is_named_before_anything_runs(
     }
     with pytest.raises(RecipeError) as error:
         api.load(small.write(tmp_path, content))
-    assert "format: onnx needs onnx and onnxscript and onnxruntime, not installed" in str(error.value)
+    assert "format: onnx needs onnx and onnxscript and onnxruntime, which is not installed" in str(
+        error.value
+    )
     assert "pip install 'hfpipe[export]'" in str(error.value)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfpipe.errors import DataError
-from hfpipe.metrics.scores.cloze import Frequent, cloze, ranks
+from hfpipe.metrics.scores.cloze import Frequent, cloze, compute_ranks
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.modeling.losses.losses import IGNORED, forward
@@ -48,14 +48,14 @@ def test_ranks_give_exact_match_top_five_and_reciprocal_rank() -> None:
     reference=st.integers(-1, 3),
 )
 def test_a_rank_counts_those_that_score_no_less(scores: list[list[int]], reference: int) -> None:
-    found = ranks(np.array(scores, dtype=float), np.full(len(scores), reference))
+    found = compute_ranks(np.array(scores, dtype=float), np.full(len(scores), reference))
     expected = [0 if reference < 0 else sum(each >= row[reference] for each in row) for row in scores]
     assert found.tolist() == expected
 
 
 def test_a_token_that_is_not_a_candidate_is_never_found() -> None:
     scores = np.array([[-1.0, -np.inf, -2.0], [-1.0, -np.inf, -2.0]])
-    assert ranks(scores, np.array([2, -1])).tolist() == [2, 0]
+    assert compute_ranks(scores, np.array([2, -1])).tolist() == [2, 0]
 
 
 def test_the_most_frequent_answers_are_the_first_guesses() -> None:
@@ -330,7 +330,7 @@ def test_a_blank_or_a_brace_in_a_rows_own_text_is_text(tokenizer: PreTrainedToke
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pattern": "{text} [MASK]"}, "go together"),
+        ({"pattern": "{text} [MASK]"}, "need each other"),
         ({"pattern": "{text}", "verbalizer": {"a": "b"}}, "one blank"),
         ({"pattern": "It is [MASK]", "verbalizer": {"a": "b"}}, "a column in braces"),
         ({"pattern": "{text} [MASK]", "verbalizer": {"a": "b", "c": "b"}}, "the same word for two classes"),

@@ -180,7 +180,7 @@ def test_labels_of_every_kind_are_encoded_one_a_row(kind: str) -> None:
             {"training": {"load_best_model_at_end": True}},
             "load_best_model_at_end needs a validation",
         ),
-        ("label", {"task": {"length": 600}}, "length 600 is more than the 512 positions of the model"),
+        ("label", {"task": {"length": 600}}, "length 600 exceeds the 512 positions of the model"),
         ("label", {"task": {"label": "topic"}}, "the data set has no column 'topic'; it has label, text"),
     ],
 )

@@ -17,9 +17,9 @@ from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.io import extract_facts
 from hfpipe.encoding.sampler import compute_batch_layout
 from hfpipe.errors import StageError
-from hfpipe.metrics.scores.classification import multi_label, single_label
-from hfpipe.metrics.scores.language import language_modelling
-from hfpipe.metrics.scores.regression import regression
+from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
+from hfpipe.metrics.scores.language import create_language_metrics
+from hfpipe.metrics.scores.regression import create_regression_metrics
 from hfpipe.modeling.loading.models import create_config, create_model
 from hfpipe.runner.failures import translate_errors
 from hfpipe.tasks.masked_lm import MaskedLM
@@ -86,13 +86,13 @@ def made(folder: Path, *, early: bool = False, metrics: Any = None, **training: 
 @pytest.mark.parametrize(
     ("metric", "metrics", "rises"),
     [
-        ("perplexity", language_modelling(), False),
-        ("accuracy", language_modelling(), True),
-        ("brier", single_label(["a", "b"]), False),
-        ("eval_f1_macro", single_label(["a", "b"]), True),
-        ("hamming_loss", multi_label(["a", "b"]), False),
-        (None, regression(), False),
-        (None, single_label(["a", "b"]), False),
+        ("perplexity", create_language_metrics(), False),
+        ("accuracy", create_language_metrics(), True),
+        ("brier", create_single_label_metrics(["a", "b"]), False),
+        ("eval_f1_macro", create_single_label_metrics(["a", "b"]), True),
+        ("hamming_loss", create_multi_label_metrics(["a", "b"]), False),
+        (None, create_regression_metrics(), False),
+        (None, create_single_label_metrics(["a", "b"]), False),
     ],
 )
 def test_the_best_model_is_the_one_whose_metric_is_best(
@@ -106,7 +106,7 @@ def test_the_best_model_is_the_one_whose_metric_is_best(
 
 def test_an_unknown_metric_for_the_best_model_is_reported_with_the_known_ones() -> None:
     with pytest.raises(StageError, match="the task has no 'bleu'; it has mse, mae, pearson"):
-        select_best_metric({"metric_for_best_model": "bleu"}, regression())
+        select_best_metric({"metric_for_best_model": "bleu"}, create_regression_metrics())
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,16 @@ def test_an_unknown_metric_for_the_best_model_is_reported_with_the_known_ones() 
 def test_saving_follows_evaluation_where_the_best_model_is_kept(
     tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    found = made(tmp_path, early=True, metrics=regression(), **given)
+    found = made(tmp_path, early=True, metrics=create_regression_metrics(), **given)
     assert found.eval_strategy.value == found.save_strategy.value
     assert found.eval_steps == found.save_steps
     assert all(getattr(found, name) == value for name, value in given.items())
 
 
 def test_saving_only_the_best_model_needs_no_word_of_when_to_evaluate(tmp_path: Path) -> None:
-    found = made(tmp_path, metrics=regression(), save_strategy="best", load_best_model_at_end=True)
+    found = made(
+        tmp_path, metrics=create_regression_metrics(), save_strategy="best", load_best_model_at_end=True
+    )
     assert (found.save_strategy.value, found.eval_strategy.value) == ("best", "steps")
 
 

@@ -575,7 +575,7 @@ def test_classes_of_other_names_are_mapped_by_labels(
 
 
 BOTH = "('neg' and 'pos')"
-SINGLE, SEVERAL = f"one class a row {BOTH}", f"lists of classes {BOTH}"
+SINGLE, SEVERAL = f"one class per row {BOTH}", f"lists of classes {BOTH}"
 NUMBERS, LISTS = [1.0, 0.0, 1.0, 0.0], [[0], [0, 1], [1], []]
 
 
@@ -596,7 +596,7 @@ def test_the_kind_of_problem_of_model_and_data_is_compared(
     stored(tmp_path / "model", CLASSIFIER, asked)
     data_set(tmp_path / "data", ("neg", "pos"), labels)
     message = fitted(context, {"baselines": ["majority"]}, TEXT)
-    assert f"./model predicts {gives}, and column 'label' of ./data holds {holds}; take data with" in message
+    assert f"./model predicts {gives}, and column 'label' of ./data holds {holds}; use data with" in message
     configured(tmp_path / "model", problem_type="nope")
     assert "problem_type is 'nope'; write single_label" in fitted(context, {}, TEXT)
 
@@ -687,7 +687,7 @@ def test_what_a_stage_left_behind_is_missed_by_name(context: Make, tmp_path: Pat
         HfpipeError, match=r"there is no such folder\); it is the folder of a stage; run its recipe again"
     ):
         open_data(gone)
-    with pytest.raises(HfpipeError, match="is not there; hfpipe run its recipe first"):
+    with pytest.raises(HfpipeError, match="does not exist; run its recipe first with hfpipe run"):
         hfpipe.predict("other/clf-0123456789ab", "a text")
     data_set(tmp_path / "data", ("neg", "pos"), [0, 1, 0, 1])
     stage = Evaluate(model="stage:clf", data="./data", task=TEXT)
@@ -784,6 +784,8 @@ def test_reported_labels_of_another_kind_are_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(HfpipeError) as caught:
         ran(case, tmp_path)
-    told = f"stage:clf predicts one class a row {BOTH}, and column 'label' of stage:other holds {holds}; take"
+    told = (
+        f"stage:clf predicts one class per row {BOTH}, and column 'label' of stage:other holds {holds}; use"
+    )
     assert f"recipe.yaml:13:10: {told}" in str(caught.value)
     assert not list((tmp_path / "runs").glob("*/clf-*"))

@@ -42,10 +42,10 @@ from hfpipe.library_output import silence_libraries
 from hfpipe.metrics import module_names
 from hfpipe.metrics.baselines.text import Tfidf
 from hfpipe.metrics.intervals import bootstrap_interval
-from hfpipe.metrics.metric import objects
-from hfpipe.metrics.module import Module, value
+from hfpipe.metrics.metric import to_object_array
+from hfpipe.metrics.module import Module, compute_value
 from hfpipe.metrics.scores import segmentation
-from hfpipe.metrics.scores.spans import best, nearest_sentence
+from hfpipe.metrics.scores.spans import find_nearest_sentence, score_best_answer
 from hfpipe.metrics.scores.written import UnicodeTokenizer, Words, rouge_tokenizer
 from hfpipe.modeling.performance import on_cpu
 from hfpipe.recipe import load_recipe
@@ -74,11 +74,11 @@ def scores(task, data: dict[str, list], prediction: list[str]) -> dict[str, floa
     """Score texts as a model that wrote them, by the metrics that an evaluation of the task has."""
     task = task.runtime().evaluator.configure_metrics(data)
     columns = {
-        "prediction": objects(prediction),
+        "prediction": to_object_array(prediction),
         "reference": task.runtime().evaluator.scoring.references(data),
         "cut": np.zeros(len(prediction), dtype=bool),
     }
-    return {metric.name: value(metric, columns) for metric in task.runtime().evaluator.metrics(FACTS)}
+    return {metric.name: compute_value(metric, columns) for metric in task.runtime().evaluator.metrics(FACTS)}
 
 
 def signatures(task, data: dict[str, list]) -> dict[str, str]:
@@ -228,21 +228,21 @@ def test_sentences_end_at_the_marks_of_every_script():
     assert take_first_sentences("वह आया। वह गया। वह सोया।", 1) == "वह आया।"
     assert take_first_sentences("هل جاء؟ نعم جاء. ثم ذهب.", 1) == "هل جاء؟"
     assert take_first_sentences('He said "no." Then 3.5 more. End.', 2) == 'He said "no." Then 3.5 more.'
-    assert nearest_sentence("谁写了书\uff1f", "今天下雪。他写了书。明天下雨。") == "他写了书。"
-    assert nearest_sentence("Who left?", "He came. She left! They slept.") == "She left!"
+    assert find_nearest_sentence("谁写了书\uff1f", "今天下雪。他写了书。明天下雨。") == "他写了书。"
+    assert find_nearest_sentence("Who left?", "He came. She left! They slept.") == "She left!"
 
 
 def test_answers_without_spaces_share_characters_and_lose_their_own_punctuation():
-    assert best("北京市", ["北京"]) == (0, pytest.approx(4 / 5))
-    assert best("北京。", ["北京"]) == (1, 1)
-    assert best("दिल्ली।", ["दिल्ली"]) == (1, 1)
-    assert best("the Nile", ["Nile"]) == (1, 1)
-    assert best("Nile\u2013Delta", ["Nile Delta"])[0] == 0  # as the official script has it
+    assert score_best_answer("北京市", ["北京"]) == (0, pytest.approx(4 / 5))
+    assert score_best_answer("北京。", ["北京"]) == (1, 1)
+    assert score_best_answer("दिल्ली।", ["दिल्ली"]) == (1, 1)
+    assert score_best_answer("the Nile", ["Nile"]) == (1, 1)
+    assert score_best_answer("Nile\u2013Delta", ["Nile Delta"])[0] == 0  # as the official script has it
 
 
 def test_words_are_characters_where_no_spaces_part_them():
-    assert value(Words(), {"prediction": objects(["今天 下雪", "it snows today"])}) == 3.5
-    assert segmentation.space_words("a b\tc") == ["a", "b", "c"]
+    assert compute_value(Words(), {"prediction": to_object_array(["今天 下雪", "it snows today"])}) == 3.5
+    assert segmentation.split_at_spaces("a b\tc") == ["a", "b", "c"]
 
 
 def test_min_words_keeps_a_long_text_of_a_script_without_spaces(make_data, tmp_path):

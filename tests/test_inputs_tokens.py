@@ -459,7 +459,7 @@ LARGER = str(INPUTS / "33c-own-tokenizer-larger" / "model")
                 "words": EXTENDED | {"tokenizer": OWN},
                 "clf": finetuned(OWN, tokenizer="stage:words", adapter={"type": "lora"}),
             },
-            "an adapter leaves the embeddings as they are",
+            "an adapter does not train the embeddings",
         ),
         (
             {

@@ -10,13 +10,13 @@ import pytest
 from scipy.stats import binomtest
 
 from hfpipe import number_format
-from hfpipe.evaluation.power import smallest_difference
+from hfpipe.evaluation.power import find_smallest_difference
 from hfpipe.evaluation.row_groups import group_rows
 from hfpipe.metrics.intervals import bootstrap_interval
 from hfpipe.metrics.metric import Metric
 from hfpipe.metrics.paired_tests import mcnemar_test
-from hfpipe.metrics.resampling import Sample, poisson, sample_independent_rows, toss_coins
-from hfpipe.metrics.scores.classification import multi_label, single_label
+from hfpipe.metrics.resampling import Sample, draw_poisson_weights, sample_independent_rows, toss_coins
+from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.entities import TagAccuracy
 from hfpipe.metrics.scores.overlap import Bleu
 from hfpipe.metrics.scores.spans import answering
@@ -24,9 +24,9 @@ from hfpipe.metrics.tally import Tally, compare_tallies
 from hfpipe.references.places import BaselinePlace
 from hfpipe.report import Comparison, DataFacts, Score
 from hfpipe.stages.evaluate import Evaluate
-from hfpipe.stages.scoring.bounds import Bound, describe_doubtful_bounds, unmet_bounds, with_comparisons
-from hfpipe.stages.scoring.clusters import cluster_column
-from hfpipe.stages.scoring.power_notes import power_notes
+from hfpipe.stages.scoring.bounds import Bound, describe_doubtful_bounds, find_unmet_bounds, with_comparisons
+from hfpipe.stages.scoring.clusters import select_cluster_column
+from hfpipe.stages.scoring.power_notes import format_power_notes
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tasks.question_answering import QuestionAnswering
 from hfpipe.tasks.text_classification import TextClassification
@@ -45,7 +45,9 @@ def classes(right: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def tallied(right: np.ndarray, sample: Sample | None = None, metrics: list[Metric] | None = None) -> Tally:
-    tally = Tally(metrics or single_label(TOPICS), 300, 17, sample or sample_independent_rows(len(right)))
+    tally = Tally(
+        metrics or create_single_label_metrics(TOPICS), 300, 17, sample or sample_independent_rows(len(right))
+    )
     tally.add(np.arange(len(right)), classes(right))
     return tally
 
@@ -76,7 +78,10 @@ def test_none_right_is_not_certainty_either() -> None:
     ("metrics", "columns"),
     [
         (answering(), {"reference": [["Oslo"]] * 8, "prediction": ["Oslo"] * 8}),
-        (multi_label(["a", "b"]), {"reference": [[0, 1]] * 8, "prediction": [[0, 1]] * 8, "nll": [0.1] * 8}),
+        (
+            create_multi_label_metrics(["a", "b"]),
+            {"reference": [[0, 1]] * 8, "prediction": [[0, 1]] * 8, "nll": [0.1] * 8},
+        ),
         ([TagAccuracy()], {"reference": [["O", "B-X"]] * 8, "prediction": [["O", "B-X"]] * 8}),
         (
             [Bleu()],
@@ -156,12 +161,12 @@ def test_equal_values_make_a_group_and_a_row_without_one_is_its_own() -> None:
 def test_questions_about_one_text_are_resampled_together() -> None:
     facts = DataFacts(columns={"question": "string", "passage": "string"}, splits={"test": 8})
     task = QuestionAnswering(context="passage")
-    assert cluster_column(None, task, facts) == "passage"
-    assert cluster_column("question", task, facts) == "question"
-    assert cluster_column(False, task, facts) is None
+    assert select_cluster_column(None, task, facts) == "passage"
+    assert select_cluster_column("question", task, facts) == "question"
+    assert select_cluster_column(False, task, facts) is None
     documents = facts.model_copy(update={"columns": {**facts.columns, "document_id": "string"}})
-    assert cluster_column(None, task, documents) == "document_id"
-    assert cluster_column(None, TextClassification(), facts) is None
+    assert select_cluster_column(None, task, documents) == "document_id"
+    assert select_cluster_column(None, TextClassification(), facts) is None
 
 
 def test_batches_and_processes_do_not_change_what_is_compared() -> None:
@@ -170,9 +175,9 @@ def test_batches_and_processes_do_not_change_what_is_compared() -> None:
     both = [classes(rng.random(60) < share) for share in (0.8, 0.6)]
     whole, parts = [], []
     for columns in both:
-        whole.append(Tally(single_label(TOPICS), 100, 1, sample))
+        whole.append(Tally(create_single_label_metrics(TOPICS), 100, 1, sample))
         whole[-1].add(np.arange(60), columns)
-        halves = [Tally(single_label(TOPICS), 100, 1, sample) for _ in range(2)]
+        halves = [Tally(create_single_label_metrics(TOPICS), 100, 1, sample) for _ in range(2)]
         for number, half in enumerate(halves):
             index = np.arange(number, 60, 2)
             half.add(index, {name: column[index] for name, column in columns.items()})
@@ -208,7 +213,7 @@ def test_coins_are_fair_and_differ_from_the_bootstrap() -> None:
     tosses = toss_coins(np.arange(4000), 64, 7)
     assert tosses.mean() == pytest.approx(0.5, abs=0.005)
     assert np.array_equal(tosses[[5, 9]], toss_coins(np.array([5, 9]), 64, 7))
-    weights = poisson(np.arange(4000), 64, 7)
+    weights = draw_poisson_weights(np.arange(4000), 64, 7)
     assert abs(np.corrcoef(tosses.ravel(), weights.ravel())[0, 1]) < 0.01
 
 
@@ -269,7 +274,7 @@ def test_a_score_must_beat_a_baseline(
     p: float, difference: float, bound: dict[str, float], met: bool
 ) -> None:
     require = {"accuracy": Bound(beats=BaselinePlace("tfidf"), **bound)}
-    found = list(unmet_bounds(require, [scored(comparison(p, difference))]))
+    found = list(find_unmet_bounds(require, [scored(comparison(p, difference))]))
     assert (found == []) == met
     assert all("does not beat tfidf" in line for line in found)
 
@@ -283,7 +288,7 @@ def test_a_bound_within_the_interval_is_noted() -> None:
 
 
 def test_more_rows_show_smaller_differences() -> None:
-    found = [smallest_difference(rows) for rows in (4, 20, 200, 2000, 200_000)]
+    found = [find_smallest_difference(rows) for rows in (4, 20, 200, 2000, 200_000)]
     assert found[0] is None
     assert found[1:] == sorted(found[1:], reverse=True)
     assert found[2] == pytest.approx(0.087, abs=0.003)
@@ -296,7 +301,7 @@ def planned(rows: int, **settings: Any) -> list[str]:
     )
     columns = {"text": "string", "label": "label", "document_id": "string"}
     facts = DataFacts(columns=columns, splits={"test": rows}, labels={"label": TOPICS})
-    return list(power_notes(stage, TextClassification(), facts))
+    return list(format_power_notes(stage, TextClassification(), facts))
 
 
 def test_a_plan_says_what_the_rows_can_show_and_warns_of_a_bound_that_asks_for_more() -> None:
@@ -316,6 +321,6 @@ def test_a_plan_says_what_the_rows_can_show_and_warns_of_a_bound_that_asks_for_m
 def test_a_plan_says_nothing_of_scores_that_are_no_share_of_rows() -> None:
     stage = Evaluate.model_validate({"model": "./model", "data": "./data"})
     facts = DataFacts(columns={"text": "string", "label": "float"}, splits={"test": 50})
-    assert list(power_notes(stage, MaskedLM(), facts)) == []
-    assert list(power_notes(stage, TextClassification(), facts)) == []
-    assert list(power_notes(stage, TextClassification(), None)) == []
+    assert list(format_power_notes(stage, MaskedLM(), facts)) == []
+    assert list(format_power_notes(stage, TextClassification(), facts)) == []
+    assert list(format_power_notes(stage, TextClassification(), None)) == []

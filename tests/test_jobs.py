@@ -25,7 +25,7 @@ from hfpipe.runner.jobs.devices import divide_devices, list_devices
 from hfpipe.runner.jobs.output import pass_lines
 from hfpipe.runner.jobs.queue import find_lone_stages
 from hfpipe.runner.launch import check_launch, check_processes
-from hfpipe.stages import revive
+from hfpipe.stages import restore_stage
 from hfpipe.stages.repeats.members import SHARED, hold_encoded
 
 
@@ -113,7 +113,7 @@ def test_settings_of_an_evaluation_are_read_again_as_they_were(tmp_path: Path) -
     for bound in ({"min": 0.5}, {"beats": "tfidf"}, {"beats": "tfidf", "by": 0.1, "p": 0.01}):
         recipe["stages"]["score"]["require"] = {"accuracy": bound}
         stage = hfpipe.load(small.write(tmp_path, recipe)).stages["score"]
-        assert revive(stage.model_dump(mode="json"), tmp_path, tmp_path) == stage
+        assert restore_stage(stage.model_dump(mode="json"), tmp_path, tmp_path) == stage
 
 
 @pytest.mark.parametrize("path", sorted((small.ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
@@ -125,7 +125,7 @@ def test_every_stage_is_read_again_from_its_settings_as_it_was(path: Path) -> No
             raise
         pytest.skip("its model is on the Hub")
     for stage in stages.values():
-        again = revive(stage.model_dump(mode="json"), path.parent, path.parent)
+        again = restore_stage(stage.model_dump(mode="json"), path.parent, path.parent)
         assert type(again) is type(stage)
         assert again.model_dump(mode="json") == stage.model_dump(mode="json")
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from hfpipe.errors import StageError
-from hfpipe.metrics.resampling import poisson
-from hfpipe.metrics.scores.classification import multi_label, single_label
-from hfpipe.metrics.scores.language import language_modelling
-from hfpipe.metrics.scores.regression import regression
+from hfpipe.metrics.resampling import draw_poisson_weights
+from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
+from hfpipe.metrics.scores.language import create_language_metrics
+from hfpipe.metrics.scores.regression import create_regression_metrics
 from hfpipe.metrics.tally import Tally, compare_tallies
 
 TOPICS = ["Arts", "History", "Science", "Sports", "Technology"]
@@ -92,7 +92,7 @@ def by_sklearn(columns):
 )
 def test_single_label_scores_equal_those_of_scikit_learn(n, missing, skill):
     columns = classified(n, seed=n, missing=missing, skill=skill)
-    ours = values(tallied(single_label(TOPICS), columns))
+    ours = values(tallied(create_single_label_metrics(TOPICS), columns))
     assert ours.pop("ece") >= 0
     assert ours == pytest.approx(by_sklearn(columns), abs=1e-9)
 
@@ -100,7 +100,7 @@ def test_single_label_scores_equal_those_of_scikit_learn(n, missing, skill):
 def test_a_class_that_is_guessed_but_never_gold_counts_as_in_scikit_learn():
     columns = classified(200, missing=(2,))
     columns["prediction"] = np.where(np.arange(200) % 9 == 0, 2, columns["prediction"])
-    ours = values(tallied(single_label(TOPICS), columns))
+    ours = values(tallied(create_single_label_metrics(TOPICS), columns))
     assert ours | by_sklearn(columns) == pytest.approx(ours, abs=1e-9)
 
 
@@ -113,7 +113,9 @@ def test_expected_calibration_error_is_the_gap_between_accuracy_and_confidence()
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert values(tallied(single_label(TOPICS), columns))["ece"] == pytest.approx(expected, abs=1e-9)
+    assert values(tallied(create_single_label_metrics(TOPICS), columns))["ece"] == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_multi_label_scores_equal_those_of_scikit_learn():
@@ -130,14 +132,14 @@ def test_multi_label_scores_equal_those_of_scikit_learn():
         }
         each = sk.f1_score(reference, prediction, average=None)
     expected |= {f"f1[{topic}]": value for topic, value in zip(TOPICS, each, strict=True)}
-    assert values(tallied(multi_label(TOPICS), columns)) == pytest.approx(expected, abs=1e-9)
+    assert values(tallied(create_multi_label_metrics(TOPICS), columns)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_regression_scores_equal_those_of_scikit_learn_and_numpy():
     random = np.random.default_rng(3)
     reference = random.normal(100, 2, size=400)
     columns = {"reference": reference, "prediction": reference + random.normal(size=400)}
-    assert values(tallied(regression(), columns)) == pytest.approx(
+    assert values(tallied(create_regression_metrics(), columns)) == pytest.approx(
         {
             "mse": sk.mean_squared_error(reference, columns["prediction"]),
             "mae": sk.mean_absolute_error(reference, columns["prediction"]),
@@ -150,7 +152,7 @@ def test_regression_scores_equal_those_of_scikit_learn_and_numpy():
 def test_the_correlation_with_a_constant_guess_is_zero():
     reference = np.random.default_rng(3).normal(size=50)
     scores = tallied(
-        regression(), {"reference": reference, "prediction": np.full(50, reference.mean())}
+        create_regression_metrics(), {"reference": reference, "prediction": np.full(50, reference.mean())}
     ).scores()
     assert next(score for score in scores if score.metric == "pearson").value == 0
 
@@ -162,7 +164,7 @@ def test_perplexity_is_of_all_tokens_and_no_mean_of_means():
         "correct": np.array([0, 5]),
         "bytes": np.array([6, 30]),
     }
-    ours = values(tallied(language_modelling(bytes_known=True), columns))
+    ours = values(tallied(create_language_metrics(bytes_known=True), columns))
     assert ours == pytest.approx(
         {"perplexity": exp(1.2), "loss": 1.2, "accuracy": 0.5, "bits_per_byte": 12 / 36 / log(2)}
     )
@@ -176,7 +178,7 @@ def test_any_order_batching_and_number_of_processes_give_the_same_scores(n, batc
     order = np.random.default_rng(seed).permutation(n)
     shares = []
     for process in range(processes):
-        tally = Tally(single_label(TOPICS), 50, 17)
+        tally = Tally(create_single_label_metrics(TOPICS), 50, 17)
         mine = order[process::processes]
         for start in range(0, max(1, len(mine)), batch):
             index = mine[start : start + batch]
@@ -184,7 +186,9 @@ def test_any_order_batching_and_number_of_processes_give_the_same_scores(n, batc
         shares.append(tally.arrays())
     merged = tally.merged([np.sum(arrays, axis=0) for arrays in zip(*shares, strict=True)])
     for one, other in zip(
-        tallied(single_label(TOPICS), columns, resamples=50).scores(), merged.scores(), strict=True
+        tallied(create_single_label_metrics(TOPICS), columns, resamples=50).scores(),
+        merged.scores(),
+        strict=True,
     ):
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-9)
         assert (one.n, one.signature) == (other.n, other.signature)
@@ -192,8 +196,8 @@ def test_any_order_batching_and_number_of_processes_give_the_same_scores(n, batc
 
 def test_a_resampled_score_is_that_of_scikit_learn_on_the_weighted_examples():
     columns = classified(80)
-    weights = poisson(np.arange(80), 100, 17)
-    tally = tallied(single_label(TOPICS), columns)
+    weights = draw_poisson_weights(np.arange(80), 100, 17)
+    tally = tallied(create_single_label_metrics(TOPICS), columns)
     macro = next(metric for metric in tally.metrics if metric.name == "f1_macro")
     drawn = np.repeat(np.arange(80), weights[:, 41])
     expected = sk.f1_score(columns["reference"][drawn], columns["prediction"][drawn], average="macro")
@@ -201,13 +205,13 @@ def test_a_resampled_score_is_that_of_scikit_learn_on_the_weighted_examples():
 
 
 def test_weights_are_poisson_and_depend_on_seed_and_index_alone():
-    weights = poisson(np.arange(2000), 100, 17)
+    weights = draw_poisson_weights(np.arange(2000), 100, 17)
     assert weights.mean() == pytest.approx(1, abs=0.01)
     assert weights.var() == pytest.approx(1, abs=0.02)
     assert (weights == 0).mean() == pytest.approx(exp(-1), abs=0.005)
-    assert np.array_equal(poisson(np.array([1999, 3]), 100, 17), weights[[1999, 3]])
-    assert np.array_equal(poisson(np.arange(5), 33, 17), weights[:5, :33])
-    assert not np.array_equal(poisson(np.arange(5), 100, 18), weights[:5])
+    assert np.array_equal(draw_poisson_weights(np.array([1999, 3]), 100, 17), weights[[1999, 3]])
+    assert np.array_equal(draw_poisson_weights(np.arange(5), 33, 17), weights[:5, :33])
+    assert not np.array_equal(draw_poisson_weights(np.arange(5), 100, 18), weights[:5])
     assert abs(np.corrcoef(weights[:-1].ravel(), weights[1:].ravel())[0, 1]) < 0.01
 
 
@@ -221,13 +225,15 @@ def test_the_interval_covers_the_true_accuracy_about_as_often_as_it_says():
             "prediction": (random.random(150) > 0.8).astype(int),
         }
         columns |= {"scores": np.full((150, 5), 0.2), "nll": np.ones(150)}
-        accuracy = tallied(single_label(TOPICS), columns, resamples=200, seed=trial).scores()[0]
+        accuracy = tallied(create_single_label_metrics(TOPICS), columns, resamples=200, seed=trial).scores()[
+            0
+        ]
         covered += accuracy.low <= 0.8 <= accuracy.high
     assert 0.89 <= covered / 200 <= 0.99
 
 
 def test_a_system_compared_with_itself_differs_by_nothing():
-    tally = tallied(single_label(TOPICS), classified(100))
+    tally = tallied(create_single_label_metrics(TOPICS), classified(100))
     result = compare_tallies(tally, tally, "same")["accuracy"]
     assert (result.difference, result.difference_low, result.difference_high, result.p_value) == (0, 0, 0, 1)
 
@@ -238,7 +244,9 @@ def test_the_paired_interval_of_a_small_steady_gain_is_narrower_than_either_scor
     improved = np.flatnonzero(weak["reference"] != weak["prediction"])[:20]
     strong["prediction"] = weak["prediction"].copy()
     strong["prediction"][improved] = weak["reference"][improved]
-    mine, other = (tallied(single_label(TOPICS), columns, resamples=500) for columns in (strong, weak))
+    mine, other = (
+        tallied(create_single_label_metrics(TOPICS), columns, resamples=500) for columns in (strong, weak)
+    )
     result = compare_tallies(mine, other, "weak")["accuracy"]
     assert result.difference == pytest.approx(20 / 600)
     assert result.difference_low > 0
@@ -251,7 +259,8 @@ def test_the_p_value_of_systems_that_are_equally_good_is_spread_out():
     p = []
     for trial in range(100):
         mine, other = (
-            tallied(single_label(TOPICS), classified(120, 2 * trial + which), 200, trial) for which in (0, 1)
+            tallied(create_single_label_metrics(TOPICS), classified(120, 2 * trial + which), 200, trial)
+            for which in (0, 1)
         )
         p.append(compare_tallies(mine, other, "twin")["accuracy"].p_value)
     assert 0.0 <= np.mean(np.array(p) < 0.05) <= 0.12
@@ -259,8 +268,8 @@ def test_the_p_value_of_systems_that_are_equally_good_is_spread_out():
 
 
 def test_comparing_scores_of_different_splits_is_refused():
-    mine, other = (tallied(single_label(TOPICS), classified(n)) for n in (40, 41))
-    with pytest.raises(StageError, match="tfidf: cannot be compared, its n is 41 and the model's is 40"):
+    mine, other = (tallied(create_single_label_metrics(TOPICS), classified(n)) for n in (40, 41))
+    with pytest.raises(StageError, match="tfidf: cannot be compared: its n is 41, and the model's is 40"):
         compare_tallies(mine, other, "tfidf")
 
 
@@ -268,16 +277,16 @@ def test_a_score_that_is_not_finite_is_an_error_and_no_number():
     columns = classified(10)
     columns["nll"][3] = np.nan
     with pytest.raises(StageError, match="loss is nan: the model's outputs are not finite"):
-        tallied(single_label(TOPICS), columns).scores()
+        tallied(create_single_label_metrics(TOPICS), columns).scores()
 
 
 def test_an_empty_split_is_an_error():
     with pytest.raises(StageError, match="accuracy: no example was counted"):
-        tallied(single_label(TOPICS), classified(0)).scores()
+        tallied(create_single_label_metrics(TOPICS), classified(0)).scores()
 
 
 def test_a_signature_says_how_the_number_was_made():
-    scores = tallied(single_label(TOPICS), classified(20)).scores()
+    scores = tallied(create_single_label_metrics(TOPICS), classified(20)).scores()
     signature = next(score for score in scores if score.metric == "f1_macro").signature
     assert signature.startswith(
         "f1_macro|classes:5|absent:left_out|interval:poisson-bca-95%|resamples:100|seed:17|hfpipe:"
@@ -286,7 +295,7 @@ def test_a_signature_says_how_the_number_was_made():
 
 
 def test_averages_over_other_tokens_are_not_compared_but_bits_per_byte_are() -> None:
-    metrics = language_modelling(correct_known=False, bytes_known=True)
+    metrics = create_language_metrics(correct_known=False, bytes_known=True)
     index, nll, size = np.arange(20), np.linspace(5, 9, 20), np.full(20, 40)
     coarse, fine, other = (Tally(metrics, 100, 1) for _ in range(3))
     coarse.add(index, {"nll": nll, "tokens": np.full(20, 8), "bytes": size})

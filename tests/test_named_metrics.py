@@ -159,7 +159,7 @@ def test_a_baseline_that_a_named_metric_cannot_use_is_reported(tmp_path):
     assert [score.comparisons for score in scores] == [[], []]
     assert left_out == [
         "majority is not compared: metrics: shares takes 'predictions', and there is no column 'number'; "
-        "say which it is, as inputs: {predictions: COLUMN}"
+        "name the column, as inputs: {predictions: COLUMN}"
     ]
 
 
@@ -228,7 +228,7 @@ def test_what_a_metric_lacks_is_an_error_of_one_line(tmp_path):
         DatasetMetrics([], [named], CLASSES, setup()).scores(path, {})
     assert str(caught.value) == (
         "metrics: shares takes 'references', and there is no column 'answer'; "
-        "say which it is, as inputs: {references: COLUMN}"
+        "name the column, as inputs: {references: COLUMN}"
     )
     named = metric(tmp_path, arguments={"scale": "much"})
     with pytest.raises(hfpipe.StageError, match=r"^metrics: shares failed: TypeError: [^\n]*$"):
@@ -293,7 +293,7 @@ def recipe(**settings):
     [
         (
             {"metrics": ["accuracy"]},
-            "accuracy is somebody's code from the Hub; add `trust_remote_code",
+            "accuracy is code from the Hub; add `trust_remote_code",
         ),
         ({"metrics": ["accuracy"], "trust_remote_code": True}, "accuracy: HF_HUB_OFFLINE is set and"),
         ({"metrics": ["./absent.py"]}, "./absent.py: there is no "),
@@ -301,7 +301,7 @@ def recipe(**settings):
             {"metrics": ["./folder"]},
             "./folder is not a metric: name a .py file, or a folder that holds",
         ),
-        ({"metrics": ["./shares.py", "./shares.py"]}, "two metrics are called 'shares'; give one a name:"),
+        ({"metrics": ["./shares.py", "./shares.py"]}, "two metrics are called 'shares'; set name: of one"),
         ({"metrics": ["stage:words"]}, "'stage:words' is not a metric: write ./file.py, a folder, package:"),
         ({"metrics": [{"place": "./shares.py", "input": {}}]}, "unknown key 'input'"),
         ({"metrics": [{"name": "x"}]}, "missing key 'place'"),

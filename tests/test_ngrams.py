@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfpipe.metrics.baselines import ngrams
-from hfpipe.metrics.baselines.ngrams import FALLBACK, NGrams, discounts
+from hfpipe.metrics.baselines.ngrams import FALLBACK, NGrams, estimate_discounts
 
 BEGIN = -1
 TEXT = """The sun is the star at the centre of the solar system . the moon goes round the earth ,
@@ -47,7 +47,7 @@ def plain(
     def p(history: tuple[int, ...], length: int) -> float:
         if length == 0:
             return 1 / vocabulary
-        d = (0.0, *discounts(np.array(list(counts[length].values()))))
+        d = (0.0, *estimate_discounts(np.array(list(counts[length].values()))))
         after = {gram[-1]: count for gram, count in counts[length].items() if gram[:-1] == history}
         below = p(history[1:], length - 1)
         if not after:
@@ -99,10 +99,10 @@ def test_more_context_helps_on_text_of_the_same_kind() -> None:
 def test_discounts_are_those_of_the_counts_of_counts() -> None:
     counts = np.repeat([1, 2, 3, 4, 9], [40, 16, 9, 5, 3])
     share = 40 / (40 + 2 * 16)
-    assert discounts(counts) == pytest.approx(
+    assert estimate_discounts(counts) == pytest.approx(
         (1 - 2 * share * 16 / 40, 2 - 3 * share * 9 / 16, 3 - 4 * share * 5 / 9)
     )
-    assert discounts(np.array([5, 6, 7])) == FALLBACK
+    assert estimate_discounts(np.array([5, 6, 7])) == FALLBACK
 
 
 def test_nothing_learned_leaves_every_id_alike() -> None:

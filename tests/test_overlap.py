@@ -15,8 +15,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 from small import SUMMARIES
 
-from hfpipe.metrics.scores.overlap import translation_scores
-from hfpipe.metrics.scores.written import ROUGES, summary_scores, writing
+from hfpipe.metrics.scores.overlap import create_translation_metrics
+from hfpipe.metrics.scores.written import ROUGES, create_text_metrics, summary_scores
 from hfpipe.metrics.tally import Tally
 from hfpipe.references.places import Place, locate_place
 
@@ -80,7 +80,7 @@ def test_scores_and_signatures_equal_those_of_the_sacrebleu_command(tmp_path, re
         check=True,
     )
     theirs = json.loads(done.stdout)
-    metrics = translation_scores(references, tokenize)
+    metrics = create_translation_metrics(references, tokenize)
     ours = scored(metrics, given)
     assert [ours[name] for name in ("bleu", "chrf", "ter")] == pytest.approx(
         [each["score"] for each in theirs], abs=1e-9
@@ -102,7 +102,7 @@ def test_scores_equal_sacrebleu_on_any_short_texts(pairs):
     prediction, reference = (
         np.asarray([" ".join(each) for each in side], dtype=object) for side in zip(*pairs, strict=True)
     )
-    ours = scored(translation_scores(), {"prediction": prediction, "reference": reference})
+    ours = scored(create_translation_metrics(), {"prediction": prediction, "reference": reference})
     theirs = [
         scorer.corpus_score(list(prediction), [list(reference)]).score for scorer in (BLEU(), CHRF(), TER())
     ]
@@ -129,7 +129,7 @@ def test_rouge_equals_rouge_score(references, stem):
 def test_merged_pieces_equal_the_whole(references):
     given, metrics = (
         columns(lines(40), references),
-        [*translation_scores(references), *summary_scores(), *writing()],
+        [*create_translation_metrics(references), *summary_scores(), *create_text_metrics()],
     )
     whole = Tally(metrics, 50, 17)
     whole.add(np.arange(40), given)
@@ -148,11 +148,13 @@ def test_merged_pieces_equal_the_whole(references):
 def test_a_perfect_translation_has_the_best_scores_and_none_the_worst():
     reference = np.asarray(lines(20), dtype=object)
     best = scored(
-        [*translation_scores(), *summary_scores()], {"prediction": reference, "reference": reference}
+        [*create_translation_metrics(), *summary_scores()], {"prediction": reference, "reference": reference}
     )
     assert best == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0} | dict.fromkeys(ROUGES, 1))
     silent = np.asarray([""] * 20, dtype=object)
-    worst = scored([*translation_scores(), *summary_scores()], {"prediction": silent, "reference": reference})
+    worst = scored(
+        [*create_translation_metrics(), *summary_scores()], {"prediction": silent, "reference": reference}
+    )
     assert worst == pytest.approx({"bleu": 0, "chrf": 0, "ter": 100} | dict.fromkeys(ROUGES, 0))
 
 
@@ -163,7 +165,7 @@ def test_a_row_may_have_fewer_references_as_in_sacrebleu():
     given["reference"][1] = given["reference"][1][:1]
     rows = [[*texts, None][:2] for texts in given["reference"]]
     theirs = sacrebleu.corpus_bleu(given["prediction"].tolist(), list(zip(*rows, strict=True)))
-    assert scored(translation_scores(2), given)["bleu"] == pytest.approx(theirs.score)
+    assert scored(create_translation_metrics(2), given)["bleu"] == pytest.approx(theirs.score)
 
 
 @pytest.mark.parametrize("texts", [[], ["a", "b", "c"]])
@@ -171,7 +173,7 @@ def test_a_row_with_no_reference_or_too_many_is_refused(texts: list[str]):
     given = columns(lines(3), 2)
     given["reference"][1] = texts
     with pytest.raises(ValueError, match="1 to 2 references"):
-        scored(translation_scores(2), given)
+        scored(create_translation_metrics(2), given)
 
 
 def test_matches_lengths_and_cuts_are_counted():
@@ -180,4 +182,6 @@ def test_matches_lengths_and_cuts_are_counted():
         "reference": np.asarray(["a star", "The sun", "a planet"], dtype=object),
         "cut": np.asarray([False, False, True]),
     }
-    assert scored(writing(), given) == pytest.approx({"exact_match": 1 / 3, "words": 8 / 3, "cut_off": 1 / 3})
+    assert scored(create_text_metrics(), given) == pytest.approx(
+        {"exact_match": 1 / 3, "words": 8 / 3, "cut_off": 1 / 3}
+    )

@@ -186,9 +186,9 @@ def test_an_auto_class_that_transformers_lacks_is_named_with_the_one_that_was_me
 
 
 NEEDS = {
-    "mask_token=True": "needs a mask token, and this tokenizer has none; give its stage `style: bert`",
-    "sentinels=True": "needs <extra_id_0> … for what it hides, and this tokenizer has none; give its stage",
-    "chat_template=True": "writes conversations by a chat template, and this tokenizer has none; take one",
+    "mask_token=True": "needs a mask token, and this tokenizer has none; add `style: bert` to its stage",
+    "sentinels=True": "needs <extra_id_0> … for hidden spans, and this tokenizer has none; add",
+    "chat_template=True": "formats conversations with a chat template, and this tokenizer has none; use one",
 }
 """Requirement of a task → what is said of a tokenizer that does not meet it."""
 
@@ -204,7 +204,7 @@ def test_what_a_task_requires_of_a_model_is_checked(problems: Any) -> None:
     code = MINE + "\n    pairs: bool = False\n    @property\n    def requires(self):\n"
     code += '        return Requirements(token_types="pairs")\n'
     [found] = problems(code, RECIPE.replace("type: bert", "type: distilbert"))
-    assert "pairs needs a model that tells two sentences apart; distilbert has no token types" in found
+    assert "pairs needs a model that distinguishes two sentences; distilbert has no token types" in found
 
 
 def test_a_new_version_of_a_task_reruns_its_stages(

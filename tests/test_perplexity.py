@@ -26,7 +26,7 @@ from transformers import (
 import hfpipe
 from hfpipe.encoding.encoded import Examples, encode
 from hfpipe.errors import StageError
-from hfpipe.evaluation.evaluate import new_accelerator
+from hfpipe.evaluation.evaluate import create_accelerator
 from hfpipe.evaluation.loop import ModelReader, score
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.losses.losses import IGNORED, forward
@@ -122,7 +122,7 @@ def measured(
     examples = encoded(task, tokenizer, folder, packed=False)
     tally = Tally(task.runtime().evaluator.metrics(FACTS), 0, 1)
     reading = ModelReader(task.runtime(), FACTS, tokenizer, 1)
-    found = score(model, examples, reading, tally, new_accelerator(), batch_size=batch_size)
+    found = score(model, examples, reading, tally, create_accelerator(), batch_size=batch_size)
     assert found.n == len(TEXTS)
     return {metric.name: float(found.values(metric)[0]) for metric in found.metrics}
 

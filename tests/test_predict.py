@@ -176,7 +176,7 @@ def test_what_is_drawn_at_random_is_the_same_in_any_batch(tmp_path: Path) -> Non
 
 def test_a_text_that_is_too_long_is_reported(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     cut = hfpipe.predict(f"{run}:topics", TEXTS[0])
-    assert f"tokens were not read, of texts longer than {LENGTH}" in caplog.text
+    assert f"tokens of texts longer than {LENGTH} were truncated" in caplog.text
     caplog.clear()
     whole = hfpipe.predict(f"{run}:topics", TEXTS[0], options=["length=64"])
     assert caplog.text == ""
@@ -342,7 +342,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a run that is not there": (
         ["runs/none", "a"],
         2,
-        "runs/none: is not there; hfpipe run its recipe first",
+        "runs/none: does not exist; run its recipe first with hfpipe run",
     ),
     "a path that is not there": (["./none", "a"], 1, "./none: there is no"),
     "a model without a head": (

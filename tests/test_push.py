@@ -87,9 +87,9 @@ def test_a_dry_run_shows_what_would_go_and_what_stays(folder, capsys):
 
 
 def test_results_on_data_of_the_hub_are_written_as_the_hub_reads_them(folder):
-    from hfpipe.publishing.eval_results import eval_result_files
+    from hfpipe.publishing.eval_results import create_result_files
 
-    [(name, text)] = eval_result_files(folder).items()
+    [(name, text)] = create_result_files(folder).items()
     [entry] = parse_eval_result_entries(yaml.safe_load(text))
     score = measured([])[0]
     assert (name, entry.dataset_id, entry.value) == (
@@ -108,10 +108,20 @@ def test_results_on_data_of_the_hub_are_written_as_the_hub_reads_them(folder):
             "config.json",
             '{"note": "passw0rd-of-mine"}',
             "MY_PASSWORD",
-            "holds the value of the environment variable",
+            "contains the value of the environment variable",
         ),
-        ("README.md", "use key abcdefghij", "WANDB_API_KEY", "holds the value of the environment variable"),
-        ("tokenizer.json", json.dumps({"x": TOKEN}), "UNRELATED", "holds what looks like an access token"),
+        (
+            "README.md",
+            "use key abcdefghij",
+            "WANDB_API_KEY",
+            "contains the value of the environment variable",
+        ),
+        (
+            "tokenizer.json",
+            json.dumps({"x": TOKEN}),
+            "UNRELATED",
+            "contains a string that looks like an access token",
+        ),
     ],
 )
 def test_a_file_with_a_secret_is_refused(name, content, variable, message, folder, monkeypatch):

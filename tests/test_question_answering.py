@@ -22,7 +22,7 @@ import hfpipe
 from hfpipe.data.answers import Answer, locate_answer
 from hfpipe.errors import DataError
 from hfpipe.evaluation.predictions_file import Predictions
-from hfpipe.metrics.scores.spans import nearest_sentence
+from hfpipe.metrics.scores.spans import find_nearest_sentence
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts, Report
 from hfpipe.tasks.question_answering import QuestionAnswering
@@ -300,8 +300,8 @@ def test_a_prediction_needs_no_answers() -> None:
 
 def test_the_trivial_answer_is_the_sentence_nearest_to_the_question() -> None:
     context = "The sea is deep. The baker was born in Oslo! Was he? Nobody knows."
-    assert nearest_sentence("Where was the baker born?", context) == "The baker was born in Oslo!"
-    assert nearest_sentence("Why?", "") == ""
+    assert find_nearest_sentence("Where was the baker born?", context) == "The baker was born in Oslo!"
+    assert find_nearest_sentence("Why?", "") == ""
     prediction = QuestionAnswering().runtime().baseline("sentence").fit({}, FACTS, pieces.tokenizer(TEXTS))
     columns = prediction(asked(ROWS[0]))
     assert list(columns["prediction"]) == ["The baker was born in London."]

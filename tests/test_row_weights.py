@@ -16,8 +16,8 @@ import small
 import hfpipe
 from hfpipe.encoding.io import open_split
 from hfpipe.metrics.metric import Metric
-from hfpipe.metrics.resampling import RowWeights, Sample, poisson
-from hfpipe.metrics.scores.classification import multi_label, single_label
+from hfpipe.metrics.resampling import RowWeights, Sample, draw_poisson_weights
+from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.row_weighted import with_row_weights
 from hfpipe.metrics.tally import Tally
 from hfpipe.report import DataFacts
@@ -68,7 +68,10 @@ def tallied(
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(
     ("metrics", "labels", "expected"),
-    [(single_label(CLASSES), (), SINGLE), (multi_label(CLASSES), (3,), SEVERAL)],
+    [
+        (create_single_label_metrics(CLASSES), (), SINGLE),
+        (create_multi_label_metrics(CLASSES), (3,), SEVERAL),
+    ],
     ids=["one class", "several classes"],
 )
 def test_weighted_scores_and_each_of_their_resamples_are_those_of_scikit_learn(
@@ -78,7 +81,7 @@ def test_weighted_scores_and_each_of_their_resamples_are_those_of_scikit_learn(
     weights = random.choice([0.0, 0.5, 1.0, 7.0], ROWS)
     units = np.arange(ROWS) // 4 if grouped else np.arange(ROWS)
     tally = tallied(metrics, columns, weights, units if grouped else None)
-    drawn = poisson(units, RESAMPLES, SEED)
+    drawn = draw_poisson_weights(units, RESAMPLES, SEED)
     named = {metric.name: metric for metric in tally.metrics}
     for name, reference in expected.items():
         values = tally.values(named[name])
@@ -105,12 +108,14 @@ def test_weighted_scores_and_each_of_their_resamples_are_those_of_scikit_learn(
 def test_a_perfect_weighted_score_rests_on_no_more_rows_than_weights_tell() -> None:
     columns = classified((), perfect=True)
     weights = np.where(np.arange(ROWS) < 10, 1.0, 0.0)
-    scores = {each.metric: each for each in tallied(single_label(CLASSES), columns, weights).scores()}
+    scores = {
+        each.metric: each for each in tallied(create_single_label_metrics(CLASSES), columns, weights).scores()
+    }
     weighted, plain = scores["weighted_accuracy"], scores["accuracy"]
     assert weighted.value == plain.value == 1
     assert weighted.low == pytest.approx(0.025 ** (1 / 10), abs=0.05)  # as of ten rows
     assert plain.low > 0.96
-    even = tallied(single_label(CLASSES), columns, np.full(ROWS, 3.0)).scores()
+    even = tallied(create_single_label_metrics(CLASSES), columns, np.full(ROWS, 3.0)).scores()
     assert {each.metric: each.low for each in even}["weighted_accuracy"] == pytest.approx(plain.low)
 
 

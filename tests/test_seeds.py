@@ -19,7 +19,7 @@ from hfpipe.contract import Advance
 from hfpipe.errors import RecipeError
 from hfpipe.metrics.paired import compare_series, score_series
 from hfpipe.metrics.repeated import average_series, split_variance
-from hfpipe.metrics.resampling import poisson, sample_independent_rows
+from hfpipe.metrics.resampling import draw_poisson_weights, sample_independent_rows
 from hfpipe.metrics.series import Series
 from hfpipe.report import Score
 from hfpipe.reporting.html import comparison_page, page
@@ -96,7 +96,7 @@ def simulated(
 
     The standard deviation of a score by rows is `hypot(shared, 0.2) / √rows`.
     """
-    weights = poisson(np.arange(rows), 200, int(rng.integers(2**31))).astype(float)
+    weights = draw_poisson_weights(np.arange(rows), 200, int(rng.integers(2**31))).astype(float)
     common = rng.normal(0, shared, rows)
     sample = sample_independent_rows(rows)
     found = {

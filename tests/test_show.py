@@ -293,7 +293,7 @@ def test_a_row_of_a_data_set_is_escaped_on_its_page(
         (
             "pieces",
             None,
-            "show pieces: a stage of kind tokenizer has no rows; take 'rows', 'learn' or 'score'",
+            "show pieces: a stage of kind tokenizer has no rows; name 'rows', 'learn' or 'score'",
         ),
         ("learn", "test", "--split test: a finetune stage reads train and validation; write one of them"),
     ],

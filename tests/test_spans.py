@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfpipe.metrics.metric import objects
-from hfpipe.metrics.scores.spans import answering, best, exact_match, f1, normalize_answer
+from hfpipe.metrics.metric import to_object_array
+from hfpipe.metrics.scores.spans import (
+    answering,
+    compute_exact_match,
+    compute_f1,
+    normalize_answer,
+    score_best_answer,
+)
 from hfpipe.metrics.tally import Tally
 
 # The example of the paper on SQuAD 1.1, whose three crowd workers marked different spans.
@@ -16,7 +22,10 @@ GOLD = ["Denver Broncos", "the Denver Broncos", "Broncos"]
 
 
 def scores(pairs: list[tuple[str, list[str]]], *, version_2: bool) -> dict[str, float]:
-    reference, prediction = objects(references for _, references in pairs), objects(said for said, _ in pairs)
+    reference, prediction = (
+        to_object_array(references for _, references in pairs),
+        to_object_array(said for said, _ in pairs),
+    )
     tally = Tally(answering(version_2=version_2), 0, 17)
     tally.add(np.arange(len(pairs)), {"reference": reference, "prediction": prediction})
     return {metric.name: float(tally.values(metric)[0]) for metric in tally.metrics}
@@ -51,24 +60,24 @@ def test_answers_are_normalized_as_the_scripts_do(text: str, expected: str) -> N
 )
 @pytest.mark.parametrize("version_2", [False, True])
 def test_f1_is_over_shared_words(prediction: str, reference: str, expected: float, version_2: bool) -> None:
-    assert f1(prediction, reference, version_2=version_2) == pytest.approx(expected)
+    assert compute_f1(prediction, reference, version_2=version_2) == pytest.approx(expected)
 
 
 def test_the_gold_answer_that_suits_best_counts() -> None:
-    assert best("Broncos", GOLD) == (1, 1)
-    assert best("Denver Broncos of Denver", GOLD) == pytest.approx((0, 2 / 3))
+    assert score_best_answer("Broncos", GOLD) == (1, 1)
+    assert score_best_answer("Denver Broncos of Denver", GOLD) == pytest.approx((0, 2 / 3))
 
 
 def test_answers_that_normalize_to_nothing_match_but_share_words_in_version_2_alone() -> None:
-    assert exact_match("The", "a") == 1
-    assert f1("The", "a") == 0
-    assert f1("The", "a", version_2=True) == 1
+    assert compute_exact_match("The", "a") == 1
+    assert compute_f1("The", "a") == 0
+    assert compute_f1("The", "a", version_2=True) == 1
 
 
 def test_saying_nothing_is_right_where_there_is_no_answer() -> None:
-    assert best("", [], version_2=True) == (1, 1)
-    assert best("Denver", [], version_2=True) == (0, 0)
-    assert best("", ["the"], version_2=True) == (1, 1)  # what is left of this answer is nothing
+    assert score_best_answer("", [], version_2=True) == (1, 1)
+    assert score_best_answer("Denver", [], version_2=True) == (0, 0)
+    assert score_best_answer("", ["the"], version_2=True) == (1, 1)  # what is left of this answer is nothing
 
 
 def test_version_1_gives_two_numbers_in_percent() -> None:
@@ -114,6 +123,6 @@ def test_a_signature_names_the_rule() -> None:
 def test_f1_does_not_mind_which_is_gold_and_is_1_for_an_exact_match_of_words(
     one: str, other: str, version_2: bool
 ) -> None:
-    assert f1(one, other, version_2=version_2) == f1(other, one, version_2=version_2)
-    if exact_match(one, other) and normalize_answer(one):
-        assert f1(one, other, version_2=version_2) == pytest.approx(1)
+    assert compute_f1(one, other, version_2=version_2) == compute_f1(other, one, version_2=version_2)
+    if compute_exact_match(one, other) and normalize_answer(one):
+        assert compute_f1(one, other, version_2=version_2) == pytest.approx(1)

@@ -261,5 +261,5 @@ def test_the_loss_of_a_tagger_does_not_depend_on_how_a_batch_is_split(tmp_path: 
 @pytest.mark.parametrize("odd", ["\u200b", "\x07"])
 def test_a_word_that_only_the_student_reads_is_an_error_with_its_place(odd: str, tmp_path: Path) -> None:
     given = tagging(tmp_path, odd=odd)
-    with pytest.raises(hfpipe.StageError, match=r"reads no token of 1 words .* first in the data, row 4; "):
+    with pytest.raises(hfpipe.StageError, match=r"has no token for 1 words .* first in the data, row 4; "):
         loss_and_examples(given, tmp_path / "work", 1.0)

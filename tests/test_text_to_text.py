@@ -143,8 +143,8 @@ def test_a_language_is_forced_where_targets_begin_with_it_and_they_end_once(toke
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        (T5, "tgt_lang: this tokenizer knows no languages"),
-        (NllbTokenizer(), "tgt_lang: .* not know 'French'"),
+        (T5, "tgt_lang: this tokenizer has no language tokens"),
+        (NllbTokenizer(), "tgt_lang: .* has no language 'French'"),
     ],
 )
 def test_a_language_that_the_tokenizer_does_not_know_is_refused(tokenizer, message) -> None:
@@ -211,12 +211,12 @@ def recipe(model: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
         (
             {"type": "gpt2"},
             {},
-            "translation needs an encoder-decoder, as t5, and gpt2 is none; or give the task a prompt",
+            "translation needs an encoder-decoder such as t5, and gpt2 is not one; add a prompt to the task",
         ),
         (
             {"type": "t5"},
             {"prompt": "{source}:"},
-            "translation takes a decoder here, and t5 has an encoder as well",
+            "translation needs a decoder here, and t5 also has an encoder",
         ),
         ({"type": "bart"}, {"prompt": "Title"}, "write {source} where the text belongs"),
     ],

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from hfpipe.metrics.resampling import poisson
+from hfpipe.metrics.resampling import draw_poisson_weights
 from hfpipe.metrics.scores.ranking import AveragePrecision, RocAuc, Spearman
-from hfpipe.metrics.whole import affordable_resamples, resample_scores
+from hfpipe.metrics.whole import limit_resamples, resample_scores
 
 TOPICS = ["Arts", "History", "Science", "Sports"]
 SK = {RocAuc: sk.roc_auc_score, AveragePrecision: sk.average_precision_score}
@@ -45,7 +45,7 @@ def test_scores_equal_those_of_scikit_learn_under_every_resample(kind, classes, 
     columns = guessed(120, classes, digits=digits)
     index = np.random.default_rng(1).permutation(120)
     ours = resample_scores(kind(range(classes)), columns, index, 40, seed=5)
-    weights = np.concatenate([np.ones((120, 1)), poisson(index, 40, 5)], axis=1)
+    weights = np.concatenate([np.ones((120, 1)), draw_poisson_weights(index, 40, 5)], axis=1)
     theirs = [by_sklearn(kind(range(classes)), columns, weight) for weight in weights.T]
     assert len(ours) == 41
     assert ours == pytest.approx(theirs, abs=1e-12)
@@ -103,7 +103,7 @@ def test_spearman_equals_scipys_on_repeated_rows(pairs, seed):
     reference, prediction = np.array(pairs, dtype=np.float64).T
     index = np.arange(len(reference))
     ours = resample_scores(Spearman(), {"reference": reference, "prediction": prediction}, index, 3, seed)
-    for value, weight in zip(ours[1:], poisson(index, 3, seed).T, strict=True):
+    for value, weight in zip(ours[1:], draw_poisson_weights(index, 3, seed).T, strict=True):
         x, y = np.repeat(reference, weight), np.repeat(prediction, weight)
         if len(set(x)) < 2 or len(set(y)) < 2:
             assert np.isnan(value)
@@ -120,6 +120,6 @@ def test_the_order_of_the_rows_changes_nothing():
 
 
 def test_resamples_become_fewer_only_for_many_rows():
-    assert affordable_resamples(1000, 10_000) == affordable_resamples(1000, 200_000) == 1000
-    assert affordable_resamples(1000, 1_000_000) == 268
-    assert affordable_resamples(1000, 10**9) == 100
+    assert limit_resamples(1000, 10_000) == limit_resamples(1000, 200_000) == 1000
+    assert limit_resamples(1000, 1_000_000) == 268
+    assert limit_resamples(1000, 10**9) == 100

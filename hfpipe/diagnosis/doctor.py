@@ -21,7 +21,7 @@ from hfpipe.modeling.performance import on_cpu, supports_bf16
 from hfpipe.recipe import Recipe
 from hfpipe.runner import plan_recipe
 from hfpipe.stages.finetune import Finetune
-from hfpipe.stages.repeats.members import owner_of
+from hfpipe.stages.repeats.members import get_owner
 from hfpipe.stages.train import Pretrain
 
 
@@ -81,7 +81,7 @@ def examine_recipe(
     trained: dict[str, str] = {}
     for step in steps:  # the first of several trainings of a stage
         if isinstance(step.stage, (Pretrain, Finetune)):
-            trained.setdefault(owner_of(step.name), step.name)
+            trained.setdefault(get_owner(step.name), step.name)
     if stage is not None and stage not in trained:
         there = f"it has {', '.join(trained)}" if trained else "it has none"
         raise RecipeError([Problem(f"{recipe.path}: has no training stage {stage!r}; {there}")])

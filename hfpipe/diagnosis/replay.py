@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.references.places import Code, Place
 from hfpipe.references.user_code import Trusted
-from hfpipe.stages import revive
+from hfpipe.stages import restore_stage
 from hfpipe.store.store import read_stage
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def _add_packed_rows(found: Replayed, folder: Path, stage: Pretrain | Finetune) 
 def _read_stage(folder: Path, tasks: Sequence[str]) -> Pretrain | Finetune:
     file = read_stage(folder)
     trusted = Trusted.of([_parse_code(task) for task in tasks], Path.cwd())
-    return cast("Pretrain | Finetune", revive(file.identity.settings, Path(file.base), folder, trusted))
+    return cast(
+        "Pretrain | Finetune", restore_stage(file.identity.settings, Path(file.base), folder, trusted)
+    )
 
 
 def _parse_code(task: str) -> Code:

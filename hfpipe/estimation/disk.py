@@ -1,4 +1,4 @@
-"""Compares the disk that the stages of a plan need with what is free."""
+"""Compares the disk space that the stages of a plan need with the free space."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 
 COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".parquet", ".xlsx"})
-"""Ends of names of files whose rows take more room than the file."""
+"""File name suffixes of compressed files."""
 EXPANSION = 4
-"""How many times as large their rows are; texts compress to about a quarter."""
+"""Ratio of the size of their rows to the file; texts compress to about a quarter."""
 CERTAIN = 0.7
-"""Part of the estimate by which `run` judges that something clearly does not fit."""
+"""Fraction of the estimate above which `run` warns that it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +29,34 @@ class DiskUse:
     """Bytes that a stage writes into its folder."""
 
     peak: float
-    """The most while it runs, with checkpoints and temporary files."""
+    """Maximum during the stage, with checkpoints and temporary files."""
     kept: float
-    """What stays when it is done."""
+    """Size after the stage is finished."""
 
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """What the rest of a plan needs, and what is free."""
+    """The space that the rest of a plan needs, and the free space."""
 
     folder: Path
     """Folder of the runs."""
     needed: float
-    """Bytes at the moment of the run when it takes the most."""
+    """Maximum number of bytes during the run."""
     free: int
     """Bytes that this user can still write on the file system of `folder`."""
     unknown: tuple[str, ...] = ()
-    """Stages that are not counted, because what they write is not known yet."""
+    """Stages that are not counted, because their size is not known yet."""
     cache: tuple[Path, int] | None = None
-    """The Hub's cache and what is free there, where a stage still loads something from the Hub."""
+    """The Hub's cache and its free space, if a stage still loads something from the Hub."""
 
     @property
     def fits(self) -> bool:
-        """Whether there is room for what is counted."""
+        """Whether the counted stages fit."""
         return self.needed <= self.free
 
     @property
     def clearly_lacking(self) -> bool:
-        """Whether there is no room even if the estimate is too high."""
+        """Whether the stages do not fit even if the estimate is too high."""
         return CERTAIN * self.needed > self.free
 
     def __str__(self) -> str:
@@ -71,9 +71,9 @@ class DiskSpace:
 
 
 def compare_disk(steps: Sequence[PlannedStage], uses: Sequence[DiskUse | None], runs: Path) -> DiskSpace:
-    """Compare what the stages write one after the other with what is free; `uses` has None where unknown.
+    """Compare the space that the stages need in sequence with the free space; `uses` has None if unknown.
 
-    Stages that are done need nothing. What an interrupted stage has written already is not needed again.
+    Finished stages need nothing. Files of an interrupted stage are not counted again.
     """
     needed, kept, unknown = 0.0, 0.0, []
     for step, use in zip(steps, uses, strict=True):
@@ -82,23 +82,23 @@ def compare_disk(steps: Sequence[PlannedStage], uses: Sequence[DiskUse | None], 
         if use is None:
             unknown.append(step.name)
             continue
-        there = bytes_on_disk([step.folder])
+        there = measure_bytes([step.folder])
         needed = max(needed, kept + use.peak - min(there, use.peak))
         kept += use.kept - min(there, use.kept)
     return DiskSpace(
-        runs, needed, free_bytes(runs), tuple(unknown), _cache() if loads_from_hub(steps) else None
+        runs, needed, get_free_bytes(runs), tuple(unknown), _cache() if loads_from_hub(steps) else None
     )
 
 
 def loads_from_hub(steps: Iterable[PlannedStage]) -> bool:
-    """Return whether a stage that is to run reads something of the Hub."""
+    """Return whether a remaining stage loads something from the Hub."""
     todo = [step.stage for step in steps if not step.done]
     places = any(place.hub is not None for stage in todo for _, place in collect(stage, Place))
     return places or any(isinstance(stage, Dataset) and stage.source.hub is not None for stage in todo)
 
 
-def free_bytes(folder: Path) -> int:
-    """Return what is free on the file system on which a folder is, or will be."""
+def get_free_bytes(folder: Path) -> int:
+    """Return the free bytes on the file system of a folder, which may not exist yet."""
     folder = folder.absolute()
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
@@ -107,28 +107,28 @@ def _cache() -> tuple[Path, int]:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
-    return cache, free_bytes(cache)
+    return cache, get_free_bytes(cache)
 
 
-def disk_of_data(stage: Stage, base: Path) -> DiskUse | None:
-    """Return what a data set takes, from the size of its files; None where these are not known.
+def estimate_data_disk(stage: Stage, base: Path) -> DiskUse | None:
+    """Return the disk use of a data set, from the size of its files; None if these are not known.
 
-    Rows are written to a temporary file and then, with their final labels, once more.
+    Rows are written to a temporary file first, and then with their final labels.
     """
     if not isinstance(stage, Dataset) or stage.source.hub is not None:
         return None
     try:
-        files = list(_files(stage, base))
+        files = list(_list_source_files(stage, base))
     except DataError:
         return None
     if not files:
-        return None  # user code makes the rows, or a stage above
+        return None  # rows from user code or a stage above
     rows = sum(each.stat().st_size * (EXPANSION if each.suffix in COMPRESSED else 1) for each in files)
     return DiskUse(peak=2 * rows, kept=rows)
 
 
-def _files(stage: Dataset, base: Path) -> Iterator[Path]:
-    """Yield the local files that a data set is made of."""
+def _list_source_files(stage: Dataset, base: Path) -> Iterator[Path]:
+    """Yield the local source files of a data set."""
     for _, place in collect(stage, Place):
         path = locate_place(place, base, {}) if place.stage is None else None
         yield from _list_files(path) if path is not None else ()
@@ -137,18 +137,18 @@ def _files(stage: Dataset, base: Path) -> Iterator[Path]:
             yield from _list_files(path)
 
 
-def disk_of_evaluation(stage: Evaluate, known: Known) -> DiskUse | None:
-    """Return what an evaluation takes: a copy of the split's rows with the predictions of each system."""
+def estimate_evaluation_disk(stage: Evaluate, known: Known) -> DiskUse | None:
+    """Return the disk use of an evaluation: a copy of the split's rows with predictions for each system."""
     folder = known.folder(stage.data)
     if folder is None or not (folder / stage.split).is_dir():
         return None
-    rows = bytes_on_disk([folder / stage.split])
+    rows = measure_bytes([folder / stage.split])
     systems = 1 + len(stage.baselines)
     return DiskUse(peak=2 * systems * rows, kept=systems * rows)
 
 
-def bytes_on_disk(folders: Iterable[Path]) -> int:
-    """Return the size of all files in some folders."""
+def measure_bytes(folders: Iterable[Path]) -> int:
+    """Return the total size of all files in folders."""
     return sum(path.stat().st_size for folder in folders for path in _list_files(folder))
 
 

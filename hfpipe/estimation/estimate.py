@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from hfpipe import number_format
 from hfpipe.distributed.process_layout import ProcessLayout, Split
 from hfpipe.errors import HfpipeError
-from hfpipe.estimation.disk import DiskUse, bytes_on_disk, compare_disk, disk_of_data, disk_of_evaluation
+from hfpipe.estimation.disk import (
+    DiskUse,
+    compare_disk,
+    estimate_data_disk,
+    estimate_evaluation_disk,
+    measure_bytes,
+)
 from hfpipe.estimation.local_artifacts import Known
 from hfpipe.recipe import Recipe
 from hfpipe.recipe.training import budget
@@ -22,7 +28,7 @@ from hfpipe.runner import Launch, PlannedStage, arrange_processes
 from hfpipe.stages.dataset import Dataset
 from hfpipe.stages.evaluate import Evaluate
 from hfpipe.stages.finetune import Finetune
-from hfpipe.stages.repeats.members import data_split
+from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.tokenizer import Tokenizer
 from hfpipe.stages.train import Pretrain
 from hfpipe.store.store import read_report
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
 
 
 BYTES_PER_TOKEN = 100
-"""Of a tokenizer, whose file has the vocabulary and its merges."""
+"""Size of a tokenizer's file per token: vocabulary and merges."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Size:
     amounts: dict[str, Amount] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     disk: DiskUse | None = None
-    """What it writes; None where that is not known before it is made, and for a stage that is done."""
+    """Disk use of the stage; None if unknown, and for a finished stage."""
 
 
 def estimate_sizes(
@@ -71,34 +77,36 @@ def estimate_sizes(
 ) -> list[Size]:
     """Return the size of each stage; allocates no model and never accesses the network.
 
-    `sampled` encodes a sample of the rows where the number of tokens is not known otherwise. Memory is per
+    `sampled` encodes a sample of the rows if the number of tokens is not known otherwise. Memory is per
     process of `launch`. Raises RecipeError when its Accelerate config is wrong.
     """
     known, processes = Known(recipe.base, steps), arrange_processes(launch)
-    return [_size(step, known, *processes, sampled=sampled) for step in steps]
+    return [_estimate_stage(step, known, *processes, sampled=sampled) for step in steps]
 
 
 def warn_of_disk(
     recipe: Recipe, steps: Sequence[PlannedStage], runs: Path, say: Callable[[str], None]
 ) -> None:
-    """Say in one line when the stages that are to run clearly do not fit on the disk."""
+    """Warn in one line if the remaining stages clearly do not fit on the disk."""
     try:
         sizes = estimate_sizes(recipe, steps, sampled=False)
         space = compare_disk(steps, [size.disk for size in sizes], runs)
-    except Exception:  # an estimate must not keep a run from starting, which says itself what is wrong
+    except Exception:  # an estimate must not prevent a run, which reports errors itself
         return
     if space.clearly_lacking:
         say(f"disk: {space}; make room, or lower save_total_limit")
 
 
-def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split, *, sampled: bool) -> Size:
+def _estimate_stage(
+    step: PlannedStage, known: Known, layout: ProcessLayout, split: Split, *, sampled: bool
+) -> Size:
     size = Size(step.name, step.stage.kind)
     try:
         if isinstance(step.stage, (Pretrain, Finetune)):
             _Training(step, step.stage, known, size, layout, split, sampled=sampled).fill()
         else:
-            size.amounts.update(_known_amounts(step, known))
-            size.disk = _disk(step, known)
+            size.amounts.update(_list_known_amounts(step, known))
+            size.disk = _estimate_disk(step, known)
     except HfpipeError as error:
         size.notes.append(str(error))
     except Exception as error:
@@ -111,12 +119,12 @@ def _size(step: PlannedStage, known: Known, layout: ProcessLayout, split: Split,
     return size
 
 
-def _known_amounts(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
+def _list_known_amounts(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amount]]:
     """Yield the known amounts of a stage that trains no model."""
     stage = step.stage
     if isinstance(stage, Evaluate):
         data = known.facts(stage.data)
-        split = data_split(stage.split)
+        split = get_data_split(stage.split)
         if data is not None and split in data.splits:
             yield "rows", Amount(data.splits[split])
             yield "models", Amount(1 + sum(not place.is_trivial for place in stage.baselines))
@@ -130,18 +138,18 @@ def _known_amounts(step: PlannedStage, known: Known) -> Iterator[tuple[str, Amou
         yield "characters", Amount(report.ledger["characters"]["kept"])
     if isinstance(stage, Tokenizer):
         yield "vocabulary", Amount(report.facts["vocab_size"])
-    yield "disk", Amount(bytes_on_disk([step.folder]), bytes=True)
+    yield "disk", Amount(measure_bytes([step.folder]), bytes=True)
 
 
-def _disk(step: PlannedStage, known: Known) -> DiskUse | None:
-    """Return what a stage writes that trains no model."""
+def _estimate_disk(step: PlannedStage, known: Known) -> DiskUse | None:
+    """Return the disk use of a stage that trains no model."""
     if isinstance(step.stage, Tokenizer):
         return DiskUse(
             peak=BYTES_PER_TOKEN * step.stage.vocab_size, kept=BYTES_PER_TOKEN * step.stage.vocab_size
         )
     if isinstance(step.stage, Evaluate):
-        return disk_of_evaluation(step.stage, known)
-    return disk_of_data(step.stage, known.base)
+        return estimate_evaluation_disk(step.stage, known)
+    return estimate_data_disk(step.stage, known.base)
 
 
 class _Training:

@@ -63,7 +63,7 @@ class Known:
         head = task.head(data) if data is not None else {}
         if isinstance(stage.model, dict):
             made = self.tokenizer(stage)
-            pieces = artifacts.tokenizer_facts(_tokenizer_place(stage), self.stages, self.base).size
+            pieces = artifacts.find_tokenizer_facts(_tokenizer_place(stage), self.stages, self.base).size
             if made is None and pieces is None:
                 return None, False
             stand_in = cast("PreTrainedTokenizerBase", FutureTokenizer(pieces or 0))

@@ -1,1 +1,1 @@
-"""Models and baselines on one split, row by row: scores and the file of predictions."""
+"""Evaluates models and baselines on one split: scores, and the file of predictions."""

@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from hfpipe.task import TaskConfig
 
 COLDEST, HOTTEST = 0.05, 20.0
-"""Limits of the temperature; a split without a mistake would be fitted best by 0."""
+"""Limits of the temperature; a split without mistakes would be fitted best by 0."""
 BATCH = 32
 """Examples per forward pass."""
 EVEN = 0.5
-"""Threshold of a class that the split does not decide."""
+"""Threshold of a class for which the split determines none."""
 
 
-def calibrated(
+def apply_calibration(
     model: PreTrainedModel, task: TaskConfig, place: Path | Place, names: Mapping[str, str] | None = None
 ) -> TaskConfig:
     """Apply the calibration in a model's config to its logits; return the task with its thresholds.
 
-    `names` has the class of the data for each class of the model with another name. Raises StageError when
-    the entry in the config is damaged.
+    `names` maps class names of the model to those of the data, if they differ. Raises StageError when the
+    entry in the config is damaged.
     """
     with loading(place):
         found = read_calibration(model.config)
@@ -58,22 +58,22 @@ def calibrated(
     return task.with_thresholds({names.get(name, name): limit for name, limit in found.thresholds.items()})
 
 
-def classifier_outputs(
+def compute_classifier_outputs(
     model: Any, encoder: Encoder, examples: Examples, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits, float64 (targets, classes), and labels of all targets of a split, on the CPU.
 
     Labels are int64 (targets,), or float64 (targets, classes) for several labels per row.
     """
-    outputs = example_outputs(model, encoder, examples, tokenizer)
-    parts = [_targets(logits, labels) for _, logits, labels in outputs]
+    outputs = iterate_example_outputs(model, encoder, examples, tokenizer)
+    parts = [_select_targets(logits, labels) for _, logits, labels in outputs]
     return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def example_outputs(
+def iterate_example_outputs(
     model: Any, encoder: Encoder, examples: Examples, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-    """Yield the numbers of some examples, int64, with logits, float64, and labels, on the CPU."""
+    """Yield the indices of some examples, int64, with logits, float64, and labels, on the CPU."""
     device = torch.device("cpu" if on_cpu() else "cuda")
     model.to(device).eval()
     order = np.argsort(-examples.lengths, kind="stable")
@@ -86,7 +86,7 @@ def example_outputs(
             yield index, logits.cpu().double(), batch["labels"]
 
 
-def _targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _select_targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if labels.is_floating_point():
         return logits, labels.double()
     there = labels != IGNORED
@@ -97,13 +97,13 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the temperature with the smallest mean loss (Guo et al., 2017, section 4.2)."""
 
     def mean_loss(log_temperature: float) -> float:
-        return nll(logits / np.exp(log_temperature), labels)
+        return compute_nll(logits / np.exp(log_temperature), labels)
 
     bounds = (np.log(COLDEST), np.log(HOTTEST))
     return float(np.exp(minimize_scalar(mean_loss, bounds=bounds, method="bounded").x))
 
 
-def nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def compute_nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the mean loss in nats: of the class, or of each of several labels."""
     if labels.is_floating_point():
         return float(F.binary_cross_entropy_with_logits(logits, labels))
@@ -111,34 +111,37 @@ def nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def fit_thresholds(logits: torch.Tensor, labels: torch.Tensor) -> list[float | None]:
-    """Return for each class the probability above which predicting it gives the best F1 of the class.
+    """Return the threshold of each class: the probability above which predicting it gives its best F1.
 
-    `logits` and `labels` are float64 (rows, classes). The threshold is half way between two scores. It is
-    None for a class that no row has, or every row: these rows do not decide it.
+    `logits` and `labels` are float64 (rows, classes). The threshold is halfway between two scores. It is None
+    for a class in no row or in every row.
     """
     scores, truth = expit(logits.numpy()), labels.numpy()
-    return [_threshold(scores[:, number], truth[:, number]) for number in range(scores.shape[1])]
+    return [_find_threshold(scores[:, number], truth[:, number]) for number in range(scores.shape[1])]
 
 
-def _threshold(scores: np.ndarray, truth: np.ndarray) -> float | None:
+def _find_threshold(scores: np.ndarray, truth: np.ndarray) -> float | None:
     if truth.all() or not truth.any():
         return None
     precision, recall, limits = precision_recall_curve(truth, scores)
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)[:-1]
     best = int(f1.argmax())
-    below = limits[best - 1] if best else 0.0  # the next lower score, which is not predicted
+    below = limits[best - 1] if best else 0.0  # the next lower score, for which the class is not predicted
     return float((below + limits[best]) / 2)
 
 
 def fit_calibration(
     wanted: Sequence[str], logits: torch.Tensor, labels: torch.Tensor, names: Sequence[str]
 ) -> tuple[Calibration, dict[str, Any]]:
-    """Return the calibration that is `wanted`, `temperature` or `thresholds` or both, and facts about it."""
+    """Return the `wanted` calibration, `temperature` or `thresholds` or both, and facts about it."""
     temperature = fit_temperature(logits, labels) if "temperature" in wanted else 1.0
     facts: dict[str, Any] = {"targets": len(labels), "temperature": temperature}
     if "temperature" in wanted:
-        facts |= {"loss_before": nll(logits, labels), "loss_after": nll(logits / temperature, labels)}
+        facts |= {
+            "loss_before": compute_nll(logits, labels),
+            "loss_after": compute_nll(logits / temperature, labels),
+        }
     thresholds: dict[str, float] = {}
     if "thresholds" in wanted:
         found = dict(zip(names, fit_thresholds(logits / temperature, labels), strict=True))
@@ -155,11 +158,11 @@ def calibrate_saved(
     tokenizer: PreTrainedTokenizerBase,
     data: DataFacts,
 ) -> dict[str, Any]:
-    """Calibrate the model saved in a folder on encoded examples, write that there, and return facts."""
+    """Calibrate a saved model on encoded examples, write the result to its folder, and return facts."""
     with keep_models_whole():
         model = load_model(task.auto_class, folder, 0, whole=True)
     set_pad_token_id(model, tokenizer)
-    logits, labels = classifier_outputs(model, task.runtime().encoder, examples, tokenizer)
+    logits, labels = compute_classifier_outputs(model, task.runtime().encoder, examples, tokenizer)
     names = data.labels[task.weighted_column or ""]
     calibration, facts = fit_calibration(wanted, logits, labels, names)
     write_calibration(folder, calibration)

@@ -1,4 +1,4 @@
-"""Aligns the classes of data and of models by name, so that all are scored on those of the model."""
+"""Aligns the classes of data and models by name, so that all are scored on the classes of the model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 KINDS = ("label", "labels", "float")
 """Types of a column that a head predicts: one class, any number of classes, a number."""
-WANTED = {"label": "one class a row", "labels": "lists of classes", "float": "numbers"}
+WANTED = {"label": "one class per row", "labels": "lists of classes", "float": "numbers"}
 SHOWN = 10
-"""Class names that a message lists."""
+"""Maximum number of class names in a message."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class AlignedSystem:
     """The classes that a model predicts."""
 
     name: str
-    """How the recipe writes it."""
+    """Name in the recipe."""
     known: DataFacts
-    """Types of the columns that it predicts, and the names of their classes, in the order of its head."""
+    """Types of the predicted columns, and the names of their classes, in the order of its head."""
     headed: bool = True
-    """Whether it has an output for each class, and does not generate the names of classes."""
+    """Whether it has an output for each class, instead of generating class names."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,30 @@ class Alignment:
     """The classes on which all systems are scored: those of the model, with their names in the data."""
 
     facts: DataFacts
-    """What the data set holds, with the classes of the model."""
+    """The facts of the data set, with the classes of the model."""
     ids: Mapping[str, Sequence[int]]
-    """Column → for each class id of the data, the id that it has here; only columns that change."""
+    """Column → new id of each class id of the data; only changed columns."""
     outputs: Mapping[str, Sequence[int]]
-    """System → for each class, its place in the outputs of that system, or -1; only systems that differ."""
+    """System → index of each class in the outputs of the system, or -1; only systems that differ."""
 
     def rows(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Return a split with the class ids of its label columns replaced; other columns stay on disk."""
         for column, ids in self.ids.items():
             names = self.facts.labels[column]
             values = [_replace_ids(value, ids) for value in rows[column]]
-            feature = _feature(names, many=self.facts.columns[column] == "labels")
+            feature = _create_feature(names, many=self.facts.columns[column] == "labels")
             rows = rows.remove_columns(column).add_column(column, values, feature=feature)
         return rows
 
 
 def _replace_ids(value: Any, ids: Sequence[int]) -> Any:
-    """Return class ids replaced; anything else, as -1 or null, stays, and the task refuses it."""
+    """Return the new class ids; other values, such as -1 or null, are kept, and rejected by the task."""
     if isinstance(value, list):
         return [_replace_ids(each, ids) for each in value]
     return ids[value] if value in range(len(ids)) else value
 
 
-def _feature(names: Sequence[str], *, many: bool) -> Any:
+def _create_feature(names: Sequence[str], *, many: bool) -> Any:
     import datasets
 
     one = datasets.ClassLabel(names=list(names))
@@ -69,13 +69,13 @@ def _feature(names: Sequence[str], *, many: bool) -> Any:
 
 
 def align(data: DataFacts, systems: Sequence[AlignedSystem], labels: Mapping[str, str]) -> Alignment:
-    """Align the classes of a data set with those of the first of some systems, and the others with both.
+    """Align the classes of a data set and of other systems with those of the first system.
 
     `labels` maps class names of models to those of the data. Requires that `problems` yields nothing.
     """
     model, *others = systems
     names, ids, outputs = dict(data.labels), {}, {}
-    for column, classes in _classes(model.known, data):
+    for column, classes in _list_classes(model.known, data):
         wanted = _rename_classes(classes, labels)
         mine = data.labels[column]
         if mine != wanted:
@@ -88,11 +88,11 @@ def align(data: DataFacts, systems: Sequence[AlignedSystem], labels: Mapping[str
     return Alignment(data.model_copy(update={"labels": names}), ids, outputs)
 
 
-def alignment_problems(
+def find_alignment_problems(
     data: DataFacts, place: str, systems: Sequence[AlignedSystem], labels: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Yield why systems cannot be scored on a data set: another kind of label, classes that one lacks."""
-    found = list(_mapping_problems(systems, labels))
+    """Yield reasons why systems cannot be scored on a data set: another kind of label, missing classes."""
+    found = list(_find_mapping_problems(systems, labels))
     yield from found
     if found:
         return
@@ -101,9 +101,9 @@ def alignment_problems(
         for column, kind in system.known.columns.items():
             there = data.columns.get(column)
             if kind in KINDS and there in KINDS and there != kind:
-                yield Problem(_other_kind(system, column, kind, there, place, data))
-        for column, classes in _classes(system.known, data):
-            yield from _missing_classes(
+                yield Problem(_describe_other_kind(system, column, kind, there, place, data))
+        for column, classes in _list_classes(system.known, data):
+            yield from _find_missing_classes(
                 system, _rename_classes(classes, labels), column, data.labels[column], place
             )
             wanted = _rename_classes(model.known.labels.get(column, classes), labels)
@@ -111,12 +111,12 @@ def alignment_problems(
             if extra:
                 yield Problem(
                     f"the baseline {system.name} has the classes {_list_names(extra)}, and {model.name} only "
-                    f"{_list_names(wanted)}; take {system.name} as the model and {model.name} as the baseline"
+                    f"{_list_names(wanted)}; use {system.name} as the model and {model.name} as the baseline"
                 )
 
 
-def _mapping_problems(systems: Sequence[AlignedSystem], labels: Mapping[str, str]) -> Iterator[Problem]:
-    """Yield keys of `labels` that no model has as a class, and names that two classes would get."""
+def _find_mapping_problems(systems: Sequence[AlignedSystem], labels: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield keys of `labels` that are not classes of a model, and names given to two classes."""
     there = {name for system in systems for names in system.known.labels.values() for name in names}
     for key in labels:
         if key not in there:
@@ -133,14 +133,14 @@ def _mapping_problems(systems: Sequence[AlignedSystem], labels: Mapping[str, str
                 )
 
 
-def _other_kind(
+def _describe_other_kind(
     system: AlignedSystem, column: str, kind: str, there: str, place: str, data: DataFacts
 ) -> str:
     gives = _describe(kind, system.known.labels.get(column, ()))
     holds = _describe(there, data.labels.get(column, ()))
     return (
         f"{system.name} predicts {gives}, and column {column!r} of {place} holds {holds}; "
-        f"take data with {WANTED[kind]}, or a model that was trained on {WANTED[there]}"
+        f"use data with {WANTED[kind]}, or a model that was trained on {WANTED[there]}"
     )
 
 
@@ -148,7 +148,7 @@ def _describe(kind: str, names: Sequence[str]) -> str:
     return WANTED[kind] + (f" ({_list_names(names)})" if names else "")
 
 
-def _missing_classes(
+def _find_missing_classes(
     system: AlignedSystem, names: Sequence[str], column: str, wanted: Sequence[str], place: str
 ) -> Iterator[Problem]:
     missing = [name for name in wanted if name not in names]
@@ -172,8 +172,8 @@ def _missing_classes(
     )
 
 
-def _classes(known: DataFacts, data: DataFacts) -> Iterator[tuple[str, list[str]]]:
-    """Yield the columns of classes that a model predicts, if the data has them of the same kind."""
+def _list_classes(known: DataFacts, data: DataFacts) -> Iterator[tuple[str, list[str]]]:
+    """Yield the class columns that a model predicts, if the data set has them with the same type."""
     for column, names in known.labels.items():
         if column in data.labels and known.columns.get(column) == data.columns.get(column):
             yield column, names

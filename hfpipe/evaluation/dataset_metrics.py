@@ -1,4 +1,4 @@
-"""Scores made after the pass, from the predictions that every system left behind."""
+"""Computes scores after the pass, from the stored predictions of every system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hfpipe.metrics.paired import score_with_comparisons
 from hfpipe.metrics.repeated import average_scores
 from hfpipe.metrics.resampling import Sample
 from hfpipe.metrics.series import Series
-from hfpipe.metrics.whole import WholeMetric, measured
+from hfpipe.metrics.whole import WholeMetric, compute_whole_series
 
 if TYPE_CHECKING:
     from hfpipe.evaluation.evaluate import EvaluationSetup
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetMetrics:
-    """The metrics that are computed from predictions: the task's own, and those that a recipe names."""
+    """The metrics that are computed from stored predictions: of the task, and named in a recipe."""
 
     whole: Sequence[WholeMetric]
     named: Sequence[NamedMetric]
     classes: Mapping[str, Sequence[str]]
-    """Columns of predictions that hold classes → their names, as `Evaluator.class_names` gives them."""
+    """Class column of the predictions → class names, from `Evaluator.class_names`."""
     setup: EvaluationSetup
 
     def scores(
         self, model: Mapping[str, Path], baselines: Mapping[str, Mapping[str, Path]]
     ) -> tuple[list[Score], list[str]]:
-        """Return the scores of a model with those of baselines, and why others have no value.
+        """Return the scores of a model with comparisons to baselines, and reasons for missing values.
 
-        All are given as files of predictions, one for each training of a system. A baseline that lacks what
-        a metric needs is not compared. Raises StageError when a metric that the recipe names cannot use what
-        the model said.
+        Systems are given as files of predictions, one for each training. A baseline without the inputs of a
+        metric is not compared. Raises StageError when a metric of the recipe cannot use the predictions of
+        the model.
         """
         if not (self.whole or self.named):
             return [], []
-        mine = list(self._system(model))
+        mine = list(self._compute_system_series(model))
         why = {metric.name: metric.undefined for metric in self.whole}
         left_out = [
             f"{series.name} has no value: {why.get(series.name, 'it is not defined on these rows')}"
@@ -54,21 +54,23 @@ class DatasetMetrics:
         theirs = {}
         for name, files in baselines.items():
             failed: list[StageError] = []
-            theirs[name] = {series.name: series for series in self._system(files, failed)}
+            theirs[name] = {series.name: series for series in self._compute_system_series(files, failed)}
             left_out += [f"{name} is not compared: {error}" for error in failed]
         return [_score_with_baselines(series, theirs) for series in mine if _is_defined(series)], left_out
 
-    def _system(self, files: Mapping[str, Path], failed: list[StageError] | None = None) -> Iterable[Series]:
-        """Return every score of a system, the mean over its trainings where there are several."""
-        found = {name: list(self._series(path, failed)) for name, path in files.items()}
+    def _compute_system_series(
+        self, files: Mapping[str, Path], failed: list[StageError] | None = None
+    ) -> Iterable[Series]:
+        """Return every score of a system, averaged over its trainings if there are several."""
+        found = {name: list(self._compute_series(path, failed)) for name, path in files.items()}
         return average_scores(found) if len(found) > 1 else next(iter(found.values()))
 
-    def _series(self, path: Path, failed: list[StageError] | None = None) -> Iterator[Series]:
-        """Yield every score of one training; named metrics that fail go to `failed`, if there is one."""
+    def _compute_series(self, path: Path, failed: list[StageError] | None = None) -> Iterator[Series]:
+        """Yield every score of one training; errors of named metrics are appended to `failed`, if given."""
         index, columns = read_predictions(path)
         setup = self.setup
         sample = Sample(setup.sample.units[index], setup.sample.cluster)
-        yield from measured(self.whole, columns, sample, setup.resamples, setup.seed)
+        yield from compute_whole_series(self.whole, columns, sample, setup.resamples, setup.seed)
 
         def column(name: str) -> Sequence[Any] | np.ndarray | None:
             if name in columns or name not in setup.rows.column_names:
@@ -77,7 +79,7 @@ class DatasetMetrics:
 
         for metric in self.named:
             try:
-                yield from metric.measured(column, self.classes, sample, setup.resamples, setup.seed)
+                yield from metric.compute_series(column, self.classes, sample, setup.resamples, setup.seed)
             except StageError as error:
                 if failed is None:
                     raise
@@ -89,7 +91,7 @@ def _is_defined(series: Series) -> bool:
 
 
 def _score_with_baselines(series: Series, systems: Mapping[str, Mapping[str, Series]]) -> Score:
-    """Return the score with what each baseline has of it."""
+    """Return the score with comparisons to all baselines."""
     others = {name: found[series.name] for name, found in systems.items() if series.name in found}
     return score_with_comparisons(
         series, {name: other for name, other in others.items() if _is_defined(other)}

@@ -1,4 +1,4 @@
-"""Systems side by side on one split: models in every process, trivial baselines once."""
+"""Evaluates systems on one split: models in every process, trivial baselines once."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from hfpipe.types import Columns, Rows
 
 
-def new_accelerator() -> Accelerator:
-    """Return Accelerate's handle for full precision, whatever a training before used in this process."""
-    # Accelerate refuses a second precision otherwise, and would go on splitting models after a training did.
+def create_accelerator() -> Accelerator:
+    """Return an Accelerator for full precision, independent of earlier trainings in this process."""
+    # Otherwise Accelerate rejects a second precision, and keeps the sharding of an earlier training.
     AcceleratorState._reset_state(reset_partial_state=True)
     with keep_models_whole():
         return Accelerator(mixed_precision="no", cpu=on_cpu())
@@ -46,7 +46,7 @@ def new_accelerator() -> Accelerator:
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """What every system is measured on, and how."""
+    """Data and settings of an evaluation, shared by all systems."""
 
     rows: datasets.Dataset
     facts: DataFacts
@@ -54,14 +54,14 @@ class EvaluationSetup:
     resamples: int
     batch_size: int
     classes: Alignment
-    """What aligns another split of the same data as `rows` are."""
+    """Alignment of the classes, also for other splits of the same data."""
     cluster: str | None = None
-    """Column whose equal values make rows depend on one another; None where rows are independent."""
+    """Column whose equal values mark dependent rows; None if rows are independent."""
     row_weights: RowWeights | None = None
-    """What each row weighs in weighted scores; None where there are none."""
+    """Weights of the rows in weighted scores; None without weights."""
 
     def ids(self, positions: Sequence[int]) -> list[str]:
-        """Return the ids of some rows; those of a data set that hfpipe did not make are their positions."""
+        """Return the ids of some rows; positions, if the data set has no ids."""
         if "id" not in self.rows.column_names:
             return [str(position) for position in positions]
         return self._ids[list(positions)]["id"]
@@ -72,15 +72,15 @@ class EvaluationSetup:
 
     @cached_property
     def sample(self) -> Sample:
-        """The rows and the groups in which they are resampled."""
+        """The units in which rows are resampled."""
         return replace(group_rows(self.rows, self.cluster), weights=self.row_weights)
 
     def groups(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the group of some rows as a column of predictions; none where each row is by itself."""
+        """Return the group of some rows as a column of predictions; empty if rows are independent."""
         return {} if self.cluster is None else {CLUSTER: self.sample.units[positions]}
 
     def tally(self, metrics: Sequence[Metric]) -> Tally:
-        """Return empty counts of some metrics, and of weighted ones where rows have weights."""
+        """Return an empty tally of metrics, including weighted ones if rows have weights."""
         column = None if self.row_weights is None else self.row_weights.column
         return Tally(with_row_weights(metrics, column), self.resamples, self.seed, self.sample)
 
@@ -129,7 +129,7 @@ def measure_model(
 
 
 def join_predictions(folder: Path, trainings: Sequence[str], system: str) -> None:
-    """Write the predictions of several trainings for rows of their own as those of one system."""
+    """Join the predictions of several trainings, each for its own rows, into one file."""
     parts = [get_predictions_path(folder, name) for name in trainings]
     write_joined(parts, get_predictions_path(folder, system))
     for part in parts:
@@ -144,10 +144,10 @@ def fit_baseline(
     tokenizer: PreTrainedTokenizerBase,
     held_out: np.ndarray | None,
 ) -> Callable[[Rows], Columns]:
-    """Return a trivial baseline that was fitted on all rows of a split but those held out."""
+    """Return a trivial baseline fitted on all rows of a split except the held-out rows."""
     if held_out is not None:
         split = split.select(np.setdiff1d(np.arange(len(split)), held_out))
-    train = {column: split[column] for column in split.column_names}  # read when they are needed
+    train = {column: split[column] for column in split.column_names}  # read lazily
     return task.baseline(name).fit(train, facts, tokenizer)
 
 
@@ -159,10 +159,10 @@ def measure_baseline(
     out: Path,
     advance: Callable[[int], None],
 ) -> Tally:
-    """Return `tally` with a trivial baseline's guesses over the split, which are written to `out`.
+    """Return `tally` with a trivial baseline's predictions for the split, which are written to `out`.
 
-    `fitted` has the baseline with the positions of the rows that it predicts, None for all; that of several
-    folds is fitted several times.
+    `fitted` lists baselines with the positions of the rows that each predicts, None for all; with several
+    folds there are several.
     """
     inputs, classes = Inputs(setup.rows, task.config.inputs), task.evaluator.class_order(setup.facts)
     with Predictions(out, inputs, classes) as predictions:
@@ -170,7 +170,7 @@ def measure_baseline(
             rows = np.arange(len(setup.rows)) if chosen is None else chosen
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 positions = rows[start : start + ROWS_AT_ONCE]
-                whole = chosen is None  # a stretch of rows is read faster
+                whole = chosen is None  # contiguous rows are read faster
                 batch = setup.rows[start : start + ROWS_AT_ONCE] if whole else setup.rows[positions.tolist()]
                 columns = prediction(batch)
                 tally.add(positions, columns)
@@ -180,15 +180,15 @@ def measure_baseline(
     return tally
 
 
-def save(tally: Tally, path: Path) -> None:
-    """Keep a tally's sums for the processes that run the models."""
+def save_tally(tally: Tally, path: Path) -> None:
+    """Save a tally's sums for the processes that run the models."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         np.savez(file, *tally.arrays())
 
 
 def load_tally(tally: Tally, path: Path) -> Tally:
-    """Return a tally of the same metrics with the sums kept in `path`."""
+    """Return a tally of the same metrics with the sums stored in `path`."""
     with np.load(path, allow_pickle=False) as arrays:
         kept: Sequence[np.ndarray] = [arrays[name] for name in arrays.files]
     return tally.merged(kept)

@@ -1,4 +1,4 @@
-"""Some rows of a split that are read when a column is needed: many tasks need none of them to score."""
+"""Rows of a split that are read lazily, because many tasks need no columns for scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class LazyRows(Mapping[str, Sequence[Any]]):
-    """The columns of the rows at some positions of a split, all of them read at the first access."""
+    """The columns of rows at given positions of a split; all are read at the first access."""
 
     def __init__(self, split: datasets.Dataset, positions: np.ndarray) -> None:
         self._split = split

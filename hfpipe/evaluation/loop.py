@@ -1,4 +1,4 @@
-"""One streaming pass over a split: every row counted once, on any number of processes."""
+"""A streaming pass over a split that counts every row once, on any number of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from hfpipe.distributed.process_layout import ProcessLayout
 from hfpipe.errors import StageError
 from hfpipe.evaluation.lazy_rows import LazyRows
-from hfpipe.metrics.metric import objects
+from hfpipe.metrics.metric import to_object_array
 from hfpipe.metrics.tally import Tally
 from hfpipe.modeling.losses.losses import forward
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch, Columns
 
 Keep = Callable[[np.ndarray, "Columns"], None]
-"""Called with the positions of some rows in the split and their columns, to write predictions."""
+"""Callback that receives positions of rows in the split and their columns, to write predictions."""
 
 
 @dataclass(frozen=True)
 class ModelReader:
-    """Passes examples to a model, and reads its outputs."""
+    """Runs a model on examples, and converts its outputs to columns."""
 
     task: TaskRuntime
     facts: DataFacts
     tokenizer: PreTrainedTokenizerBase
     seed: int
     training: bool = False
-    """Whether this is the validation during a training."""
+    """Whether this is a validation during training."""
 
     def predict_batch(
         self, model: Any, examples: Examples, index: np.ndarray, device: torch.device
@@ -50,15 +50,15 @@ class ModelReader:
             return generator.generate(model, batch, self.tokenizer)
         outputs = forward(model, batch, self.task.objective.positions(batch))
         columns = self.task.evaluator.outputs_to_columns(outputs, batch)
-        return {name: _array(column) for name, column in columns.items()}
+        return {name: _to_array(column) for name, column in columns.items()}
 
     def batch(self, examples: Examples, index: np.ndarray) -> Batch:
-        """Return some examples as the model is given them."""
+        """Return the batch of some examples for the model."""
         keys = [(0, number) for number in index.tolist()]
         return self.task.encoder.collate(examples.__getitems__(keys), self.tokenizer, self.seed, train=False)
 
     def rows(self, outputs: Columns, examples: Examples, index: np.ndarray) -> tuple[np.ndarray, Columns]:
-        """Return the positions of the rows that the examples are of, and the columns by row."""
+        """Return the positions of the rows of the examples, and the columns by row."""
         positions, row_index = np.unique(examples.rows[index], return_inverse=True)
         rows = LazyRows(examples.source, positions)
         return positions, self.task.evaluator.columns_by_row(outputs, row_index, rows, self.facts)
@@ -76,18 +76,20 @@ def score(
     keep: Keep | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tally:
-    """Return `tally` with every row of all processes counted, the same in each process.
+    """Return `tally` with the rows of all processes added; the result is the same in each process.
 
-    `layout` tells which processes share a model; by default each holds a whole one. Rows of the data set are
-    counted and resampled; a long one may have been cut into several examples.
-    Raises StageError when a row was counted twice or not at all.
+    `layout` defines which processes share a model; by default each has a complete one. Rows of the data set
+    are counted and resampled; a long row may consist of several examples. Raises StageError when a row was
+    counted twice or not at all.
     """
     model.eval()
     counted = 0
-    # What FSDP gathers and models cache in inference_mode could not be trained with afterwards.
+    # Tensors gathered by FSDP or cached by models in inference_mode could not be used in training afterwards.
     reading_only = torch.no_grad() if reader.training else torch.inference_mode()
     with reading_only, accelerator.autocast():
-        for positions, columns, passed in shared(model, examples, reader, accelerator, batch_size, layout):
+        for positions, columns, passed in iterate_shared(
+            model, examples, reader, accelerator, batch_size, layout
+        ):
             tally.add(positions, columns)
             counted += len(positions)
             if keep is not None:
@@ -97,11 +99,11 @@ def score(
     everywhere = int(_sum_over_processes(np.array([counted]), accelerator)[0])
     there = len(np.unique(examples.rows))
     if everywhere != there:
-        raise StageError(f"{everywhere} rows were counted of {there}; this is a fault of hfpipe")
+        raise StageError(f"{everywhere} rows were counted of {there}; this is a bug in hfpipe")
     return total
 
 
-def shared(
+def iterate_shared(
     model: Any,
     examples: Examples,
     reader: ModelReader,
@@ -109,11 +111,11 @@ def shared(
     batch_size: int,
     layout: ProcessLayout | None = None,
 ) -> Iterator[tuple[np.ndarray, Columns, int]]:
-    """Yield this process' share of the rows, longest first: positions, columns, examples passed.
+    """Yield this process' share of the rows, longest first: positions, columns, number of examples.
 
-    Every process runs the same number of forward passes, as a sharded model needs; one that has no rows
-    left repeats others and yields none of them, so that its columns still tell the shape of the sums. Of
-    processes that compute the same rows, one yields them.
+    Every process runs the same number of forward passes, as a sharded model requires; a process without
+    remaining rows repeats others and yields empty columns, which define the shape of the sums. If several
+    processes compute the same rows, one yields them.
     """
     groups = batch_rows(examples.rows, examples.lengths, batch_size)
     layout = layout or ProcessLayout(accelerator.num_processes)
@@ -162,8 +164,8 @@ def join_parts(outputs: list[Columns]) -> Columns:
     return {name: np.concatenate([columns[name] for columns in outputs]) for name in outputs[0]}
 
 
-def _array(column: torch.Tensor | list[Any]) -> np.ndarray:
-    return column.cpu().numpy() if isinstance(column, torch.Tensor) else objects(column)
+def _to_array(column: torch.Tensor | list[Any]) -> np.ndarray:
+    return column.cpu().numpy() if isinstance(column, torch.Tensor) else to_object_array(column)
 
 
 def _sum_over_processes(array: np.ndarray, accelerator: Accelerator) -> np.ndarray:

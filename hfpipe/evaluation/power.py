@@ -1,4 +1,4 @@
-"""How small a difference a split can show: the power of McNemar's test, before anything is measured."""
+"""The smallest detectable difference on a split, from the power of McNemar's test."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from statistics import NormalDist
 from hfpipe.report import SIGNIFICANT
 
 POWER = 0.8
-"""Probability that a difference of this size is found."""
+"""Probability that a difference of this size is detected."""
 DISAGREEMENT = 0.2
-"""Share of rows on which one of two systems is right and the other wrong, where it is not known."""
+"""Assumed fraction of rows on which exactly one of two systems is correct."""
 
 
-def smallest_difference(
+def find_smallest_difference(
     rows: int, p: float = SIGNIFICANT, disagreement: float = DISAGREEMENT
 ) -> float | None:
-    """Return the smallest difference of two accuracies that `rows` rows show with 80 % power, two-sided.
+    """Return the smallest difference of two accuracies that `rows` rows detect with 80 % power, two-sided.
 
     By the approximation of Connor (1987) for paired proportions. A difference larger than `disagreement`
-    takes that much disagreement. None where not even systems of accuracy 0 and 1 could be distinguished.
+    implies that much disagreement. None if not even accuracies of 0 and 1 could be distinguished.
     """
     low, high = 0.0, 1.0
-    if 0.5**rows >= p:  # the p-value where all rows are for one system
+    if 0.5**rows >= p:  # the p-value if all rows favour one system
         return None
     while high - low > 1e-5:
         middle = (low + high) / 2
-        low, high = (low, middle) if _rows_needed(middle, p, disagreement) <= rows else (middle, high)
+        low, high = (low, middle) if _compute_rows_needed(middle, p, disagreement) <= rows else (middle, high)
     return high
 
 
-def _rows_needed(difference: float, p: float, disagreement: float) -> float:
+def _compute_rows_needed(difference: float, p: float, disagreement: float) -> float:
     apart = max(disagreement, difference)
     normal = NormalDist()
     alpha, beta = normal.inv_cdf(1 - p / 2), normal.inv_cdf(POWER)

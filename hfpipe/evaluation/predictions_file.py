@@ -13,20 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hfpipe.metrics.metric import objects
+from hfpipe.metrics.metric import to_object_array
 from hfpipe.store.artifacts import find_renamed_columns
 from hfpipe.store.store import check_file, report_unreadable
 
 TYPES = {"id": pa.string(), "row": pa.int64()}
-"""Columns whose type the rows need not tell."""
+"""Columns with a fixed type."""
 ATTRS = b"PANDAS_ATTRS"
-"""Entry of the file's metadata that pandas gives back as `DataFrame.attrs`."""
+"""Entry of the file's metadata that pandas reads as `DataFrame.attrs`."""
 ROWS_AT_ONCE = 4096
-"""Rows written together: what Parquet holds in memory of each group of rows does not add up to much."""
+"""Number of rows written together; the memory of Parquet per row group stays small."""
 
 
 class Inputs:
-    """The columns that a task reads, copied into its predictions with the types that the data set has."""
+    """The columns that a task reads, which are copied to its predictions with their types."""
 
     def __init__(self, rows: datasets.Dataset, names: Sequence[str]) -> None:
         there = [name for name in names if name in rows.column_names]
@@ -43,11 +43,11 @@ class Inputs:
 
 
 class Predictions:
-    """A Parquet file that grows as rows come; the first decide its columns.
+    """A Parquet file to which rows are appended; the first rows define its columns.
 
     `classes` maps columns with a value for each class to the names of the classes in their order. The file
-    keeps them, and which of its columns are `inputs`, in its metadata: `pandas.read_parquet(FILE).attrs`.
-    An input whose name a prediction has as well is written as `input_NAME`.
+    stores them, and the list of its `inputs`, in its metadata: `pandas.read_parquet(FILE).attrs`. An input
+    with the name of a prediction is written as `input_NAME`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Predictions:
         return self
 
     def add(self, ids: Sequence[str], positions: np.ndarray, columns: Mapping[str, Any]) -> None:
-        """Append rows: ids, positions in the split (column `row`), one value or list of values each."""
+        """Append rows: ids, positions in the split (column `row`), and columns of values or lists."""
         made = {"id": ids, "row": positions, **columns}
         for name, values in {**made, **self._read_inputs(positions, made)}.items():
             self._waiting.setdefault(name, []).extend(values)
@@ -78,7 +78,7 @@ class Predictions:
             self._write()
 
     def _read_inputs(self, positions: np.ndarray, made: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Return the inputs of some rows under names that no prediction has."""
+        """Return the inputs of some rows, renamed if a prediction has the same name."""
         if self._inputs is None:
             return {}
         names = {name: f"input_{name}" if name in made else name for name in self._inputs.types}
@@ -86,7 +86,7 @@ class Predictions:
         self._names = list(names.values())
         return {names[name]: values for name, values in self._inputs.at(positions.tolist()).items()}
 
-    def _metadata(self) -> dict[bytes, bytes]:
+    def _create_metadata(self) -> dict[bytes, bytes]:
         return {ATTRS: json.dumps({"classes": self._classes, "inputs": self._names}).encode()}
 
     def _write(self, *, last: bool = False) -> None:
@@ -94,9 +94,9 @@ class Predictions:
         table = pa.table({name: pa.array(values, self._types.get(name)) for name, values in waiting})
         if self._writer is None:
             if not last and not all(_is_certain(kind) for kind in table.schema.types):
-                self._enough *= 2  # rows to come may tell
+                self._enough *= 2  # later rows may define the types
                 return
-            self._writer = pq.ParquetWriter(self._path, table.schema.with_metadata(self._metadata()))
+            self._writer = pq.ParquetWriter(self._path, table.schema.with_metadata(self._create_metadata()))
         self._waiting.clear()
         self._writer.write_table(table.cast(self._writer.schema))
 
@@ -110,7 +110,7 @@ class Predictions:
 
 
 def _is_certain(kind: pa.DataType) -> bool:
-    """Tell whether there was a value to tell a column's type by, not only missing ones or empty lists."""
+    """Return whether the type of a column is known, not only missing values or empty lists."""
     return _is_certain(kind.value_type) if pa.types.is_list(kind) else not pa.types.is_null(kind)
 
 
@@ -127,7 +127,7 @@ def write_joined(parts: Sequence[Path], path: Path) -> None:
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the rows' positions in the split, ascending, and each column but the inputs in that order.
+    """Return the positions of the rows in the split, ascending, and all columns except inputs in that order.
 
     Numbers and lists of equally many numbers become arrays of shape (n,) and (n, k), all else objects.
     Raises StageError when the file is damaged.
@@ -139,20 +139,20 @@ def read_predictions(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         table = pq.read_table(path, columns=[name for name in schema.names if name not in inputs])
         table = table.sort_by("row")
     names = find_renamed_columns(schema.names, inputs)
-    columns = {names.get(name, name): _column(table[name].combine_chunks()) for name in table.column_names}
+    columns = {names.get(name, name): _to_array(table[name].combine_chunks()) for name in table.column_names}
     return columns.pop("row"), columns
 
 
-def _column(values: pa.Array) -> np.ndarray:
+def _to_array(values: pa.Array) -> np.ndarray:
     kind = values.type
-    if pa.types.is_list(kind) and _numeric(kind.value_type) and not values.null_count:
+    if pa.types.is_list(kind) and _is_numeric(kind.value_type) and not values.null_count:
         lengths = set(values.value_lengths().to_pylist())
         if len(lengths) == 1:
             return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), lengths.pop())
-    if _numeric(kind) and not values.null_count:
+    if _is_numeric(kind) and not values.null_count:
         return values.to_numpy(zero_copy_only=False)
-    return objects(values.to_pylist())
+    return to_object_array(values.to_pylist())
 
 
-def _numeric(kind: pa.DataType) -> bool:
+def _is_numeric(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)

@@ -1,4 +1,4 @@
-"""Generates texts for a few rows with a model that is being trained, and leaves the training as it was."""
+"""Generates texts for a few rows during training, without changing the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SampleWriter:
-    """Generates a text for each of some rows.
+    """Generates a text for each of several rows.
 
     `given` maps the columns that a prediction needs to their values; `path` is a file for the encoded rows.
     """
@@ -37,16 +37,16 @@ class SampleWriter:
         self._task, self._tokenizer, self._given, self._path = task, tokenizer, given, path
 
     def generate(self, model: Any) -> list[dict[str, str]]:
-        """Return `input` and `output` of each row, by the model in evaluation mode.
+        """Return `input` and `output` of each row, with the model in evaluation mode.
 
-        The state of the random numbers and the mode of the model are the same afterwards.
+        Random states and the mode of the model are restored afterwards.
         """
         bare = extract_model_from_parallel(model, keep_torch_compile=False)
         mode, devices = bare.training, [bare.device] if bare.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad():
             bare.eval()
             try:
-                texts = self._texts(bare)
+                texts = self._generate_texts(bare)
             finally:
                 bare.train(mode)
         inputs = zip(*self._given.values(), strict=True)
@@ -55,7 +55,7 @@ class SampleWriter:
             for values, text in zip(inputs, texts, strict=True)
         ]
 
-    def _texts(self, model: Any) -> list[str]:
+    def _generate_texts(self, model: Any) -> list[str]:
         task, tokenizer = self._task, self._tokenizer
         facts = task.config.facts_from_config(model.config)
         rows = to_dataset(task.prediction_columns(self._given, facts))

@@ -1,4 +1,4 @@
-"""How fast a model is on this machine's CPU: rows per second in batches, and the time of a single row."""
+"""Measures the speed of a model on this CPU: rows per second in batches, and the latency of single rows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from hfpipe.evaluation.loop import ModelReader
 
 SECONDS = 3.0
-"""How long batches, and then single rows, are timed at most; at least one of each."""
+"""Maximum duration of timing batches, and of timing single rows; at least one of each is timed."""
 WARM_UP = 2
-"""Batches and single rows that are run before the clock starts."""
+"""Number of batches, and of single rows, run before timing."""
 
 
 def measure_speed(
@@ -27,14 +27,14 @@ def measure_speed(
 ) -> dict[str, float]:
     """Return `rows_per_second` in batches of `batch_size`, and `p50_ms` and `p95_ms` of single rows.
 
-    Batches are those of an evaluation, taken evenly over all lengths. Padding and the forward pass are timed,
-    encoding is not. The model is moved to the CPU.
+    Batches are those of an evaluation, sampled evenly over all lengths. Padding and the forward pass are
+    timed, encoding is not. The model is moved to the CPU.
     """
     cpu = torch.device("cpu")
     model = model.to(cpu).eval()
 
     def timed(groups: list[np.ndarray]) -> Iterator[tuple[int, float]]:
-        """Yield rows and seconds of each group, until the time is over."""
+        """Yield number of rows and seconds of each group, until the time limit."""
         begun = time.perf_counter()
         for number, group in enumerate([*groups[:WARM_UP], *groups]):
             started = time.perf_counter()
@@ -45,8 +45,8 @@ def measure_speed(
                     return
 
     with torch.inference_mode():
-        batches = [*timed(_spread_lengths(batch_rows(examples.rows, examples.lengths, batch_size)))]
-        singles = [*timed(_spread_lengths(batch_rows(examples.rows, examples.lengths, 1)))]
+        batches = [*timed(_mix_lengths(batch_rows(examples.rows, examples.lengths, batch_size)))]
+        singles = [*timed(_mix_lengths(batch_rows(examples.rows, examples.lengths, 1)))]
     milliseconds = 1000 * np.array([each for _, each in singles])
     return {
         "rows_per_second": sum(rows for rows, _ in batches) / sum(each for _, each in batches),
@@ -55,7 +55,7 @@ def measure_speed(
     }
 
 
-def _spread_lengths(groups: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the groups, which are ordered by length, so that the first of them have all lengths."""
+def _mix_lengths(groups: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the groups, which are sorted by length, in an order whose beginning covers all lengths."""
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(groups))
     return [groups[number] for number in order]

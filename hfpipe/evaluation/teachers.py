@@ -1,4 +1,4 @@
-"""Loads the teachers of a language model, which have to read the same tokens as their student."""
+"""Loads the teachers of a language model, which need the tokenizer of their student."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hfpipe.runtime import TaskRuntime
 
 COMPARED = 100
-"""Rows of the train split that the tokenizers of student and teacher are compared on."""
+"""Number of train rows on which the tokenizers of student and teacher are compared."""
 
 
 def load_teachers(
@@ -36,14 +36,14 @@ def load_teachers(
     *,
     trust: bool = False,
 ) -> tuple[Teacher, ...]:
-    """Return the teachers of a language model with this tokenizer; `trust` runs the code that comes with one.
+    """Return the teachers of a language model with this tokenizer; `trust` allows to run their code.
 
     Raises StageError for a teacher with another tokenizer, and for one that cannot run the task.
     """
     found = []
     for place, where in teachers:
         if is_export(where):
-            raise StageError(f"teacher {place} is an export, which no model learns from; name its original")
+            raise StageError(f"teacher {place} is an export, which cannot be a teacher; name its original")
         _check_tokenizer(place, where, task, tokenizer, rows, trust=trust)
         with keep_models_whole():
             model = load_model(task.config.auto_class, where, 0, whole=True, trust_remote_code=trust)

@@ -1,4 +1,4 @@
-"""How the loss of a language model depends on where a token stands, and on how often training has seen it."""
+"""The loss of a language model by the position of a token and by its frequency in training."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from hfpipe.runtime import TaskRuntime
 
 EXAMPLES = 512
-"""Examples whose tokens are measured at most, evenly chosen over all lengths."""
+"""Maximum number of examples to measure, sampled evenly over all lengths."""
 COUNTED = 20_000
-"""Rows of the train split in which tokens are counted at most, evenly chosen."""
+"""Maximum number of train rows in which tokens are counted, sampled evenly."""
 AT_ONCE = 1000
-"""Rows that are encoded together."""
+"""Number of rows encoded together."""
 
 
-def measures_tokens(task: TaskRuntime) -> bool:
-    """Tell whether the loss of a task is that of each token of a text, so that it can be split by token."""
+def has_token_losses(task: TaskRuntime) -> bool:
+    """Return whether the loss of a task is a sum over the tokens of a text."""
     return task.objective.loss_is_cross_entropy and task.generator is None
 
 
 def count_tokens(
     task: TaskRuntime, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, facts: DataFacts
 ) -> np.ndarray:
-    """Return how often each token stands in rows, int64, shape (vocabulary,); in `COUNTED` of more rows."""
+    """Return the count of each token in rows, int64, shape (vocabulary,), from at most `COUNTED` rows."""
     if len(rows) > COUNTED:
         rows = rows.select(np.linspace(0, len(rows) - 1, COUNTED).astype(int))
     counts = np.zeros(len(tokenizer), dtype=np.int64)
@@ -59,19 +59,19 @@ def measure_token_losses(
     """Return the mean loss of the tokens in groups: by position in the example, and by count in training.
 
     `positions` and `frequencies` are lists of `[low, high, mean loss in nats, tokens]`, both ends included;
-    `tokens` is how many were measured. `counts` is what `count_tokens` returns, or None.
+    `tokens` is the number of measured tokens. `counts` is what `count_tokens` returns, or None.
     """
     with torch.inference_mode():
-        found = list(_losses(model.to(device).eval(), reader, examples, batch_size, device))
+        found = list(_iterate_losses(model.to(device).eval(), reader, examples, batch_size, device))
     losses, positions, targets = (np.concatenate([part[number] for part in found]) for number in range(3))
-    measured = {"tokens": len(losses), "positions": _grouped(losses, positions + 1, 2)}
+    measured = {"tokens": len(losses), "positions": _average_by_group(losses, positions + 1, 2)}
     if counts is not None:
         seen = np.append(counts, 0)[np.minimum(targets, len(counts))]
-        measured["frequencies"] = _grouped(losses, seen, 10)
+        measured["frequencies"] = _average_by_group(losses, seen, 10)
     return measured
 
 
-def _losses(
+def _iterate_losses(
     model: Any, reader: ModelReader, examples: Examples, batch_size: int, device: torch.device
 ) -> Iterator[Sequence[np.ndarray]]:
     """Yield loss in nats, position in the example and id of each target, for some examples at a time."""
@@ -86,8 +86,8 @@ def _losses(
         yield [each.cpu().numpy() for each in (losses.double(), places % labels.shape[1], targets)]
 
 
-def _grouped(losses: np.ndarray, values: np.ndarray, base: int) -> list[list[float]]:
-    """Return the mean of the losses in groups of values: 0, and from each power of a base to the next."""
+def _average_by_group(losses: np.ndarray, values: np.ndarray, base: int) -> list[list[float]]:
+    """Return the mean loss in groups of values: 0, and from each power of a base to the next."""
     ends = [0, *(base**power for power in range(64) if base**power <= max(values.max(initial=0), 1))]
     groups = np.digitize(values, ends[1:])
     found = []

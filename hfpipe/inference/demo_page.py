@@ -1,9 +1,9 @@
 """A page to try a model in a browser, served by Gradio to this machine only.
 
-Gradio reports to its makers by default, can open a tunnel for others, and loads fonts from Google in some
-themes. None of this happens here: analytics and sharing are off, the server listens on 127.0.0.1, and the
-theme has fonts that Gradio's package holds. Gradio is imported inside functions, as it is slow to import and
-installed only by `pip install 'hfpipe[demo-page]'`.
+By default, Gradio sends analytics, can open a public tunnel, and loads fonts from Google in some themes. All
+of this is disabled here: analytics and sharing are off, the server listens on 127.0.0.1, and the theme uses
+fonts of Gradio's package. Gradio is imported inside functions, because it is slow to import and optional:
+`pip install 'hfpipe[demo-page]'`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfpipe.errors import DataError, HfpipeError, Problem, RecipeError
-from hfpipe.inference.inputs import rows
+from hfpipe.inference.inputs import read_input_rows
 from hfpipe.inference.ports import HOST, find_common_obstacle
 from hfpipe.number_format import format_answer
 from hfpipe.report import replace_not_finite
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hfpipe.inference.loaded_model import LoadedModel
 
 NAMES = ("ending", "label", "token_str")
-"""Keys of a prediction whose value is what a `score` next to it belongs to."""
+"""Keys of a prediction whose value the `score` next to it refers to."""
 HINTS = {
     "string": "",
     "strings": "one on each line, or a list in JSON",
@@ -33,7 +33,7 @@ HINTS = {
     "int": "a number",
     "float": "a number",
 }
-"""Type of a column → how a person writes its values."""
+"""Type of a column → how to write its values."""
 EXAMPLES = {
     "nested": '["a", "b"] or [{"role": "user", "content": "Hello"}]',
     "int": "12",
@@ -54,7 +54,7 @@ class ShownPrediction(NamedTuple):
     record: str
     """The prediction as JSON, with the values that `hfpipe predict --output` writes."""
     notes: tuple[str, ...]
-    """Warnings, such as tokens that were not read."""
+    """Warnings, such as truncated tokens."""
 
 
 class DemoPage:
@@ -117,7 +117,7 @@ def _explain_lack_of_ports(port: int | None) -> str | None:
 
 
 def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPrediction:
-    """Return the prediction for what a person wrote, by the code of `hfpipe predict`.
+    """Return the prediction for user input, by the code of `hfpipe predict`.
 
     Raises DataError when a field that the model needs is empty or has the wrong form, and StageError when the
     model gives no prediction.
@@ -131,9 +131,9 @@ def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPredic
         row |= {name: value} if value is not None else {}
     for name in model.required:
         if name not in row:
-            raise DataError(f"{name} is empty; write something into it")
+            raise DataError(f"{name} is empty; enter a value")
     with _collect_warnings() as notes:
-        [(read, answer)] = model.answers(rows([row], model.task.inputs))
+        [(read, answer)] = model.answers(read_input_rows([row], model.task.inputs))
     record: dict[str, Any] = replace_not_finite(answer or {})
     return ShownPrediction(
         lines="\n".join(format_answer(record)),
@@ -145,7 +145,7 @@ def predict_fields(model: LoadedModel, fields: Mapping[str, str]) -> ShownPredic
 
 
 def parse_field(kind: str, text: str) -> Any:
-    """Return the value of a column that holds values of a `kind`, from what a person wrote."""
+    """Return the value of a column of type `kind` from user input."""
     if kind == "string" or not text.strip():
         return text if text.strip() else None
     if kind not in ("", "strings") or text.lstrip().startswith(("[", "{")):
@@ -178,7 +178,7 @@ def mark_spans(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, A
     spans = [part for part in parts if {"start", "end"} <= set(part)]
     for value in row.values():
         text = _join_words(value)
-        if text and spans and all(_matches(text, span) for span in spans):
+        if text and spans and all(_matches_text(text, span) for span in spans):
             marks = [
                 {"entity": span.get("entity_group", "answer"), "start": span["start"], "end": span["end"]}
                 for span in spans
@@ -194,15 +194,15 @@ def _join_words(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _matches(text: str, span: Mapping[str, Any]) -> bool:
-    """Tell whether a span has its words in a text, so that its positions refer to this text."""
+def _matches_text(text: str, span: Mapping[str, Any]) -> bool:
+    """Return whether the words of a span are at its position in a text, so that it refers to this text."""
     words = span.get("word", span.get("answer"))
     return bool(words) and text[span["start"] : span["end"]] == words
 
 
 @contextmanager
 def _collect_warnings() -> Iterator[list[str]]:
-    """Collect the warnings of hfpipe, which otherwise only the terminal of the server would show."""
+    """Collect the warnings of hfpipe, which would otherwise appear only in the terminal of the server."""
     found: list[str] = []
 
     class Collector(logging.Handler):
@@ -232,7 +232,7 @@ def _build_page(model: LoadedModel, title: str) -> Any:
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
         gradio.HTML(f"<h1>{escape(title)}</h1>")
         fields = [
-            gradio.Textbox(label=name, info=_hint(model, name, kind), lines=3, elem_id=f"input-{name}")
+            gradio.Textbox(label=name, info=_get_hint(model, name, kind), lines=3, elem_id=f"input-{name}")
             for name, kind in model.columns.items()
         ]
         button = gradio.Button("Predict", variant="primary", elem_id="predict")
@@ -244,16 +244,16 @@ def _build_page(model: LoadedModel, title: str) -> Any:
                 label="as JSON", lines=2, max_lines=20, interactive=False, buttons=["copy"], elem_id="json"
             ),
         ]
-        button.click(_respond(model), fields, outputs, api_visibility="private")
+        button.click(_create_handler(model), fields, outputs, api_visibility="private")
     return page
 
 
-def _hint(model: LoadedModel, name: str, kind: str) -> str | None:
+def _get_hint(model: LoadedModel, name: str, kind: str) -> str | None:
     optional = [] if name in model.required else ["may be empty"]
     return "; ".join(filter(None, [HINTS.get(kind, ""), *optional])) or None
 
 
-def _respond(model: LoadedModel) -> Callable[..., list[Any]]:
+def _create_handler(model: LoadedModel) -> Callable[..., list[Any]]:
     """Return the function that Gradio calls with the text of each field. Gradio shows messages as HTML."""
     gradio = import_gradio()
 

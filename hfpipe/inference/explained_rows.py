@@ -1,4 +1,4 @@
-"""Explains a few predictions of an evaluation, and keeps the result in its folder for the page of the run."""
+"""Explains a few predictions of an evaluation, and stores them in its folder for the page of the run."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def explain_run(run: Run, rows: int = 4) -> list[str]:
-    """Explain predictions of each evaluated classifier of texts, and return the names of these stages.
+    """Explain predictions of each evaluated text classifier, and return the names of these stages.
 
-    Integrated gradients by token, for the most confident mistakes and the most confident right predictions,
-    half of `rows` each. They are kept next to the predictions, where the page of the run shows them, and are
-    computed again only for more rows.
+    Computes integrated gradients by token for the most confident wrong and the most confident correct
+    predictions, half of `rows` each. They are stored next to the predictions, shown on the page of the run,
+    and recomputed only for more rows.
 
-    Raises RecipeError where the run has no such stage, StageError where captum is missing or the model has
-    no attention weights.
+    Raises RecipeError when the run has no such stage, StageError when captum is missing or the model has no
+    attention weights.
     """
-    found = {stage: frame for stage in run.reports if (frame := _classified(run, stage)) is not None}
+    found = {stage: frame for stage in run.reports if (frame := _read_classified(run, stage)) is not None}
     if not found:
-        wrong = "explanations are for evaluated classifiers of texts, and this run has none; delete --explain"
+        wrong = "explanations need an evaluated text classifier, and this run has none; delete --explain"
         raise RecipeError([Problem(wrong)])
     for stage, frame in found.items():
         if len(run.explanations(stage)) < min(rows, len(frame)):
@@ -39,7 +39,7 @@ def explain_run(run: Run, rows: int = 4) -> list[str]:
     return list(found)
 
 
-def _classified(run: Run, stage: str) -> pd.DataFrame | None:
+def _read_classified(run: Run, stage: str) -> pd.DataFrame | None:
     """Return the predictions of a stage if each is the class of a text."""
     task = run.reports[stage].facts.get("task") or {}
     if (
@@ -57,23 +57,25 @@ def _explain(run: Run, stage: str, frame: pd.DataFrame, rows: int) -> list[dict[
 
     from hfpipe.inference.explanation import explain_prediction
     from hfpipe.inference.predictor import Predictor
-    from hfpipe.inference.resolve import find
+    from hfpipe.inference.resolve import resolve_model
     from hfpipe.tasks import restore_task
 
     made_of = Path(run.made(stage).base), run.trusted, run.folder(stage)
     task = restore_task(run.reports[stage].facts["task"], *made_of)
-    predictor = Predictor(find(run.model(stage), Path(), None, ()).place, task.runtime(), batch_size=1)
+    predictor = Predictor(
+        resolve_model(run.model(stage), Path(), None, ()).place, task.runtime(), batch_size=1
+    )
     made = []
-    for number in _chosen(frame, rows).tolist():
+    for number in _choose_rows(frame, rows).tolist():
         row = frame.iloc[number]
         columns = zip(task.inputs, frame.attrs["inputs"], strict=True)
         explained = explain_prediction(predictor, {name: row[column] for name, column in columns})
-        made.append(_entry(row, explained))
+        made.append(_create_entry(row, explained))
     return made
 
 
-def _chosen(frame: pd.DataFrame, rows: int) -> np.ndarray:
-    """Return positions of the most confident mistakes, then of the most confident right predictions."""
+def _choose_rows(frame: pd.DataFrame, rows: int) -> np.ndarray:
+    """Return positions of the most confident wrong, then of the most confident correct predictions."""
     import numpy as np
 
     confidence = np.array([max(scores) for scores in frame["scores"]])
@@ -84,7 +86,7 @@ def _chosen(frame: pd.DataFrame, rows: int) -> np.ndarray:
     return np.concatenate([mistakes, right[: rows - len(mistakes)]])
 
 
-def _entry(row: Any, explained: Explanation) -> dict[str, Any]:
+def _create_entry(row: Any, explained: Explanation) -> dict[str, Any]:
     return {
         "id": str(row["id"]) if "id" in row else "",
         "tokens": list(explained.tokens),

@@ -1,4 +1,4 @@
-"""What a model's answer for one text depends on: its attention weights, and integrated gradients by token."""
+"""Explains the prediction for one text: attention weights, and integrated gradients by token."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 STEPS = 50
-"""Points on the path from the baseline to the text, as captum has by default."""
+"""Number of points on the path from the baseline to the text, the default of captum."""
 MISSING = "explain needs {}, which is not installed; pip install 'hfpipe[explain]'"
 AT_ONCE = 8
-"""Points in a forward pass."""
+"""Number of points per forward pass."""
 Score = Callable[[Any], torch.Tensor]
-"""Takes the outputs of a model, of any batch size, to the explained score of each example."""
+"""Function from the outputs of a model, of any batch size, to the explained score of each example."""
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A model's prediction for one text, and what it depends on."""
+    """A model's prediction for one text, with its attention and attributions."""
 
     tokens: tuple[str, ...]
     """The tokens of the text, special tokens included."""
     answer: Mapping[str, Any]
-    """What `hfpipe.predict` returns for the text."""
+    """Result of `hfpipe.predict` for the text."""
     target: str
-    """What is explained: the predicted class, the token that fills the mask, the next token or the answer."""
+    """The explained prediction: class, token that fills the mask, next token or answer."""
     attention: np.ndarray
-    """Attention weights, float32, shape (layers, heads, tokens, tokens): each row is of one token and sums to
-    1 over the tokens that it attends to."""
+    """Attention weights, float32, shape (layers, heads, tokens, tokens): each row belongs to one token and
+    sums to 1 over the attended tokens."""
     attributions: np.ndarray
     """Integrated gradients of the target's logit, float64, shape (tokens,) (Sundararajan et al., 2017)."""
     delta: float
@@ -60,20 +60,20 @@ class Explanation:
         return product
 
     def plot_attention(self, layer: int | None = None, head: int | None = None) -> Figure:
-        """Return a heat map of the attention of a layer and head; their mean where one is not given."""
+        """Return a heat map of the attention of a layer and head, averaged over those not given."""
         weights = self.attention if layer is None else self.attention[layer : layer + 1]
         weights = weights if head is None else weights[:, head : head + 1]
         where = "all layers" if layer is None else f"layer {layer}"
         which = "all heads" if head is None else f"head {head}"
-        return self._heat_map(weights.mean(axis=(0, 1)), f"attention of {where}, {which}")
+        return self._plot_heat_map(weights.mean(axis=(0, 1)), f"attention of {where}, {which}")
 
     def plot_rollout(self) -> Figure:
         """Return a heat map of the attention rollout."""
-        return self._heat_map(self.rollout, "attention rollout")
+        return self._plot_heat_map(self.rollout, "attention rollout")
 
     def plot_attributions(self) -> Figure:
-        """Return a bar chart of the integrated gradients: what raises and what lowers the target."""
-        figure = _new_figure(width=6.0, height=1.2 + 0.22 * len(self.tokens))
+        """Return a bar chart of the integrated gradients, which raise or lower the score of the target."""
+        figure = _create_figure(width=6.0, height=1.2 + 0.22 * len(self.tokens))
         axes = figure.subplots()
         places = np.arange(len(self.tokens))
         colors = np.where(self.attributions >= 0, "tab:blue", "tab:orange")
@@ -85,9 +85,9 @@ class Explanation:
         axes.set_ylabel("token")
         return figure
 
-    def _heat_map(self, weights: np.ndarray, title: str) -> Figure:
+    def _plot_heat_map(self, weights: np.ndarray, title: str) -> Figure:
         side = 2.0 + 0.24 * len(self.tokens)
-        figure = _new_figure(width=side + 0.8, height=side)
+        figure = _create_figure(width=side + 0.8, height=side)
         axes = figure.subplots()
         image = axes.imshow(weights, vmin=0.0, cmap="viridis")
         places = np.arange(len(self.tokens))
@@ -101,7 +101,7 @@ class Explanation:
 
 
 def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanation:
-    """Return the prediction for a row, and what it depends on.
+    """Return the prediction for a row with its explanation.
 
     Raises DataError for a text of several windows, and StageError for a model or task that has no single
     sequence of tokens, no attention weights, or if captum is not installed.
@@ -112,7 +112,7 @@ def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanat
     if model.config.is_encoder_decoder:
         raise StageError("explain supports encoders and decoders; this model is an encoder-decoder")
     [(_, answer)] = predictor.answers([("text", row)])
-    inputs = _model_inputs(predictor.batch("text", row))
+    inputs = _select_model_inputs(predictor.batch("text", row))
     ids = inputs["input_ids"]
     if ids.ndim != 2 or len(ids) != 1:
         raise StageError("explain supports tasks with one sequence of tokens per row, not several choices")
@@ -121,10 +121,12 @@ def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanat
         outputs = model(**inputs, output_attentions=True)
     if not outputs.get("attentions"):
         raise StageError(f"{model.config.model_type} returns no attention weights; explain needs them")
-    target, score = _target(outputs, ids[0], model, tokenizer)
-    attributions, delta = _integrated_gradients(model, inputs, score, _baseline(ids, tokenizer))
+    target, score = _find_target(outputs, ids[0], model, tokenizer)
+    attributions, delta = _compute_integrated_gradients(
+        model, inputs, score, _create_baseline(ids, tokenizer)
+    )
     return Explanation(
-        tokens=tuple(_text_of(token, tokenizer) for token in ids[0].tolist()),
+        tokens=tuple(_decode_token(token, tokenizer) for token in ids[0].tolist()),
         answer=answer,
         target=target,
         attention=torch.cat(outputs.attentions).float().cpu().numpy(),
@@ -133,7 +135,7 @@ def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanat
     )
 
 
-def _model_inputs(batch: Batch) -> dict[str, torch.Tensor]:
+def _select_model_inputs(batch: Batch) -> dict[str, torch.Tensor]:
     """Return the arguments of the model, without padding."""
     inputs = {name: each for name, each in batch.items() if name != "labels" and not name.startswith("_")}
     kept = inputs["attention_mask"][0].bool() if "attention_mask" in inputs else None
@@ -142,16 +144,16 @@ def _model_inputs(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: each[:, kept] if each.ndim == 2 else each for name, each in inputs.items()}
 
 
-def _text_of(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a token as text; its vocabulary entry where it is only a part of a character."""
+def _decode_token(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a token as text, or its vocabulary entry if it is only part of a character."""
     text = str(tokenizer.decode([token]))
     return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text.strip() or repr(text)
 
 
-def _target(
+def _find_target(
     outputs: Any, ids: torch.Tensor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[str, Score]:
-    """Return the name of what the model predicts, and its score as a function of the outputs."""
+    """Return the name of the prediction, and its score as a function of the outputs."""
     if "start_logits" in outputs:
         first, last = int(outputs.start_logits[0].argmax()), int(outputs.end_logits[0].argmax())
         answer = str(tokenizer.decode(ids[first : last + 1])).strip() or "no answer"
@@ -161,16 +163,16 @@ def _target(
         best = int(logits.argmax())
         return get_class_names(model.config)[best], lambda found: found.logits[:, best]
     if logits.shape[-1] < len(tokenizer):
-        place, best = _likeliest_tag(logits, ids, model, tokenizer)
-        word = _text_of(int(ids[place]), tokenizer)
+        place, best = _find_likeliest_tag(logits, ids, model, tokenizer)
+        word = _decode_token(int(ids[place]), tokenizer)
         return f"{get_class_names(model.config)[best]} at {word}", lambda found: found.logits[:, place, best]
     masks = [place for place, token in enumerate(ids.tolist()) if token == tokenizer.mask_token_id]
     place = masks[0] if masks else len(ids) - 1
     best = int(logits[place, : len(tokenizer)].argmax())
-    return _text_of(best, tokenizer), lambda found: found.logits[:, place, best]
+    return _decode_token(best, tokenizer), lambda found: found.logits[:, place, best]
 
 
-def _likeliest_tag(
+def _find_likeliest_tag(
     logits: torch.Tensor, ids: torch.Tensor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:
     """Return the token and the class of the most probable tag other than `O`."""
@@ -181,8 +183,8 @@ def _likeliest_tag(
     return place, best
 
 
-def _baseline(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Return the ids of a text that says nothing: special tokens stay, all others become padding."""
+def _create_baseline(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Return the ids of an uninformative text: special tokens are kept, all others become padding."""
     padding = next(
         token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None
     )
@@ -193,10 +195,10 @@ def _is_special(ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> torch.
     return torch.isin(ids, torch.tensor(tokenizer.all_special_ids, device=ids.device))
 
 
-def _integrated_gradients(
+def _compute_integrated_gradients(
     model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], score: Score, baseline: torch.Tensor
 ) -> tuple[np.ndarray, float]:
-    """Return the attributions by token, float64, shape (tokens,), and how far their sum is off."""
+    """Return the attributions by token, float64, shape (tokens,), and the error of their sum."""
     try:
         from captum.attr import LayerIntegratedGradients
     except ImportError:
@@ -219,7 +221,7 @@ def _integrated_gradients(
     return found[0].sum(dim=-1).double().detach().cpu().numpy(), float(delta[0])
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def _create_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:

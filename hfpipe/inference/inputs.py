@@ -32,7 +32,7 @@ Given = str | Path | TextIO | Iterable[str | Mapping[str, Any]]
 """A text, texts, rows with the columns of the task, an open file of lines, or the path of a file of rows."""
 
 
-def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
+def read_input_rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
     """Return a row for each text, line or mapping, after checking that there is at least one.
 
     If the task has a single input, a text is its value, or a JSON object that contains it. If it has several
@@ -46,16 +46,16 @@ def rows(given: Given, inputs: Sequence[str], options: Sequence[str] = ()) -> It
     if options:
         raise RecipeError([Problem("--read says how a file is read; name one with --input FILE")])
     if isinstance(given, TextIOBase):
-        found = _rows(_lines(given, inputs), LINE, inputs)
+        found = _create_rows(_read_lines(given, inputs), LINE, inputs)
     else:
-        found = _rows([given] if isinstance(given, str) else given, TEXT, inputs)
+        found = _create_rows([given] if isinstance(given, str) else given, TEXT, inputs)
     first = next(found, None)
     if first is None:
         raise DataError("there is no input for the model; give texts, --input FILE, or lines to read")
     return chain([first], found)
 
 
-def _lines(given: Any, inputs: Sequence[str]) -> Iterator[str | Mapping[str, Any]]:
+def _read_lines(given: Any, inputs: Sequence[str]) -> Iterator[str | Mapping[str, Any]]:
     """Yield the lines of an open file without line ends; input from a terminal or pipe must be UTF-8.
 
     A blank line is an empty row. Raises DataError for bytes that are not UTF-8, and for a line that is too
@@ -92,16 +92,16 @@ def pair_with_predictions(
     Results of the rows before an invalid row are yielded before the error is raised.
     """
     waiting: deque[Row] = deque()
-    blank = _Blank(inputs)
+    blank = _EmptyRows(inputs)
 
     def full() -> Iterator[tuple[str, Values]]:
         for row in given:
             waiting.append(row)
-            if not blank.seen(row):
+            if not blank.count_if_empty(row):
                 yield row.place, row.values
 
     def blanks() -> Iterator[tuple[Values, None]]:
-        while waiting and blank.holds(waiting[0]):
+        while waiting and blank.is_empty(waiting[0]):
             yield waiting.popleft().values, None
 
     try:
@@ -113,39 +113,43 @@ def pair_with_predictions(
         yield from blanks()
         raise
     yield from blanks()
-    blank.tell()
+    blank.warn()
 
 
-class _Blank:
+class _EmptyRows:
     """Detects rows without input, and reports their number at the end."""
 
     def __init__(self, inputs: Sequence[str]) -> None:
         self._inputs = inputs
         self._number, self._first = 0, ""
 
-    def holds(self, row: Row) -> bool:
-        return any(_empty(row.values[name]) for name in self._inputs)
+    def is_empty(self, row: Row) -> bool:
+        return any(_is_empty(row.values[name]) for name in self._inputs)
 
-    def seen(self, row: Row) -> bool:
-        if not self.holds(row):
+    def count_if_empty(self, row: Row) -> bool:
+        if not self.is_empty(row):
             return False
         self._first = self._first or row.place
         self._number += 1
         return True
 
-    def tell(self) -> None:
+    def warn(self) -> None:
         if self._number:
-            what = "1 row holds" if self._number == 1 else f"{self._number:,} rows hold"
-            log.warning("%s no text, and null is the prediction: %s", what, self._first)
+            what = "1 row has" if self._number == 1 else f"{self._number:,} rows have"
+            log.warning("%s no text and the prediction null: %s", what, self._first)
 
 
-def _rows(given: Iterable[str | Mapping[str, Any]], origin: str, inputs: Sequence[str]) -> Iterator[Row]:
+def _create_rows(
+    given: Iterable[str | Mapping[str, Any]], origin: str, inputs: Sequence[str]
+) -> Iterator[Row]:
     for number, asked in enumerate(given, 1):
-        columns = _columns(asked, f"{origin} {number}", inputs) if isinstance(asked, str) else dict(asked)
+        columns = (
+            _parse_columns(asked, f"{origin} {number}", inputs) if isinstance(asked, str) else dict(asked)
+        )
         yield Row(columns, origin, number)
 
 
-def _columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
+def _parse_columns(text: str, place: str, inputs: Sequence[str]) -> dict[str, Any]:
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else None
     except (ValueError, RecursionError):  # not JSON, or nested too deep
@@ -173,21 +177,21 @@ def complete_rows(
             {
                 name: row.values.get(name)
                 if name in optional and row.values.get(name) in (None, "")
-                else _value(row, name, facts.columns.get(name, ""))
+                else _get_value(row, name, facts.columns.get(name, ""))
                 for name in inputs
             }
         )
         yield row
 
 
-def _value(row: Row, name: str, kind: str) -> Any:
+def _get_value(row: Row, name: str, kind: str) -> Any:
     if name not in row.values:
         there = ", ".join(row.values) or "nothing"
-        raise DataError(f"{row.place}: there is no {name!r}, which the model reads; it has {there}")
+        raise DataError(f"{row.place}: there is no {name!r}, which the model needs; it has {there}")
     value = row.values[name]
-    if _empty(value):
+    if _is_empty(value):
         if row.origin == TEXT:
-            raise DataError(f"{row.place}: {name!r} is empty; take it out")
+            raise DataError(f"{row.place}: {name!r} is empty; remove it")
         return value
     _check_unicode(value, row, name)
     if kind == "string" and not isinstance(value, str):
@@ -195,7 +199,7 @@ def _value(row: Row, name: str, kind: str) -> Any:
     return value
 
 
-def _empty(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     """Return whether a value is missing, a blank text or an empty list; 0 and False are values."""
     if isinstance(value, str):
         return not value.strip()

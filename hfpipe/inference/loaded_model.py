@@ -1,4 +1,4 @@
-"""A trained model in memory with its task: what `predict`, `explain` and `demo` share."""
+"""A trained model in memory with its task, for `predict`, `explain` and `demo`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from hfpipe.inference.resolve import TrainedModel
 
 
 class LoadedModel:
-    """Predicts rows that are not checked yet.
+    """Checks rows, and makes predictions for them.
 
-    Args:
-        trained: Location and task of the model.
-        batch_size: Number of rows in a forward pass.
+    Args: trained: Location and task of the model. batch_size: Number of rows per forward pass.
 
     Raises:
         StageError: The model cannot be loaded.
@@ -30,13 +28,13 @@ class LoadedModel:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns that a prediction reads → the type of their values, empty where any is allowed."""
+        """Column that a prediction reads → type of its values, empty if any is allowed."""
         known = self.predictor.reading.facts.columns
         return {name: known.get(name, "") for name in self.task.inputs}
 
     @property
     def required(self) -> list[str]:
-        """The columns that hold a value in every row."""
+        """The columns that need a value in every row."""
         return [name for name in self.task.inputs if name not in self.task.optional]
 
     def check_rows(self, given: Iterator[Row]) -> Iterator[Row]:

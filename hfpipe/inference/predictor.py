@@ -14,10 +14,10 @@ import torch
 from hfpipe.encoding.encoded import encode
 from hfpipe.encoding.nested import to_dataset
 from hfpipe.errors import DataError, HfpipeError, StageError
-from hfpipe.evaluation.calibration import calibrated
-from hfpipe.evaluation.evaluate import new_accelerator
+from hfpipe.evaluation.calibration import apply_calibration
+from hfpipe.evaluation.evaluate import create_accelerator
 from hfpipe.evaluation.lazy_rows import LazyRows
-from hfpipe.evaluation.loop import ModelReader, shared
+from hfpipe.evaluation.loop import ModelReader, iterate_shared
 from hfpipe.library_output import silence_libraries
 from hfpipe.modeling.loading.checkpoint_files import check_model_files
 from hfpipe.modeling.loading.embeddings import check_rows, get_embedding_rows
@@ -41,8 +41,8 @@ BATCHES_AT_ONCE = 8
 """Number of batches read before the first is run; their rows are grouped by length."""
 
 
-def architecture(place: Path | Place) -> str:
-    """Return the class named by a config, or an empty text. Raises StageError when there is no config."""
+def read_architecture(place: Path | Place) -> str:
+    """Return the model class named in a config, or "". Raises StageError when there is no config."""
     with loading(place), silence_libraries():
         check_model_files(place)
         config = read_config(place)
@@ -56,17 +56,17 @@ class Predictor:
         self, place: Path | Place, task: TaskRuntime, batch_size: int, *, trusts_export: bool = False
     ) -> None:
         tokenizer, auto_class = load_tokenizer(place), task.config.auto_class
-        self.accelerator = new_accelerator()
+        self.accelerator = create_accelerator()
         self.model = load_model(auto_class, place, seed=0, whole=True, trusts_export=trusts_export)
         for name, weights in self.model.named_parameters():
             if not torch.isfinite(weights).all():
                 raise StageError(
                     f"model {place}: {name} holds NaN or infinite weights; its training failed, or the file "
-                    "is damaged: train it again with a lower learning_rate, or take another"
+                    "is damaged: train it again with a lower learning_rate, or use another"
                 )
         self.model.to(self.accelerator.device).eval()
         set_pad_token_id(self.model, tokenizer)
-        task = calibrated(self.model, task.config, place).runtime()
+        task = apply_calibration(self.model, task.config, place).runtime()
         self.reading = ModelReader(task, task.config.facts_from_config(self.model.config), tokenizer, seed=0)
         check_rows(place, get_embedding_rows(self.model.config), tokenizer)
         for why in find_refusals(task, self.model):
@@ -81,20 +81,20 @@ class Predictor:
         raised after the predictions of the preceding rows.
         """
         examples, truncated = 0, 0
-        for chunk in _chunks(rows, BATCHES_AT_ONCE * self.batch_size):
-            found, ledger = self._chunk(chunk, examples)
+        for chunk in _split_into_chunks(rows, BATCHES_AT_ONCE * self.batch_size):
+            found, ledger = self._predict_chunk(chunk, examples)
             examples += ledger["examples"]  # seeds sampling, independently of the batch size
             truncated += ledger["truncated"]
             for (place, row), answer in zip(chunk, found, strict=True):
                 if answer is None or replace_not_finite(answer) != answer:
                     raise StageError(
                         f"{place}: the model's scores are not finite numbers, so there is no prediction; its "
-                        "weights are too large to be added up in float32"
+                        "weights are too large for float32"
                     )
                 yield row, answer
         if truncated:
             length = self.reading.task.config.length
-            log.warning("%s tokens were not read, of texts longer than %s; --set length=N", truncated, length)
+            log.warning("%s tokens of texts longer than %s were truncated; --set length=N", truncated, length)
 
     def batch(self, place: str, row: Asked) -> Batch:
         """Return the batch of a row's example. Raises DataError if the row is split into several."""
@@ -111,7 +111,7 @@ class Predictor:
         reading = self.reading
         return encode(
             reading.task,
-            to_dataset(self._columns([row for _, row in chunk])),
+            to_dataset(self._create_columns([row for _, row in chunk])),
             reading.tokenizer,
             reading.facts,
             folder / "asked.arrow",
@@ -120,7 +120,7 @@ class Predictor:
             name=lambda position: chunk[position][0],
         )
 
-    def _chunk(
+    def _predict_chunk(
         self, chunk: Sequence[tuple[str, Asked]], before: int
     ) -> tuple[list[dict[str, Any] | None], dict[str, int]]:
         with TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ class Predictor:
             raise StageError(f"{len(chunk) - len(found)} of {len(chunk)} rows have no input for the model")
         return [found[number] for number in range(len(chunk))], ledger
 
-    def _columns(self, chunk: Sequence[Asked]) -> Rows:
+    def _create_columns(self, chunk: Sequence[Asked]) -> Rows:
         """Return the columns that the task reads, with placeholders for its targets."""
         task, facts = self.reading.task, self.reading.facts
         return task.prediction_columns(
@@ -142,35 +142,35 @@ class Predictor:
         """Yield each row's position and prediction; None if the model's outputs for it contain NaN."""
         reading = self.reading
         with torch.inference_mode():
-            for positions, columns, _ in shared(
+            for positions, columns, _ in iterate_shared(
                 self.model, examples, reading, self.accelerator, self.batch_size
             ):
                 rows = LazyRows(examples.source, positions)
                 answers = reading.task.evaluator.format_predictions(columns, rows, reading.facts)
-                odd = np.any([_nan_rows(column) for column in columns.values()], axis=0)
+                odd = np.any([_find_nan_rows(column) for column in columns.values()], axis=0)
                 for position, answer, without in zip(positions.tolist(), answers, odd, strict=True):
                     yield position, None if without else answer
 
 
-def _nan_rows(column: np.ndarray) -> np.ndarray:
+def _find_nan_rows(column: np.ndarray) -> np.ndarray:
     """Return whether each value of a column contains NaN: bool, shape (rows,)."""
     if column.dtype == object:
-        return np.array([_holds_nan(value) for value in column], dtype=bool)
+        return np.array([_contains_nan(value) for value in column], dtype=bool)
     if not np.issubdtype(column.dtype, np.floating):
         return np.zeros(len(column), dtype=bool)
     return np.isnan(column).reshape(len(column), -1).any(axis=1)
 
 
-def _holds_nan(value: Any) -> bool:
+def _contains_nan(value: Any) -> bool:
     """Return whether a column's value contains NaN: an array, nested lists, a number or a text."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, float | np.floating):
         return bool(np.isnan(value))
-    return isinstance(value, list | tuple) and any(map(_holds_nan, value))
+    return isinstance(value, list | tuple) and any(map(_contains_nan, value))
 
 
-def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+def _split_into_chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
     chunk: list[T] = []
     failure: HfpipeError | None = None
     try:

@@ -49,7 +49,7 @@ class TrainedModel(NamedTuple):
     """Whether a recipe names the model's stage, so that what the stage wrote may be executed."""
 
 
-def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> TrainedModel:
+def resolve_model(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> TrainedModel:
     """Resolve a stage's folder, a run or recipe (`:STAGE`), a path, a package or a Hub id to a model.
 
     Its task is `kind`, or the task of its training stage, or that of its config; `options` are settings of
@@ -66,10 +66,10 @@ def find(target: str, runs: Path, kind: str | None, options: Sequence[str]) -> T
     named = Code(kind) if kind is not None and re.fullmatch(Code.pattern, kind) else None
     if named is not None:
         trusted = replace(trusted, code=trusted.code | Trusted.of([named], Path.cwd()).code)
-    settings, cls = _trained_for(place, kind, named, trusted)
+    settings, cls = _read_trained_task(place, kind, named, trusted)
     if not settings:
-        found = kind or _by_config(place)
-        settings, cls = {"kind": found}, _class(found)
+        found = kind or _infer_task(place)
+        settings, cls = {"kind": found}, _get_task_class(found)
     apply_options(settings, options)
     try:
         return TrainedModel(place, cls.model_validate(settings), by_recipe)
@@ -85,7 +85,7 @@ def _locate_model(target: str, runs: Path) -> tuple[Path | Place, Trusted, bool]
         run, stage = find_stage(target, runs, MODELS, "trained model")
         return run.folder(stage), run.trusted, run.recipe is not None
     if runs in path.parents or is_stage_folder(path.name):
-        raise RecipeError([Problem(f"{target}: is not there; hfpipe run its recipe first")])
+        raise RecipeError([Problem(f"{target}: does not exist; run its recipe first with hfpipe run")])
     if not re.fullmatch(Place.pattern, target):
         raise RecipeError([Problem(f"{target}: is neither there nor {Place.meant}")])
     return locate_place(Place(target), Path.cwd(), {}) or Place(target), NOTHING, False
@@ -99,7 +99,7 @@ def _check_hub(place: Path | Place) -> None:
         raise RecipeError([Problem(describe_unreachable(str(place), cause))])
 
 
-def _trained_for(
+def _read_trained_task(
     place: Path | Place, kind: str | None, named: Code | None, trusted: Trusted
 ) -> tuple[dict[str, Any], type[TaskConfig]]:
     """Return the prediction settings of a stage's model, with their class; none if `kind` is another task."""
@@ -117,13 +117,13 @@ def _trained_for(
     asked = task.prediction_task
     if kind is not None and named is None and kind != asked.get("kind"):
         return {}, TaskConfig
-    return asked, type(task) if asked["kind"] == task.kind else _class(asked["kind"])
+    return asked, type(task) if asked["kind"] == task.kind else _get_task_class(asked["kind"])
 
 
-def _by_config(place: Path | Place) -> str:
-    from hfpipe.inference.predictor import architecture
+def _infer_task(place: Path | Place) -> str:
+    from hfpipe.inference.predictor import read_architecture
 
-    found = architecture(place)
+    found = read_architecture(place)
     for ending, kind in BY_HEAD.items():
         if found.endswith(ending):
             return kind
@@ -131,7 +131,7 @@ def _by_config(place: Path | Place) -> str:
     raise RecipeError([Problem(f"{wrong}; add --task {join_names(TASKS, 'or')}")])
 
 
-def _class(kind: str) -> type[TaskConfig]:
+def _get_task_class(kind: str) -> type[TaskConfig]:
     if re.fullmatch(Code.pattern, kind):
         return load_task_class(Code(kind), Path.cwd())
     if kind not in TASKS:

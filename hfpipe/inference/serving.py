@@ -1,4 +1,4 @@
-"""`hfpipe.demo`: a trained model on a page that this machine serves to itself."""
+"""`hfpipe.demo`: serves a page on this machine to try a trained model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def demo(
     runs: str | Path = "runs",
     port: int | None = None,
 ) -> DemoPage:
-    """Serve a page on this machine where people try a trained model; its predictions are those of `predict`.
+    """Serve a page on this machine to try a trained model; its predictions are those of `predict`.
 
     Returns the running page with its `url`; `close` ends it. Gradio (`pip install 'hfpipe[demo-page]'`)
     serves the page on 127.0.0.1; neither the server nor the page connects to another machine. `port` is by
@@ -31,10 +31,10 @@ def demo(
     """
     from hfpipe.inference.demo_page import DemoPage, import_gradio
     from hfpipe.inference.ports import check_port
-    from hfpipe.inference.resolve import find
+    from hfpipe.inference.resolve import resolve_model
 
     check_world()
-    trained = find(str(model), Path(runs), task, options)
+    trained = resolve_model(str(model), Path(runs), task, options)
     if port is not None:
         check_port(port)
     import_gradio()  # before the model is loaded, which is slow

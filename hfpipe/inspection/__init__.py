@@ -1,1 +1,1 @@
-"""`hfpipe show`: rows of a stage as the model reads them, or as cleaning leaves them."""
+"""`hfpipe show`: rows of a stage as the model reads them, or before and after cleaning."""

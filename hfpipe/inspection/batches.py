@@ -1,4 +1,4 @@
-"""The first examples of a stage, in the batches that the model is given: same encoder, collator and order."""
+"""Shows the first examples of a stage in batches, with the encoder, collator and order of the stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hfpipe.inspection.shown import ShownExample, ShownStage
 from hfpipe.inspection.token_texts import TokenTexts
 from hfpipe.modeling.loading.class_names import get_head_classes
 from hfpipe.number_format import format_count
-from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.data_folder import get_data_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShownBatch:
-    """A batch, with the number of the example in each of its rows."""
+    """A batch, with the index of the example in each of its rows."""
 
     title: str
     tensors: Batch
@@ -38,7 +38,7 @@ class ShownBatch:
 
 @dataclass(frozen=True)
 class EncodedStage:
-    """What the examples of a stage are shown with."""
+    """The encoded examples of a stage, with the objects needed to show them."""
 
     task: TaskConfig
     tokenizer: PreTrainedTokenizerBase
@@ -60,14 +60,14 @@ def show_training(stage: Pretrain | Finetune, ctx: RunContext, split: str, rows:
     tokenizer = stage.open_tokenizer(ctx)
     examples, ledger = stage.encode_split(split, ctx, tokenizer, reads_all=True)
     found = EncodedStage(
-        stage.task, tokenizer, examples, read_facts(folder_of(stage.data, ctx)), split, ledger
+        stage.task, tokenizer, examples, read_facts(get_data_folder(stage.data, ctx)), split, ledger
     )
     if split == "train":
-        batches = _training_batches(stage, found, ctx.seed)
+        batches = _iterate_training_batches(stage, found, ctx.seed)
     else:
         settings = add_defaults(stage.training, evaluated=True, early=stage.early_stopping is not None)
         size = settings["per_device_eval_batch_size"]
-        batches = _evaluation_batches(found, ctx.seed, size, training=True)
+        batches = _iterate_evaluation_batches(found, ctx.seed, size, training=True)
     return _show_batches(ctx.name, stage.kind, found, batches, rows)
 
 
@@ -76,12 +76,14 @@ def show_evaluation(stage: Evaluate, ctx: RunContext, rows: int) -> ShownStage:
     setup, (system, *_) = stage.open_systems(ctx)
     tokenizer, examples = stage.encode_for(system, setup, ctx, reads_all=True)
     found = EncodedStage(system.task, tokenizer, examples, setup.facts, stage.split, {})
-    batches = _evaluation_batches(found, ctx.seed, stage.batch_size, training=False)
+    batches = _iterate_evaluation_batches(found, ctx.seed, stage.batch_size, training=False)
     return _show_batches(ctx.name, stage.kind, found, batches, rows)
 
 
-def _training_batches(stage: Pretrain | Finetune, found: EncodedStage, seed: int) -> Iterator[ShownBatch]:
-    """Yield the forward passes of the first process, from the first step on."""
+def _iterate_training_batches(
+    stage: Pretrain | Finetune, found: EncodedStage, seed: int
+) -> Iterator[ShownBatch]:
+    """Yield the batches of the first process, beginning with the first step."""
     from hfpipe.encoding.padding import Collator, is_cut
     from hfpipe.encoding.sampler import StepBatches
     from hfpipe.modeling.performance import on_cpu
@@ -98,7 +100,7 @@ def _training_batches(stage: Pretrain | Finetune, found: EncodedStage, seed: int
             yield ShownBatch(step, batch, [int(example["index"]) for example in examples])
 
 
-def _evaluation_batches(
+def _iterate_evaluation_batches(
     found: EncodedStage, seed: int, batch_size: int, *, training: bool
 ) -> Iterator[ShownBatch]:
     """Yield the batches of an evaluation, longest rows first."""
@@ -121,7 +123,7 @@ def _show_batches(
         TokenTexts(found.tokenizer),
     )
     examples = (
-        _example(marker, batch, row, None if packed else found.examples)
+        _create_example(marker, batch, row, None if packed else found.examples)
         for batch in batches
         for row in range(len(batch.examples))
     )
@@ -129,13 +131,15 @@ def _show_batches(
         stage=name,
         kind=kind,
         split=found.split,
-        facts=[*_facts(found)],
-        templates=[*_templates(task, found.tokenizer)],
+        facts=[*_list_facts(found)],
+        templates=[*_list_templates(task, found.tokenizer)],
         examples=[*islice(examples, rows)],
     )
 
 
-def _example(marker: BatchMarker, batch: ShownBatch, row: int, origin: Examples | None) -> ShownExample:
+def _create_example(
+    marker: BatchMarker, batch: ShownBatch, row: int, origin: Examples | None
+) -> ShownExample:
     from hfpipe.encoding.origins import name_row
 
     number = batch.examples[row]
@@ -145,7 +149,7 @@ def _example(marker: BatchMarker, batch: ShownBatch, row: int, origin: Examples 
     return ShownExample(title, marker.sequences(batch.tensors, row), [*marker.targets(batch.tensors, row)])
 
 
-def _facts(found: EncodedStage) -> Iterator[tuple[str, str]]:
+def _list_facts(found: EncodedStage) -> Iterator[tuple[str, str]]:
     task, texts = found.task.model_dump(mode="json"), found.task.templates
     chosen = {name: value for name, value in task.items() if value not in (None, [], {}, False)}
     yield "task", ", ".join(f"{name}: {value}" for name, value in chosen.items() if name not in texts)
@@ -154,7 +158,7 @@ def _facts(found: EncodedStage) -> Iterator[tuple[str, str]]:
         yield "truncated", f"{found.ledger['truncated']:,} tokens of texts that are too long"
 
 
-def _templates(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
+def _list_templates(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
     yield from ((name, text) for name, text in task.templates.items() if text)
     if task.requires.chat_template:
         yield "chat template of the tokenizer", str(tokenizer.get_chat_template())

@@ -1,4 +1,4 @@
-"""Rows of a source before and after cleaning, without writing a data set."""
+"""Shows rows of a source before and after cleaning, without writing a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hfpipe.stages.dataset import Dataset
 
 MOST = 100_000
-"""Rows that are looked at for some of each outcome."""
+"""Maximum number of rows to read in search of each outcome."""
 OUTCOMES: tuple[Outcome, ...] = ("changed", "dropped", "kept")
 
 
@@ -50,15 +50,15 @@ def show_cleaning(stage: Dataset, ctx: RunContext, split: str | None, rows: int)
         facts=[
             ("text columns", ", ".join(opened.texts)),
             ("cleaning", "; ".join(step.reason for step in plan.steps) or "none"),
-            *_rare_classes(opened),
+            *_describe_rare_classes(opened),
             ("rows read", f"{looked.total():,}: {counts}" + "; no more are read" * (looked.total() >= MOST)),
         ],
         rows=[row for outcome in OUTCOMES for row in found[outcome][:rows]],
     )
 
 
-def _rare_classes(opened: OpenedRows) -> Iterator[tuple[str, str]]:
-    """Yield what is dropped once all rows are read, and is shown here as kept."""
+def _describe_rare_classes(opened: OpenedRows) -> Iterator[tuple[str, str]]:
+    """Yield rows that are dropped only after reading all rows, and shown here as kept."""
     for label in opened.labels:
         if label.settings.min_count is not None:
             what = f"rows of classes of {label.column!r} with fewer than {label.settings.min_count} rows"
@@ -66,7 +66,7 @@ def _rare_classes(opened: OpenedRows) -> Iterator[tuple[str, str]]:
 
 
 class CleaningTrace:
-    """Follows rows through the cleaning steps, in order, as the data set stage runs them."""
+    """Traces rows through the cleaning steps of a data set stage."""
 
     def __init__(self, opened: OpenedRows, plan: Plan) -> None:
         self._opened, self._plan, self._ledger = opened, plan, Ledger()
@@ -75,7 +75,7 @@ class CleaningTrace:
         self._dropped: list[ShownRow] = []
 
     def rows(self, choose: Callable[[Row], str]) -> Iterator[ShownRow]:
-        """Yield what became of each row; `choose` assigns a row that is kept to its split."""
+        """Yield the outcome of each row; `choose` returns the split of a kept row."""
         texts, ledger = self._opened.texts, self._ledger
         read = take_texts(self._watch_source(), texts, ledger)
         for row in clean(read, texts, self._plan.steps, ledger, self._opened.spans):
@@ -89,14 +89,14 @@ class CleaningTrace:
 
     def _watch_source(self) -> Iterator[Row]:
         for row in islice(self._opened.rows, MOST):
-            self._settle_last_row()
+            self._record_last_row()
             self._waiting = row, {name: row.values[name] for name in self._opened.texts}
             self._before = self._ledger.rows_lost + self._ledger.rows_changed
             yield row
-        self._settle_last_row()
+        self._record_last_row()
 
-    def _settle_last_row(self) -> None:
-        """Note the row before as dropped, unless it has come out of the last step."""
+    def _record_last_row(self) -> None:
+        """Record the previous row as dropped, unless it has passed the last step."""
         if self._waiting is None:
             return
         row, before = self._waiting
@@ -111,12 +111,12 @@ class CleaningTrace:
     def _show_row(
         self, row: Row, before: Mapping[str, Any], outcome: Outcome, split: str, steps: list[str]
     ) -> ShownRow:
-        columns = [(name, _text(value), _text(row.values[name])) for name, value in before.items()]
+        columns = [(name, _to_text(value), _to_text(row.values[name])) for name, value in before.items()]
         return ShownRow(row.place, outcome, split, steps, columns)
 
 
-def _text(value: Any) -> str:
-    """Return a text as it is, and words or a conversation as JSON."""
+def _to_text(value: Any) -> str:
+    """Return a text unchanged, and words or a conversation as JSON."""
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""Marks what cleaning removed from a text and what it wrote in its place."""
+"""Marks the parts of a text that cleaning removed and added."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
 LONGEST = 20_000
-"""Characters of a text that are compared; the rest is left out, and its length is shown."""
+"""Maximum number of characters to compare; only the length of the rest is shown."""
 AROUND = 120
-"""Characters of unchanged text that are shown on each side of a change."""
+"""Number of unchanged characters shown on each side of a change."""
 
 Change = Literal["", "removed", "added"]
 
@@ -22,9 +22,9 @@ class TextPart(NamedTuple):
 
 
 def compare_texts(before: str, after: str) -> tuple[list[TextPart], list[TextPart]]:
-    """Return both texts in parts: what is not in the other text in this order is marked.
+    """Return both texts in parts; parts that are not in the other text in this order are marked.
 
-    Unchanged stretches are shortened in the middle.
+    Long unchanged parts are shortened in the middle.
     """
     first, second = (re.findall(r"\s+|\w+|[^\w\s]", text[:LONGEST]) for text in (before, after))
     removed: list[TextPart] = []

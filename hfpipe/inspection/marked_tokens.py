@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from hfpipe.types import Batch
 
 FOLLOWS = {0: "follows the first", 1: "is of another text", -100: "there is none"}
-"""Label of next-sentence prediction → what it says of the second segment."""
+"""Label of next-sentence prediction → its meaning for the second segment."""
 
 
 @dataclass(frozen=True)
 class BatchMarker:
-    """What the marks of a batch depend on besides the batch."""
+    """Marks batches, given the task and tokenizer."""
 
     auto_class: str
     packed: bool
     """Whether examples are cut from the concatenation of all documents."""
     classes: Mapping[int, str]
-    """Names of the model's classes; empty where it has none."""
+    """Names of the model's classes; empty if it has none."""
     tokenizer: PreTrainedTokenizerBase
     texts: TokenTexts
 
     def sequences(self, batch: Batch, row: int) -> list[ShownSequence]:
         """Return the tokens of a row of a batch: one sequence, or one for each side or ending."""
         if self.auto_class == "AutoModelForMultipleChoice":
-            return [*self._endings(batch, row)]
+            return [*self._iterate_endings(batch, row)]
         read = self._mark_read(batch["input_ids"][row], _mask(batch)[row])
         labels = batch["labels"]
         if self.auto_class == "AutoModelForSeq2SeqLM":
@@ -48,14 +48,14 @@ class BatchMarker:
             start, end = labels[row].tolist()
             return [ShownSequence("", _span(read, start, end))]
         if labels.shape == batch["input_ids"].shape:
-            read = self._labelled(read, batch, row)
-        starts = self._starts(batch, row) if self.packed else set()
+            read = self._mark_labels(read, batch, row)
+        starts = self._find_starts(batch, row) if self.packed else set()
         return [
             ShownSequence("", [replace(token, opens=place in starts) for place, token in enumerate(read)])
         ]
 
     def targets(self, batch: Batch, row: int) -> Iterator[tuple[str, str]]:
-        """Yield what is learned of a row as a whole, name and value."""
+        """Yield the targets of a whole row, name and value."""
         labels = batch["labels"]
         if self.auto_class == "AutoModelForMultipleChoice":
             yield "correct", f"ending {int(labels[row]) + 1}"
@@ -66,19 +66,21 @@ class BatchMarker:
             yield "answer", "not in this window" if none else str(self.tokenizer.decode(ids))
         elif labels.dim() == 1:
             value = labels[row].item()
-            yield "label", self._class(value) if isinstance(value, int) else f"{value:g}"
+            yield "label", self._get_class_name(value) if isinstance(value, int) else f"{value:g}"
         elif labels.shape != batch["input_ids"].shape and self.auto_class != "AutoModelForSeq2SeqLM":
-            yield "labels", self._values(labels[row])
+            yield "labels", self._format_labels(labels[row])
         if "_next_sentence" in batch:
             yield "second segment", FOLLOWS[int(batch["_next_sentence"][row])]
 
-    def _class(self, number: int) -> str:
+    def _get_class_name(self, number: int) -> str:
         return self.classes.get(number, str(number))
 
-    def _values(self, labels: torch.Tensor) -> str:
-        """Return the classes of several labels, or labels of another kind as they are."""
+    def _format_labels(self, labels: torch.Tensor) -> str:
+        """Return the classes of several labels, or other labels unchanged."""
         if labels.dim() == 1 and len(labels) == len(self.classes):
-            chosen = [self._class(number) for number, value in enumerate(labels.tolist()) if value > 0.5]
+            chosen = [
+                self._get_class_name(number) for number, value in enumerate(labels.tolist()) if value > 0.5
+            ]
             return ", ".join(chosen) or "none"
         return str(labels.tolist())
 
@@ -89,27 +91,29 @@ class BatchMarker:
         ]
 
     def _mark_written(self, labels: torch.Tensor) -> list[ShownToken]:
-        """Return the tokens that a decoder learns to write; where there is no label, there is padding."""
+        """Return the tokens that a decoder learns to generate; positions without a label are padding."""
         from hfpipe.modeling.losses.losses import IGNORED
 
         there = (labels != IGNORED).tolist()
         texts = iter(self.texts.write(number for number in labels.tolist() if number != IGNORED))
         return [ShownToken(next(texts), "target") if each else ShownToken("", "padding") for each in there]
 
-    def _labelled(self, read: list[ShownToken], batch: Batch, row: int) -> list[ShownToken]:
+    def _mark_labels(self, read: list[ShownToken], batch: Batch, row: int) -> list[ShownToken]:
         """Return the tokens of a row with a label at each position."""
         from hfpipe.modeling.losses.losses import IGNORED
 
         labels = batch["labels"][row].tolist()
         if self.auto_class == "AutoModelForCausalLM":
-            # The logits of a position predict the token after it: the mark belongs to that token.
+            # The logits of a position predict the next token, which gets the mark.
             length = int(_mask(batch)[row].sum())
             after = [ShownToken("", "ignored")] if labels[length - 1] != IGNORED else []
             read = [*read[:length], *after, *read[length:]]
             labels = [IGNORED, *labels][: len(read)]
         if self.auto_class == "AutoModelForTokenClassification":
             return [
-                token if label == IGNORED else replace(token, mark="target", target=self._class(label))
+                token
+                if label == IGNORED
+                else replace(token, mark="target", target=self._get_class_name(label))
                 for token, label in zip(read, labels, strict=True)
             ]
         wanted = dict(zip(labels, self.texts.write(max(label, 0) for label in labels), strict=True))
@@ -118,14 +122,14 @@ class BatchMarker:
             for token, label in zip(read, labels, strict=True)
         ]
 
-    def _endings(self, batch: Batch, row: int) -> Iterator[ShownSequence]:
+    def _iterate_endings(self, batch: Batch, row: int) -> Iterator[ShownSequence]:
         count = int(batch["_endings"][row]) if "_endings" in batch else batch["input_ids"].shape[1]
         for number in range(count):
             read = self._mark_read(batch["input_ids"][row, number], batch["attention_mask"][row, number])
             correct = number == int(batch["labels"][row])
             yield ShownSequence(f"ending {number + 1}" + (" (correct)" if correct else ""), read)
 
-    def _starts(self, batch: Batch, row: int) -> set[int]:
+    def _find_starts(self, batch: Batch, row: int) -> set[int]:
         """Return the positions at which a document of a packed example begins."""
         from hfpipe.tasks.shared.documents import get_boundary_ids, get_opening_token
 
@@ -141,7 +145,7 @@ class BatchMarker:
             first = get_opening_token(self.tokenizer)
             return {place for place, number in enumerate(ids) if number == first}
         begin, end = get_boundary_ids(self.tokenizer)
-        if begin == end:  # one token between two documents, which ends the one before
+        if begin == end:  # one token between two documents, which ends the first
             return {place + 1 for place, number in enumerate(ids[:-1]) if number == end}
         return {place for place, number in enumerate(ids) if number == begin}
 

@@ -1,4 +1,4 @@
-"""What `hfpipe show` returns: tokens with marks, texts before and after cleaning, and the templates used."""
+"""Results of `hfpipe show`: marked tokens, texts before and after cleaning, and templates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 Mark = Literal["target", "masked", "ignored", "padding"]
 Outcome = Literal["kept", "changed", "dropped"]
 MARKS: dict[Mark, str] = {
-    "target": "learned as it stands",
-    "masked": "learned in place of what the model reads there",
+    "target": "learned unchanged",
+    "masked": "learned instead of the token that the model reads",
     "ignored": "read, not learned",
     "padding": "neither read nor learned",
 }
-"""Mark of a token → what it means."""
+"""Mark of a token → its meaning."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class ShownToken:
     """A position of a sequence."""
 
     text: str
-    """The token that the model reads there; empty where it only predicts one."""
+    """The token that the model reads; empty if it only predicts one."""
     mark: Mark
     target: str = ""
-    """What is learned there, where it is not the token itself: another token, or a class."""
+    """The target, if it is not the token itself: another token, or a class."""
     opens: bool = False
     """Whether a document of a packed example begins here."""
 
@@ -42,10 +42,10 @@ class ShownExample:
     """An example of a batch."""
 
     title: str
-    """Where it is in the training, and which row of the data it was made of."""
+    """Its position in the training, and its row of the data."""
     sequences: list[ShownSequence]
     targets: list[tuple[str, str]] = field(default_factory=list)
-    """What is learned of the example as a whole: name and value."""
+    """Targets of the whole example: name and value."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class ShownRow:
     """A row of a data set and what cleaning did to it."""
 
     place: str
-    """Where the row was read, as `a.csv, line 12`."""
+    """Source of the row, as `a.csv, line 12`."""
     outcome: Outcome
     split: str
-    """The split that it went to; empty for a row that was dropped."""
+    """The split of the row; empty for a dropped row."""
     steps: list[str]
     """The cleaning steps that changed it, or the one that dropped it."""
     columns: list[tuple[str, str, str]]
@@ -71,8 +71,8 @@ class ShownStage:
     kind: str
     split: str
     facts: list[tuple[str, str]]
-    """What the rows are: name and value."""
+    """Facts about the rows: name and value."""
     templates: list[tuple[str, str]] = field(default_factory=list)
-    """Templates that the examples were made with: name and text."""
+    """Templates of the examples: name and text."""
     examples: list[ShownExample] = field(default_factory=list)
     rows: list[ShownRow] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Shows the rows of one stage of a recipe; what the stage reads must have been run, the stage itself not."""
+"""Shows the rows of one stage of a recipe; the stages that it reads must be finished, but not it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def show_stage(
     """Return the first rows of the stage `name` of a plan.
 
     Raises RecipeError when there is no such stage, it has no rows, or a stage that it reads was not run;
-    DataError and StageError as the stage itself does.
+    DataError and StageError like the stage itself.
     """
     planned = {step.name: step for step in steps}
     if name not in planned:
@@ -81,14 +81,14 @@ def _show_rows(stage: Stage, ctx: RunContext, split: str | None, rows: int) -> S
 def _check_readable(
     recipe: Recipe, name: str, planned: Mapping[str, PlannedStage], runs: Path, split: str | None
 ) -> None:
-    """Raise RecipeError where a stage has no such rows, or one that it reads was not run."""
+    """Raise RecipeError if a stage has no such rows, or if a stage that it reads was not run."""
     stage = planned[name].stage
     if isinstance(stage, RepeatedTraining):
         each = join_names(stage.members, "or")
-        raise RecipeError([Problem(f"show {name}: it stands for several trainings; show one: {each}")])
+        raise RecipeError([Problem(f"show {name}: it consists of several trainings; show one: {each}")])
     if not isinstance(stage, WITH_ROWS):
         others = [other for other, step in planned.items() if isinstance(step.stage, WITH_ROWS)]
-        fix = f"take {join_names(others, 'or')}"
+        fix = f"name {join_names(others, 'or')}"
         raise RecipeError([Problem(f"show {name}: a stage of kind {stage.kind} has no rows; {fix}")])
     if isinstance(stage, Pretrain | Finetune) and split not in (None, "train", "validation"):
         fix = f"a {stage.kind} stage reads train and validation; write one of them"
@@ -105,7 +105,7 @@ def _check_readable(
 
 
 def _list_needed(stage: Stage) -> Iterator[str]:
-    """Yield the stages whose folders are needed; with a tokenizer of its own, a training needs no weights."""
+    """Yield the stages whose folders are needed; a training with its own tokenizer needs no weights."""
     weights = isinstance(stage, Pretrain | Finetune) and stage.tokenizer is not None
     for path, place in collect(stage, Place):
         if place.stage is not None and not (weights and path == ("model",)):

@@ -1,4 +1,4 @@
-"""Writes single tokens as text that shows their spaces."""
+"""Formats single tokens as text with visible spaces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SPACE = "▁"
 """Represents a space, as in SentencePiece."""
 PART = "\ufffd"
-"""What decoding writes for some bytes of a character."""
+"""Replacement character for an incomplete character."""
 
 
 class TokenTexts:
@@ -24,7 +24,7 @@ class TokenTexts:
         self._known: dict[int, str] = {}
 
     def write(self, ids: Iterable[int]) -> list[str]:
-        """Return the text of each id: spaces as `▁`, a part of a character as the vocabulary writes it."""
+        """Return the text of each id, with spaces as `▁`, and incomplete characters as in the vocabulary."""
         return [self._known.setdefault(number, self._write(number)) for number in ids]
 
     def _write(self, number: int) -> str:

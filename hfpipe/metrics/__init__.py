@@ -1,4 +1,4 @@
-"""Scores that merge: sums of statistics an example, and the intervals that come with them."""
+"""Metrics as sums of per-example statistics, which can be merged, and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODULES = Path(__file__).parent / "modules"
 def path(name: str) -> str:
     """Return the path of a metric as a module of `evaluate`: `evaluate.load(path("bits_per_byte"))`.
 
-    Raises DataError when there is none of that name.
+    Raises DataError when there is no metric of that name.
     """
     names = module_names()
     if name not in names:

@@ -1,8 +1,8 @@
-"""A metric as a sum of statistics an example and a function of that sum.
+"""A metric as a function of the sum of per-example statistics.
 
-Sums merge across batches and processes in any order, and reweighting them gives the bootstrap, so one
-streaming pass yields every score and its interval. This is how sacrebleu computes corpus scores from
-sentence statistics (Post, 2018).
+Sums can be merged across batches and processes in any order, and reweighting gives the bootstrap, so one
+streaming pass yields every score and its interval. sacrebleu computes corpus scores from sentence statistics
+in the same way (Post, 2018).
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 
 ROW_WEIGHT = "row_weight"
-"""Column in which a tally gives the weight of each row to metrics that weigh rows."""
+"""Column with the weight of each row, which a tally adds for metrics that weight rows."""
 
 
 class Metric(ABC):
-    """A score of a whole split made from statistics that add up over its examples."""
+    """A score of a split that is computed from statistics summed over its examples."""
 
     name: str
-    """As written in `require` and in the table of scores."""
+    """Name in `require` and in the table of scores."""
     higher_is_better: ClassVar[bool] = True
     bounds: ClassVar[tuple[float | None, float | None]] = (None, None)
-    """Lowest and highest value that such a score can have."""
+    """Minimum and maximum of the score."""
     is_proportion: bool = False
-    """Whether the score is a number of successes in a number of trials, as `proportion` tells."""
+    """Whether the score is a proportion: successes divided by trials, see `proportion`."""
     scale: float = 1.0
-    """What a proportion of 1 is written as: 100 where the score is in percent."""
+    """Value of a proportion of 1: 100 for a score in percent."""
     weighs_rows: bool = False
-    """Whether the score is given a second time with weighted rows, where rows have weights."""
+    """Whether the score is also computed with weighted rows, if rows have weights."""
 
     @property
     def family(self) -> Hashable:
-        """Metrics of one family have the same `stats`, which a tally then makes and keeps only once."""
+        """Metrics of one family have the same `stats`, which a tally computes and stores only once."""
         return self.name
 
     @property
     @abstractmethod
     def signature(self) -> str:
-        """What defines the number, as `name|key:value|key:value`; a tally adds interval and version."""
+        """Definition of the score, as `name|key:value|key:value`; a tally adds interval and version."""
 
     @abstractmethod
     def stats(self, columns: Columns) -> np.ndarray:
@@ -55,7 +55,7 @@ class Metric(ABC):
         """Turn summed statistics into scores: shape (..., k) → (...)."""
 
     def undefined(self, sums: np.ndarray) -> str | None:
-        """Return why a system has no such score, given its sums, shape (k,); None where it has one."""
+        """Return why a system has no such score, given its sums, shape (k,); None if it has one."""
         return None
 
     def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,39 +63,39 @@ class Metric(ABC):
         raise NotImplementedError
 
     def evidence(self, sums: np.ndarray) -> float:
-        """Return on how many examples a perfect score rests at most, shape (k,) → (); infinity for all.
+        """Return the number of examples that a perfect score depends on, shape (k,) → (); infinity for all.
 
-        Fewer than there are where a rare class counts as much as any other.
+        It is smaller than the number of examples if rare classes have the same weight as others.
         """
         return float("inf")
 
     def units(self, sums: np.ndarray) -> float | None:
-        """Return how many units of a system's own, as tokens, the score is an average of, shape (k,) → ().
+        """Return the number of system-specific units, such as tokens, in the average, shape (k,) → ().
 
-        None where every system is averaged over the same. Systems with other units do not compare.
+        None if all systems are averaged over the same units. Systems with different units are not compared.
         """
         return None
 
 
-def objects(values: Iterable[Any]) -> np.ndarray:
-    """Return an array with each value as it is, lists too: object, shape (n,)."""
+def to_object_array(values: Iterable[Any]) -> np.ndarray:
+    """Return an array of the unchanged values, including lists: object, shape (n,)."""
     listed = list(values)
     array = np.empty(len(listed), dtype=object)
     array[:] = listed
     return array
 
 
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def divide_or_zero(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Divide, with 0 for 0/0, as scikit-learn's `zero_division` does by default."""
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
 
 
 class Mean(Metric):
-    """Base of the scores that are a mean over examples."""
+    """Base class of scores that are means over examples."""
 
     @abstractmethod
     def each(self, columns: Columns) -> np.ndarray:
-        """Return the number whose mean is the score: one an example, shape (n,)."""
+        """Return the values whose mean is the score: one per example, shape (n,)."""
 
     @property
     def signature(self) -> str:
@@ -106,11 +106,11 @@ class Mean(Metric):
         return np.stack([each, np.ones_like(each)], axis=1)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., 0], sums[..., 1])
+        return divide_or_zero(sums[..., 0], sums[..., 1])
 
 
 class Share(Mean):
-    """Base of the scores that are a share of examples: `each` is 0 or 1."""
+    """Base class of scores that are proportions of examples: `each` is 0 or 1."""
 
     bounds = (0.0, 1.0)
     is_proportion = True
@@ -120,7 +120,7 @@ class Share(Mean):
 
 
 class Loss(Mean):
-    """The mean loss of an example in nats, from the column `nll`."""
+    """The mean loss per example in nats, from the column `nll`."""
 
     higher_is_better = False
     name = "loss"

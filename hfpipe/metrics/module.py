@@ -1,8 +1,8 @@
-"""Metrics as modules of `evaluate`: what a module is given becomes the columns that our metric reads.
+"""Metrics as modules of `evaluate`: the inputs of a module are converted to the columns of our metric.
 
-The files in `modules/` choose the metric; they hold no formula. `evaluate.load` copies such a file into
-its cache and imports it from there: it is the installed package that computes. It takes the first module
-that it finds by a name of its own in the file, so that the files import no base by its name.
+The files in `modules/` select the metric and contain no formula. `evaluate.load` copies such a file into its
+cache and imports it from there; the installed package computes. It uses the first class that it finds in the
+file, so the files must not import a base class by its name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-from hfpipe.metrics.metric import Metric, objects
+from hfpipe.metrics.metric import Metric, to_object_array
 from hfpipe.metrics.scores.confusion import F1
 from hfpipe.metrics.scores.overlap import list_references
 from hfpipe.metrics.whole import WholeMetric
@@ -32,16 +32,16 @@ class Module(evaluate.Metric, ABC):  # type: ignore[misc] # evaluate is untyped
     """Base of the modules: `compute` returns each score by its metric's name."""
 
     options: ClassVar[Sequence[Mapping[str, Any]]]
-    """What `compute` takes, by name → type of one entry, in one or several ways."""
+    """Alternative inputs of `compute`: name → type of one entry."""
     metric: ClassVar[Callable[..., Metric | WholeMetric]]
-    """Class of the metric, where `metrics` is left as it is."""
+    """Class of the metric, unless `metrics` is overridden."""
 
     @abstractmethod
     def columns(self, **inputs: list[Any]) -> Columns:
-        """Return what `compute` was given as the columns that the metrics read."""
+        """Return the inputs of `compute` as the columns that the metrics read."""
 
     def metrics(self, columns: Columns) -> Sequence[Metric | WholeMetric]:
-        """Return the metrics, which may depend on what the columns hold."""
+        """Return the metrics, which may depend on the columns."""
         return [self.metric()]
 
     def _info(self) -> evaluate.MetricInfo:
@@ -53,11 +53,11 @@ class Module(evaluate.Metric, ABC):  # type: ignore[misc] # evaluate is untyped
 
     def _compute(self, **inputs: Any) -> dict[str, float]:
         columns = self.columns(**{name: list(each) for name, each in inputs.items() if each is not None})
-        return {metric.name: value(metric, columns) for metric in self.metrics(columns)}
+        return {metric.name: compute_value(metric, columns) for metric in self.metrics(columns)}
 
 
-def value(metric: Metric | WholeMetric, columns: Columns) -> float:
-    """Return a metric's score over all rows of the columns; NaN where it is not defined."""
+def compute_value(metric: Metric | WholeMetric, columns: Columns) -> float:
+    """Return a metric's score over all rows of the columns; NaN if it is not defined."""
     if isinstance(metric, WholeMetric):
         rows = len(columns[metric.reads[0]])
         return float(metric.value(columns, np.ones((rows, 1), dtype=np.uint8))[0])
@@ -79,7 +79,10 @@ class OfClasses(Module):
 
     def columns(self, **inputs: list[Any]) -> Columns:
         if _has_lists(inputs):
-            reference, prediction = _marks("references", inputs), _marks("predictions", inputs)
+            reference, prediction = (
+                _to_indicators("references", inputs),
+                _to_indicators("predictions", inputs),
+            )
             if reference.shape != prediction.shape:
                 theirs, ours = prediction.shape[1], reference.shape[1]
                 raise ValueError(f"references have {ours} classes and predictions {theirs}")
@@ -95,7 +98,7 @@ class OfClasses(Module):
 class OfOneLabel(OfClasses):
     """Scores of one predicted class per example.
 
-    `predictions` and `references` are classes by number or by name. Lists are refused, as by scikit-learn.
+    `predictions` and `references` are classes by number or by name. Lists are rejected, as in scikit-learn.
     """
 
     def columns(self, **inputs: list[Any]) -> Columns:
@@ -108,10 +111,10 @@ def _has_lists(inputs: Mapping[str, list[Any]]) -> bool:
     return any(isinstance(each, list | tuple | np.ndarray) for each in inputs["references"])
 
 
-def _marks(name: str, inputs: Mapping[str, list[Any]]) -> np.ndarray:
+def _to_indicators(name: str, inputs: Mapping[str, list[Any]]) -> np.ndarray:
     """Return lists of 0 and 1 as an array (n, classes). Raises ValueError at anything else.
 
-    scikit-learn refuses the rest as well: lists of class numbers mean something else.
+    scikit-learn rejects other lists as well: lists of class numbers have another meaning.
     """
     try:
         marks = np.asarray(inputs[name])
@@ -178,9 +181,9 @@ class OfRanked(OfProbabilities):
     def columns(self, **inputs: list[Any]) -> Columns:
         if not _has_lists(inputs):
             return super().columns(**inputs)
-        reference, scores = _marks("references", inputs), np.asarray(inputs["predictions"])
+        reference, scores = _to_indicators("references", inputs), np.asarray(inputs["predictions"])
         if scores.shape != reference.shape:
-            raise ValueError(f"predictions: each is a list of {reference.shape[1]} numbers, one a class")
+            raise ValueError(f"predictions: each is a list of {reference.shape[1]} numbers, one per class")
         constant = np.flatnonzero((reference == reference[:1]).all(axis=0)).tolist()
         if constant:
             raise ValueError(f"references: class {constant[0]} is in every example or in none; leave it out")
@@ -218,7 +221,7 @@ class OfTexts(Module):
 
     def columns(self, **inputs: list[Any]) -> Columns:
         names = {"reference": "references", "prediction": "predictions"}
-        return {ours: objects(inputs[theirs]) for ours, theirs in names.items() if theirs in inputs}
+        return {ours: to_object_array(inputs[theirs]) for ours, theirs in names.items() if theirs in inputs}
 
 
 class OfTranslations(OfTexts):
@@ -233,7 +236,7 @@ class OfTranslations(OfTexts):
 
 
 def most_references(columns: Columns) -> int:
-    """Return how many references the rows have, as the one that has most."""
+    """Return the largest number of references of a row."""
     return max(map(len, map(list_references, columns["reference"])), default=1)
 
 

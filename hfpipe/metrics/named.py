@@ -1,4 +1,4 @@
-"""Metrics of `evaluate` that a recipe names: loaded without a word to anybody, scored as our own are."""
+"""Metrics of `evaluate` named in a recipe: loaded without telemetry, with intervals like hfpipe's own."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ from datasets import Value
 from evaluate.module import temp_seed
 
 from hfpipe.errors import StageError, format_typed_line
-from hfpipe.metrics.resampling import Sample, one_block, poisson
+from hfpipe.metrics.resampling import Sample, draw_poisson_weights, mark_blocks
 from hfpipe.metrics.series import Series
-from hfpipe.metrics.whole import affordable_resamples
+from hfpipe.metrics.whole import limit_resamples
 
 COMPUTED_AT_MOST = 2**20
-"""Maximum of examples times resamples of a metric; with more examples there are fewer resamples."""
+"""Maximum product of examples and resamples of a metric; more examples get fewer resamples."""
 USUAL = {"predictions": "prediction", "references": "reference"}
-"""Inputs of a metric → the columns of the predictions that they are, unless the recipe says otherwise."""
+"""Input of a metric → its default column of the predictions."""
 Column = Callable[[str], "Sequence[Any] | np.ndarray | None"]
-"""Returns a column by name, in the order of the rows, or None when there is none."""
+"""Returns a column by name, in the order of the rows, or None if it does not exist."""
 Classes = Mapping[str, Sequence[str]]
-"""Columns of classes → their names, in the order of their numbers."""
+"""Column of classes → class names in the order of their ids."""
 
 
 @dataclass(frozen=True)
 class NamedMetric:
-    """A loaded module of `evaluate` and what it is given."""
+    """A loaded module of `evaluate` and its arguments."""
 
     name: str
-    """Prefix of each number's own name, as in `rouge/rouge1`."""
+    """Prefix of the names of its scores, as in `rouge/rouge1`."""
     module: Any
     inputs: Mapping[str, str]
-    """Inputs of the metric → columns, where they are not the usual ones."""
+    """Input of the metric → column, if it is not the default."""
     arguments: Mapping[str, Any]
-    """What `compute` is given in addition to the inputs."""
+    """Arguments of `compute` in addition to the inputs."""
     higher_is_better: bool
 
     @property
     def signature(self) -> str:
-        """What defines the numbers: the text of the metric and what it was given."""
+        """Definition of the scores: the source of the metric and its arguments."""
         text = Path(inspect.getfile(type(self.module))).read_bytes()
         given = {**self.inputs, **self.arguments}
         options = [f"{key}:{given[key]}" for key in sorted(given)]
         parts = [f"sha256:{sha256(text).hexdigest()[:12]}", *options, f"evaluate:{version('evaluate')}"]
         return "|".join(parts)
 
-    def measured(
+    def compute_series(
         self, column: Column, classes: Classes, sample: Sample, resamples: int, seed: int
     ) -> Iterator[Series]:
-        """Yield each number of the metric, over all examples and over each resample.
+        """Yield each score of the metric, over all examples and over each resample.
 
-        `classes` are the columns that hold classes by name, of which a metric may want the numbers; `sample`
-        tells the unit of each example, on which its weights depend.
-        Raises StageError when a column is missing, or when the metric cannot use what it is given.
+        `classes` are the columns with class names, which a metric may need as ids; `sample` gives the unit of
+        each example, which determines its weights. Raises StageError when a column is missing, or when the
+        metric does not accept its inputs.
         """
-        inputs = {name: self._input(name, column, classes) for name in self._input_types()}
+        inputs = {name: self._get_input(name, column, classes) for name in self._get_input_types()}
         try:
-            plain, given = self._computed(inputs)
-        except Exception as error:  # whatever somebody's metric raises, the person gets one line
+            plain, given = self._compute_once(inputs)
+        except Exception as error:  # user code may raise any exception, which becomes one line
             raise StageError(f"metrics: {self.name} failed: {format_typed_line(error)}") from error
         if not plain:
-            raise StageError(f"metrics: {self.name} gives no number, which alone can be a score")
+            raise StageError(f"metrics: {self.name} returns no number, so it has no score")
         rows = len(sample.units)
-        weights = poisson(sample.units, affordable_resamples(resamples, rows, COMPUTED_AT_MOST), seed)
+        weights = draw_poisson_weights(sample.units, limit_resamples(resamples, rows, COMPUTED_AT_MOST), seed)
         found = [plain, *(self._compute_repeated(given, weight) for weight in weights.T)]
-        blocks = one_block(sample.units)
+        blocks = mark_blocks(sample.units)
         left = [self._compute_repeated(given, 1 - block) for block in blocks.T if block.any()]
         for name in plain:
             yield Series(
@@ -91,28 +91,30 @@ class NamedMetric:
                 signature=f"{self.name}/{name}|{self.signature}",
             )
 
-    def _input_types(self) -> dict[str, list[Any]]:
-        """Return the metric's inputs, each with the types it may have."""
+    def _get_input_types(self) -> dict[str, list[Any]]:
+        """Return the metric's inputs with their possible types."""
         features = self.module.features
         options = features if isinstance(features, list) else [features]
         return {name: [option[name] for option in options] for name in options[0]}
 
-    def _input(self, name: str, column: Column, classes: Classes) -> list[Any]:
+    def _get_input(self, name: str, column: Column, classes: Classes) -> list[Any]:
         ours = self.inputs.get(name, USUAL.get(name, name))
         values = column(ours)
         if values is None:
             raise StageError(
                 f"metrics: {self.name} takes {name!r}, and there is no column {ours!r}; "
-                f"say which it is, as inputs: {{{name}: COLUMN}}"
+                f"name the column, as inputs: {{{name}: COLUMN}}"
             )
-        texts = any(isinstance(kind, Value) and kind.dtype == "string" for kind in self._input_types()[name])
+        texts = any(
+            isinstance(kind, Value) and kind.dtype == "string" for kind in self._get_input_types()[name]
+        )
         if texts or ours not in classes:
             return [_to_python(value) for value in values]
         numbers = {name: number for number, name in enumerate(classes[ours])}
         return [numbers[value] for value in values]
 
-    def _computed(self, inputs: Mapping[str, list[Any]]) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return the numbers over all examples, and the inputs as the metric's own code was given them."""
+    def _compute_once(self, inputs: Mapping[str, list[Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return the scores over all examples, and the inputs in the form that the metric's code receives."""
         given: dict[str, Any] = {}
         compute = self.module._compute
 
@@ -123,14 +125,14 @@ class NamedMetric:
         self.module._compute = keep
         try:
             with _without_warnings():
-                return _numbers(self.module.compute(**inputs, **self.arguments)), given
+                return _select_numbers(self.module.compute(**inputs, **self.arguments)), given
         finally:
             self.module._compute = compute
 
     def _compute_repeated(self, given: Mapping[str, Any], weight: np.ndarray) -> dict[str, float]:
-        """Return the numbers with each example repeated by its weight; none where they are not defined.
+        """Return the scores with each example repeated by its weight; empty if they are not defined.
 
-        Calls the metric's own code: the checks of `compute` take ten milliseconds, and are done once.
+        Calls the metric's code directly: the checks of `compute` take ten milliseconds, and are done once.
         """
         if not weight.any():
             return {}
@@ -141,13 +143,13 @@ class NamedMetric:
         }
         try:
             with _without_warnings(), temp_seed(self.module.seed):
-                return _numbers(self.module._compute(**repeated, **self.arguments))
-        except Exception:  # as of a resample that lacks a class
+                return _select_numbers(self.module._compute(**repeated, **self.arguments))
+        except Exception:  # for example, if a resample lacks a class
             return {}
 
 
 def load_metric(place: str, found: Path | None, revision: str | None, seed: int) -> Any:
-    """Return a metric's module from a file or folder, or from the Hub's copy or the Hub itself.
+    """Return a metric's module from a file or folder, or from the Hub or its cache.
 
     Raises StageError when there is no such metric, or when its code cannot be loaded.
     """
@@ -159,21 +161,23 @@ def load_metric(place: str, found: Path | None, revision: str | None, seed: int)
     except FileNotFoundError as error:
         if found is not None:
             raise StageError(f"metrics: {place} cannot be loaded: {format_typed_line(error)}") from error
-        offline = "no network may be used" if _offline() else "it is not on the Hub, or the Hub not reached"
+        offline = (
+            "no network may be used" if _is_offline() else "it is not on the Hub, or the Hub not reached"
+        )
         raise StageError(
             f"metrics: {place} was not loaded: there is no copy of it here, and {offline}; "
             "name a local file, or load it once with a network"
         ) from error
-    except Exception as error:  # whatever somebody's code raises
+    except Exception as error:  # user code may raise any exception
         raise StageError(f"metrics: {place} cannot be loaded: {format_typed_line(error)}") from error
 
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Keep `evaluate` from counting the load on a server, and from asking one where that was forbidden."""
+    """Disable the telemetry of `evaluate`, and its network access if that is forbidden."""
     config, logger = evaluate.config, logging.getLogger("evaluate")
     before = config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE, logger.level
-    config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE = False, _offline()
+    config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE = False, _is_offline()
     logger.setLevel(logging.ERROR)
     try:
         yield
@@ -182,7 +186,7 @@ def _without_telemetry() -> Iterator[None]:
         logger.setLevel(before[2])
 
 
-def _offline() -> bool:
+def _is_offline() -> bool:
     names = ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE")
     return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
@@ -191,7 +195,7 @@ def _to_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+def _select_numbers(found: Mapping[str, Any]) -> dict[str, float]:
     numbers = {name: each for name, each in found.items() if isinstance(each, Real | np.number)}
     return {name: float(each) for name, each in numbers.items() if isfinite(float(each))}
 
@@ -199,5 +203,5 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
 @contextmanager
 def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a thousand times the same
+        warnings.simplefilter("ignore")  # the same warning in each resample
         yield

@@ -1,20 +1,26 @@
-"""Scores with their intervals, and one system next to others on the same rows."""
+"""Scores with their intervals, and comparisons of systems on the same rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from hfpipe.metrics.intervals import difference_interval, interval_of, paired_outcomes
-from hfpipe.metrics.paired_tests import PairedTest, bootstrap_test, holm, mcnemar_test, randomization_test
-from hfpipe.metrics.repeated import measure_spread, seeds_test, widen_interval
+from hfpipe.metrics.intervals import compute_interval, count_paired_outcomes, difference_interval
+from hfpipe.metrics.paired_tests import (
+    PairedTest,
+    bootstrap_test,
+    correct_by_holm,
+    mcnemar_test,
+    randomization_test,
+)
+from hfpipe.metrics.repeated import measure_spread, run_seeds_test, widen_interval
 from hfpipe.metrics.series import Series
 from hfpipe.report import Comparison, Score
 
 
 def score_series(series: Series, confidence: float = 0.95) -> Score:
-    """Return a score with its interval, which covers rows and seeds where it is a mean over trainings."""
-    found = interval_of(series, confidence)
+    """Return a score with its interval, which covers rows and seeds for a mean over trainings."""
+    found = compute_interval(series, confidence)
     how = f"interval:{found.method}-{confidence:.0%}|{series.resampling}"
     if series.members:
         found = found._replace(**widen_interval(found.low, found.high, [series], confidence)._asdict())
@@ -32,7 +38,7 @@ def score_series(series: Series, confidence: float = 0.95) -> Score:
 
 
 def compare_series(mine: Series, other: Series, name: str, confidence: float = 0.95) -> Comparison:
-    """Return the difference between two systems measured on the same rows; p is of this comparison alone."""
+    """Return the difference between two systems measured on the same rows; p is not corrected."""
     difference = float(mine.values[0] - other.values[0])
     own = score_series(other, confidence)
     low, high = difference_interval(mine, other, confidence)
@@ -55,13 +61,13 @@ def compare_series(mine: Series, other: Series, name: str, confidence: float = 0
 
 
 def _test(mine: Series, other: Series, difference: float) -> PairedTest | None:
-    """Return McNemar's test where rows are independent trials, else randomization, where there is either.
+    """Return McNemar's test for independent trials, otherwise a randomization test; None without either.
 
-    Where a system was trained several times, the test covers rows and seeds.
+    If a system was trained several times, the test covers rows and seeds.
     """
     if mine.members or other.members:
-        return seeds_test(mine, other)
-    pair = paired_outcomes(mine, other)
+        return run_seeds_test(mine, other)
+    pair = count_paired_outcomes(mine, other)
     if pair is not None:
         return mcnemar_test(pair[0], pair[1])
     if mine.exchange is None or other.exchange is None or mine.signature != other.signature:
@@ -71,10 +77,10 @@ def _test(mine: Series, other: Series, difference: float) -> PairedTest | None:
 
 
 def add_comparisons(score: Score, comparisons: Sequence[Comparison]) -> Score:
-    """Return a score with what other systems have of it, p corrected for their number by Holm's procedure."""
+    """Return a score with its comparisons to other systems; p-values are corrected by Holm's procedure."""
     if not comparisons:
         return score
-    p_values = holm([comparison.p_value for comparison in comparisons])
+    p_values = correct_by_holm([comparison.p_value for comparison in comparisons])
     found = [c.model_copy(update={"p_value": p}) for c, p in zip(comparisons, p_values, strict=True)]
     tests = "+".join(dict.fromkeys(comparison.test for comparison in comparisons))
     signature = f"{score.signature}|test:{tests}|p:holm-{len(found)}"
@@ -82,7 +88,7 @@ def add_comparisons(score: Score, comparisons: Sequence[Comparison]) -> Score:
 
 
 def score_with_comparisons(series: Series, others: Mapping[str, Series]) -> Score:
-    """Return a score next to that of other systems on the same rows."""
+    """Return a score with comparisons to other systems on the same rows."""
     return add_comparisons(
         score_series(series), [compare_series(series, other, name) for name, other in others.items()]
     )

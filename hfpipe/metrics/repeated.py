@@ -1,10 +1,10 @@
-"""Scores of a model that was trained several times: their mean, and what part of the variance is due to what.
+"""Scores of a model that was trained several times: their mean, and the components of their variance.
 
-Every training is measured on the same rows under the same weights. The score of training j is modelled as
-y_j = μ + rows + seed_j + (rows × seed)_j, a random-effects model with crossed factors (Searle, Casella &
+Every training is measured on the same rows under the same weights. The score of training j is modelled as y_j
+= μ + rows + seed_j + (rows × seed)_j, a random-effects model with crossed factors (Searle, Casella &
 McCulloch, 1992, section 4.5; for scores of models Bouthillier et al., 2021, arXiv 2103.03098). The bootstrap
-over rows gives the variance by rows of each score and of each deviation from the mean; what the deviations
-vary beyond that is due to the seeds.
+over rows estimates the row variance of each score and of each deviation from the mean; the remaining variance
+of the deviations is due to the seeds.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Components(NamedTuple):
     """Standard deviations of the score of one training."""
 
     rows: float
-    """By the sampling of rows."""
+    """Due to the sampling of rows."""
     seeds: float
-    """By the seed alone; 0 where the rows explain all that the scores differ."""
+    """Due to the seed; 0 if the rows explain all differences of the scores."""
     total: float
-    """Of the scores as they were measured."""
+    """Of the measured scores."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RepeatedCounts:
 
     @property
     def n(self) -> int:
-        """How many examples were counted, the same for each."""
+        """Number of examples, the same for each training."""
         return self._first.n
 
     @property
@@ -95,15 +95,15 @@ class RepeatedCounts:
 
 @dataclass(frozen=True)
 class FoldedCounts:
-    """The counts of all rows, each predicted by the training without its fold, and those of each fold."""
+    """The counts of all rows, each predicted by the training without its fold, and the counts per fold."""
 
     pooled: Tally
     members: Mapping[str, Tally]
-    """Stage of each training → the counts of the rows that it did not see."""
+    """Stage of each training → the counts of its held-out rows."""
 
     @property
     def n(self) -> int:
-        """How many examples were counted."""
+        """Number of examples."""
         return self.pooled.n
 
     @property
@@ -126,21 +126,21 @@ class FoldedCounts:
         return self.pooled.undefined()
 
     def series(self, metric: Metric) -> Series:
-        """Return a metric's score over all rows, with that of each fold where all have one."""
+        """Return a metric's score over all rows, with the score of each fold if all have one."""
         lacking = [name for name, tally in self.members.items() if metric.name in tally.undefined()]
         by_fold = (
-            {} if lacking else {name: _plain_score(tally, metric) for name, tally in self.members.items()}
+            {} if lacking else {name: _compute_score(tally, metric) for name, tally in self.members.items()}
         )
         return replace(self.pooled.series(metric), by_fold=by_fold)
 
 
-def _plain_score(tally: Tally, metric: Metric) -> float:
+def _compute_score(tally: Tally, metric: Metric) -> float:
     own = next(each for each in tally.metrics if each.name == metric.name)
     return float(tally.values(own)[0])
 
 
 def pool_folds(members: Mapping[str, Tally]) -> FoldedCounts:
-    """Return the counts of several folds, which count each row once, and those of all rows together."""
+    """Return the counts of several folds, which contain each row once, and of all rows."""
     arrays = zip(*(tally.arrays() for tally in members.values()), strict=True)
     pooled = next(iter(members.values())).merged(
         [np.sum(parts, axis=0, dtype=parts[0].dtype) for parts in arrays]
@@ -174,7 +174,7 @@ def average_scores(systems: Mapping[str, Sequence[Series]]) -> Iterator[Series]:
 def split_variance(members: Sequence[Series]) -> Components:
     """Split the variance of the scores of several trainings, as the module's docstring describes.
 
-    The part of the seeds is unbiased before it is cut off at 0, as in an analysis of variance.
+    The component of the seeds is unbiased before it is clipped at 0, as in an analysis of variance.
     """
     values = np.array([series.values for series in members])
     scores, resampled = values[:, 0], values[:, 1:][:, np.isfinite(values[:, 1:]).all(axis=0)]
@@ -191,7 +191,7 @@ def split_variance(members: Sequence[Series]) -> Components:
 
 
 def measure_spread(series: Series) -> Spread | None:
-    """Return how a score over trainings varies, None for the score of one training."""
+    """Return the spread of a score over trainings, None for a single training."""
     if series.by_fold:
         sd = float(np.std(list(series.by_fold.values()), ddof=1))
         return Spread(over="folds", values=dict(series.by_fold), sd=sd)
@@ -205,14 +205,16 @@ def measure_spread(series: Series) -> Spread | None:
 def widen_interval(
     low: float, high: float, systems: Sequence[Series], confidence: float, value: float | None = None
 ) -> Ends:
-    """Return the interval of a mean over trainings, given the one that covers the sampling of rows alone.
+    """Return the interval of a mean over trainings, given the interval for the sampling of rows.
 
-    The interval by rows and the t interval of the seeds of each system are joined by the method of variance
-    estimates recovery (MOVER; Zou & Donner, 2008), which keeps each as skewed as it is. `value` is by default
-    the score of the only system.
+    The interval for rows and the t interval for the seeds of each system are combined by the method of
+    variance estimates recovery (MOVER; Zou & Donner, 2008), which preserves their skewness. The default of
+    `value` is the score of the only system.
     """
     center = float(systems[0].values[0]) if value is None else value
-    halves = [student.ppf((1 + confidence) / 2, df) * se for se, df in map(_seeds_error, systems) if df]
+    halves = [
+        student.ppf((1 + confidence) / 2, df) * se for se, df in map(_compute_seed_error, systems) if df
+    ]
     bounds = systems[0].bounds if value is None else (None, None)
     lower = center - math.hypot(center - low, *halves)
     upper = center + math.hypot(high - center, *halves)
@@ -223,31 +225,31 @@ def widen_interval(
     return Ends(lower, upper)
 
 
-def _seeds_error(series: Series) -> tuple[float, int]:
-    """Return the standard error of a mean by its seeds and the degrees of freedom; 0 for one training."""
+def _compute_seed_error(series: Series) -> tuple[float, int]:
+    """Return the standard error of a mean due to the seeds and its degrees of freedom; 0 for one training."""
     count = len(series.members)
     if count < 2:
         return 0.0, 0
     return split_variance(list(series.members.values())).seeds / math.sqrt(count), count - 1
 
 
-def seeds_test(mine: Series, other: Series) -> PairedTest:
+def run_seeds_test(mine: Series, other: Series) -> PairedTest:
     """Test the difference of two systems, of which at least one was trained several times.
 
-    It is the level at which the MOVER interval of the difference (see `widen_interval`) ends at 0, with
-    Student's t for the rows as well, whose variance is that of the paired resamples.
+    The p-value is the level at which the MOVER interval of the difference (see `widen_interval`) ends at 0,
+    with Student's t also for the rows, whose variance is estimated from the paired resamples.
     """
     differences = mine.values - other.values
     resampled = differences[1:][np.isfinite(differences[1:])]
     units = mine.units
     rows = float(resampled.var(ddof=1)) * units / (units - 1) if len(resampled) > 1 and units > 1 else 0.0
-    parts = [(math.sqrt(rows), units - 1), *map(_seeds_error, (mine, other))]
+    parts = [(math.sqrt(rows), units - 1), *map(_compute_seed_error, (mine, other))]
     known = [(error, df) for error, df in parts if error > 0 and df > 0]
-    return PairedTest("rows-seeds-t", _level(abs(float(differences[0])), known))
+    return PairedTest("rows-seeds-t", _find_level(abs(float(differences[0])), known))
 
 
-def _level(difference: float, parts: Sequence[tuple[float, int]]) -> float:
-    """Return the two-sided level at which the joint half-width of some errors is a difference."""
+def _find_level(difference: float, parts: Sequence[tuple[float, int]]) -> float:
+    """Return the two-sided level at which the combined half-width of several errors equals a difference."""
     if not parts:
         return 1.0 if difference == 0 else 0.0
 

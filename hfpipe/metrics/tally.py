@@ -1,10 +1,10 @@
-"""Counts every metric in one pass and gives scores, intervals and paired comparisons from the sums.
+"""Accumulates all metrics in one pass, and computes scores, intervals and paired comparisons from the sums.
 
-Each example gets weights that depend on nothing but the seed and the number of its unit: Poisson(1) weights
-for the bootstrap (the online bootstrap of Oza & Russell, 2001; Chamandy et al., 2012), fair coins for the
-randomization test, and a block that the jackknife leaves out. Memory is weights by statistics however long
-the split is, any batching over any processes gives the same sums, and two systems measured on the same
-examples are weighted alike, which makes their difference a paired one.
+Each example gets weights that depend only on the seed and the index of its unit: Poisson(1) weights for the
+bootstrap (the online bootstrap of Oza & Russell, 2001; Chamandy et al., 2012), fair coins for the
+randomization test, and a block for the jackknife. Memory is weights times statistics, independent of the
+length of the split. Any distribution over batches and processes gives the same sums. Two systems measured on
+the same examples have the same weights, so that comparisons are paired.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 ROWS_AT_ONCE = 2048
-"""Examples weighted together: with 1000 resamples their weights take 34 MB."""
+"""Number of examples weighted together: with 1000 resamples their weights take 34 MB."""
 NO_TRIAL, FAILURE, SUCCESS, SEVERAL = 0, 1, 2, 3
-"""What an example is to a proportion: `SEVERAL` is any but one trial or none."""
+"""Outcome of an example in a proportion; `SEVERAL` means anything other than one trial or none."""
 
 
 class Counts(Protocol):
-    """What was counted of one system: a `Tally`, or those of several trainings of it."""
+    """The counts of a system: a `Tally`, or the tallies of several trainings."""
 
     @property
     def resamples(self) -> int:
@@ -44,7 +44,7 @@ class Counts(Protocol):
 
     @property
     def n(self) -> int:
-        """How many examples were counted."""
+        """Number of examples."""
 
     @property
     def defined(self) -> list[Metric]:
@@ -58,10 +58,10 @@ class Counts(Protocol):
 
 
 class Tally:
-    """Running sums of the statistics of some metrics, plain and under every weighting.
+    """Running sums of the statistics of some metrics, unweighted and under every weighting.
 
-    `sample` tells which rows depend on one another; without it none do, and outcomes of single rows, which
-    McNemar's test needs, are not kept.
+    `sample` gives the dependent rows; without it, rows are independent, and outcomes of single rows, which
+    McNemar's test needs, are not stored.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Tally:
         self._rows_waiting = 0
 
     def add(self, index: np.ndarray, columns: Columns) -> None:
-        """Count some examples, each once: `index` is their place in the sample, int64, shape (n,).
+        """Add examples, each once: `index` is their position in the sample, int64, shape (n,).
 
         `columns` maps names to arrays with one row per example.
         """
@@ -93,7 +93,7 @@ class Tally:
         stats = {family: metric.stats(columns) for family, metric in self._families.items()}
         outcomes = np.zeros((len(index), len(self._proportions)), dtype=np.uint8)
         for number, metric in enumerate(self._proportions):
-            outcomes[:, number] = _outcomes(metric, stats[metric.family])
+            outcomes[:, number] = _compute_outcomes(metric, stats[metric.family])
         if len(self._outcomes):
             self._outcomes[index] = outcomes
         parts = [np.ones((len(index), 1)), outcomes == SEVERAL, *stats.values()]
@@ -106,7 +106,7 @@ class Tally:
             self._add_waiting()
 
     def _add_waiting(self) -> None:
-        """Add the waiting batches to the sums, together: small batches one by one take four times as long."""
+        """Add the waiting batches to the sums at once: separate small batches take four times as long."""
         if not self._waiting:
             return
         units, stats = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
@@ -118,19 +118,19 @@ class Tally:
         self._rows_waiting = 0
 
     def arrays(self) -> list[np.ndarray]:
-        """Return the sums, float64, and the outcomes, uint8, to be added up over processes.
+        """Return the sums, float64, and the outcomes, uint8, to sum over processes.
 
-        How many examples, how many are several trials to each proportion, each family's statistics, then the
-        outcomes. A process that saw no example must have called `add` with empty columns, which tell the
-        shapes.
+        The number of examples, the number with several trials per proportion, the statistics of each family,
+        then the outcomes. A process without examples must have called `add` with empty columns, which define
+        the shapes.
         """
         self._add_waiting()
         if self._widths is None:
-            raise ValueError("nothing was added yet, not even empty columns: the shapes are not known")
+            raise ValueError("nothing was added yet, not even empty columns, so the shapes are unknown")
         return [*np.split(self._sums, np.cumsum(self._widths)[:-1], axis=1), self._outcomes]
 
     def merged(self, arrays: Sequence[np.ndarray]) -> Tally:
-        """Return a tally of the same metrics that holds `arrays`, as added up over processes."""
+        """Return a tally of the same metrics with `arrays`, which are summed over processes."""
         tally = Tally(self.metrics, self.resamples, self.seed, self.sample)
         *sums, tally._outcomes = arrays
         tally._widths = [each.shape[1] for each in sums]
@@ -139,19 +139,19 @@ class Tally:
 
     @property
     def n(self) -> int:
-        """How many examples were counted."""
+        """Number of examples."""
         return 0 if self._widths is None else round(self.arrays()[0][0, 0])
 
     def values(self, metric: Metric) -> np.ndarray:
         """Return a metric's score over all examples, then over each resample: shape (resamples + 1,).
 
-        Resamples that drew no example at all (likely only below ten examples) are NaN.
-        Raises StageError when nothing was counted or the score is not a finite number.
+        Resamples without any example (likely only below ten examples) are NaN. Raises StageError when nothing
+        was counted or the score is not a finite number.
         """
         if self.n == 0:
             raise StageError(f"{metric.name}: no example was counted; the split is empty")
         rows = slice(0, 1 + self.resamples)
-        values = self._compute_values(metric, self.arrays()[0][rows, 0], self._sums_of(metric)[rows])
+        values = self._compute_values(metric, self.arrays()[0][rows, 0], self._get_sums(metric)[rows])
         if not np.isfinite(values[0]):
             raise StageError(f"{metric.name} is {values[0]}: the model's outputs are not finite numbers")
         return values
@@ -160,12 +160,12 @@ class Tally:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return np.where(counts > 0, metric.value(sums), np.nan)
 
-    def _sums_of(self, metric: Metric) -> np.ndarray:
+    def _get_sums(self, metric: Metric) -> np.ndarray:
         return self.arrays()[2 + list(self._families).index(metric.family)]
 
     def series(self, metric: Metric) -> Series:
         """Return a metric's score over all examples and every resample, with what defines it."""
-        values, sums, counts = self.values(metric), self._sums_of(metric), self.arrays()[0][:, 0]
+        values, sums, counts = self.values(metric), self._get_sums(metric), self.arrays()[0][:, 0]
         halves, blocks = (
             slice(1 + self.resamples, 1 + 2 * self.resamples),
             slice(1 + 2 * self.resamples, None),
@@ -173,7 +173,7 @@ class Tally:
         there = counts[blocks] > 0
         left = self._compute_values(metric, counts[0] - counts[blocks], sums[0] - sums[blocks])[there]
         sample = self.sample or sample_independent_rows(self.n)
-        proportion, outcomes = self._proportion(metric, sums, sums[blocks][there], sample)
+        proportion, outcomes = self._create_proportion(metric, sums, sums[blocks][there], sample)
         return Series(
             name=metric.name,
             values=values,
@@ -191,10 +191,10 @@ class Tally:
             exchange=_Sums(metric, sums[0], sums[halves]),
         )
 
-    def _proportion(
+    def _create_proportion(
         self, metric: Metric, sums: np.ndarray, blocks: np.ndarray, sample: Sample
     ) -> tuple[Proportion | None, np.ndarray | None]:
-        """Return a score as a proportion, and the outcome of each row where rows are single trials."""
+        """Return a score as a proportion, and the outcome of each row if rows are single trials."""
         if not metric.is_proportion:
             return None, None
         number = self._proportions.index(metric)
@@ -206,7 +206,7 @@ class Tally:
 
     def undefined(self) -> dict[str, str]:
         """Return the names of the metrics that have no score here, and why."""
-        found = {metric.name: metric.undefined(self._sums_of(metric)[0]) for metric in self.metrics}
+        found = {metric.name: metric.undefined(self._get_sums(metric)[0]) for metric in self.metrics}
         return {name: why for name, why in found.items() if why is not None}
 
     @property
@@ -249,13 +249,13 @@ def compare_tallies(
 ) -> dict[str, Comparison]:
     """Return metric → difference between two systems on the same examples, for the metrics of both.
 
-    Averages over tokens are left out where the two cut the text into other numbers of them.
-    Raises StageError when the two differ in the number of examples, the resamples or the seed.
+    Averages over tokens are omitted if the two have different numbers of tokens. Raises StageError when the
+    two differ in the number of examples, the resamples or the seed.
     """
     for what in ("n", "resamples", "seed"):
         ours, theirs = getattr(mine, what), getattr(other, what)
         if ours != theirs:
-            raise StageError(f"{name}: cannot be compared, its {what} is {theirs} and the model's is {ours}")
+            raise StageError(f"{name}: cannot be compared: its {what} is {theirs}, and the model's is {ours}")
     theirs_of = {metric.name: other.series(metric) for metric in other.defined}
     found = {}
     for metric in mine.defined:
@@ -265,8 +265,8 @@ def compare_tallies(
     return found
 
 
-def _outcomes(metric: Metric, stats: np.ndarray) -> np.ndarray:
-    """Return what each example is to a proportion: uint8, shape (n,)."""
+def _compute_outcomes(metric: Metric, stats: np.ndarray) -> np.ndarray:
+    """Return the outcome of each example in a proportion: uint8, shape (n,)."""
     successes, trials = metric.proportion(stats)
     single = (trials == 1) & ((successes == 0) | (successes == 1))
     return np.select([trials == 0, single], [NO_TRIAL, FAILURE + successes], SEVERAL).astype(np.uint8)

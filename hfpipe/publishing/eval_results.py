@@ -1,4 +1,4 @@
-"""The main score of each evaluation as the Hub reads it: `.eval_results/STAGE.yaml`."""
+"""The main score of each evaluation in the format of the Hub: `.eval_results/STAGE.yaml`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from hfpipe.store.store import read_report, read_stage
 
 FOLDER = ".eval_results"
 DEFAULT_TASK = "default"
-"""Name of a benchmark's task where its configuration has none."""
+"""Name of a benchmark's task if its configuration has none."""
 
 
-def eval_result_files(folder: Path) -> dict[str, str]:
+def create_result_files(folder: Path) -> dict[str, str]:
     """Return the files of results of a trained stage's evaluations, by their path in the repository.
 
-    The Hub knows a result by a data set of the Hub, so evaluations on other data have no file; the card has
-    their scores as well.
+    Results on the Hub refer to a data set of the Hub, so evaluations on other data have no file; the card
+    contains their scores too.
     """
     found = {}
     for name, path in find_evaluations(folder, read_stage(folder)).items():
-        if (text := _entry(path)) is not None:
+        if (text := _create_entry(path)) is not None:
             found[f"{FOLDER}/{name}.yaml"] = text
     return found
 
 
-def _entry(evaluation: Path) -> str | None:
-    """Return the main score of an evaluation as YAML; None where its data are not of the Hub."""
+def _create_entry(evaluation: Path) -> str | None:
+    """Return the main score of an evaluation as YAML; None if its data are not from the Hub."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     made, report = read_stage(evaluation), read_report(evaluation)

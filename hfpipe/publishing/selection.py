@@ -1,6 +1,6 @@
-"""Selects the files of a model that may leave this machine: those of an allow list, without secrets in them.
+"""Selects the files of a model to upload: those on an allow list, without secrets in them.
 
-Data, optimizer states, checkpoints, logs and reports are never among them, whatever else a folder holds.
+Data, optimizer states, checkpoints, logs and reports are never uploaded.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ MODEL_FILES = (
 )
 """Names of the files of a model, an adapter, an export and a tokenizer, relative to the folder."""
 TEXTS = (".json", ".md", ".txt", ".jinja", ".yaml")
-"""Ends of the names of files that are searched for secrets."""
+"""File name suffixes of files that are searched for secrets."""
 SECRET_NAMES = re.compile("TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
 """Environment variables whose values are secrets."""
 SHORTEST = 8
-"""Characters of a value that can be a secret; a shorter one, as `false`, is found anywhere."""
+"""Minimum length of a secret; shorter values, such as `false`, occur anywhere."""
 TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bsk-[A-Za-z0-9_-]{30,}\b")
 """Tokens of the Hub, GitHub and OpenAI."""
 
@@ -68,14 +68,14 @@ def select_files(folder: Path, environment: Mapping[str, str] = os.environ) -> l
         raise StageError(f"{folder}: holds no weights of a model; name a training or export stage")
     for name in names:
         _check_inside(folder, name)
-        for secret in _secrets(folder / name, environment):
-            raise StageError(f"{folder / name}: holds {secret}; take it out, nothing was uploaded")
+        for secret in _find_secrets(folder / name, environment):
+            raise StageError(f"{folder / name}: contains {secret}; remove it; nothing was uploaded")
     _check_base(folder)
     return names
 
 
-def kept_files(folder: Path, selected: list[str]) -> list[str]:
-    """Return what stays on this machine: files of the folder, and folders of which nothing is uploaded."""
+def list_kept_files(folder: Path, selected: list[str]) -> list[str]:
+    """Return the files and folders that are not uploaded."""
     there = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     going = {name.partition("/")[0] for name in selected}
     return [name for name in there if name.rstrip("/") not in going]
@@ -94,8 +94,8 @@ def _check_inside(folder: Path, name: str) -> None:
         raise StageError(f"{path}: is a link to {path.resolve()}; copy the file into the folder")
 
 
-def _secrets(path: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is secret in a text file, without writing it out."""
+def _find_secrets(path: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield descriptions of the secrets in a text file, without their values."""
     if not path.name.endswith(TEXTS):
         return
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -103,7 +103,7 @@ def _secrets(path: Path, environment: Mapping[str, str]) -> Iterator[str]:
         if SECRET_NAMES.search(name) and len(value) >= SHORTEST and value in text:
             yield f"the value of the environment variable {name}"
     if TOKENS.search(text):
-        yield "what looks like an access token"
+        yield "a string that looks like an access token"
 
 
 def _check_base(folder: Path) -> None:
@@ -113,6 +113,6 @@ def _check_base(folder: Path) -> None:
     base = str(json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
     if not re.fullmatch(Place.pattern, base) or Place(base).hub is None or Path(base).exists():
         raise StageError(
-            f"{path}: its base is {base}, which only this machine has; train with adapter.merge: true, "
+            f"{path}: its base is {base}, which is only on this machine; train with adapter.merge: true, "
             "which saves a whole model"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hfpipe.errors import Problem, RecipeError, StageError, format_one_line
-from hfpipe.publishing.selection import kept_files, select_files
+from hfpipe.publishing.selection import list_kept_files, select_files
 from hfpipe.runs.lookup import find_stage
 from hfpipe.store.artifacts import MODELS
 
@@ -20,15 +20,15 @@ REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was uploaded, or would be."""
+    """The files that were uploaded, or would be."""
 
     repository: str
     files: dict[str, int]
     """Path in the repository → size in bytes."""
     kept: list[str]
-    """What stays on this machine."""
+    """Files that are not uploaded."""
     url: str | None
-    """Where the commit is; None where nothing was uploaded."""
+    """URL of the commit; None if nothing was uploaded."""
 
 
 def push(
@@ -43,22 +43,22 @@ def push(
 
     `stage` is the folder of a stage, or a run or recipe with `:STAGE`. Only model, tokenizer and card are
     uploaded, and the main scores on data of the Hub; `dry_run` uploads nothing. The repository is created if
-    it is not there, `private` if wanted. Endpoint and token are those of huggingface_hub (`HF_ENDPOINT`,
+    it does not exist, `private` if set. Endpoint and token are those of huggingface_hub (`HF_ENDPOINT`,
     `HF_TOKEN`, or `hf auth login`).
 
     Raises RecipeError when there is no such stage or the name is not a repository, and StageError when a file
-    is damaged or holds a secret, or the Hub refuses.
+    is damaged or holds a secret, or the Hub rejects the upload.
     """
-    from hfpipe.publishing.eval_results import eval_result_files
+    from hfpipe.publishing.eval_results import create_result_files
 
     if not re.fullmatch(REPOSITORY, repository):
         raise RecipeError([Problem(f"{repository}: is not the name of a repository; write owner/name")])
     run, name = find_stage(str(stage), Path(runs), MODELS, "trained model")
     folder = run.folder(name)
-    selected, results = select_files(folder), eval_result_files(folder)
+    selected, results = select_files(folder), create_result_files(folder)
     sizes = {each: (folder / each).stat().st_size for each in selected}
     sizes |= {each: len(text.encode()) for each, text in results.items()}
-    kept = kept_files(folder, selected)
+    kept = list_kept_files(folder, selected)
     if dry_run:
         return Pushed(repository, sizes, kept, None)
     files: dict[str, Path | bytes] = {each: folder / each for each in selected}
@@ -67,7 +67,7 @@ def push(
 
 
 def _upload(repository: str, files: dict[str, Path | bytes], name: str, *, private: bool) -> str:
-    """Return the address of the commit."""
+    """Upload the files, and return the URL of the commit."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     from hfpipe.library_output import silence_libraries
@@ -82,7 +82,7 @@ def _upload(repository: str, files: dict[str, Path | bytes], name: str, *, priva
 
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
-    """Turn what the Hub or the network refuses into one line. Raises StageError."""
+    """Convert errors of the Hub or the network to a one-line StageError."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     try:
@@ -94,10 +94,10 @@ def _hub_errors(repository: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         denied = error.response.status_code in (401, 403)
         fix = "; run `hf auth login` with a token that may write there, or set HF_TOKEN" if denied else ""
-        raise StageError(f"{repository}: the Hub refuses: {format_one_line(error)[:300]}{fix}") from error
+        raise StageError(f"{repository}: the Hub rejects it: {format_one_line(error)[:300]}{fix}") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise StageError(f"{repository}: cannot be uploaded: {format_one_line(error)[:300]}") from error
-    except Exception as error:  # the HTTP library has errors of its own
+    except Exception as error:  # the HTTP library has its own errors
         kind = type(error).__name__
         raise StageError(
             f"{repository}: the Hub cannot be reached ({kind}: {format_one_line(error)[:200]})"

@@ -28,7 +28,7 @@ from hfpipe.runner.plan import PlannedStage, check_known, check_stages, plan_rec
 from hfpipe.runner.provenance import describe_start, digest_inputs
 from hfpipe.runner.signals import catch_signals
 from hfpipe.runner.supervision import Alone, Member, join_launcher, join_run
-from hfpipe.stages import revive
+from hfpipe.stages import restore_stage
 from hfpipe.store.files import write_atomically
 from hfpipe.store.stage_names import make_folder_name
 from hfpipe.store.store import StageFile, Store, is_done, read_report, read_stage
@@ -112,7 +112,7 @@ def run_launched_stage(folder: Path, progress: Progress) -> None:
             use_expandable_segments(),
         ):
             with record_failure(folder):
-                report = revive(file.identity.settings, Path(file.base), folder).run(ctx)
+                report = restore_stage(file.identity.settings, Path(file.base), folder).run(ctx)
             if get_rank() == 0:
                 write_atomically(ctx.work / "result.json", report.model_dump_json())
 

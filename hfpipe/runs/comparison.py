@@ -80,14 +80,16 @@ class _System:
         import numpy as np
 
         from hfpipe.metrics.tally import Tally
-        from hfpipe.metrics.whole import measured
+        from hfpipe.metrics.whole import compute_whole_series
 
         shown = {name: column[places] for name, column in columns.items()}
         evaluator, facts = self.task.runtime().evaluator, self.facts
         tally = Tally(evaluator.metrics(facts), first.resamples, first.seed, sample)
         tally.add(np.arange(len(places)), evaluator.decode_predictions(shown, facts))
         yield from map(tally.series, tally.defined)
-        yield from measured(evaluator.whole_metrics(facts), shown, sample, first.resamples, first.seed)
+        yield from compute_whole_series(
+            evaluator.whole_metrics(facts), shown, sample, first.resamples, first.seed
+        )
 
 
 def compare_runs(targets: Sequence[str], runs: Path, code: Sequence[str] = ()) -> ComparisonRecord:

@@ -12,7 +12,7 @@ from hfpipe import recipe as recipes
 from hfpipe.encoding.shards import Shards
 from hfpipe.errors import Problem, RecipeError, StageError
 from hfpipe.stages import KINDS
-from hfpipe.stages.repeats.members import SHARED, is_member, owner_of
+from hfpipe.stages.repeats.members import SHARED, get_owner, is_member
 from hfpipe.store.identity import KEY_LENGTH
 from hfpipe.store.manifest import find_damage
 from hfpipe.store.store import describe_loss, is_done, is_stage_folder, read_report, read_stage
@@ -58,10 +58,10 @@ def _find_shared_folders(target: Path, runs: Path) -> Iterator[Path]:
     if not target.is_dir():
         recipe = recipes.load_recipe(target, kinds=KINDS, tasks=TASKS)
         run = runs / recipe.name
-        owners = {owner_of(name) for name in recipe.stages}
+        owners = {get_owner(name) for name in recipe.stages}
     elif (target / "stage.json").is_file():
         run, name = target.parent, target.name[: -KEY_LENGTH - 1]
-        owners = {owner_of(name)} if is_member(name) else set()
+        owners = {get_owner(name)} if is_member(name) else set()
     else:
         yield from (path for path in (target / SHARED).glob("*") if path.is_dir())
         return

@@ -1,4 +1,4 @@
-"""The kinds of stage a recipe can name."""
+"""The kinds of stage in a recipe."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ KINDS: dict[str, type[Stage]] = {
 }
 
 
-def revive(
+def restore_stage(
     settings: Mapping[str, Any],
     base: Path,
     folder: Path,
     trusted: Trusted = Trusted(all=True),  # noqa: B008 - frozen
 ) -> Stage:
-    """Return the stage whose settings the `stage.json` of a folder holds.
+    """Return the stage whose settings are in the `stage.json` of a folder.
 
-    User code that it names is executed from the recipe's folder `base`, if it is `trusted`: all of it where a
-    recipe that is being run has just written the settings. Raises RecipeError when it is not.
+    User code in the settings is loaded from the recipe's folder `base` if it is `trusted`; all code is
+    trusted by default, for a running recipe that has just written the settings. Raises RecipeError when it is
+    not.
     """
     given = dict(settings)
     if isinstance(given.get("task"), Mapping):
@@ -46,7 +47,7 @@ def revive(
     if given["kind"] == "matrix":
         return MatrixTable.model_validate(given)
     if given["kind"] == "search":
-        given["trained"] = revive(given["trained"], base, folder, trusted)
+        given["trained"] = restore_stage(given["trained"], base, folder, trusted)
         return ParameterSearch.model_validate(given)
     kind = RepeatedTraining if "members" in given else KINDS[given["kind"]]
     return kind.model_validate(given)

@@ -1,4 +1,4 @@
-"""What can be wrong between stages, found before anything starts."""
+"""Checks between stages, made before anything runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hfpipe.advice import advise
 from hfpipe.contract import Stage
 from hfpipe.errors import Problem
-from hfpipe.evaluation.class_alignment import AlignedSystem, align, alignment_problems
+from hfpipe.evaluation.class_alignment import AlignedSystem, align, find_alignment_problems
 from hfpipe.recipe.document import KeyProblem
 from hfpipe.recipe.installed import list_auto_classes
 from hfpipe.recipe.messages import Keys, find_similar_name, join_names, suggest
@@ -19,7 +19,7 @@ from hfpipe.recipe.training.defaults import find_schedule_fault
 from hfpipe.references.places import Place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts, embedding_rows
-from hfpipe.stages.repeats.members import data_split
+from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.scoring.bounds import check_bounds
 from hfpipe.stages.scoring.clusters import check_cluster
 from hfpipe.stages.scoring.row_weights import check_row_weights
@@ -37,104 +37,104 @@ Facts = Mapping[str, DataFacts]
 
 
 def check_training(stage: TrainStage, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
-    """Yield what keeps a training stage from starting, or from ending well."""
+    """Yield problems that would stop a training stage at its start or later."""
     if stage.kind not in stage.task.stages:
         fit = join_names([name for name, task in TASKS.items() if stage.kind in task.stages], "or")
-        yield Problem(f"task {stage.task.kind!r} is not one for {stage.kind}, which takes {fit}", ("task",))
+        yield Problem(f"task {stage.task.kind!r} does not fit {stage.kind}, which takes {fit}", ("task",))
     if stage.tokenizer is None and not isinstance(stage.model, Place):
         yield Problem("missing key 'tokenizer'; a model trained from scratch has none", ("model",))
     yield from (replace(p, path=("task", *p.path)) for p in stage.task.check_settings())
-    misfits = list(_task(stage.task, stage.data, above, facts))
-    yield from misfits or _smoothing(stage, facts)
-    yield from _model(stage, above, base)
-    yield from _adapter(stage, above, base)
-    yield from _validation(stage, above, facts)
-    yield from _best_metric(stage, facts)
+    misfits = list(_check_columns(stage.task, stage.data, above, facts))
+    yield from misfits or _check_smoothing(stage, facts)
+    yield from _check_model(stage, above, base)
+    yield from _check_adapter(stage, above, base)
+    yield from _check_validation(stage, above, facts)
+    yield from _check_best_metric(stage, facts)
 
 
-def _model(stage: TrainStage, above: Above, base: Path) -> Iterator[Problem]:
-    task, model = stage.task, artifacts.model(stage.model, above, base)
-    vocabulary = artifacts.tokenizer_facts(stage.tokenizer or stage.model, above, base)
+def _check_model(stage: TrainStage, above: Above, base: Path) -> Iterator[Problem]:
+    task, model = stage.task, artifacts.find_model(stage.model, above, base)
+    vocabulary = artifacts.find_tokenizer_facts(stage.tokenizer or stage.model, above, base)
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
     made = above.get(getattr(stage.tokenizer, "stage", None) or "")
     trained = getattr(made, "algorithm", None) is not None
-    yield from (Problem(message, where) for message in _special(task, vocabulary, trained=trained))
+    yield from (Problem(message, where) for message in _check_tokens(task, vocabulary, trained=trained))
     if model is None:
         return
-    yield from _architecture(task, model)
-    yield from _length(task, model)
+    yield from _check_architecture(task, model)
+    yield from _check_length(task, model)
     asking = task.requires.token_types
     if asking is not None and model.token_types < 2:
-        message = f"{asking} needs a model that tells two sentences apart; {model.kind} has no token types"
+        message = f"{asking} needs a model that distinguishes two sentences; {model.kind} has no token types"
         yield Problem(f"{message}, bert has", ("task", asking))
     yield from embedding_rows.check_trained_rows(
         stage, model.given.get("vocab_size"), vocabulary.size, above, base
     )
 
 
-def _length(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]:
+def _check_length(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]:
     if model.positions is not None and task.length > model.positions:
         most = f"the {model.positions} positions of the model ({model.kind})"
-        message = f"length {task.length} is more than {most}"
-        yield Problem(f"{message}; shorten it", ("task", "length"))
+        message = f"length {task.length} exceeds {most}"
+        yield Problem(f"{message}; lower it", ("task", "length"))
 
 
-def _special(task: TaskConfig, vocabulary: artifacts.TokenizerFacts, *, trained: bool) -> Iterator[str]:
-    """Say which special tokens, or template of them, a task needs that its tokenizer has not.
+def _check_tokens(task: TaskConfig, vocabulary: artifacts.TokenizerFacts, *, trained: bool) -> Iterator[str]:
+    """Yield special tokens or chat templates that a task needs and its tokenizer lacks.
 
-    `trained` says that a stage of this recipe trains the tokenizer, so that its style can be chosen.
+    `trained` is whether a stage of this recipe trains the tokenizer, so that its style can be chosen.
     """
     needs = task.requires
-    fix = f"give its stage {advise(style=needs.style)}" if trained else "take another"
+    fix = f"add {advise(style=needs.style)} to its stage" if trained else "use another tokenizer"
     if needs.mask_token and vocabulary.mask is False:
         yield f"{task.kind} needs a mask token, and this tokenizer has none; {fix}"
     if needs.sentinels and vocabulary.blanks is False:
-        yield f"{task.kind} needs <extra_id_0> … for what it hides, and this tokenizer has none; {fix}"
+        yield f"{task.kind} needs <extra_id_0> … for hidden spans, and this tokenizer has none; {fix}"
     if needs.chat_template and vocabulary.chat is False:
         yield (
-            f"{task.kind} writes conversations by a chat template, and this tokenizer has none; "
-            "take one that has, or give prompts by `template` and answers by `completion`"
+            f"{task.kind} formats conversations with a chat template, and this tokenizer has none; "
+            "use one that has, or use `template` and `completion` instead"
         )
 
 
-def _architecture(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]:
-    """Check what Transformers would refuse late, or take as something else: a decoder cut out of a pair."""
+def _check_architecture(task: TaskConfig, model: artifacts.Model) -> Iterator[Problem]:
+    """Check what Transformers rejects late or misinterprets, such as the decoder of an encoder-decoder."""
     both = bool(model.config.get_value(model.given, "is_encoder_decoder"))
     prompted = task.requires.prompt
     path = ("task",) if prompted else ("model",)
     if task.auto_class == "AutoModelForSeq2SeqLM" and not both:
-        message = f"{task.kind} needs an encoder-decoder, as t5, and {model.kind} is none"
+        message = f"{task.kind} needs an encoder-decoder such as t5, and {model.kind} is not one"
         decoder = prompted and model.has("AutoModelForCausalLM") and not model.reads_ahead
-        fix = 'or give the task a prompt, as "{source} =>"' if decoder else "take another"
+        fix = 'add a prompt to the task, as "{source} =>"' if decoder else "use another model"
         yield Problem(f"{message}; {fix}", path)
     elif task.auto_class == "AutoModelForCausalLM" and both:
-        message = f"{task.kind} takes a decoder here, and {model.kind} has an encoder as well"
-        yield Problem(f"{message}; {'delete prompt' if prompted else 'take another'}", path)
+        message = f"{task.kind} needs a decoder here, and {model.kind} also has an encoder"
+        yield Problem(f"{message}; {'delete prompt' if prompted else 'use another model'}", path)
     elif task.auto_class not in list_auto_classes():
         message = f"{task.kind}: Transformers has no auto class {task.auto_class!r}"
         yield Problem(f"{message}{suggest(task.auto_class, list_auto_classes())}", ("task",))
     elif not model.has(task.auto_class):
-        yield Problem(f"Transformers has no {model.kind} for {task.kind}; take another model", ("model",))
+        yield Problem(f"Transformers has no {model.kind} for {task.kind}; use another model", ("model",))
     elif task.auto_class == "AutoModelForCausalLM" and model.reads_ahead:
-        message = f"{task.kind} takes a decoder, and {model.kind} reads what comes after a token as well"
-        yield Problem(f"{message}; take another, as gpt2", ("model",))
+        message = f"{task.kind} needs a decoder, and {model.kind} also attends to later tokens"
+        yield Problem(f"{message}; use another model, such as gpt2", ("model",))
 
 
-def _adapter(stage: TrainStage, above: Above, base: Path) -> Iterator[Problem]:
+def _check_adapter(stage: TrainStage, above: Above, base: Path) -> Iterator[Problem]:
     if stage.adapter is None:
         return
     if find_spec("peft") is None:
         yield Problem("adapter needs peft, which is not installed; pip install 'hfpipe[lora]'", ("adapter",))
     if not isinstance(stage.model, Place):
-        message = "an adapter needs trained weights, and a model trained from scratch has none yet"
+        message = "an adapter needs trained weights, which a model from scratch does not have"
         yield Problem(f"{message}; name a model, or delete adapter", ("adapter",))
     elif artifacts.is_adapter(stage.model, above, base):
         merged = advise(adapter={"type": "lora", "merge": True})
-        fix = f"give its stage {merged}" if stage.model.stage else "merge it first"
-        yield Problem(f"{stage.model} is an adapter itself, which cannot carry another; {fix}", ("model",))
+        fix = f"add {merged} to its stage" if stage.model.stage else "merge it first"
+        yield Problem(f"{stage.model} is an adapter, to which no other can be added; {fix}", ("model",))
 
 
-def _smoothing(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
+def _check_smoothing(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
     data = facts.get(stage.data.stage or "")
     if data is None or not stage.training.get("label_smoothing_factor"):
         return
@@ -145,13 +145,13 @@ def _smoothing(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
         yield Problem(message, ("training", "label_smoothing_factor"))
 
 
-def _validation(stage: TrainStage, above: Above, facts: Facts) -> Iterator[Problem]:
+def _check_validation(stage: TrainStage, above: Above, facts: Facts) -> Iterator[Problem]:
     strategy = stage.training.get("eval_strategy")
     fault = find_schedule_fault(stage.training, early=True) if stage.early_stopping is not None else None
     if fault is not None:
         key, message = fault
         yield Problem(message, (key,) if key == "early_stopping" else ("training", key))
-    found = artifacts.splits(stage.data, above, facts)
+    found = artifacts.get_splits(stage.data, above, facts)
     if found is None or "validation" in found:
         return
     asking: list[Keys] = [("early_stopping",)] if stage.early_stopping is not None else []
@@ -162,11 +162,11 @@ def _validation(stage: TrainStage, above: Above, facts: Facts) -> Iterator[Probl
         message = (
             f"{path[-1]} needs a validation split, and {stage.data} has only {join_names(sorted(found))}"
         )
-        message += _dropped(stage.data, facts)
-        yield Problem(f"{message}; give that stage {advise(split={'validation': 0.05})}", path)
+        message += _describe_dropped(stage.data, facts)
+        yield Problem(f"{message}; add {advise(split={'validation': 0.05})} to that stage", path)
 
 
-def _best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
+def _check_best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
     given = stage.training.get("metric_for_best_model")
     if not isinstance(given, str):
         return
@@ -176,8 +176,8 @@ def _best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
 
 
 def check_validation_score(stage: TrainStage, name: str, path: Keys, facts: Facts) -> Iterator[Problem]:
-    """Yield that a stage's task has no score of this name on the validation split."""
-    names = _validation_metrics(stage.task, facts.get(stage.data.stage or ""))
+    """Yield a problem if a stage's task has no score of this name on the validation split."""
+    names = _list_validation_metrics(stage.task, facts.get(stage.data.stage or ""))
     of_class = {artifacts.partition("[")[0] for artifacts in names if "[" in artifacts}
     certain = stage.data.stage in facts
     if not names or name in names or (not certain and name.partition("[")[0] in of_class and "[" in name):
@@ -189,10 +189,10 @@ def check_validation_score(stage: TrainStage, name: str, path: Keys, facts: Fact
     yield Problem(message, path)
 
 
-def _validation_metrics(task: TaskConfig, facts: DataFacts | None) -> list[str]:
-    """Return the names of a task's scores; before the data are made, those with any type of column.
+def _list_validation_metrics(task: TaskConfig, facts: DataFacts | None) -> list[str]:
+    """Return the names of a task's scores; if the data do not exist yet, those for any type of column.
 
-    A class stands for all classes there. The list is empty where user code gives no names yet.
+    One class represents all classes then. The list is empty if user code gives no names yet.
     """
     columns, names = task.columns, ["A", "B"]
     guessed = [
@@ -205,23 +205,23 @@ def _validation_metrics(task: TaskConfig, facts: DataFacts | None) -> list[str]:
             found |= dict.fromkeys(
                 metric.name for metric in task.runtime().evaluator.validation_metrics(each)
             )
-        except Exception:  # whatever user code raises that expects its own columns
+        except Exception:  # user code that expects its own columns may raise any exception
             return []
     return list(found)
 
 
-def _task(
+def _check_columns(
     task: TaskConfig, data: Place, above: Above, facts: Facts, at: tuple[str, ...] = ("task",)
 ) -> Iterator[Problem]:
-    """Check the columns a task reads: against the facts once known, or what the data stage says it gives."""
+    """Check the columns that a task reads, against the facts or else the settings of the data set."""
     name = data.stage or ""
     if name in facts:
         yield from (replace(p, path=(*at, *p.path)) for p in task.check(facts[name]))
         return
-    there = artifacts.columns(data, above, facts)
+    there = artifacts.get_columns(data, above, facts)
     for column in task.columns:
         if there is not None and column not in there:
-            message = _missing("column", column, data, there)
+            message = _describe_missing("column", column, data, there)
             keys = [key for key, value in task if value == column][:1]
             if not keys or keys[0] in task.model_fields_set:
                 yield Problem(message, (*at, *keys))
@@ -229,14 +229,14 @@ def _task(
                 yield Problem(f"{message} (the task's {keys[0]!r} names another)", at)
 
 
-def _missing(what: str, name: str, data: Place, there: set[str]) -> str:
+def _describe_missing(what: str, name: str, data: Place, there: set[str]) -> str:
     close = find_similar_name(name, there)
     tail = f"; did you mean {close!r}?" if close else f"; it has {join_names(sorted(there))}"
     return f"{data} has no {what} {name!r}{tail}"
 
 
-def _dropped(data: Place, facts: Facts) -> str:
-    """Say which rows a data set has lost, where that may be why something is missing."""
+def _describe_dropped(data: Place, facts: Facts) -> str:
+    """Return which rows a data set has dropped, as a possible reason for missing values."""
     known_facts = facts.get(data.stage or "")
     if known_facts is None or not known_facts.dropped:
         return ""
@@ -245,24 +245,24 @@ def _dropped(data: Place, facts: Facts) -> str:
     return f" ({sum(known_facts.dropped.values()):,} of {came:,} rows were dropped: {reasons})"
 
 
-def dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
-    """Yield columns that the settings name and the source, or the data set itself, will not have."""
+def check_dataset(stage: Dataset, above: Above, facts: Facts) -> Iterator[Problem]:
+    """Yield columns in the settings that neither the source nor the data set will have."""
     source = stage.source.stage
-    given = artifacts.columns(source, above, facts) if source is not None else None
+    given = artifacts.get_columns(source, above, facts) if source is not None else None
     if source is not None and given is not None:
         for ours, theirs in stage.columns.items():
             if theirs.partition(".")[0] not in given:
-                yield Problem(_missing("column", theirs, source, given), ("columns", ours))
+                yield Problem(_describe_missing("column", theirs, source, given), ("columns", ours))
     there = set(stage.columns) or given
     if there is None:
-        return  # whatever the source has is kept, and known only once it is read
+        return  # all columns of the source are kept, and known only after reading it
     for path, column in _list_named_columns(stage):
         if column not in there:
             yield KeyProblem(f"there is no column {column!r}{suggest(column, sorted(there))}", path)
 
 
 def _list_named_columns(stage: Dataset) -> Iterator[tuple[Keys, str]]:
-    """Yield the columns that `text`, `labels` and `clean` name, and where."""
+    """Yield the columns named in `text`, `labels` and `clean`, with their paths."""
     yield from ((("text", number), column) for number, column in enumerate(stage.text))
     yield from ((("labels", column), column) for column in stage.labels)
     for number, step in enumerate(stage.clean):
@@ -270,24 +270,27 @@ def _list_named_columns(stage: Dataset) -> Iterator[tuple[Keys, str]]:
         yield from ((("clean", number, "drop", column), column) for column in dropped)
 
 
-def tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]:
+def check_tokenizer(stage: Tokenizer, above: Above, facts: Facts) -> Iterator[Problem]:
     """Yield columns to read that the data set lacks."""
-    there = artifacts.columns(stage.data, above, facts)
+    there = artifacts.get_columns(stage.data, above, facts)
     for number, column in enumerate(stage.text):
         if there is not None and column not in there:
             path = ("text", number) if "text" in stage.model_fields_set else ("data",)
-            yield Problem(_missing("column", column, stage.data, there), path)
+            yield Problem(_describe_missing("column", column, stage.data, there), path)
 
 
-def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
-    """Yield what keeps a model from being measured."""
-    found = artifacts.splits(stage.data, above, facts)
+def check_evaluation(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterator[Problem]:
+    """Yield problems that would prevent an evaluation."""
+    found = artifacts.get_splits(stage.data, above, facts)
     from hfpipe.stages.repeats.folds import check_out_of_fold  # which reads the stages' classes
 
     yield from check_out_of_fold(stage, above)
-    if found is not None and data_split(stage.split) not in found:
+    if found is not None and get_data_split(stage.split) not in found:
         path = ("split",) if "split" in stage.model_fields_set else ("data",)
-        yield Problem(_missing("split", stage.split, stage.data, found) + _dropped(stage.data, facts), path)
+        yield Problem(
+            _describe_missing("split", stage.split, stage.data, found) + _describe_dropped(stage.data, facts),
+            path,
+        )
     trained = above.get(stage.model.stage or "")
     task = stage.task_of(above)
     facts, misfits = with_classes(stage, task, above, facts)
@@ -296,48 +299,46 @@ def evaluate(stage: Evaluate, above: Above, facts: Facts, base: Path) -> Iterato
         return
     if stage.task is not None:
         yield from (replace(p, path=("task", *p.path)) for p in stage.task.check_settings())
-        yield from _task(stage.task, stage.data, above, facts)
-        model = artifacts.model(stage.model, above, base)
+        yield from _check_columns(stage.task, stage.data, above, facts)
+        model = artifacts.find_model(stage.model, above, base)
         if model is not None:
-            yield from _architecture(stage.task, model)
-            yield from _length(stage.task, model)
+            yield from _check_architecture(stage.task, model)
+            yield from _check_length(stage.task, model)
     elif task is not None:
-        # What the model lacked to learn from the same data is reported where it is trained.
+        # Problems of the model with the same data are reported at its training.
         again = getattr(trained, "data", None) == stage.data
-        yield from () if again else _task(task, stage.data, above, facts, ("data",))
+        yield from () if again else _check_columns(task, stage.data, above, facts, ("data",))
     elif stage.model.hub is not None:
-        yield Problem(
-            "missing key 'task'; a model from the Hub does not name the task it was trained for", ("model",)
-        )
-    yield from check_cluster(stage.cluster, artifacts.columns(stage.data, above, facts))
+        yield Problem("missing key 'task'; the task of a model from the Hub is not known", ("model",))
+    yield from check_cluster(stage.cluster, artifacts.get_columns(stage.data, above, facts))
     yield from check_row_weights(stage.row_weights, facts.get(stage.data.stage or ""))
     yield from embedding_rows.check_evaluated_rows(stage.model, ("model",), above, base)
     for number, baseline in enumerate(stage.baselines):
         yield from embedding_rows.check_evaluated_rows(baseline, ("baselines", number), above, base)
-    yield from _baselines(stage, task)
+    yield from _check_baselines(stage, task)
     yield from check_bounds(stage.require, stage.baselines)
 
 
 def with_classes(
     stage: Evaluate, task: TaskConfig | None, above: Above, facts: Facts
 ) -> tuple[Facts, list[Problem]]:
-    """Return the facts with the classes of the model, and why they do not fit, as far as both are known."""
+    """Return the facts with the classes of the model, and problems with them, as far as both are known."""
     name = stage.data.stage or ""
-    learned = artifacts.classes(stage.model, task, above, facts) if task is not None else None
+    learned = artifacts.get_trained_classes(stage.model, task, above, facts) if task is not None else None
     if name not in facts or learned is None:
         return facts, []
     systems = [AlignedSystem(stage.model, learned)]
     for place in stage.baselines:
         other = getattr(above.get(place.stage or ""), "task", None)
         if task is not None and isinstance(other, TaskConfig) and other.kind == task.kind:
-            theirs = artifacts.classes(place, other, above, facts)
+            theirs = artifacts.get_trained_classes(place, other, above, facts)
             systems += [AlignedSystem(place, theirs)] if theirs is not None else []
-    if misfits := list(alignment_problems(facts[name], stage.data, systems, stage.labels)):
+    if misfits := list(find_alignment_problems(facts[name], stage.data, systems, stage.labels)):
         return facts, misfits
     return {**facts, name: align(facts[name], systems, stage.labels).facts}, []
 
 
-def _baselines(stage: Evaluate, task: TaskConfig | None) -> Iterator[Problem]:
+def _check_baselines(stage: Evaluate, task: TaskConfig | None) -> Iterator[Problem]:
     own = task.baselines if task is not None else ()
     for number, baseline in enumerate(stage.baselines):
         path = ("baselines", number)

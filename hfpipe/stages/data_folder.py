@@ -1,4 +1,4 @@
-"""What several stages open in the same way."""
+"""The folder of a data set, for the stages that read one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hfpipe.errors import StageError
 from hfpipe.references.places import DataPlace, locate_place
 
 
-def folder_of(data: DataPlace, ctx: RunContext) -> Path:
+def get_data_folder(data: DataPlace, ctx: RunContext) -> Path:
     """Return the folder of a data set. Raises StageError for a Hub id, which a dataset stage loads."""
     path = locate_place(data, ctx.base, ctx.inputs)
     if path is None:

@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 def _check_word(name: str) -> str:
     if not re.fullmatch(r"\w+(\.\w+)*", name):
-        raise ValueError(f"{name!r} is not a name of a split; write letters, digits and _, as `validation`")
+        raise ValueError(
+            f"{name!r} is not a valid name of a split; write letters, digits and _, as `validation`"
+        )
     return name
 
 
 Split = Annotated[str, AfterValidator(_check_word)]
 Files = Glob | list[Glob]
 READING = tuple(FileSettings.model_fields)
-"""Settings that say how files are read."""
+"""Settings of how files are read."""
 OPTIONS: dict[str, tuple[str, ...]] = {
     "hub": ("config", "revision"),
     "files": READING,
@@ -41,7 +43,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "python": ("reads",),
     "stage": (),
 }
-"""Kind of source → the settings that go with it."""
+"""Kind of source → the settings that it allows."""
 
 
 class Source(FileSettings):
@@ -57,7 +59,7 @@ class Source(FileSettings):
     """Local files, patterns or a folder; a mapping of split → files keeps those splits.
 
     In a folder or pattern, files whose names (or the folders they are in) state train, validation (valid,
-    val, dev) or test become these splits, and a file next to them that states none is an error.
+    val, dev) or test become these splits, and a file without a split name among them is an error.
     """
     package: PackageSource | None = None
     """`DISTRIBUTION/path`: a data file inside an installed Python package."""
@@ -86,7 +88,7 @@ class Source(FileSettings):
 
     @property
     def is_pool(self) -> bool:
-        """Whether the rows come without splits; the names of files in a folder or pattern may bring some."""
+        """Whether the rows have no splits; file names in a folder or pattern may define some."""
         if self.files is None:
             return self.package is not None or self.python is not None
         listed = self.files if isinstance(self.files, list) else [self.files]
@@ -105,42 +107,41 @@ class Dataset(Stage):
     text: list[str] = []
     """Columns of text, which cleaning changes and duplicates are compared by.
 
-    By default `text` (and its pair `text_pair` or `text_b`), or else every column that reads like text or
-    holds conversations, and known groups such as `question` and `context`; or else the only other column of
-    strings or of lists of words. What the first thousand rows hold decides: labels, `id`, numbers, dates,
-    addresses, identifiers, constants and few repeated values are not text. Where that is not clear, the stage
-    stops and asks. Words and messages are each cleaned by themselves. A row is dropped where all its text
-    columns are null.
+    By default `text` (and its pair `text_pair` or `text_b`), otherwise every column that looks like text or
+    contains conversations, and known groups such as `question` and `context`; otherwise the only other column
+    of strings or of lists of words. The first thousand rows decide: labels, `id`, numbers, dates, addresses,
+    identifiers, constants and few repeated values are not text. If this is ambiguous, the stage stops with an
+    error. Words and messages are cleaned separately. A row is dropped if all its text columns are null.
     """
     labels: dict[str, LabelColumn] = {}
-    """Column of labels → what it holds: a class, a list of classes, or a number for regression.
+    """Column of labels → its type: a class, a list of classes, or a number for regression.
 
     By default `label` and `labels` are labels, and `tags` where there are `words`: strings, whole numbers and
-    booleans are classes, lists are lists of classes, other numbers are numbers. Files of csv and tsv hold
-    strings, so write `number` there. Names of classes are read in NFC, without white space at their ends;
-    an empty cell is a missing label.
+    booleans are classes, lists are lists of classes, other numbers are numbers. Files of csv and tsv contain
+    strings, so write `number` there. Class names are normalized to NFC, without surrounding white space; an
+    empty cell is a missing label.
     """
     clean: list[Clean] = []
     """Cleaning steps, in order."""
     split: dict[Split, Annotated[float, Field(gt=0, lt=1)]] = {}
-    """Split → share of the rows, by a hash of the text; what is left is `train`.
+    """Split → share of the rows, selected by a hash of the text; the remaining rows are `train`.
 
-    Splits of the source stay as they are; only missing ones are taken out of its `train`.
+    Splits of the source are kept; only missing ones are taken from its `train`.
     """
     limit: int | None = Field(default=None, ge=1)
-    """Take an even sample of this many rows of the source, of each split where it has some, for a quick look.
+    """For a quick look: use a sample of this many rows of the source, or of each of its splits.
 
-    The seed decides which. The whole source is read for it, and the rows taken are held in memory.
+    The sample depends on the seed. The whole source is read, and the sampled rows are held in memory.
     """
 
     licence: str | None = Field(default=None, min_length=1, exclude=True)
     """Licence of the data, as `cc-by-sa-4.0`, for the model cards; it changes nothing that is made."""
 
     @model_validator(mode="after")
-    def _leaves_train(self) -> Self:
+    def _check_shares(self) -> Self:
         if sum(self.split.values()) >= 1 or "train" in self.split:
             raise ValueError(
-                "`split` names the held-out shares; together they are less than 1, the rest is train"
+                "`split` gives the held-out shares, whose sum must be less than 1; the rest is train"
             )
         for name in sorted(self.split.keys() & {"val", "valid"}):
             raise ValueError(f"no training reads a split {name!r}; did you mean 'validation'?")
@@ -151,7 +152,7 @@ class Dataset(Stage):
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
 
-        return checks.dataset(self, above, facts)
+        return checks.check_dataset(self, above, facts)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.data.build import build
@@ -160,7 +161,7 @@ class Dataset(Stage):
         return build(given, plan, ctx)
 
     def open_source(self, ctx: RunContext) -> tuple[SourceRows, Plan]:
-        """Return the rows of the source, which are read when they are needed, and what is done to them."""
+        """Return the rows of the source, which are read lazily, and the plan of their processing."""
         from hfpipe.data.build import Plan
 
         plan = Plan(self.columns, self.text, self.labels, self.clean, self.split, self.limit)
@@ -183,7 +184,7 @@ def _open_source(source: Source, ctx: RunContext) -> SourceRows:
     if source.package is not None:
         path = _locate(source.package, ctx)
         return sources.read_from_files({None: {source.package: [path]}}, ctx.base, options)
-    return sources.read_from_files(_patterns(source, ctx.base), ctx.base, options)
+    return sources.read_from_files(_find_files(source, ctx.base), ctx.base, options)
 
 
 def _locate(place: Place, ctx: RunContext) -> Path:
@@ -193,7 +194,7 @@ def _locate(place: Place, ctx: RunContext) -> Path:
     return path
 
 
-def _patterns(source: Source, base: Path) -> dict[str | None, dict[str, list[Path]]]:
+def _find_files(source: Source, base: Path) -> dict[str | None, dict[str, list[Path]]]:
     files = source.files if isinstance(source.files, dict) else {None: source.files or []}
     return {
         split: {

@@ -1,4 +1,4 @@
-"""The teachers of a finetune stage: what is checked of them, and the loss that uses them."""
+"""The teachers of a finetune stage: checks, and the loss that uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hfpipe.modeling.losses.distillation_settings import DistillationSettings
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import DataFacts
 from hfpipe.stages import artifacts
-from hfpipe.stages.repeats.members import encoded_folder
+from hfpipe.stages.repeats.members import get_encoded_folder
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 def check_teachers(
     stage: Finetune, above: Mapping[str, Stage], facts: DataFacts | None, base: Path
 ) -> Iterator[Problem]:
-    """Yield why a stage cannot learn from its teachers, with paths relative to the stage."""
+    """Yield problems with the teachers of a stage, with paths relative to the stage."""
     task = stage.task
     if task.taught_unit is None:
-        yield Problem(_cannot(task), ("teacher",))
+        yield Problem(_describe_unsupported(task), ("teacher",))
         return
     if facts is not None and facts.columns.get(task.weighted_column or "") == "float":
         message = (
@@ -40,18 +40,18 @@ def check_teachers(
         yield Problem("teacher and loss exclude each other; delete one of them", ("loss",))
     for number, place in enumerate(stage.teachers):
         path = ("teacher", number) if isinstance(stage.teacher, list) else ("teacher",)
-        yield from (Problem(message, path) for message in _misfits(stage, place, above, base))
+        yield from (Problem(message, path) for message in _find_mismatches(stage, place, above, base))
 
 
-def _cannot(task: TaskConfig) -> str:
+def _describe_unsupported(task: TaskConfig) -> str:
     if getattr(task, "next_sentence", False):
         return f"{task.kind} with next_sentence cannot have a teacher; delete one of them"
     able = "text-classification, token-classification, masked-lm and causal-lm can"
     return f"{task.kind} cannot have a teacher; {able}: delete teacher"
 
 
-def _misfits(stage: Finetune, place: Place, above: Mapping[str, Stage], base: Path) -> Iterator[str]:
-    """Say why a model that another stage trains cannot be the teacher of a stage."""
+def _find_mismatches(stage: Finetune, place: Place, above: Mapping[str, Stage], base: Path) -> Iterator[str]:
+    """Yield reasons why a model that another stage trains cannot be the teacher of a stage."""
     task, other = stage.task, getattr(above.get(place.stage or ""), "task", None)
     if not isinstance(other, TaskConfig):
         return
@@ -59,7 +59,7 @@ def _misfits(stage: Finetune, place: Place, above: Mapping[str, Stage], base: Pa
         yield f"{place} is trained for {other.kind}, not for {task.kind}; name another teacher"
     elif task.taught_unit == "token":
         own = stage.tokenizer if stage.tokenizer is not None else stage.model
-        mine, theirs = (artifacts.origin(each, above, base) for each in (own, place))
+        mine, theirs = (artifacts.find_origin(each, above, base) for each in (own, place))
         made = [above.get((each or "").removeprefix("stage:")) for each in (mine, theirs)]
         if None not in made and made[0] != made[1]:
             yield (
@@ -71,15 +71,15 @@ def _misfits(stage: Finetune, place: Place, above: Mapping[str, Stage], base: Pa
 def create_distillation_loss(
     stage: Finetune, ctx: RunContext, train: Examples, data: DataFacts
 ) -> TrainingLoss:
-    """Return the loss of a stage with teachers, which may be anywhere that models are."""
+    """Return the loss of a stage with teachers, from stages, folders or the Hub."""
     how = stage.distillation or DistillationSettings()
     teachers = [(place, locate_place(place, ctx.base, ctx.inputs) or place) for place in stage.teachers]
     if stage.task.taught_unit == "token":
-        return _loss_of_tokens(stage, teachers, how, ctx, train)
-    return _loss_of_classes(stage, teachers, how, ctx, train, data)
+        return _create_token_loss(stage, teachers, how, ctx, train)
+    return _create_class_loss(stage, teachers, how, ctx, train, data)
 
 
-def _loss_of_classes(
+def _create_class_loss(
     stage: Finetune,
     teachers: Teachers,
     how: DistillationSettings,
@@ -87,7 +87,7 @@ def _loss_of_classes(
     train: Examples,
     data: DataFacts,
 ) -> TrainingLoss:
-    """Return the loss with the teachers' probabilities, which the first process computes and keeps."""
+    """Return the loss with the teachers' probabilities, which the first process computes and stores."""
     from hfpipe.evaluation.soft_targets import compute_soft_targets
     from hfpipe.modeling.losses.distillation import DistillationLoss
 
@@ -101,17 +101,17 @@ def _loss_of_classes(
             train,
             data,
             how.temperature,
-            encoded_folder(ctx, cut_from_all=False),  # which the trainings of several seeds share
+            get_encoded_folder(ctx, cut_from_all=False),  # shared by the trainings of several seeds
             advance,
             trust=stage.trust_remote_code,
         )
     return DistillationLoss(task.objective, found.values, how.temperature, how.weight, found.by_example)
 
 
-def _loss_of_tokens(
+def _create_token_loss(
     stage: Finetune, teachers: Teachers, how: DistillationSettings, ctx: RunContext, train: Examples
 ) -> TrainingLoss:
-    """Return the loss with the teachers themselves, each in this process."""
+    """Return the loss with the teacher models, loaded in each process."""
     from hfpipe.evaluation.teachers import load_teachers
     from hfpipe.modeling.losses.token_distillation import TokenDistillation
 

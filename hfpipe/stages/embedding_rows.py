@@ -1,4 +1,4 @@
-"""Whether the embeddings of a model have a row for each token, found before anything starts."""
+"""Checks before a run that the embeddings of a model have a row for each token."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hfpipe.stages.train import TrainStage
 
 ADDED_NEXT_TO_ADAPTER = (
-    "an adapter leaves the embeddings as they are, and tokens added to the tokenizer would not be learned; "
-    "delete adapter, or take the model's own tokenizer"
+    "an adapter does not train the embeddings, so added tokens would not be learned; "
+    "delete adapter, or use the model's own tokenizer"
 )
 
 
@@ -32,14 +32,14 @@ def check_trained_rows(
         yield Problem(f"{message}; leave vocab_size out", ("model", "vocab_size"))
         return
     where = ("tokenizer",) if stage.tokenizer is not None else ("model",)
-    own = artifacts.tokenizer_facts(stage.model, above, base).size
+    own = artifacts.find_tokenizer_facts(stage.model, above, base).size
     add = f"{{kind: tokenizer, tokenizer: {stage.model}, special_tokens: [...]}}"
     if own is not None and own > rows:
         message = f"the tokenizer of {stage.model} has {own} tokens, and its own embeddings have {rows} rows"
         yield Problem(f"{message}; restore the tokenizer it was trained with, and add tokens by {add}", where)
-    elif stage.tokenizer is None or artifacts.origin(stage.tokenizer, above, base) == artifacts.origin(
-        stage.model, above, base
-    ):
+    elif stage.tokenizer is None or artifacts.find_origin(
+        stage.tokenizer, above, base
+    ) == artifacts.find_origin(stage.model, above, base):
         if stage.adapter is not None:
             yield Problem(ADDED_NEXT_TO_ADAPTER, ("adapter",))
     else:
@@ -50,10 +50,13 @@ def check_trained_rows(
 def check_evaluated_rows(
     place: Place, path: Keys, above: Mapping[str, Stage], base: Path
 ) -> Iterator[Problem]:
-    """Yield why a model in a folder, or in the Hub's cache, cannot read all that its own tokenizer makes."""
+    """Yield a problem if a model in a folder or in the Hub's cache has too few rows for its own tokenizer."""
     if place.stage is not None or (isinstance(place, BaselinePlace) and place.is_trivial):
         return
-    model, size = artifacts.model(place, above, base), artifacts.tokenizer_facts(place, above, base).size
+    model, size = (
+        artifacts.find_model(place, above, base),
+        artifacts.find_tokenizer_facts(place, above, base).size,
+    )
     rows = model.given.get("vocab_size") if model is not None else None
     if isinstance(rows, int) and size is not None and size > rows:
         message = f"the tokenizer of {place} has {size} tokens, and its own embeddings have {rows} rows"

@@ -15,38 +15,48 @@ from hfpipe.errors import Problem, StageError
 from hfpipe.modeling.exports.formats import is_export
 from hfpipe.references.places import BaselineName, BaselinePlace, DataPlace, EvaluatedPlace, make_slug
 from hfpipe.report import DataFacts, Report, Score
-from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.data_folder import get_data_folder
 from hfpipe.stages.repeats.folds import read_held_out
 from hfpipe.stages.repeats.matrix import Tabulated
-from hfpipe.stages.repeats.members import data_split
+from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.scoring import custom_metrics
 from hfpipe.stages.scoring.bounds import (
     Bound,
     describe_doubtful_bounds,
     explain_left_out,
+    find_unknown_scores,
+    find_unmet_bounds,
     summarize,
-    unknown_scores,
-    unmet_bounds,
     with_comparisons,
 )
-from hfpipe.stages.scoring.clusters import ClusterSetting, check_cluster, cluster_column, resampled_by
+from hfpipe.stages.scoring.clusters import (
+    ClusterSetting,
+    check_cluster,
+    describe_resampling,
+    select_cluster_column,
+)
 from hfpipe.stages.scoring.custom_metrics import NamedMetricSettings
-from hfpipe.stages.scoring.implied_baselines import implied_baselines
-from hfpipe.stages.scoring.leakage_audit import LeakageSetting, audit, leakage_facts, leakage_notes
-from hfpipe.stages.scoring.measurements import measured_facts, record_measurements
-from hfpipe.stages.scoring.power_notes import power_notes
+from hfpipe.stages.scoring.implied_baselines import find_implied_baselines
+from hfpipe.stages.scoring.leakage_audit import (
+    LeakageSetting,
+    audit_leakage,
+    format_leakage_notes,
+    get_leakage_facts,
+)
+from hfpipe.stages.scoring.measurements import get_measured_facts, record_measurements
+from hfpipe.stages.scoring.power_notes import format_power_notes
 from hfpipe.stages.scoring.row_weights import (
     RowWeightsSetting,
-    default_row_weights,
+    describe_weights,
     explain_unweighted,
+    get_row_weights_setting,
     load_row_weights,
-    weighted_by,
 )
 from hfpipe.stages.scoring.systems import (
     EvaluatedSystem,
     add_checkpoints,
     align_classes,
-    evaluated_systems,
+    list_systems,
     load_system,
     repeated_systems,
 )
@@ -79,31 +89,31 @@ class Evaluate(Tabulated):
     training that did not see it.
     """
     task: SerializeAsAny[TaskConfig] | None = None
-    """What the model does; by default what its stage trained it for."""
+    """Task of the model; by default the one that its stage trained it for."""
     labels: dict[str, str] = {}
-    """Class of the model → its name in the data, as `{LABEL_0: neg, LABEL_1: pos}`, where the two differ."""
+    """Class of the model → its name in the data, as `{LABEL_0: neg, LABEL_1: pos}`, if they differ."""
     baselines: list[BaselinePlace] = []
-    """Simple ones by name (`majority`, `tfidf`), any other model by reference."""
+    """Simple baselines by name (`majority`, `tfidf`), other models by reference."""
     metrics: list[NamedMetricSettings] = []
     """Metrics of `evaluate` to compute in addition to those of the task, by path or Hub id."""
     require: dict[str, Bound] = {}
     """Metric → bounds; the stage fails when a score misses them."""
     cluster: ClusterSetting = None
-    """Column whose equal values make rows depend on one another; intervals and tests then draw such groups.
+    """Column whose equal values mark dependent rows; intervals and tests then resample these groups.
 
-    By default `document_id`, `doc_id` or the context of questions, where there is one; `false` draws rows.
+    By default `document_id`, `doc_id` or the context of questions, if it exists; `false` resamples rows.
     """
     row_weights: RowWeightsSetting = None
-    """Column of numbers, at least 0, by which rows count in `weighted_accuracy` and `weighted_f1_…`.
+    """Column of numbers, at least 0: the weights of rows in `weighted_accuracy` and `weighted_f1_…`.
 
     By default `weight`, if `columns` of the data set's stage names it; `false` uses none.
     """
     leakage: LeakageSetting = "warn"
-    """Whether rows that are in the model's training data are noted or an error; `false` looks for none."""
+    """Whether rows in the model's training data are a warning or an error; `false` skips the search."""
     batch_size: int = Field(default=64, ge=1, json_schema_extra={"changes_result": False})
     """Examples per forward pass on each device; changes speed and memory, not scores."""
     resamples: int = Field(default=1000, ge=100, le=1_000_000)
-    """Bootstrap resamples behind an interval, and tosses behind a randomization test."""
+    """Number of bootstrap resamples per interval, and of random permutations per test."""
     trust_remote_code: bool = False
     """Run the code that comes with a model or a metric from the Hub."""
 
@@ -112,22 +122,21 @@ class Evaluate(Tabulated):
     ) -> Iterator[Problem]:
         from hfpipe.stages import checks  # which reads the stages' classes
 
-        yield from checks.evaluate(self, above, facts, base)
+        yield from checks.check_evaluation(self, above, facts, base)
         yield from custom_metrics.check(self.metrics, base, trusted=self.trust_remote_code)
 
     def resolve(self, above: Mapping[str, Stage]) -> Evaluate:
-        """Return the stage with those baselines marked as names that its task declares as such.
+        """Return the stage with the baselines marked that its task declares by name.
 
-        An export is compared with its original, and a student with its teachers, which do not have to be
-        named.
+        An export is also compared with its original, and a student with its teachers.
         """
         task = self.task_of(above)
-        lost = self.model.stage is not None and self.model.stage not in above  # it is wrong, and reported
+        lost = self.model.stage is not None and self.model.stage not in above  # reported as an error
         names = task.baselines if task is not None else self.baselines if lost else ()
         own = {place for place in self.baselines if place in names and place.hub and "/" not in place}
         found = [BaselineName(place) if place in own else place for place in self.baselines]
-        found += [place for place in implied_baselines(self.model, above) if place not in found]
-        weights = default_row_weights(self.row_weights, self.data, task, above)
+        found += [place for place in find_implied_baselines(self.model, above) if place not in found]
+        weights = get_row_weights_setting(self.row_weights, self.data, task, above)
         return self.model_copy(update={"baselines": found, "row_weights": weights})
 
     def find_neutral(self) -> dict[str, Any]:
@@ -145,10 +154,10 @@ class Evaluate(Tabulated):
         name = self.data.stage or ""
         if task is not None and name in facts:
             aligned, _ = checks.with_classes(self, task, above, facts)
-            yield from unknown_scores(self, task, aligned[name])
+            yield from find_unknown_scores(self, task, aligned[name])
 
     def plan_notes(self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]) -> Iterator[str]:
-        return power_notes(self, self.task_of(above), facts.get(self.data.stage or ""))
+        return format_power_notes(self, self.task_of(above), facts.get(self.data.stage or ""))
 
     def prepare(self, ctx: RunContext) -> None:
         setup, systems = self.open_systems(ctx)
@@ -156,38 +165,38 @@ class Evaluate(Tabulated):
             for problem in (*system.task.check_settings(), *system.task.check(setup.facts)):
                 raise StageError(f"stage {ctx.name}: {problem.message}")
         unknown = check_cluster(self.cluster, set(setup.facts.columns))
-        required = unknown_scores(self, systems[0].task, setup.facts)
+        required = find_unknown_scores(self, systems[0].task, setup.facts)
         for problem in (*unknown, *required):
             raise StageError(f"stage {ctx.name}: {problem.message}")
-        audit(self, systems[0].task, setup, ctx)
+        audit_leakage(self, systems[0].task, setup, ctx)
         for metric in self.metrics:
-            metric.load(ctx)  # before anything is measured
+            metric.load(ctx)  # before the evaluation starts
         tokenizers = [self.encode_for(system, setup, ctx, reads_all=True)[0] for system in systems]
         self._measure_trivial(systems[0], tokenizers[0], setup, ctx)
 
     def run(self, ctx: RunContext) -> Report:
-        from hfpipe.evaluation.evaluate import new_accelerator
+        from hfpipe.evaluation.evaluate import create_accelerator
         from hfpipe.metrics.tally import compare_tallies, compute_scores
 
-        accelerator = new_accelerator()
+        accelerator = create_accelerator()
         setup, (model, *others) = self.open_systems(ctx)
         mine = self._measure(model, setup, accelerator, ctx)
         tallies = {
             name: self._score_other(name, model.task, others, setup, accelerator, ctx)
             for name in self.baselines
         }
-        accelerator.wait_for_everyone()  # they read their scratch, which goes when the first returns
+        accelerator.wait_for_everyone()  # their scratch folder is removed when the first returns
         comparisons = {str(name): compare_tallies(mine, theirs, name) for name, theirs in tallies.items()}
         scores = [with_comparisons(score, comparisons.values()) for score in compute_scores(mine)]
         left_out = list(explain_left_out(mine, tallies, comparisons))
         left_out += explain_unweighted(setup.row_weights, scores)
-        leaked = leakage_facts(model, setup, ctx) if accelerator.is_main_process else {}
+        leaked = get_leakage_facts(model, setup, ctx) if accelerator.is_main_process else {}
         if accelerator.is_main_process:
             more, without = self._score_dataset_metrics(model, others, setup, ctx)
             scores += more
             left_out += without
         scores = add_checkpoints(scores, model.place, ctx)
-        unmet = list(unmet_bounds(self.require, scores))
+        unmet = list(find_unmet_bounds(self.require, scores))
         return Report(
             kind=self.kind,
             summary=summarize(scores, len(setup.rows)),
@@ -198,11 +207,11 @@ class Evaluate(Tabulated):
                 "left_out": left_out,
                 "notes": [
                     *describe_doubtful_bounds(self.require, scores),
-                    *leakage_notes(leaked, len(setup.rows)),
+                    *format_leakage_notes(leaked, len(setup.rows)),
                 ],
-                **resampled_by(setup.sample),
-                **weighted_by(setup.row_weights),
-                **measured_facts([model, *others], ctx),
+                **describe_resampling(setup.sample),
+                **describe_weights(setup.row_weights),
+                **get_measured_facts([model, *others], ctx),
                 **leaked,
                 **repeated_systems([model, *others]),
             },
@@ -247,14 +256,14 @@ class Evaluate(Tabulated):
             return after.scores(model.predictions(ctx.folder), files)
 
     def open_systems(self, ctx: RunContext) -> tuple[EvaluationSetup, list[EvaluatedSystem]]:
-        """Return the split under the classes of the model, and the systems as they are measured on it."""
+        """Return the split with the classes of the model, and the systems to measure on it."""
         from hfpipe.encoding.io import open_split, read_facts
         from hfpipe.evaluation.evaluate import EvaluationSetup
 
-        folder, systems = folder_of(self.data, ctx), evaluated_systems(self, ctx)
+        folder, systems = get_data_folder(self.data, ctx), list_systems(self, ctx)
         classes = align_classes(self, read_facts(folder), systems, ctx)
-        split = classes.rows(open_split(folder, data_split(self.split)))
-        cluster = cluster_column(self.cluster, systems[0].task, classes.facts)
+        split = classes.rows(open_split(folder, get_data_split(self.split)))
+        cluster = select_cluster_column(self.cluster, systems[0].task, classes.facts)
         weights = load_row_weights(self.row_weights, split)
         setup = EvaluationSetup(
             split, classes.facts, ctx.seed, self.resamples, self.batch_size, classes, cluster, weights
@@ -273,13 +282,13 @@ class Evaluate(Tabulated):
         ctx: RunContext,
     ) -> None:
         from hfpipe.encoding.io import open_split
-        from hfpipe.evaluation.evaluate import fit_baseline, measure_baseline, save
+        from hfpipe.evaluation.evaluate import fit_baseline, measure_baseline, save_tally
 
         task = system.task.runtime()
         names = [name for name in self.baselines if name in task.config.baselines]
         if not names:
             return
-        split = setup.classes.rows(open_split(folder_of(self.data, ctx), "train"))
+        split = setup.classes.rows(open_split(get_data_folder(self.data, ctx), "train"))
         held_out = list(read_held_out(system.members, len(split)).values()) if system.folded else [None]
         for name in names:
             with ctx.progress(f"{ctx.name}: {name}", len(setup.rows)) as advance:
@@ -287,14 +296,14 @@ class Evaluate(Tabulated):
                 tally = setup.tally(task.baseline_metrics(name, setup.facts))
                 fitted = partial(fit_baseline, task, name, split, setup.facts, tokenizer)
                 predictions = [(fitted(rows), rows) for rows in held_out]
-                save(
+                save_tally(
                     measure_baseline(predictions, task, tally, setup, out, advance), ctx.work / f"{name}.npz"
                 )
 
     def _measure(
         self, system: EvaluatedSystem, setup: EvaluationSetup, accelerator: Accelerator, ctx: RunContext
     ) -> Counts:
-        """Return the counts of a system over the split, of each training where there are several."""
+        """Return the counts of a system over the split, for each training if there are several."""
         from hfpipe.evaluation.evaluate import join_predictions, measure_model
         from hfpipe.evaluation.loop import ModelReader
         from hfpipe.metrics.repeated import RepeatedCounts, pool_folds
@@ -320,7 +329,7 @@ class Evaluate(Tabulated):
     def encode_for(
         self, system: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext, *, reads_all: bool
     ) -> tuple[PreTrainedTokenizerBase, Examples]:
-        """Return a system's tokenizer, and the split as its model reads it, encoded under `ctx.work`."""
+        """Return a system's tokenizer, and the split encoded for its model under `ctx.work`."""
         from hfpipe.encoding.encoded import encode
         from hfpipe.modeling.loading.embeddings import check_rows, get_embedding_rows
         from hfpipe.modeling.loading.models import load_config

@@ -1,4 +1,4 @@
-"""The `export` stage: a trained model in a form that runs without training code, smaller or faster."""
+"""The `export` stage: a trained model in a format that runs without training code, smaller or faster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Export(Stage):
-    """Writes a trained model as ONNX or torch-export; evaluated and run like the original."""
+    """Exports a trained model as ONNX or torch-export; it is evaluated and run like the original."""
 
     version: ClassVar[int] = 1
     kind: Literal["export"] = "export"
@@ -39,9 +39,9 @@ class Export(Stage):
     The files of `torch-export` can execute code when they are opened, as pickles can.
     """
     quantize: Literal["int8", "none"] = "none"
-    """`int8`: weights in 8 bits, activations quantized as it runs (ONNX Runtime's dynamic quantization)."""
+    """`int8`: 8-bit weights, activations quantized at run time (ONNX Runtime's dynamic quantization)."""
     task: SerializeAsAny[TaskConfig] | None = None
-    """What the model does; by default what its stage trained it for."""
+    """Task of the model; by default the one that its stage trained it for."""
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
 
@@ -59,13 +59,13 @@ class Export(Stage):
 
         yield from check_single(self, above)
         if missing := [*find_missing_packages(self.format)]:
-            needs = f"format: {self.format} needs {' and '.join(missing)}, not installed"
+            needs = f"format: {self.format} needs {' and '.join(missing)}, which is not installed"
             yield Problem(f"{needs}; pip install 'hfpipe[export]'", ("format",))
         if self.quantize == "int8" and self.format != "onnx":
-            yield Problem("quantize: int8 goes with format: onnx; change one of them", ("quantize",))
+            yield Problem("quantize: int8 needs format: onnx; change one of them", ("quantize",))
         if self.task is None:
             if self.model.stage is None:
-                yield Problem("missing key 'task'; it says what the model was trained for", ("model",))
+                yield Problem("missing key 'task'; write the task that the model was trained for", ("model",))
         elif is_generative(self.task):
             where = ("model",) if self.model.stage is not None else ("task",)
             yield Problem(
@@ -113,7 +113,7 @@ class Export(Stage):
         )
 
     def _load(self, task: TaskConfig, ctx: RunContext) -> PreTrainedModel:
-        """Return the original. Raises StageError when it cannot be run on its task."""
+        """Return the original model. Raises StageError when it cannot run its task."""
         from hfpipe.modeling.loading.models import load_model
         from hfpipe.modeling.max_length import find_refusals
 

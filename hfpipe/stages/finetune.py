@@ -30,29 +30,30 @@ class Finetune(TrainStage):
     teacher: ModelPlace | list[ModelPlace] | None = None
     """A trained model, or several whose probabilities are averaged, to learn from in addition to the labels.
 
-    For text-classification, token-classification, masked-lm and causal-lm. Classifiers and taggers have the
-    same classes as their teachers, and may have other tokenizers; the probabilities for the train split are
-    computed once, before training. A language model has the tokenizer of its teachers, which read each batch.
+    For text-classification, token-classification, masked-lm and causal-lm. Classifiers and taggers need the
+    same classes as their teachers, but may have other tokenizers; the probabilities for the train split are
+    computed once, before training. A language model needs the tokenizer of its teachers, which process each
+    batch.
     """
     distillation: DistillationSettings | None = None
-    """How much the teachers count."""
+    """Temperature and weight of the soft targets."""
     calibrate: list[Literal["temperature", "thresholds"]] = []
-    """What is fitted on the validation split after training and saved in the model's config.
+    """Parameters to fit on the validation split after training and save in the model's config.
 
-    `temperature` is one number that logits are divided by (Guo et al., 2017), so that scores are
-    probabilities; `thresholds`, where rows have lists of classes, the probability for each class above which
-    predicting it gives its best F1.
+    `temperature` is a number that logits are divided by (Guo et al., 2017), so that scores are calibrated
+    probabilities; `thresholds`, for rows with lists of classes, are the probabilities above which predicting
+    a class gives its best F1.
     """
 
     @property
     def teachers(self) -> list[ModelPlace]:
-        """The models whose probabilities are learned in addition to the labels."""
+        """The models that are teachers."""
         if self.teacher is None:
             return []
         return self.teacher if isinstance(self.teacher, list) else [self.teacher]
 
     def resolve(self, above: Mapping[str, Stage]) -> Finetune:
-        """Return the stage with the weights of rows that the data set's stage names in `columns`."""
+        """Return the stage with `row_weights` set if the data set's stage names them in `columns`."""
         named = ROW_WEIGHTS in getattr(above.get(self.data.stage or ""), "columns", {})
         is_given = self.loss is not None and "row_weights" in self.loss.model_fields_set
         if not named or is_given or self.task.weighted_column is None:

@@ -1,4 +1,4 @@
-"""Texts that a model generates each time it is validated: `samples` of a training stage."""
+"""Texts that a model generates at each validation: `samples` of a training stage."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
     from hfpipe.task import TaskConfig
 
 GENERATING = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-"""Models that generate texts."""
+"""Auto classes of models that generate text."""
 BEGINNING = 60
-"""Characters of a text that a language model continues, at most; half of a shorter one."""
+"""Maximum number of characters that a language model continues; half of a shorter text."""
 CONTINUED = 48
-"""Tokens that a language model generates, at most."""
+"""Maximum number of tokens that a language model generates."""
 
 
 def check_samples(stage: TrainStage) -> Iterator[Problem]:
-    """Yield that a task generates no texts, where samples are asked for."""
+    """Yield a problem if samples are set and the task does not generate text."""
     if stage.samples and (stage.task.auto_class not in GENERATING or stage.task.kind == "denoising"):
         yield Problem(f"task {stage.task.kind!r} generates no texts; delete samples", ("samples",))
 
 
 def sample_callbacks(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, ctx: RunContext) -> Sequence[Any]:
-    """Return the callback of Trainer that writes the samples; none where there are none to write."""
+    """Return the Trainer callback that writes samples, in a list that is empty without samples."""
     from hfpipe.encoding.io import open_data
     from hfpipe.evaluation.samples import SampleWriter
-    from hfpipe.stages.data_folder import folder_of
+    from hfpipe.stages.data_folder import get_data_folder
     from hfpipe.training.callbacks import SamplesFile
 
-    split = open_data(folder_of(stage.data, ctx)).get("validation")
+    split = open_data(get_data_folder(stage.data, ctx)).get("validation")
     if not stage.samples or split is None:
         return ()
-    task = _prediction_task(stage.task)
+    task = _get_sampling_task(stage.task)
     rows = split.select(range(min(stage.samples, len(split))))
     given: Mapping[str, list[Any]] = {name: list(rows[name]) for name in task.inputs}
     if task.kind != stage.task.kind:
-        given = {name: [_beginning(text) for text in texts] for name, texts in given.items()}
+        given = {name: [_get_beginning(text) for text in texts] for name, texts in given.items()}
     writer = SampleWriter(task.runtime(), tokenizer, given, ctx.work / "samples.arrow")
     return (SamplesFile(ctx.folder / SAMPLES, writer),)
 
 
-def _prediction_task(task: TaskConfig) -> TaskConfig:
-    """Return the task that generates texts: that of the training, or the one that continues a beginning."""
+def _get_sampling_task(task: TaskConfig) -> TaskConfig:
+    """Return the task that generates samples: the task of the training, or one that continues texts."""
     from hfpipe.tasks import TASKS
 
     settings = task.prediction_task
@@ -59,7 +59,7 @@ def _prediction_task(task: TaskConfig) -> TaskConfig:
     return TASKS[settings["kind"]].model_validate(settings)
 
 
-def _beginning(text: str) -> str:
-    """Return the first words of a text; its first characters where it has no spaces."""
+def _get_beginning(text: str) -> str:
+    """Return the first words of a text, or its first characters if it has no spaces."""
     cut = text[: min(BEGINNING, max(1, len(text) // 2))]
     return cut.rpartition(" ")[0] or cut

@@ -45,16 +45,16 @@ class Tokenizer(Stage):
     RoBERTa as well. By default wordpiece goes with `bert`, bpe with `gpt`, unigram with `t5`.
     """
     vocab_size: int = Field(default=8192, ge=16, le=10_000_000)
-    """Pieces, special tokens included."""
+    """Vocabulary size, including special tokens."""
     min_frequency: int = Field(default=2, ge=1)
     """Minimum number of occurrences of a pair that is merged."""
     lowercase: bool | None = None
-    """Fold case; by default only WordPiece does, as BERT's uncased models."""
+    """Lowercase texts; by default only WordPiece does, as in BERT's uncased models."""
     special_tokens: list[str] = []
-    """Further tokens that are never split, wherever a text holds them, as `<ent>`; decoding keeps them.
+    """Additional tokens that are never split, such as `<ent>`; decoding keeps them.
 
-    The control tokens of the style, as `</s>`, mean something to the model, and are read as characters where
-    a text holds them.
+    Control tokens of the style, such as `</s>`, have a meaning to the model; if they occur in a text, they
+    are read as characters.
     """
     max_bytes: int = Field(default=200_000_000, ge=1000)
     """Maximum bytes of text to train on; of more text, a fixed sample of rows is used."""
@@ -70,13 +70,13 @@ class Tokenizer(Stage):
             )
         elif self.algorithm is None:
             for key in sorted(self.model_fields_set & FOR_TRAINING):
-                yield Problem(f"{key} is for training a tokenizer; an existing one has its own", (key,))
+                yield Problem(f"{key} is only for training a tokenizer; delete it", (key,))
         else:
             yield from self._check_training(self.algorithm)
-        yield from checks.tokenizer(self, above, facts)
+        yield from checks.check_tokenizer(self, above, facts)
 
     def _check_training(self, algorithm: str) -> Iterator[Problem]:
-        style = self._special(algorithm)
+        style = self._get_special_tokens(algorithm)
         if algorithm != "bpe" and "unk_token" not in style.roles:
             yield Problem(
                 f"{algorithm} needs an unknown token, which style gpt lacks; use bert, bart or t5", ("style",)
@@ -99,9 +99,9 @@ class Tokenizer(Stage):
             raise StageError(f"data: {self.data} is on the Hub; load it by a stage of kind dataset")
         data = open_data(folder)
         if "train" not in data:
-            raise StageError(f"{self.data}: there is no train split to learn from; it has {', '.join(data)}")
+            raise StageError(f"{self.data}: has no train split to learn from; it has {', '.join(data)}")
         texts = Texts(data["train"], self.text, self.max_bytes, ctx.progress)
-        tokenizer = self._existing(ctx) if self.algorithm is None else self._train_tokenizer(texts)
+        tokenizer = self._load_existing(ctx) if self.algorithm is None else self._train_tokenizer(texts)
         tokenizer.save_pretrained(str(ctx.folder))
         check_saved(ctx.folder, tokenizer)
         split = "validation" if "validation" in data else "train"
@@ -111,12 +111,12 @@ class Tokenizer(Stage):
         if self.algorithm is not None:
             facts["sample_bytes"] = texts.taken_bytes
             ledger = texts.ledger()
-        return Report(kind=self.kind, summary=self._summary(facts), ledger=ledger, facts=facts)
+        return Report(kind=self.kind, summary=self._summarize(facts), ledger=ledger, facts=facts)
 
-    def _special(self, algorithm: str) -> Style:
+    def _get_special_tokens(self, algorithm: str) -> Style:
         return STYLES[self.style or BY_ALGORITHM[algorithm]]
 
-    def _existing(self, ctx: RunContext) -> PreTrainedTokenizerBase:
+    def _load_existing(self, ctx: RunContext) -> PreTrainedTokenizerBase:
         from hfpipe.tokenization.loading import load_tokenizer
         from hfpipe.tokenization.training import make_added_tokens
 
@@ -131,7 +131,7 @@ class Tokenizer(Stage):
         from hfpipe.tokenization.training import Learner
 
         assert self.algorithm is not None
-        style = self._special(self.algorithm)
+        style = self._get_special_tokens(self.algorithm)
         learner = Learner(
             algorithm=self.algorithm,
             style=style,
@@ -147,11 +147,11 @@ class Tokenizer(Stage):
             )
         return complete_tokenizer(backend, style)
 
-    def _summary(self, facts: Mapping[str, Any]) -> str:
+    def _summarize(self, facts: Mapping[str, Any]) -> str:
         size = f"{facts['vocab_size']:,}"
         if self.algorithm is not None and facts["vocab_size"] < self.vocab_size:
             size += f" (of {self.vocab_size:,}: the text has no more)"
         return (
-            f"{self.algorithm or self.tokenizer}, {size} tokens; {facts['fertility']:.2f} tokens a word, "
-            f"{facts['unknown_rate']:.1%} unknown, {facts['bytes_per_token']:.1f} bytes a token"
+            f"{self.algorithm or self.tokenizer}, {size} tokens; {facts['fertility']:.2f} tokens per word, "
+            f"{facts['unknown_rate']:.1%} unknown, {facts['bytes_per_token']:.1f} bytes per token"
         )

@@ -1,4 +1,4 @@
-"""What `pretrain` and `finetune` have in common: training a model for a task; and the `pretrain` stage."""
+"""The base class of `pretrain` and `finetune`, which trains a model for a task, and the `pretrain` stage."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hfpipe.recipe.training.early_stopping import EarlyStopping
 from hfpipe.recipe.training.neutral import find_neutral_arguments
 from hfpipe.references.places import DataPlace, ModelPlace, Place, TokenizerPlace, locate_place
 from hfpipe.report import DataFacts, Report
-from hfpipe.stages.data_folder import folder_of
-from hfpipe.stages.repeats.members import encoded_folder, hold_encoded
+from hfpipe.stages.data_folder import get_data_folder
+from hfpipe.stages.repeats.members import get_encoded_folder, hold_encoded
 from hfpipe.stages.repeats.settings import Repeatable
 from hfpipe.stages.samples import check_samples, sample_callbacks
 from hfpipe.stages.training_summary import describe_training
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 
 class TrainStage(Repeatable):
-    """Fields and behaviour of both training kinds."""
+    """Settings and behaviour of both kinds of training stage."""
 
     version: ClassVar[int] = 5
     distributed: ClassVar[bool] = True
     dropout: ClassVar[bool] = True
     """Whether a model from scratch has the dropout of its type's defaults."""
     task: SerializeAsAny[TaskConfig]
-    """What is learned: a task's name, or a mapping with `kind` and its options."""
+    """Task to learn: its name, or a mapping with `kind` and its options."""
     data: DataPlace
-    """Data set with a train split; a validation split is evaluated where there is one."""
+    """Data set with a train split; a validation split is used if it exists."""
     model: ModelPlace | dict[str, Any]
     """A reference to a model to start from, or a mapping (`type` and config entries) for one from scratch.
 
@@ -56,18 +56,18 @@ class TrainStage(Repeatable):
     training: dict[str, Any] = {}
     """Transformers' TrainingArguments by name, and `budget`, `bf16: auto`, `compile: auto`."""
     adapter: Adapter | None = None
-    """Train an adapter in place of all weights, as `{type: lora, r: 16}`; needs `hfpipe[lora]`."""
+    """Train an adapter instead of all weights, as `{type: lora, r: 16}`; needs `hfpipe[lora]`."""
     early_stopping: EarlyStopping | None = None
     """Stop early; needs a validation split."""
     samples: int = Field(default=0, ge=0, le=20, json_schema_extra={"changes_result": False})
-    """Texts to generate for the first rows of the validation split at each validation, for the page.
+    """Number of texts to generate at each validation, from the first rows of its split, for the page.
 
     A language model continues the beginnings of the rows. The trained weights are the same with and without.
     """
     trust_remote_code: bool = False
     """Run the code that comes with a model from the Hub."""
     licence: str | None = Field(default=None, min_length=1, exclude=True)
-    """Licence of the trained model as the Hub names it, as `apache-2.0`, for its card."""
+    """Licence of the trained model for its card, as the Hub names it: `apache-2.0`."""
 
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
@@ -89,7 +89,10 @@ class TrainStage(Repeatable):
         from hfpipe.training.checkpoints import choose_checkpoint
         from hfpipe.training.ineffective_settings import find_ineffective_settings
 
-        validated, training = "validation" in open_data(folder_of(self.data, ctx)), self.tuned(ctx).training
+        validated, training = (
+            "validation" in open_data(get_data_folder(self.data, ctx)),
+            self.tuned(ctx).training,
+        )
         yield from find_ineffective_settings(training, validated=validated, alone=alone)
         early = self.early_stopping is not None
         settings = add_defaults(training, evaluated=validated, early=early)
@@ -104,13 +107,13 @@ class TrainStage(Repeatable):
             tuned.prepare(ctx)
             return
         write_held_out(self, ctx)
-        data = read_facts(folder_of(self.data, ctx))
+        data = read_facts(get_data_folder(self.data, ctx))
         tokenizer = self.open_tokenizer(ctx)
         self._check_loaded(ctx, data)
         self._check_tokenizer(ctx, tokenizer, data)
         select_best_metric(self.training, self.task.runtime().evaluator.validation_metrics(data))
-        examples, _ = self._encoded(ctx, tokenizer, reads_all=True)
-        self._training_loss(ctx, examples["train"], data)  # which fails early on what the data lack
+        examples, _ = self._encode_splits(ctx, tokenizer, reads_all=True)
+        self._training_loss(ctx, examples["train"], data)  # fails early if the data do not fit
 
     def run(self, ctx: RunContext) -> Report:
         return self.tuned(ctx).train(ctx)
@@ -123,16 +126,16 @@ class TrainStage(Repeatable):
         from hfpipe.training.trainer import Training
 
         tokenizer = self.open_tokenizer(ctx)
-        examples, ledger = self._encoded(ctx, tokenizer, reads_all=False)
-        data = read_facts(folder_of(self.data, ctx))
-        model, note = self._model(ctx, tokenizer, data)
+        examples, ledger = self._encode_splits(ctx, tokenizer, reads_all=False)
+        data = read_facts(get_data_folder(self.data, ctx))
+        model, note = self._load_model(ctx, tokenizer, data)
         self._check_loaded(ctx, data)
         setup = self.task.runtime().model_setup
         for problem in setup.check(model):
             raise StageError(f"stage {ctx.name}: {problem.message}")
         setup.configure(model, tokenizer)
         parts = Training(
-            task=self._measured_task(ctx).runtime(),
+            task=self._configure_task(ctx).runtime(),
             model=model,
             tokenizer=tokenizer,
             train=examples["train"],
@@ -147,7 +150,7 @@ class TrainStage(Repeatable):
         if is_first_process():
             if self.adapter is not None:
                 self._finish_adapter(self.adapter, model, tokenizer, ctx)
-                (ctx.folder / CARD).unlink(missing_ok=True)  # PEFT's, which is an empty form
+                (ctx.folder / CARD).unlink(missing_ok=True)  # PEFT's empty template
             check_saved(ctx.folder, tokenizer, trust_remote_code=self.trust_remote_code)
             found |= self._finish(parts, ctx.folder)
         summary = describe_training(found) + (f"; {note}" if note else "")
@@ -155,29 +158,29 @@ class TrainStage(Repeatable):
         return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found)
 
     def _training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
-        """Return what replaces the task's loss in training, if the recipe names one."""
+        """Return the loss that replaces the task's in training, None if the recipe sets none."""
         return None
 
     def _finish(self, parts: Training, folder: Path) -> dict[str, Any]:
-        """Add to the saved model what the recipe names, in the first process, and return more facts."""
+        """Add calibration to the saved model in the first process, if set, and return more facts."""
         return {}
 
-    def _measured_task(self, ctx: RunContext) -> TaskConfig:
-        """Return the task as it is measured on the validation split, where there is one."""
+    def _configure_task(self, ctx: RunContext) -> TaskConfig:
+        """Return the task with its metrics configured for the validation split, if it exists."""
         from hfpipe.encoding.io import open_data
 
-        if (split := open_data(folder_of(self.data, ctx)).get("validation")) is None:
+        if (split := open_data(get_data_folder(self.data, ctx)).get("validation")) is None:
             return self.task
         rows = {column: split[column] for column in split.column_names}
         return self.task.runtime().evaluator.configure_metrics(rows)
 
     def _check_loaded(self, ctx: RunContext, data: DataFacts) -> None:
-        """Raise StageError at what the recipe did not show, of data in a folder or a model from the Hub."""
+        """Raise StageError for problems that only data in a folder or a model from the Hub show."""
         for problem in self.check({}, {self.data.stage or "": data}, ctx.base):
             raise StageError(f"stage {ctx.name}: {problem.message}")
 
     def open_tokenizer(self, ctx: RunContext) -> PreTrainedTokenizerBase:
-        """Return the tokenizer that the texts are encoded with."""
+        """Return the tokenizer of the training."""
         from hfpipe.tokenization.loading import load_tokenizer
 
         place = self.tokenizer if self.tokenizer is not None else self.model
@@ -186,7 +189,7 @@ class TrainStage(Repeatable):
         return load_tokenizer(found or place, trust_remote_code=self.trust_remote_code)
 
     def _check_tokenizer(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts) -> None:
-        """Raise StageError where model and tokenizer do not fit, or would not open as they are saved."""
+        """Raise StageError if model and tokenizer do not fit, or could not be loaded after saving."""
         from hfpipe.modeling.loading.embeddings import get_embedding_rows
         from hfpipe.modeling.loading.models import create_config, load_config
         from hfpipe.tokenization.reload import check_reopens
@@ -196,13 +199,15 @@ class TrainStage(Repeatable):
         else:
             place = locate_place(self.model, ctx.base, ctx.inputs) or self.model
             config = load_config(place, trust_remote_code=self.trust_remote_code)
-        self._embeddings_grow(ctx, tokenizer, get_embedding_rows(config))
+        self._need_embedding_rows(ctx, tokenizer, get_embedding_rows(config))
         check_reopens(config, tokenizer, trust_remote_code=self.trust_remote_code)
 
-    def _embeddings_grow(self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> bool:
-        """Tell whether the model needs rows for tokens that were added.
+    def _need_embedding_rows(
+        self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, rows: int | None
+    ) -> bool:
+        """Return whether the model needs rows for added tokens.
 
-        Raises StageError where tokenizer and model do not fit.
+        Raises StageError if tokenizer and model do not fit.
         """
         from hfpipe.modeling.loading.embeddings import check_rows, count_needed_rows
         from hfpipe.stages.embedding_rows import ADDED_NEXT_TO_ADAPTER
@@ -219,12 +224,12 @@ class TrainStage(Repeatable):
             raise StageError(f"stage {ctx.name}: {ADDED_NEXT_TO_ADAPTER}")
         return grow
 
-    def _encoded(
+    def _encode_splits(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, *, reads_all: bool
     ) -> tuple[dict[str, Examples], dict[str, Any]]:
         from hfpipe.encoding.io import open_data
 
-        there = open_data(folder_of(self.data, ctx))
+        there = open_data(get_data_folder(self.data, ctx))
         splits = [split for split in ("train", "validation") if split in there]
         found = {split: self.encode_split(split, ctx, tokenizer, reads_all=reads_all) for split in splits}
         return (
@@ -235,24 +240,24 @@ class TrainStage(Repeatable):
     def encode_split(
         self, split: str, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, *, reads_all: bool
     ) -> tuple[Examples, dict[str, int]]:
-        """Return a split as the training reads it, encoded on disk, and its ledger."""
+        """Return a split encoded on disk for the training, and its ledger."""
         from hfpipe.encoding.encoded import encode
         from hfpipe.encoding.io import open_split, read_facts
         from hfpipe.stages.repeats.folds import encode_without_fold
 
-        folder = folder_of(self.data, ctx)
+        folder = get_data_folder(self.data, ctx)
         rows, known = open_split(folder, split), read_facts(folder)
-        path = encoded_folder(ctx, cut_from_all=self.task.packed) / f"{split}.arrow"
+        path = get_encoded_folder(ctx, cut_from_all=self.task.packed) / f"{split}.arrow"
         held = hold_encoded(ctx, path.parent) if reads_all else nullcontext()
         with held, ctx.progress(f"{ctx.name}: encoding {split}", len(rows)) as advance:
             encoded = partial(encode, self.task.runtime(), tokenizer=tokenizer, facts=known, path=path)
             encoded = partial(encoded, packed=split == "train", advance=advance, reads_all=reads_all)
             return encode_without_fold(self, rows, known, ctx, encoded) if split == "train" else encoded(rows)
 
-    def _model(
+    def _load_model(
         self, ctx: RunContext, tokenizer: PreTrainedTokenizerBase, data: DataFacts
     ) -> tuple[PreTrainedModel, str]:
-        """Return the model to train, and what became of its head and embeddings, in clauses."""
+        """Return the model to train, and the changes of its head and embeddings as text."""
         from hfpipe.library_output import silence_libraries
         from hfpipe.modeling.loading.calibration import drop_calibration
         from hfpipe.modeling.loading.embeddings import add_rows, count_embedding_rows
@@ -269,7 +274,7 @@ class TrainStage(Repeatable):
         )
         drop_calibration(loaded.model)
         note, rows = loaded.note, count_embedding_rows(loaded.model)
-        if self._embeddings_grow(ctx, tokenizer, rows):
+        if self._need_embedding_rows(ctx, tokenizer, rows):
             with silence_libraries():
                 add_rows(loaded.model, tokenizer, ctx.seed)
             grown = f"embeddings grown from {rows:,} to {count_embedding_rows(loaded.model):,} rows"
@@ -283,7 +288,7 @@ class TrainStage(Repeatable):
     def _finish_adapter(
         self, adapter: Adapter, model: Any, tokenizer: PreTrainedTokenizerBase, ctx: RunContext
     ) -> None:
-        """Save what can be opened again: base and adapter merged if the recipe says so, else the adapter."""
+        """Save the merged model if the recipe sets `merge`, otherwise the adapter."""
         from hfpipe.modeling.loading.lora import keep_config, replace_adapter
         from hfpipe.modeling.loading.models import load_model
 

@@ -1,4 +1,4 @@
-"""The line that sums up a training."""
+"""The summary line of a training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hfpipe.number_format import format_count
 
 
 def describe_training(found: dict[str, Any]) -> str:
-    """Return what was trained, from the facts of its report, and its scores on the validation split."""
+    """Return sizes and validation scores of a training as a line, from the facts of its report."""
     scores = [
         f"{name}{' (not weighted)' if name in found else ''} {value:.4g}"  # facts about a weighted `loss`
         for name, value in found["validation"].items()

@@ -34,7 +34,7 @@ from hfpipe.contract import RunContext
 from hfpipe.data.readers.file_options import FileOptions
 from hfpipe.data.readers.files import read_files
 from hfpipe.errors import HfpipeError
-from hfpipe.inference.inputs import complete_rows, rows
+from hfpipe.inference.inputs import complete_rows, read_input_rows
 from hfpipe.recipe import load_recipe
 from hfpipe.report import DataFacts
 from hfpipe.stages import KINDS
@@ -182,7 +182,7 @@ def asked(draw: Any, folder: Path) -> None:
     inputs = draw(st.sampled_from([("text",), ("question", "context")]))
     raw = text_file(draw, draw(st.sampled_from(["jsonl", "txt"])))
     facts = DataFacts(columns=dict.fromkeys(inputs, "string"), splits={})
-    for _ in complete_rows(rows(io.TextIOWrapper(io.BytesIO(raw)), inputs), inputs, facts):
+    for _ in complete_rows(read_input_rows(io.TextIOWrapper(io.BytesIO(raw)), inputs), inputs, facts):
         pass
 
 

@@ -16,8 +16,8 @@ from itertools import product
 import numpy as np
 from scipy.stats import binom
 
-from hfpipe.evaluation.power import DISAGREEMENT, smallest_difference
-from hfpipe.metrics.intervals import interval_of, proportion_interval
+from hfpipe.evaluation.power import DISAGREEMENT, find_smallest_difference
+from hfpipe.metrics.intervals import compute_interval, proportion_interval
 from hfpipe.metrics.metric import Loss, Metric, Share
 from hfpipe.metrics.paired import compare_series
 from hfpipe.metrics.paired_tests import mcnemar_test
@@ -130,7 +130,7 @@ def coverage(population: Population, rows: int, trials: int) -> tuple[float, flo
             population.metric, population.draw(random, rows), sample_independent_rows(rows), trial
         )
         plain = np.quantile(series.values[1:][np.isfinite(series.values[1:])], [0.025, 0.975])
-        found = interval_of(series)
+        found = compute_interval(series)
         inside += found.low <= population.truth <= found.high, plain[0] <= population.truth <= plain[1]
     return inside[0] / trials, inside[1] / trials
 
@@ -162,7 +162,7 @@ def group_coverage(groups: int, right: float, trials: int) -> tuple[float, float
     for trial in range(trials):
         columns = {"right": draw_groups(np.random.default_rng([trial, groups]), groups, right).ravel()}
         for number, sample in enumerate((grouped(groups), sample_independent_rows(groups * GROUP))):
-            found = interval_of(measured(Right(), columns, sample, trial))
+            found = compute_interval(measured(Right(), columns, sample, trial))
             inside[number] += found.low <= right <= found.high
     return inside[0] / trials, inside[1] / trials
 
@@ -205,7 +205,7 @@ def equal_systems(random: np.random.Generator, sample: Sample) -> list[Columns]:
 
 def power(rows: int, trials: int) -> float:
     """Return how often McNemar's test finds the smallest difference that `plan` names."""
-    smallest = smallest_difference(rows) or 1.0
+    smallest = find_smallest_difference(rows) or 1.0
     apart = max(DISAGREEMENT, smallest)
     random = np.random.default_rng(rows)
     first, second, _ = random.multinomial(
@@ -244,7 +244,7 @@ def show_tests(trials: int) -> None:
             print(f"| {name} | {rows:,} | {ours:.3f} | {plain:.3f} |", flush=True)
     table("smallest difference", "n", "power")
     for rows in ROWS:
-        print(f"| {smallest_difference(rows):.3f} | {rows:,} | {power(rows, 20_000):.3f} |")
+        print(f"| {find_smallest_difference(rows):.3f} | {rows:,} | {power(rows, 20_000):.3f} |")
 
 
 ROWS = (20, 50, 200, 2000)

@@ -14,7 +14,7 @@ from hfpipe.data.cleaning.short_form import ShortForm
 from hfpipe.data.labels.values import equals_written
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
-from hfpipe.metrics.scores.segmentation import space_words
+from hfpipe.metrics.scores.segmentation import split_at_spaces
 from hfpipe.recipe.messages import join_names
 
 Keep = Callable[[Row], bool]
@@ -54,7 +54,7 @@ class MaxChars(RootModel[Count], Filter):
 
 
 def _count_words(row: Row) -> int:
-    return sum(len(space_words(text)) for text in row.texts)
+    return sum(len(split_at_spaces(text)) for text in row.texts)
 
 
 class MinWords(RootModel[Count], Filter):

@@ -1,4 +1,4 @@
-"""The trivial tagger: entities are the strings that were entities in training, to hold a model against."""
+"""A trivial tagger as a baseline: entities are the strings that were entities in training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Words = tuple[str, ...]
 
 
 class Gazetteer:
-    """Knows the entities of the train split by heart and tags the longest that match, from left to right.
+    """Memorizes the entities of the train split, and tags the longest matches from left to right.
 
-    `find` says what the entities of a sentence's tags are. Other words get `O`, or the most frequent tag
-    where there is no `O`.
+    `find` returns the entities of a sentence's tags. Other words get `O`, or the most frequent tag if there
+    is no `O`.
     """
 
     def __init__(self, find: Callable[[Sequence[str]], Iterable[Entity]]) -> None:
@@ -25,7 +25,7 @@ class Gazetteer:
         self._other = "O"
 
     def fit(self, words: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> None:
-        """Learn from sentences; a string of several types gets the most frequent, of equal ones the first."""
+        """Learn from sentences; a string with several types gets the most frequent, the first in a tie."""
         tagged = Counter(chain.from_iterable(tags))
         if "O" not in tagged and tagged:
             self._other = tagged.most_common(1)[0][0]
@@ -37,7 +37,7 @@ class Gazetteer:
         self._longest = max(map(len, self._tags), default=0)
 
     def tag(self, sentence: Sequence[str]) -> list[str]:
-        """Return one tag a word."""
+        """Return one tag per word."""
         tags: list[str] = []
         while len(tags) < len(sentence):
             tags += self._longest_entry_at(sentence, len(tags))

@@ -1,4 +1,4 @@
-"""N-gram language models over token ids: what a model must beat to have learned more than short habits."""
+"""N-gram language models over token ids, as baselines that use only short contexts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 TOKENS_AT_ONCE = 2**20
-"""Tokens counted together, at least; their n-grams take 8 MB."""
+"""Minimum number of tokens counted together; their n-grams take 8 MB."""
 FALLBACK = (0.5, 1.0, 1.5)
-"""Discounts where there are too few n-grams to estimate them, as in KenLM."""
+"""Discounts if there are too few n-grams to estimate them, as in KenLM."""
 
 Ids = Sequence[int]
 
 
 class NGrams:
-    """An interpolated modified Kneser-Ney model of any small order; of order 1 a smoothed unigram model.
+    """An interpolated modified Kneser-Ney model of any small order; a smoothed unigram model for order 1.
 
-    The formulas are those of Chen & Goodman (1998): at every order one discount each for counts of 1, 2
-    and more, estimated from the counts, and the uniform distribution below the unigrams. Lower orders
+    The formulas are those of Chen & Goodman (1998): each order has one discount each for counts of 1, 2 and
+    more, estimated from the counts, and unigrams are interpolated with the uniform distribution. Lower orders
     count the ids that precede an n-gram; one that begins a document has none and keeps its own count
-    (Heafield et al., 2013). After any context the probabilities of the ids 0 … vocabulary - 1 add up to 1.
+    (Heafield et al., 2013). For any context, the probabilities of the ids 0 … vocabulary - 1 sum to 1.
 
-    Time is that of sorting; memory is a few numbers for each distinct n-gram.
-    Raises ValueError when an n-gram does not fit into 63 bits, or an id is not one of the vocabulary.
+    Time is dominated by sorting; memory is a few numbers per distinct n-gram. Raises ValueError when an
+    n-gram does not fit into 63 bits, or an id is not in the vocabulary.
     """
 
     def __init__(self, order: int, vocabulary: int) -> None:
@@ -36,14 +36,14 @@ class NGrams:
         self._levels: list[_Level] = []
 
     def fit(self, documents: Iterable[Ids]) -> NGrams:
-        """Learn from documents, each a list of ids with whatever ends it; return the model itself."""
+        """Learn from documents, lists of ids including an end token if any; return the model."""
         grams, counts = np.empty(0, np.int64), np.empty(0, np.int64)
         waiting: list[Ids] = []
         tokens = 0
         for ids in documents:
             waiting.append(ids)
             tokens += len(ids)
-            if tokens >= max(TOKENS_AT_ONCE, len(grams)):  # so that what is known is seldom sorted again
+            if tokens >= max(TOKENS_AT_ONCE, len(grams)):  # so that known n-grams are rarely sorted again
                 grams, counts = self._count_grams(waiting, grams, counts)
                 waiting, tokens = [], 0
         grams, counts = self._count_grams(waiting, grams, counts)
@@ -59,7 +59,7 @@ class NGrams:
         return np.split(-np.log(probability), np.cumsum([len(ids) for ids in documents], dtype=int))[:-1]
 
     def _number_grams(self, documents: Sequence[Ids]) -> np.ndarray:
-        """Return the n-gram that ends at each id of the documents, as one number each."""
+        """Return the n-gram that ends at each id of the documents, encoded as a number."""
         begin = np.full(self.order - 1, self._begin)
         parts = [part for ids in documents for part in (begin, np.asarray(ids, np.int64))]
         stream = np.concatenate([np.empty(0, np.int64), *parts])
@@ -90,12 +90,12 @@ class NGrams:
 
 
 class _Level:
-    """The n-grams of one order and what their contexts leave to the order below."""
+    """The n-grams of one order, and the probability mass that their contexts leave to the lower order."""
 
     def __init__(self, grams: np.ndarray, counts: np.ndarray, base: int) -> None:
         self._base = base
         self._grams = grams
-        taken = np.array([0, *discounts(counts)])[np.minimum(counts, 3)]
+        taken = np.array([0, *estimate_discounts(counts)])[np.minimum(counts, 3)]
         self._kept = counts - taken
         self._contexts, starts = np.unique(grams // base, return_index=True)
         self._totals = np.add.reduceat(counts, starts)
@@ -109,8 +109,8 @@ class _Level:
         return np.where(known, here, below)
 
 
-def discounts(counts: np.ndarray) -> tuple[float, ...]:
-    """Return what is taken from n-grams seen once, twice and more often: D1, D2 and D3+ of Chen & Goodman."""
+def estimate_discounts(counts: np.ndarray) -> tuple[float, ...]:
+    """Return the discounts of n-grams seen once, twice and more often: D1, D2 and D3+ of Chen & Goodman."""
     one, two, three, four = (int((counts == number).sum()) for number in (1, 2, 3, 4))
     if not (one and two and three):
         return FALLBACK
@@ -128,6 +128,6 @@ def _sum_by_number(numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray,
 
 
 def _find_numbers(there: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each wanted number is among ascending ones (anywhere, if not there), and whether it is."""
+    """Return the position of each wanted number in ascending ones (any if missing), and whether it exists."""
     place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
     return place, there[place] == wanted

@@ -1,4 +1,4 @@
-"""Trivial text classifiers and regressions by scikit-learn, to hold a model against."""
+"""Trivial text classifiers and regressions of scikit-learn, as baselines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from hfpipe.errors import StageError, get_first_line
-from hfpipe.metrics.scores.segmentation import nearly_all_ascii, terms
+from hfpipe.metrics.scores.segmentation import extract_terms, is_nearly_ascii
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
 class TextBaseline(ABC):
-    """Guesses by a simple estimator, in the columns that the metrics of a model read.
+    """Predicts with a simple estimator, in the columns that the metrics of a model read.
 
-    `kind` is what a data set's facts call the label: `label` (one class), `labels` (any number) or `float`.
+    `kind` is the type of the label in the data set's facts: `label` (one class), `labels` (any number) or
+    `float`.
     """
 
     name: str
@@ -36,15 +37,15 @@ class TextBaseline(ABC):
 
     @abstractmethod
     def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
-        """Return what learns `reference` from a list of texts, not fitted yet."""
+        """Return the unfitted estimator that predicts `reference` from a list of texts."""
 
     def fit(self, texts: Sequence[str], reference: np.ndarray) -> None:
         """Learn from texts and their class ids (n,), 0 and 1 (n, classes), or floats (n,).
 
-        Raises StageError when scikit-learn cannot, as when no text has a word.
+        Raises StageError when scikit-learn fails, for example when no text has a word.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of labels that no text has, or all
+            warnings.simplefilter("ignore")  # for labels that no text or every text has
             try:
                 self._fitted = self.estimator(texts, reference).fit(list(texts), reference)
             except ValueError as error:
@@ -56,8 +57,9 @@ class TextBaseline(ABC):
         """Return `reference`, `prediction` and, for classes, `scores` (n, classes) and `nll` (n,)."""
         if self.kind == "float":
             return {"reference": reference, "prediction": self._fitted.predict(list(texts))}
-        scores = self._probabilities(list(texts))
-        # A class that the train split lacks has probability 0; scikit-learn's log_loss clips it so, too.
+        scores = self._predict_probabilities(list(texts))
+        # A class missing from the train split has probability 0, which is clipped as in scikit-learn's
+        # log_loss.
         eps = np.finfo(np.float64).eps
         sure = np.clip(scores, eps, 1 - eps)
         if self.kind == "label":
@@ -72,19 +74,19 @@ class TextBaseline(ABC):
             "nll": nll,
         }
 
-    def _probabilities(self, texts: list[str]) -> np.ndarray:
+    def _predict_probabilities(self, texts: list[str]) -> np.ndarray:
         if isinstance(self._fitted, DummyRegressor):
             return self._fitted.predict(texts).reshape(len(texts), self.classes)
         found = self._fitted.predict_proba(texts)
         if self.kind == "labels":
-            return found[:, -self.classes :]  # of a single label both probabilities are given
+            return found[:, -self.classes :]  # for a single label, both probabilities are returned
         scores = np.zeros((len(texts), self.classes))
         scores[:, self._fitted.classes_] = found
         return scores
 
 
 class Majority(TextBaseline):
-    """The most frequent class, each label as often as it is, or the mean, whatever the text."""
+    """The most frequent class, the frequencies of labels, or the mean, independent of the text."""
 
     name = "majority"
 
@@ -93,37 +95,37 @@ class Majority(TextBaseline):
 
 
 class Tfidf(TextBaseline):
-    """Logistic regression over TF-IDF of terms, one a label for several; ridge regression for numbers.
+    """Logistic regression on TF-IDF of terms, one per label for several labels; ridge regression for numbers.
 
-    Terms are words and emoji, and n-grams of characters in scripts without spaces, as `segmentation.terms`
-    says; where the train split is English, words are those of scikit-learn. Words of one letter count in
-    other languages than English, and where they alone tell examples of two labels apart.
+    Terms are words and emoji, and character n-grams in scripts without spaces, as in `segmentation.terms`; if
+    the train split is English, words are those of scikit-learn. Words of one letter count in languages other
+    than English, and if only they distinguish examples of two labels.
     """
 
     name = "tfidf"
 
     def estimator(self, texts: Sequence[str], reference: np.ndarray) -> Any:
-        english = nearly_all_ascii(texts)
-        chosen = terms if _need_one_letter(texts, reference, english=english) else _longer_terms
+        english = is_nearly_ascii(texts)
+        chosen = extract_terms if _need_one_letter(texts, reference, english=english) else _extract_terms
         words = TfidfVectorizer(sublinear_tf=True, analyzer=partial(chosen, english=english))
         if self.kind == "float":
             return make_pipeline(words, Ridge())
         if self.kind == "label" and len(np.unique(reference)) == 1:
             return DummyClassifier(strategy="prior")  # a logistic regression needs two classes
-        # Chosen on validation text: scikit-learn's own C=1 is three points too weak to be a fair baseline.
+        # Chosen on validation text: scikit-learn's default C=1 is three points worse, not a fair baseline.
         classifier = LogisticRegression(C=10, max_iter=1000)
         return make_pipeline(words, classifier if self.kind == "label" else OneVsRestClassifier(classifier))
 
 
-def _longer_terms(text: str, *, english: bool) -> list[str]:
-    """Return the terms of a text that `_longer_terms_of` keeps."""
-    return _longer_terms_of(terms(text, english=english), english=english)
+def _extract_terms(text: str, *, english: bool) -> list[str]:
+    """Return the terms of a text that `_filter_terms` keeps."""
+    return _filter_terms(extract_terms(text, english=english), english=english)
 
 
-def _longer_terms_of(every: list[str], *, english: bool) -> list[str]:
-    """Return terms without single letters and digits, unless there is nothing else.
+def _filter_terms(every: list[str], *, english: bool) -> list[str]:
+    """Return terms without single letters and digits, unless there are no others.
 
-    In other languages than English only ASCII ones are left out.
+    In languages other than English, only ASCII ones are removed.
     """
     single = (term for term in every if len(term) == 1 and (english or term.isascii()))
     left_out = {term for term in single if term.isalnum() or term == "_"}
@@ -134,9 +136,9 @@ def _need_one_letter(texts: Sequence[str], reference: np.ndarray, *, english: bo
     """Return whether two texts with different labels differ only in terms of one letter."""
     seen: dict[int, tuple[int, bytes]] = {}
     for text, label in zip(texts, np.asarray(reference), strict=True):
-        every = sorted(terms(text, english=english))
+        every = sorted(extract_terms(text, english=english))
         one = hash(tuple(every)), label.tobytes()
-        other = seen.setdefault(hash(tuple(_longer_terms_of(every, english=english))), one)
+        other = seen.setdefault(hash(tuple(_filter_terms(every, english=english))), one)
         if one[0] != other[0] and one[1] != other[1]:
             return True
     return False

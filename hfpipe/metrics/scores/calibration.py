@@ -1,4 +1,4 @@
-"""How far a classifier's probabilities can be believed."""
+"""Calibration scores of a classifier's probabilities."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfpipe.metrics.metric import Mean, Metric, ratio
+from hfpipe.metrics.metric import Mean, Metric, divide_or_zero
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
@@ -36,11 +36,11 @@ class CalibrationError(Metric):
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         gaps, counts = np.split(sums, 2, axis=-1)
-        return ratio(np.abs(gaps).sum(-1), counts.sum(-1))
+        return divide_or_zero(np.abs(gaps).sum(-1), counts.sum(-1))
 
 
 class Brier(Mean):
-    """Squared distance between the probabilities and the gold class, summed over classes (Brier, 1950).
+    """Squared distance between the probabilities and the reference class, summed over classes (Brier, 1950).
 
     Reads `reference` (class ids, shape (n,)) and `scores` (probabilities, shape (n, classes)). From 0 to 2,
     as `sklearn.metrics.brier_score_loss(…, scale_by_half=False)`.

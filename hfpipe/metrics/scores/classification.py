@@ -1,4 +1,4 @@
-"""The metrics of a classifier, by whether an example has one label or any number of them."""
+"""The metrics of classifiers with one label or several labels per example."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
-def single_label(labels: Sequence[str]) -> list[Metric]:
-    """Return the metrics of a classifier with one label an example.
+def create_single_label_metrics(labels: Sequence[str]) -> list[Metric]:
+    """Return the metrics of a classifier with one label per example.
 
     They read `reference` and `prediction` (class ids, shape (n,)), `scores` (probabilities, shape (n,
     classes)) and `nll` (loss, shape (n,)).
@@ -36,7 +36,7 @@ def single_label(labels: Sequence[str]) -> list[Metric]:
     ]
 
 
-def multi_label(labels: Sequence[str]) -> list[Metric]:
+def create_multi_label_metrics(labels: Sequence[str]) -> list[Metric]:
     """Return the metrics of a classifier with any number of labels per example.
 
     They read `reference` and `prediction` (0 or 1, shape (n, classes)) and `nll` (loss, shape (n,)).
@@ -53,7 +53,7 @@ def multi_label(labels: Sequence[str]) -> list[Metric]:
 
 
 class SubsetAccuracy(Share):
-    """Share of examples whose set of labels is guessed exactly, as `sklearn.metrics.accuracy_score`."""
+    """Fraction of examples whose set of labels is predicted exactly, as `sklearn.metrics.accuracy_score`."""
 
     weighs_rows = True
 
@@ -65,7 +65,7 @@ class SubsetAccuracy(Share):
 
 
 class HammingLoss(Mean):
-    """Share of labels guessed wrongly, as `sklearn.metrics.hamming_loss`."""
+    """Fraction of labels predicted wrongly, as `sklearn.metrics.hamming_loss`."""
 
     higher_is_better = False
     bounds = (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Scores of filled blanks: by the rank that the right answer has among the candidates."""
+"""Scores of filled blanks, from the rank of the correct answer among the candidates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 def cloze() -> list[Metric]:
     """Return the metrics of filled blanks.
 
-    They read `rank`, int64 (n,): 1 for an answer that ranks before all candidates, 0 for one that is not a
-    candidate at all, and so can never be found.
+    They read `rank`, int64 (n,): 1 if the answer ranks first among the candidates, 0 if it is not a
+    candidate.
     """
     return [FillExactMatch(), TopFive(), ReciprocalRank()]
 
 
-def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the rank of each row's right answer: scores (n, candidates), gold (n,) → int64 (n,).
+def compute_ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the rank of each row's correct answer: scores (n, candidates), reference (n,) → int64 (n,).
 
-    `reference` is -1 where the answer is not a candidate. Others that score alike stand before it, so that a
-    model gains nothing by scoring everything alike; scores of -inf are those of no candidate.
+    `reference` is -1 if the answer is not a candidate. Candidates with equal scores rank before it, so that a
+    model gains nothing from constant scores; a score of -inf means no candidate.
     """
     known = reference >= 0
     own = np.take_along_axis(scores, np.where(known, reference, 0)[:, None], axis=1)
@@ -35,7 +35,7 @@ def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 class FillExactMatch(Share):
-    """Share of blanks whose first candidate is the right answer."""
+    """Fraction of blanks whose first candidate is the correct answer."""
 
     name = "exact_match"
 
@@ -44,7 +44,7 @@ class FillExactMatch(Share):
 
 
 class TopFive(Share):
-    """Share of blanks whose right answer is among the first five candidates."""
+    """Fraction of blanks whose correct answer is among the first five candidates."""
 
     name = "top5_accuracy"
 
@@ -53,7 +53,7 @@ class TopFive(Share):
 
 
 class ReciprocalRank(Mean):
-    """Mean of 1 / rank of the right answer, 0 where it is not a candidate (Voorhees, 1999)."""
+    """Mean of 1 / rank of the correct answer, 0 if it is not a candidate (Voorhees, 1999)."""
 
     name = "mean_reciprocal_rank"
     bounds = (0.0, 1.0)
@@ -64,7 +64,7 @@ class ReciprocalRank(Mean):
 
 
 class Frequent:
-    """Fills every blank with the most frequent answers of the train split, whatever the text."""
+    """Fills every blank with the most frequent answers of the train split, independent of the text."""
 
     def __init__(self, answers: Iterable[str]) -> None:
         counts = Counter(answers)
@@ -73,9 +73,9 @@ class Frequent:
         self._ranks = {answer: rank for rank, answer in enumerate(ordered, start=1)}
 
     def rank(self, answer: str, choices: Sequence[str] | None = None) -> int:
-        """Return the rank of an answer among all that were seen, or among `choices` where a blank has some.
+        """Return the rank of an answer among all answers of the train split, or among `choices` if given.
 
-        Answers seen equally often stand in the order of the alphabet. 0 when the answer is not a candidate.
+        Equally frequent answers are sorted alphabetically. The rank is 0 if the answer is not a candidate.
         """
         if choices is None:
             return self._ranks.get(answer, 0)

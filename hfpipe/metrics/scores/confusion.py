@@ -1,7 +1,7 @@
-"""Scores made from each class' hits, guesses and golds.
+"""Scores from the numbers of correct predictions, predictions and references per class.
 
-scikit-learn defines every one of these but needs all examples at once; here the same numbers come from
-sums that merge. The tests hold them equal to scikit-learn's.
+scikit-learn defines all of these but needs all examples at once; here they are computed from mergeable sums.
+Tests compare them with scikit-learn.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hfpipe.metrics.metric import Metric, ratio
+from hfpipe.metrics.metric import Metric, divide_or_zero
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
 class Confusion(Metric):
-    """Base of the scores from counts a class: statistics of shape (n, 3 * classes).
+    """Base class of scores from counts per class: statistics of shape (n, 3 * classes).
 
     Reads `reference` and `prediction`: class ids of shape (n,), or 0 and 1 of shape (n, classes) for several
     labels.
@@ -39,20 +39,23 @@ class Confusion(Metric):
         return f"{self.name}|classes:{self.classes}"
 
     def stats(self, columns: Columns) -> np.ndarray:
-        reference, prediction = self._marks(columns["reference"]), self._marks(columns["prediction"])
+        reference, prediction = (
+            self._to_indicators(columns["reference"]),
+            self._to_indicators(columns["prediction"]),
+        )
         return np.concatenate([reference & prediction, prediction, reference], axis=1).astype(np.float64)
 
-    def _marks(self, classes: np.ndarray) -> np.ndarray:
+    def _to_indicators(self, classes: np.ndarray) -> np.ndarray:
         return classes.astype(bool) if classes.ndim > 1 else classes[:, None] == np.arange(self.classes)
 
     def counts(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return hits, guesses and golds of each class, shape (..., classes) each."""
+        """Return correct predictions, predictions and references of each class, shape (..., classes) each."""
         hits, predictions, references = np.split(sums, 3, axis=-1)
         return hits, predictions, references
 
 
 class Accuracy(Confusion):
-    """Share of examples whose prediction is the reference."""
+    """Fraction of examples whose prediction equals the reference."""
 
     is_proportion = True
     weighs_rows = True
@@ -61,7 +64,7 @@ class Accuracy(Confusion):
         super().__init__("accuracy", classes)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(*self.proportion(sums))
+        return divide_or_zero(*self.proportion(sums))
 
     def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         hits, _, references = self.counts(sums)
@@ -69,23 +72,23 @@ class Accuracy(Confusion):
 
 
 class BalancedAccuracy(Confusion):
-    """Mean recall of the classes that occur in gold, as `sklearn.metrics.balanced_accuracy_score`."""
+    """Mean recall of the classes in the references, as `sklearn.metrics.balanced_accuracy_score`."""
 
     def __init__(self, classes: int) -> None:
         super().__init__("balanced_accuracy", classes)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         hits, _, references = self.counts(sums)
-        return ratio(ratio(hits, references).sum(-1), (references > 0).sum(-1))
+        return divide_or_zero(divide_or_zero(hits, references).sum(-1), (references > 0).sum(-1))
 
     def evidence(self, sums: np.ndarray) -> float:
-        return _effective_count(self.counts(sums)[2])
+        return _compute_effective_count(self.counts(sums)[2])
 
 
 class F1(Confusion):
     """F1 averaged over classes, as `sklearn.metrics.f1_score`.
 
-    A class in neither references nor predictions is left out of the macro mean; with `absent="zero"`, as in
+    A class in neither references nor predictions is excluded from the macro mean; with `absent="zero"`, as in
     scikit-learn with several labels per example, it counts as 0.
     """
 
@@ -99,7 +102,7 @@ class F1(Confusion):
         self.average = average
         self.absent = absent
         self.is_proportion = average == "micro"
-        self.weighs_rows = average != "weighted"  # by classes, which is weighting enough
+        self.weighs_rows = average != "weighted"  # it is already weighted by classes
 
     @property
     def signature(self) -> str:
@@ -111,23 +114,29 @@ class F1(Confusion):
 
     def evidence(self, sums: np.ndarray) -> float:
         _, predictions, references = self.counts(sums)
-        return _effective_count((predictions + references) / 2) if self.average == "macro" else float("inf")
+        return (
+            _compute_effective_count((predictions + references) / 2)
+            if self.average == "macro"
+            else float("inf")
+        )
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         hits, predictions, references = self.counts(sums)
         if self.average == "micro":
-            return ratio(*self.proportion(sums))
+            return divide_or_zero(*self.proportion(sums))
         weights = (
             references if self.average == "weighted" else self._count_as_present(predictions + references)
         )
-        return ratio((ratio(2 * hits, predictions + references) * weights).sum(-1), weights.sum(-1))
+        return divide_or_zero(
+            (divide_or_zero(2 * hits, predictions + references) * weights).sum(-1), weights.sum(-1)
+        )
 
     def _count_as_present(self, seen: np.ndarray) -> np.ndarray:
         return np.ones_like(seen) if self.absent == "zero" else (seen > 0).astype(np.float64)
 
 
 class ClassF1(Confusion):
-    """F1 of one class, 0 where the class is in neither references nor predictions."""
+    """F1 of one class, 0 if the class is in neither references nor predictions."""
 
     is_proportion = True
 
@@ -136,7 +145,7 @@ class ClassF1(Confusion):
         self.number = number
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(*self.proportion(sums))
+        return divide_or_zero(*self.proportion(sums))
 
     def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         hits, predictions, references = (each[..., self.number] for each in self.counts(sums))
@@ -144,7 +153,7 @@ class ClassF1(Confusion):
 
 
 class Matthews(Confusion):
-    """Matthews' correlation for any number of classes (Gorodkin, 2004), 0 where it is undefined."""
+    """Matthews' correlation for any number of classes (Gorodkin, 2004), 0 if it is undefined."""
 
     bounds = (-1.0, 1.0)
 
@@ -156,13 +165,14 @@ class Matthews(Confusion):
         n = references.sum(-1)
         together = hits.sum(-1) * n - (predictions * references).sum(-1)
         apart = (n**2 - (predictions**2).sum(-1)) * (n**2 - (references**2).sum(-1))
-        return ratio(together, np.sqrt(apart))
+        return divide_or_zero(together, np.sqrt(apart))
 
 
-def _effective_count(counts: np.ndarray) -> float:
-    """Return how many examples a mean over classes rests on: (classes,) → (); empty classes are left out.
+def _compute_effective_count(counts: np.ndarray) -> float:
+    """Return the effective number of examples of a mean over classes: (classes,) → (), without empty classes.
 
-    The mean of shares has the variance of a share of so many examples (the harmonic mean times the classes).
+    The mean of proportions has the variance of one proportion of so many examples: the harmonic mean of the
+    counts times the number of classes.
     """
     there = counts[counts > 0]
     return float(len(there) ** 2 / (1 / there).sum()) if len(there) else 0.0

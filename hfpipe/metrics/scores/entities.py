@@ -1,6 +1,6 @@
-"""Scores of tagged words: entities found whole and with the right type, and tags guessed right.
+"""Scores of tagged words: entities with correct span and type, and correct tags.
 
-seqeval says what the entities of a sentence are (Nakayama, 2018); counted a sentence, they merge.
+seqeval extracts the entities of a sentence (Nakayama, 2018); counts per sentence can be merged.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from seqeval import scheme as schemes
 from seqeval.metrics.sequence_labeling import get_entities
 
-from hfpipe.metrics.metric import Metric, ratio
+from hfpipe.metrics.metric import Metric, divide_or_zero
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
 class Entity(NamedTuple):
-    """Some words that are one entity."""
+    """Consecutive words that form an entity."""
 
     type: str
     start: int
@@ -33,9 +33,9 @@ class Entity(NamedTuple):
 def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
     """Return the entities of one sentence, as seqeval finds them.
 
-    With a scheme, by seqeval's name for it, only what it allows is an entity (its strict mode); without one,
-    BIO, IOB1, BIOES and BMES are read as conlleval reads them (its default mode): a stray `I-` begins an
-    entity. BMES is BIOES with `M-` for `I-`, which seqeval does not know.
+    With a scheme, named as in seqeval, only valid sequences are entities (its strict mode); without one, BIO,
+    IOB1, BIOES and BMES are read as in conlleval (its default mode): an `I-` without a beginning begins an
+    entity. BMES is BIOES with `M-` instead of `I-`, which seqeval does not support.
     """
     tags = [f"I{tag[1:]}" if tag == "M" or tag.startswith("M-") else tag for tag in tags]
     if scheme is None:
@@ -45,12 +45,12 @@ def entities(tags: Sequence[str], scheme: str | None = None) -> list[Entity]:
 
 
 def words_as_entities(tags: Sequence[str]) -> list[Entity]:
-    """Return every word of a sentence as an entity of its own, for tags that are not parts of entities."""
+    """Return every word of a sentence as a separate entity, for tags that do not mark entities."""
     return [Entity(tag, place, place + 1) for place, tag in enumerate(tags)]
 
 
 def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
-    """Return the metrics of a tagger whose tags mark entities; `tags` are all there are.
+    """Return the metrics of a tagger whose tags mark entities; `tags` are all possible tags.
 
     They read `reference` and `prediction`: object arrays of shape (n,), each entry the tags of one sentence,
     as many in both.
@@ -71,7 +71,7 @@ def _inside_tag(tag: str) -> str:
 
 
 class EntityScore(Metric):
-    """Precision, recall or F1 of entities, over all types together or of one."""
+    """Precision, recall or F1 of entities, over all types or of one type."""
 
     bounds = (0.0, 1.0)
     is_proportion = True
@@ -100,16 +100,16 @@ class EntityScore(Metric):
 
     def stats(self, columns: Columns) -> np.ndarray:
         pairs = zip(columns["reference"], columns["prediction"], strict=True)
-        rows = [self._row(reference, prediction) for reference, prediction in pairs]
+        rows = [self._count(reference, prediction) for reference, prediction in pairs]
         return np.array(rows, dtype=np.float64).reshape(len(rows), 3 * len(self.types))
 
-    def _row(self, reference: Sequence[str], prediction: Sequence[str]) -> list[int]:
+    def _count(self, reference: Sequence[str], prediction: Sequence[str]) -> list[int]:
         there, predicted = set(entities(reference, self.scheme)), set(entities(prediction, self.scheme))
         counts = [Counter(entity.type for entity in each) for each in (there & predicted, predicted, there)]
         return [count[kind] for count in counts for kind in self.types]
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(*self.proportion(sums))
+        return divide_or_zero(*self.proportion(sums))
 
     def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         hits, predictions, references = (
@@ -121,7 +121,7 @@ class EntityScore(Metric):
 
 
 class TagAccuracy(Metric):
-    """Share of words whose tag is guessed right, those outside of entities included."""
+    """Fraction of words whose tag is predicted correctly, including words outside of entities."""
 
     name = "accuracy"
     bounds = (0.0, 1.0)
@@ -140,7 +140,7 @@ class TagAccuracy(Metric):
         return np.array(rows, dtype=np.float64).reshape(len(rows), 2)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(*self.proportion(sums))
+        return divide_or_zero(*self.proportion(sums))
 
     def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return sums[..., 0], sums[..., 1]

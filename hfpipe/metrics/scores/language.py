@@ -1,4 +1,4 @@
-"""Scores of language models, masked or causal: always a sum over a sum, never a mean of means."""
+"""Scores of masked or causal language models: ratios of sums, never means of means."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hfpipe.metrics.metric import Metric, ratio
+from hfpipe.metrics.metric import Metric, divide_or_zero
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
-def language_modelling(
+def create_language_metrics(
     *, read: str = "", correct_known: bool = True, bytes_known: bool = False
 ) -> list[Metric]:
     """Return the metrics of a language model.
 
-    They read `nll` (summed loss) and `tokens` (targets), shape (n,) each; with `correct_known` also
-    `correct` (targets guessed right), with `bytes_known` also `bytes` (UTF-8 bytes of the text, all of
-    whose tokens must be targets) and `lost` (those of texts that their tokens do not give back). `read` is
-    added to the signatures: what the model saw of the text.
+    They read `nll` (summed loss) and `tokens` (targets), shape (n,) each; with `correct_known` also `correct`
+    (correctly predicted targets), with `bytes_known` also `bytes` (UTF-8 bytes of the text, all of whose
+    tokens must be targets) and `lost` (bytes of texts that their tokens do not reproduce). `read`, the
+    context that the model saw, is added to the signatures.
     """
     metrics: list[Metric] = [Perplexity(read), TokenLoss(read)]
     metrics += [TokenAccuracy(read)] if correct_known else []
     return [*metrics, BitsPerByte(read)] if bytes_known else metrics
 
 
-def pseudo_likelihood() -> list[Metric]:
-    """Return the metrics of a masked model of which every token was hidden once, all others seen.
+def create_pseudo_likelihood_metrics() -> list[Metric]:
+    """Return the metrics of a masked model for which every token was hidden once, with all others visible.
 
-    They read the columns of `language_modelling`, `bytes` and `lost`.
+    They read the columns of `create_language_metrics`, `bytes` and `lost`.
     """
     return [PseudoPerplexity(), TokenLoss(), TokenAccuracy(), PseudoBitsPerByte()]
 
 
 class _Language(Metric):
-    """Base of the scores that depend on what a model saw of a text, which their signatures tell."""
+    """Base class of scores that depend on the context that a model saw, which is in their signatures."""
 
     how: ClassVar[str] = "average:tokens"
-    """What the signature says of the formula."""
+    """Entry of the signature that describes the formula."""
 
     def __init__(self, read: str = "") -> None:
         self.read = read
@@ -52,14 +52,14 @@ class _Language(Metric):
 
 
 class _PerToken(_Language):
-    """Base of the averages over target tokens, which tokenizers cut as they do."""
+    """Base class of averages over target tokens, which depend on the tokenizer."""
 
     def units(self, sums: np.ndarray) -> float:
         return float(sums[1])
 
 
 class _Tokens(_PerToken):
-    """Base of the scores made from the loss of target tokens."""
+    """Base class of scores from the loss of target tokens."""
 
     @property
     def family(self) -> Hashable:
@@ -80,7 +80,7 @@ class Perplexity(_Tokens):
 
 
 class TokenLoss(_Tokens):
-    """Nats a target token."""
+    """Cross-entropy per target token in nats."""
 
     higher_is_better = False
     name = "loss"
@@ -91,7 +91,7 @@ class TokenLoss(_Tokens):
 
 
 class TokenAccuracy(_PerToken):
-    """Share of target tokens guessed right."""
+    """Fraction of target tokens predicted correctly."""
 
     name = "accuracy"
     bounds = (0.0, 1.0)
@@ -101,18 +101,18 @@ class TokenAccuracy(_PerToken):
         return np.stack([columns["correct"], columns["tokens"]], axis=1).astype(np.float64)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(*self.proportion(sums))
+        return divide_or_zero(*self.proportion(sums))
 
     def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return sums[..., 0], sums[..., 1]
 
 
 class BitsPerByte(_Language):
-    """Bits needed for a byte of the text, which compares models over tokenizers.
+    """Bits per byte of the text, which is comparable between tokenizers.
 
-    Only a tokenizer that gives every text back predicts all of its bytes: with any other, as one that folds
-    case or has unknown tokens, the score would be too good, and is left out. `lost`, shape (n,), are the
-    bytes of texts that are not given back; without that column all are taken to be.
+    All bytes are predicted only if the tokenizer can reproduce every text. With others, such as those that
+    lowercase or have unknown tokens, the score would be too good, and is undefined. `lost`, shape (n,), are
+    the bytes of texts that are not reproduced; without this column, all texts are assumed to be reproduced.
     """
 
     higher_is_better = False
@@ -130,21 +130,21 @@ class BitsPerByte(_Language):
         if not sums[2]:
             return None
         return (
-            f"{sums[2] / sums[1]:.2%} of the text is in rows that their tokens do not give back (case, "
-            "accents, spaces or unknown characters are lost), and what is lost is not predicted"
+            f"{sums[2] / sums[1]:.2%} of the text is in rows that their tokens do not reproduce (case, "
+            "accents, spaces or unknown characters are lost), so that not all of it is predicted"
         )
 
 
 class PseudoPerplexity(Perplexity):
     """`exp` of the mean nats of a token given all the others (Salazar et al., 2020, section 2.4).
 
-    To be compared between masked models with one tokenizer only: it is not a perplexity of the text.
+    It is comparable only between masked models with the same tokenizer, and is not a perplexity of the text.
     """
 
     name = "pseudo_perplexity"
 
 
 class PseudoBitsPerByte(BitsPerByte):
-    """Bits of the pseudo-likelihood a byte: fewer than any code needs, since each token sees what follows."""
+    """Bits per byte of the pseudo-likelihood; not a code length, as tokens are predicted from later ones."""
 
     how = "likelihood:pseudo|average:bytes|round_trip:exact"

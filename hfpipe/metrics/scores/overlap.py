@@ -1,7 +1,7 @@
-"""Scores of translations by what they share with the references: sacrebleu's BLEU, chrF and TER.
+"""Scores of translations by overlap with the references: sacrebleu's BLEU, chrF and TER.
 
-sacrebleu counts each row; its formulas are repeated here over arrays, for a thousand resamples at once
-took it seconds. The tests hold the scores and signatures equal to its command line's.
+sacrebleu counts each row; its formulas are reimplemented on arrays, because a thousand resamples would take
+it seconds. Tests compare scores and signatures with its command line.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-from hfpipe.metrics.metric import Metric, objects, ratio
-from hfpipe.metrics.scores.segmentation import bleu_tokenizer
+from hfpipe.metrics.metric import Metric, divide_or_zero, to_object_array
+from hfpipe.metrics.scores.segmentation import detect_bleu_tokenizer
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
-def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "spaces") -> list[Metric]:
-    """Return BLEU, chrF and TER, each from 0 to 100 and beyond, as sacrebleu gives them.
+def create_translation_metrics(
+    references: int = 1, tokenize: str = "13a", ter: str = "spaces"
+) -> list[Metric]:
+    """Return BLEU, chrF and TER in percent, as in sacrebleu; TER may exceed 100.
 
     They read `prediction` (n,) and `reference` (n,), object arrays: a text, and a text or a list of texts.
-    Every row has as many `references`; `tokenize` is sacrebleu's name of BLEU's tokenizer. The words of TER
-    are what is between `spaces`, as in sacrebleu's command, or the tokens of `bleu`.
+    `references` is the number per row; `tokenize` is sacrebleu's name of BLEU's tokenizer. The words of TER
+    are separated by `spaces`, as in sacrebleu's command, or are the tokens of `bleu`.
     """
     return [
         Bleu(references, tokenize),
@@ -37,17 +39,17 @@ def translation_scores(references: int = 1, tokenize: str = "13a", ter: str = "s
 
 
 def list_references(reference: str | list[str]) -> list[str]:
-    """Return the texts that are right for a row, of which there may be only one."""
+    """Return the reference texts of a row as a list."""
     return [reference] if isinstance(reference, str) else list(reference)
 
 
 def tokenizer_for(reference: Iterable[str | list[str]]) -> str:
-    """Return sacrebleu's name of the tokenizer that suits the script of the references of all rows."""
-    return bleu_tokenizer(text for each in reference for text in list_references(each))
+    """Return sacrebleu's name of the tokenizer for the script of the references of all rows."""
+    return detect_bleu_tokenizer(text for each in reference for text in list_references(each))
 
 
 class _Overlap(Metric):
-    """Base of sacrebleu's scores: its statistics a row, its signature."""
+    """Base class of sacrebleu's scores: its statistics per row, and its signature."""
 
     width: ClassVar[int]
     """Number of statistics."""
@@ -67,10 +69,10 @@ class _Overlap(Metric):
         if not texts:
             return np.empty((0, self.width))
         if any(not 0 < len(each) <= self.references for each in texts):
-            raise ValueError(f"{self.name}: a row has not 1 to {self.references} references")
-        # sacrebleu passes over a reference that is None, where a row has fewer than others.
+            raise ValueError(f"{self.name}: a row does not have 1 to {self.references} references")
+        # sacrebleu ignores a reference that is None, if a row has fewer than others.
         padded = [[*each, *[None] * (self.references - len(each))] for each in texts]
-        # Private, but what its own paired tests are made from; nothing public gives chrF's counts.
+        # Private, but used by its paired tests; no public function returns the counts of chrF.
         rows = self._scorer._extract_corpus_statistics(
             list(columns["prediction"]), list(zip(*padded, strict=True))
         )
@@ -88,7 +90,7 @@ class Bleu(_Overlap):
     width = 2 + 2 * MAX_NGRAM_ORDER
 
     def __init__(self, references: int = 1, tokenize: str = "13a") -> None:
-        # It would warn of each text that ends in " .", as the few that are really written so do.
+        # It would warn about each text that ends in " .".
         super().__init__(BLEU(tokenize=tokenize, force=True), references)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
@@ -96,7 +98,7 @@ class Bleu(_Overlap):
         correct, total = np.split(sums[..., 2:], 2, axis=-1)
         with np.errstate(divide="ignore", invalid="ignore"):
             brevity = np.where(ours < theirs, np.exp(1 - theirs / ours), 1.0)
-            # The first order without a match counts half a match, the next a quarter, and so on.
+            # The first order without a match counts as half a match, the next as a quarter, and so on.
             halves = 0.5 ** np.cumsum(correct == 0, axis=-1)
             precision = np.where(total > 0, np.where(correct > 0, correct, halves) / total, 0)
             score = 100 * brevity * np.exp(np.log(precision).mean(axis=-1))
@@ -117,14 +119,14 @@ class Chrf(_Overlap):
         ours, theirs, matches = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 3), -1, 0)
         there = (ours > 0) & (theirs > 0)
         orders = there.sum(axis=-1)
-        precision = ratio((ratio(matches, ours) * there).sum(axis=-1), orders)
-        recall = ratio((ratio(matches, theirs) * there).sum(axis=-1), orders)
+        precision = divide_or_zero((divide_or_zero(matches, ours) * there).sum(axis=-1), orders)
+        recall = divide_or_zero((divide_or_zero(matches, theirs) * there).sum(axis=-1), orders)
         factor = CHRF.BETA**2
-        return 100 * ratio((1 + factor) * precision * recall, factor * precision + recall)
+        return 100 * divide_or_zero((1 + factor) * precision * recall, factor * precision + recall)
 
 
 class Ter(_Overlap):
-    """Translation edit rate (Snover et al., 2006): edits a reference word, block moves counting one."""
+    """Translation edit rate (Snover et al., 2006): edits per reference word; a block move is one edit."""
 
     name = "ter"
     higher_is_better = False
@@ -132,7 +134,7 @@ class Ter(_Overlap):
 
     def __init__(self, references: int = 1, tokenize: str | None = None) -> None:
         super().__init__(TER(), references)
-        # Without one a sentence of a script without spaces is a single word.
+        # Otherwise a sentence in a script without spaces would be a single word.
         self._tokenizer = None if tokenize is None else BLEU(tokenize=tokenize).tokenizer
 
     @property
@@ -148,12 +150,12 @@ class Ter(_Overlap):
         ]
         return super().stats(
             {
-                "reference": objects(reference),
-                "prediction": objects(map(self._tokenizer, columns["prediction"])),
+                "reference": to_object_array(reference),
+                "prediction": to_object_array(map(self._tokenizer, columns["prediction"])),
             }
         )
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         edits, length = sums[..., 0], sums[..., 1]
-        # Where all references are empty, any word at all is as wrong as can be.
-        return 100 * np.where(length > 0, ratio(edits, length), edits > 0)
+        # If all references are empty, any word gives the worst score.
+        return 100 * np.where(length > 0, divide_or_zero(edits, length), edits > 0)

@@ -1,4 +1,4 @@
-"""Scores of models that guess a number."""
+"""Scores of models that predict a number."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfpipe.metrics.metric import Mean, Metric, ratio
+from hfpipe.metrics.metric import Mean, Metric, divide_or_zero
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
 
 
-def regression() -> list[Metric]:
+def create_regression_metrics() -> list[Metric]:
     """Return the metrics of a regression; they read `reference` and `prediction`, floats of shape (n,)."""
     return [SquaredError(), AbsoluteError(), Pearson()]
 
@@ -38,9 +38,9 @@ class AbsoluteError(Mean):
 
 
 class Pearson(Metric):
-    """Pearson's correlation, 0 where gold or guess is constant or varies by a millionth of its mean.
+    """Pearson's correlation, 0 if reference or prediction is constant or varies by a millionth of its mean.
 
-    Made from sums of squares, which merge, where `scipy.stats.pearsonr` needs all examples at once: about
+    Computed from mergeable sums of squares, whereas `scipy.stats.pearsonr` needs all examples at once: about
     as many digits are lost as the square of mean / standard deviation has.
     """
 
@@ -57,7 +57,7 @@ class Pearson(Metric):
     def value(self, sums: np.ndarray) -> np.ndarray:
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
         spread_x, spread_y = n * xx - x**2, n * yy - y**2
-        # Rounding errors of a constant column are not a spread.
+        # Rounding errors of a constant column are not variance.
         known = (spread_x > 1e-12 * n * xx) & (spread_y > 1e-12 * n * yy)
         spread = np.sqrt(np.where(known, spread_x * spread_y, 0))
-        return np.clip(ratio(n * xy - x * y, spread), -1, 1)
+        return np.clip(divide_or_zero(n * xy - x * y, spread), -1, 1)

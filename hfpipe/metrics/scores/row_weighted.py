@@ -1,4 +1,4 @@
-"""Scores in which rows count as much as their weights say, as scikit-learn's `sample_weight`."""
+"""Scores with weighted rows, as with scikit-learn's `sample_weight`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ class RowWeighted(Metric):
     """A score from statistics that are multiplied by the weight of their row.
 
     Rows are resampled as for the unweighted score and keep their weights. Its statistics are those of
-    `metric`, then the weight and its square, which tell how many rows of equal weight there might as well be:
-    (Σw)² / Σw² (Kish, 1965, section 11.7).
+    `metric`, then the weight and its square, which give the effective number of rows: (Σw)² / Σw² (Kish,
+    1965, section 11.7).
 
-    Args:
-        metric: A score from 0 to 1, where 1 is best.
-        column: Column of the data set that holds the weights.
+    Args: metric: A score from 0 to 1, where 1 is best. column: Column of the data set with the weights.
     """
 
     bounds = (0.0, 1.0)
@@ -44,7 +42,7 @@ class RowWeighted(Metric):
         return np.concatenate([self._metric.stats(columns) * weight, weight, weight**2], axis=1)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        # A resample may hold no row with a weight.
+        # A resample may contain no row with a positive weight.
         return np.where(sums[..., -2] > 0, self._metric.value(sums[..., :-2]), np.nan)
 
     def evidence(self, sums: np.ndarray) -> float:
@@ -53,7 +51,7 @@ class RowWeighted(Metric):
 
 
 def with_row_weights(metrics: Sequence[Metric], column: str | None) -> list[Metric]:
-    """Return metrics, then a weighted one of each that weighs rows, where a column has weights."""
+    """Return metrics, followed by their row-weighted versions if a column has weights."""
     weighted = [
         RowWeighted(metric, column) for metric in metrics if column is not None and metric.weighs_rows
     ]

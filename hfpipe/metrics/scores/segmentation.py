@@ -1,8 +1,8 @@
 """Splits texts of any script into words and sentences, since most metrics count words between spaces.
 
 Scripts without spaces between words (Han, Thai, Khmer …) are split into characters, each with its combining
-marks, as MLQA's evaluation script (Lewis et al., 2020) and sacrebleu's `zh` do. Everything else is split
-where its writers put spaces, so that English is split as the reference implementations split it.
+marks, as MLQA's evaluation script (Lewis et al., 2020) and sacrebleu's `zh` do. All other text is split at
+spaces, so that English is split as in the reference implementations.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ UNSPACED = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
     r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}\u30fc\uff70"
 )
-"""Scripts that put no space between words, as the inside of a character class."""
+"""Scripts without spaces between words, as the inside of a character class."""
 CHARACTER = rf"[[{UNSPACED}]&&[\p{{L}}\p{{N}}]]\p{{M}}*"
 """A character of such a script with its combining marks."""
 JOINERS = r"\u200c\u200d"
-"""Zero-width characters that Persian and Indic words have inside."""
+"""Zero-width characters inside Persian and Indic words."""
 _OTHER = rf"[\p{{L}}\p{{N}}--[{UNSPACED}]]"
 WORD = rf"{_OTHER}(?:[{JOINERS}]?[{_OTHER}\p{{M}}])*"
 """A run of letters, digits and combining marks of all other scripts."""
@@ -30,7 +30,7 @@ EMOJI = (
     r"[\p{Extended_Pictographic}--[©®™]][\uFE0F\p{Emoji_Modifier}]*"
     r"(?:\u200D\p{Extended_Pictographic}[\uFE0F\p{Emoji_Modifier}]*)*"
 )
-"""One emoji, with what modifies it; letter-like signs are none."""
+"""An emoji with its modifiers; letter-like symbols are excluded."""
 
 _WORDS = regex.compile(rf"{CHARACTER}|{WORD}", regex.V1)
 _ASCII_WORDS = re.compile(r"[A-Za-z0-9]+")
@@ -53,47 +53,47 @@ _SCRIPTS = {
     "hangul": regex.compile(r"\p{Hangul}"),
 }
 FOREIGN = 0.005
-"""Share of letters beyond ASCII above which texts are not English: names bring 0.001, German has 0.02."""
+"""Fraction of non-ASCII letters above which texts are not English: names cause 0.001, German has 0.02."""
 LONGEST = 3
-"""Characters of the longest n-gram that counts as a word in a script without spaces."""
+"""Length of the longest character n-gram that counts as a word in a script without spaces."""
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a text without punctuation and symbols, as written, in Unicode's form NFC."""
+    """Return the words of a text without punctuation and symbols, in Unicode normalization form NFC."""
     if text.isascii():  # ten times as fast
         return _ASCII_WORDS.findall(text)
     return _WORDS.findall(unicodedata.normalize("NFC", text))
 
 
-def space_words(text: str) -> list[str]:
-    """Return what is between white space, and each single character of scripts without spaces."""
+def split_at_spaces(text: str) -> list[str]:
+    """Return the strings between white space; in scripts without spaces, single characters."""
     parts = text.split()
     return parts if text.isascii() else [word for part in parts for word in _SPACED.findall(part)]
 
 
-def terms(text: str, *, english: bool = False) -> list[str]:
-    """Return what a bag of words counts: lower-case words, emoji, and n-grams of up to 3 characters.
+def extract_terms(text: str, *, english: bool = False) -> list[str]:
+    """Return the terms of a bag of words: lower-case words, emoji, and n-grams of up to 3 characters.
 
-    The n-grams stand for words in scripts without spaces. With `english`, words are runs of what Python's
-    `re` calls letters and digits, as scikit-learn has them. A text that has none of these is counted by its
-    characters, so that only an empty one has no terms.
+    The n-grams replace words in scripts without spaces. With `english`, words are runs of letters and digits
+    in the sense of Python's `re`, as in scikit-learn. If a text has no such terms, its characters are used,
+    so that only an empty text has none.
     """
     text = text.lower()
     if text.isascii():
         found: list[str] = _ASCII_TERMS.findall(text)
     else:
-        found = [*_ENGLISH_TERMS.findall(text), *_EMOJI.findall(text)] if english else _terms(text)
+        found = [*_ENGLISH_TERMS.findall(text), *_EMOJI.findall(text)] if english else _extract_terms(text)
     return found or [character for character in text if not character.isspace()]
 
 
-def _terms(text: str) -> list[str]:
+def _extract_terms(text: str) -> list[str]:
     found: list[str] = []
     for match in _TERMS.finditer(unicodedata.normalize("NFC", text)):
-        found += _grams(match["run"]) if match["run"] else [match[0]]
+        found += _extract_ngrams(match["run"]) if match["run"] else [match[0]]
     return found
 
 
-def _grams(run: str) -> list[str]:
+def _extract_ngrams(run: str) -> list[str]:
     characters = _CHARACTER.findall(run)
     return [
         "".join(characters[start : start + size])
@@ -102,30 +102,31 @@ def _grams(run: str) -> list[str]:
     ]
 
 
-def sentence_ends(text: str) -> list[int]:
-    """Return where each sentence of a text ends, behind its mark.
+def find_sentence_ends(text: str) -> list[int]:
+    """Return the end position of each sentence of a text, after its punctuation mark.
 
-    A mark of the Latin script ends one before white space, those of other scripts anywhere; so does a line.
+    A Latin mark ends a sentence only before white space, marks of other scripts anywhere; a line also ends
+    one.
     """
     return [match.end() for match in _SENTENCE_END.finditer(text)]
 
 
-def sentences(text: str) -> list[str]:
-    """Return the sentences of a text, at least one; line breaks, quotes and brackets end none."""
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of a text, at least one; line breaks, quotes and brackets do not end them."""
     found = _SENTENCE_BREAK.split(text)
     return [*found[:-1], *filter(None, found[-1:])] or [text]
 
 
-def without_foreign_punctuation(text: str) -> str:
+def remove_foreign_punctuation(text: str) -> str:
     """Return a text without the punctuation of scripts other than Latin, Greek and Cyrillic."""
     return text if text.isascii() else _PUNCTUATION.sub("", text)
 
 
-def bleu_tokenizer(references: Iterable[str]) -> str:
-    """Return the tokenizer of sacrebleu that suits the script of the references.
+def detect_bleu_tokenizer(references: Iterable[str]) -> str:
+    """Return the tokenizer of sacrebleu for the script of the references.
 
-    `zh` where most letters are Han, `char` where most are of another script without spaces, of Japanese or of
-    Korean, else `13a`. It depends on the texts alone, never on what is installed.
+    `zh` if most letters are Han, `char` if most are of another script without spaces, of Japanese or of
+    Korean, else `13a`. It depends only on the texts, not on installed packages.
     """
     counts = dict.fromkeys(_SCRIPTS, 0)
     for text in references:
@@ -139,7 +140,7 @@ def bleu_tokenizer(references: Iterable[str]) -> str:
     return "zh" if 2 * counts["han"] > counts["letters"] and 10 * counts["kana"] < counts["han"] else "char"
 
 
-def nearly_all_ascii(texts: Iterable[str]) -> bool:
+def is_nearly_ascii(texts: Iterable[str]) -> bool:
     """Return whether the texts have so few letters beyond ASCII as English has, all of them together."""
     letters = foreign = 0
     for text in texts:

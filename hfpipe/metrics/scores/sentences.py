@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfpipe.metrics.metric import Metric, ratio
+from hfpipe.metrics.metric import Metric, divide_or_zero
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
@@ -36,18 +36,18 @@ class NextSentenceLoss(_Pairs):
     name = "next_sentence_loss"
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., 0], sums[..., 2])
+        return divide_or_zero(sums[..., 0], sums[..., 2])
 
 
 class NextSentenceAccuracy(_Pairs):
-    """Share of pairs for which it is predicted correctly whether the second segment follows the first."""
+    """Fraction of pairs for which it is predicted correctly whether the second segment follows the first."""
 
     name = "next_sentence_accuracy"
     bounds = (0.0, 1.0)
     is_proportion = True
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(*self.proportion(sums))
+        return divide_or_zero(*self.proportion(sums))
 
     def proportion(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return sums[..., 1], sums[..., 2]

@@ -1,4 +1,4 @@
-"""Scores of texts that a model wrote: ROUGE by rouge-score, exact matches, and how long they are."""
+"""Scores of generated texts: ROUGE by rouge-score, exact matches, lengths and truncation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-from hfpipe.metrics.metric import Mean, Metric, Share, ratio
+from hfpipe.metrics.metric import Mean, Metric, Share, divide_or_zero
 from hfpipe.metrics.scores.overlap import list_references
-from hfpipe.metrics.scores.segmentation import nearly_all_ascii, space_words, split_words
+from hfpipe.metrics.scores.segmentation import is_nearly_ascii, split_at_spaces, split_words
 
 if TYPE_CHECKING:
     from hfpipe.types import Columns
@@ -21,7 +21,7 @@ ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 ENGLISH = "rouge-score"
-"""Name of rouge-score's own tokenizer, which is made for English."""
+"""Name of rouge-score's default tokenizer, which is for English."""
 
 
 def summary_scores(*, stem: bool = True, tokenize: str = ENGLISH) -> list[Metric]:
@@ -34,16 +34,16 @@ def summary_scores(*, stem: bool = True, tokenize: str = ENGLISH) -> list[Metric
 
 
 def rouge_tokenizer(reference: Iterable[str | list[str]]) -> str:
-    """Return the tokenizer that suits the references: rouge-score's own for English, else `unicode`."""
+    """Return the tokenizer for the references: that of rouge-score for English, else `unicode`."""
     texts = (text for each in reference for text in list_references(each))
-    return ENGLISH if nearly_all_ascii(texts) else "unicode"
+    return ENGLISH if is_nearly_ascii(texts) else "unicode"
 
 
-def writing() -> list[Metric]:
-    """Return exact matches, words an output, and the share of outputs that were cut off.
+def create_text_metrics() -> list[Metric]:
+    """Return the metrics of exact matches, words per output, and the fraction of truncated outputs.
 
-    They read `prediction` and `reference` as above, and `cut` (bool, shape (n,)): whether the text ended only
-    because it had reached the length limit.
+    They read `prediction` and `reference` as above, and `cut` (bool, shape (n,)): whether the text was
+    truncated by the length limit.
     """
     return [ExactMatch(), Words(), CutOff()]
 
@@ -51,8 +51,8 @@ def writing() -> list[Metric]:
 class UnicodeTokenizer(Tokenizer):  # type: ignore[misc] # rouge-score is untyped
     """Splits texts of any script into the words that ROUGE counts.
 
-    rouge-score's own tokenizer deletes every letter but a-z. On ASCII text this one returns the same: words
-    in lower case, English ones of more than three letters stemmed.
+    rouge-score's default tokenizer deletes all letters except a-z. On ASCII text this one returns the same:
+    lower-case words, with English words of more than three letters stemmed.
     """
 
     def __init__(self, *, stem: bool) -> None:
@@ -60,17 +60,17 @@ class UnicodeTokenizer(Tokenizer):  # type: ignore[misc] # rouge-score is untype
 
     def tokenize(self, text: str) -> list[str]:
         """Return the tokens of a text."""
-        return [token for word in split_words(text.lower()) for token in self._tokens(word)]
+        return [token for word in split_words(text.lower()) for token in self._tokenize_word(word)]
 
-    def _tokens(self, word: str) -> list[str]:
+    def _tokenize_word(self, word: str) -> list[str]:
         return self._english.tokenize(word) if word.isascii() else [word]
 
 
 class Rouge(Metric):
-    """Mean F-measure of one ROUGE (Lin, 2004) over rows; of several references the best counts.
+    """Mean F-measure of a ROUGE variant (Lin, 2004) over rows; the best of several references counts.
 
-    Words are those of `UnicodeTokenizer`, or with `tokenize="rouge-score"` of rouge-score's own tokenizer,
-    which knows only a-z and 0-9 as letters. Sentences of -Lsum stand on lines of their own.
+    Words are those of `UnicodeTokenizer`, or with `tokenize="rouge-score"` those of rouge-score's tokenizer,
+    which keeps only a-z and 0-9. For -Lsum, sentences are on separate lines.
     """
 
     bounds = (0.0, 1.0)
@@ -79,7 +79,7 @@ class Rouge(Metric):
         self.name = name
         self.stem = stem
         self.tokenize = tokenize
-        # rouge-score would choose the same tokenizer by default, and log that it did.
+        # rouge-score would use the same tokenizer by default, but log a message.
         english = DefaultTokenizer(use_stemmer=stem)
         tokenizer = english if tokenize == ENGLISH else UnicodeTokenizer(stem=stem)
         self._scorer = RougeScorer(ROUGES, tokenizer=tokenizer)
@@ -103,11 +103,11 @@ class Rouge(Metric):
         return np.asarray(rows, dtype=np.float64).reshape(-1, len(ROUGES) + 1)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
-        return ratio(sums[..., ROUGES.index(self.name)], sums[..., -1])
+        return divide_or_zero(sums[..., ROUGES.index(self.name)], sums[..., -1])
 
 
 class ExactMatch(Share):
-    """Share of outputs that equal a reference, except for space at the ends."""
+    """Fraction of outputs that equal a reference, except for white space at the ends."""
 
     name = "exact_match"
 
@@ -122,7 +122,7 @@ class ExactMatch(Share):
 
 
 class Words(Mean):
-    """Words an output has, whatever tokens its system writes: those between spaces, or characters.
+    """Mean number of words per output, independent of its tokens: separated by spaces, or characters.
 
     Each character of a script without spaces counts as a word.
     """
@@ -130,11 +130,11 @@ class Words(Mean):
     name = "words"
 
     def each(self, columns: Columns) -> np.ndarray:
-        return np.asarray([len(space_words(prediction)) for prediction in columns["prediction"]])
+        return np.asarray([len(split_at_spaces(prediction)) for prediction in columns["prediction"]])
 
 
 class CutOff(Share):
-    """Share of outputs that hit the length limit before the model had ended them."""
+    """Fraction of outputs that reached the length limit before their end."""
 
     name = "cut_off"
     higher_is_better = False

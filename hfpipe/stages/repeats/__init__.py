@@ -1,1 +1,1 @@
-"""Trainings that are done several times: for each seed, for each fold, and in search of the best settings."""
+"""Repeated trainings: for seeds, for folds, for combinations of settings, and in a search for the best."""

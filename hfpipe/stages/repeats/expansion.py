@@ -1,8 +1,8 @@
-"""A training stage with `seeds` or `folds` expands to a stage for each training, and one that sums up.
+"""Expands a training stage with `seeds` or `folds` to one stage per training and one that summarizes.
 
-`topics` with `seeds: [1, 2]` becomes the stages `topics@1` and `topics@2`, each an ordinary training with a
-seed of its own, and `topics`, which reads them and reports mean and standard deviation. Every one has a key
-and a folder, so that all are resumed, reused and verified as any stage is; another seed trains only itself.
+`topics` with `seeds: [1, 2]` becomes the stages `topics@1` and `topics@2`, each an ordinary training with its
+own seed, and `topics`, which reads them and reports mean and standard deviation. Each has a key and a folder,
+so that it is resumed, reused and verified like any stage; an added seed trains only one model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hfpipe.stages.train import TrainStage
 
 
-def expand(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
+def expand_repeats(stage: Repeatable, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
     """Return the stages that a training stage expands to, in the order in which they run."""
     folds = stage.fold_settings
     members: dict[str, Stage] = {}
@@ -53,7 +53,7 @@ def _group(stage: Repeatable, members: Mapping[str, Stage]) -> Stage:
 
 
 def _pair_seeds(stage: Repeatable, seed: int, above: Mapping[str, Stage]) -> dict[str, Any]:
-    """Return model and tokenizer of a training whose stages above were trained with the same seed."""
+    """Return model and tokenizer of a training, from stages above with the same seed."""
     found: dict[str, Any] = {}
     for field in ("model", "tokenizer"):
         place = getattr(stage, field)
@@ -66,14 +66,11 @@ def _pair_seeds(stage: Repeatable, seed: int, above: Mapping[str, Stage]) -> dic
 def check_repeats(
     stage: TrainStage, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
 ) -> Iterator[Problem]:
-    """Yield each reference to a stage that was trained several times, where one model is needed.
-
-    Also yield that the column by which folds are grouped is not there.
-    """
+    """Yield each reference to a repeated stage where one model is needed, and a missing column of groups."""
     from hfpipe.stages import artifacts
     from hfpipe.stages.repeats.folds import check_folds
 
-    yield from check_folds(stage, artifacts.columns(stage.data, above, facts))
+    yield from check_folds(stage, artifacts.get_columns(stage.data, above, facts))
     made = above.get(stage.search.stage or "") if isinstance(stage.search, SearchPlace) else None
     if made is not None and not isinstance(made, ParameterSearch):
         searched = [f"stage:{name}" for name, each in above.items() if isinstance(each, ParameterSearch)]
@@ -85,7 +82,7 @@ def check_repeats(
 def check_single(stage: Stage, above: Mapping[str, Stage]) -> Iterator[Problem]:
     """Yield each reference to a stage that was trained several times, where one model is needed."""
     named = {field: getattr(stage, field, None) for field in ("model", "tokenizer", "teacher")}
-    places = [(field, each) for field, value in named.items() for each in _as_list(value)]
+    places = [(field, each) for field, value in named.items() for each in _to_list(value)]
     for field, place in places:
         trained = above.get(place.stage or "") if isinstance(place, Place) else None
         if isinstance(trained, RepeatedTraining):
@@ -96,5 +93,5 @@ def check_single(stage: Stage, above: Mapping[str, Stage]) -> Iterator[Problem]:
             yield Problem(message + same, (field,))
 
 
-def _as_list(value: Any) -> list[Any]:
+def _to_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""Training without one fold of the rows, and evaluating every row by the training that did not see it."""
+"""Trains without one fold of the rows, and evaluates every row with the model that was not trained on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hfpipe.contract import RunContext, Stage
 from hfpipe.errors import DataError, Problem, StageError
 from hfpipe.references.places import ModelPlace, Place
 from hfpipe.report import DataFacts
-from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.data_folder import get_data_folder
 from hfpipe.stages.repeats.group import RepeatedTraining
 from hfpipe.stages.repeats.members import OUT_OF_FOLD
-from hfpipe.stages.scoring.clusters import check_cluster, cluster_column
+from hfpipe.stages.scoring.clusters import check_cluster, select_cluster_column
 from hfpipe.store.files import write_atomically
 from hfpipe.store.store import check_file, report_unreadable
 
@@ -30,10 +30,10 @@ HELD_OUT = "held_out.json"
 """File of a training without a fold: the positions of the fold's rows in the train split."""
 
 
-def held_out_rows(
+def select_held_out_rows(
     stage: TrainStage, rows: datasets.Dataset, facts: DataFacts, seed: int
 ) -> np.ndarray | None:
-    """Return the positions of the rows that a training leaves out, None where it reads all.
+    """Return the positions of the rows that a training holds out, None if it uses all rows.
 
     Raises StageError when the rows cannot be split into so many folds.
     """
@@ -48,7 +48,7 @@ def held_out_rows(
             rows,
             folds.k,
             inputs=task.inputs,
-            group=cluster_column(folds.group, task, facts),
+            group=select_cluster_column(folds.group, task, facts),
             label=label if folds.stratify else None,
             seed=seed,
         )
@@ -59,13 +59,13 @@ def held_out_rows(
 
 
 def write_held_out(stage: TrainStage, ctx: RunContext) -> None:
-    """Keep which rows a training leaves out, for those that evaluate it."""
+    """Store which rows a training holds out, for its evaluation."""
     from hfpipe.encoding.io import open_split, read_facts
 
     if stage.fold is None:
         return
-    folder = folder_of(stage.data, ctx)
-    held_out = held_out_rows(stage, open_split(folder, "train"), read_facts(folder), ctx.seed)
+    folder = get_data_folder(stage.data, ctx)
+    held_out = select_held_out_rows(stage, open_split(folder, "train"), read_facts(folder), ctx.seed)
     assert held_out is not None
     write_atomically(ctx.folder / HELD_OUT, json.dumps({"rows": held_out.tolist()}))
 
@@ -77,13 +77,13 @@ def encode_without_fold(
     ctx: RunContext,
     encoded: Callable[[datasets.Dataset], tuple[Examples, dict[str, int]]],
 ) -> tuple[Examples, dict[str, int]]:
-    """Return the examples of all rows of the train split but those held out, and the ledger.
+    """Return the examples of the train split without the held-out rows, and the ledger.
 
-    All rows are encoded, once for all folds; those of a packed task are cut from the rows that are left.
+    All rows are encoded once for all folds; examples of a packed task are cut from the remaining rows.
     """
     import numpy as np
 
-    held_out = held_out_rows(stage, rows, facts, ctx.seed)
+    held_out = select_held_out_rows(stage, rows, facts, ctx.seed)
     if held_out is None:
         return encoded(rows)
     left = np.setdiff1d(np.arange(len(rows)), held_out)
@@ -96,9 +96,9 @@ def encode_without_fold(
 
 
 def read_held_out(members: Mapping[Place, Path], rows: int) -> dict[str, np.ndarray]:
-    """Return the positions that each training left out, by its name.
+    """Return the positions that each training held out, by its name.
 
-    Raises StageError when a file is damaged, or when some row was left out by no training or by several.
+    Raises StageError when a file is damaged, or when a row was not held out by exactly one training.
     """
     import numpy as np
 
@@ -116,7 +116,7 @@ def read_held_out(members: Mapping[Place, Path], rows: int) -> dict[str, np.ndar
 
 
 def check_out_of_fold(stage: Evaluate, above: Mapping[str, Stage]) -> Iterator[Problem]:
-    """Yield each system without folds where the split asks for them, and with folds where it does not."""
+    """Yield each system without folds if the split needs them, and with folds if it does not."""
     places: list[tuple[tuple[str | int, ...], ModelPlace]] = [(("model",), stage.model)]
     places += [(("baselines", number), place) for number, place in enumerate(stage.baselines)]
     for path, place in places:
@@ -139,7 +139,7 @@ def check_out_of_fold(stage: Evaluate, above: Mapping[str, Stage]) -> Iterator[P
 
 
 def check_folds(stage: TrainStage, columns: set[str] | None) -> Iterator[Problem]:
-    """Yield that the column by which rows are grouped is not there."""
+    """Yield a problem if the column of groups does not exist."""
     group = stage.fold_settings.group if stage.fold_settings is not None else None
     for problem in check_cluster(group, columns):
         yield Problem(problem.message.replace("resample by", "group folds by"), ("folds", "group"))

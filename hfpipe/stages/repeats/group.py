@@ -1,4 +1,4 @@
-"""The stage that sums up the trainings of one recipe stage: one for each seed, or for each fold."""
+"""The stage that summarizes the trainings of one recipe stage: one per seed or per fold."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hfpipe.store.stage_names import get_plain_name
 from hfpipe.store.store import read_report
 
 CHECKPOINTS = range(3, 6)
-"""How many of the last evaluations of a training give the variance of its last checkpoints."""
+"""Allowed numbers of last evaluations of a training for the variance over its last checkpoints."""
 
 
 class RepeatedTraining(TrainStage):
-    """Sums up the trainings of a stage with `seeds` or `folds`; it trains nothing itself."""
+    """Summarizes the trainings of a stage with `seeds` or `folds`; does not train."""
 
     version: ClassVar[int] = 1
     distributed: ClassVar[bool] = False
@@ -35,7 +35,7 @@ class RepeatedTraining(TrainStage):
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
-        return iter(())  # all that can be wrong is reported of its trainings
+        return iter(())  # all problems are reported for its trainings
 
     def expand(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
         return {name: self}
@@ -49,18 +49,18 @@ class RepeatedTraining(TrainStage):
     def run(self, ctx: RunContext) -> Report:
         reports = {name: read_report(ctx.inputs[name]) for name in self.members}
         for scratch in (ctx.folder.parent / SHARED).glob(f"{get_plain_name(ctx.name)}-*"):
-            shutil.rmtree(scratch, ignore_errors=True)  # all that needed the encoded data are done
-        spread = validation_spread({name: report.facts for name, report in reports.items()})
+            shutil.rmtree(scratch, ignore_errors=True)  # all stages that need the encoded data are done
+        spread = compute_validation_spread({name: report.facts for name, report in reports.items()})
         what = "seeds" if self.seeds is not None else "folds"
         return Report(
             kind=REPEATED,
-            summary=_summary(f"{len(reports)} {what}", spread),
+            summary=_summarize(f"{len(reports)} {what}", spread),
             facts={"over": what, "members": list(self.members), "spread": spread},
         )
 
 
-def validation_spread(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return metric → its validation score in each training, their mean and sd, and that of checkpoints.
+def compute_validation_spread(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return metric → its validation score in each training, their mean and sd, and the sd over checkpoints.
 
     The standard deviation over checkpoints is that of the last evaluations of a training (Heineman et al.,
     2025, arXiv 2508.13144, call it the noise of a benchmark), the root of its mean square over the trainings.
@@ -84,8 +84,8 @@ def validation_spread(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
 def measure_checkpoint_noise(histories: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> float | None:
     """Return the standard deviation of a score over the last evaluations of a training.
 
-    These are the evaluations in the second half of its steps, at most the last five. None where some training
-    has fewer than three of them.
+    These are the evaluations in the second half of its steps, at most the last five. None if a training has
+    fewer than three of them.
     """
     variances = []
     for history in histories:
@@ -102,7 +102,7 @@ def measure_checkpoint_noise(histories: Sequence[Sequence[Mapping[str, Any]]], m
     return statistics.fmean(variances) ** 0.5 if variances else None
 
 
-def _summary(what: str, spread: Mapping[str, Mapping[str, Any]]) -> str:
+def _summarize(what: str, spread: Mapping[str, Mapping[str, Any]]) -> str:
     shown = [
         f"{metric} {format_number(found['mean'])} ± {format_number(found['sd'])}"
         for metric, found in spread.items()

@@ -1,4 +1,4 @@
-"""The stage that lists the copies of one recipe stage that a `matrix` makes, with their scores."""
+"""The stage that lists the copies of a recipe stage made by a `matrix`, with their scores."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hfpipe.report import Report
 from hfpipe.store.store import read_report
 
 COUNTED = ("parameters", "tokens", "steps")
-"""Facts of a training that are listed with its scores."""
+"""Facts of a training to list with its scores."""
 TIMES = ("runtime", "samples_per_second", "steps_per_second")
-"""What Trainer puts among the scores of a validation."""
+"""Entries that Trainer adds to the scores of a validation."""
 
 
 class Tabulated(Stage, ABC):
@@ -29,7 +29,7 @@ class Tabulated(Stage, ABC):
 
 
 class MatrixTable(Stage):
-    """Lists what the copies of a stage scored; it computes nothing itself."""
+    """Lists the scores of the copies of a stage; computes nothing."""
 
     version: ClassVar[int] = 1
     immediate: ClassVar[bool] = True
@@ -44,21 +44,21 @@ class MatrixTable(Stage):
     """Stage of each copy → the varied settings with their values."""
 
     def run(self, ctx: RunContext) -> Report:
-        rows = [self._row(name, read_report(ctx.inputs[name])) for name in self.members]
-        return Report(kind=self.kind, summary=_summary(rows), facts={"matrix": rows})
+        rows = [self._create_row(name, read_report(ctx.inputs[name])) for name in self.members]
+        return Report(kind=self.kind, summary=_summarize(rows), facts={"matrix": rows})
 
-    def _row(self, name: str, report: Report) -> dict[str, Any]:
+    def _create_row(self, name: str, report: Report) -> dict[str, Any]:
         return {
             "stage": name,
             "combination": self.combinations[name],
             "settings": self.settings[name],
             "counts": {fact: report.facts[fact] for fact in COUNTED if fact in report.facts},
-            "scores": dict(_scores(report)),
+            "scores": dict(_collect_scores(report)),
         }
 
 
-def _scores(report: Report) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield the scores of a stage: those of an evaluation, or those of a training on the validation split."""
+def _collect_scores(report: Report) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield the scores of a stage: of an evaluation, or of a training on the validation split."""
     for score in report.scores:
         spread = {"sd": score.spread.sd} if score.spread is not None else {}
         yield score.metric, {"value": score.value, "low": score.low, "high": score.high} | spread
@@ -69,8 +69,8 @@ def _scores(report: Report) -> Iterator[tuple[str, dict[str, float]]]:
             yield metric, {"value": value}
 
 
-def _summary(rows: list[dict[str, Any]]) -> str:
-    """Return how many combinations there are, and between which the first score varies."""
+def _summarize(rows: list[dict[str, Any]]) -> str:
+    """Return the number of combinations and the range of the first score, as text."""
     text = f"{len(rows)} combinations"
     metric = next(iter(rows[0]["scores"]), None)
     values = [

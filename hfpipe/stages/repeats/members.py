@@ -17,28 +17,28 @@ from hfpipe.store.stage_names import MARK, get_plain_name
 from hfpipe.store.store import is_done, read_report, read_stage
 
 REPEATED = "repeats"
-"""Kind in the report of the stage that sums up several trainings."""
+"""Kind of the summarizing stage in its report."""
 OUT_OF_FOLD = "out-of-fold"
-"""Split of an evaluate stage: the train split, each row predicted by the training that did not see it."""
+"""Split of an evaluate stage: the train split, each row predicted by a model not trained on it."""
 SHARED = ".shared"
-"""Folder of a run in which trainings of one stage keep what is equal, until all of them are done."""
+"""Folder of a run for data shared by the trainings of a stage, until all are done."""
 
 UNREAD = ("training", "early_stopping", "adapter", "licence")
-"""Settings of a training that its encoded data do not depend on."""
+"""Settings of a training stage that do not affect its encoded data."""
 
 
-def owner_of(name: str) -> str:
-    """Return the stage in the recipe that a training belongs to."""
+def get_owner(name: str) -> str:
+    """Return the recipe stage of a training."""
     return name.partition(MARK)[0]
 
 
 def is_member(name: str) -> bool:
-    """Return whether a stage is one of the trainings that a stage of the recipe expands to."""
+    """Return whether a stage is a training from the expansion of a recipe stage."""
     return MARK in get_plain_name(name)
 
 
 def find_members(folder: Path) -> dict[Place, Path]:
-    """Return the trainings that a folder sums up, each with its folder; empty for any other folder."""
+    """Return the trainings that a folder summarizes, with their folders; empty for any other folder."""
     if not (folder / "stage.json").is_file() or not is_done(folder) or read_report(folder).kind != REPEATED:
         return {}
     file = read_stage(folder)
@@ -46,11 +46,11 @@ def find_members(folder: Path) -> dict[Place, Path]:
     return {place: folder.parent / file.folders[str(place.stage)] for place in places}
 
 
-def encoded_folder(ctx: RunContext, *, cut_from_all: bool) -> Path:
-    """Return where a training keeps its encoded data: the trainings of one stage share what is equal.
+def get_encoded_folder(ctx: RunContext, *, cut_from_all: bool) -> Path:
+    """Return the folder of the encoded data of a training; the trainings of a stage share equal data.
 
-    Encoded data depend on all settings but those of the training itself, and on no seed; on the fold only
-    where examples are cut from all rows together.
+    Encoded data depend on all settings except those of `UNREAD`, and not on the seed. They depend on the fold
+    only if examples are cut from all rows together.
     """
     if not is_member(ctx.name):
         return ctx.work / "encoded"
@@ -60,12 +60,12 @@ def encoded_folder(ctx: RunContext, *, cut_from_all: bool) -> Path:
     settings = {name: value for name, value in made.settings.items() if name not in unread}
     decisive = {**made.model_dump(include={"task_version", "files", "inputs"}), "settings": settings}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
-    return ctx.folder.parent / SHARED / f"{owner_of(ctx.name)}-{digest}"
+    return ctx.folder.parent / SHARED / f"{get_owner(ctx.name)}-{digest}"
 
 
 @contextmanager
 def hold_encoded(ctx: RunContext, folder: Path) -> Iterator[None]:
-    """Hold a folder of encoded data that another run may be writing for another training of the stage."""
+    """Lock a folder of encoded data, which another training of the stage may be writing."""
     if folder.parent.name != SHARED:
         yield
         return
@@ -75,6 +75,6 @@ def hold_encoded(ctx: RunContext, folder: Path) -> Iterator[None]:
         yield
 
 
-def data_split(split: str) -> str:
+def get_data_split(split: str) -> str:
     """Return the split of the data set that a split of an evaluate stage is made from."""
     return "train" if split == OUT_OF_FOLD else split

@@ -1,4 +1,4 @@
-"""Settings of a stage that a search varies: how they are set, read and checked."""
+"""Sets, reads and checks the settings of a stage that a search varies."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def with_parameters(stage: S, parameters: Mapping[str, Any]) -> S:
 
 
 def read_best(place: Place, ctx: RunContext) -> dict[str, Any]:
-    """Return the settings of the best trial of a search. Raises StageError where there are none."""
+    """Return the settings of the best trial of a search. Raises StageError if there are none."""
     folder = ctx.inputs[place.stage or ""]
     path = folder / BEST
     if not path.is_file():
@@ -62,16 +62,16 @@ def read_best(place: Place, ctx: RunContext) -> dict[str, Any]:
 def check_search(
     stage: TrainStage, search: Search, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
 ) -> Iterator[Problem]:
-    """Yield what keeps a search from starting, or from ending well."""
+    """Yield problems that would stop a search at its start or later."""
     from hfpipe.stages.checks import check_validation_score
 
     if find_spec("optuna") is None:
         message = "search needs optuna, which is not installed; pip install 'hfpipe[search]'"
         yield Problem(message, ("search",))
-    splits = artifacts.splits(stage.data, above, facts)
+    splits = artifacts.get_splits(stage.data, above, facts)
     if splits is not None and "validation" not in splits:
         message = f"search needs a validation split, and {stage.data} has only {join_names(sorted(splits))}"
-        yield Problem(f"{message}; give that stage {advise(split={'validation': 0.1})}", ("search",))
+        yield Problem(f"{message}; add {advise(split={'validation': 0.1})} to that stage", ("search",))
     yield from check_validation_score(stage, search.metric, ("search", "metric"), facts)
     for name, values in search.parameters.items():
         if (unknown := _describe_unknown(stage, name)) is not None:
@@ -82,7 +82,7 @@ def check_search(
 
 
 def _describe_unknown(stage: TrainStage, name: str) -> str | None:
-    """Return why a stage has no setting of this name that can be searched, None if it has."""
+    """Return why a setting of a stage cannot be searched, None if it can."""
     part, _, key = name.partition(".")
     if part not in PARTS or not key:
         known = "training.learning_rate, task.length, model.hidden_size or adapter.r"
@@ -98,7 +98,7 @@ def _describe_unknown(stage: TrainStage, name: str) -> str | None:
 
 
 def _check_values(stage: TrainStage, name: str, values: list[Any], base: Path) -> Iterator[str]:
-    """Yield why a setting cannot have some of its values."""
+    """Yield problems with the values of a setting."""
     part, _, key = name.partition(".")
     old = getattr(stage, part)
     if isinstance(old, BaseModel):

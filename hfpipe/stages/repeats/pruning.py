@@ -1,4 +1,4 @@
-"""Reports the scores of a trial while it trains, and stops it where it looks bad."""
+"""Reports the scores of a trial during training, and stops unpromising trials."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 PRUNED = "stopped"
-"""Attribute of a trial that was stopped early, kept so that an interruption does not lose it."""
+"""Attribute of a trial that was stopped early, stored in case of an interruption."""
 
 
 class TrialScores:
-    """The scores of a trial on the validation split, which are reported to Optuna."""
+    """Reports the validation scores of a trial to Optuna."""
 
     def __init__(self, trial: Trial, metric: str, *, prunes: bool) -> None:
         self._trial, self._name, self._prunes = trial, f"eval_{metric}", prunes
@@ -29,7 +29,7 @@ class TrialScores:
             return False
         if (
             number not in self._recorded_trial.intermediate_values
-        ):  # it is, where an interrupted trial resumed
+        ):  # reported before, if an interrupted trial resumed
             self._trial.report(float(value), number)
         if not self._prunes or last or not self._trial.should_prune():
             return False
@@ -37,7 +37,7 @@ class TrialScores:
         return True
 
     def repeat(self, folder: Path) -> None:
-        """Report the scores that another process has logged of the training; stop nothing."""
+        """Report the scores of the training that another process has logged, without stopping."""
         evaluations = [entry for entry in read_metrics(folder) if "eval_runtime" in entry]
         for number, scores in enumerate(evaluations, 1):
             self.observe(number, scores, last=True)
@@ -51,7 +51,7 @@ class TrialScores:
         """Whether the trial was stopped early."""
         return PRUNED in self._recorded_trial.user_attrs
 
-    def final(self, folder: Path) -> float:
+    def get_final_score(self, folder: Path) -> float:
         """Return the last score of a training that has ended. Raises StageError when there is none."""
         values = [entry[self._name] for entry in read_metrics(folder) if self._name in entry]
         if not values or values[-1] is None:

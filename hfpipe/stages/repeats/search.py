@@ -1,11 +1,11 @@
-"""The stage that searches for the best settings of a training, by Optuna.
+"""The stage that searches for the best settings of a training with Optuna.
 
-Everything that is known of the trials is in an SQLite file in the stage's work folder. The sampler of a trial
-is seeded by the stage's seed and the trial's number and reads nothing but that file, so that the trials are
-the same however often the search was interrupted. The trial that was interrupted resumes from its checkpoint.
+The trials are stored in an SQLite file in the stage's work folder. The sampler of a trial is seeded by the
+stage's seed and the trial's number and uses only that file, so that interruptions do not change the trials.
+An interrupted trial resumes from its checkpoint.
 
-Where the run has several jobs, the first trials train side by side: their settings are drawn at random, and
-the pruner lets them end, so that none depends on another. Each of the others depends on all before it.
+If the run has several jobs, the first trials train in parallel: their settings are random, and they are not
+pruned, so that they are independent. Each later trial depends on all trials before it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hfpipe.distributed.world import is_launched
 from hfpipe.errors import Problem, StageError
 from hfpipe.number_format import format_number
 from hfpipe.report import DataFacts, Report
-from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.data_folder import get_data_folder
 from hfpipe.stages.repeats.parameters import BEST, check_search, with_parameters
 from hfpipe.stages.repeats.pruning import TrialScores
 from hfpipe.stages.repeats.settings import Range, Search
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STARTUP = 10
-"""Trials at random before the sampler learns from them; at most half of all."""
+"""Number of random trials before the sampler learns from them; at most half of all trials."""
 
 
 class ParameterSearch(Stage):
-    """Trains with different settings and keeps those with the best score on the validation split."""
+    """Trains with different settings and selects those with the best score on the validation split."""
 
     version: ClassVar[int] = 1
     kind: Literal["search"] = "search"
     search: Search
-    """What is searched."""
+    """Settings to search, and how."""
     task: SerializeAsAny[TaskConfig]
-    """What is learned."""
+    """Task of the trainings."""
     trained: SerializeAsAny[TrainStage]
-    """The training of every trial, except the settings that vary."""
+    """Training stage of all trials, except for the settings that vary."""
 
     def find_neutral(self) -> dict[str, Any]:
         inner = self.trained.find_neutral().items()
@@ -80,41 +80,41 @@ class ParameterSearch(Stage):
                 f"stage {ctx.name}: trials train in one process; run this stage by "
                 f"`hfpipe run RECIPE --until {ctx.name}` without a launcher first"
             )
-        known = read_facts(folder_of(self.trained.data, ctx))
+        known = read_facts(get_data_folder(self.trained.data, ctx))
         metrics = self.trained.task.runtime().evaluator.validation_metrics(known)
         metric = select_best_metric({"metric_for_best_model": self.search.metric}, metrics)
         with _opened_study(ctx.work / "trials.db", self.search, maximize=metric.higher_is_better) as study:
             with ctx.progress(ctx.name, self.search.trials) as advance:
                 if ctx.run_at_once is not None:
                     advance(self._try_at_once(ctx.run_at_once, study, ctx))
-                while (trial := _next_trial(study, self.search, ctx.seed)) is not None:
+                while (trial := _get_next_trial(study, self.search, ctx.seed)) is not None:
                     self._run_trial(trial, study, ctx)
                     advance(1)
             return self._report(study, ctx)
 
     def _run_trial(self, trial: Trial, study: Study, ctx: RunContext) -> None:
-        """Train with the settings of a trial and tell the study its score."""
+        """Train with the settings of a trial and report its score to the study."""
         from optuna.trial import TrialState
 
         from hfpipe.training.callbacks import EvaluationCallback
 
         stage = with_parameters(self.trained, trial.params)
-        inner = _trial_context(stage, trial.number, ctx)
+        inner = _create_trial_context(stage, trial.number, ctx)
         scores = TrialScores(trial, self.search.metric, prunes=self.search.prune is not False)
         with Store(inner.folder.parent).lock(inner.folder, log.info), _failing(trial, study):
             _prepare(stage, inner)
-            scores.repeat(inner.folder)  # what another process reached before it was killed
+            scores.repeat(inner.folder)  # scores of another process before it was killed
             stage.train(inner, [EvaluationCallback(scores.observe)])
-            value = None if scores.pruned else scores.final(inner.folder)
+            value = None if scores.pruned else scores.get_final_score(inner.folder)
             study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
         shutil.rmtree(inner.folder, ignore_errors=True)
 
     def _try_at_once(self, run_at_once: RunAtOnce, study: Study, ctx: RunContext) -> int:
-        """Train the trials that depend on no other side by side, and return how many there were."""
+        """Train the independent trials in parallel, and return their number."""
         prepared: dict[Path, Trial] = {}
-        for trial in _independent_trials(study, self.search, ctx.seed):
+        for trial in _list_independent_trials(study, self.search, ctx.seed):
             stage = with_parameters(self.trained, trial.params)
-            inner = _trial_context(stage, trial.number, ctx)
+            inner = _create_trial_context(stage, trial.number, ctx)
             with _failing(trial, study):
                 _prepare(stage, inner)
                 prepared[inner.folder] = trial
@@ -125,19 +125,19 @@ class ParameterSearch(Stage):
                 if failure is not None:
                     raise StageError(failure)
                 scores.repeat(folder)
-                study.tell(trial, scores.final(folder))
+                study.tell(trial, scores.get_final_score(folder))
             shutil.rmtree(folder, ignore_errors=True)
         return len(prepared)
 
     def _report(self, study: Study, ctx: RunContext) -> Report:
-        """Write the best settings and return what was tried. Raises StageError where no trial ended."""
+        """Write the best settings and return the report. Raises StageError if no trial was completed."""
         from optuna.trial import TrialState
 
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not done:
             failed = [each.user_attrs["failed"] for each in study.trials if "failed" in each.user_attrs]
             why = failed[0] if failed else "all were stopped early; set prune: false"
-            raise StageError(f"stage {ctx.name}: no trial came to an end; {why}")
+            raise StageError(f"stage {ctx.name}: no trial was completed; {why}")
         best, metric = study.best_trial, self.search.metric
         found = {"parameters": best.params, "metric": metric, "value": best.value, "trial": best.number}
         write_atomically(ctx.folder / BEST, json.dumps(found, indent=1))
@@ -166,7 +166,7 @@ def _format_value(value: Any) -> str:
 
 @contextmanager
 def _failing(trial: Trial, study: Study) -> Iterator[None]:
-    """Tell the study if a trial fails, and go on."""
+    """Report a failed trial to the study, and continue."""
     from optuna.trial import TrialState
 
     try:
@@ -183,7 +183,7 @@ def _prepare(stage: TrainStage, inner: RunContext) -> None:
     stage.prepare(inner)
 
 
-def _trial_context(stage: TrainStage, number: int, ctx: RunContext) -> RunContext:
+def _create_trial_context(stage: TrainStage, number: int, ctx: RunContext) -> RunContext:
     """Return the context of a trial: a stage folder in the work folder of the search."""
     folder = ctx.work / "trials" / f"{number:04d}"
     (folder / ".work").mkdir(parents=True, exist_ok=True)
@@ -198,49 +198,51 @@ def _trial_context(stage: TrainStage, number: int, ctx: RunContext) -> RunContex
     return replace(ctx, folder=folder)
 
 
-def _next_trial(study: Study, search: Search, seed: int) -> Trial | None:
-    """Return the trial that was interrupted, or a new one; None when all are done."""
+def _get_next_trial(study: Study, search: Search, seed: int) -> Trial | None:
+    """Return the interrupted trial, or a new one; None if all are done."""
     from optuna.trial import Trial, TrialState
 
     trials = study.get_trials(deepcopy=False)
     for each in trials:
         if each.state == TrialState.RUNNING:
             return Trial(study, each._trial_id)
-    return _new_trial(study, search, seed) if len(trials) < search.trials else None
+    return _create_trial(study, search, seed) if len(trials) < search.trials else None
 
 
-def _new_trial(study: Study, search: Search, seed: int) -> Trial:
+def _create_trial(study: Study, search: Search, seed: int) -> Trial:
     from optuna.samplers import TPESampler
 
     number = len(study.get_trials(deepcopy=False))
-    study.sampler = TPESampler(seed=(seed + 7919 * number) % 2**32, n_startup_trials=_at_random(search))
-    return study.ask({name: _distribution(values) for name, values in search.parameters.items()})
+    study.sampler = TPESampler(
+        seed=(seed + 7919 * number) % 2**32, n_startup_trials=_count_random_trials(search)
+    )
+    return study.ask({name: _create_distribution(values) for name, values in search.parameters.items()})
 
 
-def _at_random(search: Search) -> int:
-    """Return how many trials are at random before the sampler learns from them."""
+def _count_random_trials(search: Search) -> int:
+    """Return the number of random trials before the sampler learns from them."""
     return min(STARTUP, search.trials // 2)
 
 
-def _never_pruned(search: Search) -> int:
-    """Return how many of the first trials the pruner lets end, whatever the others score."""
+def _count_unpruned_trials(search: Search) -> int:
+    """Return the number of first trials that are never pruned."""
     if search.prune == "median":
         return min(5, search.trials // 4)
     return search.trials if search.prune is False else 0
 
 
-def _independent_trials(study: Study, search: Search, seed: int) -> list[Trial]:
-    """Return those of the first trials that depend on no other and have not ended yet."""
+def _list_independent_trials(study: Study, search: Search, seed: int) -> list[Trial]:
+    """Return the independent trials among the first that are not finished yet."""
     from optuna.trial import Trial, TrialState
 
-    first = min(_at_random(search), _never_pruned(search))
+    first = min(_count_random_trials(search), _count_unpruned_trials(search))
     while len(study.get_trials(deepcopy=False)) < first:
-        _new_trial(study, search, seed)
+        _create_trial(study, search, seed)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [Trial(study, each._trial_id) for each in running if each.number < first]
 
 
-def _distribution(values: Range) -> BaseDistribution:
+def _create_distribution(values: Range) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if values.choice is not None:
@@ -251,12 +253,16 @@ def _distribution(values: Range) -> BaseDistribution:
     return FloatDistribution(low, high, log=values.log is not None)
 
 
-def _pruner(search: Search) -> BasePruner:
+def _create_pruner(search: Search) -> BasePruner:
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
     if search.prune == "hyperband":
         return HyperbandPruner()
-    return NopPruner() if search.prune is False else MedianPruner(n_startup_trials=_never_pruned(search))
+    return (
+        NopPruner()
+        if search.prune is False
+        else MedianPruner(n_startup_trials=_count_unpruned_trials(search))
+    )
 
 
 @contextmanager
@@ -271,7 +277,7 @@ def _opened_study(path: Path, search: Search, *, maximize: bool) -> Iterator[Stu
             storage=storage,
             study_name="search",
             direction="maximize" if maximize else "minimize",
-            pruner=_pruner(search),
+            pruner=_create_pruner(search),
             load_if_exists=True,
         )
     finally:

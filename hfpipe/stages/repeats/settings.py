@@ -1,4 +1,4 @@
-"""Settings with which a training stage expands to several trainings."""
+"""Settings that expand a training stage to several trainings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hfpipe.stages.repeats.matrix import Tabulated
 
 def _check_ascending(ends: list[int | float]) -> list[int | float]:
     if ends[0] >= ends[1]:
-        raise ValueError(f"write the lower number first: {ends[0]:g} is not below {ends[1]:g}")
+        raise ValueError(f"write the lower number first: {ends[0]:g} is not less than {ends[1]:g}")
     return ends
 
 
@@ -28,23 +28,23 @@ def _check_different(seeds: list[int]) -> list[int]:
     if len(seeds) < 2:
         raise ValueError("write at least two seeds; a single one is `seed: 1`")
     if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed stands there twice, which would train the same model again; name each once")
+        raise ValueError("a seed is given twice, which would train the same model again; write each once")
     return seeds
 
 
 class Folds(Settings):
-    """How the train split is split into folds."""
+    """Settings of folds of the train split."""
 
     k: int = Field(ge=2, le=100)
     """Number of folds."""
     group: str | Literal[False] | None = None
-    """Column whose equal values are in one fold.
+    """Column of groups: rows with the same value are in the same fold.
 
-    By default `document_id`, `doc_id` or the context of questions, where there is one; `false` groups only
-    rows with equal inputs.
+    By default `document_id`, `doc_id` or the context of questions, if it exists; `false` groups only rows
+    with equal inputs.
     """
     stratify: bool = True
-    """Whether each fold has about the same share of each class, where the task has one class per row."""
+    """Whether each fold has about the same share of each class, if the task has one class per row."""
 
 
 class Range(Settings):
@@ -55,7 +55,7 @@ class Range(Settings):
     uniform: Ends | None = None
     """Lowest and highest number; whole numbers if both are."""
     choice: list[bool | int | float | str] | None = Field(default=None, min_length=2)
-    """The values themselves."""
+    """List of values."""
 
     @model_validator(mode="after")
     def _require_one_kind(self) -> Self:
@@ -83,26 +83,26 @@ class Search(Settings):
     metric: str = "loss"
     """Score on the validation split by which the best trial is chosen."""
     split: str = "validation"
-    """Only `validation`: a test split by which settings were chosen tells nothing about new rows any more."""
+    """Only `validation`: a test split used to select settings no longer estimates scores on new rows."""
     prune: Literal["median", "hyperband", False] = "median"
-    """How trials that look bad are stopped early, by their scores while they train; `false` for not at all.
+    """How unpromising trials are stopped early, by their scores during training; `false` disables it.
 
     `median` stops a trial that is worse than the median of the others after as many evaluations.
     """
 
     @field_validator("split")
     @classmethod
-    def _validation_only(cls, split: str) -> str:
+    def _check_split(cls, split: str) -> str:
         if split != "validation":
             raise ValueError(
-                f"a search reads the validation split alone, not {split!r}, which would no longer give the "
-                "score of new rows; delete split"
+                f"a search uses only the validation split; {split!r} would not predict scores on new rows; "
+                "delete split"
             )
         return split
 
 
 class SearchPlace(Place):
-    """The place of a finished search, whose best settings are used."""
+    """Reference to a search whose best settings are used."""
 
     pattern = r"stage:[^\s:/]+"
     kinds = frozenset({"pretrain", "finetune"})
@@ -110,7 +110,7 @@ class SearchPlace(Place):
 
 
 class Repeatable(Tabulated, ABC):
-    """A training stage that may stand for several trainings."""
+    """A training stage that may expand to several trainings."""
 
     seed: Seed | None = Field(default=None, exclude=True)
     """Seed of this stage; by default that of the recipe."""
@@ -121,13 +121,13 @@ class Repeatable(Tabulated, ABC):
     """
 
     folds: Annotated[int, Field(ge=2, le=100)] | Folds | None = None
-    """Train once without each of so many folds of the train split, as `5` or `{k: 5, group: patient}`.
+    """Cross-validation: train once without each fold of the train split, as `5` or `{k: 5, group: patient}`.
 
-    With `split: out-of-fold` an evaluate stage then measures every row of the train split by the model that
+    With `split: out-of-fold`, an evaluate stage evaluates every row of the train split with the model that
     was trained without it. `stage:NAME@fold1` refers to the model without the first fold.
     """
     fold: int | None = Field(default=None, ge=1)
-    """With `folds`: train without this fold alone."""
+    """With `folds`: train only the model without this fold."""
 
     search: Search | SearchPlace | None = None
     """Search for the best settings on the validation split before training with them; needs `hfpipe[search]`.
@@ -136,7 +136,7 @@ class Repeatable(Tabulated, ABC):
     """
 
     @model_validator(mode="after")
-    def _one_repetition(self) -> Self:
+    def _check_repetition(self) -> Self:
         if self.seed is not None and self.seeds is not None:
             raise ValueError("write `seed` or `seeds`, not both")
         if self.seeds is not None and self.folds is not None:
@@ -149,7 +149,7 @@ class Repeatable(Tabulated, ABC):
 
     @property
     def fold_settings(self) -> Folds | None:
-        """How the rows are split into folds, if they are."""
+        """Settings of the folds, None without folds."""
         return Folds(k=self.folds) if isinstance(self.folds, int) else self.folds
 
     def get_seed(self, seed: int) -> int:
@@ -160,7 +160,7 @@ class Repeatable(Tabulated, ABC):
         return super().find_neutral() | {name: None for name in names if getattr(self, name) is None}
 
     def tuned(self, ctx: RunContext) -> Self:
-        """Return the stage with the best settings of the search that it names. Raises StageError."""
+        """Return the stage with the best settings of its search. Raises StageError without a result."""
         from hfpipe.stages.repeats.parameters import read_best, with_parameters
 
         if not isinstance(self.search, Place):
@@ -168,6 +168,6 @@ class Repeatable(Tabulated, ABC):
         return with_parameters(self.model_copy(update={"search": None}), read_best(self.search, ctx))
 
     def expand(self, name: str, above: Mapping[str, Stage]) -> dict[str, Stage]:
-        from hfpipe.stages.repeats.expansion import expand  # which reads the stages' classes
+        from hfpipe.stages.repeats.expansion import expand_repeats  # which reads the stages' classes
 
-        return expand(self, name, above)
+        return expand_repeats(self, name, above)

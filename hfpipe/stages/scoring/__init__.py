@@ -1,1 +1,1 @@
-"""What the `evaluate` stage is made of: its systems, groups of rows, named metrics, bounds and notes."""
+"""Parts of the `evaluate` stage: systems, groups of rows, named metrics, bounds and notes."""

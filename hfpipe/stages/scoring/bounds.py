@@ -1,4 +1,4 @@
-"""What an evaluate stage reports: scores with those of the baselines, bounds missed, and what is left out."""
+"""Scores in the report of an evaluate stage: comparisons with baselines, missed bounds, omitted scores."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Bound(Settings):
-    """What a score must reach for the stage to succeed."""
+    """Conditions on a score for the stage to succeed."""
 
     min: float | None = None
-    """The score may not be lower."""
+    """Minimum of the score."""
     max: float | None = None
-    """The score may not be higher."""
+    """Maximum of the score."""
     beats: BaselinePlace | None = None
-    """One of the baselines, which the score must be better than."""
+    """Baseline that the score must exceed."""
     by: float = Field(default=0.0, ge=0)
     """With `beats`: the difference must be larger than this."""
     p: float = Field(default=SIGNIFICANT, gt=0, lt=1)
@@ -44,12 +44,12 @@ class Bound(Settings):
         for name in ("by", "p"):
             if self.beats is None and name in self.model_fields_set and not stored:
                 raise ValueError(
-                    f"`{name}` goes with `beats`, which names the baseline; add it or delete `{name}`"
+                    f"`{name}` needs `beats`, which names the baseline; add it or delete `{name}`"
                 )
         return self
 
 
-def unmet_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
+def find_unmet_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
     """Yield a line for each bound that a score misses."""
     there = {score.metric: score for score in scores}
     for name, bound in require.items():
@@ -62,14 +62,14 @@ def unmet_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Itera
         if bound.max is not None and score.value > bound.max:
             yield f"require: {name} is {score.value:.4g}, above {bound.max:g}"
         if bound.beats is not None:
-            yield from _not_beaten(score, bound, bound.beats)
+            yield from _explain_not_beaten(score, bound, bound.beats)
 
 
-def _not_beaten(score: Score, bound: Bound, baseline: BaselinePlace) -> Iterator[str]:
-    """Yield why a score does not beat a baseline as it must, if it does not."""
+def _explain_not_beaten(score: Score, bound: Bound, baseline: BaselinePlace) -> Iterator[str]:
+    """Yield a line if a score does not beat a baseline as required."""
     found = next((each for each in score.comparisons if each.baseline == baseline), None)
     if found is None:
-        yield f"require: {score.metric} is not compared with {baseline}, which it has to beat"
+        yield f"require: {score.metric} is not compared with {baseline}, which it must beat"
         return
     gain = found.difference if score.higher_is_better else -found.difference
     shown = f"{format_difference(found)}, {format_p_value(found.p_value)}"
@@ -79,7 +79,7 @@ def _not_beaten(score: Score, bound: Bound, baseline: BaselinePlace) -> Iterator
 
 
 def check_bounds(require: Mapping[str, Bound], baselines: Sequence[BaselinePlace]) -> Iterator[Problem]:
-    """Yield each bound that names a baseline which the stage does not measure."""
+    """Yield each bound whose baseline is not among those of the stage."""
     for name, bound in require.items():
         if bound.beats is not None and bound.beats not in baselines:
             there = suggest(bound.beats, baselines)
@@ -88,8 +88,8 @@ def check_bounds(require: Mapping[str, Bound], baselines: Sequence[BaselinePlace
             yield Problem(message, ("require", name, "beats"))
 
 
-def unknown_scores(stage: Evaluate, task: TaskConfig, facts: DataFacts) -> Iterator[Problem]:
-    """Yield each bound of a score that neither the task nor a metric of the recipe has."""
+def find_unknown_scores(stage: Evaluate, task: TaskConfig, facts: DataFacts) -> Iterator[Problem]:
+    """Yield each bound for a score that neither the task nor a metric of the recipe has."""
     from hfpipe.metrics.scores.row_weighted import with_row_weights
 
     evaluator = task.runtime().evaluator
@@ -105,7 +105,7 @@ def unknown_scores(stage: Evaluate, task: TaskConfig, facts: DataFacts) -> Itera
 
 
 def describe_doubtful_bounds(require: Mapping[str, Bound], scores: Sequence[Score]) -> Iterator[str]:
-    """Yield a line for each `min` and `max` that is met or missed by less than the rows can show."""
+    """Yield a line for each `min` and `max` that is met or missed without statistical significance."""
     there = {score.metric: score for score in scores}
     for name, bound in require.items():
         score = there.get(name)
@@ -117,7 +117,7 @@ def describe_doubtful_bounds(require: Mapping[str, Bound], scores: Sequence[Scor
 
 
 def with_comparisons(score: Score, systems: Iterable[Mapping[str, Comparison]]) -> Score:
-    """Return the score with what each baseline has of it, p corrected for their number."""
+    """Return the score with its comparisons to the baselines; p-values are corrected for their number."""
     from hfpipe.metrics.paired import add_comparisons
 
     found = [comparisons[score.metric] for comparisons in systems if score.metric in comparisons]
@@ -127,7 +127,7 @@ def with_comparisons(score: Score, systems: Iterable[Mapping[str, Comparison]]) 
 def explain_left_out(
     mine: Counts, tallies: Mapping[BaselinePlace, Counts], comparisons: Mapping[str, Mapping[str, Comparison]]
 ) -> Iterator[str]:
-    """Yield a line for each score that a system lacks, and for each baseline that is not compared by some."""
+    """Yield a line for each score that a system lacks, and for each baseline that lacks comparisons."""
     yield from (f"{score} is left out: {why}" for score, why in mine.undefined().items())
     for name, tally in tallies.items():
         theirs = {score: why for score, why in tally.undefined().items() if score not in mine.undefined()}

@@ -1,4 +1,4 @@
-"""Which column of a split an evaluation resamples by: the one that makes rows depend on one another."""
+"""Selects the column of a split whose groups an evaluation resamples, because their rows are dependent."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from hfpipe.metrics.resampling import Sample
 
 DOCUMENTS = ("document_id", "doc_id")
-"""Columns that name the document that a row was cut from."""
+"""Columns with the id of a row's document."""
 ClusterSetting = str | Literal[False] | None
-"""A column, `false` for none, or nothing for the default."""
+"""A column, `false` for none, or None for the default."""
 
 
-def cluster_column(setting: ClusterSetting, task: TaskConfig, facts: DataFacts) -> str | None:
-    """Return the column whose equal values make a group, or None where every row is by itself."""
+def select_cluster_column(setting: ClusterSetting, task: TaskConfig, facts: DataFacts) -> str | None:
+    """Return the column whose equal values form a group, None if rows are independent."""
     if setting is not None:
         return setting or None
     return next((name for name in (*DOCUMENTS, task.group_column) if name in facts.columns), None)
 
 
 def check_cluster(setting: ClusterSetting, columns: set[str] | None) -> Iterator[Problem]:
-    """Yield that the column to resample by is not there; `columns` are None while they are not known."""
+    """Yield a problem if the column to resample by does not exist; `columns` are None if unknown."""
     if setting and columns is not None and setting not in columns:
         message = f"there is no column {setting!r} to resample by{suggest(setting, sorted(columns))}"
         yield Problem(message, ("cluster",))
 
 
-def resampled_by(sample: Sample) -> dict[str, Any]:
-    """Return the groups of a sample as a fact for the report; nothing where every row is by itself."""
+def describe_resampling(sample: Sample) -> dict[str, Any]:
+    """Return the groups of a sample as a fact for the report; empty if rows are independent."""
     return {} if sample.cluster is None else {"cluster": {"column": sample.cluster, "groups": sample.count}}

@@ -1,4 +1,4 @@
-"""Metrics of `evaluate` as an evaluate stage names them: by place alone, or with what they are given."""
+"""Metrics of `evaluate` in an evaluate stage: a reference, with optional arguments."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class NamedMetricSettings(Settings):
-    """One metric of `evaluate`: a reference, or a mapping with more."""
+    """A metric of `evaluate`: a reference, or a mapping with options."""
 
     place: MetricPlace
     """`./file.py`, a folder that holds a file of its name, `package:…`, or a Hub id."""
     name: str | None = None
-    """What its scores begin with, as in `rouge/rouge1`; by default the last part of `place`."""
+    """Prefix of its scores, as in `rouge/rouge1`; by default the last part of `place`."""
     inputs: dict[str, str] = {}
-    """Its inputs → columns of predictions or data; `prediction` and `reference` where nothing is given."""
+    """Input of the metric → column of predictions or data; by default `prediction` and `reference`."""
     arguments: dict[str, Any] = {}
     """Further arguments of the metric, as `{average: macro}`."""
     higher_is_better: bool = True
-    """Which way an improvement goes."""
+    """Whether higher scores are better."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +45,7 @@ class NamedMetricSettings(Settings):
 
     @property
     def prefix(self) -> str:
-        """What the names of its scores begin with."""
+        """Prefix of the names of its scores."""
         whole, _ = self.place.hub or (self.place, None)
         return self.name or re.split(r"[/:]", whole.rstrip("/"))[-1].removesuffix(".py")
 
@@ -59,19 +59,19 @@ class NamedMetricSettings(Settings):
 
 
 def check(metrics: Sequence[NamedMetricSettings], base: Path, *, trusted: bool) -> Iterator[Problem]:
-    """Yield what is wrong with the metrics that a stage names, paths relative to the stage."""
+    """Yield problems with the metrics of a stage, with paths relative to the stage."""
     prefixes: list[str] = []
     for number, metric in enumerate(metrics):
         at: tuple[str | int, ...] = ("metrics", number)
         if metric.place.hub is not None and not trusted:
             yield Problem(_describe_untrusted(metric.place), at)
         if metric.prefix in prefixes:
-            yield Problem(f"two metrics are called {metric.prefix!r}; give one a name:", at)
+            yield Problem(f"two metrics are called {metric.prefix!r}; set name: of one", at)
         prefixes.append(metric.prefix)
         try:
             found = locate_place(metric.place, base, {})
         except DataError:
-            continue  # which is said of every place
+            continue  # reported for all places
         if found is not None and not (found.suffix == ".py" or (found / f"{found.name}.py").is_file()):
             yield Problem(
                 f"{metric.place} is not a metric: name a .py file, or a folder that holds {found.name}.py", at
@@ -79,13 +79,13 @@ def check(metrics: Sequence[NamedMetricSettings], base: Path, *, trusted: bool) 
 
 
 def _describe_untrusted(place: MetricPlace) -> str:
-    """Say what a metric without a path may have been meant for, and what it takes to run the Hub's code."""
+    """Return a message that suggests a local metric, or the setting that allows code from the Hub."""
     from hfpipe.metrics import module_names
 
     name, _ = place.hub or (str(place), None)
     ours = module_names()
     near = name if name in ours else find_similar_name(name, ours) if "/" not in name else None
-    trust = f"{place} is somebody's code from the Hub; add {advise(trust_remote_code=True)} to run it"
+    trust = f"{place} is code from the Hub; add {advise(trust_remote_code=True)} to run it"
     if near is None:
         return trust
     file = f"package:hfpipe/hfpipe/metrics/modules/{near}.py"

@@ -1,4 +1,4 @@
-"""The models that an evaluated model is compared with because it was made of them."""
+"""Baselines that follow from how a model was made: the original of an export, teachers of a student."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hfpipe.contract import Stage
 from hfpipe.references.places import BaselinePlace, Place
 from hfpipe.stages.finetune import Finetune
 from hfpipe.stages.repeats.group import RepeatedTraining
-from hfpipe.stages.repeats.members import owner_of
+from hfpipe.stages.repeats.members import get_owner
 
 
-def implied_baselines(model: Place, above: Mapping[str, Stage]) -> Iterator[BaselinePlace]:
+def find_implied_baselines(model: Place, above: Mapping[str, Stage]) -> Iterator[BaselinePlace]:
     """Yield the original of an export, and the teachers of a student, as far as they are known.
 
-    Of teachers that were trained with the seeds of their students, it is the stage that sums them up.
+    For teachers trained with the seeds of their students, it is the stage that summarizes them.
     """
     stage = above.get(model.stage or "")
     if isinstance(stage, RepeatedTraining):
@@ -23,14 +23,14 @@ def implied_baselines(model: Place, above: Mapping[str, Stage]) -> Iterator[Base
         students = [stage]
     places = [place for each in students if isinstance(each, Finetune) for place in each.teachers]
     original = getattr(stage, "model", None) if stage is not None and stage.kind == "export" else None
-    found = dict.fromkeys([original, *(_summed_up(place, above) for place in places)])
+    found = dict.fromkeys([original, *(_get_summary_place(place, above) for place in places)])
     for place in found:
-        # One that is not there is reported where it is named.
+        # A missing stage is reported elsewhere.
         if isinstance(place, Place) and (place.stage is None or place.stage in above):
             yield BaselinePlace(place)
 
 
-def _summed_up(place: Place, above: Mapping[str, Stage]) -> Place:
-    owner = owner_of(place)
+def _get_summary_place(place: Place, above: Mapping[str, Stage]) -> Place:
+    owner = get_owner(place)
     group = above.get(owner.removeprefix("stage:"))
     return Place(owner) if place.stage and isinstance(group, RepeatedTraining) else place

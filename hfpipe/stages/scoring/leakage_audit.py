@@ -1,4 +1,4 @@
-"""Whether the rows that a model is evaluated on are in the data of its training, through all its stages."""
+"""Searches evaluated rows in the training data of a model, through all its training stages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hfpipe.errors import StageError
 from hfpipe.number_format import format_interval
 from hfpipe.references.places import Place, locate_place
 from hfpipe.report import Score
-from hfpipe.stages.data_folder import folder_of
-from hfpipe.stages.repeats.members import data_split
+from hfpipe.stages.data_folder import get_data_folder
+from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.scoring.systems import EvaluatedSystem
 from hfpipe.store.store import read_stage
 from hfpipe.task import TaskConfig
@@ -32,11 +32,11 @@ TOGETHER = ("any", "exact", "excerpt", "near", "conflict")
 """Parts of an overlap that are put together over all data that is searched."""
 FOUND = "leakage.json"
 SHOWN = 20
-"""Ids of overlapping rows that the report holds, and positions of each kind of overlap."""
+"""Maximum number of ids of overlapping rows in the report, and of positions per kind of overlap."""
 
 
-def audit(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunContext) -> None:
-    """Look for the rows in all that the model was trained and validated on, and keep what was found.
+def audit_leakage(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunContext) -> None:
+    """Search the rows in the training and validation data of the model, and store the result.
 
     Raises StageError when there are some and the stage's `leakage` is `fail`.
     """
@@ -45,7 +45,9 @@ def audit(stage: Evaluate, task: TaskConfig, setup: EvaluationSetup, ctx: RunCon
     found = _search_leakage(stage, task, setup, ctx)
     if stage.leakage == "fail" and found["rows"]:
         ids = ", ".join(map(repr, found["ids"][:3]))
-        raise StageError(f"stage {ctx.name}: {describe_leakage(found, len(setup.rows))}; such as rows {ids}")
+        raise StageError(
+            f"stage {ctx.name}: {describe_leakage(found, len(setup.rows))}; for example rows {ids}"
+        )
     (ctx.work / FOUND).write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -56,15 +58,17 @@ def _search_leakage(
 
     from hfpipe.data.leakage import HeldOut
 
-    data = folder_of(stage.data, ctx)
+    data = get_data_folder(stage.data, ctx)
     label = next((name for name in task.columns if setup.facts.columns.get(name) == "label"), None)
-    held_out = HeldOut(_rows(setup.rows, data, label))
+    held_out = HeldOut(_iterate_rows(setup.rows, data, label))
     together: dict[str, np.ndarray] = {kind: np.zeros(len(setup.rows), dtype=bool) for kind in TOGETHER}
     sources: dict[str, dict[str, int]] = {}
-    seen = _training_data(stage.model, ctx)
-    for name, folder, rows in _splits(seen, data, stage.split):
-        with ctx.progress(f"{ctx.name}: looking for its rows in the {name}", len(rows)) as advance:
-            found = held_out.find_overlap(_rows(rows, folder, label if folder == data else None, advance))
+    seen = _find_training_data(stage.model, ctx)
+    for name, folder, rows in _list_splits(seen, data, stage.split):
+        with ctx.progress(f"{ctx.name}: searching its rows in the {name}", len(rows)) as advance:
+            found = held_out.find_overlap(
+                _iterate_rows(rows, folder, label if folder == data else None, advance)
+            )
         sources[name] = {kind: int(getattr(found, kind).sum()) for kind in KINDS}
         together = {kind: each | getattr(found, kind) for kind, each in together.items()}
     positions = np.flatnonzero(together["any"]).tolist()
@@ -80,7 +84,7 @@ def _search_leakage(
     }
 
 
-def _splits(
+def _list_splits(
     seen: Mapping[Path | None, Sequence[str]], data: Path, evaluated: str
 ) -> Iterator[tuple[str, Path, Dataset]]:
     """Yield the splits of training data with a name for each, without the one that is evaluated."""
@@ -89,17 +93,17 @@ def _splits(
     for folder, stages in seen.items():
         for split, rows in open_data(folder).items() if folder is not None else ():
             own = folder == data and split == evaluated
-            if folder == data and split == data_split(evaluated) != evaluated:
-                continue  # the split itself, of which each training left the rows out that it predicts
+            if folder == data and split == get_data_split(evaluated) != evaluated:
+                continue  # the split itself; each training held out the rows that it predicts
             if folder is not None and (split == "train" or (split == "validation" and not own)):
                 name = folder.name.rpartition("-")[0] or folder.name
                 yield f"{split} split of {name} ({', '.join(stages)})", folder, rows
 
 
-def _training_data(model: Place, ctx: RunContext) -> dict[Path | None, list[str]]:
-    """Return the folders of the data that a model and all before it were trained on, with the stages' names.
+def _find_training_data(model: Place, ctx: RunContext) -> dict[Path | None, list[str]]:
+    """Return the training data folders of a model and of its earlier trainings, with the stages' names.
 
-    What was trained elsewhere is under None.
+    Trainings elsewhere have the key None.
     """
     found: dict[Path | None, list[str]] = {}
     waiting = [(str(model), locate_place(model, ctx.base, ctx.inputs))]
@@ -124,14 +128,14 @@ def _training_data(model: Place, ctx: RunContext) -> dict[Path | None, list[str]
     return found
 
 
-def _rows(
+def _iterate_rows(
     rows: Dataset, folder: Path, label: str | None, advance: Any = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
     """Yield the text of each row, all its text columns together, and its label."""
     from hfpipe.data.leakage import flatten_text
     from hfpipe.encoding.encoded import ROWS_AT_ONCE
 
-    columns = [name for name in _text_columns(folder) if name in rows.column_names]
+    columns = [name for name in _find_text_columns(folder) if name in rows.column_names]
     alone = rows.select_columns([*columns, *([label] if label in rows.column_names else [])])
     for start in range(0, len(alone), ROWS_AT_ONCE):
         batch = alone[start : start + ROWS_AT_ONCE]
@@ -142,8 +146,8 @@ def _rows(
         advance(size)
 
 
-def _text_columns(folder: Path) -> Sequence[str]:
-    """Return the columns of text of a data set, as its stage says or else by their types."""
+def _find_text_columns(folder: Path) -> Sequence[str]:
+    """Return the text columns of a data set, from its stage or else by their types."""
     from hfpipe.encoding.io import read_facts
     from hfpipe.store.store import is_done, read_report
 
@@ -154,35 +158,37 @@ def _text_columns(folder: Path) -> Sequence[str]:
     ]
 
 
-def leakage_facts(model: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
-    """Return what the audit found and the scores of the rows that do not overlap, as facts for the report."""
+def get_leakage_facts(model: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext) -> dict[str, Any]:
+    """Return the result of the audit and the scores on rows without overlap, as facts for the report."""
     path = ctx.work / FOUND
     if not path.is_file():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
-    scores = _clean_scores(found["rows"], model, setup, ctx) if found["rows"] else []
+    scores = _compute_clean_scores(found["rows"], model, setup, ctx) if found["rows"] else []
     return {"leakage": {**found, "clean_scores": [score.model_dump(mode="json") for score in scores]}}
 
 
-def _clean_scores(
+def _compute_clean_scores(
     overlapping: Sequence[int], model: EvaluatedSystem, setup: EvaluationSetup, ctx: RunContext
 ) -> list[Score]:
-    """Return the scores of a model on the rows that do not overlap, counted again from its predictions."""
+    """Return the scores of a model on rows without overlap, recomputed from its predictions."""
     from hfpipe.metrics.repeated import RepeatedCounts
     from hfpipe.metrics.tally import compute_scores
 
     files = model.predictions(ctx.folder)
-    found = {name: _clean_counts(overlapping, path, model.task, setup) for name, path in files.items()}
+    found = {
+        name: _compute_clean_counts(overlapping, path, model.task, setup) for name, path in files.items()
+    }
     counted = {name: counts for name, counts in found.items() if counts is not None}
     if not counted:
         return []
     return compute_scores(RepeatedCounts(counted) if model.members else next(iter(counted.values())))
 
 
-def _clean_counts(
+def _compute_clean_counts(
     overlapping: Sequence[int], path: Path, task: TaskConfig, setup: EvaluationSetup
 ) -> Tally | None:
-    """Return the counts of a training on the rows that do not overlap, None where there are none."""
+    """Return the counts of a training on rows without overlap, None if there are none."""
     import numpy as np
 
     from hfpipe.evaluation.predictions_file import read_predictions
@@ -202,7 +208,7 @@ def _clean_counts(
 
 
 def describe_leakage(found: Mapping[str, Any], rows: int) -> str:
-    """Return in one line how many rows overlap with what."""
+    """Return a line with the numbers of overlapping rows per training data."""
     parts = [
         f"{name}: {', '.join(f'{count:,} {kind}' for kind, count in counts.items() if count)}"
         for name, counts in found["sources"].items()
@@ -212,8 +218,8 @@ def describe_leakage(found: Mapping[str, Any], rows: int) -> str:
     return f"leakage: {share} ({'; '.join(parts)})"
 
 
-def leakage_notes(facts: Mapping[str, Any], rows: int) -> Iterator[str]:
-    """Yield what the audit found, a line each; nothing where no row overlaps and no label contradicts."""
+def format_leakage_notes(facts: Mapping[str, Any], rows: int) -> Iterator[str]:
+    """Yield the results of the audit, one line each; none without overlaps and label conflicts."""
     found = facts.get("leakage")
     if found is None:
         return

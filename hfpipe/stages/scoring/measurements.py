@@ -1,4 +1,4 @@
-"""What an evaluate stage measures of a model besides its scores: speed of exports, loss by token, fills."""
+"""Measurements of an evaluate stage in addition to scores: speed of exports, loss per token, fills."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hfpipe.contract import RunContext
 from hfpipe.modeling.exports.formats import is_export
 from hfpipe.references.places import Place
-from hfpipe.stages.data_folder import folder_of
+from hfpipe.stages.data_folder import get_data_folder
 from hfpipe.stages.scoring.hidden_words import record_fills
-from hfpipe.stages.scoring.speeds import are_timed, record_speed, speed_facts
+from hfpipe.stages.scoring.speeds import are_timed, get_speed_facts, record_speed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,19 +36,19 @@ def record_measurements(
     device: torch.device,
     ctx: RunContext,
 ) -> None:
-    """Measure a model that is loaded, in one process, and keep the results in the scratch folder."""
+    """Measure a loaded model in one process, and store the results in the scratch folder."""
     if system.place == stage.model and not is_export(system.first(ctx)):
         _record_token_losses(stage, model, reader, examples, device, ctx)
         record_fills(model, place, reader, examples, device, ctx)
-    if are_timed(stage, ctx):  # last, as it moves the model to the CPU
+    if are_timed(stage, ctx):  # last, because it moves the model to the CPU
         record_speed(model, reader, examples, system.name, place, stage.batch_size, ctx)
 
 
-def measured_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str, Any]:
-    """Return what was measured, for the report."""
+def get_measured_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str, Any]:
+    """Return the measurements as facts for the report."""
     file = ctx.work / FILE
     tokens = {"token_losses": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
-    return {**tokens, **speed_facts(systems, ctx)}
+    return {**tokens, **get_speed_facts(systems, ctx)}
 
 
 def _record_token_losses(
@@ -60,11 +60,11 @@ def _record_token_losses(
     ctx: RunContext,
 ) -> None:
     from hfpipe.encoding.io import open_data, read_facts
-    from hfpipe.evaluation.token_losses import count_tokens, measure_token_losses, measures_tokens
+    from hfpipe.evaluation.token_losses import count_tokens, has_token_losses, measure_token_losses
 
-    if not measures_tokens(reader.task):
+    if not has_token_losses(reader.task):
         return
-    folder = folder_of(stage.data, ctx)
+    folder = get_data_folder(stage.data, ctx)
     with ctx.progress(f"{ctx.name}: loss by token", None):
         train = open_data(folder).get("train")
         counts = (

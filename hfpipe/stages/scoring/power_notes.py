@@ -1,35 +1,35 @@
-"""What the rows of a split can show, which `plan` says before anything is measured."""
+"""Statistical power of a split, which `plan` shows before the evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hfpipe.evaluation.power import DISAGREEMENT, POWER, smallest_difference
+from hfpipe.evaluation.power import DISAGREEMENT, POWER, find_smallest_difference
 from hfpipe.report import SIGNIFICANT, DataFacts
-from hfpipe.stages.repeats.members import data_split
+from hfpipe.stages.repeats.members import get_data_split
 from hfpipe.stages.scoring.bounds import Bound
-from hfpipe.stages.scoring.clusters import cluster_column
+from hfpipe.stages.scoring.clusters import select_cluster_column
 from hfpipe.task import TaskConfig
 
 if TYPE_CHECKING:
     from hfpipe.stages.evaluate import Evaluate
 
 PROPORTIONS = ("accuracy", "exact_match", "subset_accuracy", "f1_micro", "top5_accuracy")
-"""Scores that are a share of rows."""
+"""Scores that are proportions of rows."""
 
 
-def power_notes(stage: Evaluate, task: TaskConfig | None, facts: DataFacts | None) -> Iterator[str]:
-    """Yield the smallest difference that a split shows, and a warning for each bound that asks for less.
+def format_power_notes(stage: Evaluate, task: TaskConfig | None, facts: DataFacts | None) -> Iterator[str]:
+    """Yield the smallest detectable difference of a split, and a warning for each bound below it.
 
-    Nothing is known of scores that are not a share of rows, as perplexity or a squared error.
+    Only for scores that are proportions of rows, not for perplexity or a squared error.
     """
-    rows = None if facts is None else facts.splits.get(data_split(stage.split))
+    rows = None if facts is None else facts.splits.get(get_data_split(stage.split))
     if task is None or facts is None or rows is None:
         return
     if "pretrain" in task.stages or task.head(facts).get("problem_type") == "regression":
         return
-    smallest = smallest_difference(rows)
+    smallest = find_smallest_difference(rows)
     if smallest is None:
         yield f"warning: {rows:,} rows are too few to show any difference; evaluate more rows"
         return
@@ -37,7 +37,7 @@ def power_notes(stage: Evaluate, task: TaskConfig | None, facts: DataFacts | Non
         f"{rows:,} rows show a difference in accuracy from {smallest:.3f} on (power {100 * POWER:.0f} %, "
         f"p < {SIGNIFICANT:g}, two systems that disagree on {100 * DISAGREEMENT:.0f} % of the rows)"
     )
-    cluster = cluster_column(stage.cluster, task, facts)
+    cluster = select_cluster_column(stage.cluster, task, facts)
     if cluster is not None:
         yield f"rows of one {cluster} are resampled together: where they agree, it takes larger differences"
     for name, bound in stage.require.items():
@@ -52,7 +52,7 @@ def _note_unreachable(name: str, bound: Bound, rows: int, smallest: float) -> It
             f"warning: require: {name}: by {bound.by:g} is less than the {percent * smallest:.2g} "
             f"that {rows:,} rows can show"
         )
-    # The lower end of the interval where all rows are right.
+    # The lower end of the interval if all rows are correct.
     best = SIGNIFICANT ** (1 / rows)
     if bound.min is not None and bound.min / percent > best:
         yield (

@@ -1,4 +1,4 @@
-"""What rows weigh in the weighted scores of an evaluation: read from a column of the data set."""
+"""Weights of rows in the weighted scores of an evaluation, read from a column of the data set."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from hfpipe.references.places import DataPlace
 
 RowWeightsSetting = str | Literal[False] | None
-"""A column, `false` for none, or nothing for the default."""
+"""A column, `false` for none, or None for the default."""
 PATH = ("row_weights",)
 
 
-def default_row_weights(
+def get_row_weights_setting(
     setting: RowWeightsSetting, data: DataPlace, task: TaskConfig | None, above: Mapping[str, Stage]
 ) -> RowWeightsSetting:
     """Return the setting, by default the column of weights that the data set's stage names in `columns`."""
@@ -33,7 +33,7 @@ def default_row_weights(
 
 
 def check_row_weights(setting: RowWeightsSetting, facts: DataFacts | None) -> Iterator[Problem]:
-    """Yield that the column of weights is not there or holds no numbers; `facts` is None while unknown."""
+    """Yield a problem if the column of weights is missing or not numeric; `facts` is None if unknown."""
     if not setting or facts is None:
         return
     kind = facts.columns.get(setting)
@@ -49,7 +49,7 @@ def check_row_weights(setting: RowWeightsSetting, facts: DataFacts | None) -> It
 
 
 def load_row_weights(setting: RowWeightsSetting, rows: datasets.Dataset) -> RowWeights | None:
-    """Return what the rows of a split weigh, None where all count alike.
+    """Return the weights of the rows of a split, None if all are equal.
 
     Raises DataError at the first row without a valid weight, SettingError when all are 0.
     """
@@ -59,7 +59,7 @@ def load_row_weights(setting: RowWeightsSetting, rows: datasets.Dataset) -> RowW
     return RowWeights(setting, read_row_weights(rows, setting, PATH)) if setting else None
 
 
-def weighted_by(weights: RowWeights | None) -> dict[str, Any]:
+def describe_weights(weights: RowWeights | None) -> dict[str, Any]:
     """Return the column of weights and their sum as a fact for the report; nothing without weights."""
     if weights is None:
         return {}
@@ -67,6 +67,6 @@ def weighted_by(weights: RowWeights | None) -> dict[str, Any]:
 
 
 def explain_unweighted(weights: RowWeights | None, scores: Sequence[Score]) -> Iterator[str]:
-    """Yield that rows have weights and no score has a weighted form, where that is so."""
+    """Yield a line if rows have weights but no score has a weighted form."""
     if weights is not None and not any("|row-weights:" in score.signature for score in scores):
         yield f"no score is weighted by {weights.column!r}: only accuracy and F1 of classes are"

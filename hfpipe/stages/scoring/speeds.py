@@ -1,4 +1,4 @@
-"""Size and speed of the models of an evaluate stage, where one of them is an export or had a teacher."""
+"""Size and speed of the models of an evaluate stage, if one of them is an export or had a teacher."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def record_speed(
     batch_size: int,
     ctx: RunContext,
 ) -> None:
-    """Measure the model of a place on this CPU, and keep the result under its name in the scratch folder."""
+    """Measure the model of a place on this CPU, and store the result in the scratch folder."""
     from hfpipe.evaluation.speed import measure_speed
 
     with ctx.progress(f"{ctx.name}: timing {name}", None):
         found: dict[str, float] = measure_speed(model, reader, examples, batch_size)
     if isinstance(place, Path):
         found["bytes"] = compute_model_bytes(place)
-    _file(name, ctx).write_text(json.dumps(found), encoding="utf-8")
+    _get_file(name, ctx).write_text(json.dumps(found), encoding="utf-8")
 
 
-def speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str, Any]:
-    """Return the sizes and speeds that were measured, for the report: none where nothing was timed."""
-    files = {system.name: _file(system.name, ctx) for system in systems}
+def get_speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str, Any]:
+    """Return the measured sizes and speeds for the report; empty if nothing was timed."""
+    files = {system.name: _get_file(system.name, ctx) for system in systems}
     found = {
         name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()
     }
@@ -67,5 +67,5 @@ def speed_facts(systems: Sequence[EvaluatedSystem], ctx: RunContext) -> dict[str
     return {"speed": {"threads": torch.get_num_threads(), "processor": machine, "systems": found}}
 
 
-def _file(name: str, ctx: RunContext) -> Path:
+def _get_file(name: str, ctx: RunContext) -> Path:
     return ctx.work / f"speed-{make_slug(name)}.json"

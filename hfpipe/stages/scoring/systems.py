@@ -1,6 +1,6 @@
 """The systems of an evaluate stage: its model, and the baselines that are models, with tasks and classes.
 
-A model that was trained several times, as for several seeds, is one system with several models.
+A model that was trained several times, for example for several seeds, is one system with several models.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class EvaluatedSystem:
     name: str
     """Its name among the systems of the stage: `model`, or a baseline as the recipe writes it."""
     outputs: Sequence[int] = ()
-    """For each class, its position in the outputs of the model, where they have another order."""
+    """Index of each class in the outputs of the model, if their order differs."""
     members: Mapping[Place, Path] = field(default_factory=dict)
-    """Each training → its folder, where the model was trained several times."""
+    """Training → its folder, if the model was trained several times."""
     folded: bool = False
-    """Whether each training predicts the rows that it did not see, which together are the split."""
+    """Whether each training predicts its held-out rows, which together are the split."""
 
     def models(self, ctx: RunContext) -> dict[str, Path | Place]:
-        """Return the models to measure, by the name under which each keeps its predictions."""
+        """Return the models to evaluate, by the names of their predictions."""
         if self.members:
             return {str(place): folder for place, folder in self.members.items()}
         return {self.name: locate_place(self.place, ctx.base, ctx.inputs) or self.place}
 
     def first(self, ctx: RunContext) -> Path | Place:
-        """Return the model that tells what all trainings have in common, such as tokenizer and classes."""
+        """Return the model from which properties of all trainings are read, such as tokenizer and classes."""
         return next(iter(self.models(ctx).values()))
 
     def predictions(self, folder: Path) -> dict[str, Path]:
@@ -62,8 +62,8 @@ class EvaluatedSystem:
         return {name: get_predictions_path(folder, name) for name in map(str, self.members or [self.name])}
 
 
-def evaluated_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]:
-    """Return the model, then every baseline that is a model too. Raises StageError where there is no task."""
+def list_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]:
+    """Return the model, then all baselines that are models. Raises StageError without a task."""
     task = stage.task or _trained_for(stage, stage.model, ctx)
     if task is None:
         raise StageError(
@@ -136,7 +136,7 @@ def align_classes(
         with loading(place):
             known = task.facts_from_config(config)
         found.append(class_alignment.AlignedSystem(system.place, known, headed))
-    for problem in class_alignment.alignment_problems(facts, stage.data, found, stage.labels):
+    for problem in class_alignment.find_alignment_problems(facts, stage.data, found, stage.labels):
         raise StageError(f"stage {ctx.name}: {problem.message}")
     return class_alignment.align(facts, found, stage.labels)
 
@@ -174,7 +174,7 @@ def load_system(
 
     Raises StageError when the model cannot do the task.
     """
-    from hfpipe.evaluation.calibration import calibrated
+    from hfpipe.evaluation.calibration import apply_calibration
     from hfpipe.modeling.loading.class_head import align_outputs
     from hfpipe.modeling.loading.models import load_model
     from hfpipe.modeling.max_length import find_refusals
@@ -190,7 +190,7 @@ def load_system(
     )
     for why in find_refusals(task.runtime(), model):
         raise StageError(f"stage {ctx.name}: {system.place}: {why}")
-    task = calibrated(model, task, place, stage.labels)
+    task = apply_calibration(model, task, place, stage.labels)
     if system.outputs:
         align_outputs(model, system.outputs)
     return model, task.runtime()

@@ -12,7 +12,7 @@ import torch
 
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.metrics.baselines.ngrams import NGrams
-from hfpipe.metrics.scores.language import language_modelling
+from hfpipe.metrics.scores.language import create_language_metrics
 from hfpipe.modeling.losses.losses import IGNORED, token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, ModelSetup, TaskRuntime
 from hfpipe.tasks.shared.documents import (
@@ -123,7 +123,7 @@ class CausalLMEvaluator(Evaluator):
     def metrics(self, facts: DataFacts) -> list[Metric]:
         length = self.config.length
         read = f"length:{length}|stride:{self.config.stride or length}"
-        return language_modelling(read=read, bytes_known=True)
+        return create_language_metrics(read=read, bytes_known=True)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class CausalLMSetup(ModelSetup):
 
 
 def _create_baseline_metrics(facts: DataFacts) -> list[Metric]:
-    return language_modelling(correct_known=False, bytes_known=True)
+    return create_language_metrics(correct_known=False, bytes_known=True)
 
 
 def _fit_ngrams(

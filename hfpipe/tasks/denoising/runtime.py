@@ -12,7 +12,7 @@ import numpy as np
 from hfpipe.advice import advise
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import Problem, StageError
-from hfpipe.metrics.scores.language import language_modelling
+from hfpipe.metrics.scores.language import create_language_metrics
 from hfpipe.modeling.losses.losses import IGNORED, forward, token_columns
 from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Encoder, Evaluator, Generator, ModelSetup, TaskRuntime
@@ -70,8 +70,8 @@ class DenoisingEncoder(Encoder):
             get_sentinel_ids(tokenizer, count_hidden(config.length, config.share, config.span)[1])
         elif tokenizer.mask_token_id is None:
             raise StageError(
-                "noise: infilling needs a mask token, and this tokenizer has none; give its stage "
-                f"{advise(style='bart')}"
+                "noise: infilling needs a mask token, and this tokenizer has none; add "
+                f"{advise(style='bart')} to its stage"
             )
         texts = rows[config.text]
         return {"input_ids": encode_ids(tokenizer, texts).input_ids, "row": range(len(texts))}
@@ -154,7 +154,7 @@ class DenoisingEvaluator(Evaluator):
         ]
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        return language_modelling()
+        return create_language_metrics()
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def get_sentinel_ids(tokenizer: PreTrainedTokenizerBase, number: int) -> np.ndar
     if len(known) < number:
         raise StageError(
             f"denoising needs {number} tokens <extra_id_0> … for the spans it hides, and this tokenizer has "
-            f"{len(known)}; give its stage {advise(style='t5')}, shorten length, or write "
+            f"{len(known)}; add {advise(style='t5')} to its stage, lower length, or write "
             f"{advise(noise='infilling')}"
         )
     return np.array(known, dtype=np.int64)

@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from hfpipe.encoding.padding import pad_inputs
-from hfpipe.metrics.metric import objects
-from hfpipe.metrics.scores.cloze import ranks
+from hfpipe.metrics.metric import to_object_array
+from hfpipe.metrics.scores.cloze import compute_ranks
 from hfpipe.modeling.losses.losses import IGNORED, forward, select_target_logits
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _rank_choices(row: _Row, sizes: dict[int, Tensor]) -> Found:
         if mine:
             pieces = torch.tensor([row.choices[number] for number in mine])
             scores[mine] = log_probs[torch.arange(masks), pieces].double().mean(-1)
-    rank = int(ranks(scores.numpy()[None], np.array([row.reference]))[0])
+    rank = int(compute_ranks(scores.numpy()[None], np.array([row.reference]))[0])
     best = scores.argsort(descending=True, stable=True)[:SHOWN]
     return rank, [row.choices[number] for number in best], scores[best].exp().tolist(), scores.tolist()
 
@@ -162,4 +162,4 @@ def find_likeliest_fills(log_probs: Tensor, count: int) -> tuple[Tensor, Tensor]
 
 
 def _to_array(values: list[Any]) -> np.ndarray:
-    return objects(values) if isinstance(values[0], list) else np.array(values)
+    return to_object_array(values) if isinstance(values[0], list) else np.array(values)

@@ -11,10 +11,10 @@ import numpy as np
 
 from hfpipe.errors import StageError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
-from hfpipe.metrics.metric import Loss, objects
-from hfpipe.metrics.scores.classification import single_label
+from hfpipe.metrics.metric import Loss, to_object_array
+from hfpipe.metrics.scores.classification import create_single_label_metrics
 from hfpipe.metrics.scores.cloze import Frequent, cloze
-from hfpipe.metrics.scores.ranking import ranked_classes
+from hfpipe.metrics.scores.ranking import create_ranking_metrics
 from hfpipe.modeling.losses.losses import token_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Generator, TaskRuntime
 from hfpipe.tasks.fill_mask.decoding import fill_blanks, score_classes
@@ -140,15 +140,17 @@ class FillMaskEvaluator(Evaluator):
         found = super().columns_by_row(columns, row_index, rows, facts)
         if self.config.verbalizer is not None:
             return found
-        return {**found, "reference": objects(_get_answers(self.config, rows, facts))}
+        return {**found, "reference": to_object_array(_get_answers(self.config, rows, facts))}
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
         if self.config.verbalizer is None:
             return [*cloze(), Loss()]
-        return single_label(facts.labels[self.config.label])
+        return create_single_label_metrics(facts.labels[self.config.label])
 
     def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
-        return [] if self.config.verbalizer is None else ranked_classes(facts.labels[self.config.label])
+        return (
+            [] if self.config.verbalizer is None else create_ranking_metrics(facts.labels[self.config.label])
+        )
 
     def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
         names = facts.labels.get(self.config.label, [])

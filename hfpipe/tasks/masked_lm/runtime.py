@@ -10,7 +10,7 @@ import torch
 
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import Problem, StageError
-from hfpipe.metrics.scores.language import language_modelling, pseudo_likelihood
+from hfpipe.metrics.scores.language import create_language_metrics, create_pseudo_likelihood_metrics
 from hfpipe.metrics.scores.sentences import NextSentenceAccuracy, NextSentenceLoss
 from hfpipe.modeling.losses.losses import IGNORED, token_columns, token_loss
 from hfpipe.modeling.random import create_generator
@@ -166,11 +166,15 @@ class MaskedLMEvaluator(Evaluator):
         return {**summed, "bytes": count_utf8_bytes(rows[text])} if self.config.pseudo_perplexity else summed
 
     def metrics(self, facts: DataFacts) -> list[Metric]:
-        return pseudo_likelihood() if self.config.pseudo_perplexity else self.validation_metrics(facts)
+        return (
+            create_pseudo_likelihood_metrics()
+            if self.config.pseudo_perplexity
+            else self.validation_metrics(facts)
+        )
 
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
         pairs = [NextSentenceLoss(), NextSentenceAccuracy()] if self.config.next_sentence else []
-        return [*language_modelling(), *pairs]
+        return [*create_language_metrics(), *pairs]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def encode_sentence_pairs(
     begin, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     if begin is None or end is None:
         raise StageError(
-            f"next_sentence needs a tokenizer with [CLS] and [SEP]; give its stage {advise(style='bert')}"
+            f"next_sentence needs a tokenizer with [CLS] and [SEP]; add {advise(style='bert')} to its stage"
         )
     room = length - 3
     documents = _encode_documents(texts, tokenizer, room // 2)

@@ -15,8 +15,8 @@ from hfpipe.advice import advise
 from hfpipe.data.answers import locate_answer, read_answers
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
-from hfpipe.metrics.metric import Loss, objects
-from hfpipe.metrics.scores.spans import answering, nearest_sentence
+from hfpipe.metrics.metric import Loss, to_object_array
+from hfpipe.metrics.scores.spans import answering, find_nearest_sentence
 from hfpipe.runtime import Baseline, Encoder, Evaluator, Objective, TaskRuntime
 from hfpipe.tasks.question_answering.answer_spans import (
     compute_span_loss,
@@ -174,7 +174,7 @@ class QuestionAnsweringEvaluator(Evaluator):
         sure = np.subtract(best, total, out=np.full(len(best), -np.inf), where=np.isfinite(best))
         return {
             "reference": get_answer_texts(self.config, rows),
-            "prediction": objects(
+            "prediction": to_object_array(
                 context[a:b] for context, a, b in zip(rows[self.config.context], start, end, strict=True)
             ),
             "score": np.exp(sure),
@@ -198,7 +198,7 @@ class QuestionAnsweringEvaluator(Evaluator):
 
 def get_answer_texts(config: QuestionAnswering, rows: Rows) -> np.ndarray:
     """Return the reference answers of each row, object (rows,) of lists; an empty list for no answer."""
-    return objects(
+    return to_object_array(
         [answer.text for answer in read_answers(value) if answer.text] for value in rows[config.answer]
     )
 
@@ -208,5 +208,7 @@ def _fit_nearest_sentence(
 ) -> Callable[[Rows], Columns]:
     return lambda rows: {
         "reference": get_answer_texts(config, rows),
-        "prediction": objects(map(nearest_sentence, rows[config.question], rows[config.context])),
+        "prediction": to_object_array(
+            map(find_nearest_sentence, rows[config.question], rows[config.context])
+        ),
     }

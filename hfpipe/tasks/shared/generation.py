@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from hfpipe.errors import StageError, format_one_line
-from hfpipe.metrics.metric import objects
+from hfpipe.metrics.metric import to_object_array
 from hfpipe.tasks.shared.generation_config import Generation, Sampling
 
 if TYPE_CHECKING:
@@ -186,4 +186,6 @@ def _read_output(
     cut = np.logical_not(ended.any(axis=1))
     tokens = np.where(cut, ids.shape[1], ended.argmax(axis=1) + 1)
     rows = [row[:number].tolist() for row, number in zip(ids, tokens, strict=True)]
-    return GeneratedTexts(objects(tokenizer.batch_decode(rows, skip_special_tokens=True)), tokens, cut)
+    return GeneratedTexts(
+        to_object_array(tokenizer.batch_decode(rows, skip_special_tokens=True)), tokens, cut
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.encoding.encoded import encode_truncated
 from hfpipe.encoding.padding import pad, pad_inputs
-from hfpipe.metrics.metric import objects
+from hfpipe.metrics.metric import to_object_array
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.runtime import Encoder
 from hfpipe.tasks.shared.prompts import PLACEHOLDER, encode_prompts, encode_targets, set_languages
@@ -74,5 +74,5 @@ def get_references(config: TextToText, rows: Rows) -> np.ndarray:
     """Return the reference of each row, object (rows,): a text, or a list if `references` are set."""
     sides = [rows[column] for column in (config.target, *config.references)]
     if not config.references:
-        return objects(sides[0])
-    return objects([text for text in texts if text is not None] for texts in zip(*sides, strict=True))
+        return to_object_array(sides[0])
+    return to_object_array([text for text in texts if text is not None] for texts in zip(*sides, strict=True))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfpipe.errors import Problem
-from hfpipe.metrics.metric import objects
-from hfpipe.metrics.scores.language import language_modelling
+from hfpipe.metrics.metric import to_object_array
+from hfpipe.metrics.scores.language import create_language_metrics
 from hfpipe.modeling.losses.losses import token_columns
 from hfpipe.modeling.random import create_generator
 from hfpipe.runtime import Evaluator, Generator, ModelSetup
@@ -100,7 +100,7 @@ class TextScoring(ABC):
     def baseline_columns(self, prediction: list[str], rows: Rows) -> Columns:
         """Return the columns of a trivial baseline, whose texts are never truncated."""
         return {
-            "prediction": objects(prediction),
+            "prediction": to_object_array(prediction),
             "reference": self.references(rows),
             "cut": np.zeros(len(prediction), dtype=bool),
         }
@@ -126,7 +126,7 @@ class GeneratedTextEvaluator(Evaluator):
         if "prediction" not in columns:
             return super().columns_by_row(columns, row_index, rows, facts)
         last = np.append(np.flatnonzero(np.diff(row_index)), len(row_index) - 1)
-        answers = objects(map(self.scoring.answer, columns["prediction"]))
+        answers = to_object_array(map(self.scoring.answer, columns["prediction"]))
         return {name: column[last] for name, column in {**columns, "prediction": answers}.items()} | {
             "reference": self.scoring.references(rows)
         }
@@ -135,7 +135,7 @@ class GeneratedTextEvaluator(Evaluator):
         return self.scoring.metrics()
 
     def validation_metrics(self, facts: DataFacts) -> list[Metric]:
-        return self.metrics(facts) if self.settings.predict_with_generate else language_modelling()
+        return self.metrics(facts) if self.settings.predict_with_generate else create_language_metrics()
 
     def format_predictions(self, columns: Columns, rows: Rows, facts: DataFacts) -> list[dict[str, Any]]:
         return [{self.settings.answer: text} for text in columns["prediction"]]

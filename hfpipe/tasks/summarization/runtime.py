@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hfpipe.metrics.scores.segmentation import sentence_ends
-from hfpipe.metrics.scores.written import rouge_tokenizer, summary_scores, writing
+from hfpipe.metrics.scores.segmentation import find_sentence_ends
+from hfpipe.metrics.scores.written import create_text_metrics, rouge_tokenizer, summary_scores
 from hfpipe.runtime import Baseline, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.tasks.shared.source_and_target import TextToTextEncoder, get_references
@@ -56,7 +56,7 @@ class SummaryScoring(TextScoring):
         # While it is still `auto`, only the metrics' names are used; `configure` resolves it before anything
         # is scored.
         tokenize = "unicode" if self.config.rouge_tokenize == "auto" else self.config.rouge_tokenize
-        return [*summary_scores(stem=self.config.stem, tokenize=tokenize), *writing()]
+        return [*summary_scores(stem=self.config.stem, tokenize=tokenize), *create_text_metrics()]
 
     def configure(self, rows: Rows) -> Summarization:
         if self.config.rouge_tokenize != "auto":
@@ -82,5 +82,5 @@ def _fit_lead(
 def take_first_sentences(text: str, sentences: int) -> str:
     """Return the first sentences of a text, split at punctuation."""
     text = text.strip()
-    ends = sentence_ends(text)
+    ends = find_sentence_ends(text)
     return text[: ends[sentences - 1]].rstrip() if len(ends) >= sentences else text

@@ -15,9 +15,9 @@ from hfpipe.encoding.encoded import encode_truncated
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
-from hfpipe.metrics.scores.classification import multi_label, single_label
-from hfpipe.metrics.scores.ranking import Spearman, ranked_classes
-from hfpipe.metrics.scores.regression import regression
+from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
+from hfpipe.metrics.scores.ranking import Spearman, create_ranking_metrics
+from hfpipe.metrics.scores.regression import create_regression_metrics
 from hfpipe.modeling.losses.losses import label_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, TaskRuntime
 from hfpipe.tasks.shared.objectives import LabelLoss
@@ -116,14 +116,14 @@ class TextClassificationEvaluator(Evaluator):
     def metrics(self, facts: DataFacts) -> list[Metric]:
         kind = facts.columns[self.config.label]
         if kind == "float":
-            return regression()
+            return create_regression_metrics()
         names = facts.labels[self.config.label]
-        return single_label(names) if kind == "label" else multi_label(names)
+        return create_single_label_metrics(names) if kind == "label" else create_multi_label_metrics(names)
 
     def whole_metrics(self, facts: DataFacts) -> list[WholeMetric]:
         if facts.columns[self.config.label] == "float":
             return [Spearman()]
-        return ranked_classes(facts.labels[self.config.label])
+        return create_ranking_metrics(facts.labels[self.config.label])
 
     def class_names(self, facts: DataFacts) -> Mapping[str, Sequence[str]]:
         label = self.config.label

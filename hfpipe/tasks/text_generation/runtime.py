@@ -14,9 +14,9 @@ import torch
 
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
-from hfpipe.metrics.metric import objects
+from hfpipe.metrics.metric import to_object_array
 from hfpipe.metrics.scores.overlap import Bleu, Chrf, tokenizer_for
-from hfpipe.metrics.scores.written import Rouge, rouge_tokenizer, writing
+from hfpipe.metrics.scores.written import Rouge, create_text_metrics, rouge_tokenizer
 from hfpipe.modeling.losses.losses import IGNORED
 from hfpipe.runtime import Baseline, Encoder, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
@@ -157,10 +157,10 @@ class AnswerScoring(TextScoring):
             if config.messages is None
             else map(_get_last_answer, rows[config.messages])
         )
-        return objects(map(self.answer, answers))
+        return to_object_array(map(self.answer, answers))
 
     def metrics(self) -> list[Metric]:
-        match, *others = writing()
+        match, *others = create_text_metrics()
         # While it is still `auto`, only the metrics' names are used; `configure` resolves it before anything
         # is scored.
         tokenize = "13a" if self.config.tokenize == "auto" else self.config.tokenize

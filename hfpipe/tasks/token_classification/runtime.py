@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hfpipe.encoding.padding import pad, pad_inputs
 from hfpipe.errors import DataError
 from hfpipe.metrics.baselines.gazetteer import Gazetteer
-from hfpipe.metrics.metric import objects
+from hfpipe.metrics.metric import to_object_array
 from hfpipe.metrics.scores.entities import TagAccuracy, entities, tagging, words_as_entities
 from hfpipe.metrics.scores.language import TokenLoss
 from hfpipe.modeling.losses.losses import IGNORED, token_columns
@@ -127,9 +127,9 @@ class TokenClassificationEvaluator(Evaluator):
                 prediction[row][word], score[row][word] = names[tag], sure
         sums = {name: columns[name] for name in ("nll", "tokens", "correct")}
         lists = {
-            "reference": objects(self.get_tag_names(rows, facts)),
-            "prediction": objects(prediction),
-            "score": objects(score),
+            "reference": to_object_array(self.get_tag_names(rows, facts)),
+            "prediction": to_object_array(prediction),
+            "score": to_object_array(score),
         }
         return {**lists, **super().columns_by_row(sums, row_index, rows, facts)}
 
@@ -186,6 +186,6 @@ def _fit_gazetteer(
     gazetteer = Gazetteer(evaluator.find_entities(facts))
     gazetteer.fit(train[words], evaluator.get_tag_names(train, facts))
     return lambda rows: {
-        "reference": objects(evaluator.get_tag_names(rows, facts)),
-        "prediction": objects(map(gazetteer.tag, rows[words])),
+        "reference": to_object_array(evaluator.get_tag_names(rows, facts)),
+        "prediction": to_object_array(map(gazetteer.tag, rows[words])),
     }

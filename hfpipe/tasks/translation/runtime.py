@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hfpipe.metrics.scores.overlap import tokenizer_for, translation_scores
-from hfpipe.metrics.scores.written import writing
+from hfpipe.metrics.scores.overlap import create_translation_metrics, tokenizer_for
+from hfpipe.metrics.scores.written import create_text_metrics
 from hfpipe.runtime import Baseline, TaskRuntime
 from hfpipe.tasks.shared.objectives import TokenCrossEntropy
 from hfpipe.tasks.shared.source_and_target import TextToTextEncoder, get_references
@@ -57,7 +57,10 @@ class TranslationScoring(TextScoring):
         # is scored.
         config = self.config
         tokenize = "13a" if config.tokenize == "auto" else config.tokenize
-        return [*translation_scores(1 + len(config.references), tokenize, config.ter_words), *writing()]
+        return [
+            *create_translation_metrics(1 + len(config.references), tokenize, config.ter_words),
+            *create_text_metrics(),
+        ]
 
     def configure(self, rows: Rows) -> Translation:
         config = self.config
