@@ -1,1 +1,1 @@
-"""The page of a run, one HTML file with its charts, and the model card."""
+"""The page of a run, an HTML file with charts, and the model card."""

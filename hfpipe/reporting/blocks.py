@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 10
-"""Examples of each kind on the page."""
+"""Number of examples of each kind on the page."""
 CHARACTERS = 400
-"""Characters of a text that are shown."""
+"""Maximum number of characters of a text on the page."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a text; `kind` tells how it is marked, empty for plain text."""
+    """A part of a text; `kind` is its mark, empty for plain text."""
 
     text: str
     kind: str = ""
@@ -25,12 +25,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Example:
-    """A row with what the model predicted for it."""
+    """A row with its prediction."""
 
     inputs: list[tuple[str, list[Span]]]
     """Name of a column and its text."""
     answers: list[tuple[str, list[Span]]]
-    """What was predicted, expected, and how sure the model was."""
+    """Prediction, reference and confidence of the model."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class Matrix:
 
 
 def holds_texts(frame: pd.DataFrame, column: str) -> bool:
-    """Tell whether a column is there and holds texts."""
+    """Return whether a column exists and contains texts."""
     return column in frame and isinstance(frame[column].iloc[0], str)
 
 
 def holds_lists(value: Any) -> bool:
-    """Tell whether a value is a list, as pandas reads it from a file."""
+    """Return whether a value is a list, as pandas reads it from a file."""
     import numpy as np
 
     return isinstance(value, list | np.ndarray)
 
 
 def inputs_of(frame: pd.DataFrame, row: Any) -> list[tuple[str, list[Span]]]:
-    """Return what the model was given for a row: name of a column and its text."""
+    """Return the inputs of a row: column names and their texts."""
     names = frame.attrs.get("inputs", [])
     columns = [f"input_{name}" if f"input_{name}" in frame else name for name in names]  # as in older files
     return [
@@ -88,6 +88,6 @@ def _format_plain(value: Any) -> str:
 
 
 def clipped(text: str) -> str:
-    """Return the beginning of a text that is too long for the page."""
+    """Return a text, truncated if it is too long for the page."""
     text = str(text)
     return text if len(text) <= CHARACTERS else text[: CHARACTERS - 1] + "…"

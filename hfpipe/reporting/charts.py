@@ -1,4 +1,4 @@
-"""Charts of numbers as inline SVG: intervals side by side, curves by step, histograms, scatter plots."""
+"""Charts as inline SVG: intervals, curves by step, histograms, scatter plots."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ LEFT, RIGHT, BOTTOM = 150, 22, 44
 NUMBER = 72
 """Space for the last tick and the numbers next to a chart of intervals."""
 CHARACTER = 6.8
-"""Units of width of a character, on average."""
+"""Mean width of a character in units."""
 LABEL = 20
-"""Characters of a name that fit next to a chart; the whole name is in the tooltip."""
+"""Maximum number of characters of a name next to a chart; the full name is in the tooltip."""
 PLOT_LEFT, PLOT_TOP, PLOT_BOTTOM = 70, 34, 190
-"""Where the area of a chart with two axes begins and ends."""
+"""Bounds of the plot area of a chart with two axes."""
 LEGEND = 120
-"""Units of width of an entry of the legend."""
+"""Width of a legend entry in units."""
 LEGEND_COLUMNS, LEGEND_ROW = 3, 16
-"""Entries of the legend in a row, and units of height of a row."""
+"""Number of legend entries per row, and height of a row in units."""
 COLOURS = 5
-"""Colours of curves; of more curves the others take turns, without an entry in the legend."""
+"""Number of colours of curves; further curves reuse colours, without a legend entry."""
 POINTS = 400
-"""Maximum number of points of a curve; more of them cannot be distinguished."""
+"""Maximum number of points of a curve; more cannot be distinguished."""
 FEWEST = 5
-"""Count up to which the axis of a histogram goes at least, so that its ticks are whole numbers."""
+"""Minimum upper limit of the counts axis of a histogram, so that its ticks are integers."""
 DOTS = 30
-"""Points up to which each has a dot."""
+"""Maximum number of points of a curve that are drawn as dots."""
 
 
 class Bar(NamedTuple):
-    """A value and its interval; `own` is highlighted."""
+    """A value with its interval; it is highlighted if `own`."""
 
     name: str
     value: float
@@ -54,7 +54,7 @@ class Curve(NamedTuple):
 
 
 def intervals(bars: Sequence[Bar], axis: str) -> str:
-    """Return each value as a dot on its interval and as a number, a row each, over one labelled axis."""
+    """Return a chart with a row per value: a dot on its interval, and a number, over one labelled axis."""
     low, high = finite_range([end for bar in bars for end in (bar.value, bar.low, bar.high)])
     scale = Scale(low, high, LEFT, WIDTH - NUMBER)
     height = len(bars) * ROW
@@ -145,30 +145,30 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def label(self, tick: float) -> str:
-        """Return a tick with just the decimals that the distance between ticks needs."""
+        """Return the label of a tick, with as many decimals as the distance between ticks needs."""
         decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
         return f"{tick:,.{decimals}f}" if decimals <= 6 else f"{tick:.3g}"
 
 
 def _round_step(wanted: float) -> float:
-    """Return the nearest 1, 2 or 5 times a power of ten that is not smaller."""
+    """Return the smallest 1, 2 or 5 times a power of ten that is not less than a number."""
     power = 10.0 ** math.floor(math.log10(wanted))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= wanted * 0.999)
 
 
 def finite_range(values: Sequence[float]) -> tuple[float, float]:
-    """Return the lowest and the highest of the finite values; 0 and 1 where there are none."""
+    """Return the lowest and the highest of the finite values; 0 and 1 if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return (min(finite), max(finite)) if finite else (0.0, 1.0)
 
 
 def shortened(name: str, length: int = LABEL) -> str:
-    """Return a name that is at most `length` characters long."""
+    """Return a name, shortened to at most `length` characters."""
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _thin_out(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """Return at most `POINTS` points, evenly chosen, the last one among them."""
+    """Return at most `POINTS` evenly spaced points, including the last one."""
     every = -(-len(points) // POINTS)
     return points if every <= 1 else [*points[:-1:every], points[-1]]
 
@@ -213,5 +213,5 @@ def y_axis(scale: Scale, label: str) -> str:
 
 
 def svg(inside: str, height: float, label: str) -> str:
-    """Return an image of `WIDTH` units with a text for those who cannot see it."""
+    """Return an image of `WIDTH` units with an alternative text."""
     return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">{inside}</svg>'

@@ -1,4 +1,4 @@
-"""How well classes, labels and numbers were predicted, in blocks of the page."""
+"""Blocks of the page about predicted classes, labels and numbers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLASSES = 20
-"""Classes up to which the whole confusion matrix is shown; with more, only the most frequent confusions."""
+"""Maximum number of classes of a complete confusion matrix; with more, the most frequent confusions are
+shown."""
 BINS = 10
-"""Ranges of confidence in the reliability diagram."""
+"""Number of confidence bins in the reliability diagram."""
 DOTS = 400
-"""Rows that a scatter plot shows."""
+"""Maximum number of rows in a scatter plot."""
 LEVELS = 10
-"""Shades of a cell of the confusion matrix."""
+"""Number of shades of cells of the confusion matrix."""
 Z = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
@@ -43,7 +44,7 @@ def _scores(frame: pd.DataFrame) -> np.ndarray | None:
 
 
 def classes_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield confusions, scores by class, calibration and mistakes where each row has one class."""
+    """Yield confusions, scores by class, calibration and mistakes, if each row has one class."""
     scores = _scores(frame)
     if scores is None or not holds_texts(frame, "prediction"):
         return
@@ -120,7 +121,7 @@ def _format_ratio(part: float, whole: float) -> str:
 
 
 def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[diagrams.Bin]:
-    """Return accuracy by confidence: both of shape (n,), `right` of bools; empty ranges are left out."""
+    """Return accuracy by confidence: both of shape (n,), `right` bool; empty bins are omitted."""
     import numpy as np
 
     place = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
@@ -161,7 +162,7 @@ def _mistakes(frame: pd.DataFrame, scores: np.ndarray, right: np.ndarray) -> Ite
 
 
 def choices_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield calibration and mistakes where one of several endings was chosen by its number."""
+    """Yield calibration and mistakes, if one of several endings was chosen by its index."""
     import numpy as np
 
     there = {"scores", "prediction", "reference"} <= set(frame) and "scores" not in frame.attrs.get(
@@ -190,7 +191,7 @@ def _class_example(frame: pd.DataFrame, number: int) -> Example:
 
 
 def labels_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield scores by class where each row may have several."""
+    """Yield scores by class, if each row may have several classes."""
     import numpy as np
 
     classes = frame.attrs.get("classes", {})

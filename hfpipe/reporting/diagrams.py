@@ -1,4 +1,4 @@
-"""Diagrams of what happened as inline SVG: the chain of stages, where counts went, and calibration."""
+"""Diagrams as inline SVG: the chain of stages, the flow of counts, and calibration."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hfpipe.reporting.charts import (
 )
 
 LINE = 16
-"""Units from a line of text to the next."""
+"""Distance between lines of text in units."""
 MARGIN = 16
 BULGE = 11
-"""Units that an edge swings out to the left for each stage that it passes."""
+"""Curvature of an edge to the left per passed stage, in units."""
 SHARE = 0.004
-"""Share of a bar below which a part would not be seen; it is drawn that wide."""
+"""Minimum width of a part relative to its bar, so that it is visible."""
 
 
 class Node(NamedTuple):
@@ -38,11 +38,11 @@ class Node(NamedTuple):
     time: str
     text: str
     inputs: Sequence[str]
-    """Names of the stages above that it reads."""
+    """Names of the stages that it reads."""
 
 
 def chain(nodes: Sequence[Node]) -> str:
-    """Return stages from top to bottom, with a line from each to those that read it."""
+    """Return the stages from top to bottom, with lines to the stages that read them."""
     place = {node.name: number for number, node in enumerate(nodes)}
     spans = [place[node.name] - place[other] for node in nodes for other in node.inputs if other in place]
     left = MARGIN + BULGE * min(max([*spans, 1]), 7)
@@ -91,7 +91,7 @@ def _node(node: Node, lines: Sequence[str], left: float, top: float) -> str:
 
 
 def stacked(counts: Mapping[str, float], label: str) -> str:
-    """Return a bar whose parts are as long as their counts; the first is what was kept."""
+    """Return a bar with parts proportional to counts; the first part is what was kept."""
     total = sum(counts.values()) or 1
     shares = [max(count / total, SHARE) if count > 0 else 0.0 for count in counts.values()]
     scale = WIDTH / (sum(shares) or 1)
@@ -110,12 +110,12 @@ def stacked(counts: Mapping[str, float], label: str) -> str:
 
 
 def shade_of_part(number: int) -> int:
-    """Return which colour the part at a place of a bar has: the first has its own, the others take turns."""
+    """Return the colour number of a part of a bar; all parts except the first cycle through the others."""
     return 0 if number == 0 else 1 + (number - 1) % 4
 
 
 class Bin(NamedTuple):
-    """Predictions whose confidence is in one range."""
+    """Predictions in one bin of confidence."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""A run as one page that needs nothing else: the verdict first, then what it rests on."""
+"""A run as one self-contained page: the verdict first, then the evidence."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class CombinationTable(NamedTuple):
     stage: str
     summary: str
     trained: str
-    """What was trained, of the first combination that was evaluated."""
+    """Description of the model of the first evaluated combination."""
     chart: str
-    """The main score of each combination, where they were evaluated."""
+    """Chart of the main score of each combination, if they were evaluated."""
     caption: str
     head: list[str]
     rows: list[list[str]]
@@ -73,17 +73,17 @@ class Evaluation(NamedTuple):
     verdict: Verdict
     tables: sections.Scores
     model: str
-    """Where the model is."""
+    """Location of the model."""
     blocks: list[Block]
     speeds: list[tuple[str, ...]]
-    """Main score, size and speed of each system, where they were timed."""
+    """Main score, size and speed of each system, if they were timed."""
     unreadable: str
-    """Why the predictions could not be read, if they could not."""
+    """Reason why the predictions could not be read, empty if they could."""
     leakage: StageLeakage | None
 
 
 def page(run: Run) -> str:
-    """Return a whole HTML page; every text in it is escaped, and it loads nothing."""
+    """Return a complete HTML page; all texts are escaped, and it loads nothing."""
     scored = [stage for stage, report in run.reports.items() if report.scores]
     evaluations = [_evaluation(run, stage) for stage in scored if not is_copy(stage)]
     copies = [stage for stage in scored if is_copy(stage)]
@@ -122,7 +122,7 @@ def page(run: Run) -> str:
 
 
 def comparison_page(found: ComparisonRecord) -> str:
-    """Return a page of several systems side by side, made as `page` is."""
+    """Return a page that compares several systems, created like `page`."""
     first, *others = found.systems
     corrected = f"; p corrected for {len(others)} comparisons (Holm)" if len(others) > 1 else ""
     lines = [
@@ -136,7 +136,7 @@ def comparison_page(found: ComparisonRecord) -> str:
 
 
 def rows_page(shown: ShownStage) -> str:
-    """Return a page of rows as a stage reads them, made as `page` is."""
+    """Return a page of rows as a stage reads them, created like `page`."""
     rows = [
         (row, [(name, *compare_texts(before, after)) for name, before, after in row.columns])
         for row in shown.rows
@@ -217,7 +217,7 @@ def _render(template: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    """Return what compiles the templates, each once."""
+    """Return the environment that compiles and caches the templates."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

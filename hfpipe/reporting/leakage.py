@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SOURCES = ("training data", "equal text", "shared excerpt", "nearly the same", "short and equal")
-"""Columns of the table of what the evaluated rows overlap with."""
+"""Columns of the table of overlaps."""
 KINDS = ("exact", "excerpt", "near", "short")
 """The counts in these columns, as a report names them."""
 SCORES = ("score", "all rows", "rows not in the training data")
@@ -26,26 +26,26 @@ TITLES = {
     "near": "nearly the same as a training text",
     "conflict": "equal text in the training data, with another label",
 }
-"""Kind of an overlap → how an example of it is called."""
+"""Kind of an overlap → title of its examples."""
 
 
 @dataclass(frozen=True)
 class StageLeakage:
-    """What an evaluate stage found of its rows in the data of the model's training."""
+    """Result of the leakage audit of an evaluate stage."""
 
     stage: str
     summary: str
     sources: list[list[str]]
-    """A row for each split that was searched, with the columns `SOURCES`."""
+    """A row for each searched split, with the columns `SOURCES`."""
     scores: list[list[str]]
-    """Main scores of all rows and of those that do not overlap; none where no row overlaps."""
+    """Main scores of all rows and of rows without overlap; empty if no row overlaps."""
     notes: list[str]
     examples: list[Example]
-    """Rows that overlap, with their texts."""
+    """Overlapping rows with their texts."""
 
 
 def read_stage_leakage(stage: str, report: Report, frame: pd.DataFrame | None) -> StageLeakage | None:
-    """Return what the audit of a stage found, None where there was none; `frame` has its predictions."""
+    """Return the result of a stage's audit, None without one; `frame` has its predictions."""
     found = report.facts.get("leakage")
     if found is None:
         return None
@@ -64,7 +64,7 @@ def read_stage_leakage(stage: str, report: Report, frame: pd.DataFrame | None) -
 
 
 def join_equal(audits: Iterable[StageLeakage | None]) -> list[StageLeakage]:
-    """Return the audits of several stages, those that found the same as one with the names of all."""
+    """Return the audits of several stages; equal ones are merged, with the names of all their stages."""
     found: list[StageLeakage] = []
     for audit in filter(None, audits):
         same = [number for number, other in enumerate(found) if replace(audit, stage=other.stage) == other]
@@ -107,8 +107,8 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _examples(found: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Example]:
-    """Yield rows that overlap: label conflicts first, then equal texts, excerpts and near duplicates."""
-    known = found.get("examples") or {"": found["rows"]}  # earlier versions did not tell the kind
+    """Yield overlapping rows: label conflicts first, then equal texts, excerpts and near duplicates."""
+    known = found.get("examples") or {"": found["rows"]}  # earlier versions did not store the kind
     order = ("conflict", "exact", "excerpt", "near", "")
     kinds: dict[int, str] = {}
     for kind in order:
@@ -141,7 +141,7 @@ def duplicates(run: Run) -> list[list[str]]:
 
 
 def unsearched(run: Run) -> list[str]:
-    """Return the data sets in which no step looked for duplicates."""
+    """Return the data sets without a step that removes duplicates."""
     return [
         stage
         for stage, report in run.reports.items()

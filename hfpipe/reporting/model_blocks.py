@@ -1,4 +1,4 @@
-"""What the loss and the predictions of a model depend on, token by token, as blocks of the page."""
+"""Blocks of the page about the loss by token and explanations of predictions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hfpipe.reporting.blocks import Block, Example, Span
 from hfpipe.reporting.charts import Bar, intervals
 
 SHADES = 5
-"""Shades of a token by what it contributes, relative to the strongest token of its text."""
+"""Number of shades of a token, by its attribution relative to the strongest token of its text."""
 STRONGEST = 3
-"""Tokens that are named with their numbers."""
+"""Number of tokens that are listed with their values."""
 
 
 def token_loss_blocks(facts: Mapping[str, Any]) -> Iterator[Block]:
-    """Yield the loss by position and by frequency of the token, where an evaluation measured them."""
+    """Yield the loss by position and by frequency of the token, if an evaluation measured them."""
     found = facts.get("token_losses") or {}
     note = f"Means over {found.get('tokens', 0):,} tokens of examples of all lengths."
     for key, title, unit in (

@@ -1,8 +1,8 @@
-"""The README.md of a trained stage: a model card as the Hub reads it, made without network.
+"""The README.md of a trained stage: a model card in the format of the Hub, created without network.
 
-A card is written when its stage is finished, and again when an evaluation has measured the model. Its second
-part, a comment, holds a digest of what it was made from and one of its own text: a card that still fits is
-left alone, and so is one that somebody has edited.
+A card is written when its stage is finished, and again after an evaluation of the model. A comment at its end
+contains a digest of its sources and a digest of its text: a card that is up to date or was edited is not
+changed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from hfpipe.store.stage_names import make_folder_name
 from hfpipe.store.store import StageFile, read_stage
 
 FORM = 1
-"""Raised when the same stages come to have another card."""
+"""Version of the format; raise it if the same stages give another card."""
 TEMPLATE = Path(__file__).parent / "templates" / "card.md.j2"
 STAMP = re.compile(r"<!-- hfpipe ([0-9a-f]{16}) ([0-9a-f]{16}) -->")
 SECRET = re.compile("token|password|secret|api_key|credential", re.IGNORECASE)
-"""Settings whose names hold one of these are not shown."""
+"""Settings whose names contain one of these are not shown."""
 SOURCES = ("hub", "files", "package", "python", "stage")
 
 
@@ -79,7 +79,7 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = STAMP.search(before)
     if before and (found is None or found[1] == digest or found[2] != _digest_text(before)):
-        return False  # somebody else's, up to date, or edited
+        return False  # not by hfpipe, up to date, or edited
     write_atomically(path, _fill_stamp(_card(folder, made, evaluations, licences), digest))
     return True
 
@@ -88,7 +88,7 @@ def find_evaluations(folder: Path, made: StageFile) -> dict[str, Path]:
     """Return the newest finished evaluation of the model under each name."""
     found = []
     for report in folder.parent.glob("*/report.json"):
-        with suppress(StageError):  # a damaged folder is reported where it is needed
+        with suppress(StageError):  # a damaged folder is reported by the stage that needs it
             other = read_stage(report.parent)
             settings = other.identity.settings
             model = Place(str(settings.get("model"))).stage if settings.get("kind") == "evaluate" else None
@@ -151,7 +151,7 @@ def _card(folder: Path, made: StageFile, evaluations: Mapping[str, Path], licenc
 
 
 def _open_stage(folder: Path, made: StageFile, evaluations: Mapping[str, Path]) -> Run:
-    """Return the stage with those it reads and those that measured it."""
+    """Return the stage with the stages that it reads and its evaluations."""
     folders = {name: folder.parent / other for name, other in made.folders.items()}
     for path in evaluations.values():
         folders |= {name: folder.parent / other for name, other in read_stage(path).folders.items()}
@@ -204,7 +204,7 @@ def _training(run: Run, stage: str) -> Iterator[tuple[str, str]]:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    """Return the settings that were trained with as YAML, without what may be a secret."""
+    """Return the settings of the training as YAML, without possible secrets."""
     names = ("task", "model", "tokenizer", "training", "adapter", "early_stopping")
     shown = {name: _remove_secrets(settings[name]) for name in names if settings.get(name)}
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
@@ -230,6 +230,6 @@ def _describe_evaluation(run: Run, stage: str, verdict: Any) -> CardEvaluation:
 
 
 def _escape_markdown(text: str) -> str:
-    """Return a text on one line that Markdown shows as it is."""
+    """Return a text on one line, escaped for Markdown."""
     shown = html.escape(number_format.make_visible(text), quote=False)
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", shown)

@@ -1,6 +1,6 @@
-"""What a model predicted for the rows of an evaluation, as blocks of the page; the columns decide which.
+"""Blocks of the page about the predictions of an evaluation; the columns determine which.
 
-Only counts and a few examples of each kind go to the page, which stays small with any number of rows.
+The page contains only counts and a few examples of each kind, so that it stays small for any number of rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = (
     outputs_blocks,
     losses_blocks,
 )
-"""Each yields its blocks where the columns that it reads are there."""
+"""Each yields its blocks if its columns exist."""
 
 
 def read_blocks(frame: pd.DataFrame) -> list[Block]:

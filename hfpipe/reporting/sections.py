@@ -17,7 +17,7 @@ from hfpipe.reporting.charts import Bar, intervals
 from hfpipe.runs.run import Run
 
 COMBINATIONS = 40
-"""Combinations of a matrix up to which there is a chart of them."""
+"""Maximum number of combinations of a matrix for a chart."""
 
 
 MEASURED = {
@@ -29,12 +29,12 @@ MEASURED = {
     "coverage": "share of characters that are known",
     "sample_bytes": "bytes measured",
 }
-"""Facts of a tokenizer, in words."""
+"""Fact of a tokenizer → its description."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table of scores; `metric` is empty where it is that of the row above."""
+    """A row of a table of scores; `metric` is empty if it is that of the previous row."""
 
     metric: str
     system: str
@@ -42,12 +42,12 @@ class Line:
     difference: str = ""
     p_value: str = ""
     side: str = ""
-    """How the model compares with this baseline, in words."""
+    """Comparison of the model with this baseline in words."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of an evaluation, the main ones apart from the rest."""
+    """The scores of an evaluation, divided into main scores and others."""
 
     chart: str
     main: list[Line]
@@ -121,7 +121,7 @@ def score_lines(scores: Sequence[Score], first: str) -> Iterator[Line]:
 
 
 def stage_chain(run: Run) -> str:
-    """Return the picture of the stages, with what each one made and how long it took."""
+    """Return a picture of the stages, with the result and the duration of each."""
     inputs = {stage: run.made(stage).identity.inputs for stage in run.reports}
     cached = _cached(run)
     nodes = []
@@ -145,7 +145,7 @@ def _cached(run: Run) -> set[str]:
 
 
 def _describe_input(report: Report) -> str:
-    """Return how many rows and tokens came into a stage, as far as it counted them."""
+    """Return the numbers of rows and tokens that a stage read, as far as it counted them."""
     rows = report.parts.get("rows", {}).get("in")
     if rows is None:
         rows = report.parts.get("train", {}).get("rows", report.parts.get("", {}).get("rows_in"))
@@ -159,7 +159,7 @@ def _describe_input(report: Report) -> str:
 
 
 def _inputs_first(inputs: Mapping[str, Collection[str]]) -> list[str]:
-    """Return the stages in their order, but each after those it reads, which may be newer."""
+    """Return the stages in order, but each after the stages that it reads, which may be newer."""
     placed: list[str] = []
     while rest := [name for name in inputs if name not in placed]:
         ready = (name for name in rest if not set(inputs[name]) & set(rest))
@@ -168,13 +168,13 @@ def _inputs_first(inputs: Mapping[str, Collection[str]]) -> list[str]:
 
 
 class StageLine(NamedTuple):
-    """What the table of stages says of one."""
+    """A row of the table of stages."""
 
     name: str
     kind: str
     time: str
     made: str
-    """Whether the last run made it."""
+    """Whether it was executed by the last run."""
     finished: str
     summary: str
     folder: str
@@ -204,7 +204,7 @@ def _finished(run: Run, stage: str) -> str:
 
 @dataclass(frozen=True)
 class Flow:
-    """Where the rows, characters or tokens of a stage went."""
+    """The flow of the rows, characters or tokens of a stage."""
 
     title: str
     picture: str
@@ -213,7 +213,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class StageLedger:
-    """The counts of a stage: what can be drawn as a flow, and the rest."""
+    """The counts of a stage: flows, and other counts."""
 
     stage: str
     flows: list[Flow]
@@ -282,7 +282,7 @@ def settings_texts(run: Run) -> list[tuple[str, str]]:
 
 
 def versions(run: Run) -> list[tuple[str, str]]:
-    """Return each library with its versions while the stages ran."""
+    """Return the versions of each library when the stages ran."""
     found: dict[str, list[str]] = {}
     for report in run.reports.values():
         for library, version in report.versions.items():
@@ -292,7 +292,7 @@ def versions(run: Run) -> list[tuple[str, str]]:
 
 
 def provenance(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Return a table of how the stages were made: its head, and a row for each stage."""
+    """Return a table of the provenance of the stages: its header, and a row for each stage."""
     head = ["stage", "started", "took", "commit of the recipe", "command", "machine", "FLOPs", "energy"]
     rows = []
     for stage, report in run.reports.items():
@@ -317,7 +317,7 @@ def provenance(run: Run) -> tuple[list[str], list[list[str]]]:
 
 
 def commit_line(git: GitState | None) -> str:
-    """Return the commit, and whether what ran may differ from it."""
+    """Return the commit, and whether there were uncommitted changes."""
     return "" if git is None else git.commit[:12] + (" with changes" if git.dirty else "")
 
 
@@ -335,7 +335,7 @@ def files_read(run: Run) -> list[tuple[str, str]]:
 
 
 def run_again(run: Run) -> str:
-    """Return the command that makes what is missing of the run again."""
+    """Return the command that recreates missing parts of the run."""
     folder = next(iter(run.folders.values()), None)
     if run.recipe is None:
         return ""

@@ -1,4 +1,4 @@
-"""Tagged, found and written texts next to the expected ones, and how hard texts are, as blocks."""
+"""Blocks about tags, answers and generated texts with their references, and about the loss of texts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUPS = 10
-"""Groups of rows by length."""
+"""Number of groups of rows by length."""
 COMPARED = 20_000
-"""Rows whose texts are compared with the reference to find the best and the worst."""
+"""Maximum number of rows that are compared with the reference to find the best and the worst."""
 
 
 def tags_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield sentences with the tags of their words: those with most mistakes."""
+    """Yield the sentences with the most wrong tags."""
     import numpy as np
 
     words = [name for name in frame.attrs.get("inputs", []) if holds_lists(frame[name].iloc[0])]
@@ -79,7 +79,7 @@ def _tagged_example(row: Any, words: str) -> Example:
 
 
 def answers_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield wrong answers to questions, marked in their contexts: those that the model was surest of."""
+    """Yield the most confident wrong answers to questions, marked in their contexts."""
     import numpy as np
 
     inputs = frame.attrs.get("inputs", [])
@@ -113,7 +113,7 @@ def _answered_example(frame: pd.DataFrame, number: int, context_column: str) -> 
 
 
 def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield the texts that share most and least words with the reference, differences marked."""
+    """Yield the texts that share most and fewest words with the reference, with marked differences."""
     import numpy as np
 
     if (
@@ -140,14 +140,14 @@ def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
 
 
 def _overlap(prediction: str, reference: str) -> float:
-    """Return F1 of the words that two texts share, each as often as it occurs."""
+    """Return the F1 of the shared words of two texts, with multiplicity."""
     first, second = Counter(_split_words(prediction)), Counter(_split_words(reference))
     both = (first & second).total()
     return 2 * both / (first.total() + second.total()) if both else float(prediction == reference)
 
 
 def _split_words(text: str) -> list[str]:
-    """Return the words of a text with the spaces after them; its characters where it has no spaces."""
+    """Return the words of a text with trailing spaces, or its characters if it has no spaces."""
     return re.findall(r"\S+\s*", text) if " " in text else list(text)
 
 
@@ -161,7 +161,7 @@ def _written_example(frame: pd.DataFrame, number: int) -> Example:
 
 
 def marked(text: str, other: str, kind: str) -> Iterator[Span]:
-    """Yield a text in parts, those marked with `kind` that another text does not have in this order."""
+    """Yield a text in parts; parts that are not in the other text in this order are marked with `kind`."""
     if not text:
         yield Span("(empty)", kind)
     mine, theirs = _split_words(clipped(text)), _split_words(clipped(other))
@@ -172,7 +172,7 @@ def marked(text: str, other: str, kind: str) -> Iterator[Span]:
 
 
 def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Yield how the loss is spread over rows, and the texts that are hardest and easiest to predict."""
+    """Yield the distribution of the loss over rows, and the texts with the highest and lowest loss."""
     import numpy as np
 
     if "nll" not in frame or "tokens" not in frame or "prediction" in frame:
@@ -198,7 +198,7 @@ def losses_blocks(frame: pd.DataFrame) -> Iterator[Block]:
 
 
 def _loss_by_length(tokens: np.ndarray, loss: np.ndarray) -> str:
-    """Return mean loss by the tokens of a row, in groups of equally many rows; empty with too few of them."""
+    """Return the mean loss by number of tokens, in groups of equally many rows; empty with too few rows."""
     import numpy as np
 
     groups = [group for group in np.array_split(np.argsort(tokens, kind="stable"), GROUPS) if len(group) > 1]

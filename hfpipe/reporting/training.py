@@ -1,4 +1,4 @@
-"""The trainings of a run on the page: learning curves, those of several seeds or folds side by side."""
+"""The trainings of a run on the page: learning curves, with a line for each seed or fold."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CURVES = (
     ("gradient norm", (("gradient norm", "grad_norm"),)),
     ("tokens per second", (("tokens per second", "tokens_per_second"),)),
 )
-"""Label of a chart → its curves, each with the name under which training logs it."""
+"""Label of a chart → its curves with their names in the log."""
 SHOWN = 6
-"""Validations whose generated texts are shown at most."""
+"""Maximum number of validations whose generated texts are shown."""
 
 
 class TrainedStage(NamedTuple):
-    """A training stage on the page, with all trainings that it stands for."""
+    """A training stage on the page, with all its trainings."""
 
     stage: str
     about: str
@@ -37,11 +37,11 @@ class TrainedStage(NamedTuple):
     """Name, summary and place of each model."""
     charts: list[str]
     blocks: list[Block]
-    """What the first model generated while it was trained."""
+    """Texts that the first model generated during training."""
 
 
 def trained_stages(run: Run) -> list[TrainedStage]:
-    """Return what the page shows of each training stage, in order."""
+    """Return the training stages of a run for the page, in order."""
     groups: dict[str, list[str]] = {}
     for stage in run.trained:
         owner = stage.rpartition(MARK)[0] if is_member(stage) else stage
@@ -60,7 +60,7 @@ def trained_stages(run: Run) -> list[TrainedStage]:
 
 
 def _samples(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
-    """Yield what a model generated for each text at some of its validations, the last among them."""
+    """Yield the generated text of each sample at several validations, including the last."""
     if not entries:
         return
     every = -(-len(entries) // SHOWN)
@@ -80,13 +80,13 @@ def _samples(entries: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
 
 
 def _short(stage: str) -> str:
-    """Return what tells a training from the others of its stage, as `seed 2` or `fold3`."""
+    """Return the part of a training's name that differs within its stage, as `seed 2` or `fold3`."""
     member = stage.rpartition(MARK)[2] if is_member(stage) else ""
     return f"seed {member}" if member.isdecimal() else member
 
 
 def training_charts(logs: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Return a chart for each thing that was logged; `logs` has a part of `Run.curves` for each training.
+    """Return a chart for each logged quantity; `logs` has the part of `Run.curves` of each training.
 
     Several trainings share a chart, with a line each.
     """
@@ -107,7 +107,7 @@ def _charts(logs: Mapping[str, pd.DataFrame], label: str, entries: Mapping[str, 
 
 
 def logged_points(log: pd.DataFrame, key: str) -> list[tuple[float, float]]:
-    """Return (step, value) of every entry that has both; a number that was none has no point."""
+    """Return (step, value) of every entry that has both; missing numbers have no point."""
     if key not in log:
         return []
     pairs = zip(log["step"].astype(float), log[key].astype(float), strict=True)

@@ -1,4 +1,4 @@
-"""The verdict of the page in words: what was trained, how good it is, and whether to believe it."""
+"""The verdict of the page in words: the model, its score, and whether the score is reliable."""
 
 from __future__ import annotations
 
@@ -30,58 +30,59 @@ BASELINES = {
     "gazetteer": "the tag that a word mostly has",
     "frequent": "the most frequent word",
 }
-"""What a trivial baseline predicts, for readers who do not know its name."""
+"""Trivial baseline → what it predicts."""
 
 FEW = 100
-"""Rows below which intervals are so wide that few differences can be found."""
+"""Number of rows below which intervals are too wide to detect most differences."""
 CUT = 0.01
-"""Share of tokens beyond the length from which it is a limit of the model."""
+"""Fraction of truncated tokens above which this is a limit of the model."""
 LEAKED = 0.01
-"""Share of evaluated rows in the training data from which it is worth a warning, whatever the score is."""
+"""Fraction of evaluated rows in the training data above which there is a warning, independent of the
+score."""
 FROM_AUDIT = ("leakage: ", "label conflicts: ")
-"""Beginnings of the notes that repeat what the leakage audit found."""
+"""Prefixes of notes that repeat the result of the leakage audit."""
 MISCALIBRATED = 0.1
-"""Expected calibration error from which probabilities should not be read as such."""
+"""Expected calibration error above which probabilities are unreliable."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence with a sign that tells how to take it."""
+    """A sentence with its severity."""
 
     state: State
     text: str
     is_limit: bool = False
-    """Whether it limits the use of the model, also where it does not speak against the score."""
+    """Whether it limits the use of the model, even if it does not affect the score."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader should know of an evaluation before anything else."""
+    """Summary of an evaluation for the top of the page."""
 
     title: str
     state: State
     trained: str
-    """What was trained, from what, on what."""
+    """The model, its starting point and its data."""
     score: Score
     """The main score."""
     measured: str
-    """On what it was measured."""
+    """The evaluated data."""
     against: list[Finding]
     """A sentence for each baseline."""
     gates: list[Finding]
-    """What the recipe requires of the scores, and whether it is met."""
+    """Requirements of the recipe, and whether they are met."""
     checks: list[Finding]
-    """Reasons for and against trusting the number."""
+    """Reasons for and against trusting the score."""
 
     @property
     def limits(self) -> list[str]:
-        """What a user of the model should know, in sentences."""
+        """Limits of the model for its users, as sentences."""
         found = (*self.gates, *self.checks)
         return [each.text for each in found if each.is_limit or each.state in ("warn", "bad")]
 
     @property
     def belief(self) -> Finding:
-        """Whether to believe the number, in a sentence that sums up the checks."""
+        """Whether the score is reliable, in a sentence that summarizes the checks."""
         starts: dict[State, str] = {"bad": "No.", "warn": "With caution."}
         for state, start in starts.items():
             found = [check.text for check in self.checks if check.state == state]
@@ -134,7 +135,7 @@ def _join_names(names: list[str]) -> str:
 
 
 def describe_model(run: Run, place: str) -> str:
-    """Return what a model is and how it was trained, as far as the run knows it."""
+    """Return a description of a model and its training, as far as known from the run."""
     stage = Place(place).stage
     if stage is None or stage not in run.reports:
         return f"Model {place}, which was not trained in this run."
@@ -153,7 +154,7 @@ def describe_model(run: Run, place: str) -> str:
 
 
 def _describe_start(run: Run, base: Any) -> str:
-    """Return what a training started from, by its setting `model`."""
+    """Return a description of the starting point of a training, from its setting `model`."""
     if isinstance(base, Mapping):
         return f"from scratch ({base.get('type', 'own config')})"
     if base is None:
@@ -172,12 +173,12 @@ def _describe_score(score: Score, settings: Mapping[str, Any]) -> str:
 
 
 def place_name(place: Any) -> str:
-    """Return the name of a stage, or any other place as it is written."""
+    """Return the name of a stage, or any other place as written."""
     return Place(str(place)).stage or str(place)
 
 
 def _describe_baseline(run: Run, baseline: str) -> str:
-    """Return a baseline's name, and what it is where that can be said in a few words."""
+    """Return a baseline's name, with a short description if there is one."""
     stage = Place(baseline).stage
     if stage is None or stage not in run.reports:
         known = BASELINES.get(baseline)
@@ -235,7 +236,7 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
 
 
 def _sample(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what speaks against the rows that were measured, and that there is no baseline."""
+    """Yield problems with the evaluated rows, and a missing baseline."""
     score = report.scores[0]
     if score.n < FEW:
         yield Finding("warn", f"Only {score.n:,} rows were measured: only large differences can be found.")
@@ -250,7 +251,7 @@ def _sample(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _trivial_baselines(report: Report) -> Sequence[str]:
-    """Return the names of the trivial baselines that the evaluated task has; none of a user's own task."""
+    """Return the names of the trivial baselines of the evaluated task; none for a user's task."""
     settings = report.facts.get("task") or {}
     task = TASKS.get(settings.get("kind", ""))
     if task is not None:
@@ -260,13 +261,13 @@ def _trivial_baselines(report: Report) -> Sequence[str]:
 
 
 def _looked_for_leaks(report: Report) -> bool:
-    """Tell whether the evaluated rows were looked for in a train split, which is more than their data set."""
+    """Return whether the evaluated rows were searched in a train split."""
     sources = report.facts.get("leakage", {}).get("sources", {})
     return any(name.startswith("train ") for name in sources)
 
 
 def _duplicates(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield whether rows that stand in the data twice were looked for."""
+    """Yield whether duplicate rows were searched in the data."""
     data = run.reports.get(Place(str(settings.get("data", ""))).stage or "")
     if data is None:
         return
@@ -303,7 +304,7 @@ def _leakage(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _overlapping(score: Score, found: Mapping[str, Any]) -> Finding:
-    """Return how many rows are in the training data, and what the score is on the others."""
+    """Return the number of rows in the training data, and the score on the others."""
     count = len(found["rows"])
     of = number_format.format_share(count, score.n)
     text = f"Leakage: {count:,} of {score.n:,} rows ({of}) are in the data of the model's training"
