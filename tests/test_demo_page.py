@@ -94,7 +94,7 @@ def test_zero_is_a_value_of_a_row_and_not_an_empty_field(value: Any) -> None:
 @pytest.mark.parametrize("value", ["", " ", [], {}, None])
 def test_a_row_without_a_value_is_refused(value: Any) -> None:
     facts = DataFacts(columns={"height": "nested"}, splits={})
-    with pytest.raises(DataError, match="'height' is empty; take it out"):
+    with pytest.raises(DataError, match="'height' is empty; remove it"):
         list(complete_rows(iter([Row({"height": value}, "text", 1)]), ["height"], facts))
 
 
