@@ -87,7 +87,7 @@ class Verdict:
         for state, start in starts.items():
             found = [check.text for check in self.checks if check.state == state]
             if found:
-                more = f" {len(found) - 1} more below, under What was checked." if len(found) > 1 else ""
+                more = f" {len(found) - 1} more under What was checked." if len(found) > 1 else ""
                 return Finding(state, f"{start} {found[0]}{more}")
         text = "Yes, as the score of this model on these rows: every check below passed."
         if any(finding.state != "good" for finding in self.against):
@@ -220,9 +220,9 @@ def _bounds(name: str, bound: Mapping[str, Any]) -> str:
 
 
 def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    yield from _leakage(report, settings)  # first, as it matters most
     yield from _sample(report, settings)
     yield from _duplicates(run, report, settings)
-    yield from _leakage(report, settings)
     yield from _truncated(run, settings)
     yield from _calibration(report)
     for how in number_format.describe_tests(report):
