@@ -176,8 +176,8 @@ class _Training:
         """Add the known amounts, in an order in which each follows from the previous ones."""
         from hfpipe.training.cost import shape_of
 
-        encoded = self._encoded()
-        steps = self._steps(encoded)
+        encoded = self._measure_encoded()
+        steps = self._count_steps(encoded)
         config, exact = self.known.config(self.stage, self.stage.task)
         place = self.stage.tokenizer if isinstance(self.stage.model, dict) else self.stage.model
         if config is None and place is not None and place.stage is None:  # otherwise reported at that stage
@@ -188,15 +188,15 @@ class _Training:
             self._add("parameters", shape.parameters, estimated=not exact)
             if adapter is not None:
                 self._add("trained parameters", shape.trained, estimated=not exact)
-        self._tokens(encoded, steps, shape)
+        self._add_tokens(encoded, steps, shape)
         if shape is not None:
-            self._memory(shape, estimated=not exact)
+            self._add_memory(shape, estimated=not exact)
             self._disk(shape, encoded, steps, estimated=not exact)
 
     def _add(self, name: str, value: float, *, estimated: bool, memory: bool = False) -> None:
         self.size.amounts[name] = Amount(value, bytes=memory, estimated=estimated)
 
-    def _encoded(self) -> Encoded | None:
+    def _measure_encoded(self) -> Encoded | None:
         """Return the size of the encoded train split: exact if it was encoded, otherwise from a sample."""
         from hfpipe.encoding.io import open_split
         from hfpipe.training.cost import Encoded, encode_sample
@@ -216,7 +216,7 @@ class _Training:
         self.size.notes.append(f"tokens per epoch are not known before {missing} is {come}")
         return None
 
-    def _steps(self, encoded: Encoded | None) -> int | None:
+    def _count_steps(self, encoded: Encoded | None) -> int | None:
         """Return the number of optimizer steps, or None if it is unknown."""
         from hfpipe.training.arguments import compute_shares, compute_steps
 
@@ -242,7 +242,7 @@ class _Training:
             self.size.notes.append("steps: at most, as it may stop early")
         return steps
 
-    def _tokens(self, encoded: Encoded | None, steps: int | None, shape: Shape | None) -> None:
+    def _add_tokens(self, encoded: Encoded | None, steps: int | None, shape: Shape | None) -> None:
         from hfpipe.training.arguments import compute_shares
         from hfpipe.training.cost import compute_flops
 
@@ -260,7 +260,7 @@ class _Training:
         if shape is not None:
             self._add("training FLOPs", compute_flops(shape, tokens, length, self.predicted), estimated=True)
 
-    def _memory(self, shape: Shape, *, estimated: bool) -> None:
+    def _add_memory(self, shape: Shape, *, estimated: bool) -> None:
         """Add the memory of one device: its shards, and its own activations."""
         from hfpipe.training.arguments import compute_shares, expects_bf16
         from hfpipe.training.cost import (

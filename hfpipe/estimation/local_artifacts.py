@@ -30,7 +30,7 @@ class Known:
         """Return the local path of a place. Raises DataError for a path that does not exist."""
         if place.stage is not None:
             return self.done.get(place.stage)
-        return locate_place(place, self.base, {}) if place.hub is None else _cached(*place.hub)
+        return locate_place(place, self.base, {}) if place.hub is None else _find_cached(*place.hub)
 
     def facts(self, data: Place) -> DataFacts | None:
         """Return the facts about a data set."""
@@ -43,7 +43,7 @@ class Known:
         """Return the tokenizer of a training stage, if necessary from the stage that it continues."""
         from hfpipe.tokenization.loading import load_tokenizer
 
-        place = _tokenizer_place(stage)
+        place = _get_tokenizer_place(stage)
         folder = self.folder(place) if place is not None else None
         if folder is not None:
             return load_tokenizer(folder)
@@ -63,7 +63,7 @@ class Known:
         head = task.head(data) if data is not None else {}
         if isinstance(stage.model, dict):
             made = self.tokenizer(stage)
-            pieces = artifacts.find_tokenizer_facts(_tokenizer_place(stage), self.stages, self.base).size
+            pieces = artifacts.find_tokenizer_facts(_get_tokenizer_place(stage), self.stages, self.base).size
             if made is None and pieces is None:
                 return None, False
             stand_in = cast("PreTrainedTokenizerBase", FutureTokenizer(pieces or 0))
@@ -76,12 +76,12 @@ class Known:
         return self.config(below, task) if isinstance(below, (Pretrain, Finetune)) else (None, False)
 
 
-def _tokenizer_place(stage: Pretrain | Finetune) -> Place | None:
+def _get_tokenizer_place(stage: Pretrain | Finetune) -> Place | None:
     place = stage.tokenizer or stage.model
     return place if isinstance(place, Place) else None
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
+def _find_cached(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -79,7 +79,7 @@ class Finetune(TrainStage):
         unused = [name for name in ("loss", "calibrate", "teacher") if not getattr(self, name)]
         return super().find_neutral() | dict.fromkeys(unused + ["distillation"] * ("teacher" in unused))
 
-    def _training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
+    def _create_training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
         from hfpipe.data.weighting import create_weighted_loss
 
         if self.loss is not None and not self.loss.is_plain:

@@ -113,7 +113,7 @@ class TrainStage(Repeatable):
         self._check_tokenizer(ctx, tokenizer, data)
         select_best_metric(self.training, self.task.runtime().evaluator.validation_metrics(data))
         examples, _ = self._encode_splits(ctx, tokenizer, reads_all=True)
-        self._training_loss(ctx, examples["train"], data)  # fails early if the data do not fit
+        self._create_training_loss(ctx, examples["train"], data)  # fails early if the data do not fit
 
     def run(self, ctx: RunContext) -> Report:
         return self.tuned(ctx).train(ctx)
@@ -142,7 +142,7 @@ class TrainStage(Repeatable):
             validation=examples.get("validation"),
             facts=data,
             attention_is_chosen=isinstance(self.model, dict) and "attn_implementation" in self.model,
-            training_loss=self._training_loss(ctx, examples["train"], data),
+            training_loss=self._create_training_loss(ctx, examples["train"], data),
             callbacks=[*callbacks, *sample_callbacks(self, tokenizer, ctx)],
         )
         early = self.early_stopping
@@ -157,7 +157,7 @@ class TrainStage(Repeatable):
         found |= {"head": note, "pipeline": self.task.opened_by}
         return Report(kind=self.kind, summary=summary, ledger=ledger, facts=found)
 
-    def _training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
+    def _create_training_loss(self, ctx: RunContext, train: Examples, data: DataFacts) -> TrainingLoss | None:
         """Return the loss that replaces the task's in training, None if the recipe sets none."""
         return None
 

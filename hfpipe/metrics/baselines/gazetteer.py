@@ -40,10 +40,10 @@ class Gazetteer:
         """Return one tag per word."""
         tags: list[str] = []
         while len(tags) < len(sentence):
-            tags += self._longest_entry_at(sentence, len(tags))
+            tags += self._find_longest_entry(sentence, len(tags))
         return tags
 
-    def _longest_entry_at(self, sentence: Sequence[str], start: int) -> Words:
+    def _find_longest_entry(self, sentence: Sequence[str], start: int) -> Words:
         for end in range(min(len(sentence), start + self._longest), start, -1):
             known = self._tags.get(tuple(sentence[start:end]))
             if known is not None:

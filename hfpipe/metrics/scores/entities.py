@@ -56,7 +56,7 @@ def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     as many in both.
     """
     # A single tag is an entity in the lenient mode, with any scheme.
-    types = sorted({entity.type for tag in tags for entity in entities([_inside_tag(tag)])})
+    types = sorted({entity.type for tag in tags for entity in entities([_make_inside_tag(tag)])})
     return [
         EntityScore("f1", types, scheme),
         EntityScore("precision", types, scheme),
@@ -66,7 +66,7 @@ def tagging(tags: Sequence[str], scheme: str | None = None) -> list[Metric]:
     ]
 
 
-def _inside_tag(tag: str) -> str:
+def _make_inside_tag(tag: str) -> str:
     return tag if tag == "O" else f"I{tag[1:]}"
 
 

@@ -64,13 +64,13 @@ class EvaluatedSystem:
 
 def list_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]:
     """Return the model, then all baselines that are models. Raises StageError without a task."""
-    task = stage.task or _trained_for(stage, stage.model, ctx)
+    task = stage.task or _read_trained_task(stage, stage.model, ctx)
     if task is None:
         raise StageError(
             f"stage {ctx.name}: {stage.model} does not name the task it was trained for; add task:"
         )
     models = [place for place in stage.baselines if place not in task.baselines]
-    own = [_trained_for(stage, place, ctx) or task for place in models]
+    own = [_read_trained_task(stage, place, ctx) or task for place in models]
     # A system that was trained for another task, such as a pretrained model, gets that of the model.
     tasks = [other if other.kind == task.kind else task for other in own]
     found = [
@@ -78,10 +78,10 @@ def list_systems(stage: Evaluate, ctx: RunContext) -> list[EvaluatedSystem]:
         *map(EvaluatedSystem, models, tasks, map(str, models)),
     ]
     folded = stage.split == OUT_OF_FOLD
-    return [replace(each, members=_members(each.place, ctx), folded=folded) for each in found]
+    return [replace(each, members=_find_members(each.place, ctx), folded=folded) for each in found]
 
 
-def _members(place: Place, ctx: RunContext) -> dict[Place, Path]:
+def _find_members(place: Place, ctx: RunContext) -> dict[Place, Path]:
     """Return the trainings that a place sums up, if it does. Raises StageError where one is damaged."""
     folder = locate_place(place, ctx.base, ctx.inputs)
     members = find_members(folder) if folder is not None else {}
@@ -90,7 +90,7 @@ def _members(place: Place, ctx: RunContext) -> dict[Place, Path]:
     return members
 
 
-def _trained_for(stage: Evaluate, place: Place, ctx: RunContext) -> TaskConfig | None:
+def _read_trained_task(stage: Evaluate, place: Place, ctx: RunContext) -> TaskConfig | None:
     """Return the task that a model was trained for, if its folder says so.
 
     User code is executed only where this recipe names it, for a stage above or this one, or sets
