@@ -29,6 +29,12 @@ PRELOADED = [
     "hfpipe.api",
     "hfpipe.training.loop",
     "hfpipe.stages.train",
+    "hfpipe.estimation.estimate",
+    "hfpipe.reporting.model_card",
+    "hfpipe.tasks.text_classification.runtime",
+    "accelerate.commands.launch",
+    "sklearn.metrics",
+    "transformers.models.bert.modeling_bert",
     "hfpipe.inference.loaded_model",
     "gradio",  # which may be missing
 ]
