@@ -567,7 +567,7 @@ NO_ADVICE: dict[str, str] = {
     "this is a CoNLL-U file": "names a function that is still to be written",
     "is a script, which Datasets no longer runs": "needs the Hub",
     "and `is_impossible: true`": "quotes the file",
-    "write each step as a list item": "shows the form of a list",
+    "write each step as a separate list item": "shows the form of a list",
     "a key has no ':' after it": "shows the form of a mapping",
     "trials train in one process": "needs several processes",
     "no balanced weight": "shows the form of a mapping",

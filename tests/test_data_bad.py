@@ -183,7 +183,7 @@ BAD: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
         "unknown ending",
         {"data.log": b"PK"},
         {"source": {"files": "data.log"}},
-        "data.log: its extension does not tell the format; add `format: txt`, or jsonl, json, csv, tsv, conll, xlsx, parquet or arrow in place of txt",
+        "data.log: its extension does not tell the format; add `format: txt`, or jsonl, json, csv, tsv, conll, xlsx, parquet or arrow instead of txt",
     ),
     (
         "columns that differ between files",

@@ -143,7 +143,7 @@ def encode(
         ledger = shards.write(batches, number, state)
     if ledger["examples"] == 0:
         raise StageError(
-            f"{path.stem}: no example is left after encoding {len(rows)} rows; look at the data set's ledger"
+            f"{path.stem}: no example is left after encoding {len(rows)} rows; see the ledger of the data set"
         )
     return Examples(_open_files(shards.list_files()), rows), ledger
 

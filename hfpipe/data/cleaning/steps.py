@@ -63,7 +63,7 @@ class Clean(Settings):
     @model_validator(mode="after")
     def _require_one_kind(self) -> Self:
         if len(self.model_fields_set) != 1:
-            raise ValueError("write each step as a list item of its own, as `- {min_chars: 40}`")
+            raise ValueError("write each step as a separate list item, as `- {min_chars: 40}`")
         return self
 
     @model_serializer(mode="wrap")

@@ -58,7 +58,7 @@ def detect_format(path: Path, name: str, options: FileOptions = PLAIN) -> str:
     *others, last = READERS
     raise DataError(
         f"{name}: its extension does not tell the format; add {options.advise(format=others[0])}, or "
-        f"{', '.join(others[1:])} or {last} in place of {others[0]}"
+        f"{', '.join(others[1:])} or {last} instead of {others[0]}"
     )
 
 

@@ -48,27 +48,27 @@ def find_schedule_fault(given: Mapping[str, Any], *, early: bool) -> tuple[str, 
     settings = add_defaults(given, evaluated=True, early=early)
     if not settings.get("load_best_model_at_end"):
         return None
-    asking = "early_stopping" if early else "load_best_model_at_end"
+    setting = "early_stopping" if early else "load_best_model_at_end"
     saves, evaluates = settings["save_strategy"], settings["eval_strategy"]
     if evaluates == "no":
         key = "eval_strategy" if "eval_strategy" in given else "save_strategy"
-        return key, f"{asking} needs evaluations, and {key!r} is 'no'; delete one"
+        return key, f"{setting} needs evaluations, and {key!r} is 'no'; delete one"
     if saves == "best" or saves == evaluates == "epoch":
         return None
     if saves != evaluates:
-        return asking, f"{asking} needs 'save_strategy' and 'eval_strategy' to be the same"
-    return _find_steps_fault(settings["save_steps"], settings["eval_steps"], given, asking)
+        return setting, f"{setting} needs 'save_strategy' and 'eval_strategy' to be the same"
+    return _find_steps_fault(settings["save_steps"], settings["eval_steps"], given, setting)
 
 
 def _find_steps_fault(
-    save: float, score: float, given: Mapping[str, Any], asking: str
+    save: float, score: float, given: Mapping[str, Any], setting: str
 ) -> tuple[str, str] | None:
     key = "save_steps" if "save_steps" in given else "eval_steps"
     if not all(isinstance(each, int | float) for each in (save, score)) or score <= 0:
         return None  # the value itself is rejected elsewhere
     if (save < 1) != (score < 1):
         return key, (
-            f"{asking} needs a score for each save: save_steps {save:g} and eval_steps {score:g} must both "
+            f"{setting} needs a score for each save: save_steps {save:g} and eval_steps {score:g} must both "
             "be numbers of steps, or both be fractions of all steps"
         )
     times = save / score
@@ -76,6 +76,6 @@ def _find_steps_fault(
         return None
     fitting = max(1, round(times)) * score
     return key, (
-        f"{asking} needs a score for each save: save_steps {save:g} must be a multiple of "
+        f"{setting} needs a score for each save: save_steps {save:g} must be a multiple of "
         f"eval_steps {score:g}, as {fitting:g}"
     )
