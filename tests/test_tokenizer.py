@@ -194,7 +194,7 @@ def test_a_sample_keeps_to_its_bytes_and_every_row_is_accounted_for(rows, max_by
     total = sum(len((row or "").encode()) for row in rows)
     assert texts.taken_bytes <= max_bytes
     assert texts.taken_bytes == total if total <= max_bytes else texts.taken > 0
-    ledger = texts.ledger()
+    ledger = texts.make_ledger()
     assert ledger.pop("rows_in") == sum(ledger.values()) == len(rows)
     assert taken == list(texts)
 

@@ -50,7 +50,7 @@ class Texts:
             if getattr(one, "dtype", None) not in ("string", "large_string"):
                 raise DataError(f"text: column {column!r} does not hold text; name one that does")
 
-    def ledger(self) -> dict[str, int]:
+    def make_ledger(self) -> dict[str, int]:
         """Return the counts of rows in the last iteration; a row is counted once per column."""
         return {
             "rows_in": len(self.split) * len(self.columns),

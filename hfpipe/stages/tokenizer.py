@@ -110,7 +110,7 @@ class Tokenizer(Stage):
         ledger = {}
         if self.algorithm is not None:
             facts["sample_bytes"] = texts.taken_bytes
-            ledger = texts.ledger()
+            ledger = texts.make_ledger()
         return Report(kind=self.kind, summary=self._summarize(facts), ledger=ledger, facts=facts)
 
     def _get_special_tokens(self, algorithm: str) -> Style:
