@@ -175,7 +175,7 @@ def test_the_ledger_balances_for_any_rows_and_any_steps(
 def test_a_ledger_that_does_not_balance_stops_the_stage() -> None:
     ledger = Ledger()
     ledger.enter(3)
-    with pytest.raises(StageError, match="1 rows and 3 characters came in"):
+    with pytest.raises(StageError, match="1 rows and 3 characters were read"):
         ledger.close([])
 
 
