@@ -248,7 +248,7 @@ def stop(folder: Path, stage: dict[str, Any], **data: Any) -> str:
             "column 'w' holds numbers, not classes",
         ),
         ({"loss": {"row_weights": "v"}}, {}, '"v"', "no column 'v'"),
-        ({"calibrate": ["thresholds"]}, {}, '["thresholds"]', "here each has one"),
+        ({"calibrate": ["thresholds"]}, {}, '["thresholds"]', "here each row has one"),
     ],
 )
 def test_a_loss_that_does_not_fit_the_data_is_an_error_with_line_and_column(

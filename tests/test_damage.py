@@ -264,7 +264,9 @@ def test_damaged_checkpoints_and_encoded_data_are_passed_over_and_the_result_is_
     why = "optimizer.pt is damaged: its content is not what was written"
     assert f"topics: checkpoint-17: {why}; resumes from checkpoint-15" in said
     log = (resumed.folder("topics") / "stage.log").read_text()
-    assert "encoded/train-00000.arrow: is damaged: its content is not what was written; encoding it again" in log
+    assert (
+        "encoded/train-00000.arrow: is damaged: its content is not what was written; encoding it again" in log
+    )
     assert re.search(r"encoded/validation\.json: cannot be read \(.*\); encoding it again", log)
     assert_same(resumed, finished.run)
     assert damage(runs) == []

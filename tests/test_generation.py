@@ -209,7 +209,7 @@ def test_a_model_that_nothing_can_end_is_refused(tokenizer) -> None:
     made = model("gpt2", tokenizer)
     made.generation_config.eos_token_id = None
     endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(StageError, match="ends a text"):
+    with pytest.raises(StageError, match="has an end token; set eos_token"):
         generate_texts(made, pad_inputs([np.asarray([3, 4])], endless), endless, Generation())
 
 

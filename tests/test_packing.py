@@ -265,7 +265,7 @@ def test_a_model_that_mixes_documents_is_refused() -> None:
     model = create_model("AutoModelForMaskedLM", config, 3)  # its positions begin behind that of padding
     [problem] = task_for("bert").runtime().model_setup.check(model)
     assert "keeps packed documents apart; roberta does not" in problem.message
-    with pytest.raises(StageError, match="roberta cannot keep packed documents apart"):
+    with pytest.raises(StageError, match="roberta cannot separate packed documents"):
         separate_documents(task_for("bert").runtime(), model, torch.device("cpu"))
     assert separate_documents(MaskedLM().runtime(), model, torch.device("cpu")) is None
 
