@@ -206,7 +206,7 @@ def problems(tmp_path: Path, made: dict[str, Any]) -> str:
 def test_an_adapter_of_a_model_from_scratch_is_refused(tmp_path: Path) -> None:
     made = recipe()
     made["stages"]["pretrain"]["adapter"] = LORA
-    assert "a model trained from scratch has none yet; name a model, or delete adapter" in problems(
+    assert "which a model from scratch does not have; name a model, or delete adapter" in problems(
         tmp_path, made
     )
 
@@ -214,7 +214,7 @@ def test_an_adapter_of_a_model_from_scratch_is_refused(tmp_path: Path) -> None:
 def test_an_adapter_on_an_adapter_is_refused_unless_that_is_merged(tmp_path: Path) -> None:
     made = recipe()
     made["stages"]["more"] = made["stages"]["topics"] | {"model": "stage:topics"}
-    assert "stage:topics is an adapter itself" in problems(tmp_path, made)
+    assert "stage:topics is an adapter, to which no other can be added" in problems(tmp_path, made)
     made["stages"]["topics"] = made["stages"]["topics"] | {"adapter": LORA | {"merge": True}}
     assert hfpipe.load(small.write(tmp_path, made)).stages["more"]
 

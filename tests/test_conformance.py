@@ -387,7 +387,7 @@ def test_the_page_to_try_a_model_shows_for_every_task_what_predict_returns(
                 serve(following)
             run = made(name)
             tab.submit({})
-            tab.expect_message(f"{task_of(run, name).inputs[0]} is empty; write something into it")
+            tab.expect_message(f"{task_of(run, name).inputs[0]} is empty; enter a value")
             if name in WRONG:
                 fields, message = WRONG[name]
                 tab.submit(fields)

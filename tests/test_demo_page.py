@@ -264,7 +264,7 @@ def test_the_page_of_a_task_of_a_user_is_served_to_this_machine_only_until_ctrl_
         [expected] = hfpipe.predict(f"{path}:topics", [text], runs=runs, options=["length=8"])
         assert record["label"] == expected["label"]
         assert record["score"] == pytest.approx(expected["score"], rel=1e-4)
-        tab.expect_message("tokens were not read, of texts longer than 8")
+        tab.expect_message("tokens of texts longer than 8 were truncated")
         assert tab.close() == []
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT) == 0

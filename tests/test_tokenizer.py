@@ -253,7 +253,7 @@ def test_settings_that_do_not_go_together_are_problems():
     assert "write one of `algorithm`" in problems()[0]
     assert "write one of `algorithm`" in problems(algorithm="bpe", tokenizer="./words")[0]
     assert problems(tokenizer="./words", vocab_size=99) == [
-        "vocab_size is for training a tokenizer; an existing one has its own"
+        "vocab_size is only for training a tokenizer; delete it"
     ]
     assert "needs an unknown token" in problems(algorithm="unigram", style="gpt")[0]
     assert "200 tokens are too few: special tokens and single characters take 258" in problems(
