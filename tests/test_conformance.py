@@ -42,7 +42,7 @@ from hfpipe.runs.run import Run, read_run
 from hfpipe.task import TaskConfig
 from hfpipe.tasks import TASKS, restore_task
 from hfpipe.tokenization.loading import load_tokenizer
-from hfpipe.tokenization.spelling import find_control_tokens
+from hfpipe.tokenization.spelling import find_known_tokens
 
 pytestmark = pytest.mark.slow
 each_task = pytest.mark.parametrize("name", CASES)
@@ -142,7 +142,7 @@ def test_a_control_token_typed_in_a_row_stays_text(made: Callable[[str], Run], n
         if known.columns[column] in ("string", "strings") and column != "context"  # which holds the answers
     ]
     typed_in = 0
-    for token in find_control_tokens(tokenizer)[:6]:
+    for token in find_known_tokens(tokenizer).control[:6]:
         number = tokenizer.convert_tokens_to_ids(token)
         if number == tokenizer.unk_token_id or token == getattr(task, "blank", None):
             continue  # what is not in the vocabulary is unknown, and a blank is the format's

@@ -23,7 +23,7 @@ from hfpipe.encoding.shards import Batch
 from hfpipe.tasks import TASKS
 from hfpipe.tokenization.encoding import CHARACTERS_AT_ONCE, encode_ids, encode_plain, encode_texts
 from hfpipe.tokenization.ragged import Ragged
-from hfpipe.tokenization.spelling import OPENING, find_control_tokens
+from hfpipe.tokenization.spelling import OPENING, find_known_tokens
 from hfpipe.tokenization.text import Format, Verbatim
 
 TEXTS = ["The Nile flows north, past Cairo.", "Everest is high.", "Läuft die Straße nach Süden? 東京 too."]
@@ -44,7 +44,7 @@ def as_lists(tokenizer: Any, texts: Sequence[Any], pairs: Any = None, **options:
 
 words = st.sampled_from(["The", "Nile", " ", "high", ".", "ß", "東", "\u0301", "\n", "\0", "", OPENING + "0"])
 tokens = st.sampled_from(
-    sorted({token for each in TOKENIZERS.values() for token in find_control_tokens(each)})
+    sorted({token for each in TOKENIZERS.values() for token in find_known_tokens(each).control})
 )
 written = st.lists(st.one_of(words, tokens, st.text(max_size=4)), max_size=6).map("".join)
 texts = st.one_of(

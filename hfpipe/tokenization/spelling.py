@@ -79,11 +79,6 @@ def _find_tokens(tokenizer: PreTrainedTokenizerBase, template: Any) -> KnownToke
     return KnownTokens(control, [token for token in found if token not in taken])
 
 
-def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Sequence[str]:
-    """Return the tokens that are never part of a text: special tokens and the sentinels of denoising."""
-    return find_known_tokens(tokenizer).control
-
-
 def find_unused_mark(opening: str, closing: str, texts: Iterable[str]) -> str:
     """Return the first numbered mark that occurs in none of the texts."""
     numbers = {
