@@ -549,7 +549,7 @@ def test_a_set_that_lacks_a_class_is_scored_with_those_of_the_model(context: Mak
             {"labels": {"a": "neg", "b": "neg"}},
             "two classes of ./model get the name 'neg'",
         ),
-        (("neg", "pos"), {"baselines": ["./three"]}, "take ./three as the model and ./model as the baseline"),
+        (("neg", "pos"), {"baselines": ["./three"]}, "use ./three as the model and ./model as the baseline"),
     ],
 )
 def test_names_that_a_model_lacks_are_listed(

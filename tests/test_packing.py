@@ -264,7 +264,7 @@ def test_a_model_that_mixes_documents_is_refused() -> None:
     config = create_config(MODELS["bert"] | {"type": "roberta"}, tokenizer, {})
     model = create_model("AutoModelForMaskedLM", config, 3)  # its positions begin behind that of padding
     [problem] = task_for("bert").runtime().model_setup.check(model)
-    assert "keeps packed documents apart; roberta does not" in problem.message
+    assert "keeps packed documents apart, and roberta does not" in problem.message
     with pytest.raises(StageError, match="roberta cannot separate packed documents"):
         separate_documents(task_for("bert").runtime(), model, torch.device("cpu"))
     assert separate_documents(MaskedLM().runtime(), model, torch.device("cpu")) is None
@@ -287,8 +287,8 @@ def test_best_fit_is_accepted_with_the_setting_that_is_advised() -> None:
     ("options", "message"),
     [
         ({"packing": "bfd"}, "needs `documents: separate`"),
-        ({"next_sentence": True, "documents": "separate"}, "packs nothing"),
-        ({"next_sentence": True, "packing": "bfd"}, "packs nothing"),
+        ({"next_sentence": True, "documents": "separate"}, "are not packed"),
+        ({"next_sentence": True, "packing": "bfd"}, "are not packed"),
     ],
 )
 def test_packing_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

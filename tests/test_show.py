@@ -96,7 +96,7 @@ def batches(recipe: hfpipe.recipe.Recipe, name: str, folder: Path) -> list[dict[
     examples, _ = stage.encode_split("train", ctx, pieces, reads_all=True)
     facts = api.read_run({above: steps[above].folder for above in steps}).reports[stage.data.stage].data
     assert facts is not None
-    model, _ = stage._model(ctx, pieces, facts)
+    model, _ = stage._load_model(ctx, pieces, facts)
     shares = compute_shares(stage.training)
     course = TrainingPlan(shares, 5, Speed(bf16=False, compiled=False))
     given = create_training_arguments(stage.training, folder, recipe.seed, course, None, early=False)

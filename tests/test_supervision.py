@@ -40,7 +40,7 @@ def work():
     WORK
 
 with join_run() as member:
-    member.stand("topics", "")
+    member.set_stage("topics", "")
     while not member.token:  # until it is connected
         time.sleep(0.01)
     work()

@@ -239,7 +239,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path: Path) ->
         "max_position_embeddings": 64,
     }
     made = recipe(model, {"length": 32, "target_length": 65})
-    with pytest.raises(StageError, match="65 tokens of source or target are more than the 64 positions"):
+    with pytest.raises(StageError, match="65 tokens of source or target exceed the 64 positions"):
         hfpipe.run(hfpipe.load(small.write(tmp_path, made)), tmp_path / "runs", say=lambda _: None)
 
 

@@ -120,10 +120,10 @@ def test_reading_a_run_in_a_notebook_executes_nothing(gift: Path) -> None:
     assert len(run.predictions("score")) == 4
     assert (len(run.scores), len(run.curves), len(run.ledger)) == (0, 0, 0)
     for refused in (
-        lambda: hfpipe.predict(run.get_folder("clf"), "The Nile"),
+        lambda: hfpipe.predict(run.folder("clf"), "The Nile"),
         lambda: hfpipe.predict(f"{gift}:clf", "The Nile"),
         lambda: hfpipe.compare(gift, gift.parent / "second"),
-        lambda: api.run_stage(run.get_folder("clf")),
+        lambda: api.run_stage(run.folder("clf")),
     ):
         with pytest.raises((RecipeError, StageError)):
             refused()

@@ -83,7 +83,7 @@ def check_fit(model: PreTrainedModel, found: LoadedNames, place: object, *, new_
             f"({name}: {there} in the file, {wanted} by config.json); correct config.json, {SAVE}"
         )
     raise StageError(
-        f"model {place}: its file holds {_count_names(extra)}for layers that config.json does not have; "
+        f"model {place}: its file holds {_count_names(extra)} for layers that config.json does not have; "
         f"correct config.json, {SAVE}"
     )
 
