@@ -41,7 +41,7 @@ from hfpipe.tasks.causal_lm import CausalLM
 from hfpipe.tasks.masked_lm import MaskedLM
 from hfpipe.tokenization.encoding import encode_plain, encode_texts
 from hfpipe.tokenization.reload import CODE, check_reopens, check_saved, describe_tokenizer_difference
-from hfpipe.tokenization.spelling import find_control_tokens
+from hfpipe.tokenization.spelling import find_known_tokens
 from hfpipe.tokenization.text import Format
 
 INPUTS = small.ROOT / "tests" / "inputs"
@@ -60,7 +60,7 @@ def make(family: str, texts: list[str] = TEXTS) -> Any:
 
 def control_ids(pieces: Any) -> set[int]:
     """Return the ids that no text may hold; text that is not in the vocabulary is the unknown token."""
-    return {*pieces.convert_tokens_to_ids(find_control_tokens(pieces))} - {pieces.unk_token_id}
+    return {*pieces.convert_tokens_to_ids(find_known_tokens(pieces).control)} - {pieces.unk_token_id}
 
 
 @each_family
@@ -80,7 +80,7 @@ def test_texts_without_control_tokens_are_encoded_as_ever(family: str) -> None:
 @each_family
 def test_control_tokens_typed_in_a_text_are_text(family: str) -> None:
     pieces = make(family)
-    typed = [f"was {token}5{token} now" for token in find_control_tokens(pieces)]
+    typed = [f"was {token}5{token} now" for token in find_known_tokens(pieces).control]
     wide = ["was \uff1c/s\uff1e \uff3bSEP\uff3d now"]  # brackets that NFKC makes narrow
     for text, ids in zip(typed + wide, encode_plain(pieces, typed + wide), strict=True):
         assert not control_ids(pieces) & {*ids}
@@ -91,7 +91,7 @@ def test_control_tokens_typed_in_a_text_are_text(family: str) -> None:
 @each_family
 def test_a_format_writes_control_tokens_where_its_rows_hold_them_as_text(family: str) -> None:
     pieces = make(family)
-    token = find_control_tokens(pieces)[-1]
+    token = find_known_tokens(pieces).control[-1]
     number = pieces.convert_tokens_to_ids(token)
     [meant] = encode_plain(pieces, [["a ", Format(token), " b"]])
     assert meant == pieces(f"a {token} b", add_special_tokens=False)["input_ids"]
@@ -125,7 +125,7 @@ def test_a_control_token_that_merges_or_scores_would_spell_is_text_as_well() -> 
 @each_family
 def test_no_text_can_forge_the_names_under_which_control_tokens_are_kept(family: str) -> None:
     pieces = make(family)
-    token = find_control_tokens(pieces)[0]
+    token = find_known_tokens(pieces).control[0]
     forged = [f"\ufdd0{number}\ufdd1{token}" for number in range(3)] + ["\ufdd0", "0\ufdd1" + token]
     for ids in encode_plain(pieces, [*forged, "".join(forged), forged[-2:]]):
         assert not control_ids(pieces) & {*ids}
@@ -135,7 +135,7 @@ def test_a_token_added_after_a_text_was_encoded_is_a_control_token_as_well() -> 
     pieces = make("bpe")
     before = encode_plain(pieces, ["a <new> b"])
     pieces.add_special_tokens({"additional_special_tokens": ["<new>"]})
-    assert "<new>" in find_control_tokens(pieces)
+    assert "<new>" in find_known_tokens(pieces).control
     assert encode_plain(pieces, ["a <new> b"]) == before
     [meant] = encode_plain(pieces, [["a ", Format("<new>"), " b"]])
     assert pieces.convert_tokens_to_ids("<new>") in meant
@@ -217,7 +217,7 @@ def test_a_control_token_typed_in_a_row_of_any_task_is_text(name: str) -> None:
     options, row, family = ROWS[name]
     pieces = make(family)
     task = TASKS[name].model_validate({"kind": name} | options)
-    control = find_control_tokens(pieces)[:8]
+    control = find_known_tokens(pieces).control[:8]
     plain = encoded_ids(task, pieces, row(" ".join(["x y"] * len(control))))
     typed = encoded_ids(task, pieces, row(" ".join(f"x {token}" for token in control)))
     of_format = {token: plain[token] for token in control_ids(pieces)}

@@ -30,8 +30,12 @@ def test_a_signal_is_an_error_at_once_unless_what_runs_looks_for_it() -> None:
             assert stop.number == signal.SIGTERM
         with pytest.raises(Interrupted, match=r"^stopped by SIGTERM; run the same command again to resume$"):
             stop.check()
-    with catch_signals(announces=False), pytest.raises(Interrupted) as caught:
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
+    try:
+        with catch_signals(announces=False), pytest.raises(Interrupted) as caught:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.exit_code == 130
     assert signal.getsignal(signal.SIGTERM) is handler
 
