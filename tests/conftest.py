@@ -38,14 +38,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return how many processes run the tests: up to four for all of them, this one alone for named ones.
+    """Return how many processes run the tests: a few for all of them, this one alone for named ones.
 
-    A process of its own pays 10 s for its imports, and shows no prints and no debugger.
+    A process of its own pays 10 s for its imports, and shows no prints and no debugger. Slow tests wait for
+    processes that they start; one more process of tests than cores runs meanwhile.
     """
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     if not everything or config.getoption(updating.OPTION):
         return 0
-    return min(4, (os.cpu_count() or 1) + 1)
+    waits = config.option.markexpr != "not slow"
+    return min(4, (os.cpu_count() or 1) + waits)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
