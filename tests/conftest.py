@@ -60,6 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Cut the libraries off from the network and from this user's caches, before any of them is imported."""
     if config.getoption(updating.OPTION):
         config.pluginmanager.register(updating.ListChanged(pytest.raises), "list-changed-messages")
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # else each process that a test starts compiles hfpipe again
+    sys.dont_write_bytecode = False
     home = tempfile.TemporaryDirectory(prefix="hfpipe-tests-")
     config.add_cleanup(home.cleanup)
     os.environ.update(OFFLINE, HF_HOME=home.name)
