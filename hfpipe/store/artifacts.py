@@ -73,7 +73,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the JSON objects in the lines of a file; an incomplete line is skipped."""
     entries = []
     with suppress(OSError):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        # Not splitlines(), which also splits at characters that a text in JSON may contain, such as U+2028.
+        for line in path.read_text(encoding="utf-8").split("\n"):
             with suppress(ValueError):
                 entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict)]

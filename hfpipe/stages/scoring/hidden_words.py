@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from hfpipe.runtime import TaskRuntime
 
 ROWS = 200
-"""Texts of which a word is hidden at most, evenly chosen over the split."""
+"""Maximum number of texts in which a word is hidden; they are evenly spaced over the split."""
 TRIED = 16
-"""Words of a text that are tried at most, until one is a single token."""
+"""Maximum number of words of a text that are tried to find one that is a single token."""
 LONGEST = 20_000
-"""Characters from the beginning of a text that are read."""
+"""Number of characters that are read from the beginning of a text."""
 AROUND = 200
-"""Characters on each side of the hidden word that are kept."""
+"""Number of characters that are kept on each side of the hidden word."""
 AT_ONCE = 32
 """Texts per forward pass; fixed, so that the probabilities do not depend on `batch_size`."""
 JOINED = "'\u2019-"
-"""Characters next to which a word is only a part of one."""
+"""Characters that join words: what they connect is only a part of a word, as `well` in `well-known`."""
 
 
 class HiddenWord(NamedTuple):
