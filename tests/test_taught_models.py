@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,6 +195,28 @@ def loss_and_examples(given: Tagging, folder: Path, temperature: float) -> tuple
     assert np.array_equal(found.values, again.values), "they are kept"
     loss = DistillationLoss(given.task.objective, found.values, temperature, 0.3, found.by_example)
     return loss, train
+
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from hfpipe.evaluation.soft_targets import _write
+folder = Path(sys.argv[1])
+(folder / f"{os.getpid()}.ready").touch()
+while len([*folder.glob("*.ready")]) < 2:
+    time.sleep(0.001)
+for _ in range(40):
+    _write(folder / "targets.npy", np.ones((200, 100), np.float32))
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_that_write_the_same_soft_targets_leave_a_whole_file(tmp_path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(2)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert (np.load(tmp_path / "targets.npy") == 1).all()
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".npy", ".ready")]
 
 
 def said_of_words(given: Tagging, temperature: float) -> list[list[torch.Tensor]]:

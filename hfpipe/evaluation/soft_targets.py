@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -146,8 +147,8 @@ def _compute_probabilities(logits: torch.Tensor, model: PreTrainedModel) -> np.n
 
 
 def _write(path: Path, values: np.ndarray) -> None:
-    """Write an array atomically."""
-    part = path.with_name(f".{path.name}.part")
+    """Write an array atomically; two runs may compute the targets of different seeds at the same time."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         np.save(file, values, allow_pickle=False)
     sync_file(part)
