@@ -86,3 +86,19 @@ def test_what_cannot_be_taken_over_is_refused_in_one_line(made: tuple[Path, Path
     with pytest.raises(StageError, match="is damaged"):
         hfpipe.adopt(recipe, "rows", runs)
     assert json.loads((old / "report.json").read_text())["kind"] == "dataset"
+
+
+def test_a_stage_that_a_run_makes_while_the_question_waits_for_an_answer_keeps_its_result(
+    made: tuple[Path, Path],
+) -> None:
+    file, runs = made
+
+    def run_and_confirm(*_: object) -> bool:
+        hfpipe.run(hfpipe.load(file), runs, until="rows", say=lambda _: None)
+        return True
+
+    with pytest.raises(RecipeError, match=r"rows: a run has begun it in .*; nothing was taken over"):
+        hfpipe.adopt(hfpipe.load(file), "rows", runs, confirm=run_and_confirm)
+    [step] = [step for step in hfpipe.plan(hfpipe.load(file), runs) if step.name == "rows"]
+    assert step.done
+    assert "adopted" not in hfpipe.open(step.folder).reports["rows"].facts

@@ -40,6 +40,8 @@ def adopt_stage(recipe: Recipe, name: str, runs: Path, confirm: Confirm) -> Path
     if not confirm(source, step.why):
         return None
     with store.lock(step.folder, lambda owner: None):
+        if (step.folder / "stage.json").is_file():  # while `confirm` asked, or the lock was held
+            raise _make_error(f"{name}: a run has begun it in {step.folder}; nothing was taken over")
         _copy(store, source, step, recipe)
     return step.folder
 
