@@ -95,3 +95,14 @@ def test_samples_of_a_task_that_generates_no_text_are_refused_before_anything_ru
     made["stages"][f"{name}-learn"]["samples"] = 2
     with pytest.raises(RecipeError, match=f"task '{name}' generates no texts; delete samples"):
         hfpipe.load(small.write(tmp_path, made))
+
+
+def test_samples_without_a_validation_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    made = recipe(samples=2)
+    made["stages"]["causal-lm-learn"]["training"] |= {"eval_strategy": "no"}
+    with pytest.raises(RecipeError, match="samples are generated at each validation, and eval_strategy is"):
+        hfpipe.load(small.write(tmp_path, made))
+    made = recipe(samples=2)
+    made["stages"]["causal-lm-rows"]["split"] = {"test": 0.2}
+    with pytest.raises(RecipeError, match="samples needs a validation split, and stage:causal-lm-rows has"):
+        hfpipe.load(small.write(tmp_path, made))

@@ -155,7 +155,7 @@ def _check_validation(stage: TrainStage, above: Above, facts: Facts) -> Iterator
     if found is None or "validation" in found:
         return
     asking: list[Keys] = [("early_stopping",)] if stage.early_stopping is not None else []
-    asking += [("calibrate",)] if getattr(stage, "calibrate", None) else []
+    asking += [(name,) for name in ("calibrate", "samples") if getattr(stage, name, None)]
     asking += [("training", "eval_strategy")] if strategy not in (None, "no") else []
     asking += [("training", "load_best_model_at_end")] if stage.training.get("load_best_model_at_end") else []
     for path in asking:
@@ -178,11 +178,11 @@ def _check_best_metric(stage: TrainStage, facts: Facts) -> Iterator[Problem]:
 def check_validation_score(stage: TrainStage, name: str, path: Keys, facts: Facts) -> Iterator[Problem]:
     """Yield a problem if a stage's task has no score of this name on the validation split."""
     names = _list_validation_metrics(stage.task, facts.get(stage.data.stage or ""))
-    of_class = {artifacts.partition("[")[0] for artifacts in names if "[" in artifacts}
+    of_class = {each.partition("[")[0] for each in names if "[" in each}
     certain = stage.data.stage in facts
     if not names or name in names or (not certain and name.partition("[")[0] in of_class and "[" in name):
         return
-    there = [artifacts for artifacts in names if certain or "[" not in artifacts]
+    there = [each for each in names if certain or "[" not in each]
     close = find_similar_name(name, there)
     tail = f"did you mean {close!r}?" if close else f"there are {', '.join(there)}"
     message = f"{stage.task.kind} has no score {name!r} on a validation split; {tail}"

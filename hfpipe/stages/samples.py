@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfpipe.contract import RunContext
 from hfpipe.errors import Problem
+from hfpipe.recipe.training.defaults import add_defaults
 from hfpipe.store.artifacts import SAMPLES
 
 if TYPE_CHECKING:
@@ -24,9 +25,15 @@ CONTINUED = 48
 
 
 def check_samples(stage: TrainStage) -> Iterator[Problem]:
-    """Yield a problem if samples are set and the task does not generate text."""
-    if stage.samples and (stage.task.auto_class not in GENERATING or stage.task.kind == "denoising"):
+    """Yield a problem if samples are set, and no text would be generated."""
+    if not stage.samples:
+        return
+    if stage.task.auto_class not in GENERATING or stage.task.kind == "denoising":
         yield Problem(f"task {stage.task.kind!r} generates no texts; delete samples", ("samples",))
+    settings = add_defaults(stage.training, evaluated=True, early=stage.early_stopping is not None)
+    if settings["eval_strategy"] == "no":
+        message = "samples are generated at each validation, and eval_strategy is 'no'; delete one"
+        yield Problem(message, ("samples",))
 
 
 def sample_callbacks(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, ctx: RunContext) -> Sequence[Any]:
@@ -36,9 +43,9 @@ def sample_callbacks(stage: TrainStage, tokenizer: PreTrainedTokenizerBase, ctx:
     from hfpipe.stages.data_folder import get_data_folder
     from hfpipe.training.callbacks import SamplesFile
 
-    split = open_data(get_data_folder(stage.data, ctx)).get("validation")
-    if not stage.samples or split is None:
+    if not stage.samples:
         return ()
+    split = open_data(get_data_folder(stage.data, ctx))["validation"]  # `check` refuses data without it
     task = _get_sampling_task(stage.task)
     rows = split.select(range(min(stage.samples, len(split))))
     given: Mapping[str, list[Any]] = {name: list(rows[name]) for name in task.inputs}
