@@ -230,6 +230,28 @@ def test_duplicates_are_no_worry_where_rows_of_the_train_split_were_looked_for(t
     assert verdict.against[0].text.startswith("Better than majority (always the most frequent answer): +0.6")
 
 
+def test_notes_are_not_checks_that_passed(tmp_path):
+    against = [compared("majority", 0.2, 0.6, 0.001)]
+    report = evaluated(score={"comparisons": against}, facts=leakage([], unknown=["base"]))
+    run_with(tmp_path / "demo", classified(200), report)
+    belief = read_verdict(api.open(tmp_path / "demo"), "score").belief
+    assert belief.state == "good"
+    assert belief.text.endswith("no check below speaks against it; some have notes.")
+
+
+@pytest.mark.parametrize(("model", "trained"), [("stage:topics", True), ("someone/model", False)])
+def test_only_a_model_that_was_trained_on_the_train_split_is_measured_on_its_own_rows(
+    tmp_path, model, trained
+):
+    run_with(tmp_path / "demo", classified(200), evaluated())
+    settings = {"kind": "evaluate", "model": model, "data": "stage:wiki", "split": "train"}
+    inputs = ["wiki", "topics"] if trained else ["wiki"]
+    finish(tmp_path / "demo", "score", settings, inputs, evaluated())
+    checks = read_verdict(api.open(tmp_path / "demo"), "score").checks
+    found = [check.state for check in checks if check.text == "Measured on the rows that it was trained on."]
+    assert found == ["bad"] * trained
+
+
 def test_a_score_without_a_clear_advantage_is_believed_but_not_the_advantage(tmp_path):
     against = [compared("majority", 0.2, 0.6, 0.001), compared("tfidf", 0.8, 0.0, 0.9)]
     report = evaluated(score={"comparisons": against}, facts=leakage([]))

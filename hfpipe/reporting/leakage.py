@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hfpipe import number_format
+from hfpipe.references.places import Place
 from hfpipe.report import Report, Score
 from hfpipe.reporting.blocks import EXAMPLES, Example, Span, inputs_of
 from hfpipe.runs.run import Run
@@ -73,6 +74,21 @@ def join_equal(audits: Iterable[StageLeakage | None]) -> list[StageLeakage]:
         if not same:
             found.append(audit)
     return found
+
+
+def is_trained_on(run: Run, settings: Mapping[str, Any]) -> bool:
+    """Return whether an evaluated data set is one of the stages that the evaluated model depends on.
+
+    Also true if only the tokenizer, or a model from which training started, was made from it.
+    """
+    data, model = (Place(str(settings.get(key, ""))).stage for key in ("data", "model"))
+    waiting, seen = [model], set()
+    while waiting:
+        stage = waiting.pop()
+        if stage in run.reports and stage not in seen:
+            seen.add(stage)
+            waiting += run.made(stage).identity.inputs
+    return data in seen
 
 
 def _summarize(found: Mapping[str, Any], total: int) -> str:

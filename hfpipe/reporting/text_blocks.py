@@ -129,7 +129,7 @@ def outputs_blocks(frame: pd.DataFrame) -> Iterator[Block]:
     order = np.argsort(shared, kind="stable")
     differs = (found["prediction"] != found["reference"]).to_numpy()
     inexact = [int(number) for number in order if differs[number]]
-    exact = 1 - differs.mean()
+    exact = (frame["prediction"] == frame["reference"]).mean()  # of all rows, not only the compared ones
     note = f"{exact:.1%} of the outputs are the reference exactly. Marked: words that the other text lacks."
     if inexact:
         worst = [_written_example(found, number) for number in inexact[:EXAMPLES]]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from hfpipe import number_format
 from hfpipe.references.places import Place
 from hfpipe.report import Comparison, Report, Score
+from hfpipe.reporting.leakage import is_trained_on
 from hfpipe.runs.run import Run
 from hfpipe.tasks import TASKS
 
@@ -89,7 +90,9 @@ class Verdict:
             if found:
                 more = f" {len(found) - 1} more under What was checked." if len(found) > 1 else ""
                 return Finding(state, f"{start} {found[0]}{more}")
-        text = "Yes, as the score of this model on these rows: every check below passed."
+        passed = all(check.state == "good" for check in self.checks)
+        how = "every check below passed" if passed else "no check below speaks against it; some have notes"
+        text = f"Yes, as the score of this model on these rows: {how}."
         if any(finding.state != "good" for finding in self.against):
             text += " It does not show that the model is better than every baseline."
         return Finding("good", text)
@@ -221,7 +224,7 @@ def _bounds(name: str, bound: Mapping[str, Any]) -> str:
 
 def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _leakage(report, settings)  # first, as it matters most
-    yield from _sample(report, settings)
+    yield from _sample(run, report, settings)
     yield from _duplicates(run, report, settings)
     yield from _truncated(run, settings)
     yield from _calibration(report)
@@ -235,7 +238,7 @@ def _cautions(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator
         yield Finding("note", f"Left out: {missing}")
 
 
-def _sample(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _sample(run: Run, report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield problems with the evaluated rows, and a missing baseline."""
     score = report.scores[0]
     if score.n < FEW:
@@ -244,7 +247,7 @@ def _sample(report: Report, settings: Mapping[str, Any]) -> Iterator[Finding]:
         fix = f"baselines: [{', '.join(_trivial_baselines(report)) or 'stage:NAME'}]"
         yield Finding("warn", f"No baseline: the number has nothing to be compared with ({fix}).")
     split = settings.get("split")
-    if split == "train":
+    if split == "train" and is_trained_on(run, settings):
         yield Finding("bad", "Measured on the rows that it was trained on.")
     elif split == "validation":
         yield Finding("warn", "Measured on the validation split, by which training may have been tuned.")
