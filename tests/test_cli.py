@@ -262,6 +262,20 @@ def test_a_reader_that_goes_away_gets_no_trace(finished: tuple[Path, Path], comm
     assert (stderr, command_line.returncode) == (b"", 1)
 
 
+def test_output_that_does_not_fit_on_a_disk_ends_with_1_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hfpipe", "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "hfpipe: No space left on device; fix the cause and run again\n"
+
+
 def told(*arguments: str | Path) -> list[str]:
     """Run the command line, which has to end well, and return the names of the stages that ran."""
     done = small.hfpipe("run", *arguments)

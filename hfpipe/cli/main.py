@@ -56,7 +56,8 @@ def _describe(error: Exception) -> str:
     if is_import_memory_error(error) or isinstance(error, MemoryError):
         return IMPORT_NEEDS_MEMORY
     if isinstance(error, OSError) and error.strerror:
-        return f"{str(error.filename or '')[:200]}: {error.strerror}; fix the cause and run again"
+        where = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}; fix the cause and run again"
     cause = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}: {cause} (--debug shows the traceback)"
 
