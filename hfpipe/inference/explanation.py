@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 STEPS = 50
 """Number of points on the path from the baseline to the text, the default of captum."""
-MISSING = "explain needs {}, which is not installed; pip install 'hfpipe[explain]'"
 AT_ONCE = 8
 """Number of points per forward pass."""
 Score = Callable[[Any], torch.Tensor]

@@ -14,7 +14,9 @@ from hfpipe.inference.resolve import TrainedModel
 class LoadedModel:
     """Checks rows, and makes predictions for them.
 
-    Args: trained: Location and task of the model. batch_size: Number of rows per forward pass.
+    Args:
+        trained: Location and task of the model.
+        batch_size: Number of rows per forward pass.
 
     Raises:
         StageError: The model cannot be loaded.
