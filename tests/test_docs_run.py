@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe["stages"]["score"] |= {"baselines": ["majority", "tfidf"], "require": {}}
     (folder / "recipes" / "demo.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     lines = {
-        "questions.jsonl": '{"text": "A river."}\n',
+        "texts.jsonl": '{"text": "A river."}\n',
         "lines.txt": "A river.\n",
         "rows.csv": "A river.,x\n",
     }
