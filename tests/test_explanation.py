@@ -93,6 +93,15 @@ def test_a_prediction_of_each_task_is_explained_with_the_answer_of_predict(kind:
         assert np.triu(found.rollout, 1) == pytest.approx(np.zeros((count, count)))
 
 
+def test_the_explained_answer_is_the_predicted_one(tmp_path: Path) -> None:
+    path = saved(tmp_path, AutoModelForQuestionAnswering, **SMALL)
+    for text in TEXTS:
+        row = {"question": "What flows where?", "context": text}
+        found = hfpipe.explain(path, row)
+        assert found.target == found.answer["answer"] != ""
+        assert found.attributions.sum() != 0
+
+
 def test_the_explained_class_is_the_predicted_one(tmp_path: Path) -> None:
     path = saved(tmp_path, AutoModelForSequenceClassification, **SMALL, num_labels=5)
     for text in TEXTS:

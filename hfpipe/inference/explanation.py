@@ -111,7 +111,8 @@ def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanat
     if model.config.is_encoder_decoder:
         raise StageError("explain supports encoders and decoders; this model is an encoder-decoder")
     [(_, answer)] = predictor.answers([("text", row)])
-    inputs = _select_model_inputs(predictor.batch("text", row))
+    batch = predictor.batch("text", row)
+    inputs = _select_model_inputs(batch)
     ids = inputs["input_ids"]
     if ids.ndim != 2 or len(ids) != 1:
         raise StageError("explain supports tasks with one sequence of tokens per row, not several choices")
@@ -120,7 +121,10 @@ def explain_prediction(predictor: Predictor, row: Mapping[str, Any]) -> Explanat
         outputs = model(**inputs, output_attentions=True)
     if not outputs.get("attentions"):
         raise StageError(f"{model.config.model_type} returns no attention weights; explain needs them")
-    target, score = _find_target(outputs, ids[0], model, tokenizer)
+    if "start_logits" in outputs:
+        target, score = _find_answer_span(answer, batch)
+    else:
+        target, score = _find_target(outputs, ids[0], model, tokenizer)
     attributions, delta = _compute_integrated_gradients(
         model, inputs, score, _create_baseline(ids, tokenizer)
     )
@@ -149,14 +153,26 @@ def _decode_token(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text.strip() or repr(text)
 
 
+def _find_answer_span(answer: Mapping[str, Any], batch: Batch) -> tuple[str, Score]:
+    """Return the predicted answer of a question, and the sum of the logits of its first and last token.
+
+    These may not be the highest logits, because an answer lies in the text and has a maximum length.
+    """
+    if "_starts" not in batch:  # a user's task that does not extend question-answering
+        raise StageError("explain supports answers of question-answering and of tasks that extend it")
+    first = last = int(batch["_nothing"][0])
+    if answer["answer"]:
+        kept = batch["attention_mask"][0].bool()
+        starts, ends = (batch[name][0][kept].tolist() for name in ("_starts", "_ends"))
+        first, last = starts.index(answer["start"]), ends.index(answer["end"])
+    name = answer["answer"] or "no answer"
+    return name, lambda found: found.start_logits[:, first] + found.end_logits[:, last]
+
+
 def _find_target(
     outputs: Any, ids: torch.Tensor, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[str, Score]:
     """Return the name of the prediction, and its score as a function of the outputs."""
-    if "start_logits" in outputs:
-        first, last = int(outputs.start_logits[0].argmax()), int(outputs.end_logits[0].argmax())
-        answer = str(tokenizer.decode(ids[first : last + 1])).strip() or "no answer"
-        return answer, lambda found: found.start_logits[:, first] + found.end_logits[:, last]
     logits = outputs.logits[0]
     if logits.ndim == 1:
         best = int(logits.argmax())
