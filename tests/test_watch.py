@@ -120,5 +120,29 @@ def test_a_line_of_progress_says_how_it_goes_and_keeps_the_last_note(monkeypatch
     assert lines == ["pretrain: 7 of 100 (7 %), 0.0 s, about 0.0 s left, loss 2.310, 12.3k tokens/s"]
 
 
+def test_the_time_left_does_not_count_steps_before_a_checkpoint_nor_an_interruption(
+    planned, monkeypatch, capsys
+):
+    monkeypatch.setattr(console, "SECONDS", 0)
+    with console.show_progress() as progress, progress("pretrain", 100) as advance:
+        advance(90)
+        time.sleep(0.5)
+        advance(5)
+    resumed, ending = capsys.readouterr().err.splitlines()
+    assert "left" not in resumed
+    assert float(ending.partition("about ")[2].removesuffix(" s left")) >= 0.5
+    old = "".join(line(number, loss=3.0) for number in (10, 20, 30))
+    new = "".join(line(number, loss=3.0) for number in (35, 40))
+    hour_ago = "".join(
+        json.dumps(entry | {"time": entry["time"] - 3600}) + "\n"
+        for entry in map(json.loads, old.splitlines())
+    )
+    step = planned["topics"]
+    with begin(step, old + new).lock(step.folder, print):
+        straight = read_status(step).text
+    with begin(step, hour_ago + new).lock(step.folder, print):
+        assert read_status(step).text == straight
+
+
 def test_a_status_knows_no_share_before_it_trains():
     assert StageStatus("a", "finetune", "running", "").share is None

@@ -97,13 +97,15 @@ def show_progress(*, in_lines: bool = False) -> Iterator[ShowProgress]:
 @contextmanager
 def _print_progress(title: str, total: int | None) -> Iterator[Advance]:
     """Print progress every `PERCENT` percent, but not more often than every `SECONDS` seconds."""
-    started = printed_at = time.monotonic()
-    far, next_percent, last = 0, PERCENT, ""
+    started = printed_at = first_at = time.monotonic()
+    far, first, next_percent, last = 0, 0, PERCENT, ""
 
     def advance(done: int, note: str = "") -> None:
-        nonlocal far, printed_at, next_percent, last
-        far, last = far + done, note or last
+        nonlocal far, first, printed_at, first_at, next_percent, last
         now = time.monotonic()
+        if not far:  # the first number may be the steps before a checkpoint, which took no time
+            first, first_at = done, now
+        far, last = far + done, note or last
         percent = 100 * far // total if total else 0
         if now - printed_at < SECONDS or (total and percent < next_percent):
             return
@@ -111,8 +113,9 @@ def _print_progress(title: str, total: int | None) -> Iterator[Advance]:
         spent = now - started
         parts = [f"{far:,}", number_format.format_duration(spent)]
         if total:
-            left = number_format.format_duration(spent * (total - far) / max(1, far))
-            parts = [f"{far:,} of {total:,} ({percent} %)", parts[1], f"about {left} left"]
+            left = (now - first_at) * (total - far) / (far - first) if far > first else None
+            parts = [f"{far:,} of {total:,} ({percent} %)", parts[1]]
+            parts += [f"about {number_format.format_duration(left)} left"] if left is not None else []
         line = ", ".join([*parts, *([last] if last else [])])
         print(f"{number_format.make_visible(title)}: {line}", file=sys.stderr, flush=True)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import Any, Literal
 
 from hfpipe import number_format
@@ -93,10 +95,14 @@ def _describe(log: list[dict[str, Any]], trained: list[dict[str, Any]], *, left:
 def _estimate_seconds_left(trained: list[dict[str, Any]]) -> float | None:
     """Return the remaining time at the rate of the last steps; None as long as it is unknown."""
     timed = [entry for entry in trained if "time" in entry][-10:]
-    if len(timed) < 2 or timed[-1]["step"] <= timed[0]["step"]:
+    paces = [
+        (entry["time"] - before["time"]) / (entry["step"] - before["step"])
+        for before, entry in pairwise(timed)
+        if entry["step"] > before["step"]
+    ]
+    if not paces:
         return None
-    first, last = timed[0], timed[-1]
-    pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
+    last, pace = timed[-1], median_low(paces)  # a mean would include the time of an interruption
     spent = time.time() - last["time"]
     return max(0.0, pace * (last["steps"] - last["step"]) - spent)
 
