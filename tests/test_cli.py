@@ -203,7 +203,26 @@ def test_the_version_and_the_help_are_printed(
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["run"], ["plan", "a.yaml", "--what"]])
+@pytest.mark.parametrize("command", [["report"], ["verify"], ["compare", "runs/other"]])
+def test_a_run_that_is_not_there_has_to_be_run_first(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([command[0], "runs/demo", *command[1:]]) == 2
+    assert capsys.readouterr().err == "runs/demo: does not exist; run its recipe first with hfpipe run\n"
+
+
+def test_a_line_of_a_table_ends_with_its_last_character(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == [], "a terminal would wrap the spaces"
+    assert len({len(line) for line in lines}) > 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["no-such-command"], ["run"], ["plan", "a.yaml", "--what"], ["report", "runs/a", "--explain", "-1"]],
+)
 def test_arguments_that_make_no_command_end_with_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:

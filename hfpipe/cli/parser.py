@@ -161,7 +161,7 @@ def _add_result_commands(commands: _Commands) -> None:
     )
     report.add_argument(
         "--explain",
-        type=int,
+        type=_parse_count,
         default=0,
         metavar="N",
         help="explain N predictions of each text classifier on the page (0, or those explained before)",
@@ -278,7 +278,11 @@ def _add_recipes(commands: _Commands) -> None:
     )
 
 
-def _parse_positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, not {text!r}")
+def _parse_count(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, not {text!r}")
     return int(text)
+
+
+def _parse_positive(text: str) -> int:
+    return _parse_count(text, 1)

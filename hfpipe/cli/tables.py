@@ -33,7 +33,14 @@ def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table at full width; rich would truncate numbers to fit the 80 columns of a pipe."""
+    """Print a table at full width; rich would truncate numbers to fit the 80 columns of a pipe.
+
+    Lines end with their last character: a terminal would wrap the spaces after it, as empty lines.
+    """
     console = Console()
     wanted = Console(width=10_000).measure(table).maximum
-    Console(width=max(console.width, wanted)).print(table)
+    wide = Console(width=max(console.width, wanted))
+    for line in wide.render_lines(table, pad=False):
+        text = Text.assemble(*((part.text, part.style or "") for part in line))
+        text.rstrip()
+        wide.print(text, soft_wrap=True)

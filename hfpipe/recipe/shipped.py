@@ -23,7 +23,7 @@ class RecipeFile:
     name: str
     """Its path without the file extension, such as `demo` or `accelerate/fsdp`."""
     about: str
-    """The first line of its comment."""
+    """The first sentence of its comment."""
     path: Path
     """Path of the file."""
 
@@ -74,8 +74,9 @@ def _make_name(file: Path, folder: Path) -> str:
 
 
 def _read_title(file: Path) -> str:
-    found = re.search(r"^# *(.+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else ""
+    found = re.match(r"(?:#.*\n)+", file.read_text(encoding="utf-8"))
+    lines = [line.lstrip("# ") for line in found[0].splitlines()] if found else []
+    return re.split(r"(?<=\.) ", " ".join(lines), maxsplit=1)[0]
 
 
 def _find_needed(recipe: Path, base: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from hfpipe import number_format, runner
 from hfpipe import recipe as recipes
 from hfpipe.encoding.shards import Shards
 from hfpipe.errors import Problem, RecipeError, StageError
+from hfpipe.runs.lookup import check_exists
 from hfpipe.stages import KINDS
 from hfpipe.stages.repeats.members import SHARED, get_owner, is_member
 from hfpipe.store.identity import KEY_LENGTH
@@ -48,6 +49,7 @@ def _find_folders(target: Path, runs: Path) -> Iterator[Path]:
         within = (target, *target.iterdir())
         yield from (path for path in within if (path / "stage.json").is_file() or is_done(path))
         return
+    check_exists(target)
     recipe = recipes.load_recipe(target, kinds=KINDS, tasks=TASKS)
     steps = runner.plan_recipe(recipe, runs)
     yield from (step.folder for step in steps if (step.folder / "stage.json").is_file() or step.done)

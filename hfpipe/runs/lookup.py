@@ -27,6 +27,7 @@ def open_run(path: Path, runs: Path) -> Run:
         return _open_single(path)
     if path.is_dir():
         return open_newest_run(path)
+    check_exists(path)
     recipe = recipes.load_recipe(path, kinds=KINDS, tasks=TASKS)
     code = (code for stage in recipe.stages.values() for code in collect_user_code(stage))
     folders = {step.name: step.folder for step in runner.plan_recipe(recipe, runs)}
@@ -36,6 +37,12 @@ def open_run(path: Path, runs: Path) -> Run:
             [Problem(f"{path}: no stage is done in {runs}; run hfpipe run {quote(str(path))} first")]
         )
     return found
+
+
+def check_exists(target: Path) -> None:
+    """Raise RecipeError when a recipe or the folder of a run does not exist."""
+    if not target.exists() and target.suffix not in (".yaml", ".yml"):  # of those, the reader says it
+        raise RecipeError([Problem(f"{target}: does not exist; run its recipe first with hfpipe run")])
 
 
 def _open_single(folder: Path) -> Run:
