@@ -57,7 +57,7 @@ class StopRequest:
         """Raise no Interrupted after an error, so that the error is reported in full."""
         try:
             yield
-        except BaseException:
+        except BaseException:  # an Interrupted as well, which is not raised twice
             self._deferred = True
             raise
 

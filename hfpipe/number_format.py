@@ -9,6 +9,11 @@ from typing import Any
 from hfpipe.report import Comparison, Report, Score, Spread
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number; a boolean is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def format_number(value: float) -> str:
     """Return a score with its significant digits: three decimals, fewer for large values."""
     size = abs(value)
@@ -117,7 +122,7 @@ def format_trials(report: Report) -> tuple[list[str], list[list[str]]]:
         [
             str(each["trial"]),
             "" if each["value"] is None else format_number(each["value"]),
-            *(_format_setting(each["parameters"].get(name)) for name in names),
+            *(format_setting(each["parameters"].get(name)) for name in names),
             words[each["state"]],
         ]
         for each in tried
@@ -134,7 +139,7 @@ def format_matrix(report: Report) -> tuple[list[str], list[list[str]]]:
     scores = [name for name in names if split_class(name)[1] is None][:MAIN]
     cells = [
         [
-            *(_format_setting(row["combination"].get(axis, "")) for axis in axes),
+            *(format_setting(row["combination"].get(axis, "")) for axis in axes),
             *(format_count(row["counts"][name]) if name in row["counts"] else "" for name in counts),
             *(_format_entry(row["scores"].get(name)) for name in scores),
         ]
@@ -156,7 +161,8 @@ def _format_entry(score: Mapping[str, Any] | None) -> str:
     return " ".join(filter(None, (value, f"± {format_number(score['sd'])}" if "sd" in score else "", ends)))
 
 
-def _format_setting(value: Any) -> str:
+def format_setting(value: Any) -> str:
+    """Return the value of a setting, a float with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

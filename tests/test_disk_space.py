@@ -131,7 +131,7 @@ def test_a_run_that_clearly_does_not_fit_says_so_in_one_line_before_it_starts(tm
         api.run(api.load(path), tmp_path / "runs", say=said.append)
     assert len(said) == 1
     assert said[0].startswith("disk: needs about ")
-    assert said[0].endswith("; make room, or lower save_total_limit")
+    assert said[0].endswith("; free disk space, or lower save_total_limit")
 
 
 def test_a_run_that_fits_says_nothing_of_the_disk(tmp_path: Path) -> None:

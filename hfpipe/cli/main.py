@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         _fail(f"hfpipe: {interrupted}")
         return interrupted.exit_code
-    except Exception as error:
+    except Exception as error:  # a user sees one line, whatever fails
         if options.debug:
             raise
         _fail(f"hfpipe: {_describe(error)}")

@@ -181,13 +181,7 @@ def _add_result_commands(commands: _Commands) -> None:
     compare.add_argument(
         "targets", nargs="+", metavar="RUN[:STAGE]", help="a run, a recipe or an evaluate stage's folder"
     )
-    compare.add_argument(
-        "--task",
-        action="append",
-        default=[],
-        metavar="FILE.py:CLASS",
-        help="user code of the task of a run, which may then be executed",
-    )
+    _add_user_tasks(compare, "user code of the task of a run, which may then be executed")
 
 
 def _add_diagnosis_commands(commands: _Commands) -> None:
@@ -208,13 +202,11 @@ def _add_diagnosis_commands(commands: _Commands) -> None:
     replay.add_argument(
         "crash", type=Path, metavar="CRASH", help="the folder that the error of a training names"
     )
-    replay.add_argument(
-        "--task",
-        action="append",
-        default=[],
-        metavar="FILE.py:CLASS",
-        help="user code of its task, which may then be executed",
-    )
+    _add_user_tasks(replay, "user code of its task, which may then be executed")
+
+
+def _add_user_tasks(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--task", action="append", default=[], metavar="FILE.py:CLASS", help=text)
 
 
 def _add_predict(commands: _Commands) -> None:

@@ -9,11 +9,11 @@ from shlex import quote
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from hfpipe import number_format
 from hfpipe.cli.console import PERCENT, say
+from hfpipe.cli.tables import add_row, make_table
 from hfpipe.runner import PlannedStage
 from hfpipe.runs.status import StageStatus, read_status
 
@@ -86,14 +86,12 @@ def _format_line(status: StageStatus) -> str:
 
 def _make_screen(found: Sequence[StageStatus]) -> RenderableType:
     """Return a table of the stages, and below it the losses of the stage in training as a sparkline."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("stage", "state", "time", ""):
-        table.add_column(column, no_wrap=column != "")
+    table = make_table("stage", "state", "time")
+    table.add_column("")  # its texts may wrap
     for status in found:
         share = f" {status.share:.0%}" if status.share is not None else ""
         spent = number_format.format_duration(status.seconds) if status.seconds is not None else ""
-        cells = (status.name, status.state + share, spent, status.text)
-        table.add_row(*(Text(number_format.make_visible(cell)) for cell in cells))
+        add_row(table, status.name, status.state + share, spent, status.text)
     lines = [
         Text(
             f"{status.name}: loss {draw_sparkline(status.losses)} "

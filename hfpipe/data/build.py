@@ -113,7 +113,11 @@ def build(given: SourceRows, plan: Plan, ctx: RunContext) -> Report:
     found = extract_facts(data).model_copy(update={"dropped": dict(+ledger.rows_lost)})
     del data  # it memory-maps the temporary files
     shutil.rmtree(scratch)
-    columns = [*_describe_columns(texts, labels, ids), *opened.conversations.summarize(), *spans.summarize()]
+    converted = {**opened.conversations.changed, **spans.changed}
+    columns = [
+        *_describe_columns(texts, labels, ids),
+        *(f"{what} in {count:,} rows" for what, count in converted.items()),
+    ]
     return Report(
         kind="dataset",
         summary="; ".join(

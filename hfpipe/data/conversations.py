@@ -42,10 +42,6 @@ class Conversations:
                 row.values[column] = self._convert_messages(value, column, row)
         return row
 
-    def summarize(self) -> list[str]:
-        """Return a description of the conversions, one entry per kind."""
-        return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
-
     def _convert_messages(self, value: Any, column: str, row: Row) -> list[dict[str, Any]]:
         if not isinstance(value, (list, tuple)):
             raise DataError(

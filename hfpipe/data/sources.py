@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hfpipe.data.readers.file_options import FileOptions, Findings
 from hfpipe.data.readers.file_splits import Found, format_path, split_files
 from hfpipe.data.readers.files import read_files
 from hfpipe.data.rows import Row, SourceRows
-from hfpipe.encoding.io import open_data
+from hfpipe.encoding.io import find_class_names, open_data
 from hfpipe.encoding.nested import find_json_columns, from_json
 from hfpipe.encoding.origins import read_origins
 from hfpipe.errors import DataError, format_typed_line, get_first_line
@@ -63,7 +63,7 @@ def _call_function(
             raise DataError(f"{name}: yielded no rows; fix the function")
     except DataError:
         raise
-    except Exception as error:
+    except Exception as error:  # user code may raise any exception
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
         ]
@@ -83,7 +83,7 @@ def read_from_hub(name: str, config: str | None, revision: str | None) -> Source
     try:
         with silence_libraries():
             data = datasets.load_dataset(name, config, revision=revision)
-    except Exception as error:
+    except Exception as error:  # Datasets passes on errors of many libraries
         raise DataError(_explain_hub_failure(name, error)) from error
     if not isinstance(data, datasets.DatasetDict):
         data = datasets.DatasetDict(train=data)
@@ -108,25 +108,20 @@ def _explain_hub_failure(name: str, error: Exception) -> str:
 def _convert_data(data: datasets.DatasetDict, name: str) -> SourceRows:
     features = next(iter(data.values())).features
     classes = {
-        column: one.names
+        column: names
         for column, feature in features.items()
-        if (one := _get_class_label(feature)) is not None
+        if (names := find_class_names(feature)) is not None
     }
     return SourceRows(
         {str(split): _convert_rows(rows, f"{name}, {split} row") for split, rows in data.items()}, classes
     )
 
 
-def _get_class_label(feature: Any) -> datasets.ClassLabel | None:
-    inner = getattr(feature, "feature", feature)
-    return inner if isinstance(inner, datasets.ClassLabel) else None
-
-
 def _convert_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
     named = {
-        column: one
+        column: names
         for column, feature in rows.features.items()
-        if (one := _get_class_label(feature)) is not None
+        if (names := find_class_names(feature)) is not None
     }
     nested, origins = find_json_columns(rows.features), read_origins(rows)
     number = 0
@@ -141,8 +136,8 @@ def _convert_rows(rows: datasets.Dataset, origin: str) -> Iterator[Row]:
             yield Row(record, **read[place]) if read is not None else Row(record, origin, number)
 
 
-def _name_classes(value: Any, classes: datasets.ClassLabel) -> Any:
+def _name_classes(value: Any, classes: Sequence[str]) -> Any:
     """Convert class ids to names; data sets of the Hub use -1 for withheld labels."""
     if isinstance(value, list):
         return [_name_classes(item, classes) for item in value]
-    return None if value is None or value < 0 else classes.names[value]
+    return None if value is None or value < 0 else classes[value]

@@ -68,10 +68,6 @@ class Spans:
         row.values |= moved
         return True
 
-    def summarize(self) -> list[str]:
-        """Return a description of the conversions, one entry per kind."""
-        return [f"{what} in {count:,} rows" for what, count in self.changed.items()]
-
 
 def _write_answers(answers: Iterator[Answer], old: Any) -> Any:
     """Return answers in their original format, with its other keys unchanged."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from hfpipe.data.labels.values import is_missing, is_number, parse_decimal
+from hfpipe.data.labels.values import is_missing, parse_decimal
 from hfpipe.encoding.origins import name_row
 from hfpipe.errors import DataError, Problem, SettingError
 from hfpipe.modeling.losses.class_weights import compute_class_weights, flatten_tags
 from hfpipe.modeling.losses.weighted_loss import WeightedLoss
+from hfpipe.number_format import is_number
 
 if TYPE_CHECKING:
     from hfpipe.encoding.encoded import Examples

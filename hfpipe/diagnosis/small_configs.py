@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
 
 import torch
 import transformers
@@ -66,7 +65,7 @@ def _reduce_width(config: PretrainedConfig) -> PretrainedConfig:
     found = deepcopy(config)
     if getattr(found, "hidden_size", HIDDEN) <= HIDDEN:
         return found
-    for name, value in _list_sizes(found):
+    for name, value in _list_sizes():
         if isinstance(getattr(found, name, None), int) and getattr(found, name) > value:
             setattr(found, name, value)
     shared = getattr(found, "num_key_value_heads", None)
@@ -75,7 +74,7 @@ def _reduce_width(config: PretrainedConfig) -> PretrainedConfig:
     return found
 
 
-def _list_sizes(config: Any) -> Iterator[tuple[str, int]]:
+def _list_sizes() -> Iterator[tuple[str, int]]:
     yield from ((name, HIDDEN) for name in _HIDDEN)
     yield from ((name, HEADS) for name in _HEADS)
     yield from ((name, INNER) for name in _INNER)

@@ -38,14 +38,15 @@ def can_read(table: pa.Table) -> bool:
     return all(
         not column.null_count
         and (
-            _is_number(column.type) or (pa.types.is_list(column.type) and _is_number(column.type.value_type))
+            _has_numbers(column.type)
+            or (pa.types.is_list(column.type) and _has_numbers(column.type.value_type))
         )
         and not (pa.types.is_list(column.type) and any(chunk.values.null_count for chunk in column.chunks))
         for column in table.columns
     )
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def _has_numbers(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 

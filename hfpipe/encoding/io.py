@@ -43,7 +43,7 @@ def read_facts(folder: Path) -> DataFacts:
 def extract_facts(data: datasets.DatasetDict) -> DataFacts:
     """Return columns, splits and class names of an open data set."""
     features = next(iter(data.values())).features
-    labels = {name: _find_class_names(feature) for name, feature in features.items()}
+    labels = {name: find_class_names(feature) for name, feature in features.items()}
     return DataFacts(
         columns={name: _name_type(feature) for name, feature in features.items()},
         splits={split: len(rows) for split, rows in data.items()},
@@ -51,13 +51,14 @@ def extract_facts(data: datasets.DatasetDict) -> DataFacts:
     )
 
 
-def _find_class_names(feature: object) -> list[str] | None:
+def find_class_names(feature: object) -> list[str] | None:
+    """Return the class names of a column of classes or of lists of classes; None for another column."""
     inner = getattr(feature, "feature", feature)
     return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
 
 
 def _name_type(feature: object) -> str:
-    if _find_class_names(feature) is not None:
+    if find_class_names(feature) is not None:
         return "label" if isinstance(feature, datasets.ClassLabel) else "labels"
     if not isinstance(feature, datasets.Value):
         words = (

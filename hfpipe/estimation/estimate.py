@@ -94,7 +94,7 @@ def warn_of_disk(
     except Exception:  # an estimate must not prevent a run, which reports errors itself
         return
     if space.clearly_lacking:
-        say(f"disk: {space}; make room, or lower save_total_limit")
+        say(f"disk: {space}; free disk space, or lower save_total_limit")
 
 
 def _estimate_stage(
@@ -109,7 +109,7 @@ def _estimate_stage(
             size.disk = _estimate_disk(step, known)
     except HfpipeError as error:
         size.notes.append(str(error))
-    except Exception as error:
+    except Exception as error:  # user code may raise any exception
         code = step.stage.task.code if isinstance(step.stage, (Pretrain, Finetune)) else None
         if code is None:
             raise

@@ -84,7 +84,7 @@ def compute_soft_targets(
                 told = np.concatenate([units[number] for number in index])
                 logits[told], seen[told] = said[:, order].numpy(), True
                 advance(len({*examples.rows[index]}))
-        _check_seen(place, task.config, train, seen[np.concatenate(by_example)], by_example)
+        _check_seen(place, train, seen[np.concatenate(by_example)], by_example)
         mean += _compute_probabilities(torch.from_numpy(logits) / temperature, model)
     mean /= len(teachers)
     if not np.isfinite(mean).all():
@@ -113,9 +113,7 @@ def _find_units(config: TaskConfig, examples: Examples, starts: np.ndarray) -> l
     return [start + word[word >= 0] for start, word in zip(first, words, strict=True)]
 
 
-def _check_seen(
-    place: Place, config: TaskConfig, train: Examples, seen: np.ndarray, by_example: list[np.ndarray]
-) -> None:
+def _check_seen(place: Place, train: Examples, seen: np.ndarray, by_example: list[np.ndarray]) -> None:
     """Raise StageError if a teacher has no prediction for a target of the student."""
     if seen.all():
         return

@@ -124,7 +124,7 @@ class NamedMetric:
 
         self.module._compute = keep
         try:
-            with _without_warnings():
+            with _ignore_warnings():
                 return _select_numbers(self.module.compute(**inputs, **self.arguments)), given
         finally:
             self.module._compute = compute
@@ -142,7 +142,7 @@ class NamedMetric:
             for name, values in given.items()
         }
         try:
-            with _without_warnings(), temp_seed(self.module.seed):
+            with _ignore_warnings(), temp_seed(self.module.seed):
                 return _select_numbers(self.module._compute(**repeated, **self.arguments))
         except Exception:  # for example, if a resample lacks a class
             return {}
@@ -154,7 +154,7 @@ def load_metric(place: str, found: Path | None, revision: str | None, seed: int)
     Raises StageError when there is no such metric, or when its code cannot be loaded.
     """
     try:
-        with _without_telemetry(), _without_warnings():
+        with _disable_telemetry(), _ignore_warnings():
             return evaluate.load(
                 str(found or place), revision=revision, keep_in_memory=True, seed=seed % 2**32
             )
@@ -173,7 +173,7 @@ def load_metric(place: str, found: Path | None, revision: str | None, seed: int)
 
 
 @contextmanager
-def _without_telemetry() -> Iterator[None]:
+def _disable_telemetry() -> Iterator[None]:
     """Disable the telemetry of `evaluate`, and its network access if that is forbidden."""
     config, logger = evaluate.config, logging.getLogger("evaluate")
     before = config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_EVALUATE_OFFLINE, logger.level
@@ -201,7 +201,8 @@ def _select_numbers(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def _ignore_warnings() -> Iterator[None]:
+    """Suppress the warnings of a metric's code, which each resample would repeat."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the same warning in each resample
+        warnings.simplefilter("ignore")
         yield

@@ -24,7 +24,7 @@ def create_result_files(folder: Path) -> dict[str, str]:
     contains their scores too.
     """
     found = {}
-    for name, path in find_evaluations(folder, read_stage(folder)).items():
+    for name, path in find_evaluations(folder).items():
         if (text := _create_entry(path)) is not None:
             found[f"{FOLDER}/{name}.yaml"] = text
     return found

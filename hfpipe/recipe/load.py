@@ -139,7 +139,7 @@ def _report_user_code(
     """Turn any exception of a stage's task into a problem at the key that names its code."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # user code may raise any exception
         trained = getattr(getattr(stages[name], "model", None), "stage", None) or ""
         for owner in (name, trained):
             task = getattr(stages.get(owner), "task", None)

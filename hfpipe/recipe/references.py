@@ -17,6 +17,7 @@ from hfpipe.references.user_code import find_code
 from hfpipe.store.stage_names import MARK, is_copy
 
 _USERINFO = re.compile(r"(?i)[a-z][a-z0-9+.-]*://[^\s/?#@]*@")
+"""Start of a setting that is a URL with userinfo; `runner.redaction` has a pattern for longer texts."""
 
 
 def find_reference_problems(
@@ -44,7 +45,7 @@ def find_reference_problems(
         stage = stages.get(name)
         above += trainings.get(name, []) if stage is not None else []
         once = stages.get(next(iter(trainings.get(name, [])), ""))
-        found = _collect_places(stage, once, raw[name]) if stage else _find_stage_names(raw[name], ())
+        found = _collect_places(stage, once, raw[name]) if stage else _find_stage_names(raw[name])
         for keys, place in found:
             yield from _check_place(place, (*path, *keys), above, kinds, base)
             yield from _check_bare_name(place, (*path, *keys), above, kinds)
@@ -57,18 +58,13 @@ def find_reference_problems(
 
 def _find_passwords(value: Any, path: Keys) -> Iterator[Problem]:
     """Yield each URL that contains a user name or password, because settings are stored in a run's folder."""
-    if isinstance(value, str) and _USERINFO.match(value):
-        message = (
-            "a URL with a user name or password would be stored in the folder of the run; download the file "
-            "first and name its path, or log in with the environment variable HF_TOKEN"
-        )
-        yield Problem(message, path)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _find_passwords(item, (*path, key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _find_passwords(item, (*path, number))
+    for keys, text in collect(value, str, path):
+        if _USERINFO.match(text):
+            message = (
+                "a URL with a user name or password would be stored in the folder of the run; download the "
+                "file first and name its path, or log in with the environment variable HF_TOKEN"
+            )
+            yield Problem(message, keys)
 
 
 def _collect_places(
@@ -81,15 +77,11 @@ def _collect_places(
             yield keys, place
 
 
-def _find_stage_names(value: Any, path: Keys) -> Iterator[tuple[Keys, Place]]:
-    if isinstance(value, str) and value.startswith("stage:"):
-        yield path, Place(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _find_stage_names(item, (*path, key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _find_stage_names(item, (*path, number))
+def _find_stage_names(value: Any) -> Iterator[tuple[Keys, Place]]:
+    """Yield the `stage:` references in the settings of an invalid stage."""
+    for keys, text in collect(value, str):
+        if text.startswith("stage:"):
+            yield keys, Place(text)
 
 
 def _check_place(

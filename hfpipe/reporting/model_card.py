@@ -73,7 +73,7 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     that it needs is damaged, OSError when the card cannot be written. A README.md of another origin is left.
     """
     made = read_stage(folder)
-    evaluations = find_evaluations(folder, made)
+    evaluations = find_evaluations(folder)
     digest = _digest(folder, evaluations, licences)
     path = folder / CARD
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -84,7 +84,7 @@ def refresh_card(folder: Path, licences: Mapping[str, str]) -> bool:
     return True
 
 
-def find_evaluations(folder: Path, made: StageFile) -> dict[str, Path]:
+def find_evaluations(folder: Path) -> dict[str, Path]:
     """Return the newest finished evaluation of the model under each name."""
     found = []
     for report in folder.parent.glob("*/report.json"):

@@ -45,7 +45,7 @@ def translate_errors(ctx: RunContext) -> Iterator[None]:
         raise Interrupted(error.number, f"{stage}{str(error).removeprefix(stage)}") from error
     except HfpipeError:
         raise
-    except Exception as error:
+    except Exception as error:  # libraries and user code may raise any exception
         raise StageError(f"{stage}{_describe(error, ctx)}") from error
 
 
@@ -131,7 +131,7 @@ def log_stage(ctx: RunContext, until: str = "done") -> Iterator[None]:
     try:
         yield
         logger.info("stage %s is %s", ctx.name, until)
-    except BaseException:
+    except BaseException:  # the log has the trace of every ending
         logger.info("stopped", exc_info=True)
         raise
     finally:

@@ -52,7 +52,7 @@ def run_launcher(
         try:
             with stop.deferred():
                 _wait(process, started, stop)
-        except BaseException:
+        except BaseException:  # the processes end whatever ends the launcher
             _fail_launch(started, "interrupted")
             raise
         if process.returncode < 0 and not started.failed.is_set():

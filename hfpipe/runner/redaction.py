@@ -11,6 +11,7 @@ HIDDEN = "***"
 SHORTEST = 8
 """Minimum length of the value of a secret environment variable; `true` or `100000` is not a secret."""
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#@'\"]*@")
+"""Userinfo of a URL inside of a text, where a quote ends the URL."""
 _FORMS = re.compile(r"\b(hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-)[A-Za-z0-9][\w-]{18,}")
 _WORDS = (
     r"(?:[\w.-]*[_.-])?(?:password|passwd|passphrase|secret|credentials?|(?:api|access|private)[_-]?key"

@@ -34,7 +34,7 @@ def write_parts(path: Path, parts: Iterable[str], kept: Path | None = None) -> N
             os.fsync(file.fileno())
         part.replace(path)
         sync_folder(path.parent)
-    except Exception:
+    except Exception:  # `parts` may raise any exception
         if kept is not None and part.exists() and part.stat().st_size:
             part.replace(kept)
         raise

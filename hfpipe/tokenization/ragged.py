@@ -63,7 +63,3 @@ class Ragged(Sequence[np.ndarray]):
             values[offsets[1:] - place], inside[offsets[1:] - place] = number, False
         values[inside] = self.values[self.offsets[0] : self.offsets[-1]]
         return Ragged(values, offsets - offsets[0])
-
-    def to_lists(self) -> list[list[int]]:
-        """Return the rows as lists of Python integers."""
-        return [row.tolist() for row in self]

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from hfpipe.modeling.performance import is_sharded
-from hfpipe.number_format import format_bytes, format_count, format_number
+from hfpipe.number_format import format_bytes, format_count, format_number, is_number
 from hfpipe.report import replace_not_finite
 from hfpipe.store.artifacts import read_lines, read_metrics
 
@@ -91,7 +91,7 @@ class MetricsFile(TrainerCallback):
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_format_line(entry))
         self._advance(0, self._note(entry))
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if _is_number(value))
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if is_number(value))
         log.info("step %d of %d: %s", state.global_step, self._steps, shown)
 
     def _measure_speed(self, step: int) -> dict[str, float]:
@@ -149,10 +149,6 @@ def measure_peak_memory() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class ProgressCallback(TrainerCallback):

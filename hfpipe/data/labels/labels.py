@@ -13,9 +13,10 @@ from hfpipe.advice import advise
 from hfpipe.data.labels import messages
 from hfpipe.data.labels.class_ids import ClassIds
 from hfpipe.data.labels.settings import Kind, LabelColumn
-from hfpipe.data.labels.values import is_missing, is_number, normalize_name, parse_decimal, parse_list
+from hfpipe.data.labels.values import is_missing, normalize_name, parse_decimal, parse_list
 from hfpipe.data.rows import Row
 from hfpipe.errors import DataError
+from hfpipe.number_format import is_number
 from hfpipe.recipe.messages import join_names
 
 USUAL: dict[str, str | None] = {"label": None, "labels": None, "tags": "words"}

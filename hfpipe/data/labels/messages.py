@@ -9,8 +9,9 @@ from typing import Any
 from hfpipe.advice import advise, advise_drop
 from hfpipe.data.labels.class_ids import ClassIds
 from hfpipe.data.labels.settings import LabelColumn
-from hfpipe.data.labels.values import is_missing, is_number
+from hfpipe.data.labels.values import is_missing
 from hfpipe.errors import DataError
+from hfpipe.number_format import is_number
 
 SHOWN = 10
 """Number of classes listed in a message."""

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from typing import Any
 
+from hfpipe.number_format import is_number
+
 _INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
 """Zero-width marks that editors and web pages leave at the ends of a text."""
 _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -61,11 +63,6 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a number; a boolean is not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def equals_written(written: Any, value: Any) -> bool:

@@ -68,7 +68,7 @@ def _convert_column(
 ) -> list[Any]:
     try:
         values = column.to_pylist()
-    except Exception as error:
+    except Exception as error:  # the error depends on the type of the column
         unread = (place for place in range(len(column)) if not _is_readable(column, place))
         number = before + next(unread, 0) + 1
         cause = format_typed_line(error)
@@ -82,7 +82,7 @@ def _convert_column(
 def _is_readable(column: pa.Array, place: int) -> bool:
     try:
         column[place].as_py()
-    except Exception:
+    except Exception:  # as above
         return False
     return True
 

@@ -76,7 +76,7 @@ def _read_guarded(file: DataFile, kind: str) -> Iterator[Row]:
         yield from READERS[kind](file)
     except DataError:
         raise
-    except Exception as error:
+    except Exception as error:  # each library has its own errors for a damaged file
         cause = get_first_line(error)
         raise DataError(
             f"{file.name}: cannot be read as {kind} ({cause}); copy or download it again, or name its "

@@ -61,13 +61,15 @@ def _find_sign_of_data(names: Sequence[str], below: Sequence[Sequence[str]]) -> 
     if not rows or [*names] == [str(number) for number in range(len(names))]:
         return None  # pandas writes 0, 1, … as names of unnamed columns
     columns = list(zip(*rows, strict=True))
-    numeric = [sum(map(_is_number, column)) > 0.9 * len(column) for column in columns]
+    numeric = [sum(map(_is_numeric, column)) > 0.9 * len(column) for column in columns]
     if len(rows) > 2 and any(
-        all_numbers and not _is_number(name) for name, all_numbers in zip(names, numeric, strict=True) if name
+        all_numbers and not _is_numeric(name)
+        for name, all_numbers in zip(names, numeric, strict=True)
+        if name
     ):
         return None  # a word above numbers is a name
     for name, column, all_numbers in zip(names, columns, numeric, strict=True):
-        if all_numbers and _is_number(name):
+        if all_numbers and _is_numeric(name):
             return f"{name} is a number like those below it"
         if name and sum(value.strip() == name for value in column) >= max(1, len(rows) // 100):
             return f"{name!r:.40} is also a value below it"
@@ -95,7 +97,7 @@ def _complete_names(names: Sequence[str], width: int) -> list[str]:
     return [*names, *(f"column_{number}" for number in range(len(names) + 1, width + 1))][:width]
 
 
-def _is_number(value: str) -> bool:
+def _is_numeric(value: str) -> bool:
     return _NUMBER.fullmatch(value.strip()) is not None
 
 

@@ -32,7 +32,7 @@ def read_excel(file: DataFile) -> Iterator[Row]:
         raise DataError(f"{file.name}: needs openpyxl, which is not installed; pip install 'hfpipe[excel]'")
     with _open_workbook(file.path, values=True) as book:
         title = _choose_sheet(book, file)
-        yield from _Sheet(file, title).read_rows(_ignore_warnings(book[title].iter_rows()))
+        yield from _Sheet(file, title).read_rows(_iterate_silently(book[title].iter_rows()))
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def _open_workbook(path: Path, *, values: bool) -> Iterator[Any]:
             yield book
 
 
-def _ignore_warnings(rows: Iterator[Any]) -> Iterator[Any]:
+def _iterate_silently(rows: Iterator[Any]) -> Iterator[Any]:
     """Yield the rows without the warnings that openpyxl issues while reading them."""
     while True:
         with warnings.catch_warnings():
@@ -71,7 +71,7 @@ def _choose_sheet(book: Any, file: DataFile) -> str:
     filled = [
         name
         for name in names
-        if any(map(_is_filled, _ignore_warnings(book[name].iter_rows(values_only=True))))
+        if any(map(_is_filled, _iterate_silently(book[name].iter_rows(values_only=True))))
     ]
     if len(filled) > 1:
         raise DataError(
@@ -142,7 +142,7 @@ class _Sheet:
         if self._formulas is None:
             with ExitStack() as stack:
                 book = stack.enter_context(_open_workbook(self._file.path, values=False))
-                cells = (cell for row in _ignore_warnings(book[self._title].iter_rows()) for cell in row)
+                cells = (cell for row in _iterate_silently(book[self._title].iter_rows()) for cell in row)
                 self._formulas = {cell.coordinate for cell in cells if cell.data_type == "f"}
         return self._formulas
 

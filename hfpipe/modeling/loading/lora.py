@@ -49,7 +49,7 @@ def add_lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> PeftModel:
     """Add low-rank matrices to a model's layers; raises the errors of `add_adapter`."""
     peft = _import_peft()
     try:
-        with _without_warnings():
+        with _ignore_peft_warnings():
             modules = settings["modules_to_save"] or None
             return peft.get_peft_model(model, peft.LoraConfig(**{**settings, "modules_to_save": modules}))
     except (ValueError, TypeError) as error:
@@ -103,7 +103,7 @@ def merge_adapter(
     that its config requires, or contains others.
     """
     peft = _import_peft()
-    with _without_warnings():
+    with _ignore_peft_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # raised as an error below
         try:
             adapter = peft.PeftModel.from_pretrained(base, name, revision=revision, local_files_only=local)
@@ -168,7 +168,7 @@ def _import_peft() -> Any:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def _ignore_peft_warnings() -> Iterator[None]:
     """Suppress PEFT's warnings about deprecated names and about GPT-2's transposed weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -52,7 +52,7 @@ def create_config(
         if not dropout:
             filled = disable_dropout(made, entries) | filled
         return made(**({"vocab_size": len(tokenizer)} | filled))
-    except Exception as error:
+    except Exception as error:  # an invalid entry may raise any exception
         raise StageError(
             f"model: Transformers rejects {kind} with these entries: {format_one_line(error)}"
         ) from error

@@ -47,13 +47,13 @@ def check_signs(config: PretrainedConfig, place: object) -> None:
     defaults = type(config)()
     for name, value in config.to_dict().items():
         usual: Any = getattr(defaults, name, None)
-        if _is_number(value) and _is_number(usual) and value < 0 <= usual:
+        if _is_integer(value) and _is_integer(usual) and value < 0 <= usual:
             raise StageError(
                 f"model {place}: {name} is {value} in config.json; write {usual} or the original value"
             )
 
 
-def _is_number(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

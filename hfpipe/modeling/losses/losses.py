@@ -91,7 +91,7 @@ def translate_model_errors(model: Any) -> Iterator[None]:
         yield
     except HfpipeError:
         raise
-    except Exception as error:
+    except Exception as error:  # a model may raise any exception
         if is_out_of_memory(error):
             raise
         cause = format_one_line(error)

@@ -20,6 +20,7 @@ from hfpipe.recipe.document import Copy, Document, KeyProblem
 from hfpipe.recipe.matrix.axes import AxisReader, Value
 from hfpipe.recipe.messages import Keys
 from hfpipe.recipe.overrides import OverrideError, set_value
+from hfpipe.references.places import collect
 from hfpipe.store.stage_names import MARK, make_combination_name
 
 MOST = 500
@@ -151,18 +152,9 @@ def _find_references(settings: Mapping[str, Any]) -> Iterator[_Reference]:
         if (found := _REFERENCE.fullmatch(name)) is not None:
             yield _Reference(("source", "stage"), *found.groups())
         settings = {**settings, "source": {**source, "stage": None}}
-    for path, text in _find_texts(settings, ()):
+    for path, text in collect(settings, str):
         if text.startswith("stage:") and (found := _REFERENCE.fullmatch(text)) is not None:
             yield _Reference(path, *found.groups())
-
-
-def _find_texts(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            yield from _find_texts(item, (*path, key))
 
 
 def _names_copy(reference: _Reference, copies: Mapping[str, Copy]) -> bool:

@@ -69,7 +69,7 @@ class _Active:
     def _work(self, share: DeviceShare) -> None:
         try:
             self.job.work(self.stop, share)
-        except BaseException as error:
+        except BaseException as error:  # raised again by the thread of the queue
             self.error = error
 
 
@@ -110,7 +110,7 @@ class JobQueue:
                 moved = not self._failed and self._advance()
                 if not moved:
                     self._wait()
-            except BaseException as error:
+            except BaseException as error:  # raised at the end, when no job runs any more
                 self._fail(error)
         if self._failed:
             raise _join(self._failed)

@@ -136,7 +136,7 @@ class Member:
         """
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # the others wait for this process, however it ends
             if _is_library_error(error):
                 time.sleep(GRACE)
             noted = self.fail(_describe_cause(error), prints=prints)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -60,7 +59,7 @@ def read_best(place: Place, ctx: RunContext) -> dict[str, Any]:
 
 
 def check_search(
-    stage: TrainStage, search: Search, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
+    stage: TrainStage, search: Search, above: Mapping[str, Stage], facts: Mapping[str, DataFacts]
 ) -> Iterator[Problem]:
     """Yield problems that would stop a search at its start or later."""
     from hfpipe.stages.checks import check_validation_score
@@ -77,7 +76,7 @@ def check_search(
         if (unknown := _describe_unknown(stage, name)) is not None:
             yield KeyProblem(unknown, ("search", "parameters", name))
             continue
-        for message in dict.fromkeys(_check_values(stage, name, values.ends, base)):
+        for message in dict.fromkeys(_check_values(stage, name, values.ends)):
             yield KeyProblem(message, ("search", "parameters", name))
 
 
@@ -97,7 +96,7 @@ def _describe_unknown(stage: TrainStage, name: str) -> str | None:
     return None
 
 
-def _check_values(stage: TrainStage, name: str, values: list[Any], base: Path) -> Iterator[str]:
+def _check_values(stage: TrainStage, name: str, values: list[Any]) -> Iterator[str]:
     """Yield problems with the values of a setting."""
     part, _, key = name.partition(".")
     old = getattr(stage, part)

@@ -25,7 +25,7 @@ from pydantic import SerializeAsAny
 from hfpipe.contract import RunAtOnce, RunContext, Stage
 from hfpipe.distributed.world import is_launched
 from hfpipe.errors import Problem, StageError
-from hfpipe.number_format import format_number
+from hfpipe.number_format import format_number, format_setting
 from hfpipe.report import DataFacts, Report
 from hfpipe.stages.data_folder import get_data_folder
 from hfpipe.stages.repeats.parameters import BEST, check_search, with_parameters
@@ -69,7 +69,7 @@ class ParameterSearch(Stage):
     def check(
         self, above: Mapping[str, Stage], facts: Mapping[str, DataFacts], base: Path
     ) -> Iterator[Problem]:
-        return check_search(self.trained, self.search, above, facts, base)
+        return check_search(self.trained, self.search, above, facts)
 
     def run(self, ctx: RunContext) -> Report:
         from hfpipe.encoding.io import read_facts
@@ -151,17 +151,13 @@ class ParameterSearch(Stage):
             }
             for each in study.trials
         ]
-        chosen = ", ".join(f"{name} {_format_value(value)}" for name, value in best.params.items())
+        chosen = ", ".join(f"{name} {format_setting(value)}" for name, value in best.params.items())
         stopped = sum(each["state"] == "pruned" for each in trials)
         summary = (
             f"{len(trials)} trials, {stopped} stopped early; best validation {metric} "
             f"{format_number(best.value or 0.0)} with {chosen}"
         )
         return Report(kind=self.kind, summary=summary, facts={"search": {"best": found, "trials": trials}})
-
-
-def _format_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

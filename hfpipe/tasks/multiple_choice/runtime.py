@@ -22,6 +22,7 @@ from hfpipe.tasks.multiple_choice.choices import (
     encode_choices,
     find_longest_ending,
 )
+from hfpipe.tasks.shared.row_values import require_valid_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,9 +87,8 @@ def _check_labels(column: str, labels: Sequence[int], endings: Sequence[Sequence
     for label, each in zip(labels, endings, strict=True):
         if len(each) < 2:
             raise DataError(f"a row has {len(each)} endings, but a choice needs at least two; drop such rows")
-        if label not in range(len(each)):
-            wanted = f"the index of an ending from 0 to {len(each) - 1}"
-            raise DataError(f"column {column!r} holds {label}, not {wanted}; drop such rows")
+        invalid = [] if label in range(len(each)) else [label]
+        require_valid_labels(column, invalid, f"the index of an ending from 0 to {len(each) - 1}")
 
 
 class ChoiceLoss(Objective):

@@ -1,10 +1,19 @@
-"""Values that the examples of a row share: the size of its text, and values stored at its first example."""
+"""Values that belong to a row: its label, the size of its text, and values stored at its first example."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+
+from hfpipe.errors import DataError
+
+
+def require_valid_labels(column: str, invalid: Iterable[Any], wanted: str) -> None:
+    """Raise DataError at the first invalid label; `wanted` describes the valid ones."""
+    for label in invalid:
+        raise DataError(f"column {column!r} holds {label}, not {wanted}; drop such rows")
 
 
 def count_utf8_bytes(texts: Sequence[str]) -> np.ndarray:

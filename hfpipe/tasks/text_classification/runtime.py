@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -13,7 +13,6 @@ import torch
 
 from hfpipe.encoding.encoded import encode_truncated
 from hfpipe.encoding.padding import pad, pad_inputs
-from hfpipe.errors import DataError
 from hfpipe.metrics.baselines.text import Majority, TextBaseline, Tfidf
 from hfpipe.metrics.scores.classification import create_multi_label_metrics, create_single_label_metrics
 from hfpipe.metrics.scores.ranking import Spearman, create_ranking_metrics
@@ -21,6 +20,7 @@ from hfpipe.metrics.scores.regression import create_regression_metrics
 from hfpipe.modeling.losses.losses import label_columns
 from hfpipe.runtime import Baseline, Encoder, Evaluator, TaskRuntime
 from hfpipe.tasks.shared.objectives import LabelLoss
+from hfpipe.tasks.shared.row_values import require_valid_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,24 +74,20 @@ def convert_labels(column: str, labels: Any, facts: DataFacts) -> list[Any]:
     """Return labels in the form the loss expects. Raises DataError at the first invalid label."""
     kind = facts.columns[column]
     if kind == "float":
-        _reject_labels(column, (each for each in labels if each is None or not isfinite(each)), "a number")
+        invalid = (each for each in labels if each is None or not isfinite(each))
+        require_valid_labels(column, invalid, "a number")
         return list(labels)
     classes = range(len(facts.labels[column]))
     wanted = f"a class from 0 to {len(classes) - 1}"
     if kind == "label":
-        _reject_labels(column, (each for each in labels if each not in classes), wanted)
+        require_valid_labels(column, (each for each in labels if each not in classes), wanted)
         return list(labels)
-    _reject_labels(
+    require_valid_labels(
         column,
         (each for row in labels for each in ([None] if row is None else row) if each not in classes),
         wanted,
     )
     return [[float(number in row) for number in classes] for row in labels]
-
-
-def _reject_labels(column: str, wrong: Iterable[Any], wanted: str) -> None:
-    for label in wrong:
-        raise DataError(f"column {column!r} holds {label}, not {wanted}; drop such rows")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from hfpipe.modeling.performance import is_sharded, on_cpu
 from hfpipe.store.sealed import read_sealed, write_sealed
 from hfpipe.store.store import report_unreadable
 from hfpipe.training.arguments import CHECKPOINTING, CHECKPOINTINGS
-from hfpipe.training.cost import Shape, compute_optimizer_state, estimate_activations, measure_shape
+from hfpipe.training.cost import FLOAT, Shape, compute_optimizer_state, estimate_activations, measure_shape
 from hfpipe.training.speed.trial import unchanged_model
 from hfpipe.training.step import CompiledStep, TrainingStep, separate_documents
 
@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 
 FEW_TOKENS = 4096
 """Number of tokens per forward pass below which a GPU is underused, so that recomputing layers costs less."""
-FLOAT = 4
-"""Bytes of a float32."""
 SPARE = 0.05
 """Fraction of a device's memory to leave free, because passes allocate in different orders."""
 HOPELESS = 2.0
@@ -184,7 +182,7 @@ class MemoryTrial:
             ):
                 self._run_pass(micro)
             return True
-        except Exception as error:
+        except Exception as error:  # torch has no class of its own for the memory of a CPU
             if not is_out_of_memory(error):
                 raise
             return False
